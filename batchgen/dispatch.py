@@ -1,0 +1,375 @@
+"""Which sample may start now, or when: lanes under their quotas, and the only holder of waiting state."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from batchgen.errors import DailyQuotaReached, ProviderError, RateLimited
+from batchgen.quota import Window
+from batchgen.records import Sample
+from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
+
+PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
+
+
+class Supply(Protocol):
+    """Where samples that were not tried yet come from, in the order in which they shall start."""
+
+    def take(self, lane: str, most: int) -> list[Sample]: ...
+
+    def left(self, lane: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown."""
+
+    sample: Sample
+    lane: str
+    tries: Tries = field(default_factory=Tries)
+    stamp_s: float | None = None
+    usd: float | None = None
+
+
+# What `decide` can answer.
+@dataclass(frozen=True, slots=True)
+class Start:
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing may start before `until_s`; None: until something in flight settles."""
+
+    until_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    pass
+
+
+Decision = Start | Wait | Drained
+
+
+# What `settle` can answer, for the ledger and the observers.
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The sample goes back untried because its lane or the run stopped; a later run takes it."""
+
+
+Settlement = Requeued | GivenUp | Returned
+
+
+@dataclass(slots=True)
+class Lane:
+    """The samples of one AI model under its quota. `until` values are loop seconds."""
+
+    key: str
+    window: Window | None
+    ready: deque[Work] = field(default_factory=deque)
+    later: list[tuple[float, int, Work]] = field(default_factory=list)  # heap by not-before
+    left: int = 0  # in the backlog
+    in_flight: int = 0
+    last_start: int = 0
+    cooled_until_s: float = 0.0
+    cool_streak: int = 0
+    parked: bool = False
+    stopped: str = ""
+    alike: tuple[str, set[str]] = ("", set())  # the reason of the last 4xx and the samples it hit in a row
+
+    @property
+    def waiting(self) -> int:
+        return len(self.ready) + len(self.later) + self.left
+
+    @property
+    def open(self) -> bool:
+        return not self.parked and not self.stopped
+
+
+class Dispatch:
+    """Gives out what may start, and takes back how it went.
+
+    Deciding is one synchronous function over loop time; `take` is the one place that waits, for one caller at a time.
+    Among lanes that may start, the one with the fewest in flight goes first, so that two AI models share the cap and
+    neither waits for the other. A sample in backoff stands in its lane's heap and holds no place in flight.
+
+    concurrency: requests in flight at most. storing: answers being checked and written at most, beside those in flight.
+    budget_usd: reserved before sending and settled by usage, so that parallel
+    requests cannot overshoot. breaker: this many different samples in a row with the same 4xx stop the lane.
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[str, Window | None],
+        supply: Supply,
+        *,
+        concurrency: int,
+        storing: int = 8,
+        policy: RetryPolicy,
+        estimate_usd: Callable[[Sample], float | None] = lambda _: 0.0,
+        budget_usd: float | None = None,
+        deadline_s: float | None = None,
+        breaker: int = 5,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.lanes = {key: Lane(key, window, left=supply.left(key)) for key, window in lanes.items()}
+        self.concurrency = concurrency
+        self.storing = storing
+        self.in_flight = 0
+        self.unsettled = 0  # answered or not, anything taken and not yet settled
+        self.stopping = ""
+        self.deadline_s = deadline_s
+        self.budget_usd = budget_usd
+        self.spent_usd = 0.0
+        self.reserved_usd = 0.0
+        self._supply = supply
+        self._policy = policy
+        self._estimate_usd = estimate_usd
+        self._breaker = breaker
+        self._rng = rng or random.Random()
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._waiter: asyncio.Future[None] | None = None
+        self._flying: set[int] = set()  # ids of works whose answer is not in
+        self._open: set[int] = set()  # ids of works that are not settled
+        self._starts = itertools.count(1)
+        self._order = itertools.count()
+
+    # --- deciding: pure over `now_s`
+
+    def decide(self, now_s: float) -> Decision:
+        """What a free worker should do at `now_s`. Changes nothing but the stop reason for deadline and budget."""
+        self._check_limits(now_s)
+        lanes = [lane for lane in self.lanes.values() if lane.open and lane.waiting] if not self.stopping else []
+        if not lanes:
+            return Wait(None) if self.unsettled else Drained()
+        if self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
+            return Wait(None)
+        opens = [(self._opens_s(lane, now_s), lane) for lane in lanes]
+        open_now = [lane for opens_s, lane in opens if opens_s <= now_s]
+        if not open_now:
+            earliest_s = min(opens_s for opens_s, _ in opens)
+            return Wait(earliest_s if self.deadline_s is None else min(earliest_s, self.deadline_s))
+        chosen = min(open_now, key=lambda lane: (lane.in_flight, lane.last_start))
+        if not self._affordable(self._peek(chosen)):
+            if self.unsettled:
+                return Wait(None)  # what is in flight may turn out cheaper
+            self.stopping = "budget"
+            return Drained()
+        return Start(chosen.key)
+
+    def _opens_s(self, lane: Lane, now_s: float) -> float:
+        """When the lane may start its next sample: cooldown, quota, and the first not-before if nothing is ready."""
+        self._refill(lane, now_s)
+        earliest_s = max(now_s, lane.cooled_until_s)
+        if not lane.ready:
+            earliest_s = max(earliest_s, lane.later[0][0])
+        return earliest_s if lane.window is None else max(earliest_s, lane.window.earliest_s(now_s))
+
+    def _refill(self, lane: Lane, now_s: float) -> None:
+        while lane.later and lane.later[0][0] <= now_s:
+            lane.ready.appendleft(heapq.heappop(lane.later)[2])
+        if not lane.ready and lane.left:
+            lane.ready.extend(Work(sample, lane.key) for sample in self._supply.take(lane.key, PREFETCH))
+            lane.left = self._supply.left(lane.key)
+
+    def _peek(self, lane: Lane) -> Work:
+        return lane.ready[0]
+
+    def _affordable(self, work: Work) -> bool:
+        if self.budget_usd is None:
+            return True
+        usd = self._estimate_usd(work.sample)
+        return usd is not None and self.spent_usd + self.reserved_usd + usd <= self.budget_usd + 1e-9
+
+    def _check_limits(self, now_s: float) -> None:
+        if not self.stopping and self.deadline_s is not None and now_s >= self.deadline_s:
+            self.stopping = "deadline"
+
+    def price(self, estimate_usd: Callable[[Sample], float | None]) -> None:
+        """How to estimate what a sample will cost."""
+        self._estimate_usd = estimate_usd
+
+    # --- taking and giving back
+
+    async def take(self) -> Work | None:
+        """The next work that may start, as soon as it may; None when the run has nothing more to start."""
+        while True:
+            now_s = self._clock()
+            decision = self.decide(now_s)
+            match decision:
+                case Start(lane_key):
+                    return await self._start(self.lanes[lane_key], now_s)
+                case Wait(until_s):
+                    await self._sleep(None if until_s is None else until_s - now_s)
+                case Drained():
+                    return None
+
+    async def _start(self, lane: Lane, now_s: float) -> Work:
+        work = lane.ready.popleft()
+        usd = self._estimate_usd(work.sample)
+        self.reserved_usd += usd or 0.0
+        self.in_flight += 1
+        self.unsettled += 1
+        lane.in_flight += 1
+        lane.last_start = next(self._starts)
+        stamp_s = None if lane.window is None else await lane.window.admit(now_s)
+        work = Work(work.sample, work.lane, work.tries, stamp_s, usd)
+        self._flying.add(id(work))
+        self._open.add(id(work))
+        return work
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until something changes, or for `seconds`. One caller at a time."""
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if seconds is None else loop.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def sent(self, work: Work) -> None:
+        """The request's headers left: the quota counts from now."""
+        window = self.lanes[work.lane].window
+        if window is not None and work.stamp_s is not None:
+            window.sent(work.stamp_s, self._clock())
+
+    def received(self, work: Work) -> None:
+        """A good answer is in: its place in flight is free while the picture is still being stored."""
+        if id(work) not in self._flying:
+            return
+        self._flying.discard(id(work))
+        self.in_flight -= 1
+        self.lanes[work.lane].in_flight -= 1
+        self._wake()
+
+    def succeeded(self, work: Work, usd: float | None) -> None:
+        """A picture exists. usd: what it cost by usage; None keeps the reservation as spent."""
+        lane = self.lanes[work.lane]
+        lane.alike = ("", set())
+        lane.cool_streak = 0
+        self._account(work, work.usd if usd is None else usd)
+        self._wake()
+
+    def failed(self, work: Work, error: ProviderError) -> Settlement:
+        """No picture this time. Moves lane and run as the error's class says and answers what becomes of the sample."""
+        lane = self.lanes[work.lane]
+        self._account(work, work.usd if error.maybe_billed else 0.0)
+        tries = work.tries.after(error)
+        settlement = self._settle(lane, Work(work.sample, work.lane, tries), error, tries)
+        self._wake()
+        return settlement
+
+    def abandoned(self, work: Work) -> None:
+        """Whatever became of it, it is no longer being worked on. Does nothing for work that was settled."""
+        if id(work) in self._open:
+            self._account(work, work.usd)
+            self._wake()
+
+    def _account(self, work: Work, usd: float | None) -> None:
+        self.received(work)
+        self._open.discard(id(work))
+        self.unsettled -= 1
+        self.reserved_usd -= work.usd or 0.0
+        self.spent_usd += usd or 0.0
+
+    def _settle(self, lane: Lane, work: Work, error: ProviderError, tries: Tries) -> Settlement:
+        now_s = self._clock()
+        if error.scope == "run":
+            self.stop(error.reason)
+            return Returned()
+        if isinstance(error, RateLimited):
+            self._cool(lane, error, now_s)
+        elif isinstance(error, DailyQuotaReached):
+            lane.parked = True
+        elif error.scope == "lane":
+            lane.stopped = error.reason
+            return GivenUp()
+        self._count_alike(lane, work, error)
+        delay = delay_s(error, tries, self._policy, self._rng)
+        if delay is None:
+            return GivenUp()
+        if self.stopping or not lane.open:
+            lane.ready.append(work)  # counted as left; the next run takes it
+            return Returned()
+        heapq.heappush(lane.later, (now_s + delay, next(self._order), work))
+        return Requeued(max(delay, lane.cooled_until_s - now_s))
+
+    def _cool(self, lane: Lane, error: RateLimited, now_s: float) -> None:
+        """The server's own delay, or backoff that grows while refusals go on. One episode halves the rate once."""
+        if now_s >= lane.cooled_until_s and lane.window is not None:
+            lane.window.halve(now_s)
+        if error.retry_after_s is not None:
+            wait_s = with_margin_s(error.retry_after_s, self._rng)
+        else:
+            wait_s = backoff_s(lane.cool_streak, self._policy.base_s * 2, self._policy.cap_s, self._rng)
+        lane.cool_streak += 1
+        lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
+
+    def _count_alike(self, lane: Lane, work: Work, error: ProviderError) -> None:
+        """The same 4xx for `breaker` different samples in a row is a fault of the settings, not of the samples."""
+        if not 400 <= error.http_status < 500 or isinstance(error, RateLimited):
+            lane.alike = ("", set())
+            return
+        text = f"{error.reason} {error.http_status} {error.message[:80]}"
+        seen = lane.alike[1] if lane.alike[0] == text else set()
+        seen.add(work.sample.key)
+        lane.alike = (text, seen)
+        if len(seen) >= self._breaker:
+            lane.stopped = "breaker"
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more; what is in flight goes on. The first reason stays."""
+        self.stopping = self.stopping or reason
+        self._wake()
+
+    def left(self) -> int:
+        """Samples that were wanted and not tried, or sent back."""
+        return sum(lane.waiting for lane in self.lanes.values())
+
+    def left_samples(self, lane: str) -> int:
+        return self.lanes[lane].waiting
+
+
+def fixed_supply(samples: Iterable[tuple[str, Sample]]) -> Supply:
+    """A supply out of memory, for callers that have few."""
+    return _FixedSupply(list(samples))
+
+
+class _FixedSupply:
+    def __init__(self, samples: Sequence[tuple[str, Sample]]) -> None:
+        self._by_lane: dict[str, deque[Sample]] = {}
+        for lane, sample in samples:
+            self._by_lane.setdefault(lane, deque()).append(sample)
+
+    def take(self, lane: str, most: int) -> list[Sample]:
+        queue = self._by_lane.get(lane, deque())
+        return [queue.popleft() for _ in range(min(most, len(queue)))]
+
+    def left(self, lane: str) -> int:
+        return len(self._by_lane.get(lane, ()))

@@ -1,0 +1,177 @@
+"""The AI models as the vendors document them: pixels, ratios, sizes, tokens, what each one accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Pixels = tuple[int, int]
+
+# ai.google.dev/gemini-api/docs/image-generation, table "Gemini 3.1 Flash Image": pixels at 1K; 2K and 4K are exactly
+# 2 and 4 times that, 512 the half. Landscape ratios are the portrait ones turned.
+_PORTRAIT_3: Mapping[str, Pixels] = {
+    "1:1": (1024, 1024),
+    "2:3": (848, 1264),
+    "3:4": (896, 1200),
+    "4:5": (928, 1152),
+    "9:16": (768, 1376),
+    "9:21": (672, 1584),  # only its turn, 21:9, is offered
+    "1:4": (512, 2048),
+    "1:8": (384, 3072),
+}
+# The same page, table "Gemini 2.5 Flash Image".
+_PORTRAIT_25: Mapping[str, Pixels] = {
+    "1:1": (1024, 1024),
+    "2:3": (832, 1248),
+    "3:4": (864, 1184),
+    "4:5": (896, 1152),
+    "9:16": (768, 1344),
+    "9:21": (672, 1536),
+}
+# 1408x768 for 16:9: docs.aimlapi.com, page of google/imagen-4.0-generate-001. 2K is twice that.
+_PORTRAIT_IMAGEN: Mapping[str, Pixels] = {"1:1": (1024, 1024), "3:4": (896, 1280), "9:16": (768, 1408)}
+
+TEN = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
+FOURTEEN = ("1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9")
+FIVE = ("1:1", "3:4", "4:3", "9:16", "16:9")
+_FACTOR = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
+
+Family = Literal["3", "2.5", "imagen"]
+_TABLES: Mapping[Family, Mapping[str, Pixels]] = {"3": _PORTRAIT_3, "2.5": _PORTRAIT_25, "imagen": _PORTRAIT_IMAGEN}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One AI model. tokens: image tokens by size. thinking: levels it takes, none = it does not think.
+
+    replacement: of an AI model that the vendor has shut down; empty while it is served.
+    """
+
+    id: str
+    family: Family
+    ratios: tuple[str, ...]
+    sizes: tuple[str, ...]
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    thinking: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    mime: str = "image/jpeg"
+    replacement: str = ""
+
+    @property
+    def signs(self) -> bool:
+        """Whether its parts carry thought signatures (Gemini 3 and later)."""
+        return self.family == "3"
+
+    def pixels(self, ratio: str, size: str) -> Pixels:
+        wide, high = (int(side) for side in ratio.split(":"))
+        table = _TABLES[self.family]
+        short, long = table[f"{min(wide, high)}:{max(wide, high)}"]
+        factor = _FACTOR[size]
+        width, height = (long, short) if wide > high else (short, long)
+        return int(width * factor), int(height * factor)
+
+    def nearest_ratio(self, width: int, height: int) -> str:
+        def distance(ratio: str) -> float:
+            wide, high = self.pixels(ratio, "1K")
+            return abs(wide / high - width / height)
+
+        return min(self.ratios, key=distance)
+
+
+_ALL_LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
+_PRO = {"1K": 1120, "2K": 1120, "4K": 2000}
+_FLASH = {"512": 747, "1K": 1120, "2K": 1680, "4K": 2520}
+
+
+def _pro(model_id: str, replacement: str = "") -> Model:
+    return Model(
+        id=model_id,
+        family="3",
+        ratios=TEN,
+        sizes=("1K", "2K", "4K"),
+        tokens=_PRO,
+        thinking=_ALL_LEVELS,
+        search=("web",),
+        replacement=replacement,
+    )
+
+
+def _flash_31(model_id: str, replacement: str = "") -> Model:
+    return Model(
+        id=model_id,
+        family="3",
+        ratios=FOURTEEN,
+        sizes=("512", "1K", "2K", "4K"),
+        tokens=_FLASH,
+        thinking=("MINIMAL", "HIGH"),
+        search=("web", "image"),
+        replacement=replacement,
+    )
+
+
+def _flash_25(model_id: str, replacement: str) -> Model:
+    return Model(
+        id=model_id,
+        family="2.5",
+        ratios=TEN,
+        sizes=("1K",),
+        tokens={"1K": 1290},
+        mime="image/png",
+        replacement=replacement,
+    )
+
+
+# ai.google.dev/gemini-api/docs/{pricing,deprecations,changelog}, as of November 2026.
+_GEMINI = [
+    Model(
+        id="gemini-nano-banana-2.1",
+        family="3",
+        ratios=FOURTEEN,
+        sizes=("1K", "2K", "4K"),
+        tokens=_FLASH,
+        thinking=("MINIMAL", "MEDIUM", "HIGH"),
+        search=("web", "image"),
+    ),
+    _pro("gemini-3-pro-image"),
+    _pro("nano-banana-pro-preview"),
+    Model(
+        id="gemini-3.1-flash-lite-image",
+        family="3",
+        ratios=FOURTEEN,
+        sizes=("1K",),
+        tokens={"1K": 1120},
+        thinking=("MINIMAL", "HIGH"),
+    ),
+    _flash_31("gemini-3.1-flash-image"),
+    _flash_25("gemini-2.5-flash-image", "gemini-nano-banana-2.1"),
+    _pro("gemini-3-pro-image-preview", "gemini-3-pro-image"),
+    _flash_31("gemini-3.1-flash-image-preview", "gemini-nano-banana-2.1"),
+    _flash_25("gemini-2.5-flash-image-preview", "gemini-nano-banana-2.1"),
+    _flash_25("gemini-2.0-flash-preview-image-generation", "gemini-nano-banana-2.1"),
+]
+
+
+def _imagen(model_id: str, sizes: Sequence[str]) -> Model:
+    return Model(
+        id=model_id,
+        family="imagen",
+        ratios=FIVE,
+        sizes=tuple(sizes),
+        mime="image/png",
+        replacement="gemini-nano-banana-2.1",
+    )
+
+
+# ai.google.dev/gemini-api/docs/imagen: all shut down on this API by 2026-08-17; 2K only on standard and ultra.
+_IMAGEN = [
+    _imagen("imagen-4.0-generate-001", ("1K", "2K")),
+    _imagen("imagen-4.0-ultra-generate-001", ("1K", "2K")),
+    _imagen("imagen-4.0-fast-generate-001", ("1K",)),
+    _imagen("imagen-4.0-generate-preview-06-06", ("1K", "2K")),
+    _imagen("imagen-4.0-ultra-generate-preview-06-06", ("1K", "2K")),
+    _imagen("imagen-3.0-generate-002", ("1K",)),
+]
+
+GEMINI = {model.id: model for model in _GEMINI}
+IMAGEN = {model.id: model for model in _IMAGEN}

@@ -1,0 +1,141 @@
+"""The pictures served: a soft gradient, the prompt in readable type, and a mark that says EMULATED."""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import hashlib
+import io
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+_MESH = 4  # the gradient is a mesh of so many colours a side, resized: cheap at every size
+_LINES = 9
+_COMMENT_CHARACTERS = 15_000  # a JPEG comment holds 65,533 bytes, and a character takes up to four
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Everything a picture is made of; equal pictures have equal bytes.
+
+    caption: AI model, ratio and size as readable text. n: the request's number, for tests to match files with requests;
+    it is in the comment and does not change the pixels. nonce: the attempt, so that asking again paints anew.
+    """
+
+    prompt: str
+    title: str
+    model: str
+    caption: str
+    mime: str
+    pixels: tuple[int, int]
+    n: int
+    index: int = 0
+    seed: int | None = None
+    references: Sequence[str] = ()
+    nonce: int = 1
+
+
+@functools.lru_cache(maxsize=64)
+def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size_px)
+
+
+def _digest(picture: Picture) -> bytes:
+    facts = [picture.prompt, picture.model, picture.index, picture.seed, list(picture.references), picture.nonce]
+    return hashlib.sha256(json.dumps(facts).encode()).digest()
+
+
+def _gradient(digest: bytes, pixels: tuple[int, int]) -> Image.Image:
+    """Two neighbouring hues, dark enough for white type, in an uneven mesh."""
+    hue, step = digest[0] / 256, 0.08 + digest[1] / 1500
+    mesh = Image.new("RGB", (_MESH, _MESH))
+    for y in range(_MESH):
+        for x in range(_MESH):
+            wobble = digest[2 + y * _MESH + x] / 255
+            red, green, blue = colorsys.hsv_to_rgb(
+                (hue + step * (x + y) / _MESH + 0.06 * wobble) % 1, 0.45 + 0.3 * wobble, 0.72 - 0.1 * y + 0.1 * wobble
+            )
+            mesh.putpixel((x, y), (int(red * 255), int(green * 255), int(blue * 255)))
+    return mesh.resize(pixels, Image.Resampling.BICUBIC)
+
+
+def _fit(text: str, width_px: int, height_px: int) -> tuple[str, int]:
+    """The text in lines and a type size at which it fills the box without leaving it."""
+    size_px = max(8, min(width_px, height_px) // 7)
+    while True:
+        columns = max(4, int(width_px / (size_px * 0.55)))
+        lines = textwrap.wrap(text, columns, max_lines=_LINES, placeholder=" …")
+        if len(lines) * size_px * 1.3 <= height_px or size_px <= 8:
+            return "\n".join(lines), size_px
+        size_px = max(8, int(size_px * 0.85))
+
+
+def _letter(image: Image.Image, picture: Picture) -> None:
+    width, height = image.size
+    margin = max(4, min(width, height) // 16)
+    draw = ImageDraw.Draw(image)
+    bar = max(10, min(width, height) // 11)
+    draw.rectangle((0, height - bar, width, height), fill=(22, 24, 30))
+    small = min(bar * 0.42, width / 30)
+    if small >= 7:
+        font = _font(int(small))
+        draw.text((margin, height - bar / 2), picture.caption, font=font, fill=(205, 208, 216), anchor="lm")
+        draw.text((width - margin, height - bar / 2), "EMULATED", font=font, fill=(255, 196, 61), anchor="rm")
+    else:
+        draw.rectangle((0, height - bar, width // 3, height), fill=(255, 196, 61))
+    if min(width, height) >= 160:
+        text, size_px = _fit(picture.title or "(no prompt)", width - 2 * margin, height - bar - 2 * margin)
+        shadow = max(1, size_px // 24)
+        for offset, fill in ((shadow, (0, 0, 0)), (0, (255, 255, 255))):
+            place = (margin + offset, margin + offset)
+            draw.multiline_text(place, text, font=_font(size_px), fill=fill, spacing=size_px * 0.2)
+
+
+def _comment(picture: Picture) -> str:
+    facts = {
+        "emulated": True,
+        "n": picture.n,
+        "index": picture.index,
+        "model": picture.model,
+        "prompt": picture.prompt[:_COMMENT_CHARACTERS],
+    }
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def render(picture: Picture, quality: int = 86) -> bytes:
+    """The encoded picture: PNG for `image/png`, else JPEG. A 1K picture takes about 20 ms of one core."""
+    image = _gradient(_digest(picture), picture.pixels)
+    _letter(image, picture)
+    stream = io.BytesIO()
+    if picture.mime == "image/png":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("Comment", _comment(picture))
+        image.save(stream, "PNG", compress_level=1, pnginfo=text)
+    else:
+        image.save(stream, "JPEG", quality=quality, comment=_comment(picture).encode("utf-8", "replace"))
+    return stream.getvalue()
+
+
+def read_comment(data: bytes) -> dict[str, object]:
+    """What `render` wrote into a picture about its request: n, index, model, prompt. Raises ValueError if nothing."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        raw = image.info.get("comment") or image.info.get("Comment")
+    if raw is None:
+        raise ValueError("not a picture of the emulator")
+    facts = json.loads(raw if isinstance(raw, str) else raw.decode())
+    if not isinstance(facts, dict):
+        raise ValueError("not a picture of the emulator")
+    return facts
+
+
+def scaled(pixels: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
+    """The same shape with the given longest side; unchanged for None."""
+    if longest_px is None:
+        return pixels
+    factor = longest_px / max(pixels)
+    return max(1, round(pixels[0] * factor)), max(1, round(pixels[1] * factor))

@@ -1,0 +1,307 @@
+"""One sample's way from its lane to the ledger: build, record, send, read, check, place, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import TypeVar
+
+from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
+from batchgen.engine.lanes import Route, lane_key
+from batchgen.engine.settle import Stored, discard, settle
+from batchgen.errors import (
+    BadRequest,
+    DownloadFailed,
+    HeldUncertain,
+    LedgerError,
+    ProviderError,
+    StoreError,
+    Unanswered,
+)
+from batchgen.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    LaneCooled,
+    LaneParked,
+    LaneStopped,
+    SampleEnded,
+    SampleSucceeded,
+    Stopping,
+)
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import ResultsFile
+from batchgen.profiles.price import estimate_usd
+from batchgen.quota import daily_reset
+from batchgen.records import Inputs, ReferenceImage, Reply, ReplyImage, Sample, sample_key
+from batchgen.retry import RetryPolicy, backoff_s
+from batchgen.store.spool import SpoolFile
+from batchgen.store.store import Store
+from batchgen.transport import BODY_MAX_BYTES, Answer, Transport
+
+DOWNLOAD_TRIES = 5
+Emit = Callable[[Event], None]
+T = TypeVar("T")
+
+
+class Execution:
+    """Carries out what dispatch gives out. Every engine calls `execute`; only how a sample reaches it differs."""
+
+    def __init__(
+        self,
+        *,
+        dispatch: Dispatch,
+        routes: Mapping[str, Route],
+        ledger: Ledger,
+        store: Store,
+        transport: Transport,
+        results: ResultsFile,
+        load_reference: Callable[[str], ReferenceImage],
+        executor: Executor,
+        emit: Emit,
+        policy: RetryPolicy,
+        hold_uncertain: bool = False,
+    ) -> None:
+        self.dispatch = dispatch
+        self._routes = routes
+        self._ledger = ledger
+        self._store = store
+        self._transport = transport
+        self._results = results
+        self._load_reference = load_reference
+        self._executor = executor
+        self._emit = emit
+        self._policy = policy
+        self._hold_uncertain = hold_uncertain
+        self._sending: set[asyncio.Task[Answer]] = set()
+        self._rng = random.Random()
+        self.fault: StoreError | LedgerError | None = None
+
+    def estimate_usd(self, sample: Sample) -> float | None:
+        profile = self._routes[lane_key(sample.item.provider, sample.item.model)].profile
+        return estimate_usd(profile, sample.item.image_size or profile.default_size, sample.images)
+
+    def cancel_in_flight(self) -> None:
+        """Give up waiting for answers; what is already being stored goes on."""
+        for task in self._sending:
+            task.cancel()
+
+    async def execute(self, work: Work) -> None:
+        """Never raises for what can happen to a request; a disk or ledger that refuses stops the run."""
+        try:
+            await self._attempt(work)
+        except (StoreError, LedgerError) as error:
+            self.fault = self.fault or error
+            self._stop("disk", str(error))
+        finally:
+            self.dispatch.abandoned(work)  # a no-op for what was settled
+
+    async def _attempt(self, work: Work) -> None:
+        sample, route = work.sample, self._routes[work.lane]
+        number = 1 + sum(work.tries.spent.values())
+        try:
+            inputs = await self._inputs(sample)
+        except OSError as error:
+            reason = BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone")
+            await self._ended(work, 0, reason, None)
+            return
+        request = route.codec.build(sample, inputs)
+        attempt = await self._ledger.attempt_started(sample, work.lane, number, work.usd)
+        self._emit(
+            AttemptStarted(at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number)
+        )
+        spooled: list[SpoolFile] = []
+        sent_at: list[float] = []
+
+        def on_sent() -> None:
+            sent_at.append(time.time())
+            self.dispatch.sent(work)
+
+        def open_sink(k: int) -> SpoolFile:
+            spooled.append(self._store.spool_file(attempt, k))
+            return spooled[-1]
+
+        try:
+            answer = await self._send(
+                work, self._transport.send(route.base_url, request, route.auth, on_sent=on_sent, open_sink=open_sink)
+            )
+            del request
+            reply = await self._in_thread(lambda: self._read(route, answer, attempt))
+            if reply.links:
+                spooled.extend(await self._download(attempt, reply, route, len(spooled)))
+                reply = with_pictures(reply, len(reply.links))
+            stored = await self._in_thread(
+                lambda: settle(
+                    self._ledger,
+                    self._store,
+                    route.profile,
+                    attempt,
+                    sample,
+                    reply,
+                    spooled,
+                    sent_at[0] if sent_at else None,
+                )
+            )
+        except ProviderError as error:
+            discard(spooled)
+            await self._ended(work, attempt, error, sent_at[0] if sent_at else None)
+            return
+        self._succeeded(work, attempt, reply, stored, sent_at[0])
+
+    async def _send(self, work: Work, sending: Coroutine[object, object, Answer]) -> Answer:
+        """Send, and free the place in flight when a good answer is in; a bad one keeps it until dispatch has heard why.
+
+        A request that is cancelled while it is in flight is uncertain.
+        """
+        task = asyncio.ensure_future(sending)
+        self._sending.add(task)
+        try:
+            answer = await task
+        except asyncio.CancelledError:
+            raise Unanswered("the run was interrupted while the request was in flight", reason="interrupted") from None
+        finally:
+            self._sending.discard(task)
+        if 200 <= answer.status < 300:
+            self.dispatch.received(work)
+        return answer
+
+    async def _inputs(self, sample: Sample) -> Inputs:
+        if not sample.item.references:
+            return Inputs()
+        return await self._in_thread(lambda: Inputs(tuple(map(self._load_reference, sample.item.references))))
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def _read(self, route: Route, answer: Answer, attempt: int) -> Reply:
+        """Decode and read. Links are durable before this returns, so that a crash fetches instead of generating."""
+        reply = route.codec.read(answer.status, answer.headers, answer.envelope())
+        if reply.links:
+            self._ledger.links_received(attempt, reply.links)
+        return reply
+
+    async def _download(self, attempt: int, reply: Reply, route: Route, first: int) -> list[SpoolFile]:
+        """Fetch what the answer links to: a stage of its own, retried by itself. Raises DownloadFailed."""
+        files: list[SpoolFile] = []
+        for k, link in enumerate(reply.links):
+            for failures in range(DOWNLOAD_TRIES):
+                file = self._store.spool_file(attempt, first + k)
+                try:
+                    await self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+                except DownloadFailed as error:
+                    file.discard()
+                    if failures + 1 == DOWNLOAD_TRIES or error.reason != "download_failed":
+                        discard(files)
+                        raise
+                    await asyncio.sleep(backoff_s(failures, self._policy.base_s, self._policy.cap_s, self._rng))
+                else:
+                    files.append(file)
+                    break
+        return files
+
+    # --- how it ended
+
+    def _succeeded(self, work: Work, attempt: int, reply: Reply, stored: Stored, sent_at: float) -> None:
+        self.dispatch.succeeded(work, stored.usd)
+        item, now = work.sample.item, time.time()
+        self._results.append(item.id, item.count)
+        for picture in stored.pictures:
+            if picture.file.role == "image":
+                self._emit(
+                    SampleSucceeded(
+                        at=now,
+                        attempt=attempt,
+                        key=sample_key(item.id, picture.n),
+                        model=item.model,
+                        files=(picture.file,),
+                        usd=picture.usd,
+                        seconds=now - sent_at,
+                        notes=reply.notes,
+                    )
+                )
+        for n, reason, message in stored.missing:
+            self._emit(
+                SampleEnded(
+                    at=now,
+                    key=sample_key(item.id, n),
+                    model=item.model,
+                    state="refused",
+                    reason=reason,
+                    message=message,
+                )
+            )
+
+    async def _ended(self, work: Work, attempt: int, error: ProviderError, sent_at: float | None) -> None:
+        """No picture: let dispatch decide, then record, then tell."""
+        if isinstance(error, Unanswered) and (self._hold_uncertain or error.reason == "interrupted"):
+            error = HeldUncertain(error.message, reason=error.reason)
+        sample, lane = work.sample, self.dispatch.lanes[work.lane]
+        was_open, was_cooled, was_stopping = lane.open, lane.cooled_until_s, self.dispatch.stopping
+        settlement = self.dispatch.failed(work, error)
+        ended = isinstance(settlement, GivenUp)
+        state = error.outcome if ended or isinstance(error, Unanswered) else "wanted"
+        if isinstance(error, DownloadFailed):
+            await self._ledger.download_failed(attempt, sample, error)
+        elif attempt:
+            await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state)
+        now = time.time()
+        self._emit(
+            AttemptFailed(
+                at=now,
+                attempt=attempt,
+                key=sample.key,
+                model=sample.item.model,
+                outcome=error.outcome,
+                reason=error.reason,
+                message=error.message,
+                retry_in_s=settlement.delay_s if isinstance(settlement, Requeued) else None,
+                maybe_billed=error.maybe_billed,
+            )
+        )
+        self._tell_of_lane(work.lane, error, was_open, was_cooled, now)
+        if self.dispatch.stopping and not was_stopping:
+            self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
+        if ended:
+            self._results.append(sample.item.id, sample.item.count)
+            for n in range(sample.n, sample.n + sample.images):
+                self._emit(
+                    SampleEnded(
+                        at=now,
+                        key=sample_key(sample.item.id, n),
+                        model=sample.item.model,
+                        state=state,
+                        reason=error.reason,
+                        message=error.message,
+                    )
+                )
+
+    def _tell_of_lane(self, key: str, error: ProviderError, was_open: bool, was_cooled: float, now: float) -> None:
+        lane = self.dispatch.lanes[key]
+        model = self._routes[key].profile.id
+        loop_now = asyncio.get_running_loop().time()
+        if lane.parked and was_open:
+            until = daily_reset(now, error.retry_after_s)
+            self._ledger.parked(key, until, error.message)
+            self._emit(LaneParked(at=now, model=model, until=until, message=error.message))
+        elif lane.stopped and was_open:
+            left = self.dispatch.left_samples(key)
+            self._emit(LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=left))
+        elif lane.cooled_until_s > was_cooled and lane.cooled_until_s > loop_now:
+            rpm = None if lane.window is None else float(lane.window.rate(loop_now))
+            self._emit(
+                LaneCooled(at=now, model=model, seconds=lane.cooled_until_s - loop_now, reason=error.reason, rpm=rpm)
+            )
+
+    def _stop(self, reason: str, message: str) -> None:
+        if not self.dispatch.stopping:
+            self._emit(Stopping(at=time.time(), reason=reason, message=message, in_flight=self.dispatch.in_flight))
+        self.dispatch.stop(reason)
+
+
+def with_pictures(reply: Reply, count: int) -> Reply:
+    """The same answer with its links fetched: picture k is spool file k."""
+    return replace(reply, links=(), images=tuple(ReplyImage("", lifted=k) for k in range(count)))

@@ -1,0 +1,65 @@
+"""Which lane an item belongs to, and where that lane's requests go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from batchgen.errors import SettingsError
+from batchgen.profiles.profile import Profile
+from batchgen.profiles.vendor import PROVIDER_BASE_URLS
+from batchgen.providers.base import Provider
+from batchgen.providers.registry import provider_class
+from batchgen.settings import Settings, is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a lane's requests go. auth: header name and value, never shown; loopback: the server is on this machine."""
+
+    profile: Profile
+    codec: Provider
+    base_url: str
+    auth: tuple[str, str] | None
+    loopback: bool
+
+
+def lane_key(provider: str, model: str) -> str:
+    """The quota key of an AI model. One API project per provider and process: the key in the environment stands for it."""
+    return f"{provider}/{model}"
+
+
+def base_url_of(provider: str, settings: Settings, emulator_url: str | None) -> str:
+    """The emulator's address, else the user's, else the vendor's. Raises SettingsError when there is none."""
+    url = emulator_url or settings.base_url(provider) or PROVIDER_BASE_URLS.get(provider)
+    if url is None:
+        raise SettingsError(
+            f"provider {provider}: set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL to its address"
+        )
+    return url
+
+
+def open_routes(
+    profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
+) -> tuple[dict[str, Route], list[str]]:
+    """A route for each AI model, by lane, and warnings to show. Raises SettingsError when a key is missing.
+
+    A server on this machine that has no key set gets a placeholder: it has nothing to guard.
+    """
+    routes: dict[str, Route] = {}
+    warnings: dict[str, None] = {}
+    for profile in profiles:
+        codec_class = provider_class(profile.provider)
+        url = base_url_of(profile.provider, settings, emulator_url)
+        loopback = is_loopback(url.split("://")[1].split("/")[0].rsplit(":", 1)[0].strip("[]"))
+        key, warning = (None, None) if emulator_url else settings.key(profile.provider)
+        if warning:
+            warnings[warning] = None
+        if key is None and not loopback:
+            names = " or ".join(settings.key_names(profile.provider))
+            raise SettingsError(
+                f"no API key for {profile.id}: set {names} (or {names.split(' ')[0]}_FILE), or try it with --emulate"
+            )
+        auth = codec_class.auth_header(key.secret.reveal() if key else "local")
+        routes[lane_key(profile.provider, profile.id)] = Route(profile, codec_class(profile), url, auth, loopback)
+    return routes, list(warnings)

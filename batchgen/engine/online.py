@@ -1,0 +1,44 @@
+"""The online engine: one request per sample group, as many in flight as the cap allows, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from batchgen.dispatch import Dispatch, Work
+
+
+class Engine(Protocol):
+    """Runs the work that dispatch gives out until nothing may start any more. Third parties register theirs under
+    the entry point `batchgen.engines`."""
+
+    async def drive(self, dispatch: Dispatch, execute: Callable[[Work], Awaitable[None]]) -> None: ...
+
+
+class OnlineEngine:
+    """Starts work as dispatch gives it out; waiting happens there and nowhere else."""
+
+    async def drive(self, dispatch: Dispatch, execute: Callable[[Work], Awaitable[None]]) -> None:
+        """Returns when dispatch is drained and everything in flight has settled.
+
+        An exception out of `execute` is a bug: nothing more starts, what is in flight finishes, then it is raised.
+        """
+        running: set[asyncio.Task[None]] = set()
+        bugs: list[BaseException] = []
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                bugs.append(error)
+                dispatch.stop("bug")
+
+        while (work := await dispatch.take()) is not None:
+            task = asyncio.ensure_future(execute(work))
+            running.add(task)
+            task.add_done_callback(ended)
+        while running:
+            await asyncio.wait(running)
+        if bugs:
+            raise bugs[0]

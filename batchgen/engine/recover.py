@@ -1,0 +1,262 @@
+"""What a run does before it asks for anything: finish what a dead one left, and bring the folder in line with the manifest."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batchgen.engine.lanes import Route
+from batchgen.engine.survey import Survey
+from batchgen.errors import DownloadFailed, ImageError
+from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.reader import OpenAttempt
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.profiles.price import estimate_usd
+from batchgen.records import ImageFile, Item, Reply, Sample
+from batchgen.store.check import check_image
+from batchgen.store.spool import SpoolFile
+from batchgen.store.store import Store
+from batchgen.transport import BODY_MAX_BYTES, Transport
+
+Change = tuple[str, tuple[Any, ...]]
+Note = Callable[[str], None]
+GONE = (403, 404, 410)
+
+
+def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
+    """Pictures that were recorded and not moved to their names."""
+    attempts: dict[int, list[tuple[str, str]]] = {}
+    for image in ledger.reader.unplaced():
+        moved = attempts.setdefault(image.attempt, [])
+        if os.path.exists(store.spooled(image.spool)):
+            made_way = store.place(image.spool, image.file.path)
+            if made_way is not None:
+                moved.append(made_way)
+            note(f"{image.file.path}: finished what an interrupted run had begun")
+    for attempt, moved in attempts.items():
+        ledger.placed(attempt, moved)
+
+
+def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, note: Note) -> int:
+    """Requests that were sent and whose end was not recorded. Answers how many are uncertain now.
+
+    Whole pictures in the spool are adopted, their usage unknown and their price estimated. Answers with a link stay open
+    to be fetched. The rest is uncertain: it may have been billed.
+    """
+    uncertain = 0
+    keep: set[str] = set()
+    for attempt in ledger.reader.open_attempts():
+        if attempt.links:
+            continue
+        found = _whole_pictures(store, attempt)
+        if found:
+            _adopt(ledger, store, catalogue, attempt, found)
+            note(f"{attempt.item_id}: its picture was found in the spool and needs not be bought again")
+        else:
+            uncertain += 1
+            _mark_uncertain(ledger, attempt)
+    removed = store.forget_spool(keep)
+    if removed:
+        note(f"removed {removed} incomplete file(s) of an interrupted run from the spool")
+    return uncertain
+
+
+def _whole_pictures(store: Store, attempt: OpenAttempt) -> list[tuple[str, ImageFile]]:
+    """Spool files of an attempt that are whole pictures, in the order in which they came."""
+    prefix = f"{attempt.id}."
+    names = sorted(
+        (entry for entry in os.listdir(store.spool) if entry.startswith(prefix)),
+        key=lambda name: int(name[len(prefix) :]),
+    )
+    found = []
+    for name in names:
+        path = store.spooled(name)
+        try:
+            checked = check_image(path)
+        except ImageError:
+            continue
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(
+            (
+                name,
+                ImageFile(
+                    path="",
+                    sha256=digest,
+                    bytes=os.path.getsize(path),
+                    width=checked.width,
+                    height=checked.height,
+                    format=checked.format,
+                ),
+            )
+        )
+    return found
+
+
+def _adopt(
+    ledger: Ledger, store: Store, catalogue: Catalogue, attempt: OpenAttempt, found: list[tuple[str, ImageFile]]
+) -> None:
+    """Record and place rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
+    from dataclasses import replace
+
+    from batchgen.engine.settle import place
+
+    drafts = max(0, len(found) - attempt.images)
+    profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
+    usd = estimate_usd(profile, None, attempt.images) if attempt.estimate_usd is None else attempt.estimate_usd
+    pictures: list[Settled] = []
+    for k, (name, file) in enumerate(found):
+        n = attempt.n + max(0, k - drafts)
+        path = (
+            store.draft_name(attempt.stem, attempt.n, k, attempt.id, file.format)
+            if k < drafts
+            else store.name(attempt.stem, n, file.format)
+        )
+        pictures.append(
+            Settled(
+                n,
+                k,
+                name,
+                replace(file, path=path, role="draft" if k < drafts else "image"),
+                None if usd is None or k < drafts else usd / attempt.images,
+            )
+        )
+    ledger.attempt_succeeded(
+        attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
+    )
+    place(ledger, store, attempt.id, pictures)
+
+
+def _sample_of(attempt: OpenAttempt) -> Sample:
+    item = Item(id=attempt.item_id, prompt="", model="", provider="", filename=attempt.stem)
+    return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)
+
+
+def _mark_uncertain(ledger: Ledger, attempt: OpenAttempt) -> None:
+    at = time.time()
+    message = "the run ended while the request was in flight"
+    changes: list[Change] = [
+        (
+            "UPDATE attempt SET outcome = 'uncertain', reason = 'interrupted', message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
+            (message, at, attempt.id),
+        ),
+    ]
+    changes += [
+        (
+            "UPDATE sample SET state = 'uncertain', reason = 'interrupted', message = ?, updated_at = ?"
+            " WHERE item_id = ? AND n = ? AND state = 'running'",
+            (message, at, attempt.item_id, n),
+        )
+        for n in range(attempt.n, attempt.n + attempt.images)
+    ]
+    ledger.apply(changes)
+
+
+async def fetch_links(
+    ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Note
+) -> None:
+    """Pictures that exist behind a link an earlier run received: fetched, never generated again."""
+    for attempt in ledger.reader.open_attempts():
+        route = routes.get(attempt.lane)
+        if not attempt.links or route is None:
+            continue
+        try:
+            await _fetch(ledger, store, transport, route, attempt)
+            note(f"{attempt.item_id}: fetched from the link of an earlier run")
+        except DownloadFailed as error:
+            gone = error.http_status in GONE
+            note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
+            if gone:
+                _mark_gone(ledger, attempt, str(error))
+
+
+async def _fetch(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
+    from batchgen.engine.execute import with_pictures
+    from batchgen.engine.settle import settle
+
+    files: list[SpoolFile] = []
+    for k, link in enumerate(attempt.links):
+        file = store.spool_file(attempt.id, k)
+        try:
+            await transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+        except DownloadFailed:
+            file.discard()
+            for earlier in files:
+                earlier.discard()
+            raise
+        files.append(file)
+    reply = with_pictures(Reply(), len(files))
+    await asyncio.to_thread(settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None)
+
+
+def _mark_gone(ledger: Ledger, attempt: OpenAttempt, message: str) -> None:
+    at = time.time()
+    ledger.apply(
+        [
+            (
+                "UPDATE attempt SET outcome = 'failed', reason = 'link_gone', message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
+                (message, at, attempt.id),
+            ),
+            (
+                "UPDATE sample SET state = 'failed', reason = 'link_gone', message = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+                (message, at, attempt.item_id, attempt.n),
+            ),
+        ]
+    )
+
+
+def apply_survey(ledger: Ledger, store: Store, survey: Survey) -> None:
+    """Move what the manifest no longer wants to `superseded/`, and what it wants again to its name."""
+    at = time.time()
+    for item_id, n, path in survey.removed:
+        moved = store.supersede(path) if path else None
+        new = moved[1] if moved else path
+        ledger.apply(
+            [
+                (
+                    "UPDATE sample SET state = 'superseded', path = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+                    (new, at, item_id, n),
+                ),
+                ("UPDATE image SET path = ? WHERE path = ? AND item_id = ?", (new, path, item_id)),
+            ]
+        )
+    made_way_to: dict[str, str] = {}  # two items may have swapped names
+    for move in survey.moves:
+        changes: list[Change] = []
+        old = made_way_to.get(move.old, move.old)
+        if old != move.new:
+            made_way = store.supersede(move.new)
+            if made_way is not None:
+                made_way_to[made_way[0]] = made_way[1]
+                changes.append(("UPDATE image SET path = ? WHERE path = ?", (made_way[1], made_way[0])))
+                changes.append(("UPDATE sample SET path = ? WHERE path = ?", (made_way[1], made_way[0])))
+            store.move(old, move.new)
+        sample = move.sample
+        changes += [
+            ("UPDATE image SET path = ? WHERE path = ?", (move.new, old)),
+            (
+                "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, fingerprint = ?, made_fingerprint = ?, wire = ?, model = ?,"
+                " reason = '', message = '', updated_at = ? WHERE item_id = ? AND n = ?",
+                (
+                    move.new,
+                    move.bytes,
+                    sample.fingerprint,
+                    sample.fingerprint,
+                    sample.wire,
+                    sample.item.model,
+                    at,
+                    sample.item.id,
+                    sample.n,
+                ),
+            ),
+        ]
+        ledger.apply(changes)
+    if survey.removed or survey.moves:
+        store.sync(
+            *(move.new for move in survey.moves),
+            "superseded/x" if os.path.isdir(os.path.join(store.root, "superseded")) else "x",
+        )

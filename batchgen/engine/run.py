@@ -1,0 +1,410 @@
+"""One run of a job: recover, survey, tidy, drive, and leave ledger and results as they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from batchgen import __version__
+from batchgen.dispatch import Dispatch
+from batchgen.engine.execute import Execution
+from batchgen.engine.lanes import Route, open_routes
+from batchgen.engine.online import Engine
+from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
+from batchgen.engine.survey import Survey, Surveyor
+from batchgen.errors import LedgerError, UsageError
+from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.schema import ledger_path
+from batchgen.manifest import Manifest
+from batchgen.planning import Forecast, Wishes, forecast
+from batchgen.quota import MARGIN_S, Window
+from batchgen.retry import RetryPolicy
+from batchgen.settings import Settings
+from batchgen.store.lock import JobLock
+from batchgen.store.store import Store
+from batchgen.transport import Transport
+
+STORING = 8  # answers being checked and written at once; as many again as are in flight may wait for that
+log = logging.getLogger("batchgen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the command line or a caller asks of one run. None: as the manifest says."""
+
+    wishes: Wishes = field(default_factory=Wishes)
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    concurrency: int | None = None
+    max_usd: float | None = None
+    deadline: float | None = None  # UTC seconds
+    hold_uncertain: bool = False
+    emulator_url: str | None = None
+    install_signal_handlers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
+
+    usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
+    billed without a picture. left: wanted and not tried.
+    """
+
+    run_id: int
+    exit_code: int
+    stopped_by: str
+    message: str
+    seconds: float
+    kept: int
+    moved: int
+    counts: Mapping[str, int]
+    attempts: Mapping[str, int]
+    made: int
+    left: int
+    usd: float
+    estimated_usd: float
+    maybe_usd: float
+    maybe_requests: int
+    unpriced: int
+    folder: str
+    emulated: bool
+    forecast: Forecast
+    parked: Mapping[str, float] = field(default_factory=dict)
+    stopped_lanes: Mapping[str, str] = field(default_factory=dict)
+
+
+EXIT_BY_STOP = {"budget": 6, "deadline": 7, "SIGINT": 130, "SIGTERM": 143, "key_rejected": 5, "billing": 5, "disk": 5}
+
+
+async def run_job(
+    manifest: Manifest,
+    folder: Path,
+    settings: Settings,
+    options: RunOptions,
+    engine: Engine,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
+    run = _Run(manifest, Store(folder), settings, options, observers)
+    return await run.run(engine)
+
+
+class _Run:
+    def __init__(
+        self, manifest: Manifest, store: Store, settings: Settings, options: RunOptions, observers: Sequence[Observer]
+    ) -> None:
+        self.manifest = manifest
+        self.store = store
+        self.settings = settings
+        self.options = options
+        self.observers = list(observers)
+        self.backlog = Backlog()
+        self.interrupts = 0
+        self.first_survey: Survey | None = None
+
+    # --- telling
+
+    def emit(self, event: Event) -> None:
+        """To every observer; one that raises is logged and dropped, the run goes on."""
+        for observer in list(self.observers):
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed and is dropped")
+                self.observers.remove(observer)
+
+    def note(self, message: str) -> None:
+        self.emit(Noted(at=time.time(), message=message))
+
+    # --- the run
+
+    async def run(self, engine: Engine) -> Outcome:
+        if not ledger_path(self.store.folder).is_file():
+            # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
+            self.first_survey = self._survey(None)
+            open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
+        self.store.prepare()
+        lock = JobLock(self.store.folder)
+        lock.acquire()
+        try:
+            ledger = Ledger(self.store.folder)
+            try:
+                return await self._locked(ledger, engine)
+            finally:
+                ledger.close()
+        finally:
+            self.backlog.close()
+            lock.release()
+
+    async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
+        emulated = self.options.emulator_url is not None
+        self._check_owner(ledger, emulated)
+        finish_placing(ledger, self.store, self.note)
+        settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        survey = self.first_survey or self._survey(ledger)
+        routes, warnings = self._routes(survey, ledger)
+        for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
+            self.note(warning)
+        ledger.run_started(os.getpid(), socket.gethostname(), __version__)
+        results = ResultsFile(self.store.folder, ledger.reader)
+        tidy = ledger.reader.meta("results_tidy") == "yes"
+        ledger.set_meta(
+            results_tidy="no",
+            manifest=str(self.manifest.path),
+            emulated="yes" if emulated else "no",
+            name=self.manifest.name,
+        )
+        results.open(tidy=tidy)
+        apply_survey(ledger, self.store, survey)
+        outcome = await self._drive(ledger, engine, survey, routes, results)
+        results.tidy(rebuild=bool(survey.removed or survey.moves))
+        ledger.set_meta(results_tidy="yes")
+        return outcome
+
+    def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
+        was = ledger.reader.meta("emulated")
+        if was is not None and (was == "yes") != emulated:
+            kinds = ("emulated", "real") if was == "yes" else ("real", "emulated")
+            raise UsageError(
+                f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
+            )
+
+    def _survey(self, ledger: Ledger | None) -> Survey:
+        return Surveyor(
+            self.manifest,
+            ledger.reader if ledger else None,
+            self.store,
+            self.options.wishes,
+            only=self.options.only,
+            limit=self.options.limit,
+            backlog=self.backlog,
+            on_step=None,
+        ).walk()
+
+    def _routes(self, survey: Survey, ledger: Ledger) -> tuple[dict[str, Route], list[str]]:
+        profiles = {profile.id: profile for profile in survey.profiles.values()}
+        for attempt in ledger.reader.open_attempts():
+            model = attempt.lane.split("/", 1)[1]
+            profiles.setdefault(model, self.manifest.catalogue.resolve(model))
+        return open_routes(profiles.values(), self.settings, self.options.emulator_url)
+
+    async def _drive(
+        self, ledger: Ledger, engine: Engine, survey: Survey, routes: Mapping[str, Route], results: ResultsFile
+    ) -> Outcome:
+        started, loop = time.time(), asyncio.get_running_loop()
+        limits, options = self.manifest.limits, self.options
+        concurrency = options.concurrency or limits.concurrency
+        budget = options.max_usd if options.max_usd is not None else limits.budget_usd
+        prospect = forecast(list(survey.loads.values()), concurrency, budget)
+        if budget is not None and prospect.usd is None:
+            unknown = ", ".join(load.model for load in survey.loads.values() if load.unpriced)
+            raise UsageError(
+                f"a budget is set and the price of {unknown} is unknown: give it under models: …: prices, or drop the budget"
+            )
+        policy = RetryPolicy(attempts=limits.attempts)
+        parked = self._still_parked(ledger)
+        with ThreadPoolExecutor(STORING + 4, thread_name_prefix="store") as executor:
+            async with Transport(concurrency, executor) as transport:
+                dispatch = Dispatch(
+                    {lane: self._window(lane, survey, ledger, loop.time()) for lane in survey.loads},
+                    self.backlog,
+                    concurrency=concurrency,
+                    storing=concurrency + STORING,
+                    policy=policy,
+                    budget_usd=budget,
+                    deadline_s=None
+                    if options.deadline is None
+                    else loop.time() + max(0.0, options.deadline - time.time()),
+                )
+                for lane in parked:
+                    if lane in dispatch.lanes:
+                        dispatch.lanes[lane].parked = True
+                execution = Execution(
+                    dispatch=dispatch,
+                    routes=routes,
+                    ledger=ledger,
+                    store=self.store,
+                    transport=transport,
+                    results=results,
+                    load_reference=self.manifest.references.load,
+                    executor=executor,
+                    emit=self.emit,
+                    policy=policy,
+                    hold_uncertain=options.hold_uncertain,
+                )
+                dispatch.price(execution.estimate_usd)
+                self.emit(
+                    RunStarted(
+                        at=started,
+                        run_id=ledger.run_id,
+                        job=self.manifest.name,
+                        kept=survey.kept,
+                        usd=prospect.usd,
+                        eta_s=prospect.seconds,
+                        samples={load.model: load.images for load in survey.loads.values()},
+                        emulated=options.emulator_url is not None,
+                    )
+                )
+                await fetch_links(ledger, self.store, transport, routes, self.note)
+                with self._signals(dispatch, execution):
+                    await engine.drive(dispatch, execution.execute)
+        return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
+
+    def _window(self, lane: str, survey: Survey, ledger: Ledger, now_s: float) -> Window | None:
+        """The lane's quota, seeded with what was sent in the minute before this process began."""
+        rpm = survey.loads[lane].rpm
+        if rpm is None:
+            return None
+        window = Window(rpm)
+        at = time.time()
+        sends = ledger.reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
+        window.seed([now_s - (at - sent) for sent in sends], now_s)
+        return window
+
+    def _still_parked(self, ledger: Ledger) -> dict[str, float]:
+        parked: dict[str, float] = {}
+        for lane, (until, _) in ledger.reader.parked().items():
+            if until > time.time():
+                parked[lane] = until
+            else:
+                ledger.unparked(lane)
+        return parked
+
+    @contextmanager
+    def _signals(self, dispatch: Dispatch, execution: Execution) -> Iterator[None]:
+        """First signal: start nothing more. Second: give up what is in flight. Restores what was there before."""
+        if not self.options.install_signal_handlers:
+            yield
+            return
+        import signal
+
+        loop = asyncio.get_running_loop()
+
+        def interrupted(number: int) -> None:
+            self.interrupts += 1
+            name = signal.Signals(number).name
+            if self.interrupts == 1:
+                dispatch.stop(name)
+                self.emit(
+                    Stopping(
+                        at=time.time(),
+                        reason=name,
+                        in_flight=dispatch.in_flight,
+                        message=f"finishing {dispatch.in_flight} in flight; once more to give them up",
+                    )
+                )
+            else:
+                execution.cancel_in_flight()
+
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number in numbers:
+            if sys.platform == "win32":
+                signal.signal(number, lambda got, _: loop.call_soon_threadsafe(interrupted, got))
+            else:
+                loop.add_signal_handler(number, interrupted, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                if sys.platform != "win32":
+                    loop.remove_signal_handler(number)
+                signal.signal(number, before[number])
+
+    # --- the end
+
+    def _end(
+        self,
+        ledger: Ledger,
+        survey: Survey,
+        dispatch: Dispatch,
+        execution: Execution,
+        prospect: Forecast,
+        started: float,
+        parked: Mapping[str, float],
+    ) -> Outcome:
+        if execution.fault is not None and isinstance(execution.fault, LedgerError):
+            raise execution.fault
+        reader = ledger.reader
+        money = reader.money(ledger.run_id)
+        attempts = reader.attempts(ledger.run_id)
+        counts = reader.counts()
+        made = reader.made_in(ledger.run_id)
+        all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
+        stopped = {lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped}
+        code = exit_code(
+            dispatch.stopping,
+            counts,
+            made,
+            dispatch.left(),
+            attempts,
+            bool(stopped),
+            any(lane.parked for lane in dispatch.lanes.values()),
+        )
+        outcome = Outcome(
+            run_id=ledger.run_id,
+            exit_code=code,
+            stopped_by=dispatch.stopping,
+            message=str(execution.fault) if execution.fault else "",
+            seconds=time.time() - started,
+            kept=survey.kept,
+            moved=len(survey.moves),
+            counts=counts,
+            attempts=attempts,
+            made=made,
+            left=dispatch.left(),
+            usd=money.spent,
+            estimated_usd=money.estimated,
+            maybe_usd=money.maybe,
+            maybe_requests=money.maybe_requests,
+            unpriced=money.unknown,
+            folder=self.store.root,
+            emulated=self.options.emulator_url is not None,
+            forecast=prospect,
+            parked=all_parked,
+            stopped_lanes=stopped,
+        )
+        ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
+        self.emit(
+            RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
+        )
+        return outcome
+
+
+def exit_code(
+    stopping: str,
+    counts: Mapping[str, int],
+    made: int,
+    left: int,
+    attempts: Mapping[str, int],
+    breaker: bool,
+    parked: bool,
+) -> int:
+    """The process's exit code, as the README lists them. Pure.
+
+    A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
+    """
+    if stopping in EXIT_BY_STOP:
+        return EXIT_BY_STOP[stopping]
+    if stopping:
+        return 129 if stopping == "SIGHUP" else 1
+    if parked and left:
+        return 8
+    missing = sum(counts.get(state, 0) for state in ("refused", "failed", "uncertain", "wanted", "running")) + left
+    if not missing:
+        return 0
+    tried = sum(attempts.values())
+    return 4 if breaker or (tried and not made) else 3

@@ -1,0 +1,150 @@
+"""From a whole answer to pictures under their names: the order of writes, in one synchronous function for a thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchgen.errors import ImageError, Malformed
+from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.profiles.price import cost_usd
+from batchgen.profiles.profile import Profile
+from batchgen.records import ImageFile, Reply, ReplyImage, Sample
+from batchgen.store.check import check_image, mismatch
+from batchgen.store.spool import SpoolFile, sync_folder
+from batchgen.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What an answer became. usd: of the whole attempt; missing: (n, reason, message) of withheld pictures."""
+
+    pictures: tuple[Settled, ...]
+    missing: tuple[tuple[int, str, str], ...]
+    usd: float | None
+    usd_source: str
+
+
+def settle(
+    ledger: Ledger,
+    store: Store,
+    profile: Profile,
+    attempt: int,
+    sample: Sample,
+    reply: Reply,
+    spooled: Sequence[SpoolFile],
+    sent_at: float | None,
+) -> Stored:
+    """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
+
+    spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
+    Raises Malformed when a picture is not whole, StoreError and LedgerError when disk or ledger refuse.
+    """
+    files = _to_disk(store, attempt, reply, spooled)
+    pictures = _describe(store, profile, attempt, sample, files)
+    for _, file in files:
+        file.sync()
+    sync_folder(store.spool)
+    usd, source = cost_usd(profile, reply.usage, sample.item.image_size or profile.default_size, len(pictures))
+    made = [picture for picture in pictures if picture.file.role == "image"]
+    pictures = [_priced(picture, usd, len(made)) for picture in pictures]
+    missing = tuple(_missing(sample, reply, {picture.n for picture in made}))
+    ledger.attempt_succeeded(
+        attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing
+    )
+    place(ledger, store, attempt, pictures)
+    return Stored(tuple(pictures), missing, usd, source)
+
+
+def place(ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled]) -> None:
+    """Move durable pictures from the spool to their names. Safe to repeat after a crash."""
+    moved = [store.place(picture.spool, picture.file.path) for picture in pictures]
+    made_way = [pair for pair in moved if pair is not None]
+    store.sync(*(picture.file.path for picture in pictures), *(new for _, new in made_way))
+    ledger.placed(attempt, made_way)
+
+
+def _to_disk(
+    store: Store, attempt: int, reply: Reply, spooled: Sequence[SpoolFile]
+) -> list[tuple[ReplyImage, SpoolFile]]:
+    """Every wanted picture of the answer as a spool file. What was lifted and is not wanted goes."""
+    files: list[tuple[ReplyImage, SpoolFile]] = []
+    used: set[str] = set()
+    for number, image in enumerate(reply.images):
+        if image.role == "thought":
+            continue  # interim pictures are not billed
+        if image.data is not None:
+            file = store.spool_file(attempt, len(spooled) + number)
+            file.write(image.data)
+        elif image.lifted is not None and image.lifted < len(spooled):
+            file = spooled[image.lifted]
+        else:
+            raise Malformed("the answer refers to a picture that is not in it")
+        files.append((image, file))
+        used.add(file.name)
+    for file in spooled:
+        if file.name not in used:
+            file.discard()
+    return files
+
+
+def _describe(
+    store: Store, profile: Profile, attempt: int, sample: Sample, files: Sequence[tuple[ReplyImage, SpoolFile]]
+) -> list[Settled]:
+    """Check each picture and name it. The n-th `image` belongs to the n-th sample asked for; more than that are drafts."""
+    item = sample.item
+    expected = profile.expected_pixels(item.aspect_ratio, item.image_size)
+    pictures: list[Settled] = []
+    made = 0
+    for k, (image, file) in enumerate(files):
+        try:
+            checked = check_image(file.path)
+        except ImageError as error:
+            for _, other in files:
+                other.discard()
+            raise Malformed(str(error), reason=error.reason) from None
+        wanted = image.role == "image" and made < sample.images
+        n = sample.n + made if wanted else sample.n
+        made += wanted
+        path = (
+            store.name(item.filename, n, checked.format)
+            if wanted
+            else store.draft_name(item.filename, n, k, attempt, checked.format)
+        )
+        pictures.append(
+            Settled(
+                n,
+                k,
+                file.name,
+                ImageFile(
+                    path=path,
+                    sha256=file.sha256,
+                    bytes=file.bytes,
+                    width=checked.width,
+                    height=checked.height,
+                    format=checked.format,
+                    role="image" if wanted else "draft",
+                    flags=mismatch(checked, item.aspect_ratio, expected) if wanted else (),
+                ),
+                None,
+            )
+        )
+    return pictures
+
+
+def _priced(picture: Settled, usd: float | None, made: int) -> Settled:
+    share = usd / made if usd is not None and made and picture.file.role == "image" else None
+    return Settled(picture.n, picture.k, picture.spool, picture.file, share)
+
+
+def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[tuple[int, str, str]]:
+    reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
+    absent = [n for n in range(sample.n, sample.n + sample.images) if n not in made]
+    return [(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
+
+
+def discard(spooled: Sequence[SpoolFile]) -> None:
+    for file in spooled:
+        if os.path.exists(file.path):
+            file.discard()

@@ -1,0 +1,241 @@
+"""The one error tree: a class says how far it reaches, whether a retry helps, and which exit code it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Scope = Literal["sample", "lane", "run"]
+Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "none"]
+
+
+class BatchgenError(Exception):
+    """Anything batchgen can explain to a user. `exit_code` is the process's when nothing catches it."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(BatchgenError):
+    """A wrong command line or argument. Nothing was sent."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One complaint about an input file; line and column count from 1, 0 where there is none."""
+
+    file: str
+    line: int
+    column: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file
+        if self.line:
+            place += f":{self.line}"
+            if self.column:
+                place += f":{self.column}"
+        return f"{place}: {self.field}: {self.message}" if self.field else f"{place}: {self.message}"
+
+
+class ManifestError(UsageError):
+    """All that is wrong with a manifest, at once. Nothing was sent.
+
+    problems: in the order of the file, capped by the reader; total: how many there were.
+    """
+
+    def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
+        self.problems = tuple(problems)
+        self.total = len(self.problems) if total is None else total
+        lines = [str(problem) for problem in self.problems]
+        if self.total > len(self.problems):
+            lines.append(f"… and {self.total - len(self.problems)} more")
+        super().__init__("\n".join(lines))
+
+
+class SettingsError(BatchgenError):
+    """Key, base URL, folder or another setting: a person is needed."""
+
+    exit_code = 5
+
+
+class StoreError(SettingsError):
+    """The disk did not take what was to be written: no space, no permission, a folder gone."""
+
+
+class LedgerError(SettingsError):
+    """The ledger cannot be opened, is damaged, or belongs to another version."""
+
+
+class JobLocked(BatchgenError):
+    """Another run holds this job."""
+
+    exit_code = 11
+
+
+class ImageError(BatchgenError):
+    """Bytes that are not a whole image. `reason` is a stable slug: not_an_image, truncated, too_large, damaged."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ProviderError(BatchgenError):
+    """How one request ended without a usable image.
+
+    reason: a stable slug for the ledger, `retry --reason` and statistics; message: the vendor's own words.
+    retry_after_s: the server's own hint in seconds, None if it gave none. http_status: 0 when no answer came.
+    scope: what it stops (this sample, its lane, the run); budget: the count of retries it draws from.
+    maybe_billed: the server may have charged for it although no image came.
+    """
+
+    scope: ClassVar[Scope] = "sample"
+    retryable: ClassVar[bool] = False
+    budget: ClassVar[Budget] = "none"
+    maybe_billed: ClassVar[bool] = False
+    outcome: ClassVar[Literal["refused", "failed", "uncertain"]] = "failed"
+    reason: str = "error"
+
+    def __init__(
+        self, message: str, *, reason: str | None = None, retry_after_s: float | None = None, http_status: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if reason is not None:
+            self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.http_status = http_status
+
+
+class RateLimited(ProviderError):
+    """429 for a window of about a minute. The whole lane cools; the sample's attempts are not touched."""
+
+    scope = "lane"
+    retryable = True
+    reason = "rate_limited"
+
+
+class DailyQuotaReached(ProviderError):
+    """429 for a window of a day. The lane is parked until the quota resets; `retry_after_s` only when it is hours."""
+
+    scope = "lane"
+    retryable = True
+    reason = "daily_quota"
+
+
+class ModelUnavailable(ProviderError):
+    """404, or 429 with a limit of 0: this key cannot use this AI model. Its lane stops, others go on."""
+
+    scope = "lane"
+    reason = "model_unavailable"
+
+
+class KeyRejected(ProviderError):
+    """The API key is missing, wrong, expired, leaked or blocked. The run stops."""
+
+    scope = "run"
+    reason = "key_rejected"
+    exit_code = 5
+
+
+class BillingStopped(ProviderError):
+    """Credits gone, spending cap reached or billing not set up. The run stops."""
+
+    scope = "run"
+    reason = "billing"
+    exit_code = 5
+
+
+class Refused(ProviderError):
+    """The vendor will not make this image: the prompt or a reference has to change."""
+
+    outcome = "refused"
+    reason = "refused"
+
+
+class OutputRefused(ProviderError):
+    """An output filter caught the picture; the same request often passes, so it is tried again a little."""
+
+    retryable = True
+    budget = "no_image"
+    outcome = "refused"
+    reason = "image_safety"
+
+
+class NoImage(ProviderError):
+    """An answer of 200 without an image: text only, empty, or a finish reason that says so."""
+
+    retryable = True
+    budget = "no_image"
+    reason = "no_image"
+
+
+class Malformed(ProviderError):
+    """An answer that breaks the protocol: not JSON, bad base64, half an image. It was probably paid for."""
+
+    retryable = True
+    budget = "malformed"
+    maybe_billed = True
+    reason = "malformed"
+
+
+class BadRequest(ProviderError):
+    """A 4xx about this request. Final for the sample; the same one for several samples opens the lane's breaker."""
+
+    reason = "bad_request"
+
+
+class InputRejected(ProviderError):
+    """The vendor could not read a reference image; once more, then final."""
+
+    retryable = True
+    budget = "input"
+    reason = "input_rejected"
+
+
+class ServerFault(ProviderError):
+    """408, 499, 500, 502, 503, 504: try again with backoff."""
+
+    retryable = True
+    budget = "attempts"
+    reason = "server_fault"
+
+
+class ServerFaultMaybeBilled(ServerFault):
+    """500, 502, 504: the work may have been done and charged before the fault."""
+
+    maybe_billed = True
+
+
+class ConnectFailed(ProviderError):
+    """The request never left: name not found, refused, certificate. Not billed."""
+
+    retryable = True
+    budget = "attempts"
+    reason = "connect_failed"
+
+
+class Unanswered(ProviderError):
+    """Sent, then reset or timed out: the vendor may have made and billed the image."""
+
+    retryable = True
+    budget = "uncertain"
+    maybe_billed = True
+    outcome = "uncertain"
+    reason = "unanswered"
+
+
+class HeldUncertain(Unanswered):
+    """An unanswered request that policy, or the user's second Ctrl-C, forbids to repeat."""
+
+    retryable = False
+
+
+class DownloadFailed(ProviderError):
+    """The picture exists at the vendor's link but could not be fetched. Never a reason to generate again."""
+
+    reason = "download_failed"

@@ -1,0 +1,131 @@
+"""Frozen facts of a run, one class each. `at` is UTC, seconds since 1970; observers fold over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from batchgen.records import ImageFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """samples: how many this run wants, by AI model; kept: those that were there already; usd: estimate, None unknown."""
+
+    run_id: int
+    job: str
+    samples: dict[str, int]
+    kept: int
+    usd: float | None
+    eta_s: float | None
+    emulated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted(Event):
+    attempt: int
+    key: str
+    model: str
+    number: int  # which attempt of this sample, from 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """outcome: refused | failed | uncertain. retry_in_s: None when this ended the sample."""
+
+    attempt: int
+    key: str
+    model: str
+    outcome: str
+    reason: str
+    message: str
+    retry_in_s: float | None
+    maybe_billed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSucceeded(Event):
+    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the picture being durable."""
+
+    attempt: int
+    key: str
+    model: str
+    files: tuple[ImageFile, ...]
+    usd: float | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleEnded(Event):
+    """A sample that ends this run without a picture: refused, failed or uncertain."""
+
+    key: str
+    model: str
+    state: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneCooled(Event):
+    """The lane waits: 429 for a minute's window. rpm: what it will send per minute now, None when undeclared."""
+
+    model: str
+    seconds: float
+    reason: str
+    rpm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneParked(Event):
+    """No more of this AI model until `until` (UTC seconds): its daily quota is gone."""
+
+    model: str
+    until: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStopped(Event):
+    """No more of this AI model in this run; left: samples that were not tried."""
+
+    model: str
+    reason: str
+    message: str
+    left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping(Event):
+    """Nothing new starts. reason: a signal's name, budget, deadline, key_rejected, billing, disk."""
+
+    reason: str
+    message: str
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(Event):
+    """Something worth a line in the log: a repair at start, a server that lied about a type."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    run_id: int
+    exit_code: int
+    seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Hears every event after the ledger has it. One that raises is logged and dropped; the run goes on."""
+
+    def __call__(self, event: Event, /) -> None: ...

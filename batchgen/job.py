@@ -1,0 +1,150 @@
+"""A manifest and the folder beside it: the one object that the Python API and the command line work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from batchgen.engine.online import Engine
+from batchgen.engine.run import Outcome, RunOptions, run_job
+from batchgen.engine.survey import Survey, Surveyor
+from batchgen.errors import UsageError
+from batchgen.events import Observer
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import ledger_path
+from batchgen.manifest import Manifest, open_manifest
+from batchgen.planning import Forecast, Step, Wishes, forecast
+from batchgen.profiles.profile import Profile
+from batchgen.profiles.vendor import is_vendor
+from batchgen.settings import Settings
+from batchgen.store.store import Store
+
+ENGINES = {"online": "batchgen.engine.online:OnlineEngine"}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A manifest, the folder of its pictures, and the settings it runs under."""
+
+    manifest: Manifest
+    folder: Path
+    settings: Settings
+    emulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do. survey: counts by reason; forecast: requests, images, USD, seconds and the limit that binds."""
+
+    survey: Survey
+    forecast: Forecast
+    warnings: tuple[str, ...] = ()
+
+
+def load(
+    path: str | Path,
+    *,
+    output: str | Path | None = None,
+    emulate: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Job:
+    """Open a manifest. Its head is read and checked now, its items when it is planned or run.
+
+    output: the folder for pictures and ledger; default what the manifest says, else NAME beside it, and NAME.emulated
+    when emulate is set. environ: instead of the process's environment. Raises ManifestError, SettingsError.
+    """
+    path = Path(path)
+    settings = Settings.load(path.absolute().parent, environ)
+
+    def allow_retired(profile: Profile) -> bool:
+        return emulate or not is_vendor(profile.provider, settings.base_url(profile.provider))
+
+    manifest = open_manifest(path, allow_retired=allow_retired)
+    if output is not None:
+        folder = Path(output).absolute()
+    else:
+        folder = Path(manifest.output)
+        if emulate:
+            folder = folder.with_name(folder.name + ".emulated")
+    return Job(manifest, folder, settings, emulate)
+
+
+def plan(
+    job: Job,
+    *,
+    wishes: Wishes | None = None,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    concurrency: int | None = None,
+    max_usd: float | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> Plan:
+    """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError.
+
+    on_step: told of every sample that is not simply kept, in the order of the manifest.
+    """
+    reader = Reader.open(job.folder) if ledger_path(job.folder).is_file() else None
+    try:
+        survey = Surveyor(
+            job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=on_step
+        ).walk()
+    finally:
+        if reader is not None:
+            reader.close()
+    limits = job.manifest.limits
+    prospect = forecast(
+        list(survey.loads.values()),
+        concurrency or limits.concurrency,
+        max_usd if max_usd is not None else limits.budget_usd,
+    )
+    return Plan(survey, prospect, tuple(job.manifest.warnings))
+
+
+async def run(
+    job: Job, *, observers: Sequence[Observer] = (), options: RunOptions | None = None, engine: str = "online"
+) -> Outcome:
+    """Make what is missing. Returns when everything has ended one way or another; cancelling it cancels the run.
+
+    An emulated job starts a server of its own on loopback unless the options name one. Raises ManifestError,
+    SettingsError, StoreError, LedgerError, JobLocked, UsageError.
+    """
+    options = options or RunOptions()
+    driver = engine_named(engine)
+    if job.emulated and options.emulator_url is None:
+        from batchgen.emulator import EmulatorOptions, serve
+
+        async with await serve(EmulatorOptions()) as emulator:
+            return await run_job(
+                job.manifest,
+                job.folder,
+                job.settings,
+                replace(options, emulator_url=emulator.base_url),
+                driver,
+                observers,
+            )
+    return await run_job(job.manifest, job.folder, job.settings, options, driver, observers)
+
+
+def run_sync(
+    job: Job, *, observers: Sequence[Observer] = (), options: RunOptions | None = None, engine: str = "online"
+) -> Outcome:
+    """`run` for callers without an event loop."""
+    return asyncio.run(run(job, observers=observers, options=options, engine=engine))
+
+
+def engine_named(name: str) -> Engine:
+    """Our own engine of this name, else one installed under `batchgen.engines`. Raises UsageError naming those there are."""
+    if name in ENGINES:
+        module, _, attribute = ENGINES[name].partition(":")
+        engine: Engine = getattr(import_module(module), attribute)()
+        return engine
+    from importlib.metadata import entry_points
+
+    found = {point.name: point for point in entry_points(group="batchgen.engines")}
+    if name not in found:
+        raise UsageError(f"there is no engine {name!r}; installed are {', '.join(sorted({*ENGINES, *found}))}")
+    installed: Engine = found[name].load()()
+    return installed

@@ -1,0 +1,266 @@
+"""The durable record: what was asked, what was sent, how it ended. SQLite; every change is durable when its call returns."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgen.errors import ProviderError
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import ledger_path, open_for_writing
+from batchgen.ledger.writer import Writer
+from batchgen.records import ImageFile, Reply, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One checked picture of an attempt, in the spool and on its way. n: the sample it belongs to; k: its number in the answer."""
+
+    n: int
+    k: int
+    spool: str
+    file: ImageFile
+    usd: float | None
+
+
+class Ledger:
+    """The writing side. Open it only behind the job's lock: two writers can corrupt a WAL before SQLite 3.51.3.
+
+    Calls named like verbs in the past tense record what has happened; each is one transaction or part of a group of them.
+    """
+
+    def __init__(self, job_folder: Path) -> None:
+        path = ledger_path(job_folder)
+        self.writer = Writer(open_for_writing(path))
+        self.reader = Reader.open(job_folder)
+        self.run_id = 0
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Reader:
+        """The ledger of a job folder for reading: `batchgen.Ledger.open("jobs/catalog")`. Raises LedgerError."""
+        return Reader.open(Path(folder))
+
+    def close(self) -> None:
+        self.reader.close()
+        self.writer.close()
+
+    def _now(self, change: Any) -> Any:
+        return self.writer.submit(change).result()
+
+    # --- runs and meta
+
+    def set_meta(self, **values: str) -> None:
+        self._now(lambda db: db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items())))
+
+    def run_started(self, pid: int, host: str, version: str) -> int:
+        def change(db: sqlite3.Connection) -> int:
+            cursor = db.execute(
+                "INSERT INTO run (started_at, pid, host, version) VALUES (?, ?, ?, ?)",
+                (time.time(), pid, host, version),
+            )
+            return int(cursor.lastrowid or 0)
+
+        self.run_id = self._now(change)
+        return self.run_id
+
+    def run_ended(self, exit_code: int, stopped_by: str, summary: dict[str, Any]) -> None:
+        self._now(
+            lambda db: db.execute(
+                "UPDATE run SET ended_at = ?, exit_code = ?, stopped_by = ?, summary = ? WHERE id = ?",
+                (time.time(), exit_code, stopped_by, json.dumps(summary), self.run_id),
+            )
+        )
+
+    # --- an attempt: intended, sent, ended
+
+    async def attempt_started(self, sample: Sample, lane: str, number: int, estimate_usd: float | None) -> int:
+        """Record that a request is about to be sent; durable before this returns. Answers the attempt's number."""
+        item, at = sample.item, time.time()
+
+        def change(db: sqlite3.Connection) -> int:
+            cursor = db.execute(
+                "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self.run_id,
+                    item.id,
+                    sample.n,
+                    sample.images,
+                    number,
+                    lane,
+                    sample.fingerprint,
+                    item.filename,
+                    at,
+                    estimate_usd,
+                ),
+            )
+            for n in range(sample.n, sample.n + sample.images):
+                db.execute(
+                    "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
+                    " VALUES (?, ?, ?, ?, 'running', ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = 'running',"
+                    " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
+                    " attempts = CASE WHEN fingerprint = excluded.fingerprint THEN attempts + 1 ELSE 1 END,"
+                    " fingerprint = excluded.fingerprint, reason = '', message = ''",
+                    (item.id, n, item.model, ",".join(item.tags), sample.fingerprint, sample.wire, at),
+                )
+            return int(cursor.lastrowid or 0)
+
+        return await self.writer.write(change)
+
+    def links_received(self, attempt: int, links: Sequence[str]) -> None:
+        """The answer is a link: durable before the download starts, so that a crash never generates again."""
+        self._now(
+            lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(list(links)), attempt))
+        )
+
+    def attempt_succeeded(
+        self,
+        attempt: int,
+        sample: Sample,
+        reply: Reply,
+        pictures: Sequence[Settled],
+        *,
+        sent_at: float | None,
+        usd: float | None,
+        usd_source: str,
+        missing: Sequence[tuple[int, str, str]] = (),
+    ) -> None:
+        """The pictures are whole and durable in the spool. usd: of the attempt; missing: (n, reason, message) withheld."""
+        at = time.time()
+        usage = json.dumps({key: value for key, value in asdict(reply.usage).items() if value}) if reply.usage else None
+        item_id = sample.item.id
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE attempt SET outcome = 'succeeded', reason = '', sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
+                " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ? WHERE id = ?",
+                (sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, attempt),
+            )
+            for picture in pictures:
+                insert_image(db, attempt, item_id, sample.fingerprint, picture)
+                if picture.file.role == "image":
+                    db.execute(
+                        "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, made_fingerprint = fingerprint, usd = ?,"
+                        " usd_source = ?, reason = '', message = '', text = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+                        (
+                            picture.file.path,
+                            picture.file.bytes,
+                            picture.usd,
+                            usd_source,
+                            reply.text,
+                            at,
+                            item_id,
+                            picture.n,
+                        ),
+                    )
+            for n, reason, message in missing:
+                set_state(db, item_id, n, "refused", reason, message, at)
+
+        self._now(change)
+
+    def placed(self, attempt: int, moved: Sequence[tuple[str, str]] = ()) -> None:
+        """The pictures stand under their final names; moved: (old, new) paths of those that made way.
+
+        Not waited for: a crash before it is durable is repaired at the next start.
+        """
+
+        def change(db: sqlite3.Connection) -> None:
+            for old, new in moved:
+                db.execute("UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?", (new, old, attempt))
+            db.execute("UPDATE image SET placed = 1 WHERE attempt_id = ?", (attempt,))
+
+        self.writer.submit(change)
+
+    async def attempt_failed(
+        self, attempt: int, sample: Sample, error: ProviderError, *, sent_at: float | None, state: str
+    ) -> None:
+        """state: what becomes of the sample: wanted (it will be tried again), refused, failed, uncertain."""
+        at, item_id = time.time(), sample.item.id
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE attempt SET outcome = ?, reason = ?, message = ?, http_status = ?, maybe_billed = ?,"
+                " sent_at = coalesce(?, sent_at), ended_at = ? WHERE id = ?",
+                (
+                    error.outcome,
+                    error.reason,
+                    error.message,
+                    error.http_status,
+                    error.maybe_billed,
+                    sent_at,
+                    at,
+                    attempt,
+                ),
+            )
+            for n in range(sample.n, sample.n + sample.images):
+                set_state(db, item_id, n, state, error.reason, error.message, at)
+
+        await self.writer.write(change)
+
+    async def download_failed(self, attempt: int, sample: Sample, error: ProviderError) -> None:
+        """The picture was made and its link could not be fetched: the attempt stays open, the next run fetches again."""
+        at, item_id = time.time(), sample.item.id
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
+                "UPDATE attempt SET reason = ?, message = ?, maybe_billed = 1 WHERE id = ?",
+                (error.reason, error.message, attempt),
+            )
+            for n in range(sample.n, sample.n + sample.images):
+                set_state(db, item_id, n, "failed", error.reason, error.message, at)
+
+        await self.writer.write(change)
+
+    # --- repairs, moves, parking
+
+    def apply(self, changes: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        """Run statements in one transaction; for repairs at the start of a run."""
+        statements = list(changes)
+
+        def change(db: sqlite3.Connection) -> None:
+            for sql, values in statements:
+                db.execute(sql, values)
+
+        self._now(change)
+
+    def parked(self, lane: str, until: float, message: str) -> None:
+        self._now(lambda db: db.execute("INSERT OR REPLACE INTO lane VALUES (?, ?, ?)", (lane, until, message)))
+
+    def unparked(self, lane: str) -> None:
+        self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
+
+
+def insert_image(db: sqlite3.Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:
+    """One picture that is durable in the spool and not yet placed."""
+    file = picture.file
+    db.execute(
+        "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+        (
+            attempt,
+            picture.k,
+            item_id,
+            picture.n,
+            file.role,
+            fingerprint,
+            picture.spool,
+            file.path,
+            file.sha256,
+            file.bytes,
+            file.width,
+            file.height,
+            file.format,
+            ",".join(file.flags),
+        ),
+    )
+
+
+def set_state(db: sqlite3.Connection, item_id: str, n: int, state: str, reason: str, message: str, at: float) -> None:
+    db.execute(
+        "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+        (state, reason, message, at, item_id, n),
+    )

@@ -1,0 +1,306 @@
+"""Read-only questions to a ledger, safe while a run is writing it, and after a run has died."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgen.ledger.rows import RESULT_COLUMNS, image_file, result
+from batchgen.ledger.schema import ledger_path, open_for_reading
+from batchgen.records import ImageFile, Known, Result, sample_key
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """USD. spent: charged by usage or the vendor's word; estimated: counted from the price table because usage was not
+    said; maybe: may have been charged for requests without an answer or a picture; unknown: attempts without a price."""
+
+    spent: float
+    estimated: float
+    maybe: float
+    maybe_requests: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    id: int
+    started_at: float
+    ended_at: float | None
+    pid: int
+    host: str
+    exit_code: int | None
+    stopped_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """A request that was recorded and whose end was not. links: the answer came and its pictures are still to be fetched."""
+
+    id: int
+    item_id: str
+    n: int
+    images: int
+    lane: str
+    fingerprint: str
+    stem: str
+    started_at: float
+    estimate_usd: float | None
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    attempt: int
+    k: int
+    item_id: str
+    n: int
+    spool: str
+    file: ImageFile
+
+
+class Reader:
+    """Views of one ledger. Every method is one snapshot."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    def open(cls, job_folder: Path) -> Reader:
+        """Raises LedgerError when there is none, or it is damaged."""
+        return cls(open_for_reading(ledger_path(job_folder)))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        return self._connection.execute(sql, values)
+
+    def meta(self, key: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def counts(self) -> dict[str, int]:
+        """Samples by state."""
+        return dict(self._rows("SELECT state, count(*) FROM sample GROUP BY state"))
+
+    def counts_by_model(self) -> dict[str, dict[str, int]]:
+        table: dict[str, dict[str, int]] = {}
+        for model, state, number in self._rows("SELECT model, state, count(*) FROM sample GROUP BY model, state"):
+            table.setdefault(model, {})[state] = number
+        return table
+
+    def results(self, states: Sequence[str] = ()) -> Iterator[Result]:
+        """Samples in the order in which they first appeared, streamed; all states unless some are named."""
+        where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+        rows = self._connection.execute(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", tuple(states))
+        for row in rows:
+            yield result(self._connection, row)
+
+    def results_in_order(self, states: Sequence[str]) -> Iterator[Result]:
+        """The same with the samples of an item beside each other, items in the order of their first sample."""
+        marks = ",".join("?" * len(states))
+        columns = ", ".join(f"s.{column.strip()}" for column in RESULT_COLUMNS.split(","))
+        rows = self._connection.execute(
+            f"SELECT {columns} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
+            f" WHERE s.state IN ({marks}) ORDER BY coalesce(f.id, s.id), s.n",
+            tuple(states),
+        )
+        yield from (result(self._connection, row) for row in rows)
+
+    def results_of(self, item_id: str) -> list[Result]:
+        rows = self._rows(f"SELECT {RESULT_COLUMNS} FROM sample WHERE item_id = ? ORDER BY n", item_id)
+        return [result(self._connection, row) for row in rows]
+
+    def known(self, item_ids: Sequence[str]) -> dict[str, list[Known]]:
+        """What the ledger has of these items, by id. At most 30,000 ids a call."""
+        found: dict[str, list[Known]] = {}
+        marks = ",".join("?" * len(item_ids))
+        columns = "item_id, n, state, fingerprint, path, bytes, made_fingerprint, reason, attempts"
+        sql = f"SELECT {columns} FROM sample WHERE item_id IN ({marks})"
+        for item_id, *rest in self._connection.execute(sql, tuple(item_ids)):
+            found.setdefault(item_id, []).append(Known(*rest))
+        return found
+
+    def wire(self, item_id: str, n: int) -> str:
+        row = self._connection.execute("SELECT wire FROM sample WHERE item_id = ? AND n = ?", (item_id, n)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def current_samples(self) -> Iterator[tuple[str, int, str | None]]:
+        """(item id, n, path of its picture) of every sample that is not superseded."""
+        rows = self._rows("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
+        yield from ((item_id, n, path) for item_id, n, path in rows)
+
+    def current_count(self) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM sample WHERE state <> 'superseded'").fetchone()[0])
+
+    def money(self, run_id: int | None = None) -> Money:
+        where, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
+        row = self._connection.execute(
+            "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
+            " coalesce(sum(usd) FILTER (WHERE usd_source = 'estimate'), 0),"
+            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed), 0), count(*) FILTER (WHERE maybe_billed),"
+            " count(*) FILTER (WHERE outcome = 'succeeded' AND usd IS NULL)"
+            f" FROM attempt WHERE outcome IS NOT NULL {where}",
+            values,
+        ).fetchone()
+        return Money(*row)
+
+    def attempts(self, run_id: int | None = None) -> dict[str, int]:
+        """Requests by outcome; `open` for those not ended."""
+        where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
+        return dict(
+            self._connection.execute(
+                f"SELECT coalesce(outcome, 'open'), count(*) FROM attempt {where} GROUP BY 1", values
+            )
+        )
+
+    def made_in(self, run_id: int) -> int:
+        """Pictures that a run has brought, drafts not counted."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id"
+            " WHERE attempt.run_id = ? AND role = 'image'",
+            (run_id,),
+        ).fetchone()
+        return int(row[0])
+
+    def reasons(self, most: int = 3) -> list[tuple[str, int, str]]:
+        """The commonest reasons why samples have no picture: (reason, how many, one of the vendor's messages)."""
+        rows = self._rows(
+            "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain')"
+            " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
+            most,
+        )
+        return [(reason, number, message) for reason, number, message in rows]
+
+    def open_attempts(self) -> list[OpenAttempt]:
+        rows = self._rows(
+            "SELECT id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links FROM attempt"
+            " WHERE outcome IS NULL ORDER BY id"
+        )
+        return [_open_attempt(row) for row in rows]
+
+    def unplaced(self) -> list[StoredImage]:
+        """Pictures whose settling was recorded and whose placing was not."""
+        rows = self._rows(
+            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+            " WHERE placed = 0 ORDER BY attempt_id, k"
+        )
+        return [_stored(row) for row in rows]
+
+    def earlier_image(self, item_id: str, n: int, fingerprint: str) -> StoredImage | None:
+        """A picture bought before for exactly this request, wherever it lies now."""
+        row = self._connection.execute(
+            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+            " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1",
+            (item_id, n, fingerprint),
+        ).fetchone()
+        return None if row is None else _stored(row)
+
+    def recent_sends(self, lane: str, since: float) -> list[float]:
+        """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
+        rows = self._rows(
+            "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1",
+            lane,
+            since,
+        )
+        return [row[0] for row in rows]
+
+    def parked(self) -> dict[str, tuple[float, str]]:
+        """Lane -> (UTC seconds until which it is parked, why)."""
+        return {
+            key: (until, message) for key, until, message in self._rows("SELECT key, parked_until, message FROM lane")
+        }
+
+    def last_run(self) -> RunRow | None:
+        row = self._connection.execute(
+            "SELECT id, started_at, ended_at, pid, host, exit_code, stopped_by FROM run ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        run_id, started_at, ended_at, pid, host, code, stopped_by = row
+        return RunRow(run_id, started_at, ended_at, pid, host, code, stopped_by or "")
+
+    def files(self) -> Iterator[ImageFile]:
+        """Every picture the ledger knows, superseded ones and drafts included."""
+        for row in self._rows(
+            "SELECT path, sha256, bytes, width, height, format, role, flags FROM image WHERE placed = 1"
+        ):
+            yield image_file(row)
+
+    def uncertain(self, most: int) -> list[tuple[str, float | None]]:
+        """(key, USD that may have been charged, None unknown) of samples whose request was never answered."""
+        rows = self._rows(
+            "SELECT s.item_id, s.n, (SELECT sum(a.estimate_usd / a.images) FROM attempt a WHERE a.item_id = s.item_id"
+            " AND a.n <= s.n AND s.n < a.n + a.images AND a.maybe_billed AND a.fingerprint = s.fingerprint)"
+            " FROM sample s WHERE s.state = 'uncertain' ORDER BY s.id LIMIT ?",
+            most,
+        )
+        return [(sample_key(item_id, n), usd) for item_id, n, usd in rows]
+
+    def newest_paths(self, run_id: int, most: int) -> list[str]:
+        """The images that a run made last, the newest first."""
+        rows = self._rows(
+            "SELECT image.path FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
+            " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?",
+            run_id,
+            most,
+        )
+        return [path for (path,) in rows]
+
+    def flagged(self, run_id: int, most: int) -> list[tuple[str, tuple[str, ...]]]:
+        """(path, flags) of images of a run that are other than asked for."""
+        rows = self._rows(
+            "SELECT image.path, flags FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
+            " AND flags <> '' ORDER BY attempt_id, k LIMIT ?",
+            run_id,
+            most,
+        )
+        return [(path, tuple(flags.split(","))) for path, flags in rows]
+
+    def flagged_count(self, run_id: int) -> int:
+        row = self._connection.execute(
+            "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE run_id = ? AND flags <> ''",
+            (run_id,),
+        ).fetchone()
+        return int(row[0])
+
+    def stored(self) -> Iterator[tuple[str, str, int, bool]]:
+        """(path, sha256, bytes, whether it is its sample's latest image) of all that should lie in the folder, by path.
+
+        Where two rows name one path, the later attempt wrote what stands there.
+        """
+        rows = self._rows(
+            "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id"
+            " AND newer.n = i.n AND newer.role = 'image' AND newer.attempt_id > i.attempt_id), max(attempt_id)"
+            " FROM image i WHERE placed = 1 GROUP BY path ORDER BY path"
+        )
+        for path, sha256, size, latest, _ in rows:
+            yield path, sha256, size, bool(latest)
+
+    def stored_count(self) -> int:
+        return int(
+            self._connection.execute("SELECT count(DISTINCT path) FROM image WHERE placed = 1").fetchone()[0]
+        )
+
+
+def _stored(row: tuple[Any, ...]) -> StoredImage:
+    attempt, k, item_id, n, spool, *file = row
+    return StoredImage(attempt, k, item_id, n, spool, image_file(tuple(file)))
+
+
+def _open_attempt(row: tuple[Any, ...]) -> OpenAttempt:
+    *facts, links = row
+    attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd = facts
+    found = tuple(json.loads(links)) if links else ()
+    return OpenAttempt(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, found)

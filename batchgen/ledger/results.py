@@ -1,0 +1,113 @@
+"""`results.jsonl`: one line per item for people and `jq`, written from the ledger and rebuilt from it at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from batchgen.ledger.reader import Reader
+from batchgen.records import Result
+from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error
+
+FILE_NAME = "results.jsonl"
+_WORST_FIRST = ("running", "uncertain", "failed", "refused", "wanted", "succeeded", "superseded")
+
+
+def item_line(samples: list[Result]) -> dict[str, Any]:
+    """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown."""
+    first = samples[0]
+    worst = min(samples, key=lambda sample: _WORST_FIRST.index(sample.state))
+    prices = [sample.usd for sample in samples if sample.state == "succeeded"]
+    return {
+        "id": first.id,
+        "state": worst.state,
+        "model": first.model,
+        "files": [file.path for sample in samples for file in sample.files],
+        "sha256": [file.sha256 for sample in samples for file in sample.files],
+        "usd": round(sum(price or 0.0 for price in prices), 6) if None not in prices else None,
+        "usd_source": first.usd_source,
+        "reason": worst.reason,
+        "message": worst.message,
+        "attempts": sum(sample.attempts for sample in samples),
+        "flags": sorted({flag for sample in samples for file in sample.files for flag in file.flags}),
+        "prompt": first.prompt,
+        "tags": list(first.tags),
+        "text": first.text,
+        "updated_at": max(sample.updated_at for sample in samples),
+    }
+
+
+def by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:
+    """Consecutive samples of one item together."""
+    group: list[Result] = []
+    for sample in samples:
+        if group and group[0].id != sample.id:
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+class ResultsFile:
+    """Appends an item's line whenever one of its samples ends; `tidy` leaves exactly one line per item.
+
+    A line may stand twice while a run goes on (the later one holds). A crash leaves at worst a torn last line; the next
+    run sees that the file was not closed tidily and rebuilds it.
+    """
+
+    def __init__(self, job_folder: Path, reader: Reader) -> None:
+        self._path = job_folder / FILE_NAME
+        self._reader = reader
+        self._repeats = False
+        self._seen: set[int] = set()
+        self._fd = -1
+
+    def open(self, *, tidy: bool) -> None:
+        """tidy: what the ledger says of how the last run left the file. Raises StoreError."""
+        if not tidy:
+            self.rebuild()
+        try:
+            self._fd = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
+        except OSError as error:
+            raise disk_error(error, str(self._path)) from error
+
+    def append(self, item_id: str, count: int, *, had_line: bool = False) -> None:
+        samples = self._reader.results_of(item_id)
+        if not samples:
+            return
+        if had_line or count > 1 or hash(item_id) in self._seen or any(sample.attempts > 1 for sample in samples):
+            self._repeats = True
+        self._seen.add(hash(item_id))
+        line = json.dumps(item_line(samples), ensure_ascii=False) + "\n"
+        try:
+            os.write(self._fd, line.encode())
+        except OSError as error:
+            raise disk_error(error, str(self._path)) from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def tidy(self, *, rebuild: bool = False) -> None:
+        """One line per item from here on; cheap when nothing was written twice."""
+        self.close()
+        if self._repeats or rebuild:
+            self.rebuild()
+
+    def rebuild(self) -> None:
+        """Write the file anew from the ledger, beside it, and rename. Superseded items have no line."""
+        beside = self._path.with_name(f".{FILE_NAME}.{os.getpid()}")
+        states = ("wanted", "running", "succeeded", "refused", "failed", "uncertain")
+        try:
+            fd = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
+            with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
+                for samples in by_item(self._reader.results_in_order(states)):
+                    file.write(json.dumps(item_line(samples), ensure_ascii=False) + "\n")
+            os.replace(beside, self._path)
+        except OSError as error:
+            raise disk_error(error, str(self._path)) from error

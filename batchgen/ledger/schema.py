@@ -1,0 +1,123 @@
+"""The ledger's tables, and how its SQLite file is opened: once for writing, any number of times for reading."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from batchgen.errors import LedgerError
+
+VERSION = 1
+FILE_NAME = "ledger.sqlite"
+STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
+
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE run (
+  id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, pid INTEGER, host TEXT, version TEXT,
+  exit_code INTEGER, stopped_by TEXT, summary TEXT);
+CREATE TABLE sample (
+  id INTEGER PRIMARY KEY, item_id TEXT NOT NULL, n INTEGER NOT NULL,
+  model TEXT NOT NULL, tags TEXT NOT NULL DEFAULT '', state TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, wire TEXT NOT NULL,
+  path TEXT, bytes INTEGER, made_fingerprint TEXT,
+  attempts INTEGER NOT NULL DEFAULT 0, usd REAL, usd_source TEXT NOT NULL DEFAULT '',
+  reason TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', text TEXT NOT NULL DEFAULT '',
+  updated_at REAL NOT NULL);
+CREATE UNIQUE INDEX sample_key ON sample (item_id, n);
+CREATE INDEX sample_not_done ON sample (state) WHERE state <> 'succeeded';
+CREATE TABLE attempt (
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL,
+  images INTEGER NOT NULL, number INTEGER NOT NULL, lane TEXT NOT NULL, fingerprint TEXT NOT NULL, stem TEXT NOT NULL,
+  started_at REAL NOT NULL, sent_at REAL, ended_at REAL,
+  outcome TEXT, reason TEXT, message TEXT, http_status INTEGER, maybe_billed INTEGER,
+  estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT);
+CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
+CREATE INDEX attempt_recent ON attempt (lane, started_at);
+CREATE INDEX attempt_of_sample ON attempt (item_id, n);
+CREATE TABLE image (
+  attempt_id INTEGER NOT NULL, k INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL, role TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, spool TEXT NOT NULL, path TEXT NOT NULL, placed INTEGER NOT NULL,
+  sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+  format TEXT NOT NULL, flags TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (attempt_id, k)) WITHOUT ROWID;
+CREATE INDEX image_of_sample ON image (item_id, n);
+CREATE INDEX image_unplaced ON image (attempt_id) WHERE placed = 0;
+CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
+)
+
+
+def ledger_path(job_folder: Path) -> Path:
+    return job_folder / STATE_FOLDER / FILE_NAME
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """The one read-write connection. Creates the file with mode 0600, for it holds prompts.
+
+    Raises LedgerError when it is damaged, of another version, or on a network file system, where SQLite's WAL is unsafe.
+    """
+    if (kind := network_file_system(path.parent)) is not None:
+        raise LedgerError(
+            f"{path.parent} is on a network file system ({kind}), where a ledger is not safe; use a local --output"
+        )
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=64
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+        elif version != VERSION:
+            raise LedgerError(
+                f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"
+            )
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error}. It is left as it is") from None
+    return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
+    if not path.is_file():
+        raise LedgerError(f"no ledger at {path}: nothing has run here yet")
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10.0, check_same_thread=False
+        )
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        raise LedgerError(f"the ledger {path} cannot be read: {error}") from None
+    if version != VERSION:
+        raise LedgerError(
+            f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"
+        )
+    return connection
+
+
+def network_file_system(folder: Path) -> str | None:
+    """The type of the network file system `folder` is on, None when it is local or the system does not tell.
+
+    Source: proc(5), /proc/self/mounts; the longest mount point that holds the folder wins.
+    """
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+            lines = [line.split() for line in mounts]
+    except OSError:
+        return None
+    place = os.path.realpath(folder)
+    best = ("", "")
+    for fields in lines:
+        point = fields[1].replace("\\040", " ")
+        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best[0]):
+            best = (point, fields[2])
+    return best[1] if best[1] in NETWORK_FILE_SYSTEMS else None

@@ -1,0 +1,30 @@
+"""The manifest: what should exist, read from a file. Its parts load on first use: pydantic takes 0.2 s to import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchgen.manifest.example import starter
+    from batchgen.manifest.read import Manifest, open_manifest
+    from batchgen.manifest.references import References
+    from batchgen.manifest.schema import Limits, json_schema
+
+__all__ = ["Limits", "Manifest", "References", "json_schema", "open_manifest", "starter"]
+
+_MODULES = {
+    "Limits": "schema",
+    "Manifest": "read",
+    "References": "references",
+    "json_schema": "schema",
+    "open_manifest": "read",
+    "starter": "example",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(name)
+    from importlib import import_module
+
+    return getattr(import_module(f"batchgen.manifest.{_MODULES[name]}"), name)

@@ -1,0 +1,107 @@
+"""Whether an AI model can do what an item asks, and what could instead. Pure; the facts are in the profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from batchgen.profiles.profile import SUPPORTABLE, Profile
+
+# Gemini and Imagen: int32 in the API's reference (ai.google.dev/api/generate-content, GenerationConfig.seed).
+# AIML API: 0 … 4294967295 in its OpenAPI (docs.aimlapi.com, image models, Google).
+SEED_MAX: Mapping[str, int] = {"gemini": 2**31 - 1, "imagen": 2**31 - 1, "aimlapi": 2**32 - 1}
+ANY_SEED_MAX = 2**63 - 1
+_CHECKED = tuple(sorted(SUPPORTABLE))
+
+Found = tuple[str, str]  # field and message
+
+
+def seed_max(profile: Profile) -> int:
+    return SEED_MAX.get(profile.provider, ANY_SEED_MAX)
+
+
+def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[Found]:
+    """What this model cannot do of what is asked. An unknown model passes: nothing is known to be wrong.
+
+    fields: only what was asked for. others: all models, to name one that can.
+    """
+    seed = fields.get("seed")
+    if seed is not None and not 0 <= seed <= seed_max(profile):
+        yield "seed", f"must be from 0 to {seed_max(profile)}, not {seed}"
+    if profile.status == "unknown":
+        return
+    for field in _CHECKED:
+        if field in fields and field not in profile.supports:
+            can = _instead(others, profile, lambda other, field=field: field in other.supports)  # type: ignore[misc]
+            yield field, f"{profile.id} does not take it{can}"
+    yield from _choice(profile, fields, others, "image_size", "sizes")
+    yield from _choice(profile, fields, others, "thinking", "thinking")
+    yield from _choice(profile, fields, others, "search", "search")
+    yield from _ratio(profile, fields, others)
+    prompt, most_chars = fields.get("prompt", ""), profile.prompt_max_chars
+    if most_chars is not None and len(prompt) > most_chars:
+        can = _instead(others, profile, lambda other: len(prompt) <= (other.prompt_max_chars or len(prompt)))
+        yield "prompt", f"has {len(prompt):,} characters, {profile.id} takes at most {most_chars:,}{can}"
+
+
+class Sized(Protocol):
+    """A reference picture."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def mime_type(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def check_references(profile: Profile, pictures: Sequence[Sized]) -> Iterator[Found]:
+    """The same for the reference pictures of an item, each once."""
+    most = profile.references_max
+    if most is not None and len(pictures) > most and "references" in profile.supports:
+        yield "references", f"{profile.id} takes at most {most} reference pictures, not {len(pictures)}"
+    for picture in pictures:
+        if profile.reference_mime_types and picture.mime_type not in profile.reference_mime_types:
+            takes = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)
+            yield "references", f"{picture.path!r} is {picture.mime_type}; {profile.id} takes {takes}"
+    body_bytes = sum(4 * ((picture.bytes + 2) // 3) for picture in pictures)
+    if body_bytes > profile.request_max_bytes:
+        megabytes = (
+            f"{body_bytes / 1e6:.1f} MB in a request, {profile.id} takes {profile.request_max_bytes / 1e6:.1f} MB"
+        )
+        yield "references", f"the pictures make {megabytes}; send fewer or smaller ones"
+
+
+def _choice(
+    profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile], field: str, fact: str
+) -> Iterator[Found]:
+    wanted, offered = fields.get(field), getattr(profile, fact)
+    if wanted is None or not offered or wanted in offered or field not in profile.supports:
+        return
+    if isinstance(wanted, str) and wanted.upper() in offered:  # the vendor silently takes "2k" for 1K
+        yield field, f"write {wanted.upper()!r}, not {wanted!r}"
+        return
+    can = _instead(others, profile, lambda other: field in other.supports and wanted in getattr(other, fact), wanted)
+    yield field, f"{profile.id} has {', '.join(offered)}, not {wanted}{can}"
+
+
+def _ratio(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[Found]:
+    wanted = fields.get("aspect_ratio")
+    if wanted is None or not profile.ratios or wanted in profile.ratios or "aspect_ratio" not in profile.supports:
+        return
+    near = min(profile.ratios, key=lambda ratio: abs(_number(ratio) / max(_number(wanted), 1e-9) - 1))
+    can = _instead(others, profile, lambda other: wanted in other.ratios, wanted)
+    yield "aspect_ratio", f"{profile.id} has no {wanted}; its nearest is {near}{can}"
+
+
+def _number(ratio: str) -> float:
+    width, height = map(int, ratio.split(":"))
+    return width / height if height else 0.0
+
+
+def _instead(others: Iterable[Profile], profile: Profile, able: Callable[[Profile], bool], wanted: str = "") -> str:
+    """`; for 2K use X or Y`: live models that can, of the same provider if there are any."""
+    can = [other for other in others if other.status == "live" and other.id != profile.id and able(other)]
+    same = [other for other in can if other.provider == profile.provider] or can
+    named = " or ".join(other.id for other in same[:2])
+    return f"; {f'for {wanted} use' if wanted else 'instead use'} {named}" if same else ""

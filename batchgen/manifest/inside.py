@@ -1,0 +1,50 @@
+"""Opens regular files below one folder, and nothing else: no way up, no link out, no device and no pipe."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import IO
+
+
+class OutsideError(ValueError):
+    """Why a path is not read."""
+
+
+def resolve(folder: str, path: str) -> str:
+    """The real path of an existing regular file inside `folder`. Raises OutsideError.
+
+    folder: a real path. `~` and `$NAME` mean nothing here: they are characters.
+    """
+    if "\x00" in path:
+        raise OutsideError("holds a NUL character")
+    if os.path.isabs(path) or os.path.splitdrive(path)[0] or path.startswith(("/", "\\")):
+        raise OutsideError("must be relative to the manifest's folder")
+    if ".." in path.replace("\\", "/").split("/"):
+        raise OutsideError("must stay inside the manifest's folder")
+    try:
+        real = os.path.realpath(os.path.join(folder, path), strict=True)
+        mode = os.stat(real).st_mode
+    except FileNotFoundError:
+        raise OutsideError("there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise OutsideError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not real.startswith(folder.rstrip(os.sep) + os.sep):
+        raise OutsideError("is a link out of the manifest's folder")
+    if not stat.S_ISREG(mode):
+        raise OutsideError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+    return real
+
+
+def open_regular(real: str) -> IO[bytes]:
+    """Open for reading without following a link and without waiting on a pipe. Raises OutsideError."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(real, flags | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        raise OutsideError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    # Asked again of what was opened: the name may have been given to something else meanwhile.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OutsideError("is not a regular file")
+    return os.fdopen(descriptor, "rb")

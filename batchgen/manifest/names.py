@@ -1,0 +1,78 @@
+"""Ids and file names: what they may look like, and the ones made from a prompt. Pure.
+
+Reserved names and characters: learn.microsoft.com/windows/win32/fileio/naming-a-file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+STEM_MAX_BYTES = 200
+SLUG_MAX_CHARS = 48
+_RESERVED = r"(?!(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(?:\.|\s*$))"
+_ID = re.compile(_RESERVED + r"\w[\w.-]{0,99}", re.IGNORECASE)
+PLAIN_ID = re.compile(
+    _RESERVED + r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-]|[A-Za-z0-9_]", re.IGNORECASE | re.ASCII
+)
+_RESERVED_STEM = re.compile(_RESERVED, re.IGNORECASE)
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*]')
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+def id_problem(text: str) -> str | None:
+    """Why this is no id, or None. An id names files, ledger rows and log lines."""
+    if not text:
+        return "is empty"
+    if len(text) > 100:
+        return f"has {len(text)} characters, at most 100"
+    if text[0] in ".-":
+        return "must not start with a dot or a dash"
+    if not re.fullmatch(r"[\w.-]+", text):
+        wrong = re.sub(r"[\w.-]", "", text)[0]
+        return f"may hold letters, digits, '_', '.' and '-', not {wrong!r}"
+    return None if _ID.fullmatch(text) else "is a name that Windows reserves"
+
+
+def stem_problem(text: str) -> str | None:
+    """Why this cannot name a file on every system, or None. text: in NFC, without an extension."""
+    size_bytes = len(text.encode(errors="replace"))
+    if not text:
+        return "is empty"
+    if size_bytes > STEM_MAX_BYTES:
+        return f"has {size_bytes} bytes, at most {STEM_MAX_BYTES}"
+    if "/" in text or "\\" in text:
+        return "names a folder; files go straight into the output folder"
+    if found := _NOT_IN_NAMES.search(text):
+        return f"holds {found[0]!r}, which not every system allows in a file name"
+    if not text.isprintable():
+        return "holds a character that cannot be seen"
+    if text[0] in ".- " or text[-1] in ". ":
+        return "must not start with a dot, a dash or a space, nor end with a dot or a space"
+    return None if _RESERVED_STEM.match(text) else "is a name that Windows reserves"
+
+
+def composed(text: str) -> str:
+    """NFC: the same name on macOS and Linux."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def folded(stem: str) -> str:
+    """Two stems that fold to the same are one file on Windows and macOS."""
+    return stem.lower() if stem.isascii() else unicodedata.normalize("NFC", stem.casefold())
+
+
+def default_id(prompt: str) -> str:
+    """A slug of the prompt and eight digits of its hash: readable, and the same on every run."""
+    plain = unicodedata.normalize("NFKD", prompt[:200]).encode("ascii", "ignore").decode().lower()
+    slug = _NOT_SLUG.sub("-", plain).strip("-")
+    if len(slug) > SLUG_MAX_CHARS:
+        slug = slug[: SLUG_MAX_CHARS + 1].rpartition("-")[0] or slug[:SLUG_MAX_CHARS]
+    digest = hashlib.sha256(prompt.encode(errors="replace")).hexdigest()[:8]
+    return f"{slug or 'prompt'}-{digest}"
+
+
+def sample_stem(filename: str, n: int) -> str:
+    """The stem of the n-th sample's file: `mug`, then `mug-2`, `mug-3`."""
+    return filename if n == 1 else f"{filename}-{n}"

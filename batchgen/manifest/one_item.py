@@ -1,0 +1,215 @@
+"""One item on its way through the checks: templates, schema, names, capabilities and references, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from batchgen.manifest import capability, names, schema
+from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
+from batchgen.manifest.expand import ExpandError, fill, templated
+from batchgen.manifest.references import BadReferenceError, Picture, References
+from batchgen.manifest.sources import FieldPath, Place
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.profiles.profile import Profile
+from batchgen.records import Item
+
+DEFAULT_MODEL = "flash"
+_SENT_AS_TEXT = ("prompt", "system", "negative_prompt")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What holds for all entries of one manifest. max_items bounds one entry's expansion."""
+
+    file: str
+    defaults: Mapping[str, Any]
+    variables: Mapping[str, Any]
+    catalogue: Catalogue
+    references: References
+    allow_retired: Callable[[Profile], bool]
+    profile: Callable[[str], Profile]  # of a model's name; warns once of one that is unknown or deprecated
+    warn: Callable[[str], None]
+    max_items: int | None
+
+
+@dataclass(slots=True)
+class Telling:
+    """Complaints about one entry: each thing once, however many of its items it is true of."""
+
+    complaints: Complaints
+    locate: Callable[[FieldPath], Place]
+    told: set[tuple[FieldPath, str]] = field(default_factory=set)
+
+    def __call__(self, path: FieldPath, message: str) -> None:
+        if (path, message) not in self.told:
+            self.told.add((path, message))
+            name = "".join(f"[{step}]" if isinstance(step, int) else f".{named(step)}" for step in path)
+            self.complaints.add(self.locate(path), name.removeprefix("."), message)
+
+
+class OneItem:
+    """One item on its way through the checks."""
+
+    def __init__(self, setting: Setting, entry: Values, values: Values, tell: Telling, row: str) -> None:
+        self._set = setting
+        self._entry = entry
+        self._variables: Values = {**self._set.variables, **values}
+        self._tell = tell
+        self._row = row
+        self._wrong = False
+
+    def item(self, origin: str) -> Item | None:
+        fields = self._fill()
+        if self._wrong:
+            return None
+        item_id = fields.pop("id", "")  # none only when the prompt is no text, which the schema says
+        self._check_texts(fields)
+        checked = self._validated(fields)
+        filename = self._check_names(item_id, checked.filename)
+        profile = self._profile(checked.model or DEFAULT_MODEL)
+        self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
+        pictures = self._find_references(profile, checked.references or [])
+        if self._wrong:
+            return None
+        return Item(
+            id=names.composed(item_id),
+            prompt=str(checked.prompt),
+            model=profile.id,
+            provider=profile.provider,
+            filename=filename,
+            count=checked.count or 1,
+            system=checked.system,
+            aspect_ratio=checked.aspect_ratio,
+            image_size=checked.image_size,
+            references=tuple(pictures),
+            modalities=tuple(checked.modalities or ()),
+            search=checked.search,
+            thinking=checked.thinking,
+            seed=checked.seed,
+            temperature=checked.temperature,
+            safety=checked.safety or {},
+            person_generation=checked.person_generation,
+            negative_prompt=checked.negative_prompt,
+            tags=tuple(checked.tags or ()),
+            priority=checked.priority or 0,
+            extra=checked.extra or {},
+            origin=origin,
+        )
+
+    def _say(self, path: FieldPath, message: str) -> None:
+        """Names the row too when the field's value came out of it."""
+        self._wrong = True
+        value = self._entry.get(str(path[0]), self._set.defaults.get(str(path[0])))
+        self._tell(path, f"{message} (row {self._row})" if self._row and templated(value) else message)
+
+    def _fill(self) -> Values:
+        """All fields with their templates rendered, `id` first, so that the others may use it."""
+        merged = {**self._set.defaults, **self._entry}
+        fields: Values = {}
+        if merged.get("id") is not None:
+            fields["id"] = self._value("id", merged)
+            self._variables["id"] = fields["id"]
+        prompt = self._value("prompt", merged)
+        if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
+            if not self._wrong:
+                self._say(("prompt",), "missing" if prompt is None else "is empty")
+            return fields
+        fields["prompt"] = prompt
+        if "id" not in fields and isinstance(prompt, str):
+            fields["id"] = self._variables["id"] = names.default_id(prompt)
+        for name in merged:
+            if name not in ("id", "prompt") and (value := self._value(name, merged)) is not None:
+                fields[name] = value
+        return fields
+
+    def _value(self, name: str, merged: Mapping[str, Any]) -> Any:
+        """A template that gives nothing, as an empty cell does, leaves the default."""
+        try:
+            value = fill(name, merged.get(name), self._variables)
+            if value == "" and name not in ("id", "prompt") and templated(merged[name]):
+                default = self._set.defaults.get(name) if name in self._entry else None
+                return fill(name, default, self._variables) or None
+        except ExpandError as problem:
+            self._wrong = True
+            self._tell((name,), problem.message)
+            return None
+        return value
+
+    def _validated(self, fields: Values) -> schema.ItemFields:
+        """Takes out of `fields` what is wrong, so that the rest is checked all the same."""
+        while True:
+            try:
+                return schema.ItemFields.model_validate(fields)
+            except ValidationError as error:
+                for path, message in schema.problems(error):
+                    self._say(path, message)
+                    fields.pop(str(path[0]), None)
+
+    def _check_texts(self, fields: Values) -> None:
+        for name, value in list(fields.items()):
+            if isinstance(value, (str, list, dict)):
+                for path, text in texts(value, (name,)):
+                    if why := unsendable(text):
+                        self._say(path, why)
+                        fields.pop(name, None)
+                    elif looks_like_key(text):
+                        self._key_found(path)
+
+    def _key_found(self, path: FieldPath) -> None:
+        if path[0] in _SENT_AS_TEXT:
+            place = self._row or f"{self._set.file}:{self._tell.locate(path)[0]}"
+            self._set.warn(f"{place}: {path[0]}: holds what looks like an API key, and would be sent as text")
+        elif path[0] == "extra":
+            self._say(path[:1], f"holds what looks like an API key; {schema.NO_SECRETS}")
+
+    def _check_names(self, item_id: Any, filename: str | None) -> str:
+        if not isinstance(item_id, str):
+            self._say(("id",), f"must be text, not {shown(item_id)}; put it in quotes")
+            return ""
+        item_id = names.composed(item_id)
+        if why := names.id_problem(item_id):
+            self._say(("id",), f"{shown(item_id)} {why}")
+            return ""
+        stem = names.composed(filename if filename is not None else item_id)
+        if why := names.stem_problem(stem):
+            self._say(("filename",) if filename is not None else ("id",), f"{shown(stem)} as a file name {why}")
+        elif stem.lower().endswith(_PICTURE_SUFFIXES) and filename is not None:
+            self._say(("filename",), "comes without an extension: what the picture is decides it")
+        return stem
+
+    def _profile(self, name: str) -> Profile:
+        profile = self._set.profile(name)
+        if profile.status == "retired" and not self._set.allow_retired(profile):
+            when = f" on {profile.shutdown}" if profile.shutdown else ""
+            instead = f"; use {profile.replacement}" if profile.replacement else ""
+            self._say(("model",), f"{profile.id} was shut down{when}{instead}")
+        return profile
+
+    def _check_capabilities(self, profile: Profile, fields: Values) -> None:
+        asked = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
+        for name, message in capability.check(profile, asked, self._set.catalogue):
+            self._say((name,), message)
+
+    def _find_references(self, profile: Profile, wanted: list[str]) -> dict[str, Picture]:
+        """By real path, so that the same picture is sent once."""
+        pictures: dict[str, Picture] = {}
+        for index, name in enumerate(wanted):
+            path: FieldPath = ("references", index)
+            if name.startswith("@"):
+                self._say(path, "pictures of other items as references come in a later release")
+            elif "://" in name[:12]:
+                self._say(path, "references from the web come in a later release; save the picture beside the manifest")
+            else:
+                try:
+                    pictures.update((picture.path, picture) for picture in self._set.references.find(name))
+                except BadReferenceError as problem:
+                    self._say(path, str(problem))
+        for name, message in capability.check_references(profile, list(pictures.values())) if pictures else ():
+            self._say((name,), message)
+        return pictures

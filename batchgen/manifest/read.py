@@ -1,0 +1,230 @@
+"""A manifest opened: its header at once, its items as a stream that may be read again and complains only at its end."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from batchgen.manifest import schema
+from batchgen.manifest.assemble import Assembler
+from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
+from batchgen.manifest.names import folded, sample_stem
+from batchgen.manifest.one_item import Setting
+from batchgen.manifest.references import References
+from batchgen.manifest.schema import Limits
+from batchgen.manifest.sources import Raw, Source, open_source
+from batchgen.manifest.unique import Seen
+from batchgen.profiles.catalogue import Catalogue, load_catalogue
+from batchgen.profiles.profile import Profile
+from batchgen.records import Item
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def never(profile: Profile) -> bool:
+    """No retired model may be used: the requests go to the vendor."""
+    return False
+
+
+def open_manifest(
+    path: str | os.PathLike[str],
+    *,
+    allow_retired: Callable[[Profile], bool] = never,
+    variables: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
+
+    allow_retired: whether a shut-down model may be used, because its requests do not go to the vendor.
+    variables: take the place of the manifest's `vars` of the same name.
+    """
+    manifest = Manifest(os.fspath(path), allow_retired, variables or {})
+    if manifest.header_is_wrong:
+        for _ in manifest.items():
+            pass
+    return manifest
+
+
+class Manifest:
+    """What should exist. `warnings` fills while the items are read; it never holds the same twice."""
+
+    def __init__(self, path: str, allow_retired: Callable[[Profile], bool], variables: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.folder = Path(os.path.abspath(path)).parent
+        self.warnings: list[str] = []
+        self.catalogue: Catalogue = load_catalogue()
+        self._source: Source = open_source(path)
+        self._profiles: dict[str, Profile] = {}
+        self._header_complaints: list[tuple[tuple[int, int], str, str]] = []
+        self._read_header()
+        self.references = References(self.folder)
+        limit = self.limits.max_items
+        self._max_items = self._source.expands_to_max if limit is None else limit
+        self._setting = Setting(
+            file=path,
+            defaults=self._defaults,
+            variables={**self._variables, **variables},
+            catalogue=self.catalogue,
+            references=self.references,
+            allow_retired=allow_retired,
+            profile=self._profile,
+            warn=self._warn,
+            max_items=limit or 10_000,
+        )
+
+    name: str
+    output: Path
+    limits: Limits
+
+    @property
+    def header_is_wrong(self) -> bool:
+        return bool(self._header_complaints)
+
+    def items(self) -> Iterator[Item]:
+        """Every good item, in the order of the file. Raises ManifestError at the end with all that is wrong.
+
+        So the items are the manifest only when the iteration ended well. Memory does not grow with the number of items
+        but for sixteen bytes each, which find ids and file names that come twice.
+        """
+        complaints = Complaints(str(self.path))
+        for place, field, message in self._header_complaints:
+            complaints.add(place, field, message)
+        ids, stems = Seen(), Seen()
+        nothing = True
+        for item, _ in self._walk(complaints):
+            nothing = False
+            ids.add(item.id)
+            stems.add(folded(item.filename))
+            for n in range(2, item.count + 1):
+                stems.add(folded(sample_stem(item.filename, n)))
+            yield item
+        if nothing and not complaints.total:
+            complaints.add((0, 0), "", "has no items")
+        self._complain_of_repeats(ids.repeated(), stems.repeated(), complaints)
+        complaints.raise_if_any()
+
+    def _walk(self, complaints: Complaints) -> Iterator[tuple[Item, Raw]]:
+        assembler = Assembler(self._setting)
+        plain = assembler.plain
+        place = self._source.place
+        left = self._max_items if self._max_items is not None else -1  # below zero: never runs out
+        for raw in self._source.entries(complaints):
+            item = plain(raw)
+            for each in (item,) if item is not None else assembler.items(raw, partial(place, raw), complaints):
+                if not left:
+                    message = f"makes more than {self._max_items:,} items; raise limits.max_items if that is meant"
+                    complaints.add(place(raw, ()), "items", message)
+                    return
+                left -= 1
+                yield each, raw
+
+    def _complain_of_repeats(self, ids: frozenset[int], stems: frozenset[int], complaints: Complaints) -> None:
+        """Read everything once more, but keep only what may have come twice."""
+        if not ids and not stems:
+            return
+        first_ids: dict[str, str] = {}
+        first_stems: dict[str, str] = {}
+        for item, raw in self._walk(Complaints(str(self.path))):
+            if hash(item.id) in ids:
+                if item.id in first_ids:
+                    message = f"{item.id!r} is already used at {first_ids[item.id]}"
+                    complaints.add(self._source.place(raw, ("id",)), "id", self._from_where(message, item, raw))
+                    continue
+                first_ids[item.id] = item.origin
+            for n in range(1, item.count + 1):
+                stem = sample_stem(item.filename, n)
+                if hash(folded(stem)) in stems:
+                    other = first_stems.setdefault(folded(stem), f"{item.id!r} at {item.origin}")
+                    if not other.startswith(f"{item.id!r} at "):
+                        field = "filename" if "filename" in raw.entry else "id"
+                        message = f"the file {stem!r} is also written by {other}"
+                        complaints.add(self._source.place(raw, (field,)), field, self._from_where(message, item, raw))
+
+    def _from_where(self, message: str, item: Item, raw: Raw) -> str:
+        return message if item.origin == f"{self.path}:{raw.line}" else f"{message} (row {item.origin})"
+
+    def _profile(self, name: str) -> Profile:
+        profile = self._profiles.get(name)
+        if profile is None:
+            profile = self._profiles[name] = self.catalogue.resolve(name)
+            self._warn_of(name, profile)
+        return profile
+
+    def _warn_of(self, name: str, profile: Profile) -> None:
+        if profile.status == "unknown":
+            near = self.catalogue.suggestions(name)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            self._warn(f"{shown(name)} is not a known model{hint}: nothing about it is checked, its price is unknown")
+        elif profile.status == "deprecated":
+            when = f" and will be shut down on {profile.shutdown}" if profile.shutdown else ""
+            instead = f"; use {profile.replacement}" if profile.replacement else ""
+            self._warn(f"{profile.id} is deprecated{when}{instead}")
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def _read_header(self) -> None:
+        complaints = Complaints(str(self.path))
+        raw = self._source.header(complaints)
+        header = self._valid_header(raw)
+        self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
+        self._variables = header.vars or {}
+        self.limits = header.limits
+        self.name = header.name or self.path.stem
+        self.output = self.folder / self.name
+        if header.output and _SCHEME.match(header.output):
+            self._complain(raw, ("output",), "cloud storage comes in a later release; name a folder")
+        elif header.output:
+            self.output = Path(os.path.abspath(self.folder / header.output))
+        self._check_header_values(raw)
+        for name, facts in (header.models or {}).items():
+            try:
+                self.catalogue = self.catalogue.with_overrides({name: facts})
+            except ValueError as error:
+                self._complain(raw, ("models", name), str(error).removeprefix(f"{name}: "))
+        self._header_complaints += [((p.line, p.column), p.field, p.message) for p in complaints.first]
+
+    def _valid_header(self, raw: Raw) -> schema.Header:
+        """The header without what is wrong in it, so that the items can be checked all the same."""
+        entry = dict(raw.entry)
+        if isinstance(defaults := entry.get("defaults"), dict):
+            for name in schema.LATER.keys() & defaults.keys():
+                self._complain(raw, ("defaults", name), schema.LATER[name])
+            entry["defaults"] = {name: value for name, value in defaults.items() if name not in schema.LATER}
+        while True:
+            try:
+                return schema.Header.model_validate(entry)
+            except ValidationError as error:
+                for path, message in schema.problems(error):
+                    self._complain(raw, path, message)
+                    _without(entry, path)
+
+    def _check_header_values(self, raw: Raw) -> None:
+        for name in self._variables:
+            if not name.isidentifier():
+                self._complain(raw, ("vars", name), "is no usable name for a variable: letters, digits and '_'")
+        for part in ("vars", "models"):
+            for path, text in texts(raw.entry.get(part), (part,)):
+                if looks_like_key(text):
+                    self._complain(raw, path, schema.NO_SECRETS)
+                elif why := unsendable(text):
+                    self._complain(raw, path, why)
+
+    def _complain(self, raw: Raw, path: tuple[str | int, ...], message: str) -> None:
+        place = self._source.place(raw, path)
+        self._header_complaints.append((place, ".".join(map(named, path)), message))
+
+
+def _without(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
+    """Take out what a path names, or as much of it as is a field of the header or of its defaults and limits."""
+    first = str(path[0])
+    if len(path) > 1 and first in ("defaults", "limits") and isinstance(entry.get(first), dict):
+        entry[first] = {name: value for name, value in entry[first].items() if name != path[1]}
+    else:
+        entry.pop(first, None)

@@ -1,0 +1,165 @@
+"""Reference pictures of a job: found beside the manifest, checked by content, hashed and encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import hashlib
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import pybase64
+
+from batchgen.errors import UsageError
+from batchgen.manifest.inside import OutsideError, open_regular, resolve
+from batchgen.records import ReferenceImage
+
+FILE_MAX_BYTES = 20_000_000
+CACHE_MAX_BYTES = 64_000_000
+GLOB_MAX_FILES = 100
+_KNOWN_MAX = 65_536
+_HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
+
+
+class BadReferenceError(ValueError):
+    """Why a reference cannot be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file that is a picture by its first bytes."""
+
+    path: str
+    mime_type: str
+    bytes: int
+
+
+class References:
+    """References below one folder. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        file_max_bytes: int = FILE_MAX_BYTES,
+        cache_max_bytes: int = CACHE_MAX_BYTES,
+    ) -> None:
+        self.folder = os.path.realpath(folder)
+        self._file_max_bytes = file_max_bytes
+        self._cache_max_bytes = cache_max_bytes
+        self._cached_bytes = 0
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()  # by name as written
+        self._digests: OrderedDict[str, str] = OrderedDict()  # by real path
+        self._encoded: OrderedDict[str, ReferenceImage] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, name: str) -> list[Picture]:
+        """The picture of this name, or those of a glob in order of name. Raises BadReferenceError."""
+        if glob.has_magic(name) and not os.path.lexists(os.path.join(self.folder, name)):
+            return self._find_all(name)
+        return [self._check(name)]
+
+    def digest(self, path: str) -> str:
+        """sha256 of the file in hex. path: as `find` gave it. Raises UsageError."""
+        if (known := self._digests.get(path)) is not None:
+            return known
+        return self._remember_digest(path, self._read(path))
+
+    def load(self, path: str) -> ReferenceImage:
+        """The picture ready to send. Raises UsageError, also when it is not the one that was hashed for the plan."""
+        with self._lock:
+            if (ready := self._encoded.get(path)) is not None:
+                self._encoded.move_to_end(path)
+                return ready
+        data = self._read(path)
+        before = self._digests.get(path)
+        if before not in (None, self._remember_digest(path, data)):
+            raise UsageError(f"{path}: the reference changed while the run was going; run again")
+        mime_type = picture_type(data[:16])
+        if mime_type is None:
+            raise UsageError(f"{path}: is no longer a picture")
+        made = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
+        self._keep(path, made)
+        return made
+
+    async def load_async(self, path: str) -> ReferenceImage:
+        """`load` without holding up the event loop."""
+        ready = self._encoded.get(path)
+        return ready if ready is not None else await asyncio.to_thread(self.load, path)
+
+    def _find_all(self, pattern: str) -> list[Picture]:
+        if os.path.isabs(pattern) or ".." in pattern.replace("\\", "/").split("/"):
+            raise BadReferenceError(f"{pattern!r} must stay inside the manifest's folder")
+        matches = glob.iglob(pattern, root_dir=self.folder, recursive=True)
+        names = sorted(itertools.islice(matches, GLOB_MAX_FILES + 1))
+        if not names:
+            raise BadReferenceError(f"{pattern!r} matches no file")
+        if len(names) > GLOB_MAX_FILES:
+            raise BadReferenceError(f"{pattern!r} matches more than {GLOB_MAX_FILES} files")
+        return [self._check(name) for name in names]
+
+    def _check(self, name: str) -> Picture:
+        if (known := self._pictures.get(name)) is not None:
+            return known
+        try:
+            real = resolve(self.folder, name)
+            with open_regular(real) as file:
+                head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
+        except OutsideError as problem:
+            raise BadReferenceError(f"{name!r} {problem}") from None
+        if size_bytes > self._file_max_bytes:
+            most = f"{self._file_max_bytes / 1e6:g} MB"
+            raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {most}")
+        if (mime_type := picture_type(head)) is None:
+            raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
+        picture = self._pictures[name] = Picture(real, mime_type, size_bytes)
+        if len(self._pictures) > _KNOWN_MAX:
+            self._pictures.popitem(last=False)
+        return picture
+
+    def _read(self, path: str) -> bytes:
+        try:
+            # Resolved again: what stood inside the folder when it was checked may be a link out of it now.
+            with open_regular(resolve(self.folder, os.path.relpath(path, self.folder))) as file:
+                data = file.read(self._file_max_bytes + 1)
+        except OutsideError as problem:
+            raise UsageError(f"{path}: the reference {problem}") from None
+        if len(data) > self._file_max_bytes:
+            raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
+        return data
+
+    def _remember_digest(self, path: str, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        with self._lock:
+            self._digests[path] = digest
+            if len(self._digests) > _KNOWN_MAX:
+                self._digests.popitem(last=False)
+        return digest
+
+    def _keep(self, path: str, made: ReferenceImage) -> None:
+        with self._lock:
+            if path in self._encoded or len(made.base64) > self._cache_max_bytes:
+                return
+            self._encoded[path] = made
+            self._cached_bytes += len(made.base64)
+            while self._cached_bytes > self._cache_max_bytes:
+                self._cached_bytes -= len(self._encoded.popitem(last=False)[1].base64)
+
+
+def picture_type(head: bytes) -> str | None:
+    """MIME type by the first 16 bytes, None for anything else (SVG is text, and never accepted).
+
+    Sources: PNG (W3C) 5.2; ITU T.81 B.1.1.3; RFC 9649 2.4; ISO/IEC 23008-12 10; GIF89a 17.
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    if head[4:8] == b"ftyp":
+        return _HEIF_BRANDS.get(head[8:12])
+    return "image/gif" if head[:6] in (b"GIF87a", b"GIF89a") else None

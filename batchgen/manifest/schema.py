@@ -1,0 +1,209 @@
+"""What may stand in a manifest, field by field, and what is said when something else does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+from batchgen.manifest.complaints import did_you_mean, shown
+
+COUNT_MAX = 1000
+SECRETS = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
+NO_SECRETS = "a key never stands in a manifest: put it into GEMINI_API_KEY or AIMLAPI_API_KEY in the environment"
+Path = tuple[str | int, ...]
+
+
+def _size_text(value: Any) -> Any:
+    # `image_size: 512` is what people write, and YAML makes it a number.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Variables = dict[str, Any]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+
+class Limits(_Strict):
+    """What a run of this manifest may use."""
+
+    concurrency: int = Field(5, ge=1, le=1000, description="How many requests are in flight at once.")
+    budget_usd: float | None = Field(
+        None, gt=0, description="Stop before one run spends more than this, in US dollars."
+    )
+    budget_usd_per_day: float | None = Field(None, gt=0, description="The same for all runs of one day together.")
+    max_items: int | None = Field(
+        None, ge=1, description="Refuse to expand to more items. Without it 10,000 for YAML, no limit for JSONL lines."
+    )
+    attempts: int = Field(5, ge=1, le=20, description="How often one image is tried after faults of the server.")
+
+
+class ItemFields(_Strict):
+    """The fields of one picture. Text may hold Jinja2 templates; null takes a default back."""
+
+    prompt: Text | None = Field(None, description="What the picture shows.")
+    turns: list[Text] | None = Field(None, description="A conversation that refines one picture. Not in this release.")
+    system: Text | None = Field(None, description="System instruction.")
+    model: Text | None = Field(None, description="Alias (flash, pro, lite) or id of an AI model; default flash.")
+    fallback: list[Text] | None = Field(None, description="Models to try instead. Not in this release.")
+    aspect_ratio: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}:[0-9]{1,2}$")] | None = Field(
+        None,
+        description="Width to height, such as 16:9. Without it the model chooses.",
+        examples=["1:1", "16:9", "3:4"],
+    )
+    image_size: Annotated[Text, BeforeValidator(_size_text)] | None = Field(
+        None, description="512, 1K, 2K or 4K, as the model offers.", examples=["1K", "2K", "4K"]
+    )
+    count: int | None = Field(None, ge=1, le=COUNT_MAX, description="How many pictures (samples) of this; default 1.")
+    references: list[Text] | None = Field(
+        None,
+        max_length=100,
+        description="Pictures to send along: files beside the manifest; globs are expanded, sorted.",
+    )
+    modalities: list[Literal["text", "image"]] | None = Field(None, description="What to answer with; default image.")
+    search: Literal["web", "image"] | None = Field(None, description="Ground the picture in a Google search.")
+    thinking: Literal["minimal", "low", "medium", "high"] | None = Field(None, description="How long to think first.")
+    seed: int | None = Field(None, description="Asked for, though no vendor promises the same picture twice.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Vendors advise to leave it alone.")
+    safety: dict[str, str] | None = Field(None, description="Harm category to threshold, as the vendor spells them.")
+    person_generation: Literal["dont_allow", "allow_adult", "allow_all"] | None = Field(
+        None, description="Whether people may be shown (Imagen, AIML API)."
+    )
+    negative_prompt: Text | None = Field(None, description="What the picture should not show, where a model takes it.")
+    tags: list[Text] | None = Field(None, max_length=100, description="For `--only tag:NAME` and reports; never sent.")
+    priority: int | None = Field(None, ge=-1000, le=1000, description="Higher goes first; default 0.")
+    max_age: Text | None = Field(None, description="Make it again when older. Not in this release.")
+    filename: Text | None = Field(None, description="Name of the file without extension; default {{ id }}.")
+    extra: dict[str, Any] | None = Field(None, description="Merged into the body of the request as given.")
+
+
+class Expansions(_Strict):
+    """How one entry becomes many."""
+
+    matrix: dict[str, list[Any]] | None = Field(None, description="Every combination of these values, as variables.")
+    zip: dict[str, list[Any]] | None = Field(None, description="Equally long lists, taken side by side.")
+    include: list[Variables] | None = Field(None, description="Adds variables to combinations, or combinations.")
+    exclude: list[Variables] | None = Field(None, description="Drops the combinations that have all these values.")
+    from_: Text | None = Field(
+        None,
+        alias="from",
+        description="A .csv, .tsv or .jsonl file beside the manifest; each row is a set of variables.",
+    )
+
+
+class Entry(Expansions, ItemFields):
+    """One entry of `items`: a picture, or many by expansion."""
+
+    id: Text | None = Field(None, description="Names the picture for ever; default: words of the prompt and a hash.")
+
+
+class Header(_Strict):
+    """Everything but the items; in JSONL the first line, when it has `version` or `defaults`."""
+
+    version: Literal[1] = Field(1, description="Of this format.")
+    name: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]{0,99}$")] | None = Field(
+        None, description="Of the job; default: the manifest's name without extension."
+    )
+    output: Text | None = Field(None, description="Folder for the pictures; default: NAME beside the manifest.")
+    defaults: ItemFields | None = Field(None, description="For every item that does not say otherwise.")
+    vars: Variables | None = Field(None, description="Variables for all templates.")
+    models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
+    limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
+
+
+class ManifestFile(Header):
+    """A batchgen manifest."""
+
+    items: list[Entry] = Field(min_length=1, description="What should exist.")
+
+
+def _names(model: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(field.alias or name for name, field in model.model_fields.items())
+
+
+FIELD_NAMES = _names(ItemFields)
+EXPANSION_NAMES = frozenset(_names(Expansions))
+ENTRY_NAMES = frozenset(("id", *FIELD_NAMES, *EXPANSION_NAMES))
+HEADER_NAMES = frozenset(_names(Header))
+LATER = {
+    "turns": "conversations in several turns come in a later release; this one makes one picture from one prompt",
+    "fallback": "falling back to other models comes in a later release",
+    "max_age": "making old pictures again comes in a later release; `batchgen run --fresh` makes all of them",
+}
+_KNOWN_AT: Mapping[Path, frozenset[str]] = {
+    (): HEADER_NAMES | {"items"},
+    ("limits",): frozenset(Limits.model_fields),
+    ("defaults",): frozenset(FIELD_NAMES),
+}
+
+
+def unknown_field(name: str, known: frozenset[str]) -> str:
+    if name.lower().replace("-", "_") in SECRETS:
+        return NO_SECRETS
+    near = did_you_mean(name, known)
+    return f"unknown field{near}" if near else f"unknown field; there are {', '.join(sorted(known))}"
+
+
+def problems(error: ValidationError) -> Iterator[tuple[Path, str]]:
+    """Each problem of a validation in our words, with the path to where it is."""
+    for detail in error.errors(include_url=False):
+        path: Path = tuple(detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            yield path, unknown_field(str(path[-1]), _KNOWN_AT.get(path[:-1], frozenset()))
+        else:
+            yield path, _words(detail["type"], detail.get("ctx", {}), detail["input"])
+
+
+def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
+    got = f", not {shown(value)}"
+    match kind:
+        case "string_type":
+            hint = "; put it in quotes" if isinstance(value, (int, float)) else ""
+            return f"must be text{got}{hint}"
+        case "string_too_short" | "too_short":
+            return "is empty"
+        case "string_pattern_mismatch":
+            return f"must look like 16:9{got}" if ":" in context["pattern"] else f"is no usable name: {shown(value)}"
+        case "int_type" | "int_from_float" | "int_parsing":
+            return f"must be a whole number{got}"
+        case "float_type" | "finite_number":
+            return f"must be a number{got}"
+        case "list_type":
+            return f"must be a list{got}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"must be a mapping{got}"
+        case "literal_error":
+            near = did_you_mean(value, get_args(Literal[*_choices(context)])) if isinstance(value, str) else ""
+            return f"must be {context['expected']}{got}{near}"
+        case "too_long":
+            return f"has {context['actual_length']} elements, at most {context['max_length']}"
+    for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
+        if name in context:
+            return f"must be {words} {context[name]:g}{got}"
+    return f"is not right: {kind.replace('_', ' ')}"
+
+
+def _choices(context: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(part.strip("' ") for part in context["expected"].replace(" or ", ",").split(","))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a YAML manifest, for editors. A number may also be a template that gives one."""
+    schema = ManifestFile.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    for model in ("Entry", "ItemFields"):
+        for name, field in schema["$defs"][model]["properties"].items():
+            _allow_template(field, name)
+    return schema
+
+
+def _allow_template(field: dict[str, Any], name: str) -> None:
+    choices = field.get("anyOf", [])
+    if name == "image_size":
+        choices.append({"type": "integer"})
+    if choices and not any(choice == {"minLength": 1, "type": "string"} for choice in choices):
+        choices.append({"type": "string", "pattern": r"\{[{%]"})

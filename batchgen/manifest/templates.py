@@ -1,0 +1,188 @@
+"""Jinja2 cut down to what a prompt needs: values, filters and `if`. A stranger's cannot waste memory or time.
+
+The sandbox alone keeps templates from Python's internals but not from `'x' * 10**9` or from loops within loops. So
+calls, loops, macros and assignments are refused, filters are our own, and every result is bounded before it is made.
+Without loops and calls, work grows only with the length of the template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, nodes
+from jinja2.filters import do_default
+from jinja2.sandbox import SandboxedEnvironment
+
+from batchgen.manifest.complaints import did_you_mean
+
+TEMPLATE_MAX_CHARS = 100_000
+TEXT_MAX_CHARS = 1_000_000
+_INTEGER_MAX_BITS = 4096
+_UNDEFINED = re.compile(r"^'([^']*)' is undefined")
+_ALLOWED: tuple[type[nodes.Node], ...] = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Name, nodes.Const, nodes.List, nodes.Tuple),
+    *(nodes.Dict, nodes.Pair, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Keyword, nodes.Test),
+    *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr, nodes.Concat),
+    *(nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod, nodes.Pow, nodes.Neg, nodes.Pos),
+)
+
+
+class TemplateError(ValueError):
+    """Why a template gives no text."""
+
+
+def render(source: str, variables: Mapping[str, Any]) -> str:
+    """The text of a template. Raises TemplateError; an unknown variable is a problem, never an empty string."""
+    pieces: list[str] = []
+    length = 0
+    try:
+        for piece in _compiled(source).generate(variables):
+            length += len(piece)
+            if length > TEXT_MAX_CHARS:
+                raise TemplateError(f"the template makes more than {TEXT_MAX_CHARS:,} characters")
+            pieces.append(piece)
+    except TemplateError:
+        raise
+    except UndefinedError as error:
+        raise TemplateError(_undefined(str(error), variables)) from None
+    except Exception as error:  # a template is its author's program: whatever it raises is the manifest's fault
+        raise TemplateError(f"the template fails: {str(error)[:200] or type(error).__name__}") from None
+    return "".join(pieces)
+
+
+def _undefined(message: str, variables: Mapping[str, Any]) -> str:
+    if found := _UNDEFINED.match(message):
+        if found[1] == "run":
+            return "'run' (its date and time) cannot be used in templates yet: this release does not do it"
+        return f"the variable {found[1]!r} is not defined{did_you_mean(found[1], variables)}"
+    return f"the template fails: {message[:200]}"
+
+
+@lru_cache(maxsize=4096)
+def _compiled(source: str) -> Template:
+    if len(source) > TEMPLATE_MAX_CHARS:
+        raise TemplateError(f"a template of more than {TEMPLATE_MAX_CHARS:,} characters")
+    try:
+        tree = _environment.parse(source)
+        _refuse_the_rest(tree)
+        return Template.from_code(_environment, _environment.compile(tree), {})
+    except TemplateSyntaxError as error:
+        raise TemplateError(f"the template is broken: {error.message}") from None
+    except (RecursionError, MemoryError, SyntaxError):
+        raise TemplateError("the template is nested too deeply") from None
+
+
+def _refuse_the_rest(tree: nodes.Node) -> None:
+    for node in (tree, *tree.find_all(nodes.Node)):
+        if isinstance(node, nodes.Call):
+            raise TemplateError("calls are not available in templates: use a filter, as in {{ name | upper }}")
+        if isinstance(node, nodes.For):
+            raise TemplateError("loops are not available in templates: use matrix, or {{ names | join(', ') }}")
+        if not isinstance(node, _ALLOWED):
+            raise TemplateError(f"{type(node).__name__.lower()!r} is not available in templates")
+        if isinstance(node, nodes.Concat):
+            # `a ~ b ~ c` would be joined in one go, unbounded: each part is measured on its way instead.
+            node.nodes = [nodes.Filter(part, "string", [], [], None, None, lineno=node.lineno) for part in node.nodes]
+        if isinstance(node, nodes.Filter) and node.name not in FILTERS:
+            raise TemplateError(f"there is no filter {node.name!r}{did_you_mean(node.name, FILTERS)}")
+
+
+def _text(value: Any) -> str:
+    """What may be printed. A list or a mapping has no one way to be said, so its author has to choose."""
+    if isinstance(value, StrictUndefined):
+        return str(value)  # raises, with the variable's name
+    if isinstance(value, (str, int, float)):
+        return bounded(str(value))
+    raise TemplateError(f"a {type(value).__name__} cannot be written as text; name one of its values, or use join")
+
+
+def bounded(text: str) -> str:
+    if len(text) > TEMPLATE_MAX_CHARS:
+        raise TemplateError(f"one value in a template has more than {TEMPLATE_MAX_CHARS:,} characters")
+    return text
+
+
+def _join(values: Any, separator: str = "") -> str:
+    if not isinstance(values, (list, tuple)):
+        raise TemplateError("join needs a list")
+    parts = [_text(value) for value in values]
+    if sum(map(len, parts)) + len(separator) * len(parts) > TEMPLATE_MAX_CHARS:
+        raise TemplateError(f"join makes more than {TEMPLATE_MAX_CHARS:,} characters")
+    return separator.join(parts)
+
+
+def _replace(value: Any, old: str, new: str) -> str:
+    text = _text(value)
+    if len(text) + text.count(old) * len(new) > TEMPLATE_MAX_CHARS:
+        raise TemplateError(f"replace makes more than {TEMPLATE_MAX_CHARS:,} characters")
+    return text.replace(old, new)
+
+
+def _slug(value: Any) -> str:
+    return re.sub(r"[^\w]+", "-", _text(value).lower()).strip("-_")
+
+
+def _of_text(change: Callable[[str], Any]) -> Callable[[Any], Any]:
+    return lambda value: change(_text(value))
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "string": _text,
+    "lower": _of_text(str.lower),
+    "upper": _of_text(str.upper),
+    "title": _of_text(str.title),
+    "capitalize": _of_text(str.capitalize),
+    "trim": _of_text(str.strip),
+    "slug": _slug,
+    "replace": _replace,
+    "join": _join,
+    "default": do_default,
+    "d": do_default,
+    "first": lambda values: values[0],
+    "last": lambda values: values[-1],
+    "length": len,
+    "int": lambda value: int(float(value)) if isinstance(value, str) else int(value),
+    "float": float,
+    "abs": abs,
+    "round": lambda value, digits=0: round(float(value), int(digits)) if digits else round(float(value)),
+}
+
+
+class _Environment(SandboxedEnvironment):
+    # Intercepted operators are also never folded at compile time, where no bound would hold.
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            return bounded(left + right)
+        for side in (left, right):
+            if isinstance(side, StrictUndefined):
+                str(side)  # raises, with the variable's name
+            if not isinstance(side, (int, float)):
+                raise TemplateError(f"{operator!r} needs numbers{' or two texts' if operator == '+' else ''}")
+        if operator == "**" and (abs(right) > 64 or abs(left) > 10**6):
+            raise TemplateError("a power that is too large")
+        if operator == "*" and _bits(left) + _bits(right) > _INTEGER_MAX_BITS:
+            raise TemplateError("a product that is too large")
+        return super().call_binop(context, operator, left, right)
+
+
+def _bits(value: Any) -> int:
+    return value.bit_length() if isinstance(value, int) else 0
+
+
+def _make_environment() -> _Environment:
+    environment = _Environment(undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True, cache_size=0)
+    environment.filters = dict(FILTERS)
+    environment.globals = {}
+    return environment
+
+
+def _finalize(value: Any) -> str:
+    return _text(value)
+
+
+_environment = _make_environment()

@@ -1,0 +1,193 @@
+"""Manifest minus ledger: what would run and why, what it costs, how long it takes and which limit binds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from batchgen.records import Item, Known, Sample
+
+Action = Literal["generate", "move", "keep", "skip"]
+FINAL_REASONS = frozenset({"link_gone"})  # paid for and lost: only `retry` buys it again
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What becomes of one request's worth of samples. why: for people; usd: estimate, None when the price is unknown."""
+
+    sample: Sample
+    action: Action
+    why: str
+    usd: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What this run shall take up again beside what is new. states: of failed, refused, uncertain; fresh: everything."""
+
+    states: frozenset[str] = frozenset({"failed", "uncertain"})
+    reasons: frozenset[str] = frozenset()  # only these reasons, when any are named
+    explicit: bool = False  # the user named the states: final reasons included, nothing else is started
+    fresh: bool = False
+
+
+def judge(
+    known: Known | None,
+    fingerprint: str,
+    wishes: Wishes,
+    is_there: Callable[[str, int], bool],
+    changed: Callable[[], Sequence[str]],
+) -> tuple[Action, str]:
+    """What to do with one sample and why.
+
+    is_there: whether a picture of that path and size stands in the store; changed: names of the fields that differ from
+    what the ledger has, asked only when the fingerprint does.
+    """
+    if known is None:
+        return ("generate", "new") if not wishes.explicit else ("skip", "new: not asked for")
+    if wishes.fresh:
+        return "generate", "fresh: asked for anew"
+    if known.made_fingerprint == fingerprint and known.path is not None and known.state in ("succeeded", "superseded"):
+        if is_there(known.path, known.bytes):
+            return "keep", "done"
+        return (
+            ("generate", "its file is missing")
+            if not wishes.explicit
+            else ("skip", "its file is missing: not asked for")
+        )
+    if known.fingerprint != fingerprint:
+        fields = ", ".join(changed()) or "the request"
+        return ("generate", f"changed: {fields}") if not wishes.explicit else ("skip", "changed: not asked for")
+    if known.state in ("failed", "refused", "uncertain"):
+        return _again(known, wishes)
+    if wishes.explicit:
+        return "skip", "not asked for"
+    return "generate", "not finished" if known.attempts else "new"
+
+
+def _again(known: Known, wishes: Wishes) -> tuple[Action, str]:
+    words = f"{known.state}: {known.reason}" if known.reason else known.state
+    wanted = known.state in wishes.states and (not wishes.reasons or known.reason in wishes.reasons)
+    if wanted and (wishes.explicit or known.reason not in FINAL_REASONS):
+        extra = " (it may have been billed)" if known.state == "uncertain" else ""
+        return "generate", f"retry: {words}{extra}"
+    remedy = {"refused": "change the prompt, or retry --refused", "uncertain": "held: retry --uncertain"}
+    return "skip", f"{words}; {remedy.get(known.state, 'retry --failed')}"
+
+
+def grouped(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Neighbouring samples of one item as one request each of up to `most` pictures, for APIs that give several."""
+    if most <= 1 or len(samples) < 2:
+        return list(samples)
+    groups: list[Sample] = []
+    for sample in samples:
+        last = groups[-1] if groups else None
+        if last is not None and last.n + last.images == sample.n and last.images < most:
+            groups[-1] = Sample(
+                item=last.item, n=last.n, fingerprint=last.fingerprint, wire=last.wire, images=last.images + 1
+            )
+        else:
+            groups.append(sample)
+    return groups
+
+
+@dataclass(slots=True)
+class LaneLoad:
+    """What a run asks of one lane. requests of `latency_s` each; rpm None: no quota declared."""
+
+    model: str
+    rpm: int | None
+    requests: int = 0
+    images: int = 0
+    usd: float = 0.0
+    unpriced: int = 0
+    busy_s: float = 0.0  # sum of latencies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """seconds: at best; binding: quota | cap | latency | budget | nothing; advice: what to change, for people."""
+
+    requests: int
+    images: int
+    usd: float | None  # None when a price is unknown
+    known_usd: float
+    seconds: float
+    binding: str
+    advice: str
+    by_model: Mapping[str, LaneLoad] = field(default_factory=dict)
+
+
+def quota_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
+    """Time until the last of `requests` may start: a window opens with a burst, so 100 at 60 a minute start within 61 s."""
+    if rpm is None or requests == 0:
+        return 0.0
+    return ((requests - 1) // rpm) * period_s
+
+
+def forecast(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None) -> Forecast:
+    """How long it takes at best, and which limit makes it so."""
+    requests = sum(load.requests for load in loads)
+    known_usd = sum(load.usd for load in loads)
+    usd = None if any(load.unpriced for load in loads) else known_usd
+    slowest = max(loads, key=lambda load: quota_s(load.requests, load.rpm) + _latency(load), default=None)
+    by_model = {load.model: load for load in loads}
+    if slowest is None or requests == 0:
+        return Forecast(
+            requests=0,
+            images=0,
+            usd=0.0,
+            known_usd=0.0,
+            seconds=0.0,
+            binding="nothing",
+            advice="nothing to do",
+            by_model=by_model,
+        )
+    by_quota = quota_s(slowest.requests, slowest.rpm) + _latency(slowest)
+    by_cap = sum(load.busy_s for load in loads) / concurrency
+    longest = max(_latency(load) for load in loads)
+    seconds = max(by_quota, by_cap, longest)
+    if budget_usd is not None and known_usd > budget_usd:
+        binding = "budget"
+        advice = f"the budget of {budget_usd:.2f} USD ends the run before its {known_usd:.2f} USD: raise --max-cost or limits: budget_usd"
+    elif by_cap > by_quota and by_cap > longest * 1.01:
+        useful = max(concurrency + 1, round(concurrency * by_cap / max(by_quota, longest)))
+        binding = "cap"
+        advice = (
+            f"the cap of {concurrency} in flight makes it {by_cap:.0f} s; --concurrency {useful} would make it"
+            f" about {max(by_quota, longest):.0f} s"
+        )
+    elif by_quota > longest * 1.01:
+        binding = "quota"
+        advice = (
+            f"the quota of {slowest.rpm} requests a minute of {slowest.model} makes it {by_quota:.0f} s;"
+            f" if your tier has more, set models: {slowest.model}: rpm"
+        )
+    else:
+        binding = "latency"
+        advice = "all requests fit in one round: the model's own time is what it takes"
+    return Forecast(
+        requests=requests,
+        images=sum(load.images for load in loads),
+        usd=usd,
+        known_usd=known_usd,
+        seconds=seconds,
+        binding=binding,
+        advice=advice,
+        by_model=by_model,
+    )
+
+
+def _latency(load: LaneLoad) -> float:
+    return load.busy_s / load.requests if load.requests else 0.0
+
+
+def selected(item: Item, patterns: Sequence[str]) -> bool:
+    """Whether `--only` names the item: glob patterns over ids, or `tag:NAME`; any of them suffices."""
+    from fnmatch import fnmatchcase
+
+    return not patterns or any(
+        pattern[4:] in item.tags if pattern.startswith("tag:") else fnmatchcase(item.id, pattern)
+        for pattern in patterns
+    )

@@ -1,0 +1,1 @@
+"""What is known of each AI model: capabilities, limits, prices and dates, as data."""

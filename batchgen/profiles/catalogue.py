@@ -1,0 +1,96 @@
+"""All known AI models by id and alias, and what an id nobody knows is taken for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os.path
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from batchgen.profiles.fields import changed
+from batchgen.profiles.profile import SUPPORTABLE, Profile
+
+FILE = os.path.join(os.path.dirname(__file__), "profiles.yaml")
+
+
+# What each codec can say at all: the limit of a model nobody knows, so that nothing is dropped in silence.
+SAYABLE: Mapping[str, frozenset[str]] = {
+    "gemini": SUPPORTABLE - {"person_generation", "negative_prompt"},
+    "imagen": frozenset({"aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt"}),
+    "aimlapi": SUPPORTABLE - {"modalities", "thinking", "temperature", "safety", "system"},
+}
+
+
+class Catalogue:
+    """Frozen: an override gives a new catalogue."""
+
+    def __init__(self, profiles: Iterable[Profile]) -> None:
+        self._by_id = {profile.id: profile for profile in profiles}
+        self._id_by_alias = {alias: profile.id for profile in self._by_id.values() for alias in profile.aliases}
+
+    def __iter__(self) -> Iterator[Profile]:
+        return iter(self._by_id.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_id or name in self._id_by_alias
+
+    def resolve(self, name: str) -> Profile:
+        """The profile of an id or alias. An unknown id passes through with status `unknown` and nothing checked."""
+        name = name.removeprefix("models/")  # as the vendor's ListModels spells them
+        known = self._by_id.get(name) or self._by_id.get(self._id_by_alias.get(name, ""))
+        return known or stranger(name, guessed_provider(name))
+
+    def suggestions(self, name: str) -> list[str]:
+        """Ids and aliases that look like this name, the likeliest first."""
+        from difflib import get_close_matches  # only for messages
+
+        return get_close_matches(name, [*self._id_by_alias, *self._by_id], n=3, cutoff=0.6)
+
+    def with_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> Catalogue:
+        """With the `models:` of a manifest on top; a name nobody knows adds a model.
+
+        Raises ValueError naming the model, the key and the keys there are.
+        """
+        profiles = dict(self._by_id)
+        for name, facts in overrides.items():
+            profile = self.resolve(name)
+            if not isinstance(facts, Mapping):
+                raise ValueError(f"{name}: must be a mapping of facts, not {facts!r}")
+            if profile.id not in self._by_id:  # whoever declares a model vouches for it
+                profile = dataclasses.replace(
+                    stranger(profile.id, facts.get("provider", profile.provider)), status="live"
+                )
+            try:
+                profiles[profile.id] = changed(profile, facts)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return Catalogue(profiles.values())
+
+
+def stranger(model: str, provider: str) -> Profile:
+    """The profile of a model nobody knows: nothing about it is checked but what its provider's codec can say."""
+    return Profile(id=model, provider=provider, title=model, supports=SAYABLE.get(str(provider), SUPPORTABLE))
+
+
+def guessed_provider(model: str) -> str:
+    """`vendor/name` is how AIML and OpenAI-style gateways spell ids; Google's own have no slash."""
+    if "/" in model:
+        return "aimlapi"
+    return "imagen" if model.startswith("imagen-") else "gemini"
+
+
+@lru_cache(maxsize=1)
+def load_catalogue() -> Catalogue:
+    """The models this version knows."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
+    with open(FILE, encoding="utf-8") as file:
+        document = yaml.load(file, Loader=loader)  # noqa: S506 - a safe loader, and our own file
+    return Catalogue(_profile(facts) for facts in document["models"])
+
+
+def _profile(facts: Mapping[str, Any]) -> Profile:
+    fresh = Profile(id=facts["id"], provider=facts["provider"])
+    return changed(fresh, {key: fact for key, fact in facts.items() if key != "id"})

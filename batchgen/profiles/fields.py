@@ -1,0 +1,186 @@
+"""How each field of a profile is read from YAML, be it our own file or the `models:` of a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Any, TypeVar, get_args
+
+from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status
+
+T = TypeVar("T")
+SCALE_OF_1K = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
+
+
+def changed(profile: Profile, facts: Mapping[str, Any]) -> Profile:
+    """The profile with these facts in place of its own; tables by size, prices and wire are merged, not replaced.
+
+    Raises ValueError naming the key and, for an unknown one, the keys there are.
+    """
+    for key in facts:
+        if key not in READERS:
+            raise ValueError(f"{key}: no such fact of a model; there are {', '.join(ALLOWED_KEYS)}")
+    sizes_first = {key: facts[key] for key in ("sizes", "default_size") if key in facts}  # tables by size need them
+    profile = dataclasses.replace(profile, **_read(sizes_first, profile))
+    values = _read({key: fact for key, fact in facts.items() if key not in sizes_first}, profile)
+    if "pixels_1k" in values:
+        values["pixels"] = _scaled(values.pop("pixels_1k"), profile.sizes)
+    return dataclasses.replace(profile, **values)
+
+
+def _read(facts: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
+    values = {}
+    for key, fact in facts.items():
+        try:
+            values[key] = READERS[key](fact, profile)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+    return values
+
+
+def _scaled(pixels_1k: Mapping[str, tuple[int, int]], sizes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Every documented size is half, twice or four times the one at 1K (checked for Gemini 2.5, 3.x and Imagen 4)."""
+    factors = {size: SCALE_OF_1K[size] for size in sizes if size in SCALE_OF_1K}
+    return {
+        ratio: {size: (int(width * factor), int(height * factor)) for size, factor in factors.items()}
+        for ratio, (width, height) in pixels_1k.items()
+    }
+
+
+def _text(fact: Any, _: Profile) -> str:
+    if not isinstance(fact, str):
+        raise ValueError(f"must be text, not {fact!r}")
+    return fact
+
+
+def _texts(fact: Any, _: Profile) -> tuple[str, ...]:
+    if not isinstance(fact, (list, tuple)):
+        raise ValueError(f"must be a list, not {fact!r}")
+    return tuple(str(entry) for entry in fact)
+
+
+def _supports(fact: Any, profile: Profile) -> frozenset[str]:
+    names = frozenset(_texts(fact, profile))
+    if unknown := sorted(names - SUPPORTABLE):
+        raise ValueError(f"{', '.join(unknown)}: not one of {', '.join(sorted(SUPPORTABLE))}")
+    return names
+
+
+def _count(fact: Any, _: Profile) -> int:
+    if not isinstance(fact, int) or isinstance(fact, bool) or fact < 1:
+        raise ValueError(f"must be a whole number of at least 1, not {fact!r}")
+    return fact
+
+
+def _count_or_zero(fact: Any, profile: Profile) -> int:
+    return 0 if fact == 0 and not isinstance(fact, bool) else _count(fact, profile)
+
+
+def _positive(fact: Any) -> float:
+    if not isinstance(fact, (int, float)) or isinstance(fact, bool) or not 0 <= fact < float("inf"):
+        raise ValueError(f"must be a number, not {fact!r}")
+    return float(fact)
+
+
+def _status(fact: Any, _: Profile) -> str:
+    if fact not in get_args(Status):
+        raise ValueError(f"must be one of {', '.join(get_args(Status))}, not {fact!r}")
+    return str(fact)
+
+
+def _day(fact: Any, _: Profile) -> str:
+    if isinstance(fact, date):  # YAML reads a bare date as one
+        return fact.isoformat()
+    try:
+        return date.fromisoformat(fact).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError(f"must be a date like 2026-10-02, not {fact!r}") from None
+
+
+def _mapping(fact: Any) -> Mapping[Any, Any]:
+    if not isinstance(fact, Mapping):
+        raise ValueError(f"must be a mapping, not {fact!r}")
+    return fact
+
+
+def _sizes_table(fact: Any, profile: Profile, current: Mapping[str, float]) -> dict[str, float]:
+    """By size, or one number for all sizes."""
+    if isinstance(fact, (int, float)):
+        return dict.fromkeys({profile.default_size, *profile.sizes, *current}, _positive(fact))
+    return {**current, **{str(size): _positive(value) for size, value in _mapping(fact).items()}}
+
+
+def _prices(fact: Any, profile: Profile) -> Prices:
+    names = [field.name for field in dataclasses.fields(Prices)]
+    values: dict[str, Any] = {}
+    for key, value in _mapping(fact).items():
+        if key not in names:
+            raise ValueError(f"{key}: no such price; there are {', '.join(names)}")
+        if key == "image_usd":
+            values[key] = _sizes_table(value, profile, profile.prices.image_usd)
+        else:
+            values[key] = None if value is None else _positive(value)
+    return dataclasses.replace(profile.prices, **values)
+
+
+def _pair(fact: Any) -> tuple[int, int]:
+    if not isinstance(fact, (list, tuple)) or len(fact) != 2 or not all(isinstance(n, int) and n > 0 for n in fact):
+        raise ValueError(f"must be [width, height] in pixels, not {fact!r}")
+    return fact[0], fact[1]
+
+
+def _pixels(fact: Any, profile: Profile) -> dict[str, Mapping[str, tuple[int, int]]]:
+    table = {
+        str(ratio): {str(size): _pair(pair) for size, pair in _mapping(row).items()}
+        for ratio, row in _mapping(fact).items()
+    }
+    return {**profile.pixels, **table}
+
+
+def _pixels_1k(fact: Any, _: Profile) -> dict[str, tuple[int, int]]:
+    return {str(ratio): _pair(pair) for ratio, pair in _mapping(fact).items()}
+
+
+def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
+    merged = dict(profile.wire)
+    for key, value in _mapping(fact).items():
+        current = merged.get(key)
+        merged[key] = {**current, **value} if isinstance(current, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _or_none(reader: Callable[[Any, Profile], T]) -> Callable[[Any, Profile], T | None]:
+    return lambda fact, profile: None if fact is None else reader(fact, profile)
+
+
+READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
+    "provider": _text,
+    "title": _text,
+    "aliases": _texts,
+    "status": _status,
+    "shutdown": _or_none(_day),
+    "replacement": _or_none(_text),
+    "note": _text,
+    "ratios": _texts,
+    "sizes": _texts,
+    "default_size": _text,
+    "pixels": _pixels,
+    "pixels_1k": _pixels_1k,
+    "references_max": _or_none(_count_or_zero),
+    "reference_mime_types": _texts,
+    "request_max_bytes": _count,
+    "supports": _supports,
+    "thinking": _texts,
+    "search": _texts,
+    "rpm": _or_none(_count),
+    "rpd": _or_none(_count),
+    "images_per_request": _count,
+    "prompt_max_chars": _or_none(_count),
+    "prices": _prices,
+    "time_limit_s": lambda fact, profile: _sizes_table(fact, profile, profile.time_limit_s),
+    "latency_s": lambda fact, profile: _sizes_table(fact, profile, profile.latency_s),
+    "wire": _wire,
+    "sources": _texts,
+}
+ALLOWED_KEYS = tuple(sorted(READERS))

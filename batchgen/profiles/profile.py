@@ -1,0 +1,122 @@
+"""The facts of one AI model, and what follows from them without further input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+Status = Literal["live", "deprecated", "retired", "unverified", "unknown"]
+
+SUPPORTABLE = frozenset(
+    [
+        "aspect_ratio",
+        "image_size",
+        "references",
+        "modalities",
+        "search",
+        "thinking",
+        "seed",
+        "temperature",
+        "safety",
+        "person_generation",
+        "negative_prompt",
+        "system",
+    ]
+)
+TIME_LIMIT_S = 600.0  # where a profile says nothing: the longest any documented model needs
+LATENCY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """US dollars. None or a missing size means unknown, never free.
+
+    image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price.
+    """
+
+    image_usd: Mapping[str, float] = field(default_factory=dict)
+    input_usd_per_mtok: float | None = None
+    text_usd_per_mtok: float | None = None  # thoughts and text
+    image_usd_per_mtok: float | None = None
+    batch_factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One AI model. An empty tuple or None means: not known, so not checked.
+
+    supports: manifest fields the model accepts. pixels: ratio -> size -> (width, height) the vendor documents.
+    images_per_request: how many samples of an item one request may ask for. request_max_bytes: body, base64 included.
+    wire: what only the codec of this provider reads.
+    """
+
+    id: str
+    provider: str
+    title: str = ""
+    aliases: tuple[str, ...] = ()
+    status: Status = "unknown"
+    shutdown: str | None = None  # ISO date
+    replacement: str | None = None
+    note: str = ""
+    ratios: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    default_size: str = "1K"
+    pixels: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    references_max: int | None = None
+    reference_mime_types: tuple[str, ...] = ()
+    request_max_bytes: int = 20_971_520
+    supports: frozenset[str] = SUPPORTABLE
+    thinking: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    rpm: int | None = None
+    rpd: int | None = None
+    images_per_request: int = 1
+    prompt_max_chars: int | None = None
+    prices: Prices = field(default_factory=Prices)
+    time_limit_s: Mapping[str, float] = field(default_factory=dict)
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+    wire: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    def time_limit(self, size: str | None = None) -> float:
+        """Seconds after which we give up on one request; generous, since hanging up does not stop the bill."""
+        return _by_size(self.time_limit_s, size or self.default_size, TIME_LIMIT_S)
+
+    def latency(self, size: str | None = None) -> float:
+        """Seconds one request typically takes. For estimates only."""
+        return _by_size(self.latency_s, size or self.default_size, LATENCY_S)
+
+    def expected_pixels(self, ratio: str | None, size: str | None) -> tuple[int, int] | None:
+        """(width, height) the vendor documents, None where it does not or the ratio was left to the model."""
+        return self.pixels.get(ratio, {}).get(size or self.default_size) if ratio else None
+
+
+def _by_size(table: Mapping[str, float], size: str, otherwise: float) -> float:
+    """A size nobody knows gets the largest value known: too long a wait is cheaper than a lost picture."""
+    value = table.get(size)
+    return value if value is not None else max(table.values(), default=otherwise)
+
+
+def status_note(profile: Profile, today: date) -> str | None:
+    """What a person should hear before using this model; None when there is nothing to say."""
+    words = _status_words(profile, today)
+    if words is None:
+        return None
+    instead = f"; use {profile.replacement} instead" if profile.replacement else ""
+    note = f" ({profile.note})" if profile.note else ""
+    return f"{profile.id} {words}{instead}{note}"
+
+
+def _status_words(profile: Profile, today: date) -> str | None:
+    if profile.status == "unknown":
+        return "is not in the list of known models: nothing about it is checked and its price is unknown"
+    gone = profile.shutdown is not None and date.fromisoformat(profile.shutdown) <= today
+    if profile.status == "retired" or gone:
+        return f"was shut down on {profile.shutdown}" if profile.shutdown else "was shut down"
+    if profile.shutdown:
+        return f"will be shut down on {profile.shutdown}"
+    if profile.status == "deprecated":
+        return "is deprecated"
+    return "is unverified" if profile.status == "unverified" else None

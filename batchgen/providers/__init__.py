@@ -1,0 +1,1 @@
+"""Codecs of the image APIs: pure functions between our records and their wire."""

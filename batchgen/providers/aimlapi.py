@@ -1,0 +1,165 @@
+"""The codec of AIML's /v1/images/generations, and with another base URL of any OpenAI-style images endpoint.
+
+Field names differ per model, so they are data: `wire.fields` of the profile maps ours to theirs.
+Sources: github.com/aimlapi/api-docs f14fa72 (2026-08-21), image-models and errors-and-messages;
+platform.openai.com/docs/api-reference/images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
+
+from batchgen.errors import NoImage
+from batchgen.profiles.profile import Profile
+from batchgen.providers.aimlapi_errors import error_words, read_error
+from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
+from batchgen.providers.request_body import encoded, merged, reference_mark
+from batchgen.records import Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
+
+# For a model without a table of its own: the names most of AIML's models share.
+DEFAULT_FIELDS: Mapping[str, str] = {
+    "aspect_ratio": "aspect_ratio",
+    "image_size": "resolution",
+    "count": "num_images",
+    "references": "image_urls",
+    "seed": "seed",
+    "person_generation": "person_generation",
+    "negative_prompt": "negative_prompt",
+    "search": "enable_web_search",
+}
+
+
+class Picture(Envelope):
+    b64_json: str | None = None
+    url: str | None = None
+    mime_type: Annotated[str | None, LENIENT] = None
+    content_type: Annotated[str | None, LENIENT] = None
+    prompt: Annotated[str | None, LENIENT] = None
+    revised_prompt: Annotated[str | None, LENIENT] = None
+
+
+class SpentHere(Envelope):
+    credits_used: Annotated[NonNegativeFloat | None, LENIENT] = None
+    tokens_used: Annotated[NonNegativeFloat | None, LENIENT] = None  # how older answers name the credits
+    usd_spent: Annotated[NonNegativeFloat | None, LENIENT] = None
+
+
+class Meta(Envelope):
+    usage: SpentHere | None = None
+
+
+class TokenUsage(Envelope):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class Answer(Envelope):
+    data: list[OnErrorOmit[Picture]] | None = None
+    images: list[OnErrorOmit[Picture]] | None = None  # how nano-banana-edit answers
+    meta: Annotated[Meta | None, LENIENT] = None
+    usage: Annotated[TokenUsage | None, LENIENT] = None
+    model: Annotated[str | None, LENIENT] = None
+    id: Annotated[str | None, LENIENT] = None
+
+
+class AimlApi:
+    """Pictures come as links or base64; fetching a link is the caller's, and never a reason to generate again."""
+
+    name: ClassVar[str] = "aimlapi"
+
+    def __init__(self, profile: Profile) -> None:
+        wire = profile.wire
+        self.profile = profile
+        self._model = wire.get("model") or profile.id
+        self._path = wire.get("path") or "/v1/images/generations"
+        self._fields: Mapping[str, str | None] = wire.get("fields") or DEFAULT_FIELDS
+        self._defaults: Mapping[str, Any] = wire.get("defaults") or {}
+
+    @staticmethod
+    def auth_header(key: str) -> tuple[str, str]:
+        """RFC 6750, 2.1."""
+        return "Authorization", f"Bearer {key}"
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        item = sample.item
+        body: dict[str, Any] = {"model": self._model, "prompt": item.prompt, **self._defaults}
+        for ours, value in self._values(item, sample.images, inputs).items():
+            theirs = self._fields.get(ours)
+            if theirs and value is not None:
+                body[theirs] = value
+        return Request(
+            method="POST",
+            path=self._path,
+            body=encoded(merged(body, item.extra), [reference.base64 for reference in inputs.references]),
+            headers={"Content-Type": "application/json"},
+            timeout_s=self.profile.time_limit(item.image_size),
+        )
+
+    def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
+        """By our names; None is not sent. References travel as data URLs, the way their documents allow."""
+        links = [f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)]
+        return {
+            "aspect_ratio": item.aspect_ratio,
+            "image_size": item.image_size,
+            "count": images if images > 1 else None,
+            "references": links or None,
+            "seed": item.seed,
+            "temperature": item.temperature,
+            "person_generation": item.person_generation,
+            "negative_prompt": item.negative_prompt,
+            "search": True if item.search else None,
+        }
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        if not 200 <= status < 300:  # success is 200 in their schema and 201 in their prose
+            raise read_error(status, headers, body)
+        try:
+            answer = Answer.model_validate_json(body)
+        except ValidationError as error:
+            raise malformed(status, body, error) from None
+        pictures = answer.data or answer.images or []
+        images = tuple(image for image in map(_image, pictures) if image is not None)
+        links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith("data:"))
+        if not images and not links:
+            if error_words(body):  # an error in the clothes of a success
+                raise read_error(status, headers, body)
+            raise NoImage("the answer holds no picture", http_status=status)
+        return Reply(
+            images=images,
+            links=links,
+            usage=_usage(answer),
+            reply_id=(answer.id or "")[:200],
+            model_version=(answer.model or "")[:200],
+            notes=_rewritten(pictures),
+        )
+
+
+def _image(entry: Picture) -> ReplyImage | None:
+    inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith("data:") else None)
+    return picture(inline, entry.mime_type or entry.content_type) if inline else None
+
+
+def _rewritten(pictures: list[Picture]) -> tuple[str, ...]:
+    """AIML's Imagen rewrites prompts unless `enhance_prompt: false` is sent; the user should see what was drawn."""
+    texts = dict.fromkeys(p.revised_prompt or p.prompt for p in pictures)
+    return tuple(f"the vendor rewrote the prompt: {clean(text)}" for text in texts if text)
+
+
+def _usage(answer: Answer) -> Usage | None:
+    spent = answer.meta.usage if answer.meta else None
+    if spent is not None:
+        return Usage(
+            credits=spent.credits_used if spent.credits_used is not None else spent.tokens_used, usd=spent.usd_spent
+        )
+    if answer.usage is None:
+        return None
+    tokens = answer.usage
+    return Usage(
+        prompt_tokens=max(0, tokens.input_tokens or 0),
+        image_tokens=max(0, tokens.output_tokens or 0),
+        total_tokens=tokens.total_tokens,
+    )

@@ -1,0 +1,90 @@
+"""What an error of AIML or of an OpenAI-style endpoint means for us.
+
+AIML: `{"message", "path", "requestId", "statusCode": "429" or 429, "timestamp"}`; OpenAI style:
+`{"error": {"message", "type", "code"}}`. A missing credit is a 403 at AIML.
+Source: github.com/aimlapi/api-docs f14fa72, docs/errors-and-messages; platform.openai.com/docs/guides/error-codes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from batchgen.errors import (
+    BadRequest,
+    BillingStopped,
+    DailyQuotaReached,
+    KeyRejected,
+    ModelUnavailable,
+    ProviderError,
+    RateLimited,
+    Refused,
+)
+from batchgen.providers.answer_body import clean, loaded, page_words
+from batchgen.providers.delays import hinted_delay_s
+from batchgen.providers.server_faults import server_fault
+
+HOUR_S = 3600.0
+SPENT = re.compile(r"run out of credits|insufficient[_ ](quota|credits|balance|funds)|top up|billing", re.IGNORECASE)
+HOURLY = re.compile(r"free-tier limit|limit for the hour", re.IGNORECASE)
+POLICY = re.compile(r"content[_ ]policy|moderation|safety (system|filter)|flagged|nsfw", re.IGNORECASE)
+NO_MODEL = re.compile(r"model_not_found|model .{0,80}(does not exist|not found)", re.IGNORECASE)
+MAINTENANCE = re.compile(r"under maintenance", re.IGNORECASE)
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """The error an answer amounts to. A status below 400 gives way to the body's own. Never raises."""
+    value = loaded(body)
+    said = error_words(body) or page_words(body)
+    if status < 400:
+        status = _status(value) or status
+    message = clean(said) or f"HTTP {status} without a body"
+    delay_s = hinted_delay_s(headers, message=message)
+    kind, reason = _kind(status, said)
+    if kind is None:
+        return server_fault(status, message, delay_s)
+    if reason == "hourly_quota":
+        delay_s = max(delay_s or 0.0, HOUR_S)
+    return kind(message, reason=reason, retry_after_s=delay_s, http_status=status)
+
+
+def error_words(body: bytes) -> str:
+    """What an error body says, codes included; empty when it is none of the known shapes."""
+    value = loaded(body)
+    if not isinstance(value, dict):
+        return ""
+    inner = value.get("error")
+    source = inner if isinstance(inner, dict) else value
+    words = [source.get("message"), source.get("code"), source.get("type"), source.get("meta")]
+    if isinstance(inner, str):
+        words.insert(0, inner)
+    if source is value and not isinstance(value.get("message"), str) and not isinstance(inner, str):
+        return ""
+    return " · ".join(word for word in words if isinstance(word, str) and word)
+
+
+def _status(value: Any) -> int | None:
+    """statusCode comes as a number and as a string."""
+    code = value.get("statusCode") if isinstance(value, dict) else None
+    text = str(code)[:4]
+    return int(text) if re.fullmatch(r"[45]\d\d", text, re.ASCII) else None
+
+
+def _kind(status: int, said: str) -> tuple[type[ProviderError] | None, str | None]:
+    """Class and reason, (None, None) where the status alone decides."""
+    if status == 402 or (status in (400, 403, 429) and SPENT.search(said)):
+        return BillingStopped, None
+    if status in (400, 403, 422) and POLICY.search(said):
+        return Refused, "content_policy"
+    if status in (401, 403):
+        return KeyRejected, None
+    if status == 404 or (status == 400 and NO_MODEL.search(said)):
+        return ModelUnavailable, None
+    if status == 413:
+        return BadRequest, "request_too_large"
+    if status == 429:
+        return (DailyQuotaReached, "hourly_quota") if HOURLY.search(said) else (RateLimited, None)
+    if status >= 500 and MAINTENANCE.search(said):
+        return ModelUnavailable, "maintenance"
+    return None, None

@@ -1,0 +1,113 @@
+"""How the bytes of an answer are read without trusting them: pictures, the vendor's words, headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pybase64
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
+
+from batchgen.errors import Malformed
+from batchgen.records import LIFTED, ReplyImage, Role
+
+MESSAGE_CHARS = 500
+ERROR_BODY_BYTES = 1_000_000  # an error explains itself in far less; the rest is not worth parsing
+TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+# Google quotes the key in some messages ("Consumer 'api_key:…' has been suspended"); it must not be repeated.
+KEY_LIKE = re.compile(r"(?<=api_key:)[^\s'\"]+|\bAIza[\w-]{20,}|\b(?:Bearer\s+|sk-)[\w.-]{12,}")
+
+
+class Envelope(BaseModel):
+    """Part of an answer: names in both casings, unknown ones ignored, numbers taken for text where text is due."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+        alias_generator=AliasGenerator(validation_alias=lambda name: AliasChoices(to_camel(name), name)),
+    )
+
+
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValueError:
+        return None
+
+
+LENIENT = WrapValidator(_or_none)  # what cannot be read is None: no oddity beside a picture may cost the picture
+
+
+def malformed(status: int, body: bytes, error: ValidationError) -> Malformed:
+    """Why a 2xx body is no answer: a page, no JSON at all (too deeply nested included), or JSON of another shape."""
+    if body[:200].lstrip().startswith(b"<"):
+        return Malformed(f"a web page instead of JSON: {page_words(body)}", reason="html", http_status=status)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid" or not place:
+        return Malformed(f"not a JSON object: {clean(first['msg'])}", reason="not_json", http_status=status)
+    return Malformed(f"{clean(place)}: {clean(first['msg'])}", reason="malformed", http_status=status)
+
+
+def picture(data: str, mime_type: str | None, role: Role = "image") -> ReplyImage:
+    """The picture in a base64 string, or the number of the string the transport decoded to disk already.
+
+    A `data:` URL counts as its base64. Raises Malformed.
+    """
+    if data.startswith(LIFTED):
+        number = data[len(LIFTED) :]
+        if not (number.isascii() and number.isdecimal() and len(number) < 10):
+            raise Malformed("a reference to a picture on disk without its number", reason="bad_base64")
+        return ReplyImage(mime_type or "", lifted=int(number), role=role)
+    if data.startswith("data:"):
+        head, _, data = data.partition(",")
+        mime_type = mime_type or head[len("data:") :].partition(";")[0]
+    try:
+        decoded = pybase64.b64decode(data, validate=True)
+    except (ValueError, TypeError) as error:
+        raise Malformed(f"the picture is not base64: {clean(str(error))}", reason="bad_base64") from None
+    if not decoded:
+        raise Malformed("the picture is empty", reason="bad_base64")
+    return ReplyImage(mime_type or "", data=decoded, role=role)
+
+
+def loaded(body: bytes) -> Any:
+    """The JSON value of an error body, None when it is none."""
+    try:
+        return from_json(body[:ERROR_BODY_BYTES], allow_inf_nan=False)
+    except ValueError:
+        return None
+
+
+def clean(text: str, limit: int = MESSAGE_CHARS) -> str:
+    """One line of at most `limit` characters: no control, format or bidi characters, nothing that looks like a key."""
+    text = KEY_LIKE.sub("…", text[: 4 * limit])
+    kept = "".join(char if char.isprintable() else " " for char in text)
+    line = " ".join(kept.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def page_words(body: bytes) -> str:
+    """What an HTML or plain-text body says, without its markup."""
+    text = body[:20_000].decode("utf-8", errors="replace")
+    title = TITLE.search(text)
+    return clean(TAG.sub(" ", title.group(1) if title else text))
+
+
+def header(headers: Mapping[str, str], name: str) -> str | None:
+    """A header whatever its casing (RFC 9110, 5.1). name: lower case."""
+    return next((value for key, value in headers.items() if key.lower() == name), None)

@@ -1,0 +1,30 @@
+"""What every codec of an image API offers. Third parties register theirs under the entry point `batchgen.providers`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+from batchgen.profiles.profile import Profile
+from batchgen.records import Inputs, Reply, Request, Sample
+
+
+class Provider(Protocol):
+    """A pure codec: no I/O, no clock, no state beyond the profile it was made for."""
+
+    name: ClassVar[str]
+
+    def __init__(self, profile: Profile) -> None: ...
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        """The request for a sample, without credentials. Raises BadRequest when it cannot be written at all."""
+        ...
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        """The usable answer in a response of any status, or the ProviderError it amounts to; no other exception."""
+        ...
+
+    @staticmethod
+    def auth_header(key: str) -> tuple[str, str]:
+        """Name and value of the one header that carries the key; it never stands in a URL."""
+        ...

@@ -1,0 +1,98 @@
+"""The codec of the Gemini API's generateContent.
+
+Sources: ai.google.dev/api/generate-content and ai.google.dev/gemini-api/docs/image-generation; requests as sent by
+google-genai 3.4.0 and @google/genai 3.1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from batchgen.profiles.profile import Profile
+from batchgen.providers.gemini_answer import Answer, reply_of
+from batchgen.providers.google_errors import envelope, hidden_error
+from batchgen.providers.request_body import encoded, merged, reference_mark
+from batchgen.records import Inputs, Item, Reply, Request, Sample
+
+# The official SDKs send both searches for an image search; the model decides which it uses.
+SEARCH_TOOLS: Mapping[str, Mapping[str, Any]] = {
+    "web": {"googleSearch": {}},
+    "image": {"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}},
+}
+
+
+class Gemini:
+    """One picture per request: candidateCount above 1 does not give more."""
+
+    name: ClassVar[str] = "gemini"
+    api_version: ClassVar[str] = "v1beta"  # v1 took no image fields before September 2026 (googleapis/js-genai#1322)
+
+    def __init__(self, profile: Profile, api_version: str | None = None) -> None:
+        version = api_version or profile.wire.get("api_version") or self.api_version
+        self.profile = profile
+        self._path = f"/{version}/models/{quote(profile.wire.get('model') or profile.id, safe='')}:generateContent"
+
+    @staticmethod
+    def auth_header(key: str) -> tuple[str, str]:
+        """The header form of the key; `?key=` would leak it into the logs of every proxy."""
+        return "x-goog-api-key", key
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        item = sample.item
+        body = merged(_body(item, inputs), item.extra) if item.extra else _body(item, inputs)
+        timeout_s = self.profile.time_limit(item.image_size)
+        return Request(
+            method="POST",
+            path=self._path,
+            body=encoded(body, [reference.base64 for reference in inputs.references]),
+            headers=json_headers(timeout_s),
+            timeout_s=timeout_s,
+        )
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        answer = envelope(Answer, status, headers, body)
+        if answer.error and not answer.candidates:
+            raise hidden_error(answer.error, status, headers)
+        return reply_of(answer, status)
+
+
+def json_headers(timeout_s: float) -> dict[str, str]:
+    """X-Server-Timeout lets the server stop a little before we do: its own 504 says more than our hanging up."""
+    return {"Content-Type": "application/json", "X-Server-Timeout": str(max(1, int(timeout_s) - 5))}
+
+
+def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"text": item.prompt}]
+    for number, reference in enumerate(inputs.references):
+        parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_mark(number)}})
+    body: dict[str, Any] = {"contents": [{"role": "user", "parts": parts}], "generationConfig": _config(item)}
+    if item.system is not None:
+        body["systemInstruction"] = {"parts": [{"text": item.system}]}
+    if item.safety:
+        body["safetySettings"] = [
+            {"category": category, "threshold": threshold} for category, threshold in item.safety.items()
+        ]
+    if item.search is not None:
+        body["tools"] = [SEARCH_TOOLS.get(item.search, SEARCH_TOOLS["web"])]
+    return body
+
+
+def _config(item: Item) -> dict[str, Any]:
+    """Strings in imageConfig; the documents' `responseFormat.image` with "16:9" is refused by the live server."""
+    config: dict[str, Any] = {"responseModalities": [name.upper() for name in item.modalities] or ["IMAGE"]}
+    image: dict[str, Any] = {}
+    if item.aspect_ratio is not None:
+        image["aspectRatio"] = item.aspect_ratio
+    if item.image_size is not None:
+        image["imageSize"] = item.image_size.upper()  # "2k" is silently taken for 1K (firebase/genkit#4891)
+    if image:
+        config["imageConfig"] = image
+    if item.seed is not None:
+        config["seed"] = item.seed
+    if item.temperature is not None:
+        config["temperature"] = item.temperature
+    if item.thinking is not None:
+        config["thinkingConfig"] = {"thinkingLevel": item.thinking.upper()}
+    return config

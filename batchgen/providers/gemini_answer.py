@@ -1,0 +1,248 @@
+"""What an answer of generateContent holds: pictures, or the reason why there is none.
+
+A 200 is not yet a picture. Sources: ai.google.dev/api/generate-content (Candidate, FinishReason, UsageMetadata); the
+enumerations of google-genai 3.4.0; recorded answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Annotated, Any
+
+from pydantic import OnErrorOmit
+
+from batchgen.errors import (
+    BadRequest,
+    KeyRejected,
+    Malformed,
+    NoImage,
+    OutputRefused,
+    ProviderError,
+    Refused,
+)
+from batchgen.providers.answer_body import LENIENT, Envelope, clean, picture
+from batchgen.records import LIFTED, Reply, ReplyImage, Role, Usage
+
+
+class Blob(Envelope):
+    data: str | None = None
+    mime_type: str | None = None
+
+
+class Part(Envelope):
+    text: Annotated[str | None, LENIENT] = None
+    thought: Annotated[bool | None, LENIENT] = None
+    inline_data: Blob | None = None
+
+
+class Content(Envelope):
+    parts: list[OnErrorOmit[Part]] | None = None  # may be missing or null
+
+
+class Candidate(Envelope):
+    content: Content | None = None  # may be missing, {} or {"role": "model"}
+    finish_reason: str | None = None
+    finish_message: Annotated[str | None, LENIENT] = None
+    grounding_metadata: Annotated[dict[str, Any] | None, LENIENT] = None
+
+
+class TokenCount(Envelope):
+    modality: str | None = None
+    token_count: int | None = None
+
+
+class UsageMetadata(Envelope):
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    candidates_tokens_details: list[OnErrorOmit[TokenCount]] | None = None
+    thoughts_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    total_token_count: int | None = None
+
+
+class PromptFeedback(Envelope):
+    block_reason: str | None = None
+    block_reason_message: Annotated[str | None, LENIENT] = None
+
+
+class Answer(Envelope):
+    candidates: list[Candidate] | None = None  # absent when the prompt was blocked
+    prompt_feedback: Annotated[PromptFeedback | None, LENIENT] = None
+    usage_metadata: Annotated[UsageMetadata | None, LENIENT] = None
+    response_id: Annotated[str | None, LENIENT] = None
+    model_version: Annotated[str | None, LENIENT] = None
+    model_status: Annotated[dict[str, Any] | None, LENIENT] = None
+    error: Any = None
+
+
+ID_CHARS = 200
+
+# What a finish reason means when no picture came; the slug is the reason in lower case.
+REFUSALS = frozenset(
+    [
+        "SAFETY",
+        "PROHIBITED_CONTENT",
+        "IMAGE_PROHIBITED_CONTENT",
+        "BLOCKLIST",
+        "SPII",
+        "RECITATION",
+        "IMAGE_RECITATION",
+        "LANGUAGE",
+        "ESCALATION",
+        "MODEL_ARMOR",
+    ]
+)
+WITHOUT_IMAGE = frozenset(
+    [
+        "NO_IMAGE",
+        "IMAGE_OTHER",
+        "OTHER",
+        "MAX_TOKENS",
+        "MALFORMED_FUNCTION_CALL",
+        "MALFORMED_RESPONSE",
+        "UNEXPECTED_TOOL_CALL",
+        "TOO_MANY_TOOL_CALLS",
+        "FINISH_REASON_UNSPECIFIED",
+    ]
+)
+SPECIAL: Mapping[str, tuple[type[ProviderError], str]] = {
+    "IMAGE_SAFETY": (OutputRefused, "image_safety"),  # the filter varies: the same request often passes, and is free
+    "PUP_LIMITED_DISABLED": (KeyRejected, "account_restricted"),
+    "MISSING_THOUGHT_SIGNATURE": (BadRequest, "missing_thought_signature"),
+    "CONTINUATION": (Malformed, "continuation"),
+}
+
+
+def reply_of(answer: Answer, status: int) -> Reply:
+    """The pictures of an answer, or the error it amounts to."""
+    candidates = answer.candidates or []
+    images, notes = _images(candidates)
+    if not any(image.role == "image" for image in images):
+        raise _no_image(answer, status)
+    finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
+    if finish_reason not in ("STOP", ""):
+        notes += (f"a picture came with finish reason {clean(finish_reason, 60)}",)
+    return Reply(
+        images=images,
+        text=_text(candidates),
+        usage=usage_of(answer.usage_metadata),
+        finish_reason=finish_reason[:ID_CHARS],
+        reply_id=(answer.response_id or "")[:ID_CHARS],
+        model_version=(answer.model_version or "")[:ID_CHARS],
+        notes=notes + _retirement(answer.model_status),
+        grounding=next((_finite(c.grounding_metadata) for c in candidates if c.grounding_metadata), {}),
+    )
+
+
+def usage_of(usage: UsageMetadata | None) -> Usage | None:
+    """Tokens by the rate they are billed at.
+
+    candidatesTokenCount exceeds the sum of its details by text nobody sees, so the rest counts as text. An answer that
+    was blocked repeats the thoughts as candidates: total = prompt + thoughts tells.
+    """
+    if usage is None:
+        return None
+    prompt = _count(usage.prompt_token_count) + _count(usage.tool_use_prompt_token_count)
+    thoughts = _count(usage.thoughts_token_count)
+    candidates = _count(usage.candidates_token_count)
+    if candidates == thoughts and usage.total_token_count == prompt + thoughts:
+        candidates = 0
+    details = usage.candidates_tokens_details or []
+    image = sum(_count(entry.token_count) for entry in details if entry.modality == "IMAGE")
+    return Usage(
+        prompt_tokens=prompt,
+        image_tokens=image,
+        text_tokens=max(0, candidates - image),
+        thought_tokens=thoughts,
+        total_tokens=usage.total_token_count,
+    )
+
+
+def _finite(value: Any) -> Any:
+    """JSON as the standard has it: the parser lets NaN and Infinity through, what we write must not hold them."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _count(tokens: int | None) -> int:
+    return max(0, tokens or 0)
+
+
+def _parts(candidates: list[Candidate]) -> Iterator[Part]:
+    for candidate in candidates:
+        if candidate.content is not None:
+            yield from candidate.content.parts or ()
+
+
+def _images(candidates: list[Candidate]) -> tuple[tuple[ReplyImage, ...], tuple[str, ...]]:
+    """All pictures in order, and notes on those that could not be read.
+
+    The last one that is no thought is the final picture, earlier ones are drafts on the way to it, all billed.
+    Part order is not fixed, and only an unreadable final picture spoils the answer.
+    """
+    found = [
+        (part.inline_data, bool(part.thought))
+        for part in _parts(candidates)
+        if part.inline_data is not None
+        and part.inline_data.data is not None
+        and (part.inline_data.mime_type or "image/").startswith("image/")
+    ]
+    last = max((n for n, (_, thought) in enumerate(found) if not thought), default=-1)
+    images: list[ReplyImage] = []
+    notes: tuple[str, ...] = ()
+    for number, (blob, thought) in enumerate(found):
+        role: Role = "thought" if thought else "image" if number == last else "draft"
+        try:
+            images.append(picture(blob.data or "", blob.mime_type, role))
+        except Malformed as error:
+            if role == "image":
+                raise
+            notes += (f"a {role} was dropped: {error.message}",)
+    return tuple(images), notes
+
+
+def _text(candidates: list[Candidate]) -> str:
+    texts = (part.text for part in _parts(candidates) if part.text and not part.thought)
+    return "\n".join(text for text in texts if not text.startswith(LIFTED)).strip()
+
+
+def _retirement(model_status: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Newer answers say when their model goes; worth a line in the log."""
+    if not model_status:
+        return ()
+    words = [str(model_status[key]) for key in ("message", "modelStage", "retirementTime") if model_status.get(key)]
+    return (f"model status: {clean(' · '.join(words), 200)}",) if words else ()
+
+
+def _no_image(answer: Answer, status: int) -> ProviderError:
+    feedback = answer.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        words = clean(f"the prompt was blocked: {feedback.block_reason} {feedback.block_reason_message or ''}")
+        return Refused(words, reason="prompt_blocked", http_status=status)
+    candidates = answer.candidates or []
+    if not candidates:
+        return NoImage("the answer is empty", reason="empty_answer", http_status=status)
+    finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
+    text = _text(candidates)
+    finish_message = next((c.finish_message for c in candidates if c.finish_message), "")
+    kind, reason = _kind(finish_reason, bool(text))
+    said = finish_message or text or f"no picture, finish reason {finish_reason or 'not given'}"
+    if reason == "unknown_finish_reason":
+        said = f"{finish_reason}: {said}"
+    return kind(clean(said), reason=reason, http_status=status)
+
+
+def _kind(finish_reason: str, has_text: bool) -> tuple[type[ProviderError], str]:
+    if finish_reason in SPECIAL:
+        return SPECIAL[finish_reason]
+    if finish_reason in REFUSALS:
+        return Refused, finish_reason.lower()
+    if finish_reason in WITHOUT_IMAGE:
+        return NoImage, finish_reason.lower()
+    if finish_reason in ("STOP", ""):
+        return NoImage, "text_only" if has_text else "no_image"
+    return NoImage, "unknown_finish_reason"

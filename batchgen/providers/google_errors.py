@@ -1,0 +1,236 @@
+"""What an error of a Google API means for us. Shared by Gemini and Imagen.
+
+The envelope is `{"error": {"code", "message", "status", "details": […]}}` (google.rpc.Status as JSON), sometimes in a
+list, sometimes without details, and from the front end HTML or plain text. Nothing of it is taken for granted.
+Sources: ai.google.dev/gemini-api/docs/troubleshooting; googleapis/google/rpc/error_details.proto; bodies quoted in
+github.com/google-gemini/gemini-cli#8437 and googleapis/js-genai#1322.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from batchgen.errors import (
+    BadRequest,
+    BillingStopped,
+    DailyQuotaReached,
+    InputRejected,
+    KeyRejected,
+    ModelUnavailable,
+    ProviderError,
+    RateLimited,
+    Refused,
+    ServerFault,
+)
+from batchgen.providers.answer_body import MESSAGE_CHARS, Envelope, clean, loaded, malformed, page_words
+from batchgen.providers.delays import hinted_delay_s
+from batchgen.providers.server_faults import server_fault
+
+E = TypeVar("E", bound=Envelope)
+
+# google.rpc.Code -> HTTP, for errors inside a 200 and in lines of a batch (googleapis/google/rpc/code.proto).
+HTTP_OF_RPC: Mapping[int, int] = {
+    1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503,
+    15: 500, 16: 401,
+}  # fmt: skip
+# The Interactions API spells its codes as words.
+HTTP_OF_WORD: Mapping[str, int] = {"authentication": 401, "permission_denied": 403, "rate_limit": 429}
+LONG_S = 3600.0  # a hint of hours belongs to a rolling daily window; one of seconds beside a daily quota is noise
+
+SPENT = re.compile(r"spend(ing)? cap|ai\.studio/spend|prepay(ment)? credits|credits are depleted", re.IGNORECASE)
+NO_LIMIT = re.compile(r"\blimit: 0(?![\d.])")
+PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
+BAD_KEY = re.compile(r"API[ _]key (not valid|expired|not found|invalid)|API_KEY_INVALID", re.IGNORECASE)
+FILE_GONE = re.compile(
+    r"\bFile \S+ or it may not exist|\bfiles?/\S+ (is )?not found|not in an ACTIVE state", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error answer taken apart. message: cleaned, at most 500 characters. violations: of a QuotaFailure."""
+
+    status: int
+    message: str
+    rpc_status: str = ""
+    reasons: frozenset[str] = frozenset()  # ErrorInfo
+    violations: tuple[Mapping[str, Any], ...] = ()
+    delay_s: float | None = None
+    raw_message: str = field(default="", repr=False)
+
+    def error(self, kind: type[ProviderError], reason: str | None = None) -> ProviderError:
+        return kind(self.message, reason=reason, retry_after_s=self.delay_s, http_status=self.status)
+
+    def says(self, *words: str) -> bool:
+        message = self.raw_message.lower()
+        return any(word in message for word in words)
+
+
+def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """The error an answer with this status amounts to. Never raises."""
+    value = loaded(body)
+    error = error_in(value)
+    if error is not None:
+        return classified(fault(error, status, headers))
+    said = page_words(body)  # HTML and plain text come from proxies and Google's front end
+    message = f"HTTP {status}: {said}" if said else f"HTTP {status} without a body"
+    return classified(Fault(status, clean(message), delay_s=hinted_delay_s(headers), raw_message=said))
+
+
+def envelope(kind: type[E], status: int, headers: Mapping[str, str], body: bytes) -> E:
+    """A 2xx body as `kind`. Raises the ProviderError of any other status, and of a body that is no such answer."""
+    if not 200 <= status < 300:
+        raise read_error(status, headers, body)
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        inner = error_in(loaded(body))
+        raise classified(fault(inner, status, headers)) if inner else malformed(status, body, error) from None
+
+
+def hidden_error(error: Any, status: int, headers: Mapping[str, str]) -> ProviderError:
+    """The `error` member a gateway put into a 200."""
+    return classified(fault(error_in({"error": error}) or {}, status, headers))
+
+
+def error_in(value: Any) -> Mapping[str, Any] | None:
+    """The `error` member of an envelope, also of one inside a list (server-sent events, the OpenAI-style path)."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict):
+        return None
+    error = value.get("error")
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) else None
+
+
+def fault(error: Mapping[str, Any], http_status: int, headers: Mapping[str, str]) -> Fault:
+    """An `error` member taken apart. http_status below 400: the error's own code counts."""
+    details = [entry for entry in _list(error.get("details")) if isinstance(entry, dict)]
+    message = _text(error.get("message"))
+    extra = " ".join(
+        _text(violation.get("description"))
+        for detail in _of(details, "BadRequest")
+        for violation in _list(detail.get("fieldViolations", detail.get("field_violations")))
+        if isinstance(violation, dict) and _text(violation.get("description")) not in message
+    )
+    status = http_status if http_status >= 400 else _http_status(error.get("code"))
+    raw = f"{message} {extra}".strip()
+    return Fault(
+        status=status,
+        message=clean(raw) or f"HTTP {status}",
+        rpc_status=_text(error.get("status")),
+        reasons=frozenset(_text(detail.get("reason")) for detail in _of(details, "ErrorInfo")),
+        violations=tuple(
+            violation
+            for detail in _of(details, "QuotaFailure")
+            for violation in _list(detail.get("violations"))
+            if isinstance(violation, dict)
+        ),
+        delay_s=hinted_delay_s(headers, _of(details, "RetryInfo"), message),
+        raw_message=raw[: 4 * MESSAGE_CHARS],
+    )
+
+
+def classified(fault: Fault) -> ProviderError:
+    """The table of ai.google.dev/gemini-api/docs/troubleshooting, and what it leaves out."""
+    if fault.status == 429:
+        return _quota(fault)
+    if fault.status in (400, 412):
+        return _invalid(fault)
+    if fault.status == 401:
+        return fault.error(KeyRejected)
+    if fault.status == 402:
+        return fault.error(BillingStopped)
+    if fault.status == 403:
+        return _forbidden(fault)
+    if fault.status == 404:
+        gone = FILE_GONE.search(fault.raw_message)
+        return fault.error(BadRequest, "file_unavailable") if gone else fault.error(ModelUnavailable)
+    if fault.status == 413:
+        return fault.error(BadRequest, "request_too_large")
+    return server_fault(fault.status, fault.message, fault.delay_s)
+
+
+def _quota(fault: Fault) -> ProviderError:
+    """429. The quota id decides, the delay does not: a daily quota may come with a hint of seconds.
+
+    Several violations at once: a limit of zero outweighs a day, a day outweighs a minute.
+    """
+    if SPENT.search(fault.raw_message):
+        return fault.error(BillingStopped)
+    if "MODEL_CAPACITY_EXHAUSTED" in fault.reasons:  # the vendor's shortage, not our quota
+        return fault.error(ServerFault, "overloaded")
+    limits = [_text(violation.get("quotaValue", violation.get("quota_value"))) for violation in fault.violations]
+    if "0" in limits or NO_LIMIT.search(fault.raw_message):
+        return fault.error(ModelUnavailable, "no_quota")
+    names = " ".join(
+        _text(violation.get(name))
+        for violation in fault.violations
+        for name in ("quotaId", "quota_id", "quotaMetric", "quota_metric")
+    )
+    # Gateways drop the details; the message still names the metrics then.
+    names = names.strip() or " ".join(re.findall(r"metric: (\S+)", fault.raw_message))
+    if "file_storage_bytes" in names:
+        return fault.error(ModelUnavailable, "file_storage_full")
+    if PER_DAY.search(names):
+        delay_s = fault.delay_s if fault.delay_s is not None and fault.delay_s >= LONG_S else None
+        return DailyQuotaReached(fault.message, retry_after_s=delay_s, http_status=fault.status)
+    return fault.error(RateLimited)
+
+
+def _invalid(fault: Fault) -> ProviderError:
+    """400. A wrong key is INVALID_ARGUMENT here, not 401."""
+    if "API_KEY_INVALID" in fault.reasons or BAD_KEY.search(fault.raw_message):
+        return fault.error(KeyRejected)
+    if fault.says("location is not supported"):
+        return fault.error(KeyRejected, "location_unsupported")
+    if fault.says("only accessible to billed users"):
+        return fault.error(ModelUnavailable, "billed_users_only")
+    if fault.rpc_status == "FAILED_PRECONDITION" and fault.says("billing", "free tier"):
+        return fault.error(BillingStopped)
+    if fault.says("unable to process input image"):
+        return fault.error(InputRejected)
+    if fault.says("payload size exceeds"):
+        return fault.error(BadRequest, "request_too_large")
+    if fault.says("missing a thought_signature"):
+        return fault.error(BadRequest, "missing_thought_signature")
+    if fault.says("responsible ai practices"):  # how Imagen refuses a prompt
+        return fault.error(Refused, "prompt_blocked")
+    if FILE_GONE.search(fault.raw_message):
+        return fault.error(BadRequest, "file_unavailable")
+    return fault.error(BadRequest)
+
+
+def _forbidden(fault: Fault) -> ProviderError:
+    if FILE_GONE.search(fault.raw_message):
+        return fault.error(BadRequest, "file_unavailable")
+    if "BILLING_DISABLED" in fault.reasons:
+        return fault.error(BillingStopped)
+    return fault.error(KeyRejected)
+
+
+def _of(details: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [detail for detail in details if _text(detail.get("@type")).endswith(f".{name}")]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)[: 4 * MESSAGE_CHARS]
+
+
+def _http_status(code: Any) -> int:
+    if isinstance(code, str):
+        return int(code) if code.isascii() and code.isdecimal() and len(code) == 3 else HTTP_OF_WORD.get(code, 500)
+    if not isinstance(code, int) or isinstance(code, bool):
+        return 500
+    return code if 400 <= code < 600 else HTTP_OF_RPC.get(code, 500)

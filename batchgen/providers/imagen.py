@@ -1,0 +1,98 @@
+"""The codec of Imagen's predict, which Google shut down and emulators and gateways still speak.
+
+Sources: ai.google.dev/gemini-api/docs/imagen; requests as sent by google-genai 1.75.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from pydantic import OnErrorOmit
+
+from batchgen.errors import NoImage, Refused
+from batchgen.profiles.profile import Profile
+from batchgen.providers.answer_body import Envelope, clean, picture
+from batchgen.providers.gemini import json_headers
+from batchgen.providers.google_errors import envelope, hidden_error
+from batchgen.providers.request_body import encoded, merged
+from batchgen.records import Inputs, Item, Reply, Request, Sample
+
+
+class Prediction(Envelope):
+    bytes_base64_encoded: str | None = None
+    mime_type: str | None = None
+    rai_filtered_reason: str | None = None
+
+
+class Answer(Envelope):
+    predictions: list[OnErrorOmit[Prediction]] | None = None  # absent when all pictures were filtered
+    error: Any = None
+
+
+class Imagen:
+    """Up to four samples per request; filtered ones are missing from the answer or carry a reason."""
+
+    name: ClassVar[str] = "imagen"
+    api_version: ClassVar[str] = "v1beta"
+
+    def __init__(self, profile: Profile, api_version: str | None = None) -> None:
+        version = api_version or profile.wire.get("api_version") or self.api_version
+        self.profile = profile
+        self._path = f"/{version}/models/{quote(profile.wire.get('model') or profile.id, safe='')}:predict"
+
+    @staticmethod
+    def auth_header(key: str) -> tuple[str, str]:
+        """The header form of the key; `?key=` would leak it into the logs of every proxy."""
+        return "x-goog-api-key", key
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        item = sample.item
+        body: dict[str, Any] = {"instances": [{"prompt": item.prompt}], "parameters": _parameters(item, sample.images)}
+        timeout_s = self.profile.time_limit(item.image_size)
+        return Request(
+            method="POST",
+            path=self._path,
+            body=encoded(merged(body, item.extra)),
+            headers=json_headers(timeout_s),
+            timeout_s=timeout_s,
+        )
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        answer = envelope(Answer, status, headers, body)
+        if answer.error and not answer.predictions:
+            raise hidden_error(answer.error, status, headers)
+        return _reply(answer, status)
+
+
+def _parameters(item: Item, images: int) -> dict[str, Any]:
+    """sampleCount is always sent: left out, it means four. includeRaiReason: else filtered pictures vanish silently.
+
+    seed and negativePrompt are Vertex's; the Gemini API refuses them, and its profiles say so.
+    """
+    parameters: dict[str, Any] = {"sampleCount": images, "includeRaiReason": True}
+    if item.aspect_ratio is not None:
+        parameters["aspectRatio"] = item.aspect_ratio
+    if item.image_size is not None:
+        parameters["sampleImageSize"] = item.image_size.upper()  # not `imageSize`, as the guide's prose has it
+    if item.person_generation is not None:
+        parameters["personGeneration"] = item.person_generation
+    if item.seed is not None:
+        parameters["seed"] = item.seed
+    if item.negative_prompt is not None:
+        parameters["negativePrompt"] = item.negative_prompt
+    return parameters
+
+
+def _reply(answer: Answer, status: int) -> Reply:
+    """One picture per sample, in order. `{}` is how an answer looks in which everything was filtered."""
+    predictions = answer.predictions or []
+    images = tuple(picture(p.bytes_base64_encoded, p.mime_type) for p in predictions if p.bytes_base64_encoded)
+    filtered = tuple(clean(p.rai_filtered_reason) for p in predictions if p.rai_filtered_reason)
+    if images:
+        return Reply(images=images, filtered=filtered)
+    if filtered or not predictions:
+        words = "; ".join(dict.fromkeys(filtered)) or "every picture was filtered"
+        raise Refused(clean(words), reason="filtered", http_status=status)
+    raise NoImage("the answer holds no picture", http_status=status)

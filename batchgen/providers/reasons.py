@@ -1,0 +1,84 @@
+"""Every reason an attempt can end with, and what a person can do about it. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_RETRY_LATER = "run again later: `batchgen run` asks only for what is missing"
+_PROMPT = "change the prompt or the reference; the same request will be refused again"
+_REPHRASE = "say plainly that a picture is wanted, or describe the scene differently"
+_KEY = "check GEMINI_API_KEY or AIMLAPI_API_KEY; `batchgen doctor` tests it without cost"
+_ANSWER = "run again; if it stays, the server or a proxy between breaks answers"
+
+# Slugs are stable: they stand in ledgers, and `batchgen retry --reason SLUG` takes them.
+REMEDIES: Mapping[str, str] = {
+    # quota and access
+    "rate_limited": "lower `models: …: rpm` to what your project allows (aistudio.google.com/rate-limit)",
+    "daily_quota": "run again after the quota resets (midnight Pacific), or set `models: …: rpd`",
+    "hourly_quota": "run again in an hour, or use a paid plan",
+    "model_unavailable": "choose another model: `batchgen models` lists those still served",
+    "no_quota": "this key's tier has no quota for the model: enable billing or choose another model",
+    "billed_users_only": "enable billing for the project, or choose another model",
+    "maintenance": "the vendor is working on this model: run again later or choose another one",
+    "file_storage_full": "delete old files of the project (20 GB at most), then run again",
+    "key_rejected": _KEY,
+    "account_restricted": "the vendor restricted this account: see its console or ask its support",
+    "location_unsupported": "the API does not serve this location: run from a supported one",
+    "billing": "add credits or raise the spending cap in the vendor's console, then run again",
+    # refusals
+    "refused": _PROMPT,
+    "prompt_blocked": _PROMPT,
+    "content_policy": _PROMPT,
+    "filtered": _PROMPT,
+    "safety": "soften the prompt, or relax `safety:` where your use allows it",
+    "prohibited_content": _PROMPT,
+    "image_prohibited_content": "leave out brands, characters and works that belong to others",
+    "blocklist": "leave out the blocked word",
+    "spii": "leave out personal data",
+    "recitation": "ask for something less close to an existing text",
+    "image_recitation": "ask for something less close to an existing work",
+    "language": "write the prompt in a supported language",
+    "escalation": _PROMPT,
+    "model_armor": "the project's Model Armor policy refused: change the prompt or the policy",
+    "image_safety": "the output filter varies: `batchgen retry --refused` may pass, else soften the prompt",
+    # an answer without a picture
+    "no_image": _REPHRASE,
+    "image_other": _REPHRASE,
+    "text_only": "the model answered in words: " + _REPHRASE,
+    "empty_answer": _RETRY_LATER,
+    "other": _REPHRASE,
+    "max_tokens": "raise `extra: {generationConfig: {maxOutputTokens: …}}` or shorten the prompt",
+    "malformed_function_call": _RETRY_LATER,
+    "malformed_response": _RETRY_LATER,
+    "unexpected_tool_call": "leave out `search:` for this item",
+    "too_many_tool_calls": "leave out `search:` for this item",
+    "finish_reason_unspecified": _RETRY_LATER,
+    "unknown_finish_reason": "see the message; a newer batchgen may know this reason",
+    # an answer that breaks the protocol
+    "malformed": _ANSWER,
+    "not_json": _ANSWER,
+    "html": "a proxy, login page or wrong base URL answers in place of the API",
+    "bad_base64": _ANSWER,
+    "continuation": _RETRY_LATER,
+    # a request the vendor does not take
+    "bad_request": "the message names the field: correct it in the manifest, or leave it out",
+    "not_sendable": "`extra` holds something JSON cannot say (a date, NaN): quote it",
+    "request_too_large": "use fewer or smaller references (about 14 MB together)",
+    "missing_thought_signature": "start the conversation anew: an earlier answer was not sent back as it came",
+    "file_unavailable": "the uploaded file expired (48 hours): run again to upload it anew",
+    "unexpected_status": "check the base URL: this is not how the API answers",
+    "input_rejected": "the vendor could not read a reference: save it again as PNG or JPEG",
+    # the vendor's trouble and the network's
+    "server_fault": _RETRY_LATER,
+    "overloaded": "the vendor is overloaded: run again later, or set `fallback:` to another model",
+    "deadline": "the vendor ran out of time: ask for a smaller `image_size` or run again later",
+    "connect_failed": "check network, proxy and base URL; nothing was billed",
+    "unanswered": "possibly billed: `--on-uncertain retry` asks again, `hold` leaves it for you to decide",
+    "download_failed": "the picture is paid for: run again to fetch it from its link, while the link lives",
+    # bytes that are not a whole picture
+    "not_an_image": _ANSWER,
+    "truncated": _ANSWER,
+    "too_large": "the picture is beyond the safety limits and was not decoded",
+    "damaged": _ANSWER,
+    "error": "see the message",
+}

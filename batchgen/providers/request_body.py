@@ -1,0 +1,50 @@
+"""How a request body is put together: the user's `extra` merged in, large pictures copied once."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchgen.errors import BadRequest
+
+# Stands in the JSON for a reference picture until the bytes are joined. Random per process, so that no prompt can
+# hold it; it never reaches the wire.
+_MARK = f"reference-{secrets.token_hex(16)}-"
+
+
+def reference_mark(number: int) -> str:
+    """What to write into the body where the base64 of reference `number` belongs."""
+    return f"{_MARK}{number}"
+
+
+def merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`extra` on top of `body`: mappings merge, everything else replaces. Neither argument is changed."""
+    result = dict(body)
+    for key, value in extra.items():
+        current = result.get(key)
+        result[key] = merged(current, value) if isinstance(current, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def encoded(body: Mapping[str, Any], references: Sequence[str] = ()) -> bytes:
+    """The body as ASCII JSON. `references`: base64 text for each mark, in order.
+
+    Pictures go round the JSON encoder, which would scan and copy every megabyte of them: one copy is left, the join.
+    """
+    try:
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"the request cannot be written as JSON: {error}", reason="not_sendable") from None
+    if not references:
+        return text.encode("ascii")
+    pieces = []
+    rest = text
+    for number, reference in enumerate(references):
+        before, mark, rest = rest.partition(reference_mark(number))
+        if not mark:  # `extra` replaced the place where it stood
+            rest = before
+            continue
+        pieces += [before.encode("ascii"), reference.encode("ascii")]
+    return b"".join([*pieces, rest.encode("ascii")])

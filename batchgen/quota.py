@@ -1,0 +1,108 @@
+"""A window of requests: `asyncio_throttle.Throttler` as the sliding log, wrapped so that the server never counts one too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from asyncio_throttle.throttler import Throttler
+
+MARGIN_S = 0.5  # above the jitter between sending and arriving; costs 0.8 % of a minute's quota
+RECOVERY_PER_MINUTE = 0.05  # of the declared rate, after it was halved
+
+
+class Window:
+    """At most `limit` requests in any sliding `period_s` as the server counts them.
+
+    A server counts arrivals, a plain log counts decisions: with a period of exactly 60 s a server saw up to 117
+    arrivals of 60 in one of its minutes. So the period is longer by MARGIN_S and the stamp is taken again when the
+    headers leave (`sent`). It is a log, not a pacer: a fresh window may start with a burst of `limit`.
+    Times are seconds of `time.monotonic()`, which is also the event loop's clock.
+
+    Its catch: it reads and mends the library's private log, so the library is pinned and a test holds the version.
+    """
+
+    def __init__(self, limit: int, period_s: float = 60.0) -> None:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        self.limit = limit
+        self.period_s = period_s
+        self._throttler = Throttler(rate_limit=limit, period=period_s + MARGIN_S)
+        self._halved_at_s: float | None = None
+        self._halved_to = float(limit)
+
+    def rate(self, now_s: float) -> int:
+        """Requests per window now: the declared limit, or less while it recovers from a 429 (AIMD)."""
+        if self._halved_at_s is None:
+            return self.limit
+        minutes = (now_s - self._halved_at_s) / 60.0
+        rate = self._halved_to + self.limit * RECOVERY_PER_MINUTE * minutes
+        if rate >= self.limit:
+            self._halved_at_s = None
+            return self.limit
+        return max(1, int(rate))
+
+    def halve(self, now_s: float) -> None:
+        """The server refused although we kept to the declared limit: go down to half, then slowly up again."""
+        self._halved_to = max(1.0, self.rate(now_s) / 2)
+        self._halved_at_s = now_s
+
+    def earliest_s(self, now_s: float) -> float:
+        """The earliest moment at which one more request keeps the window; `now_s` when that is now."""
+        log = self._throttler._task_logs
+        rate = self.rate(now_s)
+        if len(log) < rate:
+            return now_s
+        # The library forgets a stamp when its age is strictly greater than the period; a microsecond makes sure of it.
+        return max(now_s, float(log[-rate] + self._throttler.period) + 1e-6)
+
+    async def admit(self, now_s: float) -> float:
+        """Take one place and return its stamp. Only when `earliest_s(now_s)` is now: then it never waits."""
+        self._throttler.rate_limit = self.rate(now_s)
+        await self._throttler.acquire()  # type: ignore[no-untyped-call] # the library has no types
+        return float(self._throttler._task_logs[-1])
+
+    def sent(self, stamp_s: float, now_s: float) -> float:
+        """The headers left at `now_s`: move the stamp there, so that connecting and queueing do not count as margin."""
+        self._forget(stamp_s)  # already gone if connecting took longer than the window
+        self._throttler._task_logs.append(now_s)
+        return now_s
+
+    def refund(self, stamp_s: float) -> None:
+        """The request never left. A 429 is never refunded: the server counted it."""
+        self._forget(stamp_s)
+
+    def seed(self, stamps_s: Iterable[float], now_s: float) -> None:
+        """Put in what an earlier process sent, clamped into the window: three restarts in a minute reached 180 of 60."""
+        oldest_s = now_s - self._throttler.period
+        log = self._throttler._task_logs
+        log.extend(min(stamp, now_s) for stamp in stamps_s if stamp > oldest_s)
+        ordered = sorted(log)
+        log.clear()
+        log.extend(ordered)
+
+    def used(self, now_s: float) -> int:
+        """Requests of the last window."""
+        oldest_s = now_s - self._throttler.period
+        return sum(1 for stamp in self._throttler._task_logs if stamp > oldest_s)
+
+    def _forget(self, stamp_s: float) -> bool:
+        try:
+            self._throttler._task_logs.remove(stamp_s)
+        except ValueError:
+            return False
+        return True
+
+
+def daily_reset(now: float, hint_s: float | None) -> float:
+    """UTC seconds at which a daily quota is free again: after the server's hint when that is longer than minutes, else midnight Pacific.
+
+    Source: ai.google.dev/gemini-api/docs/rate-limits ("RPD quotas reset at midnight Pacific time"); refusals for the day
+    have been seen with hints of under a minute, which are of another window.
+    """
+    if hint_s is not None and hint_s > 900:
+        return now + hint_s
+    pacific = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo("America/Los_Angeles"))
+    midnight = (pacific + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight.timestamp()

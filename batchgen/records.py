@@ -1,0 +1,192 @@
+"""Frozen nouns that cross disk or wire. Standard library only, so that `status` starts fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+EMPTY: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
+
+    model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
+    references: absolute paths. origin: `file:line` of the entry, for messages. None means: not asked for.
+    """
+
+    id: str
+    prompt: str
+    model: str
+    provider: str
+    filename: str
+    count: int = 1
+    system: str | None = None
+    aspect_ratio: str | None = None
+    image_size: str | None = None
+    references: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()  # "text", "image"
+    search: str | None = None  # "web" | "image"
+    thinking: str | None = None  # "minimal" | "low" | "medium" | "high"
+    seed: int | None = None
+    temperature: float | None = None
+    safety: Mapping[str, str] = field(default_factory=dict)  # category -> threshold, as the vendor spells them
+    person_generation: str | None = None
+    negative_prompt: str | None = None
+    tags: tuple[str, ...] = ()
+    priority: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The n-th of an item's `count` (from 1). `images` > 1: one request asks for samples n … n + images - 1.
+
+    fingerprint: hash of all that reaches the wire for this sample; wire: the same facts, readable, for `plan` to say
+    what changed.
+    """
+
+    item: Item
+    n: int
+    fingerprint: str
+    wire: str  # canonical JSON, without reference bytes
+    images: int = 1
+
+    @property
+    def key(self) -> str:
+        return sample_key(self.item.id, self.n)
+
+
+def sample_key(item_id: str, n: int) -> str:
+    """`id` for the first sample, `id#2` and so on for the others: what people see and `results.jsonl` says."""
+    return item_id if n == 1 else f"{item_id}#{n}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceImage:
+    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared."""
+
+    mime_type: str
+    base64: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a codec needs beside the sample and cannot fetch itself."""
+
+    references: tuple[ReferenceImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One HTTP request without credentials. path starts with `/` and is joined to the provider's base URL."""
+
+    method: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 300.0
+
+
+Role = Literal["image", "draft", "thought"]
+LIFTED = "\x00lifted:"  # a long JSON string that the transport decoded to disk is replaced by this and its number
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyImage:
+    """One picture in an answer, either as bytes or as the number of a lifted string already on disk.
+
+    role: `image` is what was asked for, `draft` an earlier picture of the same answer, `thought` an unbilled interim.
+    """
+
+    mime_type: str
+    data: bytes | None = None
+    lifted: int | None = None
+    role: Role = "image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the vendor says was used. Tokens; `credits` and `usd` where the vendor bills in those. None: not said."""
+
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    text_tokens: int = 0
+    thought_tokens: int = 0
+    total_tokens: int | None = None
+    credits: float | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A usable answer: pictures, or links to fetch, in the order of the samples they belong to.
+
+    filtered: reasons for pictures that were asked for and withheld. text: what the model wrote besides.
+    """
+
+    images: tuple[ReplyImage, ...] = ()
+    links: tuple[str, ...] = ()
+    text: str = ""
+    usage: Usage | None = None
+    finish_reason: str = ""
+    reply_id: str = ""
+    model_version: str = ""
+    filtered: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for the log: unexpected finish reason, rewritten prompt, retirement notice
+    grounding: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """A checked picture on disk. path: relative to the job folder, `/` between parts."""
+
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    format: Literal["png", "jpeg", "webp", "gif"]
+    role: Role = "image"
+    flags: tuple[str, ...] = ()  # "size" | "ratio": not what was asked for; kept all the same
+
+
+State = Literal["wanted", "running", "succeeded", "refused", "failed", "uncertain", "superseded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a sample stands, as `status`, `export` and `results.jsonl` tell it."""
+
+    id: str
+    n: int
+    state: State
+    model: str
+    files: tuple[ImageFile, ...] = ()
+    usd: float | None = None
+    usd_source: str = ""  # "usage" | "estimate" | "vendor" | "" when unknown
+    reason: str = ""
+    message: str = ""
+    attempts: int = 0
+    fingerprint: str = ""
+    prompt: str = ""
+    tags: tuple[str, ...] = ()
+    updated_at: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the picture at `path`."""
+
+    n: int
+    state: str
+    fingerprint: str
+    path: str | None
+    bytes: int
+    made_fingerprint: str | None
+    reason: str
+    attempts: int

@@ -1,0 +1,123 @@
+"""How a run stands, folded from its events: the facts that progress and plain lines are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from batchgen.events import (
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    LaneCooled,
+    LaneParked,
+    LaneStopped,
+    RunEnded,
+    RunStarted,
+    SampleEnded,
+    SampleSucceeded,
+    Stopping,
+)
+
+
+@dataclass(slots=True)
+class ModelBoard:
+    """One AI model. ended: samples that got no image this run; `until` values are UTC seconds."""
+
+    wanted: int = 0
+    made: int = 0
+    ended: int = 0
+    retries: int = 0
+    open: set[int] = field(default_factory=set)  # attempts in flight
+    cooling_until: float = 0.0
+    parked_until: float = 0.0
+    stopped: str = ""
+
+    @property
+    def done(self) -> int:
+        return self.made + self.ended
+
+
+@dataclass(slots=True)
+class Board:
+    """The whole run. usd: of the images made so far; unpriced: images whose price is unknown."""
+
+    job: str = ""
+    run_id: int = 0
+    emulated: bool = False
+    kept: int = 0
+    started_at: float = 0.0
+    estimate_usd: float | None = None
+    eta_s: float | None = None
+    usd: float = 0.0
+    unpriced: int = 0
+    stopping: str = ""
+    ended: bool = False
+    models: dict[str, ModelBoard] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._started(event)
+            case AttemptStarted():
+                self._model(event.model).open.add(event.attempt)
+            case AttemptFailed():
+                model = self._model(event.model)
+                model.open.discard(event.attempt)
+                model.retries += event.retry_in_s is not None
+            case SampleSucceeded():
+                model = self._model(event.model)
+                model.open.discard(event.attempt)
+                model.made += 1
+                self.usd += event.usd or 0.0
+                self.unpriced += event.usd is None
+            case SampleEnded():
+                self._model(event.model).ended += 1
+            case LaneCooled():
+                self._model(event.model).cooling_until = event.at + event.seconds
+            case LaneParked():
+                self._model(event.model).parked_until = event.until
+            case LaneStopped():
+                self._model(event.model).stopped = event.reason
+            case Stopping():
+                self.stopping = self.stopping or event.reason
+            case RunEnded():
+                self.ended = True
+
+    def _started(self, event: RunStarted) -> None:
+        self.job, self.run_id, self.emulated = event.job, event.run_id, event.emulated
+        self.kept, self.started_at, self.estimate_usd, self.eta_s = event.kept, event.at, event.usd, event.eta_s
+        for model, wanted in event.samples.items():
+            self._model(model).wanted = wanted
+
+    def _model(self, name: str) -> ModelBoard:
+        return self.models.setdefault(name, ModelBoard())
+
+    @property
+    def wanted(self) -> int:
+        return sum(model.wanted for model in self.models.values())
+
+    @property
+    def made(self) -> int:
+        return sum(model.made for model in self.models.values())
+
+    @property
+    def done(self) -> int:
+        return sum(model.done for model in self.models.values())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(model.open) for model in self.models.values())
+
+    def left_s(self, now: float) -> float | None:
+        """Seconds to go: the slower of the forecast, which knows quota and cap, and of the pace so far. None: not known.
+
+        An emulator answers faster than the forecast's latencies, so there the pace alone counts.
+        """
+        left, elapsed = self.wanted - self.done, now - self.started_at
+        if left <= 0:
+            return 0.0
+        pace_s = elapsed / self.done * left if self.done else None
+        if self.emulated or self.eta_s is None:
+            return pace_s
+        forecast_s = max(0.0, self.eta_s - elapsed)
+        return forecast_s if pace_s is None else max(forecast_s, pace_s)

@@ -1,0 +1,96 @@
+"""Text from prompts, ids and servers made fit for a terminal: one line, nothing that acts, no key."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+# C0 and C1 controls, soft hyphen and the invisible format characters (bidi overrides and isolates, zero widths, tags),
+# line and paragraph separators, lone surrogates. The two joiners stay: scripts and emoji need them.
+# Source: Unicode Standard 15, categories Cc, Cf, Zl, Zp and Cs; Trojan Source, CVE-2021-42574.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_ASCII = {
+    "…": "...",
+    "·": "-",
+    "—": "-",
+    "–": "-",
+    "×": "x",
+    "→": "->",
+    "✓": "ok",
+    "━": "=",
+    "─": "-",
+    "█": "#",
+    "╸": "-",
+}
+REDACTED = "[redacted]"
+
+
+def clean(text: str) -> str:
+    """`text` on one line; whatever a terminal would act upon is shown as its escape, `\\x1b` or `\\u202e`."""
+    return _UNSAFE.sub(_escape, text) if not (text.isascii() and text.isprintable()) else text
+
+
+def _escape(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if match[0] in "\n\r\t":
+        return {"\n": "\\n", "\r": "\\r", "\t": " "}[match[0]]
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+def ascii_only(text: str) -> str:
+    """For terminals that know no UTF-8: our own signs in plain letters, the rest as escapes."""
+    for sign, plain in _ASCII.items():
+        text = text.replace(sign, plain)
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def json_text(value: Any, *, indent: int | None = None, plain: bool = False) -> str:
+    """JSON that may be printed: what a terminal would act upon is written as `\\uXXXX`, which parses to the same.
+
+    plain: ASCII only.
+    """
+    text = json.dumps(value, ensure_ascii=plain, indent=indent)
+    return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_json_escape, text)
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    # Outside of strings the only control characters are the newlines of an indented text.
+    return match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"
+
+
+def cells(text: str) -> int:
+    """How many columns a cleaned text takes: two for wide characters, none for what combines."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character) or character in "\u200c\u200d\ufe0f":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def shortened(text: str, columns: int) -> str:
+    """`text` in at most this many columns, with `…` where it was cut."""
+    if cells(text) <= columns:
+        return text
+    taken, kept = 0, []
+    for character in text:
+        taken += _cells(character)
+        if taken > columns - 1:
+            break
+        kept.append(character)
+    return "".join(kept) + "…" if columns > 0 else ""

@@ -1,0 +1,165 @@
+"""What a job's ledger and a finished run amount to, as plain data: the one source of the printed and the JSON answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from batchgen.ledger.reader import Money, Reader, RunRow
+from batchgen.providers.reasons import REMEDIES
+from batchgen.records import sample_key
+from batchgen.report.figures import utc_iso
+
+if TYPE_CHECKING:
+    from batchgen.engine.run import Outcome
+
+REASONS_MOST = 3
+UNCERTAIN_MOST = 10
+NEWEST_MOST = 5
+Facts = dict[str, Any]
+
+
+def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str) -> Facts:
+    """The closing object of a run. USD figures of `usd` are this run's; counts of `samples` are the job's as it is now."""
+    forecast = outcome.forecast
+    return {
+        "job": job,
+        "manifest": manifest,
+        "run_id": outcome.run_id,
+        "exit_code": outcome.exit_code,
+        "stopped_by": outcome.stopped_by,
+        "message": outcome.message,
+        "emulated": outcome.emulated,
+        "seconds": round(outcome.seconds, 3),
+        "folder": outcome.folder,
+        "results": os.path.join(outcome.folder, "results.jsonl"),
+        "images": {"made": outcome.made, "kept": outcome.kept, "moved": outcome.moved, "left": outcome.left},
+        "samples": dict(outcome.counts),
+        "requests": dict(outcome.attempts),
+        "usd": {
+            "spent": round(outcome.usd, 6),
+            "estimated": round(outcome.estimated_usd, 6),
+            "maybe_billed": round(outcome.maybe_usd, 6),
+            "maybe_billed_requests": outcome.maybe_requests,
+            "images_of_unknown_price": outcome.unpriced,
+        },
+        "limit": {
+            "binding": outcome.stopped_by if outcome.stopped_by in ("budget", "deadline") else forecast.binding,
+            "advice": forecast.advice,
+            "seconds_at_best": round(forecast.seconds, 1),
+            "estimate_usd": forecast.usd,
+        },
+        "parked": {lane_model(lane): utc_iso(until) for lane, until in outcome.parked.items()},
+        "stopped_models": {lane_model(lane): reason for lane, reason in outcome.stopped_lanes.items()},
+        "reasons": reasons(reader),
+        "uncertain": uncertain(reader),
+        "flagged": [{"path": path, "flags": list(flags)} for path, flags in reader.flagged(outcome.run_id, UNCERTAIN_MOST)],
+        "flagged_total": reader.flagged_count(outcome.run_id),
+        "newest": reader.newest_paths(outcome.run_id, NEWEST_MOST),
+    }  # fmt: skip
+
+
+def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Facts:
+    """How a job stands. alive: whether the process of its last run still runs, None when that cannot be seen from here."""
+    return {
+        "job": reader.meta("name") or os.path.basename(folder),
+        "manifest": reader.meta("manifest") or "",
+        "folder": folder,
+        "emulated": reader.meta("emulated") == "yes",
+        "samples": reader.counts(),
+        "by_model": reader.counts_by_model(),
+        "requests": reader.attempts(),
+        "usd": _money(reader.money()),
+        "in_flight": _in_flight(reader),
+        "uncertain": uncertain(reader),
+        "parked": {
+            lane_model(lane): {"until": utc_iso(until), "message": message}
+            for lane, (until, message) in reader.parked().items()
+            if until > now
+        },
+        "reasons": reasons(reader),
+        "run": _run(reader.last_run(), alive),
+    }
+
+
+def lane_model(lane: str) -> str:
+    """The AI model of a lane's key `provider/model`."""
+    return lane.partition("/")[2] or lane
+
+
+def reasons(reader: Reader) -> list[Facts]:
+    """The commonest reasons why samples have no image, each with what to do about it."""
+    return [
+        {"reason": reason, "samples": number, "message": message, "remedy": REMEDIES.get(reason, "")}
+        for reason, number, message in reader.reasons(REASONS_MOST)
+    ]
+
+
+def uncertain(reader: Reader) -> list[Facts]:
+    return [{"id": key, "maybe_usd": usd} for key, usd in reader.uncertain(UNCERTAIN_MOST)]
+
+
+def _money(money: Money) -> Facts:
+    return {
+        "spent": round(money.spent, 6),
+        "estimated": round(money.estimated, 6),
+        "maybe_billed": round(money.maybe, 6),
+        "maybe_billed_requests": money.maybe_requests,
+        "images_of_unknown_price": money.unknown,
+    }
+
+
+def _in_flight(reader: Reader) -> list[Facts]:
+    return [
+        {"id": sample_key(attempt.item_id, attempt.n), "model": lane_model(attempt.lane), "images": attempt.images,
+         "since": utc_iso(attempt.started_at), "estimate_usd": attempt.estimate_usd, "to_fetch": bool(attempt.links)}
+        for attempt in reader.open_attempts()
+    ]  # fmt: skip
+
+
+def _run(run: RunRow | None, alive: bool | None) -> Facts | None:
+    """state: ended; running; died (its process is gone and no end recorded); unknown (another host's process)."""
+    if run is None:
+        return None
+    state = "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[alive]
+    return {
+        "id": run.id,
+        "state": state,
+        "started_at": utc_iso(run.started_at),
+        "ended_at": utc_iso(run.ended_at),
+        "pid": run.pid,
+        "host": run.host,
+        "exit_code": run.exit_code,
+        "stopped_by": run.stopped_by,
+    }
+
+
+def process_lives(run: RunRow | None, host: str, holder: Mapping[str, Any]) -> bool | None:
+    """Whether the process of an unended run still works on the job; None when it ran on another host.
+
+    holder: the note that a run keeps beside its lock and removes when it ends in order.
+    """
+    if run is None or run.ended_at is not None:
+        return False
+    if run.host != host:
+        return None
+    if holder.get("pid") != run.pid:
+        return False
+    if os.name == "nt":  # signal 0 is Ctrl-C there; the note has to do
+        return True
+    try:
+        os.kill(run.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def seconds_since(iso: str | None) -> float:
+    """Seconds from a UTC time as `utc_iso` writes it until now, 0 without one."""
+    import calendar
+
+    return 0.0 if iso is None else max(0.0, time.time() - calendar.timegm(time.strptime(iso, "%Y-%m-%dT%H:%M:%SZ")))

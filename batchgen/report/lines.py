@@ -1,0 +1,117 @@
+"""What a run says in plain lines: rare, whole sentences, fit for a log of a timer or a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchgen.events import (
+    Event,
+    LaneCooled,
+    LaneParked,
+    LaneStopped,
+    Noted,
+    RunEnded,
+    RunStarted,
+    SampleEnded,
+    Stopping,
+)
+from batchgen.report import figures
+from batchgen.report.board import Board
+from batchgen.report.screen import Screen
+
+EVERY_S = 30.0
+ENDED_MOST = 10  # samples without an image that are named one by one; the summary counts the others
+NOTES_MOST = 20
+Line = tuple[str, str]  # text, style
+
+
+class Telling:
+    """Which events deserve a line of their own. At most one line for each time a model cools, parks or stops."""
+
+    def __init__(self) -> None:
+        self._ended = 0
+        self._notes = 0
+        self._cooling_until: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> Iterator[Line]:
+        match event:
+            case Noted():
+                self._notes += 1
+                if self._notes <= NOTES_MOST:
+                    yield event.message, "dim"
+                elif self._notes == NOTES_MOST + 1:
+                    yield "further notes are not shown; --log-file has them all", "dim"
+            case SampleEnded():
+                yield from self._sample_ended(event)
+            case LaneCooled():
+                yield from self._cooled(event)
+            case LaneParked():
+                until = figures.local_time(event.until, event.at)
+                yield f"{event.model}: parked until {until}, its daily quota is used up: {event.message}", "yellow"
+            case LaneStopped():
+                left = f"; {figures.count(event.left, 'sample')} not tried" if event.left else ""
+                yield f"{event.model}: stopped ({event.reason}): {event.message}{left}", "red"
+            case Stopping():
+                yield f"stopping ({event.reason}): {event.message}", "yellow"
+
+    def _sample_ended(self, event: SampleEnded) -> Iterator[Line]:
+        self._ended += 1
+        if self._ended <= ENDED_MOST:
+            yield f"{event.key}: {event.state} ({event.reason}): {event.message}", "yellow"
+        elif self._ended == ENDED_MOST + 1:
+            yield "further samples without an image are counted, not named; the summary says why", "dim"
+
+    def _cooled(self, event: LaneCooled) -> Iterator[Line]:
+        if event.at < self._cooling_until.get(event.model, 0.0):
+            self._cooling_until[event.model] = max(self._cooling_until[event.model], event.at + event.seconds)
+            return
+        self._cooling_until[event.model] = event.at + event.seconds
+        slower = f", then at most {event.rpm:.0f} requests a minute" if event.rpm is not None else ""
+        yield f"{event.model}: cooling for {figures.duration(event.seconds)} ({event.reason}){slower}", "dim"
+
+
+class Lines:
+    """The observer for pipes and timers: start, end, what deserves a line, and every 30 s how it stands.
+
+    Time is that of the events, so nothing is said while nothing happens.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._telling = Telling()
+        self._last_at = 0.0
+        self.board = Board()
+
+    def __call__(self, event: Event) -> None:
+        self.board(event)
+        if isinstance(event, RunStarted):
+            self._last_at = event.at
+            self._screen.line(started(event))
+        for text, style in self._telling(event):
+            self._screen.line(text, style)
+        if not isinstance(event, RunEnded) and self._last_at and event.at - self._last_at >= EVERY_S:
+            self._last_at = event.at
+            self._screen.line(standing(self.board, event.at))
+
+
+def started(event: RunStarted) -> str:
+    """The first line of a run."""
+    wanted = sum(event.samples.values())
+    emulated = " EMULATED" if event.emulated else ""
+    if not wanted:
+        return f"{event.job}{emulated}: nothing to ask for, {figures.count(event.kept, 'image')} kept"
+    estimate = f", estimated {figures.usd(event.usd)}" if event.usd is not None else ", price unknown"
+    time_s = f", at best {figures.duration(event.eta_s)}" if event.eta_s is not None else ""
+    return f"{event.job}{emulated}: run {event.run_id}, {figures.count(wanted, 'image')} to make, {event.kept:,} kept{estimate}{time_s}"
+
+
+def standing(board: Board, now: float) -> str:
+    """How a run stands, in one line."""
+    left = board.left_s(now)
+    parts = [f"{board.done:,} of {board.wanted:,}", f"{board.in_flight} in flight", figures.usd(board.usd)]
+    not_made = board.done - board.made
+    if not_made:
+        parts.insert(1, f"{not_made:,} not made")
+    if left is not None and not board.stopping:
+        parts.append(f"about {figures.duration(left)} left")
+    return f"{board.job}: " + ", ".join(parts)

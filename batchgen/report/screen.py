@@ -1,0 +1,91 @@
+"""A stream that people read: what it can show, and the one way a line gets onto it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from batchgen.report.clean import ascii_only, cells, clean, json_text, shortened, without_secrets
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+Row = Sequence[str]
+
+
+class Screen:
+    """Every line is cleaned, its secrets taken out, and put into what the stream's encoding can say.
+
+    tty: a person watches. live: lines may be redrawn. secrets: values never to be shown, whoever says them.
+    """
+
+    def __init__(self, stream: TextIO, environ: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
+        environ = os.environ if environ is None else environ
+        self.stream = stream
+        self.secrets = tuple(secrets)
+        self.tty = _is_tty(stream)
+        dumb = environ.get("TERM") == "dumb"
+        self.colour = self.tty and not dumb and not environ.get("NO_COLOR")
+        self.live = self.tty and not dumb and not environ.get("CI")
+        self.unicode = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") in ("utf8", "utf8sig")
+
+    @property
+    def columns(self) -> int:
+        """Width in columns; without a terminal there is nothing to fit into."""
+        if not self.tty:
+            return 1000
+        with contextlib.suppress(OSError, ValueError):
+            if not os.environ.get("COLUMNS"):
+                return os.get_terminal_size(self.stream.fileno()).columns or 80
+        return shutil.get_terminal_size().columns
+
+    def fit(self, text: str) -> str:
+        """`text` as this stream may show it, on one line, without styles."""
+        text = clean(without_secrets(text, self.secrets))
+        return text if self.unicode else ascii_only(text)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line, whatever the text holds. style: words of bold, dim, red, green, yellow, cyan."""
+        self.stream.write(self.styled(self.fit(text), style) + "\n")
+        self.stream.flush()
+
+    def lines(self, texts: Iterable[str], style: str = "") -> None:
+        for text in texts:
+            self.line(text, style)
+
+    def styled(self, text: str, style: str) -> str:
+        if not (style and self.colour and text):
+            return text
+        return f"\x1b[{';'.join(_CODES[word] for word in style.split())}m{text}\x1b[0m"
+
+    def json(self, value: Any) -> None:
+        """One object, the only thing on this stream."""
+        text = json_text(value, indent=2, plain=not self.unicode)
+        self.stream.write(without_secrets(text, self.secrets) + "\n")
+        self.stream.flush()
+
+    def table(self, head: Row, rows: Sequence[Row], *, right: Iterable[int] = (), flexible: int = 0) -> None:
+        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short."""
+        fitted = [[self.fit(cell) for cell in row] for row in (head, *rows)]
+        widths = [max(cells(row[column]) for row in fitted) for column in range(len(head))]
+        spare = self.columns - sum(widths) - 2 * (len(head) - 1)
+        if spare < 0:
+            widths[flexible] = max(8, widths[flexible] + spare)
+        figures = set(right)
+        for number, row in enumerate(fitted):
+            parts = []
+            for column, cell in enumerate(row):
+                cell = shortened(cell, widths[column]) if self.tty else cell
+                cell = cell if self.unicode else ascii_only(cell)
+                space = " " * (widths[column] - cells(cell))
+                parts.append(space + cell if column in figures else cell + space)
+            self.stream.write(self.styled("  ".join(parts).rstrip(), "bold" if number == 0 else "") + "\n")
+        self.stream.flush()
+
+
+def _is_tty(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):
+        return False

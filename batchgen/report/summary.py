@@ -1,0 +1,186 @@
+"""The closing words of a run, from its facts: what was made, what was not and why, what it cost, what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from batchgen.report import figures
+from batchgen.report.facts import Facts
+from batchgen.report.screen import Screen
+
+NOT_MADE = ("refused", "failed", "uncertain", "wanted", "running")
+LABEL_COLUMNS = 10
+STOPS = {
+    "budget": "the budget is used up",
+    "deadline": "the time is up",
+    "SIGINT": "interrupted (SIGINT)",
+    "SIGTERM": "told to stop (SIGTERM)",
+    "SIGHUP": "the terminal went away (SIGHUP)",
+    "key_rejected": "the API key was rejected",
+    "billing": "the vendor stopped billing this account",
+    "disk": "the disk or the ledger did not take what was to be written",
+}
+
+
+def show_summary(screen: Screen, facts: Facts) -> None:
+    """Print it, a label to each block."""
+    style = "bold green" if facts["exit_code"] == 0 else "bold yellow"
+    screen.line(headline(facts), style)
+    if facts["emulated"]:
+        screen.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
+    for label, lines in blocks(facts):
+        show_block(screen, label, lines)
+
+
+def show_block(screen: Screen, label: str, lines: Sequence[str]) -> None:
+    """A dim label, and its lines beside it."""
+    for number, line in enumerate(lines):
+        head = (label if number == 0 else "").ljust(LABEL_COLUMNS)
+        screen.stream.write(screen.styled(head, "dim") + screen.fit(line) + "\n")
+    screen.stream.flush()
+
+
+def headline(facts: Facts) -> str:
+    """One line that says how it went."""
+    images, samples = facts["images"], facts["samples"]
+    missing = sum(samples.get(state, 0) for state in NOT_MADE)
+    job = facts["job"]
+    why = f": stopped, {STOPS.get(facts['stopped_by'], facts['stopped_by'])}" if facts["stopped_by"] else ""
+    if why:
+        return f"{job}{why}; {figures.count(images['made'], 'image')} made"
+    if not images["made"] and not missing and not images["left"]:
+        return f"{job}: nothing to do, {figures.count(images['kept'], 'image')} kept"
+    if not missing and not images["left"]:
+        return f"{job}: all done, {figures.count(images['made'], 'image')} made"
+    return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
+
+
+def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
+    """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
+    yield "images", [_images(facts)]
+    if facts["requests"]:
+        yield "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"]
+    if facts["requests"]:
+        yield "money", money_lines(facts["usd"])
+    yield "time", [_time(facts)]
+    if facts["limit"]["binding"] != "nothing":
+        yield "limit", [f"{facts['limit']['binding']}: {facts['limit']['advice']}"]
+    yield from trouble(facts)
+    if facts["newest"]:
+        yield "newest", facts["newest"]
+    yield (
+        "folder",
+        [facts["folder"], f"results.jsonl there has one line for each of {figures.count(_total(facts), 'sample')}"],
+    )
+    steps = next_steps(facts)
+    if steps:
+        yield "next", steps
+
+
+def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
+    """What went wrong and what helps; the same for a closing run and for `status`."""
+    lines = [line for reason in facts["reasons"] for line in _reason(reason)]
+    if lines:
+        yield "why", lines
+    if facts["uncertain"]:
+        yield "uncertain", _uncertain(facts)
+    for model, reason in facts.get("stopped_models", {}).items():
+        yield "stopped", [f"{model}: {reason}"]
+    for model, until in facts["parked"].items():
+        at = until["until"] if isinstance(until, dict) else until
+        yield "parked", [f"{model} until {at}: its daily quota is used up"]
+    if facts.get("flagged"):
+        yield "unlike", _flagged(facts)
+
+
+def _total(facts: Facts) -> int:
+    return sum(number for state, number in facts["samples"].items() if state != "superseded")
+
+
+def _images(facts: Facts) -> str:
+    images, samples = facts["images"], facts["samples"]
+    parts = [f"{images['made']:,} made", f"{images['kept']:,} kept"]
+    parts += [f"{images['moved']:,} moved"] if images["moved"] else []
+    parts += [f"{samples[state]:,} {state}" for state in ("refused", "failed", "uncertain") if samples.get(state)]
+    parts += [f"{images['left']:,} not tried"] if images["left"] else []
+    return " · ".join(parts)
+
+
+def money_lines(usd: Facts) -> list[str]:
+    """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
+    parts = [f"{figures.usd(usd['spent'])} charged (by the usage the vendor reported)"]
+    if usd["estimated"]:
+        parts.append(f"{figures.usd(usd['estimated'])} estimated (no usage was reported)")
+    if usd["maybe_billed_requests"]:
+        requests = figures.count(usd["maybe_billed_requests"], "request")
+        parts.append(
+            f"{figures.usd(usd['maybe_billed'])} maybe billed on top, an estimate ({requests} that brought no image)"
+        )
+    if usd["images_of_unknown_price"]:
+        parts.append(f"{figures.count(usd['images_of_unknown_price'], 'request')} of unknown price")
+    return parts
+
+
+def _time(facts: Facts) -> str:
+    best = facts["limit"]["seconds_at_best"]
+    at_best = f" (forecast: {figures.duration(best)} at best)" if best and not facts["emulated"] else ""
+    return figures.duration(facts["seconds"]) + at_best
+
+
+def _reason(reason: Facts) -> Iterator[str]:
+    message = f": {reason['message']}" if reason["message"] else ""
+    yield f"{reason['samples']:,} × {reason['reason'] or 'unknown'}{message}"
+    if reason["remedy"]:
+        yield f"    → {reason['remedy']}"
+
+
+def _uncertain(facts: Facts) -> list[str]:
+    total = facts["samples"].get("uncertain", len(facts["uncertain"]))
+    lines = [f"{figures.count(total, 'sample')} sent and never answered; each may have been billed:"]
+    lines += [f"    {entry['id']}  {figures.usd(entry['maybe_usd'])}" for entry in facts["uncertain"]]
+    if total > len(facts["uncertain"]):
+        lines.append(f"    … and {total - len(facts['uncertain']):,} more")
+    return lines
+
+
+def _flagged(facts: Facts) -> list[str]:
+    lines = [f"{figures.count(facts['flagged_total'], 'image')} kept though not as asked for:"]
+    lines += [f"    {entry['path']}  ({', '.join(entry['flags'])})" for entry in facts["flagged"]]
+    if facts["flagged_total"] > len(facts["flagged"]):
+        lines.append(f"    … and {facts['flagged_total'] - len(facts['flagged']):,} more")
+    return lines
+
+
+def next_steps(facts: Facts) -> list[str]:
+    """What to type now, by the exit code."""
+    manifest = shlex.quote(os.path.relpath(facts["manifest"])) if facts["manifest"] else "MANIFEST"
+    run = f"batchgen run {manifest}" + (" --emulate" if facts["emulated"] else "")
+    samples: dict[str, Any] = facts["samples"]
+    match facts["exit_code"]:
+        case 3 | 4:
+            return _after_failures(facts, run, manifest, samples)
+        case 5:
+            return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
+        case 6:
+            return [f"{run} --max-cost USD goes on with a new budget"]
+        case 7:
+            return [f"{run} goes on from here"]
+        case 8:
+            until = min(facts["parked"].values(), default="the quota resets")
+            return [f"{run} after {until}"]
+        case 129 | 130 | 143:
+            return [f"{run} goes on from here"]
+    return []
+
+
+def _after_failures(facts: Facts, run: str, manifest: str, samples: dict[str, Any]) -> list[str]:
+    steps = []
+    if any(samples.get(state) for state in ("failed", "uncertain", "wanted")) or facts["images"]["left"]:
+        steps.append(f"{run} tries again what failed")
+    if samples.get("refused"):
+        output = f" --output {shlex.quote(os.path.relpath(facts['folder']))}" if facts.get("output_given") else ""
+        steps.append(f"change the refused prompts, or batchgen retry {manifest}{output} --refused")
+    return steps

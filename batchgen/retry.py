@@ -1,0 +1,81 @@
+"""Pure: given an error and what was tried so far, wait how long, or give up. The only place that knows backoff."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from batchgen.errors import ProviderError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """limits: requests that may be spent per budget on one sample in one run, the first one included for `attempts`.
+
+    `no_image`, `malformed` and `input` are small budgets of their own because each such answer may have cost money;
+    `uncertain` counts repeats after a request that may have been billed.
+    """
+
+    attempts: int = 5
+    no_image: int = 2
+    malformed: int = 2
+    input: int = 1
+    uncertain: int = 1
+    base_s: float = 1.0
+    cap_s: float = 60.0
+
+    def repeats(self, budget: str) -> int:
+        """How many repeats the budget allows after the first request."""
+        if budget == "attempts":
+            return self.attempts - 1
+        return {
+            "no_image": self.no_image,
+            "malformed": self.malformed,
+            "input": self.input,
+            "uncertain": self.uncertain,
+        }.get(budget, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """Errors of one sample in this run, counted by budget."""
+
+    spent: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, error: ProviderError) -> Tries:
+        if error.scope != "sample":
+            return self  # waiting for a quota never counts as failing
+        return Tries({**self.spent, error.budget: self.spent.get(error.budget, 0) + 1})
+
+
+def backoff_s(streak: int, base_s: float, cap_s: float, rng: random.Random) -> float:
+    """Full jitter: uniform over [0, min(cap, base * 2^streak)], but never less than a tenth of it.
+
+    streak: failures before this one, from 0. Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015;
+    the floor keeps a lucky draw from hitting an overloaded server at once.
+    """
+    ceiling = min(cap_s, base_s * 2.0 ** min(streak, 30))
+    return rng.uniform(ceiling / 10, ceiling)
+
+
+def with_margin_s(hint_s: float, rng: random.Random) -> float:
+    """The server's own delay plus a little, never less: RetryInfo is rounded down, to the second it earns another 429."""
+    return hint_s + rng.uniform(0.25, 0.25 + min(5.0, hint_s / 10))
+
+
+def delay_s(error: ProviderError, tries: Tries, policy: RetryPolicy, rng: random.Random) -> float | None:
+    """Seconds until the sample may be sent again, or None to give up. `tries` includes this error.
+
+    Errors of a lane or of the run have no delay of their own: the sample goes back and its lane waits.
+    """
+    if not error.retryable:
+        return None
+    if error.scope != "sample":
+        return 0.0
+    spent = tries.spent.get(error.budget, 0)
+    if spent > policy.repeats(error.budget):
+        return None
+    if error.retry_after_s is not None:
+        return with_margin_s(error.retry_after_s, rng)
+    return backoff_s(spent - 1, policy.base_s, policy.cap_s, rng)

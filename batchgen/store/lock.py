@@ -1,0 +1,40 @@
+"""One run per job: a lock that dies with its process, and a note of who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from batchgen.errors import JobLocked
+from batchgen.ledger.schema import STATE_FOLDER
+
+
+class JobLock:
+    """Held from `acquire` until `release` or the end of the process, however it ends."""
+
+    def __init__(self, job_folder: Path) -> None:
+        self._folder = job_folder / STATE_FOLDER
+        self._lock = FileLock(str(self._folder / "lock"), timeout=0)
+
+    def acquire(self) -> None:
+        """Raises JobLocked, naming the holder's process and host when they are known."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise JobLocked(f"another run holds this job{self._holder()}: wait for it, or stop it") from None
+        (self._folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+
+    def release(self) -> None:
+        (self._folder / "holder.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads((self._folder / "holder.json").read_text())
+            return f" (process {holder['pid']} on {holder['host']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""

@@ -1,0 +1,122 @@
+"""The job folder: pictures under their names, a spool for what has just come, `superseded/` for what is no longer wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from batchgen.errors import StoreError
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.sniff import EXTENSION, Format
+from batchgen.store.spool import SpoolFile, disk_error, sync_folder
+
+SUPERSEDED = "superseded"
+DRAFTS = "drafts"
+
+
+class Store:
+    """Files of one job. Paths it takes and gives are relative to the job folder, with `/` between parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = str(folder)
+        self.spool = os.path.join(self.root, STATE_FOLDER, "spool")
+
+    def prepare(self) -> None:
+        """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, "spool")):
+                self._plain_folder(part, 0o700)
+            probe = SpoolFile(self.spool, f"probe-{os.getpid()}")
+            probe.write(b"batchgen")
+            probe.sync()
+            sync_folder(self.spool)
+            os.unlink(probe.path)
+        except OSError as error:
+            raise disk_error(error, self.root) from None
+
+    def _plain_folder(self, part: str, mode: int = 0o755) -> str:
+        """A folder of ours inside the job folder, created if need be. A symbolic link in its place is refused."""
+        path = os.path.join(self.root, part)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode)
+        if os.path.islink(path) or not os.path.isdir(path):
+            raise StoreError(f"{path}: a link or file stands where batchgen keeps a folder; remove it")
+        return path
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def spool_file(self, attempt: int, k: int) -> SpoolFile:
+        return SpoolFile(self.spool, f"{attempt}.{k}")
+
+    def name(self, stem: str, n: int, kind: Format) -> str:
+        """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""
+        return f"{stem}{'' if n == 1 else f'-{n}'}{EXTENSION[kind]}"
+
+    def draft_name(self, stem: str, n: int, k: int, attempt: int, kind: Format) -> str:
+        """Earlier pictures of one answer: paid for, so kept."""
+        return f"{DRAFTS}/{stem}{'' if n == 1 else f'-{n}'}.{attempt}-{k}{EXTENSION[kind]}"
+
+    def has(self, path: str, size: int) -> bool:
+        """Whether a picture is there with its size; `verify` compares the hash."""
+        try:
+            return os.stat(f"{self.root}/{path}", follow_symlinks=False).st_size == size
+        except OSError:
+            return False
+
+    def spooled(self, name: str) -> str:
+        return os.path.join(self.spool, name)
+
+    def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
+        """Move a spooled picture to its name. What stands there makes way: answers (old path, new path) then.
+
+        The rename replaces a planted link instead of following it. Call `sync` for the folder afterwards.
+        """
+        if "/" in path:
+            self._plain_folder(path.rsplit("/", 1)[0])
+        moved = self.supersede(path)
+        try:
+            os.replace(os.path.join(self.spool, spool_name), os.path.join(self.root, path))
+        except OSError as error:
+            raise disk_error(error, path) from error
+        return moved
+
+    def supersede(self, path: str) -> tuple[str, str] | None:
+        """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
+        old = os.path.join(self.root, path)
+        if not os.path.lexists(old):
+            return None
+        self._plain_folder(SUPERSEDED)
+        stem, extension = os.path.splitext(os.path.basename(path))
+        stem = stem.encode()[:200].decode(errors="ignore")
+        number = 1
+        while os.path.lexists(os.path.join(self.root, SUPERSEDED, f"{stem}.{number}{extension}")):
+            number += 1
+        new = f"{SUPERSEDED}/{stem}.{number}{extension}"
+        self.move(path, new)
+        return path, new
+
+    def move(self, path: str, new: str) -> None:
+        """Rename inside the job folder. Raises StoreError."""
+        try:
+            os.rename(os.path.join(self.root, path), os.path.join(self.root, new))
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def sync(self, *paths: str) -> None:
+        """Make the names of these paths durable."""
+        for folder in {os.path.dirname(path) for path in paths}:
+            sync_folder(os.path.join(self.root, folder))
+
+    def forget_spool(self, keep: set[str]) -> int:
+        """Remove spool files that belong to nothing, once everything that could be rescued has been. Answers how many."""
+        removed = 0
+        for entry in os.scandir(self.spool):
+            if entry.name not in keep:
+                os.unlink(entry.path)
+                removed += 1
+        return removed

@@ -1,0 +1,231 @@
+"""The one place that sends HTTP: time limits, byte caps, whether a request has left, and where it may go."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import ResolveResult
+
+from batchgen import __version__
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
+from batchgen.lift import Lifter, Sink
+from batchgen.records import Request
+from batchgen.settings import is_loopback
+
+BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
+ERROR_MAX_BYTES = 1024 * 1024
+BATCH_BYTES = 1024 * 1024  # received bytes that make one trip to a thread worth its while
+CONNECT_TIMEOUT_S = 30.0
+DOWNLOAD_TIMEOUT_S = 120.0
+REDIRECTS_MOST = 3
+
+
+class Answer:
+    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes."""
+
+    __slots__ = ("_lifter", "_rest", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None) -> None:
+        self.status = status
+        self.headers = headers
+        self._rest = rest
+        self._lifter = lifter
+
+    def envelope(self) -> bytes:
+        if self._lifter is None:
+            return self._rest
+        self._lifter.feed(self._rest)
+        self._rest = b""
+        return self._lifter.close()
+
+
+class Transport:
+    """One connection pool for the APIs and one, without credentials, for links. Use as an async context manager."""
+
+    def __init__(self, concurrency: int, executor: Executor) -> None:
+        self._executor = executor
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_headers_sent)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=concurrency + 4, keepalive_timeout=30.0),
+            headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+            read_bufsize=256 * 1024,
+        )
+        self._links: aiohttp.ClientSession | None = None
+        self._links_to_loopback = False
+
+    async def __aenter__(self) -> Transport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+        if self._links is not None:
+            await self._links.close()
+
+    async def send(
+        self,
+        base_url: str,
+        request: Request,
+        auth: tuple[str, str] | None,
+        *,
+        on_sent: Callable[[], None],
+        open_sink: Callable[[int], Sink],
+    ) -> Answer:
+        """Send once and receive the whole answer; no redirects, no retries.
+
+        on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
+        """
+        sent = SimpleNamespace(yes=False, tell=on_sent)
+        headers = {**request.headers, "Content-Type": "application/json"}
+        if auth is not None:
+            headers[auth[0]] = auth[1]
+        timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                request.method,
+                base_url + request.path,
+                data=request.body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=sent,
+            ) as response:
+                return await self._receive(response, open_sink)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _lost(error, sent.yes, request.timeout_s) from None
+
+    async def _receive(self, response: aiohttp.ClientResponse, open_sink: Callable[[int], Sink]) -> Answer:
+        good = 200 <= response.status < 300
+        lifter = Lifter(open_sink) if good else None
+        most = BODY_MAX_BYTES if good else ERROR_MAX_BYTES
+        loop = asyncio.get_running_loop()
+        held: list[bytes] = []
+        held_bytes = total = 0
+        async for chunk in response.content.iter_any():
+            held.append(chunk)
+            held_bytes += len(chunk)
+            total += len(chunk)
+            if total > most:
+                raise Malformed(
+                    f"the answer is larger than {most} bytes", reason="too_large", http_status=response.status
+                )
+            if lifter is not None and held_bytes >= BATCH_BYTES:
+                data, held, held_bytes = b"".join(held), [], 0
+                await loop.run_in_executor(self._executor, lifter.feed, data)
+        return Answer(response.status, response.headers, b"".join(held), lifter)
+
+    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, loopback: bool) -> None:
+        """Download a picture from a link of an answer, without credentials; every hop is checked.
+
+        loopback: links to this machine over http are wanted (an emulator). Raises DownloadFailed.
+        """
+        loop = asyncio.get_running_loop()
+        received = 0
+        try:
+            for _ in range(REDIRECTS_MOST + 1):
+                check_link(link, loopback=loopback)
+                async with self._link_session(loopback).get(
+                    link, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
+                ) as response:
+                    if response.status in (301, 302, 303, 307, 308):
+                        link = urljoin(link, response.headers.get("Location", ""))
+                        continue
+                    if response.status != 200:
+                        raise DownloadFailed(
+                            f"the picture's link answered {response.status}", http_status=response.status
+                        )
+                    async for chunk in response.content.iter_chunked(BATCH_BYTES):
+                        received += len(chunk)
+                        if received > most_bytes:
+                            raise DownloadFailed(f"the picture is larger than {most_bytes} bytes", reason="too_large")
+                        await loop.run_in_executor(self._executor, write, chunk)
+                    return
+            raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise DownloadFailed(f"the picture's link could not be read: {_words(error)}") from None
+
+    def _link_session(self, loopback: bool) -> aiohttp.ClientSession:
+        if self._links is None:
+            resolver = None if loopback else PublicResolver()
+            self._links = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False),
+                headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+            self._links_to_loopback = loopback
+        elif self._links_to_loopback and not loopback:
+            raise DownloadFailed("a link outside this machine, from a server on this machine, is not followed")
+        return self._links
+
+
+class PublicResolver(aiohttp.ThreadedResolver):
+    """Resolves to public addresses only, so that the address that was checked is the one that is connected to."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        public = [entry for entry in found if _is_public(entry["host"])]
+        if not public:
+            raise DownloadFailed(f"{host} is not a public address", reason="link_refused")
+        return public
+
+
+def check_link(link: str, *, loopback: bool) -> None:
+    """Raises DownloadFailed(link_refused) unless the link is https to a public host, or loopback where that is wanted."""
+    parts = urlsplit(link)
+    host = parts.hostname or ""
+    try:
+        address: Any = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if parts.username is not None or parts.password is not None:
+        raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
+    if loopback and is_loopback(host) and parts.scheme in ("http", "https"):
+        return
+    if parts.scheme != "https" or not host:
+        raise DownloadFailed("the picture's link is not https", reason="link_refused")
+    if is_loopback(host) or (address is not None and not _is_public(host)):
+        raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
+
+
+def _is_public(address: str) -> bool:
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return parsed.is_global and not parsed.is_multicast
+
+
+async def _headers_sent(
+    _: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    sent = context.trace_request_ctx
+    if not sent.yes:
+        sent.yes = True
+        sent.tell()
+
+
+def _lost(error: Exception, sent: bool, timeout_s: float) -> ConnectFailed | Unanswered:
+    """No whole answer: never sent is free to repeat, sent may have been billed."""
+    if not sent:
+        return ConnectFailed(f"no connection: {_words(error)}")
+    if isinstance(error, TimeoutError):
+        return Unanswered(f"no answer within {timeout_s:.0f} s", reason="timeout")
+    return Unanswered(f"the connection broke before the answer: {_words(error)}")
+
+
+def _words(error: Exception) -> str:
+    """An error of the network in short, without addresses of credentials."""
+    text = str(error) or type(error).__name__
+    return "".join(character if character.isprintable() else " " for character in text)[:200]

@@ -1,0 +1,152 @@
+"""The three that are compared, each run in a process of its own: batchgen, the vendor's SDK, a bare aiohttp loop.
+
+    python -m tests.benchmarks.contenders ours|sdk|bare '{"base_url": …, "folder": …, "images": …, "in_flight": …}'
+
+Prints one JSON object: wall and CPU seconds of the work (imports come before it), peak memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+MODEL = "gemini-nano-banana-2.1"
+Prepared = Callable[[], dict[str, Any]]  # what is timed; answers further facts
+
+
+def prompt(number: int) -> str:
+    return f"A stoneware mug on oiled oak, window light, picture number {number}"
+
+
+def ours(task: dict[str, Any]) -> Prepared:
+    """Everything on: manifest, plan, checks, fsync, ledger, results.jsonl."""
+    import batchgen.engine.run
+    import batchgen.job
+    import batchgen.manifest.read
+    import batchgen.providers.gemini  # noqa: F401
+
+    def work() -> dict[str, Any]:
+        job = batchgen.job.load(task["manifest"])
+        outcome = batchgen.job.run_sync(job)
+        return {"exit_code": outcome.exit_code, "attempts": dict(outcome.attempts), "kept": outcome.kept}
+
+    return work
+
+
+def ours_plan(task: dict[str, Any]) -> Prepared:
+    """The plan alone: manifest minus ledger, nothing sent."""
+    import batchgen.job
+    import batchgen.manifest.read  # noqa: F401
+
+    def work() -> dict[str, Any]:
+        plan = batchgen.job.plan(batchgen.job.load(task["manifest"]))
+        return {"kept": plan.survey.kept, "wanted": plan.survey.wanted}
+
+    return work
+
+
+def sdk(task: dict[str, Any]) -> Prepared:
+    """A plain loop over google-genai: a semaphore, a call, a file. Nothing is checked, synced or recorded."""
+    from google import genai
+    from google.genai import types
+
+    options = types.HttpOptions(base_url=task["base_url"], api_version="v1beta")
+    config = types.GenerateContentConfig(response_modalities=["IMAGE"])
+
+    async def loop() -> None:
+        client = genai.Client(api_key="local", http_options=options)
+        places = asyncio.Semaphore(task["in_flight"])
+
+        async def one(number: int) -> None:
+            async with places:
+                answer = await client.aio.models.generate_content(model=MODEL, contents=prompt(number), config=config)
+                for part in answer.parts or ():
+                    if part.inline_data is not None and part.inline_data.data is not None:
+                        write(task["folder"], number, part.inline_data.data)
+
+        await asyncio.gather(*map(one, range(task["images"])))
+        await client.aio.aclose()
+
+    return lambda: asyncio.run(loop()) or {}
+
+
+def bare(task: dict[str, Any]) -> Prepared:
+    """The least that turns answers into files: aiohttp, json, pybase64, a file. Nothing is checked, synced or recorded."""
+    import aiohttp
+    import pybase64
+
+    url = f"{task['base_url']}/v1beta/models/{MODEL}:generateContent"
+    connector_limit = task["in_flight"]
+
+    async def loop() -> None:
+        numbers = iter(range(task["images"]))
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connector_limit),
+            headers={"x-goog-api-key": "local"},
+            read_bufsize=256 * 1024,
+        ) as session:
+
+            async def worker() -> None:
+                for number in numbers:
+                    body = {
+                        "contents": [{"role": "user", "parts": [{"text": prompt(number)}]}],
+                        "generationConfig": {"responseModalities": ["IMAGE"]},
+                    }
+                    async with session.post(url, json=body) as response:
+                        answer = json.loads(await response.read())
+                    for part in answer["candidates"][0]["content"]["parts"]:
+                        picture = pybase64.b64decode(part["inlineData"]["data"], validate=True)
+                        write(task["folder"], number, picture)
+
+            await asyncio.gather(*(worker() for _ in range(connector_limit)))
+
+    return lambda: asyncio.run(loop()) or {}
+
+
+def write(folder: str, number: int, data: bytes) -> None:
+    with open(os.path.join(folder, f"p{number:07}.png"), "wb") as file:
+        file.write(data)
+
+
+def cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def peak_bytes() -> int:
+    """Of this program. ru_maxrss would count what the parent had when it forked (getrusage(2) keeps it over exec)."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            line = next(line for line in status if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+CONTENDERS = {"ours": ours, "ours_plan": ours_plan, "sdk": sdk, "bare": bare}
+
+
+def main() -> None:
+    work = CONTENDERS[sys.argv[1]](json.loads(sys.argv[2]))
+    import_cpu_s = cpu_s()
+    started_s = time.perf_counter()
+    facts = work()
+    wall_s = time.perf_counter() - started_s
+    facts |= {
+        "wall_s": wall_s,
+        "cpu_s": cpu_s() - import_cpu_s,
+        "import_cpu_s": import_cpu_s,
+        "rss_mb": peak_bytes() / 1e6,
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Virtual time for rules, and small makers of records that many tests need."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import asyncio_throttle.throttler
+import pytest
+
+from batchgen.records import Item, Sample
+
+
+class Deadlock(AssertionError):
+    """Everything waits and nothing will ever happen."""
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Moves the clock instead of sleeping."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready:
+            return ready
+        if timeout is None:
+            raise Deadlock("every task waits for something that nobody will do")
+        self.loop.now_s += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on which a minute passes in no time."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        selector = _JumpingSelector()
+        super().__init__(selector)
+        selector.loop = self
+
+    def time(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine on virtual time; a wait for nothing fails as a deadlock."""
+
+    def runner(main: Coroutine[Any, Any, Any]) -> Any:
+        loop = VirtualLoop()
+        monkeypatch.setattr(asyncio_throttle.throttler, "time", SimpleNamespace(monotonic=loop.time))
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            loop.close()
+
+    return runner
+
+
+def make_sample(name: str, model: str = "m", **item: Any) -> Sample:
+    facts = {"id": name, "prompt": f"prompt of {name}", "model": model, "provider": "gemini", "filename": name, **item}
+    return Sample(item=Item(**facts), n=1, fingerprint=f"fp-{name}", wire="{}")

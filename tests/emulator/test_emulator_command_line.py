@@ -1,0 +1,53 @@
+"""The emulator as a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from batchgen.emulator import EmulatorOptions, serve
+from batchgen.emulator.command_line import _parser, main, options_from
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_stops_cleanly_on_a_signal(number):
+    command = [sys.executable, "-m", "batchgen.emulator", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            base_url = process.stdout.readline().removeprefix("listening on ").strip()
+            with urllib.request.urlopen(f"{base_url}/_emulator/stats", timeout=10) as response:  # noqa: S310
+                assert response.status == 200
+            process.send_signal(number)
+            rest, complaints = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert (process.returncode, rest, complaints) == (0, "", "")
+
+
+def test_another_address_than_loopback_needs_permission(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--host", "0.0.0.0"])  # noqa: S104
+    assert (caught.value.code, "--allow-remote" in capsys.readouterr().err) == (2, True)
+
+
+async def test_serve_itself_refuses_another_address_too():
+    with pytest.raises(ValueError, match="allow_remote"):
+        await serve(EmulatorOptions(), "0.0.0.0")  # noqa: S104
+
+
+def test_an_unknown_fault_is_a_wrong_command_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--fault", "nonsense=0.5"])
+    assert (caught.value.code, "unknown fault" in capsys.readouterr().err) == (2, True)
+
+
+def test_values_are_for_all_models_or_for_one():
+    arguments = ["--latency", "0.3-0.9", "--latency", "a=2", "--rpm", "a=60", "--fault", "503=0.05"]
+    options = options_from(_parser().parse_args(arguments))
+    found = (options.latency_of("a"), options.latency_of("b"), options.rpm_of("a"), options.faults)
+    assert found == ((2, 2), (0.3, 0.9), 60, {"503": 0.05})

@@ -1,0 +1,55 @@
+"""google-genai 1.75.0, the last line of SDKs that speak Imagen's predict to this API, against the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchgen.emulator import EmulatorOptions, serve
+
+FOLDER = Path(__file__).parent
+ENVIRONMENT = FOLDER.parent / ".venv-sdk175"
+PACKAGES = ["google-genai==1.75.0", "pillow"]
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+@pytest.fixture(scope="session")
+def old_sdk() -> Path:
+    """An interpreter with the old SDK, built on first use; the mark is written last, so half a build is redone."""
+    mark = ENVIRONMENT / "built"
+    if not mark.exists() or mark.read_text() != " ".join(PACKAGES):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
+        (ENVIRONMENT / ".gitignore").write_text("*\n")
+        subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        mark.write_text(" ".join(PACKAGES))
+    return PYTHON
+
+
+async def ask(python: Path, *prompts: str) -> dict[str, Any]:
+    async with await serve(EmulatorOptions(latency_s=(0, 0))) as emulator:
+        command = [str(python), str(FOLDER / "generate_images.py"), emulator.base_url, *prompts]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+async def test_the_old_sdk_gets_both_pictures_in_the_documented_size(old_sdk):
+    assert await ask(old_sdk, "a fox") == {"a fox": [[1408, 768], [1408, 768]]}
+
+
+async def test_the_old_sdk_reads_the_reason_of_a_filtered_picture(old_sdk):
+    prompt = "a fox [[fault:rai_filtered]]"
+    picture, reason = (await ask(old_sdk, prompt))[prompt]
+    assert (picture, "Responsible AI" in reason) == ([1408, 768], True)
+
+
+async def test_all_filtered_is_an_empty_list_for_the_old_sdk(old_sdk):
+    prompt = "a fox [[fault:rai_all]]"
+    assert await ask(old_sdk, prompt) == {prompt: []}

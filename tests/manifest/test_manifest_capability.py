@@ -1,0 +1,95 @@
+"""What a model cannot do is said before anything is sent, with a model that can."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchgen.manifest import open_manifest
+
+LITE = "gemini-3.1-flash-lite-image"
+
+
+def says(folder, **fields):
+    body = ", ".join(f"{name}: {value}" for name, value in fields.items())
+    return folder.complaint(f"items: [{{id: a, {'' if 'prompt' in fields else 'prompt: p, '}{body}}}]")
+
+
+def test_a_size_the_model_does_not_have_names_one_that_does(folder):
+    assert f"{LITE} has 1K, not 2K; for 2K use gemini-nano-banana-2.1" in says(folder, model="lite", image_size="2K")
+
+
+def test_a_size_in_small_letters_is_corrected_because_the_vendor_would_ignore_it(folder):
+    assert "write '2K', not '2k'" in says(folder, image_size="2k")
+
+
+def test_a_ratio_the_model_does_not_have_names_the_nearest(folder):
+    assert "has no 9:20; its nearest is 9:16" in says(folder, model="pro", aspect_ratio="9:20")
+
+
+@pytest.mark.parametrize("ratio", ["wide", "16x9", "16:9:1", "0:0"])
+def test_a_ratio_that_is_none_is_refused(folder, ratio):
+    assert "aspect_ratio: " in says(folder, aspect_ratio=f"'{ratio}'")
+
+
+def test_a_field_the_model_does_not_take_is_refused_and_never_dropped(folder):
+    assert "negative_prompt: gemini-nano-banana-2.1 does not take it" in says(folder, negative_prompt="x")
+
+
+def test_a_kind_of_search_the_model_does_not_have_is_refused(folder):
+    assert "search: gemini-3-pro-image has web, not image" in says(folder, model="pro", search="image")
+
+
+def test_thinking_the_model_does_not_have_is_refused(folder):
+    assert f"thinking: {LITE} has minimal, high, not low" in says(folder, model="lite", thinking="low")
+
+
+def test_a_prompt_longer_than_the_model_takes_is_refused(folder):
+    model = "google/imagen-4.0-generate-001"
+    assert "has 500 characters" in says(folder, prompt="x" * 500, model=model)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_out_of_range_is_refused(folder, seed):
+    assert "must be from 0 to 2147483647" in says(folder, seed=seed)
+
+
+def test_an_unknown_model_passes_with_a_warning_and_a_suggestion(folder):
+    (warning,) = folder.warnings("items: [{prompt: p, model: gemini-3-pro-imag, image_size: 9K}]")
+    assert "'gemini-3-pro-imag' is not a known model (did you mean 'gemini-3-pro-image'?)" in warning
+
+
+def test_a_deprecated_model_is_warned_about_once(folder):
+    items = ", ".join(f"{{id: i{n}, prompt: p, model: gemini-3.1-flash-image}}" for n in range(3))
+    (warning,) = folder.warnings(f"items: [{items}]")
+    assert "is deprecated" in warning
+
+
+def test_a_retired_model_is_refused_with_its_replacement(folder):
+    assert "was shut down on 2026-06-25; use gemini-3-pro-image" in says(folder, model="gemini-3-pro-image-preview")
+
+
+def test_a_retired_model_is_allowed_where_the_caller_says_so(folder):
+    text = "items: [{prompt: p, model: gemini-3-pro-image-preview}]"
+    (item,) = folder.items(text, allow_retired=lambda profile: profile.id == "gemini-3-pro-image-preview")
+    assert item.model == "gemini-3-pro-image-preview"
+
+
+def test_an_alias_becomes_the_id_and_names_the_codec(one):
+    item = one(model="pro")
+    assert (item.model, item.provider) == ("gemini-3-pro-image", "gemini")
+
+
+def test_the_default_model_is_flash(one):
+    assert one().model == "gemini-nano-banana-2.1"
+
+
+def test_the_manifest_can_change_what_is_known_of_a_model(folder):
+    text = "models: {gemini-3.1-flash-lite-image: {sizes: [1K, 2K], rpm: 3}}\nitems: [{prompt: p, model: lite, image_size: 2K}]"
+    manifest = open_manifest(folder.write(text))
+    assert [item.image_size for item in manifest.items()] == ["2K"]
+    assert manifest.catalogue.resolve("lite").rpm == 3
+
+
+def test_a_wrong_fact_of_a_model_is_complained_about_in_its_place(folder):
+    text = "models:\n  pro: {rpm: 15}\n  lite: {rmp: 15}\nitems: [{prompt: p}]"
+    assert folder.complaint(text).startswith("job.yaml:3:3: models.lite: rmp: no such fact")

@@ -1,0 +1,257 @@
+"""Dispatch on virtual time: lanes, caps, cooling, parking, breaker, budget, deadline. No socket, no thread, no sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pytest
+
+from batchgen.dispatch import Dispatch, GivenUp, Requeued, Returned, Work, fixed_supply
+from batchgen.engine.online import OnlineEngine
+from batchgen.errors import (
+    BadRequest,
+    DailyQuotaReached,
+    KeyRejected,
+    ModelUnavailable,
+    NoImage,
+    ProviderError,
+    RateLimited,
+    ServerFault,
+)
+from batchgen.quota import Window
+from batchgen.retry import RetryPolicy
+from tests.conftest import make_sample
+from tests.test_quota import most_in_a_minute
+
+
+@dataclass
+class StubServer:
+    """A server of the outside world: takes `latency_s`, answers what its script says, counts what arrives."""
+
+    latency_s: float | dict[str, float] = 1.0
+    script: dict[str, list[ProviderError]] = field(default_factory=dict)
+    quota: int | None = None
+    arrivals: list[tuple[float, str, str]] = field(default_factory=list)  # seconds, lane, sample
+    refused: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    async def answer(self, work: Work) -> ProviderError | None:
+        now_s = asyncio.get_running_loop().time()
+        recent = sum(1 for at, lane, _ in self.arrivals if lane == work.lane and now_s - at < 60.0)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.quota is not None and recent >= self.quota:
+                self.refused += 1
+                return RateLimited("quota", retry_after_s=5.0)
+            self.arrivals.append((now_s, work.lane, work.sample.key))
+            latency = self.latency_s if isinstance(self.latency_s, float) else self.latency_s[work.lane]
+            await asyncio.sleep(latency)
+            script = self.script.get(work.sample.key)
+            return script.pop(0) if script else None
+        finally:
+            self.in_flight -= 1
+
+
+@dataclass
+class Night:
+    """What happened in one driven run."""
+
+    server: StubServer
+    dispatch: Dispatch
+    settlements: list[tuple[str, object]]
+    seconds: float
+    done: list[tuple[float, str]]
+
+
+async def drive(
+    counts: dict[str, int],
+    server: StubServer,
+    *,
+    rpm: dict[str, int | None] | None = None,
+    concurrency: int = 5,
+    storing_s: float = 0.0,
+    on_start: Callable[[Dispatch], None] | None = None,
+    **options: object,
+) -> Night:
+    loop = asyncio.get_running_loop()
+    samples = [(lane, make_sample(f"{lane}{number}")) for lane, count in counts.items() for number in range(count)]
+    windows = {lane: (Window(limit) if (limit := (rpm or {}).get(lane)) else None) for lane in counts}
+    dispatch = Dispatch(windows, fixed_supply(samples), concurrency=concurrency, policy=RetryPolicy(), rng=random.Random(1), **options)
+    night = Night(server, dispatch, [], 0.0, [])
+    if on_start:
+        on_start(dispatch)
+    started_s = loop.time()
+
+    async def execute(work: Work) -> None:
+        dispatch.sent(work)
+        error = await server.answer(work)
+        if error is None:
+            dispatch.received(work)
+            await asyncio.sleep(storing_s)
+            dispatch.succeeded(work, work.usd)
+            night.done.append((loop.time() - started_s, work.sample.key))
+        else:
+            night.settlements.append((work.sample.key, dispatch.failed(work, error)))
+
+    await OnlineEngine().drive(dispatch, execute)
+    night.seconds = loop.time() - started_s
+    return night
+
+
+def minutes(arrivals: Iterable[tuple[float, str, str]], lane: str) -> int:
+    return most_in_a_minute([at for at, of, _ in arrivals if of == lane])
+
+
+def test_300_items_at_60_a_minute_never_exceed_the_quota_and_draw_no_refusal(run):
+    night = run(drive({"m": 300}, StubServer(latency_s=2.0, quota=60), rpm={"m": 60}, concurrency=60))
+    assert (len(night.done), night.server.refused, minutes(night.server.arrivals, "m")) == (300, 0, 60)
+    assert night.seconds == pytest.approx(4 * 60.5 + 2, abs=0.1)
+
+
+def test_no_more_than_the_cap_is_in_flight_and_the_cap_is_used(run):
+    night = run(drive({"m": 40}, StubServer(latency_s=10.0), concurrency=5))
+    assert night.server.most_in_flight == 5
+    assert night.seconds == pytest.approx(80.0)
+
+
+def test_a_slow_lane_never_delays_a_fast_one(run):
+    alone = run(drive({"fast": 120}, StubServer(latency_s=0.5), rpm={"fast": 60}))
+    both = run(drive({"slow": 45, "fast": 120}, StubServer(latency_s=0.5), rpm={"slow": 15, "fast": 60}))
+    fast_done = max(at for at, key in both.done if key.startswith("fast"))
+    assert fast_done == pytest.approx(alone.seconds, rel=0.05)
+    assert both.seconds == pytest.approx(2 * 60.5, rel=0.05)
+
+
+def test_two_lanes_share_the_cap_evenly_when_both_could_fill_it(run):
+    night = run(drive({"a": 50, "b": 50}, StubServer(latency_s={"a": 20.0, "b": 1.0}), concurrency=4))
+    b_done = max(at for at, key in night.done if key.startswith("b"))
+    assert b_done < 30.0  # with first come, first served, it would be 250
+
+
+def test_an_item_in_backoff_holds_no_place_in_flight(run):
+    script = {f"m{n}": [ServerFault("503", retry_after_s=100.0)] for n in range(5)}
+    night = run(drive({"m": 25}, StubServer(latency_s=1.0, script=script), concurrency=5))
+    untouched = [at for at, key in night.done if key not in script]
+    assert max(untouched) == pytest.approx(5.0)  # twenty others in four rounds after the failing one
+
+
+def test_a_429_cools_the_whole_lane_for_as_long_as_the_server_asked_and_costs_no_attempt(run):
+    refusals = [RateLimited("quota", retry_after_s=30.0) for _ in range(10)]
+    night = run(drive({"m": 2}, StubServer(script={"m0": refusals}), concurrency=1))
+    gaps = [later[0] - earlier[0] for earlier, later in zip(night.server.arrivals, night.server.arrivals[1:], strict=False)]
+    assert len(night.done) == 2
+    assert all(gap >= 31.0 for gap in gaps[:10])
+
+
+def test_a_cooling_lane_does_not_cool_another(run):
+    script = {"a0": [RateLimited("quota", retry_after_s=300.0)]}
+    night = run(drive({"a": 1, "b": 20}, StubServer(script=script), concurrency=2))
+    assert max(at for at, key in night.done if key.startswith("b")) < 25.0
+
+
+def test_a_429_although_the_declared_quota_was_kept_halves_the_rate(run):
+    night = run(drive({"m": 100}, StubServer(latency_s=0.1, quota=20), rpm={"m": 60}, concurrency=1))
+    assert len(night.done) == 100
+    assert minutes(night.server.arrivals, "m") == 20
+
+
+def test_a_restart_inside_the_same_minute_does_not_overrun(run):
+    async def three_runs() -> int:
+        server = StubServer(latency_s=0.1, quota=60)
+        for _ in range(3):
+            sent = [at for at, _, _ in server.arrivals]
+
+            def seed(dispatch: Dispatch, sent: list[float] = sent) -> None:
+                window = dispatch.lanes["m"].window
+                assert window is not None
+                window.seed(sent, asyncio.get_running_loop().time())
+
+            await drive({"m": 40}, server, rpm={"m": 60}, on_start=seed)
+        return server.refused
+
+    assert run(three_runs()) == 0
+
+
+def test_a_daily_quota_parks_its_lane_and_others_go_on(run):
+    script = {"a0": [DailyQuotaReached("per day")]}
+    night = run(drive({"a": 30, "b": 30}, StubServer(script=script), concurrency=2))
+    assert night.dispatch.lanes["a"].parked
+    assert sum(key.startswith("b") for _, key in night.done) == 30
+    assert night.dispatch.left() == 30  # the refused one and all that never started: the next run takes them
+
+
+def test_a_bad_key_stops_the_run_and_nothing_more_is_sent(run):
+    night = run(drive({"m": 50}, StubServer(script={"m0": [KeyRejected("API key not valid")]}), concurrency=3))
+    assert night.dispatch.stopping == "key_rejected"
+    assert len(night.server.arrivals) == 3
+    assert night.settlements == [("m0", Returned())]
+
+
+def test_a_model_that_is_gone_stops_its_lane_only(run):
+    night = run(drive({"a": 9, "b": 9}, StubServer(script={"a0": [ModelUnavailable("404")]}), concurrency=2))
+    assert night.dispatch.lanes["a"].stopped == "model_unavailable"
+    assert sum(key.startswith("b") for _, key in night.done) == 9
+
+
+def test_the_same_400_for_five_different_items_in_a_row_opens_the_breaker(run):
+    script = {f"m{n}": [BadRequest("aspect_ratio must be one of", http_status=400)] for n in range(50)}
+    night = run(drive({"m": 50}, StubServer(script=script), concurrency=1))
+    assert night.dispatch.lanes["m"].stopped == "breaker"
+    assert len(night.server.arrivals) == 5
+
+
+def test_different_400s_or_a_success_between_them_do_not_open_the_breaker(run):
+    script = {f"m{n}": [BadRequest(f"reason {n % 2}", http_status=400)] for n in range(20) if n % 4}
+    night = run(drive({"m": 20}, StubServer(script=script), concurrency=1))
+    assert len(night.server.arrivals) == 20
+
+
+def test_what_failed_for_good_is_given_up_and_what_may_pass_is_requeued(run):
+    night = run(drive({"m": 1}, StubServer(script={"m0": [NoImage("text only")] * 3}), concurrency=1))
+    kinds = [type(settlement) for _, settlement in night.settlements]
+    assert kinds == [Requeued, Requeued, GivenUp]
+
+
+def test_parallel_requests_never_overshoot_a_budget(run):
+    night = run(drive({"m": 100}, StubServer(), concurrency=20, estimate_usd=lambda _: 0.07, budget_usd=1.0))
+    assert night.dispatch.stopping == "budget"
+    assert len(night.done) == 14  # 14 x 0.07 = 0.98
+    assert night.dispatch.spent_usd <= 1.0
+
+
+def test_a_deadline_ends_the_run_even_while_a_lane_waits_for_its_quota(run):
+    night = run(drive({"m": 100}, StubServer(latency_s=0.1), rpm={"m": 10}, deadline_s=1000.0 + 90.0))
+    assert night.dispatch.stopping == "deadline"
+    assert len(night.done) == 20
+    assert night.seconds <= 90.2
+
+
+def test_a_stop_lets_what_is_in_flight_finish(run):
+    def stop_soon(dispatch: Dispatch) -> None:
+        asyncio.get_running_loop().call_later(1.5, dispatch.stop, "SIGTERM")
+
+    night = run(drive({"m": 50}, StubServer(latency_s=1.0), concurrency=5, on_start=stop_soon))
+    assert len(night.done) == 10
+    assert night.dispatch.in_flight == night.dispatch.unsettled == 0
+
+
+def test_answers_being_stored_hold_no_place_in_flight_but_there_is_a_bound_to_them(run):
+    night = run(drive({"m": 40}, StubServer(latency_s=1.0), concurrency=4, storing=8, storing_s=1.0))
+    assert night.seconds == pytest.approx(11.0)  # ten rounds of sending and the last one's storing; 20 if it held the place
+
+
+def test_work_that_vanishes_without_an_answer_does_not_leak_its_place(run):
+    async def main() -> tuple[int, int]:
+        dispatch = Dispatch({"m": None}, fixed_supply([("m", make_sample("a"))]), concurrency=1, policy=RetryPolicy())
+        work = await dispatch.take()
+        assert work is not None
+        dispatch.abandoned(work)
+        dispatch.abandoned(work)
+        return dispatch.in_flight, dispatch.unsettled
+
+    assert run(main()) == (0, 0)
