@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from batchgen.records import Item, Known, Sample
@@ -84,9 +84,7 @@ def grouped(samples: Sequence[Sample], most: int) -> list[Sample]:
     for sample in samples:
         last = groups[-1] if groups else None
         if last is not None and last.n + last.images == sample.n and last.images < most:
-            groups[-1] = Sample(
-                item=last.item, n=last.n, fingerprint=last.fingerprint, wire=last.wire, images=last.images + 1
-            )
+            groups[-1] = replace(last, images=last.images + 1, known=last.known or sample.known)
         else:
             groups.append(sample)
     return groups

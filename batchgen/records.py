@@ -46,7 +46,7 @@ class Sample:
     """The n-th of an item's `count` (from 1). `images` > 1: one request asks for samples n … n + images - 1.
 
     fingerprint: hash of all that reaches the wire for this sample; wire: the same facts, readable, for `plan` to say
-    what changed.
+    what changed. known: the ledger has this sample already, so `results.jsonl` may have its line.
     """
 
     item: Item
@@ -54,6 +54,7 @@ class Sample:
     fingerprint: str
     wire: str  # canonical JSON, without reference bytes
     images: int = 1
+    known: bool = False
 
     @property
     def key(self) -> str:

@@ -81,7 +81,9 @@ async def drive(
     loop = asyncio.get_running_loop()
     samples = [(lane, make_sample(f"{lane}{number}")) for lane, count in counts.items() for number in range(count)]
     windows = {lane: (Window(limit) if (limit := (rpm or {}).get(lane)) else None) for lane in counts}
-    dispatch = Dispatch(windows, fixed_supply(samples), concurrency=concurrency, policy=RetryPolicy(), rng=random.Random(1), **options)
+    dispatch = Dispatch(
+        windows, fixed_supply(samples), concurrency=concurrency, policy=RetryPolicy(), rng=random.Random(1), **options
+    )
     night = Night(server, dispatch, [], 0.0, [])
     if on_start:
         on_start(dispatch)
@@ -143,7 +145,9 @@ def test_an_item_in_backoff_holds_no_place_in_flight(run):
 def test_a_429_cools_the_whole_lane_for_as_long_as_the_server_asked_and_costs_no_attempt(run):
     refusals = [RateLimited("quota", retry_after_s=30.0) for _ in range(10)]
     night = run(drive({"m": 2}, StubServer(script={"m0": refusals}), concurrency=1))
-    gaps = [later[0] - earlier[0] for earlier, later in zip(night.server.arrivals, night.server.arrivals[1:], strict=False)]
+    gaps = [
+        later[0] - earlier[0] for earlier, later in zip(night.server.arrivals, night.server.arrivals[1:], strict=False)
+    ]
     assert len(night.done) == 2
     assert all(gap >= 31.0 for gap in gaps[:10])
 
@@ -242,7 +246,9 @@ def test_a_stop_lets_what_is_in_flight_finish(run):
 
 def test_answers_being_stored_hold_no_place_in_flight_but_there_is_a_bound_to_them(run):
     night = run(drive({"m": 40}, StubServer(latency_s=1.0), concurrency=4, storing=8, storing_s=1.0))
-    assert night.seconds == pytest.approx(11.0)  # ten rounds of sending and the last one's storing; 20 if it held the place
+    assert night.seconds == pytest.approx(
+        11.0
+    )  # ten rounds of sending and the last one's storing; 20 if it held the place
 
 
 def test_work_that_vanishes_without_an_answer_does_not_leak_its_place(run):

@@ -48,7 +48,11 @@ def imports_of(path: Path) -> Iterator[str]:
                 deeper = PACKAGE / base.replace(".", "/") / f"{alias.name}.py"
                 yield f"{base}.{alias.name}".lstrip(".") if deeper.exists() else base
         elif isinstance(node, ast.Import):
-            yield from (alias.name.removeprefix("batchgen").lstrip(".") for alias in node.names if alias.name.startswith("batchgen"))
+            yield from (
+                alias.name.removeprefix("batchgen").lstrip(".")
+                for alias in node.names
+                if alias.name.startswith("batchgen")
+            )
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -59,7 +63,9 @@ def test_arrows_only_point_down(path):
     module = module_name(path)
     for imported in imports_of(path):
         if module.split(".")[0] in APART:
-            assert imported.split(".")[0] in APART, f"{module} imports {imported}: the emulator is an independent witness"
+            assert imported.split(".")[0] in APART, (
+                f"{module} imports {imported}: the emulator is an independent witness"
+            )
         elif imported.split(".")[0] in APART:
             assert module.split(".")[0] in ("job", "cli"), f"{module} imports the emulator"
         elif imported:  # the package itself holds nothing but the version and lazy names
@@ -67,7 +73,11 @@ def test_arrows_only_point_down(path):
 
 
 def test_no_module_is_a_drawer_for_everything():
-    assert not [path for path in PACKAGE.rglob("*.py") if path.stem in {"manager", "util", "utils", "helper", "helpers", "common", "core"}]
+    assert not [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if path.stem in {"manager", "util", "utils", "helper", "helpers", "common", "core"}
+    ]
 
 
 def test_the_environment_is_read_in_one_place():
@@ -81,7 +91,9 @@ def test_the_environment_is_read_in_one_place():
     assert found <= {"settings", "emulator.command_line"}
 
 
-@pytest.mark.parametrize("statement", ["import batchgen", "import batchgen.records, batchgen.errors, batchgen.ledger.reader"])
+@pytest.mark.parametrize(
+    "statement", ["import batchgen", "import batchgen.records, batchgen.errors, batchgen.ledger.reader"]
+)
 def test_what_status_and_help_need_imports_nothing_heavy(statement):
     heavy = ["aiohttp", "pydantic", "PIL", "yaml", "jinja2", "rich"]
     code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"

@@ -36,8 +36,11 @@ def lift(body: bytes, chunk: int = 1 << 20, threshold: int = 1024) -> tuple[byte
     return lifter.close(), [sink.data for sink in sinks]
 
 
-def answer(*pictures: bytes, text: str = "a \"quoted\" text \\ with ümlauts") -> bytes:
-    parts = [{"text": text}, *({"inlineData": {"mimeType": "image/png", "data": base64.b64encode(p).decode()}} for p in pictures)]
+def answer(*pictures: bytes, text: str = 'a "quoted" text \\ with ümlauts') -> bytes:
+    parts = [
+        {"text": text},
+        *({"inlineData": {"mimeType": "image/png", "data": base64.b64encode(p).decode()}} for p in pictures),
+    ]
     return json.dumps({"candidates": [{"content": {"parts": parts}}], "usageMetadata": {"totalTokenCount": 7}}).encode()
 
 
@@ -50,9 +53,11 @@ def test_whatever_the_chunks_pictures_and_envelope_come_out_whole(sizes, chunk):
     found = []
     for part in parts[1:]:
         data = part["inlineData"]["data"]
-        found.append(lifted[int(data.removeprefix("\x00lifted:"))] if data.startswith("\x00lifted:") else base64.b64decode(data))
+        found.append(
+            lifted[int(data.removeprefix("\x00lifted:"))] if data.startswith("\x00lifted:") else base64.b64decode(data)
+        )
     assert found == pictures
-    assert parts[0]["text"] == "a \"quoted\" text \\ with ümlauts"
+    assert parts[0]["text"] == 'a "quoted" text \\ with ümlauts'
 
 
 def test_short_strings_stay_where_they_are():

@@ -166,7 +166,9 @@ async def test_a_refusal_is_final_keeps_the_vendors_words_and_is_not_sent_again_
 
 
 async def test_what_failed_is_tried_again_by_the_next_run(bench):
-    outcome = await bench.run(items("[[fault:503*6]] x"), head="defaults: {model: flash}\nlimits: {attempts: 2}\nitems:\n")
+    outcome = await bench.run(
+        items("[[fault:503*6]] x"), head="defaults: {model: flash}\nlimits: {attempts: 2}\nitems:\n"
+    )
     assert (outcome.exit_code, outcome.counts) == (4, {"failed": 1})
     assert await bench.requests() == 2
 
@@ -218,7 +220,9 @@ async def test_a_picture_of_another_ratio_than_asked_for_is_kept_and_flagged(ben
 
 
 async def test_one_imagen_request_brings_several_samples_and_a_filtered_one_is_refused(bench):
-    outcome = await bench.run('  - {id: a, prompt: "[[fault:rai_filtered]] fox", model: imagen-4.0-generate-001, count: 4}\n')
+    outcome = await bench.run(
+        '  - {id: a, prompt: "[[fault:rai_filtered]] fox", model: imagen-4.0-generate-001, count: 4}\n'
+    )
     assert (await bench.requests(), outcome.counts) == (1, {"succeeded": 3, "refused": 1})
     assert len(bench.pictures()) == 3
 

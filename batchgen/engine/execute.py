@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
 from batchgen.engine.lanes import Route, lane_key
-from batchgen.engine.settle import Stored, discard, settle
+from batchgen.engine.settle import Stored, discard, made_result, settle
 from batchgen.errors import (
     BadRequest,
     DownloadFailed,
@@ -130,22 +130,12 @@ class Execution:
                 work, self._transport.send(route.base_url, request, route.auth, on_sent=on_sent, open_sink=open_sink)
             )
             del request
-            reply = await self._in_thread(lambda: self._read(route, answer, attempt))
-            if reply.links:
+            sent = sent_at[0] if sent_at else None
+            reply, stored = await self._in_thread(lambda: self._read(route, answer, attempt, sample, spooled, sent))
+            if stored is None:
                 spooled.extend(await self._download(attempt, reply, route, len(spooled)))
                 reply = with_pictures(reply, len(reply.links))
-            stored = await self._in_thread(
-                lambda: settle(
-                    self._ledger,
-                    self._store,
-                    route.profile,
-                    attempt,
-                    sample,
-                    reply,
-                    spooled,
-                    sent_at[0] if sent_at else None,
-                )
-            )
+                stored = await self._in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
         except ProviderError as error:
             discard(spooled)
             await self._ended(work, attempt, error, sent_at[0] if sent_at else None)
@@ -177,12 +167,29 @@ class Execution:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
-    def _read(self, route: Route, answer: Answer, attempt: int) -> Reply:
-        """Decode and read. Links are durable before this returns, so that a crash fetches instead of generating."""
+    def _read(
+        self,
+        route: Route,
+        answer: Answer,
+        attempt: int,
+        sample: Sample,
+        spooled: list[SpoolFile],
+        sent_at: float | None,
+    ) -> tuple[Reply, Stored | None]:
+        """Decode, read and settle, in one visit to a thread. An answer with links is not settled yet: they are durable
+        before this returns, so that a crash fetches instead of generating."""
         reply = route.codec.read(answer.status, answer.headers, answer.envelope())
         if reply.links:
             self._ledger.links_received(attempt, reply.links)
-        return reply
+            return reply, None
+        return reply, self._settle(route, attempt, sample, reply, spooled, sent_at)
+
+    def _settle(
+        self, route: Route, attempt: int, sample: Sample, reply: Reply, spooled: list[SpoolFile], sent_at: float | None
+    ) -> Stored:
+        stored = settle(self._ledger, self._store, route.profile, attempt, sample, reply, spooled, sent_at)
+        self._results.append(sample, made_result(sample, reply, stored))
+        return stored
 
     async def _download(self, attempt: int, reply: Reply, route: Route, first: int) -> list[SpoolFile]:
         """Fetch what the answer links to: a stage of its own, retried by itself. Raises DownloadFailed."""
@@ -208,7 +215,6 @@ class Execution:
     def _succeeded(self, work: Work, attempt: int, reply: Reply, stored: Stored, sent_at: float) -> None:
         self.dispatch.succeeded(work, stored.usd)
         item, now = work.sample.item, time.time()
-        self._results.append(item.id, item.count)
         for picture in stored.pictures:
             if picture.file.role == "image":
                 self._emit(
@@ -266,7 +272,7 @@ class Execution:
         if self.dispatch.stopping and not was_stopping:
             self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
         if ended:
-            self._results.append(sample.item.id, sample.item.count)
+            await self._in_thread(lambda: self._results.append(sample))
             for n in range(sample.n, sample.n + sample.images):
                 self._emit(
                     SampleEnded(

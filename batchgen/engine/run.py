@@ -36,7 +36,7 @@ from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from batchgen.transport import Transport
 
-STORING = 8  # answers being checked and written at once; as many again as are in flight may wait for that
+STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 log = logging.getLogger("batchgen")
 
 

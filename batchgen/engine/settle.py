@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchgen.errors import ImageError, Malformed
 from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.rows import utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import ImageFile, Reply, ReplyImage, Sample
+from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample
 from batchgen.store.check import check_image, mismatch
 from batchgen.store.spool import SpoolFile, sync_folder
 from batchgen.store.store import Store
@@ -142,6 +144,27 @@ def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[tuple[int, st
     reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
     absent = [n for n in range(sample.n, sample.n + sample.images) if n not in made]
     return [(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
+
+
+def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:
+    """The result of an item with one sample, as the ledger has it."""
+    item = sample.item
+    made = next((picture for picture in stored.pictures if picture.file.role == "image"), None)
+    files = tuple(sorted((picture.file for picture in stored.pictures), key=lambda file: file.role != "image"))
+    return Result(
+        id=item.id,
+        n=sample.n,
+        state="succeeded",
+        model=item.model,
+        files=files,
+        usd=made.usd if made else None,
+        usd_source=stored.usd_source,
+        fingerprint=sample.fingerprint,
+        prompt=item.prompt,
+        tags=item.tags,
+        updated_at=utc(time.time()),
+        text=reply.text,
+    )
 
 
 def discard(spooled: Sequence[SpoolFile]) -> None:

@@ -107,7 +107,7 @@ class Surveyor:
             ):
                 self.survey.kept += 1
                 continue
-            sample = Sample(item=item, n=n, fingerprint=mark, wire=wire)
+            sample = Sample(item=item, n=n, fingerprint=mark, wire=wire, known=entry is not None)
             if entry is not None and not self._wishes.fresh and self._can_move(sample, entry, action, why):
                 continue
             if action == "skip":

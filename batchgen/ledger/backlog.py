@@ -65,13 +65,13 @@ def _dump(sample: Sample) -> str:
         if value is not None and value != () and value != {}:
             item[name] = value
     return json.dumps(
-        [sample.n, sample.images, sample.fingerprint, sample.wire, item], ensure_ascii=False, default=dict
+        [sample.n, sample.images, sample.known, sample.fingerprint, sample.wire, item], ensure_ascii=False, default=dict
     )
 
 
 def _load(body: str) -> Sample:
-    n, images, fingerprint, wire, item = json.loads(body)
+    n, images, known, fingerprint, wire, item = json.loads(body)
     for name in _TUPLES:
         if name in item:
             item[name] = tuple(item[name])
-    return Sample(item=Item(**item), n=n, fingerprint=fingerprint, wire=wire, images=images)
+    return Sample(item=Item(**item), n=n, fingerprint=fingerprint, wire=wire, images=images, known=known)

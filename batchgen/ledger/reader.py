@@ -289,9 +289,7 @@ class Reader:
             yield path, sha256, size, bool(latest)
 
     def stored_count(self) -> int:
-        return int(
-            self._connection.execute("SELECT count(DISTINCT path) FROM image WHERE placed = 1").fetchone()[0]
-        )
+        return int(self._connection.execute("SELECT count(DISTINCT path) FROM image WHERE placed = 1").fetchone()[0])
 
 
 def _stored(row: tuple[Any, ...]) -> StoredImage:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.ledger.reader import Reader
-from batchgen.records import Result
+from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error
 
 FILE_NAME = "results.jsonl"
@@ -31,7 +31,6 @@ def item_line(samples: list[Result]) -> dict[str, Any]:
         "usd_source": first.usd_source,
         "reason": worst.reason,
         "message": worst.message,
-        "attempts": sum(sample.attempts for sample in samples),
         "flags": sorted({flag for sample in samples for file in sample.files for flag in file.flags}),
         "prompt": first.prompt,
         "tags": list(first.tags),
@@ -63,7 +62,6 @@ class ResultsFile:
         self._path = job_folder / FILE_NAME
         self._reader = reader
         self._repeats = False
-        self._seen: set[int] = set()
         self._fd = -1
 
     def open(self, *, tidy: bool) -> None:
@@ -75,13 +73,17 @@ class ResultsFile:
         except OSError as error:
             raise disk_error(error, str(self._path)) from error
 
-    def append(self, item_id: str, count: int, *, had_line: bool = False) -> None:
-        samples = self._reader.results_of(item_id)
+    def append(self, sample: Sample, made: Result | None = None) -> None:
+        """The line of the sample's item as it stands now. made: the result itself, when the caller has it at hand.
+
+        Safe from several threads: a line is one write. Raises StoreError.
+        """
+        item = sample.item
+        samples = [made] if made is not None and item.count == 1 else self._reader.results_of(item.id)
         if not samples:
             return
-        if had_line or count > 1 or hash(item_id) in self._seen or any(sample.attempts > 1 for sample in samples):
+        if item.count > 1 or sample.known:
             self._repeats = True
-        self._seen.add(hash(item_id))
         line = json.dumps(item_line(samples), ensure_ascii=False) + "\n"
         try:
             os.write(self._fd, line.encode())

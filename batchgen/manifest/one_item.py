@@ -66,12 +66,12 @@ class OneItem:
 
     def item(self, origin: str) -> Item | None:
         fields = self._fill()
-        if self._wrong:
-            return None
-        item_id = fields.pop("id", "")  # none only when the prompt is no text, which the schema says
+        item_id = fields.pop("id", None)
         self._check_texts(fields)
         checked = self._validated(fields)
-        filename = self._check_names(item_id, checked.filename)
+        filename = self._check_names(item_id, checked.filename) if item_id is not None else ""
+        if self._wrong and checked.model is None and "model" in {**self._set.defaults, **self._entry}:
+            return None  # which model was meant is not known, so nothing can be said about what it can do
         profile = self._profile(checked.model or DEFAULT_MODEL)
         self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
         pictures = self._find_references(profile, checked.references or [])
@@ -117,11 +117,11 @@ class OneItem:
             self._variables["id"] = fields["id"]
         prompt = self._value("prompt", merged)
         if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
-            if not self._wrong:
+            if prompt is not None or merged.get("prompt") is None:  # else its template was complained about
                 self._say(("prompt",), "missing" if prompt is None else "is empty")
-            return fields
-        fields["prompt"] = prompt
-        if "id" not in fields and isinstance(prompt, str):
+        else:
+            fields["prompt"] = prompt
+        if "id" not in fields and "prompt" in fields and isinstance(prompt, str):
             fields["id"] = self._variables["id"] = names.default_id(prompt)
         for name in merged:
             if name not in ("id", "prompt") and (value := self._value(name, merged)) is not None:

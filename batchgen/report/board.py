@@ -51,6 +51,7 @@ class Board:
     usd: float = 0.0
     unpriced: int = 0
     stopping: str = ""
+    stopping_message: str = ""
     ended: bool = False
     models: dict[str, ModelBoard] = field(default_factory=dict)
 
@@ -79,7 +80,8 @@ class Board:
             case LaneStopped():
                 self._model(event.model).stopped = event.reason
             case Stopping():
-                self.stopping = self.stopping or event.reason
+                if not self.stopping:
+                    self.stopping, self.stopping_message = event.reason, event.message
             case RunEnded():
                 self.ended = True
 

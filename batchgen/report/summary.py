@@ -60,11 +60,13 @@ def headline(facts: Facts) -> str:
 
 def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
+    if facts["message"]:
+        yield "stopped", [facts["message"]]
     yield "images", [_images(facts)]
     if facts["requests"]:
         yield "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"]
     if facts["requests"]:
-        yield "money", money_lines(facts["usd"])
+        yield "money", money_lines(facts["usd"], emulated=facts["emulated"])
     yield "time", [_time(facts)]
     if facts["limit"]["binding"] != "nothing":
         yield "limit", [f"{facts['limit']['binding']}: {facts['limit']['advice']}"]
@@ -109,9 +111,10 @@ def _images(facts: Facts) -> str:
     return " · ".join(parts)
 
 
-def money_lines(usd: Facts) -> list[str]:
+def money_lines(usd: Facts, *, emulated: bool) -> list[str]:
     """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
-    parts = [f"{figures.usd(usd['spent'])} charged (by the usage the vendor reported)"]
+    charged = "that a vendor would have charged" if emulated else "charged, by the usage that the vendor reported"
+    parts = [f"{figures.usd(usd['spent'])} {charged}"]
     if usd["estimated"]:
         parts.append(f"{figures.usd(usd['estimated'])} estimated (no usage was reported)")
     if usd["maybe_billed_requests"]:

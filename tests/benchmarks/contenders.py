@@ -29,7 +29,7 @@ def ours(task: dict[str, Any]) -> Prepared:
     import batchgen.engine.run
     import batchgen.job
     import batchgen.manifest.read
-    import batchgen.providers.gemini  # noqa: F401
+    import batchgen.providers.gemini
 
     def work() -> dict[str, Any]:
         job = batchgen.job.load(task["manifest"])
@@ -42,7 +42,7 @@ def ours(task: dict[str, Any]) -> Prepared:
 def ours_plan(task: dict[str, Any]) -> Prepared:
     """The plan alone: manifest minus ledger, nothing sent."""
     import batchgen.job
-    import batchgen.manifest.read  # noqa: F401
+    import batchgen.manifest.read
 
     def work() -> dict[str, Any]:
         plan = batchgen.job.plan(batchgen.job.load(task["manifest"]))

@@ -101,6 +101,7 @@ plain = st.fixed_dictionaries({}, optional=plain_values)
 
 @settings(max_examples=300, deadline=None)
 @given(plain, st.lists(plain, max_size=3), st.sampled_from([{}, {"seed": 7}, {"count": 2}, {"aspect_ratio": "3:4"}]))
+@example({"id": "a", "prompt": "p", "seed": 2**31}, [{"id": "b", "prompt": "p", "seed": 1}], {})
 @example({"id": "a", "prompt": "p", "seed": None}, [{"id": "b", "prompt": "p"}], {"seed": 7})
 @example({"id": "a", "prompt": "p", "count": True}, [{"id": "b", "prompt": "p", "count": 1}], {})
 def test_the_short_way_judges_an_entry_like_the_long_one(entry, before, defaults):

@@ -30,6 +30,15 @@ def test_several_things_wrong_with_one_item_are_all_said(folder):
     assert fields == {"id", "seed", "aspect_ratio", "model"}
 
 
+def test_a_broken_template_does_not_hide_what_else_is_wrong(folder):
+    complaints = folder.complaints("items: [{id: a/b, prompt: '{{ x }}', seed: y, system: '{{ z }}'}]")
+    assert {complaint.split(": ")[1] for complaint in complaints} == {"id", "prompt", "seed", "system"}
+
+
+def test_a_prompt_that_is_no_text_is_one_complaint(folder):
+    assert "prompt: must be text, not a list" in folder.complaint("items: [{prompt: []}]")
+
+
 def test_twenty_complaints_are_shown_and_the_rest_counted(folder):
     error = folder.error('{"id": "a"}\n' * 57, "j.jsonl")
     assert (len(error.problems), error.total) == (20, 57)

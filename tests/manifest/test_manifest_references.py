@@ -65,6 +65,10 @@ def test_a_path_out_of_the_folder_is_refused(pictures, name):
     assert "folder" in why(pictures, name) or "NUL" in why(pictures, name)
 
 
+def test_a_way_up_is_refused_even_when_it_comes_back(pictures):
+    assert "must stay inside" in why(pictures, "sub/../a.png")
+
+
 def test_a_link_out_of_the_folder_is_refused(pictures, tmp_path, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "key.png"
     outside.write_bytes(PNG)

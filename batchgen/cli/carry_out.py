@@ -1,0 +1,170 @@
+"""Running a job for a person: the question before it, what is shown meanwhile, the summary after it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.errors import UsageError
+from batchgen.planning import Wishes
+from batchgen.report import figures
+from batchgen.report.board import Board
+
+if TYPE_CHECKING:
+    from batchgen.engine.run import Outcome
+    from batchgen.events import Observer
+    from batchgen.job import Job
+    from batchgen.report.log import LogFormat
+
+ASK_ABOVE_USD = 5.0
+EMULATED = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """The options of `run` and `retry`, read. deadline: UTC seconds."""
+
+    wishes: Wishes
+    only: tuple[str, ...]
+    limit: int | None
+    concurrency: int | None
+    max_usd: float | None
+    deadline: float | None
+    hold_uncertain: bool
+    engine: str
+    yes: bool
+    quiet: bool
+    progress: bool
+    log_file: str | None
+    log_format: LogFormat | None
+
+    @classmethod
+    def of(cls, options: dict[str, Any], wishes: Wishes) -> Execution:
+        return cls(
+            wishes=wishes, only=tuple(options.get("only", ())), limit=options.get("limit"), concurrency=options["concurrency"],
+            max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
+            hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"], yes=options["yes"],
+            quiet=options["quiet"], progress=not options["no_progress"], log_file=options["log_file"],
+            log_format=options["log_format"],
+        )  # fmt: skip
+
+
+def deadline(until: float | None, max_duration_s: float | None, now: float) -> float | None:
+    """The earlier of the two, in UTC seconds."""
+    given = [at for at in (until, None if max_duration_s is None else now + max_duration_s) if at is not None]
+    return min(given, default=None)
+
+
+def wishes_of(states: frozenset[str] | None, *, fresh: bool, hold: bool) -> Wishes:
+    """states: as `--retry` named them, None for the default, which leaves out uncertain ones when they are held."""
+    if states is None:
+        states = frozenset({"failed"} if hold else {"failed", "uncertain"})
+    return Wishes(states=states, fresh=fresh)
+
+
+def load_job(invocation: Invocation, manifest: str, output: str | None, *, emulate: bool) -> Job:
+    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError."""
+    import batchgen
+
+    job = batchgen.load(manifest, output=output, emulate=emulate)
+    invocation.keep_secret(job.settings)
+    return job
+
+
+def carry_out(invocation: Invocation, job: Job, execution: Execution) -> int:
+    """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
+    import batchgen
+
+    err = invocation.err
+    if job.emulated and not execution.quiet:
+        err.line(EMULATED, "bold yellow")
+    if not execution.yes and sys.stdin.isatty() and err.tty:
+        _ask(invocation, job, execution)
+    options = batchgen.RunOptions(
+        wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
+        max_usd=execution.max_usd, deadline=execution.deadline, hold_uncertain=execution.hold_uncertain,
+        install_signal_handlers=True,
+    )  # fmt: skip
+    signal.signal(signal.SIGTERM, _terminated)
+    board = Board()
+    with ExitStack() as stack:
+        observers = [board, *_observers(invocation, execution, stack)]
+        outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
+    _report(invocation, job, execution, outcome, board.stopping_message)
+    return outcome.exit_code
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM before the run minds signals itself: nothing is in flight, so leave at once, tidily."""
+    raise SystemExit(128 + number)
+
+
+def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
+    """Once, on a terminal, and only when it is about money worth a question. Raises UsageError on a no."""
+    import batchgen
+
+    if job.emulated:
+        return
+    prospect = batchgen.plan(
+        job, wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
+        max_usd=execution.max_usd,
+    ).forecast  # fmt: skip
+    most = prospect.known_usd if execution.max_usd is None else min(prospect.known_usd, execution.max_usd)
+    if most <= ASK_ABOVE_USD:
+        return
+    images = figures.count(prospect.images, "image")
+    unknown = "" if prospect.usd is not None else ", and some prices are unknown"
+    question = f"{images}, estimated {figures.usd(most)}{unknown}. Go ahead?"
+    if not click.confirm(invocation.err.fit(question), err=True):
+        raise UsageError("nothing was sent")
+
+
+def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -> list[Observer]:
+    """The log when one is asked for, and one of: live view, plain lines, nothing."""
+    from batchgen.report.log import Quietly, log_to_file, log_to_stream
+
+    err, observers = invocation.err, list[Any]()
+    if execution.log_file is not None:
+        log = log_to_file(execution.log_file, execution.log_format or "text", err.secrets)
+        observers.append(stack.enter_context(log))
+    elif execution.log_format is not None and not execution.quiet:
+        return [stack.enter_context(log_to_stream(err.stream, execution.log_format, err.secrets))]
+    else:
+        quietly = Quietly()
+        logging.getLogger("batchgen").addHandler(quietly)
+        stack.callback(logging.getLogger("batchgen").removeHandler, quietly)
+    if execution.quiet:
+        return observers
+    if execution.progress and err.live:
+        from batchgen.report.progress import Progress
+
+        return [*observers, stack.enter_context(Progress(err))]
+    from batchgen.report.lines import Lines
+
+    return [*observers, Lines(err)]
+
+
+def _report(invocation: Invocation, job: Job, execution: Execution, outcome: Outcome, why: str) -> None:
+    """why: in the words of whoever stopped the run, empty when nobody did."""
+    from batchgen.ledger.reader import Reader
+    from batchgen.report.facts import outcome_facts
+    from batchgen.report.summary import next_steps, show_summary
+
+    with Reader.open(job.folder) as reader:
+        facts = outcome_facts(outcome, reader, job.manifest.name, os.path.abspath(job.manifest.path))
+    facts["message"] = facts["message"] or why
+    facts["next"] = next_steps(facts)
+    if not execution.quiet or outcome.exit_code:
+        show_summary(invocation.err, facts)
+    if invocation.json:
+        invocation.out.json(facts)

@@ -1,0 +1,261 @@
+"""`batchgen doctor`: is everything there that a run needs? Nothing is sent without `--online`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.options import chain, json_option, pass_invocation
+from batchgen.errors import SettingsError
+from batchgen.ledger.schema import network_file_system
+from batchgen.report import figures
+from batchgen.report.screen import Screen
+from batchgen.settings import Settings, is_loopback
+
+if TYPE_CHECKING:
+    from batchgen.job import Job
+    from batchgen.profiles.profile import Profile
+
+NOT_READY = 5
+FREE_BYTES = 1_000_000_000  # about 500 images of 2 MB
+Verdict = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """remedy: what to do, empty when all is well."""
+
+    verdict: Verdict
+    what: str
+    says: str
+    remedy: str = ""
+
+
+@click.command("doctor")
+@click.argument("manifest", type=click.Path(), required=False)
+@chain(
+    click.option("--online", is_flag=True, help="One free request to the Gemini API: list its models."), json_option()
+)
+@pass_invocation
+def command(invocation: Invocation, manifest: str | None, online: bool, as_json: bool) -> int:
+    """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs.
+
+    Exit code 5 when something is missing that a run needs. Keys are named, never shown.
+
+    \b
+    Examples:
+      batchgen doctor
+      batchgen doctor catalog.yaml --online
+    """
+    findings = list(examine(invocation, manifest, online=online))
+    failed = any(finding.verdict == "fail" for finding in findings)
+    if as_json:
+        invocation.out.json({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
+    else:
+        show(invocation.out, findings)
+    return NOT_READY if failed else 0
+
+
+def examine(invocation: Invocation, manifest: str | None, *, online: bool) -> Iterator[Finding]:
+    """Every finding in the order it is shown. Raises ManifestError, SettingsError when the manifest cannot be opened."""
+    yield from versions()
+    yield clock(time.time())
+    if manifest is None:
+        settings = Settings.load(Path.cwd())
+        invocation.keep_secret(settings)
+        yield from some_key(settings)
+        yield folder(Path.cwd())
+    else:
+        from batchgen.cli.carry_out import load_job
+
+        job = load_job(invocation, manifest, None, emulate=False)
+        settings = job.settings
+        profiles = used_profiles(job)
+        yield Finding("ok", "manifest", f"{manifest} is valid")
+        for provider in dict.fromkeys(profile.provider for profile in profiles):
+            yield key_of(settings, provider)
+            yield address_of(settings, provider)
+        yield from models(settings, profiles)
+        yield folder(job.folder)
+    for warning in settings.warnings:
+        yield Finding("warn", "settings", warning)
+    if online:
+        import asyncio
+
+        yield from asyncio.run(ask(settings))
+
+
+def versions() -> Iterator[Finding]:
+    yield Finding("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("ok", "SQLite", sqlite3.sqlite_version)
+
+
+def clock(now: float) -> Finding:
+    """The ledger, daily quotas and certificates all go by it."""
+    year = time.gmtime(now).tm_year
+    says = f"{figures.utc_iso(now)}, local {time.strftime('%H:%M %Z', time.localtime(now))}"
+    if 2026 <= year <= 2100:
+        return Finding("ok", "clock", says)
+    return Finding("fail", "clock", says, "set this machine's clock: certificates and quotas go by it")
+
+
+def some_key(settings: Settings) -> Iterator[Finding]:
+    """Without a manifest any one key will do."""
+    found = [key_of(settings, provider) for provider in ("gemini", "aimlapi")]
+    anything = any(finding.verdict == "ok" for finding in found)
+    for finding, provider in zip(found, ("gemini", "aimlapi"), strict=True):
+        if anything and finding.verdict == "fail":
+            yield Finding("ok", finding.what, "not set; needed only for its models")
+        else:
+            yield finding
+        yield address_of(settings, provider)
+
+
+def key_of(settings: Settings, provider: str) -> Finding:
+    what = f"key {provider}"
+    try:
+        key, warning = settings.key(provider)
+        url = settings.base_url(provider)
+    except SettingsError as error:
+        return Finding("fail", what, str(error), "correct the variable")
+    if key is not None:
+        return Finding("warn" if warning else "ok", what, warning or f"from {key.source}")
+    if url is not None and _local(url):
+        return Finding("ok", what, "not set, and not needed for a server on this machine")
+    names = settings.key_names(provider)
+    return Finding("fail", what, "not set", f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate")
+
+
+def address_of(settings: Settings, provider: str) -> Finding:
+    from batchgen.profiles.vendor import PROVIDER_BASE_URLS
+
+    what = f"address {provider}"
+    try:
+        url = settings.base_url(provider)
+    except SettingsError as error:
+        return Finding("fail", what, str(error), "correct or unset the variable")
+    if url is not None:
+        return Finding("ok", what, f"{url} (set by you)")
+    own = PROVIDER_BASE_URLS.get(provider)
+    if own is not None:
+        return Finding("ok", what, own)
+    return Finding("fail", what, "not known", f"set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL")
+
+
+def _local(url: str) -> bool:
+    from urllib.parse import urlsplit
+
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def used_profiles(job: Job) -> list[Profile]:
+    """Of the models that the manifest's items name. Raises ManifestError."""
+    names = dict.fromkeys(item.model for item in job.manifest.items())
+    return [job.manifest.catalogue.resolve(name) for name in names]
+
+
+def models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Finding]:
+    """A retired model fails only where the vendor itself is asked; the manifest's reader has refused it there already."""
+    from batchgen.profiles.profile import status_note
+    from batchgen.profiles.vendor import is_vendor
+
+    for profile in profiles:
+        note = status_note(profile, datetime.now(UTC).date())
+        if note is None:
+            yield Finding("ok", "model", profile.id)
+        elif "was shut down" in note and is_vendor(profile.provider, settings.base_url(profile.provider)):
+            yield Finding("fail", "model", note, "`batchgen models` lists those still served")
+        else:
+            yield Finding("warn", "model", note)
+
+
+def folder(place: Path) -> Finding:
+    """Writable, local and with room; nothing is created."""
+    existing = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding(
+            "fail", "folder", f"{place} cannot be written", "check owner and mode, or choose another --output"
+        )
+    if (kind := network_file_system(existing)) is not None:
+        return Finding("fail", "folder", f"{place} is on a network file system ({kind})", "choose a local --output")
+    free = shutil.disk_usage(existing).free
+    says = f"{place} can be written, {figures.size(free)} free"
+    if free < FREE_BYTES:
+        return Finding("warn", "folder", says, "make room: an image takes 1 to 8 MB")
+    return Finding("ok", "folder", says)
+
+
+async def ask(settings: Settings) -> list[Finding]:
+    """List the models: free, and it needs a good key. Source: ai.google.dev/api/models#method:-models.list."""
+    import aiohttp
+
+    from batchgen.engine.lanes import base_url_of
+
+    try:
+        url = base_url_of("gemini", settings, None)
+        key, _ = settings.key("gemini")
+    except SettingsError as error:
+        return [Finding("fail", "online", str(error))]
+    headers = {"x-goog-api-key": key.secret.reveal() if key else "local"}
+    if key is None and not _local(url):
+        return [Finding("fail", "online", "not asked: there is no key", "set GEMINI_API_KEY")]
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
+            session.get(f"{url}/v1beta/models?pageSize=1", headers=headers, allow_redirects=False) as response,
+        ):
+            await response.content.read(4096)
+            status, date = response.status, response.headers.get("Date")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return [Finding("fail", "online", f"{url} does not answer: {error}", "check network, proxy and address")]
+    return [answer(url, status), *skew(date, time.time())]
+
+
+def answer(url: str, status: int) -> Finding:
+    if status == 200:
+        return Finding("ok", "online", f"{url} answers and takes the key")
+    if status in (400, 401, 403):
+        return Finding(
+            "fail", "online", f"{url} answers {status}: the key is not taken", "make a new key at aistudio.google.com"
+        )
+    if status == 429:
+        return Finding("warn", "online", f"{url} answers 429: the key works, its quota is used up for now")
+    return Finding("fail", "online", f"{url} answers {status}", "check the base URL, or try again later")
+
+
+def skew(date: str | None, now: float) -> Iterator[Finding]:
+    """The server's clock against ours, to the second (RFC 9110, section 6.6.1)."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        apart_s = abs(parsedate_to_datetime(date or "").timestamp() - now)
+    except ValueError:
+        return
+    if apart_s > 60:
+        yield Finding(
+            "warn", "clock", f"{figures.duration(apart_s)} apart from the server's", "let the system set its time (NTP)"
+        )
+    else:
+        yield Finding("ok", "clock", "agrees with the server's")
+
+
+def show(out: Screen, findings: list[Finding]) -> None:
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        verdict = out.styled(f"{finding.verdict:4}", styles[finding.verdict])
+        out.stream.write(f"{verdict}  {finding.what:{width}}  {out.fit(finding.says)}\n")
+        if finding.remedy:
+            out.stream.write(f"{'':{width + 8}}{out.fit('→ ' + finding.remedy)}\n")
+    out.stream.flush()

@@ -1,0 +1,147 @@
+"""`batchgen export`: one row for each sample, for programs and spreadsheets."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.job_folder import find_job
+from batchgen.cli.options import chain, job_argument, pass_invocation
+from batchgen.errors import StoreError
+from batchgen.ledger.reader import Reader
+from batchgen.records import Result, sample_key
+from batchgen.report import figures
+from batchgen.report.clean import clean, json_text, without_secrets
+
+STATES = ("wanted", "running", "succeeded", "refused", "failed", "uncertain")  # not what the manifest has given up
+COLUMNS = (
+    "key", "id", "n", "state", "model", "file", "width", "height", "format", "bytes", "sha256", "flags", "usd",
+    "usd_source", "reason", "message", "attempts", "tags", "prompt", "text", "fingerprint", "updated_at", "drafts",
+)  # fmt: skip
+_FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+)  # what a spreadsheet takes for the start of a formula (OWASP, CSV injection)
+
+
+@click.command("export")
+@job_argument
+@chain(
+    click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True),
+    click.option("-o", "--output", "target", default="-", metavar="FILE|-", type=click.Path(), help="Where to; - is stdout, the default."),
+)  # fmt: skip
+@pass_invocation
+def command(invocation: Invocation, job: str, form: str, target: str) -> None:
+    """Write one row for each sample of JOB, a manifest or a job folder.
+
+    \b
+    Examples:
+      batchgen export catalog.yaml | jq -r 'select(.state == "refused") | .prompt'
+      batchgen export catalog.yaml --format csv -o catalog.csv
+    """
+    folder = find_job(job).folder
+    secrets = invocation.out.secrets
+    lines = csv_lines if form == "csv" else jsonl_lines
+    with Reader.open(folder) as reader:
+        texts = (
+            without_secrets(line, secrets) for line in lines(row(result) for result in reader.results_in_order(STATES))
+        )
+        if target == "-":
+            invocation.out.stream.writelines(_sayable(texts, invocation.out.stream))
+            return
+        written = write_whole(target, texts)
+    invocation.err.line(f"{figures.count(written - (form == 'csv'), 'row')} written to {target}")
+
+
+def row(result: Result) -> dict[str, Any]:
+    """A sample in flat fields. file and what belongs to it are null until there is an image."""
+    image = next((file for file in result.files if file.role == "image"), None)
+    return {
+        "key": sample_key(result.id, result.n),
+        "id": result.id,
+        "n": result.n,
+        "state": result.state,
+        "model": result.model,
+        "file": image.path if image else None,
+        "width": image.width if image else None,
+        "height": image.height if image else None,
+        "format": image.format if image else None,
+        "bytes": image.bytes if image else None,
+        "sha256": image.sha256 if image else None,
+        "flags": list(image.flags) if image else [],
+        "usd": result.usd,
+        "usd_source": result.usd_source,
+        "reason": result.reason,
+        "message": result.message,
+        "attempts": result.attempts,
+        "tags": list(result.tags),
+        "prompt": result.prompt,
+        "text": result.text,
+        "fingerprint": result.fingerprint,
+        "updated_at": result.updated_at,
+        "drafts": [file.path for file in result.files if file.role == "draft"],
+    }
+
+
+def jsonl_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for each in rows:
+        yield json_text(each) + "\n"
+
+
+def csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """RFC 4180 with a header; lists are joined by spaces."""
+    yield _csv_line(COLUMNS)
+    for each in rows:
+        yield _csv_line([cell(each[name]) for name in COLUMNS])
+
+
+def _csv_line(values: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue()
+
+
+def cell(value: Any) -> str:
+    """A value that no spreadsheet takes for a formula and no terminal acts upon. Numbers stay numbers."""
+    if value is None:
+        return ""
+    if isinstance(value, (int, float)):
+        return str(value)
+    text = " ".join(value) if isinstance(value, list) else str(value)
+    safe = "\n".join(clean(line) for line in text.split("\n"))
+    return f"'{safe}" if text.startswith(_FORMULA) else safe
+
+
+def _sayable(texts: Iterator[str], stream: TextIO) -> Iterator[str]:
+    """A stream of another encoding than UTF-8 gets escapes instead of an exception."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encode: Callable[[str], str] = lambda text: text.encode(encoding, "backslashreplace").decode(encoding)  # noqa: E731
+    return map(encode, texts)
+
+
+def write_whole(target: str, texts: Iterator[str]) -> int:
+    """Write beside and rename, so that a reader never sees half a file. Answers how many lines. Raises StoreError."""
+    beside = f"{target}.{os.getpid()}.part"
+    written = 0
+    try:
+        with open(beside, "x", encoding="utf-8", newline="") as file:
+            for text in texts:
+                file.write(text)
+                written += 1
+        os.replace(beside, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise StoreError(f"{target}: {error.strerror or error}") from None
+    return written

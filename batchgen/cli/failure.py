@@ -1,0 +1,68 @@
+"""What a person is told when a command ends with an exception, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from typing import Any
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.errors import BatchgenError, ManifestError
+from batchgen.report.clean import without_secrets
+
+BUG = 1
+USAGE = 2
+
+
+def failed(error: Exception, invocation: Invocation) -> int:
+    """Say it on stderr, and as an object on stdout when `--json` was asked for. Answers the exit code."""
+    if isinstance(error, click.Abort):
+        return 130
+    if isinstance(error, click.ClickException):
+        code, lines = error.exit_code, _usage(error)
+    elif isinstance(error, BatchgenError):
+        code, lines = error.exit_code, str(error).split("\n")
+    else:
+        code, lines = BUG, _bug(error, invocation)
+    for number, line in enumerate(lines):
+        invocation.err.line(line, "red" if number == 0 and not isinstance(error, ManifestError) else "")
+    if isinstance(error, ManifestError):
+        count = f"{error.total} problem{'' if error.total == 1 else 's'}"
+        invocation.err.line(f"{count} in the manifest; nothing was sent", "red")
+    if invocation.json:
+        invocation.out.json(_as_object(error, code, lines))
+    return code
+
+
+def _usage(error: click.ClickException) -> list[str]:
+    lines = [error.format_message()]
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        lines.append(f"Try: {context.command_path} --help")
+    return lines
+
+
+def _bug(error: Exception, invocation: Invocation) -> list[str]:
+    text = "".join(traceback.format_exception(error))
+    lines = [f"this is a bug in batchgen: {type(error).__name__}: {error}"]
+    try:
+        # mkstemp gives the file to its owner alone: a traceback may quote prompts.
+        handle, path = tempfile.mkstemp(prefix="batchgen-", suffix=".traceback.txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(without_secrets(text, invocation.secrets))
+        lines.append(f"what we need to mend it is in {path} (keys taken out; look it over before you send it)")
+    except OSError:
+        lines.append("its traceback could not be written to the temporary folder")
+    return [*lines, "what was paid for is safe: run the same command again to go on"]
+
+
+def _as_object(error: Exception, code: int, lines: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"ok": False, "exit_code": code, "error": type(error).__name__, "message": "\n".join(lines)}
+    if isinstance(error, ManifestError):
+        names = ("file", "line", "column", "field", "message")
+        found["problems"] = [{name: getattr(problem, name) for name in names} for problem in error.problems]
+        found["total"] = error.total
+    return found

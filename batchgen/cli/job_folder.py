@@ -1,0 +1,84 @@
+"""Which folder a person means by JOB, found without reading the manifest as a manifest: `status` has to be quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger.schema import ledger_path
+
+HEAD_BYTES = 65_536
+EMULATED = ".emulated"
+_FIELD = re.compile(
+    r"""^(name|output)\s*:\s*(?:"([^"\\]*)"|'([^']*)'|([^\s"'#&*!|>{\[][^#\n]*?))\s*(?:\s\#.*)?$""", re.MULTILINE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """folder: has a ledger. other: one more that has, emulated where `folder` is real."""
+
+    folder: Path
+    other: Path | None = None
+
+
+def find_job(job: str, output: str | None = None) -> JobFolder:
+    """The folder of a manifest or the folder itself. Raises UsageError, LedgerError when nothing has run there."""
+    if output is not None:
+        return _with_ledger(Path(output))
+    path = Path(job)
+    if path.is_dir():
+        return _with_ledger(path)
+    if not path.is_file():
+        raise UsageError(f"{job}: there is no such manifest or folder")
+    real = manifest_folder(path)
+    emulated = real.with_name(real.name + EMULATED)
+    found = [folder for folder in (real, emulated) if ledger_path(folder).is_file()]
+    if not found:
+        raise LedgerError(f"no ledger in {real}: nothing has run there yet; `batchgen run {job}` starts it")
+    return JobFolder(found[0].absolute(), found[1].absolute() if len(found) > 1 else None)
+
+
+def _with_ledger(folder: Path) -> JobFolder:
+    if not ledger_path(folder).is_file():
+        raise LedgerError(f"no ledger in {folder}: nothing has run there yet, or it is no job folder")
+    return JobFolder(folder.absolute())
+
+
+def manifest_folder(manifest: Path) -> Path:
+    """What `output:` or `name:` in the manifest's head say, else NAME beside it.
+
+    Only plain values at the left margin are seen, as nearly everyone writes them; for the rest there is `--output`.
+    """
+    fields = head_fields(manifest)
+    if fields.get("output"):
+        return Path(os.path.abspath(manifest.parent / fields["output"]))
+    return manifest.parent / (fields.get("name") or manifest.stem)
+
+
+def head_fields(manifest: Path) -> dict[str, str]:
+    """`name` and `output` as far as they stand in the first 64 kB. Never raises for what it cannot read."""
+    try:
+        with open(manifest, "rb") as file:
+            text = file.read(HEAD_BYTES).decode("utf-8", errors="replace").removeprefix("\ufeff")
+    except OSError as error:
+        raise UsageError(f"{manifest}: cannot be read: {error.strerror}") from None
+    if manifest.suffix.lower() == ".jsonl":
+        return _jsonl_fields(text)
+    return {match[1]: match[2] or match[3] or match[4] or "" for match in _FIELD.finditer(text.replace("\r\n", "\n"))}
+
+
+def _jsonl_fields(text: str) -> dict[str, str]:
+    """The header is the first line that is not blank, when it has `version` or `defaults`."""
+    line = next((line for line in text.split("\n") if line.strip()), "")
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(header, dict) or not ("version" in header or "defaults" in header):
+        return {}
+    return {name: value for name in ("name", "output") if isinstance(value := header.get(name), str)}

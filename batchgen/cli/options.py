@@ -1,0 +1,179 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from batchgen.cli.invocation import Invocation
+
+F = TypeVar("F", bound=Callable[..., Any])
+STATES = ("failed", "refused", "uncertain")
+_SECONDS = (86400, 3600, 60, 1)
+_SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def read_states(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
+    """`failed,refused` or `none`; None when the option was not given."""
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if names == ["none"]:
+        return frozenset()
+    wrong = [name for name in names if name not in STATES]
+    if wrong or not names:
+        raise click.BadParameter(
+            f"{', '.join(wrong) or 'nothing'!r}: choose of {', '.join(STATES)}, or none", ctx, param
+        )
+    return frozenset(names)
+
+
+def read_span(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`4h`, `90m`, `1h30m`, `45s`; seconds."""
+    if value is None:
+        return None
+    match = _SPAN.fullmatch(value.strip().lower().replace(" ", ""))
+    parts = match.groups() if match is not None else ()
+    seconds = sum(float(part) * factor for part, factor in zip(parts, _SECONDS, strict=False) if part)
+    if seconds <= 0:
+        raise click.BadParameter(f"{value!r} is no duration; write 4h, 90m or 1h30m", ctx, param)
+    return seconds
+
+
+def read_clock(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`06:00`: the next time the local clock shows it, in UTC seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no time of day; write 06:00", ctx, param)
+    return next_local(int(match[1]), int(match[2]), time.time())
+
+
+def next_local(hour: int, minute: int, now: float) -> float:
+    """UTC seconds of the next local hour:minute after `now`; across a change of the clock by the clock on the wall."""
+    today = time.localtime(now)
+    for days in (0, 1, 2):
+        # -1: let the system find out whether daylight saving holds then.
+        at = time.mktime((today.tm_year, today.tm_mon, today.tm_mday + days, hour, minute, 0, 0, 0, -1))
+        if at > now:
+            return at
+    raise AssertionError("some local midnight lies ahead")
+
+
+def _answer_in_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    ctx.ensure_object(Invocation).json = value
+    return value
+
+
+def chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, shown in this order."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def manifest_argument(function: F) -> F:
+    return click.argument("manifest", type=click.Path())(function)
+
+
+def job_argument(function: F) -> F:
+    return click.argument("job", type=click.Path())(function)
+
+
+def json_option(help_text: str = "Answer with one JSON object on stdout.") -> Callable[[F], F]:
+    # Eager: an error in another option is then answered in JSON too.
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_answer_in_json, help=help_text)
+
+
+def folder_option(function: F) -> F:
+    """Where an existing job is."""
+    return click.option(
+        "--output", metavar="DIR", type=click.Path(), help="The job's folder, when it is not the manifest's own."
+    )(function)
+
+
+only_option = click.option(
+    "--only", multiple=True, metavar="GLOB|tag:NAME", help="Only items whose id matches, or with this tag; repeatable."
+)
+limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many requests.")
+
+
+def place_options(function: F) -> F:
+    """Where the images go."""
+    return chain(
+        click.option("--output", metavar="DIR", type=click.Path(), help="Folder for images and ledger."),
+        click.option(
+            "--emulate", is_flag=True, help="Ask a local emulator: no key, nothing billed, into NAME.emulated/."
+        ),
+    )(function)
+
+
+def selection_options(function: F) -> F:
+    """Which samples."""
+    return chain(
+        only_option,
+        limit_option,
+        click.option("--fresh", is_flag=True, help="Make everything anew, what exists included. It is paid again."),
+        click.option(
+            "--retry",
+            "retry_states",
+            callback=read_states,
+            metavar="STATES",
+            help="Take up again: failed,refused,uncertain or none.  [default: failed,uncertain]",
+        ),
+        click.option(
+            "--on-uncertain",
+            type=click.Choice(["retry", "hold"]),
+            default="retry",
+            show_default=True,
+            help="A request without an answer may have been billed: ask again, or leave it to you.",
+        ),
+    )(function)
+
+
+def limit_options(function: F) -> F:
+    """How much, for forecasts and runs alike."""
+    return chain(
+        click.option("--concurrency", type=click.IntRange(1, 1000), metavar="N", help="Requests in flight at most."),
+        click.option(
+            "--max-cost",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="USD",
+            help="Stop before more is spent.",
+        ),
+    )(function)
+
+
+def execution_options(function: F) -> F:
+    """How a run behaves and what it shows."""
+    return chain(
+        click.option("--until", callback=read_clock, metavar="HH:MM", help="Start nothing after the next local HH:MM."),
+        click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long."),
+        click.option(
+            "--engine", default="online", show_default=True, metavar="NAME", help="How the work is carried out."
+        ),
+        click.option("-y", "--yes", is_flag=True, help="Do not ask about the cost."),
+        json_option("Print one JSON object on stdout at the end."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss."),
+        click.option("--no-progress", is_flag=True, help="Plain lines now and then instead of the live view."),
+        click.option("--log-file", type=click.Path(), metavar="FILE", help="Append one line for each event."),
+        click.option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            help="Of the log. Without --log-file it goes to stderr in place of the progress.  [default: text]",
+        ),
+    )(function)
+
+
+def pass_invocation(function: F) -> F:
+    """The Invocation as first argument."""
+    return click.make_pass_decorator(Invocation, ensure=True)(function)  # type: ignore[return-value]

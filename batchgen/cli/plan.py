@@ -1,0 +1,149 @@
+"""`batchgen plan`: what a run would do, why, and for how much. Nothing is sent and nothing is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.options import (
+    chain,
+    json_option,
+    limit_options,
+    manifest_argument,
+    pass_invocation,
+    place_options,
+    selection_options,
+)
+from batchgen.report import figures
+
+if TYPE_CHECKING:
+    from batchgen.job import Plan
+    from batchgen.planning import Step
+
+ROWS_MOST = 40
+
+
+class Rows:
+    """Keeps the first steps for the table and counts the others, so that a plan of a million rows stays small."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.kept: list[Step] = []
+        self.more = 0
+
+    def __call__(self, step: Step) -> None:
+        if self.most is None or len(self.kept) < self.most:
+            self.kept.append(step)
+        else:
+            self.more += 1
+
+
+@click.command("plan")
+@manifest_argument
+@place_options
+@selection_options
+@limit_options
+@chain(
+    json_option(), click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {ROWS_MOST}.")
+)
+@pass_invocation
+def command(invocation: Invocation, manifest: str, **options: Any) -> None:
+    """Show what a run of MANIFEST would do, and why: new, changed, again, or nothing.
+
+    \b
+    Examples:
+      batchgen plan catalog.yaml
+      batchgen plan catalog.yaml --fresh --only 'mug-*'
+      batchgen plan catalog.yaml --json | jq .usd
+    """
+    import batchgen
+    from batchgen.cli.carry_out import load_job, wishes_of
+
+    job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
+    wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
+    rows = Rows(None if options["show_all"] or invocation.json else ROWS_MOST)
+    found = batchgen.plan(
+        job, wishes=wishes, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
+        max_usd=options["max_cost"], on_step=rows,
+    )  # fmt: skip
+    for warning in (*job.settings.warnings, *found.warnings):
+        invocation.err.line(f"warning: {warning}", "yellow")
+    if invocation.json:
+        invocation.out.json(as_object(job.manifest.name, str(job.folder), found, rows, emulated=job.emulated))
+        return
+    show(invocation, job.manifest.name, found, rows, emulated=job.emulated)
+
+
+def show(invocation: Invocation, name: str, found: Plan, rows: Rows, *, emulated: bool) -> None:
+    """The table, then the totals."""
+    out, survey, forecast = invocation.out, found.survey, found.forecast
+    if rows.kept:
+        head = ("id", "model", "why", "images", "USD")
+        out.table(head, [_row(step) for step in rows.kept], right=(3, 4), flexible=2)
+        if rows.more:
+            out.line(f"… and {rows.more:,} more (--all shows them)", "dim")
+        out.line()
+    kept = [f"{survey.kept:,} kept"]
+    kept += [f"{len(survey.moves):,} moved, no cost"] if survey.moves else []
+    kept += [f"{survey.skipped:,} left as they are"] if survey.skipped else []
+    kept += [f"{len(survey.removed):,} no longer in the manifest"] if survey.removed else []
+    mark = " EMULATED" if emulated else ""
+    out.line(f"{name}{mark}: {figures.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
+    for why, number in survey.whys.most_common(12):
+        out.line(f"  {number:>6,}  {why}")
+    if not forecast.images:
+        return
+    out.line(f"cost   {_cost(found)}")
+    out.line(f"time   {figures.duration(forecast.seconds)} at best, estimated")
+    out.line(f"limit  {forecast.binding}: {forecast.advice}")
+
+
+def _row(step: Step) -> tuple[str, str, str, str, str]:
+    sample = step.sample
+    if step.action != "generate":
+        return sample.key, sample.item.model, step.why, "-", "-"
+    price = "unknown" if step.usd is None else f"{step.usd:.4f}"
+    return sample.key, sample.item.model, step.why, str(sample.images), price
+
+
+def _cost(found: Plan) -> str:
+    forecast = found.forecast
+    if forecast.usd is not None:
+        return f"{figures.usd(forecast.usd)}, estimated"
+    unpriced = ", ".join(load.model for load in forecast.by_model.values() if load.unpriced)
+    return f"unknown: no price is known for {unpriced}; the others {figures.usd(forecast.known_usd)}, estimated"
+
+
+def as_object(name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool) -> dict[str, Any]:
+    """usd is null when a price is unknown; `known_usd` is the rest. Every USD figure here is an estimate."""
+    survey, forecast = found.survey, found.forecast
+    return {
+        "job": name,
+        "folder": folder,
+        "emulated": emulated,
+        "images": forecast.images,
+        "requests": forecast.requests,
+        "usd": forecast.usd,
+        "known_usd": round(forecast.known_usd, 6),
+        "seconds_at_best": round(forecast.seconds, 1),
+        "limit": {"binding": forecast.binding, "advice": forecast.advice},
+        "kept": survey.kept,
+        "moved": len(survey.moves),
+        "removed": len(survey.removed),
+        "skipped": survey.skipped,
+        "by_reason": dict(survey.whys.most_common()),
+        "by_model": {
+            load.model: {"requests": load.requests, "images": load.images, "rpm": load.rpm,
+                         "usd": None if load.unpriced else round(load.usd, 6)}
+            for load in forecast.by_model.values()
+        },
+        "steps": [
+            {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": step.why,
+             "images": step.sample.images if step.action == "generate" else 0,
+             "usd": step.usd if step.action == "generate" else 0.0}
+            for step in rows.kept
+        ],
+        "warnings": list(found.warnings),
+    }  # fmt: skip

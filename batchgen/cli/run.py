@@ -1,0 +1,44 @@
+"""`batchgen run`: make what is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.options import (
+    execution_options,
+    limit_options,
+    manifest_argument,
+    pass_invocation,
+    place_options,
+    selection_options,
+)
+
+
+@click.command("run")
+@manifest_argument
+@place_options
+@selection_options
+@limit_options
+@execution_options
+@pass_invocation
+def command(invocation: Invocation, manifest: str, **options: Any) -> int:
+    """Make the images of MANIFEST that do not exist yet.
+
+    Running again goes on where the last run stopped; only what is new, has changed or failed is asked for. The first
+    Ctrl-C lets what is in flight finish, the second gives it up.
+
+    \b
+    Examples:
+      batchgen run catalog.yaml
+      batchgen run catalog.yaml --emulate            no key needed, nothing billed
+      batchgen run catalog.yaml --only 'mug-*' --limit 3
+      batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
+    """
+    from batchgen.cli.carry_out import Execution, carry_out, load_job, wishes_of
+
+    job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
+    wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
+    return carry_out(invocation, job, Execution.of(options, wishes))

@@ -1,0 +1,118 @@
+"""`batchgen status`: how a job stands, read from its ledger alone; while it runs, after it ended, after it died."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.job_folder import find_job
+from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.report import figures
+from batchgen.report.facts import Facts, job_facts, process_lives, seconds_since
+from batchgen.report.screen import Screen
+from batchgen.report.summary import money_lines, show_block, trouble
+
+STATES = ("succeeded", "running", "wanted", "refused", "failed", "uncertain", "superseded")
+IN_FLIGHT_MOST = 10
+
+
+@click.command("status")
+@job_argument
+@folder_option
+@json_option()
+@pass_invocation
+def command(invocation: Invocation, job: str, output: str | None, as_json: bool) -> None:
+    """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
+
+    JOB is a manifest or a job folder.
+
+    \b
+    Examples:
+      batchgen status catalog.yaml
+      batchgen status catalog/ --json
+    """
+    found = find_job(job, output)
+    with Reader.open(found.folder) as reader:
+        alive = process_lives(reader.last_run(), socket.gethostname(), holder_of(found.folder))
+        facts = job_facts(reader, str(found.folder), time.time(), alive)
+    if as_json:
+        invocation.out.json({**facts, "other_folder": str(found.other) if found.other else None})
+        return
+    show_status(invocation.out, facts)
+    if found.other is not None:
+        invocation.out.line(f"There is an emulated job too: batchgen status {found.other}", "dim")
+
+
+def holder_of(folder: Path) -> dict[str, Any]:
+    """The note that a run keeps beside its lock; empty when there is none."""
+    try:
+        note = json.loads((folder / STATE_FOLDER / "holder.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def show_status(out: Screen, facts: Facts) -> None:
+    """The same facts as `--json`, for people."""
+    samples = facts["samples"]
+    total = sum(number for state, number in samples.items() if state != "superseded")
+    out.line(f"{facts['job']}: {samples.get('succeeded', 0):,} of {figures.count(total, 'sample')} made", "bold")
+    if facts["emulated"]:
+        out.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
+    _show_counts(out, facts["by_model"])
+    show_block(out, "last run", [last_run(facts["run"])])
+    if facts["requests"]:
+        show_block(out, "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"])
+        show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))
+    if facts["in_flight"]:
+        show_block(out, "in flight", _in_flight(facts))
+    for label, lines in trouble(facts):
+        show_block(out, label, lines)
+    show_block(out, "folder", [facts["folder"]])
+
+
+def _show_counts(out: Screen, by_model: dict[str, dict[str, int]]) -> None:
+    states = [state for state in STATES if any(counts.get(state) for counts in by_model.values())]
+    if not states:
+        out.line("nothing has been asked for yet")
+        return
+    rows = [(model, *(f"{counts.get(state, 0):,}" for state in states)) for model, counts in sorted(by_model.items())]
+    out.table(("model", *states), rows, right=range(1, len(states) + 1))
+
+
+def last_run(run: Facts | None) -> str:
+    """One sentence."""
+    if run is None:
+        return "none"
+    since = figures.duration(seconds_since(run["started_at"]))
+    match run["state"]:
+        case "running":
+            return f"run {run['id']} is running since {since} (process {run['pid']})"
+        case "died":
+            return f"run {run['id']} died without an end, begun {since} ago; run it again: what was paid for is found again"
+        case "unknown":
+            return f"run {run['id']} began {since} ago on {run['host']} (process {run['pid']}); whether it lives cannot be seen here"
+    ago = figures.duration(seconds_since(run["ended_at"]))
+    stopped = f", stopped by {run['stopped_by']}" if run["stopped_by"] else ""
+    return f"run {run['id']} ended {ago} ago with exit code {run['exit_code']}{stopped}"
+
+
+def _in_flight(facts: Facts) -> list[str]:
+    entries = facts["in_flight"]
+    running = facts["run"] is not None and facts["run"]["state"] in ("running", "unknown")
+    head = [] if running else ["sent and their end not recorded; the next run settles them:"]
+    lines = [
+        f"{entry['id']}  {entry['model']}  {figures.duration(seconds_since(entry['since']))}"
+        + ("  answered, to be fetched" if entry["to_fetch"] else "")
+        for entry in entries[:IN_FLIGHT_MOST]
+    ]
+    more = [f"… and {len(entries) - IN_FLIGHT_MOST:,} more"] if len(entries) > IN_FLIGHT_MOST else []
+    return [*head, *lines, *more]

@@ -1,0 +1,139 @@
+"""`batchgen verify`: every file of the ledger against its size and hash. Nothing is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.job_folder import find_job
+from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import FILE_NAME as RESULTS
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.report import figures
+from batchgen.report.screen import Screen
+
+NOT_ALL_RIGHT = 3
+CHUNK_BYTES = 1 << 20
+SHOWN_MOST = 20
+Verdict = Literal["right", "missing", "changed"]
+
+
+@dataclass(slots=True)
+class Findings:
+    """checked: files that are as the ledger says. gone: missing, but their sample has a later image. extra: not ours."""
+
+    checked: int = 0
+    bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def all_right(self) -> bool:
+        return not self.missing and not self.changed
+
+
+@click.command("verify")
+@job_argument
+@folder_option
+@json_option()
+@pass_invocation
+def command(invocation: Invocation, job: str, output: str | None, as_json: bool) -> int:
+    """Read every image of JOB again and compare it with the ledger.
+
+    Exit code 3 when a file is missing or changed. Files that the ledger does not know are listed and left alone.
+
+    \b
+    Examples:
+      batchgen verify catalog.yaml
+      batchgen verify catalog/ --json
+    """
+    folder = find_job(job, output).folder
+    with Reader.open(folder) as reader:
+        findings = verify(folder, reader, invocation.err)
+    if as_json:
+        lists = {name: getattr(findings, name) for name in ("missing", "changed", "gone", "extra")}
+        invocation.out.json({"ok": findings.all_right, "folder": str(folder), "checked": findings.checked,
+                             "bytes": findings.bytes, **lists})  # fmt: skip
+    else:
+        show(invocation.out, findings)
+    return 0 if findings.all_right else NOT_ALL_RIGHT
+
+
+def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
+    """screen: where a line counts the files while a person watches."""
+    findings, known = Findings(), set[str]()
+    total = reader.stored_count()
+    for path, sha256, size, latest in reader.stored():
+        known.add(path)
+        if screen.live and len(known) % 50 == 1:
+            screen.stream.write(f"\r\x1b[Kverifying {len(known):,} of {total:,}")
+            screen.stream.flush()
+        match judge(os.path.join(folder, path), sha256, size):
+            case "right":
+                findings.checked += 1
+                findings.bytes += size
+            case "changed":
+                findings.changed.append(path)
+            case "missing":
+                (findings.missing if latest else findings.gone).append(path)
+    if screen.live and known:
+        screen.stream.write("\r\x1b[K")
+    findings.extra = sorted(path for path in files_in(folder) if path not in known)
+    return findings
+
+
+def judge(path: str, sha256: str, size: int) -> Verdict:
+    """A link in a file's place is a change: what it leads to is not what was stored."""
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            return "changed"
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except OSError:
+        return "changed"
+    return "right" if digest.hexdigest() == sha256 else "changed"
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """Paths below the job folder with `/` between parts, without our own records and hidden files. Links are not followed."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != STATE_FOLDER and not name.startswith("."))
+        for name in names:
+            path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+            if path != RESULTS and not name.startswith("."):
+                yield path
+
+
+def show(out: Screen, findings: Findings) -> None:
+    for label, style, paths in (
+        ("missing", "red", findings.missing),
+        ("changed", "red", findings.changed),
+        ("gone, made anew since", "dim", findings.gone),
+        ("not in the ledger", "dim", findings.extra),
+    ):
+        for path in paths[:SHOWN_MOST]:
+            out.line(f"{label}: {path}", style)
+        if len(paths) > SHOWN_MOST:
+            out.line(f"{label}: … and {len(paths) - SHOWN_MOST:,} more (--json lists all)", style)
+    good = f"{figures.count(findings.checked, 'file')} verified, {figures.size(findings.bytes)}"
+    if findings.all_right:
+        out.line(f"ok: {good}", "green")
+        return
+    out.line(f"{good}; {len(findings.missing):,} missing, {len(findings.changed):,} changed", "bold yellow")
+    out.line("a missing image is made again by `batchgen run`; move a changed one away first, and it is missing")

@@ -1,0 +1,96 @@
+"""Real processes that really die: between any two steps, and by SIGKILL in full flight. Nothing finished is lost or bought twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchgen.emulator import EmulatorOptions, serve
+from batchgen.ledger.reader import Reader
+from tests.test_run import Bench, items
+
+ROOT = Path(__file__).parent.parent
+PROMPTS = [f"thing {n}" for n in range(12)]
+
+
+async def start_child(bench: Bench, place: str = "-", k: int = 0) -> asyncio.subprocess.Process:
+    manifest = bench.manifest(items(*PROMPTS))
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.crash_child", str(manifest), str(bench.folder / "out"), bench.url, place, str(k), cwd=ROOT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "batchgen.engine.execute:Transport.send",  # recorded, never sent: indistinguishable, so counted as uncertain
+        "batchgen.engine.settle:sync_folder",
+        "batchgen.engine.settle:Ledger.attempt_succeeded",
+        "batchgen.engine.settle:place",
+        "batchgen.store.store:os.replace",
+        "batchgen.engine.settle:Ledger.placed",
+        "batchgen.ledger.results:ResultsFile.append",
+        "batchgen.ledger.results:ResultsFile.tidy",
+    ],
+)
+@pytest.mark.parametrize("k", [1, 5])
+async def test_a_crash_between_two_steps_loses_nothing_that_was_recorded_or_spooled(tmp_path, place, k):
+    if place.endswith("tidy") and k > 1:
+        k = 1
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        child = await start_child(bench, place, k)
+        assert await child.wait() == 9
+        with Reader.open(tmp_path / "out") as ledger:
+            in_the_air = len(ledger.open_attempts())
+        outcome = await bench.run(items(*PROMPTS), head="defaults: {model: flash}\nitems:\n")
+        assert (outcome.exit_code, len(bench.pictures()), len(bench.lines())) == (0, 12, 12)
+        served = await bench.served()
+        assert all(digest in served[PROMPTS[int(name[1:-4])]] for name, digest in bench.pictures().items())
+        stats = await bench.get("/_emulator/stats")
+        assert stats["billed"] <= 12 + in_the_air
+        assert list((tmp_path / "out" / ".batchgen" / "spool").iterdir()) == []
+        with Reader.open(tmp_path / "out") as ledger:
+            listed = ledger.attempts().get("uncertain", 0)
+        assert stats["billed"] <= 12 + listed  # whatever was bought twice is listed
+
+
+async def test_a_picture_that_was_whole_in_the_spool_is_not_bought_again(tmp_path):
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        manifest = bench.manifest(items("only one"))
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.crash_child", str(manifest), str(tmp_path / "out"), bench.url,
+            "batchgen.engine.settle:Ledger.attempt_succeeded", "1", cwd=ROOT,
+        )  # fmt: skip
+        assert await child.wait() == 9
+        assert await bench.requests() == 1
+        outcome = await bench.run(items("only one"))
+        assert (outcome.exit_code, outcome.made, await bench.requests()) == (0, 0, 1)
+        assert (await bench.served())["only one"] == set(bench.pictures().values())
+        assert bench.lines()["i0"]["usd_source"] == "estimate"
+
+
+async def test_sigkill_in_full_flight_costs_at_most_what_was_in_the_air_and_it_is_listed(tmp_path):
+    async with await serve(EmulatorOptions(latency_s=(0.2, 0.4), picture="tiny", rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        in_the_air = 0
+        for _ in range(3):
+            child = await start_child(bench)
+            start = await bench.requests()
+            while (await bench.requests()) < start + 4:
+                await asyncio.sleep(0.02)
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+            with Reader.open(tmp_path / "out") as ledger:
+                in_the_air += len(ledger.open_attempts())
+        outcome = await bench.run(items(*PROMPTS))
+        assert (outcome.exit_code, len(bench.pictures())) == (0, 12)
+        stats = await bench.get("/_emulator/stats")
+        assert stats["billed"] <= 12 + in_the_air
+        with Reader.open(tmp_path / "out") as ledger:
+            assert ledger.attempts().get("uncertain", 0) == in_the_air
