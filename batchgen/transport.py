@@ -22,7 +22,7 @@ from batchgen.settings import is_loopback
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 ERROR_MAX_BYTES = 1024 * 1024
-BATCH_BYTES = 1024 * 1024  # received bytes that make one trip to a thread worth its while
+BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 REDIRECTS_MOST = 3

@@ -261,6 +261,13 @@ async def test_a_budget_is_never_overshot(bench):
     assert 0 < outcome.usd <= 0.30
 
 
+async def test_a_days_budget_counts_what_earlier_runs_of_the_day_have_spent(bench):
+    head = "defaults: {model: flash}\nlimits: {budget_usd_per_day: 0.10}\nitems:\n"
+    first = await bench.run(items(*(f"p{n}" for n in range(9))), head)
+    second = await bench.run(items(*(f"p{n}" for n in range(9))), head)
+    assert (first.exit_code, first.made, second.exit_code, second.made) == (6, 2, 6, 0)
+
+
 async def test_references_are_sent_and_a_changed_one_makes_its_item_stale(bench):
     Image.new("RGB", (32, 32), "teal").save(bench.folder / "ref.png")
     text = '  - {id: a, prompt: "like this", references: [ref.png]}\n' + items("b")

@@ -160,8 +160,11 @@ def _report(invocation: Invocation, job: Job, execution: Execution, outcome: Out
     from batchgen.report.facts import outcome_facts
     from batchgen.report.summary import next_steps, show_summary
 
+    usual = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     with Reader.open(job.folder) as reader:
-        facts = outcome_facts(outcome, reader, job.manifest.name, os.path.abspath(job.manifest.path))
+        facts = outcome_facts(
+            outcome, reader, job.manifest.name, os.path.abspath(job.manifest.path), own_folder=job.folder != usual
+        )
     facts["message"] = facts["message"] or why
     facts["next"] = next_steps(facts)
     if not execution.quiet or outcome.exit_code:

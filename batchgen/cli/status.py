@@ -22,6 +22,7 @@ from batchgen.report.summary import money_lines, show_block, trouble
 
 STATES = ("succeeded", "running", "wanted", "refused", "failed", "uncertain", "superseded")
 IN_FLIGHT_MOST = 10
+NARROW = 80  # below this a table of states does not fit
 
 
 @click.command("status")
@@ -83,6 +84,10 @@ def _show_counts(out: Screen, by_model: dict[str, dict[str, int]]) -> None:
     states = [state for state in STATES if any(counts.get(state) for counts in by_model.values())]
     if not states:
         out.line("nothing has been asked for yet")
+        return
+    if out.columns < NARROW:
+        for model, counts in sorted(by_model.items()):
+            out.line(f"{model}: {figures.listed(counts)}")
         return
     rows = [(model, *(f"{counts.get(state, 0):,}" for state in states)) for model, counts in sorted(by_model.items())]
     out.table(("model", *states), rows, right=range(1, len(states) + 1))

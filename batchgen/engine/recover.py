@@ -17,7 +17,7 @@ from batchgen.ledger.reader import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
-from batchgen.store.check import check_image
+from batchgen.store.check import check_file
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
 from batchgen.transport import BODY_MAX_BYTES, Transport
@@ -76,7 +76,7 @@ def _whole_pictures(store: Store, attempt: OpenAttempt) -> list[tuple[str, Image
     for name in names:
         path = store.spooled(name)
         try:
-            checked = check_image(path)
+            checked = check_file(path)
         except ImageError:
             continue
         with open(path, "rb") as file:

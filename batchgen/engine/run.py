@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from batchgen import __version__
@@ -207,7 +208,7 @@ class _Run:
         started, loop = time.time(), asyncio.get_running_loop()
         limits, options = self.manifest.limits, self.options
         concurrency = options.concurrency or limits.concurrency
-        budget = options.max_usd if options.max_usd is not None else limits.budget_usd
+        budget = self._budget(ledger)
         prospect = forecast(list(survey.loads.values()), concurrency, budget)
         if budget is not None and prospect.usd is None:
             unknown = ", ".join(load.model for load in survey.loads.values() if load.unpriced)
@@ -262,6 +263,15 @@ class _Run:
                 with self._signals(dispatch, execution):
                     await engine.drive(dispatch, execution.execute)
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
+
+    def _budget(self, ledger: Ledger) -> float | None:
+        """USD this run may spend: its own limit, and what today's leaves of it. None: no limit is set."""
+        limits, options = self.manifest.limits, self.options
+        budgets = [options.max_usd if options.max_usd is not None else limits.budget_usd]
+        if limits.budget_usd_per_day is not None:
+            midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+            budgets.append(max(0.0, limits.budget_usd_per_day - ledger.reader.spent_since(midnight.timestamp())))
+        return min((budget for budget in budgets if budget is not None), default=None)
 
     def _window(self, lane: str, survey: Survey, ledger: Ledger, now_s: float) -> Window | None:
         """The lane's quota, seeded with what was sent in the minute before this process began."""

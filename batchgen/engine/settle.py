@@ -13,7 +13,7 @@ from batchgen.ledger.rows import utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample
-from batchgen.store.check import check_image, mismatch
+from batchgen.store.check import check_bytes, check_file, mismatch
 from batchgen.store.spool import SpoolFile, sync_folder
 from batchgen.store.store import Store
 
@@ -101,7 +101,7 @@ def _describe(
     made = 0
     for k, (image, file) in enumerate(files):
         try:
-            checked = check_image(file.path)
+            checked = check_file(file.path) if image.data is None else check_bytes(image.data)
         except ImageError as error:
             for _, other in files:
                 other.discard()

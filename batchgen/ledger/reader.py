@@ -156,6 +156,15 @@ class Reader:
         ).fetchone()
         return Money(*row)
 
+    def spent_since(self, at: float) -> float:
+        """USD of requests begun since then: charged, estimated, and what may have been billed without a picture."""
+        row = self._connection.execute(
+            "SELECT coalesce(sum(CASE WHEN maybe_billed THEN coalesce(estimate_usd, 0) ELSE coalesce(usd, 0) END), 0)"
+            " FROM attempt WHERE started_at >= ?",
+            (at,),
+        ).fetchone()
+        return float(row[0])
+
     def attempts(self, run_id: int | None = None) -> dict[str, int]:
         """Requests by outcome; `open` for those not ended."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))

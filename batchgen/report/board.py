@@ -111,11 +111,13 @@ class Board:
         return sum(len(model.open) for model in self.models.values())
 
     def left_s(self, now: float) -> float | None:
-        """Seconds to go: the slower of the forecast, which knows quota and cap, and of the pace so far. None: not known.
+        """Seconds to go for the models that are neither parked nor stopped; None while not known.
 
-        An emulator answers faster than the forecast's latencies, so there the pace alone counts.
+        The slower of the forecast, which knows quota and cap, and of the pace so far. An emulator answers faster than
+        the forecast's latencies, so there the pace alone counts.
         """
-        left, elapsed = self.wanted - self.done, now - self.started_at
+        moving = [model for model in self.models.values() if not model.stopped and model.parked_until <= now]
+        left, elapsed = sum(model.wanted - model.done for model in moving), now - self.started_at
         if left <= 0:
             return 0.0
         pace_s = elapsed / self.done * left if self.done else None

@@ -94,3 +94,8 @@ def shortened(text: str, columns: int) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…" if columns > 0 else ""
+
+
+def brief(message: str, columns: int = 160) -> str:
+    """A vendor's message, cleaned and cut to about two lines: the ledger and the log have all of it."""
+    return shortened(clean(" ".join(message.split())), columns)

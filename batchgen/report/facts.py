@@ -21,8 +21,11 @@ NEWEST_MOST = 5
 Facts = dict[str, Any]
 
 
-def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str) -> Facts:
-    """The closing object of a run. USD figures of `usd` are this run's; counts of `samples` are the job's as it is now."""
+def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, own_folder: bool) -> Facts:
+    """The closing object of a run. USD figures of `usd` are this run's; counts of `samples` are the job's as it is now.
+
+    own_folder: whether it is another folder than the manifest's default, so that `--output` has to be typed again.
+    """
     forecast = outcome.forecast
     return {
         "job": job,
@@ -34,6 +37,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str) -> 
         "emulated": outcome.emulated,
         "seconds": round(outcome.seconds, 3),
         "folder": outcome.folder,
+        "own_folder": own_folder,
         "results": os.path.join(outcome.folder, "results.jsonl"),
         "images": {"made": outcome.made, "kept": outcome.kept, "moved": outcome.moved, "left": outcome.left},
         "samples": dict(outcome.counts),

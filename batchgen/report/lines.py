@@ -17,6 +17,7 @@ from batchgen.events import (
 )
 from batchgen.report import figures
 from batchgen.report.board import Board
+from batchgen.report.clean import brief
 from batchgen.report.screen import Screen
 
 EVERY_S = 30.0
@@ -47,17 +48,20 @@ class Telling:
                 yield from self._cooled(event)
             case LaneParked():
                 until = figures.local_time(event.until, event.at)
-                yield f"{event.model}: parked until {until}, its daily quota is used up: {event.message}", "yellow"
+                yield (
+                    f"{event.model}: parked until {until}, its daily quota is used up: {brief(event.message)}",
+                    "yellow",
+                )
             case LaneStopped():
                 left = f"; {figures.count(event.left, 'sample')} not tried" if event.left else ""
-                yield f"{event.model}: stopped ({event.reason}): {event.message}{left}", "red"
+                yield f"{event.model}: stopped ({event.reason}): {brief(event.message)}{left}", "red"
             case Stopping():
-                yield f"stopping ({event.reason}): {event.message}", "yellow"
+                yield f"stopping ({event.reason}): {brief(event.message)}", "yellow"
 
     def _sample_ended(self, event: SampleEnded) -> Iterator[Line]:
         self._ended += 1
         if self._ended <= ENDED_MOST:
-            yield f"{event.key}: {event.state} ({event.reason}): {event.message}", "yellow"
+            yield f"{event.key}: {event.state} ({event.reason}): {brief(event.message)}", "yellow"
         elif self._ended == ENDED_MOST + 1:
             yield "further samples without an image are counted, not named; the summary says why", "dim"
 

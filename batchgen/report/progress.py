@@ -85,6 +85,8 @@ def _notes(model: ModelBoard, now: float) -> list[Segment]:
         notes.append((f"cooling until {figures.local_time(model.cooling_until, now)}", "yellow"))
     if model.open:
         notes.append((f"{len(model.open)} in flight", ""))
+    elif not notes and model.done < model.wanted:
+        notes.append(("waiting for quota or backoff", "dim"))
     if model.ended:
         notes.append((f"{model.ended:,} not made", "yellow"))
     if model.retries:
@@ -164,7 +166,8 @@ class Progress:
         if self._live is None:
             self._screen.line(text, style)
         else:
-            self._console.print(Text(self._screen.fit(text), style=style, no_wrap=True, overflow="fold"))
+            for line in self._screen.wrapped(self._screen.fit(text)):
+                self._console.print(Text(line, style=style))
 
     def _view(self) -> Text:
         from rich.text import Text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -46,13 +47,23 @@ class Screen:
         return text if self.unicode else ascii_only(text)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """One line, whatever the text holds. style: words of bold, dim, red, green, yellow, cyan."""
-        self.stream.write(self.styled(self.fit(text), style) + "\n")
+        """One line, whatever the text holds; a terminal gets it wrapped. style: words of bold, dim, red, green, yellow."""
+        self.labelled("", text, style)
+
+    def labelled(self, label: str, text: str, style: str = "") -> None:
+        """A line behind a dim label of ours; what wraps is indented like the text."""
+        for number, part in enumerate(self.wrapped(self.fit(text), len(label))):
+            head = label if number == 0 else " " * len(label)
+            self.stream.write(self.styled(head, "dim") + self.styled(part, style) + "\n")
         self.stream.flush()
 
-    def lines(self, texts: Iterable[str], style: str = "") -> None:
-        for text in texts:
-            self.line(text, style)
+    def wrapped(self, text: str, indent: int = 0) -> list[str]:
+        """`text` in parts that fit beside an indent; whole when no terminal sets a width. It keeps its own indent."""
+        width = self.columns - indent - 1
+        if not self.tty or cells(text) <= width:
+            return [text]
+        own = " " * (len(text) - len(text.lstrip()))
+        return textwrap.wrap(text, max(20, width), subsequent_indent=own, break_on_hyphens=False) or [text]
 
     def styled(self, text: str, style: str) -> str:
         if not (style and self.colour and text):

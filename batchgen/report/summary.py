@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchgen.report import figures
+from batchgen.report.clean import brief
 from batchgen.report.facts import Facts
 from batchgen.report.screen import Screen
 
@@ -38,9 +39,7 @@ def show_summary(screen: Screen, facts: Facts) -> None:
 def show_block(screen: Screen, label: str, lines: Sequence[str]) -> None:
     """A dim label, and its lines beside it."""
     for number, line in enumerate(lines):
-        head = (label if number == 0 else "").ljust(LABEL_COLUMNS)
-        screen.stream.write(screen.styled(head, "dim") + screen.fit(line) + "\n")
-    screen.stream.flush()
+        screen.labelled((label if number == 0 else "").ljust(LABEL_COLUMNS), line)
 
 
 def headline(facts: Facts) -> str:
@@ -134,7 +133,7 @@ def _time(facts: Facts) -> str:
 
 
 def _reason(reason: Facts) -> Iterator[str]:
-    message = f": {reason['message']}" if reason["message"] else ""
+    message = f": {brief(reason['message'])}" if reason["message"] else ""
     yield f"{reason['samples']:,} × {reason['reason'] or 'unknown'}{message}"
     if reason["remedy"]:
         yield f"    → {reason['remedy']}"
@@ -160,11 +159,12 @@ def _flagged(facts: Facts) -> list[str]:
 def next_steps(facts: Facts) -> list[str]:
     """What to type now, by the exit code."""
     manifest = shlex.quote(os.path.relpath(facts["manifest"])) if facts["manifest"] else "MANIFEST"
-    run = f"batchgen run {manifest}" + (" --emulate" if facts["emulated"] else "")
+    output = f" --output {shlex.quote(os.path.relpath(facts['folder']))}" if facts["own_folder"] else ""
+    run = f"batchgen run {manifest}{output}" + (" --emulate" if facts["emulated"] else "")
     samples: dict[str, Any] = facts["samples"]
     match facts["exit_code"]:
         case 3 | 4:
-            return _after_failures(facts, run, manifest, samples)
+            return _after_failures(facts, run, f"batchgen retry {manifest}{output}", samples)
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:
@@ -179,11 +179,10 @@ def next_steps(facts: Facts) -> list[str]:
     return []
 
 
-def _after_failures(facts: Facts, run: str, manifest: str, samples: dict[str, Any]) -> list[str]:
+def _after_failures(facts: Facts, run: str, retry: str, samples: dict[str, Any]) -> list[str]:
     steps = []
     if any(samples.get(state) for state in ("failed", "uncertain", "wanted")) or facts["images"]["left"]:
         steps.append(f"{run} tries again what failed")
     if samples.get("refused"):
-        output = f" --output {shlex.quote(os.path.relpath(facts['folder']))}" if facts.get("output_given") else ""
-        steps.append(f"change the refused prompts, or batchgen retry {manifest}{output} --refused")
+        steps.append(f"change the refused prompts, or {retry} --refused")
     return steps

@@ -27,7 +27,7 @@ class Store:
     def prepare(self) -> None:
         """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, "spool")):
                 self._plain_folder(part, 0o700)
             probe = SpoolFile(self.spool, f"probe-{os.getpid()}")

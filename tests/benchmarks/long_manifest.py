@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
 from tests.benchmarks.case import Case, Target
@@ -54,7 +53,6 @@ def one_size(items: int, case: Case) -> tuple[Run, Run]:
         Target(f"{items:,} lines: pictures at the end", "exactly", items, there),
         Target(f"{items:,} lines: kept by the plan", "exactly", items - MISSING, planned.facts["kept"]),
     ]
-    shutil.rmtree(folder)
     return planned, ran
 
 

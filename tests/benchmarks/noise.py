@@ -11,6 +11,7 @@ from math import isqrt
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PAD_NAME = b"beNc"  # ancillary, private, safe to copy
+IDAT_BYTES = 65_536  # how encoders cut the pixels
 
 
 def noise_png(size_bytes: int, rng: random.Random) -> bytes:
@@ -22,11 +23,15 @@ def noise_png(size_bytes: int, rng: random.Random) -> bytes:
     while True:
         rows = b"".join(b"\x00" + rng.randbytes(3 * side) for _ in range(side))
         head = _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-        body = _chunk(b"IDAT", zlib.compress(rows, 0))
+        body = _pixels(zlib.compress(rows, 0))
         pad = size_bytes - len(SIGNATURE) - len(head) - len(body) - 24  # two empty chunks: the pad and IEND
         if pad >= 0:
             return SIGNATURE + head + body + _chunk(PAD_NAME, rng.randbytes(pad)) + _chunk(b"IEND", b"")
         side -= 1
+
+
+def _pixels(stream: bytes) -> bytes:
+    return b"".join(_chunk(b"IDAT", stream[at : at + IDAT_BYTES]) for at in range(0, len(stream), IDAT_BYTES))
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

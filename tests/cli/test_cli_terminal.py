@@ -1,0 +1,91 @@
+"""A run at a real terminal of several widths: a pseudo-terminal of the operating system."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from batchgen.report.clean import cells
+
+pty = pytest.importorskip("pty")
+SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def at_terminal(monkeypatch):
+    """Run a command with a terminal of that width on stdin and stderr; answers all that it wrote there."""
+    import fcntl
+    import struct
+    import termios
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2]
+
+    def run(columns: int, *argv: str, keys: bytes = b"", **environ: str) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        env = {**os.environ, "PYTHONPATH": str(root), "TERM": "xterm-256color", **environ}
+        process = subprocess.Popen([sys.executable, "-m", "batchgen", *argv], stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, env=env)  # fmt: skip
+        os.close(theirs)
+        if keys:
+            os.write(ours, keys)
+        chunks = []
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # Linux answers EIO when the other side has closed
+                break
+            if not chunk:
+                break
+            chunks.append(chunk)
+        os.close(ours)
+        return process.wait(20), b"".join(chunks).decode()
+
+    return run
+
+
+def lines_of(text: str) -> list[str]:
+    return re.split(r"[\r\n]+", SEQUENCE.sub("", text))
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_line_is_wider_than_the_terminal(at_terminal, write, columns):
+    items = {"mug": "A mug", "bad": "x [[fault:safety]]", "day": "x [[fault:429*1]]", "slow": "x [[fault:503*1]]"}
+    code, text = at_terminal(columns, "run", str(write(items)), "--emulate")
+    assert (code, max(map(cells, lines_of(text))) <= columns) == (3, True)
+
+
+def test_the_live_view_has_a_bar_for_the_model(at_terminal, write):
+    _, text = at_terminal(80, "run", str(write({"mug": "A mug"})), "--emulate")
+    assert re.search(r"gemini-nano-banana-2\.1  ─+  0/1  1 in flight", "\n".join(lines_of(text)))
+
+
+@pytest.mark.parametrize(("argv", "environ"), [
+    (["--no-progress"], {}), ([], {"CI": "1"}), ([], {"TERM": "dumb"}), (["--quiet"], {}),
+])  # fmt: skip
+def test_there_is_no_live_view_where_it_is_not_wanted(at_terminal, write, argv, environ):
+    _, text = at_terminal(80, "run", str(write({"mug": "A mug"})), "--emulate", *argv, **environ)
+    assert ("─" in text, "\x1b[2K" in text) == (False, False)
+
+
+def test_no_color_is_obeyed(at_terminal, write):
+    _, text = at_terminal(80, "run", str(write({"mug": "A mug"})), "--emulate", NO_COLOR="1")
+    assert re.findall(r"\x1b\[[0-9;]*3[0-7]m", text) == []
+
+
+def test_a_dear_run_asks_once_and_no_sends_nothing(at_terminal, write, emulator):
+    emulator()
+    manifest = write({f"mug-{number}": "A mug" for number in range(200)})
+    code, text = at_terminal(80, "run", str(manifest), keys=b"n\n")
+    assert (code, text.count("Go ahead?"), "nothing was sent" in text) == (2, 1, True)
+
+
+def test_yes_is_not_asked(at_terminal, write, emulator):
+    emulator("--latency", "0")
+    manifest = write({f"mug-{number}": "A mug" for number in range(200)})
+    code, text = at_terminal(80, "run", str(manifest), "--yes", "--max-duration", "0.01s")
+    assert ("Go ahead?" in text, code) == (False, 7)

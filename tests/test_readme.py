@@ -1,0 +1,50 @@
+"""What the README says holds: its manifest is valid, its Python runs, its commands and exit codes exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import batchgen
+from batchgen.engine.run import EXIT_BY_STOP
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str, number: int = 0) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)[number]
+
+
+def test_the_readmes_manifest_is_valid(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "A1.jpg")
+    (tmp_path / "products.csv").write_text("sku,title,colour\nA1,mug,sand\n")
+    (tmp_path / "m.yaml").write_text(block("yaml"))
+    plan = batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={}))
+    assert (plan.survey.items, plan.forecast.images, plan.warnings) == (6, 10, ())
+
+
+def test_the_readmes_python_runs(tmp_path):
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.emulated"))
+    code = block("python").replace("jobs/catalog.yaml", "jobs/prompts.jsonl")
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert re.search(r"^0 13 0\.\d+", answer.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\| `([a-z]+)[ `]", README, re.MULTILINE) + ["schema", "doctor", "emulate", "completion"])
+def test_every_command_the_readme_names_is_there(command):
+    answer = subprocess.run([sys.executable, "-m", "batchgen", command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_every_exit_code_of_a_stopped_run_is_in_the_readmes_table():
+    listed = {int(code) for code in re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d ·]+) \|", README, re.MULTILINE)))}
+    assert set(EXIT_BY_STOP.values()) <= listed

@@ -1,0 +1,211 @@
+"""The store: what counts as a whole picture, where files may land, and that nothing paid for is ever overwritten."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import sys
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from batchgen.errors import ImageError, StoreError
+from batchgen.store.check import Checked, check_bytes, check_file, mismatch
+from batchgen.store.sniff import sniff
+from batchgen.store.spool import SpoolFile
+from batchgen.store.store import Store
+
+
+def encoded(kind: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+WHOLE = {kind: encoded(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF")}
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(*chunks: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_whole_picture_is_known_by_its_bytes(kind):
+    assert check_bytes(WHOLE[kind]) == Checked(kind.lower(), 40, 30)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_part_of_a_picture_never_counts(kind, share):
+    with pytest.raises(ImageError) as error:
+        check_bytes(WHOLE[kind][: int(len(WHOLE[kind]) * share)])
+    assert error.value.reason in ("truncated", "damaged")
+
+
+@settings(deadline=None, max_examples=60)
+@given(position=st.integers(8, len(WHOLE["PNG"]) - 1), flip=st.integers(1, 255))
+def test_no_changed_byte_of_a_png_goes_unnoticed(position, flip):
+    data = bytearray(WHOLE["PNG"])
+    data[position] ^= flip
+    with pytest.raises(ImageError):
+        check_bytes(bytes(data))
+
+
+@settings(deadline=None, max_examples=100)
+@given(head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"GIF89a"]), rest=st.binary(max_size=300))
+def test_any_other_bytes_are_an_image_error_and_nothing_else(head, rest):
+    with pytest.raises(ImageError):
+        check_bytes(head + rest)
+
+
+@pytest.mark.parametrize("data", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<!doctype html>", b"%PDF-1.7", b"BM1234"])
+def test_what_is_no_picture_we_accept_says_so(data):
+    assert sniff(data[:16]) is None
+    with pytest.raises(ImageError) as error:
+        check_bytes(data)
+    assert error.value.reason == "not_an_image"
+
+
+def test_a_picture_that_declares_billions_of_pixels_is_refused_before_it_is_decoded():
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    with pytest.raises(ImageError) as error:
+        check_bytes(png_of(header, png_chunk(b"IDAT", b"x"), png_chunk(b"IEND", b"")))
+    assert error.value.reason == "too_large"
+
+
+def test_a_png_without_pixels_or_without_a_header_is_damaged():
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0))
+    for data in (png_of(header, png_chunk(b"IEND", b"")), png_of(png_chunk(b"IDAT", b"x"), png_chunk(b"IEND", b""))):
+        with pytest.raises(ImageError) as error:
+            check_bytes(data)
+        assert error.value.reason == "damaged"
+
+
+def test_checking_a_large_png_takes_memory_that_does_not_grow_with_it(tmp_path):
+    path = tmp_path / "large.png"
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0))
+    path.write_bytes(png_of(header, png_chunk(b"IDAT", bytes(20_000_000)), png_chunk(b"IEND", b"")))
+    tracemalloc.start()
+    check_file(str(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_a_jpeg_with_something_behind_its_end_is_decoded_to_be_sure():
+    assert check_bytes(WHOLE["JPEG"] + b"appended by a camera").format == "jpeg"
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "expected", "flags"),
+    [
+        ((1024, 1024), "1:1", (1024, 1024), ()),
+        ((1408, 768), "16:9", (1376, 768), ()),
+        ((1024, 1024), "16:9", (1376, 768), ("ratio",)),
+        ((1024, 1024), "1:1", (2048, 2048), ("size",)),
+        ((1280, 896), "4:3", (1280, 896), ()),  # the vendor's own pixels are not quite 4:3
+        ((1000, 1000), None, None, ()),
+        ((1000, 500), "1:1", None, ("ratio",)),
+    ],
+)
+def test_a_picture_of_other_pixels_than_asked_for_is_flagged(size, ratio, expected, flags):
+    assert mismatch(Checked("png", *size), ratio, expected) == flags
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "job")
+    store.prepare()
+    return store
+
+
+def spool(store: Store, attempt: int, data: bytes) -> str:
+    file = store.spool_file(attempt, 0)
+    file.write(data)
+    file.sync()
+    return file.name
+
+
+def test_what_stands_under_a_name_makes_way_and_is_never_overwritten(store):
+    for number, data in enumerate([b"first", b"second", b"third"]):
+        store.place(spool(store, number, data), "a.png")
+    kept = sorted(path.read_bytes() for path in (store.folder / "superseded").iterdir())
+    assert (store.folder / "a.png").read_bytes() == b"third"
+    assert kept == [b"first", b"second"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
+def test_a_link_planted_at_a_pictures_name_is_not_followed(store, tmp_path):
+    outside = tmp_path / "precious"
+    outside.write_bytes(b"precious")
+    (store.folder / "a.png").symlink_to(outside)
+    store.place(spool(store, 1, b"picture"), "a.png")
+    assert outside.read_bytes() == b"precious"
+    assert not (store.folder / "a.png").is_symlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
+@pytest.mark.parametrize("name", ["superseded", "drafts", ".batchgen"])
+def test_a_link_planted_where_we_keep_a_folder_is_refused(tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    store = Store(tmp_path / "job")
+    store.folder.mkdir()
+    (store.folder / name).symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="remove it"):
+        store.prepare()
+        (store.folder / "a.png").write_bytes(b"old")
+        store.place(spool(store, 1, b"new"), "a.png" if name == "superseded" else "drafts/a.png")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_spool_file_is_never_written_over_another(store):
+    spool(store, 1, b"first")
+    with pytest.raises(StoreError):
+        store.spool_file(1, 0)
+
+
+def test_a_spool_file_knows_the_hash_and_size_of_what_it_holds(store):
+    file = SpoolFile(store.spool, "x")
+    file.write(b"ab")
+    file.write(b"c")
+    file.sync()
+    assert (file.bytes, file.sha256) == (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+def test_nothing_is_writable_by_others_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        store = Store(tmp_path / "open")
+        store.prepare()
+        store.place(spool(store, 1, b"x"), "a.png")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [store.folder, *store.folder.iterdir()]}
+    assert all(not mode & 0o022 for mode in modes.values())
+    assert not modes["a.png"] & 0o111
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_says_what_to_do_before_anything_is_sent(tmp_path):
+    (tmp_path / "job").mkdir(mode=0o500)
+    with pytest.raises(StoreError, match="permission"):
+        Store(tmp_path / "job").prepare()
+
+
+def test_a_file_where_the_folder_should_be_says_so(tmp_path):
+    (tmp_path / "job").write_text("not a folder")
+    with pytest.raises(StoreError, match="job"):
+        Store(tmp_path / "job").prepare()
