@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 EMPTY: Mapping[str, Any] = {}
 
@@ -179,9 +179,11 @@ class Result:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the picture at `path`."""
+class Known(NamedTuple):
+    """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the picture at `path`.
+
+    A tuple and not a dataclass: planning a million lines makes a million of them.
+    """
 
     n: int
     state: str

@@ -128,8 +128,9 @@ class Reader:
         marks = ",".join("?" * len(item_ids))
         columns = "item_id, n, state, fingerprint, path, bytes, made_fingerprint, reason, attempts"
         sql = f"SELECT {columns} FROM sample WHERE item_id IN ({marks})"
-        for item_id, *rest in self._connection.execute(sql, tuple(item_ids)):
-            found.setdefault(item_id, []).append(Known(*rest))
+        make = Known._make
+        for row in self._connection.execute(sql, tuple(item_ids)):
+            found.setdefault(row[0], []).append(make(row[1:]))
         return found
 
     def wire(self, item_id: str, n: int) -> str:

@@ -83,7 +83,7 @@ class Lines:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._telling = Telling()
-        self._last_at = 0.0
+        self._last_at: float | None = None
         self.board = Board()
 
     def __call__(self, event: Event) -> None:
@@ -93,7 +93,8 @@ class Lines:
             self._screen.line(started(event))
         for text, style in self._telling(event):
             self._screen.line(text, style)
-        if not isinstance(event, RunEnded) and self._last_at and event.at - self._last_at >= EVERY_S:
+        due = self._last_at is not None and event.at - self._last_at >= EVERY_S
+        if due and not isinstance(event, RunEnded):
             self._last_at = event.at
             self._screen.line(standing(self.board, event.at))
 

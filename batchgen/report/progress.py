@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batchgen.events import Event
 from batchgen.report import figures
 from batchgen.report.board import Board, ModelBoard
-from batchgen.report.clean import cells, shortened
+from batchgen.report.clean import ascii_only, cells, shortened
 from batchgen.report.lines import Telling
 from batchgen.report.screen import Screen
 
@@ -37,7 +37,10 @@ def draw(
     if len(board.models) > MODELS_MOST:
         lines.append([(f"… and {len(board.models) - MODELS_MOST} more models", "dim")])
     lines.append(_foot(board, now))
-    return [_cut([(text if unicode else fit(text), style) for text, style in line], width) for line in lines]
+    if unicode:
+        return [_cut(line, width) for line in lines]
+    plain = [[(ascii_only(text), style) for text, style in line] for line in lines]
+    return [[(text.replace("…", "~"), style) for text, style in _cut(line, width)] for line in plain]
 
 
 def _head(board: Board, fit: Callable[[str], str]) -> list[Segment]:

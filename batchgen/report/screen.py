@@ -88,7 +88,7 @@ class Screen:
             parts = []
             for column, cell in enumerate(row):
                 cell = shortened(cell, widths[column]) if self.tty else cell
-                cell = cell if self.unicode else ascii_only(cell)
+                cell = cell if self.unicode else cell.replace("…", "~")
                 space = " " * (widths[column] - cells(cell))
                 parts.append(space + cell if column in figures else cell + space)
             self.stream.write(self.styled("  ".join(parts).rstrip(), "bold" if number == 0 else "") + "\n")

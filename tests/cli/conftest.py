@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.cli.main import run_command_line
+from batchgen.emulator import EmulatorOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "AIMLAPI_API_KEY", "NO_COLOR", "CI", "COLUMNS")
@@ -41,6 +43,10 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    # `--emulate` in this process: pictures of a thumb's size, at once.
+    monkeypatch.setattr(
+        "batchgen.emulator.EmulatorOptions", partial(EmulatorOptions, latency_s=(0.0, 0.01), picture="tiny")
+    )
 
 
 @pytest.fixture

@@ -146,8 +146,8 @@ def test_the_log_file_has_one_json_object_for_each_event(batchgen, write, tmp_pa
 
 def test_a_json_log_without_a_file_takes_the_place_of_the_lines_on_stderr(batchgen, write):
     answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--log-format", "json")
-    lines = [line for line in answer.err.splitlines() if line.startswith("{")]
-    assert [json.loads(line)["event"] for line in lines][0] == "run_started"
+    first = next(line for line in answer.err.splitlines() if line.startswith("{"))
+    assert json.loads(first)["event"] == "run_started"
 
 
 # --- retry

@@ -58,7 +58,9 @@ def test_the_earlier_of_two_deadlines_holds():
     assert (deadline(100.0, 50.0, 20.0), deadline(60.0, 50.0, 20.0), deadline(None, None, 20.0)) == (70.0, 60.0, None)
 
 
-@pytest.mark.parametrize(("text", "states"), [("none", set()), ("failed", {"failed"}), ("failed, refused", {"failed", "refused"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "states"), [("none", set()), ("failed", {"failed"}), ("failed, refused", {"failed", "refused"})]
+)
 def test_states_are_read(text, states):
     assert read_states(CONTEXT, OPTION, text) == states
 

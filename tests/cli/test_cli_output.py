@@ -49,7 +49,9 @@ def test_a_pipe_gets_no_escape_sequences(batchgen, write, argv):
     assert "\x1b" not in answer.out + answer.err
 
 
-@pytest.mark.parametrize("argv", [["plan", "--emulate"], ["status"], ["export"], ["export", "--format", "csv"], ["plan", "--json"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv", [["plan", "--emulate"], ["status"], ["export"], ["export", "--format", "csv"], ["plan", "--json"]]
+)
 def test_control_characters_of_prompts_never_reach_the_output(batchgen, write, argv):
     manifest = str(write({"mug": "A mug", "bad": f"{ESCAPES} [[fault:safety]]"}))
     first = batchgen("run", manifest, "--emulate", "--log-format", "text")

@@ -29,7 +29,8 @@ def at_terminal(monkeypatch):
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         env = {**os.environ, "PYTHONPATH": str(root), "TERM": "xterm-256color", **environ}
-        process = subprocess.Popen([sys.executable, "-m", "batchgen", *argv], stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, env=env)  # fmt: skip
+        command = [sys.executable, "-m", "batchgen", *argv]
+        process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, env=env)
         os.close(theirs)
         if keys:
             os.write(ours, keys)

@@ -1,0 +1,164 @@
+"""Text made fit to be shown, figures for people, and the closing summary."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+
+from batchgen.events import SampleEnded
+from batchgen.report import figures
+from batchgen.report.clean import ascii_only, brief, cells, clean, json_text, shortened
+from batchgen.report.facts import process_lives
+from batchgen.report.log import JsonLines, TextLines
+from batchgen.report.screen import Screen
+from batchgen.report.summary import headline, next_steps
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b[2J",
+        "\x07",
+        "\x9b31m",
+        "\x7f",
+        "\x85",
+        "\u202e",
+        "\u2066",
+        "\u200f",
+        "\u2028",
+        "\ufeff",
+        "\ud800",
+        "\U000e0041",
+    ],
+)
+def test_what_a_terminal_would_act_upon_becomes_an_escape(text):
+    cleaned = clean(f"a{text}b")
+    assert (cleaned[0], cleaned[1], cleaned.isascii()) == ("a", "\\", True)
+
+
+@pytest.mark.parametrize("text", ["plain", "Größe", "模型", "👩‍🚀", "naïve", "a\u0301"])
+def test_ordinary_text_stays_as_it_is(text):
+    assert clean(text) == text
+
+
+def test_a_newline_cannot_forge_a_line():
+    assert clean("a\nok: all done") == "a\\nok: all done"
+
+
+@pytest.mark.parametrize("text", ["\x1b\x7f\x9b", "\u202e\u2028", "\U000e0041", "a\nb\t", "模"])
+def test_json_is_safe_to_print_and_parses_to_the_same(text):
+    printed = json_text({text: [text]}, indent=2)
+    assert json.loads(printed) == {text: [text]}
+    assert clean(printed.replace("\n", "")) == printed.replace("\n", "")
+
+
+def test_wide_characters_take_two_columns_and_joiners_none():
+    assert (cells("模a"), cells("a\u0301"), cells("a\u200db")) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 3, 10])
+def test_a_shortened_text_fits(columns):
+    assert cells(shortened("模型abc模型", columns)) <= columns
+
+
+def test_a_long_message_is_cut_to_its_beginning():
+    assert (brief("a  b\n c"), cells(brief("word " * 100))) == ("a b c", 160)
+
+
+def test_our_own_signs_have_plain_letters():
+    assert ascii_only("2 × x → y … ·") == "2 x x -> y ... -"
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(None, "unknown"), (0, "0.00 USD"), (0.0039, "0.0039 USD"), (1234.5, "1,234.50 USD")]
+)
+def test_money_is_never_rounded_to_nothing_and_never_guessed(amount, text):
+    assert figures.usd(amount) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.44, "0.4 s"), (35, "35 s"), (59.9, "1 min"), (80, "1 min 20 s"), (7500, "2 h 05 min"), (360000, "4 d 4 h"), (-1, "0.0 s"),
+])  # fmt: skip
+def test_durations_read_well(seconds, text):
+    assert figures.duration(seconds) == text
+
+
+def test_a_screen_takes_secrets_out_of_every_line():
+    stream = io.StringIO()
+    screen = Screen(stream, {}, secrets=["SECRET-1"])
+    screen.line("a SECRET-1 b")
+    screen.json({"a": "SECRET-1"})
+    screen.table(("head",), [("SECRET-1",)])
+    assert "SECRET-1" not in stream.getvalue()
+
+
+def test_a_stream_that_is_no_terminal_is_never_coloured_or_wrapped():
+    stream = io.StringIO()
+    Screen(stream, {}).line("word " * 100, "bold red")
+    assert stream.getvalue() == "word " * 100 + "\n"
+
+
+def test_a_table_aligns_figures_to_the_right():
+    stream = io.StringIO()
+    Screen(stream, {}).table(("id", "USD"), [("模型", "1"), ("a", "10")], right=(1,))
+    assert stream.getvalue() == "id    USD\n模型    1\na      10\n"
+
+
+def _record(message: str) -> logging.LogRecord:
+    event = SampleEnded(at=0.0, key="k", model="pro", state="refused", reason="safety", message=message)
+    record = logging.LogRecord("batchgen.run", logging.WARNING, "", 0, "sample_ended", None, None)
+    record.facts = {"event": "sample_ended", "at": event.at, "key": event.key, "message": event.message}
+    return record
+
+
+def test_a_text_log_line_is_one_line_with_quoted_values():
+    line = TextLines([]).format(_record("no\n\x1b way"))
+    assert line == '1970-01-01T00:00:00Z warning sample_ended key=k message="no\\n\\u001b way"'
+
+
+def test_a_json_log_line_hides_secrets():
+    assert json.loads(JsonLines(["SECRET-1"]).format(_record("a SECRET-1")))["message"] == "a [redacted]"
+
+
+FACTS = {
+    "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
+    "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "text"), [
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}}, "shop: nothing to do, 4 images kept"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}}, "shop: all done, 4 images made"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
+    ({"images": {"made": 1, "kept": 0, "moved": 0, "left": 9}, "stopped_by": "budget"},
+     "shop: stopped, the budget is used up; 1 image made"),
+])  # fmt: skip
+def test_the_headline_says_how_it_went(facts, text):
+    assert headline({**FACTS, **facts}) == text
+
+
+@pytest.mark.parametrize(("facts", "words"), [
+    ({"exit_code": 3, "samples": {"refused": 1}}, "batchgen retry MANIFEST --refused"),
+    ({"exit_code": 3, "samples": {"failed": 1}}, "tries again"),
+    ({"exit_code": 5}, "batchgen doctor"),
+    ({"exit_code": 6}, "--max-cost"),
+    ({"exit_code": 7}, "goes on"),
+    ({"exit_code": 8, "parked": {"pro": "2026-11-21T08:00:00Z"}}, "after 2026-11-21T08:00:00Z"),
+    ({"exit_code": 143, "own_folder": True, "emulated": True}, "batchgen run MANIFEST --output shop --emulate goes on"),
+])  # fmt: skip
+def test_the_next_step_follows_from_the_exit_code(facts, words):
+    assert words in " ".join(next_steps({**FACTS, **facts}))
+
+
+def test_after_success_there_is_nothing_to_do():
+    assert next_steps(FACTS) == []
+
+
+def test_a_run_of_another_host_cannot_be_seen_from_here():
+    from batchgen.ledger.reader import RunRow
+
+    run = RunRow(1, 0.0, None, 1, "elsewhere", None, "")
+    assert process_lives(run, "here", {"pid": 1}) is None
