@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchgen.errors import DailyQuotaReached, ProviderError, RateLimited
+from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited
 from batchgen.quota import Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
@@ -333,7 +333,7 @@ class Dispatch:
 
     def _count_alike(self, lane: Lane, work: Work, error: ProviderError) -> None:
         """The same 4xx for `breaker` different samples in a row is a fault of the settings, not of the samples."""
-        if not 400 <= error.http_status < 500 or isinstance(error, RateLimited):
+        if not isinstance(error, BadRequest | InputRejected):
             lane.alike = ("", set())
             return
         text = f"{error.reason} {error.http_status} {error.message[:80]}"

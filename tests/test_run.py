@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -17,8 +18,9 @@ import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.run import Outcome
 from batchgen.errors import JobLocked, ManifestError, SettingsError, UsageError
-from batchgen.events import AttemptFailed, Event, Noted, SampleSucceeded
+from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleSucceeded
 from batchgen.store.lock import JobLock
+from batchgen.store.store import Store
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
@@ -45,8 +47,6 @@ class Bench:
         )
 
     async def get(self, path: str) -> Any:
-        import asyncio
-
         def read() -> Any:
             with urllib.request.urlopen(self.url + path) as answer:  # noqa: S310 - loopback
                 return json.load(answer)
@@ -338,3 +338,45 @@ async def test_nothing_the_run_says_holds_the_key(bench):
             everything += path.read_bytes().decode("latin-1")
     assert "MARKED-KEY-123" not in everything
     assert not any(isinstance(event, Noted) and "bug" in event.message for event in events)
+
+
+async def test_a_reference_that_vanishes_after_the_plan_fails_its_item_and_sends_nothing_for_it(bench, monkeypatch):
+    Image.new("RGB", (32, 32), "teal").save(bench.folder / "ref.png")
+    text = '  - {id: a, prompt: "like this", references: [ref.png]}\n' + items("b")
+
+    def vanish(event: Event) -> None:
+        (bench.folder / "ref.png").unlink(missing_ok=True)
+
+    job = batchgen.load(bench.manifest(text), output=bench.folder / "out", emulate=True, environ={})
+    outcome = await batchgen.run(job, observers=[vanish], options=batchgen.RunOptions(emulator_url=bench.url))
+    assert (outcome.exit_code, await bench.requests(), bench.lines()["a"]["reason"]) == (3, 1, "reference_gone")
+
+
+async def test_cancelling_a_run_records_what_was_in_flight_as_uncertain_and_frees_the_job(tmp_path):
+    async with await serve(EmulatorOptions(latency_s=(5.0, 5.0), picture="tiny")) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        task = asyncio.ensure_future(bench.run(items("a", "b")))
+        while not any(isinstance(event, AttemptStarted) for event in bench.events) or await bench.requests() < 2:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with batchgen.Ledger.open(tmp_path / "out") as ledger:
+            assert (ledger.counts(), ledger.money().maybe_requests) == ({"uncertain": 2}, 2)
+        JobLock(tmp_path / "out").acquire()
+
+
+async def test_a_job_that_another_process_made_while_the_manifest_was_read_is_not_made_again(bench, monkeypatch):
+    """The folder is empty when the manifest is read, and full by the time the lock is ours."""
+    await bench.run(items("a", "b"))
+    full = bench.folder / "out"
+    full.rename(bench.folder / "full")
+    prepare = Store.prepare
+
+    def filled_meanwhile(self: Store) -> None:
+        (bench.folder / "full").rename(full)
+        prepare(self)
+
+    monkeypatch.setattr(Store, "prepare", filled_meanwhile)
+    outcome = await bench.run(items("a", "b"))
+    assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 2, 2)

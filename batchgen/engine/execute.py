@@ -15,12 +15,14 @@ from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.settle import Stored, discard, made_result, settle
 from batchgen.errors import (
     BadRequest,
+    ConnectFailed,
     DownloadFailed,
     HeldUncertain,
     LedgerError,
     ProviderError,
     StoreError,
     Unanswered,
+    UsageError,
 )
 from batchgen.events import (
     AttemptFailed,
@@ -103,17 +105,20 @@ class Execution:
     async def _attempt(self, work: Work) -> None:
         sample, route = work.sample, self._routes[work.lane]
         number = 1 + sum(work.tries.spent.values())
+        unsendable: ProviderError | None = None
         try:
-            inputs = await self._inputs(sample)
-        except OSError as error:
-            reason = BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone")
-            await self._ended(work, 0, reason, None)
-            return
-        request = route.codec.build(sample, inputs)
+            request = route.codec.build(sample, await self._inputs(sample))
+        except ProviderError as error:
+            unsendable = error
+        except (OSError, UsageError) as error:
+            unsendable = BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone")
         attempt = await self._ledger.attempt_started(sample, work.lane, number, work.usd)
         self._emit(
             AttemptStarted(at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number)
         )
+        if unsendable is not None:
+            await self._ended(work, attempt, unsendable, None)
+            return
         spooled: list[SpoolFile] = []
         sent_at: list[float] = []
 
@@ -152,6 +157,7 @@ class Execution:
         try:
             answer = await task
         except asyncio.CancelledError:
+            task.cancel()
             raise Unanswered("the run was interrupted while the request was in flight", reason="interrupted") from None
         finally:
             self._sending.discard(task)
@@ -243,6 +249,8 @@ class Execution:
 
     async def _ended(self, work: Work, attempt: int, error: ProviderError, sent_at: float | None) -> None:
         """No picture: let dispatch decide, then record, then tell."""
+        if isinstance(error, Unanswered) and sent_at is None:
+            error = ConnectFailed("the run was interrupted before the request had left")
         if isinstance(error, Unanswered) and (self._hold_uncertain or error.reason == "interrupted"):
             error = HeldUncertain(error.message, reason=error.reason)
         sample, lane = work.sample, self.dispatch.lanes[work.lane]

@@ -23,6 +23,7 @@ class OnlineEngine:
         """Returns when dispatch is drained and everything in flight has settled.
 
         An exception out of `execute` is a bug: nothing more starts, what is in flight finishes, then it is raised.
+        Cancelling gives up what is in flight, which is then uncertain.
         """
         running: set[asyncio.Task[None]] = set()
         bugs: list[BaseException] = []
@@ -34,11 +35,18 @@ class OnlineEngine:
                 bugs.append(error)
                 dispatch.stop("bug")
 
-        while (work := await dispatch.take()) is not None:
-            task = asyncio.ensure_future(execute(work))
-            running.add(task)
-            task.add_done_callback(ended)
-        while running:
-            await asyncio.wait(running)
+        try:
+            while (work := await dispatch.take()) is not None:
+                task = asyncio.ensure_future(execute(work))
+                running.add(task)
+                task.add_done_callback(ended)
+            while running:
+                await asyncio.wait(running)
+        except asyncio.CancelledError:
+            dispatch.stop("cancelled")
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)  # each records what became of its request
+            raise
         if bugs:
             raise bugs[0]

@@ -87,7 +87,16 @@ class Outcome:
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
 
 
-EXIT_BY_STOP = {"budget": 6, "deadline": 7, "SIGINT": 130, "SIGTERM": 143, "key_rejected": 5, "billing": 5, "disk": 5}
+EXIT_BY_STOP = {
+    "budget": 6,
+    "deadline": 7,
+    "SIGINT": 130,
+    "SIGTERM": 143,
+    "SIGHUP": 129,
+    "key_rejected": 5,
+    "billing": 5,
+    "disk": 5,
+}
 
 
 async def run_job(
@@ -141,6 +150,10 @@ class _Run:
         lock = JobLock(self.store.folder)
         lock.acquire()
         try:
+            if self.first_survey is not None and ledger_path(self.store.folder).is_file():
+                self.first_survey = None  # another process ran this job in between: look again at what is left
+                self.backlog.close()
+                self.backlog = Backlog()
             ledger = Ledger(self.store.folder)
             try:
                 return await self._locked(ledger, engine)
@@ -217,7 +230,7 @@ class _Run:
             )
         policy = RetryPolicy(attempts=limits.attempts)
         parked = self._still_parked(ledger)
-        with ThreadPoolExecutor(STORING + 4, thread_name_prefix="store") as executor:
+        with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
             async with Transport(concurrency, executor) as transport:
                 dispatch = Dispatch(
                     {lane: self._window(lane, survey, ledger, loop.time()) for lane in survey.loads},
@@ -355,14 +368,14 @@ class _Run:
         made = reader.made_in(ledger.run_id)
         all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
         stopped = {lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped}
+        missing = survey.wanted - made + (0 if self.options.wishes.explicit else survey.skipped)
         code = exit_code(
             dispatch.stopping,
-            counts,
+            missing,
             made,
-            dispatch.left(),
-            attempts,
+            sum(attempts.values()),
             bool(stopped),
-            any(lane.parked for lane in dispatch.lanes.values()),
+            any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -394,15 +407,7 @@ class _Run:
         return outcome
 
 
-def exit_code(
-    stopping: str,
-    counts: Mapping[str, int],
-    made: int,
-    left: int,
-    attempts: Mapping[str, int],
-    breaker: bool,
-    parked: bool,
-) -> int:
+def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool) -> int:
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
@@ -410,11 +415,9 @@ def exit_code(
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
     if stopping:
-        return 129 if stopping == "SIGHUP" else 1
-    if parked and left:
+        return 1
+    if parked:
         return 8
-    missing = sum(counts.get(state, 0) for state in ("refused", "failed", "uncertain", "wanted", "running")) + left
-    if not missing:
+    if missing <= 0:
         return 0
-    tried = sum(attempts.values())
     return 4 if breaker or (tried and not made) else 3

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -32,6 +33,8 @@ def at_terminal(monkeypatch):
         command = [sys.executable, "-m", "batchgen", *argv]
         process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, env=env)
         os.close(theirs)
+        guard = threading.Timer(30, process.kill)  # a question nobody answers must not hang the tests
+        guard.start()
         if keys:
             os.write(ours, keys)
         chunks = []
@@ -44,6 +47,7 @@ def at_terminal(monkeypatch):
                 break
             chunks.append(chunk)
         os.close(ours)
+        guard.cancel()
         return process.wait(20), b"".join(chunks).decode()
 
     return run
