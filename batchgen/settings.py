@@ -23,6 +23,11 @@ BASE_URL_NAMES = {
 }
 
 
+def environment() -> Mapping[str, str]:
+    """The process's own variables, for those who need one that is no setting of ours (NO_COLOR, TERM, CI)."""
+    return os.environ
+
+
 class Secret:
     """A key that shows itself only to the one that asks for `reveal()`."""
 
@@ -62,7 +67,7 @@ class Settings:
         warnings: list[str] = []
         if manifest_folder is not None and (manifest_folder / ".env").is_file():
             values.update(_read_env_file(manifest_folder / ".env", warnings))
-        values.update(os.environ if environ is None else environ)
+        values.update(environment() if environ is None else environ)
         return cls(values, tuple(warnings))
 
     def get(self, name: str) -> str | None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
+import pybase64
 from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
@@ -31,20 +32,24 @@ REDIRECTS_MOST = 3
 class Answer:
     """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes."""
 
-    __slots__ = ("_lifter", "_rest", "headers", "status")
+    __slots__ = ("_lifter", "_rest", "_secret", "headers", "status")
 
-    def __init__(self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None, secret: str = ""
+    ) -> None:
         self.status = status
         self.headers = headers
         self._rest = rest
         self._lifter = lifter
+        self._secret = secret
 
     def envelope(self) -> bytes:
+        """The body without its long strings, and without our key should the server have echoed it."""
         if self._lifter is None:
-            return self._rest
+            return without_key(self._rest, self._secret)
         self._lifter.feed(self._rest)
         self._rest = b""
-        return self._lifter.close()
+        return without_key(self._lifter.close(), self._secret)
 
 
 class Transport:
@@ -101,11 +106,11 @@ class Transport:
                 allow_redirects=False,
                 trace_request_ctx=sent,
             ) as response:
-                return await self._receive(response, open_sink)
+                return await self._receive(response, open_sink, auth[1].split()[-1] if auth else "")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
 
-    async def _receive(self, response: aiohttp.ClientResponse, open_sink: Callable[[int], Sink]) -> Answer:
+    async def _receive(self, response: aiohttp.ClientResponse, open_sink: Callable[[int], Sink], secret: str) -> Answer:
         good = 200 <= response.status < 300
         lifter = Lifter(open_sink) if good else None
         most = BODY_MAX_BYTES if good else ERROR_MAX_BYTES
@@ -123,7 +128,7 @@ class Transport:
             if lifter is not None and held_bytes >= BATCH_BYTES:
                 data, held, held_bytes = b"".join(held), [], 0
                 await loop.run_in_executor(self._executor, lifter.feed, data)
-        return Answer(response.status, response.headers, b"".join(held), lifter)
+        return Answer(response.status, response.headers, b"".join(held), lifter, secret)
 
     async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, loopback: bool) -> None:
         """Download a picture from a link of an answer, without credentials; every hop is checked.
@@ -180,6 +185,20 @@ class PublicResolver(aiohttp.ThreadedResolver):
         if not public:
             raise DownloadFailed(f"{host} is not a public address", reason="link_refused")
         return public
+
+
+def without_key(body: bytes, key: str) -> bytes:
+    """`body` with the key taken out as it is, in base64, in hex and percent-encoded.
+
+    Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
+    """
+    if len(key) < 8:  # a placeholder for a server on this machine; no vendor's key is that short
+        return body
+    plain = key.encode()
+    for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
+        if form in body:
+            body = body.replace(form, b"[key]")
+    return body
 
 
 def check_link(link: str, *, loopback: bool) -> None:

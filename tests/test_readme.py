@@ -34,14 +34,20 @@ def test_the_readmes_manifest_is_valid(tmp_path):
 def test_the_readmes_python_runs(tmp_path):
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.emulated"))
     code = block("python").replace("jobs/catalog.yaml", "jobs/prompts.jsonl")
-    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
     assert re.search(r"^0 13 0\.\d+", answer.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\| `([a-z]+)[ `]", README, re.MULTILINE) + ["schema", "doctor", "emulate", "completion"])
+@pytest.mark.parametrize(
+    "command", [*re.findall(r"^\| `([a-z]+)[ `]", README, re.MULTILINE), "schema", "doctor", "emulate", "completion"]
+)
 def test_every_command_the_readme_names_is_there(command):
-    answer = subprocess.run([sys.executable, "-m", "batchgen", command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", "batchgen", command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
 import batchgen
@@ -380,3 +382,31 @@ async def test_a_job_that_another_process_made_while_the_manifest_was_read_is_no
     monkeypatch.setattr(Store, "prepare", filled_meanwhile)
     outcome = await bench.run(items("a", "b"))
     assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 2, 2)
+
+
+async def test_a_key_that_the_server_echoes_is_not_kept_anywhere(tmp_path):
+    async def echo(request: web.Request) -> web.Response:
+        key = request.headers["x-goog-api-key"]
+        hidden = base64.b64encode(key.encode()).decode()
+        message = f"Consumer 'api_key:{key}' ({hidden}, {key.encode().hex()}) has been suspended."
+        return web.json_response({"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}, status=400)
+
+    app = web.Application()
+    app.router.add_post("/{rest:.*}", echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    bench = Bench(url, tmp_path)
+    key = "MARKED-KEY-12345"
+    environ = {"GEMINI_API_KEY": key, "BATCHGEN_GEMINI_BASE_URL": url}
+    job = batchgen.load(bench.manifest(items("a")), output=tmp_path / "out", environ=environ)
+    await batchgen.run(job, observers=[bench.events.append])
+    await runner.cleanup()
+    everything = repr(bench.events) + "".join(
+        path.read_bytes().decode("latin-1") for path in (tmp_path / "out").rglob("*.*")
+    )
+    assert "has been suspended" in everything
+    for form in (key, base64.b64encode(key.encode()).decode().rstrip("="), key.encode().hex()):
+        assert form not in everything

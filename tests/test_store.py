@@ -63,13 +63,18 @@ def test_no_changed_byte_of_a_png_goes_unnoticed(position, flip):
 
 
 @settings(deadline=None, max_examples=100)
-@given(head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"GIF89a"]), rest=st.binary(max_size=300))
+@given(
+    head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"GIF89a"]),
+    rest=st.binary(max_size=300),
+)
 def test_any_other_bytes_are_an_image_error_and_nothing_else(head, rest):
     with pytest.raises(ImageError):
         check_bytes(head + rest)
 
 
-@pytest.mark.parametrize("data", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<!doctype html>", b"%PDF-1.7", b"BM1234"])
+@pytest.mark.parametrize(
+    "data", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<!doctype html>", b"%PDF-1.7", b"BM1234"]
+)
 def test_what_is_no_picture_we_accept_says_so(data):
     assert sniff(data[:16]) is None
     with pytest.raises(ImageError) as error:

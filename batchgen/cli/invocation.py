@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from batchgen.report.screen import Screen
+from batchgen.settings import environment
 
 if TYPE_CHECKING:
     from batchgen.settings import Settings
@@ -55,4 +55,4 @@ def keys_in(values: Mapping[str, str]) -> set[str]:
 
 def started() -> Invocation:
     """With the keys of the process's own environment hidden from the first line on."""
-    return Invocation(secrets=keys_in(os.environ))
+    return Invocation(secrets=keys_in(environment()))

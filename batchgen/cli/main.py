@@ -13,6 +13,7 @@ import click
 from batchgen import __version__
 from batchgen.cli.failure import failed
 from batchgen.cli.invocation import Invocation, started
+from batchgen.settings import environment
 
 COMPLETE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
 BROKEN_PIPE = 141  # what a shell reports for a reader that went away
@@ -104,7 +105,7 @@ def run_command_line(argv: Sequence[str]) -> int:
 
 
 def _invoke(argv: Sequence[str], invocation: Invocation) -> int:
-    if instruction := os.environ.get(COMPLETE):
+    if instruction := environment().get(COMPLETE):
         from click.shell_completion import shell_complete
 
         return shell_complete(cli, {}, "batchgen", COMPLETE, instruction)

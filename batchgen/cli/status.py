@@ -64,7 +64,9 @@ def holder_of(folder: Path) -> dict[str, Any]:
 def show_status(out: Screen, facts: Facts) -> None:
     """The same facts as `--json`, for people."""
     samples = facts["samples"]
-    total = sum(number for state, number in samples.items() if state != "superseded")
+    run = facts["run"] or {"wanted": 0, "kept": 0}
+    seen = sum(number for state, number in samples.items() if state != "superseded")
+    total = max(seen, run["wanted"] + run["kept"])  # the ledger has no row yet for what was not tried
     out.line(f"{facts['job']}: {samples.get('succeeded', 0):,} of {figures.count(total, 'sample')} made", "bold")
     if facts["emulated"]:
         out.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")

@@ -124,11 +124,15 @@ class _Run:
         self.backlog = Backlog()
         self.interrupts = 0
         self.first_survey: Survey | None = None
+        self.stop_message = ""
+        self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
 
     def emit(self, event: Event) -> None:
         """To every observer; one that raises is logged and dropped, the run goes on."""
+        if isinstance(event, Stopping):
+            self.stop_message = event.message
         for observer in list(self.observers):
             try:
                 observer(event)
@@ -172,12 +176,12 @@ class _Run:
         routes, warnings = self._routes(survey, ledger)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
-        ledger.run_started(os.getpid(), socket.gethostname(), __version__)
+        ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
         results = ResultsFile(self.store.folder, ledger.reader)
         tidy = ledger.reader.meta("results_tidy") == "yes"
         ledger.set_meta(
             results_tidy="no",
-            manifest=str(self.manifest.path),
+            manifest=self.manifest_path,
             emulated="yes" if emulated else "no",
             name=self.manifest.name,
         )
@@ -381,7 +385,7 @@ class _Run:
             run_id=ledger.run_id,
             exit_code=code,
             stopped_by=dispatch.stopping,
-            message=str(execution.fault) if execution.fault else "",
+            message=str(execution.fault) if execution.fault else self.stop_message,
             seconds=time.time() - started,
             kept=survey.kept,
             moved=len(survey.moves),

@@ -57,11 +57,13 @@ class Ledger:
     def set_meta(self, **values: str) -> None:
         self._now(lambda db: db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items())))
 
-    def run_started(self, pid: int, host: str, version: str) -> int:
+    def run_started(self, pid: int, host: str, version: str, wanted: int = 0, kept: int = 0) -> int:
+        """wanted: samples that this run means to ask for; kept: those that were there already."""
+
         def change(db: sqlite3.Connection) -> int:
             cursor = db.execute(
-                "INSERT INTO run (started_at, pid, host, version) VALUES (?, ?, ?, ?)",
-                (time.time(), pid, host, version),
+                "INSERT INTO run (started_at, pid, host, version, wanted, kept) VALUES (?, ?, ?, ?, ?, ?)",
+                (time.time(), pid, host, version, wanted, kept),
             )
             return int(cursor.lastrowid or 0)
 

@@ -35,6 +35,8 @@ class RunRow:
     host: str
     exit_code: int | None
     stopped_by: str
+    wanted: int  # samples that the run meant to ask for
+    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +236,12 @@ class Reader:
 
     def last_run(self) -> RunRow | None:
         row = self._connection.execute(
-            "SELECT id, started_at, ended_at, pid, host, exit_code, stopped_by FROM run ORDER BY id DESC LIMIT 1"
+            "SELECT id, started_at, ended_at, pid, host, exit_code, stopped_by, wanted, kept FROM run ORDER BY id DESC LIMIT 1"
         ).fetchone()
         if row is None:
             return None
-        run_id, started_at, ended_at, pid, host, code, stopped_by = row
-        return RunRow(run_id, started_at, ended_at, pid, host, code, stopped_by or "")
+        run_id, started_at, ended_at, pid, host, code, stopped_by, wanted, kept = row
+        return RunRow(run_id, started_at, ended_at, pid, host, code, stopped_by or "", wanted or 0, kept or 0)
 
     def files(self) -> Iterator[ImageFile]:
         """Every picture the ledger knows, superseded ones and drafts included."""

@@ -16,7 +16,7 @@ TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
   id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, pid INTEGER, host TEXT, version TEXT,
-  exit_code INTEGER, stopped_by TEXT, summary TEXT);
+  wanted INTEGER, kept INTEGER, exit_code INTEGER, stopped_by TEXT, summary TEXT);
 CREATE TABLE sample (
   id INTEGER PRIMARY KEY, item_id TEXT NOT NULL, n INTEGER NOT NULL,
   model TEXT NOT NULL, tags TEXT NOT NULL DEFAULT '', state TEXT NOT NULL,

@@ -137,6 +137,8 @@ def _run(run: RunRow | None, alive: bool | None) -> Facts | None:
         "host": run.host,
         "exit_code": run.exit_code,
         "stopped_by": run.stopped_by,
+        "wanted": run.wanted,
+        "kept": run.kept,
     }
 
 
@@ -159,7 +161,16 @@ def process_lives(run: RunRow | None, host: str, holder: Mapping[str, Any]) -> b
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(run.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """A process that was killed and not yet reaped still answers signal 0. Source: proc(5), /proc/pid/stat field 3."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[:1] == ["Z"]
+    except OSError:
+        return False
 
 
 def seconds_since(iso: str | None) -> float:

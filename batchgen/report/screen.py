@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from batchgen.report.clean import ascii_only, cells, clean, json_text, shortened, without_secrets
+from batchgen.settings import environment
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 Row = Sequence[str]
@@ -22,7 +23,7 @@ class Screen:
     """
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
-        environ = os.environ if environ is None else environ
+        environ = environment() if environ is None else environ
         self.stream = stream
         self.secrets = tuple(secrets)
         self.tty = _is_tty(stream)
@@ -37,7 +38,7 @@ class Screen:
         if not self.tty:
             return 1000
         with contextlib.suppress(OSError, ValueError):
-            if not os.environ.get("COLUMNS"):
+            if not environment().get("COLUMNS"):
                 return os.get_terminal_size(self.stream.fileno()).columns or 80
         return shutil.get_terminal_size().columns
 

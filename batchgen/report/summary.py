@@ -74,7 +74,7 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "newest", facts["newest"]
     yield (
         "folder",
-        [facts["folder"], f"results.jsonl there has one line for each of {figures.count(_total(facts), 'sample')}"],
+        [facts["folder"], "results.jsonl there has one line for each item"],
     )
     steps = next_steps(facts)
     if steps:

@@ -25,18 +25,14 @@ def prompt(number: int) -> str:
 
 
 def ours(task: dict[str, Any]) -> Prepared:
-    """Everything on: manifest, plan, checks, fsync, ledger, results.jsonl."""
+    """`batchgen run MANIFEST --quiet` with everything on: plan, checks, fsync, ledger, results.jsonl."""
+    import batchgen.cli.carry_out
     import batchgen.engine.run
     import batchgen.job
     import batchgen.manifest.read
-    import batchgen.providers.gemini
+    from batchgen.cli.main import run_command_line
 
-    def work() -> dict[str, Any]:
-        job = batchgen.job.load(task["manifest"])
-        outcome = batchgen.job.run_sync(job)
-        return {"exit_code": outcome.exit_code, "attempts": dict(outcome.attempts), "kept": outcome.kept}
-
-    return work
+    return lambda: {"exit_code": run_command_line(["run", task["manifest"], "--quiet", "--yes"])}
 
 
 def ours_plan(task: dict[str, Any]) -> Prepared:

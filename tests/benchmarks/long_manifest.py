@@ -18,6 +18,7 @@ def long_manifest(quick: bool) -> Case:
     sizes = SIZES[:-1] if quick else SIZES
     case = Case("manifest", f"4. A manifest of {sizes[-1]:,} lines of which all but {MISSING} are done")
     case.notes.append("the done ones are rows and hard links of small PNGs, written in bulk, not by a run")
+    case.notes.append("in the tables of this case, an image is a line of the manifest")
     points: dict[int, tuple[Run, Run]] = {}
     for items in sizes:
         points[items] = planned, ran = one_size(items, case)

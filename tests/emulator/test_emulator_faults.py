@@ -21,7 +21,7 @@ FLASH = "gemini-nano-banana-2.1"
 async def until(holds):
     """Let the server go on until something holds; a server that never gets there is stopped after ten seconds."""
     async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - the emulator has no event for what only tests wait for
+        while not holds():
             await asyncio.sleep(0.001)
 
 

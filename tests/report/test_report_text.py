@@ -160,5 +160,5 @@ def test_after_success_there_is_nothing_to_do():
 def test_a_run_of_another_host_cannot_be_seen_from_here():
     from batchgen.ledger.reader import RunRow
 
-    run = RunRow(1, 0.0, None, 1, "elsewhere", None, "")
+    run = RunRow(1, 0.0, None, 1, "elsewhere", None, "", 1, 0)
     assert process_lives(run, "here", {"pid": 1}) is None
