@@ -45,6 +45,11 @@ class Lifter:
         self._bad = False
         self._count = 0
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was fed yet."""
+        return bool(self._envelope or self._buffer)
+
     def feed(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
         position = 0

@@ -17,7 +17,7 @@ from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
 from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
-from batchgen.lift import Lifter, Sink
+from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
 from batchgen.records import Request
 from batchgen.settings import is_loopback
 
@@ -45,8 +45,8 @@ class Answer:
 
     def envelope(self) -> bytes:
         """The body without its long strings, and without our key should the server have echoed it."""
-        if self._lifter is None:
-            return without_key(self._rest, self._secret)
+        if self._lifter is None or (len(self._rest) < THRESHOLD_BYTES and not self._lifter.begun):
+            return without_key(self._rest, self._secret)  # too short to hold a long string
         self._lifter.feed(self._rest)
         self._rest = b""
         return without_key(self._lifter.close(), self._secret)

@@ -36,7 +36,7 @@ def lift(body: bytes, chunk: int = 1 << 20, threshold: int = 1024) -> tuple[byte
     return lifter.close(), [sink.data for sink in sinks]
 
 
-def answer(*pictures: bytes, text: str = 'a "quoted" text \\ with ümlauts') -> bytes:
+def answer(*pictures: bytes, text: str = 'a 3" wide "quoted" text \\ with ümlauts') -> bytes:
     parts = [
         {"text": text},
         *({"inlineData": {"mimeType": "image/png", "data": base64.b64encode(p).decode()}} for p in pictures),
@@ -57,7 +57,7 @@ def test_whatever_the_chunks_pictures_and_envelope_come_out_whole(sizes, chunk):
             lifted[int(data.removeprefix("\x00lifted:"))] if data.startswith("\x00lifted:") else base64.b64decode(data)
         )
     assert found == pictures
-    assert parts[0]["text"] == 'a "quoted" text \\ with ümlauts'
+    assert parts[0]["text"] == 'a 3" wide "quoted" text \\ with ümlauts'
 
 
 def test_short_strings_stay_where_they_are():

@@ -44,7 +44,9 @@ def test_each_kind_of_error_has_its_own_number_of_requests(error, requests):
 
 
 def test_waiting_for_a_quota_never_counts_as_failing():
-    assert requests_until_given_up(errors.RateLimited("busy", retry_after_s=1)) == 100
+    error = errors.RateLimited("busy", retry_after_s=1)
+    assert requests_until_given_up(error) == 100
+    assert Tries().after(error) == Tries()
 
 
 def test_budgets_do_not_eat_each_other():

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from batchgen.errors import ProviderError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path, open_for_writing
 from batchgen.ledger.writer import Writer
-from batchgen.records import ImageFile, Reply, Sample
+from batchgen.records import ImageFile, Reply, Sample, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Ledger:
     ) -> None:
         """The pictures are whole and durable in the spool. usd: of the attempt; missing: (n, reason, message) withheld."""
         at = time.time()
-        usage = json.dumps({key: value for key, value in asdict(reply.usage).items() if value}) if reply.usage else None
+        usage = _usage_text(reply.usage)
         item_id = sample.item.id
 
         def change(db: sqlite3.Connection) -> None:
@@ -235,6 +235,15 @@ class Ledger:
 
     def unparked(self, lane: str) -> None:
         self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
+
+
+_USAGE_FIELDS = ("prompt_tokens", "image_tokens", "text_tokens", "thought_tokens", "total_tokens", "credits", "usd")
+
+
+def _usage_text(usage: Usage | None) -> str | None:
+    if usage is None:
+        return None
+    return json.dumps({name: value for name in _USAGE_FIELDS if (value := getattr(usage, name))})
 
 
 def insert_image(db: sqlite3.Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from datetime import UTC, datetime
+import time
 from typing import Any
 
 from batchgen.records import ImageFile, Result
@@ -18,7 +18,10 @@ RESULT_COLUMNS = (
 
 def utc(at: float | None) -> str:
     """ISO 8601 in UTC to the second, empty for None."""
-    return "" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if at is None:
+        return ""
+    year, month, day, hour, minute, second, *_ = time.gmtime(at)
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
 
 
 def image_file(row: tuple[Any, ...]) -> ImageFile:

@@ -35,7 +35,8 @@ CREATE TABLE attempt (
   estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT);
 CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
 CREATE INDEX attempt_recent ON attempt (lane, started_at);
-CREATE INDEX attempt_of_sample ON attempt (item_id, n);
+CREATE INDEX attempt_of_run ON attempt (run_id);
+CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed;
 CREATE TABLE image (
   attempt_id INTEGER NOT NULL, k INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL, role TEXT NOT NULL,
   fingerprint TEXT NOT NULL, spool TEXT NOT NULL, path TEXT NOT NULL, placed INTEGER NOT NULL,

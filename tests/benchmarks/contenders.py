@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 MODEL = "gemini-nano-banana-2.1"
@@ -26,10 +27,8 @@ def prompt(number: int) -> str:
 
 def ours(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --quiet` with everything on: plan, checks, fsync, ledger, results.jsonl."""
-    import batchgen.cli.carry_out
-    import batchgen.engine.run
-    import batchgen.job
-    import batchgen.manifest.read
+    for name in ("cli.carry_out", "engine.run", "job", "manifest.read", "providers.gemini"):
+        import_module(f"batchgen.{name}")
     from batchgen.cli.main import run_command_line
 
     return lambda: {"exit_code": run_command_line(["run", task["manifest"], "--quiet", "--yes"])}
@@ -38,7 +37,8 @@ def ours(task: dict[str, Any]) -> Prepared:
 def ours_plan(task: dict[str, Any]) -> Prepared:
     """The plan alone: manifest minus ledger, nothing sent."""
     import batchgen.job
-    import batchgen.manifest.read
+
+    import_module("batchgen.manifest.read")
 
     def work() -> dict[str, Any]:
         plan = batchgen.job.plan(batchgen.job.load(task["manifest"]))
