@@ -1,7 +1,7 @@
 """batchgen: a manifest of prompts in, a folder of verified images and a ledger of what happened to each out.
 
 job = batchgen.load("jobs/catalog.yaml", emulate=True)
-print(batchgen.plan(job).forecast.advice)
+print(batchgen.plan(job).forecast.limit.advice)
 outcome = batchgen.run_sync(job)          # or: await batchgen.run(job, observers=[...])
 with batchgen.Ledger.open(job.folder) as ledger:
     for result in ledger.results(("failed", "refused")):

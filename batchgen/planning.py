@@ -103,17 +103,25 @@ class LaneLoad:
     busy_s: float = 0.0  # sum of latencies
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What binds a run: quota | cap | latency | budget | nothing. remedy: what to change; advice: the same with figures."""
+
+    binding: str
+    advice: str
+    remedy: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """seconds: at best; binding: quota | cap | latency | budget | nothing; advice: what to change, for people."""
+    """What a run asks for. usd: None when a price is unknown, known_usd: the sum of those that are; seconds: at best."""
 
     requests: int
     images: int
-    usd: float | None  # None when a price is unknown
+    usd: float | None
     known_usd: float
     seconds: float
-    binding: str
-    advice: str
+    limit: Limit
     by_model: Mapping[str, LaneLoad] = field(default_factory=dict)
 
 
@@ -126,58 +134,50 @@ def quota_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
 
 def forecast(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None) -> Forecast:
     """How long it takes at best, and which limit makes it so."""
-    requests = sum(load.requests for load in loads)
-    known_usd = sum(load.usd for load in loads)
-    usd = None if any(load.unpriced for load in loads) else known_usd
-    slowest = max(loads, key=lambda load: quota_s(load.requests, load.rpm) + _latency(load), default=None)
-    by_model = {load.model: load for load in loads}
-    if slowest is None or requests == 0:
-        return Forecast(
-            requests=0,
-            images=0,
-            usd=0.0,
-            known_usd=0.0,
-            seconds=0.0,
-            binding="nothing",
-            advice="nothing to do",
-            by_model=by_model,
-        )
-    by_quota = quota_s(slowest.requests, slowest.rpm) + _latency(slowest)
-    by_cap = sum(load.busy_s for load in loads) / concurrency
-    longest = max(_latency(load) for load in loads)
-    seconds = max(by_quota, by_cap, longest)
-    if budget_usd is not None and known_usd > budget_usd:
-        binding = "budget"
-        advice = f"the budget of {budget_usd:.2f} USD ends the run before its {known_usd:.2f} USD: raise --max-cost or limits: budget_usd"
-    elif by_cap > by_quota and by_cap > longest * 1.01:
-        useful = max(concurrency + 1, round(concurrency * by_cap / max(by_quota, longest)))
-        binding = "cap"
-        advice = (
-            f"the cap of {concurrency} in flight makes it {by_cap:.0f} s; --concurrency {useful} would make it"
-            f" about {max(by_quota, longest):.0f} s"
-        )
-    elif by_quota > longest * 1.01:
-        binding = "quota"
-        advice = (
-            f"the quota of {slowest.rpm} requests a minute of {slowest.model} makes it {by_quota:.0f} s;"
-            f" if your tier has more, set models: {slowest.model}: rpm"
-        )
-    else:
-        binding = "latency"
-        advice = "all requests fit in one round: the model's own time is what it takes"
+    asked = [load for load in loads if load.requests]
+    seconds = max((_by_quota_s(load) for load in asked), default=0.0)
     return Forecast(
-        requests=requests,
-        images=sum(load.images for load in loads),
-        usd=usd,
-        known_usd=known_usd,
-        seconds=seconds,
-        binding=binding,
-        advice=advice,
-        by_model=by_model,
+        requests=sum(load.requests for load in asked),
+        images=sum(load.images for load in asked),
+        usd=None if any(load.unpriced for load in asked) else sum(load.usd for load in asked),
+        known_usd=sum(load.usd for load in asked),
+        seconds=max(seconds, sum(load.busy_s for load in asked) / concurrency),
+        limit=_limit(asked, concurrency, budget_usd),
+        by_model={load.model: load for load in loads},
     )
 
 
-def _latency(load: LaneLoad) -> float:
+def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None) -> Limit:
+    """The budget if it ends the run early, else whichever of quota, cap and the models' own time takes longest."""
+    if not loads:
+        return Limit("nothing", "nothing to do")
+    known_usd = sum(load.usd for load in loads)
+    if budget_usd is not None and known_usd > budget_usd:
+        remedy = "raise --max-cost or limits: budget_usd"
+        return Limit("budget", f"{budget_usd:.2f} USD end the run before its {known_usd:.2f} USD; {remedy}", remedy)
+    slowest = max(loads, key=_by_quota_s)
+    by_quota_s, longest_s = _by_quota_s(slowest), max(map(_latency_s, loads))
+    by_cap_s = sum(load.busy_s for load in loads) / concurrency
+    if by_cap_s > max(by_quota_s, longest_s) * 1.01:
+        useful = max(concurrency + 1, round(concurrency * by_cap_s / max(by_quota_s, longest_s)))
+        remedy = f"--concurrency {useful} would use the quota"
+        advice = (
+            f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {by_quota_s:.0f} s"
+        )
+        return Limit("cap", advice, remedy)
+    if by_quota_s > longest_s * 1.01:
+        remedy = f"if your tier has more, set models: {slowest.model}: rpm"
+        advice = f"{slowest.rpm} requests a minute of {slowest.model} take {by_quota_s:.0f} s; {remedy}"
+        return Limit("quota", advice, remedy)
+    return Limit("latency", "all requests fit in one round: the model's own time is what it takes", "nothing to change")
+
+
+def _by_quota_s(load: LaneLoad) -> float:
+    """When a lane's last answer is in if nothing but its quota and its latency hold it up."""
+    return quota_s(load.requests, load.rpm) + _latency_s(load)
+
+
+def _latency_s(load: LaneLoad) -> float:
     return load.busy_s / load.requests if load.requests else 0.0
 
 

@@ -97,7 +97,7 @@ def show(invocation: Invocation, name: str, found: Plan, rows: Rows, *, emulated
         return
     out.line(f"cost   {_cost(found)}")
     out.line(f"time   {figures.duration(forecast.seconds)} at best, estimated")
-    out.line(f"limit  {forecast.binding}: {forecast.advice}")
+    out.line(f"limit  {forecast.limit.binding}: {forecast.limit.advice}")
 
 
 def _row(step: Step) -> tuple[str, str, str, str, str]:
@@ -128,7 +128,7 @@ def as_object(name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool
         "usd": forecast.usd,
         "known_usd": round(forecast.known_usd, 6),
         "seconds_at_best": round(forecast.seconds, 1),
-        "limit": {"binding": forecast.binding, "advice": forecast.advice},
+        "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
         "kept": survey.kept,
         "moved": len(survey.moves),
         "removed": len(survey.removed),

@@ -68,7 +68,7 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "money", money_lines(facts["usd"], emulated=facts["emulated"])
     yield "time", [_time(facts)]
     if facts["limit"]["binding"] != "nothing":
-        yield "limit", [f"{facts['limit']['binding']}: {facts['limit']['advice']}"]
+        yield "limit", [f"{facts['limit']['binding']}; {facts['limit']['remedy']}"]
     yield from trouble(facts)
     if facts["newest"]:
         yield "newest", facts["newest"]
