@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
@@ -62,7 +62,7 @@ class Execution:
         store: Store,
         transport: Transport,
         results: ResultsFile,
-        load_reference: Callable[[str], ReferenceImage],
+        load_reference: Callable[[str], Awaitable[ReferenceImage]],
         executor: Executor,
         emit: Emit,
         policy: RetryPolicy,
@@ -166,9 +166,7 @@ class Execution:
         return answer
 
     async def _inputs(self, sample: Sample) -> Inputs:
-        if not sample.item.references:
-            return Inputs()
-        return await self._in_thread(lambda: Inputs(tuple(map(self._load_reference, sample.item.references))))
+        return Inputs(tuple([await self._load_reference(path) for path in sample.item.references]))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)

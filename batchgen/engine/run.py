@@ -257,7 +257,7 @@ class _Run:
                     store=self.store,
                     transport=transport,
                     results=results,
-                    load_reference=self.manifest.references.load,
+                    load_reference=self.manifest.references.load_async,
                     executor=executor,
                     emit=self.emit,
                     policy=policy,

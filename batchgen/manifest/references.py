@@ -10,7 +10,9 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import IO
 
+import aiofiles
 import pybase64
 
 from batchgen.errors import UsageError
@@ -74,7 +76,20 @@ class References:
             if (ready := self._encoded.get(path)) is not None:
                 self._encoded.move_to_end(path)
                 return ready
-        data = self._read(path)
+        return self._encode(path, self._read(path))
+
+    async def load_async(self, path: str) -> ReferenceImage:
+        """`load` without holding up the event loop."""
+        if (ready := self._encoded.get(path)) is not None:
+            return ready
+        with self._open(path) as file:
+            async with aiofiles.open(file.fileno(), "rb", closefd=False) as reading:
+                data = await reading.read(self._file_max_bytes + 1)
+        return await asyncio.to_thread(self._encode, path, data)
+
+    def _encode(self, path: str, data: bytes) -> ReferenceImage:
+        if len(data) > self._file_max_bytes:
+            raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
         before = self._digests.get(path)
         if before not in (None, self._remember_digest(path, data)):
             raise UsageError(f"{path}: the reference changed while the run was going; run again")
@@ -84,11 +99,6 @@ class References:
         made = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
         self._keep(path, made)
         return made
-
-    async def load_async(self, path: str) -> ReferenceImage:
-        """`load` without holding up the event loop."""
-        ready = self._encoded.get(path)
-        return ready if ready is not None else await asyncio.to_thread(self.load, path)
 
     def _find_all(self, pattern: str) -> list[Picture]:
         if os.path.isabs(pattern) or ".." in pattern.replace("\\", "/").split("/"):
@@ -120,13 +130,16 @@ class References:
             self._pictures.popitem(last=False)
         return picture
 
-    def _read(self, path: str) -> bytes:
+    def _open(self, path: str) -> IO[bytes]:
+        """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""
         try:
-            # Resolved again: what stood inside the folder when it was checked may be a link out of it now.
-            with open_regular(resolve(self.folder, os.path.relpath(path, self.folder))) as file:
-                data = file.read(self._file_max_bytes + 1)
+            return open_regular(resolve(self.folder, os.path.relpath(path, self.folder)))
         except OutsideError as problem:
             raise UsageError(f"{path}: the reference {problem}") from None
+
+    def _read(self, path: str) -> bytes:
+        with self._open(path) as file:
+            data = file.read(self._file_max_bytes + 1)
         if len(data) > self._file_max_bytes:
             raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
         return data
