@@ -221,8 +221,6 @@ def check_link(link: str, *, loopback: bool) -> None:
 
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
     return parsed.is_global and not parsed.is_multicast
 
 

@@ -1,0 +1,308 @@
+"""Transport over real sockets: what counts as sent, what is bounded, and where a request or a key may never go."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import gzip
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from batchgen import transport as transport_module
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
+from batchgen.records import Request
+from batchgen.settings import SettingsError, check_base_url
+from batchgen.transport import Answer, Transport, check_link, without_key
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST = Request(method="POST", path="/v1/x", body=b'{"a": 1}', timeout_s=5.0)
+
+
+@asynccontextmanager
+async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def speaking(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """A server that speaks raw bytes."""
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+class Discard:
+    def write(self, data: bytes) -> None:
+        pass
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[Transport]:
+    with ThreadPoolExecutor(2) as executor:
+        async with Transport(4, executor) as opened:
+            yield opened
+
+
+async def send(transport: Transport, url: str, request: Request = REQUEST, sent: list[int] | None = None) -> Answer:
+    marks: list[int] = [] if sent is None else sent
+    return await transport.send(
+        url,
+        request,
+        ("x-goog-api-key", "SECRET-KEY-123"),
+        on_sent=lambda: marks.append(1),
+        open_sink=lambda _: Discard(),
+    )
+
+
+async def test_nothing_listening_means_that_nothing_left(transport):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    sent: list[int] = []
+    with pytest.raises(ConnectFailed):
+        await send(transport, f"http://127.0.0.1:{port}", sent=sent)
+    assert sent == []
+
+
+async def test_a_connection_that_breaks_after_the_request_is_unanswered(transport):
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    sent: list[int] = []
+    async with speaking(hang_up) as url:
+        with pytest.raises(Unanswered):
+            await send(transport, url, sent=sent)
+    assert sent == [1]
+
+
+async def test_an_answer_that_breaks_off_half_way_is_unanswered(transport):
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+
+    async with speaking(half) as url:
+        with pytest.raises(Unanswered):
+            await send(transport, url)
+
+
+async def test_a_server_that_never_answers_is_given_up_at_the_time_limit_as_unanswered(transport):
+    async def hang(_: web.Request) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with serving(hang) as url:
+        with pytest.raises(Unanswered) as error:
+            await send(transport, url, Request(method="POST", path="/", body=b"", timeout_s=0.3))
+    assert error.value.reason == "timeout"
+
+
+async def test_the_key_travels_in_a_header_and_never_in_the_address(transport):
+    seen: list[web.Request] = []
+
+    async def look(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.json_response({})
+
+    async with serving(look) as url:
+        await send(transport, url)
+    assert seen[0].headers["x-goog-api-key"] == "SECRET-KEY-123"
+    assert "SECRET" not in str(seen[0].url)
+
+
+async def test_a_redirect_is_not_followed_so_that_no_key_reaches_another_host(transport):
+    async def elsewhere(_: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": other})
+
+    async def never(_: web.Request) -> web.Response:
+        arrived.append(1)
+        return web.json_response({})
+
+    arrived: list[int] = []
+    async with serving(never) as other, serving(elsewhere) as url:
+        answer = await send(transport, url)
+    assert (answer.status, arrived) == (307, [])
+
+
+async def test_a_body_that_unpacks_without_end_is_cut_at_the_cap(transport, monkeypatch):
+    monkeypatch.setattr(transport_module, "BODY_MAX_BYTES", 4_000_000)
+
+    async def bomb(_: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"})
+
+    async with serving(bomb) as url:
+        with pytest.raises(Malformed) as error:
+            await send(transport, url)
+    assert error.value.reason == "too_large"
+
+
+async def test_an_error_answer_without_end_is_cut_too(transport):
+    async def endless(_: web.Request) -> web.Response:
+        return web.Response(status=500, body=b"x" * 3_000_000)
+
+    async with serving(endless) as url:
+        with pytest.raises(Malformed):
+            await send(transport, url)
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused_before_a_byte_of_the_request_leaves(
+    transport, tmp_path
+):
+    arrived: list[int] = []
+
+    async def never(_: web.Request) -> web.Response:
+        arrived.append(1)
+        return web.json_response({})
+
+    sent: list[int] = []
+    async with serving(never, self_signed(tmp_path)) as url:
+        with pytest.raises(ConnectFailed):
+            await send(transport, url, sent=sent)
+    assert (sent, arrived) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "http://cdn.example.com/a.png",
+        "ftp://cdn.example.com/a.png",
+        "file:///etc/passwd",
+        "https:///a.png",
+        "https://user@cdn.example.com/a.png",
+        "https://127.0.0.1/a.png",
+        "https://localhost/a.png",
+        "https://10.0.0.5/a.png",
+        "https://192.168.1.1/a.png",
+        "https://169.254.169.254/latest/meta-data",
+        "https://[::1]/a.png",
+        "https://[::ffff:10.0.0.1]/a.png",
+        "https://[fe80::1]/a.png",
+        "https://0.0.0.0/a.png",
+        "https://100.64.0.1/a.png",
+    ],
+)
+def test_a_link_that_is_not_https_to_a_public_host_is_refused(link):
+    with pytest.raises(DownloadFailed) as error:
+        check_link(link, loopback=False)
+    assert error.value.reason == "link_refused"
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "private.example"])
+async def test_a_name_that_turns_out_to_be_a_private_address_is_refused(transport, monkeypatch, host):
+    async def to_loopback(*_: object, **__: object) -> list[dict[str, object]]:
+        return [{"hostname": host, "host": "127.0.0.1", "port": 443, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", to_loopback)
+    with pytest.raises(DownloadFailed) as error:
+        await transport.fetch(f"https://{host}/a.png", lambda _: None, most_bytes=10, loopback=False)
+    assert any(words in str(error.value) for words in ("not a public address", "not a canonical IPv4 address"))
+
+
+async def test_a_download_carries_no_credentials(transport):
+    seen: list[web.Request] = []
+
+    async def look(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.Response(body=b"picture")
+
+    received: list[bytes] = []
+    async with serving(look) as url:
+        await transport.fetch(f"{url}/a.png", received.append, most_bytes=100, loopback=True)
+    assert b"".join(received) == b"picture"
+    assert not {"x-goog-api-key", "authorization", "cookie"} & {name.lower() for name in seen[0].headers}
+
+
+async def test_a_redirect_of_a_download_is_checked_like_the_link_itself(transport):
+    async def away(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "http://10.0.0.1/a.png"})
+
+    async with serving(away) as url:
+        with pytest.raises(DownloadFailed) as error:
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+    assert error.value.reason == "link_refused"
+
+
+async def test_a_download_that_redirects_in_circles_ends(transport):
+    async def around(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": str(request.url)})
+
+    async with serving(around) as url:
+        with pytest.raises(DownloadFailed, match="redirects"):
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+
+
+async def test_a_download_is_cut_at_its_cap(transport):
+    async def large(_: web.Request) -> web.Response:
+        return web.Response(body=bytes(1000))
+
+    async with serving(large) as url:
+        with pytest.raises(DownloadFailed) as error:
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+    assert error.value.reason == "too_large"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://api.example.com", "ftp://x", "api.example.com", "https://u:p@x", "https://x/?key=1"]
+)
+def test_a_base_url_that_would_show_the_key_or_is_none_is_refused(url):
+    with pytest.raises(SettingsError):
+        check_base_url(url, "BATCHGEN_GEMINI_BASE_URL")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.example.com/x/", "http://127.0.0.1:8080", "http://localhost:1/", "http://[::1]:1"]
+)
+def test_a_base_url_over_https_or_to_this_machine_is_taken(url):
+    assert check_base_url(url, "X") == url.rstrip("/")
+
+
+def test_only_whole_keys_are_taken_out_of_an_answer_and_placeholders_are_left():
+    assert without_key(b'{"m": "key AIzaSyExample99"}', "AIzaSyExample99") == b'{"m": "key [key]"}'
+    assert without_key(b"local", "local") == b"local"
