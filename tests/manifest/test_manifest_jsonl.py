@@ -43,7 +43,7 @@ def test_a_missing_prompt_points_at_the_object(folder):
 
 
 def test_broken_json_names_its_column(folder):
-    assert folder.complaint('{"id": "a", }\n', "j.jsonl").startswith("j.jsonl:1:13: not JSON")
+    assert folder.complaint('{"id" "a"}\n', "j.jsonl").startswith("j.jsonl:1:7: not JSON")
 
 
 def test_a_duplicate_key_is_refused_at_its_second_place(folder):
