@@ -22,7 +22,7 @@ from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.survey import Survey, Surveyor
-from batchgen.errors import LedgerError, UsageError
+from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
@@ -154,6 +154,7 @@ class _Run:
         lock = JobLock(self.store.folder)
         lock.acquire()
         try:
+            self.store.lay_ballast()
             if self.first_survey is not None and ledger_path(self.store.folder).is_file():
                 self.first_survey = None  # another process ran this job in between: look again at what is left
                 self.backlog.close()
@@ -165,11 +166,13 @@ class _Run:
                 ledger.close()
         finally:
             self.backlog.close()
+            self.store.rescue.release_ballast()
             lock.release()
 
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
+        repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         survey = self.first_survey or self._survey(ledger)
@@ -188,8 +191,12 @@ class _Run:
         results.open(tidy=tidy)
         apply_survey(ledger, self.store, survey)
         outcome = await self._drive(ledger, engine, survey, routes, results)
-        results.tidy(rebuild=bool(survey.removed or survey.moves))
-        ledger.set_meta(results_tidy="yes")
+        try:
+            results.tidy(rebuild=bool(survey.removed or survey.moves or repairs))
+            ledger.set_meta(results_tidy="yes")
+        except (StoreError, LedgerError):
+            if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
+                raise
         return outcome
 
     def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
@@ -363,8 +370,8 @@ class _Run:
         started: float,
         parked: Mapping[str, float],
     ) -> Outcome:
-        if execution.fault is not None and isinstance(execution.fault, LedgerError):
-            raise execution.fault
+        if isinstance(execution.fault, LedgerError):
+            raise LedgerError(execution.trouble) from execution.fault
         reader = ledger.reader
         money = reader.money(ledger.run_id)
         attempts = reader.attempts(ledger.run_id)
@@ -385,7 +392,7 @@ class _Run:
             run_id=ledger.run_id,
             exit_code=code,
             stopped_by=dispatch.stopping,
-            message=str(execution.fault) if execution.fault else self.stop_message,
+            message=execution.trouble or self.stop_message,
             seconds=time.time() - started,
             kept=survey.kept,
             moved=len(survey.moves),
