@@ -29,7 +29,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path
 from batchgen.manifest import Manifest
-from batchgen.planning import Forecast, Wishes, forecast
+from batchgen.planning import Forecast, Wishes, forecast, no_room
 from batchgen.quota import MARGIN_S, Window
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings
@@ -176,6 +176,7 @@ class _Run:
         finish_placing(ledger, self.store, self.note)
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         survey = self.first_survey or self._survey(ledger)
+        self._check_room(survey, emulated)
         routes, warnings = self._routes(survey, ledger)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
@@ -206,6 +207,12 @@ class _Run:
             raise UsageError(
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
             )
+
+    def _check_room(self, survey: Survey, emulated: bool) -> None:
+        """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
+        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes())
+        if missing is not None:
+            raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
     def _survey(self, ledger: Ledger | None) -> Survey:
         return Surveyor(
