@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.schema import ledger_path
+from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
 from batchgen.planning import Forecast, Wishes, forecast, no_room
 from batchgen.quota import MARGIN_S, Window
@@ -109,7 +110,10 @@ async def run_job(
 ) -> Outcome:
     """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
     run = _Run(manifest, Store(folder), settings, options, observers)
-    return await run.run(engine)
+    try:
+        return await run.run(engine)
+    except sqlite3.Error as error:
+        raise unreadable(error, ledger_path(folder)) from error
 
 
 class _Run:
