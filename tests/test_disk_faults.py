@@ -92,6 +92,24 @@ async def test_the_kth_call_fails_and_the_next_run_has_every_picture(
     pytest.fail("the run makes more calls than were tried")
 
 
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize(("name", "k"), [("open", 9), ("write", 2), ("write", 5), ("fsync", 4)])
+async def test_a_large_picture_that_is_written_while_it_arrives_is_not_lost_either(
+    tmp_path, monkeypatch, name, k, for_good
+):
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.01), picture_px=1024, rpm=0)) as emulator:
+        case = Bench(emulator.base_url, tmp_path)
+        spool = tmp_path / "out" / ".batchgen" / "spool"
+        folder = tmp_path / "out" if name == "open" else spool  # of the open calls, the first are the run's own
+        disk = FaultyDisk(folder, name, k, for_good=for_good, code=errno.ENOSPC)
+        exit_code, said = await run_on(case, disk, monkeypatch)
+        assert (exit_code, bool(disk.failed), "is lost" in said) == (5, True, False), said
+        outcome = await case.run(items(*PROMPTS))
+        assert (outcome.exit_code, await case.requests(), len(case.pictures())) == (0, 4, 4), said
+
+
 async def test_after_the_first_refusal_nothing_more_is_sent(tmp_path, bench, monkeypatch):
     head = "defaults: {model: flash}\nlimits: {concurrency: 1}\nitems:\n"
     disk = FaultyDisk(tmp_path / "out" / ".batchgen" / "spool", "write", 2, for_good=False, code=errno.ENOSPC)
