@@ -101,6 +101,7 @@ class LaneLoad:
     usd: float = 0.0
     unpriced: int = 0
     busy_s: float = 0.0  # sum of latencies
+    bytes: int = 0  # expected on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,32 @@ def _by_quota_s(load: LaneLoad) -> float:
 
 def _latency_s(load: LaneLoad) -> float:
     return load.busy_s / load.requests if load.requests else 0.0
+
+
+# Generous figures for one picture: answers on record are PNG of 1.9 MB and JPEG of 0.85 MB at 1K; bytes grow with pixels.
+EXPECTED_BYTES = {None: 2_000_000, "512": 1_000_000, "1K": 2_000_000, "2K": 6_000_000, "4K": 25_000_000}
+UNKNOWN_SIZE_BYTES = 6_000_000
+ROOM_MARGIN_BYTES = 50_000_000  # ledger, results.jsonl and others who write to the same disk
+
+
+def expected_bytes(size: str | None) -> int:
+    """What one picture of that size takes on disk, on the safe side."""
+    return EXPECTED_BYTES.get(size, UNKNOWN_SIZE_BYTES)
+
+
+def no_room(loads: Sequence[LaneLoad], free_bytes: int) -> str | None:
+    """Why the pictures do not fit on the disk and how many requests would; None when they do."""
+    needed, requests = sum(load.bytes for load in loads), sum(load.requests for load in loads)
+    room = free_bytes - ROOM_MARGIN_BYTES
+    if not requests or needed <= room:
+        return None
+    fitting = max(0, room) * requests // needed
+    way = f", or begin with --limit {fitting}" if fitting else ""
+    total = needed + ROOM_MARGIN_BYTES
+    return (
+        f"{free_bytes / 1e6:,.0f} MB are free and the plan needs about {total / 1e6:,.0f} MB:"
+        f" make room or choose another --output{way}"
+    )
 
 
 def selected(item: Item, patterns: Sequence[str]) -> bool:

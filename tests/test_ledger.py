@@ -164,7 +164,7 @@ async def test_a_changed_item_counts_its_attempts_anew(ledger):
 
 def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(folder):
     ledger_path(folder).write_bytes(b"not a database, but precious" * 50)
-    with pytest.raises(LedgerError, match="cannot be opened"):
+    with pytest.raises(LedgerError, match="is damaged"):
         Ledger(folder)
     assert ledger_path(folder).read_bytes().startswith(b"not a database")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.planning import LaneLoad, Wishes, forecast, grouped, judge, quota_s, selected
+from batchgen.planning import LaneLoad, Wishes, expected_bytes, forecast, grouped, judge, no_room, quota_s, selected
 from batchgen.records import Known, Sample
 from tests.conftest import make_sample
 
@@ -123,3 +123,21 @@ def test_only_takes_globs_over_ids_and_tags():
     item = make_sample("mug-hero", tags=("print",)).item
     assert [selected(item, patterns) for patterns in ([], ["mug-*"], ["tag:print"], ["bowl*", "tag:web"], ["tag:pr*"])] == [
         True, True, True, False, False]  # fmt: skip
+
+
+def test_a_plan_that_does_not_fit_on_the_disk_is_told_with_both_figures_and_the_limit_that_fits():
+    loads = [LaneLoad("m", None, requests=100, images=100, bytes=100 * expected_bytes("1K"))]
+    assert no_room(loads, 250_000_000) is None
+    assert no_room(loads, 249_000_000) == (
+        "249 MB are free and the plan needs about 250 MB: make room or choose another --output, or begin with --limit 99"
+    )
+    assert no_room(loads, 150_000_000).endswith("--limit 50")
+    assert no_room(loads, 1_000).endswith("another --output")
+
+
+def test_a_full_disk_does_not_hinder_a_run_that_has_nothing_to_ask_for():
+    assert no_room([], 0) is None
+
+
+def test_a_picture_of_a_size_that_is_not_known_is_expected_to_be_large():
+    assert expected_bytes("1024x1536") > expected_bytes("1K") == expected_bytes(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 import traceback
 from typing import Any
@@ -11,6 +12,7 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import BatchgenError, ManifestError
+from batchgen.ledger.schema import unreadable
 from batchgen.report.clean import without_secrets
 
 BUG = 1
@@ -21,6 +23,8 @@ def failed(error: Exception, invocation: Invocation) -> int:
     """Say it on stderr, and as an object on stdout when `--json` was asked for. Answers the exit code."""
     if isinstance(error, click.Abort):
         return 130
+    if isinstance(error, sqlite3.Error):
+        error = unreadable(error)
     if isinstance(error, click.ClickException):
         code, lines = error.exit_code, _usage(error)
     elif isinstance(error, BatchgenError):

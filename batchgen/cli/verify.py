@@ -1,4 +1,4 @@
-"""`batchgen verify`: every file of the ledger against its size and hash. Nothing is changed."""
+"""`batchgen verify`: every file of the ledger against its size and hash. Nothing is changed but what `--repair` builds anew."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Literal
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job
+from batchgen.cli.job_folder import EMULATED, find_job, manifest_folder
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
+from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER
@@ -46,9 +47,10 @@ class Findings:
 @click.command("verify")
 @job_argument
 @folder_option
+@click.option("--repair", "rebuild", is_flag=True, help="Build a damaged or lost ledger anew from results.jsonl.")
 @json_option()
 @pass_invocation
-def command(invocation: Invocation, job: str, output: str | None, as_json: bool) -> int:
+def command(invocation: Invocation, job: str, output: str | None, rebuild: bool, as_json: bool) -> int:
     """Read every image of JOB again and compare it with the ledger.
 
     Exit code 3 when a file is missing or changed. Files that the ledger does not know are listed and left alone.
@@ -57,7 +59,10 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool)
     Examples:
       batchgen verify catalog.yaml
       batchgen verify catalog/ --json
+      batchgen verify catalog.yaml --repair
     """
+    if rebuild:
+        repair_ledger(invocation, job, output)
     folder = find_job(job, output).folder
     with Reader.open(folder) as reader:
         findings = verify(folder, reader, invocation.err)
@@ -68,6 +73,42 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool)
     else:
         show(invocation.out, findings)
     return 0 if findings.all_right else NOT_ALL_RIGHT
+
+
+def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
+    """With the manifest at hand its fingerprints are kept too, so that the next run buys nothing of it again."""
+    import batchgen
+    from batchgen.engine.repair import repair
+
+    folder, say = folder_to_repair(job, output), invocation.err.line
+    manifest = batchgen.load(job, output=folder, emulate=True).manifest if Path(job).is_file() else None
+    done = repair(folder, manifest)
+    if done is None:
+        say("the ledger is whole: there is nothing to repair")
+        return
+    if done.kept_as:
+        say(f"the damaged ledger is kept as {done.kept_as}")
+    say(f"{figures.count(done.restored, 'image')} back in the ledger")
+    if done.unmarked:
+        why = "no manifest was given" if manifest is None else "the manifest asks for something else now"
+        say(
+            f"{len(done.unmarked):,} of them without a fingerprint ({why}): the next run would make them again",
+            "yellow",
+        )
+    for label, paths in (("not there as it was", done.gone), ("of a forgotten request, kept as", done.unassigned)):
+        for path in paths:
+            say(f"{label}: {path}", "yellow")
+
+
+def folder_to_repair(job: str, output: str | None) -> Path:
+    """The job's folder, with or without a ledger. Raises UsageError."""
+    if output is not None or Path(job).is_dir():
+        return Path(output or job).absolute()
+    real = manifest_folder(Path(job))
+    folders = [folder for folder in (real, real.with_name(real.name + EMULATED)) if (folder / RESULTS).is_file()]
+    if not folders:
+        raise UsageError(f"there is no {RESULTS} in {real}: nothing to build a ledger from")
+    return folders[0].absolute()
 
 
 def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
 from batchgen.engine.lanes import Route, lane_key
+from batchgen.engine.recover import whole_pictures
 from batchgen.engine.settle import Stored, discard, made_result, settle
 from batchgen.errors import (
     BadRequest,
@@ -41,7 +42,7 @@ from batchgen.profiles.price import estimate_usd
 from batchgen.quota import daily_reset
 from batchgen.records import Inputs, ReferenceImage, Reply, ReplyImage, Sample, sample_key
 from batchgen.retry import RetryPolicy, backoff_s
-from batchgen.store.spool import SpoolFile
+from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
 from batchgen.transport import BODY_MAX_BYTES, Answer, Transport
 
@@ -82,6 +83,14 @@ class Execution:
         self._sending: set[asyncio.Task[Answer]] = set()
         self._rng = random.Random()
         self.fault: StoreError | LedgerError | None = None
+        self._whereabouts: list[str] = []
+        loop = asyncio.get_running_loop()
+        store.rescue.tell = lambda error: _soon(loop, self._refused, error)
+
+    @property
+    def trouble(self) -> str:
+        """What disk or ledger refused, and where each picture lies that it concerns; empty when all went well."""
+        return "; ".join([str(self.fault), *self._whereabouts]) if self.fault else ""
 
     def estimate_usd(self, sample: Sample) -> float | None:
         profile = self._routes[lane_key(sample.item.provider, sample.item.model)].profile
@@ -97,8 +106,9 @@ class Execution:
         try:
             await self._attempt(work)
         except (StoreError, LedgerError) as error:
-            self.fault = self.fault or error
-            self._stop("disk", str(error))
+            self._refused(error)
+        except OSError as error:
+            self._refused(disk_error(error, self._store.root))
         finally:
             self.dispatch.abandoned(work)  # a no-op for what was settled
 
@@ -145,6 +155,9 @@ class Execution:
             discard(spooled)
             await self._ended(work, attempt, error, sent_at[0] if sent_at else None)
             return
+        except (StoreError, LedgerError, OSError):
+            await self._in_thread(lambda: self._say_where(sample, attempt))
+            raise
         self._succeeded(work, attempt, reply, stored, sent_at[0])
 
     async def _send(self, work: Work, sending: Coroutine[object, object, Answer]) -> Answer:
@@ -192,7 +205,10 @@ class Execution:
         self, route: Route, attempt: int, sample: Sample, reply: Reply, spooled: list[SpoolFile], sent_at: float | None
     ) -> Stored:
         stored = settle(self._ledger, self._store, route.profile, attempt, sample, reply, spooled, sent_at)
-        self._results.append(sample, made_result(sample, reply, stored))
+        try:
+            self._results.append(sample, made_result(sample, reply, stored))
+        except StoreError as error:
+            self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
         return stored
 
     async def _download(self, attempt: int, reply: Reply, route: Route, first: int) -> list[SpoolFile]:
@@ -308,10 +324,28 @@ class Execution:
                 LaneCooled(at=now, model=model, seconds=lane.cooled_until_s - loop_now, reason=error.reason, rpm=rpm)
             )
 
+    def _say_where(self, sample: Sample, attempt: int) -> None:
+        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run."""
+        try:
+            paths = [path for _, path in self._store.rescue.stranded(attempt, 0.0)]
+            paths += [self._store.spooled(name) for name, _ in whole_pictures(self._store, attempt)]
+        except OSError:
+            paths = []
+        words = f"lies in {', '.join(paths)}: the next run takes it up" if paths else "is lost and was probably billed"
+        self._whereabouts.append(f"the picture of {sample.key} {words}")
+
+    def _refused(self, error: StoreError | LedgerError) -> None:
+        self.fault = self.fault or error
+        self._stop("disk", str(error))
+
     def _stop(self, reason: str, message: str) -> None:
         if not self.dispatch.stopping:
             self._emit(Stopping(at=time.time(), reason=reason, message=message, in_flight=self.dispatch.in_flight))
         self.dispatch.stop(reason)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], error: StoreError) -> None:
+    loop.call_soon_threadsafe(call, error)
 
 
 def with_pictures(reply: Reply, count: int) -> Reply:

@@ -52,10 +52,14 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     for attempt in ledger.reader.open_attempts():
         if attempt.links:
             continue
-        found = _whole_pictures(store, attempt)
+        stranded = store.bring_back(attempt.id, attempt.started_at)
+        found = whole_pictures(store, attempt.id)
         if found:
             _adopt(ledger, store, catalogue, attempt, found)
-            note(f"{attempt.item_id}: its picture was found in the spool and needs not be bought again")
+            place = "temporary folder" if stranded else "spool"
+            note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
+            for path in stranded:
+                os.unlink(path)
         else:
             uncertain += 1
             _mark_uncertain(ledger, attempt)
@@ -65,9 +69,9 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     return uncertain
 
 
-def _whole_pictures(store: Store, attempt: OpenAttempt) -> list[tuple[str, ImageFile]]:
+def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
     """Spool files of an attempt that are whole pictures, in the order in which they came."""
-    prefix = f"{attempt.id}."
+    prefix = f"{attempt}."
     names = sorted(
         (entry for entry in os.listdir(store.spool) if entry.startswith(prefix)),
         key=lambda name: int(name[len(prefix) :]),

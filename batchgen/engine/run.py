@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +23,14 @@ from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.survey import Survey, Surveyor
-from batchgen.errors import LedgerError, UsageError
+from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.schema import ledger_path
+from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
-from batchgen.planning import Forecast, Wishes, forecast
+from batchgen.planning import Forecast, Wishes, forecast, no_room
 from batchgen.quota import MARGIN_S, Window
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings
@@ -109,7 +110,10 @@ async def run_job(
 ) -> Outcome:
     """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
     run = _Run(manifest, Store(folder), settings, options, observers)
-    return await run.run(engine)
+    try:
+        return await run.run(engine)
+    except sqlite3.Error as error:
+        raise unreadable(error, ledger_path(folder)) from error
 
 
 class _Run:
@@ -154,6 +158,7 @@ class _Run:
         lock = JobLock(self.store.folder)
         lock.acquire()
         try:
+            self.store.lay_ballast()
             if self.first_survey is not None and ledger_path(self.store.folder).is_file():
                 self.first_survey = None  # another process ran this job in between: look again at what is left
                 self.backlog.close()
@@ -165,14 +170,17 @@ class _Run:
                 ledger.close()
         finally:
             self.backlog.close()
+            self.store.rescue.release_ballast()
             lock.release()
 
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
+        repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         survey = self.first_survey or self._survey(ledger)
+        self._check_room(survey, emulated)
         routes, warnings = self._routes(survey, ledger)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
@@ -188,8 +196,12 @@ class _Run:
         results.open(tidy=tidy)
         apply_survey(ledger, self.store, survey)
         outcome = await self._drive(ledger, engine, survey, routes, results)
-        results.tidy(rebuild=bool(survey.removed or survey.moves))
-        ledger.set_meta(results_tidy="yes")
+        try:
+            results.tidy(rebuild=bool(survey.removed or survey.moves or repairs))
+            ledger.set_meta(results_tidy="yes")
+        except (StoreError, LedgerError):
+            if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
+                raise
         return outcome
 
     def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
@@ -199,6 +211,12 @@ class _Run:
             raise UsageError(
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
             )
+
+    def _check_room(self, survey: Survey, emulated: bool) -> None:
+        """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
+        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes())
+        if missing is not None:
+            raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
     def _survey(self, ledger: Ledger | None) -> Survey:
         return Surveyor(
@@ -363,8 +381,8 @@ class _Run:
         started: float,
         parked: Mapping[str, float],
     ) -> Outcome:
-        if execution.fault is not None and isinstance(execution.fault, LedgerError):
-            raise execution.fault
+        if isinstance(execution.fault, LedgerError):
+            raise LedgerError(execution.trouble) from execution.fault
         reader = ledger.reader
         money = reader.money(ledger.run_id)
         attempts = reader.attempts(ledger.run_id)
@@ -385,7 +403,7 @@ class _Run:
             run_id=ledger.run_id,
             exit_code=code,
             stopped_by=dispatch.stopping,
-            message=str(execution.fault) if execution.fault else self.stop_message,
+            message=execution.trouble or self.stop_message,
             seconds=time.time() - started,
             kept=survey.kept,
             moved=len(survey.moves),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchgen.errors import ImageError, Malformed
+from batchgen.errors import ImageError, Malformed, StoreError
 from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.rows import utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample
 from batchgen.store.check import check_bytes, check_file, mismatch
-from batchgen.store.spool import SpoolFile, sync_folder
+from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
 
@@ -47,6 +48,8 @@ def settle(
     pictures = _describe(store, profile, attempt, sample, files)
     for _, file in files:
         file.sync()
+    if any(file.stranded for _, file in files):
+        _leave_outside(files, pictures)
     sync_folder(store.spool)
     usd, source = cost_usd(profile, reply.usage, sample.item.image_size or profile.default_size, len(pictures))
     made = [picture for picture in pictures if picture.file.role == "image"]
@@ -55,8 +58,25 @@ def settle(
     ledger.attempt_succeeded(
         attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing
     )
-    place(ledger, store, attempt, pictures)
+    try:
+        place(ledger, store, attempt, pictures)
+    except (StoreError, OSError) as error:
+        refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
+        store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
     return Stored(tuple(pictures), missing, usd, source)
+
+
+def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]) -> None:
+    """The job's disk has no room: the attempt stays open, and the next run brings its pictures back. Raises StoreError."""
+    for (_, file), picture in zip(files, pictures, strict=True):
+        if file.stranded:
+            with contextlib.suppress(OSError):  # an ending is only for whoever wants to look at it
+                named = file.path + os.path.splitext(picture.file.path)[1]
+                os.rename(file.path, named)
+                file.path = named
+            with contextlib.suppress(StoreError):
+                sync_folder(os.path.dirname(file.path))
+    raise StoreError("the job's disk did not take the picture")
 
 
 def place(ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled]) -> None:
@@ -106,6 +126,8 @@ def _describe(
             for _, other in files:
                 other.discard()
             raise Malformed(str(error), reason=error.reason) from None
+        except OSError as error:
+            raise disk_error(error, file.path) from error
         wanted = image.role == "image" and made < sample.images
         n = sample.n + made if wanted else sample.n
         made += wanted

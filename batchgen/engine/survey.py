@@ -14,7 +14,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest
 from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
-from batchgen.planning import Action, LaneLoad, Step, Wishes, grouped, judge, selected
+from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, selected
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Known, Sample
@@ -182,6 +182,7 @@ class Surveyor:
             load.requests += 1
             load.images += group.images
             load.busy_s += profile.latency(size)
+            load.bytes += expected_bytes(size) * group.images
             load.usd += usd or 0.0
             load.unpriced += usd is None
             self.survey.wanted += group.images

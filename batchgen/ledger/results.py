@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -85,9 +86,12 @@ class ResultsFile:
         if item.count > 1 or sample.known:
             self._repeats = True
         line = json.dumps(item_line(samples), ensure_ascii=False) + "\n"
+        data = line.encode()
         try:
-            os.write(self._fd, line.encode())
+            if os.write(self._fd, data) < len(data):
+                raise OSError(errno.ENOSPC, "half a line")
         except OSError as error:
+            self._repeats = True  # what is missing or torn comes back when the file is built anew
             raise disk_error(error, str(self._path)) from error
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -53,6 +54,41 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def unreadable(error: sqlite3.Error, path: str | Path = "") -> LedgerError:
+    """What SQLite found wrong, with the way out when the file itself is damaged."""
+    where = f" {path}" if path else ""
+    if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
+        return LedgerError(
+            f"the ledger{where} is damaged ({error}) and is left as it is:"
+            " `batchgen verify JOB --repair` builds it anew from results.jsonl and the pictures"
+        )
+    return LedgerError(f"the ledger{where} cannot be read: {error}")
+
+
+def check_after_crash(path: Path) -> None:
+    """Look at every page, but only when the last run did not end in order. Changes nothing. Raises LedgerError."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+        with contextlib.closing(connection):
+            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                return
+            last = connection.execute("SELECT ended_at FROM run ORDER BY id DESC LIMIT 1").fetchone()
+            if last is None or last[0] is not None:
+                return
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise unreadable(error, path) from None
+    if found != "ok":
+        damage = sqlite3.DatabaseError(found)
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise unreadable(damage, path)
+
+
 def ledger_path(job_folder: Path) -> Path:
     return job_folder / STATE_FOLDER / FILE_NAME
 
@@ -66,6 +102,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         raise LedgerError(
             f"{path.parent} is on a network file system ({kind}), where a ledger is not safe; use a local --output"
         )
+    check_after_crash(path)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
@@ -81,7 +118,9 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             raise LedgerError(
                 f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"
             )
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
+        raise unreadable(error, path) from None
+    except OSError as error:
         raise LedgerError(f"the ledger {path} cannot be opened: {error}. It is left as it is") from None
     return connection
 
@@ -96,7 +135,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         )
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:
-        raise LedgerError(f"the ledger {path} cannot be read: {error}") from None
+        raise unreadable(error, path) from None
     if version != VERSION:
         raise LedgerError(
             f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from batchgen.errors import JobLocked
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.spool import disk_error
 
 
 class JobLock:
@@ -21,12 +23,15 @@ class JobLock:
         self._lock = FileLock(str(self._folder / "lock"), timeout=0)
 
     def acquire(self) -> None:
-        """Raises JobLocked, naming the holder's process and host when they are known."""
+        """Raises JobLocked, naming the holder's process and host when they are known, and StoreError."""
         try:
             self._lock.acquire()
         except Timeout:
             raise JobLocked(f"another run holds this job{self._holder()}: wait for it, or stop it") from None
-        (self._folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        except OSError as error:
+            raise disk_error(error, str(self._folder)) from None
+        with contextlib.suppress(OSError):  # only a note for people: the lock itself is what counts
+            (self._folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
     def release(self) -> None:
         (self._folder / "holder.json").unlink(missing_ok=True)

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import StoreError
+from batchgen.store.rescue import Rescue
 
 FILE_MODE = 0o644  # never writable by others, whatever the umask; umask 077 still makes it 0600
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 BINARY = getattr(os, "O_BINARY", 0)
+PIECE_BYTES = 1 << 20
 
 
 class SpoolFile:
-    """One picture being written: exclusive, hashed on the way, durable after `sync`."""
+    """One picture being written: exclusive, hashed on the way, durable after `sync`.
 
-    __slots__ = ("_fd", "_hash", "bytes", "name", "path")
+    rescue: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError.
+    """
 
-    def __init__(self, folder: str, name: str) -> None:
+    __slots__ = ("_fd", "_folder", "_hash", "_places", "_rescue", "bytes", "name", "path")
+
+    def __init__(self, folder: str, name: str, rescue: Rescue | None = None) -> None:
         self.name = name
         self.path = os.path.join(folder, name)
         self.bytes = 0
+        self._folder = folder
         self._hash = hashlib.sha256()
+        self._rescue = rescue
+        self._places: Iterator[tuple[int, str]] | None = None
+        self._fd = -1
         try:
-            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | NO_FOLLOW | BINARY, FILE_MODE)
+            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | NO_FOLLOW | BINARY, FILE_MODE)
         except OSError as error:
-            raise disk_error(error, self.path) from error
+            self._go_elsewhere(error)
+
+    @property
+    def stranded(self) -> bool:
+        """Whether the bytes lie outside the spool, because nothing else would take them."""
+        return os.path.dirname(self.path) != self._folder
 
     def write(self, data: bytes) -> None:
-        """Raises StoreError when the disk does not take it."""
+        """Raises StoreError when no disk takes it."""
         self._hash.update(data)
         self.bytes += len(data)
         view = memoryview(data)
@@ -37,17 +54,58 @@ class SpoolFile:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            self.discard()
-            raise disk_error(error, self.path) from error
+            self._go_elsewhere(error, view)
 
     def sync(self) -> None:
         """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie."""
-        try:
-            os.fsync(self._fd)
-        except OSError as error:
-            self.discard()
-            raise disk_error(error, self.path) from error
+        while True:
+            try:
+                os.fsync(self._fd)
+            except OSError as error:
+                self._go_elsewhere(error)
+            else:
+                break
         self.close()
+
+    def _go_elsewhere(self, error: OSError, rest: bytes | memoryview = b"") -> None:
+        """Take what was written and the rest to the next place that has not been tried. Raises StoreError after the last."""
+        trouble = disk_error(error, self.path)
+        if error.errno in (errno.EEXIST, errno.ELOOP):
+            raise trouble from error  # the name is taken: never write over what may be a picture
+        if self._rescue is not None and self._places is None:
+            self._rescue.tell(trouble)
+            self._places = self._rescue.places(self.name)
+            with contextlib.suppress(OSError):
+                Path(self.path).unlink(missing_ok=True)  # its bytes are still there for whoever holds it open
+        for fd, path in self._places or ():
+            try:
+                self._copy(fd, rest)
+            except OSError:
+                os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                continue
+            self.close()
+            self._fd, self.path = fd, path
+            return
+        self.close()
+        with contextlib.suppress(OSError):
+            self.discard()
+        raise trouble from error
+
+    def _copy(self, fd: int, rest: bytes | memoryview) -> None:
+        """What is in the file and then `rest`, checked against the hash of all that was given to `write`."""
+        digest = hashlib.sha256(rest)
+        if self._fd >= 0:
+            digest = hashlib.sha256()
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            while piece := os.read(self._fd, PIECE_BYTES):
+                digest.update(piece)
+                _write_all(fd, piece)
+            digest.update(rest)
+        _write_all(fd, rest)
+        if digest.digest() != self._hash.digest():
+            raise OSError(errno.EIO, "what was written cannot be read back")
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -63,23 +121,28 @@ class SpoolFile:
         return self._hash.hexdigest()
 
 
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def sync_folder(folder: str) -> None:
     """Make names in a folder durable. Windows has no such call and needs none: its rename is journalled."""
     if os.name == "nt":
         return
-    fd = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise disk_error(error, folder) from error
-    finally:
-        os.close(fd)
 
 
 def disk_error(error: OSError, path: str) -> StoreError:
     """An OSError in words that say what to do."""
-    import errno
-
     remedy = {
         errno.ENOSPC: "the disk is full: make room, then run the same command again",
         errno.EDQUOT: "your disk quota is used up: make room, then run the same command again",

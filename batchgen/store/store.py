@@ -9,6 +9,7 @@ from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.rescue import Rescue
 from batchgen.store.sniff import EXTENSION, Format
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 
@@ -23,6 +24,7 @@ class Store:
         self.folder = folder
         self.root = str(folder)
         self.spool = os.path.join(self.root, STATE_FOLDER, "spool")
+        self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER))
 
     def prepare(self) -> None:
         """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
@@ -30,7 +32,9 @@ class Store:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, "spool")):
                 self._plain_folder(part, 0o700)
-            probe = SpoolFile(self.spool, f"probe-{os.getpid()}")
+            name = f"probe-{os.getpid()}"
+            Path(self.spooled(name)).unlink(missing_ok=True)  # of a process that had this number and died
+            probe = SpoolFile(self.spool, name)
             probe.write(b"batchgen")
             probe.sync()
             sync_folder(self.spool)
@@ -51,7 +55,30 @@ class Store:
         return shutil.disk_usage(self.root).free
 
     def spool_file(self, attempt: int, k: int) -> SpoolFile:
-        return SpoolFile(self.spool, f"{attempt}.{k}")
+        return SpoolFile(self.spool, f"{attempt}.{k}", self.rescue)
+
+    def lay_ballast(self) -> None:
+        """Set aside what answers in the air will need should the disk become full; only behind the lock. Raises StoreError."""
+        try:
+            self.rescue.lay_ballast()
+        except OSError as error:
+            raise disk_error(error, self.root) from None
+
+    def bring_back(self, attempt: int, since: float) -> list[str]:
+        """Copy what an attempt left in the temporary folder into the spool. Answers the paths it came from, still there.
+
+        Raises StoreError while there is no room for it.
+        """
+        came_from = []
+        for name, path in self.rescue.stranded(attempt, since):
+            Path(self.spooled(name)).unlink(missing_ok=True)
+            copy = SpoolFile(self.spool, name)
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 20):
+                    copy.write(piece)
+            copy.sync()
+            came_from.append(path)
+        return came_from
 
     def name(self, stem: str, n: int, kind: Format) -> str:
         """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""

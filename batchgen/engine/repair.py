@@ -1,0 +1,233 @@
+"""Builds a ledger anew from what is left of a job: `results.jsonl`, the pictures it names, and the spool."""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchgen.engine.lanes import lane_key
+from batchgen.errors import ImageError, LedgerError, StoreError
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import FILE_NAME as RESULTS
+from batchgen.ledger.schema import ledger_path, open_for_reading
+from batchgen.manifest import Manifest
+from batchgen.manifest.fingerprint import fingerprint, wire_facts
+from batchgen.records import Item
+from batchgen.store.check import check_file
+from batchgen.store.lock import JobLock
+from batchgen.store.sniff import EXTENSION
+from batchgen.store.spool import disk_error
+from batchgen.store.store import SUPERSEDED, Store
+
+Line = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Repair:
+    """kept_as: the damaged ledger's new name, None when there was none. unmarked: restored, but not known to be what the
+    manifest asks for now; gone: named in results.jsonl and not there as it was; unassigned: pictures of the spool."""
+
+    kept_as: str | None = None
+    restored: int = 0
+    unmarked: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    unassigned: list[str] = field(default_factory=list)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether there is a ledger and every page of it can be read."""
+    try:
+        connection = open_for_reading(ledger_path(folder))
+        with contextlib.closing(connection):
+            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+    except (LedgerError, sqlite3.DatabaseError):
+        return False
+
+
+def repair(folder: Path, manifest: Manifest | None) -> Repair | None:
+    """None when the ledger is whole. The damaged file and results.jsonl are kept beside. Raises JobLocked, ManifestError,
+    StoreError, LedgerError."""
+    store, done = Store(folder), Repair()
+    store.prepare()
+    lock = JobLock(folder)
+    lock.acquire()
+    try:
+        if is_whole(folder):
+            return None
+        lines = read_lines(folder / RESULTS)
+        wanted = _wanted(manifest, lines) if manifest is not None else {}
+        done.kept_as = _put_aside(folder)
+        ledger = Ledger(folder)
+        try:
+            _rebuild(ledger, store, lines, wanted, done)
+        finally:
+            ledger.close()
+    except OSError as error:
+        raise disk_error(error, str(folder)) from error
+    finally:
+        lock.release()
+    return done
+
+
+def read_lines(path: Path) -> dict[str, Line]:
+    """The last whole line of each item. Raises StoreError without the file: there would be nothing to build from."""
+    found: dict[str, Line] = {}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for text in file:
+                with contextlib.suppress(ValueError):  # a crash may have torn one
+                    line = json.loads(text)
+                    if isinstance(line, dict) and isinstance(line.get("id"), str):
+                        found[line["id"]] = line
+    except FileNotFoundError:
+        raise StoreError(f"{path} is gone too: without it nothing says which picture is whose") from None
+    return found
+
+
+def _wanted(manifest: Manifest, lines: Mapping[str, Line]) -> dict[str, tuple[Item, str]]:
+    """Items whose prompt and model are still those of their line, with what they send. Reads the manifest to its end."""
+    wanted: dict[str, tuple[Item, str]] = {}
+    for item in manifest.items():
+        line = lines.get(item.id)
+        if line is not None and (line.get("prompt"), line.get("model")) == (item.prompt, item.model):
+            digests = [manifest.references.digest(path) for path in item.references]
+            wanted[item.id] = (item, wire_facts(item, digests))
+    return wanted
+
+
+def _put_aside(folder: Path) -> str | None:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    path = ledger_path(folder)
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    for ending in ("-wal", "-shm", ""):  # under names by which SQLite still finds them
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{ending}", f"{aside}{ending}")
+    shutil.copy2(folder / RESULTS, path.with_name(f"{RESULTS}.before-{stamp}"))
+    return str(aside) if aside.exists() else None
+
+
+def _rebuild(
+    ledger: Ledger, store: Store, lines: Mapping[str, Line], wanted: Mapping[str, tuple[Item, str]], done: Repair
+) -> None:
+    if store.root.endswith(".emulated"):
+        ledger.set_meta(emulated="yes")
+    ledger.run_started(os.getpid(), "", "repair")
+    spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
+    number = 0
+    for item_id, line in lines.items():
+        entry = wanted.get(item_id)
+        n = 0
+        for path, sha256 in zip(line.get("files", ()), line.get("sha256", ()), strict=False):
+            draft = path.startswith("drafts/")
+            n = n if draft else _number(path, entry, store, n)
+            if not _is_there(store, path, sha256, spooled):
+                done.gone.append(path)
+                continue
+            number += 1
+            _record(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft))
+            done.restored += not draft
+            if entry is None and not draft:
+                done.unmarked.append(path)
+    _save_spool(store, done)
+    ledger.run_ended(0, "", {"restored": done.restored})
+
+
+def _number(path: str, entry: tuple[Item, str] | None, store: Store, last: int) -> int:
+    """Which sample a picture is: by its name where the manifest tells the stem, else the next one."""
+    stem = os.path.splitext(path)[0]
+    if entry is not None:
+        item = entry[0]
+        for n in range(1, item.count + 1):
+            if stem == os.path.splitext(store.name(item.filename, n, "png"))[0]:
+                return n
+    return last + 1
+
+
+def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> bool:
+    """In its place, or recorded and not yet moved there."""
+    full = os.path.join(store.root, path)
+    if os.path.isfile(full) and not os.path.islink(full) and _sha256(full) == sha256:
+        return True
+    if sha256 in spooled and os.path.normpath(path) == path and not os.path.isabs(path) and ".." not in path.split("/"):
+        store.place(spooled.pop(sha256), path)
+        store.sync(path)
+        return True
+    return False
+
+
+def _record(
+    ledger: Ledger,
+    store: Store,
+    number: int,
+    origin: tuple[Line, tuple[Item, str] | None],
+    picture: tuple[str, str],
+    place: tuple[int, bool],
+) -> None:
+    """One picture as an attempt that succeeded when its line says so; the price is its share of the item's."""
+    (line, entry), (path, sha256), (n, draft) = origin, picture, place
+    full = os.path.join(store.root, path)
+    checked, size = check_file(full), os.path.getsize(full)
+    made = sum(not name.startswith("drafts/") for name in line["files"])
+    usd = None if line.get("usd") is None or draft else line["usd"] / made
+    source, model, at = line.get("usd_source", ""), str(line.get("model", "")), _seconds(line.get("updated_at"))
+    wire = entry[1] if entry else json.dumps({"model": model, "prompt": line.get("prompt", "")})
+    mark = fingerprint(wire) if entry else ""
+    lane = lane_key(entry[0].provider, model) if entry else f"restored/{model}"
+    stem = entry[0].filename if entry else os.path.splitext(path)[0]
+    ledger.apply(
+        [
+            (
+                "INSERT INTO attempt (id, run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, sent_at,"
+                " ended_at, outcome, reason, http_status, usd, usd_source)"
+                " VALUES (?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?, ?, 'succeeded', 'restored', 200, ?, ?)",
+                (number, ledger.run_id, line["id"], n, lane, mark, stem, at, at, at, usd, source),
+            ),
+            (
+                "INSERT INTO image VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",
+                (number, line["id"], n, "draft" if draft else "image", mark, path, sha256, size, checked.width,
+                 checked.height, checked.format, "" if draft else ",".join(line.get("flags", ()))),
+            ),
+            *([] if draft else [(
+                "INSERT OR REPLACE INTO sample (item_id, n, model, tags, state, fingerprint, wire, path, bytes,"
+                " made_fingerprint, attempts, usd, usd_source, text, updated_at)"
+                " VALUES (?, ?, ?, ?, 'succeeded', ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
+                (line["id"], n, model, ",".join(line.get("tags", ())), mark, wire, path, size, mark, usd, source,
+                 line.get("text", ""), at),
+            )]),
+        ]
+    )  # fmt: skip
+
+
+def _save_spool(store: Store, done: Repair) -> None:
+    """Whole pictures whose attempt is forgotten: paid for, so kept where no run clears them away."""
+    for entry in sorted(os.scandir(store.spool), key=lambda entry: entry.name):
+        try:
+            kind = check_file(entry.path).format
+        except ImageError:
+            continue
+        path = f"{SUPERSEDED}/unassigned-{int(time.time())}-{entry.name}{EXTENSION[kind]}"
+        os.makedirs(os.path.join(store.root, SUPERSEDED), exist_ok=True)
+        os.rename(entry.path, os.path.join(store.root, path))
+        done.unassigned.append(path)
+
+
+def _seconds(text: object) -> float:
+    try:
+        return float(calendar.timegm(time.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return time.time()
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,67 @@
+"""Where an answer goes when the spool does not take it: the spool again without its ballast, then the system's temporary folder."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+
+from batchgen.errors import StoreError
+
+BALLAST_BYTES = 16_000_000  # what some answers in the air need when a disk has just become full
+PREFIX = "batchgen-rescue"
+
+
+class Rescue:
+    """The places of last resort of one job. tell: hears of the first trouble at once, from whichever thread it is in."""
+
+    def __init__(self, job_folder: str, state_folder: str) -> None:
+        self.tell: Callable[[StoreError], None] = lambda error: None
+        self._spool = os.path.join(state_folder, "spool")
+        self._ballast = os.path.join(state_folder, "ballast")
+        path = os.path.abspath(job_folder)
+        name = re.sub(r"[^\w.-]", "_", os.path.basename(path))[:50]
+        self._label = f"{PREFIX}-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+    def lay_ballast(self) -> None:
+        """Space that is given up at the first failed write. Raises OSError, leaving nothing behind."""
+        fd = os.open(self._ballast, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, BALLAST_BYTES)
+            else:
+                for _ in range(BALLAST_BYTES // 1_000_000):
+                    os.write(fd, bytes(1_000_000))
+        except OSError:
+            os.close(fd)
+            self.release_ballast()
+            raise
+        os.close(fd)
+
+    def release_ballast(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._ballast)
+
+    def places(self, name: str) -> Iterator[tuple[int, str]]:
+        """A new file in one place after another, as (descriptor, path), for the spool file `name`."""
+        self.release_ballast()
+        with contextlib.suppress(OSError):
+            path = os.path.join(self._spool, name)
+            yield os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o600), path
+        with contextlib.suppress(OSError):
+            yield tempfile.mkstemp(prefix=f"{self._label}-{name}-")
+
+    def stranded(self, attempt: int, since: float) -> Iterator[tuple[str, str]]:
+        """(spool name, path) of files of ours in the temporary folder that an attempt begun at `since` left there."""
+        pattern = os.path.join(glob.escape(tempfile.gettempdir()), f"{glob.escape(self._label)}-{attempt}.*-*")
+        for path in sorted(glob.glob(pattern)):
+            found = os.lstat(path)
+            # Everyone may write there: a link or another's file is not ours; an older one is of a ledger that is gone.
+            mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+            if stat.S_ISREG(found.st_mode) and mine and found.st_mtime >= since - 1:
+                yield os.path.basename(path).removeprefix(f"{self._label}-").split("-")[0], path

@@ -1,0 +1,135 @@
+"""A ledger that is damaged or gone: found before anything is sent, left alone, and built anew on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ITEMS = {f"cup-{n}": f"A cup, number {n}" for n in range(6)}
+
+
+def requests(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/_emulator/stats") as answer:  # noqa: S310 - loopback
+        return int(json.load(answer)["requests"])
+
+
+@pytest.fixture
+def place(emulator, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "k" * 20)
+    return emulator()
+
+
+@pytest.fixture
+def job(batchgen, write, place):
+    manifest = write(ITEMS, head="defaults: {model: flash}\n")
+    assert batchgen("run", str(manifest)).code == 0
+    return manifest
+
+
+@pytest.fixture
+def ledger(job):
+    return job.with_name("job") / ".batchgen" / "ledger.sqlite"
+
+
+def overwrite_the_middle(ledger: Path) -> bytes:
+    """Every page but the first is noise from here on."""
+    with sqlite3.connect(ledger) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = connection.execute("PRAGMA page_size").fetchone()[0]
+    connection.close()
+    size = ledger.stat().st_size
+    with open(ledger, "r+b") as file:
+        file.seek(page)
+        file.write(os.urandom(size - page))
+    return ledger.read_bytes()
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended in order", "died"])
+def test_a_ledger_with_damaged_pages_is_said_before_anything_is_sent_and_left_as_it_is(
+    batchgen, job, ledger, place, ended
+):
+    if not ended:
+        with sqlite3.connect(ledger) as connection:
+            connection.execute("UPDATE run SET ended_at = NULL")
+        connection.close()
+    damaged, sent = overwrite_the_middle(ledger), requests(place)
+    for argv in (("run", str(job)), ("status", str(job)), ("plan", str(job)), ("verify", str(job))):
+        answer = batchgen(*argv)
+        assert (answer.code, "--repair" in answer.err) == (5, True), answer.err
+    assert requests(place) == sent
+    assert ledger.read_bytes() == damaged
+
+
+def test_after_a_crash_damage_is_found_where_no_command_would_have_read(batchgen, job, ledger, place):
+    with sqlite3.connect(ledger) as connection:
+        connection.execute("UPDATE run SET ended_at = NULL")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = connection.execute("PRAGMA page_size").fetchone()[0]
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'attempt_doubtful'").fetchone()[0]
+    connection.close()
+    with open(ledger, "r+b") as file:
+        file.seek((root - 1) * page)
+        file.write(b"\x99" * page)
+    sent = requests(place)
+    answer = batchgen("run", str(job))
+    assert (answer.code, "is damaged" in answer.err) == (5, True), answer.err
+    assert requests(place) == sent
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["damaged", "gone"])
+def test_a_ledger_that_was_built_anew_costs_no_request(batchgen, job, ledger, place, gone):
+    before = {path.name: path.read_bytes() for path in job.with_name("job").glob("[!.]*.*")}
+    sent = requests(place)
+    if gone:
+        shutil.rmtree(ledger.parent)
+    else:
+        damaged = overwrite_the_middle(ledger)
+    answer = batchgen("verify", str(job), "--repair")
+    assert (answer.code, "6 images back" in answer.err) == (0, True), answer.err
+    kept = [path.read_bytes() for path in ledger.parent.glob("ledger.sqlite.damaged-*") if path.name[-1] == "Z"]
+    assert kept == ([] if gone else [damaged])
+    assert batchgen("run", str(job)).code == 0
+    assert requests(place) == sent
+    after = {path.name: path.read_bytes() for path in job.with_name("job").glob("[!.]*.*")}
+    assert after == before
+
+
+def test_what_was_edited_or_damaged_since_is_not_taken_for_what_is_wanted(batchgen, job, ledger, place, write):
+    folder = job.with_name("job")
+    (folder / "cup-0.jpg").write_bytes(b"other bytes")
+    write({**ITEMS, "cup-1": "A bowl"}, head="defaults: {model: flash}\n")
+    overwrite_the_middle(ledger)
+    sent = requests(place)
+    answer = batchgen("verify", str(job), "--repair")
+    assert "not there as it was: cup-0.jpg" in answer.err
+    assert "1 of them without a fingerprint" in answer.err
+    assert batchgen("run", str(job)).code == 0
+    assert requests(place) == sent + 2
+
+
+def test_a_picture_that_still_lies_in_the_spool_is_placed_and_a_strange_one_is_kept(batchgen, job, ledger, place):
+    folder = job.with_name("job")
+    picture = (folder / "cup-2.jpg").read_bytes()
+    (folder / "cup-2.jpg").rename(ledger.parent / "spool" / "3.0")
+    shutil.copy(folder / "cup-3.jpg", ledger.parent / "spool" / "77.0")
+    with open(ledger.parent / "spool" / "77.0", "ab") as file:
+        file.write(b"\xff\xd9")
+    ledger.unlink()
+    assert batchgen("verify", str(job), "--repair").code == 0
+    assert (folder / "cup-2.jpg").read_bytes() == picture
+    assert [path.name.split("-")[0] for path in (folder / "superseded").iterdir()] == ["unassigned"]
+
+
+def test_a_whole_ledger_is_not_touched_by_repair(batchgen, job, ledger):
+    before = hashlib.sha256(ledger.read_bytes()).hexdigest()
+    answer = batchgen("verify", str(job), "--repair")
+    assert (answer.code, "nothing to repair" in answer.err) == (0, True)
+    assert hashlib.sha256(ledger.read_bytes()).hexdigest() == before
