@@ -102,6 +102,8 @@ class SharedFile:
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
+        if self._fault is not None:
+            self._tell()  # what nobody waited for may have failed last
         self._connection.close()
 
 

@@ -179,6 +179,17 @@ async def test_a_fault_in_the_middle_of_a_run_is_told_once_and_gives_places_from
     assert len(notes) == 1
 
 
+async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
+    notes: list[str] = []
+    file = SharedFile(state_home, notes.append)
+    connection = sqlite3.connect(state_home / FILE_NAME)
+    connection.execute("DROP TABLE spend")
+    connection.close()
+    file.spend("job", 1.0)
+    file.close()
+    assert len(notes) == 1
+
+
 # --- dispatch
 
 
