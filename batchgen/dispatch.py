@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited
-from batchgen.quota import Window
+from batchgen.quota import NotBefore, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
@@ -29,13 +29,17 @@ class Supply(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown."""
+    """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown.
+
+    stamp_s, place: where it stands in the window of this process and in the log of all of them.
+    """
 
     sample: Sample
     lane: str
     tries: Tries = field(default_factory=Tries)
     stamp_s: float | None = None
     usd: float | None = None
+    place: int | None = None
 
 
 # What `decide` can answer.
@@ -84,12 +88,14 @@ class Lane:
 
     key: str
     window: Window | None
+    shared: SharedLog | None = None
     ready: deque[Work] = field(default_factory=deque)
     later: list[tuple[float, int, Work]] = field(default_factory=list)  # heap by not-before
     left: int = 0  # in the backlog
     in_flight: int = 0
     last_start: int = 0
     cooled_until_s: float = 0.0
+    full_until_s: float = 0.0  # other processes have used the quota up
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""
@@ -114,6 +120,7 @@ class Dispatch:
     concurrency: requests in flight at most. storing: answers being checked and written at most, beside those in flight.
     budget_usd: reserved before sending and settled by usage, so that parallel
     requests cannot overshoot. breaker: this many different samples in a row with the same 4xx stop the lane.
+    shared: by lane, the log of starts of all processes, asked last before a start. on_spent: told of each amount.
     """
 
     def __init__(
@@ -128,10 +135,13 @@ class Dispatch:
         budget_usd: float | None = None,
         deadline_s: float | None = None,
         breaker: int = 5,
+        shared: Mapping[str, SharedLog] | None = None,
+        on_spent: Callable[[float], None] = lambda _: None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.lanes = {key: Lane(key, window, left=supply.left(key)) for key, window in lanes.items()}
+        logs = shared or {}
+        self.lanes = {key: Lane(key, window, logs.get(key), left=supply.left(key)) for key, window in lanes.items()}
         self.concurrency = concurrency
         self.storing = storing
         self.in_flight = 0
@@ -145,6 +155,7 @@ class Dispatch:
         self._policy = policy
         self._estimate_usd = estimate_usd
         self._breaker = breaker
+        self._on_spent = on_spent
         self._rng = rng or random.Random()
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._waiter: asyncio.Future[None] | None = None
@@ -179,7 +190,7 @@ class Dispatch:
     def _opens_s(self, lane: Lane, now_s: float) -> float:
         """When the lane may start its next sample: cooldown, quota, and the first not-before if nothing is ready."""
         self._refill(lane, now_s)
-        earliest_s = max(now_s, lane.cooled_until_s)
+        earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s)
         if not lane.ready:
             earliest_s = max(earliest_s, lane.later[0][0])
         return earliest_s if lane.window is None else max(earliest_s, lane.window.earliest_s(now_s))
@@ -217,13 +228,30 @@ class Dispatch:
             decision = self.decide(now_s)
             match decision:
                 case Start(lane_key):
-                    return await self._start(self.lanes[lane_key], now_s)
+                    work = await self._start_shared(self.lanes[lane_key], now_s)
+                    if work is not None:
+                        return work
                 case Wait(until_s):
                     await self._sleep(None if until_s is None else until_s - now_s)
                 case Drained():
                     return None
 
-    async def _start(self, lane: Lane, now_s: float) -> Work:
+    async def _start_shared(self, lane: Lane, now_s: float) -> Work | None:
+        """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
+        if lane.shared is None or lane.window is None:
+            return await self._start(lane, now_s, None)
+        answer = await lane.shared.reserve(lane.window.rate(now_s))
+        now_s = self._clock()
+        if isinstance(answer, NotBefore):
+            lane.full_until_s = now_s + answer.wait_s
+            return None
+        if self.decide(now_s) != Start(lane.key):  # a stop, a cooldown or another lane came first
+            if answer.place is not None:
+                lane.shared.refund(answer.place)
+            return None
+        return await self._start(lane, now_s, answer.place)
+
+    async def _start(self, lane: Lane, now_s: float, place: int | None) -> Work:
         work = lane.ready.popleft()
         usd = self._estimate_usd(work.sample)
         self.reserved_usd += usd or 0.0
@@ -232,7 +260,7 @@ class Dispatch:
         lane.in_flight += 1
         lane.last_start = next(self._starts)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
-        work = Work(work.sample, work.lane, work.tries, stamp_s, usd)
+        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place)
         self._flying.add(id(work))
         self._open.add(id(work))
         return work
@@ -255,9 +283,11 @@ class Dispatch:
 
     def sent(self, work: Work) -> None:
         """The request's headers left: the quota counts from now."""
-        window = self.lanes[work.lane].window
-        if window is not None and work.stamp_s is not None:
-            window.sent(work.stamp_s, self._clock())
+        lane = self.lanes[work.lane]
+        if lane.window is not None and work.stamp_s is not None:
+            lane.window.sent(work.stamp_s, self._clock())
+        if lane.shared is not None and work.place is not None:
+            lane.shared.sent(work.place)
 
     def received(self, work: Work) -> None:
         """A good answer is in: its place in flight is free while the picture is still being stored."""
@@ -297,6 +327,8 @@ class Dispatch:
         self.unsettled -= 1
         self.reserved_usd -= work.usd or 0.0
         self.spent_usd += usd or 0.0
+        if usd:
+            self._on_spent(usd)
 
     def _settle(self, lane: Lane, work: Work, error: ProviderError, tries: Tries) -> Settlement:
         now_s = self._clock()

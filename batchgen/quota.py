@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from asyncio_throttle.throttler import Throttler
 
 MARGIN_S = 0.5  # above the jitter between sending and arriving; costs 0.8 % of a minute's quota
 RECOVERY_PER_MINUTE = 0.05  # of the declared rate, after it was halved
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """One more may start. place: its number in the shared log, None when nothing is shared after all."""
+
+    place: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotBefore:
+    """Others have used the quota up; ask again in `wait_s`."""
+
+    wait_s: float
+
+
+class SharedLog(Protocol):
+    """The starts of one quota as all who use it have written them down. A file behind it today, any database as well."""
+
+    async def reserve(self, limit: int) -> Reserved | NotBefore:
+        """Forget, count and reserve in one transaction. A place nobody confirms expires with its period."""
+
+    def sent(self, place: int) -> None:
+        """The headers left now: the place counts from here. Never waits."""
+
+    def refund(self, place: int) -> None:
+        """The request was never sent. Never waits."""
 
 
 class Window:

@@ -131,12 +131,17 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
-def state_folder(settings: Settings) -> Path:
-    """Where state shared between jobs lives: $XDG_STATE_HOME/batchgen or the system's own place for it."""
+def state_folder(settings: Settings) -> Path | None:
+    """Where state shared between jobs lives: $XDG_STATE_HOME/batchgen or the system's own place for it.
+
+    None when the settings know no home at all: whoever gives an environment of their own decides whether to share.
+    """
     import platformdirs
 
     if base := settings.get("XDG_STATE_HOME"):
         return Path(base) / "batchgen"
+    if not any(settings.get(name) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")):
+        return None
     return Path(platformdirs.user_state_dir("batchgen", appauthor=False))
 
 

@@ -17,7 +17,7 @@ LAYERS: list[list[str]] = [
     ["errors", "settings"],
     ["records", "events", "profiles", "report.clean"],
     ["retry", "quota", "dispatch", "planning", "lift", "providers", "manifest"],
-    ["transport", "store", "ledger"],
+    ["transport", "store", "ledger", "shared"],
     ["engine"],
     ["job"],
     ["report"],

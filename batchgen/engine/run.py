@@ -31,9 +31,10 @@ from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
 from batchgen.planning import Forecast, Wishes, forecast, no_room
-from batchgen.quota import MARGIN_S, Window
+from batchgen.quota import MARGIN_S, SharedLog, Window
 from batchgen.retry import RetryPolicy
-from batchgen.settings import Settings
+from batchgen.settings import Settings, state_folder
+from batchgen.shared import SharedFile, open_shared, quota_name
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from batchgen.transport import Transport
@@ -130,6 +131,7 @@ class _Run:
         self.first_survey: Survey | None = None
         self.stop_message = ""
         self.manifest_path = os.path.abspath(manifest.path)
+        self.shared: SharedFile | None = None
 
     # --- telling
 
@@ -195,7 +197,12 @@ class _Run:
         )
         results.open(tidy=tidy)
         apply_survey(ledger, self.store, survey)
-        outcome = await self._drive(ledger, engine, survey, routes, results)
+        self.shared = open_shared(state_folder(self.settings), self.note)
+        try:
+            outcome = await self._drive(ledger, engine, survey, routes, results)
+        finally:
+            if self.shared is not None:
+                self.shared.close()
         try:
             results.tidy(rebuild=bool(survey.removed or survey.moves or repairs))
             ledger.set_meta(results_tidy="yes")
@@ -243,7 +250,7 @@ class _Run:
         started, loop = time.time(), asyncio.get_running_loop()
         limits, options = self.manifest.limits, self.options
         concurrency = options.concurrency or limits.concurrency
-        budget = self._budget(ledger)
+        budget = await self._budget(ledger)
         prospect = forecast(list(survey.loads.values()), concurrency, budget)
         if budget is not None and prospect.usd is None:
             unknown = ", ".join(load.model for load in survey.loads.values() if load.unpriced)
@@ -261,6 +268,8 @@ class _Run:
                     storing=concurrency + STORING,
                     policy=policy,
                     budget_usd=budget,
+                    shared=self._shared_logs(survey, routes),
+                    on_spent=self._spent,
                     deadline_s=None
                     if options.deadline is None
                     else loop.time() + max(0.0, options.deadline - time.time()),
@@ -299,14 +308,48 @@ class _Run:
                     await engine.drive(dispatch, execution.execute)
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
 
-    def _budget(self, ledger: Ledger) -> float | None:
-        """USD this run may spend: its own limit, and what today's leaves of it. None: no limit is set."""
+    async def _budget(self, ledger: Ledger) -> float | None:
+        """USD this run may spend: its own limit, and what all jobs have left of the day's and the month's. None: no limit."""
         limits, options = self.manifest.limits, self.options
         budgets = [options.max_usd if options.max_usd is not None else limits.budget_usd]
-        if limits.budget_usd_per_day is not None:
-            midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-            budgets.append(max(0.0, limits.budget_usd_per_day - ledger.reader.spent_since(midnight.timestamp())))
+        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+        day, month = midnight.timestamp(), midnight.replace(day=1).timestamp()
+        await self._make_good(ledger, day, month)
+        for since, most in ((day, limits.budget_usd_per_day), (month, limits.budget_usd_per_month)):
+            if most is not None:
+                budgets.append(max(0.0, most - await self._spent_since(ledger, since)))
         return min((budget for budget in budgets if budget is not None), default=None)
+
+    async def _make_good(self, ledger: Ledger, day: float, month: float) -> None:
+        """Add to the shared spend what only this job's ledger knows: of a run that was killed, or had no shared file."""
+        if self.shared is None or self.options.emulator_url is not None:
+            return
+        for since, at in ((day, time.time()), (month, month)):
+            missing = ledger.reader.spent_since(since) - await self.shared.spent_since(since, self.store.root)
+            if missing > 1e-9:
+                self.shared.spend(self.store.root, missing, at)
+
+    async def _spent_since(self, ledger: Ledger, at: float) -> float:
+        """USD of all jobs of this user; of this job alone when nothing is shared or nothing is real."""
+        own = ledger.reader.spent_since(at)
+        if self.shared is None or self.options.emulator_url is not None:
+            return own
+        return max(own, await self.shared.spent_since(at))
+
+    def _spent(self, usd: float) -> None:
+        if self.shared is not None and self.options.emulator_url is None:
+            self.shared.spend(self.store.root, usd)
+
+    def _shared_logs(self, survey: Survey, routes: Mapping[str, Route]) -> dict[str, SharedLog]:
+        """The log of starts of every lane with a quota, by lane."""
+        logs: dict[str, SharedLog] = {}
+        for lane, load in survey.loads.items():
+            route = routes[lane]
+            if self.shared is not None and load.rpm is not None:
+                secret = route.auth[1] if route.auth else ""
+                name = quota_name(route.profile.provider, route.base_url, secret, route.profile.id)
+                logs[lane] = self.shared.starts(name, 60.0 + MARGIN_S)
+        return logs
 
     def _window(self, lane: str, survey: Survey, ledger: Ledger, now_s: float) -> Window | None:
         """The lane's quota, seeded with what was sent in the minute before this process began."""

@@ -35,7 +35,12 @@ class Limits(_Strict):
     budget_usd: float | None = Field(
         None, gt=0, description="Stop before one run spends more than this, in US dollars."
     )
-    budget_usd_per_day: float | None = Field(None, gt=0, description="The same for all runs of one day together.")
+    budget_usd_per_day: float | None = Field(
+        None, gt=0, description="The same for all jobs of the user in one day together."
+    )
+    budget_usd_per_month: float | None = Field(
+        None, gt=0, description="The same for all jobs of the user in one calendar month together."
+    )
     max_items: int | None = Field(
         None, ge=1, description="Refuse to expand to more items. Without it 10,000 for YAML, no limit for JSONL lines."
     )

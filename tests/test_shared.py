@@ -1,0 +1,295 @@
+"""What is shared by all processes of the user: never more than the quota of them together, and one purse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import batchgen
+from batchgen.dispatch import Dispatch, fixed_supply
+from batchgen.emulator import EmulatorOptions, serve
+from batchgen.engine.online import OnlineEngine
+from batchgen.events import Noted
+from batchgen.quota import NotBefore, Reserved, Window
+from batchgen.retry import RetryPolicy
+from batchgen.settings import Settings, state_folder
+from batchgen.shared import FILE_NAME, SharedFile, open_shared, quota_name
+from tests.conftest import make_sample
+from tests.test_quota import most_in_a_minute
+from tests.test_run import Bench, items
+
+ROOT = Path(__file__).parent.parent
+FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0)
+
+
+async def child(*arguments: object) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.shared_child", *map(str, arguments), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+
+
+@pytest.fixture
+async def shared(state_home: Path) -> AsyncIterator[SharedFile]:
+    file = SharedFile(state_home, print)
+    yield file
+    file.close()
+
+
+def plant(folder: Path, *stamps: float) -> None:
+    connection = sqlite3.connect(folder / FILE_NAME)
+    with connection:
+        connection.executemany("INSERT INTO start (quota, at) VALUES ('q', ?)", [(at,) for at in stamps])
+    connection.close()
+
+
+async def test_four_processes_together_never_exceed_the_quota_and_use_it(state_home):
+    limit, period_s, seconds = 20, 2.0, 5.0
+    children = [await child("starts", state_home, limit, period_s, seconds) for _ in range(4)]
+    lines = [line.split() for one in children for line in (await one.communicate())[0].decode().splitlines()]
+    assert {word for word, _ in lines} == {"at"}
+    stamps = sorted(float(at) for _, at in lines)
+    # A child prints a moment after its stamp, so its figures may lie closer together by a few milliseconds.
+    assert most_in_a_minute(stamps, period_s - 0.05) <= limit
+    bursts = (stamps[-1] - stamps[0]) / period_s
+    print(f"{len(stamps)} starts in {bursts:.2f} periods of {limit}")
+    assert len(stamps) >= 2 * limit
+
+
+async def test_two_runs_at_once_keep_the_quota_of_their_common_key(tmp_path, state_home):
+    head = "defaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {rpm: 6}}\nitems:\n"
+    async with await serve(FAST) as emulator:
+        children = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            bench = Bench(emulator.base_url, tmp_path / name)
+            manifest = bench.manifest(items(*(f"{name} {n}" for n in range(9))), head)
+            children.append(await child("job", manifest, tmp_path / name / "out", emulator.base_url, state_home, 4))
+        codes = [await one.wait() for one in children]
+        assert (codes, await bench.requests()) == ([7, 7], 6)
+
+
+async def test_a_place_that_was_never_confirmed_expires_with_its_period(shared):
+    log = shared.starts("q", 0.3)
+    assert isinstance(await log.reserve(1), Reserved)
+    busy = await log.reserve(1)
+    assert isinstance(busy, NotBefore)
+    assert 0 < busy.wait_s <= 0.3
+    await asyncio.sleep(busy.wait_s + 0.01)
+    assert isinstance(await log.reserve(1), Reserved)
+
+
+async def test_a_place_counts_from_when_the_headers_left(shared):
+    log = shared.starts("q", 0.4)
+    answer = await log.reserve(1)
+    await asyncio.sleep(0.3)
+    log.sent(answer.place)
+    busy = await log.reserve(1)
+    assert busy.wait_s > 0.3
+
+
+async def test_a_place_that_expired_while_it_connected_still_counts_when_it_leaves(shared):
+    log = shared.starts("q", 0.1)
+    slow = await log.reserve(1)
+    await asyncio.sleep(0.15)
+    assert isinstance(await log.reserve(1), Reserved)  # forgets the slow one
+    await asyncio.sleep(0.15)
+    log.sent(slow.place)
+    assert isinstance(await log.reserve(1), NotBefore)
+
+
+async def test_a_refunded_place_is_free_at_once(shared):
+    log = shared.starts("q", 60.0)
+    log.refund((await log.reserve(1)).place)
+    assert isinstance(await log.reserve(1), Reserved)
+
+
+async def test_another_quota_is_not_touched(shared):
+    await shared.starts("q", 60.0).reserve(1)
+    assert isinstance(await shared.starts("other", 60.0).reserve(1), Reserved)
+
+
+async def test_stamps_of_a_clock_that_was_set_back_do_not_block(shared, state_home):
+    plant(state_home, time.time() + 3600)
+    assert isinstance(await shared.starts("q", 60.0).reserve(1), Reserved)
+
+
+def test_the_name_of_a_quota_tells_keys_servers_and_models_apart_and_holds_no_key():
+    names = {
+        quota_name("gemini", url, secret, model)
+        for url in ("https://a.example", "http://127.0.0.1:81")
+        for secret in ("secret-1", "secret-2")
+        for model in ("m", "n")
+    }
+    assert len(names) == 8
+    assert not any("secret" in name for name in names)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+async def test_only_the_user_can_read_the_file(shared, state_home):
+    await shared.starts("q", 60.0).reserve(1)
+    assert {path.stat().st_mode & 0o777 for path in state_home.iterdir()} == {0o600}
+
+
+def test_an_environment_without_a_home_shares_nothing(tmp_path):
+    assert state_folder(Settings({})) is None
+    assert state_folder(Settings({"XDG_STATE_HOME": str(tmp_path)})) == tmp_path / "batchgen"
+
+
+def test_a_state_folder_that_cannot_be_written_is_one_note(tmp_path):
+    (tmp_path / "state").write_text("a file stands where the folder should be")
+    notes: list[str] = []
+    assert open_shared(tmp_path / "state" / "batchgen", notes.append) is None
+    assert len(notes) == 1
+
+
+async def test_a_run_goes_on_unshared_when_the_file_is_no_database(tmp_path, state_home):
+    (state_home / "batchgen").mkdir(parents=True)
+    (state_home / "batchgen" / FILE_NAME).write_text("no database at all, and long enough to be seen as such" * 20)
+    async with await serve(FAST) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        job = batchgen.load(
+            bench.manifest(items("a", "b")), output=tmp_path / "out", emulate=True,
+            environ={"XDG_STATE_HOME": str(state_home)},
+        )  # fmt: skip
+        options = batchgen.RunOptions(emulator_url=emulator.base_url)
+        outcome = await batchgen.run(job, observers=[bench.events.append], options=options)
+    notes = [event.message for event in bench.events if isinstance(event, Noted) and "not shared" in event.message]
+    assert (outcome.exit_code, len(notes)) == (0, 1)
+
+
+async def test_a_fault_in_the_middle_of_a_run_is_told_once_and_gives_places_from_then_on(state_home):
+    notes: list[str] = []
+    file = SharedFile(state_home, notes.append)
+    log = file.starts("q", 60.0)
+    await log.reserve(1)
+    connection = sqlite3.connect(state_home / FILE_NAME)
+    connection.execute("DROP TABLE start")
+    connection.close()
+    assert [await log.reserve(1) for _ in range(3)] == [Reserved(None)] * 3
+    file.close()
+    assert len(notes) == 1
+
+
+async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
+    notes: list[str] = []
+    file = SharedFile(state_home, notes.append)
+    connection = sqlite3.connect(state_home / FILE_NAME)
+    connection.execute("DROP TABLE spend")
+    connection.close()
+    file.spend("job", 1.0)
+    file.close()
+    assert len(notes) == 1
+
+
+# --- dispatch
+
+
+@dataclass
+class OtherProcesses:
+    """A shared log whose answers others decide; remembers what it was told."""
+
+    answers: list[Reserved | NotBefore]
+    told: list[tuple[str, int]] = field(default_factory=list)
+
+    async def reserve(self, limit: int) -> Reserved | NotBefore:
+        await asyncio.sleep(0.5)
+        return self.answers.pop(0)
+
+    def sent(self, place: int) -> None:
+        self.told.append(("sent", place))
+
+    def refund(self, place: int) -> None:
+        self.told.append(("refund", place))
+
+
+def dispatch_beside(log: OtherProcesses) -> Dispatch:
+    supply = fixed_supply([("m", make_sample("a"))])
+    return Dispatch({"m": Window(60)}, supply, concurrency=5, policy=RetryPolicy(), shared={"m": log})
+
+
+def test_a_lane_waits_as_long_as_the_other_processes_need_and_then_starts(run):
+    log = OtherProcesses([NotBefore(30.0), Reserved(7)])
+    ends: list[float] = []
+
+    async def drive() -> None:
+        dispatch = dispatch_beside(log)
+
+        async def execute(work):
+            dispatch.sent(work)
+            ends.append(asyncio.get_running_loop().time())
+            dispatch.succeeded(work, 0.0)
+
+        await OnlineEngine().drive(dispatch, execute)
+
+    run(drive())
+    assert ends == [pytest.approx(1000.0 + 0.5 + 30.0 + 0.5)]
+    assert log.told == [("sent", 7)]
+
+
+def test_a_stop_while_the_log_was_asked_gives_the_place_back(run):
+    log = OtherProcesses([Reserved(7)])
+
+    async def drive() -> None:
+        dispatch = dispatch_beside(log)
+        asyncio.get_running_loop().call_later(0.2, dispatch.stop, "SIGINT")
+        assert await dispatch.take() is None
+        assert (dispatch.left(), dispatch.unsettled) == (1, 0)
+
+    run(drive())
+    assert log.told == [("refund", 7)]
+
+
+# --- money
+
+
+async def real_run(tmp_path: Path, name: str, url: str, limits: str, environ: dict[str, str]):
+    """A job that is not emulated, at a server on loopback."""
+    manifest = tmp_path / f"{name}.yaml"
+    entries = [{"id": f"i{n}", "prompt": f"{name} {n}"} for n in range(9)]
+    manifest.write_text(json.dumps({"defaults": {"model": "flash"}, "limits": limits, "items": entries}))
+    job = batchgen.load(manifest, environ={"BATCHGEN_GEMINI_BASE_URL": url, "GEMINI_API_KEY": "k", **environ})
+    return await batchgen.run(job)
+
+
+@pytest.mark.parametrize("span", ["day", "month"])
+async def test_one_budget_counts_all_jobs_of_the_user(tmp_path, state_home, span):
+    limits, environ = {f"budget_usd_per_{span}": 0.10}, {"XDG_STATE_HOME": str(state_home)}
+    async with await serve(FAST) as emulator:
+        first = await real_run(tmp_path, "one", emulator.base_url, limits, environ)
+        second = await real_run(tmp_path, "two", emulator.base_url, limits, environ)
+    assert (first.made, second.exit_code, second.made) == (2, 6, 0)
+
+
+async def test_what_was_spent_before_there_was_a_shared_file_counts_once(tmp_path, state_home):
+    limits, environ = {"budget_usd_per_day": 0.10}, {"XDG_STATE_HOME": str(state_home)}
+    async with await serve(FAST) as emulator:
+        alone = await real_run(tmp_path, "one", emulator.base_url, limits, {})
+        for _ in range(2):
+            await real_run(tmp_path, "one", emulator.base_url, limits, environ)
+    file = SharedFile(state_home / "batchgen", print)
+    assert await file.spent_since(0.0) == pytest.approx(alone.usd)
+    file.close()
+
+
+async def test_emulated_runs_count_for_nothing(tmp_path, state_home):
+    async with await serve(FAST) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        job = batchgen.load(
+            bench.manifest(items("a")),
+            output=tmp_path / "out",
+            emulate=True,
+            environ={"XDG_STATE_HOME": str(state_home)},
+        )
+        outcome = await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
+    file = SharedFile(state_home / "batchgen", print)
+    assert (outcome.usd > 0, await file.spent_since(0.0)) == (True, 0.0)
+    file.close()
