@@ -17,6 +17,7 @@ LABEL_COLUMNS = 10
 STOPS = {
     "budget": "the budget is used up",
     "deadline": "the time is up",
+    "stalled": "nothing succeeded any more",
     "SIGINT": "interrupted (SIGINT)",
     "SIGTERM": "told to stop (SIGTERM)",
     "SIGHUP": "the terminal went away (SIGHUP)",
