@@ -95,11 +95,13 @@ async def test_ten_kills_lose_nothing_and_cost_at_most_what_was_in_the_air_each_
         code = await stop_after(bench, await start(bench), requests, seconds, signal.SIGKILL)
         assert code == -signal.SIGKILL
         in_the_air += in_flight(bench)
-    await run_to_the_end(bench)
+    books = (await run_to_the_end(bench))["account"]
     stats = await bench.get("/_emulator/stats")
     with Reader.open(bench.folder / "out") as ledger:
         listed, open_now = ledger.attempts().get("uncertain", 0), len(ledger.open_attempts())
     assert 0 < listed <= in_the_air
+    beyond = sum(books["beyond"].values())
+    assert (books["holds"], books["wanted"], beyond) == (True, ITEMS, listed)
     assert (open_now, ITEMS <= stats["billed"] <= ITEMS + listed) == (0, True)
     await assert_whole(bench)
 
