@@ -298,7 +298,7 @@ def test_waiting_for_a_quota_never_counts_as_standing_still(run):
 
 
 def test_a_lane_that_has_not_failed_is_not_stopped_with_one_that_has(run):
-    script = {"bad0": [RateLimited("429")] * 10**5}
-    server = StubServer({"bad": 1.0, "slow": 2000.0}, script)
-    night = run(drive({"bad": 1, "slow": 3}, server, concurrency=2, stall_s=600.0))
+    script = {"bad0": [RateLimited("429", retry_after_s=5.0)] * 10**5}
+    server = StubServer({"bad": 1.0, "slow": 50.0}, script)
+    night = run(drive({"bad": 1, "slow": 3}, server, rpm={"slow": 1}, concurrency=2, stall_s=30.0))
     assert (night.dispatch.stopping, [key for _, key in night.done]) == ("stalled", ["slow0", "slow1", "slow2"])
