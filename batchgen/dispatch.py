@@ -99,6 +99,7 @@ class Lane:
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""
+    failing: bool = False  # something failed since its last success
     alike: tuple[str, set[str]] = ("", set())  # the reason of the last 4xx and the samples it hit in a row
 
     @property
@@ -121,6 +122,7 @@ class Dispatch:
     budget_usd: reserved before sending and settled by usage, so that parallel
     requests cannot overshoot. breaker: this many different samples in a row with the same 4xx stop the lane.
     shared: by lane, the log of starts of all processes, asked last before a start. on_spent: told of each amount.
+    stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class Dispatch:
         breaker: int = 5,
         shared: Mapping[str, SharedLog] | None = None,
         on_spent: Callable[[float], None] = lambda _: None,
+        stall_s: float | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -156,6 +159,8 @@ class Dispatch:
         self._estimate_usd = estimate_usd
         self._breaker = breaker
         self._on_spent = on_spent
+        self.stall_s = stall_s
+        self._failing_s: tuple[float, float] | None = None  # first and last failure since the last success
         self._rng = rng or random.Random()
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._waiter: asyncio.Future[None] | None = None
@@ -167,7 +172,7 @@ class Dispatch:
     # --- deciding: pure over `now_s`
 
     def decide(self, now_s: float) -> Decision:
-        """What a free worker should do at `now_s`. Changes nothing but the stop reason for deadline and budget."""
+        """What a free worker should do at `now_s`. Changes nothing but the stop reason."""
         self._check_limits(now_s)
         lanes = [lane for lane in self.lanes.values() if lane.open and lane.waiting] if not self.stopping else []
         if not lanes:
@@ -214,6 +219,17 @@ class Dispatch:
     def _check_limits(self, now_s: float) -> None:
         if not self.stopping and self.deadline_s is not None and now_s >= self.deadline_s:
             self.stopping = "deadline"
+        if not self.stopping and self._stalled():
+            self.stopping = "stalled"
+
+    def _stalled(self) -> bool:
+        """From failure to failure, so that a wait for a quota, however long, never counts; nor does it stop a lane that
+        has not failed."""
+        if self.stall_s is None or self._failing_s is None:
+            return False
+        first_s, last_s = self._failing_s
+        at_work = (lane for lane in self.lanes.values() if lane.open and (lane.waiting or lane.in_flight))
+        return last_s - first_s > self.stall_s and all(lane.failing for lane in at_work)
 
     def price(self, estimate_usd: Callable[[Sample], float | None]) -> None:
         """How to estimate what a sample will cost."""
@@ -303,6 +319,7 @@ class Dispatch:
         lane = self.lanes[work.lane]
         lane.alike = ("", set())
         lane.cool_streak = 0
+        lane.failing, self._failing_s = False, None
         self._account(work, work.usd if usd is None else usd)
         self._wake()
 
@@ -311,6 +328,8 @@ class Dispatch:
         lane = self.lanes[work.lane]
         self._account(work, work.usd if error.maybe_billed else 0.0)
         tries = work.tries.after(error)
+        now_s = self._clock()
+        lane.failing, self._failing_s = True, (self._failing_s[0] if self._failing_s else now_s, now_s)
         settlement = self._settle(lane, Work(work.sample, work.lane, tries), error, tries)
         self._wake()
         return settlement

@@ -82,7 +82,11 @@ async def drive(
     samples = [(lane, make_sample(f"{lane}{number}")) for lane, count in counts.items() for number in range(count)]
     windows = {lane: (Window(limit) if (limit := (rpm or {}).get(lane)) else None) for lane in counts}
     dispatch = Dispatch(
-        windows, fixed_supply(samples), concurrency=concurrency, policy=RetryPolicy(), rng=random.Random(1), **options
+        windows,
+        fixed_supply(samples),
+        concurrency=concurrency,
+        rng=random.Random(1),
+        **{"policy": RetryPolicy(), **options},  # type: ignore[arg-type]
     )
     night = Night(server, dispatch, [], 0.0, [])
     if on_start:
@@ -270,3 +274,31 @@ def test_work_that_vanishes_without_an_answer_does_not_leak_its_place(run):
         return dispatch.in_flight, dispatch.unsettled
 
     assert run(main()) == (0, 0)
+
+
+@pytest.mark.parametrize("error", [RateLimited("429"), RateLimited("429", retry_after_s=5.0), ServerFault("503")])
+def test_a_run_in_which_nothing_succeeds_stops_after_the_set_time(run, error):
+    script = {f"m{n}": [error] * 10**5 for n in range(10)}
+    night = run(drive({"m": 10}, StubServer(script=script), policy=RetryPolicy(attempts=10**6), stall_s=1800.0))
+    assert (night.dispatch.stopping, night.done, night.dispatch.left()) == ("stalled", [], 10)
+    assert 1800.0 < night.seconds < 1800.0 + 180.0
+
+
+def test_one_success_in_the_set_time_keeps_a_run_going(run):
+    script = {"m0": [RateLimited("429", retry_after_s=60.0)] * 25, "m1": [RateLimited("429", retry_after_s=60.0)] * 25}
+    night = run(drive({"m": 2}, StubServer(script=script), concurrency=1, stall_s=1800.0))
+    assert (night.dispatch.stopping, len(night.done)) == ("", 2)
+    assert night.seconds > 3000.0
+
+
+def test_waiting_for_a_quota_never_counts_as_standing_still(run):
+    script = {f"m{n}": [ServerFault("503")] for n in range(0, 40, 2)}
+    night = run(drive({"m": 40}, StubServer(script=script), rpm={"m": 1}, stall_s=70.0))
+    assert (night.dispatch.stopping, len(night.done)) == ("", 40)
+
+
+def test_a_lane_that_has_not_failed_is_not_stopped_with_one_that_has(run):
+    script = {"bad0": [RateLimited("429", retry_after_s=5.0)] * 10**5}
+    server = StubServer({"bad": 1.0, "slow": 50.0}, script)
+    night = run(drive({"bad": 1, "slow": 3}, server, rpm={"slow": 1}, concurrency=2, stall_s=30.0))
+    assert (night.dispatch.stopping, [key for _, key in night.done]) == ("stalled", ["slow0", "slow1", "slow2"])

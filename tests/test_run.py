@@ -409,3 +409,16 @@ async def test_a_key_that_the_server_echoes_is_not_kept_anywhere(tmp_path):
     assert "has been suspended" in everything
     for form in (key, base64.b64encode(key.encode()).decode().rstrip("="), key.encode().hex()):
         assert form not in everything
+
+
+async def test_a_run_in_which_nothing_succeeds_any_more_stops_with_4_and_says_so(bench):
+    outcome = await bench.run(items("[[fault:503]] a", "[[fault:429bare]] b"), stall_s=0.2)
+    assert (outcome.exit_code, outcome.stopped_by, outcome.made, outcome.left) == (4, "stalled", 0, 2)
+    assert "none succeeded" in outcome.message
+
+
+async def test_a_server_that_never_answers_holds_a_request_no_longer_than_its_time_limit(bench):
+    head = "defaults: {model: flash}\nmodels: {gemini-2.5-flash-image: {time_limit_s: 0.3}}\nitems:\n"
+    text = '  - {id: a, model: gemini-2.5-flash-image, prompt: "[[fault:hang]] a"}\n'
+    outcome = await asyncio.wait_for(bench.run(text, head=head, hold_uncertain=True), 10.0)
+    assert (outcome.exit_code, outcome.counts, outcome.maybe_requests) == (4, {"uncertain": 1}, 1)

@@ -28,7 +28,7 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
     """Make the images of MANIFEST that do not exist yet.
 
     Running again goes on where the last run stopped; only what is new, has changed or failed is asked for. The first
-    Ctrl-C lets what is in flight finish, the second gives it up.
+    Ctrl-C lets what is in flight finish, the second gives it up, the third leaves at once.
 
     \b
     Examples:

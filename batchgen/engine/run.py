@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
@@ -54,6 +55,7 @@ class RunOptions:
     max_usd: float | None = None
     deadline: float | None = None  # UTC seconds
     hold_uncertain: bool = False
+    stall_s: float | None = 1800.0  # stop when requests have failed for this long and none succeeded; None: never
     emulator_url: str | None = None
     install_signal_handlers: bool = False
 
@@ -92,6 +94,7 @@ class Outcome:
 EXIT_BY_STOP = {
     "budget": 6,
     "deadline": 7,
+    "stalled": 4,
     "SIGINT": 130,
     "SIGTERM": 143,
     "SIGHUP": 129,
@@ -270,6 +273,7 @@ class _Run:
                     budget_usd=budget,
                     shared=self._shared_logs(survey, routes),
                     on_spent=self._spent,
+                    stall_s=options.stall_s,
                     deadline_s=None
                     if options.deadline is None
                     else loop.time() + max(0.0, options.deadline - time.time()),
@@ -306,6 +310,8 @@ class _Run:
                 await fetch_links(ledger, self.store, transport, routes, self.note)
                 with self._signals(dispatch, execution):
                     await engine.drive(dispatch, execution.execute)
+                if dispatch.stopping == "stalled":
+                    self.stop_message = stalled_message(options.stall_s or 0.0)
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
 
     async def _budget(self, ledger: Ledger) -> float | None:
@@ -373,7 +379,10 @@ class _Run:
 
     @contextmanager
     def _signals(self, dispatch: Dispatch, execution: Execution) -> Iterator[None]:
-        """First signal: start nothing more. Second: give up what is in flight. Restores what was there before."""
+        """First signal: start nothing more. Second: give up what is in flight. Third: leave at once.
+
+        A SIGHUP that was ignored when the run began (nohup) stays ignored. Restores what was there before.
+        """
         if not self.options.install_signal_handlers:
             yield
             return
@@ -396,9 +405,17 @@ class _Run:
                 )
             else:
                 execution.cancel_in_flight()
+                for other in numbers:  # as plain handlers: they run even if the loop is stuck
+                    if sys.platform != "win32":
+                        loop.remove_signal_handler(other)
+                    signal.signal(other, _leave_at_once)
 
-        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        before = {number: signal.getsignal(number) for number in numbers}
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) for number in found}
+        numbers = [
+            number for number in found if signal.Signals(number).name != "SIGHUP" or before[number] != signal.SIG_IGN
+        ]
         for number in numbers:
             if sys.platform == "win32":
                 signal.signal(number, lambda got, _: loop.call_soon_threadsafe(interrupted, got))
@@ -470,6 +487,17 @@ class _Run:
             RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
         )
         return outcome
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    """The ledger is made for this: what was in flight is uncertain to the next run."""
+    with suppress(OSError):
+        os.write(2, b"\nleaving at once; the next run settles what was in flight\n")
+    os._exit(128 + number)
+
+
+def stalled_message(stall_s: float) -> str:
+    return f"requests kept failing for over {stall_s / 60:.0f} min and none succeeded; running again goes on from here"
 
 
 def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool) -> int:

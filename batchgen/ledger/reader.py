@@ -65,6 +65,29 @@ class StoredImage:
     file: ImageFile
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture."""
+
+    key: str
+    run_id: int
+    fingerprint: str
+    outcome: str | None
+    reason: str
+    http_status: int
+    pictures: int
+    made_later: bool
+    later_fingerprint: str | None
+    later_run: int | None
+
+
+BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed)"
+LATEST = (
+    "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
+    " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
+)
+
+
 class Reader:
     """Views of one ledger. Every method is one snapshot."""
 
@@ -286,6 +309,28 @@ class Reader:
             (run_id,),
         ).fetchone()
         return int(row[0])
+
+    def billed_requests(self) -> int:
+        """Requests that were billed, may have been, or are not settled."""
+        return int(self._connection.execute(f"SELECT count(*) FROM attempt a WHERE {BILLED}").fetchone()[0])
+
+    def picture_requests(self) -> int:
+        """Requests that hold the latest picture of a sample."""
+        row = self._connection.execute(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST}").fetchone()
+        return int(row[0])
+
+    def beyond_requests(self) -> list[Beyond]:
+        """Those of the billed ones that do not, in the order in which they were sent."""
+        covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
+        later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
+        rows = self._rows(
+            "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome, coalesce(a.reason, ''), coalesce(a.http_status, 0),"
+            " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
+            f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
+            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1) FROM attempt a WHERE {BILLED}"
+            f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST}) ORDER BY a.id"
+        )
+        return [Beyond(sample_key(item_id, n), *facts) for item_id, n, *facts in rows]
 
     def stored(self) -> Iterator[tuple[str, str, int, bool]]:
         """(path, sha256, bytes, whether it is its sample's latest image) of all that should lie in the folder, by path.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.ledger.reader import Money, Reader, RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
+from batchgen.report.account import account
 from batchgen.report.figures import utc_iso
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "stopped_models": {lane_model(lane): reason for lane, reason in outcome.stopped_lanes.items()},
         "reasons": reasons(reader),
         "uncertain": uncertain(reader),
+        "account": books(reader),
         "flagged": [{"path": path, "flags": list(flags)} for path, flags in reader.flagged(outcome.run_id, UNCERTAIN_MOST)],
         "flagged_total": reader.flagged_count(outcome.run_id),
         "newest": reader.newest_paths(outcome.run_id, NEWEST_MOST),
@@ -78,6 +80,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "usd": _money(reader.money()),
         "in_flight": _in_flight(reader),
         "uncertain": uncertain(reader),
+        "account": books(reader),
         "parked": {
             lane_model(lane): {"until": utc_iso(until), "message": message}
             for lane, (until, message) in reader.parked().items()
@@ -103,6 +106,11 @@ def reasons(reader: Reader) -> list[Facts]:
 
 def uncertain(reader: Reader) -> list[Facts]:
     return [{"id": key, "maybe_usd": usd} for key, usd in reader.uncertain(UNCERTAIN_MOST)]
+
+
+def books(reader: Reader) -> Facts:
+    """Requests of all runs that were or may have been billed, and what each was for."""
+    return account(reader.billed_requests(), reader.picture_requests(), reader.beyond_requests())
 
 
 def _money(money: Money) -> Facts:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchgen.report import figures
+from batchgen.report.account import account_lines
 from batchgen.report.clean import brief
 from batchgen.report.facts import Facts
 from batchgen.report.screen import Screen
@@ -17,6 +18,7 @@ LABEL_COLUMNS = 10
 STOPS = {
     "budget": "the budget is used up",
     "deadline": "the time is up",
+    "stalled": "nothing succeeded any more",
     "SIGINT": "interrupted (SIGINT)",
     "SIGTERM": "told to stop (SIGTERM)",
     "SIGHUP": "the terminal went away (SIGHUP)",
@@ -88,6 +90,8 @@ def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "why", lines
     if facts["uncertain"]:
         yield "uncertain", _uncertain(facts)
+    if lines := account_lines(facts["account"]):
+        yield "account", lines
     for model, reason in facts.get("stopped_models", {}).items():
         yield "stopped", [f"{model}: {reason}"]
     for model, until in facts["parked"].items():

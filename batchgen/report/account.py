@@ -1,0 +1,67 @@
+"""The books of a job: every request that was or may have been billed is wanted, listed with its cause, or a bug."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from batchgen.ledger.reader import Beyond
+
+LISTED_MOST = 10
+LABELS = {
+    "maybe_twice": "possibly billed twice",
+    "maybe_once": "possibly billed without a picture",
+    "again": "bought again",
+    "no_picture": "billed without a picture",
+    "open": "not settled yet",
+}
+
+
+def kind_and_cause(request: Beyond) -> tuple[str, str]:
+    """What a request beyond the wanted ones is, as a key of LABELS and a cause; `unexplained` when the ledger has none."""
+    if request.outcome is None:
+        return "open", "in flight, or its link still to be fetched"
+    if request.outcome != "succeeded":
+        doubtful = request.outcome == "uncertain" or request.http_status >= 500
+        kinds = ("maybe_twice", "maybe_once") if doubtful else ("again", "no_picture")
+        return kinds[0 if request.made_later else 1], request.reason
+    if not request.pictures:
+        return "no_picture", "withheld"
+    if request.later_fingerprint not in (None, request.fingerprint):
+        return "again", "changed"
+    if request.later_run not in (None, request.run_id):
+        return "again", "asked for anew, or its file was gone"
+    return "unexplained", "bought twice in one run without a cause"
+
+
+def account(billed: int, wanted: int, beyond: Sequence[Beyond]) -> dict[str, Any]:
+    """billed: requests that were or may have been; wanted: those whose picture is its sample's latest. Pure.
+
+    `holds` is false when they do not add up, or one of them has no cause: that is a bug.
+    """
+    counts: dict[str, int] = {}
+    listed: list[dict[str, str]] = []
+    for request in beyond:
+        kind, cause = kind_and_cause(request)
+        counts[kind] = counts.get(kind, 0) + 1
+        if kind == "unexplained" or sum(entry["kind"] == kind for entry in listed) < LISTED_MOST:
+            listed.append({"id": request.key, "kind": kind, "cause": cause})
+    holds = billed == wanted + len(beyond) and "unexplained" not in counts
+    return {"billed": billed, "wanted": wanted, "beyond": counts, "listed": listed, "holds": holds}
+
+
+def account_lines(books: dict[str, Any]) -> list[str]:
+    """For people; empty when every request was a wanted one."""
+    counts: dict[str, int] = books["beyond"]
+    if books["holds"] and not counts:
+        return []
+    terms = [f"{books['wanted']:,} wanted"]
+    terms += [f"{number:,} {LABELS.get(kind, kind)}" for kind, number in counts.items()]
+    lines = [f"billed {books['billed']:,} {'=' if books['holds'] else '≠'} {' + '.join(terms)} (requests, all runs)"]
+    if not books["holds"]:
+        lines.append("these do not balance: this is a bug in batchgen, please report it")
+    for kind, number in counts.items():
+        entries = [f"{entry['id']} ({entry['cause']})" for entry in books["listed"] if entry["kind"] == kind]
+        more = f", … and {number - len(entries):,} more" if number > len(entries) else ""
+        lines.append(f"    {LABELS.get(kind, kind)}: {', '.join(entries)}{more}")
+    return lines

@@ -1,0 +1,60 @@
+"""Real signals to real processes: nohup is obeyed, and a third Ctrl-C leaves whatever hangs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import pytest
+
+from batchgen.ledger.reader import Reader
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+
+
+def wait_for(process, text: str) -> None:
+    """Read the log on stderr until a line holds `text`."""
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended before it said {text!r}")
+
+
+@pytest.mark.parametrize(("ignored", "code"), [(True, 0), (False, 129)])
+def test_a_hangup_is_minded_unless_it_was_ignored_at_the_start_as_nohup_does(spawn, write, emulator, ignored, code):
+    emulator("--latency", "0.5")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)  # a child inherits it
+    try:
+        argv = ("run", str(write(dict.fromkeys("abc", "A mug"))), "--concurrency", "1", "--log-format", "json")
+        process = spawn(*argv)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(process, '"attempt_started"')
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=20)
+    assert process.returncode == code
+
+
+def test_a_third_ctrl_c_leaves_at_once_and_the_link_that_hung_is_fetched_next_time(spawn, write, emulator, tmp_path):
+    url = emulator("--latency", "0", "--drip", "60")
+    environ = {"BATCHGEN_AIMLAPI_BASE_URL": url, "AIMLAPI_API_KEY": "any"}
+    manifest = write({"a": "A mug [[fault:link_slow]]"}, head="defaults: {model: google/imagen-4.0-generate-001}\n")
+    process = spawn("run", str(manifest), "--log-format", "json", **environ)
+    wait_for(process, '"attempt_started"')
+    while not linked(tmp_path / "job"):
+        time.sleep(0.02)
+    for _ in range(2):  # the first lets it finish, the second gives up requests; a download is no request
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=5)
+    assert (process.returncode, "leaving at once" in err) == (130, True)
+    assert linked(tmp_path / "job")
+
+
+def linked(folder) -> bool:
+    """Whether an answer's link is durable and its picture is still to be fetched."""
+    with Reader.open(folder) as reader:
+        return any(attempt.links for attempt in reader.open_attempts())
