@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchgen.engine.run import Outcome, RunOptions
+    from batchgen.engine.outcome import Outcome, RunOptions
     from batchgen.job import Job, Plan, load, plan, run, run_sync
     from batchgen.ledger.ledger import Ledger
     from batchgen.planning import Wishes
@@ -22,8 +22,8 @@ __version__ = "0.1.0"
 __all__ = ["Job", "Ledger", "Outcome", "Plan", "RunOptions", "Wishes", "__version__", "load", "plan", "run", "run_sync"]
 
 _PLACES = {
-    "Outcome": "batchgen.engine.run",
-    "RunOptions": "batchgen.engine.run",
+    "Outcome": "batchgen.engine.outcome",
+    "RunOptions": "batchgen.engine.outcome",
     "Ledger": "batchgen.ledger.ledger",
     "Wishes": "batchgen.planning",
 }

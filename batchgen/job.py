@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from batchgen.engine.online import Engine
-from batchgen.engine.run import Outcome, RunOptions, run_job
+from batchgen.engine.outcome import Outcome, RunOptions
+from batchgen.engine.run import run_job
 from batchgen.engine.survey import Survey, Surveyor
 from batchgen.errors import UsageError
 from batchgen.events import Observer

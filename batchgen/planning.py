@@ -9,7 +9,8 @@ from typing import Literal
 from batchgen.records import Item, Known, Sample
 
 Action = Literal["generate", "move", "keep", "skip"]
-FINAL_REASONS = frozenset({"link_gone"})  # paid for and lost: only `retry` buys it again
+# Paid for, and behind a link that could not be fetched: only an explicit `retry` buys such a picture again.
+FINAL_REASONS = frozenset({"link_gone", "link_refused", "download_failed"})
 
 
 @dataclass(frozen=True, slots=True)

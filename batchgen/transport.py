@@ -153,7 +153,9 @@ class Transport:
                     async for chunk in response.content.iter_chunked(BATCH_BYTES):
                         received += len(chunk)
                         if received > most_bytes:
-                            raise DownloadFailed(f"the picture is larger than {most_bytes} bytes", reason="too_large")
+                            raise DownloadFailed(
+                                f"the picture is larger than {most_bytes} bytes", reason="link_refused"
+                            )
                         await loop.run_in_executor(self._executor, write, chunk)
                     return
             raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")

@@ -38,6 +38,11 @@ UNCERTAIN = known("uncertain", made=None, reason="timeout")
         (UNCERTAIN, True, ("generate", "retry: uncertain: timeout (it may have been billed)")),
         (REFUSED, True, ("skip", "refused: safety; change the prompt, or retry --refused")),
         (known("failed", made=None, reason="link_gone"), True, ("skip", "failed: link_gone; retry --failed")),
+        (
+            known("failed", made=None, reason="download_failed"),
+            True,
+            ("skip", "failed: download_failed; retry --failed"),
+        ),
     ],
 )
 def test_each_state_has_its_action_and_says_why(entry, there, answer):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import batchgen
-from batchgen.engine.run import EXIT_BY_STOP
+from batchgen.engine.outcome import EXIT_BY_STOP
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

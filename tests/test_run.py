@@ -18,7 +18,8 @@ from PIL import Image
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.run import Outcome
+from batchgen.engine import execute
+from batchgen.engine.outcome import Outcome
 from batchgen.errors import JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleSucceeded
 from batchgen.store.lock import JobLock
@@ -229,6 +230,17 @@ async def test_one_imagen_request_brings_several_samples_and_a_filtered_one_is_r
     assert len(bench.pictures()) == 3
 
 
+async def test_a_link_that_cannot_be_fetched_is_fetched_by_the_next_run_and_not_bought_again(bench, monkeypatch):
+    monkeypatch.setattr(execute, "DOWNLOAD_TRIES", 1)
+    text = '  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n'
+    first = await bench.run(text)
+    second = await bench.run(text)
+    assert (first.made, first.maybe_requests, second.exit_code) == (0, 1, 0)
+    assert ((await bench.get("/_emulator/stats"))["requests"], len(bench.pictures())) == (1, 1)
+    with batchgen.Ledger.open(bench.folder / "out") as ledger:
+        assert ledger.money().maybe_requests == 0
+
+
 async def test_a_link_is_fetched_as_a_stage_of_its_own_that_never_generates_again(bench):
     outcome = await bench.run('  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n')
     stats = await bench.get("/_emulator/stats")
@@ -238,6 +250,8 @@ async def test_a_link_is_fetched_as_a_stage_of_its_own_that_never_generates_agai
         await bench.run('  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n')
         assert (await bench.get("/_emulator/stats"))["requests"] == 1
     assert len(bench.pictures()) == 1
+    with batchgen.Ledger.open(bench.folder / "out") as ledger:
+        assert ledger.money().maybe_requests == 0
 
 
 async def test_a_bad_key_stops_the_run_with_exit_code_5(bench, monkeypatch):

@@ -21,7 +21,7 @@ from batchgen.report import figures
 from batchgen.report.board import Board
 
 if TYPE_CHECKING:
-    from batchgen.engine.run import Outcome
+    from batchgen.engine.outcome import Outcome
     from batchgen.events import Observer
     from batchgen.job import Job
     from batchgen.report.log import LogFormat

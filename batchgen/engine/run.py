@@ -7,22 +7,21 @@ import logging
 import os
 import socket
 import sqlite3
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
+from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
+from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
+from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import Survey, Surveyor
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
@@ -31,7 +30,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
-from batchgen.planning import Forecast, Wishes, forecast, no_room
+from batchgen.planning import Forecast, forecast, no_room
 from batchgen.quota import MARGIN_S, SharedLog, Window
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
@@ -42,66 +41,6 @@ from batchgen.transport import Transport
 
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 log = logging.getLogger("batchgen")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What the command line or a caller asks of one run. None: as the manifest says."""
-
-    wishes: Wishes = field(default_factory=Wishes)
-    only: tuple[str, ...] = ()
-    limit: int | None = None
-    concurrency: int | None = None
-    max_usd: float | None = None
-    deadline: float | None = None  # UTC seconds
-    hold_uncertain: bool = False
-    stall_s: float | None = 1800.0  # stop when requests have failed for this long and none succeeded; None: never
-    emulator_url: str | None = None
-    install_signal_handlers: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
-
-    usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
-    billed without a picture. left: wanted and not tried.
-    """
-
-    run_id: int
-    exit_code: int
-    stopped_by: str
-    message: str
-    seconds: float
-    kept: int
-    moved: int
-    counts: Mapping[str, int]
-    attempts: Mapping[str, int]
-    made: int
-    left: int
-    usd: float
-    estimated_usd: float
-    maybe_usd: float
-    maybe_requests: int
-    unpriced: int
-    folder: str
-    emulated: bool
-    forecast: Forecast
-    parked: Mapping[str, float] = field(default_factory=dict)
-    stopped_lanes: Mapping[str, str] = field(default_factory=dict)
-
-
-EXIT_BY_STOP = {
-    "budget": 6,
-    "deadline": 7,
-    "stalled": 4,
-    "SIGINT": 130,
-    "SIGTERM": 143,
-    "SIGHUP": 129,
-    "key_rejected": 5,
-    "billing": 5,
-    "disk": 5,
-}
 
 
 async def run_job(
@@ -130,7 +69,6 @@ class _Run:
         self.options = options
         self.observers = list(observers)
         self.backlog = Backlog()
-        self.interrupts = 0
         self.first_survey: Survey | None = None
         self.stop_message = ""
         self.manifest_path = os.path.abspath(manifest.path)
@@ -155,28 +93,33 @@ class _Run:
     # --- the run
 
     async def run(self, engine: Engine) -> Outcome:
-        if not ledger_path(self.store.folder).is_file():
-            # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
-            self.first_survey = self._survey(None)
-            open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
-        self.store.prepare()
-        lock = JobLock(self.store.folder)
-        lock.acquire()
         try:
-            self.store.lay_ballast()
-            if self.first_survey is not None and ledger_path(self.store.folder).is_file():
-                self.first_survey = None  # another process ran this job in between: look again at what is left
-                self.backlog.close()
-                self.backlog = Backlog()
-            ledger = Ledger(self.store.folder)
+            if not ledger_path(self.store.folder).is_file():
+                # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
+                self.first_survey = self._survey(None)
+                open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
+            self.store.prepare()
+            lock = JobLock(self.store.folder)
+            lock.acquire()
             try:
-                return await self._locked(ledger, engine)
+                return await self._behind_lock(engine)
             finally:
-                ledger.close()
+                self.store.rescue.release_ballast()
+                lock.release()
         finally:
             self.backlog.close()
-            self.store.rescue.release_ballast()
-            lock.release()
+
+    async def _behind_lock(self, engine: Engine) -> Outcome:
+        self.store.lay_ballast()
+        if self.first_survey is not None and ledger_path(self.store.folder).is_file():
+            self.first_survey = None  # another process ran this job in between: look again at what is left
+            self.backlog.close()
+            self.backlog = Backlog()
+        ledger = Ledger(self.store.folder)
+        try:
+            return await self._locked(ledger, engine)
+        finally:
+            ledger.close()
 
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
         emulated = self.options.emulator_url is not None
@@ -184,9 +127,10 @@ class _Run:
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        await self._fetch_earlier(ledger)
         survey = self.first_survey or self._survey(ledger)
         self._check_room(survey, emulated)
-        routes, warnings = self._routes(survey, ledger)
+        routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
         ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
@@ -240,12 +184,15 @@ class _Run:
             on_step=None,
         ).walk()
 
-    def _routes(self, survey: Survey, ledger: Ledger) -> tuple[dict[str, Route], list[str]]:
-        profiles = {profile.id: profile for profile in survey.profiles.values()}
-        for attempt in ledger.reader.open_attempts():
-            model = attempt.lane.split("/", 1)[1]
-            profiles.setdefault(model, self.manifest.catalogue.resolve(model))
-        return open_routes(profiles.values(), self.settings, self.options.emulator_url)
+    async def _fetch_earlier(self, ledger: Ledger) -> None:
+        """Before anything is planned: pictures that an earlier run paid for and could not fetch from their links."""
+        models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
+        if models:
+            profiles = [self.manifest.catalogue.resolve(model) for model in models]
+            routes, _ = open_routes(profiles, self.settings, self.options.emulator_url)
+            with ThreadPoolExecutor(1) as executor:
+                async with Transport(1, executor) as transport:
+                    await fetch_links(ledger, self.store, transport, routes, self.note)
 
     async def _drive(
         self, ledger: Ledger, engine: Engine, survey: Survey, routes: Mapping[str, Route], results: ResultsFile
@@ -253,7 +200,8 @@ class _Run:
         started, loop = time.time(), asyncio.get_running_loop()
         limits, options = self.manifest.limits, self.options
         concurrency = options.concurrency or limits.concurrency
-        budget = await self._budget(ledger)
+        purse = Purse(self.store.root, ledger.reader, None if options.emulator_url is not None else self.shared)
+        budget = await purse.budget_usd(limits, options.max_usd)
         prospect = forecast(list(survey.loads.values()), concurrency, budget)
         if budget is not None and prospect.usd is None:
             unknown = ", ".join(load.model for load in survey.loads.values() if load.unpriced)
@@ -272,7 +220,7 @@ class _Run:
                     policy=policy,
                     budget_usd=budget,
                     shared=self._shared_logs(survey, routes),
-                    on_spent=self._spent,
+                    on_spent=purse.spend,
                     stall_s=options.stall_s,
                     deadline_s=None
                     if options.deadline is None
@@ -307,44 +255,15 @@ class _Run:
                         emulated=options.emulator_url is not None,
                     )
                 )
-                await fetch_links(ledger, self.store, transport, routes, self.note)
-                with self._signals(dispatch, execution):
+                with (
+                    stop_on_signals(dispatch, execution, self.emit)
+                    if options.install_signal_handlers
+                    else nullcontext()
+                ):
                     await engine.drive(dispatch, execution.execute)
                 if dispatch.stopping == "stalled":
                     self.stop_message = stalled_message(options.stall_s or 0.0)
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
-
-    async def _budget(self, ledger: Ledger) -> float | None:
-        """USD this run may spend: its own limit, and what all jobs have left of the day's and the month's. None: no limit."""
-        limits, options = self.manifest.limits, self.options
-        budgets = [options.max_usd if options.max_usd is not None else limits.budget_usd]
-        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-        day, month = midnight.timestamp(), midnight.replace(day=1).timestamp()
-        await self._make_good(ledger, day, month)
-        for since, most in ((day, limits.budget_usd_per_day), (month, limits.budget_usd_per_month)):
-            if most is not None:
-                budgets.append(max(0.0, most - await self._spent_since(ledger, since)))
-        return min((budget for budget in budgets if budget is not None), default=None)
-
-    async def _make_good(self, ledger: Ledger, day: float, month: float) -> None:
-        """Add to the shared spend what only this job's ledger knows: of a run that was killed, or had no shared file."""
-        if self.shared is None or self.options.emulator_url is not None:
-            return
-        for since, at in ((day, time.time()), (month, month)):
-            missing = ledger.reader.spent_since(since) - await self.shared.spent_since(since, self.store.root)
-            if missing > 1e-9:
-                self.shared.spend(self.store.root, missing, at)
-
-    async def _spent_since(self, ledger: Ledger, at: float) -> float:
-        """USD of all jobs of this user; of this job alone when nothing is shared or nothing is real."""
-        own = ledger.reader.spent_since(at)
-        if self.shared is None or self.options.emulator_url is not None:
-            return own
-        return max(own, await self.shared.spent_since(at))
-
-    def _spent(self, usd: float) -> None:
-        if self.shared is not None and self.options.emulator_url is None:
-            self.shared.spend(self.store.root, usd)
 
     def _shared_logs(self, survey: Survey, routes: Mapping[str, Route]) -> dict[str, SharedLog]:
         """The log of starts of every lane with a quota, by lane."""
@@ -376,58 +295,6 @@ class _Run:
             else:
                 ledger.unparked(lane)
         return parked
-
-    @contextmanager
-    def _signals(self, dispatch: Dispatch, execution: Execution) -> Iterator[None]:
-        """First signal: start nothing more. Second: give up what is in flight. Third: leave at once.
-
-        A SIGHUP that was ignored when the run began (nohup) stays ignored. Restores what was there before.
-        """
-        if not self.options.install_signal_handlers:
-            yield
-            return
-        import signal
-
-        loop = asyncio.get_running_loop()
-
-        def interrupted(number: int) -> None:
-            self.interrupts += 1
-            name = signal.Signals(number).name
-            if self.interrupts == 1:
-                dispatch.stop(name)
-                self.emit(
-                    Stopping(
-                        at=time.time(),
-                        reason=name,
-                        in_flight=dispatch.in_flight,
-                        message=f"finishing {dispatch.in_flight} in flight; once more to give them up",
-                    )
-                )
-            else:
-                execution.cancel_in_flight()
-                for other in numbers:  # as plain handlers: they run even if the loop is stuck
-                    if sys.platform != "win32":
-                        loop.remove_signal_handler(other)
-                    signal.signal(other, _leave_at_once)
-
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        found = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        before = {number: signal.getsignal(number) for number in found}
-        numbers = [
-            number for number in found if signal.Signals(number).name != "SIGHUP" or before[number] != signal.SIG_IGN
-        ]
-        for number in numbers:
-            if sys.platform == "win32":
-                signal.signal(number, lambda got, _: loop.call_soon_threadsafe(interrupted, got))
-            else:
-                loop.add_signal_handler(number, interrupted, number)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                if sys.platform != "win32":
-                    loop.remove_signal_handler(number)
-                signal.signal(number, before[number])
 
     # --- the end
 
@@ -487,30 +354,3 @@ class _Run:
             RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
         )
         return outcome
-
-
-def _leave_at_once(number: int, frame: FrameType | None) -> None:
-    """The ledger is made for this: what was in flight is uncertain to the next run."""
-    with suppress(OSError):
-        os.write(2, b"\nleaving at once; the next run settles what was in flight\n")
-    os._exit(128 + number)
-
-
-def stalled_message(stall_s: float) -> str:
-    return f"requests kept failing for over {stall_s / 60:.0f} min and none succeeded; running again goes on from here"
-
-
-def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool) -> int:
-    """The process's exit code, as the README lists them. Pure.
-
-    A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
-    """
-    if stopping in EXIT_BY_STOP:
-        return EXIT_BY_STOP[stopping]
-    if stopping:
-        return 1
-    if parked:
-        return 8
-    if missing <= 0:
-        return 0
-    return 4 if breaker or (tried and not made) else 3

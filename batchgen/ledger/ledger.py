@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchgen.errors import ProviderError
+from batchgen.errors import LedgerError, ProviderError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path, open_for_writing
 from batchgen.ledger.writer import Writer
@@ -36,8 +36,13 @@ class Ledger:
 
     def __init__(self, job_folder: Path) -> None:
         path = ledger_path(job_folder)
-        self.writer = Writer(open_for_writing(path))
-        self.reader = Reader.open(job_folder)
+        connection = open_for_writing(path)
+        try:
+            self.reader = Reader.open(job_folder)
+        except LedgerError:
+            connection.close()
+            raise
+        self.writer = Writer(connection)
         self.run_id = 0
 
     @classmethod
@@ -139,7 +144,8 @@ class Ledger:
 
         def change(db: sqlite3.Connection) -> None:
             db.execute(
-                "UPDATE attempt SET outcome = 'succeeded', reason = '', sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
+                "UPDATE attempt SET outcome = 'succeeded', reason = '', message = '', maybe_billed = 0,"
+                " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
                 " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ? WHERE id = ?",
                 (sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, attempt),
             )

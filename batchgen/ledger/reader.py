@@ -177,7 +177,7 @@ class Reader:
             " coalesce(sum(usd) FILTER (WHERE usd_source = 'estimate'), 0),"
             " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed), 0), count(*) FILTER (WHERE maybe_billed),"
             " count(*) FILTER (WHERE outcome = 'succeeded' AND usd IS NULL)"
-            f" FROM attempt WHERE outcome IS NOT NULL {where}",
+            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed) {where}",
             values,
         ).fetchone()
         return Money(*row)

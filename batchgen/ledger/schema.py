@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import LedgerError
@@ -108,20 +109,15 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=64
         )
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error}. It is left as it is") from None
+    with _closed_on_failure(connection, path):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if not connection.execute("PRAGMA user_version").fetchone()[0]:
             connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
-        elif version != VERSION:
-            raise LedgerError(
-                f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"
-            )
-    except sqlite3.Error as error:
-        raise unreadable(error, path) from None
-    except OSError as error:
-        raise LedgerError(f"the ledger {path} cannot be opened: {error}. It is left as it is") from None
+        _check_version(connection, path)
     return connection
 
 
@@ -129,18 +125,34 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
     if not path.is_file():
         raise LedgerError(f"no ledger at {path}: nothing has run here yet")
+    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10.0, check_same_thread=False
-        )
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False)
     except sqlite3.Error as error:
         raise unreadable(error, path) from None
+    with _closed_on_failure(connection, path):
+        _check_version(connection, path)
+    return connection
+
+
+@contextlib.contextmanager
+def _closed_on_failure(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        connection.close()
+        raise unreadable(error, path) from None
+    except LedgerError:
+        connection.close()
+        raise
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != VERSION:
         raise LedgerError(
             f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"
         )
-    return connection
 
 
 def network_file_system(folder: Path) -> str | None:

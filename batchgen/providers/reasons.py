@@ -75,6 +75,8 @@ REMEDIES: Mapping[str, str] = {
     "connect_failed": "check network, proxy and base URL; nothing was billed",
     "unanswered": "possibly billed: `--on-uncertain retry` asks again, `hold` leaves it for you to decide",
     "download_failed": "the picture is paid for: run again to fetch it from its link, while the link lives",
+    "link_gone": "the picture was paid for and its link has died: `retry --failed --reason link_gone` buys it again",
+    "link_refused": "the picture was paid for and its link is not safe to follow; look at the link, or buy it again with `retry`",
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,

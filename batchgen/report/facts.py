@@ -14,7 +14,7 @@ from batchgen.report.account import account
 from batchgen.report.figures import utc_iso
 
 if TYPE_CHECKING:
-    from batchgen.engine.run import Outcome
+    from batchgen.engine.outcome import Outcome
 
 REASONS_MOST = 3
 UNCERTAIN_MOST = 10

@@ -1,0 +1,88 @@
+"""What may be asked of a run, and how it ended, in figures and as an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from batchgen.planning import Forecast, Wishes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the command line or a caller asks of one run. None: as the manifest says."""
+
+    wishes: Wishes = field(default_factory=Wishes)
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    concurrency: int | None = None
+    max_usd: float | None = None
+    deadline: float | None = None  # UTC seconds
+    hold_uncertain: bool = False
+    stall_s: float | None = 1800.0  # stop when requests have failed for this long and none succeeded; None: never
+    emulator_url: str | None = None
+    install_signal_handlers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
+
+    usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
+    billed without a picture. left: wanted and not tried.
+    """
+
+    run_id: int
+    exit_code: int
+    stopped_by: str
+    message: str
+    seconds: float
+    kept: int
+    moved: int
+    counts: Mapping[str, int]
+    attempts: Mapping[str, int]
+    made: int
+    left: int
+    usd: float
+    estimated_usd: float
+    maybe_usd: float
+    maybe_requests: int
+    unpriced: int
+    folder: str
+    emulated: bool
+    forecast: Forecast
+    parked: Mapping[str, float] = field(default_factory=dict)
+    stopped_lanes: Mapping[str, str] = field(default_factory=dict)
+
+
+EXIT_BY_STOP = {
+    "budget": 6,
+    "deadline": 7,
+    "stalled": 4,
+    "SIGINT": 130,
+    "SIGTERM": 143,
+    "SIGHUP": 129,
+    "key_rejected": 5,
+    "billing": 5,
+    "disk": 5,
+}
+
+
+def stalled_message(stall_s: float) -> str:
+    return f"requests kept failing for over {stall_s / 60:.0f} min and none succeeded; running again goes on from here"
+
+
+def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool) -> int:
+    """The process's exit code, as the README lists them. Pure.
+
+    A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
+    """
+    if stopping in EXIT_BY_STOP:
+        return EXIT_BY_STOP[stopping]
+    if stopping:
+        return 1
+    if parked:
+        return 8
+    if missing <= 0:
+        return 0
+    return 4 if breaker or (tried and not made) else 3

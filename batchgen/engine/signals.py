@@ -1,0 +1,73 @@
+"""What Ctrl-C, SIGTERM and SIGHUP do to a run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from batchgen.dispatch import Dispatch
+from batchgen.engine.execute import Execution
+from batchgen.events import Event, Stopping
+
+
+@contextmanager
+def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Event], None]) -> Iterator[None]:
+    """First signal: start nothing more. Second: give up what is in flight. Third: leave at once.
+
+    A SIGHUP that was ignored when the run began (nohup) stays ignored. Restores what was there before.
+    """
+    loop = asyncio.get_running_loop()
+    interrupts = 0
+
+    def interrupted(number: int) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        name = signal.Signals(number).name
+        if interrupts == 1:
+            dispatch.stop(name)
+            emit(
+                Stopping(
+                    at=time.time(),
+                    reason=name,
+                    in_flight=dispatch.in_flight,
+                    message=f"finishing {dispatch.in_flight} in flight; once more to give them up",
+                )
+            )
+        else:
+            execution.cancel_in_flight()
+            for other in numbers:  # as plain handlers: they run even if the loop is stuck
+                if sys.platform != "win32":
+                    loop.remove_signal_handler(other)
+                signal.signal(other, _leave_at_once)
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in found}
+    numbers = [
+        number for number in found if signal.Signals(number).name != "SIGHUP" or before[number] != signal.SIG_IGN
+    ]
+    for number in numbers:
+        if sys.platform == "win32":
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(interrupted, got))
+        else:
+            loop.add_signal_handler(number, interrupted, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            if sys.platform != "win32":
+                loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    """The ledger is made for this: what was in flight is uncertain to the next run."""
+    with suppress(OSError):
+        os.write(2, b"\nleaving at once; the next run settles what was in flight\n")
+    os._exit(128 + number)
