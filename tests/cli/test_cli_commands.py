@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -381,6 +382,6 @@ def test_a_mistyped_command_gets_a_suggestion(batchgen):
 def test_a_damaged_ledger_is_said_and_left_alone(batchgen, job, folder):
     ledger = folder / ".batchgen" / "ledger.sqlite"
     ledger.write_bytes(b"not a database, but long enough to look like a file" * 40)
-    with pytest.raises(sqlite3.DatabaseError):
-        sqlite3.connect(ledger).execute("PRAGMA user_version")
+    with contextlib.closing(sqlite3.connect(ledger)) as connection, pytest.raises(sqlite3.DatabaseError):
+        connection.execute("PRAGMA user_version")
     assert batchgen("status", str(job)).code == 5
