@@ -73,6 +73,8 @@ def _again(known: Known, wishes: Wishes) -> tuple[Action, str]:
     if wanted and (wishes.explicit or known.reason not in FINAL_REASONS):
         extra = " (it may have been billed)" if known.state == "uncertain" else ""
         return "generate", f"retry: {words}{extra}"
+    if known.reason in FINAL_REASONS:
+        return "skip", f"{words}; paid for: fetched by the next run if its link answers, retry --failed buys it again"
     remedy = {"refused": "change the prompt, or retry --refused", "uncertain": "held: retry --uncertain"}
     return "skip", f"{words}; {remedy.get(known.state, 'retry --failed')}"
 

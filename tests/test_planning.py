@@ -21,6 +21,7 @@ def verdict(entry: Known | None, wishes: Wishes | None = None, *, there: bool = 
 
 FAILED = known("failed", made=None, reason="overloaded")
 REFUSED = known("refused", made=None, reason="safety")
+PAID = "paid for: fetched by the next run if its link answers, retry --failed buys it again"
 UNCERTAIN = known("uncertain", made=None, reason="timeout")
 
 
@@ -37,11 +38,11 @@ UNCERTAIN = known("uncertain", made=None, reason="timeout")
         (FAILED, True, ("generate", "retry: failed: overloaded")),
         (UNCERTAIN, True, ("generate", "retry: uncertain: timeout (it may have been billed)")),
         (REFUSED, True, ("skip", "refused: safety; change the prompt, or retry --refused")),
-        (known("failed", made=None, reason="link_gone"), True, ("skip", "failed: link_gone; retry --failed")),
+        (known("failed", made=None, reason="link_gone"), True, ("skip", f"failed: link_gone; {PAID}")),
         (
             known("failed", made=None, reason="download_failed"),
             True,
-            ("skip", "failed: download_failed; retry --failed"),
+            ("skip", f"failed: download_failed; {PAID}"),
         ),
     ],
 )

@@ -101,10 +101,6 @@ def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "unlike", _flagged(facts)
 
 
-def _total(facts: Facts) -> int:
-    return sum(number for state, number in facts["samples"].items() if state != "superseded")
-
-
 def _images(facts: Facts) -> str:
     images, samples = facts["images"], facts["samples"]
     parts = [f"{images['made']:,} made", f"{images['kept']:,} kept"]
