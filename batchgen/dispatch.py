@@ -394,6 +394,11 @@ class Dispatch:
         if len(seen) >= self._breaker:
             lane.stopped = "breaker"
 
+    def supplied(self, lane: str) -> None:
+        """The backlog has got more for this lane."""
+        self.lanes[lane].left = self._supply.left(lane)
+        self._wake()
+
     def stop(self, reason: str) -> None:
         """Start nothing more; what is in flight goes on. The first reason stays."""
         self.stopping = self.stopping or reason

@@ -17,7 +17,7 @@ import pybase64
 from batchgen.records import LIFTED
 
 THRESHOLD_BYTES = 64 * 1024
-DROPPED_KEYS = frozenset({b"thoughtSignature", b"thought_signature"})  # megabytes that single requests never need again
+SIGNATURE_KEYS = frozenset({b"thoughtSignature", b"thought_signature"})  # megabytes that only conversations need again
 _BASE64_START = re.compile(rb"(?:[A-Za-z0-9+/]|\\/){256}")
 _OUTSIDE, _INSIDE, _LIFTING = range(3)
 
@@ -30,11 +30,15 @@ class Lifter:
     """Feed chunks, then `close()` for the envelope. Not thread-safe; one call at a time.
 
     open_sink: called with the number of each long string, in order of appearance. A long string that is not base64
-    is marked `lifted:bad` in the envelope, which a codec reads as a broken answer.
+    is marked `lifted:bad` in the envelope, which a codec reads as a broken answer. signatures: keep them in the envelope,
+    as they are, for the next turn of a conversation; they are dropped otherwise.
     """
 
-    def __init__(self, open_sink: Callable[[int], Sink], threshold_bytes: int = THRESHOLD_BYTES) -> None:
+    def __init__(
+        self, open_sink: Callable[[int], Sink], threshold_bytes: int = THRESHOLD_BYTES, *, signatures: bool = False
+    ) -> None:
         self._open_sink = open_sink
+        self._whole = SIGNATURE_KEYS if signatures else frozenset[bytes]()
         self._threshold = threshold_bytes
         self._envelope: list[bytes] = []
         self._buffer = b""
@@ -85,7 +89,7 @@ class Lifter:
         """A string that began at `start`: pass it on when it ends soon, begin to lift it when it is long."""
         end = _string_end(buffer, start)
         length = (len(buffer) if end < 0 else end) - start
-        if length >= self._threshold and _BASE64_START.match(buffer, start):
+        if length >= self._threshold and self._key not in self._whole and _BASE64_START.match(buffer, start):
             self._begin_lifting()
             return start, False
         if end < 0:
@@ -99,7 +103,7 @@ class Lifter:
     def _begin_lifting(self) -> None:
         self._state = _LIFTING
         self._carry, self._bad = b"", False
-        if self._key in DROPPED_KEYS:
+        if self._key in SIGNATURE_KEYS:
             self._sink = None
             return
         self._sink = self._open_sink(self._count)

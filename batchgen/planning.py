@@ -57,6 +57,8 @@ def judge(
             if not wishes.explicit
             else ("skip", "its file is missing: not asked for")
         )
+    if known.state == "blocked":
+        return "generate", "no longer blocked"
     if known.fingerprint != fingerprint:
         fields = ", ".join(changed()) or "the request"
         return ("generate", f"changed: {fields}") if not wishes.explicit else ("skip", "changed: not asked for")

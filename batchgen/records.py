@@ -14,7 +14,9 @@ class Item:
     """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
 
     model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
-    references: absolute paths. origin: `file:line` of the entry, for messages. None means: not asked for.
+    references: absolute paths, and `@id` or `@id#n` for the picture of another item. origin: `file:line` of the entry,
+    for messages. None means: not asked for.
+    A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Item:
     negative_prompt: str | None = None
     tags: tuple[str, ...] = ()
     priority: int = 0
+    turn: int = 0
+    history: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given
     origin: str = ""
 
@@ -66,6 +70,27 @@ def sample_key(item_id: str, n: int) -> str:
     return item_id if n == 1 else f"{item_id}#{n}"
 
 
+def needs(item: Item, n: int) -> tuple[str, ...]:
+    """Keys of the samples that must have their pictures before sample n of `item` can be asked for."""
+    if not item.references and item.turn < 2:
+        return ()
+    keys = [item_ref_key(name) for name in item.references if name.startswith("@")]
+    if item.turn > 1:
+        keys.append(sample_key(previous_turn(item), n))
+    return tuple(dict.fromkeys(keys))
+
+
+def previous_turn(item: Item) -> str:
+    """The id of the turn before: turns are called `{id}-t1`, `{id}-t2` and so on."""
+    return f"{item.id.rpartition('-t')[0]}-t{item.turn - 1}"
+
+
+def item_ref_key(name: str) -> str:
+    """The sample key that a reference `@id` or `@id#n` names."""
+    item_id, _, n = name[1:].partition("#")
+    return sample_key(item_id, int(n or 1))
+
+
 @dataclass(frozen=True, slots=True)
 class ReferenceImage:
     """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared."""
@@ -76,9 +101,13 @@ class ReferenceImage:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a codec needs beside the sample and cannot fetch itself."""
+    """What a codec needs beside the sample and cannot fetch itself.
+
+    turns: the model's own turns of the conversation so far, each the JSON text that the codec's `turn` gave.
+    """
 
     references: tuple[ReferenceImage, ...] = ()
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +184,7 @@ class ImageFile:
     flags: tuple[str, ...] = ()  # "size" | "ratio": not what was asked for; kept all the same
 
 
-State = Literal["wanted", "running", "succeeded", "refused", "failed", "uncertain", "superseded"]
+State = Literal["wanted", "running", "succeeded", "refused", "failed", "uncertain", "blocked", "superseded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

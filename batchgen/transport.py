@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping
@@ -85,10 +86,12 @@ class Transport:
         *,
         on_sent: Callable[[], None],
         open_sink: Callable[[int], Sink],
+        signatures: bool = False,
     ) -> Answer:
         """Send once and receive the whole answer; no redirects, no retries.
 
         on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
+        signatures: leave thought signatures in the envelope, where they are otherwise dropped.
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
         sent = SimpleNamespace(yes=False, tell=on_sent)
@@ -100,19 +103,21 @@ class Transport:
             async with self._session.request(
                 request.method,
                 base_url + request.path,
-                data=request.body,
+                data=request.body if len(request.body) < BATCH_BYTES else io.BytesIO(request.body),  # in pieces
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
                 trace_request_ctx=sent,
             ) as response:
-                return await self._receive(response, open_sink, auth[1].split()[-1] if auth else "")
+                return await self._receive(
+                    response, Lifter(open_sink, signatures=signatures), auth[1].split()[-1] if auth else ""
+                )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
 
-    async def _receive(self, response: aiohttp.ClientResponse, open_sink: Callable[[int], Sink], secret: str) -> Answer:
+    async def _receive(self, response: aiohttp.ClientResponse, lifting: Lifter, secret: str) -> Answer:
         good = 200 <= response.status < 300
-        lifter = Lifter(open_sink) if good else None
+        lifter = lifting if good else None
         most = BODY_MAX_BYTES if good else ERROR_MAX_BYTES
         loop = asyncio.get_running_loop()
         held: list[bytes] = []

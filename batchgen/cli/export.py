@@ -20,7 +20,15 @@ from batchgen.records import Result, sample_key
 from batchgen.report import figures
 from batchgen.report.clean import clean, json_text, without_secrets
 
-STATES = ("wanted", "running", "succeeded", "refused", "failed", "uncertain")  # not what the manifest has given up
+STATES = (
+    "wanted",
+    "running",
+    "succeeded",
+    "refused",
+    "failed",
+    "uncertain",
+    "blocked",
+)  # not what the manifest has given up
 COLUMNS = (
     "key", "id", "n", "state", "model", "file", "width", "height", "format", "bytes", "sha256", "flags", "usd",
     "usd_source", "reason", "message", "attempts", "tags", "prompt", "text", "fingerprint", "updated_at", "drafts",

@@ -20,7 +20,7 @@ from batchgen.report.facts import Facts, job_facts, process_lives, seconds_since
 from batchgen.report.screen import Screen
 from batchgen.report.summary import money_lines, show_block, trouble
 
-STATES = ("succeeded", "running", "wanted", "refused", "failed", "uncertain", "superseded")
+STATES = ("succeeded", "running", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
 NARROW = 80  # below this a table of states does not fit
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import pybase64
 
 from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
+from batchgen.engine.dependents import Dependents
 from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.recover import whole_pictures
 from batchgen.engine.settle import Stored, discard, made_result, settle
@@ -20,6 +24,7 @@ from batchgen.errors import (
     DownloadFailed,
     HeldUncertain,
     LedgerError,
+    Malformed,
     ProviderError,
     StoreError,
     Unanswered,
@@ -39,8 +44,9 @@ from batchgen.events import (
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.profiles.price import estimate_usd
+from batchgen.providers.base import Conversing
 from batchgen.quota import daily_reset
-from batchgen.records import Inputs, ReferenceImage, Reply, ReplyImage, Sample, sample_key
+from batchgen.records import LIFTED, Reply, ReplyImage, Sample, sample_key
 from batchgen.retry import RetryPolicy, backoff_s
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
@@ -63,7 +69,7 @@ class Execution:
         store: Store,
         transport: Transport,
         results: ResultsFile,
-        load_reference: Callable[[str], Awaitable[ReferenceImage]],
+        dependents: Dependents,
         executor: Executor,
         emit: Emit,
         policy: RetryPolicy,
@@ -75,7 +81,7 @@ class Execution:
         self._store = store
         self._transport = transport
         self._results = results
-        self._load_reference = load_reference
+        self._dependents = dependents
         self._executor = executor
         self._emit = emit
         self._policy = policy
@@ -117,7 +123,9 @@ class Execution:
         number = 1 + sum(work.tries.spent.values())
         unsendable: ProviderError | None = None
         try:
-            request = route.codec.build(sample, await self._inputs(sample))
+            if sample.item.turn and not isinstance(route.codec, Conversing):
+                raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
+            request = route.codec.build(sample, await self._dependents.inputs(sample))
         except ProviderError as error:
             unsendable = error
         except (OSError, UsageError) as error:
@@ -142,7 +150,15 @@ class Execution:
 
         try:
             answer = await self._send(
-                work, self._transport.send(route.base_url, request, route.auth, on_sent=on_sent, open_sink=open_sink)
+                work,
+                self._transport.send(
+                    route.base_url,
+                    request,
+                    route.auth,
+                    on_sent=on_sent,
+                    open_sink=open_sink,
+                    signatures=sample.item.turn > 0,
+                ),
             )
             del request
             sent = sent_at[0] if sent_at else None
@@ -158,7 +174,7 @@ class Execution:
         except (StoreError, LedgerError, OSError):
             await self._in_thread(lambda: self._say_where(sample, attempt))
             raise
-        self._succeeded(work, attempt, reply, stored, sent_at[0])
+        await self._succeeded(work, attempt, reply, stored, sent_at[0])
 
     async def _send(self, work: Work, sending: Coroutine[object, object, Answer]) -> Answer:
         """Send, and free the place in flight when a good answer is in; a bad one keeps it until dispatch has heard why.
@@ -178,9 +194,6 @@ class Execution:
             self.dispatch.received(work)
         return answer
 
-    async def _inputs(self, sample: Sample) -> Inputs:
-        return Inputs(tuple([await self._load_reference(path) for path in sample.item.references]))
-
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
@@ -195,7 +208,10 @@ class Execution:
     ) -> tuple[Reply, Stored | None]:
         """Decode, read and settle, in one visit to a thread. An answer with links is not settled yet: they are durable
         before this returns, so that a crash fetches instead of generating."""
-        reply = route.codec.read(answer.status, answer.headers, answer.envelope())
+        envelope = answer.envelope()
+        reply = route.codec.read(answer.status, answer.headers, envelope)
+        if sample.item.turn and isinstance(route.codec, Conversing):
+            self._store.keep_turn(attempt, with_lifted(route.codec.turn(envelope), spooled))
         if reply.links:
             self._ledger.links_received(attempt, reply.links)
             return reply, None
@@ -232,7 +248,12 @@ class Execution:
 
     # --- how it ended
 
-    def _succeeded(self, work: Work, attempt: int, reply: Reply, stored: Stored, sent_at: float) -> None:
+    async def _succeeded(self, work: Work, attempt: int, reply: Reply, stored: Stored, sent_at: float) -> None:
+        item = work.sample.item
+        made = [sample_key(item.id, picture.n) for picture in stored.pictures if picture.file.role == "image"]
+        self._dependents.made(made)  # before dispatch could find that nothing is left
+        for n, reason, _ in stored.missing:
+            await self._block([sample_key(item.id, n)], "refused", reason)
         self.dispatch.succeeded(work, stored.usd)
         item, now = work.sample.item, time.time()
         for picture in stored.pictures:
@@ -294,6 +315,8 @@ class Execution:
         if self.dispatch.stopping and not was_stopping:
             self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
         if ended:
+            keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
+            await self._block(keys, state, error.reason)
             await self._in_thread(lambda: self._results.append(sample))
             for n in range(sample.n, sample.n + sample.images):
                 self._emit(
@@ -306,6 +329,21 @@ class Execution:
                         message=error.message,
                     )
                 )
+
+    async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
+        """What waits for these samples will not be asked for in this run."""
+        for sample, why in await self._in_thread(lambda: self._dependents.never(keys, state, reason)):
+            await self._in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
+            self._emit(
+                SampleEnded(
+                    at=time.time(),
+                    key=sample.key,
+                    model=sample.item.model,
+                    state="blocked",
+                    reason="blocked",
+                    message=why,
+                )
+            )
 
     def _tell_of_lane(self, key: str, error: ProviderError, was_open: bool, was_cooled: float, now: float) -> None:
         lane = self.dispatch.lanes[key]
@@ -346,6 +384,23 @@ class Execution:
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], error: StoreError) -> None:
     loop.call_soon_threadsafe(call, error)
+
+
+def with_lifted(said: Mapping[str, Any], spooled: Sequence[SpoolFile]) -> bytes:
+    """JSON of the model's turn with its long strings put back from the files that they were decoded to."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(LIFTED):
+            number = value[len(LIFTED) :]
+            if not number.isdigit() or int(number) >= len(spooled):
+                raise Malformed("the model's turn holds data that is not base64")
+            with open(spooled[int(number)].path, "rb") as file:
+                return pybase64.b64encode(file.read()).decode("ascii")
+        if isinstance(value, dict):
+            return {key: whole(inner) for key, inner in value.items()}
+        return [whole(inner) for inner in value] if isinstance(value, list) else value
+
+    return json.dumps(whole(said), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def with_pictures(reply: Reply, count: int) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from batchgen.engine.lanes import Route
 from batchgen.engine.survey import Survey
 from batchgen.errors import DownloadFailed, ImageError
+from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
@@ -52,6 +54,10 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     for attempt in ledger.reader.open_attempts():
         if attempt.links:
             continue
+        if _lacks_its_turn(ledger, store, attempt):
+            uncertain += 1
+            _mark_uncertain(ledger, attempt)
+            continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
         found = whole_pictures(store, attempt.id)
         if found:
@@ -67,6 +73,12 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     if removed:
         note(f"removed {removed} incomplete file(s) of an interrupted run from the spool")
     return uncertain
+
+
+def _lacks_its_turn(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
+    """A picture of a conversation without what the model said serves nobody: the next turn could not be asked for."""
+    wire = json.loads(ledger.reader.wire(attempt.item_id, attempt.n) or "{}")
+    return "turn" in wire and not os.path.exists(store.turn_path(attempt.id))
 
 
 def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
@@ -213,8 +225,10 @@ def _mark_gone(ledger: Ledger, attempt: OpenAttempt, message: str) -> None:
     )
 
 
-def apply_survey(ledger: Ledger, store: Store, survey: Survey) -> None:
-    """Move what the manifest no longer wants to `superseded/`, and what it wants again to its name."""
+def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog) -> None:
+    """Note what is blocked; move what the manifest no longer wants to `superseded/`, and what it wants again to its name."""
+    while blocked := backlog.take_blocked(500):
+        ledger.blocked(blocked)
     at = time.time()
     for item_id, n, path in survey.removed:
         moved = store.supersede(path) if path else None

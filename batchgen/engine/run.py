@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
+from batchgen.engine.dependents import Dependents
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
@@ -143,7 +144,7 @@ class _Run:
             name=self.manifest.name,
         )
         results.open(tidy=tidy)
-        apply_survey(ledger, self.store, survey)
+        apply_survey(ledger, self.store, survey, self.backlog)
         self.shared = open_shared(state_folder(self.settings), self.note)
         try:
             outcome = await self._drive(ledger, engine, survey, routes, results)
@@ -151,7 +152,7 @@ class _Run:
             if self.shared is not None:
                 self.shared.close()
         try:
-            results.tidy(rebuild=bool(survey.removed or survey.moves or repairs))
+            results.tidy(rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs))
             ledger.set_meta(results_tidy="yes")
         except (StoreError, LedgerError):
             if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
@@ -236,7 +237,9 @@ class _Run:
                     store=self.store,
                     transport=transport,
                     results=results,
-                    load_reference=self.manifest.references.load_async,
+                    dependents=Dependents(
+                        self.backlog, ledger, self.store, self.manifest.references, dispatch.supplied
+                    ),
                     executor=executor,
                     emit=self.emit,
                     policy=policy,
@@ -337,7 +340,7 @@ class _Run:
             counts=counts,
             attempts=attempts,
             made=made,
-            left=dispatch.left(),
+            left=dispatch.left() + self.backlog.held,
             usd=money.spent,
             estimated_usd=money.estimated,
             maybe_usd=money.maybe,

@@ -6,9 +6,10 @@ import hashlib
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from batchgen.engine.dependents import blocked_by, wire_of
 from batchgen.engine.lanes import lane_key
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
@@ -17,7 +18,7 @@ from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
 from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, selected
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import Item, Known, Sample
+from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_key
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
@@ -33,6 +34,20 @@ class Move:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a sample stands that another one needs: made, to be made in this run, or neither, with the reason.
+
+    sha256 and attempt: of its picture; why: in words; state: of the ledger, when that is what stands in the way.
+    """
+
+    sha256: str = ""
+    attempt: int = 0
+    pending: bool = False
+    why: str = ""
+    state: str = ""
+
+
 @dataclass(slots=True)
 class Survey:
     """What a run would do. whys: samples by reason; removed: (item id, n) the manifest no longer wants."""
@@ -44,12 +59,13 @@ class Survey:
     profiles: dict[str, Profile] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
+    blocked: int = 0  # of the skipped ones: what they need has failed
     items: int = 0
     wanted: int = 0  # samples to ask for
 
 
 class Surveyor:
-    """One walk. on_step: told of every step but `keep`, in the order of the manifest."""
+    """One walk, and a second one when items need pictures of others. on_step: told of every step but `keep`."""
 
     def __init__(
         self,
@@ -72,58 +88,200 @@ class Surveyor:
         self._backlog = backlog
         self._on_step = on_step
         self._matched = 0  # ledger samples that the manifest still wants
-        self._digests: dict[str, str] = {}
+        self._scheduled: set[str] | None = (
+            None if limit is None else set()
+        )  # keys; without a limit all that is wanted is
+        self._standings: dict[str, Standing] = {}  # of samples that others need, by key
         self.survey = Survey()
 
     def walk(self) -> Survey:
         """Raises ManifestError with everything that is wrong with the manifest."""
-        for items in _chunks(self._manifest.items(), CHUNK):
-            known = self._reader.known([item.id for item in items]) if self._reader else {}
-            for item in items:
-                self._item(item, known.get(item.id, ()))
+        for item, known in self._items():
+            if not needs(item, 1):
+                self._item(item, known)
+        if self._manifest.needed_ids:
+            self._walk_dependents()
         if self._reader is not None and self._matched < self._reader.current_count():
             self.survey.removed = list(self._removed(self._reader))
         return self.survey
 
+    def _items(self) -> Iterator[tuple[Item, Sequence[Known]]]:
+        for items in _chunks(self._manifest.items(), CHUNK):
+            known = self._reader.known([item.id for item in items]) if self._reader else {}
+            for item in items:
+                yield item, known.get(item.id, ())
+
+    def _walk_dependents(self) -> None:
+        """Items that need others, each after what it needs. Only those that stand before that are kept in memory."""
+        later: list[tuple[Item, Sequence[Known]]] = []
+        for item, known in self._items():
+            if not needs(item, 1):
+                if item.id in self._manifest.needed_ids:
+                    self._note_standings(item, known)
+            elif self._ready(item):
+                self._dependent(item, known)
+            else:
+                later.append((item, known))
+        while later:  # ends: the manifest has no circles
+            waiting, later = later, []
+            for item, known in waiting:
+                if self._ready(item):
+                    self._dependent(item, known)
+                else:
+                    later.append((item, known))
+
+    def _ready(self, item: Item) -> bool:
+        return all(key in self._standings for n in range(1, item.count + 1) for key in needs(item, n))
+
     def _item(self, item: Item, known: Sequence[Known]) -> None:
         self.survey.items += 1
-        digests = [self._manifest.references.digest(path) for path in item.references] if item.references else ()
-        wire = wire_facts(item, digests)
+        wire = wire_facts(item, [self._manifest.references.digest(path) for path in item.references])
         mark = fingerprint(wire)
         if item.count == 1 and len(known) == 1 and self._is_done(item, known[0], mark):
             self._matched += 1
             self.survey.kept += not self._only or selected(item, self._only)
             return
-        by_n = {entry.n: entry for entry in known}
-        self._matched += sum(1 for entry in known if entry.n <= item.count and entry.state != "superseded")
+        by_n = self._match(item, known)
         if self._only and not selected(item, self._only):
             return
-        wire = wire_facts(
-            item, [self._manifest.references.digest(path) for path in item.references] if item.references else ()
-        )
-        mark = fingerprint(wire)
+        to_generate: list[tuple[Sample, str]] = []
+        for n in range(1, item.count + 1):
+            sample = Sample(item=item, n=n, fingerprint=mark, wire=wire, known=n in by_n)
+            action, why, move = self._decide(sample, by_n.get(n))
+            if action == "generate":
+                to_generate.append((sample, why))
+            else:
+                self._note(sample, action, why, move)
+        self._generate(item, to_generate)
+
+    def _dependent(self, item: Item, known: Sequence[Known]) -> None:
+        """An item whose needs have all been judged."""
+        self.survey.items += 1
+        by_n = self._match(item, known)
+        chosen = not self._only or selected(item, self._only)
         to_generate: list[tuple[Sample, str]] = []
         for n in range(1, item.count + 1):
             entry = by_n.get(n)
-            action, why = judge(entry, mark, self._wishes, self._store.has, lambda n=n: self._changed(item, n, wire))  # type: ignore[misc]
-            if (
-                action == "keep"
-                and entry is not None
-                and entry.path is not None
-                and self._in_place(item, n, entry.path)
-            ):
-                self.survey.kept += 1
-                continue
-            sample = Sample(item=item, n=n, fingerprint=mark, wire=wire, known=entry is not None)
-            if entry is not None and not self._wishes.fresh and self._can_move(sample, entry, action, why):
-                continue
-            if action == "skip":
-                self.survey.skipped += 1
-                self._tell(Step(sample, action, why), 1)
+            standings = {key: self._standings[key] for key in needs(item, n)}
+            missing = next(((key, one) for key, one in standings.items() if not one.sha256 and not one.pending), None)
+            if not chosen:
+                standing = self._as_it_is(item.id, n)
+            elif missing is not None:
+                standing = self._without(item, n, entry, *missing)
             else:
-                to_generate.append((sample, why))
-        if to_generate:
-            self._generate(item, to_generate)
+                sample = self._with_needs(item, n, entry, standings)
+                if sample.fingerprint:
+                    action, why, move = self._decide(sample, entry)
+                else:
+                    action, why, move = *_after(entry, standings, self._wishes), None
+                if action == "generate" and (lost := self._lost_turn(sample, standings)):
+                    action, why = "skip", lost
+                if action == "generate":
+                    to_generate.append((sample, why))
+                else:
+                    self._note(sample, action, why, move)
+                standing = self._standing(sample, entry, action, why)
+            if item.id in self._manifest.needed_ids:
+                self._standings[sample_key(item.id, n)] = standing
+        self._generate(item, to_generate)
+        for sample, _ in to_generate:
+            if sample.key in self._standings:
+                self._standings[sample.key] = self._awaited(sample.key)
+
+    def _with_needs(self, item: Item, n: int, entry: Known | None, standings: Mapping[str, Standing]) -> Sample:
+        """With a fingerprint when all it needs is there, else without one."""
+        if any(one.pending for one in standings.values()):
+            return Sample(item=item, n=n, fingerprint="", wire=wire_facts(item), known=entry is not None)
+        wire = wire_of(item, n, self._manifest.references.digest, lambda key: standings[key].sha256)
+        return Sample(item=item, n=n, fingerprint=fingerprint(wire), wire=wire, known=entry is not None)
+
+    def _without(self, item: Item, n: int, entry: Known | None, key: str, standing: Standing) -> Standing:
+        """A sample that needs what will not be there: blocked when that failed, else only left for another time."""
+        sample = Sample(item=item, n=n, fingerprint="", wire=wire_facts(item), known=entry is not None)
+        why = blocked_by(key, standing.state, standing.why) if standing.state else f"needs @{key}, {standing.why}"
+        if standing.state and self._backlog is not None and not self._wishes.explicit:
+            self._backlog.block(sample, why)
+            self.survey.blocked += 1
+        self._note(sample, "skip", why, None)
+        return Standing(why="which is blocked", state="blocked" if standing.state else "")
+
+    def _lost_turn(self, sample: Sample, standings: Mapping[str, Standing]) -> str:
+        """Why the conversation cannot go on, when what the model said before is not kept."""
+        item = sample.item
+        if item.turn < 2:
+            return ""
+        before = standings[sample_key(previous_turn(item), sample.n)]
+        if before.pending or os.path.exists(self._store.turn_path(before.attempt)):
+            return ""
+        return f"the model's answer of {previous_turn(item)} is not kept; --fresh --only '{previous_turn(item)}' makes it anew"
+
+    def _match(self, item: Item, known: Sequence[Known]) -> dict[int, Known]:
+        self._matched += sum(1 for entry in known if entry.n <= item.count and entry.state != "superseded")
+        return {entry.n: entry for entry in known}
+
+    def _decide(self, sample: Sample, entry: Known | None) -> tuple[Action, str, Move | None]:
+        item, n = sample.item, sample.n
+        changed = lambda: changes(self._reader.wire(item.id, n), sample.wire) if self._reader else []  # noqa: E731
+        action, why = judge(entry, sample.fingerprint, self._wishes, self._store.has, changed)
+        if action == "keep" and entry is not None and entry.path is not None and self._in_place(item, n, entry.path):
+            return action, why, None
+        if entry is not None and not self._wishes.fresh:
+            move = self._move(sample, entry, action, why)
+            if move is not None:
+                renamed = entry.state == "succeeded" and move.old == entry.path
+                return "move", "renamed" if renamed else "it was bought before", move
+        return "generate" if action == "keep" else action, why, None
+
+    def _note(self, sample: Sample, action: Action, why: str, move: Move | None) -> None:
+        """What costs nothing."""
+        if action == "keep":
+            self.survey.kept += 1
+            return
+        if move is not None:
+            self.survey.moves.append(move)
+        else:
+            self.survey.skipped += 1
+        self._tell(Step(sample, action, why), 1)
+
+    # --- how samples stand that others need
+
+    def _note_standings(self, item: Item, known: Sequence[Known]) -> None:
+        """Of an item that was judged in the first walk: the same questions again, for the few that are needed."""
+        by_n = {entry.n: entry for entry in known}
+        wire = wire_facts(item, [self._manifest.references.digest(path) for path in item.references])
+        for n in range(1, item.count + 1):
+            sample = Sample(item=item, n=n, fingerprint=fingerprint(wire), wire=wire)
+            if self._only and not selected(item, self._only):
+                standing = self._as_it_is(item.id, n)
+            else:
+                action, why, _ = self._decide(sample, by_n.get(n))
+                standing = self._standing(sample, by_n.get(n), action, why)
+            self._standings[sample.key] = standing
+
+    def _standing(self, sample: Sample, entry: Known | None, action: Action, why: str) -> Standing:
+        if action == "generate":
+            return self._awaited(sample.key)
+        if action == "skip" or self._reader is None:
+            failed = entry is not None and entry.state in ("failed", "refused", "uncertain")
+            return (
+                Standing(why=entry.reason, state=entry.state)
+                if failed and entry
+                else Standing(why=f"which is left: {why}")
+            )
+        image = self._reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
+        return Standing(image.file.sha256, image.attempt) if image else Standing(why="whose picture is not recorded")
+
+    def _awaited(self, key: str) -> Standing:
+        if self._scheduled is not None and key not in self._scheduled:
+            return Standing(why="which is beyond --limit")
+        return Standing(pending=True)
+
+    def _as_it_is(self, item_id: str, n: int) -> Standing:
+        """Not selected by --only: serves if it has a picture, whatever the manifest says now."""
+        image = self._reader.picture(item_id, n) if self._reader else None
+        if image is not None and self._store.has(image.file.path, image.file.bytes):
+            return Standing(image.file.sha256, image.attempt)
+        return Standing(why="which is not made and not selected")
 
     def _is_done(self, item: Item, entry: Known, mark: str) -> bool:
         """The commonest case of a large manifest, answered without looking further."""
@@ -137,37 +295,29 @@ class Surveyor:
             and self._store.has(entry.path, entry.bytes)
         )
 
-    def _changed(self, item: Item, n: int, wire: str) -> list[str]:
-        return changes(self._reader.wire(item.id, n), wire) if self._reader else []
-
     def _in_place(self, item: Item, n: int, path: str) -> bool:
         stem = item.filename if n == 1 else f"{item.filename}-{n}"
         return path.rpartition(".")[0] == stem
 
-    def _can_move(self, sample: Sample, entry: Known, action: Action, why: str) -> bool:
+    def _move(self, sample: Sample, entry: Known, action: Action, why: str) -> Move | None:
         """A picture bought before for exactly this request serves again, wherever it lies."""
         if self._reader is None or (action == "generate" and why.startswith("fresh")):
-            return False
+            return None
         found = self._reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
         if found is None:
-            return False
+            return None
         file = found.file
         new = self._store.name(sample.item.filename, sample.n, file.format)
         old = file.path
         if not self._store.has(old, file.bytes):
             if not (self._store.has(new, file.bytes) and _sha256(os.path.join(self._store.root, new)) == file.sha256):
-                return False
+                return None
             old = new
-        self.survey.moves.append(Move(sample, old, new, file.bytes))
-        self._tell(
-            Step(
-                sample, "move", "it was bought before" if entry.state != "succeeded" or old != entry.path else "renamed"
-            ),
-            1,
-        )
-        return True
+        return Move(sample, old, new, file.bytes)
 
     def _generate(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
+        if not samples:
+            return
         profile = self._profile(item)
         lane = lane_key(item.provider, item.model)
         whys = {sample.n: why for sample, why in samples}
@@ -187,8 +337,18 @@ class Surveyor:
             load.unpriced += usd is None
             self.survey.wanted += group.images
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)
-        if self._backlog is not None and groups:
-            self._backlog.add(lane, groups)
+        self._schedule(lane, groups)
+
+    def _schedule(self, lane: str, groups: Sequence[Sample]) -> None:
+        if self._scheduled is not None:
+            self._scheduled.update(sample_key(one.item.id, one.n + k) for one in groups for k in range(one.images))
+        if self._backlog is None:
+            return
+        for group in groups:
+            awaited = [key for key in needs(group.item, group.n) if self._standings[key].pending]
+            if awaited:
+                self._backlog.hold(lane, group, awaited)
+        self._backlog.add(lane, [group for group in groups if group.fingerprint])
 
     def _profile(self, item: Item) -> Profile:
         profile = self.survey.profiles.get(item.model)
@@ -197,7 +357,8 @@ class Surveyor:
         return profile
 
     def _tell(self, step: Step, samples: int) -> None:
-        self.survey.whys[step.why] += samples
+        named, _, other = step.why.partition(" @")
+        self.survey.whys[f"{named} other items" if other else named] += samples  # not one reason for each id
         if self._on_step is not None:
             self._on_step(step)
 
@@ -213,6 +374,16 @@ class Surveyor:
                 if row is None or n > row[0]:
                     yield item_id, n, path
         wanted.close()
+
+
+def _after(entry: Known | None, standings: Mapping[str, Standing], wishes: Wishes) -> tuple[Action, str]:
+    """A sample whose needs are made in this run, so that its own request is not known yet."""
+    awaited = ", ".join(f"@{key}" for key, one in standings.items() if one.pending)
+    if wishes.explicit and (entry is None or entry.state not in {"blocked", *wishes.states}):
+        return "skip", "not asked for"
+    if entry is None:
+        return "generate", f"new, after {awaited}"
+    return "generate", f"changed: {awaited}" if entry.made_fingerprint else f"after {awaited}"
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -1,4 +1,4 @@
-"""Samples that wait for their first request: in memory while they are few, in a private temporary file when they are many."""
+"""Samples that wait for their first request or for other samples: in memory while they are few, else in a private temporary file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from batchgen.records import Item, Sample
 
 _ITEM_FIELDS = tuple(field.name for field in fields(Item))
-_TUPLES = ("references", "modalities", "tags")
+_TUPLES = ("references", "modalities", "tags", "history")
 
 
 class Backlog:
@@ -27,6 +27,10 @@ class Backlog:
         self._db.execute(
             "CREATE TABLE queue (lane TEXT, late INTEGER, seq INTEGER, body TEXT, PRIMARY KEY (lane, late, seq)) WITHOUT ROWID"
         )
+        self._db.execute("CREATE TABLE held (seq INTEGER PRIMARY KEY, lane TEXT, missing INTEGER, body TEXT)")
+        self._db.execute("CREATE TABLE need (key TEXT, seq INTEGER, PRIMARY KEY (key, seq)) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE blocked (seq INTEGER PRIMARY KEY, why TEXT, body TEXT)")
+        self.held = 0
         self._left: dict[str, int] = {}
         self._added = 0
 
@@ -53,6 +57,51 @@ class Backlog:
         )
         self._left[lane] = self.left(lane) - len(rows)
         return [_load(body) for _, _, body in rows]
+
+    def hold(self, lane: str, sample: Sample, keys: Iterable[str]) -> None:
+        """Keep a sample back until all of `keys`, which are to be made in this run, are made."""
+        self._added += 1
+        self.held += 1
+        wanted = set(keys)
+        self._db.execute("INSERT INTO held VALUES (?, ?, ?, ?)", (self._added, lane, len(wanted), _dump(sample)))
+        self._db.executemany("INSERT INTO need VALUES (?, ?)", ((key, self._added) for key in wanted))
+
+    def block(self, sample: Sample, why: str) -> None:
+        """Note a sample that cannot be asked for in this run."""
+        self._db.execute("INSERT INTO blocked (why, body) VALUES (?, ?)", (why, _dump(sample)))
+
+    def take_blocked(self, most: int) -> list[tuple[Sample, str]]:
+        rows = self._db.execute(
+            "DELETE FROM blocked WHERE seq IN (SELECT seq FROM blocked ORDER BY seq LIMIT ?) RETURNING why, body",
+            (most,),
+        ).fetchall()
+        return [(_load(body), why) for why, body in rows]
+
+    def made(self, key: str) -> list[tuple[str, Sample]]:
+        """(lane, sample) of all that waited for nothing but `key`; they are held no longer."""
+        if not self.held:
+            return []
+        waiting = self._db.execute(
+            "UPDATE held SET missing = missing - 1 WHERE seq IN (SELECT seq FROM need WHERE key = ?)"
+            " RETURNING seq, lane, missing, body",
+            (key,),
+        ).fetchall()
+        self._db.execute("DELETE FROM need WHERE key = ?", (key,))
+        ready = sorted((seq, lane, body) for seq, lane, missing, body in waiting if not missing)
+        self._db.executemany("DELETE FROM held WHERE seq = ?", ((seq,) for seq, _, _ in ready))
+        self.held -= len(ready)
+        return [(lane, _load(body)) for _, lane, body in ready]
+
+    def never(self, key: str) -> list[Sample]:
+        """Samples that waited for `key`, among others; they are held no longer."""
+        if not self.held:
+            return []
+        rows = self._db.execute(
+            "DELETE FROM held WHERE seq IN (SELECT seq FROM need WHERE key = ?) RETURNING seq, body", (key,)
+        ).fetchall()
+        self._db.executemany("DELETE FROM need WHERE seq = ?", ((seq,) for seq, _ in rows))
+        self.held -= len(rows)
+        return [_load(body) for _, body in sorted(rows)]
 
     def close(self) -> None:
         self._db.close()

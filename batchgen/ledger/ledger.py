@@ -210,6 +210,22 @@ class Ledger:
 
         await self.writer.write(change)
 
+    def blocked(self, samples: Sequence[tuple[Sample, str]]) -> None:
+        """Samples that cannot be asked for because what they need was not made; with the reason in words."""
+        at = time.time()
+
+        def change(db: sqlite3.Connection) -> None:
+            for sample, why in samples:
+                item = sample.item
+                db.execute(
+                    "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
+                    " VALUES (?, ?, ?, ?, 'blocked', '', ?, 'blocked', ?, ?) ON CONFLICT (item_id, n) DO UPDATE SET"
+                    " state = 'blocked', reason = 'blocked', message = excluded.message, updated_at = excluded.updated_at",
+                    (item.id, sample.n, item.model, ",".join(item.tags), sample.wire, why, at),
+                )
+
+        self._now(change)
+
     async def download_failed(self, attempt: int, sample: Sample, error: ProviderError) -> None:
         """The picture was made and its link could not be fetched: the attempt stays open, the next run fetches again."""
         at, item_id = time.time(), sample.item.id

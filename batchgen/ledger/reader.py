@@ -212,7 +212,7 @@ class Reader:
     def reasons(self, most: int = 3) -> list[tuple[str, int, str]]:
         """The commonest reasons why samples have no picture: (reason, how many, one of the vendor's messages)."""
         rows = self._rows(
-            "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain')"
+            "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain', 'blocked')"
             " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
             most,
         )
@@ -239,6 +239,17 @@ class Reader:
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
             " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1",
             (item_id, n, fingerprint),
+        ).fetchone()
+        return None if row is None else _stored(row)
+
+    def picture(self, item_id: str, n: int) -> StoredImage | None:
+        """The picture that a sample has now; None while it has none, or none that counts."""
+        row = self._connection.execute(
+            "SELECT i.attempt_id, i.k, i.item_id, i.n, i.spool, i.path, i.sha256, i.bytes, i.width, i.height, i.format,"
+            " i.role, i.flags FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
+            " AND i.fingerprint = s.made_fingerprint WHERE s.item_id = ? AND s.n = ? AND s.state = 'succeeded'"
+            " ORDER BY i.attempt_id DESC LIMIT 1",
+            (item_id, n),
         ).fetchone()
         return None if row is None else _stored(row)
 

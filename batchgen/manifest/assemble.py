@@ -50,10 +50,9 @@ class Assembler:
                     tell(("id",), f"is the same for every item; put a variable into it, such as {{{{ {variable} }}}}")
                     return
                 at = rows.place() if rows is not None else ""
-                made = OneItem(self._set, fields, {"index": index, **values}, tell, at).item(
+                for made in OneItem(self._set, fields, {"index": index, **values}, tell, at).items(
                     at or f"{self._origin}{raw.line}"
-                )
-                if made is not None:
+                ):
                     if learns:
                         self._remember(entry, made)
                     yield made

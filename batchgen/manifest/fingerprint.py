@@ -18,8 +18,11 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 _TEXTS = ("aspect_ratio", "image_size", "negative_prompt", "person_generation", "search", "system", "thinking")
 
 
-def wire_facts(item: Item, reference_digests: Sequence[str] = ()) -> str:
-    """Canonical JSON of all that reaches the wire except the sample's number. reference_digests: sha256, in order."""
+def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest: str | None = None) -> str:
+    """Canonical JSON of all that reaches the wire except the sample's number. reference_digests: sha256, in order.
+
+    earlier_digest: sha256 of the picture of the turn before, which stands for all that the model said in it.
+    """
     facts: dict[str, Any] = {name: text for name in _TEXTS if (text := getattr(item, name)) is not None}
     if item.seed is not None:
         facts["seed"] = item.seed
@@ -31,6 +34,11 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = ()) -> str:
         facts["safety"] = dict(item.safety)
     if item.extra:
         facts["extra"] = dict(item.extra)
+    if item.turn:
+        facts["turn"] = item.turn
+        facts["history"] = list(item.history)
+    if earlier_digest is not None:
+        facts["earlier_turn"] = earlier_digest
     if reference_digests:
         facts["references"] = list(reference_digests)
     head = f'{{"v":{VERSION},"model":{encode_basestring(item.model)},"provider":{encode_basestring(item.provider)}'

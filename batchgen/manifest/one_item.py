@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from batchgen.manifest.references import BadReferenceError, Picture, References
 from batchgen.manifest.sources import FieldPath, Place
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.profile import Profile
-from batchgen.records import Item
+from batchgen.records import Item, item_ref_key
 
 DEFAULT_MODEL = "flash"
 _SENT_AS_TEXT = ("prompt", "system", "negative_prompt")
@@ -63,12 +63,31 @@ class OneItem:
         self._tell = tell
         self._row = row
         self._wrong = False
+        self._turns: list[str] = []
 
-    def item(self, origin: str) -> Item | None:
+    def items(self, origin: str) -> list[Item]:
+        """The item, or one for each turn of a conversation; none when something is wrong."""
+        base = self._item(origin)
+        if base is None or not self._turns:
+            return [] if base is None else [base]
+        return [
+            replace(
+                base,
+                id=f"{base.id}-t{turn}",
+                filename=f"{base.filename}-t{turn}",
+                prompt=prompt,
+                turn=turn,
+                history=tuple(self._turns[: turn - 1]),
+            )
+            for turn, prompt in enumerate(self._turns, 1)
+        ]
+
+    def _item(self, origin: str) -> Item | None:
         fields = self._fill()
         item_id = fields.pop("id", None)
         self._check_texts(fields)
         checked = self._validated(fields)
+        self._turns = checked.turns or []
         filename = self._check_names(item_id, checked.filename) if item_id is not None else ""
         if self._wrong and checked.model is None and "model" in {**self._set.defaults, **self._entry}:
             return None  # which model was meant is not known, so nothing can be said about what it can do
@@ -79,7 +98,7 @@ class OneItem:
             return None
         return Item(
             id=names.composed(item_id),
-            prompt=str(checked.prompt),
+            prompt=checked.prompt or "",
             model=profile.id,
             provider=profile.provider,
             filename=filename,
@@ -115,6 +134,22 @@ class OneItem:
         if merged.get("id") is not None:
             fields["id"] = self._value("id", merged)
             self._variables["id"] = fields["id"]
+        if merged.get("turns") is not None and ("turns" in self._entry or "prompt" not in self._entry):
+            if "prompt" in self._entry:
+                self._say(("turns",), "stands beside a prompt: an item has the one or the other")
+            merged["prompt"] = None
+            turns = self._value("turns", merged)
+            if "id" not in fields and isinstance(turns, list) and turns and isinstance(turns[0], str):
+                fields["id"] = self._variables["id"] = names.default_id(turns[0])
+        else:
+            merged.pop("turns", None)
+            self._fill_prompt(fields, merged)
+        for name in merged:
+            if name not in ("id", "prompt") and (value := self._value(name, merged)) is not None:
+                fields[name] = value
+        return fields
+
+    def _fill_prompt(self, fields: Values, merged: Values) -> None:
         prompt = self._value("prompt", merged)
         if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
             if prompt is not None or merged.get("prompt") is None:  # else its template was complained about
@@ -123,10 +158,6 @@ class OneItem:
             fields["prompt"] = prompt
         if "id" not in fields and "prompt" in fields and isinstance(prompt, str):
             fields["id"] = self._variables["id"] = names.default_id(prompt)
-        for name in merged:
-            if name not in ("id", "prompt") and (value := self._value(name, merged)) is not None:
-                fields[name] = value
-        return fields
 
     def _value(self, name: str, merged: Mapping[str, Any]) -> Any:
         """A template that gives nothing, as an empty cell does, leaves the default."""
@@ -177,7 +208,9 @@ class OneItem:
             self._say(("id",), f"{shown(item_id)} {why}")
             return ""
         stem = names.composed(filename if filename is not None else item_id)
-        if why := names.stem_problem(stem):
+        if self._turns and len(item_id) > 96:
+            self._say(("id",), "has over 96 characters, too many for a conversation, whose turns add theirs")
+        if why := names.stem_problem(f"{stem}-t{len(self._turns)}" if self._turns else stem):
             self._say(("filename",) if filename is not None else ("id",), f"{shown(stem)} as a file name {why}")
         elif stem.lower().endswith(_PICTURE_SUFFIXES) and filename is not None:
             self._say(("filename",), "comes without an extension: what the picture is decides it")
@@ -196,13 +229,25 @@ class OneItem:
         for name, message in capability.check(profile, asked, self._set.catalogue):
             self._say((name,), message)
 
+    def _other_item(self, path: FieldPath, name: str) -> Picture | None:
+        """The picture of another item, of which nothing is known yet; whether there is such an item is seen at the end."""
+        item_id, mark, n = name[1:].partition("#")
+        if why := names.id_problem(item_id):
+            self._say(path, f"{shown(item_id)} {why}; write @id, or @id#2 for its second sample")
+        elif mark and not (n.isascii() and n.isdigit() and 0 < int(n[:9]) <= schema.COUNT_MAX):
+            self._say(path, f"{shown(name)}: what follows '#' is the number of a sample, from 1")
+        else:
+            return Picture("@" + item_ref_key(name), "image/png", 0)
+        return None
+
     def _find_references(self, profile: Profile, wanted: list[str]) -> dict[str, Picture]:
         """By real path, so that the same picture is sent once."""
         pictures: dict[str, Picture] = {}
         for index, name in enumerate(wanted):
             path: FieldPath = ("references", index)
             if name.startswith("@"):
-                self._say(path, "pictures of other items as references come in a later release")
+                if (picture := self._other_item(path, name)) is not None:
+                    pictures[picture.path] = picture
             elif "://" in name[:12]:
                 self._say(path, "references from the web come in a later release; save the picture beside the manifest")
             else:

@@ -15,6 +15,7 @@ from batchgen.manifest import schema
 from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.names import folded, sample_stem
+from batchgen.manifest.needed import Needed
 from batchgen.manifest.one_item import Setting
 from batchgen.manifest.references import References
 from batchgen.manifest.schema import Limits
@@ -80,6 +81,7 @@ class Manifest:
     name: str
     output: Path
     limits: Limits
+    needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
     @property
     def header_is_wrong(self) -> bool:
@@ -96,8 +98,11 @@ class Manifest:
             complaints.add(place, field, message)
         ids, stems = Seen(), Seen()
         nothing = True
-        for item, _ in self._walk(complaints):
+        needed = Needed()
+        for item, raw in self._walk(complaints):
             nothing = False
+            if item.references or item.turn > 1:
+                needed.add(item, raw)
             ids.add(item.id)
             stems.add(folded(item.filename))
             for n in range(2, item.count + 1):
@@ -106,6 +111,11 @@ class Manifest:
         if nothing and not complaints.total:
             complaints.add((0, 0), "", "has no items")
         self._complain_of_repeats(ids.repeated(), stems.repeated(), complaints)
+        if needed:
+            needed.check(item for item, _ in self._walk(Complaints(str(self.path))))
+            for raw, message in needed.wrong():
+                complaints.add(self._source.place(raw, ("references",)), "references", message)
+        self.needed_ids = needed.ids()
         complaints.raise_if_any()
 
     def _walk(self, complaints: Complaints) -> Iterator[tuple[Item, Raw]]:

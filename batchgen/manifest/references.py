@@ -70,6 +70,10 @@ class References:
             return known
         return self._remember_digest(path, self._read(path))
 
+    def expect(self, path: str, digest: str) -> None:
+        """What the file must be when it is loaded: sha256 in hex."""
+        self._digests[path] = digest
+
     def load(self, path: str) -> ReferenceImage:
         """The picture ready to send. Raises UsageError, also when it is not the one that was hashed for the plan."""
         with self._lock:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from batchgen.manifest.complaints import did_you_mean, shown
 
 COUNT_MAX = 1000
+TURNS_MAX = 50
 SECRETS = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
 NO_SECRETS = "a key never stands in a manifest: put it into GEMINI_API_KEY or AIMLAPI_API_KEY in the environment"
 Path = tuple[str | int, ...]
@@ -51,7 +52,12 @@ class ItemFields(_Strict):
     """The fields of one picture. Text may hold Jinja2 templates; null takes a default back."""
 
     prompt: Text | None = Field(None, description="What the picture shows.")
-    turns: list[Text] | None = Field(None, description="A conversation that refines one picture. Not in this release.")
+    turns: list[Text] | None = Field(
+        None,
+        min_length=1,
+        max_length=TURNS_MAX,
+        description="Instead of a prompt: a conversation that refines a picture, one picture a turn, {id}-t1, {id}-t2 …",
+    )
     system: Text | None = Field(None, description="System instruction.")
     model: Text | None = Field(None, description="Alias (flash, pro, lite) or id of an AI model; default flash.")
     fallback: list[Text] | None = Field(None, description="Models to try instead. Not in this release.")
@@ -67,7 +73,8 @@ class ItemFields(_Strict):
     references: list[Text] | None = Field(
         None,
         max_length=100,
-        description="Pictures to send along: files beside the manifest; globs are expanded, sorted.",
+        description="Pictures to send along: files beside the manifest (globs are expanded, sorted), or @id and @id#n"
+        " for the picture of another item, which is then made first.",
     )
     modalities: list[Literal["text", "image"]] | None = Field(None, description="What to answer with; default image.")
     search: Literal["web", "image"] | None = Field(None, description="Ground the picture in a Google search.")
@@ -135,7 +142,6 @@ EXPANSION_NAMES = frozenset(_names(Expansions))
 ENTRY_NAMES = frozenset(("id", *FIELD_NAMES, *EXPANSION_NAMES))
 HEADER_NAMES = frozenset(_names(Header))
 LATER = {
-    "turns": "conversations in several turns come in a later release; this one makes one picture from one prompt",
     "fallback": "falling back to other models comes in a later release",
     "max_age": "making old pictures again comes in a later release; `batchgen run --fresh` makes all of them",
 }

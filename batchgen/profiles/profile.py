@@ -23,6 +23,7 @@ SUPPORTABLE = frozenset(
         "person_generation",
         "negative_prompt",
         "system",
+        "turns",
     ]
 )
 TIME_LIMIT_S = 600.0  # where a profile says nothing: the longest any documented model needs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from batchgen.profiles.profile import Profile
 from batchgen.records import Inputs, Reply, Request, Sample
@@ -27,4 +27,14 @@ class Provider(Protocol):
     @staticmethod
     def auth_header(key: str) -> tuple[str, str]:
         """Name and value of the one header that carries the key; it never stands in a URL."""
+        ...
+
+
+@runtime_checkable
+class Conversing(Provider, Protocol):
+    """A codec of an API that has conversations: it builds their later turns from `Inputs.turns`."""
+
+    @staticmethod
+    def turn(envelope: bytes) -> Mapping[str, Any]:
+        """What the model said, exactly, to be sent back in the next turn. envelope: of an answer that `read` took."""
         ...

@@ -6,6 +6,7 @@ google-genai 3.4.0 and @google/genai 3.1.0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from batchgen.profiles.profile import Profile
 from batchgen.providers.gemini_answer import Answer, reply_of
 from batchgen.providers.google_errors import envelope, hidden_error
-from batchgen.providers.request_body import encoded, merged, reference_mark
+from batchgen.providers.request_body import encoded, merged, reference_mark, turn_mark
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
 # The official SDKs send both searches for an image search; the model decides which it uses.
@@ -46,10 +47,20 @@ class Gemini:
         return Request(
             method="POST",
             path=self._path,
-            body=encoded(body, [reference.base64 for reference in inputs.references]),
+            body=encoded(body, [reference.base64 for reference in inputs.references], inputs.turns),
             headers=json_headers(timeout_s),
             timeout_s=timeout_s,
         )
+
+    @staticmethod
+    def turn(envelope: bytes) -> Mapping[str, Any]:
+        """What the model said in an answer that `read` has accepted, as a turn to send back: nothing added or left out.
+
+        Thought signatures must come back exactly as they were, or the API answers 400
+        (ai.google.dev/gemini-api/docs/thought-signatures).
+        """
+        said: Mapping[str, Any] = json.loads(envelope)["candidates"][0]["content"]
+        return said
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
         answer = envelope(Answer, status, headers, body)
@@ -64,10 +75,14 @@ def json_headers(timeout_s: float) -> dict[str, str]:
 
 
 def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"text": item.prompt}]
+    prompts = (*item.history, item.prompt)
+    parts: list[dict[str, Any]] = [{"text": prompts[0]}]
     for number, reference in enumerate(inputs.references):
         parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_mark(number)}})
-    body: dict[str, Any] = {"contents": [{"role": "user", "parts": parts}], "generationConfig": _config(item)}
+    contents: list[Any] = [{"role": "user", "parts": parts}]
+    for number, prompt in enumerate(prompts[1:]):
+        contents += [turn_mark(number), {"role": "user", "parts": [{"text": prompt}]}]
+    body: dict[str, Any] = {"contents": contents, "generationConfig": _config(item)}
     if item.system is not None:
         body["systemInstruction"] = {"parts": [{"text": item.system}]}
     if item.safety:

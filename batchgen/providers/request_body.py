@@ -12,11 +12,17 @@ from batchgen.errors import BadRequest
 # Stands in the JSON for a reference picture until the bytes are joined. Random per process, so that no prompt can
 # hold it; it never reaches the wire.
 _MARK = f"reference-{secrets.token_hex(16)}-"
+_TURN = f"turn-{secrets.token_hex(16)}-"
 
 
 def reference_mark(number: int) -> str:
     """What to write into the body where the base64 of reference `number` belongs."""
     return f"{_MARK}{number}"
+
+
+def turn_mark(number: int) -> str:
+    """What to write into the body where the model's turn `number`, kept as JSON text, belongs."""
+    return f"{_TURN}{number}"
 
 
 def merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,8 +34,8 @@ def merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def encoded(body: Mapping[str, Any], references: Sequence[str] = ()) -> bytes:
-    """The body as ASCII JSON. `references`: base64 text for each mark, in order.
+def encoded(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequence[str] = ()) -> bytes:
+    """The body as JSON. `references`: base64 text for each mark, in order; `turns`: JSON text, after them.
 
     Pictures go round the JSON encoder, which would scan and copy every megabyte of them: one copy is left, the join.
     """
@@ -37,14 +43,16 @@ def encoded(body: Mapping[str, Any], references: Sequence[str] = ()) -> bytes:
         text = json.dumps(body, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"the request cannot be written as JSON: {error}", reason="not_sendable") from None
-    if not references:
+    if not references and not turns:
         return text.encode("ascii")
+    marks = [(reference_mark(number), reference) for number, reference in enumerate(references)]
+    marks += [(f'"{turn_mark(number)}"', turn) for number, turn in enumerate(turns)]
     pieces = []
     rest = text
-    for number, reference in enumerate(references):
-        before, mark, rest = rest.partition(reference_mark(number))
-        if not mark:  # `extra` replaced the place where it stood
+    for mark, content in marks:
+        before, found, rest = rest.partition(mark)
+        if not found:  # `extra` replaced the place where it stood
             rest = before
             continue
-        pieces += [before.encode("ascii"), reference.encode("ascii")]
+        pieces += [before.encode("ascii"), content.encode()]
     return b"".join([*pieces, rest.encode("ascii")])

@@ -13,7 +13,7 @@ from batchgen.report.clean import brief
 from batchgen.report.facts import Facts
 from batchgen.report.screen import Screen
 
-NOT_MADE = ("refused", "failed", "uncertain", "wanted", "running")
+NOT_MADE = ("refused", "failed", "uncertain", "blocked", "wanted", "running")
 LABEL_COLUMNS = 10
 STOPS = {
     "budget": "the budget is used up",
@@ -105,7 +105,9 @@ def _images(facts: Facts) -> str:
     images, samples = facts["images"], facts["samples"]
     parts = [f"{images['made']:,} made", f"{images['kept']:,} kept"]
     parts += [f"{images['moved']:,} moved"] if images["moved"] else []
-    parts += [f"{samples[state]:,} {state}" for state in ("refused", "failed", "uncertain") if samples.get(state)]
+    parts += [
+        f"{samples[state]:,} {state}" for state in ("refused", "failed", "uncertain", "blocked") if samples.get(state)
+    ]
     parts += [f"{images['left']:,} not tried"] if images["left"] else []
     return " · ".join(parts)
 

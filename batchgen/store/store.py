@@ -15,6 +15,7 @@ from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
+TURNS = "turns"
 
 
 class Store:
@@ -79,6 +80,20 @@ class Store:
             copy.sync()
             came_from.append(path)
         return came_from
+
+    def turn_path(self, attempt: int) -> str:
+        """Where the model's own turn of a conversation is kept as it came: the next turn sends it back."""
+        return os.path.join(self.root, STATE_FOLDER, TURNS, f"{attempt}.json")
+
+    def keep_turn(self, attempt: int, text: bytes) -> None:
+        """Durable when this returns. Raises StoreError."""
+        self._plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
+        path = self.turn_path(attempt)
+        Path(path).unlink(missing_ok=True)
+        file = SpoolFile(*os.path.split(path))
+        file.write(text)
+        file.sync()
+        sync_folder(os.path.dirname(path))
 
     def name(self, stem: str, n: int, kind: Format) -> str:
         """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""

@@ -33,7 +33,7 @@ NOT_SENT = {"id": "b", "filename": "b", "count": 2, "tags": ("t",), "priority": 
 
 
 def test_every_field_of_an_item_is_known_to_be_sent_or_not():
-    assert {*SENT, *NOT_SENT, "references"} == {field.name for field in dataclasses.fields(Item)}
+    assert {*SENT, *NOT_SENT, "references", "turn", "history"} == {field.name for field in dataclasses.fields(Item)}
 
 
 @pytest.mark.parametrize("field", SENT)
@@ -45,6 +45,17 @@ def test_a_field_that_is_sent_changes_the_fingerprint(field):
 @pytest.mark.parametrize("field", SENT)
 def test_a_field_that_is_sent_is_named_as_the_change(field):
     assert changes(wire_facts(ITEM), wire_facts(dataclasses.replace(ITEM, **{field: SENT[field]}))) == [field]
+
+
+def test_what_was_said_before_changes_the_fingerprint_of_a_turn():
+    turn = dataclasses.replace(ITEM, turn=2, history=("first",))
+    marks = {
+        fingerprint(wire_facts(ITEM)),
+        fingerprint(wire_facts(turn, earlier_digest="00")),
+        fingerprint(wire_facts(turn, earlier_digest="ff")),
+        fingerprint(wire_facts(dataclasses.replace(turn, history=("other",)), earlier_digest="00")),
+    }
+    assert len(marks) == 4
 
 
 @pytest.mark.parametrize("field", NOT_SENT)

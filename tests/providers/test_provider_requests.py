@@ -243,7 +243,7 @@ STRANGERS = ["gemini-9-image", "imagen-9", "somebody/their-model"]
 def test_every_field_a_model_supports_reaches_its_wire(codec, sample_of, model):
     provider = codec(model)
     plain = provider.build(sample_of(), NONE).body
-    supported = provider.profile.supports - {"references"}
+    supported = provider.profile.supports - {"references", "turns"}
     assert [
         field for field in supported if provider.build(sample_of(**{field: WORDS[field]}), NONE).body == plain
     ] == []

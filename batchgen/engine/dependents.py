@@ -1,0 +1,108 @@
+"""Samples that need pictures of other samples: what they send once these exist, and what becomes of them if they never will."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from batchgen.errors import UsageError
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.reader import Reader, StoredImage
+from batchgen.manifest.fingerprint import fingerprint, wire_facts
+from batchgen.manifest.references import References
+from batchgen.records import Inputs, Item, ReferenceImage, Sample, item_ref_key, previous_turn, sample_key
+from batchgen.store.store import Store
+
+MADE_MAX_BYTES = 100_000_000  # a 4K PNG has about 25 MB
+
+
+def split_key(key: str) -> tuple[str, int]:
+    item_id, _, n = key.partition("#")
+    return item_id, int(n or 1)
+
+
+def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: Callable[[str], str]) -> str:
+    """All that reaches the wire for sample n. file_digest: sha256 by path; made_digest: by the key of another sample."""
+    digests = [
+        made_digest(item_ref_key(name)) if name.startswith("@") else file_digest(name) for name in item.references
+    ]
+    earlier = made_digest(sample_key(previous_turn(item), n)) if item.turn > 1 else None
+    return wire_facts(item, digests, earlier)
+
+
+def blocked_by(key: str, state: str, reason: str) -> str:
+    """Why a sample is blocked, in words."""
+    return f"needs @{key}, which {'was' if state == 'refused' else 'is'} {state}{f' ({reason})' if reason else ''}"
+
+
+class Dependents:
+    """Lets go what waited, and fetches what it sends. Not thread-safe: the event loop is its only caller."""
+
+    def __init__(
+        self, backlog: Backlog, ledger: Ledger, store: Store, references: References, supplied: Callable[[str], None]
+    ) -> None:
+        """supplied: told of each lane that has got more to do."""
+        self._backlog = backlog
+        self._ledger = ledger
+        self._reader: Reader = ledger.reader
+        self._store = store
+        self._references = references
+        self._made = References(store.root, file_max_bytes=MADE_MAX_BYTES)
+        self._supplied = supplied
+
+    def made(self, keys: Iterable[str]) -> None:
+        """These samples have their pictures, recorded in the ledger: what waited only for them may start."""
+        for key in keys:
+            for lane, sample in self._backlog.made(key):
+                self._backlog.add(lane, [self._resolved(sample)])
+                self._supplied(lane)
+
+    def never(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
+        """These samples end without pictures: records what waited for them as blocked, and what waited for that."""
+        blocked: list[tuple[Sample, str]] = []
+        left = [(key, blocked_by(key, state, reason)) for key in keys]
+        while left:
+            key, why = left.pop()
+            for sample in self._backlog.never(key):
+                for n in range(sample.n, sample.n + sample.images):
+                    single = replace(sample, n=n, images=1)
+                    blocked.append((single, why))
+                    left.append((single.key, blocked_by(single.key, "blocked", "")))
+        if blocked:
+            self._ledger.blocked(blocked)
+        return blocked
+
+    async def inputs(self, sample: Sample) -> Inputs:
+        """Raises OSError or UsageError when something can no longer be read."""
+        item = sample.item
+        references = [
+            await (self._load_made(item_ref_key(name)) if name.startswith("@") else self._references.load_async(name))
+            for name in item.references
+        ]
+        return Inputs(tuple(references), self._earlier_turns(item, sample.n))
+
+    async def _load_made(self, key: str) -> ReferenceImage:
+        file = self._picture(key).file
+        path = os.path.join(self._made.folder, file.path)
+        self._made.expect(path, file.sha256)
+        return await self._made.load_async(path)
+
+    def _earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
+        texts = []
+        while item.turn > 1:
+            item = replace(item, id=previous_turn(item), turn=item.turn - 1)
+            with open(self._store.turn_path(self._picture(sample_key(item.id, n)).attempt), encoding="utf-8") as file:
+                texts.append(file.read())
+        return tuple(reversed(texts))
+
+    def _resolved(self, sample: Sample) -> Sample:
+        wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
+        return replace(sample, wire=wire, fingerprint=fingerprint(wire))
+
+    def _picture(self, key: str) -> StoredImage:
+        found = self._reader.picture(*split_key(key))
+        if found is None:
+            raise UsageError(f"the picture of {key} is no longer there")
+        return found
