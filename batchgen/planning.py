@@ -69,6 +69,15 @@ def judge(
     return "generate", "not finished" if known.attempts else "new"
 
 
+def overdue(action: Action, why: str, max_age_s: float, wishes: Wishes) -> tuple[Action, str]:
+    """The same for a sample that has a picture for exactly this request, made longer ago than it may be."""
+    if action != "keep":
+        return action, why
+    hours = round(max_age_s / 3600)
+    age = f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
+    return ("skip", f"older than {age}: not asked for") if wishes.explicit else ("generate", f"older than {age}")
+
+
 def _again(known: Known, wishes: Wishes) -> tuple[Action, str]:
     words = f"{known.state}: {known.reason}" if known.reason else known.state
     wanted = known.state in wishes.states and (not wishes.reasons or known.reason in wishes.reasons)

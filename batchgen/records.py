@@ -39,6 +39,7 @@ class Item:
     negative_prompt: str | None = None
     tags: tuple[str, ...] = ()
     priority: int = 0
+    max_age_s: float | None = None
     turn: int = 0
     history: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import sqlite3
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -104,6 +105,21 @@ async def test_running_again_sends_nothing_and_exits_0(bench):
     await bench.run(items("a", "b"))
     outcome = await bench.run(items("a", "b"))
     assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 2, 2)
+
+
+async def test_a_picture_older_than_max_age_is_made_again_and_the_old_one_is_kept_aside(bench):
+    text = items("a") + "  - {id: old, prompt: b, max_age: 7d}\n  - {id: kept, prompt: c, max_age: 2w}\n"
+    await bench.run(text)
+    outcome = await bench.run(text)
+    assert (outcome.kept, await bench.requests()) == (3, 3)
+    with sqlite3.connect(bench.folder / "out" / ".batchgen" / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE attempt SET ended_at = ended_at - 8 * 86400")
+    ledger.close()
+    outcome = await bench.run(text)
+    assert (outcome.kept, outcome.made, await bench.requests()) == (2, 1, 4)
+    assert (bench.folder / "out" / "superseded" / "old.1.jpg").is_file()
+    outcome = await bench.run(text)
+    assert (outcome.kept, await bench.requests()) == (3, 4)
 
 
 async def test_an_edited_prompt_costs_one_request_and_the_old_picture_is_kept_aside(bench):

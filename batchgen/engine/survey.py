@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest
 from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
-from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, selected
+from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, overdue, selected
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_key
@@ -88,6 +89,7 @@ class Surveyor:
         self._backlog = backlog
         self._on_step = on_step
         self._matched = 0  # ledger samples that the manifest still wants
+        self._now = time.time()
         self._scheduled: set[str] | None = (
             None if limit is None else set()
         )  # keys; without a limit all that is wanted is
@@ -223,6 +225,8 @@ class Surveyor:
         item, n = sample.item, sample.n
         changed = lambda: changes(self._reader.wire(item.id, n), sample.wire) if self._reader else []  # noqa: E731
         action, why = judge(entry, sample.fingerprint, self._wishes, self._store.has, changed)
+        if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
+            return *overdue(action, why, item.max_age_s, self._wishes), None
         if action == "keep" and entry is not None and entry.path is not None and self._in_place(item, n, entry.path):
             return action, why, None
         if entry is not None and not self._wishes.fresh:
@@ -231,6 +235,10 @@ class Surveyor:
                 renamed = entry.state == "succeeded" and move.old == entry.path
                 return "move", "renamed" if renamed else "it was bought before", move
         return "generate" if action == "keep" else action, why, None
+
+    def _too_old(self, sample: Sample, most_s: float) -> bool:
+        made_at = self._reader.made_at(sample.item.id, sample.n, sample.fingerprint) if self._reader else 0.0
+        return 0.0 < made_at < self._now - most_s
 
     def _note(self, sample: Sample, action: Action, why: str, move: Move | None) -> None:
         """What costs nothing."""
@@ -292,6 +300,7 @@ class Surveyor:
             and entry.path is not None
             and entry.path.rpartition(".")[0] == item.filename
             and not self._wishes.fresh
+            and item.max_age_s is None
             and self._store.has(entry.path, entry.bytes)
         )
 

@@ -253,6 +253,15 @@ class Reader:
         ).fetchone()
         return None if row is None else _stored(row)
 
+    def made_at(self, item_id: str, n: int, fingerprint: str) -> float:
+        """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""
+        row = self._connection.execute(
+            "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ? AND i.n = ?"
+            " AND i.fingerprint = ? AND i.role = 'image'",
+            (item_id, n, fingerprint),
+        ).fetchone()
+        return float(row[0] or 0.0)
+
     def recent_sends(self, lane: str, since: float) -> list[float]:
         """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
         rows = self._rows(

@@ -117,6 +117,7 @@ class OneItem:
             negative_prompt=checked.negative_prompt,
             tags=tuple(checked.tags or ()),
             priority=checked.priority or 0,
+            max_age_s=schema.age_s(checked.max_age) if checked.max_age else None,
             extra=checked.extra or {},
             origin=origin,
         )

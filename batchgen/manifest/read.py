@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class Manifest:
         self._setting = Setting(
             file=path,
             defaults=self._defaults,
-            variables={**self._variables, **variables},
+            variables={"run": _run_facts(), **self._variables, **variables},
             catalogue=self.catalogue,
             references=self.references,
             allow_retired=allow_retired,
@@ -229,6 +230,13 @@ class Manifest:
     def _complain(self, raw: Raw, path: tuple[str | int, ...], message: str) -> None:
         place = self._source.place(raw, path)
         self._header_complaints.append((place, ".".join(map(named, path)), message))
+
+
+def _run_facts() -> dict[str, str]:
+    """`{{ run.date }}` and its like, in local time: the same for everything that is read of this manifest."""
+    now = datetime.now().astimezone()
+    return {"date": f"{now:%Y-%m-%d}", "time": f"{now:%H-%M}", "year": f"{now:%Y}", "month": f"{now:%m}", "day": f"{now:%d}",
+            "weekday": f"{now:%A}", "week": f"{now:%G-W%V}"}  # fmt: skip
 
 
 def _without(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:

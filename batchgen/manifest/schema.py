@@ -11,6 +11,8 @@ from batchgen.manifest.complaints import did_you_mean, shown
 
 COUNT_MAX = 1000
 TURNS_MAX = 50
+AGE = r"^[1-9][0-9]{0,4}[hdw]$"
+_AGE_S = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 SECRETS = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
 NO_SECRETS = "a key never stands in a manifest: put it into GEMINI_API_KEY or AIMLAPI_API_KEY in the environment"
 Path = tuple[str | int, ...]
@@ -88,7 +90,9 @@ class ItemFields(_Strict):
     negative_prompt: Text | None = Field(None, description="What the picture should not show, where a model takes it.")
     tags: list[Text] | None = Field(None, max_length=100, description="For `--only tag:NAME` and reports; never sent.")
     priority: int | None = Field(None, ge=-1000, le=1000, description="Higher goes first; default 0.")
-    max_age: Text | None = Field(None, description="Make it again when older. Not in this release.")
+    max_age: Annotated[str, StringConstraints(pattern=AGE)] | None = Field(
+        None, description="Make it again when its picture is older: 36h, 7d or 4w.", examples=["7d"]
+    )
     filename: Text | None = Field(None, description="Name of the file without extension; default {{ id }}.")
     extra: dict[str, Any] | None = Field(None, description="Merged into the body of the request as given.")
 
@@ -143,13 +147,17 @@ ENTRY_NAMES = frozenset(("id", *FIELD_NAMES, *EXPANSION_NAMES))
 HEADER_NAMES = frozenset(_names(Header))
 LATER = {
     "fallback": "falling back to other models comes in a later release",
-    "max_age": "making old pictures again comes in a later release; `batchgen run --fresh` makes all of them",
 }
 _KNOWN_AT: Mapping[Path, frozenset[str]] = {
     (): HEADER_NAMES | {"items"},
     ("limits",): frozenset(Limits.model_fields),
     ("defaults",): frozenset(FIELD_NAMES),
 }
+
+
+def age_s(text: str) -> float:
+    """Seconds of a `max_age`."""
+    return int(text[:-1]) * _AGE_S[text[-1]]
 
 
 def unknown_field(name: str, known: frozenset[str]) -> str:
@@ -178,6 +186,8 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "string_too_short" | "too_short":
             return "is empty"
         case "string_pattern_mismatch":
+            if context["pattern"] == AGE:
+                return f"must be a number of hours, days or weeks such as 36h, 7d or 4w{got}"
             return f"must look like 16:9{got}" if ":" in context["pattern"] else f"is no usable name: {shown(value)}"
         case "int_type" | "int_from_float" | "int_parsing":
             return f"must be a whole number{got}"

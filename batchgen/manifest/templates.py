@@ -55,8 +55,6 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
 
 def _undefined(message: str, variables: Mapping[str, Any]) -> str:
     if found := _UNDEFINED.match(message):
-        if found[1] == "run":
-            return "'run' (its date and time) cannot be used in templates yet: this release does not do it"
         return f"the variable {found[1]!r} is not defined{did_you_mean(found[1], variables)}"
     return f"the template fails: {message[:200]}"
 

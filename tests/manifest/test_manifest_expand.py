@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timedelta
+
 import pytest
 
+from batchgen.manifest import open_manifest
 from batchgen.manifest.expand import Expansion, combinations
 
 
@@ -123,3 +127,28 @@ def test_a_variable_needs_a_usable_name(folder):
 @pytest.mark.parametrize("kind", ["matrix", "zip", "include", "exclude"])
 def test_a_wrong_shape_of_an_expansion_is_refused(folder, kind):
     assert f"{kind}: must be a" in folder.complaint(f"items: [{{prompt: p, {kind}: 7}}]")
+
+
+def test_the_date_of_the_run_is_a_variable_and_stays_the_same_for_the_whole_manifest(folder):
+    manifest = open_manifest(
+        folder.write("items: [{id: 'a-{{ run.date }}', prompt: '{{ run.year }} {{ run.week }} {{ run.weekday }}'}]")
+    )
+    today = datetime.now().astimezone()
+    first, second = list(manifest.items()), list(manifest.items())
+    assert [item.id for item in first] in ([f"a-{today:%Y-%m-%d}"], [f"a-{today + timedelta(seconds=60):%Y-%m-%d}"])
+    assert first == second
+    assert re.fullmatch(r"\d{4} \d{4}-W\d{2} [A-Z]\w+", first[0].prompt)
+
+
+def test_a_variable_of_the_manifests_own_called_run_wins(folder):
+    assert folder.items("vars: {run: mine}\nitems: [{id: a, prompt: '{{ run }}'}]")[0].prompt == "mine"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("36h", 129600.0), ("7d", 604800.0), ("2w", 1209600.0)])
+def test_an_age_is_hours_days_or_weeks(folder, text, seconds):
+    assert folder.items(f"items: [{{id: a, prompt: p, max_age: {text}}}]")[0].max_age_s == seconds
+
+
+@pytest.mark.parametrize("text", ["7", "0d", "a week", "7 d", "1y"])
+def test_any_other_age_is_refused_with_an_example(folder, text):
+    assert "such as 36h, 7d or 4w" in folder.complaint(f"items: [{{id: a, prompt: p, max_age: '{text}'}}]")

@@ -130,7 +130,7 @@ def test_output_in_the_cloud_is_refused_as_not_there_yet(folder):
     assert "later release" in folder.complaint("output: s3://bucket/x\nitems: [{prompt: p}]")
 
 
-@pytest.mark.parametrize("field", ["fallback: [pro]", "max_age: 30d"])
+@pytest.mark.parametrize("field", ["fallback: [pro]"])
 def test_fields_of_later_releases_are_refused_as_such(folder, field):
     assert "later release" in folder.complaint(f"items: [{{id: a, {field}}}]")
 

@@ -44,11 +44,6 @@ def test_an_unknown_variable_is_an_error_that_suggests_a_known_one():
         render("{{ citty }}", {"city": "Oslo"})
 
 
-def test_a_date_of_the_run_is_refused_as_not_there_yet():
-    with pytest.raises(TemplateError, match="this release"):
-        render("{{ run.date }}", {})
-
-
 @pytest.mark.parametrize(
     "template",
     [
