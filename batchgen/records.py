@@ -40,6 +40,8 @@ class Item:
     tags: tuple[str, ...] = ()
     priority: int = 0
     max_age_s: float | None = None
+    fallback: tuple[str, ...] = ()  # lanes, as `provider/model`
+    fallback_on: tuple[str, ...] = ()
     turn: int = 0
     history: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 LAYERS: list[list[str]] = [
     ["errors", "settings"],
     ["records", "events", "profiles", "report.clean"],
-    ["retry", "quota", "dispatch", "planning", "lift", "providers", "manifest"],
+    ["retry", "quota", "dispatch", "fallback", "planning", "lift", "providers", "manifest"],
     ["transport", "store", "ledger", "shared"],
     ["engine"],
     ["job"],

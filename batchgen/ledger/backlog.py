@@ -11,7 +11,7 @@ from typing import Any
 from batchgen.records import Item, Sample
 
 _ITEM_FIELDS = tuple(field.name for field in fields(Item))
-_TUPLES = ("references", "modalities", "tags", "history")
+_TUPLES = ("references", "modalities", "tags", "history", "fallback", "fallback_on")
 
 
 class Backlog:

@@ -89,11 +89,9 @@ class Assembler:
 
 
 def _known(entry: Mapping[str, Any], tell: Telling) -> bool:
-    """Whether every field is one that this release does. Complains about the others."""
+    """Whether every field is one that there is. Complains about the others."""
     for name in entry:
-        if name in schema.LATER:
-            tell((name,), schema.LATER[name])
-        elif name not in schema.ENTRY_NAMES:
+        if name not in schema.ENTRY_NAMES:
             header = name in schema.HEADER_NAMES
             hint = "belongs into the header: in JSONL the first line, with `version`"
             tell((name,), hint if header else schema.unknown_field(name, schema.ENTRY_NAMES))

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from batchgen.fallback import DEFAULT_CAUSES
 from batchgen.manifest import capability, names, schema
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.expand import ExpandError, fill, templated
@@ -94,6 +95,7 @@ class OneItem:
         profile = self._profile(checked.model or DEFAULT_MODEL)
         self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
         pictures = self._find_references(profile, checked.references or [])
+        fallback = self._fallbacks(profile, checked, fields, pictures)
         if self._wrong:
             return None
         return Item(
@@ -117,6 +119,8 @@ class OneItem:
             negative_prompt=checked.negative_prompt,
             tags=tuple(checked.tags or ()),
             priority=checked.priority or 0,
+            fallback=fallback,
+            fallback_on=tuple(checked.fallback_on or DEFAULT_CAUSES) if fallback else (),
             max_age_s=schema.age_s(checked.max_age) if checked.max_age else None,
             extra=checked.extra or {},
             origin=origin,
@@ -217,18 +221,37 @@ class OneItem:
             self._say(("filename",), "comes without an extension: what the picture is decides it")
         return stem
 
-    def _profile(self, name: str) -> Profile:
+    def _profile(self, name: str, path: FieldPath = ("model",)) -> Profile:
         profile = self._set.profile(name)
         if profile.status == "retired" and not self._set.allow_retired(profile):
             when = f" on {profile.shutdown}" if profile.shutdown else ""
             instead = f"; use {profile.replacement}" if profile.replacement else ""
-            self._say(("model",), f"{profile.id} was shut down{when}{instead}")
+            self._say(path, f"{profile.id} was shut down{when}{instead}")
         return profile
 
     def _check_capabilities(self, profile: Profile, fields: Values) -> None:
         asked = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
         for name, message in capability.check(profile, asked, self._set.catalogue):
             self._say((name,), message)
+
+    def _fallbacks(
+        self, profile: Profile, checked: schema.ItemFields, fields: Values, pictures: Mapping[str, Picture]
+    ) -> tuple[str, ...]:
+        """Lanes of the models to go on with; each must be able to do what is asked."""
+        lanes: dict[str, None] = {}
+        if checked.fallback and self._turns:
+            self._say(("fallback",), "a conversation stays with its model, whose signatures it sends back")
+        asked = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
+        for index, name in enumerate(checked.fallback or ()):
+            other, path = self._profile(name, ("fallback", index)), ("fallback", index)
+            if other.id == profile.id:
+                self._say(path, f"{other.id} is the model itself")
+            for field_name, message in capability.check(other, asked, ()):
+                self._say(path, f"{field_name}: {message}")
+            for _, message in capability.check_references(other, list(pictures.values())) if pictures else ():
+                self._say(path, message)
+            lanes[f"{other.provider}/{other.id}"] = None
+        return tuple(lanes)
 
     def _other_item(self, path: FieldPath, name: str) -> Picture | None:
         """The picture of another item, of which nothing is known yet; whether there is such an item is seen at the end."""

@@ -204,10 +204,6 @@ class Manifest:
     def _valid_header(self, raw: Raw) -> schema.Header:
         """The header without what is wrong in it, so that the items can be checked all the same."""
         entry = dict(raw.entry)
-        if isinstance(defaults := entry.get("defaults"), dict):
-            for name in schema.LATER.keys() & defaults.keys():
-                self._complain(raw, ("defaults", name), schema.LATER[name])
-            entry["defaults"] = {name: value for name, value in defaults.items() if name not in schema.LATER}
         while True:
             try:
                 return schema.Header.model_validate(entry)

@@ -62,7 +62,12 @@ class ItemFields(_Strict):
     )
     system: Text | None = Field(None, description="System instruction.")
     model: Text | None = Field(None, description="Alias (flash, pro, lite) or id of an AI model; default flash.")
-    fallback: list[Text] | None = Field(None, description="Models to try instead. Not in this release.")
+    fallback: list[Text] | None = Field(
+        None, max_length=5, description="Models to go on with, in this order, when the model cannot serve."
+    )
+    fallback_on: list[Literal["quota", "outage", "refusal"]] | None = Field(
+        None, description="For which causes; default quota (of a day) and outage."
+    )
     aspect_ratio: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}:[0-9]{1,2}$")] | None = Field(
         None,
         description="Width to height, such as 16:9. Without it the model chooses.",
@@ -145,9 +150,6 @@ FIELD_NAMES = _names(ItemFields)
 EXPANSION_NAMES = frozenset(_names(Expansions))
 ENTRY_NAMES = frozenset(("id", *FIELD_NAMES, *EXPANSION_NAMES))
 HEADER_NAMES = frozenset(_names(Header))
-LATER = {
-    "fallback": "falling back to other models comes in a later release",
-}
 _KNOWN_AT: Mapping[Path, frozenset[str]] = {
     (): HEADER_NAMES | {"items"},
     ("limits",): frozenset(Limits.model_fields),

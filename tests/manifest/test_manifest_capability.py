@@ -93,3 +93,35 @@ def test_the_manifest_can_change_what_is_known_of_a_model(folder):
 def test_a_wrong_fact_of_a_model_is_complained_about_in_its_place(folder):
     text = "models:\n  pro: {rpm: 15}\n  lite: {rmp: 15}\nitems: [{prompt: p}]"
     assert folder.complaint(text).startswith("job.yaml:3:3: models.lite: rmp: no such fact")
+
+
+def test_models_to_fall_back_to_are_lanes_with_causes(one):
+    item = one(model="pro", fallback=["flash", "gemini-3.1-flash-lite-image"])
+    assert item.fallback == ("gemini/gemini-nano-banana-2.1", "gemini/gemini-3.1-flash-lite-image")
+    assert item.fallback_on == ("quota", "outage")
+    assert one(model="pro", fallback=["flash"], fallback_on=["refusal"]).fallback_on == ("refusal",)
+    assert one(model="pro", fallback_on=["refusal"]).fallback_on == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("model: pro, fallback: [pro]", "fallback[0]: gemini-3-pro-image is the model itself"),
+        (
+            "model: pro, image_size: 4K, fallback: [flash, lite]",
+            "fallback[1]: image_size: gemini-3.1-flash-lite-image has 1K",
+        ),
+        ("model: flash, search: image, fallback: [pro]", "fallback[0]: search: gemini-3-pro-image has web, not image"),
+        ("model: pro, fallback: [gemini-3-pro-image-preview]", "fallback[0]: gemini-3-pro-image-preview was shut down"),
+        (
+            "model: pro, fallback: [flash], fallback_on: [rain]",
+            "fallback_on[0]: must be 'quota', 'outage' or 'refusal'",
+        ),
+    ],
+)
+def test_a_fallback_that_cannot_do_what_is_asked_is_found_before_anything_is_sent(folder, fields, words):
+    assert words in folder.complaint(f"items: [{{id: a, prompt: p, {fields}}}]")
+
+
+def test_a_conversation_has_no_fallback(folder):
+    assert "a conversation stays with its model" in folder.complaint("items: [{id: a, turns: [x], fallback: [pro]}]")

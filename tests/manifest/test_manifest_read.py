@@ -130,11 +130,6 @@ def test_output_in_the_cloud_is_refused_as_not_there_yet(folder):
     assert "later release" in folder.complaint("output: s3://bucket/x\nitems: [{prompt: p}]")
 
 
-@pytest.mark.parametrize("field", ["fallback: [pro]"])
-def test_fields_of_later_releases_are_refused_as_such(folder, field):
-    assert "later release" in folder.complaint(f"items: [{{id: a, {field}}}]")
-
-
 @pytest.mark.parametrize("field", ["schedule", "notify", "post", "items"])
 def test_fields_that_are_not_known_are_refused(folder, field):
     assert "unknown field" in folder.complaint(f"items: [{{prompt: p, {field}: x}}]")
