@@ -14,6 +14,8 @@ import pytest
 
 from batchgen.records import Item, Sample
 
+pytest_plugins = ["tests.marked_key"]
+
 
 class Deadlock(AssertionError):
     """Everything waits and nothing will ever happen."""

@@ -21,6 +21,7 @@ from PIL import Image
 import batchgen
 from batchgen.engine.outcome import Outcome
 from batchgen.planning import Wishes
+from tests.marked_key import KEY
 
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
 SIGNATURE = "c2ln" * 30_000  # longer than what is lifted out of an answer
@@ -80,7 +81,7 @@ class Bench:
     def load(self, items: str) -> batchgen.Job:
         path = self.folder / "job.yaml"
         path.write_text(HEAD + items)
-        environ = {"GEMINI_API_KEY": "test-key-0123456", "BATCHGEN_GEMINI_BASE_URL": self.server.url}
+        environ = {"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": self.server.url}
         return batchgen.load(path, output=self.out, environ=environ)
 
     async def run(self, items: str, **options: Any) -> Outcome:
@@ -274,7 +275,7 @@ async def test_after_kill_9_in_turn_three_the_next_run_goes_on_at_turn_three(ben
     job = bench.folder / "job.yaml"
     job.write_text(HEAD + TALK)
     environ = {
-        **os.environ, "GEMINI_API_KEY": "test-key-0123456", "BATCHGEN_GEMINI_BASE_URL": bench.server.url,
+        **os.environ, "GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.server.url,
     }  # fmt: skip
     command = [sys.executable, "-m", "batchgen", "run", str(job), "--output", str(bench.out), "--yes"]
     quiet = asyncio.subprocess.DEVNULL

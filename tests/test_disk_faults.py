@@ -18,6 +18,7 @@ from batchgen.errors import BatchgenError, StoreError
 from batchgen.events import AttemptStarted
 from batchgen.ledger.reader import Reader
 from batchgen.store.store import Store
+from tests.marked_key import KEY
 from tests.test_run import Bench, items
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd to see which file a call is for")
@@ -155,7 +156,7 @@ async def test_the_ballast_is_there_while_a_run_lasts_and_gone_afterwards(tmp_pa
 
 async def test_a_disk_too_small_for_the_plan_is_said_before_anything_is_sent(tmp_path, bench, monkeypatch):
     monkeypatch.setattr(Store, "free_bytes", lambda self: 55_000_000)
-    environ = {"GEMINI_API_KEY": "k" * 20, "BATCHGEN_GEMINI_BASE_URL": bench.url}
+    environ = {"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.url}
     job = batchgen.load(bench.manifest(items(*PROMPTS)), output=tmp_path / "out", environ=environ)
     with pytest.raises(StoreError, match=r"55 MB are free .* 58 MB: .* --limit 2\. Nothing was sent"):
         await batchgen.run(job)

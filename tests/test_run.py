@@ -25,6 +25,7 @@ from batchgen.errors import JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleSucceeded
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
+from tests.marked_key import KEY
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
@@ -325,7 +326,7 @@ async def test_a_bad_manifest_sends_nothing_and_leaves_nothing_behind(bench):
 
 async def test_a_folder_of_emulated_pictures_never_gets_real_ones(bench):
     await bench.run(items("a"))
-    job = batchgen.load(bench.manifest(items("a", "b")), output=bench.folder / "out", environ={"GEMINI_API_KEY": "k"})
+    job = batchgen.load(bench.manifest(items("a", "b")), output=bench.folder / "out", environ={"GEMINI_API_KEY": KEY})
     with pytest.raises(UsageError, match="emulated"):
         await batchgen.run(job)
 
@@ -361,14 +362,14 @@ async def test_the_model_ids_of_older_documents_work_against_a_server_that_is_no
 
 async def test_nothing_the_run_says_holds_the_key(bench):
     job = batchgen.load(bench.manifest(items("a", "[[fault:400]] b")), output=bench.folder / "out",
-                        environ={"GEMINI_API_KEY": "MARKED-KEY-123", "BATCHGEN_GEMINI_BASE_URL": bench.url})  # fmt: skip
+                        environ={"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.url})  # fmt: skip
     events: list[Event] = []
     outcome = await batchgen.run(job, observers=[events.append])
     everything = repr(events) + repr(outcome) + repr(job)
     for path in (bench.folder / "out").rglob("*"):
         if path.is_file():
             everything += path.read_bytes().decode("latin-1")
-    assert "MARKED-KEY-123" not in everything
+    assert KEY not in everything
     assert not any(isinstance(event, Noted) and "bug" in event.message for event in events)
 
 
@@ -429,7 +430,7 @@ async def test_a_key_that_the_server_echoes_is_not_kept_anywhere(tmp_path):
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     bench = Bench(url, tmp_path)
-    key = "MARKED-KEY-12345"
+    key = KEY
     environ = {"GEMINI_API_KEY": key, "BATCHGEN_GEMINI_BASE_URL": url}
     job = batchgen.load(bench.manifest(items("a")), output=tmp_path / "out", environ=environ)
     await batchgen.run(job, observers=[bench.events.append])

@@ -24,6 +24,7 @@ from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
 from batchgen.shared import FILE_NAME, SharedFile, open_shared, quota_name
 from tests.conftest import make_sample
+from tests.marked_key import KEY
 from tests.test_quota import most_in_a_minute
 from tests.test_run import Bench, items
 
@@ -256,7 +257,7 @@ async def real_run(tmp_path: Path, name: str, url: str, limits: str, environ: di
     manifest = tmp_path / f"{name}.yaml"
     entries = [{"id": f"i{n}", "prompt": f"{name} {n}"} for n in range(9)]
     manifest.write_text(json.dumps({"defaults": {"model": "flash"}, "limits": limits, "items": entries}))
-    job = batchgen.load(manifest, environ={"BATCHGEN_GEMINI_BASE_URL": url, "GEMINI_API_KEY": "k", **environ})
+    job = batchgen.load(manifest, environ={"BATCHGEN_GEMINI_BASE_URL": url, "GEMINI_API_KEY": KEY, **environ})
     return await batchgen.run(job)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from batchgen.ledger.reader import Reader
+from tests.marked_key import KEY
 from tests.test_run import Bench, items
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 async def start(bench: Bench, stdout: int = DEVNULL) -> Process:
     argv = ("run", str(bench.folder / "job.yaml"), "--output", str(bench.folder / "out"), "--json", "--quiet")
-    environ = {"PYTHONPATH": str(ROOT), "GEMINI_API_KEY": "any", "BATCHGEN_GEMINI_BASE_URL": bench.url}
+    environ = {"PYTHONPATH": str(ROOT), "GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.url}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "batchgen", *argv, env=environ, stdin=DEVNULL, stdout=stdout, stderr=DEVNULL
     )

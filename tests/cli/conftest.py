@@ -19,7 +19,7 @@ from batchgen.cli.main import run_command_line
 from batchgen.emulator import EmulatorOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "AIMLAPI_API_KEY", "NO_COLOR", "CI", "COLUMNS")
+VARIABLES = ("GOOGLE_API_KEY", "NO_COLOR", "CI", "COLUMNS")
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Answer:
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No keys, no addresses, an own state folder, and the temporary folder as place."""
+    """No key but the suite's, no addresses, an own state folder, and the temporary folder as place."""
     for name in list(os.environ):
-        if name in KEY_VARIABLES or name.endswith("_BASE_URL"):
+        if name in VARIABLES or name.endswith("_BASE_URL"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -13,6 +13,7 @@ import pytest
 
 from batchgen.cli.doctor import folder as folder_finding
 from batchgen.cli.verify import judge
+from tests.marked_key import KEY
 
 REFUSED = "x [[fault:safety]]"
 
@@ -329,20 +330,21 @@ def test_models_calls_an_unknown_price_a_question_mark(batchgen):
     assert "1K ?" in batchgen("models").out
 
 
-def test_doctor_without_a_key_says_what_to_do(batchgen, write):
+def test_doctor_without_a_key_says_what_to_do(batchgen, write, monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY")
     answer = batchgen("doctor", str(write({"a": "A mug"})))
     assert (answer.code, "→ set GEMINI_API_KEY" in answer.out) == (5, True)
 
 
 def test_doctor_names_the_source_of_the_key_and_never_the_key(batchgen, write, monkeypatch):
-    monkeypatch.setenv("GEMINI_API_KEY", "MARKED-KEY-0123456789")
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
     answer = batchgen("doctor", str(write({"a": "A mug"})))
-    assert (answer.code, "from GEMINI_API_KEY" in answer.out, "6789" in answer.out) == (0, True, False)
+    assert (answer.code, "from GEMINI_API_KEY" in answer.out, KEY[7:14] in answer.out) == (0, True, False)
 
 
 def test_doctor_online_asks_for_the_models(batchgen, write, emulator, monkeypatch):
     url = emulator()
-    monkeypatch.setenv("GEMINI_API_KEY", "good-key")
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
     assert f"{url} answers and takes the key" in batchgen("doctor", "--online").out
 
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-KEY = "MARKED-KEY-0123456789"
+from tests.marked_key import KEY
+
 ESCAPES = "\x1b]0;owned\x07\x1b[31m\u202eevil\u2066\x9b31m"
 HEAVY = ("aiohttp", "pydantic", "yaml", "jinja2", "PIL", "rich")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.marked_key import KEY
+
 ITEMS = {f"cup-{n}": f"A cup, number {n}" for n in range(6)}
 
 
@@ -22,7 +24,7 @@ def requests(url: str) -> int:
 
 @pytest.fixture
 def place(emulator, monkeypatch):
-    monkeypatch.setenv("GEMINI_API_KEY", "k" * 20)
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
     return emulator()
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from batchgen.ledger.reader import Reader
+from tests.marked_key import KEY
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
@@ -38,7 +39,7 @@ def test_a_hangup_is_minded_unless_it_was_ignored_at_the_start_as_nohup_does(spa
 
 def test_a_third_ctrl_c_leaves_at_once_and_the_link_that_hung_is_fetched_next_time(spawn, write, emulator, tmp_path):
     url = emulator("--latency", "0", "--drip", "60")
-    environ = {"BATCHGEN_AIMLAPI_BASE_URL": url, "AIMLAPI_API_KEY": "any"}
+    environ = {"BATCHGEN_AIMLAPI_BASE_URL": url, "AIMLAPI_API_KEY": KEY}
     manifest = write({"a": "A mug [[fault:link_slow]]"}, head="defaults: {model: google/imagen-4.0-generate-001}\n")
     process = spawn("run", str(manifest), "--log-format", "json", **environ)
     wait_for(process, '"attempt_started"')
