@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--picture-px", type=int, metavar="N", help="longest side of every picture")
     add("--signature-bytes", type=int, default=2048, metavar="N", help="size of thought signatures")
     add("--drip", type=float, default=2.0, metavar="S", help="seconds that a slow answer takes to arrive")
+    add("--file-life", type=float, default=48 * 3600.0, metavar="S", help="seconds an uploaded file lives (48 hours)")
     add("--no-retired", action="store_true", help="answer 404 for AI models that the vendor has shut down")
     return parser
 
@@ -77,6 +78,7 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
         picture_px=arguments.picture_px,
         signature_bytes=arguments.signature_bytes,
         drip_s=arguments.drip,
+        file_life_s=arguments.file_life,
         serve_retired=not arguments.no_retired,
     )
 

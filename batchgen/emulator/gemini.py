@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from batchgen.emulator import google_errors as errors
 from batchgen.emulator.fields import Violation, read
+from batchgen.emulator.files import StoredFile
 from batchgen.emulator.gemini_answer import Stream, compose
 from batchgen.emulator.gemini_fields import RATIO_NAMES, REQUEST, SIZE_NAMES
 from batchgen.emulator.models import GEMINI, Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, Refusal, clean, picture_size, sha256
-from batchgen.emulator.signatures import is_ours_and_broken
+from batchgen.emulator.signatures import is_served
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
 _DEFAULT_MODALITIES = ("TEXT", "IMAGE")  # ai.google.dev/gemini-api/docs/image-generation
+FindFile = Callable[[str], StoredFile | None]  # by its URI; None for a link to elsewhere; raises Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,28 +44,31 @@ def find_model(name: str, version: str, method: str, options: EmulatorOptions) -
     return model
 
 
-def parse(body: bytes, model: Model, options: EmulatorOptions, *, stream: Stream = "") -> GeminiOrder:
+def parse(
+    body: bytes, model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream = ""
+) -> GeminiOrder:
     """Raises Refusal 400 in the server's wording for anything it would not take."""
     request = _read_body(body)
     contents = request.get("contents") or []
     _check_contents(contents)
-    if model.signs:
-        _check_signatures(contents, options)
-    references, ratio_of_reference = _references(contents, model)
+    references, ratio_of_reference = _references(contents, model, find_file)
+    if model.signs and options.signature_bytes:
+        _check_signatures(contents, options.signature_bytes, find_file)
     config = request.get("generationConfig", {})
     ratio, size = _picture_shape(config, model, options, ratio_of_reference)
     thinking = config.get("thinkingConfig", {})
     _check_thinking(thinking.get("thinkingLevel"), model)
-    last = contents[-1]
+    prompts = [_text(content) for content in contents if content.get("role", "user") in ("user", "")]
     return GeminiOrder(
         model=model,
-        prompt=clean("\n".join(part["text"] for part in last["parts"] if part.get("text"))),
+        prompt=prompts[-1],
         ratio=ratio,
         size=size,
         label=model.mime,
         seed=config.get("seed"),
         references=references,
-        turn=len(contents),
+        turn=len(prompts),
+        history=tuple(prompts[:-1]),
         modalities=tuple(config.get("responseModalities") or _DEFAULT_MODALITIES),
         include_thoughts=bool(thinking.get("includeThoughts")),
         search=_search(request.get("tools") or [], model),
@@ -85,6 +91,10 @@ def _read_body(body: bytes) -> dict[str, Any]:
     return request
 
 
+def _text(content: dict[str, Any]) -> str:
+    return clean("\n".join(part["text"] for part in content["parts"] if part.get("text")))
+
+
 def _bad_argument(field: str, message: str) -> Refusal:
     return errors.refusal(400, f"* GenerateContentRequest.{field}: {message}\n")
 
@@ -102,50 +112,75 @@ def _check_contents(contents: list[dict[str, Any]]) -> None:
             if not set(part) - {"thought", "thoughtSignature", "partMetadata", "mediaResolution", "videoMetadata"}:
                 place = f"contents[{at}].parts[{number}].data"
                 raise _bad_argument(place, "required oneof field 'data' must have one initialized field")
+    if contents[-1].get("role") == "model":  # known from public issues
+        raise errors.refusal(400, "Please ensure that multiturn requests end with a user turn or a function response.")
 
 
-def _check_signatures(contents: list[dict[str, Any]], options: EmulatorOptions) -> None:
-    """Model turns come back as they were sent. Positions count from 1.
+def _check_signatures(contents: list[dict[str, Any]], length_bytes: int, find_file: FindFile) -> None:
+    """Model turns come back as they were sent: pictures and the first part after the thoughts signed. From 1 on.
 
-    Source: ai.google.dev/gemini-api/docs/thought-signatures and the body in langchain-ai/langchain-google#1431.
+    Source: ai.google.dev/gemini-api/docs/thought-signatures and the body in langchain-ai/langchain-google#1431. That
+    wording is known of pictures only; a text that lost its signature is refused likewise, and a signature on a part it
+    did not come on is, which is stricter than anything documented.
     """
     for position, content in enumerate(contents, 1):
         if content.get("role") != "model":
             continue
-        for number, part in enumerate(content["parts"], 1):
+        spoken = [(number, part) for number, part in enumerate(content["parts"], 1) if not part.get("thought")]
+        for number, part in spoken:
             signature = part.get("thoughtSignature")
-            if "inlineData" in part and not part.get("thought") and not signature:
+            image = "inlineData" in part or "fileData" in part
+            if not signature and (image or number == spoken[0][0]):
                 page = "https://ai.google.dev/gemini-api/docs/thought-signatures#model-behavior"
                 place = f"in content position {position}, part position {number}"
-                text = f"Image part is missing a thought_signature {place}. Please refer to {page} for more details."
+                kind = "Image" if image else "Text"
+                text = f"{kind} part is missing a thought_signature {place}. Please refer to {page} for more details."
                 raise errors.refusal(400, text)
-            if signature and is_ours_and_broken(signature, options.signature_bytes):
+            if signature and not is_served(signature, _signed_content(part, find_file), length_bytes):
                 raise errors.refusal(400, "Thought signature is not valid.")
 
 
-def _references(contents: list[dict[str, Any]], model: Model) -> tuple[tuple[str, ...], str | None]:
-    """Hashes of all pictures sent along, and the ratio nearest to the last one's."""
+def _signed_content(part: dict[str, Any], find_file: FindFile) -> bytes:
+    """What `gemini_answer` signs: a text itself, a picture by its hash, whichever way it comes back."""
+    if "inlineData" in part:
+        return sha256(part["inlineData"].get("data", b"")).encode()
+    if "fileData" in part:
+        stored = find_file(part["fileData"].get("fileUri", ""))
+        return stored.sha256.encode() if stored else b""
+    return str(part.get("text", "")).encode("utf-8", "replace")
+
+
+def _references(
+    contents: list[dict[str, Any]], model: Model, find_file: FindFile
+) -> tuple[tuple[str, ...], str | None]:
+    """Hashes of all pictures sent along, and the ratio nearest to the last one's. A file counts as its bytes do."""
     hashes: list[str] = []
     ratio = None
     for content in contents:
         for part in content["parts"]:
             if "fileData" in part:
-                hashes.append(sha256(part["fileData"].get("fileUri", "").encode()))
+                given = part["fileData"]
+                stored = find_file(given.get("fileUri", ""))
+                if stored is None:  # a link to elsewhere is taken by its name and never fetched
+                    hashes.append(sha256(given.get("fileUri", "").encode()))
+                    continue
+                size = _checked(given.get("mimeType") or stored.mime, stored.pixels)
+                hashes.append(stored.sha256)
+                ratio = model.nearest_ratio(*size) if size else ratio
             elif "inlineData" in part:
                 mime, data = part["inlineData"].get("mimeType", ""), part["inlineData"].get("data", b"")
-                size = _checked(mime, data)
+                size = _checked(mime, picture_size(data) if mime in _STILL else None)
                 hashes.append(sha256(data))
                 ratio = model.nearest_ratio(*size) if size else ratio
     return tuple(hashes), ratio
 
 
-def _checked(mime: str, data: bytes) -> tuple[int, int] | None:
+def _checked(mime: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
     """The pixel size where the emulator can decode the format. Raises Refusal for what is not a picture."""
     if mime.startswith(_TAKEN_AS_IS):
         return None
     if mime not in _STILL:
         raise errors.refusal(400, f"Unsupported MIME type: {mime}")
-    size = picture_size(data)
     if size is None:
         raise errors.bad_input_image()
     return size

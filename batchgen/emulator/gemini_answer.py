@@ -122,10 +122,12 @@ def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoug
             for index in (1, 2):
                 draft.parts.append(_image_part(draft, job, index) | {"thought": True})
         if "TEXT" in modalities:
-            _add_text(draft, job, "Here is the picture you asked for.")
+            turn = f"Turn {job.order.turn}, drawn on those before. " if job.order.turn > 1 else ""
+            _add_text(draft, job, f"{turn}Here is the picture you asked for.")
         # Several pictures in one candidate are each billed; the last one is final.
         for index in (1, 2, 0) if fault == "many_images" else (0,):
-            draft.parts.append(_signed(job, _image_part(draft, job, index)))
+            image = _image_part(draft, job, index)
+            draft.parts.append(_signed(job, image, draft.hashes[-1]))
             draft.charged += 1
     candidate["content"] = {"parts": draft.parts, "role": "model"}
     candidate["finishReason"] = "STOP"
@@ -133,12 +135,12 @@ def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoug
 
 def _add_text(draft: _Draft, job: Job[Any], text: str) -> None:
     draft.text = text
-    draft.parts.append(_signed(job, {"text": text}))
+    draft.parts.append(_signed(job, {"text": text}, text))
 
 
-def _signed(job: Job[Any], part: dict[str, Any]) -> dict[str, Any]:
+def _signed(job: Job[Any], part: dict[str, Any], content: str) -> dict[str, Any]:
     if job.order.model.signs and job.options.signature_bytes:
-        part["thoughtSignature"] = signature(job.options.signature_bytes)
+        part["thoughtSignature"] = signature(content.encode(), job.options.signature_bytes)
     return part
 
 

@@ -25,6 +25,8 @@ class EmulatorOptions:
     signature_bytes: of a thought signature before base64 (recorded answers of the vendor carry about 0.8 MB).
     serve_retired: answer for AI models that the vendor has shut down. serve_512: `gemini-nano-banana-2.1` takes "512"
     (public reports disagree).
+    file_life_s: how long an uploaded file lives; file_processing_s: how long it is PROCESSING before it is ACTIVE.
+    upload_granularity_bytes: pieces of an upload, but the last, are multiples of it.
     """
 
     latency_s: Span = (0.3, 0.9)
@@ -45,6 +47,9 @@ class EmulatorOptions:
     serve_retired: bool = True
     serve_512: bool = False
     max_request_bytes: int = 20 * 1024 * 1024
+    file_life_s: float = 48 * 3600.0
+    file_processing_s: float = 0.0
+    upload_granularity_bytes: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name, rate in self.faults.items():

@@ -35,9 +35,10 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A request that was understood. prompt: the last turn's text. turn: how many entries the conversation has.
+    """A request that was understood. prompt: the last turn's text. turn: the user's turns, this one included.
 
-    references: sha256 of each picture sent along. label: the mime type its pictures are served as.
+    history: the texts of the user's earlier turns. references: sha256 of each picture sent along. label: the mime type
+    its pictures are served as.
     """
 
     model: Model
@@ -50,6 +51,7 @@ class Order:
     seed: int | None = None
     references: tuple[str, ...] = ()
     turn: int = 1
+    history: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +89,15 @@ def paint(job: Job[Any], index: int = 0) -> bytes:
         prompt=order.prompt,
         title=without_markers(order.prompt),
         model=order.model.id,
-        caption=f"{order.model.id} · {order.ratio} · {order.size}",
+        caption=f"{order.model.id} · {order.ratio} · {order.size}"
+        + (f" · turn {order.turn}" if order.turn > 1 else ""),
         mime="image/jpeg" if job.fault == "mislabelled" else order.label,
         pixels=pixels,
         n=job.n,
         index=index,
         seed=order.seed,
         references=order.references,
+        history=order.history,
         nonce=job.attempt,
     )
     data = render(picture, order.quality)

@@ -12,6 +12,8 @@ from aiohttp import web
 
 from batchgen.emulator import aimlapi, faults, gemini, imagen
 from batchgen.emulator import google_errors as errors
+from batchgen.emulator.file_routes import FileRoutes
+from batchgen.emulator.files import Files
 from batchgen.emulator.gemini_answer import Stream
 from batchgen.emulator.links import Links
 from batchgen.emulator.models import Model
@@ -86,6 +88,7 @@ class _Routes:
 
     reception: Reception
     links: Links
+    files: Files
 
     def add_to(self, app: web.Application) -> None:
         version = "/{version:v1(?:beta)?}"
@@ -109,7 +112,8 @@ class _Routes:
 
             def parse_content(body: bytes) -> Order:
                 model = gemini.find_model(name, version, method, options)
-                return gemini.parse(body, model, options, stream=stream)
+                find_file = partial(self.files.usable, _google_key(request))
+                return gemini.parse(body, model, options, find_file, stream=stream)
 
             dialect = _google_dialect(_GEMINI_FAULTS, parse_content, gemini.answer, in_list=bool(stream))
         elif method == "predict":
@@ -190,6 +194,7 @@ class _Routes:
     async def reset(self, request: web.Request) -> web.StreamResponse:
         self.reception.reset()
         self.links.clear()
+        self.files.clear()
         return web.json_response({})
 
 
@@ -227,9 +232,10 @@ async def _google_404(request: web.Request, handler: Any) -> web.StreamResponse:
 class RunningEmulator:
     """A server that listens. `async with` closes it; requests in flight are cut off then."""
 
-    def __init__(self, runner: web.AppRunner, reception: Reception, base_url: str) -> None:
+    def __init__(self, runner: web.AppRunner, reception: Reception, files: Files, base_url: str) -> None:
         self._runner = runner
         self._reception = reception
+        self._files = files
         self.base_url = base_url
 
     @property
@@ -243,6 +249,7 @@ class RunningEmulator:
     async def close(self) -> None:
         self._reception.close()
         await self._runner.cleanup()
+        self._files.clear()
 
     async def __aenter__(self) -> Self:
         return self
@@ -273,7 +280,15 @@ async def serve(
     reception = Reception(options or EmulatorOptions())
     # Bodies are read and bounded by the reception itself.
     app = web.Application(middlewares=[_google_404], client_max_size=0)
-    _Routes(reception, Links()).add_to(app)
+    files = Files(reception.options)
+    _Routes(reception, Links(), files).add_to(app)
+    FileRoutes(
+        files=files,
+        statistics=reception.statistics,
+        options=reception.options,
+        key=_google_key,
+        headers=_GOOGLE_HEADERS,
+    ).add_to(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
@@ -284,4 +299,4 @@ async def serve(
         raise
     bound_host, bound_port = runner.addresses[0][:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-    return RunningEmulator(runner, reception, f"http://{shown}:{bound_port}")
+    return RunningEmulator(runner, reception, files, f"http://{shown}:{bound_port}")

@@ -319,3 +319,82 @@ async def test_a_deadline_in_the_header_ends_a_slow_answer_with_504(start, clien
     body = {"contents": [{"parts": [{"text": "x"}]}]}
     status, answer = await client.post(url, body, **{"X-Server-Timeout": "0.05"})
     assert (status, answer["error"]["status"]) == (504, "DEADLINE_EXCEEDED")
+
+
+async def test_a_turn_of_a_conversation_is_in_its_picture(start, client):
+    emulator = await start()
+    _, first = await client.draw(emulator, "A cat", PRO)
+    contents = [
+        {"parts": [{"text": "A cat"}]},
+        first["candidates"][0]["content"],
+        {"parts": [{"text": "Make it blue"}]},
+    ]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    _, second = await client.post(url, {"contents": contents})
+    facts = read_comment(base64.b64decode(parts_of(second)[-1]["inlineData"]["data"]))
+    assert (facts["turn"], facts["prompt"]) == (2, "Make it blue")
+
+
+async def test_a_turn_draws_on_what_was_asked_for_before(start, client):
+    emulator = await start()
+
+    async def second_turn(first_prompt):
+        _, first = await client.draw(emulator, first_prompt, PRO)
+        turns = [{"parts": [{"text": first_prompt}]}, first["candidates"][0]["content"], {"parts": [{"text": "Bluer"}]}]
+        _, second = await client.post(f"{emulator.base_url}/v1beta/models/{PRO}:generateContent", {"contents": turns})
+        return image_of(second).tobytes()
+
+    assert await second_turn("A cat") != await second_turn("A dog")
+
+
+async def replayed(client, emulator, spoil):
+    """The status and message of a second turn whose model turn was changed by `spoil(parts)`."""
+    _, first = await client.draw(emulator, "A cat", PRO)
+    turn = first["candidates"][0]["content"]
+    spoil(turn["parts"])
+    contents = [{"parts": [{"text": "A cat"}]}, turn, {"parts": [{"text": "Make it blue"}]}]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    status, answer = await client.post(url, {"contents": contents})
+    return status, answer.get("error", {}).get("message", "")[:60]
+
+
+async def test_signatures_that_changed_places_are_refused(start, client):
+    def swap(parts):
+        one, other = parts
+        one["thoughtSignature"], other["thoughtSignature"] = other["thoughtSignature"], one["thoughtSignature"]
+
+    assert await replayed(client, await start(), swap) == (400, "Thought signature is not valid.")
+
+
+async def test_a_picture_that_was_changed_no_longer_has_its_signature(start, client):
+    def repaint(parts):
+        parts[-1]["inlineData"] = {"mimeType": "image/png", "data": png()}
+
+    assert await replayed(client, await start(), repaint) == (400, "Thought signature is not valid.")
+
+
+async def test_the_first_text_of_a_turn_keeps_its_signature(start, client):
+    def drop(parts):
+        del parts[0]["thoughtSignature"]
+
+    expected = "Text part is missing a thought_signature in content position"
+    assert await replayed(client, await start(), drop) == (400, expected)
+
+
+async def test_the_documented_word_waives_the_signature(start, client):
+    def waive(parts):
+        parts[-1]["thoughtSignature"] = "skip_thought_signature_validator"
+
+    assert await replayed(client, await start(), waive) == (200, "")
+
+
+async def test_a_conversation_ends_with_the_user(start, client):
+    emulator = await start()
+    contents = [{"parts": [{"text": "A cat"}]}, {"role": "model", "parts": [{"text": "Here"}]}]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    assert (await client.post(url, {"contents": contents}))[0] == 400
+
+
+async def test_large_signatures_come_back_within_the_size_of_a_request(start, client):
+    emulator = await start(signature_bytes=800_000)
+    assert (await replayed(client, emulator, lambda parts: None))[0] == 200
