@@ -54,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--signature-bytes", type=int, default=2048, metavar="N", help="size of thought signatures")
     add("--drip", type=float, default=2.0, metavar="S", help="seconds that a slow answer takes to arrive")
     add("--file-life", type=float, default=48 * 3600.0, metavar="S", help="seconds an uploaded file lives (48 hours)")
+    add(
+        "--tier",
+        action="append",
+        default=[],
+        metavar="NAME=STATUS",
+        help="flex or priority: 400, 429, 503; 200 = downgrade",
+    )
     add("--no-retired", action="store_true", help="answer 404 for AI models that the vendor has shut down")
     return parser
 
@@ -64,6 +71,7 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
     rpm, rpm_by_model = _split(arguments.rpm, int, -1)
     rpd, rpd_by_model = _split(arguments.rpd, int, 0)
     _, faults = _split(arguments.fault, float, 0.0)
+    _, tiers = _split(arguments.tier, int, 0)
     return EmulatorOptions(
         latency_s=latency_s,
         latency_s_by_model=latency_s_by_model,
@@ -79,6 +87,7 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
         signature_bytes=arguments.signature_bytes,
         drip_s=arguments.drip,
         file_life_s=arguments.file_life,
+        tiers=tiers,
         serve_retired=not arguments.no_retired,
     )
 

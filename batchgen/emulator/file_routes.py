@@ -15,6 +15,7 @@ from batchgen.emulator.fields import Anything, Message, Violation, read
 from batchgen.emulator.files import Files, StoredFile, Upload
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Refusal, encoded
+from batchgen.emulator.pages import page_of
 from batchgen.emulator.reception import Cut, cut, read_body, send
 from batchgen.emulator.statistics import Statistics
 
@@ -132,16 +133,9 @@ class FileRoutes:
                 raise Cut
 
     async def listing(self, request: web.Request) -> Answer:
-        """pageSize: 10 unless told, at most 100. The token is opaque to clients."""
-        found = self.files.of(self.key(request))
-        page, start = _number(request, "pageSize", 10), _number(request, "pageToken", 0)
-        page = min(page or 10, 100)
-        body: dict[str, Any] = {}
-        if found[start : start + page]:
-            body["files"] = [_shown(request, stored) for stored in found[start : start + page]]
-        if found[start + page :]:
-            body["nextPageToken"] = str(start + page)
-        return Answer(body=encoded(body))
+        """10 a page unless told, at most 100."""
+        found = [_shown(request, stored) for stored in self.files.of(self.key(request))]
+        return Answer(body=encoded(page_of("files", found, request.query, default=10, most=100)))
 
     async def get(self, request: web.Request) -> Answer:
         return Answer(body=encoded(_shown(request, self.files.find(self.key(request), request.match_info["file"]))))
@@ -175,11 +169,3 @@ def _metadata(body: bytes) -> dict[str, Any]:
         raise errors.bad_fields(violations)
     metadata: dict[str, Any] = found.get("file", {})
     return metadata
-
-
-def _number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name, "")
-    if text and not text.isdecimal():
-        violation = Violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\"")
-        raise errors.bad_fields([violation])
-    return int(text) if text else default

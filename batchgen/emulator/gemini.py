@@ -25,10 +25,15 @@ FindFile = Callable[[str], StoredFile | None]  # by its URI; None for a link to 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeminiOrder(Order):
-    """modalities: upper case. search: which searches the googleSearch tool may do, empty without the tool."""
+    """modalities: upper case. interim: pictures shown among the thoughts. reference_tokens: of each picture sent along.
+
+    search: which searches the googleSearch tool may do, empty without the tool. tier: the one it is served at.
+    """
 
     modalities: tuple[str, ...] = _DEFAULT_MODALITIES
     include_thoughts: bool = False
+    interim: int = 0
+    reference_tokens: int = 560
     search: tuple[str, ...] = ()
     tier: str = "standard"
     stream: Stream = ""
@@ -37,7 +42,7 @@ class GeminiOrder(Order):
 def find_model(name: str, version: str, method: str, options: EmulatorOptions) -> Model:
     """Raises Refusal 404 for AI models that do not exist or, if asked for, are retired."""
     model = GEMINI.get(name)
-    if model is None:
+    if model is None or (options.models and name not in options.models):
         raise errors.unknown_model(name, version, method)
     if model.replacement and not options.serve_retired:
         raise errors.retired_model(name, model.replacement)
@@ -58,6 +63,7 @@ def parse(
     ratio, size = _picture_shape(config, model, options, ratio_of_reference)
     thinking = config.get("thinkingConfig", {})
     _check_thinking(thinking.get("thinkingLevel"), model)
+    include_thoughts = bool(thinking.get("includeThoughts")) and bool(model.thinking)
     prompts = [_text(content) for content in contents if content.get("role", "user") in ("user", "")]
     return GeminiOrder(
         model=model,
@@ -70,9 +76,12 @@ def parse(
         turn=len(prompts),
         history=tuple(prompts[:-1]),
         modalities=tuple(config.get("responseModalities") or _DEFAULT_MODALITIES),
-        include_thoughts=bool(thinking.get("includeThoughts")),
+        include_thoughts=include_thoughts,
+        # Up to two interim pictures (ai.google.dev, image generation); that it is one below HIGH is ours.
+        interim=(2 if thinking.get("thinkingLevel") == "HIGH" else 1) if include_thoughts else 0,
+        reference_tokens=_reference_tokens(config.get("mediaResolution", ""), model),
         search=_search(request.get("tools") or [], model),
-        tier=request.get("serviceTier", "standard").lower().replace("unspecified", "standard"),
+        tier=_tier(request.get("serviceTier", "standard"), options),
         stream=stream,
     )
 
@@ -214,6 +223,35 @@ def _check_thinking(level: str | None, model: Model) -> None:
     raise errors.refusal(400, f"Thinking level {level} is not supported for this model.")
 
 
+# ai.google.dev/gemini-api/docs/media-resolution, Gemini 3, still images; 560 is what image models charge unasked.
+_REFERENCE_TOKENS = {"LOW": 280, "MEDIUM": 560, "HIGH": 1120, "ULTRA_HIGH": 2240}
+
+
+def _reference_tokens(resolution: str, model: Model) -> int:
+    if model.family == "2.5":
+        return 258
+    return _REFERENCE_TOKENS.get(resolution.removeprefix("MEDIA_RESOLUTION_"), 560)
+
+
+def _tier(asked: str, options: EmulatorOptions) -> str:
+    """The tier it is served at. Raises Refusal.
+
+    Source: ai.google.dev/gemini-api/docs/flex-inference (503 or 429 without capacity) and priority-inference (served as
+    standard beyond its limits, for higher billing tiers only; the wording of that refusal is ours).
+    """
+    tier = asked.lower().removeprefix("service_tier_").replace("unspecified", "standard")
+    match options.tiers.get(tier):
+        case 200:
+            return "standard"
+        case 400:
+            raise errors.refusal(400, f"Service tier {tier} is not available for this project.")
+        case 429:
+            raise errors.exhausted_bare()
+        case 503:
+            raise errors.overloaded()
+    return tier
+
+
 def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
     """Without searchTypes it is the web; with only imageSearch it is images only (ai.google.dev, Google Search)."""
     asked = next((tool["googleSearch"] for tool in tools if "googleSearch" in tool), None)
@@ -223,13 +261,20 @@ def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
         raise errors.refusal(400, "Search Grounding is not supported.")
     types = asked.get("searchTypes", {})
     wanted = [kind for kind, name in (("web", "webSearch"), ("image", "imageSearch")) if name in types] or ["web"]
-    return tuple(kind for kind in wanted if kind in model.search) or ("web",)
+    if not set(wanted) <= set(model.search):  # not documented what happens then
+        raise errors.refusal(400, "Image Search Grounding is not supported.")
+    return tuple(wanted)
 
 
 def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     """The entries of `GET /models` that generate content."""
     methods = ["generateContent", "countTokens", "batchGenerateContent"]
-    return [describe(model, methods) for model in GEMINI.values() if options.serve_retired or not model.replacement]
+    return [describe(model, methods) for model in GEMINI.values() if is_offered(model, options)]
+
+
+def is_offered(model: Model, options: EmulatorOptions) -> bool:
+    allowed = not options.models or model.id in options.models
+    return allowed and (options.serve_retired or not model.replacement)
 
 
 def describe(model: Model, methods: list[str]) -> dict[str, Any]:
@@ -241,6 +286,7 @@ def describe(model: Model, methods: list[str]) -> dict[str, Any]:
         "inputTokenLimit": 131_072,
         "outputTokenLimit": 32_768,
         "supportedGenerationMethods": methods,
+        **({"thinking": True} if model.thinking else {}),
     }
 
 
@@ -250,6 +296,8 @@ def answer(job: Job[GeminiOrder]) -> Answer:
         job,
         modalities=order.modalities,
         include_thoughts=order.include_thoughts,
+        interim=order.interim,
+        reference_tokens=order.reference_tokens,
         search=order.search,
         tier=order.tier,
         stream=order.stream,

@@ -59,6 +59,8 @@ def compose(
     *,
     modalities: Sequence[str],
     include_thoughts: bool,
+    interim: int,
+    reference_tokens: int,
     search: Sequence[str],
     tier: str,
     stream: Stream,
@@ -73,7 +75,7 @@ def compose(
         response["promptFeedback"] = {"blockReason": "PROHIBITED_CONTENT"}
         thoughts = 0
     else:
-        _fill(draft, job, modalities, include_thoughts)
+        _fill(draft, job, modalities, include_thoughts, interim)
         if search and draft.charged:
             draft.candidate["groundingMetadata"] = _grounding(without_markers(order.prompt), search)
         response["candidates"] = [draft.candidate | {"index": 0}]
@@ -81,6 +83,7 @@ def compose(
         order.model,
         prompt=order.prompt,
         references=len(order.references),
+        reference_tokens=reference_tokens,
         size=order.size,
         images=draft.charged,
         text=draft.text,
@@ -92,7 +95,13 @@ def compose(
     response["modelVersion"] = order.model.id
     response["responseId"] = base64.urlsafe_b64encode(digest[:17]).decode().rstrip("=")
     body, content_type = _framed(response, stream)
-    return Answer(body=body, content_type=content_type, billed_images=draft.charged, sha256=tuple(draft.hashes))
+    return Answer(
+        body=body,
+        content_type=content_type,
+        billed_images=draft.charged,
+        sha256=tuple(draft.hashes),
+        headers={"x-gemini-service-tier": tier},
+    )
 
 
 def _framed(response: dict[str, Any], stream: Stream) -> tuple[bytes, str]:
@@ -102,7 +111,7 @@ def _framed(response: dict[str, Any], stream: Stream) -> tuple[bytes, str]:
     return encoded([response] if stream else response), JSON_TYPE
 
 
-def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoughts: bool) -> None:
+def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoughts: bool, interim: int) -> None:
     fault, candidate = job.fault, draft.candidate
     if fault in _REFUSALS:
         reason, message = _REFUSALS[fault]
@@ -113,14 +122,14 @@ def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoug
         if fault == "safety":
             candidate["safetyRatings"] = [_BLOCKED_RATING]
         return
-    if include_thoughts and job.order.model.thinking:
+    if include_thoughts:
         draft.parts.append({"text": "**Planning the picture**\n\nComposition, light, then type.", "thought": True})
     if "IMAGE" not in modalities or fault == "text_only":
         _add_text(draft, job, "I can describe that picture, but there is none in this answer.")
     else:
-        if fault == "thought_images":
-            for index in (1, 2):
-                draft.parts.append(_image_part(draft, job, index) | {"thought": True})
+        # Interim pictures are not billed and carry no signature.
+        for index in range(1, 1 + (2 if fault == "thought_images" else interim)):
+            draft.parts.append(_image_part(draft, job, index) | {"thought": True})
         if "TEXT" in modalities:
             turn = f"Turn {job.order.turn}, drawn on those before. " if job.order.turn > 1 else ""
             _add_text(draft, job, f"{turn}Here is the picture you asked for.")

@@ -158,15 +158,21 @@ def spoken(duration_s: float) -> str:
     return front + f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
 
+_OVERLOADED = (
+    "The model is overloaded. Please try again later.",
+    "This model is currently experiencing high demand. Spikes in demand are usually temporary. Please try again later.",
+)
+
+
+def overloaded() -> Refusal:
+    return refusal(503, _OVERLOADED[1])
+
+
 def server_fault(code: int, draw: random.Random) -> Refusal:
     messages = {
         408: ["Deadline expired before operation could complete."],
         500: [f"An internal error has occurred. {_TROUBLE}", "Internal error encountered."],
-        503: [
-            "The model is overloaded. Please try again later.",
-            "This model is currently experiencing high demand. Spikes in demand are usually temporary. "
-            "Please try again later.",
-        ],
+        503: list(_OVERLOADED),
         504: ["Deadline expired before operation could complete.", "The request timed out. Please try again."],
     }
     return refusal(code, draw.choice(messages[code]))

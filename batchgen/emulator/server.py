@@ -19,6 +19,7 @@ from batchgen.emulator.links import Links
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, Refusal, encoded
+from batchgen.emulator.pages import page_of
 from batchgen.emulator.quota import Over
 from batchgen.emulator.reception import Cut, Dialect, Reception, cut, send
 from batchgen.emulator.statistics import Statistics
@@ -34,16 +35,28 @@ _AIML_FAULTS = _AIML_ERRORS | faults.WIRE | {"no_image", "empty"} | _ONE_PICTURE
 _DAY_HINT_S = 6776.409571576  # of a recorded per-day answer: "Please retry in 1h52m56.409571576s."
 
 
-def _google_key(request: web.Request) -> str:
+def _known_key(request: web.Request) -> str:
     """Header or query parameter, as both are documented. Raises Refusal for keys that a test can choose."""
     key = request.headers.get("x-goog-api-key") or request.query.get("key", "")
     if key.startswith("leaked"):
         raise errors.key_leaked()
-    if key.startswith("nocredits"):
-        raise errors.credits_depleted()
     if not key or key.startswith("bad"):
         raise errors.key_invalid()
     return key
+
+
+def _google_key(request: web.Request) -> str:
+    """A key that may ask for pictures; looking at models and keeping files cost nothing."""
+    key = _known_key(request)
+    if key.startswith("nocredits"):
+        raise errors.credits_depleted()
+    return key
+
+
+def _must_pay(request: web.Request, model: str) -> None:
+    """A key of the free tier has a quota of 0 for every AI model that makes pictures (google-gemini/gemini-cli#8437)."""
+    if _known_key(request).startswith("free"):
+        raise errors.over_quota(model, 0, 26.66, window="Minute", free_tier=True)
 
 
 def _bearer(request: web.Request) -> str:
@@ -112,6 +125,7 @@ class _Routes:
 
             def parse_content(body: bytes) -> Order:
                 model = gemini.find_model(name, version, method, options)
+                _must_pay(request, name)
                 find_file = partial(self.files.usable, _google_key(request))
                 return gemini.parse(body, model, options, find_file, stream=stream)
 
@@ -119,7 +133,9 @@ class _Routes:
         elif method == "predict":
 
             def parse_predict(body: bytes) -> Order:
-                return imagen.parse(body, imagen.find_model(name, version, method, options))
+                model = imagen.find_model(name, version, method, options)
+                _must_pay(request, name)
+                return imagen.parse(body, model)
 
             dialect = _google_dialect(_IMAGEN_FAULTS, parse_predict, imagen.answer)
         else:
@@ -128,15 +144,16 @@ class _Routes:
 
     async def model_list(self, request: web.Request) -> web.StreamResponse:
         try:
-            _google_key(request)
+            _known_key(request)
+            body = page_of("models", self._models(), request.query, default=50, most=1000)
         except Refusal as refusal:
             return await _refuse(request, refusal)
-        return await send(request, Answer(body=encoded({"models": self._models()}), headers=_GOOGLE_HEADERS))
+        return await send(request, Answer(body=encoded(body), headers=_GOOGLE_HEADERS))
 
     async def model_one(self, request: web.Request) -> web.StreamResponse:
         version, name = request.match_info["version"], request.match_info["model"]
         try:
-            _google_key(request)
+            _known_key(request)
             found = next((model for model in self._models() if model["name"] == f"models/{name}"), None)
             if found is None:
                 raise errors.unknown_model(name, version, "getModel")
@@ -286,7 +303,7 @@ async def serve(
         files=files,
         statistics=reception.statistics,
         options=reception.options,
-        key=_google_key,
+        key=_known_key,
         headers=_GOOGLE_HEADERS,
     ).add_to(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)

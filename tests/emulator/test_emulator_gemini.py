@@ -398,3 +398,101 @@ async def test_a_conversation_ends_with_the_user(start, client):
 async def test_large_signatures_come_back_within_the_size_of_a_request(start, client):
     emulator = await start(signature_bytes=800_000)
     assert (await replayed(client, emulator, lambda parts: None))[0] == 200
+
+
+async def test_image_search_is_refused_by_a_model_that_searches_the_web_only(start, client):
+    emulator = await start()
+    tools = [{"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}}]
+    body = {"contents": [{"parts": [{"text": "quetzal"}]}], "tools": tools}
+    assert (await client.post(f"{emulator.base_url}/v1beta/models/{PRO}:generateContent", body))[0] == 400
+
+
+async def test_both_searches_are_told_with_their_sources(start, client):
+    emulator = await start()
+    tools = [{"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}}]
+    body = {"contents": [{"parts": [{"text": "quetzal"}]}], "tools": tools}
+    _, answer = await client.post(f"{emulator.base_url}/v1beta/models/{FLASH}:generateContent", body)
+    grounding = answer["candidates"][0]["groundingMetadata"]
+    assert [sorted(*chunk.values()) for chunk in grounding["groundingChunks"]] == [
+        ["title", "uri"],
+        ["domain", "imageUri", "sourceUri", "title"],
+    ]
+
+
+@pytest.mark.parametrize("level, interim", [("MINIMAL", 1), ("HIGH", 2)])
+async def test_thoughts_that_are_asked_for_hold_interim_pictures_that_cost_nothing(start, client, level, interim):
+    emulator = await start()
+    thinking = {"thinkingLevel": level, "includeThoughts": True}
+    _, answer = await client.draw(emulator, thinkingConfig=thinking)
+    pictures = [part for part in parts_of(answer) if "inlineData" in part]
+    thoughts = [part for part in pictures if part.get("thought")]
+    tokens = answer["usageMetadata"]["candidatesTokensDetails"][0]["tokenCount"]
+    assert (len(thoughts), len(pictures) - len(thoughts), tokens) == (interim, 1, 1120)
+
+
+@pytest.mark.parametrize("resolution, tokens", [(None, 560), ("LOW", 280), ("HIGH", 1120)])
+async def test_the_media_resolution_says_what_a_reference_costs(start, client, resolution, tokens):
+    emulator = await start()
+    parts = [{"inlineData": {"mimeType": "image/png", "data": png()}}, {"text": "A hat"}]
+    body = {"contents": [{"parts": parts}]}
+    if resolution:
+        body["generationConfig"] = {"mediaResolution": f"MEDIA_RESOLUTION_{resolution}"}
+    _, answer = await client.post(f"{emulator.base_url}/v1beta/models/{PRO}:generateContent", body)
+    assert answer["usageMetadata"]["promptTokensDetails"][1] == {"modality": "IMAGE", "tokenCount": tokens}
+
+
+async def test_a_media_resolution_that_does_not_exist_is_refused(start, client):
+    emulator = await start()
+    assert (await client.draw(emulator, mediaResolution="HUGE"))[0] == 400
+
+
+async def ask_tier(client, emulator, tier):
+    url = f"{emulator.base_url}/v1beta/models/{FLASH}:generateContent"
+    return await client.post(url, {"contents": [{"parts": [{"text": "x"}]}], "serviceTier": tier})
+
+
+@pytest.mark.parametrize("tier", ["flex", "PRIORITY", "SERVICE_TIER_FLEX"])
+async def test_an_answer_says_at_which_tier_it_was_served(start, client, tier):
+    _, answer = await ask_tier(client, await start(), tier)
+    assert answer["usageMetadata"]["serviceTier"] == tier.lower().removeprefix("service_tier_")
+
+
+@pytest.mark.parametrize("status", [400, 429, 503])
+async def test_a_tier_may_be_refused_while_the_standard_answers(start, client, status):
+    emulator = await start(tiers={"flex": status})
+    found = [(await ask_tier(client, emulator, tier))[0] for tier in ("flex", "standard")]
+    assert found == [status, 200]
+
+
+async def test_a_tier_may_be_downgraded_to_the_standard(start, client):
+    emulator = await start(tiers={"priority": 200})
+    _, answer = await ask_tier(client, emulator, "priority")
+    assert answer["usageMetadata"]["serviceTier"] == "standard"
+
+
+async def test_a_free_key_has_a_quota_of_zero(start, client):
+    emulator = await start()
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    status, answer = await client.post(url, {"contents": [{"parts": [{"text": "x"}]}]}, **{"x-goog-api-key": "free-1"})
+    assert (status, "limit: 0" in answer["error"]["message"]) == (429, True)
+
+
+async def test_a_key_sees_and_gets_only_the_models_it_may_use(start, client):
+    emulator = await start(models=(PRO,))
+    _, listed = await client.get(f"{emulator.base_url}/v1beta/models")
+    found = [(await client.draw(emulator, model=model))[0] for model in (PRO, FLASH)]
+    assert ([model["name"] for model in listed["models"]], found) == ([f"models/{PRO}"], [200, 404])
+
+
+async def test_models_are_listed_page_by_page(start, client):
+    emulator = await start()
+    _, whole = await client.get(f"{emulator.base_url}/v1beta/models")
+    _, first = await client.get(f"{emulator.base_url}/v1beta/models?pageSize=3")
+    _, rest = await client.get(f"{emulator.base_url}/v1beta/models?pageToken={first['nextPageToken']}")
+    assert (len(first["models"]), first["models"] + rest["models"]) == (3, whole["models"])
+
+
+async def test_a_model_says_what_it_can_do(start, client):
+    emulator = await start()
+    _, model = await client.get(f"{emulator.base_url}/v1beta/models/{PRO}")
+    assert (model["name"], "generateContent" in model["supportedGenerationMethods"]) == (f"models/{PRO}", True)
