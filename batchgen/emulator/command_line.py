@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from batchgen.emulator.faults import KNOWN
+from batchgen.emulator.loopback import is_loopback
 from batchgen.emulator.options import EmulatorOptions, Span
-from batchgen.emulator.server import is_loopback, serve
+from batchgen.emulator.server import serve
 
 Value = TypeVar("Value")
 

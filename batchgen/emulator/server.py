@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from batchgen.emulator.file_routes import FileRoutes
 from batchgen.emulator.files import Files
 from batchgen.emulator.gemini_answer import Stream
 from batchgen.emulator.links import Links
+from batchgen.emulator.loopback import is_loopback
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, Refusal, encoded
@@ -31,7 +31,7 @@ _ONE_PICTURE = faults.PICTURES - {"many_images", "thought_images"}
 _GEMINI_FAULTS = _GOOGLE_ERRORS | faults.WIRE | (faults.REFUSALS - _RAI) | faults.PICTURES
 _IMAGEN_FAULTS = _GOOGLE_ERRORS | faults.WIRE | _RAI | _ONE_PICTURE
 _AIML_ERRORS = faults.ERRORS - {"429limit0", "429spend"}
-_AIML_FAULTS = _AIML_ERRORS | faults.WIRE | {"no_image", "empty"} | _ONE_PICTURE | faults.LINKS
+_AIML_FAULTS = _AIML_ERRORS | faults.WIRE | {"no_image", "empty"} | _ONE_PICTURE | faults.LINKS | faults.SHAPES
 _DAY_HINT_S = 6776.409571576  # of a recorded per-day answer: "Please retry in 1h52m56.409571576s."
 
 
@@ -184,7 +184,8 @@ class _Routes:
             _bearer(request)
         except Refusal as refusal:
             return await _refuse(request, refusal)
-        return await send(request, Answer(body=encoded(aimlapi.balance())))
+        images = self.reception.statistics.images_of(aimlapi.OFFERS)
+        return await send(request, Answer(body=encoded(aimlapi.balance(images))))
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """The content host; it wants no credentials."""
@@ -275,13 +276,6 @@ class RunningEmulator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def serve(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,10 @@ class Statistics:
         self.answered += 1 if status else 0
         self.succeeded += 1 if 200 <= status < 300 else 0
         self.refused_429 += 1 if status == 429 else 0
+
+    def images_of(self, models: Container[str]) -> int:
+        """Pictures billed for any of these AI models."""
+        return sum(visit.billed_images for visit in self.visits if visit.model in models)
 
     def lost(self, visit: Visit) -> None:
         """The client had gone before its answer was written."""
