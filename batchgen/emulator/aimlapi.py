@@ -33,7 +33,7 @@ from batchgen.emulator.orders import (  # fmt: skip
 
 PATH = "/v1/images/generations"
 _CREDITS_A_PICTURE = 84_000  # the example of google/imagen-4.0-generate-001
-_CREDITS_A_USD = 2_000_000  # docs.aimlapi.com, pricing
+_CREDITS_A_USD = 2_000_000  # ours: no two examples of the documents have the same ratio
 _BALANCE = 1_000_000_000
 Check = Callable[[Any], str | None]  # what is wrong with a value, in the validator's words; None: nothing
 
