@@ -13,7 +13,7 @@ WIRE = frozenset({"502html", "html200", "truncated_json", "reset", "reset_early"
 REFUSALS = frozenset(
     {
         "safety", "image_safety", "prohibited", "block", "no_image", "image_other",
-        "text_only", "empty", "max_tokens", "rai_filtered", "rai_all",
+        "text_only", "empty", "max_tokens", "missing_signature", "rai_filtered", "rai_all",
     }
 )  # status 200, fewer or no pictures  # fmt: skip
 PICTURES = frozenset({"bad_base64", "half_image", "many_images", "thought_images", "mislabelled", "wrong_size"})

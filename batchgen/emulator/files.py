@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from batchgen.emulator import google_errors as errors
@@ -92,7 +93,7 @@ class Upload:
 
 
 class Files:
-    """All uploads and files of one emulator, in a temporary folder that goes with it."""
+    """All uploads and files of one emulator, in a temporary folder that goes with it. Asked from worker threads too."""
 
     def __init__(self, options: EmulatorOptions) -> None:
         self._options = options
@@ -100,6 +101,7 @@ class Files:
         self._uploads: dict[str, Upload] = {}
         self._files: dict[str, StoredFile] = {}
         self._attempts: Counter[tuple[str, str]] = Counter()
+        self._lock = Lock()
 
     def begin(self, key: str, *, mime: str, size_bytes: int, display_name: str, name: str = "") -> Upload:
         """Raises Refusal. name: `files/…` as the client wants it, empty for one of ours."""
@@ -145,7 +147,7 @@ class Files:
 
     def finish(self, upload: Upload) -> StoredFile:
         """Decodes pictures once, so that no request for content has to."""
-        pixels = picture_size(upload.path.read_bytes()) if upload.mime.startswith("image/") else None
+        pixels = picture_size(upload.path) if upload.mime.startswith("image/") else None
         now_s = time.time()
         stored = StoredFile(
             id=upload.file_id,
@@ -160,14 +162,14 @@ class Files:
             ready_s=now_s + self._options.file_processing_s,
             expires_s=now_s + self._options.file_life_s,
         )
-        self._files[stored.id] = stored
+        with self._lock:
+            self._files[stored.id] = stored
         self._uploads.pop(upload.id, None)
         return stored
 
     def find(self, key: str, file_id: str) -> StoredFile:
         """Raises Refusal 403, the same for a file that never was, is over, or belongs to another key."""
-        self._forget_expired()
-        found = self._files.get(file_id)
+        found = next((one for one in self._living() if one.id == file_id), None)
         if found is None or found.key != key:
             raise errors.no_such_file(file_id)
         return found
@@ -184,28 +186,32 @@ class Files:
 
     def of(self, key: str) -> list[StoredFile]:
         """Newest first."""
-        self._forget_expired()
-        return [found for found in reversed(self._files.values()) if found.key == key]
+        return [found for found in reversed(self._living()) if found.key == key]
 
     def delete(self, key: str, file_id: str) -> None:
-        self._drop(self.find(key, file_id))
+        found = self.find(key, file_id)
+        with self._lock:
+            self._files.pop(found.id, None)
+        found.path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         self._uploads.clear()
-        self._files.clear()
+        with self._lock:
+            self._files.clear()
         self._attempts.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _forget_expired(self) -> None:
+    def _living(self) -> list[StoredFile]:
+        """All files, oldest first, once those that expired are gone."""
         now_s = time.time()
-        for found in [one for one in self._files.values() if one.expires_s <= now_s]:
-            self._drop(found)
-
-    def _drop(self, found: StoredFile) -> None:
-        self._files.pop(found.id, None)
-        found.path.unlink(missing_ok=True)
+        with self._lock:
+            expired = [one for one in self._files.values() if one.expires_s <= now_s]
+            for one in expired:
+                del self._files[one.id]
+                one.path.unlink(missing_ok=True)
+            return list(self._files.values())
 
 
 def _stamp(at_s: float) -> str:

@@ -39,6 +39,7 @@ _REFUSALS: dict[str, tuple[str, str]] = {
     ),
     "max_tokens": ("MAX_TOKENS", ""),
     "empty": ("STOP", ""),
+    "missing_signature": ("MISSING_THOUGHT_SIGNATURE", ""),  # in the enum; nothing public says when
 }
 _BLOCKED_RATING = {"category": "HARM_CATEGORY_HATE_SPEECH", "probability": "LOW", "blocked": True}
 
@@ -81,7 +82,7 @@ def compose(
         response["candidates"] = [draft.candidate | {"index": 0}]
     response["usageMetadata"] = usage(
         order.model,
-        prompt=order.prompt,
+        prompt="\n".join((*order.history, order.prompt)),
         references=len(order.references),
         reference_tokens=reference_tokens,
         size=order.size,

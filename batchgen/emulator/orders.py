@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from PIL import Image, UnidentifiedImageError
@@ -130,10 +131,10 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def picture_size(data: bytes) -> tuple[int, int] | None:
+def picture_size(source: bytes | Path) -> tuple[int, int] | None:
     """Width and height of a picture that decodes as a whole; None if it does not."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             if image.width * image.height > _MAX_REFERENCE_PIXELS:
                 return None
             image.load()

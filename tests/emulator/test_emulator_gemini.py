@@ -496,3 +496,13 @@ async def test_a_model_says_what_it_can_do(start, client):
     emulator = await start()
     _, model = await client.get(f"{emulator.base_url}/v1beta/models/{PRO}")
     assert (model["name"], "generateContent" in model["supportedGenerationMethods"]) == (f"models/{PRO}", True)
+
+
+async def test_earlier_turns_are_part_of_what_a_turn_costs(start, client):
+    emulator = await start()
+    _, first = await client.draw(emulator, "A cat", PRO)
+    contents = [{"parts": [{"text": "A cat"}]}, first["candidates"][0]["content"], {"parts": [{"text": "Bluer"}]}]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    _, second = await client.post(url, {"contents": contents})
+    counted = [answer["usageMetadata"]["promptTokenCount"] for answer in (first, second)]
+    assert counted == [2, 3 + 560]
