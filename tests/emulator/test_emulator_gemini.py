@@ -338,13 +338,12 @@ async def test_a_turn_of_a_conversation_is_in_its_picture(start, client):
 async def test_a_turn_draws_on_what_was_asked_for_before(start, client):
     emulator = await start()
 
-    async def second_turn(first_prompt):
-        _, first = await client.draw(emulator, first_prompt, PRO)
-        turns = [{"parts": [{"text": first_prompt}]}, first["candidates"][0]["content"], {"parts": [{"text": "Bluer"}]}]
-        _, second = await client.post(f"{emulator.base_url}/v1beta/models/{PRO}:generateContent", {"contents": turns})
-        return image_of(second).tobytes()
+    async def after(first_prompt):
+        contents = [{"parts": [{"text": first_prompt}]}, {"parts": [{"text": "Bluer"}]}]
+        url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+        return image_of((await client.post(url, {"contents": contents}))[1]).tobytes()
 
-    assert await second_turn("A cat") != await second_turn("A dog")
+    assert await after("A cat") != await after("A dog")
 
 
 async def replayed(client, emulator, spoil):
