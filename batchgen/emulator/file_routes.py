@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
@@ -55,14 +55,9 @@ class FileRoutes:
                     content_type=refusal.content_type,
                     headers={"X-Goog-Upload-Status": "final"} if refusal.status < 500 else {},
                 )
-            except Cut:
+            except (Cut, ConnectionError):
                 return cut(request)
-            return await send(request, Answer(
-                status=answer.status,
-                body=answer.body,
-                content_type=answer.content_type,
-                headers={**self.headers, **answer.headers},
-            ))  # fmt: skip
+            return await send(request, replace(answer, headers={**self.headers, **answer.headers}))
 
         return handle
 

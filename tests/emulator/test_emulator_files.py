@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from PIL import Image
+from yarl import URL
 
 MODEL = "gemini-nano-banana-2.1"
 PIECE = 256
@@ -248,3 +249,22 @@ async def test_uploaded_bytes_lie_on_disk_and_go_with_the_emulator(start, client
     assert bytes_in(tmp_path) == [data]
     await emulator.close()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_client_that_dies_while_it_uploads_can_go_on_and_the_log_is_quiet(start, client, caplog):
+    emulator = await start()
+    data = picture()
+    url = URL(await begin(client, emulator, len(data)))
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nContent-Length: {len(data)}\r\n"
+    head += "X-Goog-Upload-Command: upload, finalize\r\nX-Goog-Upload-Offset: 0\r\n\r\n"
+    writer.write(head.encode() + data[:1000])
+    await writer.drain()
+    received = 0
+    while received < 1000:
+        received = int((await command(client, str(url), Command="query"))[2]["X-Goog-Upload-Size-Received"])
+    writer.close()
+    await writer.wait_closed()
+    status, body, _ = await command(client, str(url), data[received:], Offset=str(received))
+    complaints = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert (status, body["file"]["sizeBytes"], complaints) == (200, str(len(data)), [])
