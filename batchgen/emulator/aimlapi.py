@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from batchgen.emulator.faults import link_failures
 from batchgen.emulator.links import Link, Links
+from batchgen.emulator.loopback import fetch, is_loopback
 from batchgen.emulator.models import FIVE, GEMINI, IMAGEN, TEN, Model
 from batchgen.emulator.orders import (  # fmt: skip
     JSON_TYPE,
@@ -23,10 +27,14 @@ from batchgen.emulator.orders import (  # fmt: skip
     in_base64,
     label_of,
     paint,
+    picture_size,
     sha256,
 )
 
 PATH = "/v1/images/generations"
+_CREDITS_A_PICTURE = 84_000  # the example of google/imagen-4.0-generate-001
+_CREDITS_A_USD = 2_000_000  # ours: no two examples of the documents have the same ratio
+_BALANCE = 1_000_000_000
 Check = Callable[[Any], str | None]  # what is wrong with a value, in the validator's words; None: nothing
 
 
@@ -58,7 +66,9 @@ def urls(most: int) -> Check:
     def check(value: Any) -> str | None:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             return f"Expected array, received {type(value).__name__}"
-        return None if len(value) <= most else f"Array must contain at most {most} element(s)"
+        if len(value) > most:
+            return f"Array must contain at most {most} element(s)"
+        return None if all(urlsplit(one).scheme in ("http", "https", "data") for one in value) else "Invalid url"
 
     return check
 
@@ -141,6 +151,9 @@ OFFERS: Mapping[str, Offer] = dict(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AimlOrder(Order):
+    """links: of the pictures sent along, not looked at yet."""
+
+    links: tuple[str, ...] = ()
     as_link: bool = True
     rewritten: bool = False
     shape: Literal["data", "images"] = "data"
@@ -217,7 +230,7 @@ def parse(body: bytes) -> AimlOrder:
         count=given.get("num_images", 1),
         label=offer.model.mime,
         seed=given.get("seed"),
-        references=tuple(sha256(url.encode()) for url in given.get("image_urls", [])),
+        links=tuple(given.get("image_urls", [])),
         as_link=given.get("convert_base64_to_url", True),
         rewritten="enhance_prompt" in offer.fields and given.get("enhance_prompt", True),
         shape=offer.shape,
@@ -230,7 +243,10 @@ def _invalid(problem: str) -> Refusal:
 
 def answer(job: Job[AimlOrder], links: Links) -> Answer:
     """Pictures by link (the default) or base64, in the variants that AIML's pages show; 201 where its prose says so."""
-    order = job.order
+    shape: Mapping[str | None, Literal["data", "images"]] = {"data_shape": "data", "images_shape": "images"}
+    references = tuple(_reference(url) for url in job.order.links)
+    order = replace(job.order, references=references, shape=shape.get(job.fault, job.order.shape))
+    job = replace(job, order=order)
     if job.fault in ("no_image", "empty"):
         nothing = None if job.fault == "no_image" else [{"url": None, "b64_json": None}]
         return Answer(body=encoded({"data": nothing, "meta": None}))
@@ -240,7 +256,7 @@ def answer(job: Job[AimlOrder], links: Links) -> Answer:
         data = paint(job, index)
         hashes.append(sha256(data))
         entries.append(_entry(job, data, links))
-    body = {order.shape: entries, "meta": {"usage": {"credits_used": 84_000 * order.count}}}
+    body = {order.shape: entries, "meta": {"usage": _spent(order.count, older=job.fault == "tokens_used")}}
     if order.shape == "images":
         body["description"] = ""
     return Answer(
@@ -250,6 +266,32 @@ def answer(job: Job[AimlOrder], links: Links) -> Answer:
         billed_images=len(hashes),
         sha256=tuple(hashes),
     )
+
+
+def _spent(images: int, *, older: bool) -> dict[str, float]:
+    """The schema's names, and the one that examples of some pages have."""
+    credits_used = _CREDITS_A_PICTURE * images
+    if older:
+        return {"tokens_used": credits_used}
+    return {"credits_used": credits_used, "usd_spent": credits_used / _CREDITS_A_USD}
+
+
+def _reference(url: str) -> str:
+    """The hash of a picture sent along. Data URLs are decoded, links to loopback fetched; any other link is taken by
+    its name, because nothing this server does leaves the machine. Raises Refusal 400, in words of ours.
+    """
+    if url.startswith("data:"):
+        try:
+            data: bytes | None = base64.b64decode(url.partition(";base64,")[2], validate=True)
+        except binascii.Error:
+            data = None
+    elif is_loopback(urlsplit(url).hostname or ""):
+        data = fetch(url)
+    else:
+        return sha256(url.encode())
+    if data is None or picture_size(data) is None:
+        raise _invalid("image_urls: the image could not be loaded")
+    return sha256(data)
 
 
 def _entry(job: Job[AimlOrder], data: bytes, links: Links) -> dict[str, Any]:
@@ -271,10 +313,10 @@ def _entry(job: Job[AimlOrder], data: bytes, links: Links) -> dict[str, Any]:
     return entry
 
 
-def balance() -> dict[str, Any]:
-    """docs.aimlapi.com/api-references/service-endpoints/account-balance."""
+def balance(images: int) -> dict[str, Any]:
+    """docs.aimlapi.com/api-references/service-endpoints/account-balance. images: billed so far."""
     return {
-        "balance": 10_000_000,
+        "balance": _BALANCE - images * _CREDITS_A_PICTURE,
         "lowBalance": False,
         "lowBalanceThreshold": 10_000,
         "lastUpdated": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),

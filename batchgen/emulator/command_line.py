@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from batchgen.emulator.faults import KNOWN
+from batchgen.emulator.loopback import is_loopback
 from batchgen.emulator.options import EmulatorOptions, Span
-from batchgen.emulator.server import is_loopback, serve
+from batchgen.emulator.server import serve
 
 Value = TypeVar("Value")
 
@@ -53,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--picture-px", type=int, metavar="N", help="longest side of every picture")
     add("--signature-bytes", type=int, default=2048, metavar="N", help="size of thought signatures")
     add("--drip", type=float, default=2.0, metavar="S", help="seconds that a slow answer takes to arrive")
+    add("--file-life", type=float, default=48 * 3600.0, metavar="S", help="seconds an uploaded file lives (48 hours)")
+    add(
+        "--tier",
+        action="append",
+        default=[],
+        metavar="NAME=STATUS",
+        help="flex or priority: 400, 429, 503; 200 = downgrade",
+    )
     add("--no-retired", action="store_true", help="answer 404 for AI models that the vendor has shut down")
     return parser
 
@@ -63,6 +72,7 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
     rpm, rpm_by_model = _split(arguments.rpm, int, -1)
     rpd, rpd_by_model = _split(arguments.rpd, int, 0)
     _, faults = _split(arguments.fault, float, 0.0)
+    _, tiers = _split(arguments.tier, int, 0)
     return EmulatorOptions(
         latency_s=latency_s,
         latency_s_by_model=latency_s_by_model,
@@ -77,6 +87,8 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
         picture_px=arguments.picture_px,
         signature_bytes=arguments.signature_bytes,
         drip_s=arguments.drip,
+        file_life_s=arguments.file_life,
+        tiers=tiers,
         serve_retired=not arguments.no_retired,
     )
 

@@ -13,12 +13,13 @@ WIRE = frozenset({"502html", "html200", "truncated_json", "reset", "reset_early"
 REFUSALS = frozenset(
     {
         "safety", "image_safety", "prohibited", "block", "no_image", "image_other",
-        "text_only", "empty", "max_tokens", "rai_filtered", "rai_all",
+        "text_only", "empty", "max_tokens", "missing_signature", "rai_filtered", "rai_all",
     }
 )  # status 200, fewer or no pictures  # fmt: skip
 PICTURES = frozenset({"bad_base64", "half_image", "many_images", "thought_images", "mislabelled", "wrong_size"})
 LINKS = frozenset({"link404", "link_slow", "201", "b64"})
-KNOWN = ERRORS | WIRE | REFUSALS | PICTURES | LINKS
+SHAPES = frozenset({"data_shape", "images_shape", "tokens_used"})  # variants of AIML's answers; nothing fails
+KNOWN = ERRORS | WIRE | REFUSALS | PICTURES | LINKS | SHAPES
 
 _MARKER = re.compile(r"\[\[fault:([^\]*\s]+)(?:\*(\d+))?\]\]")
 _FOR_EVER = 1 << 30
@@ -36,11 +37,11 @@ def without_markers(prompt: str) -> str:
 def fault_for(prompt: str, attempt: int, rates: Mapping[str, float], draw: random.Random) -> str | None:
     """The fault of this attempt, counted from 1. Markers follow one another: `503*1` then `reset*1` then an answer.
 
-    A link's fault does not count attempts of the request: its number is how often the link fails.
+    A link's fault does not count attempts of the request: its number is how often the link fails. Nor does a shape.
     """
     past = 0
     for name, times in markers(prompt):
-        if name in LINKS:
+        if name in LINKS | SHAPES:
             return name
         past += times
         if attempt <= past:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from batchgen.emulator import google_errors as errors
 from batchgen.emulator.fields import Violation, read
+from batchgen.emulator.files import StoredFile
 from batchgen.emulator.gemini_answer import Stream, compose
 from batchgen.emulator.gemini_fields import RATIO_NAMES, REQUEST, SIZE_NAMES
 from batchgen.emulator.models import GEMINI, Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, Refusal, clean, picture_size, sha256
-from batchgen.emulator.signatures import is_ours_and_broken
+from batchgen.emulator.signatures import is_served
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
 _DEFAULT_MODALITIES = ("TEXT", "IMAGE")  # ai.google.dev/gemini-api/docs/image-generation
+FindFile = Callable[[str], StoredFile | None]  # by its URI; None for a link to elsewhere; raises Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeminiOrder(Order):
-    """modalities: upper case. search: which searches the googleSearch tool may do, empty without the tool."""
+    """modalities: upper case. interim: pictures shown among the thoughts. reference_tokens: of each picture sent along.
+
+    search: which searches the googleSearch tool may do, empty without the tool. tier: the one it is served at.
+    """
 
     modalities: tuple[str, ...] = _DEFAULT_MODALITIES
     include_thoughts: bool = False
+    interim: int = 0
+    reference_tokens: int = 560
     search: tuple[str, ...] = ()
     tier: str = "standard"
     stream: Stream = ""
@@ -34,39 +42,46 @@ class GeminiOrder(Order):
 def find_model(name: str, version: str, method: str, options: EmulatorOptions) -> Model:
     """Raises Refusal 404 for AI models that do not exist or, if asked for, are retired."""
     model = GEMINI.get(name)
-    if model is None:
+    if model is None or (options.models and name not in options.models):
         raise errors.unknown_model(name, version, method)
     if model.replacement and not options.serve_retired:
         raise errors.retired_model(name, model.replacement)
     return model
 
 
-def parse(body: bytes, model: Model, options: EmulatorOptions, *, stream: Stream = "") -> GeminiOrder:
+def parse(
+    body: bytes, model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream = ""
+) -> GeminiOrder:
     """Raises Refusal 400 in the server's wording for anything it would not take."""
     request = _read_body(body)
     contents = request.get("contents") or []
     _check_contents(contents)
-    if model.signs:
-        _check_signatures(contents, options)
-    references, ratio_of_reference = _references(contents, model)
+    references, ratio_of_reference = _references(contents, model, find_file)
+    if model.signs and options.signature_bytes:
+        _check_signatures(contents, options.signature_bytes, find_file)
     config = request.get("generationConfig", {})
     ratio, size = _picture_shape(config, model, options, ratio_of_reference)
     thinking = config.get("thinkingConfig", {})
     _check_thinking(thinking.get("thinkingLevel"), model)
-    last = contents[-1]
+    include_thoughts = bool(thinking.get("includeThoughts")) and bool(model.thinking)
+    prompts = [_text(content) for content in contents if content.get("role", "user") in ("user", "")]
     return GeminiOrder(
         model=model,
-        prompt=clean("\n".join(part["text"] for part in last["parts"] if part.get("text"))),
+        prompt=prompts[-1],
         ratio=ratio,
         size=size,
         label=model.mime,
         seed=config.get("seed"),
         references=references,
-        turn=len(contents),
+        turn=len(prompts),
+        history=tuple(prompts[:-1]),
         modalities=tuple(config.get("responseModalities") or _DEFAULT_MODALITIES),
-        include_thoughts=bool(thinking.get("includeThoughts")),
+        include_thoughts=include_thoughts,
+        # Up to two interim pictures (ai.google.dev, image generation); that it is one below HIGH is ours.
+        interim=(2 if thinking.get("thinkingLevel") == "HIGH" else 1) if include_thoughts else 0,
+        reference_tokens=_reference_tokens(config.get("mediaResolution", ""), model),
         search=_search(request.get("tools") or [], model),
-        tier=request.get("serviceTier", "standard").lower().replace("unspecified", "standard"),
+        tier=_tier(request.get("serviceTier", "standard"), options),
         stream=stream,
     )
 
@@ -83,6 +98,10 @@ def _read_body(body: bytes) -> dict[str, Any]:
     if violations:
         raise errors.bad_fields(violations)
     return request
+
+
+def _text(content: dict[str, Any]) -> str:
+    return clean("\n".join(part["text"] for part in content["parts"] if part.get("text")))
 
 
 def _bad_argument(field: str, message: str) -> Refusal:
@@ -102,50 +121,75 @@ def _check_contents(contents: list[dict[str, Any]]) -> None:
             if not set(part) - {"thought", "thoughtSignature", "partMetadata", "mediaResolution", "videoMetadata"}:
                 place = f"contents[{at}].parts[{number}].data"
                 raise _bad_argument(place, "required oneof field 'data' must have one initialized field")
+    if contents[-1].get("role") == "model":  # known from public issues
+        raise errors.refusal(400, "Please ensure that multiturn requests end with a user turn or a function response.")
 
 
-def _check_signatures(contents: list[dict[str, Any]], options: EmulatorOptions) -> None:
-    """Model turns come back as they were sent. Positions count from 1.
+def _check_signatures(contents: list[dict[str, Any]], length_bytes: int, find_file: FindFile) -> None:
+    """Model turns come back as they were sent: pictures and the first part after the thoughts signed. From 1 on.
 
-    Source: ai.google.dev/gemini-api/docs/thought-signatures and the body in langchain-ai/langchain-google#1431.
+    Source: ai.google.dev/gemini-api/docs/thought-signatures and the body in langchain-ai/langchain-google#1431. That
+    wording is known of pictures only; a text that lost its signature is refused likewise, and a signature on a part it
+    did not come on is, which is stricter than anything documented.
     """
     for position, content in enumerate(contents, 1):
         if content.get("role") != "model":
             continue
-        for number, part in enumerate(content["parts"], 1):
+        spoken = [(number, part) for number, part in enumerate(content["parts"], 1) if not part.get("thought")]
+        for number, part in spoken:
             signature = part.get("thoughtSignature")
-            if "inlineData" in part and not part.get("thought") and not signature:
+            image = "inlineData" in part or "fileData" in part
+            if not signature and (image or number == spoken[0][0]):
                 page = "https://ai.google.dev/gemini-api/docs/thought-signatures#model-behavior"
                 place = f"in content position {position}, part position {number}"
-                text = f"Image part is missing a thought_signature {place}. Please refer to {page} for more details."
+                kind = "Image" if image else "Text"
+                text = f"{kind} part is missing a thought_signature {place}. Please refer to {page} for more details."
                 raise errors.refusal(400, text)
-            if signature and is_ours_and_broken(signature, options.signature_bytes):
+            if signature and not is_served(signature, _signed_content(part, find_file), length_bytes):
                 raise errors.refusal(400, "Thought signature is not valid.")
 
 
-def _references(contents: list[dict[str, Any]], model: Model) -> tuple[tuple[str, ...], str | None]:
-    """Hashes of all pictures sent along, and the ratio nearest to the last one's."""
+def _signed_content(part: dict[str, Any], find_file: FindFile) -> bytes:
+    """What `gemini_answer` signs: a text itself, a picture by its hash, whichever way it comes back."""
+    if "inlineData" in part:
+        return sha256(part["inlineData"].get("data", b"")).encode()
+    if "fileData" in part:
+        stored = find_file(part["fileData"].get("fileUri", ""))
+        return stored.sha256.encode() if stored else b""
+    return str(part.get("text", "")).encode("utf-8", "replace")
+
+
+def _references(
+    contents: list[dict[str, Any]], model: Model, find_file: FindFile
+) -> tuple[tuple[str, ...], str | None]:
+    """Hashes of all pictures sent along, and the ratio nearest to the last one's. A file counts as its bytes do."""
     hashes: list[str] = []
     ratio = None
     for content in contents:
         for part in content["parts"]:
             if "fileData" in part:
-                hashes.append(sha256(part["fileData"].get("fileUri", "").encode()))
+                given = part["fileData"]
+                stored = find_file(given.get("fileUri", ""))
+                if stored is None:  # a link to elsewhere is taken by its name and never fetched
+                    hashes.append(sha256(given.get("fileUri", "").encode()))
+                    continue
+                size = _checked(given.get("mimeType") or stored.mime, stored.pixels)
+                hashes.append(stored.sha256)
+                ratio = model.nearest_ratio(*size) if size else ratio
             elif "inlineData" in part:
                 mime, data = part["inlineData"].get("mimeType", ""), part["inlineData"].get("data", b"")
-                size = _checked(mime, data)
+                size = _checked(mime, picture_size(data) if mime in _STILL else None)
                 hashes.append(sha256(data))
                 ratio = model.nearest_ratio(*size) if size else ratio
     return tuple(hashes), ratio
 
 
-def _checked(mime: str, data: bytes) -> tuple[int, int] | None:
+def _checked(mime: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
     """The pixel size where the emulator can decode the format. Raises Refusal for what is not a picture."""
     if mime.startswith(_TAKEN_AS_IS):
         return None
     if mime not in _STILL:
         raise errors.refusal(400, f"Unsupported MIME type: {mime}")
-    size = picture_size(data)
     if size is None:
         raise errors.bad_input_image()
     return size
@@ -179,6 +223,35 @@ def _check_thinking(level: str | None, model: Model) -> None:
     raise errors.refusal(400, f"Thinking level {level} is not supported for this model.")
 
 
+# ai.google.dev/gemini-api/docs/media-resolution, Gemini 3, still images; 560 is what image models charge unasked.
+_REFERENCE_TOKENS = {"LOW": 280, "MEDIUM": 560, "HIGH": 1120, "ULTRA_HIGH": 2240}
+
+
+def _reference_tokens(resolution: str, model: Model) -> int:
+    if model.family == "2.5":
+        return 258
+    return _REFERENCE_TOKENS.get(resolution.removeprefix("MEDIA_RESOLUTION_"), 560)
+
+
+def _tier(asked: str, options: EmulatorOptions) -> str:
+    """The tier it is served at. Raises Refusal.
+
+    Source: ai.google.dev/gemini-api/docs/flex-inference (503 or 429 without capacity) and priority-inference (served as
+    standard beyond its limits, for higher billing tiers only; the wording of that refusal is ours).
+    """
+    tier = asked.lower().removeprefix("service_tier_").replace("unspecified", "standard")
+    match options.tiers.get(tier):
+        case 200:
+            return "standard"
+        case 400:
+            raise errors.refusal(400, f"Service tier {tier} is not available for this project.")
+        case 429:
+            raise errors.exhausted_bare()
+        case 503:
+            raise errors.overloaded()
+    return tier
+
+
 def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
     """Without searchTypes it is the web; with only imageSearch it is images only (ai.google.dev, Google Search)."""
     asked = next((tool["googleSearch"] for tool in tools if "googleSearch" in tool), None)
@@ -188,13 +261,20 @@ def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
         raise errors.refusal(400, "Search Grounding is not supported.")
     types = asked.get("searchTypes", {})
     wanted = [kind for kind, name in (("web", "webSearch"), ("image", "imageSearch")) if name in types] or ["web"]
-    return tuple(kind for kind in wanted if kind in model.search) or ("web",)
+    if not set(wanted) <= set(model.search):  # not documented what happens then
+        raise errors.refusal(400, "Image Search Grounding is not supported.")
+    return tuple(wanted)
 
 
 def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     """The entries of `GET /models` that generate content."""
     methods = ["generateContent", "countTokens", "batchGenerateContent"]
-    return [describe(model, methods) for model in GEMINI.values() if options.serve_retired or not model.replacement]
+    return [describe(model, methods) for model in GEMINI.values() if is_offered(model, options)]
+
+
+def is_offered(model: Model, options: EmulatorOptions) -> bool:
+    allowed = not options.models or model.id in options.models
+    return allowed and (options.serve_retired or not model.replacement)
 
 
 def describe(model: Model, methods: list[str]) -> dict[str, Any]:
@@ -206,6 +286,7 @@ def describe(model: Model, methods: list[str]) -> dict[str, Any]:
         "inputTokenLimit": 131_072,
         "outputTokenLimit": 32_768,
         "supportedGenerationMethods": methods,
+        **({"thinking": True} if model.thinking else {}),
     }
 
 
@@ -215,6 +296,8 @@ def answer(job: Job[GeminiOrder]) -> Answer:
         job,
         modalities=order.modalities,
         include_thoughts=order.include_thoughts,
+        interim=order.interim,
+        reference_tokens=order.reference_tokens,
         search=order.search,
         tier=order.tier,
         stream=order.stream,

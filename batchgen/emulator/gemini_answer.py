@@ -39,6 +39,7 @@ _REFUSALS: dict[str, tuple[str, str]] = {
     ),
     "max_tokens": ("MAX_TOKENS", ""),
     "empty": ("STOP", ""),
+    "missing_signature": ("MISSING_THOUGHT_SIGNATURE", ""),  # in the enum; nothing public says when
 }
 _BLOCKED_RATING = {"category": "HARM_CATEGORY_HATE_SPEECH", "probability": "LOW", "blocked": True}
 
@@ -59,6 +60,8 @@ def compose(
     *,
     modalities: Sequence[str],
     include_thoughts: bool,
+    interim: int,
+    reference_tokens: int,
     search: Sequence[str],
     tier: str,
     stream: Stream,
@@ -73,14 +76,15 @@ def compose(
         response["promptFeedback"] = {"blockReason": "PROHIBITED_CONTENT"}
         thoughts = 0
     else:
-        _fill(draft, job, modalities, include_thoughts)
+        _fill(draft, job, modalities, include_thoughts, interim)
         if search and draft.charged:
             draft.candidate["groundingMetadata"] = _grounding(without_markers(order.prompt), search)
         response["candidates"] = [draft.candidate | {"index": 0}]
     response["usageMetadata"] = usage(
         order.model,
-        prompt=order.prompt,
+        prompt="\n".join((*order.history, order.prompt)),
         references=len(order.references),
+        reference_tokens=reference_tokens,
         size=order.size,
         images=draft.charged,
         text=draft.text,
@@ -92,7 +96,13 @@ def compose(
     response["modelVersion"] = order.model.id
     response["responseId"] = base64.urlsafe_b64encode(digest[:17]).decode().rstrip("=")
     body, content_type = _framed(response, stream)
-    return Answer(body=body, content_type=content_type, billed_images=draft.charged, sha256=tuple(draft.hashes))
+    return Answer(
+        body=body,
+        content_type=content_type,
+        billed_images=draft.charged,
+        sha256=tuple(draft.hashes),
+        headers={"x-gemini-service-tier": tier},
+    )
 
 
 def _framed(response: dict[str, Any], stream: Stream) -> tuple[bytes, str]:
@@ -102,7 +112,7 @@ def _framed(response: dict[str, Any], stream: Stream) -> tuple[bytes, str]:
     return encoded([response] if stream else response), JSON_TYPE
 
 
-def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoughts: bool) -> None:
+def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoughts: bool, interim: int) -> None:
     fault, candidate = job.fault, draft.candidate
     if fault in _REFUSALS:
         reason, message = _REFUSALS[fault]
@@ -113,19 +123,21 @@ def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoug
         if fault == "safety":
             candidate["safetyRatings"] = [_BLOCKED_RATING]
         return
-    if include_thoughts and job.order.model.thinking:
+    if include_thoughts:
         draft.parts.append({"text": "**Planning the picture**\n\nComposition, light, then type.", "thought": True})
     if "IMAGE" not in modalities or fault == "text_only":
         _add_text(draft, job, "I can describe that picture, but there is none in this answer.")
     else:
-        if fault == "thought_images":
-            for index in (1, 2):
-                draft.parts.append(_image_part(draft, job, index) | {"thought": True})
+        # Interim pictures are not billed and carry no signature.
+        for index in range(1, 1 + (2 if fault == "thought_images" else interim)):
+            draft.parts.append(_image_part(draft, job, index) | {"thought": True})
         if "TEXT" in modalities:
-            _add_text(draft, job, "Here is the picture you asked for.")
+            turn = f"Turn {job.order.turn}, drawn on those before. " if job.order.turn > 1 else ""
+            _add_text(draft, job, f"{turn}Here is the picture you asked for.")
         # Several pictures in one candidate are each billed; the last one is final.
         for index in (1, 2, 0) if fault == "many_images" else (0,):
-            draft.parts.append(_signed(job, _image_part(draft, job, index)))
+            image = _image_part(draft, job, index)
+            draft.parts.append(_signed(job, image, draft.hashes[-1]))
             draft.charged += 1
     candidate["content"] = {"parts": draft.parts, "role": "model"}
     candidate["finishReason"] = "STOP"
@@ -133,12 +145,12 @@ def _fill(draft: _Draft, job: Job[Any], modalities: Sequence[str], include_thoug
 
 def _add_text(draft: _Draft, job: Job[Any], text: str) -> None:
     draft.text = text
-    draft.parts.append(_signed(job, {"text": text}))
+    draft.parts.append(_signed(job, {"text": text}, text))
 
 
-def _signed(job: Job[Any], part: dict[str, Any]) -> dict[str, Any]:
+def _signed(job: Job[Any], part: dict[str, Any], content: str) -> dict[str, Any]:
     if job.order.model.signs and job.options.signature_bytes:
-        part["thoughtSignature"] = signature(job.options.signature_bytes)
+        part["thoughtSignature"] = signature(content.encode(), job.options.signature_bytes)
     return part
 
 

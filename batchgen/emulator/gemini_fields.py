@@ -117,6 +117,9 @@ _THINKING = Message(
     }
 )
 _MODALITIES = ("MODALITY_UNSPECIFIED", "TEXT", "IMAGE", "AUDIO")
+_RESOLUTIONS = ("UNSPECIFIED", "LOW", "MEDIUM", "HIGH", "ULTRA_HIGH")
+# The documents have both `flex` and `SERVICE_TIER_FLEX`.
+_TIERS = [prefix + name for prefix in ("", "SERVICE_TIER_") for name in ("UNSPECIFIED", "STANDARD", "FLEX", "PRIORITY")]
 _GENERATION = Message(
     {
         "responseModalities": Repeated(Enum("GenerationConfig.Modality", frozenset(_MODALITIES), any_case=True)),
@@ -139,7 +142,7 @@ _GENERATION = Message(
         "responseLogprobs": BOOL,
         "logprobs": INT,
         "speechConfig": _ANY,
-        "mediaResolution": STRING,
+        "mediaResolution": Enum("MediaResolution", frozenset(f"MEDIA_RESOLUTION_{name}" for name in _RESOLUTIONS)),
         "enableEnhancedCivicAnswers": BOOL,
     }
 )
@@ -152,7 +155,7 @@ REQUEST = Message(
         "tools": Repeated(_TOOL),
         "toolConfig": _ANY,
         "generationConfig": _GENERATION,
-        "serviceTier": Enum("ServiceTier", frozenset(("UNSPECIFIED", "STANDARD", "FLEX", "PRIORITY")), any_case=True),
+        "serviceTier": Enum("ServiceTier", frozenset(_TIERS), any_case=True),
         "store": BOOL,
         "cachedContent": STRING,
         "labels": _ANY,  # google-genai 3.4.0 sends it to this API, so it is taken; it has no effect

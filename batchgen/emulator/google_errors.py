@@ -93,6 +93,17 @@ def retired_model(model: str, replacement: str) -> Refusal:
     return refusal(404, f"This model models/{model} is no longer available. {advice}")
 
 
+def no_such_file(file_id: str) -> Refusal:
+    """googleapis/python-genai#1218: one wording for all of it, and 403 rather than 404."""
+    return refusal(403, f"You do not have permission to access the File {file_id} or it may not exist.")
+
+
+def file_not_active(file_id: str) -> Refusal:
+    """Known from public issues; the documents only say to wait for ACTIVE."""
+    text = f"The File {file_id} is not in an ACTIVE state and usage is not allowed."
+    return refusal(400, text, status="FAILED_PRECONDITION")
+
+
 _QUOTA_HEAD = (
     "You exceeded your current quota, please check your plan and billing details. For more information on this error, "
     "head to: https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your current usage, head to: "
@@ -147,15 +158,21 @@ def spoken(duration_s: float) -> str:
     return front + f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
 
+_OVERLOADED = (
+    "The model is overloaded. Please try again later.",
+    "This model is currently experiencing high demand. Spikes in demand are usually temporary. Please try again later.",
+)
+
+
+def overloaded() -> Refusal:
+    return refusal(503, _OVERLOADED[1])
+
+
 def server_fault(code: int, draw: random.Random) -> Refusal:
     messages = {
         408: ["Deadline expired before operation could complete."],
         500: [f"An internal error has occurred. {_TROUBLE}", "Internal error encountered."],
-        503: [
-            "The model is overloaded. Please try again later.",
-            "This model is currently experiencing high demand. Spikes in demand are usually temporary. "
-            "Please try again later.",
-        ],
+        503: list(_OVERLOADED),
         504: ["Deadline expired before operation could complete.", "The request timed out. Please try again."],
     }
     return refusal(code, draw.choice(messages[code]))

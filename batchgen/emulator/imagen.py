@@ -8,7 +8,7 @@ from typing import Any
 
 from batchgen.emulator import google_errors as errors
 from batchgen.emulator.fields import BOOL, FLOAT, INT, STRING, Anything, Message, Repeated, Violation, read
-from batchgen.emulator.gemini import describe
+from batchgen.emulator.gemini import describe, is_offered
 from batchgen.emulator.models import IMAGEN, Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, clean, encoded, in_base64, label_of, paint, sha256
@@ -46,7 +46,7 @@ class ImagenOrder(Order):
 def find_model(name: str, version: str, method: str, options: EmulatorOptions) -> Model:
     """Raises Refusal 404 for AI models that do not exist or, if asked for, are retired."""
     model = IMAGEN.get(name)
-    if model is None:
+    if model is None or (options.models and name not in options.models):
         raise errors.unknown_model(name, version, method)
     if model.replacement and not options.serve_retired:
         raise errors.retired_model(name, model.replacement)
@@ -128,4 +128,4 @@ def answer(job: Job[ImagenOrder]) -> Answer:
 
 def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     """The entries of `GET /models` that predict."""
-    return [describe(model, ["predict"]) for model in IMAGEN.values() if options.serve_retired or not model.replacement]
+    return [describe(model, ["predict"]) for model in IMAGEN.values() if is_offered(model, options)]

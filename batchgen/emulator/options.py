@@ -25,6 +25,10 @@ class EmulatorOptions:
     signature_bytes: of a thought signature before base64 (recorded answers of the vendor carry about 0.8 MB).
     serve_retired: answer for AI models that the vendor has shut down. serve_512: `gemini-nano-banana-2.1` takes "512"
     (public reports disagree).
+    file_life_s: how long an uploaded file lives; file_processing_s: how long it is PROCESSING before it is ACTIVE.
+    models: the only AI models of Google's that keys may use, empty for all. tiers: what a serviceTier meets, by its
+    name in lower case: 400 not offered, 429 or 503 no capacity, 200 served as standard.
+    upload_granularity_bytes: pieces of an upload, but the last, are multiples of it.
     """
 
     latency_s: Span = (0.3, 0.9)
@@ -45,6 +49,11 @@ class EmulatorOptions:
     serve_retired: bool = True
     serve_512: bool = False
     max_request_bytes: int = 20 * 1024 * 1024
+    models: tuple[str, ...] = ()
+    tiers: Mapping[str, int] = field(default_factory=dict)
+    file_life_s: float = 48 * 3600.0
+    file_processing_s: float = 0.0
+    upload_granularity_bytes: int = 8 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name, rate in self.faults.items():
@@ -54,6 +63,9 @@ class EmulatorOptions:
                 raise ValueError(f"fault {name}: a probability lies between 0 and 1, got {rate}")
         if sum(self.faults.values()) > 1:
             raise ValueError("the probabilities of all faults together exceed 1")
+        for tier, status in self.tiers.items():
+            if tier not in ("flex", "priority") or status not in (200, 400, 429, 503):
+                raise ValueError(f"tier {tier}={status}: expected flex or priority, and 200, 400, 429 or 503")
         for least_s, most_s in (self.latency_s, *self.latency_s_by_model.values()):
             if not 0 <= least_s <= most_s:
                 raise ValueError(f"latency {least_s}-{most_s}: expected 0 <= least <= most")

@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from PIL import Image, UnidentifiedImageError
@@ -35,9 +36,10 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A request that was understood. prompt: the last turn's text. turn: how many entries the conversation has.
+    """A request that was understood. prompt: the last turn's text. turn: the user's turns, this one included.
 
-    references: sha256 of each picture sent along. label: the mime type its pictures are served as.
+    history: the texts of the user's earlier turns. references: sha256 of each picture sent along. label: the mime type
+    its pictures are served as.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Order:
     seed: int | None = None
     references: tuple[str, ...] = ()
     turn: int = 1
+    history: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +90,15 @@ def paint(job: Job[Any], index: int = 0) -> bytes:
         prompt=order.prompt,
         title=without_markers(order.prompt),
         model=order.model.id,
-        caption=f"{order.model.id} · {order.ratio} · {order.size}",
+        caption=f"{order.model.id} · {order.ratio} · {order.size}"
+        + (f" · turn {order.turn}" if order.turn > 1 else ""),
         mime="image/jpeg" if job.fault == "mislabelled" else order.label,
         pixels=pixels,
         n=job.n,
         index=index,
         seed=order.seed,
         references=order.references,
+        history=order.history,
         nonce=job.attempt,
     )
     data = render(picture, order.quality)
@@ -126,10 +131,10 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def picture_size(data: bytes) -> tuple[int, int] | None:
+def picture_size(source: bytes | Path) -> tuple[int, int] | None:
     """Width and height of a picture that decodes as a whole; None if it does not."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             if image.width * image.height > _MAX_REFERENCE_PIXELS:
                 return None
             image.load()

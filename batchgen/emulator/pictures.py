@@ -23,7 +23,8 @@ class Picture:
     """Everything a picture is made of; equal pictures have equal bytes.
 
     caption: AI model, ratio and size as readable text. n: the request's number, for tests to match files with requests;
-    it is in the comment and does not change the pixels. nonce: the attempt, so that asking again paints anew.
+    it is in the comment and does not change the pixels. history: what was asked for in the turns before, on which the
+    picture draws. nonce: the attempt, so that asking again paints anew.
     """
 
     prompt: str
@@ -36,6 +37,7 @@ class Picture:
     index: int = 0
     seed: int | None = None
     references: Sequence[str] = ()
+    history: Sequence[str] = ()
     nonce: int = 1
 
 
@@ -46,6 +48,7 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _digest(picture: Picture) -> bytes:
     facts = [picture.prompt, picture.model, picture.index, picture.seed, list(picture.references), picture.nonce]
+    facts += [list(picture.history)] if picture.history else []
     return hashlib.sha256(json.dumps(facts).encode()).digest()
 
 
@@ -103,6 +106,8 @@ def _comment(picture: Picture) -> str:
         "model": picture.model,
         "prompt": picture.prompt[:_COMMENT_CHARACTERS],
     }
+    if picture.history:
+        facts["turn"] = len(picture.history) + 1
     return json.dumps(facts, ensure_ascii=False)
 
 

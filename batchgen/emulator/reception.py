@@ -58,7 +58,7 @@ class Reception:
         self.statistics = Statistics(minute_s=options.minute_s)
         self.closing = asyncio.Event()
         self._quotas = Quotas(options.minute_s, rejected_counts=options.rejected_counts)
-        self._attempts: Counter[tuple[str, str, int]] = Counter()
+        self._attempts: Counter[tuple[str | int, ...]] = Counter()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="emulator")
         self._loop = asyncio.get_running_loop()
         self._started_s = self._loop.time()
@@ -128,7 +128,7 @@ class Reception:
         for name, _ in markers(order.prompt):
             if name not in dialect.faults:
                 raise dialect.bad_fault(name)
-        place = (order.model.id, order.prompt, order.turn)
+        place: tuple[str | int, ...] = (order.model.id, order.prompt, order.turn, *order.history)
         self._attempts[place] += 1
         attempt = self._attempts[place]
         draw = random.Random(f"{self.options.seed}|{'|'.join(map(str, place))}|{attempt}")

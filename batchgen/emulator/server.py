@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,11 +11,15 @@ from aiohttp import web
 
 from batchgen.emulator import aimlapi, faults, gemini, imagen
 from batchgen.emulator import google_errors as errors
+from batchgen.emulator.file_routes import FileRoutes
+from batchgen.emulator.files import Files
 from batchgen.emulator.gemini_answer import Stream
 from batchgen.emulator.links import Links
+from batchgen.emulator.loopback import is_loopback
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, Refusal, encoded
+from batchgen.emulator.pages import page_of
 from batchgen.emulator.quota import Over
 from batchgen.emulator.reception import Cut, Dialect, Reception, cut, send
 from batchgen.emulator.statistics import Statistics
@@ -28,20 +31,32 @@ _ONE_PICTURE = faults.PICTURES - {"many_images", "thought_images"}
 _GEMINI_FAULTS = _GOOGLE_ERRORS | faults.WIRE | (faults.REFUSALS - _RAI) | faults.PICTURES
 _IMAGEN_FAULTS = _GOOGLE_ERRORS | faults.WIRE | _RAI | _ONE_PICTURE
 _AIML_ERRORS = faults.ERRORS - {"429limit0", "429spend"}
-_AIML_FAULTS = _AIML_ERRORS | faults.WIRE | {"no_image", "empty"} | _ONE_PICTURE | faults.LINKS
+_AIML_FAULTS = _AIML_ERRORS | faults.WIRE | {"no_image", "empty"} | _ONE_PICTURE | faults.LINKS | faults.SHAPES
 _DAY_HINT_S = 6776.409571576  # of a recorded per-day answer: "Please retry in 1h52m56.409571576s."
 
 
-def _google_key(request: web.Request) -> str:
+def _known_key(request: web.Request) -> str:
     """Header or query parameter, as both are documented. Raises Refusal for keys that a test can choose."""
     key = request.headers.get("x-goog-api-key") or request.query.get("key", "")
     if key.startswith("leaked"):
         raise errors.key_leaked()
-    if key.startswith("nocredits"):
-        raise errors.credits_depleted()
     if not key or key.startswith("bad"):
         raise errors.key_invalid()
     return key
+
+
+def _google_key(request: web.Request) -> str:
+    """A key that may ask for pictures; looking at models and keeping files cost nothing."""
+    key = _known_key(request)
+    if key.startswith("nocredits"):
+        raise errors.credits_depleted()
+    return key
+
+
+def _must_pay(request: web.Request, model: str) -> None:
+    """A key of the free tier has a quota of 0 for every AI model that makes pictures (google-gemini/gemini-cli#8437)."""
+    if _known_key(request).startswith("free"):
+        raise errors.over_quota(model, 0, 26.66, window="Minute", free_tier=True)
 
 
 def _bearer(request: web.Request) -> str:
@@ -86,6 +101,7 @@ class _Routes:
 
     reception: Reception
     links: Links
+    files: Files
 
     def add_to(self, app: web.Application) -> None:
         version = "/{version:v1(?:beta)?}"
@@ -109,13 +125,17 @@ class _Routes:
 
             def parse_content(body: bytes) -> Order:
                 model = gemini.find_model(name, version, method, options)
-                return gemini.parse(body, model, options, stream=stream)
+                _must_pay(request, name)
+                find_file = partial(self.files.usable, _google_key(request))
+                return gemini.parse(body, model, options, find_file, stream=stream)
 
             dialect = _google_dialect(_GEMINI_FAULTS, parse_content, gemini.answer, in_list=bool(stream))
         elif method == "predict":
 
             def parse_predict(body: bytes) -> Order:
-                return imagen.parse(body, imagen.find_model(name, version, method, options))
+                model = imagen.find_model(name, version, method, options)
+                _must_pay(request, name)
+                return imagen.parse(body, model)
 
             dialect = _google_dialect(_IMAGEN_FAULTS, parse_predict, imagen.answer)
         else:
@@ -124,15 +144,16 @@ class _Routes:
 
     async def model_list(self, request: web.Request) -> web.StreamResponse:
         try:
-            _google_key(request)
+            _known_key(request)
+            body = page_of("models", self._models(), request.query, default=50, most=1000)
         except Refusal as refusal:
             return await _refuse(request, refusal)
-        return await send(request, Answer(body=encoded({"models": self._models()}), headers=_GOOGLE_HEADERS))
+        return await send(request, Answer(body=encoded(body), headers=_GOOGLE_HEADERS))
 
     async def model_one(self, request: web.Request) -> web.StreamResponse:
         version, name = request.match_info["version"], request.match_info["model"]
         try:
-            _google_key(request)
+            _known_key(request)
             found = next((model for model in self._models() if model["name"] == f"models/{name}"), None)
             if found is None:
                 raise errors.unknown_model(name, version, "getModel")
@@ -163,7 +184,8 @@ class _Routes:
             _bearer(request)
         except Refusal as refusal:
             return await _refuse(request, refusal)
-        return await send(request, Answer(body=encoded(aimlapi.balance())))
+        images = self.reception.statistics.images_of(aimlapi.OFFERS)
+        return await send(request, Answer(body=encoded(aimlapi.balance(images))))
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """The content host; it wants no credentials."""
@@ -190,6 +212,7 @@ class _Routes:
     async def reset(self, request: web.Request) -> web.StreamResponse:
         self.reception.reset()
         self.links.clear()
+        self.files.clear()
         return web.json_response({})
 
 
@@ -227,9 +250,10 @@ async def _google_404(request: web.Request, handler: Any) -> web.StreamResponse:
 class RunningEmulator:
     """A server that listens. `async with` closes it; requests in flight are cut off then."""
 
-    def __init__(self, runner: web.AppRunner, reception: Reception, base_url: str) -> None:
+    def __init__(self, runner: web.AppRunner, reception: Reception, files: Files, base_url: str) -> None:
         self._runner = runner
         self._reception = reception
+        self._files = files
         self.base_url = base_url
 
     @property
@@ -243,6 +267,7 @@ class RunningEmulator:
     async def close(self) -> None:
         self._reception.close()
         await self._runner.cleanup()
+        self._files.clear()
 
     async def __aenter__(self) -> Self:
         return self
@@ -251,13 +276,6 @@ class RunningEmulator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def serve(
@@ -273,7 +291,15 @@ async def serve(
     reception = Reception(options or EmulatorOptions())
     # Bodies are read and bounded by the reception itself.
     app = web.Application(middlewares=[_google_404], client_max_size=0)
-    _Routes(reception, Links()).add_to(app)
+    files = Files(reception.options)
+    _Routes(reception, Links(), files).add_to(app)
+    FileRoutes(
+        files=files,
+        statistics=reception.statistics,
+        options=reception.options,
+        key=_known_key,
+        headers=_GOOGLE_HEADERS,
+    ).add_to(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
@@ -284,4 +310,4 @@ async def serve(
         raise
     bound_host, bound_port = runner.addresses[0][:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-    return RunningEmulator(runner, reception, f"http://{shown}:{bound_port}")
+    return RunningEmulator(runner, reception, files, f"http://{shown}:{bound_port}")

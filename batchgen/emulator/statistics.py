@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,10 @@ class Visit:
 
 @dataclass(slots=True)
 class Statistics:
-    """requests: arrivals; answered: answers of any status sent; billed: requests that the vendor would charge."""
+    """requests: arrivals; answered: answers of any status sent; billed: requests that the vendor would charge.
+
+    uploads: files that arrived whole; uploaded_bytes: what was taken for them, and for those that did not.
+    """
 
     minute_s: float = 60.0
     requests: int = 0
@@ -35,6 +38,8 @@ class Statistics:
     billed: int = 0
     billed_images: int = 0
     refused_429: int = 0
+    uploads: int = 0
+    uploaded_bytes: int = 0
     in_flight: int = 0
     max_in_flight: int = 0
     visits: deque[Visit] = field(default_factory=lambda: deque(maxlen=_KEPT))
@@ -42,6 +47,7 @@ class Statistics:
     def clear(self) -> None:
         """Start anew; requests in flight stay counted as such."""
         self.requests = self.answered = self.succeeded = self.billed = self.billed_images = self.refused_429 = 0
+        self.uploads = self.uploaded_bytes = 0
         self.max_in_flight = self.in_flight
         self.visits.clear()
 
@@ -68,6 +74,10 @@ class Statistics:
         self.succeeded += 1 if 200 <= status < 300 else 0
         self.refused_429 += 1 if status == 429 else 0
 
+    def images_of(self, models: Container[str]) -> int:
+        """Pictures billed for any of these AI models."""
+        return sum(visit.billed_images for visit in self.visits if visit.model in models)
+
     def lost(self, visit: Visit) -> None:
         """The client had gone before its answer was written."""
         visit.delivered = False
@@ -82,6 +92,8 @@ class Statistics:
             "billed": self.billed,
             "billed_images": self.billed_images,
             "refused_429": self.refused_429,
+            "uploads": self.uploads,
+            "uploaded_bytes": self.uploaded_bytes,
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
             "minute_s": self.minute_s,

@@ -17,6 +17,7 @@ def usage(
     *,
     prompt: str,
     references: int,
+    reference_tokens: int,
     size: str,
     images: int,
     text: str = "",
@@ -30,10 +31,9 @@ def usage(
     overhead: recorded answers of Gemini 3 have 88 to 630 candidate tokens more than the details add up to; they are
     billed as text. Answers without a picture have no candidatesTokensDetails (recorded), refusals no candidates.
     """
-    per_reference = 258 if model.family == "2.5" else 560
     details: list[dict[str, Any]] = [{"modality": "TEXT", "tokenCount": text_tokens(prompt)}]
     if references:
-        details.append({"modality": "IMAGE", "tokenCount": references * per_reference})
+        details.append({"modality": "IMAGE", "tokenCount": references * reference_tokens})
     prompt_tokens = sum(entry["tokenCount"] for entry in details)
     image_tokens = images * model.tokens.get(size, 1120)
     candidates = image_tokens + text_tokens(text) + overhead

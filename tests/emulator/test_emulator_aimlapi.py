@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from PIL import Image
 
 IMAGEN = "google/imagen-4.0-generate-001"
@@ -127,3 +130,83 @@ async def test_the_balance_can_be_asked_for(start, client):
     emulator = await start()
     status, answer = await client.get(f"{emulator.base_url}/v1/billing/balance")
     assert (status, answer["lowBalance"]) == (200, False)
+
+
+async def test_the_balance_goes_down_with_each_picture(start, client):
+    emulator = await start()
+    _, before = await client.get(f"{emulator.base_url}/v1/billing/balance")
+    await generate(client, emulator, num_images=2)
+    _, after = await client.get(f"{emulator.base_url}/v1/billing/balance")
+    assert before["balance"] - after["balance"] == 2 * 84_000
+
+
+async def test_an_answer_says_what_it_cost(start, client):
+    _, answer = await generate(client, await start(), num_images=2)
+    assert answer["meta"]["usage"] == {"credits_used": 168_000, "usd_spent": 0.084}
+
+
+async def test_the_older_name_of_the_credits_comes_by_marker(start, client):
+    _, answer = await generate(client, await start(), prompt="x [[fault:tokens_used]]")
+    assert answer["meta"]["usage"] == {"tokens_used": 84_000}
+
+
+@pytest.mark.parametrize("model", [IMAGEN, "google/nano-banana-edit"])
+@pytest.mark.parametrize("shape", ["data", "images"])
+async def test_either_shape_of_answer_comes_by_marker(start, client, model, shape):
+    _, answer = await generate(client, await start(), prompt=f"x [[fault:{shape}_shape]]", model=model)
+    assert ("data" in answer, "images" in answer) == (shape == "data", shape == "images")
+
+
+def data_url(colour="red"):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+async def edited(client, emulator, url):
+    """The pixels of an edit of what the link shows, as often as it was asked for."""
+    status, answer = await generate(client, emulator, model="google/nano-banana-edit", image_urls=[url])
+    assert status == 200, answer
+    async with client.session.get(answer["images"][0]["url"]) as response:
+        return Image.open(io.BytesIO(await response.read())).tobytes()
+
+
+async def test_an_edit_draws_on_the_picture_of_a_data_url(start, client):
+    assert await edited(client, await start(), data_url("red")) != await edited(client, await start(), data_url("blue"))
+
+
+async def test_an_edit_draws_on_the_picture_behind_a_link(start, client):
+    emulator = await start()
+    _, first = await generate(client, emulator, prompt="A fox")
+    link = first["data"][0]["url"]
+    async with client.session.get(link) as response:
+        inline = "data:image/png;base64," + base64.b64encode(await response.read()).decode()
+    assert await edited(client, emulator, link) == await edited(client, await start(), inline)
+
+
+@pytest.mark.parametrize("url", ["data:image/png;base64,bm90IGE=", "data:image/png;base64,*", "ftp://x", "nothing"])
+async def test_what_is_no_picture_is_refused(start, client, url):
+    emulator = await start()
+    status, _ = await generate(client, emulator, model="google/nano-banana-edit", image_urls=[url])
+    assert (status, emulator.stats.billed) == (400, 0)
+
+
+async def test_a_link_that_leads_nowhere_is_refused(start, client):
+    emulator = await start()
+    urls = [f"{emulator.base_url}/cdn/generations/none.png"]
+    assert (await generate(client, emulator, model="google/nano-banana-edit", image_urls=urls))[0] == 400
+
+
+async def test_a_link_that_redirects_is_not_followed(start, client):
+    requests = []
+
+    async def redirect(request):
+        requests.append(request.path)
+        raise web.HTTPFound("/picture")
+
+    app = web.Application()
+    app.router.add_get("/{name}", redirect)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/first"))
+        status, _ = await generate(client, await start(), model="google/nano-banana-edit", image_urls=[url])
+    assert (status, requests) == (400, ["/first"])

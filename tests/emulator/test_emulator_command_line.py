@@ -51,3 +51,14 @@ def test_values_are_for_all_models_or_for_one():
     options = options_from(_parser().parse_args(arguments))
     found = (options.latency_of("a"), options.latency_of("b"), options.rpm_of("a"), options.faults)
     assert found == ((2, 2), (0.3, 0.9), 60, {"503": 0.05})
+
+
+def test_a_short_life_of_files_and_a_refused_tier_are_options():
+    options = options_from(_parser().parse_args(["--file-life", "2", "--tier", "flex=503"]))
+    assert (options.file_life_s, options.tiers) == (2.0, {"flex": 503})
+
+
+def test_a_tier_that_does_not_exist_is_a_wrong_command_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--tier", "fast=503"])
+    assert (caught.value.code, "flex or priority" in capsys.readouterr().err) == (2, True)

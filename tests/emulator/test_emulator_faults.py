@@ -121,6 +121,7 @@ async def test_money_and_bare_answers_have_no_details(start, client, name):
         ("no_image", "NO_IMAGE"),
         ("image_other", "IMAGE_OTHER"),
         ("max_tokens", "MAX_TOKENS"),
+        ("missing_signature", "MISSING_THOUGHT_SIGNATURE"),
         ("empty", "STOP"),
         ("text_only", "STOP"),
     ],

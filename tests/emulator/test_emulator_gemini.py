@@ -319,3 +319,189 @@ async def test_a_deadline_in_the_header_ends_a_slow_answer_with_504(start, clien
     body = {"contents": [{"parts": [{"text": "x"}]}]}
     status, answer = await client.post(url, body, **{"X-Server-Timeout": "0.05"})
     assert (status, answer["error"]["status"]) == (504, "DEADLINE_EXCEEDED")
+
+
+async def test_a_turn_of_a_conversation_is_in_its_picture(start, client):
+    emulator = await start()
+    _, first = await client.draw(emulator, "A cat", PRO)
+    contents = [
+        {"parts": [{"text": "A cat"}]},
+        first["candidates"][0]["content"],
+        {"parts": [{"text": "Make it blue"}]},
+    ]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    _, second = await client.post(url, {"contents": contents})
+    facts = read_comment(base64.b64decode(parts_of(second)[-1]["inlineData"]["data"]))
+    assert (facts["turn"], facts["prompt"]) == (2, "Make it blue")
+
+
+async def test_a_turn_draws_on_what_was_asked_for_before(start, client):
+    emulator = await start()
+
+    async def after(first_prompt):
+        contents = [{"parts": [{"text": first_prompt}]}, {"parts": [{"text": "Bluer"}]}]
+        url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+        return image_of((await client.post(url, {"contents": contents}))[1]).tobytes()
+
+    assert await after("A cat") != await after("A dog")
+
+
+async def replayed(client, emulator, spoil):
+    """The status and message of a second turn whose model turn was changed by `spoil(parts)`."""
+    _, first = await client.draw(emulator, "A cat", PRO)
+    turn = first["candidates"][0]["content"]
+    spoil(turn["parts"])
+    contents = [{"parts": [{"text": "A cat"}]}, turn, {"parts": [{"text": "Make it blue"}]}]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    status, answer = await client.post(url, {"contents": contents})
+    return status, answer.get("error", {}).get("message", "")[:60]
+
+
+async def test_signatures_that_changed_places_are_refused(start, client):
+    def swap(parts):
+        one, other = parts
+        one["thoughtSignature"], other["thoughtSignature"] = other["thoughtSignature"], one["thoughtSignature"]
+
+    assert await replayed(client, await start(), swap) == (400, "Thought signature is not valid.")
+
+
+async def test_a_picture_that_was_changed_no_longer_has_its_signature(start, client):
+    def repaint(parts):
+        parts[-1]["inlineData"] = {"mimeType": "image/png", "data": png()}
+
+    assert await replayed(client, await start(), repaint) == (400, "Thought signature is not valid.")
+
+
+async def test_the_first_text_of_a_turn_keeps_its_signature(start, client):
+    def drop(parts):
+        del parts[0]["thoughtSignature"]
+
+    expected = "Text part is missing a thought_signature in content position"
+    assert await replayed(client, await start(), drop) == (400, expected)
+
+
+async def test_the_documented_word_waives_the_signature(start, client):
+    def waive(parts):
+        parts[-1]["thoughtSignature"] = "skip_thought_signature_validator"
+
+    assert await replayed(client, await start(), waive) == (200, "")
+
+
+async def test_a_conversation_ends_with_the_user(start, client):
+    emulator = await start()
+    contents = [{"parts": [{"text": "A cat"}]}, {"role": "model", "parts": [{"text": "Here"}]}]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    assert (await client.post(url, {"contents": contents}))[0] == 400
+
+
+async def test_large_signatures_come_back_within_the_size_of_a_request(start, client):
+    emulator = await start(signature_bytes=800_000)
+    assert (await replayed(client, emulator, lambda parts: None))[0] == 200
+
+
+async def test_image_search_is_refused_by_a_model_that_searches_the_web_only(start, client):
+    emulator = await start()
+    tools = [{"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}}]
+    body = {"contents": [{"parts": [{"text": "quetzal"}]}], "tools": tools}
+    assert (await client.post(f"{emulator.base_url}/v1beta/models/{PRO}:generateContent", body))[0] == 400
+
+
+async def test_both_searches_are_told_with_their_sources(start, client):
+    emulator = await start()
+    tools = [{"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}}]
+    body = {"contents": [{"parts": [{"text": "quetzal"}]}], "tools": tools}
+    _, answer = await client.post(f"{emulator.base_url}/v1beta/models/{FLASH}:generateContent", body)
+    grounding = answer["candidates"][0]["groundingMetadata"]
+    assert [sorted(*chunk.values()) for chunk in grounding["groundingChunks"]] == [
+        ["title", "uri"],
+        ["domain", "imageUri", "sourceUri", "title"],
+    ]
+
+
+@pytest.mark.parametrize("level, interim", [("MINIMAL", 1), ("HIGH", 2)])
+async def test_thoughts_that_are_asked_for_hold_interim_pictures_that_cost_nothing(start, client, level, interim):
+    emulator = await start()
+    thinking = {"thinkingLevel": level, "includeThoughts": True}
+    _, answer = await client.draw(emulator, thinkingConfig=thinking)
+    pictures = [part for part in parts_of(answer) if "inlineData" in part]
+    thoughts = [part for part in pictures if part.get("thought")]
+    tokens = answer["usageMetadata"]["candidatesTokensDetails"][0]["tokenCount"]
+    assert (len(thoughts), len(pictures) - len(thoughts), tokens) == (interim, 1, 1120)
+
+
+@pytest.mark.parametrize("resolution, tokens", [(None, 560), ("LOW", 280), ("HIGH", 1120)])
+async def test_the_media_resolution_says_what_a_reference_costs(start, client, resolution, tokens):
+    emulator = await start()
+    parts = [{"inlineData": {"mimeType": "image/png", "data": png()}}, {"text": "A hat"}]
+    body = {"contents": [{"parts": parts}]}
+    if resolution:
+        body["generationConfig"] = {"mediaResolution": f"MEDIA_RESOLUTION_{resolution}"}
+    _, answer = await client.post(f"{emulator.base_url}/v1beta/models/{PRO}:generateContent", body)
+    assert answer["usageMetadata"]["promptTokensDetails"][1] == {"modality": "IMAGE", "tokenCount": tokens}
+
+
+async def test_a_media_resolution_that_does_not_exist_is_refused(start, client):
+    emulator = await start()
+    assert (await client.draw(emulator, mediaResolution="HUGE"))[0] == 400
+
+
+async def ask_tier(client, emulator, tier):
+    url = f"{emulator.base_url}/v1beta/models/{FLASH}:generateContent"
+    return await client.post(url, {"contents": [{"parts": [{"text": "x"}]}], "serviceTier": tier})
+
+
+@pytest.mark.parametrize("tier", ["flex", "PRIORITY", "SERVICE_TIER_FLEX"])
+async def test_an_answer_says_at_which_tier_it_was_served(start, client, tier):
+    _, answer = await ask_tier(client, await start(), tier)
+    assert answer["usageMetadata"]["serviceTier"] == tier.lower().removeprefix("service_tier_")
+
+
+@pytest.mark.parametrize("status", [400, 429, 503])
+async def test_a_tier_may_be_refused_while_the_standard_answers(start, client, status):
+    emulator = await start(tiers={"flex": status})
+    found = [(await ask_tier(client, emulator, tier))[0] for tier in ("flex", "standard")]
+    assert found == [status, 200]
+
+
+async def test_a_tier_may_be_downgraded_to_the_standard(start, client):
+    emulator = await start(tiers={"priority": 200})
+    _, answer = await ask_tier(client, emulator, "priority")
+    assert answer["usageMetadata"]["serviceTier"] == "standard"
+
+
+async def test_a_free_key_has_a_quota_of_zero(start, client):
+    emulator = await start()
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    status, answer = await client.post(url, {"contents": [{"parts": [{"text": "x"}]}]}, **{"x-goog-api-key": "free-1"})
+    assert (status, "limit: 0" in answer["error"]["message"]) == (429, True)
+
+
+async def test_a_key_sees_and_gets_only_the_models_it_may_use(start, client):
+    emulator = await start(models=(PRO,))
+    _, listed = await client.get(f"{emulator.base_url}/v1beta/models")
+    found = [(await client.draw(emulator, model=model))[0] for model in (PRO, FLASH)]
+    assert ([model["name"] for model in listed["models"]], found) == ([f"models/{PRO}"], [200, 404])
+
+
+async def test_models_are_listed_page_by_page(start, client):
+    emulator = await start()
+    _, whole = await client.get(f"{emulator.base_url}/v1beta/models")
+    _, first = await client.get(f"{emulator.base_url}/v1beta/models?pageSize=3")
+    _, rest = await client.get(f"{emulator.base_url}/v1beta/models?pageToken={first['nextPageToken']}")
+    assert (len(first["models"]), first["models"] + rest["models"]) == (3, whole["models"])
+
+
+async def test_a_model_says_what_it_can_do(start, client):
+    emulator = await start()
+    _, model = await client.get(f"{emulator.base_url}/v1beta/models/{PRO}")
+    assert (model["name"], "generateContent" in model["supportedGenerationMethods"]) == (f"models/{PRO}", True)
+
+
+async def test_earlier_turns_are_part_of_what_a_turn_costs(start, client):
+    emulator = await start()
+    _, first = await client.draw(emulator, "A cat", PRO)
+    contents = [{"parts": [{"text": "A cat"}]}, first["candidates"][0]["content"], {"parts": [{"text": "Bluer"}]}]
+    url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
+    _, second = await client.post(url, {"contents": contents})
+    counted = [answer["usageMetadata"]["promptTokenCount"] for answer in (first, second)]
+    assert counted == [2, 3 + 560]

@@ -11,6 +11,8 @@ from google import genai
 from google.genai import errors, types
 from PIL import Image
 
+from batchgen.emulator import read_comment
+
 # google-genai 3.4.0 subclasses aiohttp's session, which aiohttp discourages by a warning; not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 PRO = "gemini-3-pro-image"
@@ -23,6 +25,13 @@ def sdk(emulator: Any, version: str = "v1beta", key: str = "k") -> genai.Client:
 
 def pictures(response: Any) -> list[Image.Image]:
     return [Image.open(io.BytesIO(part.inline_data.data)) for part in response.parts if part.inline_data]
+
+
+def photo() -> io.BytesIO:
+    stream = io.BytesIO()
+    Image.effect_noise((160, 90), 60).save(stream, "PNG")
+    stream.seek(0)
+    return stream
 
 
 def shaped(ratio: str, size: str) -> types.GenerateContentConfig:
@@ -169,3 +178,89 @@ async def test_the_model_list_names_the_models_that_answer(start):
         "models/gemini-3.1-flash-lite-image",
         "models/gemini-3.1-flash-image",
     ]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+async def test_a_chat_of_three_turns_sends_large_signatures_back(start, version):
+    emulator = await start(signature_bytes=200_000)
+    config = types.GenerateContentConfig(
+        response_modalities=["TEXT", "IMAGE"], thinking_config=types.ThinkingConfig(include_thoughts=True)
+    )
+    with sdk(emulator, version) as client:  # aiohttp, below the asynchronous one, warns of bodies beyond 1 MB
+        chat = client.chats.create(model=PRO, config=config)
+        for prompt in ("Draw a cat", "Make it blue", "Add a hat"):
+            answer = await asyncio.to_thread(chat.send_message, prompt)
+    facts = read_comment(answer.parts[-1].inline_data.data)
+    assert (facts["turn"], facts["prompt"], emulator.stats.succeeded) == (3, "Add a hat", 3)
+
+
+async def test_a_chat_goes_on_over_streams(start):
+    emulator = await start()
+    async with sdk(emulator).aio as client:
+        chat = client.chats.create(model=PRO)
+        for prompt in ("Draw a cat", "Make it blue"):
+            chunks = [chunk async for chunk in await chat.send_message_stream(prompt)]
+    assert [len(pictures(chunk)) for chunk in chunks] == [1]
+
+
+async def test_a_chat_that_lost_a_signature_is_a_client_error(start):
+    emulator = await start()
+    async with sdk(emulator).aio as client:
+        chat = client.chats.create(model=PRO)
+        await chat.send_message("Draw a cat")
+        for part in chat.get_history()[1].parts:
+            part.thought_signature = None
+        with pytest.raises(errors.ClientError, match="missing a thought_signature in content position 2"):
+            await chat.send_message("Make it blue")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+async def test_an_uploaded_file_is_used_listed_and_deleted(start, version):
+    emulator = await start(picture="full")
+    async with sdk(emulator, version).aio as client:
+        file = await client.files.upload(file=photo(), config={"mime_type": "image/png", "display_name": "photo"})
+        answer = await client.models.generate_content(model=FLASH, contents=["Add a hat", file])
+        listed = [one.name async for one in await client.files.list()]
+        await client.files.delete(name=file.name)
+        with pytest.raises(errors.ClientError, match="You do not have permission to access the File"):
+            await client.files.get(name=file.name)
+    assert (file.state, listed) == (types.FileState.ACTIVE, [file.name])
+    assert [picture.size for picture in pictures(answer)] == [(1376, 768)]
+
+
+async def test_a_file_of_several_pieces_is_uploaded_by_the_synchronous_client(start):
+    emulator = await start()
+    large = io.BytesIO(photo().getvalue() + bytes(9 * 1024 * 1024))  # the SDK's pieces have 8 MiB; PNG may have a tail
+    with sdk(emulator) as client:
+        file = await asyncio.to_thread(client.files.upload, file=large, config={"mime_type": "image/png"})
+        answer = await asyncio.to_thread(client.models.generate_content, model=FLASH, contents=["Add a hat", file])
+    assert (file.size_bytes, len(pictures(answer))) == (len(large.getvalue()), 1)
+
+
+async def test_image_search_is_read_by_the_sdk(start):
+    emulator = await start()
+    kinds = types.SearchTypes(web_search=types.WebSearch(), image_search=types.ImageSearch())
+    config = types.GenerateContentConfig(tools=[types.Tool(google_search=types.GoogleSearch(search_types=kinds))])
+    async with sdk(emulator).aio as client:
+        answer = await client.models.generate_content(model=FLASH, contents="quetzal", config=config)
+    found = answer.candidates[0].grounding_metadata
+    assert (found.image_search_queries, found.web_search_queries) == (["quetzal"], ["quetzal"])
+    assert found.grounding_chunks[1].image.source_uri.startswith("https://")
+    assert found.search_entry_point.rendered_content
+
+
+async def test_a_downgraded_tier_is_told_in_the_header_that_the_documents_read(start):
+    emulator = await start(tiers={"priority": 200})
+    config = types.GenerateContentConfig(service_tier="priority")
+    async with sdk(emulator).aio as client:
+        answer = await client.models.generate_content(model=FLASH, contents="A fox", config=config)
+    assert answer.sdk_http_response.headers["x-gemini-service-tier"] == "standard"
+
+
+async def test_interim_pictures_are_thoughts_to_the_sdk(start):
+    emulator = await start()
+    thinking = types.ThinkingConfig(include_thoughts=True, thinking_level="HIGH")
+    config = types.GenerateContentConfig(thinking_config=thinking, media_resolution="MEDIA_RESOLUTION_HIGH")
+    async with sdk(emulator).aio as client:
+        answer = await client.models.generate_content(model=FLASH, contents="A fox", config=config)
+    assert [bool(part.thought) for part in answer.parts if part.inline_data] == [True, True, False]

@@ -31,9 +31,9 @@ def old_sdk() -> Path:
     return PYTHON
 
 
-async def ask(python: Path, *prompts: str) -> dict[str, Any]:
+async def ask(python: Path, *prompts: str, script: str = "generate_images.py") -> dict[str, Any]:
     async with await serve(EmulatorOptions(latency_s=(0, 0))) as emulator:
-        command = [str(python), str(FOLDER / "generate_images.py"), emulator.base_url, *prompts]
+        command = [str(python), str(FOLDER / script), emulator.base_url, *prompts]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         output, _ = await process.communicate()
     found: dict[str, Any] = json.loads(output)
@@ -53,3 +53,12 @@ async def test_the_old_sdk_reads_the_reason_of_a_filtered_picture(old_sdk):
 async def test_all_filtered_is_an_empty_list_for_the_old_sdk(old_sdk):
     prompt = "a fox [[fault:rai_all]]"
     assert await ask(old_sdk, prompt) == {prompt: []}
+
+
+async def test_the_old_sdk_holds_a_chat_of_three_turns_and_uses_an_uploaded_file(old_sdk):
+    assert await ask(old_sdk, script="converse_and_upload.py") == {
+        "turns": [[[1024, 1024]]] * 3,
+        "edited": [[1376, 768]],
+        "listed": True,
+        "gone": 403,
+    }

@@ -1,0 +1,91 @@
+"""The vendor's SDK for JavaScript, @google/genai 3.1.0, unchanged, against the emulator. Skipped only without node and npm."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from batchgen.emulator import EmulatorOptions, read_comment, serve
+
+FOLDER = Path(__file__).parent
+NODE, NPM = shutil.which("node"), shutil.which("npm")
+pytestmark = pytest.mark.skipif(
+    NODE is None or NPM is None,
+    reason="NOT TESTED: the SDK for JavaScript did not judge the emulator, because node or npm is missing",
+)
+
+
+@pytest.fixture(scope="session")
+def packages() -> None:
+    """What the lock names, installed on first use; the mark is written last, so half an installation is redone."""
+    wanted = hashlib.sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()
+    mark = FOLDER / "node_modules" / "installed"
+    if not mark.exists() or mark.read_text() != wanted:
+        command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        subprocess.run(command, cwd=FOLDER, check=True)
+        mark.write_text(wanted)
+
+
+@pytest.fixture(scope="session", params=["v1", "v1beta"])
+def found(packages: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All that the script saw; one start of node for each version of the API."""
+    photo = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.new("RGB", (160, 90), "red").save(photo)
+
+    async def ask() -> bytes:
+        async with await serve(EmulatorOptions(latency_s=(0, 0), signature_bytes=200_000)) as emulator:
+            command = [str(NODE), str(FOLDER / "conform.mjs"), emulator.base_url, request.param, str(photo)]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            output, _ = await process.communicate()
+        assert process.returncode == 0
+        return output
+
+    seen: dict[str, Any] = json.loads(asyncio.run(ask()))
+    return seen
+
+
+def size(data: str) -> tuple[int, int]:
+    return Image.open(io.BytesIO(base64.b64decode(data))).size
+
+
+def test_a_picture_has_the_shape_that_was_asked_for(found):
+    assert size(found["drawn"]) == (1376, 768)
+
+
+def test_a_chat_of_two_turns_sends_its_signatures_back(found):
+    assert read_comment(base64.b64decode(found["second"]))["turn"] == 2
+
+
+def test_a_chat_that_lost_its_signatures_is_refused(found):
+    assert found["forgotten"] == 400
+
+
+def test_a_stream_carries_the_picture(found):
+    assert found["streamed"] == 1
+
+
+def test_an_uploaded_file_is_used(found):
+    assert (found["state"], size(found["edited"])) == ("ACTIVE", (1376, 768))
+
+
+def test_files_are_listed_and_deleted(found):
+    assert (found["listed"], found["deleted"]) == ([True], 403)
+
+
+def test_both_searches_are_told_in_the_grounding(found):
+    grounding = found["grounding"]
+    assert (grounding["webSearchQueries"], grounding["imageSearchQueries"]) == (["quetzal"], ["quetzal"])
+
+
+def test_the_models_are_listed(found):
+    assert "models/gemini-nano-banana-2.1" in found["models"]
