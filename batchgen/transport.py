@@ -53,14 +53,18 @@ class Answer:
 
 
 class Transport:
-    """One connection pool for the APIs and one, without credentials, for links. Use as an async context manager."""
+    """One session for the APIs and one, without credentials, for links. Use as an async context manager.
+
+    Every request has a connection of its own. On one that is used again, bytes that a faulty server or proxy sends late
+    are read as the answer to the next request: another item's picture under this item's name. It costs a handshake.
+    """
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
         self._executor = executor
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_headers_sent)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency + 4, keepalive_timeout=30.0),
+            connector=aiohttp.TCPConnector(limit=concurrency + 4, force_close=True),
             headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace],
@@ -166,7 +170,7 @@ class Transport:
         if self._links is None:
             resolver = None if loopback else PublicResolver()
             self._links = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False),
+                connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
