@@ -15,6 +15,7 @@ from pathlib import Path
 
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
+from batchgen.engine.astray import find_astray
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
@@ -127,6 +128,7 @@ class _Run:
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         survey = self.first_survey or self._survey(ledger)
         self._check_room(survey, emulated)

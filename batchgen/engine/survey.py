@@ -109,6 +109,7 @@ class Surveyor:
             if (
                 action == "keep"
                 and entry is not None
+                and entry.state == "succeeded"
                 and entry.path is not None
                 and self._in_place(item, n, entry.path)
             ):
