@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from types import SimpleNamespace
@@ -30,13 +31,17 @@ REDIRECTS_MOST = 3
 
 
 class Answer:
-    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes."""
+    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes.
 
-    __slots__ = ("_lifter", "_rest", "_secret", "headers", "status")
+    received_s: when the last byte was in, seconds of `time.monotonic()`.
+    """
+
+    __slots__ = ("_lifter", "_rest", "_secret", "headers", "received_s", "status")
 
     def __init__(
         self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None, secret: str = ""
     ) -> None:
+        self.received_s = time.monotonic()
         self.status = status
         self.headers = headers
         self._rest = rest

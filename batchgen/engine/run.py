@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
@@ -350,6 +351,7 @@ class _Run:
             forecast=prospect,
             parked=all_parked,
             stopped_lanes=stopped,
+            exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
         self.emit(
