@@ -49,7 +49,8 @@ class Cut:
 class Disk:
     """Follows every call on files below one folder, and says what a power cut would leave."""
 
-    def __init__(self, folder: Path, billed: Callable[[], int], patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, billed: Callable[[], int], patch: pytest.MonkeyPatch, *, killed: bool) -> None:
+        """killed: the last process was, so that its spool is in the system's memory and not yet on the disk."""
         self.folder, self.billed = str(folder), billed
         self.cuts: dict[tuple[Tree, int], Cut] = {}
         self.lock = threading.RLock()
@@ -62,6 +63,9 @@ class Disk:
             self._found(path)
             self.held[self.ids[path]] = self._read(path)
         self.names = dict(self.ids)
+        for path in [path for path in self.names if killed and "/spool/" in path]:
+            self.held[self.names[path]] = b""
+            self.pending.append({path: self.names.pop(path)})
         self._keep_ledger()
         for name in ("open", "mkdir", "write", "fsync", "replace", "rename", "unlink"):
             patch.setattr(os, name, self._watched(name, getattr(os, name)))
@@ -248,11 +252,11 @@ class Mains:
         lay_out(tree, folder)
         return Bench(self.emulator.base_url, folder)
 
-    async def cuts(self, bench: Bench, text: str, billed: int = 0) -> list[Cut]:
+    async def cuts(self, bench: Bench, text: str, billed: int = 0, *, killed: bool = False) -> list[Cut]:
         """Run `text` with the power going at every step. billed: requests of earlier runs of the folder."""
         start = self.emulator.stats.requests
         with self.patch.context() as patch:
-            disk = Disk(bench.folder, lambda: billed + self.emulator.stats.requests - start, patch)
+            disk = Disk(bench.folder, lambda: billed + self.emulator.stats.requests - start, patch, killed=killed)
             outcome = await bench.run(text, HEAD)
         assert outcome.exit_code == 0, outcome.message
         return list(disk.cuts.values())
@@ -282,9 +286,10 @@ async def test_a_second_power_cut_while_the_first_is_being_mended_loses_nothing_
     text = items("one", "two")
     first = await mains.cuts(mains.bench(), text)
     unplaced = [cut for cut in first if to_mend(mains.bench(cut.tree).folder)[0]]
-    spooled = [cut for cut in first if to_mend(mains.bench(cut.tree).folder)[1]]
-    for cut in (unplaced[0], unplaced[-1], spooled[0]):
-        cuts = await mains.cuts(mains.bench(cut.tree), text, cut.billed)
+    whole = [cut for cut in first if cut.kind == "only what is synced"]
+    spooled = [cut for cut in whole if to_mend(mains.bench(cut.tree).folder)[1]]
+    for cut, killed in ((unplaced[0], False), (unplaced[-1], False), (spooled[0], False), (spooled[0], True)):
+        cuts = await mains.cuts(mains.bench(cut.tree), text, cut.billed, killed=killed)
         await mains.run_again(cuts, text, 2)
 
 

@@ -18,7 +18,7 @@ from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
 from batchgen.store.check import check_file
-from batchgen.store.spool import SpoolFile
+from batchgen.store.spool import SpoolFile, sync_file, sync_folder
 from batchgen.store.store import SUPERSEDED, Store
 from batchgen.transport import BODY_MAX_BYTES, Transport
 
@@ -133,6 +133,9 @@ def _adopt(
                 None if usd is None or k < drafts else usd / attempt.images,
             )
         )
+    for name, _ in found:
+        sync_file(store.spooled(name))  # a process that was killed may have written and not synced it
+    sync_folder(store.spool)
     ledger.attempt_succeeded(
         attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
     )
@@ -228,7 +231,6 @@ def apply_survey(ledger: Ledger, store: Store, survey: Survey) -> None:
             made_way = store.supersede(move.new)
             if made_way is not None:
                 made_way_to[made_way[0]] = made_way[1]
-                store.sync(*made_way)
                 ledger.apply(
                     [
                         ("UPDATE image SET path = ? WHERE path = ?", (made_way[1], made_way[0])),
