@@ -50,7 +50,10 @@ class AttemptFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSucceeded(Event):
-    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the picture being durable."""
+    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the picture being durable.
+
+    exposed_ms: from the answer's last byte to its durable record; None for a picture that was fetched from a link.
+    """
 
     attempt: int
     key: str
@@ -59,6 +62,7 @@ class SampleSucceeded(Event):
     usd: float | None
     seconds: float
     notes: tuple[str, ...] = ()
+    exposed_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from types import SimpleNamespace
@@ -31,13 +32,17 @@ REDIRECTS_MOST = 3
 
 
 class Answer:
-    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes."""
+    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes.
 
-    __slots__ = ("_lifter", "_rest", "_secret", "headers", "status")
+    received_s: when the last byte was in, seconds of `time.monotonic()`.
+    """
+
+    __slots__ = ("_lifter", "_rest", "_secret", "headers", "received_s", "status")
 
     def __init__(
         self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None, secret: str = ""
     ) -> None:
+        self.received_s = time.monotonic()
         self.status = status
         self.headers = headers
         self._rest = rest
@@ -54,14 +59,18 @@ class Answer:
 
 
 class Transport:
-    """One connection pool for the APIs and one, without credentials, for links. Use as an async context manager."""
+    """One session for the APIs and one, without credentials, for links. Use as an async context manager.
+
+    Every request has a connection of its own. On one that is used again, bytes that a faulty server or proxy sends late
+    are read as the answer to the next request: another item's picture under this item's name. It costs a handshake.
+    """
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
         self._executor = executor
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_headers_sent)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency + 4, keepalive_timeout=30.0),
+            connector=aiohttp.TCPConnector(limit=concurrency + 4, force_close=True),
             headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace],
@@ -171,7 +180,7 @@ class Transport:
         if self._links is None:
             resolver = None if loopback else PublicResolver()
             self._links = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False),
+                connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

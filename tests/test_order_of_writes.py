@@ -57,4 +57,5 @@ async def test_a_picture_is_durable_before_the_ledger_says_so_and_recorded_befor
         "move to its name",
         "sync the folder's names",
         "record the place",
+        "sync the folder's names",  # of results.jsonl, before the ledger says that it is tidy
     ]

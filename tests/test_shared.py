@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import batchgen
+from batchgen import shared as shared_module
 from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
@@ -189,6 +190,19 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
     file.spend("job", 1.0)
     file.close()
     assert len(notes) == 1
+
+
+async def test_another_process_that_never_ends_its_transaction_is_not_waited_for_for_ever(state_home, monkeypatch):
+    monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
+    notes: list[str] = []
+    file = SharedFile(state_home, notes.append)
+    other = sqlite3.connect(state_home / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert await asyncio.wait_for(file.starts("q", 60.0).reserve(1), 20.0) == Reserved(None)
+    other.close()
+    file.close()
+    assert len(notes) == 1
+    assert "locked" in notes[0]
 
 
 # --- dispatch

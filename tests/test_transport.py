@@ -43,9 +43,24 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
 @asynccontextmanager
 async def speaking(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
     """A server that speaks raw bytes."""
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    talks: set[asyncio.Task[None]] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.current_task())
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client has gone
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in talks:
+            task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+        await asyncio.sleep(0)
 
 
 class Discard:
@@ -107,7 +122,7 @@ async def test_an_answer_that_breaks_off_half_way_is_unanswered(transport):
 
 async def test_a_server_that_never_answers_is_given_up_at_the_time_limit_as_unanswered(transport):
     async def hang(_: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(3)  # the runner waits for it
         return web.Response()
 
     async with serving(hang) as url:
@@ -306,3 +321,83 @@ def test_a_base_url_over_https_or_to_this_machine_is_taken(url):
 def test_only_whole_keys_are_taken_out_of_an_answer_and_placeholders_are_left():
     assert without_key(b'{"m": "key AIzaSyExample99"}', "AIzaSyExample99") == b'{"m": "key [key]"}'
     assert without_key(b"local", "local") == b"local"
+
+
+def whole(text: str) -> bytes:
+    body = b'{"for": "%s"}' % text.encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize(
+    "delay_s", [0.0, 0.05, 0.4], ids=["at once", "while nothing is asked", "during the next request"]
+)
+async def test_an_answer_that_nobody_asked_for_is_never_given_to_the_next_request(transport, delay_s):
+    arrived: list[bytes] = []
+
+    async def one_too_many(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().split(b"content-length:")[1].split()[0])
+            arrived.append(await reader.readexactly(length))
+            await asyncio.sleep(0.3 if len(arrived) > 1 else 0)
+            writer.write(whole(arrived[-1].decode()))
+            asyncio.get_running_loop().call_later(delay_s, writer.write, whole("a stale one"))
+
+    async with speaking(one_too_many) as url:
+        for name in ("first", "second", "third"):
+            answer = await send(transport, url, Request(method="POST", path="/", body=name.encode(), timeout_s=5.0))
+            assert answer.envelope() == b'{"for": "%s"}' % name.encode()
+            await asyncio.sleep(0.15)
+    assert arrived == [b"first", b"second", b"third"]
+
+
+async def test_a_stale_answer_is_never_taken_for_the_next_picture_of_a_link(transport):
+    async def one_too_many(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            writer.write(whole(head.split()[1].decode()))
+            asyncio.get_running_loop().call_later(0.02, writer.write, whole("a stale one"))
+
+    async with speaking(one_too_many) as url:
+        for name in ("/a.png", "/b.png"):
+            received: list[bytes] = []
+            await transport.fetch(url + name, received.append, most_bytes=1000, loopback=True)
+            assert b"".join(received) == b'{"for": "%s"}' % name.encode()
+            await asyncio.sleep(0.1)
+
+
+async def test_an_answer_that_drips_for_ever_is_given_up_at_the_time_limit_as_unanswered(transport):
+    async with speaking(drip) as url:
+        with pytest.raises(Unanswered) as error:
+            await send(transport, url, Request(method="POST", path="/", body=b"", timeout_s=0.3))
+    assert error.value.reason == "timeout"
+
+
+async def test_a_picture_that_drips_for_ever_behind_its_link_is_given_up_at_the_time_limit(transport, monkeypatch):
+    monkeypatch.setattr(transport_module, "DOWNLOAD_TIMEOUT_S", 0.3)
+    async with speaking(drip) as url:
+        with pytest.raises(DownloadFailed):
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=10**9, loopback=True)
+
+
+async def test_a_server_that_never_finishes_the_handshake_is_given_up_and_nothing_counts_as_sent(transport):
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    sent: list[int] = []
+    async with speaking(mute) as url:
+        with pytest.raises(ConnectFailed):
+            await send(
+                transport,
+                url.replace("http:", "https:"),
+                Request(method="POST", path="/", body=b"", timeout_s=0.3),
+                sent=sent,
+            )
+    assert sent == []
+
+
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.02)

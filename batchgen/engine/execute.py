@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from array import array
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -88,6 +89,7 @@ class Execution:
         self._hold_uncertain = hold_uncertain
         self._sending: set[asyncio.Task[Answer]] = set()
         self._rng = random.Random()
+        self.exposed_ms = array("d")  # of each answer: from its last byte to its durable record
         self.fault: StoreError | LedgerError | None = None
         self._whereabouts: list[str] = []
         loop = asyncio.get_running_loop()
@@ -163,7 +165,9 @@ class Execution:
             del request
             sent = sent_at[0] if sent_at else None
             reply, stored = await self._in_thread(lambda: self._read(route, answer, attempt, sample, spooled, sent))
+            received_s: float | None = answer.received_s
             if stored is None:
+                received_s = None  # what was received is a link, durable by now
                 spooled.extend(await self._download(attempt, reply, route, len(spooled)))
                 reply = with_pictures(reply, len(reply.links))
                 stored = await self._in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
@@ -174,7 +178,8 @@ class Execution:
         except (StoreError, LedgerError, OSError):
             await self._in_thread(lambda: self._say_where(sample, attempt))
             raise
-        await self._succeeded(work, attempt, reply, stored, sent_at[0])
+        exposed_ms = None if received_s is None else (stored.recorded_s - received_s) * 1000
+        await self._succeeded(work, attempt, reply, stored, sent_at[0], exposed_ms)
 
     async def _send(self, work: Work, sending: Coroutine[object, object, Answer]) -> Answer:
         """Send, and free the place in flight when a good answer is in; a bad one keeps it until dispatch has heard why.
@@ -248,13 +253,17 @@ class Execution:
 
     # --- how it ended
 
-    async def _succeeded(self, work: Work, attempt: int, reply: Reply, stored: Stored, sent_at: float) -> None:
+    async def _succeeded(
+        self, work: Work, attempt: int, reply: Reply, stored: Stored, sent_at: float, exposed_ms: float | None
+    ) -> None:
         item = work.sample.item
         made = [sample_key(item.id, picture.n) for picture in stored.pictures if picture.file.role == "image"]
         self._dependents.made(made)  # before dispatch could find that nothing is left
         for n, reason, _ in stored.missing:
             await self._block([sample_key(item.id, n)], "refused", reason)
         self.dispatch.succeeded(work, stored.usd)
+        if exposed_ms is not None:
+            self.exposed_ms.append(exposed_ms)
         item, now = work.sample.item, time.time()
         for picture in stored.pictures:
             if picture.file.role == "image":
@@ -268,6 +277,7 @@ class Execution:
                         usd=picture.usd,
                         seconds=now - sent_at,
                         notes=reply.notes,
+                        exposed_ms=exposed_ms,
                     )
                 )
         for n, reason, message in stored.missing:

@@ -29,7 +29,8 @@ class Outcome:
     """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
 
     usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
-    billed without a picture. left: wanted and not tried.
+    billed without a picture. left: wanted and not tried. exposed_ms: median and largest time from the last byte of an answer
+    to its durable record, when a crash would have lost it; None without an answer.
     """
 
     run_id: int
@@ -53,6 +54,7 @@ class Outcome:
     forecast: Forecast
     parked: Mapping[str, float] = field(default_factory=dict)
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
+    exposed_ms: tuple[float, float] | None = None
 
 
 EXIT_BY_STOP = {

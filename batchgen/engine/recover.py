@@ -20,8 +20,8 @@ from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
 from batchgen.store.check import check_file
-from batchgen.store.spool import SpoolFile
-from batchgen.store.store import Store
+from batchgen.store.spool import SpoolFile, sync_file, sync_folder
+from batchgen.store.store import SUPERSEDED, Store
 from batchgen.transport import BODY_MAX_BYTES, Transport
 
 Change = tuple[str, tuple[Any, ...]]
@@ -32,6 +32,7 @@ GONE = (403, 404, 410)
 def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
     """Pictures that were recorded and not moved to their names."""
     attempts: dict[int, list[tuple[str, str]]] = {}
+    paths: list[str] = []
     for image in ledger.reader.unplaced():
         moved = attempts.setdefault(image.attempt, [])
         if os.path.exists(store.spooled(image.spool)):
@@ -39,6 +40,9 @@ def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
             if made_way is not None:
                 moved.append(made_way)
             note(f"{image.file.path}: finished what an interrupted run had begun")
+        if store.has(image.file.path, image.file.bytes):
+            paths.append(image.file.path)
+    store.sync(*paths, *(new for moved in attempts.values() for _, new in moved))
     for attempt, moved in attempts.items():
         ledger.placed(attempt, moved)
 
@@ -141,6 +145,9 @@ def _adopt(
                 None if usd is None or k < drafts else usd / attempt.images,
             )
         )
+    for name, _ in found:
+        sync_file(store.spooled(name))  # a process that was killed may have written and not synced it
+    sync_folder(store.spool)
     ledger.attempt_succeeded(
         attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
     )
@@ -230,31 +237,24 @@ def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog)
     while blocked := backlog.take_blocked(500):
         ledger.blocked(blocked)
     at = time.time()
-    for item_id, n, path in survey.removed:
-        moved = store.supersede(path) if path else None
-        new = moved[1] if moved else path
-        ledger.apply(
-            [
-                (
-                    "UPDATE sample SET state = 'superseded', path = ?, updated_at = ? WHERE item_id = ? AND n = ?",
-                    (new, at, item_id, n),
-                ),
-                ("UPDATE image SET path = ? WHERE path = ? AND item_id = ?", (new, path, item_id)),
-            ]
-        )
+    _set_aside(ledger, store, survey, at)
     made_way_to: dict[str, str] = {}  # two items may have swapped names
     for move in survey.moves:
-        changes: list[Change] = []
         old = made_way_to.get(move.old, move.old)
         if old != move.new:
             made_way = store.supersede(move.new)
             if made_way is not None:
                 made_way_to[made_way[0]] = made_way[1]
-                changes.append(("UPDATE image SET path = ? WHERE path = ?", (made_way[1], made_way[0])))
-                changes.append(("UPDATE sample SET path = ? WHERE path = ?", (made_way[1], made_way[0])))
+                ledger.apply(
+                    [
+                        ("UPDATE image SET path = ? WHERE path = ?", (made_way[1], made_way[0])),
+                        ("UPDATE sample SET path = ? WHERE path = ?", (made_way[1], made_way[0])),
+                    ]
+                )
             store.move(old, move.new)
+            store.sync(old, move.new)  # each is durable before the next takes a name that it has left
         sample = move.sample
-        changes += [
+        changes: list[Change] = [
             ("UPDATE image SET path = ? WHERE path = ?", (move.new, old)),
             (
                 "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, fingerprint = ?, made_fingerprint = ?, wire = ?, model = ?,"
@@ -273,8 +273,22 @@ def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog)
             ),
         ]
         ledger.apply(changes)
-    if survey.removed or survey.moves:
-        store.sync(
-            *(move.new for move in survey.moves),
-            "superseded/x" if os.path.isdir(os.path.join(store.root, "superseded")) else "x",
-        )
+
+
+def _set_aside(ledger: Ledger, store: Store, survey: Survey, at: float) -> None:
+    """All are moved, then made durable, then recorded at once."""
+    changes: list[Change] = []
+    moved: list[str] = []
+    for item_id, n, path in survey.removed:
+        pair = store.supersede(path) if path and os.path.dirname(path) != SUPERSEDED else None
+        moved += pair or ()
+        new = pair[1] if pair else path
+        changes += [
+            (
+                "UPDATE sample SET state = 'superseded', path = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+                (new, at, item_id, n),
+            ),
+            ("UPDATE image SET path = ? WHERE path = ? AND item_id = ?", (new, path, item_id)),
+        ]
+    store.sync(*moved)
+    ledger.apply(changes)

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
+from batchgen.engine.astray import find_astray
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
@@ -128,6 +130,7 @@ class _Run:
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         survey = self.first_survey or self._survey(ledger)
         self._check_room(survey, emulated)
@@ -351,6 +354,7 @@ class _Run:
             forecast=prospect,
             parked=all_parked,
             stopped_lanes=stopped,
+            exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
         self.emit(

@@ -21,12 +21,16 @@ from batchgen.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What an answer became. usd: of the whole attempt; missing: (n, reason, message) of withheld pictures."""
+    """What an answer became. usd: of the whole attempt; missing: (n, reason, message) of withheld pictures.
+
+    recorded_s: when its success was durable, seconds of `time.monotonic()`.
+    """
 
     pictures: tuple[Settled, ...]
     missing: tuple[tuple[int, str, str], ...]
     usd: float | None
     usd_source: str
+    recorded_s: float
 
 
 def settle(
@@ -58,12 +62,13 @@ def settle(
     ledger.attempt_succeeded(
         attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing
     )
+    recorded_s = time.monotonic()
     try:
         place(ledger, store, attempt, pictures)
     except (StoreError, OSError) as error:
         refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
         store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
-    return Stored(tuple(pictures), missing, usd, source)
+    return Stored(tuple(pictures), missing, usd, source, recorded_s)
 
 
 def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]) -> None:

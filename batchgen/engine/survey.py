@@ -227,7 +227,7 @@ class Surveyor:
         action, why = judge(entry, sample.fingerprint, self._wishes, self._store.has, changed)
         if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
             return *overdue(action, why, item.max_age_s, self._wishes), None
-        if action == "keep" and entry is not None and entry.path is not None and self._in_place(item, n, entry.path):
+        if action == "keep" and entry is not None and self._in_place(item, entry):
             return action, why, None
         if entry is not None and not self._wishes.fresh:
             move = self._move(sample, entry, action, why)
@@ -304,9 +304,9 @@ class Surveyor:
             and self._store.has(entry.path, entry.bytes)
         )
 
-    def _in_place(self, item: Item, n: int, path: str) -> bool:
-        stem = item.filename if n == 1 else f"{item.filename}-{n}"
-        return path.rpartition(".")[0] == stem
+    def _in_place(self, item: Item, entry: Known) -> bool:
+        stem = item.filename if entry.n == 1 else f"{item.filename}-{entry.n}"
+        return entry.state == "succeeded" and entry.path is not None and entry.path.rpartition(".")[0] == stem
 
     def _move(self, sample: Sample, entry: Known, action: Action, why: str) -> Move | None:
         """A picture bought before for exactly this request serves again, wherever it lies."""

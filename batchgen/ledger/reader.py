@@ -233,6 +233,14 @@ class Reader:
         )
         return [_stored(row) for row in rows]
 
+    def images(self) -> Iterator[StoredImage]:
+        """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
+        rows = self._rows(
+            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+            " ORDER BY attempt_id DESC, k"
+        )
+        return map(_stored, rows)
+
     def earlier_image(self, item_id: str, n: int, fingerprint: str) -> StoredImage | None:
         """A picture bought before for exactly this request, wherever it lies now."""
         row = self._connection.execute(

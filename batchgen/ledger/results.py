@@ -11,7 +11,7 @@ from typing import Any
 
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, Sample
-from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error
+from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
 FILE_NAME = "results.jsonl"
 _WORST_FIRST = ("running", "uncertain", "failed", "refused", "blocked", "wanted", "succeeded", "superseded")
@@ -100,20 +100,30 @@ class ResultsFile:
             self._fd = -1
 
     def tidy(self, *, rebuild: bool = False) -> None:
-        """One line per item from here on; cheap when nothing was written twice."""
-        self.close()
-        if self._repeats or rebuild:
+        """One line per item from here on, and durable, so that the ledger may say so; cheap when nothing was written twice."""
+        rebuild = rebuild or self._repeats
+        try:
+            if not rebuild:
+                os.fsync(self._fd)
+        except OSError as error:
+            raise disk_error(error, str(self._path)) from error
+        finally:
+            self.close()
+        if rebuild:
             self.rebuild()
+        sync_folder(str(self._path.parent))
 
     def rebuild(self) -> None:
         """Write the file anew from the ledger, beside it, and rename. Superseded items have no line."""
-        beside = self._path.with_name(f".{FILE_NAME}.{os.getpid()}")
+        beside = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind
         states = ("wanted", "running", "succeeded", "refused", "failed", "uncertain", "blocked")
         try:
             fd = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
                 for samples in by_item(self._reader.results_in_order(states)):
                     file.write(json.dumps(item_line(samples), ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(fd)
             os.replace(beside, self._path)
         except OSError as error:
             raise disk_error(error, str(self._path)) from error

@@ -111,6 +111,13 @@ def _sizes_table(fact: Any, profile: Profile, current: Mapping[str, float]) -> d
     return {**current, **{str(size): _positive(value) for size, value in _mapping(fact).items()}}
 
 
+def _time_limits(fact: Any, profile: Profile) -> dict[str, float]:
+    limits = _sizes_table(fact, profile, profile.time_limit_s)
+    if not all(limits.values()):
+        raise ValueError("must be more than 0: to a client of HTTP, 0 seconds are no limit at all")
+    return limits
+
+
 def _prices(fact: Any, profile: Profile) -> Prices:
     names = [field.name for field in dataclasses.fields(Prices)]
     values: dict[str, Any] = {}
@@ -178,7 +185,7 @@ READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "images_per_request": _count,
     "prompt_max_chars": _or_none(_count),
     "prices": _prices,
-    "time_limit_s": lambda fact, profile: _sizes_table(fact, profile, profile.time_limit_s),
+    "time_limit_s": lambda fact, profile: _time_limits(fact, profile),
     "latency_s": lambda fact, profile: _sizes_table(fact, profile, profile.latency_s),
     "wire": _wire,
     "sources": _texts,

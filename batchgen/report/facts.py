@@ -37,6 +37,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "message": outcome.message,
         "emulated": outcome.emulated,
         "seconds": round(outcome.seconds, 3),
+        "exposed_ms": _exposed(outcome.exposed_ms),
         "folder": outcome.folder,
         "own_folder": own_folder,
         "results": os.path.join(outcome.folder, "results.jsonl"),
@@ -111,6 +112,11 @@ def uncertain(reader: Reader) -> list[Facts]:
 def books(reader: Reader) -> Facts:
     """Requests of all runs that were or may have been billed, and what each was for."""
     return account(reader.billed_requests(), reader.picture_requests(), reader.beyond_requests())
+
+
+def _exposed(exposed_ms: tuple[float, float] | None) -> Facts | None:
+    """How long an answer was only in memory or unrecorded."""
+    return exposed_ms and {"median": round(exposed_ms[0], 1), "largest": round(exposed_ms[1], 1)}
 
 
 def _money(money: Money) -> Facts:

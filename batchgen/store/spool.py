@@ -127,6 +127,18 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def sync_file(path: str) -> None:
+    """Make what a file holds durable."""
+    try:
+        fd = os.open(path, os.O_RDWR | NO_FOLLOW | BINARY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def sync_folder(folder: str) -> None:
     """Make names in a folder durable. Windows has no such call and needs none: its rename is journalled."""
     if os.name == "nt":

@@ -30,7 +30,10 @@ class Store:
     def prepare(self) -> None:
         """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
         try:
+            created = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for folder in created:
+                sync_folder(str(folder.parent))
             for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, "spool")):
                 self._plain_folder(part, 0o700)
             name = f"probe-{os.getpid()}"
@@ -44,10 +47,11 @@ class Store:
             raise disk_error(error, self.root) from None
 
     def _plain_folder(self, part: str, mode: int = 0o755) -> str:
-        """A folder of ours inside the job folder, created if need be. A symbolic link in its place is refused."""
+        """A folder of ours inside the job folder, created and durable if need be. A symbolic link in its place is refused."""
         path = os.path.join(self.root, part)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode)
+            sync_folder(os.path.dirname(path))  # what is in a folder is lost with its name
         if os.path.islink(path) or not os.path.isdir(path):
             raise StoreError(f"{path}: a link or file stands where batchgen keeps a folder; remove it")
         return path

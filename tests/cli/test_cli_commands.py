@@ -93,6 +93,7 @@ def test_run_json_is_alone_on_stdout_and_tells_all(batchgen, write):
     assert facts["images"] == {"made": 1, "kept": 0, "moved": 0, "left": 0}
     assert (facts["exit_code"], facts["emulated"], facts["newest"]) == (3, True, ["mug.jpg"])
     assert facts["reasons"][0]["remedy"].startswith("soften the prompt")
+    assert 0 < facts["exposed_ms"]["median"] == facts["exposed_ms"]["largest"]  # of the one picture
 
 
 def test_run_without_json_leaves_stdout_empty(batchgen, write):

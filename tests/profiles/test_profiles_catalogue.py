@@ -162,6 +162,8 @@ def test_an_unknown_key_of_an_override_is_answered_with_the_keys_there_are():
         ("supports", ["colour"]),
         ("time_limit_s", "long"),
         ("time_limit_s", float("nan")),
+        ("time_limit_s", 0),
+        ("time_limit_s", {"1K": 0}),
         ("prices", {"image_eur": 1}),
         ("prices", {"image_usd": -1}),
         ("pixels", {"1:1": {"1K": [1024]}}),

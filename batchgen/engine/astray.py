@@ -1,0 +1,61 @@
+"""Pictures that a run had renamed when it died and not yet recorded, or recorded and not yet made durable: found by their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.reader import StoredImage
+from batchgen.store.store import Store
+
+Change = tuple[str, tuple[Any, ...]]
+
+
+def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
+    """Put right where the ledger says pictures lie. Reads the folder only after a run that did not end in order."""
+    run = ledger.reader.last_run()
+    if run is None or run.ended_at is not None:
+        return
+    owners: dict[str, int] = {}
+    astray: list[StoredImage] = []
+    for image in ledger.reader.images():
+        path = image.file.path
+        latest = owners.setdefault(path, image.attempt) == image.attempt
+        if not latest or not store.has(path, image.file.bytes):
+            astray.append(image)
+    strangers: dict[int, list[str]] = defaultdict(list)
+    for path, size in _files_in(store.root) if astray else ():
+        if path not in owners:
+            strangers[size].append(path)
+    for image in astray:
+        found = next((path for path in strangers[image.file.bytes] if _sha256(store, path) == image.file.sha256), None)
+        if found is not None:
+            strangers[image.file.bytes].remove(found)
+            ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
+            note(f"{image.file.path}: an interrupted run had moved it to {found}")
+
+
+def _now_at(image: StoredImage, path: str, *, owner: bool) -> Iterator[Change]:
+    yield "UPDATE image SET path = ? WHERE attempt_id = ? AND k = ?", (path, image.attempt, image.k)
+    if owner:
+        where = "WHERE item_id = ? AND n = ? AND path = ?"
+        yield f"UPDATE sample SET path = ? {where}", (path, image.item_id, image.n, image.file.path)
+
+
+def _files_in(root: str) -> Iterator[tuple[str, int]]:
+    """(path, size) of every file that is not hidden, `/` between parts."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            full = os.path.join(folder, name)
+            if not name.startswith(".") and not os.path.islink(full):
+                yield os.path.relpath(full, root).replace(os.sep, "/"), os.path.getsize(full)
+
+
+def _sha256(store: Store, path: str) -> str:
+    with open(os.path.join(store.root, path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
