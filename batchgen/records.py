@@ -37,6 +37,7 @@ class Item:
     negative_prompt: str | None = None
     tags: tuple[str, ...] = ()
     priority: int = 0
+    on_mismatch: Literal["warn", "fail"] = "warn"
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given
     origin: str = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
@@ -13,16 +13,21 @@ from typing import TypeVar
 from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
 from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.recover import whole_pictures
-from batchgen.engine.settle import Stored, discard, made_result, settle
+from batchgen.engine.replay import request_facts
+from batchgen.engine.settle import Stored, discard, made_result, our_bugs, settle
 from batchgen.errors import (
     BadRequest,
+    BatchgenError,
     ConnectFailed,
     DownloadFailed,
     HeldUncertain,
     LedgerError,
+    Malformed,
+    NoImage,
     ProviderError,
     StoreError,
     Unanswered,
+    Unreadable,
     UsageError,
 )
 from batchgen.events import (
@@ -38,12 +43,13 @@ from batchgen.events import (
 )
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
-from batchgen.profiles.price import estimate_usd
+from batchgen.profiles.price import estimate_usd, lost_usd
 from batchgen.quota import daily_reset
 from batchgen.records import Inputs, ReferenceImage, Reply, ReplyImage, Sample, sample_key
 from batchgen.retry import RetryPolicy, backoff_s
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
+from batchgen.store.unread import keep
 from batchgen.transport import BODY_MAX_BYTES, Answer, Transport
 
 DOWNLOAD_TRIES = 5
@@ -131,6 +137,7 @@ class Execution:
             return
         spooled: list[SpoolFile] = []
         sent_at: list[float] = []
+        answer: Answer | None = None
 
         def on_sent() -> None:
             sent_at.append(time.time())
@@ -141,18 +148,22 @@ class Execution:
             return spooled[-1]
 
         try:
-            answer = await self._send(
-                work, self._transport.send(route.base_url, request, route.auth, on_sent=on_sent, open_sink=open_sink)
-            )
+            sending = self._transport.send(route.base_url, request, route.auth, on_sent=on_sent, open_sink=open_sink)
+            with our_bugs(BatchgenError, OSError, kept=False):
+                answer = whole = await self._send(work, sending)
             del request
             sent = sent_at[0] if sent_at else None
-            reply, stored = await self._in_thread(lambda: self._read(route, answer, attempt, sample, spooled, sent))
+            reply, stored = await self._in_thread(lambda: self._read(route, whole, attempt, sample, spooled, sent))
             if stored is None:
                 spooled.extend(await self._download(attempt, reply, route, len(spooled)))
                 reply = with_pictures(reply, len(reply.links))
                 stored = await self._in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
         except ProviderError as error:
-            discard(spooled)
+            if answer is not None and _worth_keeping(error, answer, spooled):
+                facts = (answer.status, answer.plain_headers(), answer.envelope())
+                await self._in_thread(lambda: keep(self._store, attempt, facts, spooled, request_facts(sample)))
+            else:
+                discard(spooled)
             await self._ended(work, attempt, error, sent_at[0] if sent_at else None)
             return
         except (StoreError, LedgerError, OSError):
@@ -195,7 +206,10 @@ class Execution:
     ) -> tuple[Reply, Stored | None]:
         """Decode, read and settle, in one visit to a thread. An answer with links is not settled yet: they are durable
         before this returns, so that a crash fetches instead of generating."""
-        reply = route.codec.read(answer.status, answer.headers, answer.envelope())
+        with our_bugs(BatchgenError, OSError, kept=False):
+            envelope = answer.envelope()
+        with our_bugs(ProviderError):
+            reply = route.codec.read(answer.status, answer.headers, envelope)
         if reply.links:
             self._ledger.links_received(attempt, reply.links)
             return reply, None
@@ -269,13 +283,15 @@ class Execution:
             error = HeldUncertain(error.message, reason=error.reason)
         sample, lane = work.sample, self.dispatch.lanes[work.lane]
         was_open, was_cooled, was_stopping = lane.open, lane.cooled_until_s, self.dispatch.stopping
-        settlement = self.dispatch.failed(work, error)
+        profile = self._routes[work.lane].profile
+        cost = lost_usd(profile, error.usage, sample.images if error.maybe_billed else 0)
+        settlement = self.dispatch.failed(work, error, cost[0])
         ended = isinstance(settlement, GivenUp)
         state = error.outcome if ended or isinstance(error, Unanswered) else "wanted"
         if isinstance(error, DownloadFailed):
             await self._ledger.download_failed(attempt, sample, error)
         elif attempt:
-            await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state)
+            await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state, cost=cost)
         now = time.time()
         self._emit(
             AttemptFailed(
@@ -346,6 +362,13 @@ class Execution:
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], error: StoreError) -> None:
     loop.call_soon_threadsafe(call, error)
+
+
+def _worth_keeping(error: ProviderError, answer: Answer, spooled: Sequence[SpoolFile]) -> bool:
+    """Paid for, and perhaps a picture to other eyes than ours: unreadable, or said to hold none though long data came."""
+    if not 200 <= answer.status < 300 or not answer.decoded or error.reason == "html":
+        return False
+    return isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))
 
 
 def with_pictures(reply: Reply, count: int) -> Reply:

@@ -21,6 +21,7 @@ from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
+from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import Survey, Surveyor
 from batchgen.errors import LedgerError, StoreError, UsageError
@@ -126,6 +127,7 @@ class _Run:
         self._check_owner(ledger, emulated)
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
+        repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         await self._fetch_earlier(ledger)
         survey = self.first_survey or self._survey(ledger)
@@ -150,6 +152,7 @@ class _Run:
         finally:
             if self.shared is not None:
                 self.shared.close()
+        forget_settled(ledger.reader, self.store)
         try:
             results.tidy(rebuild=bool(survey.removed or survey.moves or repairs))
             ledger.set_meta(results_tidy="yes")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchgen.errors import ImageError, Malformed, StoreError
+from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.rows import utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample
+from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample, Usage
 from batchgen.store.check import check_bytes, check_file, mismatch
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
@@ -42,10 +42,14 @@ def settle(
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
     spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
-    Raises Malformed when a picture is not whole, StoreError and LedgerError when disk or ledger refuse.
+    Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
+    StoreError and LedgerError when disk or ledger refuse.
     """
-    files = _to_disk(store, attempt, reply, spooled)
-    pictures = _describe(store, profile, attempt, sample, files)
+    with our_bugs(BatchgenError, OSError, usage=reply.usage):
+        files = _to_disk(store, attempt, reply, spooled)
+        pictures = _describe(store, profile, attempt, sample, files, reply.usage)
+    used = {file.name for _, file in files}
+    discard([file for file in spooled if file.name not in used])  # lifted, and not wanted
     for _, file in files:
         file.sync()
     if any(file.stranded for _, file in files):
@@ -64,6 +68,22 @@ def settle(
         refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
         store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
     return Stored(tuple(pictures), missing, usd, source)
+
+
+@contextlib.contextmanager
+def our_bugs(*foreseen: type[Exception], usage: Usage | None = None, kept: bool = True) -> Iterator[None]:
+    """Any exception but the foreseen ones costs one sample and not the run. Raises Unreadable.
+
+    kept: whether the caller keeps the answer.
+    """
+    try:
+        yield
+    except foreseen:
+        raise
+    except Exception as error:
+        rest = "; the answer is kept and can be read again without buying it" if kept else ""
+        message = f"{type(error).__name__} in reading the answer: a bug of batchgen or of its codec{rest}"
+        raise Unreadable(message, http_status=200, usage=usage) from error
 
 
 def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]) -> None:
@@ -90,9 +110,8 @@ def place(ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled
 def _to_disk(
     store: Store, attempt: int, reply: Reply, spooled: Sequence[SpoolFile]
 ) -> list[tuple[ReplyImage, SpoolFile]]:
-    """Every wanted picture of the answer as a spool file. What was lifted and is not wanted goes."""
+    """Every wanted picture of the answer as a spool file."""
     files: list[tuple[ReplyImage, SpoolFile]] = []
-    used: set[str] = set()
     for number, image in enumerate(reply.images):
         if image.role == "thought":
             continue  # interim pictures are not billed
@@ -102,17 +121,19 @@ def _to_disk(
         elif image.lifted is not None and image.lifted < len(spooled):
             file = spooled[image.lifted]
         else:
-            raise Malformed("the answer refers to a picture that is not in it")
+            discard([other for earlier, other in files if earlier.data is not None])
+            raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
         files.append((image, file))
-        used.add(file.name)
-    for file in spooled:
-        if file.name not in used:
-            file.discard()
     return files
 
 
 def _describe(
-    store: Store, profile: Profile, attempt: int, sample: Sample, files: Sequence[tuple[ReplyImage, SpoolFile]]
+    store: Store,
+    profile: Profile,
+    attempt: int,
+    sample: Sample,
+    files: Sequence[tuple[ReplyImage, SpoolFile]],
+    usage: Usage | None,
 ) -> list[Settled]:
     """Check each picture and name it. The n-th `image` belongs to the n-th sample asked for; more than that are drafts."""
     item = sample.item
@@ -123,9 +144,8 @@ def _describe(
         try:
             checked = check_file(file.path) if image.data is None else check_bytes(image.data)
         except ImageError as error:
-            for _, other in files:
-                other.discard()
-            raise Malformed(str(error), reason=error.reason) from None
+            discard([other for image, other in files if image.data is not None])  # the envelope still holds these
+            raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
         except OSError as error:
             raise disk_error(error, file.path) from error
         wanted = image.role == "image" and made < sample.images

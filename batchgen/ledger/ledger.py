@@ -125,6 +125,11 @@ class Ledger:
             lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(list(links)), attempt))
         )
 
+    def reopened(self, attempt: int, links: Sequence[str]) -> None:
+        """An answer that was read at last holds links: they are fetched like those of a run that died."""
+        sql = "UPDATE attempt SET outcome = NULL, ended_at = NULL, links = ? WHERE id = ?"
+        self._now(lambda db: db.execute(sql, (json.dumps(list(links)), attempt)))
+
     def attempt_succeeded(
         self,
         attempt: int,
@@ -185,15 +190,26 @@ class Ledger:
         self.writer.submit(change)
 
     async def attempt_failed(
-        self, attempt: int, sample: Sample, error: ProviderError, *, sent_at: float | None, state: str
+        self,
+        attempt: int,
+        sample: Sample,
+        error: ProviderError,
+        *,
+        sent_at: float | None,
+        state: str,
+        cost: tuple[float | None, str] = (None, ""),
     ) -> None:
-        """state: what becomes of the sample: wanted (it will be tried again), refused, failed, uncertain."""
+        """state: what becomes of the sample: wanted (it will be tried again), refused, failed, uncertain.
+
+        cost: USD by the usage that the error reports, and where the figure comes from.
+        """
         at, item_id = time.time(), sample.item.id
+        usage = _usage_text(error.usage)
 
         def change(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE attempt SET outcome = ?, reason = ?, message = ?, http_status = ?, maybe_billed = ?,"
-                " sent_at = coalesce(?, sent_at), ended_at = ? WHERE id = ?",
+                " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?",
                 (
                     error.outcome,
                     error.reason,
@@ -202,6 +218,8 @@ class Ledger:
                     error.maybe_billed,
                     sent_at,
                     at,
+                    *cost,
+                    usage,
                     attempt,
                 ),
             )

@@ -60,6 +60,7 @@ REMEDIES: Mapping[str, str] = {
     "html": "a proxy, login page or wrong base URL answers in place of the API",
     "bad_base64": _ANSWER,
     "continuation": _RETRY_LATER,
+    "unreadable": "the answer is kept: report the bug; a newer batchgen reads it without buying again",
     # a request the vendor does not take
     "bad_request": "the message names the field: correct it in the manifest, or leave it out",
     "not_sendable": "`extra` holds something JSON cannot say (a date, NaN): quote it",
