@@ -181,3 +181,39 @@ async def test_a_crash_while_an_answer_is_put_by_leaves_it_whole_or_undone(tmp_p
         assert kept(bench) == whole
         assert [len(load(out, attempt).files) for attempt in kept_attempts(out)] == [1] * whole
         assert list((tmp_path / "out" / ".batchgen" / "spool").iterdir()) == []
+
+
+UNLIKE = '  - {id: a, prompt: "[[fault:wrong_size]] x", aspect_ratio: "16:9", on_mismatch: fail}\n'
+
+
+async def test_a_picture_unlike_what_was_asked_for_fails_its_item_where_wanted_and_is_kept_and_not_bought_again(bench):
+    entries = UNLIKE + "  - {id: b, prompt: b}\n"
+    for made, sent in ((1, 2), (0, 2)):
+        outcome = await bench.run(entries)
+        assert (outcome.exit_code, outcome.made, await bench.requests()) == (3, made, sent)
+        assert set(bench.pictures()) == {"b.jpg"}
+        (draft,) = (bench.folder / "out" / "drafts").iterdir()
+        line = bench.lines()["a"]
+        assert (line["state"], line["reason"], f"kept as drafts/{draft.name}" in line["message"]) == (
+            "failed", "mismatch", True,
+        )  # fmt: skip
+    await bench.run(entries, wishes=ASKED_AGAIN)
+    assert await bench.requests() == 3
+    assert len(list((bench.folder / "out" / "drafts").iterdir())) == 2
+
+
+async def test_a_mismatch_that_only_warns_changes_nothing_that_was_bought_when_it_is_made_to_fail_later(bench):
+    await bench.run(UNLIKE.replace("fail}", "warn}"))
+    outcome = await bench.run(UNLIKE)
+    assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 1, 1)
+    assert bench.lines()["a"]["flags"]
+
+
+async def test_one_picture_unlike_the_others_of_a_request_fails_alone(bench, monkeypatch):
+    flags = iter([(), ("size",), ()])
+    monkeypatch.setattr("batchgen.engine.settle.mismatch", lambda *_: next(flags))
+    outcome = await bench.run(
+        "  - {id: a, prompt: fox, model: imagen-4.0-generate-001, count: 3, on_mismatch: fail, aspect_ratio: '1:1'}\n"
+    )
+    assert (await bench.requests(), outcome.counts) == (1, {"succeeded": 2, "failed": 1})
+    assert len(bench.pictures()) == 2

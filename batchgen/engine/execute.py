@@ -220,7 +220,7 @@ class Execution:
     ) -> Stored:
         stored = settle(self._ledger, self._store, route.profile, attempt, sample, reply, spooled, sent_at)
         try:
-            self._results.append(sample, made_result(sample, reply, stored))
+            self._results.append(sample, None if stored.missing else made_result(sample, reply, stored))
         except StoreError as error:
             self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
         return stored
@@ -263,15 +263,15 @@ class Execution:
                         notes=reply.notes,
                     )
                 )
-        for n, reason, message in stored.missing:
+        for left in stored.missing:
             self._emit(
                 SampleEnded(
                     at=now,
-                    key=sample_key(item.id, n),
+                    key=sample_key(item.id, left.n),
                     model=item.model,
-                    state="refused",
-                    reason=reason,
-                    message=message,
+                    state=left.state,
+                    reason=left.reason,
+                    message=left.message,
                 )
             )
 

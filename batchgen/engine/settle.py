@@ -6,10 +6,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
-from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.rows import utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
@@ -21,10 +21,10 @@ from batchgen.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What an answer became. usd: of the whole attempt; missing: (n, reason, message) of withheld pictures."""
+    """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for."""
 
     pictures: tuple[Settled, ...]
-    missing: tuple[tuple[int, str, str], ...]
+    missing: tuple[Missing, ...]
     usd: float | None
     usd_source: str
 
@@ -48,6 +48,7 @@ def settle(
     with our_bugs(BatchgenError, OSError, usage=reply.usage):
         files = _to_disk(store, attempt, reply, spooled)
         pictures = _describe(store, profile, attempt, sample, files, reply.usage)
+    pictures, unlike = _judged(store, attempt, sample, pictures)
     used = {file.name for _, file in files}
     discard([file for file in spooled if file.name not in used])  # lifted, and not wanted
     for _, file in files:
@@ -58,7 +59,7 @@ def settle(
     usd, source = cost_usd(profile, reply.usage, sample.item.image_size or profile.default_size, len(pictures))
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
-    missing = tuple(_missing(sample, reply, {picture.n for picture in made}))
+    missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
     ledger.attempt_succeeded(
         attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing
     )
@@ -182,10 +183,27 @@ def _priced(picture: Settled, usd: float | None, made: int) -> Settled:
     return Settled(picture.n, picture.k, picture.spool, picture.file, share)
 
 
-def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[tuple[int, str, str]]:
+def _judged(
+    store: Store, attempt: int, sample: Sample, pictures: list[Settled]
+) -> tuple[list[Settled], tuple[Missing, ...]]:
+    """Under `on_mismatch: fail`, pictures that are not as asked for become drafts: paid for, so kept, and no result."""
+    item, judged, unlike = sample.item, list(pictures), list[Missing]()
+    for number, picture in enumerate(pictures):
+        file = picture.file
+        if item.on_mismatch == "warn" or not file.flags:
+            continue
+        path = store.draft_name(item.filename, picture.n, picture.k, attempt, file.format)
+        judged[number] = replace(picture, file=replace(file, path=path, role="draft"))
+        asked = " ".join(text for text in (item.aspect_ratio, item.image_size) if text)
+        message = f"{file.width} x {file.height} is another {file.flags[0]} than asked for ({asked}); kept as {path}"
+        unlike.append(Missing(picture.n, "mismatch", message, "failed"))
+    return judged, tuple(unlike)
+
+
+def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[Missing]:
     reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
     absent = [n for n in range(sample.n, sample.n + sample.images) if n not in made]
-    return [(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
+    return [Missing(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
 
 
 def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:

@@ -98,6 +98,7 @@ class OneItem:
             negative_prompt=checked.negative_prompt,
             tags=tuple(checked.tags or ()),
             priority=checked.priority or 0,
+            on_mismatch=checked.on_mismatch or "warn",
             extra=checked.extra or {},
             origin=origin,
         )

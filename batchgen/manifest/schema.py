@@ -83,6 +83,11 @@ class ItemFields(_Strict):
     priority: int | None = Field(None, ge=-1000, le=1000, description="Higher goes first; default 0.")
     max_age: Text | None = Field(None, description="Make it again when older. Not in this release.")
     filename: Text | None = Field(None, description="Name of the file without extension; default {{ id }}.")
+    on_mismatch: Literal["warn", "fail"] | None = Field(
+        None,
+        description="A picture of another size or ratio than asked for: warn (default) keeps and flags it, fail keeps it"
+        " in drafts/ and ends its item failed.",
+    )
     extra: dict[str, Any] | None = Field(None, description="Merged into the body of the request as given.")
 
 

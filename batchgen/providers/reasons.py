@@ -78,6 +78,7 @@ REMEDIES: Mapping[str, str] = {
     "download_failed": "the picture is paid for: run again to fetch it from its link, while the link lives",
     "link_gone": "the picture was paid for and its link has died: `retry --failed --reason link_gone` buys it again",
     "link_refused": "the picture was paid for and its link is not safe to follow; look at the link, or buy it again with `retry`",
+    "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,

@@ -29,7 +29,15 @@ SENT = {
     "negative_prompt": "n",
     "extra": {"a": 1},
 }
-NOT_SENT = {"id": "b", "filename": "b", "count": 2, "tags": ("t",), "priority": 3, "origin": "f:1"}
+NOT_SENT = {
+    "id": "b",
+    "filename": "b",
+    "count": 2,
+    "tags": ("t",),
+    "priority": 3,
+    "on_mismatch": "fail",
+    "origin": "f:1",
+}
 
 
 def test_every_field_of_an_item_is_known_to_be_sent_or_not():
