@@ -13,11 +13,13 @@ import pytest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import NoImage
 from batchgen.ledger.reader import Reader
+from batchgen.lift import Lifter
 from batchgen.planning import Wishes
 from batchgen.providers.aimlapi import AimlApi
 from batchgen.providers.gemini import Gemini
 from batchgen.records import Reply
 from batchgen.store.unread import kept_attempts, load
+from batchgen.transport import Answer
 from tests.test_run import Bench, items
 
 LIFTED_PX = 2048  # a JPEG beyond the length from which strings are decoded to disk
@@ -217,3 +219,41 @@ async def test_one_picture_unlike_the_others_of_a_request_fails_alone(bench, mon
     )
     assert (await bench.requests(), outcome.counts) == (1, {"succeeded": 2, "failed": 1})
     assert len(bench.pictures()) == 2
+
+
+async def test_a_bug_in_writing_one_request_fails_that_item_alone_and_sends_nothing_for_it(bench, monkeypatch):
+    real = Gemini.build
+
+    def build(self, sample, inputs):
+        if sample.item.id == "i1":
+            raise KeyError("x")
+        return real(self, sample, inputs)
+
+    monkeypatch.setattr(Gemini, "build", build)
+    outcome = await bench.run(items("a", "b", "c"))
+    assert (outcome.exit_code, outcome.counts, await bench.requests()) == (3, {"succeeded": 2, "failed": 1}, 2)
+
+
+async def test_a_bug_in_lifting_an_answer_fails_that_item_alone(tmp_path, monkeypatch):
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture_px=LIFTED_PX, rpm=0)) as emulator:
+        bench, real, broken = Bench(emulator.base_url, tmp_path), Lifter.close, iter([True])
+
+        def close(self):
+            if next(broken, False):
+                raise KeyError("x")
+            return real(self)
+
+        monkeypatch.setattr(Lifter, "close", close)
+        outcome = await bench.run(items("a", "b", "c"))
+        assert (outcome.exit_code, outcome.counts, kept(bench)) == (3, {"succeeded": 2, "failed": 1}, 0)
+        assert "is kept" not in str([line["message"] for line in bench.lines().values()])
+
+
+def test_headers_of_a_kept_answer_hold_no_key():
+    key = "MARKED-KEY-12345"
+    assert key not in str(Answer(200, {"X-Echo": f"for {key}"}, b"", None, key).plain_headers())
+
+
+async def test_words_that_cost_money_count_against_the_budget(bench):
+    outcome = await bench.run(items(*["[[fault:text_only]] x"] * 4), concurrency=1, max_usd=0.0336 + 1e-6)
+    assert (outcome.exit_code, outcome.usd > 0, await bench.requests()) == (6, True, 1)

@@ -128,6 +128,10 @@ class Execution:
             unsendable = error
         except (OSError, UsageError) as error:
             unsendable = BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone")
+        except BatchgenError:
+            raise
+        except Exception as error:
+            unsendable = BadRequest(f"{type(error).__name__} in writing the request: a bug of batchgen or of its codec")
         attempt = await self._ledger.attempt_started(sample, work.lane, number, work.usd)
         self._emit(
             AttemptStarted(at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number)
@@ -210,8 +214,9 @@ class Execution:
             envelope = answer.envelope()
         with our_bugs(ProviderError):
             reply = route.codec.read(answer.status, answer.headers, envelope)
-        if reply.links:
-            self._ledger.links_received(attempt, reply.links)
+            links = reply.links
+        if links:
+            self._ledger.links_received(attempt, links)
             return reply, None
         return reply, self._settle(route, attempt, sample, reply, spooled, sent_at)
 

@@ -268,6 +268,8 @@ def apply_survey(ledger: Ledger, store: Store, survey: Survey) -> None:
                 ),
             ),
         ]
+        marked = (sample.fingerprint, sample.item.id, sample.n)  # what a repair without the manifest could not tell
+        changes.append(("UPDATE image SET fingerprint = ? WHERE item_id = ? AND n = ? AND fingerprint = ''", marked))
         ledger.apply(changes)
     if survey.removed or survey.moves:
         store.sync(

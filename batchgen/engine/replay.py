@@ -24,6 +24,10 @@ def request_facts(sample: Sample) -> dict[str, Any]:
     return {
         "item": item.id,
         "n": sample.n,
+        "images": sample.images,
+        "provider": item.provider,
+        "stem": item.filename,
+        "wire": sample.wire,
         "fingerprint": sample.fingerprint,
         "model": item.model,
         "aspect_ratio": item.aspect_ratio,
@@ -41,7 +45,7 @@ def read_kept_answers(ledger: Ledger, store: Store, catalogue: Catalogue, note: 
         megabytes = kept_bytes(store.root) / 1e6
         note(
             f"{len(left)} answer(s) that were paid for and could not be read are kept ({megabytes:.1f} MB);"
-            " they go when their images are there"
+            " they go when their images are there; delete .batchgen/unread to give them up"
         )
     return done
 

@@ -23,7 +23,7 @@ from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
-from batchgen.engine.survey import Survey, Surveyor
+from batchgen.engine.survey import RESTORED, Survey, Surveyor
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
@@ -146,6 +146,8 @@ class _Run:
         )
         results.open(tidy=tidy)
         apply_survey(ledger, self.store, survey)
+        if survey.adopted:
+            self.note(f"{survey.adopted:,} image(s) {RESTORED}")
         self.shared = open_shared(state_folder(self.settings), self.note)
         try:
             outcome = await self._drive(ledger, engine, survey, routes, results)

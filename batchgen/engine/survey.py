@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 from collections import Counter
@@ -21,6 +22,7 @@ from batchgen.records import Item, Known, Sample
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
+RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Survey:
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
     items: int = 0
     wanted: int = 0  # samples to ask for
+    adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
 
 
 class Surveyor:
@@ -149,6 +152,9 @@ class Surveyor:
         if self._reader is None or (action == "generate" and why.startswith("fresh")):
             return False
         found = self._reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
+        restored = found is None and self._is_restored(self._reader, sample, entry)
+        if restored:
+            found = self._reader.earlier_image(sample.item.id, sample.n, "")
         if found is None:
             return False
         file = found.file
@@ -159,13 +165,18 @@ class Surveyor:
                 return False
             old = new
         self.survey.moves.append(Move(sample, old, new, file.bytes))
-        self._tell(
-            Step(
-                sample, "move", "it was bought before" if entry.state != "succeeded" or old != entry.path else "renamed"
-            ),
-            1,
-        )
+        self.survey.adopted += restored
+        bought = "it was bought before" if entry.state != "succeeded" or old != entry.path else "renamed"
+        self._tell(Step(sample, "move", RESTORED if restored else bought), 1)
         return True
+
+    def _is_restored(self, reader: Reader, sample: Sample, entry: Known) -> bool:
+        """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
+        are still wanted. Nothing speaks against it then, and it was paid for."""
+        if entry.made_fingerprint != "":
+            return False
+        was, item = json.loads(reader.wire(sample.item.id, sample.n) or "{}"), sample.item
+        return (was.get("model") or item.model, was.get("prompt") or item.prompt) == (item.model, item.prompt)
 
     def _generate(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
         profile = self._profile(item)
