@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited
+from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited, Unreadable
 from batchgen.quota import NotBefore, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
@@ -323,10 +323,13 @@ class Dispatch:
         self._account(work, work.usd if usd is None else usd)
         self._wake()
 
-    def failed(self, work: Work, error: ProviderError) -> Settlement:
-        """No picture this time. Moves lane and run as the error's class says and answers what becomes of the sample."""
+    def failed(self, work: Work, error: ProviderError, usd: float | None = None) -> Settlement:
+        """No picture this time. Moves lane and run as the error's class says and answers what becomes of the sample.
+
+        usd: what it cost by the usage that the answer reports; None keeps the reservation if it may have been billed.
+        """
         lane = self.lanes[work.lane]
-        self._account(work, work.usd if error.maybe_billed else 0.0)
+        self._account(work, usd if usd is not None else work.usd if error.maybe_billed else 0.0)
         tries = work.tries.after(error)
         now_s = self._clock()
         lane.failing, self._failing_s = True, (self._failing_s[0] if self._failing_s else now_s, now_s)
@@ -383,8 +386,8 @@ class Dispatch:
         lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
 
     def _count_alike(self, lane: Lane, work: Work, error: ProviderError) -> None:
-        """The same 4xx for `breaker` different samples in a row is a fault of the settings, not of the samples."""
-        if not isinstance(error, BadRequest | InputRejected):
+        """The same 4xx, or the same bug of ours, for `breaker` different samples in a row is no fault of the samples."""
+        if not isinstance(error, BadRequest | InputRejected | Unreadable):
             lane.alike = ("", set())
             return
         text = f"{error.reason} {error.http_status} {error.message[:80]}"

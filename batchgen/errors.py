@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from batchgen.records import Usage
+
 Scope = Literal["sample", "lane", "run"]
 Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "none"]
 
@@ -90,7 +92,7 @@ class ProviderError(BatchgenError):
     reason: a stable slug for the ledger, `retry --reason` and statistics; message: the vendor's own words.
     retry_after_s: the server's own hint in seconds, None if it gave none. http_status: 0 when no answer came.
     scope: what it stops (this sample, its lane, the run); budget: the count of retries it draws from.
-    maybe_billed: the server may have charged for it although no image came.
+    maybe_billed: the server may have charged for it although no image came. usage: what the answer says was used.
     """
 
     scope: ClassVar[Scope] = "sample"
@@ -101,7 +103,13 @@ class ProviderError(BatchgenError):
     reason: str = "error"
 
     def __init__(
-        self, message: str, *, reason: str | None = None, retry_after_s: float | None = None, http_status: int = 0
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after_s: float | None = None,
+        http_status: int = 0,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -109,6 +117,7 @@ class ProviderError(BatchgenError):
             self.reason = reason
         self.retry_after_s = retry_after_s
         self.http_status = http_status
+        self.usage = usage
 
 
 class RateLimited(ProviderError):
@@ -181,6 +190,13 @@ class Malformed(ProviderError):
     budget = "malformed"
     maybe_billed = True
     reason = "malformed"
+
+
+class Unreadable(ProviderError):
+    """An answer that a bug of ours could not read. It was paid for and is kept: only an explicit `retry` buys it again."""
+
+    maybe_billed = True
+    reason = "unreadable"
 
 
 class BadRequest(ProviderError):

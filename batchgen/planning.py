@@ -9,8 +9,15 @@ from typing import Literal
 from batchgen.records import Item, Known, Sample
 
 Action = Literal["generate", "move", "keep", "skip"]
-# Paid for, and behind a link that could not be fetched: only an explicit `retry` buys such a picture again.
-FINAL_REASONS = frozenset({"link_gone", "link_refused", "download_failed"})
+# Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
+_BY_LINK = "fetched by the next run if its link answers"
+FINAL_REASONS: Mapping[str, str] = {
+    "link_gone": _BY_LINK,
+    "link_refused": _BY_LINK,
+    "download_failed": _BY_LINK,
+    "unreadable": "its answer is kept and read again by every run",
+    "mismatch": "it is kept in drafts/",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ def _again(known: Known, wishes: Wishes) -> tuple[Action, str]:
         extra = " (it may have been billed)" if known.state == "uncertain" else ""
         return "generate", f"retry: {words}{extra}"
     if known.reason in FINAL_REASONS:
-        return "skip", f"{words}; paid for: fetched by the next run if its link answers, retry --failed buys it again"
+        return "skip", f"{words}; paid for: {FINAL_REASONS[known.reason]}, retry --failed buys it again"
     remedy = {"refused": "change the prompt, or retry --refused", "uncertain": "held: retry --uncertain"}
     return "skip", f"{words}; {remedy.get(known.state, 'retry --failed')}"
 

@@ -44,6 +44,7 @@ class Item:
     fallback_on: tuple[str, ...] = ()
     turn: int = 0
     history: tuple[str, ...] = ()
+    on_mismatch: Literal["warn", "fail"] = "warn"
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given
     origin: str = ""
 

@@ -50,12 +50,24 @@ class Answer:
         self._secret = secret
 
     def envelope(self) -> bytes:
-        """The body without its long strings, and without our key should the server have echoed it."""
-        if self._lifter is None or (len(self._rest) < THRESHOLD_BYTES and not self._lifter.begun):
-            return without_key(self._rest, self._secret)  # too short to hold a long string
-        self._lifter.feed(self._rest)
-        self._rest = b""
-        return without_key(self._lifter.close(), self._secret)
+        """The body without its long strings, and without our key should the server have echoed it; the same every time."""
+        if self._lifter is not None and (len(self._rest) >= THRESHOLD_BYTES or self._lifter.begun):
+            self._lifter.feed(self._rest)
+            self._rest = self._lifter.close()
+        self._lifter = None  # what is left holds no long string
+        return without_key(self._rest, self._secret)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether `envelope` has gone through."""
+        return self._lifter is None
+
+    def plain_headers(self) -> dict[str, str]:
+        """Without our key, should the server have echoed it."""
+        return {
+            name: without_key(value.encode(errors="replace"), self._secret).decode(errors="replace")
+            for name, value in self.headers.items()
+        }
 
 
 class Transport:

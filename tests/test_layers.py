@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 
 # Bottom to top. A module may import from its own layer and from those above it in this list.
 LAYERS: list[list[str]] = [
-    ["errors", "settings"],
-    ["records", "events", "profiles", "report.clean"],
+    ["records", "errors", "settings"],
+    ["events", "profiles", "report.clean"],
     ["retry", "quota", "dispatch", "fallback", "planning", "lift", "providers", "manifest"],
     ["transport", "store", "ledger", "shared"],
     ["engine"],

@@ -13,7 +13,7 @@ import pytest
 
 from batchgen.errors import LedgerError, Refused, ServerFault, Unanswered
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path
@@ -116,7 +116,7 @@ async def test_one_attempt_can_bring_several_samples_and_withhold_one(ledger):
     sample = Sample(item=base.item, n=1, fingerprint="f", wire="{}", images=3)
     attempt = await ledger.attempt_started(sample, "lane", 1, None)
     ledger.attempt_succeeded(attempt, sample, Reply(), [picture(sample, 1, 0), picture(sample, 2, 1)], sent_at=1.0, usd=None,
-                             usd_source="unknown", missing=[(3, "filtered", "violates policy")])  # fmt: skip
+                             usd_source="unknown", missing=[Missing(3, "filtered", "violates policy")])  # fmt: skip
     assert [(result.n, result.state, result.reason) for result in ledger.reader.results_of("a")] == [
         (1, "succeeded", ""), (2, "succeeded", ""), (3, "refused", "filtered")]  # fmt: skip
 

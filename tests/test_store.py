@@ -21,6 +21,7 @@ from batchgen.store.check import Checked, check_bytes, check_file, mismatch
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
+from batchgen.store.unread import forget, keep, kept_attempts, load
 
 
 def encoded(kind: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:
@@ -214,3 +215,17 @@ def test_a_file_where_the_folder_should_be_says_so(tmp_path):
     (tmp_path / "job").write_text("not a folder")
     with pytest.raises(StoreError, match="job"):
         Store(tmp_path / "job").prepare()
+
+
+def test_a_kept_answer_holds_no_cookie_and_comes_back_as_it_was(tmp_path):
+    store = Store(tmp_path)
+    store.prepare()
+    file = store.spool_file(7, 0)
+    file.write(b"picture")
+    keep(store, 7, (200, {"Set-Cookie": "session=1", "Date": "today"}, b'{"a": 1}'), [file], {"n": 1})
+    answer = load(store.root, 7)
+    assert (answer.status, answer.headers, answer.envelope) == (200, {"Date": "today"}, b'{"a": 1}')
+    assert Path(answer.files[0]).read_bytes() == b"picture"
+    assert kept_attempts(store.root) == [7]
+    forget(store.root, 7)
+    assert kept_attempts(store.root) == []

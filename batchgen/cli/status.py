@@ -77,6 +77,11 @@ def show_status(out: Screen, facts: Facts) -> None:
         show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))
     if facts["in_flight"]:
         show_block(out, "in flight", _in_flight(facts))
+    if unread := facts["unread"]["answers"]:
+        kept = (
+            f"{figures.count(unread, 'answer')} paid for and not readable yet, {figures.size(facts['unread']['bytes'])}"
+        )
+        show_block(out, "kept", [f"{kept}; every run reads them again before it buys anything"])
     for label, lines in trouble(facts):
         show_block(out, label, lines)
     show_block(out, "folder", [facts["folder"]])

@@ -90,11 +90,12 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
         say(f"the damaged ledger is kept as {done.kept_as}")
     say(f"{figures.count(done.restored, 'image')} back in the ledger")
     if done.unmarked:
-        why = "no manifest was given" if manifest is None else "the manifest asks for something else now"
-        say(
-            f"{len(done.unmarked):,} of them without a fingerprint ({why}): the next run would make them again",
-            "yellow",
+        then = (
+            "no manifest was given): the next run keeps those whose prompt and model it still asks for"
+            if manifest is None
+            else "the manifest asks for something else now): the next run would make them again"
         )
+        say(f"{len(done.unmarked):,} of them without a fingerprint ({then}", "yellow")
     for label, paths in (("not there as it was", done.gone), ("of a forgotten request, kept as", done.unassigned)):
         for path in paths:
             say(f"{label}: {path}", "yellow")

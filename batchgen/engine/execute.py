@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from array import array
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, TypeVar
-
-import pybase64
+from typing import TypeVar
 
 from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
+from batchgen.engine.conversation import keep_turn
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.recover import whole_pictures
-from batchgen.engine.settle import Stored, discard, made_result, settle
+from batchgen.engine.replay import request_facts
+from batchgen.engine.settle import Stored, discard, made_result, our_bugs, settle
 from batchgen.errors import (
     BadRequest,
+    BatchgenError,
     ConnectFailed,
     DownloadFailed,
     HeldUncertain,
     LedgerError,
     Malformed,
+    NoImage,
     ProviderError,
     StoreError,
     Unanswered,
+    Unreadable,
     UsageError,
 )
 from batchgen.events import (
@@ -44,13 +46,14 @@ from batchgen.events import (
 )
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
-from batchgen.profiles.price import estimate_usd
+from batchgen.profiles.price import estimate_usd, lost_usd
 from batchgen.providers.base import Conversing
 from batchgen.quota import daily_reset
-from batchgen.records import LIFTED, Reply, ReplyImage, Sample, sample_key
+from batchgen.records import Reply, ReplyImage, Sample, sample_key
 from batchgen.retry import RetryPolicy, backoff_s
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
+from batchgen.store.unread import keep
 from batchgen.transport import BODY_MAX_BYTES, Answer, Transport
 
 DOWNLOAD_TRIES = 5
@@ -132,6 +135,10 @@ class Execution:
             unsendable = error
         except (OSError, UsageError) as error:
             unsendable = BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone")
+        except BatchgenError:
+            raise
+        except Exception as error:
+            unsendable = BadRequest(f"{type(error).__name__} in writing the request: a bug of batchgen or of its codec")
         attempt = await self._ledger.attempt_started(sample, work.lane, number, work.usd)
         self._emit(
             AttemptStarted(at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number)
@@ -141,6 +148,7 @@ class Execution:
             return
         spooled: list[SpoolFile] = []
         sent_at: list[float] = []
+        answer: Answer | None = None
 
         def on_sent() -> None:
             sent_at.append(time.time())
@@ -151,28 +159,31 @@ class Execution:
             return spooled[-1]
 
         try:
-            answer = await self._send(
-                work,
-                self._transport.send(
-                    route.base_url,
-                    request,
-                    route.auth,
-                    on_sent=on_sent,
-                    open_sink=open_sink,
-                    signatures=sample.item.turn > 0,
-                ),
+            sending = self._transport.send(
+                route.base_url,
+                request,
+                route.auth,
+                on_sent=on_sent,
+                open_sink=open_sink,
+                signatures=sample.item.turn > 0,
             )
+            with our_bugs(BatchgenError, OSError, kept=False):
+                answer = whole = await self._send(work, sending)
             del request
             sent = sent_at[0] if sent_at else None
-            reply, stored = await self._in_thread(lambda: self._read(route, answer, attempt, sample, spooled, sent))
-            received_s: float | None = answer.received_s
+            reply, stored = await self._in_thread(lambda: self._read(route, whole, attempt, sample, spooled, sent))
+            received_s: float | None = whole.received_s
             if stored is None:
                 received_s = None  # what was received is a link, durable by now
                 spooled.extend(await self._download(attempt, reply, route, len(spooled)))
                 reply = with_pictures(reply, len(reply.links))
                 stored = await self._in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
         except ProviderError as error:
-            discard(spooled)
+            if answer is not None and _worth_keeping(error, answer, spooled):
+                facts = (answer.status, answer.plain_headers(), answer.envelope())
+                await self._in_thread(lambda: keep(self._store, attempt, facts, spooled, request_facts(sample)))
+            else:
+                discard(spooled)
             await self._ended(work, attempt, error, sent_at[0] if sent_at else None)
             return
         except (StoreError, LedgerError, OSError):
@@ -213,12 +224,16 @@ class Execution:
     ) -> tuple[Reply, Stored | None]:
         """Decode, read and settle, in one visit to a thread. An answer with links is not settled yet: they are durable
         before this returns, so that a crash fetches instead of generating."""
-        envelope = answer.envelope()
-        reply = route.codec.read(answer.status, answer.headers, envelope)
-        if sample.item.turn and isinstance(route.codec, Conversing):
-            self._store.keep_turn(attempt, with_lifted(route.codec.turn(envelope), spooled))
-        if reply.links:
-            self._ledger.links_received(attempt, reply.links)
+        with our_bugs(BatchgenError, OSError, kept=False):
+            envelope = answer.envelope()
+        with our_bugs(ProviderError):
+            reply = route.codec.read(answer.status, answer.headers, envelope)
+            links = reply.links
+        if sample.item.turn:
+            with our_bugs(ProviderError, StoreError, OSError):
+                keep_turn(self._store, route.codec, attempt, envelope, [file.path for file in spooled])
+        if links:
+            self._ledger.links_received(attempt, links)
             return reply, None
         return reply, self._settle(route, attempt, sample, reply, spooled, sent_at)
 
@@ -227,7 +242,7 @@ class Execution:
     ) -> Stored:
         stored = settle(self._ledger, self._store, route.profile, attempt, sample, reply, spooled, sent_at)
         try:
-            self._results.append(sample, made_result(sample, reply, stored))
+            self._results.append(sample, None if stored.missing else made_result(sample, reply, stored))
         except StoreError as error:
             self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
         return stored
@@ -259,12 +274,12 @@ class Execution:
         item = work.sample.item
         made = [sample_key(item.id, picture.n) for picture in stored.pictures if picture.file.role == "image"]
         self._dependents.made(made)  # before dispatch could find that nothing is left
-        for n, reason, _ in stored.missing:
-            await self._block([sample_key(item.id, n)], "refused", reason)
+        for left in stored.missing:
+            await self._block([sample_key(item.id, left.n)], left.state, left.reason)
         self.dispatch.succeeded(work, stored.usd)
         if exposed_ms is not None:
             self.exposed_ms.append(exposed_ms)
-        item, now = work.sample.item, time.time()
+        now = time.time()
         for picture in stored.pictures:
             if picture.file.role == "image":
                 self._emit(
@@ -280,15 +295,15 @@ class Execution:
                         exposed_ms=exposed_ms,
                     )
                 )
-        for n, reason, message in stored.missing:
+        for left in stored.missing:
             self._emit(
                 SampleEnded(
                     at=now,
-                    key=sample_key(item.id, n),
+                    key=sample_key(item.id, left.n),
                     model=item.model,
-                    state="refused",
-                    reason=reason,
-                    message=message,
+                    state=left.state,
+                    reason=left.reason,
+                    message=left.message,
                 )
             )
 
@@ -300,13 +315,15 @@ class Execution:
             error = HeldUncertain(error.message, reason=error.reason)
         sample, lane = work.sample, self.dispatch.lanes[work.lane]
         was_open, was_cooled, was_stopping = lane.open, lane.cooled_until_s, self.dispatch.stopping
-        settlement = self.dispatch.failed(work, error)
+        profile = self._routes[work.lane].profile
+        cost = lost_usd(profile, error.usage, sample.images if error.maybe_billed else 0)
+        settlement = self.dispatch.failed(work, error, cost[0])
         ended = isinstance(settlement, GivenUp)
         state = error.outcome if ended or isinstance(error, Unanswered) else "wanted"
         if isinstance(error, DownloadFailed):
             await self._ledger.download_failed(attempt, sample, error)
         elif attempt:
-            await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state)
+            await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state, cost=cost)
         now = time.time()
         self._emit(
             AttemptFailed(
@@ -396,21 +413,11 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], e
     loop.call_soon_threadsafe(call, error)
 
 
-def with_lifted(said: Mapping[str, Any], spooled: Sequence[SpoolFile]) -> bytes:
-    """JSON of the model's turn with its long strings put back from the files that they were decoded to."""
-
-    def whole(value: Any) -> Any:
-        if isinstance(value, str) and value.startswith(LIFTED):
-            number = value[len(LIFTED) :]
-            if not number.isdigit() or int(number) >= len(spooled):
-                raise Malformed("the model's turn holds data that is not base64")
-            with open(spooled[int(number)].path, "rb") as file:
-                return pybase64.b64encode(file.read()).decode("ascii")
-        if isinstance(value, dict):
-            return {key: whole(inner) for key, inner in value.items()}
-        return [whole(inner) for inner in value] if isinstance(value, list) else value
-
-    return json.dumps(whole(said), ensure_ascii=False, separators=(",", ":")).encode()
+def _worth_keeping(error: ProviderError, answer: Answer, spooled: Sequence[SpoolFile]) -> bool:
+    """Paid for, and perhaps a picture to other eyes than ours: unreadable, or said to hold none though long data came."""
+    if not 200 <= answer.status < 300 or not answer.decoded or error.reason == "html":
+        return False
+    return isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))
 
 
 def with_pictures(reply: Reply, count: int) -> Reply:

@@ -12,7 +12,7 @@ from typing import Any
 
 from batchgen.engine.lanes import Route
 from batchgen.engine.survey import Survey
-from batchgen.errors import DownloadFailed, ImageError
+from batchgen.errors import DownloadFailed, ImageError, ProviderError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.reader import OpenAttempt
@@ -194,12 +194,14 @@ async def fetch_links(
             gone = error.http_status in GONE
             note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
             if gone:
-                _mark_gone(ledger, attempt, str(error))
+                mark_failed(ledger, attempt, "link_gone", str(error))
+        except ProviderError as error:  # fetched, and no whole picture
+            mark_failed(ledger, attempt, error.reason, str(error))
 
 
 async def _fetch(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
     from batchgen.engine.execute import with_pictures
-    from batchgen.engine.settle import settle
+    from batchgen.engine.settle import discard, settle
 
     files: list[SpoolFile] = []
     for k, link in enumerate(attempt.links):
@@ -213,20 +215,28 @@ async def _fetch(ledger: Ledger, store: Store, transport: Transport, route: Rout
             raise
         files.append(file)
     reply = with_pictures(Reply(), len(files))
-    await asyncio.to_thread(settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None)
+    try:
+        await asyncio.to_thread(
+            settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None
+        )
+    except ProviderError:
+        discard(files)
+        raise
 
 
-def _mark_gone(ledger: Ledger, attempt: OpenAttempt, message: str) -> None:
+def mark_failed(ledger: Ledger, attempt: OpenAttempt, reason: str, message: str) -> None:
+    """Paid for, and no picture came of it: the attempt ends, and with it the samples it was for."""
     at = time.time()
     ledger.apply(
         [
             (
-                "UPDATE attempt SET outcome = 'failed', reason = 'link_gone', message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
-                (message, at, attempt.id),
+                "UPDATE attempt SET outcome = 'failed', reason = ?, message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
+                (reason, message, at, attempt.id),
             ),
             (
-                "UPDATE sample SET state = 'failed', reason = 'link_gone', message = ?, updated_at = ? WHERE item_id = ? AND n = ?",
-                (message, at, attempt.item_id, attempt.n),
+                "UPDATE sample SET state = 'failed', reason = ?, message = ?, updated_at = ?"
+                " WHERE item_id = ? AND n >= ? AND n < ?",
+                (reason, message, at, attempt.item_id, attempt.n, attempt.n + attempt.images),
             ),
         ]
     )
@@ -272,6 +282,8 @@ def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog)
                 ),
             ),
         ]
+        marked = (sample.fingerprint, sample.item.id, sample.n)  # what a repair without the manifest could not tell
+        changes.append(("UPDATE image SET fingerprint = ? WHERE item_id = ? AND n = ? AND fingerprint = ''", marked))
         ledger.apply(changes)
 
 

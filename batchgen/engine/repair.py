@@ -28,6 +28,7 @@ from batchgen.store.lock import JobLock
 from batchgen.store.sniff import EXTENSION
 from batchgen.store.spool import disk_error
 from batchgen.store.store import SUPERSEDED, Store
+from batchgen.store.unread import finish_keeping, kept_attempts, load
 
 Line = dict[str, Any]
 
@@ -122,8 +123,9 @@ def _rebuild(
     if store.root.endswith(".emulated"):
         ledger.set_meta(emulated="yes")
     ledger.run_started(os.getpid(), "", "repair")
+    finish_keeping(store)
     spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
-    number = 0
+    number = max(kept_attempts(store.root), default=0)  # whose numbers stay theirs
     for item_id, line in lines.items():
         entry = wanted.get(item_id)
         n = 0
@@ -138,6 +140,9 @@ def _rebuild(
             done.restored += not draft
             if entry is None and not draft:
                 done.unmarked.append(path)
+    for attempt in kept_attempts(store.root):
+        with contextlib.suppress(ValueError, KeyError):  # not whole: its number is all that is taken
+            _restore_kept(ledger, attempt, load(store.root, attempt).facts)
     _save_spool(store, done)
     ledger.run_ended(0, "", {"restored": done.restored})
 
@@ -204,6 +209,26 @@ def _record(
                 (line["id"], n, model, ",".join(line.get("tags", ())), mark, wire, path, size, mark, usd, source,
                  line.get("text", ""), at),
             )]),
+        ]
+    )  # fmt: skip
+
+
+def _restore_kept(ledger: Ledger, attempt: int, facts: Mapping[str, Any]) -> None:
+    """An answer that is kept and could not be read: paid for, so its samples are not new to the next run."""
+    at, item, n, mark = time.time(), facts["item"], facts["n"], facts["fingerprint"]
+    ledger.apply(
+        [
+            (
+                "INSERT INTO attempt (id, run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, ended_at,"
+                " outcome, reason, maybe_billed) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 'failed', 'unreadable', 1)",
+                (attempt, ledger.run_id, item, n, facts["images"], lane_key(facts["provider"], facts["model"]), mark,
+                 facts["stem"], at, at),
+            ),
+            *((
+                "INSERT OR IGNORE INTO sample (item_id, n, model, state, fingerprint, wire, attempts, reason, updated_at)"
+                " VALUES (?, ?, ?, 'failed', ?, ?, 1, 'unreadable', ?)",
+                (item, k, facts["model"], mark, facts["wire"], at),
+            ) for k in range(n, n + facts["images"])),
         ]
     )  # fmt: skip
 

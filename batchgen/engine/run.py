@@ -24,8 +24,9 @@ from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
+from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
-from batchgen.engine.survey import Survey, Surveyor
+from batchgen.engine.survey import RESTORED, Survey, Surveyor
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
@@ -129,6 +130,7 @@ class _Run:
         self._check_owner(ledger, emulated)
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
+        repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
@@ -148,12 +150,15 @@ class _Run:
         )
         results.open(tidy=tidy)
         apply_survey(ledger, self.store, survey, self.backlog)
+        if survey.adopted:
+            self.note(f"{survey.adopted:,} image(s) {RESTORED}")
         self.shared = open_shared(state_folder(self.settings), self.note)
         try:
             outcome = await self._drive(ledger, engine, survey, routes, results)
         finally:
             if self.shared is not None:
                 self.shared.close()
+        forget_settled(ledger.reader, self.store)
         try:
             results.tidy(rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs))
             ledger.set_meta(results_tidy="yes")

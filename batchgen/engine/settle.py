@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from batchgen.errors import ImageError, Malformed, StoreError
-from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
+from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.rows import utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample
+from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample, Usage
 from batchgen.store.check import check_bytes, check_file, mismatch
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
@@ -21,13 +21,13 @@ from batchgen.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What an answer became. usd: of the whole attempt; missing: (n, reason, message) of withheld pictures.
+    """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
     recorded_s: when its success was durable, seconds of `time.monotonic()`.
     """
 
     pictures: tuple[Settled, ...]
-    missing: tuple[tuple[int, str, str], ...]
+    missing: tuple[Missing, ...]
     usd: float | None
     usd_source: str
     recorded_s: float
@@ -46,10 +46,15 @@ def settle(
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
     spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
-    Raises Malformed when a picture is not whole, StoreError and LedgerError when disk or ledger refuse.
+    Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
+    StoreError and LedgerError when disk or ledger refuse.
     """
-    files = _to_disk(store, attempt, reply, spooled)
-    pictures = _describe(store, profile, attempt, sample, files)
+    with our_bugs(BatchgenError, OSError, usage=reply.usage):
+        files = _to_disk(store, attempt, reply, spooled)
+        pictures = _describe(store, profile, attempt, sample, files, reply.usage)
+    pictures, unlike = _judged(store, attempt, sample, pictures)
+    used = {file.name for _, file in files}
+    discard([file for file in spooled if file.name not in used])  # lifted, and not wanted
     for _, file in files:
         file.sync()
     if any(file.stranded for _, file in files):
@@ -58,7 +63,7 @@ def settle(
     usd, source = cost_usd(profile, reply.usage, sample.item.image_size or profile.default_size, len(pictures))
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
-    missing = tuple(_missing(sample, reply, {picture.n for picture in made}))
+    missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
     ledger.attempt_succeeded(
         attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing
     )
@@ -69,6 +74,22 @@ def settle(
         refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
         store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
     return Stored(tuple(pictures), missing, usd, source, recorded_s)
+
+
+@contextlib.contextmanager
+def our_bugs(*foreseen: type[Exception], usage: Usage | None = None, kept: bool = True) -> Iterator[None]:
+    """Any exception but the foreseen ones costs one sample and not the run. Raises Unreadable.
+
+    kept: whether the caller keeps the answer.
+    """
+    try:
+        yield
+    except foreseen:
+        raise
+    except Exception as error:
+        rest = "; the answer is kept and can be read again without buying it" if kept else ""
+        message = f"{type(error).__name__} in reading the answer: a bug of batchgen or of its codec{rest}"
+        raise Unreadable(message, http_status=200, usage=usage) from error
 
 
 def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]) -> None:
@@ -95,9 +116,8 @@ def place(ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled
 def _to_disk(
     store: Store, attempt: int, reply: Reply, spooled: Sequence[SpoolFile]
 ) -> list[tuple[ReplyImage, SpoolFile]]:
-    """Every wanted picture of the answer as a spool file. What was lifted and is not wanted goes."""
+    """Every wanted picture of the answer as a spool file."""
     files: list[tuple[ReplyImage, SpoolFile]] = []
-    used: set[str] = set()
     for number, image in enumerate(reply.images):
         if image.role == "thought":
             continue  # interim pictures are not billed
@@ -107,17 +127,19 @@ def _to_disk(
         elif image.lifted is not None and image.lifted < len(spooled):
             file = spooled[image.lifted]
         else:
-            raise Malformed("the answer refers to a picture that is not in it")
+            discard([other for earlier, other in files if earlier.data is not None])
+            raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
         files.append((image, file))
-        used.add(file.name)
-    for file in spooled:
-        if file.name not in used:
-            file.discard()
     return files
 
 
 def _describe(
-    store: Store, profile: Profile, attempt: int, sample: Sample, files: Sequence[tuple[ReplyImage, SpoolFile]]
+    store: Store,
+    profile: Profile,
+    attempt: int,
+    sample: Sample,
+    files: Sequence[tuple[ReplyImage, SpoolFile]],
+    usage: Usage | None,
 ) -> list[Settled]:
     """Check each picture and name it. The n-th `image` belongs to the n-th sample asked for; more than that are drafts."""
     item = sample.item
@@ -128,9 +150,8 @@ def _describe(
         try:
             checked = check_file(file.path) if image.data is None else check_bytes(image.data)
         except ImageError as error:
-            for _, other in files:
-                other.discard()
-            raise Malformed(str(error), reason=error.reason) from None
+            discard([other for image, other in files if image.data is not None])  # the envelope still holds these
+            raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
         except OSError as error:
             raise disk_error(error, file.path) from error
         wanted = image.role == "image" and made < sample.images
@@ -167,10 +188,27 @@ def _priced(picture: Settled, usd: float | None, made: int) -> Settled:
     return Settled(picture.n, picture.k, picture.spool, picture.file, share)
 
 
-def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[tuple[int, str, str]]:
+def _judged(
+    store: Store, attempt: int, sample: Sample, pictures: list[Settled]
+) -> tuple[list[Settled], tuple[Missing, ...]]:
+    """Under `on_mismatch: fail`, pictures that are not as asked for become drafts: paid for, so kept, and no result."""
+    item, judged, unlike = sample.item, list(pictures), list[Missing]()
+    for number, picture in enumerate(pictures):
+        file = picture.file
+        if item.on_mismatch == "warn" or not file.flags:
+            continue
+        path = store.draft_name(item.filename, picture.n, picture.k, attempt, file.format)
+        judged[number] = replace(picture, file=replace(file, path=path, role="draft"))
+        asked = " ".join(text for text in (item.aspect_ratio, item.image_size) if text)
+        message = f"{file.width} x {file.height} is another {file.flags[0]} than asked for ({asked}); kept as {path}"
+        unlike.append(Missing(picture.n, "mismatch", message, "failed"))
+    return judged, tuple(unlike)
+
+
+def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[Missing]:
     reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
     absent = [n for n in range(sample.n, sample.n + sample.images) if n not in made]
-    return [(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
+    return [Missing(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
 
 
 def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_k
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
+RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Move:
     old: str
     new: str
     bytes: int
+    restored: bool = False  # by a repair that had no manifest, so not fully compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Survey:
     blocked: int = 0  # of the skipped ones: what they need has failed
     items: int = 0
     wanted: int = 0  # samples to ask for
+    adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
 
 
 class Surveyor:
@@ -232,8 +236,8 @@ class Surveyor:
         if entry is not None and not self._wishes.fresh:
             move = self._move(sample, entry, action, why)
             if move is not None:
-                renamed = entry.state == "succeeded" and move.old == entry.path
-                return "move", "renamed" if renamed else "it was bought before", move
+                bought = "renamed" if entry.state == "succeeded" and move.old == entry.path else "it was bought before"
+                return "move", RESTORED if move.restored else bought, move
         return "generate" if action == "keep" else action, why, None
 
     def _too_old(self, sample: Sample, most_s: float) -> bool:
@@ -247,6 +251,7 @@ class Surveyor:
             return
         if move is not None:
             self.survey.moves.append(move)
+            self.survey.adopted += move.restored
         else:
             self.survey.skipped += 1
         self._tell(Step(sample, action, why), 1)
@@ -313,6 +318,9 @@ class Surveyor:
         if self._reader is None or (action == "generate" and why.startswith("fresh")):
             return None
         found = self._reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
+        restored = found is None and self._is_restored(self._reader, sample, entry)
+        if restored:
+            found = self._reader.earlier_image(sample.item.id, sample.n, "")
         if found is None:
             return None
         file = found.file
@@ -322,7 +330,15 @@ class Surveyor:
             if not (self._store.has(new, file.bytes) and _sha256(os.path.join(self._store.root, new)) == file.sha256):
                 return None
             old = new
-        return Move(sample, old, new, file.bytes)
+        return Move(sample, old, new, file.bytes, restored)
+
+    def _is_restored(self, reader: Reader, sample: Sample, entry: Known) -> bool:
+        """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
+        are still wanted. Nothing speaks against it then, and it was paid for."""
+        if entry.made_fingerprint != "":
+            return False
+        was, item = json.loads(reader.wire(sample.item.id, sample.n) or "{}"), sample.item
+        return (was.get("model") or item.model, was.get("prompt") or item.prompt) == (item.model, item.prompt)
 
     def _generate(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
         if not samples:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from batchgen.errors import LedgerError, ProviderError
 from batchgen.ledger.reader import Reader
@@ -26,6 +26,16 @@ class Settled:
     spool: str
     file: ImageFile
     usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A sample that an answer with pictures brought none for, and how it ends."""
+
+    n: int
+    reason: str
+    message: str
+    state: Literal["refused", "failed"] = "refused"
 
 
 class Ledger:
@@ -125,6 +135,11 @@ class Ledger:
             lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(list(links)), attempt))
         )
 
+    def reopened(self, attempt: int, links: Sequence[str]) -> None:
+        """An answer that was read at last holds links: they are fetched like those of a run that died."""
+        sql = "UPDATE attempt SET outcome = NULL, ended_at = NULL, links = ? WHERE id = ?"
+        self._now(lambda db: db.execute(sql, (json.dumps(list(links)), attempt)))
+
     def attempt_succeeded(
         self,
         attempt: int,
@@ -135,19 +150,21 @@ class Ledger:
         sent_at: float | None,
         usd: float | None,
         usd_source: str,
-        missing: Sequence[tuple[int, str, str]] = (),
+        missing: Sequence[Missing] = (),
     ) -> None:
-        """The pictures are whole and durable in the spool. usd: of the attempt; missing: (n, reason, message) withheld."""
+        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for."""
         at = time.time()
         usage = _usage_text(reply.usage)
+        made = any(picture.file.role == "image" for picture in pictures)
+        reason = missing[0].reason if missing and not made else ""
         item_id = sample.item.id
 
         def change(db: sqlite3.Connection) -> None:
             db.execute(
-                "UPDATE attempt SET outcome = 'succeeded', reason = '', message = '', maybe_billed = 0,"
+                "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
                 " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ? WHERE id = ?",
-                (sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, attempt),
+                (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, attempt),
             )
             for picture in pictures:
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
@@ -166,8 +183,8 @@ class Ledger:
                             picture.n,
                         ),
                     )
-            for n, reason, message in missing:
-                set_state(db, item_id, n, "refused", reason, message, at)
+            for sample_left in missing:
+                set_state(db, item_id, sample_left.n, sample_left.state, sample_left.reason, sample_left.message, at)
 
         self._now(change)
 
@@ -185,15 +202,26 @@ class Ledger:
         self.writer.submit(change)
 
     async def attempt_failed(
-        self, attempt: int, sample: Sample, error: ProviderError, *, sent_at: float | None, state: str
+        self,
+        attempt: int,
+        sample: Sample,
+        error: ProviderError,
+        *,
+        sent_at: float | None,
+        state: str,
+        cost: tuple[float | None, str] = (None, ""),
     ) -> None:
-        """state: what becomes of the sample: wanted (it will be tried again), refused, failed, uncertain."""
+        """state: what becomes of the sample: wanted (it will be tried again), refused, failed, uncertain.
+
+        cost: USD by the usage that the error reports, and where the figure comes from.
+        """
         at, item_id = time.time(), sample.item.id
+        usage = _usage_text(error.usage)
 
         def change(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE attempt SET outcome = ?, reason = ?, message = ?, http_status = ?, maybe_billed = ?,"
-                " sent_at = coalesce(?, sent_at), ended_at = ? WHERE id = ?",
+                " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?",
                 (
                     error.outcome,
                     error.reason,
@@ -202,6 +230,8 @@ class Ledger:
                     error.maybe_billed,
                     sent_at,
                     at,
+                    *cost,
+                    usage,
                     attempt,
                 ),
             )

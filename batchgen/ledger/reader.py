@@ -17,7 +17,8 @@ from batchgen.records import ImageFile, Known, Result, sample_key
 @dataclass(frozen=True, slots=True)
 class Money:
     """USD. spent: charged by usage or the vendor's word; estimated: counted from the price table because usage was not
-    said; maybe: may have been charged for requests without an answer or a picture; unknown: attempts without a price."""
+    said; maybe: may have been charged for requests without an answer or a picture that do not say what they used;
+    unknown: attempts without a price."""
 
     spent: float
     estimated: float
@@ -175,7 +176,8 @@ class Reader:
         row = self._connection.execute(
             "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
             " coalesce(sum(usd) FILTER (WHERE usd_source = 'estimate'), 0),"
-            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed), 0), count(*) FILTER (WHERE maybe_billed),"
+            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed AND usd IS NULL), 0),"
+            " count(*) FILTER (WHERE maybe_billed AND usd IS NULL),"
             " count(*) FILTER (WHERE outcome = 'succeeded' AND usd IS NULL)"
             f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed) {where}",
             values,
@@ -185,7 +187,7 @@ class Reader:
     def spent_since(self, at: float) -> float:
         """USD of requests begun since then: charged, estimated, and what may have been billed without a picture."""
         row = self._connection.execute(
-            "SELECT coalesce(sum(CASE WHEN maybe_billed THEN coalesce(estimate_usd, 0) ELSE coalesce(usd, 0) END), 0)"
+            "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed THEN estimate_usd END)), 0)"
             " FROM attempt WHERE started_at >= ?",
             (at,),
         ).fetchone()
@@ -224,6 +226,12 @@ class Reader:
             " WHERE outcome IS NULL ORDER BY id"
         )
         return [_open_attempt(row) for row in rows]
+
+    def attempt(self, number: int) -> OpenAttempt | None:
+        """The same of one request, ended or not."""
+        columns = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
+        row = self._connection.execute(f"SELECT {columns} FROM attempt WHERE id = ?", (number,)).fetchone()
+        return None if row is None else _open_attempt(row)
 
     def unplaced(self) -> list[StoredImage]:
         """Pictures whose settling was recorded and whose placing was not."""

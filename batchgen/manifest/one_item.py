@@ -122,6 +122,7 @@ class OneItem:
             fallback=fallback,
             fallback_on=tuple(checked.fallback_on or DEFAULT_CAUSES) if fallback else (),
             max_age_s=schema.age_s(checked.max_age) if checked.max_age else None,
+            on_mismatch=checked.on_mismatch or "warn",
             extra=checked.extra or {},
             origin=origin,
         )

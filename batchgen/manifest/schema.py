@@ -99,6 +99,11 @@ class ItemFields(_Strict):
         None, description="Make it again when its picture is older: 36h, 7d or 4w.", examples=["7d"]
     )
     filename: Text | None = Field(None, description="Name of the file without extension; default {{ id }}.")
+    on_mismatch: Literal["warn", "fail"] | None = Field(
+        None,
+        description="A picture of another size or ratio than asked for: warn (default) keeps and flags it, fail keeps it"
+        " in drafts/ and ends its item failed.",
+    )
     extra: dict[str, Any] | None = Field(None, description="Merged into the body of the request as given.")
 
 

@@ -30,6 +30,19 @@ def cost_usd(
     return (None, "unknown") if usd is None else (usd, "estimate")
 
 
+def lost_usd(profile: Profile, usage: Usage | None, pictures: int, *, batch: bool = False) -> tuple[float | None, str]:
+    """The same for an answer that became no picture: by its usage alone. pictures: how many it may have held.
+
+    (None, "") when it does not say what was used: a table of pictures tells nothing about it.
+    """
+    if usage is None:
+        return None, ""
+    if usage.usd is not None:
+        return usage.usd, "vendor"
+    usd = _usd_of_tokens(profile, usage, pictures, batch)
+    return (None, "") if usd is None else (usd, "usage")
+
+
 def _usd_of_tokens(profile: Profile, usage: Usage, images: int, batch: bool) -> float | None:
     """Image tokens at the image rate, thoughts and text at the text rate, the prompt at the input rate.
 

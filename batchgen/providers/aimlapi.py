@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
 
-from batchgen.errors import NoImage
+from batchgen.errors import NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
 from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
@@ -115,12 +115,21 @@ class AimlApi:
         }
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        if not 200 <= status < 300:  # success is 200 in their schema and 201 in their prose
-            raise read_error(status, headers, body)
         try:
             answer = Answer.model_validate_json(body)
         except ValidationError as error:
-            raise malformed(status, body, error) from None
+            raise (
+                malformed(status, body, error) if 200 <= status < 300 else read_error(status, headers, body)
+            ) from None
+        try:
+            return self._reply(answer, status, headers, body)
+        except ProviderError as error:
+            error.usage = _usage(answer)
+            raise
+
+    def _reply(self, answer: Answer, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+        if not 200 <= status < 300:  # success is 200 in their schema and 201 in their prose
+            raise read_error(status, headers, body)
         pictures = answer.data or answer.images or []
         images = tuple(image for image in map(_image, pictures) if image is not None)
         links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith("data:"))

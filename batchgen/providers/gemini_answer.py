@@ -117,9 +117,13 @@ SPECIAL: Mapping[str, tuple[type[ProviderError], str]] = {
 def reply_of(answer: Answer, status: int) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
     candidates = answer.candidates or []
-    images, notes = _images(candidates)
-    if not any(image.role == "image" for image in images):
-        raise _no_image(answer, status)
+    try:
+        images, notes = _images(candidates)
+        if not any(image.role == "image" for image in images):
+            raise _no_image(answer, status)
+    except ProviderError as error:
+        error.usage = usage_of(answer.usage_metadata)  # prompt, thoughts and text may be billed without a picture
+        raise
     finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
     if finish_reason not in ("STOP", ""):
         notes += (f"a picture came with finish reason {clean(finish_reason, 60)}",)

@@ -60,6 +60,7 @@ REMEDIES: Mapping[str, str] = {
     "html": "a proxy, login page or wrong base URL answers in place of the API",
     "bad_base64": _ANSWER,
     "continuation": _RETRY_LATER,
+    "unreadable": "the answer is kept: report the bug; a newer batchgen reads it without buying again",
     # a request the vendor does not take
     "bad_request": "the message names the field: correct it in the manifest, or leave it out",
     "not_sendable": "`extra` holds something JSON cannot say (a date, NaN): quote it",
@@ -77,6 +78,7 @@ REMEDIES: Mapping[str, str] = {
     "download_failed": "the picture is paid for: run again to fetch it from its link, while the link lives",
     "link_gone": "the picture was paid for and its link has died: `retry --failed --reason link_gone` buys it again",
     "link_refused": "the picture was paid for and its link is not safe to follow; look at the link, or buy it again with `retry`",
+    "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,

@@ -26,7 +26,7 @@ def kind_and_cause(request: Beyond) -> tuple[str, str]:
         kinds = ("maybe_twice", "maybe_once") if doubtful else ("again", "no_picture")
         return kinds[0 if request.made_later else 1], request.reason
     if not request.pictures:
-        return "no_picture", "withheld"
+        return "no_picture", request.reason or "withheld"
     if request.later_fingerprint not in (None, request.fingerprint):
         return "again", "changed"
     if request.later_run not in (None, request.run_id):

@@ -12,6 +12,7 @@ from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
 from batchgen.report.account import account
 from batchgen.report.figures import utc_iso
+from batchgen.store.unread import kept_attempts, kept_bytes
 
 if TYPE_CHECKING:
     from batchgen.engine.outcome import Outcome
@@ -88,6 +89,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
             if until > now
         },
         "reasons": reasons(reader),
+        "unread": {"answers": len(kept_attempts(folder)), "bytes": kept_bytes(folder)},
         "run": _run(reader.last_run(), alive),
     }
 

@@ -35,7 +35,7 @@ class Store:
             for folder in created:
                 sync_folder(str(folder.parent))
             for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, "spool")):
-                self._plain_folder(part, 0o700)
+                self.plain_folder(part, 0o700)
             name = f"probe-{os.getpid()}"
             Path(self.spooled(name)).unlink(missing_ok=True)  # of a process that had this number and died
             probe = SpoolFile(self.spool, name)
@@ -46,7 +46,7 @@ class Store:
         except OSError as error:
             raise disk_error(error, self.root) from None
 
-    def _plain_folder(self, part: str, mode: int = 0o755) -> str:
+    def plain_folder(self, part: str, mode: int = 0o755) -> str:
         """A folder of ours inside the job folder, created and durable if need be. A symbolic link in its place is refused."""
         path = os.path.join(self.root, part)
         with contextlib.suppress(FileExistsError):
@@ -91,7 +91,7 @@ class Store:
 
     def keep_turn(self, attempt: int, text: bytes) -> None:
         """Durable when this returns. Raises StoreError."""
-        self._plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
+        self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
         path = self.turn_path(attempt)
         Path(path).unlink(missing_ok=True)
         file = SpoolFile(*os.path.split(path))
@@ -123,7 +123,7 @@ class Store:
         The rename replaces a planted link instead of following it. Call `sync` for the folder afterwards.
         """
         if "/" in path:
-            self._plain_folder(path.rsplit("/", 1)[0])
+            self.plain_folder(path.rsplit("/", 1)[0])
         moved = self.supersede(path)
         try:
             os.replace(os.path.join(self.spool, spool_name), os.path.join(self.root, path))
@@ -136,7 +136,7 @@ class Store:
         old = os.path.join(self.root, path)
         if not os.path.lexists(old):
             return None
-        self._plain_folder(SUPERSEDED)
+        self.plain_folder(SUPERSEDED)
         stem, extension = os.path.splitext(os.path.basename(path))
         stem = stem.encode()[:200].decode(errors="ignore")
         number = 1
@@ -157,6 +157,9 @@ class Store:
         """Make the names of these paths durable."""
         for folder in {os.path.dirname(path) for path in paths}:
             sync_folder(os.path.join(self.root, folder))
+
+    def forget_spooled(self, name: str) -> None:
+        Path(self.spooled(name)).unlink(missing_ok=True)
 
     def forget_spool(self, keep: set[str]) -> int:
         """Remove spool files that belong to nothing, once everything that could be rescued has been. Answers how many."""

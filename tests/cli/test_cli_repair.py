@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from batchgen.providers.gemini import Gemini
 from tests.marked_key import KEY
 
 ITEMS = {f"cup-{n}": f"A cup, number {n}" for n in range(6)}
@@ -135,3 +136,54 @@ def test_a_whole_ledger_is_not_touched_by_repair(batchgen, job, ledger):
     answer = batchgen("verify", str(job), "--repair")
     assert (answer.code, "nothing to repair" in answer.err) == (0, True)
     assert hashlib.sha256(ledger.read_bytes()).hexdigest() == before
+
+
+def test_pictures_of_a_repair_without_the_manifest_are_taken_by_the_next_run_and_not_bought_again(
+    batchgen, job, ledger, place, write
+):
+    folder, sent = job.with_name("job"), requests(place)
+    before = {path.name: path.read_bytes() for path in folder.glob("[!.]*.jpg")}
+    shutil.rmtree(ledger.parent)
+    job.unlink()
+    answer = batchgen("verify", str(folder), "--repair")
+    assert (answer.code, "6 of them without a fingerprint" in answer.err) == (0, True), answer.err
+    write(ITEMS, head="defaults: {model: flash}\n")
+    answer = batchgen("run", str(job))
+    assert (answer.code, "only prompt and model could be compared" in answer.err) == (0, True), answer.err
+    assert batchgen("run", str(job)).code == batchgen("verify", str(job)).code == 0
+    assert requests(place) == sent
+    assert {path.name: path.read_bytes() for path in folder.glob("[!.]*.jpg")} == before
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert sorted(path for line in lines for path in line["files"]) == sorted(before)
+    write({**ITEMS, "cup-1": "A bowl"}, head="defaults: {model: flash}\n")
+    assert batchgen("run", str(job)).code == 0
+    assert requests(place) == sent + 1
+
+
+def test_a_prompt_that_was_edited_since_a_repair_without_the_manifest_is_made_anew(batchgen, job, ledger, place, write):
+    sent = requests(place)
+    shutil.rmtree(ledger.parent)
+    assert batchgen("verify", str(job.with_name("job")), "--repair").code == 0
+    write({**ITEMS, "cup-1": "A bowl"}, head="defaults: {model: flash}\n")
+    assert batchgen("run", str(job)).code == 0
+    assert requests(place) == sent + 1
+
+
+def test_a_kept_answer_outlives_its_ledger(batchgen, write, place, monkeypatch):
+    manifest = write(ITEMS, head="defaults: {model: flash}\n")
+    read, broken = Gemini.read, iter([True])
+
+    def read_once_badly(*arguments):
+        if next(broken, False):
+            raise KeyError("x")
+        return read(*arguments)
+
+    monkeypatch.setattr(Gemini, "read", read_once_badly)
+    assert batchgen("run", str(manifest)).code == 3
+    status = batchgen("status", str(manifest))
+    assert "1 answer paid for and not readable yet" in status.out + status.err
+    (manifest.with_name("job") / ".batchgen" / "ledger.sqlite").unlink()
+    assert batchgen("verify", str(manifest), "--repair").code == 0
+    assert batchgen("run", str(manifest)).code == 0
+    assert requests(place) == len(ITEMS)
+    assert json.loads(batchgen("status", str(manifest), "--json").out)["unread"] == {"answers": 0, "bytes": 0}

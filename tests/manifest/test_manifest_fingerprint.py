@@ -38,6 +38,7 @@ NOT_SENT = {
     "max_age_s": 60.0,
     "fallback": ("gemini/x",),
     "fallback_on": ("quota",),
+    "on_mismatch": "fail",
     "origin": "f:1",
 }
 

@@ -325,3 +325,32 @@ def test_a_lifted_picture_without_a_number_is_malformed(codec, model, envelope, 
 def test_bad_base64_is_malformed_and_says_so(codec, model, envelope, data):
     error = failure(codec(model), envelope(data))
     assert (type(error), error.reason) == (Malformed, "bad_base64")
+
+
+# ------------------------------------------------------------------------------------------------ usage of a failure
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        one({"text": "no"}, finishReason="STOP"),
+        one(finishReason="IMAGE_SAFETY"),
+        one(finishReason="NO_IMAGE"),
+        one(finishReason="PROHIBITED_CONTENT"),
+        one({"inlineData": {"mimeType": "image/png", "data": "???"}}),
+        {"promptFeedback": {"blockReason": "SAFETY"}},
+    ],
+)
+def test_an_answer_of_gemini_without_a_picture_says_what_it_used(gemini, candidate):
+    usage = {"promptTokenCount": 14, "thoughtsTokenCount": 200, "totalTokenCount": 214}
+    assert failure(gemini, {**candidate, "usageMetadata": usage}).usage == Usage(
+        prompt_tokens=14, thought_tokens=200, total_tokens=214
+    )
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_error_of_aiml_says_what_it_used(aiml, status):
+    body = {"message": "no", "data": [], "meta": {"usage": {"credits_used": 84000, "usd_spent": 0.042}}}
+    with pytest.raises(ProviderError) as caught:
+        aiml.read(status, {}, json.dumps(body).encode())
+    assert caught.value.usage == Usage(credits=84000, usd=0.042)

@@ -1,0 +1,121 @@
+"""Answers that were paid for and became no picture: kept whole, so that they can be read again without buying again.
+
+One folder each, `.batchgen/unread/ATTEMPT/`: `envelope`, the lifted strings by number, and `answer.json` with the rest.
+Nothing here is deleted before its sample has a picture; `status` says how much there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.spool import SpoolFile, disk_error, sync_folder
+from batchgen.store.store import Store
+
+FOLDER = "unread"
+ANSWER = "answer.json"
+ENVELOPE = "envelope"
+PART = ".part"
+SECRET_HEADERS = frozenset({"set-cookie", "set-cookie2", "authorization", "proxy-authorization", "x-goog-api-key"})
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """facts: of the request it answers. files: its lifted strings, decoded, by number."""
+
+    status: int
+    headers: Mapping[str, str]
+    envelope: bytes
+    files: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+def keep(
+    store: Store,
+    attempt: int,
+    answer: tuple[int, Mapping[str, str], bytes],
+    lifted: Sequence[SpoolFile],
+    facts: Mapping[str, Any],
+) -> None:
+    """Durable when it returns. answer: status, headers and envelope. Raises StoreError.
+
+    `answer.json` is written last before the lifted files move: whoever finds it can finish what was begun.
+    """
+    folder = store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+    part = store.plain_folder(os.path.join(STATE_FOLDER, FOLDER, f"{attempt}{PART}"), 0o700)
+    status, headers, envelope = answer
+    kept = {name: value for name, value in headers.items() if name.lower() not in SECRET_HEADERS}
+    head = {"status": status, "headers": kept, "lifted": len(lifted), "facts": dict(facts)}
+    for file in lifted:
+        file.sync()
+    for name, data in ((ENVELOPE, envelope), (ANSWER, json.dumps(head).encode())):
+        file = SpoolFile(part, name)
+        file.write(data)
+        file.sync()
+    try:
+        for k, file in enumerate(lifted):
+            os.replace(file.path, os.path.join(part, str(k)))
+        sync_folder(part)
+        os.rename(part, os.path.join(folder, str(attempt)))
+        sync_folder(folder)
+    except OSError as error:
+        raise disk_error(error, part) from error
+
+
+def finish_keeping(store: Store) -> None:
+    """What a crash left half done: finished where all is at hand, else undone, its lifted files still in the spool."""
+    folder = _folder(store.root)
+    for name in _names(store.root):
+        if not name.endswith(PART):
+            continue
+        part, attempt = os.path.join(folder, name), name.removesuffix(PART)
+        try:
+            lifted = json.loads(Path(part, ANSWER).read_bytes())["lifted"]
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(part)
+            continue
+        for k in range(lifted):
+            if os.path.exists(spooled := store.spooled(f"{attempt}.{k}")):
+                os.replace(spooled, os.path.join(part, str(k)))
+        sync_folder(part)
+        os.rename(part, os.path.join(folder, attempt))
+        sync_folder(folder)
+
+
+def kept_attempts(root: str) -> list[int]:
+    """Numbers of the attempts whose answers are kept in a job folder, ascending."""
+    return sorted(int(name) for name in _names(root) if name.isdecimal())
+
+
+def kept_bytes(root: str) -> int:
+    paths = (path for attempt in kept_attempts(root) for path in Path(_folder(root), str(attempt)).iterdir())
+    return sum(path.stat().st_size for path in paths)
+
+
+def load(root: str, attempt: int) -> KeptAnswer:
+    """Raises OSError or ValueError when it is not whole."""
+    folder = Path(_folder(root), str(attempt))
+    head = json.loads((folder / ANSWER).read_bytes())
+    files = tuple(str(folder / str(k)) for k in range(head["lifted"]))
+    return KeptAnswer(head["status"], head["headers"], (folder / ENVELOPE).read_bytes(), files, head["facts"])
+
+
+def forget(root: str, attempt: int) -> None:
+    shutil.rmtree(os.path.join(_folder(root), str(attempt)), ignore_errors=True)
+
+
+def _folder(root: str) -> str:
+    return os.path.join(root, STATE_FOLDER, FOLDER)
+
+
+def _names(root: str) -> list[str]:
+    try:
+        return sorted(os.listdir(_folder(root)))
+    except FileNotFoundError:
+        return []
