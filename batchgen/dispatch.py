@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited
-from batchgen.quota import NotBefore, SharedLog, Window
+from batchgen.quota import LONG_HINT_S, NotBefore, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
@@ -31,7 +31,8 @@ class Supply(Protocol):
 class Work:
     """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown.
 
-    stamp_s, place: where it stands in the window of this process and in the log of all of them.
+    stamp_s, place: where it stands in the window of this process and in the log of all of them; before: requests in
+    that window when it was admitted.
     """
 
     sample: Sample
@@ -40,6 +41,7 @@ class Work:
     stamp_s: float | None = None
     usd: float | None = None
     place: int | None = None
+    before: int = 0
 
 
 # What `decide` can answer.
@@ -267,7 +269,7 @@ class Dispatch:
             return None
         return await self._start(lane, now_s, answer.place)
 
-    async def _start(self, lane: Lane, now_s: float, place: int | None) -> Work:
+    async def _start(self, lane: Lane, now_s: float, place: int | None, others: int = 0) -> Work:
         work = lane.ready.popleft()
         usd = self._estimate_usd(work.sample)
         self.reserved_usd += usd or 0.0
@@ -275,8 +277,9 @@ class Dispatch:
         self.unsettled += 1
         lane.in_flight += 1
         lane.last_start = next(self._starts)
+        before = 0 if lane.window is None else lane.window.used(now_s)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
-        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place)
+        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place, max(before, others))
         self._flying.add(id(work))
         self._open.add(id(work))
         return work
@@ -330,7 +333,7 @@ class Dispatch:
         tries = work.tries.after(error)
         now_s = self._clock()
         lane.failing, self._failing_s = True, (self._failing_s[0] if self._failing_s else now_s, now_s)
-        settlement = self._settle(lane, Work(work.sample, work.lane, tries), error, tries)
+        settlement = self._settle(lane, work, error, tries)
         self._wake()
         return settlement
 
@@ -349,13 +352,16 @@ class Dispatch:
         if usd:
             self._on_spent(usd)
 
-    def _settle(self, lane: Lane, work: Work, error: ProviderError, tries: Tries) -> Settlement:
-        now_s = self._clock()
+    def _settle(self, lane: Lane, refused: Work, error: ProviderError, tries: Tries) -> Settlement:
+        now_s, work = self._clock(), Work(refused.sample, refused.lane, tries)
         if error.scope == "run":
             self.stop(error.reason)
             return Returned()
         if isinstance(error, RateLimited):
-            self._cool(lane, error, now_s)
+            if (error.retry_after_s or 0.0) > LONG_HINT_S:
+                lane.parked = True  # hours: other lanes go on, and the run ends before them
+            else:
+                self._cool(lane, refused, error, now_s)
         elif isinstance(error, DailyQuotaReached):
             lane.parked = True
         elif error.scope == "lane":
@@ -371,10 +377,11 @@ class Dispatch:
         heapq.heappush(lane.later, (now_s + delay, next(self._order), work))
         return Requeued(max(delay, lane.cooled_until_s - now_s))
 
-    def _cool(self, lane: Lane, error: RateLimited, now_s: float) -> None:
-        """The server's own delay, or backoff that grows while refusals go on. One episode halves the rate once."""
-        if now_s >= lane.cooled_until_s and lane.window is not None:
-            lane.window.halve(now_s)
+    def _cool(self, lane: Lane, work: Work, error: RateLimited, now_s: float) -> None:
+        """The server's own delay, or backoff that grows while refusals go on. What was in flight together is one wave."""
+        if lane.window is not None and work.stamp_s is not None:
+            again = now_s < lane.cooled_until_s
+            lane.window.refused(now_s, stamp_s=work.stamp_s, before=work.before, named=error.rpm, again=again)
         if error.retry_after_s is not None:
             wait_s = with_margin_s(error.retry_after_s, self._rng)
         else:
