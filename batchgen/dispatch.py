@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited
-from batchgen.quota import LONG_HINT_S, NotBefore, SharedLog, Window
+from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, NotBefore, Reserved, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
@@ -123,7 +123,8 @@ class Dispatch:
     concurrency: requests in flight at most. storing: answers being checked and written at most, beside those in flight.
     budget_usd: reserved before sending and settled by usage, so that parallel
     requests cannot overshoot. breaker: this many different samples in a row with the same 4xx stop the lane.
-    shared: by lane, the log of starts of all processes, asked last before a start. on_spent: told of each amount.
+    shared: by lane, the log of starts and money of all processes, asked last before a start. on_held: told when that log
+    makes a lane wait for money, or parks it.
     stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
     """
 
@@ -140,7 +141,7 @@ class Dispatch:
         deadline_s: float | None = None,
         breaker: int = 5,
         shared: Mapping[str, SharedLog] | None = None,
-        on_spent: Callable[[float], None] = lambda _: None,
+        on_held: Callable[[str, NotBefore | DayUsedUp], None] = lambda *_: None,
         stall_s: float | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
@@ -160,7 +161,9 @@ class Dispatch:
         self._policy = policy
         self._estimate_usd = estimate_usd
         self._breaker = breaker
-        self._on_spent = on_spent
+        self._on_held = on_held
+        self.budget_span = ""  # whose budget ended the run: the day's or the month's, empty for its own
+        self._broke = False  # a shared budget has no room until something of ours settles
         self.stall_s = stall_s
         self._failing_s: tuple[float, float] | None = None  # first and last failure since the last success
         self._rng = rng or random.Random()
@@ -168,6 +171,7 @@ class Dispatch:
         self._waiter: asyncio.Future[None] | None = None
         self._flying: set[int] = set()  # ids of works whose answer is not in
         self._open: set[int] = set()  # ids of works that are not settled
+        self._sent: set[int] = set()  # ids of those of them whose headers left
         self._starts = itertools.count(1)
         self._order = itertools.count()
 
@@ -179,7 +183,7 @@ class Dispatch:
         lanes = [lane for lane in self.lanes.values() if lane.open and lane.waiting] if not self.stopping else []
         if not lanes:
             return Wait(None) if self.unsettled else Drained()
-        if self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
+        if self._broke or self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
             return Wait(None)
         opens = [(self._opens_s(lane, now_s), lane) for lane in lanes]
         open_now = [lane for opens_s, lane in opens if opens_s <= now_s]
@@ -256,18 +260,38 @@ class Dispatch:
 
     async def _start_shared(self, lane: Lane, now_s: float) -> Work | None:
         """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
-        if lane.shared is None or lane.window is None:
+        if lane.shared is None:
             return await self._start(lane, now_s, None)
-        answer = await lane.shared.reserve(lane.window.rate(now_s))
+        work = self._peek(lane)
+        rate = None if lane.window is None else lane.window.rate(now_s)
+        answer = await lane.shared.reserve(rate, self._estimate_usd(work.sample) or 0.0)
         now_s = self._clock()
-        if isinstance(answer, NotBefore):
-            lane.full_until_s = now_s + answer.wait_s
+        if not isinstance(answer, Reserved):
+            self._held(lane, answer, now_s)
             return None
-        if self.decide(now_s) != Start(lane.key):  # a stop, a cooldown or another lane came first
+        # A stop, a cooldown, another lane or a sample that came back may have come first.
+        if self.decide(now_s) != Start(lane.key) or self._peek(lane) is not work:
             if answer.place is not None:
                 lane.shared.refund(answer.place)
             return None
-        return await self._start(lane, now_s, answer.place)
+        return await self._start(lane, now_s, answer.place, answer.used)
+
+    def _held(self, lane: Lane, answer: NotBefore | DayUsedUp | BudgetReached, now_s: float) -> None:
+        match answer:
+            case NotBefore(wait_s, why):
+                if why == "usd_per_10_min" and lane.full_until_s <= now_s:
+                    self._on_held(lane.key, answer)
+                lane.full_until_s = now_s + wait_s
+            case DayUsedUp():
+                lane.parked = True
+                self._on_held(lane.key, answer)
+            case BudgetReached(span):
+                # What is in flight may turn out cheaper. What others have in flight is not waited for.
+                if self.unsettled:
+                    self._broke = True
+                else:
+                    self.budget_span = span
+                    self.stop("budget")
 
     async def _start(self, lane: Lane, now_s: float, place: int | None, others: int = 0) -> Work:
         work = lane.ready.popleft()
@@ -305,6 +329,7 @@ class Dispatch:
         lane = self.lanes[work.lane]
         if lane.window is not None and work.stamp_s is not None:
             lane.window.sent(work.stamp_s, self._clock())
+        self._sent.add(id(work))
         if lane.shared is not None and work.place is not None:
             lane.shared.sent(work.place)
 
@@ -349,8 +374,14 @@ class Dispatch:
         self.unsettled -= 1
         self.reserved_usd -= work.usd or 0.0
         self.spent_usd += usd or 0.0
-        if usd:
-            self._on_spent(usd)
+        self._broke = False
+        lane, was_sent = self.lanes[work.lane], id(work) in self._sent
+        self._sent.discard(id(work))
+        if lane.shared is not None and work.place is not None:
+            if usd or was_sent:
+                lane.shared.settled(work.place, usd or 0.0)
+            else:
+                lane.shared.refund(work.place)
 
     def _settle(self, lane: Lane, refused: Work, error: ProviderError, tries: Tries) -> Settlement:
         now_s, work = self._clock(), Work(refused.sample, refused.lane, tries)

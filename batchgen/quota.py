@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
 from asyncio_throttle.throttler import Throttler
@@ -19,29 +19,75 @@ LONG_HINT_S = 900.0  # a server that asks for more than this means another windo
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """One more may start. place: its number in the shared log, None when nothing is shared after all."""
+    """One more may start. place: its number in the shared log, None when nothing is shared after all.
+
+    used: requests of all processes in the window before this one.
+    """
 
     place: int | None
+    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NotBefore:
-    """Others have used the quota up; ask again in `wait_s`."""
+    """Others have used the quota up, or the USD of ten minutes are spent; ask again in `wait_s`."""
 
     wait_s: float
+    why: Literal["quota", "usd_per_10_min"] = "quota"
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsedUp:
+    """As many requests as were declared for a day (Pacific time) have been sent."""
+
+    rpd: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """What is spent and reserved leaves too little of the day's or the month's budget."""
+
+    span: Span
+
+
+Span = Literal["day", "month"]
+Answer = Reserved | NotBefore | DayUsedUp | BudgetReached
 
 
 class SharedLog(Protocol):
-    """The starts of one quota as all who use it have written them down. A file behind it today, any database as well."""
+    """Starts and spend of one lane as all who share its quota have written them down. A file behind it today, any
+    database as well."""
 
-    async def reserve(self, limit: int) -> Reserved | NotBefore:
-        """Forget, count and reserve in one transaction. A place nobody confirms expires with its period."""
+    async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
+        """Forget, count and reserve a place and USD in one transaction.
+
+        rate: requests per window now, None without a quota. A place nobody confirms expires with its period; USD that
+        nobody settles stay spent, for the request may have been billed, until the job's own ledger says better.
+        """
 
     def sent(self, place: int) -> None:
         """The headers left now: the place counts from here. Never waits."""
 
+    def settled(self, place: int, usd: float) -> None:
+        """What the request has cost in the end, in place of what was reserved. Never waits."""
+
     def refund(self, place: int) -> None:
-        """The request was never sent. Never waits."""
+        """The request was never sent: place and USD are free. Never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `usd` in each local day or month. account: of its spend alone; None: of all."""
+
+    span: Span
+    usd: float
+    account: str | None = None
+
+
+def span_start(span: Span, now: float) -> float:
+    """UTC seconds of the last local midnight, or of the one that began the month."""
+    midnight = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    return (midnight if span == "day" else midnight.replace(day=1)).timestamp()
 
 
 class Window:
@@ -151,6 +197,14 @@ def daily_reset(now: float, hint_s: float | None) -> float:
     """
     if hint_s is not None and hint_s > LONG_HINT_S:
         return now + hint_s
-    pacific = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo("America/Los_Angeles"))
-    midnight = (pacific + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = (_pacific(now) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight.timestamp()
+
+
+def day_began(now: float) -> float:
+    """UTC seconds of the last midnight Pacific, from which requests per day are counted."""
+    return _pacific(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+def _pacific(now: float) -> datetime:
+    return datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo("America/Los_Angeles"))

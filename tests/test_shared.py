@@ -19,7 +19,7 @@ from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.events import Noted
-from batchgen.quota import NotBefore, Reserved, Window
+from batchgen.quota import Answer, NotBefore, Reserved, Window
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
 from batchgen.shared import FILE_NAME, SharedFile, open_shared, quota_name
@@ -147,7 +147,7 @@ def test_an_environment_without_a_home_shares_nothing(tmp_path):
 def test_a_state_folder_that_cannot_be_written_is_one_note(tmp_path):
     (tmp_path / "state").write_text("a file stands where the folder should be")
     notes: list[str] = []
-    assert open_shared(tmp_path / "state" / "batchgen", notes.append) is None
+    open_shared(tmp_path / "state" / "batchgen", notes.append).close()
     assert len(notes) == 1
 
 
@@ -183,9 +183,9 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
     notes: list[str] = []
     file = SharedFile(state_home, notes.append)
     connection = sqlite3.connect(state_home / FILE_NAME)
-    connection.execute("DROP TABLE spend")
+    connection.execute("DROP TABLE spending")
     connection.close()
-    file.spend("job", 1.0)
+    file.spend("job", 1.0, time.time())
     file.close()
     assert len(notes) == 1
 
@@ -197,23 +197,27 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
 class OtherProcesses:
     """A shared log whose answers others decide; remembers what it was told."""
 
-    answers: list[Reserved | NotBefore]
+    answers: list[Answer]
     told: list[tuple[str, int]] = field(default_factory=list)
 
-    async def reserve(self, limit: int) -> Reserved | NotBefore:
+    async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
         await asyncio.sleep(0.5)
         return self.answers.pop(0)
 
     def sent(self, place: int) -> None:
         self.told.append(("sent", place))
 
+    def settled(self, place: int, usd: float) -> None:
+        self.told.append(("settled", place))
+
     def refund(self, place: int) -> None:
         self.told.append(("refund", place))
 
 
-def dispatch_beside(log: OtherProcesses) -> Dispatch:
-    supply = fixed_supply([("m", make_sample("a"))])
-    return Dispatch({"m": Window(60)}, supply, concurrency=5, policy=RetryPolicy(), shared={"m": log})
+def dispatch_beside(log: OtherProcesses, count: int = 1, **options: object) -> Dispatch:
+    supply = fixed_supply([("m", make_sample(f"a{n}")) for n in range(count)])
+    facts = {"concurrency": 5, "policy": RetryPolicy(), "shared": {"m": log}, **options}
+    return Dispatch({"m": Window(60)}, supply, **facts)  # type: ignore[arg-type]
 
 
 def test_a_lane_waits_as_long_as_the_other_processes_need_and_then_starts(run):
@@ -232,7 +236,7 @@ def test_a_lane_waits_as_long_as_the_other_processes_need_and_then_starts(run):
 
     run(drive())
     assert ends == [pytest.approx(1000.0 + 0.5 + 30.0 + 0.5)]
-    assert log.told == [("sent", 7)]
+    assert log.told == [("sent", 7), ("settled", 7)]
 
 
 def test_a_stop_while_the_log_was_asked_gives_the_place_back(run):
