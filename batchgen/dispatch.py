@@ -16,6 +16,8 @@ from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, NotBefore, Res
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
+# Above the table's price: recorded answers bill thoughts and up to 630 text tokens more, which is 10 % of a small picture.
+MARKUP = 1.15
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
 
@@ -32,7 +34,7 @@ class Work:
     """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown.
 
     stamp_s, place: where it stands in the window of this process and in the log of all of them; before: requests in
-    that window when it was admitted.
+    that window when it was admitted. reserved_usd: the estimate and some more, for usage often comes out higher.
     """
 
     sample: Sample
@@ -42,6 +44,7 @@ class Work:
     usd: float | None = None
     place: int | None = None
     before: int = 0
+    reserved_usd: float = 0.0
 
 
 # What `decide` can answer.
@@ -98,6 +101,9 @@ class Lane:
     last_start: int = 0
     cooled_until_s: float = 0.0
     full_until_s: float = 0.0  # other processes have used the quota up
+    short_until_s: float = 0.0  # the USD of ten minutes are spent
+    told_until_s: float = 0.0  # that the lane is short was said
+    markup: float = MARKUP  # reserved / estimated; no less than any request has turned out to cost
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""
@@ -191,7 +197,7 @@ class Dispatch:
             earliest_s = min(opens_s for opens_s, _ in opens)
             return Wait(earliest_s if self.deadline_s is None else min(earliest_s, self.deadline_s))
         chosen = min(open_now, key=lambda lane: (lane.in_flight, lane.last_start))
-        if not self._affordable(self._peek(chosen)):
+        if not self._affordable(chosen):
             if self.unsettled:
                 return Wait(None)  # what is in flight may turn out cheaper
             self.stopping = "budget"
@@ -201,7 +207,7 @@ class Dispatch:
     def _opens_s(self, lane: Lane, now_s: float) -> float:
         """When the lane may start its next sample: cooldown, quota, and the first not-before if nothing is ready."""
         self._refill(lane, now_s)
-        earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s)
+        earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s, lane.short_until_s)
         if not lane.ready:
             earliest_s = max(earliest_s, lane.later[0][0])
         return earliest_s if lane.window is None else max(earliest_s, lane.window.earliest_s(now_s))
@@ -216,11 +222,11 @@ class Dispatch:
     def _peek(self, lane: Lane) -> Work:
         return lane.ready[0]
 
-    def _affordable(self, work: Work) -> bool:
+    def _affordable(self, lane: Lane) -> bool:
         if self.budget_usd is None:
             return True
-        usd = self._estimate_usd(work.sample)
-        return usd is not None and self.spent_usd + self.reserved_usd + usd <= self.budget_usd + 1e-9
+        usd = self._estimate_usd(self._peek(lane).sample)
+        return usd is not None and self.spent_usd + self.reserved_usd + usd * lane.markup <= self.budget_usd + 1e-9
 
     def _check_limits(self, now_s: float) -> None:
         if not self.stopping and self.deadline_s is not None and now_s >= self.deadline_s:
@@ -264,7 +270,7 @@ class Dispatch:
             return await self._start(lane, now_s, None)
         work = self._peek(lane)
         rate = None if lane.window is None else lane.window.rate(now_s)
-        answer = await lane.shared.reserve(rate, self._estimate_usd(work.sample) or 0.0)
+        answer = await lane.shared.reserve(rate, (self._estimate_usd(work.sample) or 0.0) * lane.markup)
         now_s = self._clock()
         if not isinstance(answer, Reserved):
             self._held(lane, answer, now_s)
@@ -279,9 +285,13 @@ class Dispatch:
     def _held(self, lane: Lane, answer: NotBefore | DayUsedUp | BudgetReached, now_s: float) -> None:
         match answer:
             case NotBefore(wait_s, why):
-                if why == "usd_per_10_min" and lane.full_until_s <= now_s:
+                if why == "quota":
+                    lane.full_until_s = now_s + wait_s
+                    return
+                lane.short_until_s = now_s + wait_s
+                if lane.told_until_s <= now_s:
+                    lane.told_until_s = lane.short_until_s
                     self._on_held(lane.key, answer)
-                lane.full_until_s = now_s + wait_s
             case DayUsedUp():
                 lane.parked = True
                 self._on_held(lane.key, answer)
@@ -296,14 +306,15 @@ class Dispatch:
     async def _start(self, lane: Lane, now_s: float, place: int | None, others: int = 0) -> Work:
         work = lane.ready.popleft()
         usd = self._estimate_usd(work.sample)
-        self.reserved_usd += usd or 0.0
+        reserved_usd = (usd or 0.0) * lane.markup
+        self.reserved_usd += reserved_usd
         self.in_flight += 1
         self.unsettled += 1
         lane.in_flight += 1
         lane.last_start = next(self._starts)
         before = 0 if lane.window is None else lane.window.used(now_s)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
-        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place, max(before, others))
+        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place, max(before, others), reserved_usd)
         self._flying.add(id(work))
         self._open.add(id(work))
         return work
@@ -348,6 +359,8 @@ class Dispatch:
         lane.alike = ("", set())
         lane.cool_streak = 0
         lane.failing, self._failing_s = False, None
+        if usd and work.usd:
+            lane.markup = max(lane.markup, usd / work.usd)
         self._account(work, work.usd if usd is None else usd)
         self._wake()
 
@@ -372,9 +385,11 @@ class Dispatch:
         self.received(work)
         self._open.discard(id(work))
         self.unsettled -= 1
-        self.reserved_usd -= work.usd or 0.0
+        self.reserved_usd -= work.reserved_usd
         self.spent_usd += usd or 0.0
         self._broke = False
+        for each in self.lanes.values():
+            each.short_until_s = 0.0  # it may have cost less than was reserved: ask again
         lane, was_sent = self.lanes[work.lane], id(work) in self._sent
         self._sent.discard(id(work))
         if lane.shared is not None and work.place is not None:
