@@ -188,7 +188,8 @@ class SharedStarts:
         ]
         if left and usd > min(left)[0] + 1e-9:
             return BudgetReached(min(left)[1])
-        self._file.left_usd = min(left)[0] - usd if left else None
+        if left:
+            self._file.left_usd = min(left)[0] - usd
         used = self._used(connection, now)
         wait_s = 0.0 if rate is None or used < rate else self._place_s(connection, rate, now)
         money_s = self._money_s(connection, usd, now)
@@ -324,3 +325,4 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM start WHERE at < ?", (time.time() - 86400.0,))
         connection.execute("DELETE FROM daily WHERE day < ?", (time.time() - 3 * 86400.0,))
         connection.execute("DELETE FROM spending WHERE at < ?", (time.time() - KEPT_S,))
+        connection.execute("DELETE FROM spending WHERE purse <> '' AND at < ?", (time.time() - 86400.0,))
