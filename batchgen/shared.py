@@ -218,12 +218,13 @@ class SharedStarts:
         most = self._terms.usd_per_10_min
         if most is None:
             return 0.0
-        rows = connection.execute(
-            "SELECT coalesce(ended, at), usd FROM spending WHERE purse = ? AND at > ? AND account = ?"
-            " AND coalesce(ended, at) > ? ORDER BY 1",
-            (self._terms.purse, now - ANSWER_S, self._terms.account, now - TEN_MINUTES_S),
-        ).fetchall()
-        total, leaves = sum(row[1] for row in rows), now
+        window = "FROM spending WHERE purse = ? AND at > ? AND account = ? AND coalesce(ended, at) > ?"
+        values = (self._terms.purse, now - ANSWER_S, self._terms.account, now - TEN_MINUTES_S)
+        total = float(connection.execute(f"SELECT coalesce(sum(usd), 0) {window}", values).fetchone()[0])
+        if total + usd <= most + 1e-9:
+            return 0.0
+        rows = connection.execute(f"SELECT coalesce(ended, at), usd {window} ORDER BY 1", values).fetchall()
+        leaves = now
         for since, each in rows:
             if total + usd <= most + 1e-9:
                 break
@@ -264,11 +265,11 @@ class SharedStarts:
 
 def spent(connection: sqlite3.Connection, at: float, job: str | None, account: str | None, purse: str) -> float:
     """USD spent or reserved since then, of one job or account where one is named."""
-    sql = (
-        "SELECT coalesce(sum(usd), 0) FROM spending WHERE purse = ? AND at >= ?"
-        " AND (? IS NULL OR job = ?) AND (? IS NULL OR account = ?)"
-    )
-    return float(connection.execute(sql, (purse, at, job, job, account, account)).fetchone()[0])
+    sql, values = "SELECT coalesce(sum(usd), 0) FROM spending WHERE purse = ? AND at >= ?", [purse, at]
+    for column, value in (("job", job), ("account", account)):
+        if value is not None:
+            sql, values = f"{sql} AND {column} = ?", [*values, value]
+    return float(connection.execute(sql, values).fetchone()[0])
 
 
 def requests_on(connection: sqlite3.Connection, quota: str, day: float) -> int:

@@ -35,6 +35,7 @@ class StubServer:
     script: dict[str, list[ProviderError]] = field(default_factory=dict)
     quota: int | None = None
     names: int | None = None  # what its refusals say the quota is
+    dearer: float = 1.0  # what a picture costs / what was estimated
     spread_s: float = 0.0  # each answer takes longer by another share of it
     arrivals: list[tuple[float, str, str]] = field(default_factory=list)  # seconds, lane, sample
     refused: int = 0
@@ -103,7 +104,7 @@ async def drive(
         if error is None:
             dispatch.received(work)
             await asyncio.sleep(storing_s)
-            dispatch.succeeded(work, work.usd)
+            dispatch.succeeded(work, (work.usd or 0.0) * server.dearer)
             night.done.append((loop.time() - started_s, work.sample.key))
         else:
             night.settlements.append((work.sample.key, dispatch.failed(work, error)))
@@ -258,6 +259,19 @@ def test_parallel_requests_never_overshoot_a_budget(run):
     assert night.dispatch.stopping == "budget"
     assert len(night.done) == 14  # 14 x 0.07 = 0.98
     assert night.dispatch.spent_usd <= 1.0
+
+
+def test_pictures_that_cost_a_tenth_more_than_the_table_says_do_not_overshoot_a_budget(run):
+    options = {"concurrency": 20, "estimate_usd": lambda _: 0.07, "budget_usd": 1.0}
+    night = run(drive({"m": 100}, StubServer(dearer=1.1), **options))
+    assert night.dispatch.stopping == "budget"
+    assert 0.9 < night.dispatch.spent_usd <= 1.0
+
+
+def test_a_lane_reserves_what_its_dearest_picture_has_cost_above_the_table(run):
+    night = run(drive({"m": 3}, StubServer(dearer=1.3), estimate_usd=lambda _: 0.07))
+    assert night.dispatch.lanes["m"].markup == pytest.approx(1.3)
+    assert night.dispatch.reserved_usd == pytest.approx(0.0)
 
 
 def test_a_deadline_ends_the_run_even_while_a_lane_waits_for_its_quota(run):
