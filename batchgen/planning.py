@@ -194,10 +194,8 @@ BUDGET_REMEDIES = {
 }
 
 
-def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str) -> Limit:
-    """The budget or the day's requests if they end the run early, else what takes longest: spend rate, quota, cap, model."""
-    if not loads:
-        return Limit("nothing", "nothing to do")
+def _ends_early(loads: Sequence[LaneLoad], budget_usd: float | None, budget_of: str) -> Limit | None:
+    """The budget, or a day's requests, when the run cannot make everything within it."""
     known_usd = sum(load.usd for load in loads)
     if budget_usd is not None and known_usd > budget_usd:
         remedy, whose = BUDGET_REMEDIES[budget_of], "" if budget_of == "run" else f" left of the {budget_of}'s budget"
@@ -209,6 +207,15 @@ def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None
             remedy = f"run again after midnight Pacific, or set models: {load.model}: rpd if your tier has more"
             left = f"{load.rpd_left} of the day's {load.rpd} requests of {load.model} are left for {load.requests}"
             return Limit("day", f"{left}; {remedy}", remedy)
+    return None
+
+
+def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str) -> Limit:
+    """What ends the run early, else what takes longest: spend rate, quota, cap or the models' own time."""
+    if not loads:
+        return Limit("nothing", "nothing to do")
+    if (early := _ends_early(loads, budget_usd, budget_of)) is not None:
+        return early
     slowest = max(loads, key=_by_quota_s)
     by_quota_s, longest_s = _by_quota_s(slowest), max(map(_latency_s, loads))
     by_cap_s = sum(load.busy_s for load in loads) / concurrency
