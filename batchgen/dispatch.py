@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited, Unreadable
-from batchgen.quota import NotBefore, SharedLog, Window
+from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, NotBefore, Reserved, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
+# Above the table's price: recorded answers bill thoughts and up to 630 text tokens more, which is 10 % of a small picture.
+MARKUP = 1.15
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
 
@@ -31,7 +33,8 @@ class Supply(Protocol):
 class Work:
     """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown.
 
-    stamp_s, place: where it stands in the window of this process and in the log of all of them.
+    stamp_s, place: where it stands in the window of this process and in the log of all of them; before: requests in
+    that window when it was admitted. reserved_usd: the estimate and some more, for usage often comes out higher.
     """
 
     sample: Sample
@@ -40,6 +43,8 @@ class Work:
     stamp_s: float | None = None
     usd: float | None = None
     place: int | None = None
+    before: int = 0
+    reserved_usd: float = 0.0
 
 
 # What `decide` can answer.
@@ -96,6 +101,9 @@ class Lane:
     last_start: int = 0
     cooled_until_s: float = 0.0
     full_until_s: float = 0.0  # other processes have used the quota up
+    short_until_s: float = 0.0  # the USD of ten minutes are spent
+    told_until_s: float = 0.0  # that the lane is short was said
+    markup: float = MARKUP  # reserved / estimated; no less than any request has turned out to cost
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""
@@ -121,7 +129,8 @@ class Dispatch:
     concurrency: requests in flight at most. storing: answers being checked and written at most, beside those in flight.
     budget_usd: reserved before sending and settled by usage, so that parallel
     requests cannot overshoot. breaker: this many different samples in a row with the same 4xx stop the lane.
-    shared: by lane, the log of starts of all processes, asked last before a start. on_spent: told of each amount.
+    shared: by lane, the log of starts and money of all processes, asked last before a start. on_held: told when that log
+    makes a lane wait for money, or parks it.
     stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
     """
 
@@ -138,7 +147,7 @@ class Dispatch:
         deadline_s: float | None = None,
         breaker: int = 5,
         shared: Mapping[str, SharedLog] | None = None,
-        on_spent: Callable[[float], None] = lambda _: None,
+        on_held: Callable[[str, NotBefore | DayUsedUp], None] = lambda *_: None,
         stall_s: float | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
@@ -158,7 +167,9 @@ class Dispatch:
         self._policy = policy
         self._estimate_usd = estimate_usd
         self._breaker = breaker
-        self._on_spent = on_spent
+        self._on_held = on_held
+        self.budget_span = ""  # whose budget ended the run: the day's or the month's, empty for its own
+        self._broke = False  # a shared budget has no room until something of ours settles
         self.stall_s = stall_s
         self._failing_s: tuple[float, float] | None = None  # first and last failure since the last success
         self._rng = rng or random.Random()
@@ -166,6 +177,7 @@ class Dispatch:
         self._waiter: asyncio.Future[None] | None = None
         self._flying: set[int] = set()  # ids of works whose answer is not in
         self._open: set[int] = set()  # ids of works that are not settled
+        self._sent: set[int] = set()  # ids of those of them whose headers left
         self._starts = itertools.count(1)
         self._order = itertools.count()
 
@@ -177,7 +189,7 @@ class Dispatch:
         lanes = [lane for lane in self.lanes.values() if lane.open and lane.waiting] if not self.stopping else []
         if not lanes:
             return Wait(None) if self.unsettled else Drained()
-        if self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
+        if self._broke or self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
             return Wait(None)
         opens = [(self._opens_s(lane, now_s), lane) for lane in lanes]
         open_now = [lane for opens_s, lane in opens if opens_s <= now_s]
@@ -185,7 +197,7 @@ class Dispatch:
             earliest_s = min(opens_s for opens_s, _ in opens)
             return Wait(earliest_s if self.deadline_s is None else min(earliest_s, self.deadline_s))
         chosen = min(open_now, key=lambda lane: (lane.in_flight, lane.last_start))
-        if not self._affordable(self._peek(chosen)):
+        if not self._affordable(chosen):
             if self.unsettled:
                 return Wait(None)  # what is in flight may turn out cheaper
             self.stopping = "budget"
@@ -195,7 +207,7 @@ class Dispatch:
     def _opens_s(self, lane: Lane, now_s: float) -> float:
         """When the lane may start its next sample: cooldown, quota, and the first not-before if nothing is ready."""
         self._refill(lane, now_s)
-        earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s)
+        earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s, lane.short_until_s)
         if not lane.ready:
             earliest_s = max(earliest_s, lane.later[0][0])
         return earliest_s if lane.window is None else max(earliest_s, lane.window.earliest_s(now_s))
@@ -210,11 +222,11 @@ class Dispatch:
     def _peek(self, lane: Lane) -> Work:
         return lane.ready[0]
 
-    def _affordable(self, work: Work) -> bool:
+    def _affordable(self, lane: Lane) -> bool:
         if self.budget_usd is None:
             return True
-        usd = self._estimate_usd(work.sample)
-        return usd is not None and self.spent_usd + self.reserved_usd + usd <= self.budget_usd + 1e-9
+        usd = self._estimate_usd(self._peek(lane).sample)
+        return usd is not None and self.spent_usd + self.reserved_usd + usd * lane.markup <= self.budget_usd + 1e-9
 
     def _check_limits(self, now_s: float) -> None:
         if not self.stopping and self.deadline_s is not None and now_s >= self.deadline_s:
@@ -254,29 +266,55 @@ class Dispatch:
 
     async def _start_shared(self, lane: Lane, now_s: float) -> Work | None:
         """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
-        if lane.shared is None or lane.window is None:
+        if lane.shared is None:
             return await self._start(lane, now_s, None)
-        answer = await lane.shared.reserve(lane.window.rate(now_s))
+        work = self._peek(lane)
+        rate = None if lane.window is None else lane.window.rate(now_s)
+        answer = await lane.shared.reserve(rate, (self._estimate_usd(work.sample) or 0.0) * lane.markup)
         now_s = self._clock()
-        if isinstance(answer, NotBefore):
-            lane.full_until_s = now_s + answer.wait_s
+        if not isinstance(answer, Reserved):
+            self._held(lane, answer, now_s)
             return None
-        if self.decide(now_s) != Start(lane.key):  # a stop, a cooldown or another lane came first
+        # A stop, a cooldown, another lane or a sample that came back may have come first.
+        if self.decide(now_s) != Start(lane.key) or self._peek(lane) is not work:
             if answer.place is not None:
                 lane.shared.refund(answer.place)
             return None
-        return await self._start(lane, now_s, answer.place)
+        return await self._start(lane, now_s, answer.place, answer.used)
 
-    async def _start(self, lane: Lane, now_s: float, place: int | None) -> Work:
+    def _held(self, lane: Lane, answer: NotBefore | DayUsedUp | BudgetReached, now_s: float) -> None:
+        match answer:
+            case NotBefore(wait_s, why):
+                if why == "quota":
+                    lane.full_until_s = now_s + wait_s
+                    return
+                lane.short_until_s = now_s + wait_s
+                if lane.told_until_s <= now_s:
+                    lane.told_until_s = lane.short_until_s
+                    self._on_held(lane.key, answer)
+            case DayUsedUp():
+                lane.parked = True
+                self._on_held(lane.key, answer)
+            case BudgetReached(span):
+                # What is in flight may turn out cheaper. What others have in flight is not waited for.
+                if self.unsettled:
+                    self._broke = True
+                else:
+                    self.budget_span = span
+                    self.stop("budget")
+
+    async def _start(self, lane: Lane, now_s: float, place: int | None, others: int = 0) -> Work:
         work = lane.ready.popleft()
         usd = self._estimate_usd(work.sample)
-        self.reserved_usd += usd or 0.0
+        reserved_usd = (usd or 0.0) * lane.markup
+        self.reserved_usd += reserved_usd
         self.in_flight += 1
         self.unsettled += 1
         lane.in_flight += 1
         lane.last_start = next(self._starts)
+        before = 0 if lane.window is None else lane.window.used(now_s)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
-        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place)
+        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place, max(before, others), reserved_usd)
         self._flying.add(id(work))
         self._open.add(id(work))
         return work
@@ -302,6 +340,7 @@ class Dispatch:
         lane = self.lanes[work.lane]
         if lane.window is not None and work.stamp_s is not None:
             lane.window.sent(work.stamp_s, self._clock())
+        self._sent.add(id(work))
         if lane.shared is not None and work.place is not None:
             lane.shared.sent(work.place)
 
@@ -320,6 +359,8 @@ class Dispatch:
         lane.alike = ("", set())
         lane.cool_streak = 0
         lane.failing, self._failing_s = False, None
+        if usd and work.usd:
+            lane.markup = max(lane.markup, usd / work.usd)
         self._account(work, work.usd if usd is None else usd)
         self._wake()
 
@@ -333,7 +374,7 @@ class Dispatch:
         tries = work.tries.after(error)
         now_s = self._clock()
         lane.failing, self._failing_s = True, (self._failing_s[0] if self._failing_s else now_s, now_s)
-        settlement = self._settle(lane, Work(work.sample, work.lane, tries), error, tries)
+        settlement = self._settle(lane, work, error, tries)
         self._wake()
         return settlement
 
@@ -347,18 +388,29 @@ class Dispatch:
         self.received(work)
         self._open.discard(id(work))
         self.unsettled -= 1
-        self.reserved_usd -= work.usd or 0.0
+        self.reserved_usd -= work.reserved_usd
         self.spent_usd += usd or 0.0
-        if usd:
-            self._on_spent(usd)
+        self._broke = False
+        for each in self.lanes.values():
+            each.short_until_s = 0.0  # it may have cost less than was reserved: ask again
+        lane, was_sent = self.lanes[work.lane], id(work) in self._sent
+        self._sent.discard(id(work))
+        if lane.shared is not None and work.place is not None:
+            if usd or was_sent:
+                lane.shared.settled(work.place, usd or 0.0)
+            else:
+                lane.shared.refund(work.place)
 
-    def _settle(self, lane: Lane, work: Work, error: ProviderError, tries: Tries) -> Settlement:
-        now_s = self._clock()
+    def _settle(self, lane: Lane, refused: Work, error: ProviderError, tries: Tries) -> Settlement:
+        now_s, work = self._clock(), Work(refused.sample, refused.lane, tries)
         if error.scope == "run":
             self.stop(error.reason)
             return Returned()
         if isinstance(error, RateLimited):
-            self._cool(lane, error, now_s)
+            if (error.retry_after_s or 0.0) > LONG_HINT_S:
+                lane.parked = True  # hours: other lanes go on, and the run ends before them
+            else:
+                self._cool(lane, refused, error, now_s)
         elif isinstance(error, DailyQuotaReached):
             lane.parked = True
         elif error.scope == "lane":
@@ -374,10 +426,11 @@ class Dispatch:
         heapq.heappush(lane.later, (now_s + delay, next(self._order), work))
         return Requeued(max(delay, lane.cooled_until_s - now_s))
 
-    def _cool(self, lane: Lane, error: RateLimited, now_s: float) -> None:
-        """The server's own delay, or backoff that grows while refusals go on. One episode halves the rate once."""
-        if now_s >= lane.cooled_until_s and lane.window is not None:
-            lane.window.halve(now_s)
+    def _cool(self, lane: Lane, work: Work, error: RateLimited, now_s: float) -> None:
+        """The server's own delay, or backoff that grows while refusals go on. What was in flight together is one wave."""
+        if lane.window is not None and work.stamp_s is not None:
+            again = now_s < lane.cooled_until_s
+            lane.window.refused(now_s, stamp_s=work.stamp_s, before=work.before, named=error.rpm, again=again)
         if error.retry_after_s is not None:
             wait_s = with_margin_s(error.retry_after_s, self._rng)
         else:

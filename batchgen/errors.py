@@ -121,11 +121,15 @@ class ProviderError(BatchgenError):
 
 
 class RateLimited(ProviderError):
-    """429 for a window of about a minute. The whole lane cools; the sample's attempts are not touched."""
+    """429 for a window of about a minute. The whole lane cools; the sample's attempts are not touched.
+
+    rpm: requests a minute that the server says it allows, None when it does not say.
+    """
 
     scope = "lane"
     retryable = True
     reason = "rate_limited"
+    rpm: int | None = None
 
 
 class DailyQuotaReached(ProviderError):

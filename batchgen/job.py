@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
+from batchgen.engine.purse import left_of_budgets
 from batchgen.engine.run import run_job
 from batchgen.engine.survey import Survey, Surveyor
 from batchgen.errors import UsageError
@@ -17,10 +19,11 @@ from batchgen.events import Observer
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.manifest import Manifest, open_manifest
-from batchgen.planning import Forecast, Step, Wishes, forecast
+from batchgen.planning import Forecast, Step, Wishes, forecast, too_dear
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import is_vendor
-from batchgen.settings import Settings
+from batchgen.quota import day_began
+from batchgen.settings import Settings, state_folder
 from batchgen.store.store import Store
 
 ENGINES = {"online": "batchgen.engine.online:OnlineEngine"}
@@ -83,24 +86,28 @@ def plan(
     max_usd: float | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Plan:
-    """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError.
+    """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError, UsageError.
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
     reader = Reader.open(job.folder) if ledger_path(job.folder).is_file() else None
+    limits = job.manifest.limits
     try:
         survey = Surveyor(
             job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=on_step
         ).walk()
+        state = None if job.emulated else state_folder(job.settings)
+        budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
+        for lane, load in survey.loads.items():
+            if load.rpd is not None:
+                load.rpd_left = max(0, load.rpd - (reader.sent_since(lane, day_began(time.time())) if reader else 0))
     finally:
         if reader is not None:
             reader.close()
-    limits = job.manifest.limits
-    prospect = forecast(
-        list(survey.loads.values()),
-        concurrency or limits.concurrency,
-        max_usd if max_usd is not None else limits.budget_usd,
-    )
+    loads = list(survey.loads.values())
+    if (never := too_dear(loads)) is not None:
+        raise UsageError(never)
+    prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of)
     return Plan(survey, prospect, tuple(job.manifest.warnings))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -113,7 +114,10 @@ def grouped(samples: Sequence[Sample], most: int) -> list[Sample]:
 
 @dataclass(slots=True)
 class LaneLoad:
-    """What a run asks of one lane. requests of `latency_s` each; rpm None: no quota declared."""
+    """What a run asks of one lane. requests of `latency_s` each; rpm None: no quota declared.
+
+    rpd_left: of the day's declared requests; spend_rate: USD in any ten minutes; account: lanes with the same share it.
+    """
 
     model: str
     rpm: int | None
@@ -123,11 +127,16 @@ class LaneLoad:
     unpriced: int = 0
     busy_s: float = 0.0  # sum of latencies
     bytes: int = 0  # expected on disk
+    dearest_usd: float = 0.0  # of one request
+    rpd: int | None = None
+    rpd_left: int | None = None
+    spend_rate: float | None = None
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What binds a run: quota | cap | latency | budget | nothing. remedy: what to change; advice: the same with figures."""
+    """What binds a run: budget | day | spend | quota | cap | latency | nothing. remedy: what to change; advice: the same with figures."""
 
     binding: str
     advice: str
@@ -154,32 +163,86 @@ def quota_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
     return ((requests - 1) // rpm) * period_s
 
 
-def forecast(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None) -> Forecast:
-    """How long it takes at best, and which limit makes it so."""
+def forecast(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str = "run") -> Forecast:
+    """How long it takes at best, and which limit makes it so. budget_of: run, or the day or month that has less left."""
     asked = [load for load in loads if load.requests]
     seconds = max((_by_quota_s(load) for load in asked), default=0.0)
+    by_cap_s = sum(load.busy_s for load in asked) / concurrency
     return Forecast(
         requests=sum(load.requests for load in asked),
         images=sum(load.images for load in asked),
         usd=None if any(load.unpriced for load in asked) else sum(load.usd for load in asked),
         known_usd=sum(load.usd for load in asked),
-        seconds=max(seconds, sum(load.busy_s for load in asked) / concurrency),
-        limit=_limit(asked, concurrency, budget_usd),
+        seconds=max(seconds, by_cap_s, *(spend_s(*account) for account in _accounts(asked))),
+        limit=_limit(asked, concurrency, budget_usd, budget_of),
         by_model={load.model: load for load in loads},
     )
 
 
-def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None) -> Limit:
-    """The budget if it ends the run early, else whichever of quota, cap and the models' own time takes longest."""
-    if not loads:
-        return Limit("nothing", "nothing to do")
+def spend_s(usd: float, usd_per_10_min: float | None) -> float:
+    """Time until the last USD may be spent when no ten minutes may see more than so many."""
+    if usd_per_10_min is None:
+        return 0.0
+    return max(0.0, math.ceil(usd / usd_per_10_min - 1e-9) - 1) * 600.0
+
+
+def too_dear(loads: Sequence[LaneLoad]) -> str | None:
+    """Why a lane would wait for ever: one request costs more than ten minutes may. None when none does."""
+    for load in loads:
+        if load.spend_rate is not None and load.dearest_usd > load.spend_rate + 1e-9:
+            return (
+                f"one request to {load.model} is estimated at {load.dearest_usd:.4f} USD and limits allow"
+                f" {load.spend_rate:g} USD in ten minutes, so it could never start: raise limits: usd_per_10_min"
+            )
+    return None
+
+
+def _accounts(loads: Sequence[LaneLoad]) -> list[tuple[float, float | None]]:
+    """(USD, spend rate) of each account."""
+    totals: dict[str, tuple[float, float | None]] = {"": (0.0, None)}
+    for load in loads:
+        totals[load.account] = (totals.get(load.account, (0.0, None))[0] + load.usd, load.spend_rate)
+    return list(totals.values())
+
+
+BUDGET_REMEDIES = {
+    "run": "raise --max-cost or limits: budget_usd",
+    "day": "raise limits: budget_usd_per_day, or run again tomorrow",
+    "month": "raise limits: budget_usd_per_month (or tier), or run again next month",
+}
+
+
+def _ends_early(loads: Sequence[LaneLoad], budget_usd: float | None, budget_of: str) -> Limit | None:
+    """The budget, or a day's requests, when the run cannot make everything within it."""
     known_usd = sum(load.usd for load in loads)
     if budget_usd is not None and known_usd > budget_usd:
-        remedy = "raise --max-cost or limits: budget_usd"
-        return Limit("budget", f"{budget_usd:.2f} USD end the run before its {known_usd:.2f} USD; {remedy}", remedy)
+        remedy, whose = BUDGET_REMEDIES[budget_of], "" if budget_of == "run" else f" left of the {budget_of}'s budget"
+        return Limit(
+            "budget", f"{budget_usd:.2f} USD{whose} end the run before its {known_usd:.2f} USD; {remedy}", remedy
+        )
+    for load in loads:
+        if load.rpd_left is not None and load.requests > load.rpd_left:
+            remedy = f"run again after midnight Pacific, or set models: {load.model}: rpd if your tier has more"
+            left = f"{load.rpd_left} of the day's {load.rpd} requests of {load.model} are left for {load.requests}"
+            return Limit("day", f"{left}; {remedy}", remedy)
+    return None
+
+
+def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str) -> Limit:
+    """What ends the run early, else what takes longest: spend rate, quota, cap or the models' own time."""
+    if not loads:
+        return Limit("nothing", "nothing to do")
+    if (early := _ends_early(loads, budget_usd, budget_of)) is not None:
+        return early
     slowest = max(loads, key=_by_quota_s)
     by_quota_s, longest_s = _by_quota_s(slowest), max(map(_latency_s, loads))
     by_cap_s = sum(load.busy_s for load in loads) / concurrency
+    usd, rate = max(_accounts(loads), key=lambda account: spend_s(*account))
+    if rate is not None and spend_s(usd, rate) > max(by_cap_s, by_quota_s, longest_s):
+        remedy = "if your tier has more, set limits: usd_per_10_min or tier"
+        return Limit(
+            "spend", f"{usd:.2f} USD at {rate:g} in ten minutes take {spend_s(usd, rate):.0f} s; {remedy}", remedy
+        )
     if by_cap_s > max(by_quota_s, longest_s) * 1.01:
         useful = max(concurrency + 1, round(concurrency * by_cap_s / max(by_quota_s, longest_s)))
         remedy = f"--concurrency {useful} would use the quota"

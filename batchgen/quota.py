@@ -2,43 +2,92 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
 from asyncio_throttle.throttler import Throttler
 
 MARGIN_S = 0.5  # above the jitter between sending and arriving; costs 0.8 % of a minute's quota
-RECOVERY_PER_MINUTE = 0.05  # of the declared rate, after it was halved
+RECOVERY_PER_MINUTE = 0.05  # of the declared rate, after it went down
+HOLD_S = 300.0  # a limit learnt from a refusal is kept to for so long before more is tried
+LONG_HINT_S = 900.0  # a server that asks for more than this means another window than the minute's
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """One more may start. place: its number in the shared log, None when nothing is shared after all."""
+    """One more may start. place: its number in the shared log, None when nothing is shared after all.
+
+    used: requests of all processes in the window before this one.
+    """
 
     place: int | None
+    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NotBefore:
-    """Others have used the quota up; ask again in `wait_s`."""
+    """Others have used the quota up, or the USD of ten minutes are spent; ask again in `wait_s`."""
 
     wait_s: float
+    why: Literal["quota", "usd_per_10_min"] = "quota"
+
+
+@dataclass(frozen=True, slots=True)
+class DayUsedUp:
+    """As many requests as were declared for a day (Pacific time) have been sent."""
+
+    rpd: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """What is spent and reserved leaves too little of the day's or the month's budget."""
+
+    span: Span
+
+
+Span = Literal["day", "month"]
+Answer = Reserved | NotBefore | DayUsedUp | BudgetReached
 
 
 class SharedLog(Protocol):
-    """The starts of one quota as all who use it have written them down. A file behind it today, any database as well."""
+    """Starts and spend of one lane as all who share its quota have written them down. A file behind it today, any
+    database as well."""
 
-    async def reserve(self, limit: int) -> Reserved | NotBefore:
-        """Forget, count and reserve in one transaction. A place nobody confirms expires with its period."""
+    async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
+        """Forget, count and reserve a place and USD in one transaction.
+
+        rate: requests per window now, None without a quota. A place nobody confirms expires with its period; USD that
+        nobody settles stay spent, for the request may have been billed, until the job's own ledger says better.
+        """
 
     def sent(self, place: int) -> None:
         """The headers left now: the place counts from here. Never waits."""
 
+    def settled(self, place: int, usd: float) -> None:
+        """What the request has cost in the end, in place of what was reserved. Never waits."""
+
     def refund(self, place: int) -> None:
-        """The request was never sent. Never waits."""
+        """The request was never sent: place and USD are free. Never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `usd` in each local day or month. account: of its spend alone; None: of all."""
+
+    span: Span
+    usd: float
+    account: str | None = None
+
+
+def span_start(span: Span, now: float) -> float:
+    """UTC seconds of the last local midnight, or of the one that began the month."""
+    midnight = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    return (midnight if span == "day" else midnight.replace(day=1)).timestamp()
 
 
 class Window:
@@ -58,24 +107,40 @@ class Window:
         self.limit = limit
         self.period_s = period_s
         self._throttler = Throttler(rate_limit=limit, period=period_s + MARGIN_S)
-        self._halved_at_s: float | None = None
-        self._halved_to = float(limit)
+        self._lowered_to = float(limit)
+        self._rises_at_s: float | None = None  # None: at the full limit
+        self._refused_s: deque[float] = deque(maxlen=100)  # stamps of what was answered 429
 
     def rate(self, now_s: float) -> int:
         """Requests per window now: the declared limit, or less while it recovers from a 429 (AIMD)."""
-        if self._halved_at_s is None:
+        if self._rises_at_s is None:
             return self.limit
-        minutes = (now_s - self._halved_at_s) / 60.0
-        rate = self._halved_to + self.limit * RECOVERY_PER_MINUTE * minutes
+        minutes = max(0.0, now_s - self._rises_at_s) / 60.0
+        rate = self._lowered_to + self.limit * RECOVERY_PER_MINUTE * minutes
         if rate >= self.limit:
-            self._halved_at_s = None
+            self._rises_at_s = None
             return self.limit
         return max(1, int(rate))
 
-    def halve(self, now_s: float) -> None:
-        """The server refused although we kept to the declared limit: go down to half, then slowly up again."""
-        self._halved_to = max(1.0, self.rate(now_s) / 2)
-        self._halved_at_s = now_s
+    def refused(
+        self, now_s: float, *, stamp_s: float, before: int, named: int | None = None, again: bool = False
+    ) -> None:
+        """The server refused although we kept to the declared limit: find out what it allows.
+
+        named: the limit as the server told it, kept to from now on. before: requests in the window when this one was
+        admitted; those of them that were accepted are what the server allows, so the rate goes there and stays for
+        HOLD_S. Fewer than a quarter of the rate show nothing (others may use the same quota): then it goes down to half
+        and rises at once. again: of one wave with a refusal before it, which can only make the figure smaller.
+        """
+        accepted = before - sum(1 for refused_s in self._refused_s if stamp_s - self.period_s < refused_s < stamp_s)
+        self._refused_s.append(stamp_s)
+        rate = self.rate(now_s)
+        if named is not None and named < rate:
+            self.limit, self._rises_at_s = max(1, named), None
+        elif rate / 4 <= accepted < rate:
+            self._lowered_to, self._rises_at_s = float(accepted), now_s + HOLD_S
+        elif not again:
+            self._lowered_to, self._rises_at_s = max(1.0, rate / 2), now_s
 
     def earliest_s(self, now_s: float) -> float:
         """The earliest moment at which one more request keeps the window; `now_s` when that is now."""
@@ -130,8 +195,16 @@ def daily_reset(now: float, hint_s: float | None) -> float:
     Source: ai.google.dev/gemini-api/docs/rate-limits ("RPD quotas reset at midnight Pacific time"); refusals for the day
     have been seen with hints of under a minute, which are of another window.
     """
-    if hint_s is not None and hint_s > 900:
+    if hint_s is not None and hint_s > LONG_HINT_S:
         return now + hint_s
-    pacific = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo("America/Los_Angeles"))
-    midnight = (pacific + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = (_pacific(now) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight.timestamp()
+
+
+def day_began(now: float) -> float:
+    """UTC seconds of the last midnight Pacific, from which requests per day are counted."""
+    return _pacific(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+def _pacific(now: float) -> datetime:
+    return datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo("America/Los_Angeles"))

@@ -1,6 +1,7 @@
 """One of several processes that share a quota.
 
-`starts FOLDER LIMIT PERIOD_S SECONDS` prints when it started; `job MANIFEST OUT URL STATE SECONDS` runs a job.
+`starts FOLDER LIMIT PERIOD_S SECONDS` prints when it started; `job MANIFEST OUT URL STATE SECONDS` runs a job,
+`real MANIFEST URL STATE` one whose money counts, once a line has come on stdin.
 """
 
 from __future__ import annotations
@@ -35,8 +36,16 @@ def job(manifest: str, out: str, url: str, state: str, seconds: str) -> int:
     return batchgen.run_sync(loaded, options=options).exit_code
 
 
+def real(manifest: str, url: str, state: str) -> int:
+    environ = {"BATCHGEN_GEMINI_BASE_URL": url, "GEMINI_API_KEY": "k", "XDG_STATE_HOME": state}
+    loaded = batchgen.load(manifest, environ=environ)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return batchgen.run_sync(loaded).exit_code
+
+
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    if what == "job":
-        sys.exit(job(*arguments))
+    if what in ("job", "real"):
+        sys.exit({"job": job, "real": real}[what](*arguments))
     asyncio.run(starts(*arguments))

@@ -120,6 +120,32 @@ def test_the_cap_that_is_advised_would_indeed_no_longer_bind():
     assert forecast(loads, advised - 2, None).limit.binding == "cap"
 
 
+def test_a_spend_rate_that_takes_longest_is_the_limit_and_lanes_of_one_account_share_it():
+    loads = [load(100, 600, 1.0), load(100, 600, 1.0, model="pro")]
+    for each in loads:
+        each.spend_rate, each.account = 3.0, "google"
+    other = load(100, 600, 1.0, model="other")
+    prospect = forecast([*loads, other], 50, None)  # 8 USD at 3 in ten minutes: the last ones after 20 minutes
+    assert (prospect.limit.binding, prospect.seconds) == ("spend", 1200.0)
+    assert prospect.limit.remedy == "if your tier has more, set limits: usd_per_10_min or tier"
+
+
+def test_a_day_that_has_too_few_requests_left_is_the_limit():
+    one = load(100, 60, 1.0)
+    one.rpd, one.rpd_left = 250, 99
+    assert forecast([one], 5, None).limit.binding == "day"
+    assert "99 of the day's 250 requests of m are left for 100" in forecast([one], 5, None).limit.advice
+    one.rpd_left = 100
+    assert forecast([one], 5, None).limit.binding != "day"
+
+
+@pytest.mark.parametrize(
+    "of, word", [("run", "--max-cost"), ("day", "budget_usd_per_day"), ("month", "budget_usd_per_month")]
+)
+def test_the_remedy_for_a_budget_names_the_one_that_binds(of, word):
+    assert word in forecast([load(100, 60, 20.0)], 5, 1.0, of).limit.remedy
+
+
 def test_a_price_that_is_unknown_makes_the_sum_unknown_and_not_smaller():
     prospect = forecast([load(2, None, 1.0), load(1, None, 1.0, usd=0.0, model="x", unpriced=1)], 5, None)
     assert (prospect.usd, prospect.known_usd) == (None, pytest.approx(0.08))

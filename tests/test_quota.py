@@ -88,10 +88,36 @@ def test_a_request_that_never_left_gives_its_place_back(run):
     assert run(refund()) == 0
 
 
-def test_a_halved_rate_recovers_by_a_twentieth_of_the_declared_rate_a_minute_and_never_above_it():
+def test_after_a_refusal_that_shows_nothing_the_rate_is_halved_and_recovers_by_a_twentieth_a_minute():
     window = Window(60)
-    window.halve(0.0)
+    window.refused(0.0, stamp_s=0.0, before=0)
     assert [window.rate(60.0 * minute) for minute in (0, 1, 5, 10, 100)] == [30, 33, 45, 60, 60]
+
+
+def test_what_was_accepted_before_a_refusal_is_kept_to_for_a_while_and_slowly_left_again():
+    window = Window(60)
+    window.refused(0.0, stamp_s=0.0, before=20)
+    assert [window.rate(60.0 * minute) for minute in (0, 5, 6, 100)] == [20, 20, 23, 60]
+
+
+def test_refusals_of_one_wave_leave_the_smallest_figure():
+    window = Window(60)
+    for before in (24, 22, 20, 21, 23):
+        window.refused(0.0, stamp_s=0.0, before=before, again=before != 24)
+    assert window.rate(0.0) == 20
+
+
+def test_what_was_refused_earlier_in_the_window_was_not_accepted():
+    window = Window(60)
+    window.refused(1.0, stamp_s=1.0, before=40)
+    window.refused(10.0, stamp_s=10.0, before=40)
+    assert window.rate(10.0) == 39
+
+
+def test_a_limit_that_the_server_names_is_kept_to_for_good():
+    window = Window(60)
+    window.refused(0.0, stamp_s=0.0, before=40, named=20)
+    assert [window.rate(0.0), window.rate(1e6)] == [20, 20]
 
 
 def test_a_limit_below_one_is_refused():

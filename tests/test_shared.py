@@ -19,11 +19,13 @@ from batchgen import shared as shared_module
 from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
-from batchgen.events import Noted
-from batchgen.quota import NotBefore, Reserved, Window
+from batchgen.errors import UsageError
+from batchgen.events import LaneCooled, LaneParked, Noted
+from batchgen.ledger.reader import Reader
+from batchgen.quota import Answer, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved, Window, daily_reset
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import FILE_NAME, SharedFile, open_shared, quota_name
+from batchgen.shared import FILE_NAME, SharedFile, Terms, open_shared, quota_name
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_quota import most_in_a_minute
@@ -35,8 +37,9 @@ FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0)
 
 async def child(*arguments: object) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.shared_child", *map(str, arguments), cwd=ROOT, stdout=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-m", "tests.shared_child", *map(str, arguments), cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -149,7 +152,7 @@ def test_an_environment_without_a_home_shares_nothing(tmp_path):
 def test_a_state_folder_that_cannot_be_written_is_one_note(tmp_path):
     (tmp_path / "state").write_text("a file stands where the folder should be")
     notes: list[str] = []
-    assert open_shared(tmp_path / "state" / "batchgen", notes.append) is None
+    open_shared(tmp_path / "state" / "batchgen", notes.append).close()
     assert len(notes) == 1
 
 
@@ -185,9 +188,9 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
     notes: list[str] = []
     file = SharedFile(state_home, notes.append)
     connection = sqlite3.connect(state_home / FILE_NAME)
-    connection.execute("DROP TABLE spend")
+    connection.execute("DROP TABLE spending")
     connection.close()
-    file.spend("job", 1.0)
+    file.spend("job", 1.0, time.time())
     file.close()
     assert len(notes) == 1
 
@@ -212,23 +215,27 @@ async def test_another_process_that_never_ends_its_transaction_is_not_waited_for
 class OtherProcesses:
     """A shared log whose answers others decide; remembers what it was told."""
 
-    answers: list[Reserved | NotBefore]
+    answers: list[Answer]
     told: list[tuple[str, int]] = field(default_factory=list)
 
-    async def reserve(self, limit: int) -> Reserved | NotBefore:
+    async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
         await asyncio.sleep(0.5)
         return self.answers.pop(0)
 
     def sent(self, place: int) -> None:
         self.told.append(("sent", place))
 
+    def settled(self, place: int, usd: float) -> None:
+        self.told.append(("settled", place))
+
     def refund(self, place: int) -> None:
         self.told.append(("refund", place))
 
 
-def dispatch_beside(log: OtherProcesses) -> Dispatch:
-    supply = fixed_supply([("m", make_sample("a"))])
-    return Dispatch({"m": Window(60)}, supply, concurrency=5, policy=RetryPolicy(), shared={"m": log})
+def dispatch_beside(log: OtherProcesses, count: int = 1, **options: object) -> Dispatch:
+    supply = fixed_supply([("m", make_sample(f"a{n}")) for n in range(count)])
+    facts = {"concurrency": 5, "policy": RetryPolicy(), "shared": {"m": log}, **options}
+    return Dispatch({"m": Window(60)}, supply, **facts)  # type: ignore[arg-type]
 
 
 def test_a_lane_waits_as_long_as_the_other_processes_need_and_then_starts(run):
@@ -247,7 +254,7 @@ def test_a_lane_waits_as_long_as_the_other_processes_need_and_then_starts(run):
 
     run(drive())
     assert ends == [pytest.approx(1000.0 + 0.5 + 30.0 + 0.5)]
-    assert log.told == [("sent", 7)]
+    assert log.told == [("sent", 7), ("settled", 7)]
 
 
 def test_a_stop_while_the_log_was_asked_gives_the_place_back(run):
@@ -293,6 +300,181 @@ async def test_what_was_spent_before_there_was_a_shared_file_counts_once(tmp_pat
     file = SharedFile(state_home / "batchgen", print)
     assert await file.spent_since(0.0) == pytest.approx(alone.usd)
     file.close()
+
+
+async def test_two_runs_at_the_same_moment_never_spend_more_than_the_days_budget_together(tmp_path, state_home):
+    head = "defaults: {model: flash}\nlimits: {budget_usd_per_day: 1.00}\nitems:\n"
+    slow = EmulatorOptions(latency_s=(0.1, 0.2), picture="tiny", rpm=0)
+    async with await serve(slow) as emulator:
+        children = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            manifest = Bench(emulator.base_url, tmp_path / name).manifest(
+                items(*(f"{name} {n}" for n in range(29))), head
+            )
+            children.append(await child("real", manifest, emulator.base_url, state_home))
+        for one in children:
+            await one.stdout.readline()  # both are ready before either begins
+        for one in children:
+            one.stdin.write(b"go\n")
+        codes = [await one.wait() for one in children]
+        billed = (await Bench(emulator.base_url, tmp_path).get("/_emulator/stats"))["billed_images"]
+    spent = [Reader.open(tmp_path / name / "job") for name in ("one", "two")]
+    usd = [reader.spent_since(0.0) for reader in spent]
+    for reader in spent:
+        reader.close()
+    each = sum(usd) / billed  # by usage, above the table
+    print(f"{usd} USD, {billed} pictures at {each:.4f}")
+    assert codes == [6, 6]
+    assert 0.90 < sum(usd) <= 1.00
+    assert all(usd)
+
+
+async def test_what_a_killed_run_reserved_stays_spent_until_its_own_job_says_what_became_of_it(tmp_path, state_home):
+    environ, limits = {"XDG_STATE_HOME": str(state_home)}, {"budget_usd_per_day": 0.10}
+    dead = SharedFile(state_home / "batchgen", print)
+    terms = Terms(job=str(tmp_path / "one"))
+    assert isinstance(await dead.starts("q", 60.0, terms).reserve(None, 0.08), Reserved)
+    dead.close()
+    async with await serve(FAST) as emulator:
+        other = await real_run(tmp_path, "two", emulator.base_url, limits, environ)
+        own = await real_run(tmp_path, "one", emulator.base_url, limits, environ)
+    assert (other.exit_code, other.made, own.exit_code, own.made) == (6, 0, 6, 2)
+
+
+def test_a_lane_that_is_short_of_money_asks_again_when_something_has_cost_less_than_reserved(run):
+    log = OtherProcesses([Reserved(1), NotBefore(600.0, "usd_per_10_min"), Reserved(2)])
+
+    async def drive() -> float:
+        dispatch = dispatch_beside(log, count=2)
+
+        async def execute(work):
+            await asyncio.sleep(5.0)
+            dispatch.succeeded(work, 0.01)
+
+        await OnlineEngine().drive(dispatch, execute)
+        return asyncio.get_running_loop().time()
+
+    assert run(drive()) == pytest.approx(1000.0 + 0.5 + 5.0 + 0.5 + 5.0)
+
+
+async def test_money_waits_until_the_oldest_spend_has_left_the_ten_minutes(shared):
+    now = time.time()
+    for usd, age_s in ((5.0, 590.0), (4.0, 100.0), (9.0, 601.0)):
+        shared.spend("job", usd, now - age_s, "acc")
+    log = shared.starts("q", 60.0, Terms(account="acc", usd_per_10_min=10.0))
+    first, waits = await log.reserve(None, 1.0), await log.reserve(None, 1.0)
+    assert isinstance(first, Reserved)
+    assert (waits.why, waits.wait_s) == ("usd_per_10_min", pytest.approx(10.0, abs=2.0))
+    other = shared.starts("q", 60.0, Terms(account="other", usd_per_10_min=10.0))
+    assert isinstance(await other.reserve(None, 1.0), Reserved)
+
+
+async def test_what_a_request_cost_in_the_end_takes_the_place_of_what_was_reserved(shared):
+    log = shared.starts("q", 60.0, Terms(account="acc", usd_per_10_min=1.0))
+    places = [(await log.reserve(None, 0.5)).place for _ in range(2)]
+    log.settled(places[0], 0.1)
+    log.settled(places[1], 0.0)
+    assert await shared.spent_since(0.0) == pytest.approx(0.1)
+    assert isinstance(await log.reserve(None, 0.9), Reserved)
+    assert isinstance(await log.reserve(None, 0.1), NotBefore)
+
+
+async def test_requests_of_a_day_are_counted_over_all_jobs_and_given_back_when_never_sent(shared):
+    logs = [shared.starts("q", 0.01, Terms(job=job, rpd=3)) for job in ("a", "b")]
+    shared.sent_today("q", "a", 2)
+    shared.sent_today("q", "a", 1)  # a ledger that knows of fewer takes nothing away
+    place = (await logs[1].reserve(60)).place
+    assert await logs[0].reserve(60) == DayUsedUp(3)
+    logs[1].refund(place)
+    assert isinstance(await logs[0].reserve(60), Reserved)
+
+
+async def test_a_budget_holds_with_what_was_left_when_the_file_can_no_longer_be_asked(shared, state_home):
+    log = shared.starts("q", 60.0, Terms(budgets=(Budget("day", 1.0),)))
+    await log.reserve(None, 0.4)
+    connection = sqlite3.connect(state_home / FILE_NAME)
+    connection.execute("DROP TABLE spending")
+    connection.close()
+    assert [type(await log.reserve(None, 0.4)) for _ in range(2)] == [Reserved, BudgetReached]
+
+
+async def test_a_budget_of_one_account_does_not_count_the_spend_of_others(shared):
+    shared.spend("job", 5.0, time.time(), "other")
+    log = shared.starts("q", 60.0, Terms(account="acc", budgets=(Budget("month", 1.0, "acc"),)))
+    assert isinstance(await log.reserve(None, 1.0), Reserved)
+    assert await log.reserve(None, 0.1) == BudgetReached("month")
+
+
+def test_a_shared_budget_that_is_reached_waits_for_what_is_in_flight_and_then_ends_the_run(run):
+    log = OtherProcesses([Reserved(1), BudgetReached("day"), Reserved(2), *[BudgetReached("day")] * 2])
+
+    async def drive() -> Dispatch:
+        dispatch = dispatch_beside(log, count=3)
+
+        async def execute(work):
+            dispatch.sent(work)
+            await asyncio.sleep(5.0)
+            dispatch.succeeded(work, 0.0)
+
+        await OnlineEngine().drive(dispatch, execute)
+        return dispatch
+
+    dispatch = run(drive())
+    assert (dispatch.stopping, dispatch.budget_span, dispatch.left()) == ("budget", "day", 1)
+
+
+def test_a_lane_that_waits_for_money_says_so_and_one_without_requests_for_today_is_parked(run):
+    held: list[tuple[str, object]] = []
+    log = OtherProcesses([NotBefore(300.0, "usd_per_10_min"), DayUsedUp(9)])
+    dispatch = dispatch_beside(log, on_held=lambda lane, why: held.append((lane, why)))
+    assert run(dispatch.take()) is None
+    assert held == [("m", NotBefore(300.0, "usd_per_10_min")), ("m", DayUsedUp(9))]
+    assert (dispatch.lanes["m"].parked, dispatch.left()) == (True, 1)
+
+
+async def test_the_declared_requests_of_a_day_park_their_lane_until_the_figure_is_raised(tmp_path, state_home):
+    text = items(*(f"{n}" for n in range(5))) + '  - {id: p, prompt: "z", model: pro}\n'
+    head = "defaults: {model: flash}\nmodels: {flash: {rpd: %d}}\nitems:\n"
+    async with await serve(FAST) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        first = await bench.run(text, head % 3)
+        parked = [event.until for event in bench.events if isinstance(event, LaneParked)]
+        again = await bench.run(text, head % 3)
+        raised = await bench.run(text, head % 9)
+    assert (first.exit_code, first.made, again.exit_code, again.made) == (8, 4, 8, 0)
+    assert (parked, raised.exit_code, raised.made) == ([daily_reset(time.time(), None)], 0, 2)
+
+
+async def test_a_run_that_shares_nothing_keeps_its_usd_of_ten_minutes_also_after_a_restart(tmp_path):
+    head = "defaults: {model: flash}\nlimits: {usd_per_10_min: 0.14}\nitems:\n"
+    async with await serve(FAST) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        first = await bench.run(items(*map(str, range(9))), head, limit=3)
+        second = await bench.run(items(*map(str, range(9))), head, deadline=time.time() + 2.0)
+        waits = [event.seconds for event in bench.events if isinstance(event, LaneCooled)]
+        assert (first.made, second.exit_code, second.made, await bench.requests()) == (3, 7, 0, 3)
+        assert 500 < waits[0] <= 600
+
+
+async def test_a_picture_dearer_than_ten_minutes_may_cost_is_an_error_before_anything_is_sent(tmp_path):
+    async with await serve(FAST) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        with pytest.raises(UsageError, match="could never start: raise limits: usd_per_10_min"):
+            await bench.run(items("a"), "defaults: {model: flash}\nlimits: {usd_per_10_min: 0.01}\nitems:\n")
+        assert await bench.requests() == 0
+
+
+async def test_a_plan_knows_what_other_jobs_have_left_of_the_days_budget(tmp_path, state_home):
+    limits, environ = {"budget_usd_per_day": 0.30}, {"XDG_STATE_HOME": str(state_home)}
+    async with await serve(FAST) as emulator:
+        first = await real_run(tmp_path, "one", emulator.base_url, {"budget_usd": 0.2}, environ)
+    manifest = tmp_path / "two.yaml"
+    entries = [{"id": f"i{n}", "prompt": f"{n}"} for n in range(9)]
+    manifest.write_text(json.dumps({"defaults": {"model": "flash"}, "limits": limits, "items": entries}))
+    limit = batchgen.plan(batchgen.load(manifest, environ=environ)).forecast.limit
+    assert limit.binding == "budget"
+    assert limit.advice.startswith(f"{0.30 - first.usd:.2f} USD left of the day's budget")
 
 
 async def test_emulated_runs_count_for_nothing(tmp_path, state_home):

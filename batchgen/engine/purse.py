@@ -1,48 +1,118 @@
-"""What a run may spend: its own budget, and what all jobs of the user have left of the day's and the month's."""
+"""What a run may spend and start beside all other runs of the user: the terms of each lane, and what is left of the budgets."""
 
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from collections.abc import Mapping
+from pathlib import Path
 
+from batchgen.engine.lanes import Route
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
-from batchgen.shared import SharedFile
+from batchgen.planning import LaneLoad
+from batchgen.quota import MARGIN_S, Budget, SharedLog, Span, day_began, span_start
+from batchgen.shared import TEN_MINUTES_S, SharedFile, Terms, account_name, quota_name, spent_so_far
+
+PERIOD_S = 60.0 + MARGIN_S
 
 
 class Purse:
-    """Spend of one job beside that of all others. shared: None when nothing is shared, or when nothing is real money."""
+    """One job's side of the shared file. emulated: its money is no real money and counts for this job alone."""
 
-    def __init__(self, job: str, reader: Reader, shared: SharedFile | None) -> None:
+    def __init__(
+        self, job: str, reader: Reader, shared: SharedFile, limits: Limits, routes: Mapping[str, Route], emulated: bool
+    ) -> None:
         self._job = job
         self._reader = reader
         self._shared = shared
+        self._limits = limits
+        self._routes = routes
+        self._purse = f"emulated|{job}" if emulated else ""
 
-    async def budget_usd(self, limits: Limits, max_usd: float | None) -> float | None:
-        """USD this run may spend, the smallest of its limits; None: none is set."""
-        budgets = [max_usd if max_usd is not None else limits.budget_usd]
-        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-        day, month = midnight.timestamp(), midnight.replace(day=1).timestamp()
-        await self._make_good(day, month)
-        for since, most in ((day, limits.budget_usd_per_day), (month, limits.budget_usd_per_month)):
-            if most is not None:
-                budgets.append(max(0.0, most - await self._spent_since(since)))
-        return min((budget for budget in budgets if budget is not None), default=None)
+    async def logs(self, loads: Mapping[str, LaneLoad]) -> dict[str, SharedLog]:
+        """The log of starts and money of each lane, holding all that this job's ledger knows."""
+        await self._make_good()
+        logs: dict[str, SharedLog] = {}
+        for lane, load in loads.items():
+            quota, account = self._names(lane)
+            provider = self._routes[lane].profile.provider
+            self._shared.sent_today(quota, self._job, self._reader.sent_since(lane, day_began(time.time())))
+            if load.rpd is not None:
+                load.rpd_left = max(0, load.rpd - await self._shared.requests_today(quota))
+            terms = Terms(
+                job=self._job,
+                account=account,
+                purse=self._purse,
+                rpd=load.rpd,
+                usd_per_10_min=self._limits.spend_rate(provider),
+                budgets=self._limits.shared_budgets(provider, account),
+            )
+            logs[lane] = self._shared.starts(quota, PERIOD_S, terms)
+        return logs
 
-    def spend(self, usd: float) -> None:
-        if self._shared is not None:
-            self._shared.spend(self._job, usd)
+    async def tightest(self, max_usd: float | None) -> tuple[float | None, str]:
+        """(USD, run | day | month) of the budget that has least left now; (None, "run") when none is set."""
+        of_run = max_usd if max_usd is not None else self._limits.budget_usd
+        found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
+        for budget in {each for lane in self._routes for each in self._budgets(lane)}:
+            since = span_start(budget.span, time.time())
+            spent = await self._shared.spent_since(since, account=budget.account, purse=self._purse)
+            found.append((max(0.0, budget.usd - spent), budget.span))
+        return min(found, default=(None, "run"))
 
-    async def _make_good(self, day: float, month: float) -> None:
-        """Add to the shared spend what only this job's ledger knows: of a run that was killed, or had no shared file."""
-        if self._shared is None:
-            return
-        for since, at in ((day, time.time()), (month, month)):
-            missing = self._reader.spent_since(since) - await self._shared.spent_since(since, self._job)
-            if missing > 1e-9:
-                self._shared.spend(self._job, missing, at)
+    def _budgets(self, lane: str) -> tuple[Budget, ...]:
+        return self._limits.shared_budgets(self._routes[lane].profile.provider, self._names(lane)[1])
 
-    async def _spent_since(self, at: float) -> float:
-        """USD of all jobs of this user; of this job alone when nothing is shared."""
-        own = self._reader.spent_since(at)
-        return own if self._shared is None else max(own, await self._shared.spent_since(at))
+    def _names(self, lane: str) -> tuple[str, str]:
+        """Of the lane's quota and account."""
+        route = self._routes[lane]
+        secret = route.auth[1] if route.auth else ""
+        quota = quota_name(route.profile.provider, route.base_url, secret, route.profile.id)
+        return quota, account_name(route.base_url, secret)
+
+    async def _make_good(self) -> None:
+        """Add to the shared spend what only this job's ledger knows: of a run that was killed, or had no shared file.
+
+        Begins by forgetting what such a run had reserved, for the ledger says what became of each of its requests. What
+        is missing of the last ten minutes is dated now, the rest to the beginning of the day or the month.
+        """
+        self._shared.forget_reserved(self._job, self._purse)
+        lanes: dict[str, list[str]] = {}
+        for lane in self._routes:
+            lanes.setdefault(self._names(lane)[1], []).append(lane)
+        now = time.time()
+        day, month = span_start("day", now), span_start("month", now)
+        for since, at in ((now - TEN_MINUTES_S, now), (day, day), (month, month)):
+            missing = self._reader.spent_since(since) - await self._spent_since(since)
+            for account, own in lanes.items():
+                of_account = self._reader.spent_since(since, own) - await self._spent_since(since, account)
+                missing -= self._add(min(missing, of_account), at, account)
+            self._add(missing, at, "")
+
+    async def _spent_since(self, since: float, account: str | None = None) -> float:
+        return await self._shared.spent_since(since, self._job, account=account, purse=self._purse)
+
+    def _add(self, usd: float, at: float, account: str) -> float:
+        if usd <= 1e-9:
+            return 0.0
+        self._shared.spend(self._job, usd, at, account, self._purse)
+        return usd
+
+
+def left_of_budgets(
+    limits: Limits, max_usd: float | None, state: Path | None, reader: Reader | None
+) -> tuple[float | None, str]:
+    """What `Purse.tightest` will say, for who only looks: from the shared file as it is, or the job's ledger if that
+    knows of more. A tier's month is left out: it is of one account, and looking needs no key."""
+    of_run = max_usd if max_usd is not None else limits.budget_usd
+    found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
+    spans: tuple[tuple[Span, float | None], ...] = (
+        ("day", limits.budget_usd_per_day),
+        ("month", limits.budget_usd_per_month),
+    )
+    for span, usd in spans:
+        if usd is not None:
+            since = span_start(span, time.time())
+            own = reader.spent_since(since) if reader is not None else 0.0
+            found.append((max(0.0, usd - max(own, spent_so_far(state, since))), span))
+    return min(found, default=(None, "run"))

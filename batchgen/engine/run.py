@@ -28,21 +28,22 @@ from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor
 from batchgen.errors import LedgerError, StoreError, UsageError
-from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.events import Event, LaneCooled, LaneParked, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
-from batchgen.planning import Forecast, forecast, no_room
-from batchgen.quota import MARGIN_S, SharedLog, Window
+from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
+from batchgen.quota import MARGIN_S, DayUsedUp, NotBefore, Window, daily_reset
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile, open_shared, quota_name
+from batchgen.shared import SharedFile, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from batchgen.transport import Transport
 
+OWN_RPD = "the requests a day that the manifest declares are used up"
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 log = logging.getLogger("batchgen")
 
@@ -76,7 +77,6 @@ class _Run:
         self.first_survey: Survey | None = None
         self.stop_message = ""
         self.manifest_path = os.path.abspath(manifest.path)
-        self.shared: SharedFile | None = None
 
     # --- telling
 
@@ -135,6 +135,7 @@ class _Run:
         find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         survey = self.first_survey or self._survey(ledger)
+        self._check_price(survey)
         self._check_room(survey, emulated)
         routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
@@ -152,12 +153,11 @@ class _Run:
         apply_survey(ledger, self.store, survey, self.backlog)
         if survey.adopted:
             self.note(f"{survey.adopted:,} image(s) {RESTORED}")
-        self.shared = open_shared(state_folder(self.settings), self.note)
+        shared = open_shared(state_folder(self.settings), self.note)
         try:
-            outcome = await self._drive(ledger, engine, survey, routes, results)
+            outcome = await self._drive(ledger, engine, survey, routes, results, shared)
         finally:
-            if self.shared is not None:
-                self.shared.close()
+            shared.close()
         forget_settled(ledger.reader, self.store)
         try:
             results.tidy(rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs))
@@ -173,6 +173,16 @@ class _Run:
             kinds = ("emulated", "real") if was == "yes" else ("real", "emulated")
             raise UsageError(
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
+            )
+
+    def _check_price(self, survey: Survey) -> None:
+        loads, limits = list(survey.loads.values()), self.manifest.limits
+        if (never := too_dear(loads)) is not None:
+            raise UsageError(never)
+        unknown = ", ".join(load.model for load in loads if load.unpriced)
+        if unknown and (self.options.max_usd is not None or limits.has_budget):
+            raise UsageError(
+                f"a budget is set and the price of {unknown} is unknown: give it under models: …: prices, or drop the budget"
             )
 
     def _check_room(self, survey: Survey, emulated: bool) -> None:
@@ -204,19 +214,21 @@ class _Run:
                     await fetch_links(ledger, self.store, transport, routes, self.note)
 
     async def _drive(
-        self, ledger: Ledger, engine: Engine, survey: Survey, routes: Mapping[str, Route], results: ResultsFile
+        self,
+        ledger: Ledger,
+        engine: Engine,
+        survey: Survey,
+        routes: Mapping[str, Route],
+        results: ResultsFile,
+        shared: SharedFile,
     ) -> Outcome:
         started, loop = time.time(), asyncio.get_running_loop()
         limits, options = self.manifest.limits, self.options
         concurrency = options.concurrency or limits.concurrency
-        purse = Purse(self.store.root, ledger.reader, None if options.emulator_url is not None else self.shared)
-        budget = await purse.budget_usd(limits, options.max_usd)
-        prospect = forecast(list(survey.loads.values()), concurrency, budget)
-        if budget is not None and prospect.usd is None:
-            unknown = ", ".join(load.model for load in survey.loads.values() if load.unpriced)
-            raise UsageError(
-                f"a budget is set and the price of {unknown} is unknown: give it under models: …: prices, or drop the budget"
-            )
+        purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
+        logs = await purse.logs(survey.loads)
+        budget, budget_of = await purse.tightest(options.max_usd)
+        prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of)
         policy = RetryPolicy(attempts=limits.attempts)
         parked = self._still_parked(ledger)
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
@@ -227,9 +239,9 @@ class _Run:
                     concurrency=concurrency,
                     storing=concurrency + STORING,
                     policy=policy,
-                    budget_usd=budget,
-                    shared=self._shared_logs(survey, routes),
-                    on_spent=purse.spend,
+                    budget_usd=options.max_usd if options.max_usd is not None else limits.budget_usd,
+                    shared=logs,
+                    on_held=lambda lane, why: self._held(ledger, survey.loads[lane].model, lane, why),
                     stall_s=options.stall_s,
                     deadline_s=None
                     if options.deadline is None
@@ -274,18 +286,19 @@ class _Run:
                     await engine.drive(dispatch, execution.execute)
                 if dispatch.stopping == "stalled":
                     self.stop_message = stalled_message(options.stall_s or 0.0)
+                elif dispatch.budget_span:
+                    span = dispatch.budget_span
+                    self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
 
-    def _shared_logs(self, survey: Survey, routes: Mapping[str, Route]) -> dict[str, SharedLog]:
-        """The log of starts of every lane with a quota, by lane."""
-        logs: dict[str, SharedLog] = {}
-        for lane, load in survey.loads.items():
-            route = routes[lane]
-            if self.shared is not None and load.rpm is not None:
-                secret = route.auth[1] if route.auth else ""
-                name = quota_name(route.profile.provider, route.base_url, secret, route.profile.id)
-                logs[lane] = self.shared.starts(name, 60.0 + MARGIN_S)
-        return logs
+    def _held(self, ledger: Ledger, model: str, lane: str, why: NotBefore | DayUsedUp) -> None:
+        now = time.time()
+        if isinstance(why, NotBefore):
+            self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
+            return
+        until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
+        ledger.parked(lane, until, message)
+        self.emit(LaneParked(at=now, model=model, until=until, message=message))
 
     def _window(self, lane: str, survey: Survey, ledger: Ledger, now_s: float) -> Window | None:
         """The lane's quota, seeded with what was sent in the minute before this process began."""
@@ -300,8 +313,9 @@ class _Run:
 
     def _still_parked(self, ledger: Ledger) -> dict[str, float]:
         parked: dict[str, float] = {}
-        for lane, (until, _) in ledger.reader.parked().items():
-            if until > time.time():
+        for lane, (until, message) in ledger.reader.parked().items():
+            # Parked by the manifest's own figure: the shared log is asked again, for the figure may have changed.
+            if until > time.time() and not message.startswith(OWN_RPD):
                 parked[lane] = until
             else:
                 ledger.unparked(lane)

@@ -20,6 +20,7 @@ from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
 from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, overdue, selected
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
+from batchgen.profiles.vendor import PROVIDER_BASE_URLS
 from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_key
 from batchgen.store.store import Store
 
@@ -350,7 +351,12 @@ class Surveyor:
         if self._left is not None:
             groups = groups[: max(0, self._left)]
             self._left -= len(groups)
-        load = self.survey.loads.setdefault(lane, LaneLoad(profile.id, profile.rpm))
+        load = self.survey.loads.get(lane)
+        if load is None:
+            rate = self._manifest.limits.spend_rate(profile.provider)
+            account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
+            load = LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
+            self.survey.loads[lane] = load
         size = item.image_size or profile.default_size
         for group in groups:
             usd = estimate_usd(profile, size, group.images)
@@ -359,6 +365,7 @@ class Surveyor:
             load.busy_s += profile.latency(size)
             load.bytes += expected_bytes(size) * group.images
             load.usd += usd or 0.0
+            load.dearest_usd = max(load.dearest_usd, usd or 0.0)
             load.unpriced += usd is None
             self.survey.wanted += group.images
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)

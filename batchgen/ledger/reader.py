@@ -184,12 +184,16 @@ class Reader:
         ).fetchone()
         return Money(*row)
 
-    def spent_since(self, at: float) -> float:
-        """USD of requests begun since then: charged, estimated, and what may have been billed without a picture."""
+    def spent_since(self, at: float, lanes: Sequence[str] | None = None) -> float:
+        """USD of requests begun since then: charged, estimated, and what may have been billed without a picture.
+
+        lanes: of these alone.
+        """
+        of_lanes = "" if lanes is None else f" AND lane IN ({', '.join('?' * len(lanes))})"
         row = self._connection.execute(
             "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed THEN estimate_usd END)), 0)"
-            " FROM attempt WHERE started_at >= ?",
-            (at,),
+            f" FROM attempt WHERE started_at >= ?{of_lanes}",
+            (at, *(lanes or ())),
         ).fetchone()
         return float(row[0])
 
@@ -286,6 +290,15 @@ class Reader:
             since,
         )
         return [row[0] for row in rows]
+
+    def sent_since(self, lane: str, at: float) -> int:
+        """Requests of a lane that left, or may have left, since then."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM attempt WHERE lane = ? AND started_at >= ?"
+            " AND (sent_at IS NOT NULL OR outcome IS NULL OR outcome <> 'failed')",
+            (lane, at),
+        ).fetchone()
+        return int(row[0])
 
     def parked(self) -> dict[str, tuple[float, str]]:
         """Lane -> (UTC seconds until which it is parked, why)."""

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from batchgen.manifest.complaints import did_you_mean, shown
+from batchgen.profiles.tiers import Tier, load_tiers
+from batchgen.quota import Budget
 
 COUNT_MAX = 1000
 TURNS_MAX = 50
@@ -44,10 +46,40 @@ class Limits(_Strict):
     budget_usd_per_month: float | None = Field(
         None, gt=0, description="The same for all jobs of the user in one calendar month together."
     )
+    usd_per_10_min: float | None = Field(
+        None, gt=0, description="Wait rather than spend more than this in any ten minutes on one API key."
+    )
+    tier: Literal[1, 2, 3] | None = Field(
+        None, description="Google's usage tier of your project: its spend limits, where none are given here."
+    )
     max_items: int | None = Field(
         None, ge=1, description="Refuse to expand to more items. Without it 10,000 for YAML, no limit for JSONL lines."
     )
     attempts: int = Field(5, ge=1, le=20, description="How often one image is tried after faults of the server.")
+
+    @property
+    def has_budget(self) -> bool:
+        return any(usd is not None for usd in (self.budget_usd, self.budget_usd_per_day, self.budget_usd_per_month))
+
+    def spend_rate(self, provider: str) -> float | None:
+        """USD in any ten minutes on one key of this provider: as given, else the tier's."""
+        tier = self._tier_of(provider)
+        return self.usd_per_10_min if self.usd_per_10_min is not None or tier is None else tier.usd_per_10_min
+
+    def shared_budgets(self, provider: str, account: str) -> tuple[Budget, ...]:
+        """What binds a lane together with all jobs of the user: the day's and the month's budget, else the tier's month
+        for the account alone."""
+        tier = self._tier_of(provider)
+        budgets = [Budget("day", self.budget_usd_per_day)] if self.budget_usd_per_day is not None else []
+        if self.budget_usd_per_month is not None:
+            budgets.append(Budget("month", self.budget_usd_per_month))
+        elif tier is not None:
+            budgets.append(Budget("month", tier.usd_per_month, account))
+        return tuple(budgets)
+
+    def _tier_of(self, provider: str) -> Tier | None:
+        tier = None if self.tier is None else load_tiers()[self.tier]
+        return tier if tier is not None and provider in tier.providers else None
 
 
 class ItemFields(_Strict):

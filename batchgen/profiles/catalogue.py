@@ -85,10 +85,16 @@ def guessed_provider(model: str) -> str:
 @lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
     """The models this version knows."""
+    return Catalogue(_profile(facts) for facts in document()["models"])
+
+
+@lru_cache(maxsize=1)
+def document() -> Mapping[str, Any]:
+    """The whole file of facts."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
     with open(FILE, encoding="utf-8") as file:
-        document = yaml.load(file, Loader=loader)  # noqa: S506 - a safe loader, and our own file
-    return Catalogue(_profile(facts) for facts in document["models"])
+        facts: Mapping[str, Any] = yaml.load(file, Loader=loader)  # noqa: S506 - a safe loader, and our own file
+    return facts
 
 
 def _profile(facts: Mapping[str, Any]) -> Profile:

@@ -44,6 +44,7 @@ LONG_S = 3600.0  # a hint of hours belongs to a rolling daily window; one of sec
 
 SPENT = re.compile(r"spend(ing)? cap|ai\.studio/spend|prepay(ment)? credits|credits are depleted", re.IGNORECASE)
 NO_LIMIT = re.compile(r"\blimit: 0(?![\d.])")
+RPM_ID = re.compile(r"RequestsPerMinute")
 PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
 BAD_KEY = re.compile(r"API[ _]key (not valid|expired|not found|invalid)|API_KEY_INVALID", re.IGNORECASE)
 FILE_GONE = re.compile(
@@ -182,7 +183,19 @@ def _quota(fault: Fault) -> ProviderError:
     if PER_DAY.search(names):
         delay_s = fault.delay_s if fault.delay_s is not None and fault.delay_s >= LONG_S else None
         return DailyQuotaReached(fault.message, retry_after_s=delay_s, http_status=fault.status)
-    return fault.error(RateLimited)
+    limited = RateLimited(fault.message, retry_after_s=fault.delay_s, http_status=fault.status)
+    limited.rpm = _rpm(fault)
+    return limited
+
+
+def _rpm(fault: Fault) -> int | None:
+    """The requests a minute that a violation names; the smallest when several do."""
+    values = [
+        _text(violation.get("quotaValue", violation.get("quota_value")))
+        for violation in fault.violations
+        if RPM_ID.search(_text(violation.get("quotaId", violation.get("quota_id"))))
+    ]
+    return min((int(value) for value in values if value.isascii() and value.isdecimal()), default=None)
 
 
 def _invalid(fault: Fault) -> ProviderError:

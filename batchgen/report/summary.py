@@ -170,6 +170,8 @@ def next_steps(facts: Facts) -> list[str]:
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:
+            if "'s budget" in (facts.get("message") or ""):  # of the day or the month: the message says what to raise
+                return [f"{run} goes on from here once there is budget"]
             return [f"{run} --max-cost USD goes on with a new budget"]
         case 7:
             return [f"{run} goes on from here"]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from batchgen.errors import ManifestError
-from batchgen.manifest import json_schema, open_manifest, starter
+from batchgen.manifest import Limits, json_schema, open_manifest, starter
+from batchgen.quota import Budget
 
 KEY = "AIzaSyD-1234567890abcdefghijklmnopqrstu"
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -238,3 +239,19 @@ def test_a_manifest_without_templates_does_not_import_jinja(folder):
         f"list(open_manifest({str(path)!r}).items()); sys.exit('jinja2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_tier_sets_googles_spend_limits_and_what_is_given_goes_before_it():
+    def limits(**facts):
+        return Limits.model_validate(facts)
+
+    month = (Budget("month", 250.0, "acc"),)
+    assert (limits(tier=1).spend_rate("gemini"), limits(tier=1).shared_budgets("imagen", "acc")) == (10.0, month)
+    assert (limits(tier=1).spend_rate("aimlapi"), limits(tier=1).shared_budgets("aimlapi", "acc")) == (None, ())
+    given = limits(tier=2, usd_per_10_min=5, budget_usd_per_day=9.0, budget_usd_per_month=7.0)
+    assert [given.spend_rate(provider) for provider in ("gemini", "aimlapi")] == [5.0, 5.0]
+    assert given.shared_budgets("gemini", "acc") == (Budget("day", 9.0), Budget("month", 7.0))
+
+
+def test_a_tier_that_does_not_exist_is_a_complaint(folder):
+    assert "must be 1, 2 or 3" in folder.complaint("limits: {tier: 4}\nitems: [{prompt: p}]")

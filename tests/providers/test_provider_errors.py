@@ -182,6 +182,12 @@ def test_a_recorded_error_is_read_quota_id_first_and_delay_second(codec, answer,
     assert (type(error), error.retry_after_s) == (kind, retry_after_s)
 
 
+def test_the_requests_a_minute_that_a_refusal_names_are_read_and_tokens_are_not(codec):
+    tokens = violation("GenerateContentInputTokensPerModelPerMinute", quotaValue="9")
+    both = google(429, "quota", "", violation(MINUTE, quotaValue="20"), tokens)
+    assert [failure(codec("pro"), 429, body).rpm for body in (both, google(429, "quota", "", tokens))] == [20, None]
+
+
 def test_the_vendors_words_are_the_message(codec, answer):
     assert failure(codec("pro"), 400, answer("400_bad_key.json")).message == (
         "API key not valid. Please pass a valid API key."
