@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
 
-from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
+from batchgen.dispatch import Dispatch, GivenUp, PassedOn, Requeued, Settlement, Work
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.lanes import Route, lane_key
@@ -40,6 +40,7 @@ from batchgen.events import (
     LaneCooled,
     LaneParked,
     LaneStopped,
+    Noted,
     SampleEnded,
     SampleSucceeded,
     Stopping,
@@ -334,10 +335,12 @@ class Execution:
                 outcome=error.outcome,
                 reason=error.reason,
                 message=error.message,
-                retry_in_s=settlement.delay_s if isinstance(settlement, Requeued) else None,
+                retry_in_s=_retry_in_s(settlement),
                 maybe_billed=error.maybe_billed,
             )
         )
+        if isinstance(settlement, PassedOn):
+            self._emit(Noted(at=now, message=f"{sample.key} goes on with {settlement.lane.partition('/')[2]}"))
         self._tell_of_lane(work.lane, error, was_open, was_cooled, now)
         if self.dispatch.stopping and not was_stopping:
             self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
@@ -383,6 +386,8 @@ class Execution:
         elif lane.stopped and was_open:
             left = self.dispatch.left_samples(key)
             self._emit(LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=left))
+        if was_open and not lane.open and (number := self.dispatch.passed_on[key]):
+            self._emit(Noted(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks"))
         elif lane.cooled_until_s > was_cooled and lane.cooled_until_s > loop_now:
             rpm = None if lane.window is None else float(lane.window.rate(loop_now))
             self._emit(
@@ -407,6 +412,15 @@ class Execution:
         if not self.dispatch.stopping:
             self._emit(Stopping(at=time.time(), reason=reason, message=message, in_flight=self.dispatch.in_flight))
         self.dispatch.stop(reason)
+
+
+def _retry_in_s(settlement: Settlement) -> float | None:
+    match settlement:
+        case Requeued(delay_s):
+            return delay_s
+        case PassedOn():
+            return 0.0
+    return None
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], error: StoreError) -> None:

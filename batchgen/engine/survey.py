@@ -344,19 +344,16 @@ class Surveyor:
     def _generate(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
         if not samples:
             return
-        profile = self._profile(item)
+        profile = self._profile(item.model)
+        others = [self._profile(other.partition("/")[2]) for other in item.fallback]
         lane = lane_key(item.provider, item.model)
         whys = {sample.n: why for sample, why in samples}
-        groups = grouped([sample for sample, _ in samples], profile.images_per_request)
+        most = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
+        groups = grouped([sample for sample, _ in samples], most)
         if self._left is not None:
             groups = groups[: max(0, self._left)]
             self._left -= len(groups)
-        load = self.survey.loads.get(lane)
-        if load is None:
-            rate = self._manifest.limits.spend_rate(profile.provider)
-            account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
-            load = LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
-            self.survey.loads[lane] = load
+        load, *_ = [self._load(each) for each in (profile, *others)]
         size = item.image_size or profile.default_size
         for group in groups:
             usd = estimate_usd(profile, size, group.images)
@@ -371,6 +368,16 @@ class Surveyor:
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)
         self._schedule(lane, groups)
 
+    def _load(self, profile: Profile) -> LaneLoad:
+        lane = lane_key(profile.provider, profile.id)
+        load = self.survey.loads.get(lane)
+        if load is None:
+            rate = self._manifest.limits.spend_rate(profile.provider)
+            account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
+            load = LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
+            self.survey.loads[lane] = load
+        return load
+
     def _schedule(self, lane: str, groups: Sequence[Sample]) -> None:
         if self._scheduled is not None:
             self._scheduled.update(sample_key(one.item.id, one.n + k) for one in groups for k in range(one.images))
@@ -382,10 +389,10 @@ class Surveyor:
                 self._backlog.hold(lane, group, awaited)
         self._backlog.add(lane, [group for group in groups if group.fingerprint])
 
-    def _profile(self, item: Item) -> Profile:
-        profile = self.survey.profiles.get(item.model)
+    def _profile(self, model: str) -> Profile:
+        profile = self.survey.profiles.get(model)
         if profile is None:
-            profile = self.survey.profiles[item.model] = self._manifest.catalogue.resolve(item.model)
+            profile = self.survey.profiles[model] = self._manifest.catalogue.resolve(model)
         return profile
 
     def _tell(self, step: Step, samples: int) -> None:
