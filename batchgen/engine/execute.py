@@ -91,7 +91,10 @@ class Execution:
         self._emit = emit
         self._policy = policy
         self._hold_uncertain = hold_uncertain
-        self._sending: set[asyncio.Task[Answer]] = set()
+        self._sending: set[asyncio.Task[Answer] | asyncio.Task[None]] = (
+            set()
+        )  # requests, and downloads of what they linked to
+        self._interrupted = False
         self._rng = random.Random()
         self.exposed_ms = array("d")  # of each answer: from its last byte to its durable record
         self.fault: StoreError | LedgerError | None = None
@@ -110,6 +113,7 @@ class Execution:
 
     def cancel_in_flight(self) -> None:
         """Give up waiting for answers; what is already being stored goes on."""
+        self._interrupted = True
         for task in self._sending:
             task.cancel()
 
@@ -255,10 +259,10 @@ class Execution:
             for failures in range(DOWNLOAD_TRIES):
                 file = self._store.spool_file(attempt, first + k)
                 try:
-                    await self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+                    await self._fetch(link, file, route)
                 except DownloadFailed as error:
                     file.discard()
-                    if failures + 1 == DOWNLOAD_TRIES or error.reason != "download_failed":
+                    if self._interrupted or failures + 1 == DOWNLOAD_TRIES or error.reason != "download_failed":
                         discard(files)
                         raise
                     await asyncio.sleep(backoff_s(failures, self._policy.base_s, self._policy.cap_s, self._rng))
@@ -266,6 +270,20 @@ class Execution:
                     files.append(file)
                     break
         return files
+
+    async def _fetch(self, link: str, file: SpoolFile, route: Route) -> None:
+        """A second Ctrl-C ends it too: the link is in the ledger, and the next run fetches from it."""
+        task = asyncio.ensure_future(
+            self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+        )
+        self._sending.add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise DownloadFailed("the run was interrupted while the picture was fetched from its link") from None
+        finally:
+            self._sending.discard(task)
 
     # --- how it ended
 
