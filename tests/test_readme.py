@@ -54,3 +54,10 @@ def test_every_command_the_readme_names_is_there(command):
 def test_every_exit_code_of_a_stopped_run_is_in_the_readmes_table():
     listed = {int(code) for code in re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d ·]+) \|", README, re.MULTILINE)))}
     assert set(EXIT_BY_STOP.values()) <= listed
+
+
+def test_every_test_that_the_promises_name_is_there():
+    section = README.partition("## What is promised")[2].partition("## Settings")[0]
+    named = set(re.findall(r"`((?:\w+/)?test_\w+)`", section))
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (ROOT / "tests" / f"{name}.py").is_file()] == []
