@@ -230,7 +230,7 @@ class _Run:
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
-        prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of)
+        prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of, chain_s=survey.chain_s)
         policy = RetryPolicy(attempts=limits.attempts)
         parked = self._still_parked(ledger)
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:

@@ -43,12 +43,14 @@ class Move:
 class Standing:
     """How a sample stands that another one needs: made, to be made in this run, or neither, with the reason.
 
-    sha256 and attempt: of its picture; why: in words; state: of the ledger, when that is what stands in the way.
+    sha256 and attempt: of its picture; seconds: until a pending one is there, at best; why: in words; state: of the
+    ledger, when that is what stands in the way.
     """
 
     sha256: str = ""
     attempt: int = 0
     pending: bool = False
+    seconds: float = 0.0
     why: str = ""
     state: str = ""
 
@@ -64,6 +66,7 @@ class Survey:
     profiles: dict[str, Profile] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
+    chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
     blocked: int = 0  # of the skipped ones: what they need has failed
     items: int = 0
     wanted: int = 0  # samples to ask for
@@ -192,8 +195,10 @@ class Surveyor:
                 self._standings[sample_key(item.id, n)] = standing
         self._generate(item, to_generate)
         for sample, _ in to_generate:
+            awaited = self._awaited(sample)
+            self.survey.chain_s = max(self.survey.chain_s, awaited.seconds)
             if sample.key in self._standings:
-                self._standings[sample.key] = self._awaited(sample.key)
+                self._standings[sample.key] = awaited
 
     def _with_needs(self, item: Item, n: int, entry: Known | None, standings: Mapping[str, Standing]) -> Sample:
         """With a fingerprint when all it needs is there, else without one."""
@@ -274,7 +279,7 @@ class Surveyor:
 
     def _standing(self, sample: Sample, entry: Known | None, action: Action, why: str) -> Standing:
         if action == "generate":
-            return self._awaited(sample.key)
+            return self._awaited(sample)
         if action == "skip" or self._reader is None:
             failed = entry is not None and entry.state in ("failed", "refused", "uncertain")
             return (
@@ -285,10 +290,12 @@ class Surveyor:
         image = self._reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
         return Standing(image.file.sha256, image.attempt) if image else Standing(why="whose picture is not recorded")
 
-    def _awaited(self, key: str) -> Standing:
-        if self._scheduled is not None and key not in self._scheduled:
+    def _awaited(self, sample: Sample) -> Standing:
+        if self._scheduled is not None and sample.key not in self._scheduled:
             return Standing(why="which is beyond --limit")
-        return Standing(pending=True)
+        item, profile = sample.item, self._profile(sample.item.model)
+        before_s = max((self._standings[key].seconds for key in needs(item, sample.n)), default=0.0)
+        return Standing(pending=True, seconds=before_s + profile.latency(item.image_size or profile.default_size))
 
     def _as_it_is(self, item_id: str, n: int) -> Standing:
         """Not selected by --only: serves if it has a picture, whatever the manifest says now."""
