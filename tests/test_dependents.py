@@ -189,7 +189,11 @@ async def test_the_next_run_says_the_same_and_sends_nothing_and_a_mended_parent_
     outcome = await bench.run(MUG + SNOW + PAIR)
     assert (outcome.exit_code, bench.server.asked) == (3, [])
     assert bench.results()["snow"]["state"] == "blocked"
-    assert bench.steps(MUG + SNOW)["snow"] == ("skip", "needs @mug, which was refused (prompt_blocked)")
+    steps = bench.steps(MUG + SNOW + PAIR)
+    assert steps["snow"] == ("skip", "needs @mug, which was refused (prompt_blocked)")
+    assert steps["pair"] == ("skip", "needs @mug#2, which was refused (prompt_blocked)")
+    deeper = bench.steps(MUG + SNOW + "  - {id: deep, prompt: d, references: ['@snow']}\n")
+    assert deeper["deep"] == ("skip", "needs @snow, which is blocked")
     mended = MUG.replace("a mug", "a cup") + SNOW + PAIR
     outcome = await bench.run(mended)
     assert (outcome.exit_code, {line["state"] for line in bench.results().values()}) == (0, {"succeeded"})

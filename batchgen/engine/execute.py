@@ -364,19 +364,19 @@ class Execution:
             self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
         if ended:
             keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
-            await self._block(keys, state, error.reason)
             await self._in_thread(lambda: self._results.append(sample))
-            for n in range(sample.n, sample.n + sample.images):
+            for key in keys:
                 self._emit(
                     SampleEnded(
                         at=now,
-                        key=sample_key(sample.item.id, n),
+                        key=key,
                         model=sample.item.model,
                         state=state,
                         reason=error.reason,
                         message=error.message,
                     )
                 )
+            await self._block(keys, state, error.reason)
 
     async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
         """What waits for these samples will not be asked for in this run."""

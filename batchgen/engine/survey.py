@@ -215,7 +215,7 @@ class Surveyor:
             self._backlog.block(sample, why)
             self.survey.blocked += 1
         self._note(sample, "skip", why, None)
-        return Standing(why="which is blocked", state="blocked" if standing.state else "")
+        return Standing(state="blocked") if standing.state else Standing(why=f"which {why}")
 
     def _lost_turn(self, sample: Sample, standings: Mapping[str, Standing]) -> str:
         """Why the conversation cannot go on, when what the model said before is not kept."""
