@@ -31,6 +31,12 @@ def test_the_readmes_manifest_is_valid(tmp_path):
     assert (plan.survey.items, plan.forecast.images, plan.warnings) == (6, 10, ())
 
 
+def test_the_readmes_conversations_and_needs_are_valid(tmp_path):
+    (tmp_path / "m.yaml").write_text(block("yaml", 1))
+    plan = batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={}))
+    assert (plan.forecast.images, plan.warnings) == (8, ())
+
+
 def test_the_readmes_python_runs(tmp_path):
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.emulated"))
     code = block("python").replace("jobs/catalog.yaml", "jobs/prompts.jsonl")
