@@ -97,10 +97,14 @@ def item_ref_key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceImage:
-    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared."""
+    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared.
+
+    url: an https link to it, for providers that fetch links themselves.
+    """
 
     mime_type: str
     base64: str
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

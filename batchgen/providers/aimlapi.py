@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
 
-from batchgen.errors import NoImage, ProviderError
+from batchgen.errors import BadRequest, NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
 from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
@@ -91,17 +91,24 @@ class AimlApi:
             theirs = self._fields.get(ours)
             if theirs and value is not None:
                 body[theirs] = value
+        data = encoded(merged(body, item.extra), [reference.base64 for reference in inputs.references])
+        if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
+            most = self.profile.request_max_bytes / 1e6
+            message = f"the request has {len(data) / 1e6:.1f} MB, {self.profile.id} takes {most:.1f} MB"
+            raise BadRequest(message, reason="request_too_large")
         return Request(
             method="POST",
             path=self._path,
-            body=encoded(merged(body, item.extra), [reference.base64 for reference in inputs.references]),
+            body=data,
             headers={"Content-Type": "application/json"},
             timeout_s=self.profile.time_limit(item.image_size),
         )
 
     def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
-        """By our names; None is not sent. References travel as data URLs, the way their documents allow."""
-        links = [f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)]
+        """By our names; None is not sent. References are links as given, and files as data URLs, as documented."""
+        links = [
+            ref.url or f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)
+        ]
         return {
             "aspect_ratio": item.aspect_ratio,
             "image_size": item.image_size,
