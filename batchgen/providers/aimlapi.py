@@ -19,6 +19,7 @@ from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, 
 from batchgen.providers.request_body import encoded, merged, reference_mark
 from batchgen.records import Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
 
+PROMPT_CHARS = 10_000
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio",
@@ -144,13 +145,15 @@ class AimlApi:
             if error_words(body):  # an error in the clothes of a success
                 raise read_error(status, headers, body)
             raise NoImage("the answer holds no picture", http_status=status)
+        rewritten = _rewritten(pictures)
         return Reply(
             images=images,
             links=links,
+            text="\n".join(rewritten),
             usage=_usage(answer),
             reply_id=(answer.id or "")[:200],
             model_version=(answer.model or "")[:200],
-            notes=_rewritten(pictures),
+            notes=tuple(f"the vendor rewrote the prompt: {clean(text)}" for text in rewritten),
         )
 
 
@@ -161,8 +164,8 @@ def _image(entry: Picture) -> ReplyImage | None:
 
 def _rewritten(pictures: list[Picture]) -> tuple[str, ...]:
     """AIML's Imagen rewrites prompts unless `enhance_prompt: false` is sent; the user should see what was drawn."""
-    texts = dict.fromkeys(p.revised_prompt or p.prompt for p in pictures)
-    return tuple(f"the vendor rewrote the prompt: {clean(text)}" for text in texts if text)
+    texts = dict.fromkeys(clean(p.revised_prompt or p.prompt or "", PROMPT_CHARS) for p in pictures)
+    return tuple(text for text in texts if text)
 
 
 def _usage(answer: Answer) -> Usage | None:
