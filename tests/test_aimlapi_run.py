@@ -78,3 +78,14 @@ async def test_what_an_answer_with_a_link_said_outlives_a_download_that_failed(r
     second = await run(item)
     assert (second["a"]["state"], second["a"]["usd"], second["a"]["usd_source"]) == ("succeeded", 0.042, "vendor")
     assert second["a"]["text"].endswith("in soft light.")
+
+
+async def test_links_that_an_older_version_wrote_are_fetched(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(execute, "DOWNLOAD_TRIES", 1)
+    item = "  - {id: a, prompt: 'A fox [[fault:link404*1]]', model: google/nano-banana-pro}\n"
+    await run(item, exit_code=4)
+    with contextlib.closing(sqlite3.connect(ledger_path(tmp_path / "out"))) as ledger:
+        ledger.execute("UPDATE attempt SET links = json_extract(links, '$.links')")
+        ledger.commit()
+    lines = await run(item)
+    assert (lines["a"]["state"], lines["a"]["usd"]) == ("succeeded", None)

@@ -36,6 +36,7 @@ LIMITS = {  # neither API answers how many requests a key may send
     "gemini": "requests per minute are told only at aistudio.google.com/rate-limit; what batchgen keeps to: `batchgen models`",
     "aimlapi": "no rate limit is published; what batchgen keeps to: `batchgen models`",
 }
+WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
 Verdict = Literal["ok", "warn", "fail"]
 
 
@@ -271,7 +272,7 @@ def may_use(provider: str, listed: Sequence[Listed]) -> Iterator[Finding]:
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.providers.listings import name_on_wire, strangers
 
-    what = f"models {provider}"
+    what, whom = f"models {provider}", WHOM[provider]
     there = {model.id: model for model in listed}
     kin = ("gemini", "imagen") if provider == "gemini" else (provider,)
     known = [profile for profile in load_catalogue() if profile.provider in kin]
@@ -279,11 +280,11 @@ def may_use(provider: str, listed: Sequence[Listed]) -> Iterator[Finding]:
     unseen = [profile.id for profile in known if profile not in seen and not retired(profile)]
     named = ", ".join(with_input(profile.id, there[name_on_wire(profile)]) for profile in seen)
     if seen:
-        yield Finding("ok", what, f"listed for this key: {named}")
+        yield Finding("ok", what, f"listed {whom}: {named}")
     else:
-        yield Finding("fail", what, "none of the known image models is listed for this key", "try another key")
+        yield Finding("fail", what, f"none of the known image models is listed {whom}", "check key and base URL")
     if unseen:
-        yield Finding("warn", what, f"not listed for this key: {', '.join(unseen)}", "use a model that is listed")
+        yield Finding("warn", what, f"not listed {whom}: {', '.join(unseen)}", "use a model that is listed")
     if others := strangers(listed, known):
         more = f", and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         yield Finding("ok", what, f"listed, and not known to batchgen: {', '.join(others[:SHOWN])}{more}")

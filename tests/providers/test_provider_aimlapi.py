@@ -10,6 +10,7 @@ import pytest
 from batchgen.emulator.aimlapi import OFFERS
 from batchgen.emulator.aimlapi import parse as read_by_the_emulator
 from batchgen.errors import BadRequest
+from batchgen.manifest.capability import check
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
 from batchgen.records import Inputs, ReferenceImage
@@ -100,10 +101,12 @@ def test_the_limits_are_those_that_the_witness_keeps(model):
     profile, offer = PROFILES[model], OFFERS[model]
     refused = {
         "ratios": offer.fields["aspect_ratio"],
+        "person_generation": offer.fields.get("person_generation", lambda _: "no such field"),
+        "search": lambda kind: None if kind == "web" and "enable_web_search" in offer.fields else "no such field",
         "sizes": offer.fields.get("resolution", lambda size: None if size == "1K" else "only 1K"),
     }
-    for fact, check in refused.items():
-        assert [value for value in getattr(profile, fact) if check(value)] == []
+    for fact, problem in refused.items():
+        assert [value for value in getattr(profile, fact) if problem(value)] == []
     count, urls = offer.fields.get("num_images"), offer.fields.get("image_urls")
     most = max((n for n in range(1, 9) if count and count(n) is None), default=1)
     references = max((n for n in range(9) if urls and urls([LINK] * n) is None), default=0)
@@ -128,6 +131,26 @@ def test_the_witness_reads_the_request(sample_of, model):
         asked.get("images", 1),
         len(inputs.references),
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "wrong"),
+    [
+        (
+            "google/imagen-4.0-generate-001",
+            {"person_generation": "allow_all"},
+            "dont_allow, allow_adult, not allow_all",
+        ),
+        ("google/imagen-4.0-generate-001", {"seed": 4_294_967_296}, "from 0 to 4294967295"),
+        ("google/nano-banana-edit", {"prompt": "a" * 401}, "takes at most 400"),
+        ("google/nano-banana-edit", {"aspect_ratio": "21:9"}, "has no 21:9"),
+        ("google/nano-banana-2", {"search": "image"}, "has web, not image"),
+        ("google/nano-banana-pro", {"seed": 1}, "does not take it"),
+        ("google/nano-banana-pro", {"image_size": "512"}, "has 1K, 2K, 4K"),
+    ],
+)
+def test_what_a_model_cannot_do_is_wrong_at_plan_time(model, fields, wrong):
+    assert [wrong in message for _, message in check(PROFILES[model], fields, ())] == [True]
 
 
 def test_a_link_between_files_keeps_its_place(sample_of):
