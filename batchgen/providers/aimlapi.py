@@ -153,7 +153,7 @@ class AimlApi:
             usage=_usage(answer),
             reply_id=(answer.id or "")[:200],
             model_version=(answer.model or "")[:200],
-            notes=tuple(f"the vendor rewrote the prompt: {clean(text)}" for text in rewritten),
+            notes=tuple(f"the vendor drew from this prompt: {clean(text)}" for text in rewritten),
         )
 
 

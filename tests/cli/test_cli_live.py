@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
 from batchgen.cli.doctor import may_use
+from batchgen.cli.vendor_lists import Account, Lists
+from batchgen.errors import ProviderError
 from batchgen.providers.listings import Listed, aiml_balance, aiml_list, google_page
 from tests.marked_key import KEY
 
@@ -137,6 +140,49 @@ def test_one_api_that_fails_leaves_the_list_of_the_other(batchgen, emulator, mon
 
 
 # --- the lists themselves
+
+
+@pytest.fixture
+async def strange():
+    """A server with two pages of models for one key, and a redirect for another: (account of a key, paths asked for)."""
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path_qs)
+        if request.headers.get("x-goog-api-key") == "moved":
+            raise web.HTTPFound("/stolen")
+        name = "a-image" if "pageToken" not in request.query else "b-image"
+        page = {"models": [{"name": f"models/{name}", "supportedGenerationMethods": ["predict"]}]}
+        return web.json_response(page | ({} if "pageToken" in request.query else {"nextPageToken": "a&b"}))
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield lambda key: Account("gemini", url, ("x-goog-api-key", key)), asked
+    await runner.cleanup()
+
+
+async def test_all_pages_are_read(strange):
+    account_of, asked = strange
+    async with Lists() as lists:
+        found = await lists.models(account_of("good"))
+    assert ([model.id for model in found], len(asked)) == (["a-image", "b-image"], 2)
+
+
+async def test_a_redirect_never_gets_the_key(strange):
+    account_of, asked = strange
+    async with Lists() as lists:
+        with pytest.raises(ProviderError):
+            await lists.models(account_of("moved"))
+    assert len(asked) == 1
+
+
+def test_an_account_does_not_show_its_key():
+    assert "secret" not in repr(Account("gemini", "https://example.com", ("x-goog-api-key", "secret")))
 
 
 def test_googles_pages_give_image_models_and_the_next_token():
