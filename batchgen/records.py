@@ -99,12 +99,12 @@ def item_ref_key(name: str) -> str:
 class ReferenceImage:
     """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared.
 
-    url: an https link to it, for providers that fetch links themselves.
+    uri: where the API finds the picture itself, which then has no base64: a file uploaded to it, or a link.
     """
 
     mime_type: str
-    base64: str
-    url: str | None = None
+    base64: str = ""
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,7 +294,7 @@ _USAGE_FIELDS = ("prompt_tokens", "image_tokens", "text_tokens", "thought_tokens
 
 def _linked_text(reply: Reply) -> str:
     """The links, and what the answer said besides: whoever fetches them has nothing else of it."""
-    usage = asdict(reply.usage) if reply.usage else None
+    usage = dataclasses.asdict(reply.usage) if reply.usage else None
     return json.dumps({"links": list(reply.links), "usage": usage, "text": reply.text})
 
 

@@ -35,9 +35,9 @@ def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]
             can = _instead(others, profile, lambda other, field=field: field in other.supports)  # type: ignore[misc]
             yield field, f"{profile.id} does not take it{can}"
     yield from _choice(profile, fields, others, "image_size", "sizes")
+    yield from _choice(profile, fields, others, "person_generation", "person_generation")
     yield from _choice(profile, fields, others, "thinking", "thinking")
     yield from _choice(profile, fields, others, "search", "search")
-    yield from _choice(profile, fields, others, "person_generation", "person_generation")
     yield from _ratio(profile, fields, others)
     prompt, most_chars = fields.get("prompt", ""), profile.prompt_max_chars
     if most_chars is not None and len(prompt) > most_chars:

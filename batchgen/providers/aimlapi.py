@@ -106,9 +106,9 @@ class AimlApi:
         )
 
     def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
-        """By our names; None is not sent. References are links as given, and files as data URLs, as documented."""
+        """By our names; None is not sent. References travel as links or data URLs, the way their documents allow."""
         links = [
-            ref.url or f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)
+            ref.uri or f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)
         ]
         return {
             "aspect_ratio": item.aspect_ratio,

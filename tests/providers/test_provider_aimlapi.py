@@ -17,7 +17,7 @@ from batchgen.records import Inputs, ReferenceImage
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
 LINK = "https://example.com/mug.png"
-FILE, LINKED = ReferenceImage("image/png", PIXEL), ReferenceImage("", "", url=LINK)
+FILE, LINKED = ReferenceImage("image/png", PIXEL), ReferenceImage("image/png", uri=LINK)
 PROFILES = {
     profile.wire.get("model") or profile.id: profile for profile in load_catalogue() if profile.provider == "aimlapi"
 }  # by the name on the wire
