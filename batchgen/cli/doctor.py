@@ -278,7 +278,7 @@ def may_use(provider: str, listed: Sequence[Listed]) -> Iterator[Finding]:
     known = [profile for profile in load_catalogue() if profile.provider in kin]
     seen = [profile for profile in known if name_on_wire(profile) in there]
     unseen = [profile.id for profile in known if profile not in seen and not retired(profile)]
-    named = ", ".join(with_input(profile.id, there[name_on_wire(profile)]) for profile in seen)
+    named = ", ".join(with_facts(profile.id, there[name_on_wire(profile)]) for profile in seen)
     if seen:
         yield Finding("ok", what, f"listed {whom}: {named}")
     else:
@@ -291,8 +291,11 @@ def may_use(provider: str, listed: Sequence[Listed]) -> Iterator[Finding]:
     yield Finding("ok", f"limits {provider}", LIMITS[provider])
 
 
-def with_input(model: str, listed: Listed) -> str:
-    return f"{model} ({listed.input_tokens:,} tokens in)" if listed.input_tokens else model
+def with_facts(model: str, listed: Listed) -> str:
+    """`gemini-3-pro-image (131,072 tokens in, batch)`."""
+    facts = [f"{listed.input_tokens:,} tokens in"] if listed.input_tokens else []
+    facts += ["batch"] if "batchGenerateContent" in listed.methods else []
+    return f"{model} ({', '.join(facts)})" if facts else model
 
 
 def skew(date: str | None, now: float) -> Iterator[Finding]:

@@ -52,8 +52,7 @@ def command(invocation: Invocation, show_all: bool, live: bool, as_json: bool) -
         if show_all or not retired(profile) or (found is not None and found.word(profile) == "live")
     ]
     if as_json:
-        words = [{"live": found.word(profile)} if found else {} for profile in shown]
-        invocation.out.json([as_object(profile) | word for profile, word in zip(shown, words, strict=True)])
+        invocation.out.json([as_object(profile) | (found.facts(profile) if found else {}) for profile in shown])
     else:
         table(invocation, shown, found)
     return NOT_ALL if found is not None and found.failures else 0
@@ -79,14 +78,29 @@ class Found:
 
     def word(self, profile: Profile) -> str:
         """`live`, `absent`, `unlisted by us`, or `not asked`."""
-        from batchgen.providers.listings import name_on_wire
-
-        models = self.listed.get("gemini" if profile.provider == "imagen" else profile.provider)
-        if models is None:
+        if self._list(profile) is None:
             return "not asked"
         if profile.status == "unknown":
             return "unlisted by us"
-        return "live" if name_on_wire(profile) in {model.id for model in models} else "absent"
+        return "live" if self._entry(profile) else "absent"
+
+    def facts(self, profile: Profile) -> dict[str, Any]:
+        """The same as an object, with what the API says of the model."""
+        entry = self._entry(profile)
+        return {
+            "live": self.word(profile),
+            "input_tokens": entry.input_tokens if entry else None,
+            "methods": list(entry.methods) if entry else [],
+        }
+
+    def _list(self, profile: Profile) -> Sequence[Listed] | None:
+        return self.listed.get("gemini" if profile.provider == "imagen" else profile.provider)
+
+    def _entry(self, profile: Profile) -> Listed | None:
+        from batchgen.providers.listings import name_on_wire
+
+        name = name_on_wire(profile)
+        return next((model for model in self._list(profile) or () if model.id == name), None)
 
     def strangers(self, profiles: Iterable[Profile]) -> list[Profile]:
         """Of image models that an API lists and we do not know."""

@@ -24,10 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An image model as its vendor lists it. input_tokens: None where the list does not say."""
+    """An image model as its vendor lists it. input_tokens None, methods empty: the list does not say."""
 
     id: str
     input_tokens: int | None = None
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Balance:
 
 class _GoogleModel(Envelope):
     name: str
-    supported_generation_methods: frozenset[str] = frozenset()
+    supported_generation_methods: tuple[str, ...] = ()
     input_token_limit: Annotated[int | None, LENIENT] = None
 
 
@@ -71,8 +72,11 @@ _BALANCE = TypeAdapter(_AimlBalance)
 def google_page(body: bytes) -> tuple[list[Listed], str]:
     """(image models of one page, the token of the next or ""). Raises Malformed."""
     page = _read(_PAGE, body)
-    made = [model for model in page.models if model.supported_generation_methods & _METHODS]
-    listed = [Listed(_id(model.name.removeprefix("models/")), model.input_token_limit) for model in made]
+    listed = [
+        Listed(_id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods)
+        for model in page.models
+        if _METHODS & {*model.supported_generation_methods}
+    ]
     return [model for model in listed if MAKES_PICTURES.search(model.id)], page.next_page_token
 
 

@@ -26,7 +26,7 @@ def test_quota_says_which_models_the_key_sees_and_how_much_they_read(batchgen, e
     emulator()
     answer = batchgen("doctor", "--quota", "--json")
     says = [check["says"] for check in found(answer, "models gemini")]
-    assert (answer.code, "gemini-3-pro-image (131,072 tokens in)" in says[0], len(says)) == (0, True, 1)
+    assert (answer.code, "gemini-3-pro-image (131,072 tokens in, batch)" in says[0], len(says)) == (0, True, 1)
 
 
 def test_quota_says_that_the_rates_are_not_told_by_the_api(batchgen, emulator):
@@ -118,6 +118,13 @@ def test_live_says_of_each_model_whether_its_api_lists_it(batchgen, emulator):
     assert live["flux/kontext-max/text-to-image"] == "unlisted by us"
 
 
+def test_live_tells_what_the_api_says_of_a_model(batchgen, emulator):
+    emulator()
+    by_id = {model["id"]: model for model in batchgen("models", "--live", "--json").json}
+    pro = by_id["gemini-3-pro-image"]
+    assert (pro["input_tokens"], "generateContent" in pro["methods"]) == (131_072, True)
+
+
 def test_a_model_we_call_retired_is_shown_when_its_api_lists_it(batchgen, emulator):
     emulator("--model", "imagen-4.0-generate-001")
     live = words(batchgen("models", "--live", "--json"))
@@ -190,7 +197,7 @@ def test_googles_pages_give_image_models_and_the_next_token():
       {"name": "models/gemini-3-pro-image", "inputTokenLimit": 65536, "supportedGenerationMethods": ["generateContent"]},
       {"name": "models/gemini-3-pro", "supportedGenerationMethods": ["generateContent"]},
       {"name": "models/image-embedding", "supportedGenerationMethods": ["embedContent"]}, 7], "nextPageToken": "p2"}"""
-    assert google_page(body) == ([Listed("gemini-3-pro-image", 65536)], "p2")
+    assert google_page(body) == ([Listed("gemini-3-pro-image", 65536, ("generateContent",))], "p2")
 
 
 @pytest.mark.parametrize(
