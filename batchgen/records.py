@@ -97,10 +97,14 @@ def item_ref_key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceImage:
-    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared."""
+    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared.
+
+    uri: where the API finds the picture itself, which then has no base64: a file uploaded to it, or a link.
+    """
 
     mime_type: str
-    base64: str
+    base64: str = ""
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`batchgen doctor`: is everything there that a run needs? Nothing is sent without `--online`."""
+"""`batchgen doctor`: is everything there that a run needs? Nothing is sent without `--online` or `--quota`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,18 +17,26 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, pass_invocation
-from batchgen.errors import SettingsError
+from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
 from batchgen.ledger.schema import network_file_system
 from batchgen.report import figures
 from batchgen.report.screen import Screen
 from batchgen.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
+    from batchgen.cli.vendor_lists import Account, Lists
     from batchgen.job import Job
     from batchgen.profiles.profile import Profile
+    from batchgen.providers.listings import Balance, Listed
 
 NOT_READY = 5
 FREE_BYTES = 1_000_000_000  # about 500 images of 2 MB
+SHOWN = 8
+LIMITS = {  # neither API answers how many requests a key may send
+    "gemini": "requests per minute are told only at aistudio.google.com/rate-limit; what batchgen keeps to: `batchgen models`",
+    "aimlapi": "no rate limit is published; what batchgen keeps to: `batchgen models`",
+}
+WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
 Verdict = Literal["ok", "warn", "fail"]
 
 
@@ -45,10 +53,14 @@ class Finding:
 @click.command("doctor")
 @click.argument("manifest", type=click.Path(), required=False)
 @chain(
-    click.option("--online", is_flag=True, help="One free request to the Gemini API: list its models."), json_option()
+    click.option(
+        "--online", is_flag=True, help="Free requests to each API that there is a key for: key, clock, balance."
+    ),
+    click.option("--quota", is_flag=True, help="The same, and what the key may use: models, limits."),
+    json_option(),
 )
 @pass_invocation
-def command(invocation: Invocation, manifest: str | None, online: bool, as_json: bool) -> int:
+def command(invocation: Invocation, manifest: str | None, online: bool, quota: bool, as_json: bool) -> int:
     """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs.
 
     Exit code 5 when something is missing that a run needs. Keys are named, never shown.
@@ -57,8 +69,9 @@ def command(invocation: Invocation, manifest: str | None, online: bool, as_json:
     Examples:
       batchgen doctor
       batchgen doctor catalog.yaml --online
+      batchgen doctor --quota
     """
-    findings = list(examine(invocation, manifest, online=online))
+    findings = list(examine(invocation, manifest, online=online, quota=quota))
     failed = any(finding.verdict == "fail" for finding in findings)
     if as_json:
         invocation.out.json({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
@@ -67,7 +80,7 @@ def command(invocation: Invocation, manifest: str | None, online: bool, as_json:
     return NOT_READY if failed else 0
 
 
-def examine(invocation: Invocation, manifest: str | None, *, online: bool) -> Iterator[Finding]:
+def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota: bool = False) -> Iterator[Finding]:
     """Every finding in the order it is shown. Raises ManifestError, SettingsError when the manifest cannot be opened."""
     yield from versions()
     yield clock(time.time())
@@ -90,10 +103,10 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool) -> It
         yield folder(job.folder)
     for warning in settings.warnings:
         yield Finding("warn", "settings", warning)
-    if online:
+    if online or quota:
         import asyncio
 
-        yield from asyncio.run(ask(settings))
+        yield from asyncio.run(ask(settings, quota=quota))
 
 
 def versions() -> Iterator[Finding]:
@@ -196,42 +209,93 @@ def folder(place: Path) -> Finding:
     return Finding("ok", "folder", says)
 
 
-async def ask(settings: Settings) -> list[Finding]:
-    """List the models: free, and it needs a good key. Source: ai.google.dev/api/models#method:-models.list."""
-    import aiohttp
-
-    from batchgen.engine.lanes import base_url_of
+async def ask(settings: Settings, *, quota: bool) -> list[Finding]:
+    """Every provider with a key, by questions that are free and need a good one. quota: what the key may use, too."""
+    from batchgen.cli.vendor_lists import Lists, accounts
 
     try:
-        url = base_url_of("gemini", settings, None)
-        key, _ = settings.key("gemini")
+        asked = accounts(settings)
     except SettingsError as error:
         return [Finding("fail", "online", str(error))]
-    headers = {"x-goog-api-key": key.secret.reveal() if key else "local"}
-    if key is None and not _local(url):
-        return [Finding("fail", "online", "not asked: there is no key", "set GEMINI_API_KEY")]
+    if not asked:
+        return [Finding("fail", "online", "not asked: there is no key", "set GEMINI_API_KEY or AIMLAPI_API_KEY")]
+    async with Lists() as lists:
+        return [finding for account in asked for finding in await one_account(lists, account, quota=quota)]
+
+
+async def one_account(lists: Lists, account: Account, *, quota: bool) -> list[Finding]:
+    what = f"online {account.provider}"
+    taken = Finding("ok", what, f"{account.url} answers and takes the key")
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
-            session.get(f"{url}/v1beta/models?pageSize=1", headers=headers, allow_redirects=False) as response,
-        ):
-            await response.content.read(4096)
-            status, date = response.status, response.headers.get("Date")
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return [Finding("fail", "online", f"{url} does not answer: {error}", "check network, proxy and address")]
-    return [answer(url, status), *skew(date, time.time())]
+        if account.provider == "aimlapi":
+            findings = [taken, balance(await lists.balance(account))]
+            clock_there = lists.date
+            listed = await lists.models(account) if quota else []
+        else:
+            listed = await lists.models(account)
+            findings, clock_there = [taken], lists.date
+    except SettingsError as error:
+        return [Finding("fail", what, str(error), "check network, proxy and address")]
+    except ProviderError as error:
+        return [refusal(what, account.url, error)]
+    findings += skew(clock_there, time.time())
+    return findings + (list(may_use(account.provider, listed)) if quota else [])
 
 
-def answer(url: str, status: int) -> Finding:
-    if status == 200:
-        return Finding("ok", "online", f"{url} answers and takes the key")
-    if status in (400, 401, 403):
-        return Finding(
-            "fail", "online", f"{url} answers {status}: the key is not taken", "make a new key at aistudio.google.com"
-        )
-    if status == 429:
-        return Finding("warn", "online", f"{url} answers 429: the key works, its quota is used up for now")
-    return Finding("fail", "online", f"{url} answers {status}", "check the base URL, or try again later")
+def refusal(what: str, url: str, error: ProviderError) -> Finding:
+    """Of a question that costs nothing."""
+    from batchgen.providers.reasons import REMEDIES
+
+    says = f"{url} answers {error.http_status}"
+    if isinstance(error, KeyRejected):
+        return Finding("fail", what, f"{says}: the key is not taken", "make a new key in the vendor's console")
+    if error.http_status == 429:
+        return Finding("warn", what, f"{says}: the key works, its quota is used up for now")
+    remedy = "check the base URL, or try again later"
+    if isinstance(error, BillingStopped):
+        remedy = REMEDIES[error.reason]
+    return Finding("fail", what, f"{says}: {error.message}", remedy)
+
+
+def balance(found: Balance | None) -> Finding:
+    if found is None:
+        return Finding("warn", "balance aimlapi", "not told: this server has no page for it")
+    says = f"{found.credits:,.0f} credits left"
+    if found.low:
+        return Finding("warn", "balance aimlapi", f"low: {says}", "top up at aimlapi.com/app/billing")
+    return Finding("ok", "balance aimlapi", says)
+
+
+def may_use(provider: str, listed: Sequence[Listed]) -> Iterator[Finding]:
+    """The models we know against the vendor's list."""
+    from batchgen.cli.models import retired
+    from batchgen.profiles.catalogue import load_catalogue
+    from batchgen.providers.listings import name_on_wire, strangers
+
+    what, whom = f"models {provider}", WHOM[provider]
+    there = {model.id: model for model in listed}
+    kin = ("gemini", "imagen") if provider == "gemini" else (provider,)
+    known = [profile for profile in load_catalogue() if profile.provider in kin]
+    seen = [profile for profile in known if name_on_wire(profile) in there]
+    unseen = [profile.id for profile in known if profile not in seen and not retired(profile)]
+    named = ", ".join(with_facts(profile.id, there[name_on_wire(profile)]) for profile in seen)
+    if seen:
+        yield Finding("ok", what, f"listed {whom}: {named}")
+    else:
+        yield Finding("fail", what, f"none of the known image models is listed {whom}", "check key and base URL")
+    if unseen:
+        yield Finding("warn", what, f"not listed {whom}: {', '.join(unseen)}", "use a model that is listed")
+    if others := strangers(listed, known):
+        more = f", and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        yield Finding("ok", what, f"listed, and not known to batchgen: {', '.join(others[:SHOWN])}{more}")
+    yield Finding("ok", f"limits {provider}", LIMITS[provider])
+
+
+def with_facts(model: str, listed: Listed) -> str:
+    """`gemini-3-pro-image (131,072 tokens in, batch)`."""
+    facts = [f"{listed.input_tokens:,} tokens in"] if listed.input_tokens else []
+    facts += ["batch"] if "batchGenerateContent" in listed.methods else []
+    return f"{model} ({', '.join(facts)})" if facts else model
 
 
 def skew(date: str | None, now: float) -> Iterator[Finding]:

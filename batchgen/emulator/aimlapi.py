@@ -16,6 +16,7 @@ from batchgen.emulator.faults import link_failures
 from batchgen.emulator.links import Link, Links
 from batchgen.emulator.loopback import fetch, is_loopback
 from batchgen.emulator.models import FIVE, GEMINI, IMAGEN, TEN, Model
+from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import (  # fmt: skip
     JSON_TYPE,
     Answer,
@@ -34,7 +35,7 @@ from batchgen.emulator.orders import (  # fmt: skip
 PATH = "/v1/images/generations"
 _CREDITS_A_PICTURE = 84_000  # the example of google/imagen-4.0-generate-001
 _CREDITS_A_USD = 2_000_000  # ours: no two examples of the documents have the same ratio
-_BALANCE = 1_000_000_000
+_LOW_BALANCE = 10_000
 Check = Callable[[Any], str | None]  # what is wrong with a value, in the validator's words; None: nothing
 
 
@@ -313,12 +314,28 @@ def _entry(job: Job[AimlOrder], data: bytes, links: Links) -> dict[str, Any]:
     return entry
 
 
-def balance(images: int) -> dict[str, Any]:
-    """docs.aimlapi.com/api-references/service-endpoints/account-balance. images: billed so far."""
+def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
+    """`GET /models`, for which the vendor wants no key: other kinds, and other makers' image models, among ours.
+
+    Source: docs.aimlapi.com/api-references/service-endpoints/complete-model-list.
+    """
+    offered = [name for name in OFFERS if not options.models or name in options.models]
+    entries = [(name, "image", "Google", PATH) for name in offered]
+    entries.append(("flux/kontext-max/text-to-image", "image", "Flux", PATH))
+    entries.append(("o3-mini", "chat-completion", "Open AI", "/v1/chat/completions"))
+    return [
+        {"id": name, "type": kind, "info": {"name": name, "developer": maker}, "features": [], "endpoints": [path]}
+        for name, kind, maker, path in entries
+    ]
+
+
+def balance(images: int, credit: int) -> dict[str, Any]:
+    """docs.aimlapi.com/api-references/service-endpoints/account-balance. images: billed so far of all the credit."""
+    left = credit - images * _CREDITS_A_PICTURE
     return {
-        "balance": _BALANCE - images * _CREDITS_A_PICTURE,
-        "lowBalance": False,
-        "lowBalanceThreshold": 10_000,
+        "balance": left,
+        "lowBalance": left < _LOW_BALANCE,
+        "lowBalanceThreshold": _LOW_BALANCE,
         "lastUpdated": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "autoDebitStatus": "disabled",
         "status": "current",

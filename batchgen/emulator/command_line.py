@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=STATUS",
         help="flex or priority: 400, 429, 503; 200 = downgrade",
     )
+    add("--model", action="append", default=[], metavar="ID", help="the only AI models that keys may use (all)")
+    add("--credit", type=int, default=1_000_000_000, metavar="N", help="of an AIML account before its first picture")
     add("--no-retired", action="store_true", help="answer 404 for AI models that the vendor has shut down")
     return parser
 
@@ -89,6 +91,8 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
         drip_s=arguments.drip,
         file_life_s=arguments.file_life,
         tiers=tiers,
+        models=tuple(arguments.model),
+        credit=arguments.credit,
         serve_retired=not arguments.no_retired,
     )
 

@@ -26,7 +26,8 @@ class EmulatorOptions:
     serve_retired: answer for AI models that the vendor has shut down. serve_512: `gemini-nano-banana-2.1` takes "512"
     (public reports disagree).
     file_life_s: how long an uploaded file lives; file_processing_s: how long it is PROCESSING before it is ACTIVE.
-    models: the only AI models of Google's that keys may use, empty for all. tiers: what a serviceTier meets, by its
+    models: the only AI models that are listed, and of Google's that keys may use, empty for all. credit: what an AIML
+    account has before its first picture. tiers: what a serviceTier meets, by its
     name in lower case: 400 not offered, 429 or 503 no capacity, 200 served as standard.
     upload_granularity_bytes: pieces of an upload, but the last, are multiples of it.
     """
@@ -50,6 +51,7 @@ class EmulatorOptions:
     serve_512: bool = False
     max_request_bytes: int = 20 * 1024 * 1024
     models: tuple[str, ...] = ()
+    credit: int = 1_000_000_000
     tiers: Mapping[str, int] = field(default_factory=dict)
     file_life_s: float = 48 * 3600.0
     file_processing_s: float = 0.0

@@ -108,6 +108,8 @@ def _comment(picture: Picture) -> str:
     }
     if picture.history:
         facts["turn"] = len(picture.history) + 1
+    if picture.references:
+        facts["references"] = list(picture.references)
     return json.dumps(facts, ensure_ascii=False)
 
 

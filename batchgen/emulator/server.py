@@ -110,6 +110,7 @@ class _Routes:
         app.router.add_get(version + "/models/{model:[^:/]+}", self.model_one)
         app.router.add_post(aimlapi.PATH, self.generations)
         app.router.add_get("/v1/billing/balance", self.balance)
+        app.router.add_get("/models", self.aiml_models)
         app.router.add_get("/cdn/generations/{name:.+}", self.download)
         app.router.add_get("/_emulator/stats", self.stats)
         app.router.add_get("/_emulator/served", self.served)
@@ -185,7 +186,10 @@ class _Routes:
         except Refusal as refusal:
             return await _refuse(request, refusal)
         images = self.reception.statistics.images_of(aimlapi.OFFERS)
-        return await send(request, Answer(body=encoded(aimlapi.balance(images))))
+        return await send(request, Answer(body=encoded(aimlapi.balance(images, self.reception.options.credit))))
+
+    async def aiml_models(self, request: web.Request) -> web.StreamResponse:
+        return await send(request, Answer(body=encoded(aimlapi.listing(self.reception.options))))
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """The content host; it wants no credentials."""

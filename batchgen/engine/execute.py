@@ -238,7 +238,7 @@ class Execution:
             with our_bugs(ProviderError, StoreError, OSError):
                 keep_turn(self._store, route.codec, attempt, envelope, [file.path for file in spooled])
         if links:
-            self._ledger.links_received(attempt, links)
+            self._ledger.links_received(attempt, reply)
             return reply, None
         return reply, self._settle(route, attempt, sample, reply, spooled, sent_at)
 

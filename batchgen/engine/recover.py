@@ -214,7 +214,7 @@ async def _fetch(ledger: Ledger, store: Store, transport: Transport, route: Rout
                 earlier.discard()
             raise
         files.append(file)
-    reply = with_pictures(Reply(), len(files))
+    reply = with_pictures(Reply(usage=attempt.usage, text=attempt.text), len(files))
     try:
         await asyncio.to_thread(
             settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None

@@ -84,7 +84,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             if kept.facts["turn"]:
                 keep_turn(store, codec, number, kept.envelope, kept.files)
         if reply.links:
-            ledger.reopened(number, reply.links)
+            ledger.reopened(number, reply)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
         settle(ledger, store, profile, number, _sample(attempt, kept.facts), reply, spooled, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import time
@@ -129,16 +130,15 @@ class Ledger:
 
         return await self.writer.write(change)
 
-    def links_received(self, attempt: int, links: Sequence[str]) -> None:
+    def links_received(self, attempt: int, reply: Reply) -> None:
         """The answer is a link: durable before the download starts, so that a crash never generates again."""
-        self._now(
-            lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(list(links)), attempt))
-        )
+        text = _linked_text(reply)
+        self._now(lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (text, attempt)))
 
-    def reopened(self, attempt: int, links: Sequence[str]) -> None:
+    def reopened(self, attempt: int, reply: Reply) -> None:
         """An answer that was read at last holds links: they are fetched like those of a run that died."""
-        sql = "UPDATE attempt SET outcome = NULL, ended_at = NULL, links = ? WHERE id = ?"
-        self._now(lambda db: db.execute(sql, (json.dumps(list(links)), attempt)))
+        sql, text = "UPDATE attempt SET outcome = NULL, ended_at = NULL, links = ? WHERE id = ?", _linked_text(reply)
+        self._now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(
         self,
@@ -290,6 +290,12 @@ class Ledger:
 
 
 _USAGE_FIELDS = ("prompt_tokens", "image_tokens", "text_tokens", "thought_tokens", "total_tokens", "credits", "usd")
+
+
+def _linked_text(reply: Reply) -> str:
+    """The links, and what the answer said besides: whoever fetches them has nothing else of it."""
+    usage = dataclasses.asdict(reply.usage) if reply.usage else None
+    return json.dumps({"links": list(reply.links), "usage": usage, "text": reply.text})
 
 
 def _usage_text(usage: Usage | None) -> str | None:

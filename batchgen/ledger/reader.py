@@ -11,7 +11,7 @@ from typing import Any
 
 from batchgen.ledger.rows import RESULT_COLUMNS, image_file, result
 from batchgen.ledger.schema import ledger_path, open_for_reading
-from batchgen.records import ImageFile, Known, Result, sample_key
+from batchgen.records import ImageFile, Known, Result, Usage, sample_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class OpenAttempt:
-    """A request that was recorded and whose end was not. links: the answer came and its pictures are still to be fetched."""
+    """A request that was recorded and whose end was not. links: the answer came and its pictures are still to be fetched;
+    usage and text: what it said besides."""
 
     id: int
     item_id: str
@@ -54,6 +55,8 @@ class OpenAttempt:
     started_at: float
     estimate_usd: float | None
     links: tuple[str, ...]
+    usage: Usage | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,5 +419,21 @@ def _stored(row: tuple[Any, ...]) -> StoredImage:
 def _open_attempt(row: tuple[Any, ...]) -> OpenAttempt:
     *facts, links = row
     attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd = facts
-    found = tuple(json.loads(links)) if links else ()
-    return OpenAttempt(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, found)
+    linked = json.loads(links) if links else []
+    # A bare list was written before what an answer said besides was kept.
+    said: dict[str, Any] = {"links": linked} if isinstance(linked, list) else linked
+    found, usage = tuple(said["links"]), Usage(**said["usage"]) if said.get("usage") else None
+    return OpenAttempt(
+        attempt,
+        item_id,
+        n,
+        images,
+        lane,
+        fingerprint,
+        stem,
+        started_at,
+        estimate_usd,
+        found,
+        usage,
+        said.get("text", ""),
+    )

@@ -35,6 +35,7 @@ def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]
             can = _instead(others, profile, lambda other, field=field: field in other.supports)  # type: ignore[misc]
             yield field, f"{profile.id} does not take it{can}"
     yield from _choice(profile, fields, others, "image_size", "sizes")
+    yield from _choice(profile, fields, others, "person_generation", "person_generation")
     yield from _choice(profile, fields, others, "thinking", "thinking")
     yield from _choice(profile, fields, others, "search", "search")
     yield from _ratio(profile, fields, others)

@@ -180,6 +180,7 @@ READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "supports": _supports,
     "thinking": _texts,
     "search": _texts,
+    "person_generation": _texts,
     "rpm": _or_none(_count),
     "rpd": _or_none(_count),
     "images_per_request": _count,

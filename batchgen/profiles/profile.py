@@ -71,6 +71,7 @@ class Profile:
     supports: frozenset[str] = SUPPORTABLE
     thinking: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+    person_generation: tuple[str, ...] = ()
     rpm: int | None = None
     rpd: int | None = None
     images_per_request: int = 1

@@ -12,13 +12,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
 
-from batchgen.errors import NoImage, ProviderError
+from batchgen.errors import BadRequest, NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
 from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
 from batchgen.providers.request_body import encoded, merged, reference_mark
 from batchgen.records import Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
 
+PROMPT_CHARS = 10_000
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio",
@@ -91,17 +92,24 @@ class AimlApi:
             theirs = self._fields.get(ours)
             if theirs and value is not None:
                 body[theirs] = value
+        data = encoded(merged(body, item.extra), [reference.base64 for reference in inputs.references])
+        if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
+            most = self.profile.request_max_bytes / 1e6
+            message = f"the request has {len(data) / 1e6:.1f} MB, {self.profile.id} takes {most:.1f} MB"
+            raise BadRequest(message, reason="request_too_large")
         return Request(
             method="POST",
             path=self._path,
-            body=encoded(merged(body, item.extra), [reference.base64 for reference in inputs.references]),
+            body=data,
             headers={"Content-Type": "application/json"},
             timeout_s=self.profile.time_limit(item.image_size),
         )
 
     def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
-        """By our names; None is not sent. References travel as data URLs, the way their documents allow."""
-        links = [f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)]
+        """By our names; None is not sent. References travel as links or data URLs, the way their documents allow."""
+        links = [
+            ref.uri or f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)
+        ]
         return {
             "aspect_ratio": item.aspect_ratio,
             "image_size": item.image_size,
@@ -137,13 +145,15 @@ class AimlApi:
             if error_words(body):  # an error in the clothes of a success
                 raise read_error(status, headers, body)
             raise NoImage("the answer holds no picture", http_status=status)
+        rewritten = _rewritten(pictures)
         return Reply(
             images=images,
             links=links,
+            text="\n".join(rewritten),
             usage=_usage(answer),
             reply_id=(answer.id or "")[:200],
             model_version=(answer.model or "")[:200],
-            notes=_rewritten(pictures),
+            notes=tuple(f"the vendor drew from this prompt: {clean(text)}" for text in rewritten),
         )
 
 
@@ -154,8 +164,8 @@ def _image(entry: Picture) -> ReplyImage | None:
 
 def _rewritten(pictures: list[Picture]) -> tuple[str, ...]:
     """AIML's Imagen rewrites prompts unless `enhance_prompt: false` is sent; the user should see what was drawn."""
-    texts = dict.fromkeys(p.revised_prompt or p.prompt for p in pictures)
-    return tuple(f"the vendor rewrote the prompt: {clean(text)}" for text in texts if text)
+    texts = dict.fromkeys(clean(p.revised_prompt or p.prompt or "", PROMPT_CHARS) for p in pictures)
+    return tuple(text for text in texts if text)
 
 
 def _usage(answer: Answer) -> Usage | None:

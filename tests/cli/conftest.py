@@ -140,6 +140,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch, spawn: Callable[..., subprocess.Po
         assert process.stdout is not None
         url = process.stdout.readline().removeprefix("listening on ").strip()
         monkeypatch.setenv("BATCHGEN_GEMINI_BASE_URL", url)
+        monkeypatch.setenv("BATCHGEN_AIMLAPI_BASE_URL", url)
         return url
 
     return start

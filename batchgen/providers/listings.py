@@ -1,0 +1,115 @@
+"""What the vendors list: models that a key may use, and AIML's balance. Pure, like the codecs.
+
+Sources: ai.google.dev/api/models#method:-models.list; docs.aimlapi.com/api-references/service-endpoints,
+complete-model-list and account-balance (2026-08-21).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from pydantic import OnErrorOmit, TypeAdapter, ValidationError
+
+from batchgen.profiles.profile import Profile
+from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed
+
+MAKES_PICTURES = re.compile(r"image|imagen|banana", re.IGNORECASE)  # Google's list does not say what a model gives
+_METHODS = frozenset({"generateContent", "predict"})
+_ID_CHARS = 200
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An image model as its vendor lists it. input_tokens None, methods empty: the list does not say."""
+
+    id: str
+    input_tokens: int | None = None
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Credits. low: by the vendor's own threshold, or used up."""
+
+    credits: float
+    low: bool
+
+
+class _GoogleModel(Envelope):
+    name: str
+    supported_generation_methods: tuple[str, ...] = ()
+    input_token_limit: Annotated[int | None, LENIENT] = None
+
+
+class _GooglePage(Envelope):
+    models: tuple[OnErrorOmit[_GoogleModel], ...] = ()
+    next_page_token: str = ""
+
+
+class _AimlModel(Envelope):
+    id: str
+    type: str
+
+
+class _AimlList(Envelope):
+    data: list[OnErrorOmit[_AimlModel]]
+
+
+class _AimlBalance(Envelope):
+    balance: float
+    low_balance: bool = False
+
+
+_PAGE = TypeAdapter(_GooglePage)
+_LIST = TypeAdapter(list[OnErrorOmit[_AimlModel]] | _AimlList)
+_BALANCE = TypeAdapter(_AimlBalance)
+
+
+def google_page(body: bytes) -> tuple[list[Listed], str]:
+    """(image models of one page, the token of the next or ""). Raises Malformed."""
+    page = _read(_PAGE, body)
+    listed = [
+        Listed(_id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods)
+        for model in page.models
+        if _METHODS & {*model.supported_generation_methods}
+    ]
+    return [model for model in listed if MAKES_PICTURES.search(model.id)], page.next_page_token
+
+
+def aiml_list(body: bytes) -> list[Listed]:
+    """Image models; the list is bare, or in `data` as OpenAI-style servers have it. Raises Malformed."""
+    found = _read(_LIST, body)
+    models = found if isinstance(found, list) else found.data
+    return [Listed(_id(model.id)) for model in models if model.type == "image"]
+
+
+def aiml_balance(body: bytes) -> Balance:
+    """Raises Malformed."""
+    found = _read(_BALANCE, body)
+    return Balance(found.balance, found.low_balance or found.balance <= 0)
+
+
+def name_on_wire(profile: Profile) -> str:
+    """AIML has two models under Google's own ids, which have a prefix here."""
+    return str(profile.wire.get("model") or profile.id)
+
+
+def strangers(listed: Iterable[Listed], profiles: Iterable[Profile]) -> list[str]:
+    """Listed, and in no profile by id or alias."""
+    known = {name for profile in profiles for name in (name_on_wire(profile), *profile.aliases)}
+    return sorted({model.id for model in listed} - known)
+
+
+def _id(text: str) -> str:
+    return clean(text, _ID_CHARS)
+
+
+def _read(kind: TypeAdapter[T], body: bytes) -> T:
+    try:
+        return kind.validate_json(body)
+    except ValidationError as error:
+        raise malformed(200, body, error) from None
