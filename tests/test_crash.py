@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.reader import Reader
 from tests.test_run import Bench, items
@@ -134,6 +135,8 @@ async def test_a_crash_between_two_steps_of_a_turn_or_of_a_parent_goes_on_where_
         assert await (await start_child(bench, place, k, FAMILY)).wait() == 9
         with Reader.open(tmp_path / "out") as ledger:
             in_the_air = len(ledger.open_attempts())
+        job = batchgen.load(bench.manifest(FAMILY), output=tmp_path / "out", emulate=True, environ={})
+        assert {step for step in batchgen.plan(job).survey.whys if step.startswith("needs")} == set()
         outcome = await bench.run(FAMILY)
         assert (outcome.exit_code, len(bench.pictures()), set(bench.lines())) == (0, 5, set(SAYS))
         served = await bench.served()

@@ -283,6 +283,7 @@ class Surveyor:
                 else Standing(why=f"which is left: {why}")
             )
         image = self._reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
+        image = image or self._reader.picture(sample.item.id, sample.n)  # restored by a repair, or not yet placed
         return Standing(image.file.sha256, image.attempt) if image else Standing(why="whose picture is not recorded")
 
     def _awaited(self, key: str) -> Standing:
