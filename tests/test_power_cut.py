@@ -81,7 +81,7 @@ class Disk:
             if path is None:
                 return real(first, *args, **kwargs)
             with self.lock:
-                existed = os.path.lexists(path)
+                existed = os.path.lexists(os.path.join(self.folder, path))
                 answer = real(first, *args, **kwargs)
                 to = self._path(args[0]) if name in ("replace", "rename") else None
                 getattr(self, f"_{name}ed")(path, to, existed)
@@ -235,6 +235,8 @@ async def check(cut: Cut, case: Bench, text: str, wanted: int, where: str, chang
     assert set(case.pictures().values()) == set(has.values())
     left = {path.name for path in (folder / STATE).rglob("*")} | {path.name for path in (folder / "out").iterdir()}
     pictures = set(case.pictures()) | {"superseded", "results.jsonl", ".batchgen", "spool", "lock"}
+    if (folder / STATE / "turns").is_dir():
+        pictures |= {"turns", *(path.name for path in (folder / STATE / "turns").iterdir())}
     assert {name for name in left if not name.startswith("ledger.sqlite")} <= pictures, where
 
 
@@ -321,3 +323,11 @@ async def test_a_power_cut_while_items_change_their_names_or_come_back_buys_noth
     after = entry.format("a", "two") + entry.format("b", "one") + entry.format("c", "four")
     cuts = await mains.cuts(bench, after, 3)
     await mains.run_again(cuts, after, 3)
+
+
+async def test_a_power_cut_in_a_conversation_or_between_a_parent_and_its_child_is_mended_like_any_other(mains):
+    text = "  - id: talk\n    turns: [one, two]\n"  # a line for each picture
+    text += "  - {id: child, prompt: child, references: ['@parent']}\n  - {id: parent, prompt: parent}\n"
+    cuts = await mains.cuts(mains.bench(), text)
+    assert len([cut for cut in cuts if "/turns/" in cut.step]) > 2
+    await mains.run_again(cuts, text, 4)
