@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.reader import Reader
 from tests.test_run import Bench, items
@@ -17,8 +21,10 @@ ROOT = Path(__file__).parent.parent
 PROMPTS = [f"thing {n}" for n in range(12)]
 
 
-async def start_child(bench: Bench, place: str = "-", k: int = 0) -> asyncio.subprocess.Process:
-    manifest = bench.manifest(items(*PROMPTS))
+async def start_child(
+    bench: Bench, place: str = "-", k: int = 0, entries: str = items(*PROMPTS)
+) -> asyncio.subprocess.Process:
+    manifest = bench.manifest(entries)
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.crash_child", str(manifest), str(bench.folder / "out"), bench.url, place, str(k), cwd=ROOT,
     )  # fmt: skip
@@ -94,3 +100,61 @@ async def test_sigkill_in_full_flight_costs_at_most_what_was_in_the_air_and_it_i
         assert stats["billed"] <= 12 + in_the_air
         with Reader.open(tmp_path / "out") as ledger:
             assert ledger.attempts().get("uncertain", 0) == in_the_air
+
+
+FAMILY = (
+    "  - {id: talk, turns: [one, two, three]}\n"
+    "  - {id: child, prompt: child, references: ['@parent', '@talk-t1']}\n"
+    "  - {id: parent, prompt: parent}\n"
+)
+SAYS = {"talk-t1": "one", "talk-t2": "two", "talk-t3": "three", "child": "child", "parent": "parent"}
+
+
+@pytest.mark.parametrize(
+    ("place", "k"),
+    [
+        *[("batchgen.engine.execute:Transport.send", k) for k in (1, 3)],
+        # The picture is whole in the spool, what the model said is nowhere.
+        *[("batchgen.engine.execute:keep_turn", k) for k in (1, 3)],
+        # A picture's bytes or those of what the model said; before these the folder is tried out.
+        *[("batchgen.store.store:SpoolFile.write", k) for k in (2, 3, 4, 5, 6, 7)],
+        *[("batchgen.store.store:SpoolFile.sync", k) for k in (2, 3, 4, 6)],
+        *[("batchgen.store.store:sync_folder", k) for k in (5, 6, 7, 8)],
+        *[("batchgen.store.store:os.replace", k) for k in (1, 2, 3, 4)],
+        # The turn is kept, the picture not yet recorded; recorded, not placed; placed, not recorded; whoever waits not told.
+        *[("batchgen.engine.settle:Ledger.attempt_succeeded", k) for k in (1, 2, 4)],
+        *[("batchgen.engine.settle:place", k) for k in (2, 4)],
+        *[("batchgen.engine.settle:Ledger.placed", k) for k in (1, 2, 4)],
+        *[("batchgen.engine.execute:Dependents.made", k) for k in (1, 3)],
+    ],
+)
+async def test_a_crash_between_two_steps_of_a_turn_or_of_a_parent_goes_on_where_it_was(tmp_path, place, k):
+    # Pictures large enough to be in the spool before the answer ends.
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.02), picture_px=1600, rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        assert await (await start_child(bench, place, k, FAMILY)).wait() == 9
+        with Reader.open(tmp_path / "out") as ledger:
+            in_the_air = len(ledger.open_attempts())
+        job = batchgen.load(bench.manifest(FAMILY), output=tmp_path / "out", emulate=True, environ={})
+        assert {step for step in batchgen.plan(job).survey.whys if step.startswith("needs")} == set()
+        outcome = await bench.run(FAMILY)
+        assert (outcome.exit_code, len(bench.pictures()), set(bench.lines())) == (0, 5, set(SAYS))
+        served = await bench.served()
+        assert all(digest in served[SAYS[name[:-4]]] for name, digest in bench.pictures().items())
+        assert_each_turn_is_of_its_picture(tmp_path / "out", "talk")
+        with Reader.open(tmp_path / "out") as ledger:
+            listed = ledger.attempts().get("uncertain", 0)
+        assert (await bench.get("/_emulator/stats"))["billed"] <= 5 + listed <= 5 + in_the_air
+        assert list((tmp_path / "out" / ".batchgen" / "spool").iterdir()) == []
+
+
+def assert_each_turn_is_of_its_picture(out: Path, *talks: str) -> None:
+    """What is kept of a turn, to be sent back, is the very answer that the picture under the turn's name came in."""
+    with Reader.open(out) as ledger:
+        for name in (f"{talk}-t{turn}" for talk in talks for turn in (1, 2, 3)):
+            stored = ledger.picture(name, 1)
+            said = json.loads((out / ".batchgen" / "turns" / f"{stored.attempt}.json").read_text())
+            (picture,) = [
+                base64.b64decode(part["inlineData"]["data"]) for part in said["parts"] if "inlineData" in part
+            ]
+            assert hashlib.sha256(picture).hexdigest() == stored.file.sha256

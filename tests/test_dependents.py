@@ -20,6 +20,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import Outcome
+from batchgen.engine.repair import repair
 from batchgen.planning import Wishes
 from tests.marked_key import KEY
 
@@ -311,6 +312,26 @@ async def test_a_picture_whose_turn_was_not_kept_is_not_taken_for_a_finished_tur
     steps = bench.steps("  - {id: talk, turns: [one, two]}\n")
     assert steps["talk-t2"][0] == "skip"
     assert "--fresh --only 'talk-t1'" in steps["talk-t2"][1]
+
+
+@pytest.mark.parametrize("with_manifest", [True, False], ids=["with-manifest", "without"])
+async def test_after_a_repair_everything_is_there_at_once_and_a_conversation_goes_on_with_its_own_turns(
+    bench, with_manifest
+):
+    whole = PAIR + SNOW + MUG + "  - {id: talk, turns: [one, two], count: 2}\n" + TALK.replace("talk", "chat")
+    await bench.run(whole)
+    for path in bench.out.glob(".batchgen/ledger*"):
+        path.unlink()
+    done = repair(bench.out, bench.load(whole).manifest if with_manifest else None)
+    assert (done.restored, done.unmarked == []) == (11, with_manifest)
+    outcome = await bench.run(whole)
+    assert (outcome.exit_code, outcome.left, outcome.made, bench.server.asked) == (0, 0, 0, [])
+    outcome = await bench.run(whole.replace("three", "three, four"))
+    assert (outcome.exit_code, bench.server.prompts()) == (0, ["four"])
+    pictures = [
+        base64.b64decode(contents["parts"][1]["inlineData"]["data"]) for contents in bench.server.asked[0][1::2]
+    ]
+    assert pictures == [(bench.out / f"chat-t{turn}.png").read_bytes() for turn in (1, 2, 3)]
 
 
 async def test_signatures_stay_out_of_ledger_and_results(bench):

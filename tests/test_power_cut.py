@@ -81,7 +81,7 @@ class Disk:
             if path is None:
                 return real(first, *args, **kwargs)
             with self.lock:
-                existed = os.path.lexists(path)
+                existed = os.path.lexists(os.path.join(self.folder, path))
                 answer = real(first, *args, **kwargs)
                 to = self._path(args[0]) if name in ("replace", "rename") else None
                 getattr(self, f"_{name}ed")(path, to, existed)
@@ -231,6 +231,7 @@ async def check(cut: Cut, case: Bench, text: str, wanted: int, where: str, chang
         uncertain = reader.attempts().get("uncertain", 0)
     assert (findings.all_right, findings.extra, findings.gone) == (True, [], []), where
     assert cut.billed + bought <= wanted + uncertain, where  # whatever is bought twice is listed
+    shutil.rmtree(folder / STATE / "turns", ignore_errors=True)  # those of conversations stay
     assert len(case.lines()) == len(text.splitlines()), where
     assert set(case.pictures().values()) == set(has.values())
     left = {path.name for path in (folder / STATE).rglob("*")} | {path.name for path in (folder / "out").iterdir()}
@@ -311,6 +312,14 @@ async def test_a_power_cut_while_an_edited_manifest_is_carried_out_deletes_nothi
     after = items("one", "two, at night")
     cuts = await mains.cuts(bench, after, 3)
     await mains.run_again(cuts, after, 4, {"i1", "i2"})
+
+
+async def test_a_power_cut_in_a_conversation_or_between_a_parent_and_its_child_is_mended_like_any_other(mains):
+    text = "  - id: talk\n    turns: [one, two]\n"  # a line for each picture
+    text += "  - {id: child, prompt: child, references: ['@parent']}\n  - {id: parent, prompt: parent}\n"
+    cuts = await mains.cuts(mains.bench(), text)
+    assert len([cut for cut in cuts if "/turns/" in cut.step]) > 2
+    await mains.run_again(cuts, text, 4)
 
 
 async def test_a_power_cut_while_items_change_their_names_or_come_back_buys_nothing_at_all(mains):

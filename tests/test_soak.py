@@ -16,6 +16,7 @@ import pytest
 
 from batchgen.ledger.reader import Reader
 from tests.marked_key import KEY
+from tests.test_crash import assert_each_turn_is_of_its_picture
 from tests.test_run import Bench, items
 
 ROOT = Path(__file__).parent.parent
@@ -117,3 +118,36 @@ async def test_ten_polite_stops_cost_nothing_at_all(bench):
         assert ledger.attempts() == {"succeeded": ITEMS}
     assert (await bench.get("/_emulator/stats"))["billed"] == ITEMS
     await assert_whole(bench)
+
+
+TALKS, PARENTS, CHILDREN = [f"talk{n}" for n in range(10)], range(5), range(20)
+FAMILY = (
+    "".join(f"  - {{id: {talk}, turns: [{talk} one, {talk} two, {talk} three]}}\n" for talk in TALKS)
+    + "".join(f"  - {{id: child{n}, prompt: child {n}, references: ['@parent{n % 5}']}}\n" for n in CHILDREN)
+    + "".join(f"  - {{id: parent{n}, prompt: parent {n}}}\n" for n in PARENTS)
+)
+SAYS = {f"{talk}-t{turn}": f"{talk} {word}" for talk in TALKS for turn, word in enumerate(("one", "two", "three"), 1)}
+SAYS |= {f"child{n}": f"child {n}" for n in CHILDREN} | {f"parent{n}": f"parent {n}" for n in PARENTS}
+
+
+async def test_conversations_and_families_survive_five_kills_and_send_back_what_was_said(bench):
+    bench.manifest(FAMILY, HEAD)
+    rng, in_the_air = random.Random(9), 0
+    for _ in range(5):
+        code = await stop_after(bench, await start(bench), rng.randint(1, 9), rng.uniform(0.0, 0.2), signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        in_the_air += in_flight(bench)
+    books = (await run_to_the_end(bench))["account"]
+    pictures, served = bench.pictures(), await bench.served()
+    assert {name[:-4] for name in pictures} == set(SAYS)
+    assert all(digest in served[SAYS[name[:-4]]] for name, digest in pictures.items())
+    assert_each_turn_is_of_its_picture(bench.folder / "out", *TALKS)
+    with Reader.open(bench.folder / "out") as ledger:
+        attempts = ledger.attempts()
+    listed = attempts.get("uncertain", 0)
+    assert (set(attempts) <= {"succeeded", "uncertain"}, listed <= in_the_air) == (True, True)
+    billed = (await bench.get("/_emulator/stats"))["billed"]
+    assert (books["holds"], books["wanted"], len(SAYS) <= billed <= len(SAYS) + listed) == (True, len(SAYS), True)
+    requests = await bench.requests()
+    assert (await run_to_the_end(bench))["images"]["kept"] == len(SAYS)
+    assert await bench.requests() == requests

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import binascii
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pybase64
@@ -35,3 +37,22 @@ def _whole(value: Any, lifted: Sequence[str]) -> Any:
     if isinstance(value, dict):
         return {key: _whole(inner, lifted) for key, inner in value.items()}
     return [_whole(inner, lifted) for inner in value] if isinstance(value, list) else value
+
+
+def contents_of(turn: bytes) -> Iterator[str]:
+    """sha256 of all that a kept turn holds as base64, its picture among it: by that a turn is known when its number is not.
+
+    Raises ValueError when the turn is not JSON.
+    """
+    for text in _strings(json.loads(turn)):
+        try:
+            yield hashlib.sha256(pybase64.b64decode(text, validate=True)).hexdigest()
+        except (binascii.Error, ValueError):
+            continue
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(inner)

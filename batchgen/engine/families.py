@@ -151,7 +151,9 @@ class Families:
                 if failed and entry
                 else Standing(why=f"which is left: {why}")
             )
-        image = self._surveyor.reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
+        reader, item = self._surveyor.reader, sample.item
+        image = reader.earlier_image(item.id, sample.n, sample.fingerprint)
+        image = image or reader.picture(item.id, sample.n)  # restored by a repair, or not yet placed
         return Standing(image.file.sha256, image.attempt) if image else Standing(why="whose picture is not recorded")
 
     def _awaited(self, sample: Sample) -> Standing:

@@ -10,27 +10,30 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchgen.engine.conversation import contents_of
+from batchgen.engine.dependents import wire_of
 from batchgen.engine.lanes import lane_key
 from batchgen.errors import ImageError, LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import FILE_NAME as RESULTS
-from batchgen.ledger.schema import ledger_path, open_for_reading
+from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_for_reading
 from batchgen.manifest import Manifest
-from batchgen.manifest.fingerprint import fingerprint, wire_facts
-from batchgen.records import Item
+from batchgen.manifest.fingerprint import fingerprint
+from batchgen.records import Item, needs, sample_key
 from batchgen.store.check import check_file
 from batchgen.store.lock import JobLock
 from batchgen.store.sniff import EXTENSION
 from batchgen.store.spool import disk_error
-from batchgen.store.store import SUPERSEDED, Store
+from batchgen.store.store import SUPERSEDED, TURNS, Store
 from batchgen.store.unread import finish_keeping, kept_attempts, load
 
 Line = dict[str, Any]
+Entry = tuple[Item, tuple[str, ...]]  # with what its samples send, the last for all further ones
 
 
 @dataclass(slots=True)
@@ -66,7 +69,7 @@ def repair(folder: Path, manifest: Manifest | None) -> Repair | None:
         if is_whole(folder):
             return None
         lines = read_lines(folder / RESULTS)
-        wanted = _wanted(manifest, lines) if manifest is not None else {}
+        wanted = _wanted(manifest, lines, store) if manifest is not None else {}
         done.kept_as = _put_aside(folder)
         ledger = Ledger(folder)
         try:
@@ -95,15 +98,34 @@ def read_lines(path: Path) -> dict[str, Line]:
     return found
 
 
-def _wanted(manifest: Manifest, lines: Mapping[str, Line]) -> dict[str, tuple[Item, str]]:
+def _wanted(manifest: Manifest, lines: Mapping[str, Line], store: Store) -> dict[str, Entry]:
     """Items whose prompt and model are still those of their line, with what they send. Reads the manifest to its end."""
-    wanted: dict[str, tuple[Item, str]] = {}
+    made: dict[str, str] = {}  # sha256 of the pictures that others need, by sample
+    wanted = {item.id: _entry(manifest, item, made) for item in _unchanged(manifest, lines) if not needs(item, 1)}
+    if not manifest.needed_ids:  # known once the manifest was read
+        return wanted
+    for item in manifest.items():
+        if item.id in manifest.needed_ids and (line := lines.get(item.id)) is not None:
+            made |= {
+                sample_key(item.id, n): sha256 for _, sha256, n, draft in _pictures(line, item, store) if not draft
+            }
+    for item in _unchanged(manifest, lines):
+        if needs(item, 1):
+            with contextlib.suppress(KeyError):  # what it needs has no line: only prompt and model can be compared
+                wanted[item.id] = _entry(manifest, item, made)
+    return wanted
+
+
+def _unchanged(manifest: Manifest, lines: Mapping[str, Line]) -> Iterator[Item]:
     for item in manifest.items():
         line = lines.get(item.id)
         if line is not None and (line.get("prompt"), line.get("model")) == (item.prompt, item.model):
-            digests = [manifest.references.digest(path) for path in item.references]
-            wanted[item.id] = (item, wire_facts(item, digests))
-    return wanted
+            yield item
+
+
+def _entry(manifest: Manifest, item: Item, made: Mapping[str, str]) -> Entry:
+    samples = range(1, item.count + 1 if item.turn > 1 else 2)  # otherwise all send the same
+    return item, tuple(wire_of(item, n, manifest.references.digest, made.__getitem__) for n in samples)
 
 
 def _put_aside(folder: Path) -> str | None:
@@ -118,7 +140,7 @@ def _put_aside(folder: Path) -> str | None:
 
 
 def _rebuild(
-    ledger: Ledger, store: Store, lines: Mapping[str, Line], wanted: Mapping[str, tuple[Item, str]], done: Repair
+    ledger: Ledger, store: Store, lines: Mapping[str, Line], wanted: Mapping[str, Entry], done: Repair
 ) -> None:
     if store.root.endswith(".emulated"):
         ledger.set_meta(emulated="yes")
@@ -126,16 +148,16 @@ def _rebuild(
     finish_keeping(store)
     spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
     number = max(kept_attempts(store.root), default=0)  # whose numbers stay theirs
+    turns = _turns_put_aside(store)
     for item_id, line in lines.items():
         entry = wanted.get(item_id)
-        n = 0
-        for path, sha256 in zip(line.get("files", ()), line.get("sha256", ()), strict=False):
-            draft = path.startswith("drafts/")
-            n = n if draft else _number(path, entry, store, n)
+        for path, sha256, n, draft in _pictures(line, entry[0] if entry else None, store):
             if not _is_there(store, path, sha256, spooled):
                 done.gone.append(path)
                 continue
             number += 1
+            if (turn := turns.get(sha256)) is not None:
+                store.keep_turn(number, Path(turn).read_bytes())
             _record(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft))
             done.restored += not draft
             if entry is None and not draft:
@@ -147,11 +169,33 @@ def _rebuild(
     ledger.run_ended(0, "", {"restored": done.restored})
 
 
-def _number(path: str, entry: tuple[Item, str] | None, store: Store, last: int) -> int:
+def _turns_put_aside(store: Store) -> dict[str, str]:
+    """The models' turns of conversations, whose attempts get new numbers: their paths, by the sha256 of what they hold."""
+    folder = os.path.join(store.root, STATE_FOLDER, TURNS)
+    if not os.path.isdir(folder):
+        return {}
+    aside = f"{folder}.before-{time.time_ns()}"
+    os.rename(folder, aside)
+    found: dict[str, str] = {}
+    for entry in os.scandir(aside):
+        with contextlib.suppress(ValueError):
+            found |= dict.fromkeys(contents_of(Path(entry.path).read_bytes()), entry.path)
+    return found
+
+
+def _pictures(line: Line, item: Item | None, store: Store) -> Iterator[tuple[str, str, int, bool]]:
+    """(path, sha256, sample, whether it is a draft) of each picture that a line names."""
+    n = 0
+    for path, sha256 in zip(line.get("files", ()), line.get("sha256", ()), strict=False):
+        draft = path.startswith("drafts/")
+        n = n if draft else _number(path, item, store, n)
+        yield path, sha256, n, draft
+
+
+def _number(path: str, item: Item | None, store: Store, last: int) -> int:
     """Which sample a picture is: by its name where the manifest tells the stem, else the next one."""
     stem = os.path.splitext(path)[0]
-    if entry is not None:
-        item = entry[0]
+    if item is not None:
         for n in range(1, item.count + 1):
             if stem == os.path.splitext(store.name(item.filename, n, "png"))[0]:
                 return n
@@ -174,7 +218,7 @@ def _record(
     ledger: Ledger,
     store: Store,
     number: int,
-    origin: tuple[Line, tuple[Item, str] | None],
+    origin: tuple[Line, Entry | None],
     picture: tuple[str, str],
     place: tuple[int, bool],
 ) -> None:
@@ -185,7 +229,9 @@ def _record(
     made = sum(not name.startswith("drafts/") for name in line["files"])
     usd = None if line.get("usd") is None or draft else line["usd"] / made
     source, model, at = line.get("usd_source", ""), str(line.get("model", "")), _seconds(line.get("updated_at"))
-    wire = entry[1] if entry else json.dumps({"model": model, "prompt": line.get("prompt", "")})
+    wire = (
+        entry[1][min(n, len(entry[1])) - 1] if entry else json.dumps({"model": model, "prompt": line.get("prompt", "")})
+    )
     mark = fingerprint(wire) if entry else ""
     lane = lane_key(entry[0].provider, model) if entry else f"restored/{model}"
     stem = entry[0].filename if entry else os.path.splitext(path)[0]

@@ -134,8 +134,10 @@ class _Run:
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        ledger.catch_up()  # placing is not waited for
         find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
+        ledger.catch_up()
         survey = self.first_survey or self._survey(ledger)
         self._check_price(survey)
         self._check_room(survey, emulated)

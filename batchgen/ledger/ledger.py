@@ -68,6 +68,10 @@ class Ledger:
     def _now(self, change: Any) -> Any:
         return self.writer.submit(change).result()
 
+    def catch_up(self) -> None:
+        """Returns when all that was submitted can be read."""
+        self._now(lambda db: None)
+
     # --- runs and meta
 
     def set_meta(self, **values: str) -> None:

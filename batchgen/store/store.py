@@ -90,14 +90,18 @@ class Store:
         return os.path.join(self.root, STATE_FOLDER, TURNS, f"{attempt}.json")
 
     def keep_turn(self, attempt: int, text: bytes) -> None:
-        """Durable when this returns. Raises StoreError."""
-        self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
-        path = self.turn_path(attempt)
-        Path(path).unlink(missing_ok=True)
-        file = SpoolFile(*os.path.split(path))
+        """Durable when this returns, and never there in part. Raises StoreError."""
+        folder = self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
+        name = f"turn-{attempt}"
+        self.forget_spooled(name)
+        file = SpoolFile(self.spool, name)
         file.write(text)
         file.sync()
-        sync_folder(os.path.dirname(path))
+        try:
+            os.replace(file.path, self.turn_path(attempt))
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        sync_folder(folder)
 
     def name(self, stem: str, n: int, kind: Format) -> str:
         """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""
