@@ -14,7 +14,7 @@ class Item:
     """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
 
     model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
-    references: absolute paths, and `@id` or `@id#n` for the picture of another item. origin: `file:line` of the entry,
+    references: absolute paths, links, and `@id` or `@id#n` for the picture of another item. origin: `file:line` of the entry,
     for messages. None means: not asked for.
     A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
     """
@@ -97,10 +97,14 @@ def item_ref_key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceImage:
-    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared."""
+    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared.
+
+    uri: where the API finds the picture itself, which then has no base64: a file uploaded to it, or a link.
+    """
 
     mime_type: str
-    base64: str
+    base64: str = ""
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)

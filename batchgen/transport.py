@@ -18,7 +18,7 @@ import pybase64
 from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
 from batchgen.records import Request
 from batchgen.settings import is_loopback
@@ -88,16 +88,15 @@ class Transport:
             trace_configs=[trace],
             read_bufsize=256 * 1024,
         )
-        self._links: aiohttp.ClientSession | None = None
-        self._links_to_loopback = False
+        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they lead to this machine
 
     async def __aenter__(self) -> Transport:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
-        if self._links is not None:
-            await self._links.close()
+        for links in self._links.values():
+            await links.close()
 
     async def send(
         self,
@@ -136,6 +135,40 @@ class Transport:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
 
+    async def upload(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, loopback: bool
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One step of an upload: status, headers and body, without our key should the server have echoed it.
+
+        base_url: with an empty path in the request, an address that the server gave; without `auth` then. loopback: it
+        may lead to this machine. Raises UploadFailed.
+        """
+        url = base_url + request.path
+        headers = {**request.headers, **dict([auth] if auth else [])}
+        timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            check_link(url, loopback=loopback)
+            async with self._session.request(
+                request.method,
+                url,
+                data=io.BytesIO(request.body),
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=SimpleNamespace(yes=True),
+            ) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > ERROR_MAX_BYTES:
+                        raise UploadFailed("the answer to an upload is far too long", http_status=response.status)
+                secret = auth[1].split()[-1] if auth else ""
+                return response.status, response.headers, without_key(bytes(body), secret)
+        except DownloadFailed:
+            raise UploadFailed("the address for an upload is not https, or points into a private network") from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UploadFailed(f"the upload broke off: {_words(error)}") from None
+
     async def _receive(self, response: aiohttp.ClientResponse, lifting: Lifter, secret: str) -> Answer:
         good = 200 <= response.status < 300
         lifter = lifting if good else None
@@ -166,7 +199,7 @@ class Transport:
         try:
             for _ in range(REDIRECTS_MOST + 1):
                 check_link(link, loopback=loopback)
-                async with self._link_session(loopback).get(
+                async with self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
                     link, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
                 ) as response:
                     if response.status in (301, 302, 303, 307, 308):
@@ -189,17 +222,14 @@ class Transport:
             raise DownloadFailed(f"the picture's link could not be read: {_words(error)}") from None
 
     def _link_session(self, loopback: bool) -> aiohttp.ClientSession:
-        if self._links is None:
+        if loopback not in self._links:
             resolver = None if loopback else PublicResolver()
-            self._links = aiohttp.ClientSession(
+            self._links[loopback] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-            self._links_to_loopback = loopback
-        elif self._links_to_loopback and not loopback:
-            raise DownloadFailed("a link outside this machine, from a server on this machine, is not followed")
-        return self._links
+        return self._links[loopback]
 
 
 class PublicResolver(aiohttp.ThreadedResolver):

@@ -70,6 +70,7 @@ class AimlApi:
     """Pictures come as links or base64; fetching a link is the caller's, and never a reason to generate again."""
 
     name: ClassVar[str] = "aimlapi"
+    takes_links: ClassVar[bool] = True  # image_urls
 
     def __init__(self, profile: Profile) -> None:
         wire = profile.wire
@@ -100,8 +101,10 @@ class AimlApi:
         )
 
     def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
-        """By our names; None is not sent. References travel as data URLs, the way their documents allow."""
-        links = [f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)]
+        """By our names; None is not sent. References travel as links or data URLs, the way their documents allow."""
+        links = [
+            ref.uri or f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)
+        ]
         return {
             "aspect_ratio": item.aspect_ratio,
             "image_size": item.image_size,
