@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
-from batchgen.errors import InputRejected, UploadFailed
+from batchgen.errors import DownloadFailed, InputRejected, UploadFailed
 from batchgen.shared import account_name
 from batchgen.single_flight import SingleFlight
-from batchgen.transport import Transport
+from batchgen.transport import Transport, check_link
 
 if TYPE_CHECKING:
     from batchgen.providers.gemini_files import GeminiFiles, RemoteFile
@@ -38,12 +39,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Whose store it is. auth: header name and value, never shown; loopback: the server is on this machine."""
+    """Whose store it is. auth: header name and value, never shown."""
 
     files: GeminiFiles
     base_url: str
     auth: tuple[str, str] | None
-    loopback: bool
 
     @property
     def owner(self) -> str:
@@ -113,6 +113,7 @@ class Uploads:
             size_bytes = os.fstat(file.fileno()).st_size
             start = to.files.start(upload.mime_type, size_bytes, upload.name)
             url, granularity = to.files.started(*await self._ask(to, start))
+            _check_address(url, to.base_url)
             remote = await self._pieces(to, file, size_bytes, url, granularity)
         return await self._ready(to, remote)
 
@@ -155,7 +156,7 @@ class Uploads:
     async def _ask(self, to: Destination, request: Request, url: str = "") -> tuple[int, Mapping[str, str], bytes]:
         """url: an address that the server gave, which stands for the key."""
         base_url, auth = (url, None) if url else (to.base_url, to.auth)
-        return await self._transport.upload(base_url, request, auth, loopback=to.loopback)
+        return await self._transport.upload(base_url, request, auth)
 
     # --- the memory on disk
 
@@ -169,6 +170,17 @@ class Uploads:
             self._note(f"uploaded references are not remembered for other runs: {self._folder} cannot be used: {error}")
             self._folder = None
             return None
+
+
+def _check_address(url: str, base_url: str) -> None:
+    """Raises UploadFailed for one that a faulty server could have us send the user's file to."""
+    try:
+        if urlsplit(url)[:2] != urlsplit(base_url)[:2]:
+            check_link(url, loopback=False)
+    except (DownloadFailed, ValueError):
+        raise UploadFailed(
+            "the address given for an upload is neither the API's own nor https to a public host"
+        ) from None
 
 
 def _transaction(folder: Path, call: Callable[[sqlite3.Connection], T]) -> T:

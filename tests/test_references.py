@@ -56,6 +56,7 @@ class Wire:
         self.hold: Callable[[web.Request], Awaitable[None]] | None = None
         self.links: dict[str, list[tuple[int, bytes]]] = {}  # answers of this very server, by path; the last one stays
         self.fetched: list[str] = []
+        self.upload_url = ""  # given instead of the emulator's own
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -76,6 +77,8 @@ class Wire:
             ) as answer,
         ):
             kept = {name: value for name, value in answer.headers.items() if name.startswith(("X-", "Content-Type"))}
+            if self.upload_url and "X-Goog-Upload-URL" in kept:
+                kept["X-Goog-Upload-URL"] = self.upload_url
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
     def asked(self) -> list[list[dict[str, Any]]]:
@@ -260,6 +263,18 @@ async def test_an_upload_that_keeps_failing_is_retried_and_never_billed(start):
     assert (outcome.maybe_requests, bench.wire.asked(), bench.wire.commands().count("start")) == (0, [], 2)
 
 
+@pytest.mark.parametrize(
+    "address", ["http://example.com/u", "https://10.0.0.1/u", "http://127.0.0.1:1/u", "http://[::1/"]
+)
+async def test_a_file_is_not_sent_to_an_address_that_is_not_safe(start, address):
+    bench = await start()
+    bench.write("large.png", noise(LIMIT))
+    bench.wire.upload_url = address
+    await bench.run(items(1, "large.png"), HEAD.replace("concurrency: 8", "attempts: 1"))
+    result = bench.results()["i0"]
+    assert (result["reason"], "neither the API's own" in result["message"]) == ("upload_failed", True)
+
+
 async def test_a_file_that_is_still_processed_is_waited_for(start):
     bench = await start(file_processing_s=0.5)
     bench.write("large.png", noise(LIMIT))
@@ -286,7 +301,8 @@ async def test_ctrl_c_ends_an_upload_at_once_and_its_item_is_left_for_the_next_r
         await never.wait()
 
     bench.wire.hold = interrupt
-    outcome = await bench.run(items(3, "large.png"), install_signal_handlers=True)
+    async with asyncio.timeout(60):  # else it would wait for ever
+        outcome = await bench.run(items(3, "large.png"), install_signal_handlers=True)
     assert (outcome.exit_code, outcome.left, sum(outcome.attempts.values())) == (130, 3, 0)
     bench.wire.hold = None
     assert (await bench.run(items(3, "large.png"))).made == 3

@@ -21,7 +21,6 @@ from batchgen.manifest.references import FILE_MAX_BYTES, Picture, References, is
 from batchgen.providers.base import TakingLinks, Uploading
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.single_flight import SingleFlight
-from batchgen.store.check import MAX_PIXELS
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
 from batchgen.transport import Transport
@@ -128,7 +127,7 @@ class Enclosures:
             mime_type=picture.mime_type,
             open=lambda: among.open_unchanged(picture.path),
         )
-        to = Destination(route.codec.files, route.base_url, route.auth, route.loopback)
+        to = Destination(route.codec.files, route.base_url, route.auth)
         return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file))
 
     # --- what is made for this run
@@ -181,10 +180,8 @@ class Enclosures:
 
 
 def _to_png(source: Source, path: str) -> None:
-    """The first frame. Raises what Pillow raises, ValueError for more pixels than any picture has."""
+    """The first frame. Raises what Pillow raises; `store.check` has set how many pixels it takes."""
     with source.among.open_unchanged(source.picture.path) as file, Image.open(file) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are too many")
         see_through = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
         image.convert("RGBA" if see_through else "RGB").save(f"{path}.part", "PNG", compress_level=1)
     os.rename(f"{path}.part", path)

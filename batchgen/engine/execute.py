@@ -141,9 +141,9 @@ class Execution:
             inputs = await self._enclosures.inputs(sample, route)
             request = route.codec.build(sample, inputs)
         except asyncio.CancelledError:
+            self.dispatch.failed(work, ConnectFailed("the run is stopping, and nothing was sent"))
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            self.dispatch.failed(work, ConnectFailed("the run is stopping, and nothing was sent"))
             return
         except ProviderError as error:
             unsendable = error

@@ -60,7 +60,7 @@ def link_problem(name: str) -> str | None:
         return f"{parts.scheme}:// is not fetched: give an https:// link, or save the picture beside the manifest"
     if not host or not name.isprintable() or " " in name or len(name) > LINK_MAX_CHARS:
         return "is no address"
-    if parts.username is not None or parts.password is not None:
+    if parts.username is not None:
         return "carries a user name or password: a link in a manifest must work without"
     return None
 
