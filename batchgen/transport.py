@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +114,7 @@ class Transport:
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
         sent = SimpleNamespace(yes=False, tell=on_sent)
-        headers = {**request.headers, "Content-Type": "application/json"}
+        headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
         timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
@@ -123,7 +122,7 @@ class Transport:
             async with self._session.request(
                 request.method,
                 base_url + request.path,
-                data=request.body if len(request.body) < BATCH_BYTES else io.BytesIO(request.body),  # in pieces
+                data=_body(request),
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -143,13 +142,13 @@ class Transport:
         base_url: with an empty path in the request, an address that the server gave; without `auth` then.
         Raises UploadFailed.
         """
-        headers = {**request.headers, **dict([auth] if auth else [])}
+        headers = {**_sized(request), **dict([auth] if auth else [])}
         timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         try:
             async with self._session.request(
                 request.method,
                 base_url + request.path,
-                data=io.BytesIO(request.body),
+                data=_body(request),
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -276,6 +275,21 @@ def check_link(link: str, *, loopback: bool) -> None:
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.split("%")[0])
     return parsed.is_global and not parsed.is_multicast
+
+
+def _sized(request: Request) -> dict[str, str]:
+    """The request's headers, and its length, without which a body in pieces would be sent in chunks."""
+    return {**request.headers, "Content-Length": str(len(request.body))} if request.body else dict(request.headers)
+
+
+def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
+    """A large body in pieces of what is there already: aiohttp copies what it gets as BytesIO, and warns of bytes."""
+    return request.body if len(request.body) < BATCH_BYTES else _pieces(memoryview(request.body))
+
+
+async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
+    for start in range(0, len(body), BATCH_BYTES):
+        yield body[start : start + BATCH_BYTES]
 
 
 async def _headers_sent(

@@ -209,6 +209,16 @@ async def test_only_the_start_of_an_upload_carries_the_key(start):
     assert with_key == ["start"]
 
 
+async def test_bodies_sent_in_pieces_say_their_length(start, monkeypatch):
+    monkeypatch.setattr("batchgen.transport.BATCH_BYTES", 1000)
+    bench = await start()
+    bench.write("large.png", noise(LIMIT))
+    bench.write("small.png", noise(3000))
+    outcome = await bench.run(items(1, "small.png", "large.png"))
+    assert outcome.exit_code == 0
+    assert all("transfer-encoding" not in headers for _, headers, body, _ in bench.wire.requests if body)
+
+
 async def test_a_file_that_is_gone_at_the_vendor_is_uploaded_again_without_an_attempt_lost(start):
     bench = await start(file_life_s=0.0)  # never there when it is asked for
     bench.write("large.png", noise(LIMIT))
