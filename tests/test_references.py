@@ -311,7 +311,7 @@ async def test_ctrl_c_ends_an_upload_at_once_and_its_item_is_left_for_the_next_r
         await never.wait()
 
     bench.wire.hold = interrupt
-    async with asyncio.timeout(60):  # else it would wait for ever
+    async with asyncio.timeout(30):  # else it would wait for ever
         outcome = await bench.run(items(3, "large.png"), install_signal_handlers=True)
     assert (outcome.exit_code, outcome.left, sum(outcome.attempts.values())) == (130, 3, 0)
     bench.wire.hold = None

@@ -1,6 +1,6 @@
 """The codec of the Gemini API's files: a resumable upload, and a look at what became of it.
 
-Sources: ai.google.dev/gemini-api/docs/files and ai.google.dev/api/files; requests as sent by google-genai 3.4.0.
+Sources: ai.google.dev/gemini-api/docs/files and ai.google.dev/api/files; requests as sent by @google/genai 3.1.0.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class GeminiFiles:
             "X-Goog-Upload-Header-Content-Type": mime_type,
             "Content-Type": "application/json",
         }
-        body = json.dumps({"file": {"displayName": display_name[:512], "mimeType": mime_type}}).encode()
+        file = {"displayName": display_name[:512], "mimeType": mime_type, "sizeBytes": str(size_bytes)}
+        body = json.dumps({"file": file}).encode()
         return Request(
             method="POST", path=f"/upload/{self._version}/files", body=body, headers=headers, timeout_s=TIMEOUT_S
         )
