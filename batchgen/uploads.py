@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 FILE_NAME = "uploads.sqlite"
 PIECE_BYTES = 8 * 1024 * 1024  # the official SDKs' and the granularity that the API asks for
-MARGIN_S = 3600.0  # longer than any request that names the file is under way
+USED_SHARE = 0.95  # of its life: a request that names the file may be under way for minutes
 LIFE_S = 48 * 3600.0  # where the answer does not say: ai.google.dev/gemini-api/docs/files
 TAKEN_UP_MOST = 3
 POLL_S, POLL_MOST_S = 0.2, 5.0
 READY_S = 120.0  # a picture is ready at once; one that is not by then will not be
 BUSY_S = 5.0
 SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS upload (owner TEXT, sha256 TEXT, mime TEXT, uri TEXT NOT NULL, expires REAL NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS upload (owner TEXT, sha256 TEXT, mime TEXT, uri TEXT NOT NULL, until REAL NOT NULL,"
     " PRIMARY KEY (owner, sha256, mime)) WITHOUT ROWID"
 )
 T = TypeVar("T")
@@ -87,18 +87,19 @@ class Uploads:
         )
 
     def _living(self, key: tuple[str, str, str]) -> str | None:
-        uri, expires = self._known.get(key, ("", 0.0))
-        return uri if expires > time.time() + MARGIN_S else None
+        uri, until = self._known.get(key, ("", 0.0))
+        return uri if until > time.time() else None
 
     async def _found_or_uploaded(self, key: tuple[str, str, str], to: Destination, upload: Upload) -> str:
-        sql = "SELECT uri, expires FROM upload WHERE (owner, sha256, mime) = (?, ?, ?)"
+        sql = "SELECT uri, until FROM upload WHERE (owner, sha256, mime) = (?, ?, ?)"
         row = await self._with_file(lambda connection: connection.execute(sql, key).fetchone())
         if row is not None:
             self._known[key] = (str(row[0]), float(row[1]))
             if (known := self._living(key)) is not None:
                 return known
-        remote = await self._upload(to, upload)
-        self._known[key] = (remote.uri, remote.expires or time.time() + LIFE_S)
+        remote, now = await self._upload(to, upload), time.time()
+        life_s = remote.expires - now if remote.expires else LIFE_S
+        self._known[key] = (remote.uri, now + USED_SHARE * life_s)
         values = (*key, *self._known[key])
         await self._with_file(
             lambda connection: connection.execute("INSERT OR REPLACE INTO upload VALUES (?, ?, ?, ?, ?)", values)
@@ -195,5 +196,5 @@ def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
     os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S)) as connection:
         connection.execute(SCHEMA)
-        connection.execute("DELETE FROM upload WHERE expires < ?", (time.time(),))
+        connection.execute("DELETE FROM upload WHERE until < ?", (time.time(),))
         yield connection

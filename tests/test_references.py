@@ -11,6 +11,7 @@ import random
 import signal
 import sqlite3
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -95,6 +96,7 @@ class Bench:
         self.wire = wire
         self.folder = folder
         self.out = folder / "out"
+        self.memory = folder / "state" / "batchgen" / FILE_NAME
         self.events: list[Event] = []
 
     def load(self, items: str, head: str = HEAD) -> batchgen.Job:
@@ -126,8 +128,8 @@ class Bench:
         return {line["id"]: line for line in lines}
 
     def remembered(self) -> list[tuple[str, str, float]]:
-        with sqlite3.connect(self.folder / "state" / "batchgen" / FILE_NAME) as connection:
-            rows = connection.execute("SELECT owner, uri, expires FROM upload").fetchall()
+        with sqlite3.connect(self.memory) as connection:
+            rows = connection.execute("SELECT owner, uri, until FROM upload").fetchall()
         connection.close()
         return rows
 
@@ -196,8 +198,7 @@ async def test_a_later_run_and_another_job_use_what_was_uploaded(start):
     outcome = await bench.run(items(2, "large.png"))
     assert (outcome.made, bench.wire.commands()) == (1, [])
     ((owner, _, _),) = bench.remembered()
-    path = bench.folder / "state" / "batchgen" / FILE_NAME
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(bench.memory.stat().st_mode) == 0o600
     assert owner == f"{bench.wire.url[7:]}|{hashlib.sha256(KEY.encode()).hexdigest()[:12]}"
 
 
@@ -241,12 +242,27 @@ async def test_many_items_whose_file_is_gone_share_one_upload_and_all_succeed(st
     assert (outcome.exit_code, outcome.made, bench.wire.commands().count("start")) == (0, 8, 1)
 
 
-async def test_what_has_expired_is_not_used_and_not_kept(start):
-    bench = await start(file_life_s=600.0)  # less than the margin
+async def test_what_has_expired_is_uploaded_anew(start):
+    bench = await start()
     bench.write("large.png", noise(LIMIT))
     await bench.run(items(1, "large.png"))
+    ((_, first, until),) = bench.remembered()
+    assert time.time() + 44 * 3600 < until < time.time() + 46 * 3600  # of 48 hours
+    with sqlite3.connect(bench.memory) as connection:
+        connection.execute("UPDATE upload SET until = ?", (time.time() - 1,))
+    connection.close()
     await bench.run(items(2, "large.png"))
-    assert bench.wire.commands().count("start") == 1
+    ((_, second, _),) = bench.remembered()
+    assert (first == second, bench.wire.commands().count("start")) == (False, 1)
+
+
+async def test_a_state_folder_that_cannot_be_used_is_said_and_each_file_still_goes_up_once(start):
+    bench = await start()
+    bench.write("large.png", noise(LIMIT))
+    bench.memory.mkdir(parents=True)
+    outcome = await bench.run(items(5, "large.png"))
+    assert (outcome.made, bench.wire.commands().count("start")) == (5, 1)
+    assert len([note for note in bench.notes() if "not remembered" in note]) == 1
 
 
 async def test_an_upload_goes_in_pieces_and_after_a_fault_goes_on_where_the_server_is(start, monkeypatch):
