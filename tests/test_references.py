@@ -347,6 +347,16 @@ async def test_a_link_is_fetched_once_for_all_items_and_leaves_nothing_behind(st
     assert not (bench.out / ".batchgen" / "references").exists()
 
 
+async def test_half_a_picture_that_a_killed_run_had_fetched_is_in_nobodys_way(start):
+    bench = await start()
+    bench.wire.links["/logo.png"] = [(200, noise(3000))]
+    link = f"{bench.wire.url}/logo.png"
+    left = bench.out / ".batchgen" / "references"
+    left.mkdir(parents=True)
+    (left / f"{hashlib.sha256(link.encode()).hexdigest()}.part").write_bytes(b"half")
+    assert (await bench.run(items(1, link))).made == 1
+
+
 async def test_a_link_that_fails_is_tried_again(start):
     bench = await start()
     bench.wire.links["/logo.png"] = [(503, b""), (200, noise(3000))]

@@ -82,6 +82,8 @@ class Enclosures:
     async def inputs(self, sample: Sample, route: Route) -> Inputs:
         """Raises ProviderError, and OSError or UsageError when something can no longer be read."""
         turns = self._dependents.earlier_turns(sample.item, sample.n)
+        if not sample.item.references:
+            return Inputs((), turns)
         sources = await asyncio.gather(*(self._source(name, route) for name in sample.item.references))
         up: frozenset[int] = frozenset()
         if isinstance(route.codec, Uploading):
