@@ -217,6 +217,37 @@ class InputRejected(ProviderError):
     reason = "input_rejected"
 
 
+class FileGone(ProviderError):
+    """An uploaded reference is no longer there for this key: uploaded anew and asked for once more, then final."""
+
+    retryable = True
+    budget = "input"
+    reason = "file_unavailable"
+
+
+class UploadFailed(ProviderError):
+    """A reference could not be uploaded. Nothing was asked for, so nothing is billed."""
+
+    retryable = True
+    budget = "attempts"
+    reason = "upload_failed"
+
+
+class ReferenceLinkFailed(ProviderError):
+    """A reference's link gave no picture. The request was not sent."""
+
+    retryable = True
+    budget = "attempts"
+    reason = "reference_link"
+
+
+class ReferenceLinkRefused(ReferenceLinkFailed):
+    """A reference's link that is not followed: not https, into a private network, or larger than is taken."""
+
+    retryable = False
+    reason = "reference_link_refused"
+
+
 class ServerFault(ProviderError):
     """408, 499, 500, 502, 503, 504: try again with backoff."""
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ import pybase64
 from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
 from batchgen.records import Request
 from batchgen.settings import is_loopback
@@ -88,16 +87,15 @@ class Transport:
             trace_configs=[trace],
             read_bufsize=256 * 1024,
         )
-        self._links: aiohttp.ClientSession | None = None
-        self._links_to_loopback = False
+        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they lead to this machine
 
     async def __aenter__(self) -> Transport:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
-        if self._links is not None:
-            await self._links.close()
+        for links in self._links.values():
+            await links.close()
 
     async def send(
         self,
@@ -116,7 +114,7 @@ class Transport:
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
         sent = SimpleNamespace(yes=False, tell=on_sent)
-        headers = {**request.headers, "Content-Type": "application/json"}
+        headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
         timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
@@ -124,7 +122,7 @@ class Transport:
             async with self._session.request(
                 request.method,
                 base_url + request.path,
-                data=request.body if len(request.body) < BATCH_BYTES else io.BytesIO(request.body),  # in pieces
+                data=_body(request),
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -135,6 +133,36 @@ class Transport:
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
+
+    async def upload(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One step of an upload: status, headers and body, without our key should the server have echoed it.
+
+        base_url: with an empty path in the request, an address that the server gave; without `auth` then.
+        Raises UploadFailed.
+        """
+        headers = {**_sized(request), **dict([auth] if auth else [])}
+        timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.request(
+                request.method,
+                base_url + request.path,
+                data=_body(request),
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=SimpleNamespace(yes=True),
+            ) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > ERROR_MAX_BYTES:
+                        raise UploadFailed("the answer to an upload is far too long", http_status=response.status)
+                secret = auth[1].split()[-1] if auth else ""
+                return response.status, response.headers, without_key(bytes(body), secret)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise UploadFailed(f"the upload broke off: {_words(error)}") from None
 
     async def _receive(self, response: aiohttp.ClientResponse, lifting: Lifter, secret: str) -> Answer:
         good = 200 <= response.status < 300
@@ -166,7 +194,7 @@ class Transport:
         try:
             for _ in range(REDIRECTS_MOST + 1):
                 check_link(link, loopback=loopback)
-                async with self._link_session(loopback).get(
+                async with self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
                     link, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
                 ) as response:
                     if response.status in (301, 302, 303, 307, 308):
@@ -189,17 +217,14 @@ class Transport:
             raise DownloadFailed(f"the picture's link could not be read: {_words(error)}") from None
 
     def _link_session(self, loopback: bool) -> aiohttp.ClientSession:
-        if self._links is None:
+        if loopback not in self._links:
             resolver = None if loopback else PublicResolver()
-            self._links = aiohttp.ClientSession(
+            self._links[loopback] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-            self._links_to_loopback = loopback
-        elif self._links_to_loopback and not loopback:
-            raise DownloadFailed("a link outside this machine, from a server on this machine, is not followed")
-        return self._links
+        return self._links[loopback]
 
 
 class PublicResolver(aiohttp.ThreadedResolver):
@@ -250,6 +275,21 @@ def check_link(link: str, *, loopback: bool) -> None:
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.split("%")[0])
     return parsed.is_global and not parsed.is_multicast
+
+
+def _sized(request: Request) -> dict[str, str]:
+    """The request's headers, and its length, without which a body in pieces would be sent in chunks."""
+    return {**request.headers, "Content-Length": str(len(request.body))} if request.body else dict(request.headers)
+
+
+def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
+    """A large body in pieces of what is there already: aiohttp copies what it gets as BytesIO, and warns of bytes."""
+    return request.body if len(request.body) < BATCH_BYTES else _pieces(memoryview(request.body))
+
+
+async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
+    for start in range(0, len(body), BATCH_BYTES):
+        yield body[start : start + BATCH_BYTES]
 
 
 async def _headers_sent(

@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 LAYERS: list[list[str]] = [
     ["records", "errors", "settings"],
     ["events", "profiles", "report.clean"],
-    ["retry", "quota", "dispatch", "fallback", "planning", "lift", "providers", "manifest"],
-    ["transport", "store", "ledger", "shared"],
+    ["retry", "quota", "dispatch", "fallback", "planning", "lift", "single_flight", "providers", "manifest"],
+    ["transport", "store", "ledger", "shared", "uploads"],
     ["engine"],
     ["job"],
     ["report"],

@@ -249,14 +249,15 @@ def test_a_link_that_is_not_https_to_a_public_host_is_refused(link):
     assert error.value.reason == "link_refused"
 
 
+@pytest.mark.parametrize("loopback", [False, True])
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "private.example"])
-async def test_a_name_that_turns_out_to_be_a_private_address_is_refused(transport, monkeypatch, host):
+async def test_a_name_that_turns_out_to_be_a_private_address_is_refused(transport, monkeypatch, host, loopback):
     async def to_loopback(*_: object, **__: object) -> list[dict[str, object]]:
         return [{"hostname": host, "host": "127.0.0.1", "port": 443, "family": socket.AF_INET, "proto": 0, "flags": 0}]
 
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", to_loopback)
     with pytest.raises(DownloadFailed) as error:
-        await transport.fetch(f"https://{host}/a.png", lambda _: None, most_bytes=10, loopback=False)
+        await transport.fetch(f"https://{host}/a.png", lambda _: None, most_bytes=10, loopback=loopback)
     assert any(words in str(error.value) for words in ("not a public address", "not a canonical IPv4 address"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,10 +12,8 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader, StoredImage
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
 from batchgen.manifest.references import References
-from batchgen.records import Inputs, Item, ReferenceImage, Sample, item_ref_key, previous_turn, sample_key
+from batchgen.records import Item, Sample, item_ref_key, previous_turn, sample_key
 from batchgen.store.store import Store
-
-MADE_MAX_BYTES = 100_000_000  # a 4K PNG has about 25 MB
 
 
 def split_key(key: str) -> tuple[str, int]:
@@ -50,7 +47,7 @@ class Dependents:
         self._reader: Reader = ledger.reader
         self._store = store
         self._references = references
-        self._made = References(store.root, file_max_bytes=MADE_MAX_BYTES)
+        self._made = References(store.root)
         self._supplied = supplied
 
     def made(self, keys: Iterable[str]) -> None:
@@ -75,23 +72,20 @@ class Dependents:
             self._ledger.blocked(blocked)
         return blocked
 
-    async def inputs(self, sample: Sample) -> Inputs:
-        """Raises OSError or UsageError when something can no longer be read."""
-        item = sample.item
-        references = [
-            await (self._load_made(item_ref_key(name)) if name.startswith("@") else self._references.load_async(name))
-            for name in item.references
-        ]
-        turns = await asyncio.to_thread(self._earlier_turns, item, sample.n) if item.turn > 1 else ()
-        return Inputs(tuple(references), turns)
+    def file(self, name: str) -> tuple[References, str]:
+        """Where a reference that is no link lies: a file of the manifest, or the picture of another item.
 
-    async def _load_made(self, key: str) -> ReferenceImage:
-        file = self._picture(key).file
+        Raises UsageError when that is gone.
+        """
+        if not name.startswith("@"):
+            return self._references, name
+        file = self._picture(item_ref_key(name)).file
         path = os.path.join(self._made.folder, file.path)
         self._made.expect(path, file.sha256)
-        return await self._made.load_async(path)
+        return self._made, path
 
-    def _earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
+    def earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
+        """What the model said before this turn. Raises OSError or UsageError."""
         texts = []
         while item.turn > 1:
             item = replace(item, id=previous_turn(item), turn=item.turn - 1)

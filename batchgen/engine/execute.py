@@ -14,6 +14,7 @@ from typing import TypeVar
 from batchgen.dispatch import Dispatch, GivenUp, PassedOn, Requeued, Settlement, Work
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.recover import whole_pictures
 from batchgen.engine.replay import request_facts
@@ -23,6 +24,7 @@ from batchgen.errors import (
     BatchgenError,
     ConnectFailed,
     DownloadFailed,
+    FileGone,
     HeldUncertain,
     LedgerError,
     Malformed,
@@ -75,6 +77,7 @@ class Execution:
         transport: Transport,
         results: ResultsFile,
         dependents: Dependents,
+        enclosures: Enclosures,
         executor: Executor,
         emit: Emit,
         policy: RetryPolicy,
@@ -87,6 +90,7 @@ class Execution:
         self._transport = transport
         self._results = results
         self._dependents = dependents
+        self._enclosures = enclosures
         self._executor = executor
         self._emit = emit
         self._policy = policy
@@ -110,6 +114,10 @@ class Execution:
     def estimate_usd(self, sample: Sample) -> float | None:
         profile = self._routes[lane_key(sample.item.provider, sample.item.model)].profile
         return estimate_usd(profile, sample.item.image_size or profile.default_size, sample.images)
+
+    def give_up_preparing(self) -> None:
+        """What is still being fetched or uploaded for a request is not wanted any more; nothing of it was sent."""
+        self._enclosures.give_up()
 
     def cancel_in_flight(self) -> None:
         """Give up waiting for answers; what is already being stored goes on."""
@@ -135,7 +143,13 @@ class Execution:
         try:
             if sample.item.turn and not isinstance(route.codec, Conversing):
                 raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
-            request = route.codec.build(sample, await self._dependents.inputs(sample))
+            inputs = await self._enclosures.inputs(sample, route)
+            request = route.codec.build(sample, inputs)
+        except asyncio.CancelledError:
+            self.dispatch.failed(work, ConnectFailed("the run is stopping, and nothing was sent"))
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return
         except ProviderError as error:
             unsendable = error
         except (OSError, UsageError) as error:
@@ -184,6 +198,8 @@ class Execution:
                 reply = with_pictures(reply, len(reply.links))
                 stored = await self._in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
         except ProviderError as error:
+            if isinstance(error, FileGone):
+                await self._enclosures.forget(inputs, error)
             if answer is not None and _worth_keeping(error, answer, spooled):
                 facts = (answer.status, answer.plain_headers(), answer.envelope())
                 await self._in_thread(lambda: keep(self._store, attempt, facts, spooled, request_facts(sample)))

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +18,7 @@ from batchgen import __version__
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
@@ -42,6 +43,7 @@ from batchgen.shared import SharedFile, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from batchgen.transport import Transport
+from batchgen.uploads import Uploads
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
@@ -236,7 +238,7 @@ class _Run:
         policy = RetryPolicy(attempts=limits.attempts)
         parked = self._still_parked(ledger)
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
-            async with Transport(concurrency, executor) as transport:
+            async with Transport(concurrency, executor) as transport, AsyncExitStack() as held:
                 dispatch = Dispatch(
                     {lane: self._window(lane, survey, ledger, loop.time()) for lane in survey.loads},
                     self.backlog,
@@ -254,6 +256,11 @@ class _Run:
                 for lane in parked:
                     if lane in dispatch.lanes:
                         dispatch.park(lane)
+                dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, dispatch.supplied)
+                uploads = Uploads(state_folder(self.settings), transport, self.note)
+                enclosures = await held.enter_async_context(
+                    Enclosures(dependents, self.store, transport, uploads, self.note)
+                )
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
@@ -261,9 +268,8 @@ class _Run:
                     store=self.store,
                     transport=transport,
                     results=results,
-                    dependents=Dependents(
-                        self.backlog, ledger, self.store, self.manifest.references, dispatch.supplied
-                    ),
+                    dependents=dependents,
+                    enclosures=enclosures,
                     executor=executor,
                     emit=self.emit,
                     policy=policy,

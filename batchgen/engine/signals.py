@@ -31,6 +31,7 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
         name = signal.Signals(number).name
         if interrupts == 1:
             dispatch.stop(name)
+            execution.give_up_preparing()
             emit(
                 Stopping(
                     at=time.time(),

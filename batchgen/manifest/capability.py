@@ -11,6 +11,8 @@ from batchgen.profiles.profile import SUPPORTABLE, Profile
 # AIML API: 0 … 4294967295 in its OpenAPI (docs.aimlapi.com, image models, Google).
 SEED_MAX: Mapping[str, int] = {"gemini": 2**31 - 1, "imagen": 2**31 - 1, "aimlapi": 2**32 - 1}
 ANY_SEED_MAX = 2**63 - 1
+UPLOADING = frozenset({"gemini"})  # providers with a store for files: what does not fit into a request goes there
+CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})  # to PNG, where a model needs it
 _CHECKED = tuple(sorted(SUPPORTABLE))
 
 Found = tuple[str, str]  # field and message
@@ -45,6 +47,10 @@ def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]
         yield "prompt", f"has {len(prompt):,} characters, {profile.id} takes at most {most_chars:,}{can}"
 
 
+def takes(profile: Profile, mime_type: str) -> bool:
+    return not profile.reference_mime_types or mime_type in profile.reference_mime_types
+
+
 class Sized(Protocol):
     """A reference picture."""
 
@@ -62,9 +68,11 @@ def check_references(profile: Profile, pictures: Sequence[Sized]) -> Iterator[Fo
     if most is not None and len(pictures) > most and "references" in profile.supports:
         yield "references", f"{profile.id} takes at most {most} reference pictures, not {len(pictures)}"
     for picture in pictures:
-        if profile.reference_mime_types and picture.mime_type not in profile.reference_mime_types:
-            takes = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)
-            yield "references", f"{picture.path!r} is {picture.mime_type}; {profile.id} takes {takes}"
+        if not takes(profile, picture.mime_type) and picture.mime_type not in CONVERTIBLE:
+            names = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)
+            yield "references", f"{picture.path!r} is {picture.mime_type}; {profile.id} takes {names}"
+    if profile.provider in UPLOADING:
+        return
     body_bytes = sum(4 * ((picture.bytes + 2) // 3) for picture in pictures)
     if body_bytes > profile.request_max_bytes:
         megabytes = (

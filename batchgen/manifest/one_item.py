@@ -12,7 +12,7 @@ from batchgen.fallback import DEFAULT_CAUSES
 from batchgen.manifest import capability, names, schema
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.expand import ExpandError, fill, templated
-from batchgen.manifest.references import BadReferenceError, Picture, References
+from batchgen.manifest.references import BadReferenceError, Picture, References, link_problem
 from batchgen.manifest.sources import FieldPath, Place
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.profile import Profile
@@ -274,12 +274,15 @@ class OneItem:
                 if (picture := self._other_item(path, name)) is not None:
                     pictures[picture.path] = picture
             elif "://" in name[:12]:
-                self._say(path, "references from the web come in a later release; save the picture beside the manifest")
+                if (problem := link_problem(name)) is None:
+                    pictures[name] = Picture(name, "image/png", 0)  # of which nothing is known yet
+                else:
+                    self._say(path, f"{shown(name)}: {problem}")
             else:
                 try:
                     pictures.update((picture.path, picture) for picture in self._set.references.find(name))
-                except BadReferenceError as problem:
-                    self._say(path, str(problem))
+                except BadReferenceError as bad:
+                    self._say(path, str(bad))
         for name, message in capability.check_references(profile, list(pictures.values())) if pictures else ():
             self._say((name,), message)
         return pictures

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import IO
+from urllib.parse import urlsplit
 
 import aiofiles
 import pybase64
@@ -18,8 +19,12 @@ import pybase64
 from batchgen.errors import UsageError
 from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.records import ReferenceImage
+from batchgen.settings import is_loopback
+from batchgen.single_flight import SingleFlight
 
-FILE_MAX_BYTES = 20_000_000
+FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
+LINK_MAX_CHARS = 2000
+PIECE_BYTES = 1 << 20
 CACHE_MAX_BYTES = 64_000_000
 GLOB_MAX_FILES = 100
 _KNOWN_MAX = 65_536
@@ -39,6 +44,27 @@ class Picture:
     bytes: int
 
 
+def is_link(name: str) -> bool:
+    """Whether a reference is a link; files are named by absolute paths."""
+    return name[:8].lower().startswith(("https://", "http://"))
+
+
+def link_problem(name: str) -> str | None:
+    """Why this cannot be a reference's link; None when it can. Where it leads is seen when it is fetched."""
+    try:
+        parts = urlsplit(name)
+        host = parts.hostname or ""
+    except ValueError:
+        return "is no address"
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        return f"{parts.scheme}:// is not fetched: give an https:// link, or save the picture beside the manifest"
+    if not host or not name.isprintable() or " " in name or len(name) > LINK_MAX_CHARS:
+        return "is no address"
+    if parts.username is not None:
+        return "carries a user name or password: a link in a manifest must work without"
+    return None
+
+
 class References:
     """References below one folder. Safe to use from several threads."""
 
@@ -56,6 +82,8 @@ class References:
         self._pictures: OrderedDict[str, Picture] = OrderedDict()  # by name as written
         self._digests: OrderedDict[str, str] = OrderedDict()  # by real path
         self._encoded: OrderedDict[str, ReferenceImage] = OrderedDict()
+        self._looked: OrderedDict[str, Picture] = OrderedDict()  # by real path
+        self._loading = SingleFlight()
         self._lock = threading.Lock()
 
     def find(self, name: str) -> list[Picture]:
@@ -65,10 +93,13 @@ class References:
         return [self._check(name)]
 
     def digest(self, path: str) -> str:
-        """sha256 of the file in hex. path: as `find` gave it. Raises UsageError."""
+        """sha256 of the file in hex; of a link its text. path: as `find` gave it. Raises UsageError."""
+        if is_link(path):
+            return path
         if (known := self._digests.get(path)) is not None:
             return known
-        return self._remember_digest(path, self._read(path))
+        with self.open(path) as file:
+            return self._remember_digest(path, _sha256(file))
 
     def expect(self, path: str, digest: str) -> None:
         """What the file must be when it is loaded: sha256 in hex."""
@@ -83,19 +114,53 @@ class References:
         return self._encode(path, self._read(path))
 
     async def load_async(self, path: str) -> ReferenceImage:
-        """`load` without holding up the event loop."""
-        if (ready := self._encoded.get(path)) is not None:
-            return ready
-        with self._open(path) as file:
+        """`load` without holding up the event loop; read and encoded once for all who ask meanwhile."""
+        with self._lock:
+            if (ready := self._encoded.get(path)) is not None:
+                self._encoded.move_to_end(path)
+                return ready
+        return await self._loading.do(path, lambda: self._read_and_encode(path))
+
+    async def _read_and_encode(self, path: str) -> ReferenceImage:
+        with self.open(path) as file:
             async with aiofiles.open(file.fileno(), "rb", closefd=False) as reading:
                 data = await reading.read(self._file_max_bytes + 1)
         return await asyncio.to_thread(self._encode, path, data)
+
+    def look(self, path: str) -> Picture:
+        """What the file is, by its first bytes. path: real, below the folder. Raises UsageError."""
+        if (known := self._looked.get(path)) is not None:
+            return known
+        with self.open(path) as file:
+            head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
+        if (mime_type := picture_type(head)) is None:
+            raise UsageError(f"{path}: is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
+        return self._remember(Picture(path, mime_type, size_bytes))
+
+    def open_unchanged(self, path: str) -> IO[bytes]:
+        """The file at its start, hashed again. Raises UsageError when it is not the one that was hashed before."""
+        file = self.open(path)
+        try:
+            before = self._digests.get(path)
+            if before not in (None, self._remember_digest(path, _sha256(file))):
+                raise UsageError(f"{path}: the reference changed while the run was going; run again")
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _remember(self, picture: Picture) -> Picture:
+        self._looked[picture.path] = picture
+        if len(self._looked) > _KNOWN_MAX:
+            self._looked.popitem(last=False)
+        return picture
 
     def _encode(self, path: str, data: bytes) -> ReferenceImage:
         if len(data) > self._file_max_bytes:
             raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
         before = self._digests.get(path)
-        if before not in (None, self._remember_digest(path, data)):
+        if before not in (None, self._remember_digest(path, hashlib.sha256(data).hexdigest())):
             raise UsageError(f"{path}: the reference changed while the run was going; run again")
         mime_type = picture_type(data[:16])
         if mime_type is None:
@@ -129,12 +194,12 @@ class References:
             raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {most}")
         if (mime_type := picture_type(head)) is None:
             raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
-        picture = self._pictures[name] = Picture(real, mime_type, size_bytes)
+        picture = self._pictures[name] = self._remember(Picture(real, mime_type, size_bytes))
         if len(self._pictures) > _KNOWN_MAX:
             self._pictures.popitem(last=False)
         return picture
 
-    def _open(self, path: str) -> IO[bytes]:
+    def open(self, path: str) -> IO[bytes]:
         """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""
         try:
             return open_regular(resolve(self.folder, os.path.relpath(path, self.folder)))
@@ -142,14 +207,13 @@ class References:
             raise UsageError(f"{path}: the reference {problem}") from None
 
     def _read(self, path: str) -> bytes:
-        with self._open(path) as file:
+        with self.open(path) as file:
             data = file.read(self._file_max_bytes + 1)
         if len(data) > self._file_max_bytes:
             raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
         return data
 
-    def _remember_digest(self, path: str, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
+    def _remember_digest(self, path: str, digest: str) -> str:
         with self._lock:
             self._digests[path] = digest
             if len(self._digests) > _KNOWN_MAX:
@@ -164,6 +228,13 @@ class References:
             self._cached_bytes += len(made.base64)
             while self._cached_bytes > self._cache_max_bytes:
                 self._cached_bytes -= len(self._encoded.popitem(last=False)[1].base64)
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(PIECE_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def picture_type(head: bytes) -> str | None:

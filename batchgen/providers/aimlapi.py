@@ -71,6 +71,7 @@ class AimlApi:
     """Pictures come as links or base64; fetching a link is the caller's, and never a reason to generate again."""
 
     name: ClassVar[str] = "aimlapi"
+    takes_links: ClassVar[bool] = True  # image_urls
 
     def __init__(self, profile: Profile) -> None:
         wire = profile.wire

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from batchgen.profiles.profile import Profile
 from batchgen.records import Inputs, Reply, Request, Sample
+
+if TYPE_CHECKING:
+    from batchgen.providers.gemini_files import GeminiFiles
 
 
 class Provider(Protocol):
@@ -38,3 +41,17 @@ class Conversing(Provider, Protocol):
     def turn(envelope: bytes) -> Mapping[str, Any]:
         """What the model said, exactly, to be sent back in the next turn. envelope: of an answer that `read` took."""
         ...
+
+
+@runtime_checkable
+class TakingLinks(Provider, Protocol):
+    """A codec of an API that fetches references from their links itself."""
+
+    takes_links: ClassVar[bool]
+
+
+@runtime_checkable
+class Uploading(Provider, Protocol):
+    """A codec of an API with a store for files too large to send along."""
+
+    files: GeminiFiles

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from batchgen.profiles.profile import Profile
 from batchgen.providers.gemini_answer import Answer, reply_of
+from batchgen.providers.gemini_files import GeminiFiles
 from batchgen.providers.google_errors import envelope, hidden_error
 from batchgen.providers.request_body import encoded, merged, reference_mark, turn_mark
 from batchgen.records import Inputs, Item, Reply, Request, Sample
@@ -33,6 +34,7 @@ class Gemini:
     def __init__(self, profile: Profile, api_version: str | None = None) -> None:
         version = api_version or profile.wire.get("api_version") or self.api_version
         self.profile = profile
+        self.files = GeminiFiles(version)
         self._path = f"/{version}/models/{quote(profile.wire.get('model') or profile.id, safe='')}:generateContent"
 
     @staticmethod
@@ -78,7 +80,10 @@ def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
     prompts = (*item.history, item.prompt)
     parts: list[dict[str, Any]] = [{"text": prompts[0]}]
     for number, reference in enumerate(inputs.references):
-        parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_mark(number)}})
+        if reference.uri:
+            parts.append({"fileData": {"mimeType": reference.mime_type, "fileUri": reference.uri}})
+        else:
+            parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_mark(number)}})
     contents: list[Any] = [{"role": "user", "parts": parts}]
     for number, prompt in enumerate(prompts[1:]):
         contents += [turn_mark(number), {"role": "user", "parts": [{"text": prompt}]}]

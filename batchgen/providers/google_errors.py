@@ -19,6 +19,7 @@ from batchgen.errors import (
     BadRequest,
     BillingStopped,
     DailyQuotaReached,
+    FileGone,
     InputRejected,
     KeyRejected,
     ModelUnavailable,
@@ -153,7 +154,7 @@ def classified(fault: Fault) -> ProviderError:
         return _forbidden(fault)
     if fault.status == 404:
         gone = FILE_GONE.search(fault.raw_message)
-        return fault.error(BadRequest, "file_unavailable") if gone else fault.error(ModelUnavailable)
+        return fault.error(FileGone) if gone else fault.error(ModelUnavailable)
     if fault.status == 413:
         return fault.error(BadRequest, "request_too_large")
     return server_fault(fault.status, fault.message, fault.delay_s)
@@ -217,13 +218,13 @@ def _invalid(fault: Fault) -> ProviderError:
     if fault.says("responsible ai practices"):  # how Imagen refuses a prompt
         return fault.error(Refused, "prompt_blocked")
     if FILE_GONE.search(fault.raw_message):
-        return fault.error(BadRequest, "file_unavailable")
+        return fault.error(FileGone)
     return fault.error(BadRequest)
 
 
 def _forbidden(fault: Fault) -> ProviderError:
     if FILE_GONE.search(fault.raw_message):
-        return fault.error(BadRequest, "file_unavailable")
+        return fault.error(FileGone)
     if "BILLING_DISABLED" in fault.reasons:
         return fault.error(BillingStopped)
     return fault.error(KeyRejected)

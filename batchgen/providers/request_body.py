@@ -51,7 +51,7 @@ def encoded(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequ
     rest = text
     for mark, content in marks:
         before, found, rest = rest.partition(mark)
-        if not found:  # `extra` replaced the place where it stood
+        if not found:  # sent as a link, or `extra` replaced the place where it stood
             rest = before
             continue
         pieces += [before.encode("ascii"), content.encode()]

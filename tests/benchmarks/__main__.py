@@ -13,6 +13,7 @@ from tests.benchmarks.long_manifest import long_manifest
 from tests.benchmarks.machine import machine
 from tests.benchmarks.measure import BENCH, WORK
 from tests.benchmarks.quota import quotas
+from tests.benchmarks.references import references
 from tests.benchmarks.start import start
 from tests.benchmarks.throughput import unlimited, waiting
 
@@ -21,6 +22,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "latency": waiting,
     "quota": quotas,
     "manifest": long_manifest,
+    "references": references,
     "start": start,
 }
 

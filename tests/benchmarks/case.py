@@ -13,6 +13,7 @@ NAMES = {
     "ours": "batchgen",
     "sdk": "google-genai loop",
     "bare": "bare aiohttp loop",
+    "ours_references": "batchgen",
     "ours_plan": "batchgen plan",
 }
 

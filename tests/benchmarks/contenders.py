@@ -34,6 +34,26 @@ def ours(task: dict[str, Any]) -> Prepared:
     return lambda: {"exit_code": run_command_line(["run", task["manifest"], "--quiet", "--yes"])}
 
 
+def ours_references(task: dict[str, Any]) -> Prepared:
+    """`ours`, counting how often a reference is opened and encoded."""
+    from batchgen.manifest import references
+
+    counted = {"opened": 0, "encoded": 0}
+    open_regular, b64encode = references.open_regular, references.pybase64.b64encode
+
+    def opening(real: str) -> Any:
+        counted["opened"] += 1
+        return open_regular(real)
+
+    def encoding(data: bytes) -> bytes:
+        counted["encoded"] += 1
+        return b64encode(data)
+
+    references.open_regular, references.pybase64.b64encode = opening, encoding
+    work = ours(task)
+    return lambda: work() | counted
+
+
 def ours_plan(task: dict[str, Any]) -> Prepared:
     """The plan alone: manifest minus ledger, nothing sent."""
     import batchgen.job
@@ -126,7 +146,7 @@ def peak_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-CONTENDERS = {"ours": ours, "ours_plan": ours_plan, "sdk": sdk, "bare": bare}
+CONTENDERS = {"ours": ours, "ours_references": ours_references, "ours_plan": ours_plan, "sdk": sdk, "bare": bare}
 
 
 def main() -> None:

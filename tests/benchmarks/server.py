@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._desk = desk
         self._answer = answer
         self._latency_s = latency_s
-        self._held = b""
+        self._held = bytearray()
         self._left = memoryview(b"")
         self._paused = False
 

@@ -12,7 +12,7 @@ from tests.benchmarks.measure import ROOT
 
 
 def start(quick: bool) -> Case:
-    case = Case("start", "5. Starting the command line, median of 10")
+    case = Case("start", "6. Starting the command line, median of 10")
     pass_ms = median(elapsed_ms("-c", "pass") for _ in range(10))
     case.notes.append(f"python -c pass takes {pass_ms:.0f} ms here")
     if not (ROOT / "batchgen" / "__main__.py").is_file():

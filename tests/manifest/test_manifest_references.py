@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -10,6 +11,7 @@ import shutil
 import pytest
 
 from batchgen.errors import UsageError
+from batchgen.manifest import references as references_module
 from batchgen.manifest.references import BadReferenceError, References, picture_type
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 24
@@ -171,9 +173,26 @@ def test_a_picture_that_is_gone_is_a_clear_error(pictures):
         pictures.digest(path)
 
 
-@pytest.mark.parametrize("name", ["https://example.com/a.png", "s3://b/a.png"])
-def test_references_of_later_releases_are_refused_as_such(folder, name):
-    assert "later release" in folder.complaint(f"items: [{{prompt: p, references: ['{name}']}}]")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("http://example.com/a.png", "give an https:// link"),
+        ("s3://b/a.png", "give an https:// link"),
+        ("https:///a.png", "is no address"),
+        ("https://example.com/a b.png", "is no address"),
+        ("https://example.com/" + "a" * 2000, "is no address"),
+        ("https://[::1/a.png", "is no address"),
+        ("https://me:secret@example.com/a.png", "carries a user name or password"),
+    ],
+)
+def test_links_that_cannot_be_fetched_are_refused(folder, name, why):
+    assert why in folder.complaint(f"items: [{{prompt: p, references: ['{name}']}}]")
+
+
+def test_an_https_link_is_a_reference_and_its_text_is_what_is_hashed(one, pictures):
+    link = "https://example.com/a.png?size=2"
+    assert one(references=[link]).references == (link,)
+    assert pictures.digest(link) == link
 
 
 def test_the_same_picture_named_twice_is_sent_once(folder, one):
@@ -189,15 +208,43 @@ def test_too_many_references_for_the_model_are_refused(folder):
     )
 
 
-def test_a_kind_of_picture_the_model_does_not_take_is_refused(folder):
+def test_a_kind_of_picture_that_nothing_converts_is_refused_for_a_model_that_does_not_take_it(folder):
+    folder.write(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 20, "a.heic")
+    models = "models: {gemini-nano-banana-2.1: {reference_mime_types: [image/png]}}\n"
+    assert "is image/heic; gemini-nano-banana-2.1 takes png" in folder.complaint(
+        models + "items: [{prompt: p, references: [a.heic]}]"
+    )
+
+
+def test_a_gif_is_taken_for_it_is_converted(folder, one):
     folder.write(b"GIF89a" + b"\x00" * 20, "a.gif")
-    assert "is image/gif" in folder.complaint("items: [{prompt: p, references: [a.gif]}]")
+    assert len(one(references=["a.gif"]).references) == 1
 
 
-def test_references_too_large_for_one_request_are_refused(folder):
+LARGE = "references: ['*.png']"
+
+
+@pytest.fixture
+def two_large(folder):
     for name in "ab":
         folder.write(PNG + name.encode() + b"x" * 10_000_000, f"{name}.png")
-    assert "26.7 MB in a request, gemini-nano-banana-2.1 takes 21.0 MB" in folder.complaint(
-        "items: [{prompt: p, references: ['*.png']}]"
-    )
+    yield folder
     shutil.rmtree(folder.path)
+
+
+def test_references_too_large_for_one_request_are_refused_where_they_cannot_be_uploaded(two_large):
+    complaint = two_large.complaint(f"items: [{{prompt: p, model: google/gemini-3-pro-image-edit, {LARGE}}}]")
+    assert "the pictures make 26.7 MB in a request" in complaint
+
+
+def test_references_too_large_for_one_request_are_taken_where_they_are_uploaded(two_large, one):
+    assert len(one(references=["*.png"]).references) == 2
+
+
+async def test_a_picture_that_many_need_at_once_is_opened_and_encoded_once(pictures, monkeypatch):
+    opened = []
+    regular = references_module.open_regular
+    monkeypatch.setattr(references_module, "open_regular", lambda real: opened.append(real) or regular(real))
+    path = os.path.join(pictures.folder, "a.png")
+    loaded = await asyncio.gather(*(pictures.load_async(path) for _ in range(50)))
+    assert (len(opened), {id(each) for each in loaded}) == (1, {id(loaded[0])})

@@ -10,6 +10,7 @@ from batchgen.errors import (
     BadRequest,
     BillingStopped,
     DailyQuotaReached,
+    FileGone,
     InputRejected,
     KeyRejected,
     ModelUnavailable,
@@ -106,7 +107,7 @@ GOOGLE_TABLE = [
     (
         403,
         google(403, "You do not have permission to access the File abc or it may not exist."),
-        BadRequest,
+        FileGone,
         "file_unavailable",
     ),
     (
@@ -116,7 +117,7 @@ GOOGLE_TABLE = [
         "model_unavailable",
     ),
     (404, google(404, "This model models/x is no longer available."), ModelUnavailable, "model_unavailable"),
-    (404, google(404, "File files/abc not found"), BadRequest, "file_unavailable"),
+    (404, google(404, "File files/abc not found"), FileGone, "file_unavailable"),
     (404, b"<html><title>Error 404 (Not Found)!!1</title></html>", ModelUnavailable, "model_unavailable"),
     (408, b"", ServerFaultMaybeBilled, "deadline"),
     (429, google(429, "quota", "", violation(MINUTE)), RateLimited, "rate_limited"),

@@ -10,10 +10,12 @@ import pytest
 
 from batchgen.errors import BadRequest
 from batchgen.profiles.catalogue import load_catalogue
+from batchgen.providers.gemini_files import GeminiFiles
 from batchgen.providers.request_body import merged
 from batchgen.records import Inputs, ReferenceImage
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
+FILE = "https://generativelanguage.googleapis.com/v1beta/files/abc-123"
 NONE = Inputs()
 
 
@@ -62,10 +64,17 @@ def test_text_to_image_is_what_the_javascript_sdk_sends(codec, sample_of, captur
 
 def test_references_are_sent_as_google_genai_sends_them(codec, sample_of, captured):
     expected = camel(captured("multi_image_edit")["json"])
-    expected["contents"][0]["parts"].pop()  # an uploaded file, which we do not use
     sample = sample_of(prompt="Combine these", aspect_ratio="1:1")
-    two = Inputs((ReferenceImage("image/png", PIXEL), ReferenceImage("image/png", PIXEL)))
-    assert sent(codec("flash"), sample, two) == expected
+    inline, uploaded = ReferenceImage("image/png", PIXEL), ReferenceImage("image/png", uri=FILE)
+    assert sent(codec("flash"), sample, Inputs((inline, inline, uploaded))) == expected
+
+
+def test_an_upload_starts_as_in_google_genai(captured):
+    expected = captured("upload_js")
+    request = GeminiFiles("v1").start("jsonl", 62, "b")
+    assert (request.method, request.path, request.headers, json.loads(request.body)) == (
+        expected["method"], expected["path"], expected["headers"], expected["json"],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -152,9 +161,10 @@ def test_aiml_search_is_a_switch(codec, sample_of):
     assert sent(codec("aiml-flash"), sample_of(search="web"))["enable_web_search"] is True
 
 
-def test_aiml_references_travel_as_data_urls(codec, sample_of):
-    body = sent(codec("aiml-flash"), sample_of(), Inputs((ReferenceImage("image/png", PIXEL),)))
-    assert body["image_urls"] == [f"data:image/png;base64,{PIXEL}"]
+def test_aiml_references_travel_as_data_urls_and_links(codec, sample_of):
+    link = "https://example.com/a.png"
+    inputs = Inputs((ReferenceImage("", uri=link), ReferenceImage("image/png", PIXEL)))
+    assert sent(codec("aiml-flash"), sample_of(), inputs)["image_urls"] == [link, f"data:image/png;base64,{PIXEL}"]
 
 
 def test_aiml_model_name_on_the_wire_may_differ_from_the_id(codec, sample_of):

@@ -1,0 +1,139 @@
+"""The codec of the Gemini API's files: a resumable upload, and a look at what became of it.
+
+Sources: ai.google.dev/gemini-api/docs/files and ai.google.dev/api/files; requests as sent by @google/genai 3.1.0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from batchgen.errors import ServerFault, UploadFailed
+from batchgen.providers.answer_body import LENIENT, Envelope
+from batchgen.providers.google_errors import read_error
+from batchgen.records import Request
+
+LIFE_S = 48 * 3600.0
+TIMEOUT_S = 120.0
+State = Literal["PROCESSING", "ACTIVE", "FAILED"]
+Headers = Mapping[str, str]
+E = TypeVar("E", bound=Envelope)
+
+
+class File(Envelope):
+    name: str
+    uri: str
+    state: Annotated[str | None, LENIENT] = None
+    expiration_time: Annotated[str | None, LENIENT] = None
+
+
+class Stored(Envelope):
+    file: File
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """A file at the vendor's. name: `files/…`. expires: UTC seconds, 0 when the answer does not say."""
+
+    name: str
+    uri: str
+    state: State
+    expires: float
+
+
+class GeminiFiles:
+    """Only `start` and `look` carry the key; the address that `start` earns stands for it in all that follows."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def start(self, mime_type: str, size_bytes: int, display_name: str) -> Request:
+        headers = {
+            "X-Goog-Upload-Protocol": "resumable",
+            "X-Goog-Upload-Command": "start",
+            "X-Goog-Upload-Header-Content-Length": str(size_bytes),
+            "X-Goog-Upload-Header-Content-Type": mime_type,
+            "Content-Type": "application/json",
+        }
+        file = {"displayName": display_name[:512], "mimeType": mime_type, "sizeBytes": str(size_bytes)}
+        body = json.dumps({"file": file}).encode()
+        return Request(
+            method="POST", path=f"/upload/{self._version}/files", body=body, headers=headers, timeout_s=TIMEOUT_S
+        )
+
+    def started(self, status: int, headers: Headers, body: bytes) -> tuple[str, int]:
+        """Where the pieces go, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
+        _good(status, headers, body)
+        url, granularity = headers.get("X-Goog-Upload-URL", ""), headers.get("X-Goog-Upload-Chunk-Granularity", "")
+        if not url:
+            raise UploadFailed("the answer to the start of an upload names no address", http_status=status)
+        return url, int(granularity) if granularity.isascii() and granularity.isdecimal() else 1
+
+    def piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
+        """To the address of `started`."""
+        headers = {
+            "X-Goog-Upload-Offset": str(offset_bytes),
+            "X-Goog-Upload-Command": "upload, finalize" if last else "upload",
+        }
+        return Request(method="POST", path="", body=data, headers=headers, timeout_s=TIMEOUT_S)
+
+    def query(self) -> Request:
+        """How much has arrived? To the address of `started`."""
+        return Request(method="POST", path="", body=b"", headers={"X-Goog-Upload-Command": "query"}, timeout_s=30.0)
+
+    def received(self, status: int, headers: Headers, body: bytes) -> int:
+        """The answer to `query`, in bytes. Raises ProviderError."""
+        _good(status, headers, body)
+        size = headers.get("X-Goog-Upload-Size-Received", "")
+        if headers.get("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
+            raise UploadFailed("the upload cannot be taken up again", http_status=status)
+        return int(size)
+
+    def stored(self, status: int, headers: Headers, body: bytes, *, last: bool) -> RemoteFile | None:
+        """The answer to a piece: the file after the last one. Raises ProviderError."""
+        _good(status, headers, body)
+        if not last:
+            return None
+        if headers.get("X-Goog-Upload-Status") != "final":
+            raise UploadFailed("the upload was not taken as complete", http_status=status)
+        return _remote(_read(Stored, body).file)
+
+    def look(self, name: str) -> Request:
+        return Request(method="GET", path=f"/{self._version}/{quote(name)}", body=b"", timeout_s=30.0)
+
+    def seen(self, status: int, headers: Headers, body: bytes) -> RemoteFile:
+        """The answer to `look`. Raises ProviderError."""
+        _good(status, headers, body)
+        return _remote(_read(File, body))
+
+
+def _good(status: int, headers: Headers, body: bytes) -> None:
+    """Faults of a server are faults of the upload here: nothing can have been billed."""
+    if 200 <= status < 300:
+        return
+    error = read_error(status, headers, body)
+    if isinstance(error, ServerFault) or status == 404:
+        raise UploadFailed(error.message, retry_after_s=error.retry_after_s, http_status=status)
+    raise error
+
+
+def _read(kind: type[E], body: bytes) -> E:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError:
+        raise UploadFailed("the answer to an upload does not describe a file") from None
+
+
+def _remote(file: File) -> RemoteFile:
+    state: State = "PROCESSING" if file.state == "PROCESSING" else "FAILED" if file.state == "FAILED" else "ACTIVE"
+    try:
+        expires = datetime.fromisoformat(file.expiration_time or "").timestamp()
+    except ValueError:
+        expires = 0.0
+    return RemoteFile(name=file.name, uri=file.uri, state=state, expires=expires)
