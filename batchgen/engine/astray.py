@@ -36,6 +36,9 @@ def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> No
         if found is not None:
             strangers[image.file.bytes].remove(found)
             ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
+            if image.file.role == "image":
+                store.write_beside(found, ledger.reader.beside(image.attempt))
+                store.sync(found)
             note(f"{image.file.path}: an interrupted run had moved it to {found}")
 
 

@@ -359,7 +359,7 @@ class Surveyor:
             self.survey.loads[lane] = load
         size = item.image_size or profile.default_size
         for group in groups:
-            usd = estimate_usd(profile, size, group.images)
+            usd = estimate_usd(profile, size, group.images, tier=item.service_tier)
             load.requests += 1
             load.images += group.images
             load.busy_s += profile.latency(size)

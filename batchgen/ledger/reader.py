@@ -237,6 +237,11 @@ class Reader:
         row = self._connection.execute(f"SELECT {columns} FROM attempt WHERE id = ?", (number,)).fetchone()
         return None if row is None else _open_attempt(row)
 
+    def beside(self, attempt: int) -> dict[str, str]:
+        """The texts that belong beside the pictures of a request, by file ending."""
+        row = self._connection.execute("SELECT beside FROM attempt WHERE id = ?", (attempt,)).fetchone()
+        return dict(json.loads(row[0])) if row and row[0] else {}
+
     def unplaced(self) -> list[StoredImage]:
         """Pictures whose settling was recorded and whose placing was not."""
         rows = self._rows(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.records import SIDECARS
 from batchgen.store.rescue import Rescue
 from batchgen.store.sniff import EXTENSION, Format
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
@@ -16,6 +19,16 @@ from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
 TURNS = "turns"
+
+
+def beside(path: str, ending: str) -> str:
+    """The path of a file beside a picture."""
+    return os.path.splitext(path)[0] + ending
+
+
+def family(path: str) -> tuple[str, ...]:
+    """A picture's path and those of all that may stand beside it."""
+    return (path, *(beside(path, ending) for ending in SIDECARS))
 
 
 class Store:
@@ -131,27 +144,61 @@ class Store:
             raise disk_error(error, path) from error
         return moved
 
+    def write_beside(self, path: str, contents: Mapping[str, str]) -> None:
+        """Write what belongs beside the picture at `path`, by ending; the same again after a crash. Raises StoreError.
+
+        Each file is whole before it has its name; call `sync` for the folder afterwards.
+        """
+        for ending, text in contents.items():
+            spooled = self.spooled(f"beside-{threading.get_ident()}")  # a thread places one picture at a time
+            Path(spooled).unlink(missing_ok=True)
+            file = SpoolFile(*os.path.split(spooled))
+            file.write(text.encode(errors="replace"))
+            file.sync()
+            try:
+                os.replace(spooled, os.path.join(self.root, beside(path, ending)))
+            except OSError as error:
+                raise disk_error(error, beside(path, ending)) from error
+
     def supersede(self, path: str) -> tuple[str, str] | None:
-        """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
-        old = os.path.join(self.root, path)
-        if not os.path.lexists(old):
+        """Move whatever is called `path`, and what is beside it, into `superseded/`: paid bytes are never deleted.
+
+        None when no picture is there.
+        """
+        if not self._any_of(path):
             return None
         self.plain_folder(SUPERSEDED)
         stem, extension = os.path.splitext(os.path.basename(path))
         stem = stem.encode()[:200].decode(errors="ignore")
         number = 1
-        while os.path.lexists(os.path.join(self.root, SUPERSEDED, f"{stem}.{number}{extension}")):
+        while self._any_of(new := f"{SUPERSEDED}/{stem}.{number}{extension}"):
             number += 1
-        new = f"{SUPERSEDED}/{stem}.{number}{extension}"
+        if not os.path.lexists(os.path.join(self.root, path)):
+            self._move_beside(path, new)
+            self.sync(new)
+            return None
         self.move(path, new)
         return path, new
 
+    def _any_of(self, path: str) -> bool:
+        return any(os.path.lexists(os.path.join(self.root, name)) for name in family(path))
+
     def move(self, path: str, new: str) -> None:
-        """Rename inside the job folder. Raises StoreError."""
+        """Rename inside the job folder, with what is beside it. Raises StoreError."""
+        self._move_beside(path, new)  # first: a move that is taken up again finds the picture where it was
         try:
             os.rename(os.path.join(self.root, path), os.path.join(self.root, new))
         except OSError as error:
             raise disk_error(error, path) from error
+
+    def _move_beside(self, path: str, new: str) -> None:
+        for ending in SIDECARS:
+            try:
+                os.rename(os.path.join(self.root, beside(path, ending)), os.path.join(self.root, beside(new, ending)))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise disk_error(error, beside(path, ending)) from error
 
     def sync(self, *paths: str) -> None:
         """Make the names of these paths durable."""
