@@ -104,9 +104,9 @@ def _safety(settings: Mapping[str, str]) -> Iterator[Found]:
     ):
         for name in given:
             if name not in known:
-                word = f"{prefix}{name[:60].upper().removeprefix(prefix)}"
-                near = get_close_matches(word, known, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else f"; there are {', '.join(sorted(known))}"
+                short = {each.removeprefix(prefix): each for each in known}
+                near = get_close_matches(name[:60].upper().removeprefix(prefix), short, n=1)
+                hint = f" (did you mean {short[near[0]]!r}?)" if near else f"; there are {', '.join(sorted(known))}"
                 yield "safety", f"{name!r} is no {kind}{hint}"
 
 
