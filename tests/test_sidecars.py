@@ -109,18 +109,18 @@ async def test_a_superseded_picture_takes_along_what_is_beside_it_and_brings_it_
     assert (names(bench), read(bench, "a.sources.json"), await bench.requests()) == (ALL_NAMES, sources, 2)
 
 
-async def test_what_stands_beside_a_picture_of_another_format_makes_way_for_the_new_one(bench):
-    await bench.run(TEXT)
-    await bench.run(TEXT.replace("[text, image]", "[image], model: gemini-2.5-flash-image"))
-    assert names(bench) == ["a.jpg", "a.png"]
-    assert names(bench, "superseded") == ["a.1.txt"]
+async def test_superseded_pictures_of_two_formats_keep_what_is_beside_them_apart(bench):
+    for model in ("flash", "gemini-2.5-flash-image"):
+        await bench.run(SEARCH.replace("search: image", f"modalities: [text, image], model: {model}"))
+        await bench.run("  - {id: b, prompt: another}\n")
+    assert names(bench, "superseded") == ["a.1.jpg", "a.1.txt", "a.2.png", "a.2.txt"]
 
 
 async def test_a_file_of_somebody_else_is_moved_and_not_written_over(bench):
     (bench.folder / "out").mkdir()
     (bench.folder / "out" / "a.txt").write_text("mine")
     await bench.run(TEXT)
-    assert (read(bench, "superseded/a.1.txt"), read(bench, "a.txt")[:4]) == ("mine", "Here")
+    assert (read(bench, "superseded/a.txt.1"), read(bench, "a.txt")[:4]) == ("mine", "Here")
 
 
 async def test_verify_knows_what_stands_beside_a_picture(bench):

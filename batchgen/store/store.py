@@ -150,55 +150,82 @@ class Store:
         Each file is whole before it has its name; call `sync` for the folder afterwards.
         """
         for ending, text in contents.items():
+            data, name = text.encode(errors="replace"), beside(path, ending)
+            if self._makes_way(name, data):
+                continue
             spooled = self.spooled(f"beside-{threading.get_ident()}")  # a thread places one picture at a time
             Path(spooled).unlink(missing_ok=True)
             file = SpoolFile(*os.path.split(spooled))
-            file.write(text.encode(errors="replace"))
+            file.write(data)
             file.sync()
             try:
-                os.replace(spooled, os.path.join(self.root, beside(path, ending)))
+                os.replace(spooled, os.path.join(self.root, name))
             except OSError as error:
-                raise disk_error(error, beside(path, ending)) from error
+                raise disk_error(error, name) from error
+
+    def lacks_beside(self, path: str, contents: Mapping[str, str]) -> bool:
+        """Whether the picture stands at `path` and something of this does not stand beside it."""
+        there = [
+            os.path.lexists(os.path.join(self.root, name)) for name in (path, *(beside(path, e) for e in contents))
+        ]
+        return there[0] and not all(there)
+
+    def _makes_way(self, name: str, data: bytes) -> bool:
+        """Whether exactly this stands at `name` already. Anything else there is kept in `superseded/`."""
+        full = os.path.join(self.root, name)
+        if not os.path.lexists(full):
+            return False
+        try:
+            if not os.path.islink(full) and Path(full).read_bytes() == data:
+                return True
+            self.plain_folder(SUPERSEDED)
+            number = 1
+            while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")):
+                number += 1
+            os.rename(full, aside)
+        except OSError as error:
+            raise disk_error(error, name) from error
+        return False
 
     def supersede(self, path: str) -> tuple[str, str] | None:
-        """Move whatever is called `path`, and what is beside it, into `superseded/`: paid bytes are never deleted.
-
-        None when no picture is there.
-        """
-        if not self._any_of(path):
+        """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
+        if not os.path.lexists(os.path.join(self.root, path)):
             return None
         self.plain_folder(SUPERSEDED)
         stem, extension = os.path.splitext(os.path.basename(path))
         stem = stem.encode()[:200].decode(errors="ignore")
         number = 1
-        while self._any_of(new := f"{SUPERSEDED}/{stem}.{number}{extension}"):
+        while self._is_taken(f"{SUPERSEDED}/{stem}.{number}"):
             number += 1
-        if not os.path.lexists(os.path.join(self.root, path)):
-            self._move_beside(path, new)
-            self.sync(new)
-            return None
+        new = f"{SUPERSEDED}/{stem}.{number}{extension}"
         self.move(path, new)
         return path, new
 
-    def _any_of(self, path: str) -> bool:
-        return any(os.path.lexists(os.path.join(self.root, name)) for name in family(path))
+    def _is_taken(self, stem: str) -> bool:
+        """By a picture of any format: what stands beside pictures goes by their stem."""
+        return any(os.path.lexists(os.path.join(self.root, stem + ending)) for ending in EXTENSION.values())
 
     def move(self, path: str, new: str) -> None:
-        """Rename inside the job folder, with what is beside it. Raises StoreError."""
-        self._move_beside(path, new)  # first: a move that is taken up again finds the picture where it was
+        """Rename inside the job folder, with what is beside it. Raises StoreError.
+
+        What is beside it goes first and is durable then, so that a move that is taken up again separates nothing.
+        """
+        moved = False
+        for ending in SIDECARS:
+            old = os.path.join(self.root, beside(path, ending))
+            try:
+                if os.path.lexists(old):
+                    self._makes_way(beside(new, ending), Path(old).read_bytes())
+                    os.rename(old, os.path.join(self.root, beside(new, ending)))
+                    moved = True
+            except OSError as error:
+                raise disk_error(error, old) from error
+        if moved:
+            self.sync(path, new)
         try:
             os.rename(os.path.join(self.root, path), os.path.join(self.root, new))
         except OSError as error:
             raise disk_error(error, path) from error
-
-    def _move_beside(self, path: str, new: str) -> None:
-        for ending in SIDECARS:
-            try:
-                os.rename(os.path.join(self.root, beside(path, ending)), os.path.join(self.root, beside(new, ending)))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise disk_error(error, beside(path, ending)) from error
 
     def sync(self, *paths: str) -> None:
         """Make the names of these paths durable."""
