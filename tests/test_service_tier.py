@@ -78,6 +78,18 @@ async def test_requests_in_flight_while_a_tier_turns_out_to_be_gone_are_all_aske
     assert requests <= 12
 
 
+async def test_a_budget_is_not_overshot_by_what_is_asked_for_again_at_standard(tmp_path):
+    prompts = [f"p{n}" for n in range(40)]
+    _, outcome, _ = await run_with(tmp_path, {"flex": 503}, prompts=prompts, max_usd=0.30, concurrency=20)
+    assert (outcome.exit_code, outcome.stopped_by) == (6, "budget")
+    assert 0 < outcome.usd <= 0.30
+
+
+async def test_an_unanswered_request_may_have_cost_what_its_tier_does(tmp_path):
+    _, outcome, _ = await run_with(tmp_path, {}, prompts=["[[fault:reset]] x"], hold_uncertain=True)
+    assert outcome.maybe_usd == pytest.approx(STANDARD_USD / 2)
+
+
 async def test_another_tier_makes_no_picture_stale(tmp_path):
     async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
         bench = Bench(emulator.base_url, tmp_path)

@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+import batchgen
 from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.recover import finish_placing
+from batchgen.engine.repair import repair
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
+from batchgen.providers.gemini import Gemini
 from batchgen.report.screen import Screen
 from batchgen.store.store import Store, beside, family
 from tests.test_run import Bench
@@ -155,6 +158,29 @@ async def test_a_crash_before_the_picture_was_moved_writes_beside_it_too(bench):
     finish_placing(ledger, store, lambda _: None)
     ledger.close()
     assert names(bench) == ALL_NAMES
+
+
+async def test_a_ledger_that_was_built_anew_knows_what_stands_beside_its_pictures(bench):
+    await bench.run(ALL)
+    out = bench.folder / "out"
+    before, texts = bench.lines()["a"]["sidecars"], {name: read(bench, name) for name in ALL_NAMES[1:]}
+    (out / ".batchgen" / "ledger.sqlite").write_bytes(b"damaged " * 1000)
+    repair(out, batchgen.load(bench.manifest(ALL), output=out, emulate=True, environ={}).manifest)
+    await bench.run(ALL + "  - {id: b, prompt: b}\n")
+    assert (bench.lines()["a"]["sidecars"], {name: read(bench, name) for name in texts}) == (before, texts)
+    await bench.run(ALL.replace("{id: a,", "{id: a, filename: c,"))
+    assert {name for name in names(bench) if name[0] == "c"} == {name.replace("a.", "c.", 1) for name in ALL_NAMES}
+    assert await bench.requests() == 2
+
+
+async def test_an_answer_that_is_read_later_has_beside_its_picture_what_was_asked_for(bench, monkeypatch):
+    real = Gemini.read
+    with monkeypatch.context() as patch:
+        patch.setattr(Gemini, "read", lambda *_: 1 / 0)
+        assert (await bench.run(ALL)).made == 0
+    assert Gemini.read is real
+    await bench.run(ALL)
+    assert (names(bench), await bench.requests()) == (ALL_NAMES, 1)
 
 
 def test_no_two_pictures_can_mean_the_same_file_beside_them():

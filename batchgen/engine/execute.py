@@ -110,6 +110,13 @@ class Execution:
         item = sample.item
         return estimate_usd(profile, item.image_size or profile.default_size, sample.images, tier=item.service_tier)
 
+    def reserve_usd(self, sample: Sample) -> float | None:
+        """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
+        usd = self.estimate_usd(sample)
+        if usd is None or sample.item.service_tier != "flex":
+            return usd
+        return self.estimate_usd(replace(sample, item=replace(sample.item, service_tier="standard")))
+
     def cancel_in_flight(self) -> None:
         """Give up waiting for answers; what is already being stored goes on."""
         for task in self._sending:
@@ -143,7 +150,7 @@ class Execution:
             raise
         except Exception as error:
             unsendable = BadRequest(f"{type(error).__name__} in writing the request: a bug of batchgen or of its codec")
-        attempt = await self._ledger.attempt_started(sample, work.lane, number, work.usd, sent_as)
+        attempt = await self._ledger.attempt_started(sample, work.lane, number, self.estimate_usd(sample), sent_as)
         self._emit(
             AttemptStarted(
                 at=time.time(),

@@ -265,7 +265,7 @@ class _Run:
                     policy=policy,
                     hold_uncertain=options.hold_uncertain,
                 )
-                dispatch.price(execution.estimate_usd)
+                dispatch.price(execution.reserve_usd)
                 self.emit(
                     RunStarted(
                         at=started,

@@ -48,7 +48,7 @@ def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
     files: tuple[ImageFile, ...] = ()
     texts: str | None = None
     if state == "succeeded":
-        made_by = "SELECT max(attempt_id) FROM image WHERE item_id = ? AND n = ? AND fingerprint = ?"
+        made_by = "SELECT max(attempt_id) FROM image WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image'"
         rows = list(
             connection.execute(
                 f"SELECT {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id = attempt_id) FROM image"

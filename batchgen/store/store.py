@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from batchgen.errors import StoreError
@@ -162,6 +162,16 @@ class Store:
                 os.replace(spooled, os.path.join(self.root, name))
             except OSError as error:
                 raise disk_error(error, name) from error
+
+    def read_beside(self, path: str, listed: Collection[str]) -> dict[str, str]:
+        """What of `listed` stands beside the picture at `path`, by ending."""
+        names = {ending: beside(path, ending) for ending in SIDECARS}
+        files = {ending: Path(self.root, name) for ending, name in names.items() if name in listed}
+        return {
+            ending: file.read_text(encoding="utf-8", errors="replace")
+            for ending, file in files.items()
+            if file.is_file() and not file.is_symlink()
+        }
 
     def lacks_beside(self, path: str, contents: Mapping[str, str]) -> bool:
         """Whether the picture stands at `path` and something of this does not stand beside it."""
