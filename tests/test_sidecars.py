@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +19,7 @@ from batchgen.engine.repair import repair
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.providers.gemini import Gemini
+from batchgen.records import ReplyImage
 from batchgen.report.screen import Screen
 from batchgen.store.store import Store, beside, family
 from tests.test_run import Bench
@@ -181,6 +184,42 @@ async def test_an_answer_that_is_read_later_has_beside_its_picture_what_was_aske
     assert Gemini.read is real
     await bench.run(ALL)
     assert (names(bench), await bench.requests()) == (ALL_NAMES, 1)
+
+
+async def test_a_thought_that_is_no_whole_picture_costs_nothing_but_itself(bench, monkeypatch):
+    real = Gemini.read
+
+    def with_broken_thoughts(codec, status, headers, body):
+        reply = real(codec, status, headers, body)
+        broken = (ReplyImage("image/png", data=b"junk", role="thought"), ReplyImage("", lifted=99, role="thought"))
+        return replace(reply, images=(*broken, *reply.images), usage=None)
+
+    monkeypatch.setattr(Gemini, "read", with_broken_thoughts)
+    outcome = await bench.run(THOUGHTS)
+    assert (outcome.exit_code, names(bench), len(names(bench, "drafts"))) == (0, ["a.jpg", "a.thoughts.md"], 2)
+    assert outcome.estimated_usd == pytest.approx(0.0336)  # of one picture
+    assert list((bench.folder / "out" / ".batchgen" / "spool").iterdir()) == []
+
+
+async def test_what_is_missing_beside_a_picture_after_a_crash_is_written_again(bench):
+    await bench.run(ALL)
+    out = bench.folder / "out"
+    (out / "a.txt").unlink()
+    with sqlite3.connect(out / ".batchgen" / "ledger.sqlite") as db:
+        db.execute("UPDATE run SET ended_at = NULL")
+    db.close()
+    await bench.run(ALL)
+    assert names(bench) == ALL_NAMES
+
+
+def test_what_stands_beside_a_picture_is_durable_under_its_new_name_before_the_picture_moves(tmp_path, monkeypatch):
+    for name in ("a.jpg", "a.txt"):
+        (tmp_path / name).write_text(name)
+    steps, rename = [], os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: (steps.append(os.path.basename(new)), rename(old, new)))
+    monkeypatch.setattr("batchgen.store.store.sync_folder", lambda _: steps.append("sync"))
+    Store(tmp_path).move("a.jpg", "b.jpg")
+    assert steps == ["b.txt", "sync", "b.jpg"]
 
 
 def test_no_two_pictures_can_mean_the_same_file_beside_them():
