@@ -6,18 +6,21 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited, Unreadable
+from batchgen.fallback import cause_of, next_lane, served_in
 from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, NotBefore, Reserved, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
 # Above the table's price: recorded answers bill thoughts and up to 630 text tokens more, which is 10 % of a small picture.
 MARKUP = 1.15
+YOUNG_S = 1.0  # within which a refusal has come back; an answer takes longer
+YOUNG_MOST = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
 
@@ -27,6 +30,10 @@ class Supply(Protocol):
     def take(self, lane: str, most: int) -> list[Sample]: ...
 
     def left(self, lane: str) -> int: ...
+
+    def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
+        """Move what has a fallback for this cause to the lane of that, and answer how many."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,14 @@ class Returned:
     """The sample goes back untried because its lane or the run stopped; a later run takes it."""
 
 
-Settlement = Requeued | GivenUp | Returned
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """The sample goes on in the lane of a fallback."""
+
+    lane: str
+
+
+Settlement = Requeued | GivenUp | Returned | PassedOn
 
 
 @dataclass(slots=True)
@@ -107,6 +121,7 @@ class Lane:
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""
+    young: dict[int, float] = field(default_factory=dict)  # start of each request that is not answered
     failing: bool = False  # something failed since its last success
     alike: tuple[str, set[str]] = ("", set())  # the reason of the last 4xx and the samples it hit in a row
 
@@ -178,6 +193,7 @@ class Dispatch:
         self._flying: set[int] = set()  # ids of works whose answer is not in
         self._open: set[int] = set()  # ids of works that are not settled
         self._sent: set[int] = set()  # ids of those of them whose headers left
+        self.passed_on: Counter[str] = Counter()  # samples that went on with a fallback, by the lane they left
         self._starts = itertools.count(1)
         self._order = itertools.count()
 
@@ -210,7 +226,12 @@ class Dispatch:
         earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s, lane.short_until_s)
         if not lane.ready:
             earliest_s = max(earliest_s, lane.later[0][0])
-        return earliest_s if lane.window is None else max(earliest_s, lane.window.earliest_s(now_s))
+        if lane.window is None:
+            return earliest_s
+        most = max(YOUNG_MOST, lane.window.limit // 20)
+        if len(lane.young) >= most and not lane.window.proven:  # a limit that nobody told us refuses so many at most
+            earliest_s = max(earliest_s, list(lane.young.values())[-most] + YOUNG_S)
+        return max(earliest_s, lane.window.earliest_s(now_s))
 
     def _refill(self, lane: Lane, now_s: float) -> None:
         while lane.later and lane.later[0][0] <= now_s:
@@ -293,7 +314,7 @@ class Dispatch:
                     lane.told_until_s = lane.short_until_s
                     self._on_held(lane.key, answer)
             case DayUsedUp():
-                lane.parked = True
+                self.park(lane.key)
                 self._on_held(lane.key, answer)
             case BudgetReached(span):
                 # What is in flight may turn out cheaper. What others have in flight is not waited for.
@@ -315,6 +336,7 @@ class Dispatch:
         before = 0 if lane.window is None else lane.window.used(now_s)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
         work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place, max(before, others), reserved_usd)
+        lane.young[id(work)] = now_s
         self._flying.add(id(work))
         self._open.add(id(work))
         return work
@@ -351,6 +373,7 @@ class Dispatch:
         self._flying.discard(id(work))
         self.in_flight -= 1
         self.lanes[work.lane].in_flight -= 1
+        self.lanes[work.lane].young.pop(id(work), None)
         self._wake()
 
     def succeeded(self, work: Work, usd: float | None) -> None:
@@ -375,8 +398,48 @@ class Dispatch:
         now_s = self._clock()
         lane.failing, self._failing_s = True, (self._failing_s[0] if self._failing_s else now_s, now_s)
         settlement = self._settle(lane, work, error, tries)
+        if isinstance(settlement, GivenUp) and not self.stopping:
+            settlement = self._elsewhere(lane, work.sample, error)
+        if not lane.open:
+            self._pass_on(lane)
         self._wake()
         return settlement
+
+    # --- fallbacks
+
+    def park(self, key: str) -> None:
+        """Nothing more in this lane today."""
+        self.lanes[key].parked = True
+        self._pass_on(self.lanes[key])
+
+    def _elsewhere(self, lane: Lane, sample: Sample, error: ProviderError) -> PassedOn | GivenUp:
+        other = next_lane(sample.item, lane.key, cause_of(error), self._is_open)
+        if other is None:
+            return GivenUp()
+        self._enter(other, lane, sample)
+        return PassedOn(other)
+
+    def _pass_on(self, lane: Lane) -> None:
+        """Of what waits in a lane that has closed, all that has a fallback goes on there."""
+        cause = "quota" if lane.parked else "outage"
+        waiting = [*lane.ready, *(work for _, _, work in lane.later)]
+        lane.ready, lane.later = deque(), []
+        for work in waiting:
+            other = next_lane(work.sample.item, lane.key, cause, self._is_open)
+            if other is None:
+                lane.ready.append(work)
+            else:
+                self._enter(other, lane, work.sample)
+        self.passed_on[lane.key] += self._supply.pass_on(lane.key, cause, self._is_open)
+        for key, each in self.lanes.items():
+            each.left = self._supply.left(key)
+
+    def _enter(self, other: str, left: Lane, sample: Sample) -> None:
+        self.lanes[other].ready.append(Work(served_in(sample, other), other))
+        self.passed_on[left.key] += 1
+
+    def _is_open(self, key: str) -> bool:
+        return key in self.lanes and self.lanes[key].open
 
     def abandoned(self, work: Work) -> None:
         """Whatever became of it, it is no longer being worked on. Does nothing for work that was settled."""
@@ -453,6 +516,8 @@ class Dispatch:
     def supplied(self, lane: str) -> None:
         """The backlog has got more for this lane."""
         self.lanes[lane].left = self._supply.left(lane)
+        if not self.lanes[lane].open:
+            self._pass_on(self.lanes[lane])
         self._wake()
 
     def stop(self, reason: str) -> None:
@@ -485,3 +550,10 @@ class _FixedSupply:
 
     def left(self, lane: str) -> int:
         return len(self._by_lane.get(lane, ()))
+
+    def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
+        waiting = self._by_lane.pop(lane, deque())
+        others = [next_lane(sample.item, lane, cause, is_open) for sample in waiting]
+        for sample, other in zip(waiting, others, strict=True):
+            self._by_lane.setdefault(other or lane, deque()).append(served_in(sample, other or lane))
+        return sum(other is not None for other in others)

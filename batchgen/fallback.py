@@ -17,6 +17,7 @@ from batchgen.errors import (
 )
 from batchgen.records import Item, Sample
 
+FALLBACKS_MOST = 5
 CAUSES = ("quota", "outage", "refusal")
 DEFAULT_CAUSES = (
     "quota",

@@ -107,7 +107,7 @@ def plan(
     loads = list(survey.loads.values())
     if (never := too_dear(loads)) is not None:
         raise UsageError(never)
-    prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of)
+    prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
     return Plan(survey, prospect, tuple(job.manifest.warnings))
 
 

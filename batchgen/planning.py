@@ -163,8 +163,18 @@ def quota_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
     return ((requests - 1) // rpm) * period_s
 
 
-def forecast(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str = "run") -> Forecast:
-    """How long it takes at best, and which limit makes it so. budget_of: run, or the day or month that has less left."""
+def forecast(
+    loads: Sequence[LaneLoad],
+    concurrency: int,
+    budget_usd: float | None,
+    budget_of: str = "run",
+    *,
+    chain_s: float = 0.0,
+) -> Forecast:
+    """How long it takes at best, and which limit makes it so. budget_of: run, or the day or month that has less left.
+
+    chain_s: of the longest row of pictures of which each needs the one before.
+    """
     asked = [load for load in loads if load.requests]
     seconds = max((_by_quota_s(load) for load in asked), default=0.0)
     by_cap_s = sum(load.busy_s for load in asked) / concurrency
@@ -173,8 +183,8 @@ def forecast(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | No
         images=sum(load.images for load in asked),
         usd=None if any(load.unpriced for load in asked) else sum(load.usd for load in asked),
         known_usd=sum(load.usd for load in asked),
-        seconds=max(seconds, by_cap_s, *(spend_s(*account) for account in _accounts(asked))),
-        limit=_limit(asked, concurrency, budget_usd, budget_of),
+        seconds=max(seconds, by_cap_s, chain_s, *(spend_s(*account) for account in _accounts(asked))),
+        limit=_limit(asked, concurrency, budget_usd, budget_of, chain_s),
         by_model={load.model: load for load in loads},
     )
 
@@ -228,7 +238,9 @@ def _ends_early(loads: Sequence[LaneLoad], budget_usd: float | None, budget_of: 
     return None
 
 
-def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str) -> Limit:
+def _limit(
+    loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str, chain_s: float
+) -> Limit:
     """What ends the run early, else what takes longest: spend rate, quota, cap or the models' own time."""
     if not loads:
         return Limit("nothing", "nothing to do")
@@ -243,11 +255,15 @@ def _limit(loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None
         return Limit(
             "spend", f"{usd:.2f} USD at {rate:g} in ten minutes take {spend_s(usd, rate):.0f} s; {remedy}", remedy
         )
-    if by_cap_s > max(by_quota_s, longest_s) * 1.01:
-        useful = max(concurrency + 1, round(concurrency * by_cap_s / max(by_quota_s, longest_s)))
+    if chain_s > max(by_cap_s, by_quota_s, longest_s):
+        advice = f"pictures that need one another take {chain_s:.0f} s, one after the other, whatever the quota"
+        return Limit("latency", advice, "nothing to change")
+    least_s = max(by_quota_s, longest_s, chain_s)
+    if by_cap_s > least_s * 1.01:
+        useful = max(concurrency + 1, round(concurrency * by_cap_s / least_s))
         remedy = f"--concurrency {useful} would use the quota"
         advice = (
-            f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {by_quota_s:.0f} s"
+            f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {least_s:.0f} s"
         )
         return Limit("cap", advice, remedy)
     if by_quota_s > longest_s * 1.01:

@@ -101,10 +101,12 @@ class Window:
     Its catch: it reads and mends the library's private log, so the library is pinned and a test holds the version.
     """
 
-    def __init__(self, limit: int, period_s: float = 60.0) -> None:
+    def __init__(self, limit: int, period_s: float = 60.0, *, proven: bool = True) -> None:
+        """proven: whether the server is known to allow the declared limit. Until then starts are spread a little."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self.limit = limit
+        self.proven = proven
         self.period_s = period_s
         self._throttler = Throttler(rate_limit=limit, period=period_s + MARGIN_S)
         self._lowered_to = float(limit)
@@ -134,6 +136,7 @@ class Window:
         """
         accepted = before - sum(1 for refused_s in self._refused_s if stamp_s - self.period_s < refused_s < stamp_s)
         self._refused_s.append(stamp_s)
+        self.proven = False
         rate = self.rate(now_s)
         if named is not None and named < rate:
             self.limit, self._rises_at_s = max(1, named), None

@@ -139,6 +139,13 @@ async def test_running_again_sends_nothing(bench):
     assert (outcome.exit_code, outcome.kept, bench.server.asked) == (0, 7, [])
 
 
+async def test_the_plan_knows_that_pictures_which_need_one_another_take_their_time_one_after_the_other(bench):
+    forecast = batchgen.plan(bench.load(PAIR + SNOW + MUG)).forecast
+    alone = batchgen.plan(bench.load(MUG)).forecast
+    assert forecast.seconds == pytest.approx(3 * alone.seconds, rel=0.01)
+    assert (forecast.limit.binding, "need one another" in forecast.limit.advice) == ("latency", True)
+
+
 async def test_a_changed_parent_makes_its_children_stale_and_nobody_else(bench):
     await bench.run(MUG + SNOW + PAIR + "  - {id: alone, prompt: alone}\n")
     edited = MUG.replace("a mug", "a blue mug") + SNOW + PAIR + "  - {id: alone, prompt: alone}\n"
@@ -182,7 +189,11 @@ async def test_the_next_run_says_the_same_and_sends_nothing_and_a_mended_parent_
     outcome = await bench.run(MUG + SNOW + PAIR)
     assert (outcome.exit_code, bench.server.asked) == (3, [])
     assert bench.results()["snow"]["state"] == "blocked"
-    assert bench.steps(MUG + SNOW)["snow"] == ("skip", "needs @mug, which was refused (prompt_blocked)")
+    steps = bench.steps(MUG + SNOW + PAIR)
+    assert steps["snow"] == ("skip", "needs @mug, which was refused (prompt_blocked)")
+    assert steps["pair"] == ("skip", "needs @mug#2, which was refused (prompt_blocked)")
+    deeper = bench.steps(MUG + SNOW + "  - {id: deep, prompt: d, references: ['@snow']}\n")
+    assert deeper["deep"] == ("skip", "needs @snow, which is blocked")
     mended = MUG.replace("a mug", "a cup") + SNOW + PAIR
     outcome = await bench.run(mended)
     assert (outcome.exit_code, {line["state"] for line in bench.results().values()}) == (0, {"succeeded"})

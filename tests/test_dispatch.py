@@ -36,6 +36,7 @@ class StubServer:
     quota: int | None = None
     names: int | None = None  # what its refusals say the quota is
     dearer: float = 1.0  # what a picture costs / what was estimated
+    refusal_s: float = 0.0  # how long a refusal takes
     spread_s: float = 0.0  # each answer takes longer by another share of it
     arrivals: list[tuple[float, str, str]] = field(default_factory=list)  # seconds, lane, sample
     refused: int = 0
@@ -50,6 +51,7 @@ class StubServer:
         try:
             if self.quota is not None and recent >= self.quota:
                 self.refused += 1
+                await asyncio.sleep(self.refusal_s)
                 refusal = RateLimited("quota", retry_after_s=5.0)
                 refusal.rpm = self.names
                 return refusal
@@ -81,11 +83,12 @@ async def drive(
     concurrency: int = 5,
     storing_s: float = 0.0,
     on_start: Callable[[Dispatch], None] | None = None,
+    proven: bool = True,
     **options: object,
 ) -> Night:
     loop = asyncio.get_running_loop()
     samples = [(lane, make_sample(f"{lane}{number}")) for lane, count in counts.items() for number in range(count)]
-    windows = {lane: (Window(limit) if (limit := (rpm or {}).get(lane)) else None) for lane in counts}
+    windows = {lane: (Window(limit, proven=proven) if (limit := (rpm or {}).get(lane)) else None) for lane in counts}
     dispatch = Dispatch(
         windows,
         fixed_supply(samples),
@@ -181,6 +184,25 @@ def test_a_hidden_limit_costs_few_refusals_when_answers_do_not_come_in_step(run)
     server = StubServer(quota=20, spread_s=0.5)
     night = run(drive({"m": 60}, server, rpm={"m": 60}, concurrency=5))
     assert (len(night.done), 1 <= night.server.refused <= 3) == (60, True)
+
+
+@pytest.mark.parametrize("quota", [16, 20, 33])  # of 60; below a quarter it takes another wave
+@pytest.mark.parametrize("latency_s, concurrency", [(0.1, 5), (2.0, 5), (10.0, 20), (0.3, 50)])
+def test_a_limit_that_nobody_told_and_nothing_has_proven_costs_three_refusals_at_most(
+    run, quota, latency_s, concurrency
+):
+    server = StubServer(latency_s=latency_s, quota=quota, refusal_s=0.25)
+    night = run(drive({"m": 3 * quota}, server, rpm={"m": 60}, concurrency=concurrency, proven=False))
+    assert (len(night.done), minutes(night.server.arrivals, "m")) == (3 * quota, quota)
+    assert 1 <= night.server.refused <= 3
+
+
+def test_a_start_that_is_not_proven_is_spread_over_seconds_and_loses_no_quota(run):
+    server = StubServer(latency_s=8.0, quota=60)
+    night = run(drive({"m": 120}, server, rpm={"m": 60}, concurrency=30, proven=False))
+    starts = [at - night.server.arrivals[0][0] for at, _, _ in night.server.arrivals]
+    assert max(sum(1 for at in starts if moment <= at < moment + 0.999) for moment in starts) <= 3
+    assert (night.server.refused, night.seconds < 60.5 + 20 + 8 + 1) == (0, True)
 
 
 def test_a_429_whose_hint_is_hours_parks_the_lane_and_others_go_on(run):

@@ -213,11 +213,11 @@ def test_the_backlog_gives_back_what_was_put_in_higher_priority_first():
     first = make_sample(
         "a", tags=("x",), references=("/r.png",), seed=3, safety={"H": "OFF"}, extra={"deep": {"er": [1]}}
     )
-    backlog.add("lane", [first, make_sample("b"), make_sample("c", priority=5)])
-    assert [sample.item.id for sample in backlog.take("lane", 2)] == ["c", "a"]
-    assert backlog.left("lane") == 1
-    backlog.add("lane", [first])
-    assert backlog.take("lane", 9)[-1] == first
+    backlog.add("gemini/m", [first, make_sample("b"), make_sample("c", priority=5)])
+    assert [sample.item.id for sample in backlog.take("gemini/m", 2)] == ["c", "a"]
+    assert backlog.left("gemini/m") == 1
+    backlog.add("gemini/m", [first])
+    assert backlog.take("gemini/m", 9)[-1] == first
     backlog.close()
 
 

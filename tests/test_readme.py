@@ -31,6 +31,12 @@ def test_the_readmes_manifest_is_valid(tmp_path):
     assert (plan.survey.items, plan.forecast.images, plan.warnings) == (6, 10, ())
 
 
+def test_the_readmes_conversations_and_needs_are_valid(tmp_path):
+    (tmp_path / "m.yaml").write_text(block("yaml", 1))
+    plan = batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={}))
+    assert (plan.forecast.images, plan.warnings) == (8, ())
+
+
 def test_the_readmes_python_runs(tmp_path):
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.emulated"))
     code = block("python").replace("jobs/catalog.yaml", "jobs/prompts.jsonl")
@@ -61,3 +67,10 @@ def test_every_command_the_readme_names_is_there(command):
 def test_every_exit_code_of_a_stopped_run_is_in_the_readmes_table():
     listed = {int(code) for code in re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d ·]+) \|", README, re.MULTILINE)))}
     assert set(EXIT_BY_STOP.values()) <= listed
+
+
+def test_every_test_that_the_promises_name_is_there():
+    section = README.partition("## What is promised")[2].partition("## Settings")[0]
+    named = set(re.findall(r"`((?:\w+/)?test_\w+)`", section))
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not (ROOT / "tests" / f"{name}.py").is_file()] == []

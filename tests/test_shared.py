@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -22,7 +23,17 @@ from batchgen.engine.online import OnlineEngine
 from batchgen.errors import UsageError
 from batchgen.events import LaneCooled, LaneParked, Noted
 from batchgen.ledger.reader import Reader
-from batchgen.quota import Answer, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved, Window, daily_reset
+from batchgen.quota import (
+    Answer,
+    Budget,
+    BudgetReached,
+    DayUsedUp,
+    NotBefore,
+    Reserved,
+    Window,
+    daily_reset,
+    span_start,
+)
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
 from batchgen.shared import FILE_NAME, SharedFile, Terms, open_shared, quota_name
@@ -378,6 +389,29 @@ async def test_what_a_request_cost_in_the_end_takes_the_place_of_what_was_reserv
     assert await shared.spent_since(0.0) == pytest.approx(0.1)
     assert isinstance(await log.reserve(None, 0.9), Reserved)
     assert isinstance(await log.reserve(None, 0.1), NotBefore)
+
+
+async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
+    noted: list[str] = []
+    now = time.time()
+    days = [now - 2 * 86400.0, now - 86400.0, now]
+    with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
+        log = file.starts("q", 60.0, Terms(job="a", account="acc"))
+        for _ in range(30):
+            log.settled((await log.reserve(None, 1.0)).place, 0.5)
+        await log.reserve(None, 7.0)  # of a process that died: stays as it is
+        await file.spent_since(0.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        for number, day in enumerate(days):
+            connection.execute(
+                "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND place % 3 = ?", (day, day, number)
+            )
+    with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
+        assert await file.spent_since(0.0) == pytest.approx(22.0)
+        assert await file.spent_since(span_start("day", now)) == pytest.approx(12.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        assert connection.execute("SELECT count(*) FROM spending").fetchone()[0] == 10 + 2 + 1
+    assert noted == []
 
 
 async def test_requests_of_a_day_are_counted_over_all_jobs_and_given_back_when_never_sent(shared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -81,7 +82,8 @@ class Dependents:
             await (self._load_made(item_ref_key(name)) if name.startswith("@") else self._references.load_async(name))
             for name in item.references
         ]
-        return Inputs(tuple(references), self._earlier_turns(item, sample.n))
+        turns = await asyncio.to_thread(self._earlier_turns, item, sample.n) if item.turn > 1 else ()
+        return Inputs(tuple(references), turns)
 
     async def _load_made(self, key: str) -> ReferenceImage:
         file = self._picture(key).file

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
 
-from batchgen.dispatch import Dispatch, GivenUp, Requeued, Work
+from batchgen.dispatch import Dispatch, GivenUp, PassedOn, Requeued, Settlement, Work
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.lanes import Route, lane_key
@@ -40,6 +40,7 @@ from batchgen.events import (
     LaneCooled,
     LaneParked,
     LaneStopped,
+    Noted,
     SampleEnded,
     SampleSucceeded,
     Stopping,
@@ -91,7 +92,10 @@ class Execution:
         self._emit = emit
         self._policy = policy
         self._hold_uncertain = hold_uncertain
-        self._sending: set[asyncio.Task[Answer]] = set()
+        self._sending: set[asyncio.Task[Answer] | asyncio.Task[None]] = (
+            set()
+        )  # requests, and downloads of what they linked to
+        self._interrupted = False
         self._rng = random.Random()
         self.exposed_ms = array("d")  # of each answer: from its last byte to its durable record
         self.fault: StoreError | LedgerError | None = None
@@ -119,6 +123,7 @@ class Execution:
 
     def cancel_in_flight(self) -> None:
         """Give up waiting for answers; what is already being stored goes on."""
+        self._interrupted = True
         for task in self._sending:
             task.cancel()
 
@@ -281,10 +286,10 @@ class Execution:
             for failures in range(DOWNLOAD_TRIES):
                 file = self._store.spool_file(attempt, first + k)
                 try:
-                    await self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+                    await self._fetch(link, file, route)
                 except DownloadFailed as error:
                     file.discard()
-                    if failures + 1 == DOWNLOAD_TRIES or error.reason != "download_failed":
+                    if self._interrupted or failures + 1 == DOWNLOAD_TRIES or error.reason != "download_failed":
                         discard(files)
                         raise
                     await asyncio.sleep(backoff_s(failures, self._policy.base_s, self._policy.cap_s, self._rng))
@@ -292,6 +297,20 @@ class Execution:
                     files.append(file)
                     break
         return files
+
+    async def _fetch(self, link: str, file: SpoolFile, route: Route) -> None:
+        """A second Ctrl-C ends it too: the link is in the ledger, and the next run fetches from it."""
+        task = asyncio.ensure_future(
+            self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+        )
+        self._sending.add(task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise DownloadFailed("the run was interrupted while the picture was fetched from its link") from None
+        finally:
+            self._sending.discard(task)
 
     # --- how it ended
 
@@ -368,28 +387,30 @@ class Execution:
                 outcome=error.outcome,
                 reason=error.reason,
                 message=error.message,
-                retry_in_s=settlement.delay_s if isinstance(settlement, Requeued) else None,
+                retry_in_s=_retry_in_s(settlement),
                 maybe_billed=error.maybe_billed,
             )
         )
+        if isinstance(settlement, PassedOn):
+            self._emit(Noted(at=now, message=f"{sample.key} goes on with {settlement.lane.partition('/')[2]}"))
         self._tell_of_lane(work.lane, error, was_open, was_cooled, now)
         if self.dispatch.stopping and not was_stopping:
             self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
         if ended:
             keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
-            await self._block(keys, state, error.reason)
             await self._in_thread(lambda: self._results.append(sample))
-            for n in range(sample.n, sample.n + sample.images):
+            for key in keys:
                 self._emit(
                     SampleEnded(
                         at=now,
-                        key=sample_key(sample.item.id, n),
+                        key=key,
                         model=sample.item.model,
                         state=state,
                         reason=error.reason,
                         message=error.message,
                     )
                 )
+            await self._block(keys, state, error.reason)
 
     async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
         """What waits for these samples will not be asked for in this run."""
@@ -417,6 +438,8 @@ class Execution:
         elif lane.stopped and was_open:
             left = self.dispatch.left_samples(key)
             self._emit(LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=left))
+        if was_open and not lane.open and (number := self.dispatch.passed_on[key]):
+            self._emit(Noted(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks"))
         elif lane.cooled_until_s > was_cooled and lane.cooled_until_s > loop_now:
             rpm = None if lane.window is None else float(lane.window.rate(loop_now))
             self._emit(
@@ -453,6 +476,15 @@ def as_sent(wished: Sample, sample: Sample, tries: Tries) -> tuple[Sample, str]:
         words.append("prompt with no_image_suffix")
         sample = replace(sample, item=replace(sample.item, prompt=f"{sample.item.prompt} {suffix}"))
     return sample, "; ".join(words)
+
+
+def _retry_in_s(settlement: Settlement) -> float | None:
+    match settlement:
+        case Requeued(delay_s):
+            return delay_s
+        case PassedOn():
+            return 0.0
+    return None
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], error: StoreError) -> None:

@@ -45,6 +45,8 @@ from batchgen.transport import Transport
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
+PROOF_S = 7 * 86400.0
+PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
 log = logging.getLogger("batchgen")
 
 
@@ -228,7 +230,7 @@ class _Run:
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
-        prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of)
+        prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of, chain_s=survey.chain_s)
         policy = RetryPolicy(attempts=limits.attempts, no_image=limits.no_image_attempts)
         parked = self._still_parked(ledger)
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
@@ -249,7 +251,7 @@ class _Run:
                 )
                 for lane in parked:
                     if lane in dispatch.lanes:
-                        dispatch.lanes[lane].parked = True
+                        dispatch.park(lane)
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
@@ -274,7 +276,7 @@ class _Run:
                         kept=survey.kept,
                         usd=prospect.usd,
                         eta_s=prospect.seconds,
-                        samples={load.model: load.images for load in survey.loads.values()},
+                        samples={load.model: load.images for load in survey.loads.values() if load.images},
                         emulated=options.emulator_url is not None,
                     )
                 )
@@ -305,8 +307,8 @@ class _Run:
         rpm = survey.loads[lane].rpm
         if rpm is None:
             return None
-        window = Window(rpm)
         at = time.time()
+        window = Window(rpm, proven=ledger.reader.most_accepted(lane, at - PROOF_S) >= PROOF_SHARE * rpm)
         sends = ledger.reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
         window.seed([now_s - (at - sent) for sent in sends], now_s)
         return window

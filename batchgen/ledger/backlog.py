@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
+from batchgen.fallback import FALLBACKS_MOST, served_in
 from batchgen.records import Item, Sample
 
 _ITEM_FIELDS = tuple(field.name for field in fields(Item))
@@ -56,7 +58,7 @@ class Backlog:
             "DELETE FROM queue WHERE lane = ? AND late = ? AND seq = ?", [(lane, late, seq) for late, seq, _ in rows]
         )
         self._left[lane] = self.left(lane) - len(rows)
-        return [_load(body) for _, _, body in rows]
+        return [served_in(_load(body), lane) for _, _, body in rows]
 
     def hold(self, lane: str, sample: Sample, keys: Iterable[str]) -> None:
         """Keep a sample back until all of `keys`, which are to be made in this run, are made."""
@@ -102,6 +104,37 @@ class Backlog:
         self._db.executemany("DELETE FROM need WHERE seq = ?", ((seq,) for seq, _ in rows))
         self.held -= len(rows)
         return [_load(body) for _, body in sorted(rows)]
+
+    def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
+        """Move what has a fallback for `cause` to the lane of its next one, and on from there while that is closed.
+
+        Answers how many have found an open lane. What finds none waits in a closed one for another run.
+        """
+        found, closed = 0, [lane]
+        while closed:
+            for other, number in self._one_on(closed.pop(), cause).items():
+                if is_open(other):
+                    found += number
+                else:
+                    closed.append(other)
+        return found
+
+    def _one_on(self, lane: str, cause: str) -> Counter[str]:
+        moved: Counter[str] = Counter()
+        own = "json_extract(body, '$[5].provider') || '/' || json_extract(body, '$[5].model')"
+        for k in range(FALLBACKS_MOST):
+            here = own if k == 0 else f"json_extract(body, '$[5].fallback[{k - 1}]')"
+            there = f"json_extract(body, '$[5].fallback[{k}]')"
+            rows = self._db.execute(
+                f"UPDATE queue SET lane = {there} WHERE lane = ?1 AND {here} = ?1 AND {there} IS NOT NULL"
+                " AND instr(json_extract(body, '$[5].fallback_on'), ?2) RETURNING lane",
+                (lane, json.dumps(cause)),
+            )
+            moved.update(other for (other,) in rows)
+        for other, number in moved.items():
+            self._left[other] = self.left(other) + number
+        self._left[lane] = self.left(lane) - moved.total()
+        return moved
 
     def close(self) -> None:
         self._db.close()

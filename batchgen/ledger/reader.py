@@ -313,6 +313,16 @@ class Reader:
         ).fetchone()
         return int(row[0])
 
+    def most_accepted(self, lane: str, since: float) -> int:
+        """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""
+        row = self._connection.execute(
+            "SELECT CASE WHEN sum(refused) THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
+            " sum(reason = 'rate_limited') AS refused FROM attempt WHERE lane = ? AND started_at >= ?"
+            " AND sent_at IS NOT NULL GROUP BY CAST(sent_at / 60 AS INTEGER))",
+            (lane, since),
+        ).fetchone()
+        return int(row[0])
+
     def parked(self) -> dict[str, tuple[float, str]]:
         """Lane -> (UTC seconds until which it is parked, why)."""
         return {

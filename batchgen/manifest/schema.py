@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from batchgen.fallback import FALLBACKS_MOST
 from batchgen.manifest.complaints import did_you_mean, shown
 from batchgen.profiles.tiers import Tier, load_tiers
 from batchgen.quota import Budget
@@ -98,7 +99,7 @@ class ItemFields(_Strict):
     system: Text | None = Field(None, description="System instruction.")
     model: Text | None = Field(None, description="Alias (flash, pro, lite) or id of an AI model; default flash.")
     fallback: list[Text] | None = Field(
-        None, max_length=5, description="Models to go on with, in this order, when the model cannot serve."
+        None, max_length=FALLBACKS_MOST, description="Models to go on with, in this order, when the model cannot serve."
     )
     fallback_on: list[Literal["quota", "outage", "refusal"]] | None = Field(
         None, description="For which causes; default quota (of a day) and outage."

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from batchgen.ledger.reader import Reader
+from tests.cli.conftest import ROOT
 from tests.marked_key import KEY
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -37,7 +38,7 @@ def test_a_hangup_is_minded_unless_it_was_ignored_at_the_start_as_nohup_does(spa
     assert process.returncode == code
 
 
-def test_a_third_ctrl_c_leaves_at_once_and_the_link_that_hung_is_fetched_next_time(spawn, write, emulator, tmp_path):
+def test_a_second_ctrl_c_ends_a_download_that_hangs_and_the_link_is_fetched_next_time(spawn, write, emulator, tmp_path):
     url = emulator("--latency", "0", "--drip", "60")
     environ = {"BATCHGEN_AIMLAPI_BASE_URL": url, "AIMLAPI_API_KEY": KEY}
     manifest = write({"a": "A mug [[fault:link_slow]]"}, head="defaults: {model: google/imagen-4.0-generate-001}\n")
@@ -45,14 +46,44 @@ def test_a_third_ctrl_c_leaves_at_once_and_the_link_that_hung_is_fetched_next_ti
     wait_for(process, '"attempt_started"')
     while not linked(tmp_path / "job"):
         time.sleep(0.02)
-    for _ in range(2):  # the first lets it finish, the second gives up requests; a download is no request
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # the first lets it finish
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert linked(tmp_path / "job")
+
+
+HANGING_DISK = """
+import os, sys, time
+real = os.fsync
+def fsync(fd):
+    while os.path.exists("hang"):
+        time.sleep(0.1)
+    real(fd)
+os.fsync = fsync
+from batchgen.cli.main import run_command_line
+sys.exit(run_command_line(sys.argv[1:]))
+"""
+
+
+def test_a_third_ctrl_c_leaves_at_once_though_the_disk_hangs(spawn, write, emulator, tmp_path):
+    emulator("--latency", "1")
+    (tmp_path / "child.py").write_text(HANGING_DISK)
+    process = spawn(
+        "run", str(write({"a": "A mug"})), "--log-format", "json", module="child", PYTHONPATH=f"{ROOT}:{tmp_path}"
+    )
+    wait_for(process, '"attempt_started"')
+    (tmp_path / "hang").touch()
+    time.sleep(1.5)  # the answer is in, and its picture hangs in a sync
+    for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=5)
     assert (process.returncode, "leaving at once" in err) == (130, True)
-    assert linked(tmp_path / "job")
 
 
 def linked(folder) -> bool:
