@@ -216,7 +216,8 @@ def test_what_stands_beside_a_picture_is_durable_under_its_new_name_before_the_p
     for name in ("a.jpg", "a.txt"):
         (tmp_path / name).write_text(name)
     steps, rename = [], os.rename
-    monkeypatch.setattr(os, "rename", lambda old, new: (steps.append(os.path.basename(new)), rename(old, new)))
+    for call in ("rename", "replace"):
+        monkeypatch.setattr(os, call, lambda old, new: (steps.append(os.path.basename(new)), rename(old, new)))
     monkeypatch.setattr("batchgen.store.store.sync_folder", lambda _: steps.append("sync"))
     Store(tmp_path).move("a.jpg", "b.jpg")
     assert steps == ["b.txt", "sync", "b.jpg"]

@@ -226,7 +226,7 @@ class Store:
             try:
                 if os.path.lexists(old):
                     self._makes_way(beside(new, ending), Path(old).read_bytes())
-                    os.rename(old, os.path.join(self.root, beside(new, ending)))
+                    os.replace(old, os.path.join(self.root, beside(new, ending)))
                     moved = True
             except OSError as error:
                 raise disk_error(error, old) from error
