@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from batchgen.records import Usage
 
 Scope = Literal["sample", "lane", "run"]
-Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "none"]
+Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "tier", "none"]
 
 
 class BatchgenError(Exception):
@@ -246,6 +246,18 @@ class ReferenceLinkRefused(ReferenceLinkFailed):
 
     retryable = False
     reason = "reference_link_refused"
+
+
+class TierRefused(ProviderError):
+    """The service tier that was asked for is not to be had; the request is sent once more at the standard tier.
+
+    for_good: not for want of capacity but because this key or model does not have the tier.
+    """
+
+    retryable = True
+    budget = "tier"
+    reason = "tier_refused"
+    for_good: bool = False
 
 
 class ServerFault(ProviderError):

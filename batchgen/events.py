@@ -32,6 +32,7 @@ class AttemptStarted(Event):
     key: str
     model: str
     number: int  # which attempt of this sample, from 1
+    sent_as: str = ""  # how the request departs from its item, in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

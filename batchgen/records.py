@@ -32,6 +32,10 @@ class Item:
     modalities: tuple[str, ...] = ()  # "text", "image"
     search: str | None = None  # "web" | "image"
     thinking: str | None = None  # "minimal" | "low" | "medium" | "high"
+    keep_thoughts: bool = False
+    media_resolution: str | None = None  # "low" | "medium" | "high", of the references
+    service_tier: str | None = None  # "standard" | "flex" | "priority"
+    no_image_suffix: str | None = None  # appended to the prompt when an answer had held no picture; not fingerprinted
     seed: int | None = None
     temperature: float | None = None
     safety: Mapping[str, str] = field(default_factory=dict)  # category -> threshold, as the vendor spells them
@@ -130,6 +134,9 @@ class Request:
 
 
 Role = Literal["image", "draft", "thought"]
+# Endings of the files beside a picture, its own ending replaced: text, thoughts, sources, the search's suggestions. The
+# last parts differ from each other and from a picture's, so that no two items can mean the same file.
+SIDECARS = (".txt", ".thoughts.md", ".sources.json", ".search.html")
 LIFTED = "\x00lifted:"  # a long JSON string that the transport decoded to disk is replaced by this and its number
 
 
@@ -148,7 +155,10 @@ class ReplyImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the vendor says was used. Tokens; `credits` and `usd` where the vendor bills in those. None: not said."""
+    """What the vendor says was used. Tokens; `credits` and `usd` where the vendor bills in those. None: not said.
+
+    tier: the service tier that served, in lower case, empty when not said.
+    """
 
     prompt_tokens: int = 0
     image_tokens: int = 0
@@ -157,18 +167,21 @@ class Usage:
     total_tokens: int | None = None
     credits: float | None = None
     usd: float | None = None
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A usable answer: pictures, or links to fetch, in the order of the samples they belong to.
 
-    filtered: reasons for pictures that were asked for and withheld. text: what the model wrote besides.
+    filtered: reasons for pictures that were asked for and withheld. text: what the model wrote besides; thoughts: what
+    it let see of its thinking. grounding: what a search found, as the vendor says it.
     """
 
     images: tuple[ReplyImage, ...] = ()
     links: tuple[str, ...] = ()
     text: str = ""
+    thoughts: str = ""
     usage: Usage | None = None
     finish_reason: str = ""
     reply_id: str = ""
@@ -214,6 +227,7 @@ class Result:
     tags: tuple[str, ...] = ()
     updated_at: str = ""
     text: str = ""
+    sidecars: tuple[str, ...] = ()  # paths of what stands beside its picture
 
 
 class Known(NamedTuple):

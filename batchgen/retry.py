@@ -34,6 +34,7 @@ class RetryPolicy:
             "malformed": self.malformed,
             "input": self.input,
             "uncertain": self.uncertain,
+            "tier": 1,
         }.get(budget, 0)
 
 

@@ -27,6 +27,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.writer import Writer
 from batchgen.report.screen import Screen
+from batchgen.store.store import family
 from tests.test_run import Bench, items
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd to see which file was synced")
@@ -235,7 +236,14 @@ async def check(cut: Cut, case: Bench, text: str, wanted: int, where: str, chang
     assert len(case.lines()) == len(text.splitlines()), where
     assert set(case.pictures().values()) == set(has.values())
     left = {path.name for path in (folder / STATE).rglob("*")} | {path.name for path in (folder / "out").iterdir()}
-    pictures = set(case.pictures()) | {"superseded", "results.jsonl", ".batchgen", "spool", "lock"}
+    assert all((folder / "out" / path).is_file() for line in case.lines().values() for path in line["sidecars"]), where
+    pictures = {name for path in case.pictures() for name in family(path)} | {
+        "superseded",
+        "results.jsonl",
+        ".batchgen",
+        "spool",
+        "lock",
+    }
     assert {name for name in left if not name.startswith("ledger.sqlite")} <= pictures, where
 
 
@@ -330,3 +338,17 @@ async def test_a_power_cut_while_items_change_their_names_or_come_back_buys_noth
     after = entry.format("a", "two") + entry.format("b", "one") + entry.format("c", "four")
     cuts = await mains.cuts(bench, after, 3)
     await mains.run_again(cuts, after, 3)
+
+
+async def test_a_power_cut_at_any_step_leaves_no_picture_without_what_is_listed_beside_it(mains):
+    text = "  - {id: a, prompt: one, modalities: [text, image], search: web}\n"
+    cuts = await mains.cuts(mains.bench(), text)
+    await mains.run_again(cuts, text, 1)
+
+
+async def test_a_power_cut_while_a_picture_changes_its_name_separates_nothing_from_it(mains):
+    entry = "  - {{id: a, prompt: one, filename: {0}, modalities: [text, image], search: web}}\n"
+    bench = mains.bench()
+    await bench.run(entry.format("one"), HEAD)
+    cuts = await mains.cuts(bench, entry.format("two"), 1)
+    await mains.run_again(cuts, entry.format("two"), 1)

@@ -32,6 +32,7 @@ STATES = (
 COLUMNS = (
     "key", "id", "n", "state", "model", "file", "width", "height", "format", "bytes", "sha256", "flags", "usd",
     "usd_source", "reason", "message", "attempts", "tags", "prompt", "text", "fingerprint", "updated_at", "drafts",
+    "sidecars",
 )  # fmt: skip
 _FORMULA = (
     "=",
@@ -98,7 +99,8 @@ def row(result: Result) -> dict[str, Any]:
         "text": result.text,
         "fingerprint": result.fingerprint,
         "updated_at": result.updated_at,
-        "drafts": [file.path for file in result.files if file.role == "draft"],
+        "drafts": [file.path for file in result.files if file.role != "image"],
+        "sidecars": list(result.sidecars),
     }
 
 

@@ -21,6 +21,7 @@ from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report import figures
 from batchgen.report.screen import Screen
+from batchgen.store.store import family
 
 NOT_ALL_RIGHT = 3
 CHUNK_BYTES = 1 << 20
@@ -131,6 +132,7 @@ def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
                 (findings.missing if latest else findings.gone).append(path)
     if screen.live and known:
         screen.stream.write("\r\x1b[K")
+    known.update([name for path in known for name in family(path)])
     findings.extra = sorted(path for path in files_in(folder) if path not in known)
     return findings
 

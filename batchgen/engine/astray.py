@@ -16,7 +16,10 @@ Change = tuple[str, tuple[Any, ...]]
 
 
 def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
-    """Put right where the ledger says pictures lie. Reads the folder only after a run that did not end in order."""
+    """Put right where the ledger says pictures lie, and write what is missing beside them.
+
+    Reads the folder only after a run that did not end in order.
+    """
     run = ledger.reader.last_run()
     if run is None or run.ended_at is not None:
         return
@@ -37,6 +40,10 @@ def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> No
             strangers[image.file.bytes].remove(found)
             ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
             note(f"{image.file.path}: an interrupted run had moved it to {found}")
+    for path, texts in ledger.reader.texts_beside():
+        if store.lacks_beside(path, texts):
+            store.write_beside(path, texts)
+            store.sync(path)
 
 
 def _now_at(image: StoredImage, path: str, *, owner: bool) -> Iterator[Change]:

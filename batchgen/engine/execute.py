@@ -51,9 +51,10 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.profiles.price import estimate_usd, lost_usd
 from batchgen.providers.base import Conversing
+from batchgen.providers.google_errors import tier_refusal
 from batchgen.quota import daily_reset
 from batchgen.records import Reply, ReplyImage, Sample, sample_key
-from batchgen.retry import RetryPolicy, backoff_s
+from batchgen.retry import RetryPolicy, Tries, backoff_s
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
 from batchgen.store.unread import keep
@@ -103,6 +104,7 @@ class Execution:
         self.exposed_ms = array("d")  # of each answer: from its last byte to its durable record
         self.fault: StoreError | LedgerError | None = None
         self._whereabouts: list[str] = []
+        self._tiers_gone: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
         loop = asyncio.get_running_loop()
         store.rescue.tell = lambda error: _soon(loop, self._refused, error)
 
@@ -113,7 +115,15 @@ class Execution:
 
     def estimate_usd(self, sample: Sample) -> float | None:
         profile = self._routes[lane_key(sample.item.provider, sample.item.model)].profile
-        return estimate_usd(profile, sample.item.image_size or profile.default_size, sample.images)
+        item = sample.item
+        return estimate_usd(profile, item.image_size or profile.default_size, sample.images, tier=item.service_tier)
+
+    def reserve_usd(self, sample: Sample) -> float | None:
+        """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
+        usd = self.estimate_usd(sample)
+        if usd is None or sample.item.service_tier != "flex":
+            return usd
+        return self.estimate_usd(replace(sample, item=replace(sample.item, service_tier="standard")))
 
     def give_up_preparing(self) -> None:
         """What is still being fetched or uploaded for a request is not wanted any more; nothing of it was sent."""
@@ -137,14 +147,15 @@ class Execution:
             self.dispatch.abandoned(work)  # a no-op for what was settled
 
     async def _attempt(self, work: Work) -> None:
-        sample, route = work.sample, self._routes[work.lane]
+        sample, route = self._at_its_tier(work), self._routes[work.lane]
+        asked, sent_as = as_sent(work.sample, sample, work.tries)
         number = 1 + sum(work.tries.spent.values())
         unsendable: ProviderError | None = None
         try:
             if sample.item.turn and not isinstance(route.codec, Conversing):
                 raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
             inputs = await self._enclosures.inputs(sample, route)
-            request = route.codec.build(sample, inputs)
+            request = route.codec.build(asked, inputs)
         except asyncio.CancelledError:
             self.dispatch.failed(work, ConnectFailed("the run is stopping, and nothing was sent"))
             if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -158,12 +169,19 @@ class Execution:
             raise
         except Exception as error:
             unsendable = BadRequest(f"{type(error).__name__} in writing the request: a bug of batchgen or of its codec")
-        attempt = await self._ledger.attempt_started(sample, work.lane, number, work.usd)
+        attempt = await self._ledger.attempt_started(sample, work.lane, number, self.estimate_usd(sample), sent_as)
         self._emit(
-            AttemptStarted(at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number)
+            AttemptStarted(
+                at=time.time(),
+                attempt=attempt,
+                key=sample.key,
+                model=sample.item.model,
+                number=number,
+                sent_as=sent_as,
+            )
         )
         if unsendable is not None:
-            await self._ended(work, attempt, unsendable, None)
+            await self._ended(work, sample, attempt, unsendable, None)
             return
         spooled: list[SpoolFile] = []
         sent_at: list[float] = []
@@ -205,13 +223,22 @@ class Execution:
                 await self._in_thread(lambda: keep(self._store, attempt, facts, spooled, request_facts(sample)))
             else:
                 discard(spooled)
-            await self._ended(work, attempt, error, sent_at[0] if sent_at else None)
+            await self._ended(work, sample, attempt, error, sent_at[0] if sent_at else None)
             return
         except (StoreError, LedgerError, OSError):
             await self._in_thread(lambda: self._say_where(sample, attempt))
             raise
         exposed_ms = None if received_s is None else (stored.recorded_s - received_s) * 1000
         await self._succeeded(work, attempt, reply, stored, sent_at[0], exposed_ms)
+
+    def _at_its_tier(self, work: Work) -> Sample:
+        """The sample at the standard service tier once its own was refused."""
+        item = work.sample.item
+        if item.service_tier in (None, "standard"):
+            return work.sample
+        if work.tries.spent.get("tier") or (work.lane, item.service_tier) in self._tiers_gone:
+            return replace(work.sample, item=replace(item, service_tier="standard"))
+        return work.sample
 
     async def _send(self, work: Work, sending: Coroutine[object, object, Answer]) -> Answer:
         """Send, and free the place in flight when a good answer is in; a bad one keeps it until dispatch has heard why.
@@ -342,16 +369,23 @@ class Execution:
                 )
             )
 
-    async def _ended(self, work: Work, attempt: int, error: ProviderError, sent_at: float | None) -> None:
-        """No picture: let dispatch decide, then record, then tell."""
+    async def _ended(
+        self, work: Work, sample: Sample, attempt: int, error: ProviderError, sent_at: float | None
+    ) -> None:
+        """No picture: let dispatch decide, then record, then tell. sample: as it was asked for."""
         if isinstance(error, Unanswered) and sent_at is None:
             error = ConnectFailed("the run was interrupted before the request had left")
         if isinstance(error, Unanswered) and (self._hold_uncertain or error.reason == "interrupted"):
             error = HeldUncertain(error.message, reason=error.reason)
-        sample, lane = work.sample, self.dispatch.lanes[work.lane]
+        lane = self.dispatch.lanes[work.lane]
+        if (refused := tier_refusal(error, sample.item.service_tier)) is not None:
+            error = refused
+            if refused.for_good and sample.item.service_tier:
+                self._tiers_gone.add((work.lane, sample.item.service_tier))
         was_open, was_cooled, was_stopping = lane.open, lane.cooled_until_s, self.dispatch.stopping
         profile = self._routes[work.lane].profile
-        cost = lost_usd(profile, error.usage, sample.images if error.maybe_billed else 0)
+        pictures = sample.images if error.maybe_billed else 0
+        cost = lost_usd(profile, error.usage, pictures, tier=sample.item.service_tier)
         settlement = self.dispatch.failed(work, error, cost[0])
         ended = isinstance(settlement, GivenUp)
         state = error.outcome if ended or isinstance(error, Unanswered) else "wanted"
@@ -446,6 +480,18 @@ class Execution:
         if not self.dispatch.stopping:
             self._emit(Stopping(at=time.time(), reason=reason, message=message, in_flight=self.dispatch.in_flight))
         self.dispatch.stop(reason)
+
+
+def as_sent(wished: Sample, sample: Sample, tries: Tries) -> tuple[Sample, str]:
+    """The sample as it is asked for after what was tried, and in words how that departs from what was wished. Pure."""
+    words = []
+    if sample.item.service_tier != wished.item.service_tier:
+        words.append(f"service tier {sample.item.service_tier}, for {wished.item.service_tier} was refused")
+    suffix = sample.item.no_image_suffix
+    if suffix and tries.spent.get("no_image"):
+        words.append("prompt with no_image_suffix")
+        sample = replace(sample, item=replace(sample.item, prompt=f"{sample.item.prompt} {suffix}"))
+    return sample, "; ".join(words)
 
 
 def _retry_in_s(settlement: Settlement) -> float | None:

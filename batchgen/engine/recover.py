@@ -42,6 +42,8 @@ def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
             note(f"{image.file.path}: finished what an interrupted run had begun")
         if store.has(image.file.path, image.file.bytes):
             paths.append(image.file.path)
+            if image.file.role == "image":
+                store.write_beside(image.file.path, ledger.reader.beside(image.attempt))
     store.sync(*paths, *(new for moved in attempts.values() for _, new in moved))
     for attempt, moved in attempts.items():
         ledger.placed(attempt, moved)

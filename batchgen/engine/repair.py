@@ -234,14 +234,15 @@ def _record(
     )
     mark = fingerprint(wire) if entry else ""
     lane = lane_key(entry[0].provider, model) if entry else f"restored/{model}"
+    texts = json.dumps(store.read_beside(path, line.get("sidecars", ())))
     stem = entry[0].filename if entry else os.path.splitext(path)[0]
     ledger.apply(
         [
             (
                 "INSERT INTO attempt (id, run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, sent_at,"
-                " ended_at, outcome, reason, http_status, usd, usd_source)"
-                " VALUES (?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?, ?, 'succeeded', 'restored', 200, ?, ?)",
-                (number, ledger.run_id, line["id"], n, lane, mark, stem, at, at, at, usd, source),
+                " ended_at, outcome, reason, http_status, usd, usd_source, beside)"
+                " VALUES (?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?, ?, 'succeeded', 'restored', 200, ?, ?, ?)",
+                (number, ledger.run_id, line["id"], n, lane, mark, stem, at, at, at, usd, source, texts),
             ),
             (
                 "INSERT INTO image VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",

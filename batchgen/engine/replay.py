@@ -35,6 +35,9 @@ def request_facts(sample: Sample) -> dict[str, Any]:
         "image_size": item.image_size,
         "on_mismatch": item.on_mismatch,
         "turn": item.turn,
+        "modalities": list(item.modalities),
+        "keep_thoughts": item.keep_thoughts,
+        "service_tier": item.service_tier,
     }
 
 
@@ -119,5 +122,8 @@ def _sample(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
         aspect_ratio=facts["aspect_ratio"],
         image_size=facts["image_size"],
         on_mismatch=facts["on_mismatch"],
+        modalities=tuple(facts.get("modalities", ())),  # these three are not in answers kept by earlier versions
+        keep_thoughts=facts.get("keep_thoughts", False),
+        service_tier=facts.get("service_tier"),
     )
     return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)

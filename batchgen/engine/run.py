@@ -235,7 +235,7 @@ class _Run:
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
         prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of, chain_s=survey.chain_s)
-        policy = RetryPolicy(attempts=limits.attempts)
+        policy = RetryPolicy(attempts=limits.attempts, no_image=limits.no_image_attempts)
         parked = self._still_parked(ledger)
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
             async with Transport(concurrency, executor) as transport, AsyncExitStack() as held:
@@ -275,7 +275,7 @@ class _Run:
                     policy=policy,
                     hold_uncertain=options.hold_uncertain,
                 )
-                dispatch.price(execution.estimate_usd)
+                dispatch.price(execution.reserve_usd)
                 self.emit(
                     RunStarted(
                         at=started,

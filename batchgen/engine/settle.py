@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from batchgen.engine.beside import beside
 from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
-from batchgen.ledger.rows import utc
+from batchgen.ledger.rows import sidecars, utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import ImageFile, Reply, ReplyImage, Result, Sample, Usage
+from batchgen.records import EMPTY, ImageFile, Reply, ReplyImage, Result, Sample, Usage
 from batchgen.store.check import check_bytes, check_file, mismatch
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
@@ -50,7 +51,7 @@ def settle(
     StoreError and LedgerError when disk or ledger refuse.
     """
     with our_bugs(BatchgenError, OSError, usage=reply.usage):
-        files = _to_disk(store, attempt, reply, spooled)
+        files = _to_disk(store, attempt, reply, spooled, sample.item.keep_thoughts)
         pictures = _describe(store, profile, attempt, sample, files, reply.usage)
     pictures, unlike = _judged(store, attempt, sample, pictures)
     used = {file.name for _, file in files}
@@ -60,16 +61,20 @@ def settle(
     if any(file.stranded for _, file in files):
         _leave_outside(files, pictures)
     sync_folder(store.spool)
-    usd, source = cost_usd(profile, reply.usage, sample.item.image_size or profile.default_size, len(pictures))
+    item = sample.item
+    billed = sum(picture.file.role != "thought" for picture in pictures)
+    size = item.image_size or profile.default_size
+    usd, source = cost_usd(profile, reply.usage, size, billed, tier=item.service_tier)
+    texts = beside(item, reply)
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
     ledger.attempt_succeeded(
-        attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing
+        attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
     )
     recorded_s = time.monotonic()
     try:
-        place(ledger, store, attempt, pictures)
+        place(ledger, store, attempt, pictures, texts)
     except (StoreError, OSError) as error:
         refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
         store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
@@ -105,22 +110,27 @@ def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequ
     raise StoreError("the job's disk did not take the picture")
 
 
-def place(ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled]) -> None:
-    """Move durable pictures from the spool to their names. Safe to repeat after a crash."""
+def place(
+    ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled], texts: Mapping[str, str] = EMPTY
+) -> None:
+    """Move durable pictures from the spool to their names, and write beside them. Safe to repeat after a crash."""
     moved = [store.place(picture.spool, picture.file.path) for picture in pictures]
+    for picture in pictures if texts else ():
+        if picture.file.role == "image":
+            store.write_beside(picture.file.path, texts)
     made_way = [pair for pair in moved if pair is not None]
     store.sync(*(picture.file.path for picture in pictures), *(new for _, new in made_way))
     ledger.placed(attempt, made_way)
 
 
 def _to_disk(
-    store: Store, attempt: int, reply: Reply, spooled: Sequence[SpoolFile]
+    store: Store, attempt: int, reply: Reply, spooled: Sequence[SpoolFile], keep_thoughts: bool
 ) -> list[tuple[ReplyImage, SpoolFile]]:
     """Every wanted picture of the answer as a spool file."""
     files: list[tuple[ReplyImage, SpoolFile]] = []
     for number, image in enumerate(reply.images):
-        if image.role == "thought":
-            continue  # interim pictures are not billed
+        if image.role == "thought" and not (keep_thoughts and _is_whole(image, spooled)):
+            continue  # interim pictures are not billed, and none of them may spoil the answer
         if image.data is not None:
             file = store.spool_file(attempt, len(spooled) + number)
             file.write(image.data)
@@ -131,6 +141,19 @@ def _to_disk(
             raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
         files.append((image, file))
     return files
+
+
+def _is_whole(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
+    try:
+        if image.data is not None:
+            check_bytes(image.data)
+            return True
+        if image.lifted is None or image.lifted >= len(spooled):
+            return False
+        check_file(spooled[image.lifted].path)
+    except ImageError:
+        return False
+    return True
 
 
 def _describe(
@@ -174,7 +197,7 @@ def _describe(
                     width=checked.width,
                     height=checked.height,
                     format=checked.format,
-                    role="image" if wanted else "draft",
+                    role="thought" if image.role == "thought" else "image" if wanted else "draft",
                     flags=mismatch(checked, item.aspect_ratio, expected) if wanted else (),
                 ),
                 None,
@@ -229,6 +252,7 @@ def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:
         tags=item.tags,
         updated_at=utc(time.time()),
         text=reply.text,
+        sidecars=sidecars(files, beside(item, reply)),
     )
 
 

@@ -224,7 +224,7 @@ class Surveyor:
         load, *_ = [self._load(each) for each in (profile, *others)]
         size = item.image_size or profile.default_size
         for group in groups:
-            usd = estimate_usd(profile, size, group.images)
+            usd = estimate_usd(profile, size, group.images, tier=item.service_tier)
             load.requests += 1
             load.images += group.images
             load.busy_s += profile.latency(size)

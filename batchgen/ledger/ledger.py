@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from batchgen.errors import LedgerError, ProviderError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path, open_for_writing
 from batchgen.ledger.writer import Writer
-from batchgen.records import ImageFile, Reply, Sample, Usage
+from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +100,19 @@ class Ledger:
 
     # --- an attempt: intended, sent, ended
 
-    async def attempt_started(self, sample: Sample, lane: str, number: int, estimate_usd: float | None) -> int:
-        """Record that a request is about to be sent; durable before this returns. Answers the attempt's number."""
+    async def attempt_started(
+        self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = ""
+    ) -> int:
+        """Record that a request is about to be sent; durable before this returns. Answers the attempt's number.
+
+        sent_as: how the request departs from its item, in words.
+        """
         item, at = sample.item, time.time()
 
         def change(db: sqlite3.Connection) -> int:
             cursor = db.execute(
-                "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
+                " sent_as) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     self.run_id,
                     item.id,
@@ -119,6 +124,7 @@ class Ledger:
                     item.filename,
                     at,
                     estimate_usd,
+                    sent_as or None,
                 ),
             )
             for n in range(sample.n, sample.n + sample.images):
@@ -155,20 +161,25 @@ class Ledger:
         usd: float | None,
         usd_source: str,
         missing: Sequence[Missing] = (),
+        beside: Mapping[str, str] = EMPTY,
     ) -> None:
-        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for."""
+        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for.
+
+        beside: texts that belong beside the pictures, by file ending.
+        """
         at = time.time()
         usage = _usage_text(reply.usage)
         made = any(picture.file.role == "image" for picture in pictures)
         reason = missing[0].reason if missing and not made else ""
         item_id = sample.item.id
+        texts = json.dumps(dict(beside)) if beside else None
 
         def change(db: sqlite3.Connection) -> None:
             db.execute(
                 "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
-                " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ? WHERE id = ?",
-                (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, attempt),
+                " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?",
+                (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
             )
             for picture in pictures:
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
@@ -293,7 +304,16 @@ class Ledger:
         self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
 
 
-_USAGE_FIELDS = ("prompt_tokens", "image_tokens", "text_tokens", "thought_tokens", "total_tokens", "credits", "usd")
+_USAGE_FIELDS = (
+    "prompt_tokens",
+    "image_tokens",
+    "text_tokens",
+    "thought_tokens",
+    "total_tokens",
+    "credits",
+    "usd",
+    "tier",
+)
 
 
 def _linked_text(reply: Reply) -> str:

@@ -240,6 +240,19 @@ class Reader:
         row = self._connection.execute(f"SELECT {columns} FROM attempt WHERE id = ?", (number,)).fetchone()
         return None if row is None else _open_attempt(row)
 
+    def beside(self, attempt: int) -> dict[str, str]:
+        """The texts that belong beside the pictures of a request, by file ending."""
+        row = self._connection.execute("SELECT beside FROM attempt WHERE id = ?", (attempt,)).fetchone()
+        return dict(json.loads(row[0])) if row and row[0] else {}
+
+    def texts_beside(self) -> list[tuple[str, dict[str, str]]]:
+        """(path of a picture, texts that belong beside it, by file ending) of all that have any."""
+        rows = self._rows(
+            "SELECT i.path, a.beside, max(i.attempt_id) FROM image i JOIN attempt a ON a.id = i.attempt_id"
+            " WHERE i.role = 'image' GROUP BY i.path"
+        )
+        return [(path, json.loads(texts)) for path, texts, _ in rows if texts]
+
     def unplaced(self) -> list[StoredImage]:
         """Pictures whose settling was recorded and whose placing was not."""
         rows = self._rows(

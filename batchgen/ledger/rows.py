@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchgen.records import ImageFile, Result
@@ -44,16 +46,18 @@ def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
         row
     )
     files: tuple[ImageFile, ...] = ()
+    texts: str | None = None
     if state == "succeeded":
-        files = tuple(
-            image_file(image)
-            for image in connection.execute(
-                f"SELECT {IMAGE_COLUMNS} FROM image WHERE item_id = ? AND n = ? AND role IN ('image', 'draft') "
-                "AND attempt_id = (SELECT max(attempt_id) FROM image WHERE item_id = ? AND n = ? AND fingerprint = ?) ORDER BY k",
+        made_by = "SELECT max(attempt_id) FROM image WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image'"
+        rows = list(
+            connection.execute(
+                f"SELECT {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id = attempt_id) FROM image"
+                f" WHERE item_id = ? AND n = ? AND attempt_id = ({made_by}) ORDER BY k",
                 (item_id, n, item_id, n, made),
             )
         )
-        files = tuple(sorted(files, key=lambda file: file.role != "image"))
+        texts = next((row[-1] for row in rows), None)
+        files = tuple(sorted((image_file(row[:-1]) for row in rows), key=lambda file: file.role != "image"))
     return Result(
         id=item_id,
         n=n,
@@ -70,4 +74,10 @@ def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
         tags=tuple(tags.split(",")) if tags else (),
         updated_at=utc(at),
         text=text,
+        sidecars=sidecars(files, json.loads(texts) if texts else ()),
     )
+
+
+def sidecars(files: Sequence[ImageFile], endings: Iterable[str]) -> tuple[str, ...]:
+    """Paths of what stands beside a sample's picture, the first of its files."""
+    return tuple(os.path.splitext(files[0].path)[0] + ending for ending in endings) if files else ()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError
 
-VERSION = 1
+VERSION = 2
 FILE_NAME = "ledger.sqlite"
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
@@ -34,7 +34,8 @@ CREATE TABLE attempt (
   images INTEGER NOT NULL, number INTEGER NOT NULL, lane TEXT NOT NULL, fingerprint TEXT NOT NULL, stem TEXT NOT NULL,
   started_at REAL NOT NULL, sent_at REAL, ended_at REAL,
   outcome TEXT, reason TEXT, message TEXT, http_status INTEGER, maybe_billed INTEGER,
-  estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT);
+  estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT,
+  sent_as TEXT, beside TEXT);
 CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
 CREATE INDEX attempt_recent ON attempt (lane, started_at);
 CREATE INDEX attempt_of_run ON attempt (run_id);
@@ -49,6 +50,14 @@ CREATE INDEX image_of_sample ON image (item_id, n);
 CREATE INDEX image_unplaced ON image (attempt_id) WHERE placed = 0;
 CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 """
+
+# What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
+# pictures, JSON by file ending.
+MIGRATIONS = {
+    1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
+}
+# For who only looks at an older file: the same columns, empty.
+STAND_INS = {1: "CREATE TEMP VIEW attempt AS SELECT *, NULL AS sent_as, NULL AS beside FROM main.attempt"}
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
@@ -118,6 +127,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
             connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
         _check_version(connection, path)
+        _migrate(connection)
     return connection
 
 
@@ -131,7 +141,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise unreadable(error, path) from None
     with _closed_on_failure(connection, path):
-        _check_version(connection, path)
+        if (version := _check_version(connection, path)) in STAND_INS:
+            connection.execute(STAND_INS[version])
     return connection
 
 
@@ -147,12 +158,19 @@ def _closed_on_failure(connection: sqlite3.Connection, path: Path) -> Iterator[N
         raise
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
+def _check_version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if not 1 <= version <= VERSION:
         raise LedgerError(
-            f"{path} was written by another version of batchgen (ledger {version}, this one knows {VERSION})"
+            f"{path} was written by another version of batchgen (ledger {version}, this one knows 1 to {VERSION})"
         )
+    return version
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring an older file up to date, one version at a time, each in one transaction."""
+    for version in range(int(connection.execute("PRAGMA user_version").fetchone()[0]), VERSION):
+        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[version]} PRAGMA user_version={version + 1}; COMMIT;")
 
 
 def network_file_system(folder: Path) -> str | None:

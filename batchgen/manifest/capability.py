@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 from batchgen.profiles.profile import SUPPORTABLE, Profile
@@ -14,6 +15,12 @@ ANY_SEED_MAX = 2**63 - 1
 UPLOADING = frozenset({"gemini"})  # providers with a store for files: what does not fit into a request goes there
 CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})  # to PNG, where a model needs it
 _CHECKED = tuple(sorted(SUPPORTABLE))
+# ai.google.dev/api/generate-content, HarmCategory and HarmBlockThreshold, as far as this API takes them.
+HARMS = frozenset(
+    f"HARM_CATEGORY_{name}"
+    for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY")
+)
+THRESHOLDS = frozenset(("BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"))
 
 Found = tuple[str, str]  # field and message
 
@@ -33,15 +40,20 @@ def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]
     if profile.status == "unknown":
         return
     for field in _CHECKED:
-        if field in fields and field not in profile.supports:
+        if field in fields and fields[field] is not False and field not in profile.supports:
             can = _instead(others, profile, lambda other, field=field: field in other.supports)  # type: ignore[misc]
             yield field, f"{profile.id} does not take it{can}"
     yield from _choice(profile, fields, others, "image_size", "sizes")
     yield from _choice(profile, fields, others, "person_generation", "person_generation")
     yield from _choice(profile, fields, others, "thinking", "thinking")
     yield from _choice(profile, fields, others, "search", "search")
+    yield from _choice(profile, fields, others, "service_tier", "service_tiers")
+    if profile.provider == "gemini" and "safety" in profile.supports:
+        yield from _safety(fields.get("safety") or {})
     yield from _ratio(profile, fields, others)
     prompt, most_chars = fields.get("prompt", ""), profile.prompt_max_chars
+    if suffix := fields.get("no_image_suffix"):
+        prompt = f"{prompt} {suffix}"
     if most_chars is not None and len(prompt) > most_chars:
         can = _instead(others, profile, lambda other: len(prompt) <= (other.prompt_max_chars or len(prompt)))
         yield "prompt", f"has {len(prompt):,} characters, {profile.id} takes at most {most_chars:,}{can}"
@@ -92,6 +104,19 @@ def _choice(
         return
     can = _instead(others, profile, lambda other: field in other.supports and wanted in getattr(other, fact), wanted)
     yield field, f"{profile.id} has {', '.join(offered)}, not {wanted}{can}"
+
+
+def _safety(settings: Mapping[str, str]) -> Iterator[Found]:
+    for kind, known, prefix, given in (
+        ("harm category", HARMS, "HARM_CATEGORY_", settings),
+        ("threshold", THRESHOLDS, "BLOCK_", settings.values()),
+    ):
+        for name in given:
+            if name not in known:
+                short = {each.removeprefix(prefix): each for each in known}
+                near = get_close_matches(name[:60].upper().removeprefix(prefix), short, n=1)
+                hint = f" (did you mean {short[near[0]]!r}?)" if near else f"; there are {', '.join(sorted(known))}"
+                yield "safety", f"{name!r} is no {kind}{hint}"
 
 
 def _ratio(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[Found]:

@@ -15,7 +15,17 @@ from batchgen.records import Item
 
 VERSION = 1  # of this text: raise it when the same item is sent differently on purpose
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-_TEXTS = ("aspect_ratio", "image_size", "negative_prompt", "person_generation", "search", "system", "thinking")
+# Not the service tier: it changes price and speed, not the picture, so that half a job may go on at another one.
+_TEXTS = (
+    "aspect_ratio",
+    "image_size",
+    "media_resolution",
+    "negative_prompt",
+    "person_generation",
+    "search",
+    "system",
+    "thinking",
+)
 
 
 def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest: str | None = None) -> str:
@@ -28,6 +38,8 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest
         facts["seed"] = item.seed
     if item.temperature is not None:
         facts["temperature"] = float(item.temperature)  # 1 and 1.0 are sent alike
+    if item.keep_thoughts:
+        facts["keep_thoughts"] = True
     if item.modalities:
         facts["modalities"] = sorted(item.modalities)
     if item.safety:

@@ -19,7 +19,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.records import Item, item_ref_key
 
 DEFAULT_MODEL = "flash"
-_SENT_AS_TEXT = ("prompt", "system", "negative_prompt")
+_SENT_AS_TEXT = ("prompt", "system", "negative_prompt", "no_image_suffix")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 Values = dict[str, Any]
 
@@ -112,6 +112,10 @@ class OneItem:
             modalities=tuple(checked.modalities or ()),
             search=checked.search,
             thinking=checked.thinking,
+            keep_thoughts=checked.keep_thoughts or False,
+            media_resolution=checked.media_resolution,
+            service_tier=checked.service_tier,
+            no_image_suffix=checked.no_image_suffix,
             seed=checked.seed,
             temperature=checked.temperature,
             safety=checked.safety or {},

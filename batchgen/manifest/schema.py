@@ -57,6 +57,9 @@ class Limits(_Strict):
         None, ge=1, description="Refuse to expand to more items. Without it 10,000 for YAML, no limit for JSONL lines."
     )
     attempts: int = Field(5, ge=1, le=20, description="How often one image is tried after faults of the server.")
+    no_image_attempts: int = Field(
+        2, ge=0, le=10, description="How often it is asked for again after an answer without one, which may cost."
+    )
 
     @property
     def has_budget(self) -> bool:
@@ -120,9 +123,25 @@ class ItemFields(_Strict):
     modalities: list[Literal["text", "image"]] | None = Field(None, description="What to answer with; default image.")
     search: Literal["web", "image"] | None = Field(None, description="Ground the picture in a Google search.")
     thinking: Literal["minimal", "low", "medium", "high"] | None = Field(None, description="How long to think first.")
+    keep_thoughts: bool | None = Field(
+        None, description="Ask for the thoughts: their text beside the picture, their interim pictures in drafts/."
+    )
+    media_resolution: Literal["low", "medium", "high"] | None = Field(
+        None, description="How finely the references are looked at."
+    )
+    service_tier: Literal["standard", "flex", "priority"] | None = Field(
+        None, description="flex is cheaper and may wait, priority dearer; when refused it is asked for at standard."
+    )
+    no_image_suffix: Text | None = Field(
+        None, description="Appended to the prompt when it is sent again after an answer without a picture."
+    )
     seed: int | None = Field(None, description="Asked for, though no vendor promises the same picture twice.")
     temperature: float | None = Field(None, ge=0, le=2, description="Vendors advise to leave it alone.")
-    safety: dict[str, str] | None = Field(None, description="Harm category to threshold, as the vendor spells them.")
+    safety: dict[str, str] | None = Field(
+        None,
+        description="Harm category to threshold, as the vendor spells them.",
+        examples=[{"HARM_CATEGORY_HARASSMENT": "BLOCK_ONLY_HIGH"}],
+    )
     person_generation: Literal["dont_allow", "allow_adult", "allow_all"] | None = Field(
         None, description="Whether people may be shown (Imagen, AIML API)."
     )
@@ -232,6 +251,8 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
             return f"must look like 16:9{got}" if ":" in context["pattern"] else f"is no usable name: {shown(value)}"
         case "int_type" | "int_from_float" | "int_parsing":
             return f"must be a whole number{got}"
+        case "bool_type":
+            return f"must be true or false{got}"
         case "float_type" | "finite_number":
             return f"must be a number{got}"
         case "list_type":

@@ -20,7 +20,17 @@ FILE = os.path.join(os.path.dirname(__file__), "profiles.yaml")
 SAYABLE: Mapping[str, frozenset[str]] = {
     "gemini": SUPPORTABLE - {"person_generation", "negative_prompt"},
     "imagen": frozenset({"aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt"}),
-    "aimlapi": SUPPORTABLE - {"modalities", "thinking", "temperature", "safety", "system"},
+    "aimlapi": SUPPORTABLE
+    - {
+        "modalities",
+        "thinking",
+        "keep_thoughts",
+        "media_resolution",
+        "service_tier",
+        "temperature",
+        "safety",
+        "system",
+    },
 }
 
 

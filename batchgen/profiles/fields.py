@@ -126,6 +126,9 @@ def _prices(fact: Any, profile: Profile) -> Prices:
             raise ValueError(f"{key}: no such price; there are {', '.join(names)}")
         if key == "image_usd":
             values[key] = _sizes_table(value, profile, profile.prices.image_usd)
+        elif key == "tier_factor":
+            factors = {str(tier): _positive(factor) for tier, factor in _mapping(value).items()}
+            values[key] = {**profile.prices.tier_factor, **factors}
         else:
             values[key] = None if value is None else _positive(value)
     return dataclasses.replace(profile.prices, **values)

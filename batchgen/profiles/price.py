@@ -6,31 +6,45 @@ from batchgen.profiles.profile import Profile
 from batchgen.records import Usage
 
 
-def estimate_usd(profile: Profile, size: str | None, images: int = 1, *, batch: bool = False) -> float | None:
-    """US dollars for this many pictures of one size, from the table; None when the table does not say."""
+def estimate_usd(
+    profile: Profile, size: str | None, images: int = 1, *, batch: bool = False, tier: str | None = None
+) -> float | None:
+    """US dollars for this many pictures of one size, from the table; None when the table does not say.
+
+    tier: the service tier it is asked for at, None for the vendor's default.
+    """
     each = profile.prices.image_usd.get(size or profile.default_size)
-    factor = _factor(profile, batch)
+    factor = _factor(profile, batch, tier)
     return None if each is None or factor is None else each * images * factor
 
 
 def cost_usd(
-    profile: Profile, usage: Usage | None, size: str | None, images: int, *, batch: bool = False
+    profile: Profile,
+    usage: Usage | None,
+    size: str | None,
+    images: int,
+    *,
+    batch: bool = False,
+    tier: str | None = None,
 ) -> tuple[float | None, str]:
     """(US dollars, where the figure comes from) for one answer.
 
     "vendor": the answer named the amount. "usage": computed from the tokens it reported. "estimate": from the table.
-    "unknown": None.
+    "unknown": None. tier: asked for; the one that served counts where the answer names it.
     """
+    tier = usage.tier or tier if usage is not None else tier
     if usage is not None and usage.usd is not None:
         return usage.usd, "vendor"
-    usd = _usd_of_tokens(profile, usage, images, batch) if usage is not None else None
+    usd = _usd_of_tokens(profile, usage, images, batch, tier) if usage is not None else None
     if usd is not None:
         return usd, "usage"
-    usd = estimate_usd(profile, size, images, batch=batch)
+    usd = estimate_usd(profile, size, images, batch=batch, tier=tier)
     return (None, "unknown") if usd is None else (usd, "estimate")
 
 
-def lost_usd(profile: Profile, usage: Usage | None, pictures: int, *, batch: bool = False) -> tuple[float | None, str]:
+def lost_usd(
+    profile: Profile, usage: Usage | None, pictures: int, *, batch: bool = False, tier: str | None = None
+) -> tuple[float | None, str]:
     """The same for an answer that became no picture: by its usage alone. pictures: how many it may have held.
 
     (None, "") when it does not say what was used: a table of pictures tells nothing about it.
@@ -39,11 +53,11 @@ def lost_usd(profile: Profile, usage: Usage | None, pictures: int, *, batch: boo
         return None, ""
     if usage.usd is not None:
         return usage.usd, "vendor"
-    usd = _usd_of_tokens(profile, usage, pictures, batch)
+    usd = _usd_of_tokens(profile, usage, pictures, batch, usage.tier or tier)
     return (None, "") if usd is None else (usd, "usage")
 
 
-def _usd_of_tokens(profile: Profile, usage: Usage, images: int, batch: bool) -> float | None:
+def _usd_of_tokens(profile: Profile, usage: Usage, images: int, batch: bool, tier: str | None) -> float | None:
     """Image tokens at the image rate, thoughts and text at the text rate, the prompt at the input rate.
 
     Source: ai.google.dev/gemini-api/docs/pricing. None when a rate that is needed is unknown, or when pictures came
@@ -60,9 +74,12 @@ def _usd_of_tokens(profile: Profile, usage: Usage, images: int, batch: bool) -> 
         if tokens and rate is None:
             return None
         usd += tokens * (rate or 0.0) / 1_000_000
-    factor = _factor(profile, batch)
+    factor = _factor(profile, batch, tier)
     return None if factor is None else usd * factor
 
 
-def _factor(profile: Profile, batch: bool) -> float | None:
-    return profile.prices.batch_factor if batch else 1.0
+def _factor(profile: Profile, batch: bool, tier: str | None) -> float | None:
+    """The batch endpoint has no tiers. A tier whose price is not known makes the price unknown."""
+    if batch:
+        return profile.prices.batch_factor
+    return 1.0 if tier in (None, "", "standard") else profile.prices.tier_factor.get(tier)

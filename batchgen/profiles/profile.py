@@ -17,6 +17,9 @@ SUPPORTABLE = frozenset(
         "modalities",
         "search",
         "thinking",
+        "keep_thoughts",
+        "media_resolution",
+        "service_tier",
         "seed",
         "temperature",
         "safety",
@@ -34,7 +37,8 @@ LATENCY_S = 30.0
 class Prices:
     """US dollars. None or a missing size means unknown, never free.
 
-    image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price.
+    image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price;
+    tier_factor: the same of each service tier that the model has beside `standard`.
     """
 
     image_usd: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +46,7 @@ class Prices:
     text_usd_per_mtok: float | None = None  # thoughts and text
     image_usd_per_mtok: float | None = None
     batch_factor: float | None = None
+    tier_factor: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,10 @@ class Profile:
     latency_s: Mapping[str, float] = field(default_factory=dict)
     wire: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+
+    @property
+    def service_tiers(self) -> tuple[str, ...]:
+        return ("standard", *self.prices.tier_factor) if self.prices.tier_factor else ()
 
     def time_limit(self, size: str | None = None) -> float:
         """Seconds after which we give up on one request; generous, since hanging up does not stop the bill."""

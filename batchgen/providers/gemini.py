@@ -18,6 +18,8 @@ from batchgen.providers.google_errors import envelope, hidden_error
 from batchgen.providers.request_body import encoded, merged, reference_mark, turn_mark
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
+# ai.google.dev/gemini-api/docs/flex-inference: an answer takes up to 15 minutes.
+FLEX_TIME_LIMIT_S = 1200.0
 # The official SDKs send both searches for an image search; the model decides which it uses.
 SEARCH_TOOLS: Mapping[str, Mapping[str, Any]] = {
     "web": {"googleSearch": {}},
@@ -46,6 +48,8 @@ class Gemini:
         item = sample.item
         body = merged(_body(item, inputs), item.extra) if item.extra else _body(item, inputs)
         timeout_s = self.profile.time_limit(item.image_size)
+        if item.service_tier == "flex":
+            timeout_s = max(timeout_s, FLEX_TIME_LIMIT_S)
         return Request(
             method="POST",
             path=self._path,
@@ -68,7 +72,7 @@ class Gemini:
         answer = envelope(Answer, status, headers, body)
         if answer.error and not answer.candidates:
             raise hidden_error(answer.error, status, headers)
-        return reply_of(answer, status)
+        return reply_of(answer, status, headers)
 
 
 def json_headers(timeout_s: float) -> dict[str, str]:
@@ -96,6 +100,8 @@ def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
         ]
     if item.search is not None:
         body["tools"] = [SEARCH_TOOLS.get(item.search, SEARCH_TOOLS["web"])]
+    if item.service_tier is not None:
+        body["serviceTier"] = item.service_tier
     return body
 
 
@@ -113,6 +119,11 @@ def _config(item: Item) -> dict[str, Any]:
         config["seed"] = item.seed
     if item.temperature is not None:
         config["temperature"] = item.temperature
-    if item.thinking is not None:
-        config["thinkingConfig"] = {"thinkingLevel": item.thinking.upper()}
+    thinking: dict[str, Any] = {} if item.thinking is None else {"thinkingLevel": item.thinking.upper()}
+    if item.keep_thoughts:
+        thinking["includeThoughts"] = True
+    if thinking:
+        config["thinkingConfig"] = thinking
+    if item.media_resolution is not None:
+        config["mediaResolution"] = f"MEDIA_RESOLUTION_{item.media_resolution.upper()}"
     return config

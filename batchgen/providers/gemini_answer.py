@@ -7,6 +7,7 @@ enumerations of google-genai 3.4.0; recorded answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from batchgen.errors import (
     ProviderError,
     Refused,
 )
-from batchgen.providers.answer_body import LENIENT, Envelope, clean, picture
+from batchgen.providers.answer_body import LENIENT, Envelope, clean, header, picture
 from batchgen.records import LIFTED, Reply, ReplyImage, Role, Usage
 
 
@@ -59,6 +60,7 @@ class UsageMetadata(Envelope):
     thoughts_token_count: int | None = None
     tool_use_prompt_token_count: int | None = None
     total_token_count: int | None = None
+    service_tier: Annotated[str | None, LENIENT] = None
 
 
 class PromptFeedback(Envelope):
@@ -77,6 +79,7 @@ class Answer(Envelope):
 
 
 ID_CHARS = 200
+SERVICE_TIERS = frozenset(("standard", "flex", "priority"))
 
 # What a finish reason means when no picture came; the slug is the reason in lower case.
 REFUSALS = frozenset(
@@ -114,15 +117,16 @@ SPECIAL: Mapping[str, tuple[type[ProviderError], str]] = {
 }
 
 
-def reply_of(answer: Answer, status: int) -> Reply:
+def reply_of(answer: Answer, status: int, headers: Mapping[str, str]) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
+    usage = _at_tier(usage_of(answer.usage_metadata), answer.usage_metadata, headers)
     candidates = answer.candidates or []
     try:
         images, notes = _images(candidates)
         if not any(image.role == "image" for image in images):
             raise _no_image(answer, status)
     except ProviderError as error:
-        error.usage = usage_of(answer.usage_metadata)  # prompt, thoughts and text may be billed without a picture
+        error.usage = usage  # prompt, thoughts and text may be billed without a picture
         raise
     finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
     if finish_reason not in ("STOP", ""):
@@ -130,7 +134,8 @@ def reply_of(answer: Answer, status: int) -> Reply:
     return Reply(
         images=images,
         text=_text(candidates),
-        usage=usage_of(answer.usage_metadata),
+        thoughts=_text(candidates, thoughts=True),
+        usage=usage,
         finish_reason=finish_reason[:ID_CHARS],
         reply_id=(answer.response_id or "")[:ID_CHARS],
         model_version=(answer.model_version or "")[:ID_CHARS],
@@ -161,6 +166,16 @@ def usage_of(usage: UsageMetadata | None) -> Usage | None:
         thought_tokens=thoughts,
         total_tokens=usage.total_token_count,
     )
+
+
+def _at_tier(usage: Usage | None, said: UsageMetadata | None, headers: Mapping[str, str]) -> Usage | None:
+    """With the tier that served: as the usage says, else the header (ai.google.dev/gemini-api/docs/priority-inference).
+
+    Usage that is not said at all stays unknown, so that its cost is an estimate.
+    """
+    named = (said.service_tier if said else None) or header(headers, "x-gemini-service-tier") or ""
+    tier = named.lower().removeprefix("service_tier_")
+    return replace(usage, tier=tier) if usage is not None and tier in SERVICE_TIERS else usage
 
 
 def _finite(value: Any) -> Any:
@@ -209,8 +224,8 @@ def _images(candidates: list[Candidate]) -> tuple[tuple[ReplyImage, ...], tuple[
     return tuple(images), notes
 
 
-def _text(candidates: list[Candidate]) -> str:
-    texts = (part.text for part in _parts(candidates) if part.text and not part.thought)
+def _text(candidates: list[Candidate], *, thoughts: bool = False) -> str:
+    texts = (part.text for part in _parts(candidates) if part.text and bool(part.thought) == thoughts)
     return "\n".join(text for text in texts if not text.startswith(LIFTED)).strip()
 
 

@@ -27,6 +27,7 @@ from batchgen.errors import (
     RateLimited,
     Refused,
     ServerFault,
+    TierRefused,
 )
 from batchgen.providers.answer_body import MESSAGE_CHARS, Envelope, clean, loaded, malformed, page_words
 from batchgen.providers.delays import hinted_delay_s
@@ -48,6 +49,7 @@ NO_LIMIT = re.compile(r"\blimit: 0(?![\d.])")
 RPM_ID = re.compile(r"RequestsPerMinute")
 PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
 BAD_KEY = re.compile(r"API[ _]key (not valid|expired|not found|invalid)|API_KEY_INVALID", re.IGNORECASE)
+TIER = re.compile(r"service.?tier", re.IGNORECASE)
 FILE_GONE = re.compile(
     r"\bFile \S+ or it may not exist|\bfiles?/\S+ (is )?not found|not in an ACTIVE state", re.IGNORECASE
 )
@@ -158,6 +160,26 @@ def classified(fault: Fault) -> ProviderError:
     if fault.status == 413:
         return fault.error(BadRequest, "request_too_large")
     return server_fault(fault.status, fault.message, fault.delay_s)
+
+
+def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
+    """The refusal of a service tier that an error amounts to, when one other than the standard was asked for.
+
+    Flex and priority go without capacity as 503 and as 429 without a quota, and are not served as standard by
+    themselves; a 400 that names the tier is for good. Source: ai.google.dev/gemini-api/docs/flex-inference and
+    priority-inference. What may have been billed, and a quota that is named, are none.
+    """
+    if tier not in ("flex", "priority") or error.maybe_billed:
+        return None
+    for_good = isinstance(error, BadRequest) and bool(TIER.search(error.message))
+    no_room = isinstance(error, ServerFault) and error.reason == "overloaded"
+    bare = isinstance(error, RateLimited) and error.rpm is None and error.retry_after_s is None
+    if not (for_good or no_room or bare):
+        return None
+    message = clean(f"the service tier {tier} was refused: {error.message}")
+    refused = TierRefused(message, http_status=error.http_status)
+    refused.for_good = for_good
+    return refused
 
 
 def _quota(fault: Fault) -> ProviderError:

@@ -76,6 +76,7 @@ REMEDIES: Mapping[str, str] = {
     # the vendor's trouble and the network's
     "server_fault": _RETRY_LATER,
     "overloaded": "the vendor is overloaded: run again later, or set `fallback:` to another model",
+    "tier_refused": "asked again at the standard service tier; leave `service_tier` out if it is never to be had",
     "deadline": "the vendor ran out of time: ask for a smaller `image_size` or run again later",
     "connect_failed": "check network, proxy and base URL; nothing was billed",
     "unanswered": "possibly billed: `--on-uncertain retry` asks again, `hold` leaves it for you to decide",

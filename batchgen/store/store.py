@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.records import SIDECARS
 from batchgen.store.rescue import Rescue
 from batchgen.store.sniff import EXTENSION, Format
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
@@ -16,6 +19,16 @@ from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
 TURNS = "turns"
+
+
+def beside(path: str, ending: str) -> str:
+    """The path of a file beside a picture."""
+    return os.path.splitext(path)[0] + ending
+
+
+def family(path: str) -> tuple[str, ...]:
+    """A picture's path and those of all that may stand beside it."""
+    return (path, *(beside(path, ending) for ending in SIDECARS))
 
 
 class Store:
@@ -135,23 +148,94 @@ class Store:
             raise disk_error(error, path) from error
         return moved
 
+    def write_beside(self, path: str, contents: Mapping[str, str]) -> None:
+        """Write what belongs beside the picture at `path`, by ending; the same again after a crash. Raises StoreError.
+
+        Each file is whole before it has its name; call `sync` for the folder afterwards.
+        """
+        for ending, text in contents.items():
+            data, name = text.encode(errors="replace"), beside(path, ending)
+            if self._makes_way(name, data):
+                continue
+            spooled = self.spooled(f"beside-{threading.get_ident()}")  # a thread places one picture at a time
+            Path(spooled).unlink(missing_ok=True)
+            file = SpoolFile(*os.path.split(spooled))
+            file.write(data)
+            file.sync()
+            try:
+                os.replace(spooled, os.path.join(self.root, name))
+            except OSError as error:
+                raise disk_error(error, name) from error
+
+    def read_beside(self, path: str, listed: Collection[str]) -> dict[str, str]:
+        """What of `listed` stands beside the picture at `path`, by ending."""
+        names = {ending: beside(path, ending) for ending in SIDECARS}
+        files = {ending: Path(self.root, name) for ending, name in names.items() if name in listed}
+        return {
+            ending: file.read_text(encoding="utf-8", errors="replace")
+            for ending, file in files.items()
+            if file.is_file() and not file.is_symlink()
+        }
+
+    def lacks_beside(self, path: str, contents: Mapping[str, str]) -> bool:
+        """Whether the picture stands at `path` and something of this does not stand beside it."""
+        there = [
+            os.path.lexists(os.path.join(self.root, name)) for name in (path, *(beside(path, e) for e in contents))
+        ]
+        return there[0] and not all(there)
+
+    def _makes_way(self, name: str, data: bytes) -> bool:
+        """Whether exactly this stands at `name` already. Anything else there is kept in `superseded/`."""
+        full = os.path.join(self.root, name)
+        if not os.path.lexists(full):
+            return False
+        try:
+            if not os.path.islink(full) and Path(full).read_bytes() == data:
+                return True
+            self.plain_folder(SUPERSEDED)
+            number = 1
+            while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")):
+                number += 1
+            os.rename(full, aside)
+        except OSError as error:
+            raise disk_error(error, name) from error
+        return False
+
     def supersede(self, path: str) -> tuple[str, str] | None:
         """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
-        old = os.path.join(self.root, path)
-        if not os.path.lexists(old):
+        if not os.path.lexists(os.path.join(self.root, path)):
             return None
         self.plain_folder(SUPERSEDED)
         stem, extension = os.path.splitext(os.path.basename(path))
         stem = stem.encode()[:200].decode(errors="ignore")
         number = 1
-        while os.path.lexists(os.path.join(self.root, SUPERSEDED, f"{stem}.{number}{extension}")):
+        while self._is_taken(f"{SUPERSEDED}/{stem}.{number}"):
             number += 1
         new = f"{SUPERSEDED}/{stem}.{number}{extension}"
         self.move(path, new)
         return path, new
 
+    def _is_taken(self, stem: str) -> bool:
+        """By a picture of any format: what stands beside pictures goes by their stem."""
+        return any(os.path.lexists(os.path.join(self.root, stem + ending)) for ending in EXTENSION.values())
+
     def move(self, path: str, new: str) -> None:
-        """Rename inside the job folder. Raises StoreError."""
+        """Rename inside the job folder, with what is beside it. Raises StoreError.
+
+        What is beside it goes first and is durable then, so that a move that is taken up again separates nothing.
+        """
+        moved = False
+        for ending in SIDECARS:
+            old = os.path.join(self.root, beside(path, ending))
+            try:
+                if os.path.lexists(old):
+                    self._makes_way(beside(new, ending), Path(old).read_bytes())
+                    os.replace(old, os.path.join(self.root, beside(new, ending)))
+                    moved = True
+            except OSError as error:
+                raise disk_error(error, old) from error
+        if moved:
+            self.sync(path, new)
         try:
             os.rename(os.path.join(self.root, path), os.path.join(self.root, new))
         except OSError as error:

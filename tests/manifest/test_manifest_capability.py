@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchgen.manifest import open_manifest
+from batchgen.manifest.capability import HARMS, THRESHOLDS
 
 LITE = "gemini-3.1-flash-lite-image"
 
@@ -125,3 +126,43 @@ def test_a_fallback_that_cannot_do_what_is_asked_is_found_before_anything_is_sen
 
 def test_a_conversation_has_no_fallback(folder):
     assert "a conversation stays with its model" in folder.complaint("items: [{id: a, turns: [x], fallback: [pro]}]")
+
+
+@pytest.mark.parametrize(
+    ("category", "threshold", "words"),
+    [
+        ("harassment", "OFF", "'harassment' is no harm category (did you mean 'HARM_CATEGORY_HARASSMENT'?)"),
+        ("HARM_CATEGORY_HARASMENT", "OFF", "(did you mean 'HARM_CATEGORY_HARASSMENT'?)"),
+        ("HARM_CATEGORY_HARASSMENT", "only_high", "'only_high' is no threshold (did you mean 'BLOCK_ONLY_HIGH'?)"),
+        ("rain", "OFF", "'rain' is no harm category; there are HARM_CATEGORY_CIVIC_INTEGRITY, "),
+    ],
+)
+def test_a_safety_setting_the_vendor_does_not_know_is_found_before_anything_is_sent(folder, category, threshold, words):
+    assert words in says(folder, safety=f"{{{category}: '{threshold}'}}")
+
+
+def test_every_known_safety_setting_passes(one):
+    for category in HARMS:
+        for threshold in THRESHOLDS:
+            assert one(safety={category: threshold}).safety == {category: threshold}
+
+
+def test_a_service_tier_the_model_does_not_have_is_refused(folder):
+    assert "service_tier: imagen-4.0-generate-001 does not take it" in folder.complaint(
+        "items: [{id: a, prompt: p, service_tier: flex, model: imagen}]", allow_retired=lambda _: True
+    )
+
+
+def test_thoughts_are_refused_where_a_model_has_none_and_false_asks_for_nothing(folder, one):
+    model = "google/nano-banana-pro"
+    assert "keep_thoughts: google/nano-banana-pro does not take it" in says(folder, model=model, keep_thoughts="true")
+    assert one(model=model, keep_thoughts=False).keep_thoughts is False
+
+
+def test_a_suffix_counts_towards_the_length_of_the_prompt(folder):
+    model = "google/imagen-4.0-generate-001"
+    assert "has 401 characters" in says(folder, prompt="x" * 390, no_image_suffix="y" * 10, model=model)
+
+
+def test_what_is_neither_true_nor_false_is_refused(folder):
+    assert "keep_thoughts: must be true or false, not 'perhaps'" in says(folder, keep_thoughts="perhaps")

@@ -83,7 +83,8 @@ def test_pixel_sizes_come_close_to_their_ratio(profile):
 
 @pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.id)
 def test_a_model_supports_a_field_exactly_when_it_says_how_much_of_it(profile):
-    for field, extent in (("thinking", profile.thinking), ("search", profile.search)):
+    extents = {"thinking": profile.thinking, "search": profile.search, "service_tier": profile.service_tiers}
+    for field, extent in extents.items():
         assert (field in profile.supports) == bool(extent)
     assert ("references" in profile.supports) == bool(profile.references_max or profile.references_max is None)
 

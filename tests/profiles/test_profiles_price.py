@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.profiles.price import cost_usd, estimate_usd
+from batchgen.profiles.price import cost_usd, estimate_usd, lost_usd
 from batchgen.records import Usage
 
 PRO = load_catalogue().resolve("pro")
@@ -75,3 +75,25 @@ def test_a_rate_that_is_needed_and_unknown_leads_to_the_estimate():
 
 def test_nothing_known_at_all_is_none():
     assert cost_usd(STRANGER, RECORDED, "1K", 1) == (None, "unknown")
+
+
+@pytest.mark.parametrize(("tier", "factor"), [("flex", 0.5), ("priority", 1.8), ("standard", 1.0), (None, 1.0)])
+def test_a_service_tier_has_its_share_of_the_price(tier, factor):
+    assert estimate_usd(PRO, "1K", tier=tier) == pytest.approx(0.134 * factor)
+    full, _ = cost_usd(PRO, RECORDED, "1K", 1)
+    assert cost_usd(PRO, RECORDED, "1K", 1, tier=tier) == (pytest.approx(full * factor), "usage")
+    assert lost_usd(PRO, Usage(text_tokens=1_000_000), 0, tier=tier) == (pytest.approx(12 * factor), "usage")
+
+
+def test_the_tier_that_served_counts_and_not_the_one_that_was_asked_for():
+    served = Usage(image_tokens=1_000_000, tier="standard")
+    assert cost_usd(PRO, served, "1K", 1, tier="priority") == (120, "usage")
+
+
+def test_a_tier_without_a_known_share_has_no_known_price():
+    assert estimate_usd(load_catalogue().resolve("imagen"), "1K", tier="flex") is None
+
+
+def test_a_manifest_may_give_a_tier_another_share():
+    changed = load_catalogue().with_overrides({"pro": {"prices": {"tier_factor": {"priority": 2}}}}).resolve("pro")
+    assert changed.prices.tier_factor == {"flex": 0.5, "priority": 2.0}

@@ -57,6 +57,29 @@ def test_the_usage_of_a_recorded_answer_is_split_by_rate(gemini, answer):
     assert usage == Usage(prompt_tokens=14, image_tokens=1120, text_tokens=163, thought_tokens=174, total_tokens=1471)
 
 
+def test_thoughts_and_text_are_kept_apart(gemini):
+    parts = [{"text": "hm", "thought": True}, {"text": "a fox"}, IMAGE]
+    reply = read(gemini, {"candidates": [{"content": {"parts": parts}}]})
+    assert (reply.thoughts, reply.text) == ("hm", "a fox")
+
+
+@pytest.mark.parametrize(
+    ("said", "headers", "tier"),
+    [
+        ({"serviceTier": "flex"}, {}, "flex"),
+        ({"service_tier": "SERVICE_TIER_PRIORITY"}, {}, "priority"),
+        ({"serviceTier": "standard"}, {"X-Gemini-Service-Tier": "priority"}, "standard"),
+        ({}, {"X-Gemini-Service-Tier": "standard"}, "standard"),
+        ({"serviceTier": "golden"}, {}, ""),
+        ({"serviceTier": 3}, {}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_the_tier_that_served_is_what_the_usage_says_and_else_the_header(gemini, said, headers, tier):
+    body = {**one(IMAGE), "usageMetadata": {"promptTokenCount": 1, **said}}
+    assert gemini.read(200, headers, json.dumps(body).encode()).usage.tier == tier
+
+
 def test_the_ids_of_a_recorded_answer_are_kept(gemini, answer):
     reply = read(gemini, answer("gemini_image.json"))
     assert (reply.reply_id, reply.model_version, reply.finish_reason, reply.text) == (

@@ -85,6 +85,28 @@ def test_search_is_the_tool_google_genai_sends(codec, sample_of, captured, searc
     assert sent(codec("flash"), sample_of(prompt=prompt, search=search))["tools"] == expected["tools"]
 
 
+def test_a_service_tier_is_named_where_google_genai_names_it(codec, sample_of, captured):
+    expected = captured("service_tier")["json"]
+    assert sent(codec("flash"), sample_of(service_tier="priority"))["serviceTier"] == expected["serviceTier"]
+
+
+def test_flex_is_waited_for_as_long_as_its_documents_say(codec, sample_of):
+    assert codec("flash").build(sample_of(service_tier="flex"), NONE).timeout_s >= 15 * 60
+
+
+def test_thoughts_are_asked_for_with_and_without_a_level(codec, sample_of):
+    levels = [
+        sent(codec("flash"), sample_of(keep_thoughts=True, thinking=level))["generationConfig"]["thinkingConfig"]
+        for level in ("high", None)
+    ]
+    assert levels == [{"thinkingLevel": "HIGH", "includeThoughts": True}, {"includeThoughts": True}]
+
+
+def test_the_resolution_of_references_is_the_vendors_word(codec, sample_of):
+    config = sent(codec("flash"), sample_of(media_resolution="low"))["generationConfig"]
+    assert config["mediaResolution"] == "MEDIA_RESOLUTION_LOW"
+
+
 def test_the_request_goes_where_google_genai_sends_it(codec, sample_of, captured):
     request = codec("pro").build(sample_of(), NONE)
     assert (request.method, request.path) == (captured("timeout")["method"], captured("timeout")["path"])
@@ -239,6 +261,9 @@ WORDS = {  # one value for each field a profile may support
     "modalities": ("text", "image"),
     "search": "web",
     "thinking": "high",
+    "keep_thoughts": True,
+    "media_resolution": "high",
+    "service_tier": "flex",
     "seed": 3,
     "temperature": 0.5,
     "safety": {"HARM_CATEGORY_HARASSMENT": "OFF"},

@@ -1,0 +1,92 @@
+"""A ledger of version 1: read as it is by who only looks, brought up to date by the next run, which buys nothing again."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from batchgen.cli.main import run_command_line
+from batchgen.emulator import EmulatorOptions, serve
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import VERSION, ledger_path
+from tests.test_run import Bench, items
+
+TABLES = (Path(__file__).parent / "ledger_version_1.sql").read_text()
+
+
+def version_of(folder: Path) -> int:
+    db = sqlite3.connect(ledger_path(folder))
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    db.close()
+    return version
+
+
+def take_back_to_version_1(folder: Path) -> None:
+    """A file of the old tables with all that they can hold of what is there."""
+    path = ledger_path(folder)
+    new = path.rename(path.with_suffix(".new"))
+    db = sqlite3.connect(path)
+    db.executescript(TABLES)
+    db.execute("ATTACH ? AS new", (str(new),))
+    for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+        columns = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
+        db.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+    db.commit()
+    db.close()
+    new.unlink()
+
+
+@pytest.fixture
+async def bench(tmp_path):
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        await bench.run(items("a", "[[fault:safety]] b"))
+        take_back_to_version_1(tmp_path / "out")
+        yield bench
+
+
+async def test_who_only_looks_reads_it_and_leaves_it_as_it_is(bench):
+    folder = bench.folder / "out"
+    before = ledger_path(folder).read_bytes()
+    with Reader.open(folder) as reader:
+        (made, refused) = reader.results()
+        assert (made.state, made.files[0].path, made.sidecars, refused.state) == ("succeeded", "i0.jpg", (), "refused")
+        assert (reader.attempts(), reader.beside(1), reader.unplaced()) == ({"succeeded": 1, "refused": 1}, {}, [])
+    assert ledger_path(folder).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["status", "export", "verify"])
+async def test_commands_that_only_look_work_on_it(bench, command):
+    code = await asyncio.to_thread(run_command_line, [command, str(bench.folder / "out")])
+    assert (code, version_of(bench.folder / "out")) == (0, 1)
+
+
+async def test_the_next_run_brings_it_up_to_date_and_buys_nothing_again(bench):
+    outcome = await bench.run(items("a", "[[fault:safety]] b"))
+    assert (outcome.kept, await bench.requests(), version_of(bench.folder / "out")) == (1, 2, VERSION)
+    await bench.run(items("a") + "  - {id: t, prompt: t, modalities: [text, image]}\n")
+    assert bench.lines()["t"]["sidecars"] == ["t.txt"]
+
+
+async def test_who_was_looking_when_it_was_brought_up_to_date_goes_on_reading(bench):
+    folder = bench.folder / "out"
+    with Reader.open(folder) as reader:
+        before = list(reader.results())
+        Ledger(folder).close()
+        assert (list(reader.results()), version_of(folder)) == (before, VERSION)
+
+
+async def test_an_interrupted_step_to_the_next_version_leaves_the_old_one(bench, monkeypatch):
+    folder = bench.folder / "out"
+    broken = {1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE nothing ADD COLUMN x;"}
+    monkeypatch.setattr("batchgen.ledger.schema.MIGRATIONS", broken)
+    with pytest.raises(Exception, match="nothing"):
+        Ledger(folder)
+    monkeypatch.undo()
+    assert version_of(folder) == 1
+    Ledger(folder).close()
+    assert version_of(folder) == VERSION
