@@ -81,6 +81,24 @@ async def test_a_picture_that_was_whole_in_the_spool_is_not_bought_again(tmp_pat
         assert bench.lines()["i0"]["usd_source"] == "estimate"
 
 
+async def test_an_interim_picture_is_never_taken_for_the_answer_and_never_deleted(tmp_path):
+    """What a dead run left in the spool may be a thought on the way to the picture that had not come yet."""
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        text = "  - {id: i0, prompt: only one, model: pro, keep_thoughts: true}\n"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.crash_child", str(bench.manifest(text)), str(tmp_path / "out"), bench.url,
+            "batchgen.engine.settle:Ledger.attempt_succeeded", "1", cwd=ROOT,
+        )  # fmt: skip
+        assert await child.wait() == 9
+        left = {path.read_bytes() for path in (tmp_path / "out" / ".batchgen" / "spool").iterdir()}
+        outcome = await bench.run(text)
+        assert (outcome.exit_code, outcome.made, await bench.requests()) == (0, 1, 2)
+        assert left <= {path.read_bytes() for path in (tmp_path / "out" / "drafts").iterdir()}
+        with Reader.open(tmp_path / "out") as ledger:
+            assert ledger.attempts() == {"succeeded": 1, "uncertain": 1}
+
+
 async def test_sigkill_in_full_flight_costs_at_most_what_was_in_the_air_and_it_is_listed(tmp_path):
     async with await serve(EmulatorOptions(latency_s=(0.2, 0.4), picture="tiny", rpm=0)) as emulator:
         bench = Bench(emulator.base_url, tmp_path)

@@ -60,31 +60,41 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     for attempt in ledger.reader.open_attempts():
         if attempt.links:
             continue
-        if _lacks_its_turn(ledger, store, attempt):
-            uncertain += 1
-            _mark_uncertain(ledger, attempt)
-            continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
         found = whole_pictures(store, attempt.id)
+        if found and _may_be_half(ledger, store, attempt):
+            _set_drafts_aside(store, attempt, found, note)
+            found = []
         if found:
             _adopt(ledger, store, catalogue, attempt, found)
             place = "temporary folder" if stranded else "spool"
             note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
-            for path in stranded:
-                os.unlink(path)
         else:
             uncertain += 1
             _mark_uncertain(ledger, attempt)
+        for path in stranded:
+            os.unlink(path)
     removed = store.forget_spool(keep)
     if removed:
         note(f"removed {removed} incomplete file(s) of an interrupted run from the spool")
     return uncertain
 
 
-def _lacks_its_turn(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
-    """A picture of a conversation without what the model said serves nobody: the next turn could not be asked for."""
+def _may_be_half(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
+    """Whether what is in the spool cannot be taken for the answer: the answer may go on behind an interim picture, and a
+    picture of a conversation without what the model said serves nobody, for the next turn could not be asked for."""
     wire = json.loads(ledger.reader.wire(attempt.item_id, attempt.n) or "{}")
-    return "turn" in wire and not os.path.exists(store.turn_path(attempt.id))
+    return "keep_thoughts" in wire or ("turn" in wire and not os.path.exists(store.turn_path(attempt.id)))
+
+
+def _set_drafts_aside(store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note) -> None:
+    """They may have been paid for, so they stay to be looked at."""
+    paths = []
+    for k, (name, file) in enumerate(found):
+        paths.append(store.draft_name(attempt.stem, attempt.n, k, attempt.id, file.format))
+        store.place(name, paths[-1])
+    store.sync(*paths)
+    note(f"{attempt.item_id}: part of an answer that an interrupted run did not finish is kept as {', '.join(paths)}")
 
 
 def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
