@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.emulator import EmulatorOptions, serve
+from tests.witnesses import python_with
 
 FOLDER = Path(__file__).parent
 ENVIRONMENT = FOLDER.parent / ".venv-sdk175"
 PACKAGES = ["google-genai==1.75.0", "pillow"]
-PYTHON = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 @pytest.fixture(scope="session")
 def old_sdk() -> Path:
-    """An interpreter with the old SDK, built on first use; the mark is written last, so half a build is redone."""
-    mark = ENVIRONMENT / "built"
-    if not mark.exists() or mark.read_text() != " ".join(PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        (ENVIRONMENT / ".gitignore").write_text("*\n")
-        subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        mark.write_text(" ".join(PACKAGES))
-    return PYTHON
+    """An interpreter with the old SDK."""
+    return python_with(ENVIRONMENT, PACKAGES)
 
 
 async def ask(python: Path, *prompts: str, script: str = "generate_images.py") -> dict[str, Any]:

@@ -1,14 +1,11 @@
-"""The vendor's SDK for JavaScript, @google/genai 3.1.0, unchanged, against the emulator. Skipped only without node and npm."""
+"""The vendor's SDK for JavaScript, @google/genai 3.1.0, unchanged, against the emulator."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import io
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +13,15 @@ import pytest
 from PIL import Image
 
 from batchgen.emulator import EmulatorOptions, read_comment, serve
+from tests.witnesses import NODE, needs_node, node_packages
 
 FOLDER = Path(__file__).parent
-NODE, NPM = shutil.which("node"), shutil.which("npm")
-pytestmark = pytest.mark.skipif(
-    NODE is None or NPM is None,
-    reason="NOT TESTED: the SDK for JavaScript did not judge the emulator, because node or npm is missing",
-)
+pytestmark = needs_node
 
 
 @pytest.fixture(scope="session")
 def packages() -> None:
-    """What the lock names, installed on first use; the mark is written last, so half an installation is redone."""
-    wanted = hashlib.sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()
-    mark = FOLDER / "node_modules" / "installed"
-    if not mark.exists() or mark.read_text() != wanted:
-        command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(command, cwd=FOLDER, check=True)
-        mark.write_text(wanted)
+    node_packages(FOLDER)
 
 
 @pytest.fixture(scope="session", params=["v1", "v1beta"])

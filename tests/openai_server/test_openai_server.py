@@ -1,6 +1,6 @@
 """The AIML codec against an OpenAI-style images server that others wrote: @copilotkit/aimock 1.43.0, offline, unchanged.
 
-Which pictures it answers with is given to it, the rest is its own. Skipped only without node and npm.
+Which pictures it answers with is given to it, the rest is its own. Skipped only without node and npm, or when it cannot be fetched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,15 +24,12 @@ import pytest
 from PIL import Image
 
 from tests.marked_key import KEY
+from tests.witnesses import NODE, needs_node, node_packages
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-NODE, NPM = shutil.which("node"), shutil.which("npm")
 START_S = 60  # far more than it takes: a busy machine fails no test
-pytestmark = pytest.mark.skipif(
-    NODE is None or NPM is None,
-    reason="NOT TESTED: a server not written by us did not answer the AIML codec, because node or npm is missing",
-)
+pytestmark = needs_node
 MANIFEST = """
 models:
   gpt-image-1:
@@ -87,13 +83,8 @@ ANSWERS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address. What the lock names is installed on first use; the mark is written last."""
-    wanted = hashlib.sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()
-    mark = FOLDER / "node_modules" / "installed"
-    if not mark.exists() or mark.read_text() != wanted:
-        command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(command, cwd=FOLDER, check=True)
-        mark.write_text(wanted)
+    """Its address."""
+    node_packages(FOLDER)
     answers = tmp_path_factory.mktemp("answers") / "answers.json"
     answers.write_text(json.dumps({"fixtures": ANSWERS}))
     program = FOLDER / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +17,11 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.gemini import Gemini
 from batchgen.providers.registry import provider_for
 from batchgen.records import Inputs, Item, ReferenceImage, Sample
+from tests.witnesses import python_with
 
 FOLDER = Path(__file__).parent
 ENVIRONMENT = FOLDER.parent / ".venv-protocol"
 PACKAGES = ["google-ai-generativelanguage==0.12.1"]  # an environment of its own: it brings gRPC
-PYTHON = ENVIRONMENT / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
 REQUEST, RESPONSE = "GenerateContentRequest", "GenerateContentResponse"
 Parse = Callable[[str, Any], str]
@@ -43,14 +42,8 @@ UNKNOWN_RESPONSE = (
 
 @pytest.fixture(scope="module")
 def parse() -> Iterator[Parse]:
-    """A complaint about one message, empty when it parses. The environment's mark is written last: half a build is redone."""
-    mark = ENVIRONMENT / "built"
-    if not mark.exists() or mark.read_text() != " ".join(PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        (ENVIRONMENT / ".gitignore").write_text("*\n")
-        subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        mark.write_text(" ".join(PACKAGES))
-    command = [str(PYTHON), str(FOLDER / "parse.py")]
+    """A complaint about one message, empty when it parses."""
+    command = [str(python_with(ENVIRONMENT, PACKAGES)), str(FOLDER / "parse.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parser:
         assert parser.stdin is not None and parser.stdout is not None
         give, take = parser.stdin, parser.stdout
