@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 LAYERS: list[list[str]] = [
     ["records", "errors", "settings"],
     ["events", "profiles", "report.clean"],
-    ["retry", "quota", "dispatch", "fallback", "planning", "lift", "providers", "manifest"],
+    ["retry", "quota", "dispatch", "fallback", "planning", "lift", "providers", "manifest", "schedule"],
     ["transport", "store", "ledger", "shared"],
     ["engine"],
     ["job"],

@@ -19,9 +19,13 @@ SECRET_MIN = 6  # shorter values would blacken ordinary words
 
 @dataclass
 class Invocation:
-    """json: the answer is one object on stdout, an error included. secrets: values that no output may hold."""
+    """json: the answer is one object on stdout, an error included. secrets: values that no output may hold.
+
+    later_ok: an end that only means "run again later" leaves with 0.
+    """
 
     json: bool = False
+    later_ok: bool = False
     secrets: set[str] = field(default_factory=set)
 
     @cached_property
