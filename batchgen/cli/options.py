@@ -177,6 +177,12 @@ def execution_options(function: F) -> F:
         ),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss."),
         click.option("--no-progress", is_flag=True, help="Plain lines now and then instead of the live view."),
+        click.option(
+            "--summary",
+            type=click.Path(),
+            metavar="FILE",
+            help="Append the closing summary in Markdown, for a CI job's page.",
+        ),
         click.option("--log-file", type=click.Path(), metavar="FILE", help="Append one line for each event."),
         click.option(
             "--log-format",

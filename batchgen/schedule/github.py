@@ -57,7 +57,10 @@ def _duration_s(table: Timetable) -> int:
 def _steps(table: Timetable, repository: Path, version: str) -> list[dict[str, Any]]:
     manifest, folder = _inside(table.manifest, repository), _inside(table.job_folder, repository)
     limit = ["--max-duration", f"{_duration_s(table) // 60}m"]
-    run = shell_line(["batchgen", "run", manifest, *limit, *table.options, "--later-ok"])
+    run = (
+        shell_line(["batchgen", "run", manifest, *limit, *table.options, "--later-ok"])
+        + ' --summary "$GITHUB_STEP_SUMMARY"'
+    )
     kept = {
         "path": f"{folder}\n.state\n",
         "key": f"{table.name}-${{{{ github.run_id }}}}-${{{{ github.run_attempt }}}}",
