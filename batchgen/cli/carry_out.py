@@ -22,6 +22,7 @@ from batchgen.planning import Wishes
 from batchgen.report import figures
 from batchgen.report.board import Board
 from batchgen.report.facts import Facts, outcome_facts
+from batchgen.report.log import Log
 from batchgen.report.summary import next_steps, show_summary
 
 if TYPE_CHECKING:
@@ -100,12 +101,13 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
         install_signal_handlers=True,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _terminated)
+    after.of(job)
     board = Board()
     with ExitStack() as stack:
         observers = [board, *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
         facts = _facts(job, outcome, board.stopping_message)
-        after.ended(facts)
+        after.ended(job, facts, next((observer for observer in observers if isinstance(observer, Log)), None))
     if not execution.quiet or outcome.exit_code:
         show_summary(invocation.err, facts)
     if invocation.json:

@@ -183,6 +183,12 @@ def execution_options(function: F) -> F:
             metavar="FILE",
             help="Append the closing summary in Markdown, for a CI job's page.",
         ),
+        click.option(
+            "--notify",
+            multiple=True,
+            metavar="URL",
+            help="Tell this apprise address of anything but success; repeatable. '${NOTIFY_URL}' keeps it out of sight.",
+        ),
         click.option("--log-file", type=click.Path(), metavar="FILE", help="Append one line for each event."),
         click.option(
             "--log-format",

@@ -58,7 +58,7 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
         raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
     folder = find_job(job, options["output"]).folder
     manifest, emulated = _origin(job, folder)
-    after = Afterwards(invocation, manifest, options["summary"])
+    after = Afterwards(invocation, manifest, options["summary"], options["notify"])
     with after.of_failure():
         opened = load_job(invocation, manifest, str(folder), emulate=emulated)
         wishes = Wishes(explicit=True, states=states or frozenset(STATES), reasons=frozenset(options["reasons"]))

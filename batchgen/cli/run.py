@@ -40,7 +40,7 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
     from batchgen.cli.afterwards import Afterwards
     from batchgen.cli.carry_out import Execution, carry_out, load_job, wishes_of
 
-    after = Afterwards(invocation, manifest, options["summary"])
+    after = Afterwards(invocation, manifest, options["summary"], options["notify"])
     with after.of_failure():
         job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
         wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")

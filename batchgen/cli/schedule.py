@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime, tzinfo
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,6 +17,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
 from batchgen.errors import UsageError
 from batchgen.job import Job
+from batchgen.manifest.addresses import ALLOWED, VARIABLE
+from batchgen.report.notify import MISSING
 from batchgen.schedule.timetable import (
     DURATION_S,
     Clock,
@@ -56,7 +60,7 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
         name, equals, path = value.partition("=")
         if not equals:
             name, path = KEY_NAMES["gemini"][0], value
-        if not name.endswith("_API_KEY") or not name.isidentifier() or not path:
+        if not (re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED.fullmatch(name)) or not path:
             raise click.BadParameter(f"{value!r}: write PATH or AIMLAPI_API_KEY=PATH", ctx, param)
         found.append(KeyFile(name, Path(path).expanduser().absolute()))
     return tuple(found)
@@ -71,7 +75,7 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     click.option("--until", callback=_clock, metavar="HH:MM", help="Start nothing after this time."),
     click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
     click.option("--key-file", "keys", multiple=True, callback=_keys, metavar="[NAME=]PATH",
-                 help="A file with the API key; repeatable. NAME is a variable, GEMINI_API_KEY without it."),
+                 help="A file with the API key; repeatable. NAME is a variable, GEMINI_API_KEY without it; NOTIFY_URL too."),
     click.option("--name", metavar="NAME", help="Of the units.  [default: batchgen- and the job's name]"),
     click.option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]"),
     click.option("--image", default="batchgen:latest", show_default=True, help="Container image, for kubernetes."),
@@ -99,7 +103,7 @@ def command(invocation: Invocation, manifest: str, **given: Any) -> None:
     if given["timezone"] and form not in ZONED:
         raise UsageError(f"{form} goes by the clock of its machine: leave --timezone out")
     job = _checked(invocation, manifest, given["options"])
-    table = _timetable(job, given, _needed_keys(job))
+    table = _timetable(job, given)
     if action:
         for line in _carry_out(action, form, table):
             err.line(line)
@@ -126,19 +130,22 @@ def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) ->
     return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"])
 
 
-def _needed_keys(job: Job) -> tuple[str, ...]:
-    """The variables that hold the keys of the providers that the manifest asks, those of `.env` apart. Raises ManifestError."""
+def _needed(job: Job) -> list[tuple[str, ...]]:
+    """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
+
+    Raises ManifestError.
+    """
     providers = {item.provider for item in job.manifest.items()}
-    if job.emulated:
-        return ()
-    beside = Settings.load(job.manifest.folder, {})
-    return tuple(sorted({beside.key_names(name)[0] for name in providers if beside.key(name)[0] is None}))
+    beside, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
+    keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
+    addresses = " ".join(wanted.addresses) if wanted else ""
+    return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if beside.text(name) is None})
 
 
-def _timetable(job: Job, given: dict[str, Any], needed: tuple[str, ...]) -> Timetable:
-    keys: tuple[KeyFile, ...] = given["keys"]
-    if not keys:
-        keys = tuple(KeyFile(name, _config_folder() / "batchgen" / name.lower()) for name in needed)
+def _timetable(job: Job, given: dict[str, Any]) -> Timetable:
+    named = {key.variable for key in given["keys"]}
+    missing = [names[0] for names in _needed(job) if not named & set(names)]
+    keys = (*given["keys"], *(KeyFile(name, _config_folder() / "batchgen" / name.lower()) for name in missing))
     at, until = given["at"], given["until"]
     spans = [given["max_duration"] or DURATION_S, span_s(at, until) if until else DURATION_S]
     if given["timezone"]:
@@ -192,10 +199,12 @@ def _carry_out(action: str, form: str, table: Timetable) -> list[str]:
 def _notes(form: str, table: Timetable, job: Job, given: dict[str, Any]) -> list[str]:
     """What the units cannot say themselves."""
     notes = [
-        f"the key is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
+        f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
         for key in table.keys
         if form in ("systemd", "cron", "launchd") and not key.path.is_file()
     ]
+    if job.manifest.notify is not None and job.manifest.notify.to and find_spec("apprise") is None:
+        notes.append(MISSING)
     match form:
         case "systemd":
             notes.append("`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u"
@@ -215,13 +224,13 @@ def _notes(form: str, table: Timetable, job: Job, given: dict[str, Any]) -> list
                          " be a block device, for a ledger is not safe on NFS")  # fmt: skip
             if table.keys:
                 files = " ".join(f"--from-file={key.name}=FILE" for key in table.keys)
-                notes.append(f"the key: kubectl create secret generic {table.name}-keys {files}")
+                notes.append(f"the secrets: kubectl create secret generic {table.name}-keys {files}")
         case "github":
             notes.append(f"save it as .github/workflows/{table.name}.yaml; GitHub's clock is UTC, so daylight saving moves it"
                          " by an hour, and a busy hour delays it")  # fmt: skip
             notes.append("the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB;"
                          " then the run stops rather than buy all again. A job of worth belongs onto a machine of its own")  # fmt: skip
-            notes += [f"the key: gh secret set {key.variable}" for key in table.keys]
+            notes += [f"the secrets: gh secret set {key.variable}" for key in table.keys]
     return notes
 
 

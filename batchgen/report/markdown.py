@@ -29,7 +29,7 @@ def summary_markdown(facts: Facts, fit: Callable[[str], str]) -> str:
 def failure_markdown(job: str, message: str, fit: Callable[[str], str]) -> str:
     """For a run that ended before there were any facts."""
     lines = [f"- {literal(fit(line))}" for line in message.splitlines()]
-    return "\n".join([f"### {literal(fit(job))}: nothing was sent", "", *lines]) + "\n\n"
+    return "\n".join([f"### {literal(fit(job))}: ended by an error", "", *lines]) + "\n\n"
 
 
 def literal(text: str) -> str:

@@ -31,7 +31,7 @@ def test_the_summary_is_appended_as_markdown(batchgen, write, tmp_path):
 def test_a_run_that_could_not_begin_is_on_the_page_too(batchgen, write, tmp_path):
     manifest, page = write({"mug": "A mug"}, head="nonsense: 1\n"), tmp_path / "page.md"
     assert batchgen("run", str(manifest), "--summary", str(page)).code == 2
-    assert page.read_text().startswith("### job: nothing was sent\n\n- ")
+    assert page.read_text().startswith("### job: ended by an error\n\n- ")
     assert "nonsense: unknown field" in page.read_text()
 
 

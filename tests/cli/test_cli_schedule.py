@@ -253,6 +253,19 @@ def test_a_schedule_that_would_fail_at_night_is_refused_by_day(batchgen, manifes
     assert (answer.code, answer.out, words in answer.err) == (2, "", True), answer.err
 
 
+def test_the_addresses_of_messages_come_as_the_keys_do(batchgen, manifest):
+    manifest.write_text("notify: {to: 'mailto://me:${NOTIFY_PASS}@example.com'}\n" + manifest.read_text())
+    schedule = ("schedule", str(manifest), "--at", "1:30", "--as")
+    assert 'Environment="NOTIFY_PASS_FILE=%d/notify_pass"' in batchgen(*schedule, "systemd").out
+    assert "NOTIFY_PASS: ${{ secrets.NOTIFY_PASS }}" in batchgen(*schedule, "github").out
+    line = batchgen(*schedule, "cron", "--key-file", "NOTIFY_PASS=/pass", "--key-file", "GOOGLE_API_KEY=/key").out
+    assert ("NOTIFY_PASS_FILE=/pass " in line, "GOOGLE_API_KEY_FILE=/key " in line, "GEMINI" in line) == (
+        True,
+        True,
+        False,
+    )
+
+
 def test_a_manifest_with_a_mistake_gets_no_schedule(batchgen, manifest):
     manifest.write_text(manifest.read_text() + "  - {id: mug, prompt: Again}\n")
     assert batchgen("schedule", str(manifest), "--at", "1:30", "--as", "cron").code == 2
