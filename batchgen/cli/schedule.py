@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
@@ -16,9 +16,7 @@ from batchgen import __version__
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
 from batchgen.errors import UsageError
-from batchgen.job import Job
 from batchgen.manifest.addresses import ALLOWED, VARIABLE
-from batchgen.report.notify import MISSING
 from batchgen.schedule.timetable import (
     DURATION_S,
     Clock,
@@ -30,6 +28,9 @@ from batchgen.schedule.timetable import (
     unit_name,
 )
 from batchgen.settings import KEY_NAMES, Settings, environment
+
+if TYPE_CHECKING:
+    from batchgen.job import Job
 
 FORMS = ("systemd", "cron", "launchd", "kubernetes", "github")
 INSTALLED = ("systemd", "cron")
@@ -204,6 +205,8 @@ def _notes(form: str, table: Timetable, job: Job, given: dict[str, Any]) -> list
         if form in ("systemd", "cron", "launchd") and not key.path.is_file()
     ]
     if job.manifest.notify is not None and job.manifest.notify.to and find_spec("apprise") is None:
+        from batchgen.report.notify import MISSING
+
         notes.append(MISSING)
     match form:
         case "systemd":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import pytest
@@ -88,3 +89,18 @@ def test_history_says_of_a_run_without_an_end_that_it_died(batchgen, write):
         db.execute("UPDATE run SET ended_at = NULL, exit_code = NULL")
     db.close()
     assert batchgen("history", str(manifest)).out.splitlines()[1].endswith("died")
+
+
+# --- status --watch
+
+
+def test_a_watch_without_a_terminal_is_a_line_and_ends_with_the_run(batchgen, write):
+    manifest = str(write({"mug": "A mug"}))
+    batchgen("run", manifest, "--emulate")
+    answer = batchgen("status", manifest, "--watch")
+    assert (answer.code, bool(re.match(r"1 succeeded; 0\.0\d USD; run 1 ended ", answer.out))) == (0, True)
+    assert (answer.out.count("\n"), "\x1b" in answer.out) == (1, False)
+
+
+def test_a_watch_has_no_json(batchgen, write):
+    assert batchgen("status", "job", "--watch", "--json").code == 2
