@@ -67,6 +67,13 @@ def test_history_has_a_line_for_each_run_the_newest_first(batchgen, write):
     assert [line.split()[-2:] for line in lines[1:]] == [["exit", "4"], ["exit", "3"]]
 
 
+def test_history_counts_a_sample_by_its_last_request(batchgen, write):
+    manifest = str(write({"slow": "x [[fault:503*1]]"}))
+    batchgen("run", manifest, "--emulate")
+    (run,) = batchgen("history", manifest, "--json").json
+    assert (run["made"], run["not_made"]) == (1, {})
+
+
 def test_history_finds_the_jobs_here_and_in_jobs(batchgen, write, tmp_path):
     (tmp_path / "jobs").mkdir()
     for name in ("a.yaml", "jobs/b.yaml", "never.yaml"):

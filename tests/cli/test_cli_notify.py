@@ -119,6 +119,13 @@ def test_a_message_that_fails_changes_no_exit_code_and_shows_no_address(night, r
     assert len(receiver.messages) == 1
 
 
+def test_what_an_address_holds_is_shown_nowhere_whoever_says_it(night, tmp_path):
+    answer = night({TOKEN: REFUSED}, "--log-file", "log")
+    log = (tmp_path / "log").read_text()
+    assert TOKEN not in answer.err + answer.out + log
+    assert ("[redacted]" in answer.err, "[redacted]" in log) == (True, True)
+
+
 def test_a_variable_that_is_not_set_is_said_and_the_run_goes_on(night, monkeypatch):
     monkeypatch.delenv("NOTIFY_URL")
     answer = night({"mug": "A mug"})

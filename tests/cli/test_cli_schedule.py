@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ def sections(unit: str) -> dict[str, str]:
 
 def words(exec_start: str) -> list[str]:
     """As systemd splits a command line: quotes and backslashes as a shell has them, then `%%` and `$$`."""
+    assert not re.search(r"[%$]", exec_start.replace("%%", "").replace("$$", "")), "a specifier or variable"
     return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(exec_start)]
 
 
