@@ -77,11 +77,18 @@ def wishes_of(states: frozenset[str] | None, *, fresh: bool, hold: bool) -> Wish
     return Wishes(states=states, fresh=fresh)
 
 
-def load_job(invocation: Invocation, manifest: str, output: str | None, *, emulate: bool) -> Job:
-    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError."""
+def load_job(
+    invocation: Invocation, manifest: str, output: str | None, *, emulate: bool, after: Afterwards | None = None
+) -> Job:
+    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError.
+
+    after: told whom the manifest wants to tell, even when its key file cannot be read.
+    """
     import batchgen
 
     job = batchgen.load(manifest, output=output, emulate=emulate)
+    if after is not None:
+        after.of(job)
     invocation.keep_secret(job.settings)
     return job
 
@@ -101,7 +108,6 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
         install_signal_handlers=True,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _terminated)
-    after.of(job)
     board = Board()
     with ExitStack() as stack:
         observers = [board, *_observers(invocation, execution, stack)]

@@ -60,7 +60,7 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
     manifest, emulated = _origin(job, folder)
     after = Afterwards(invocation, manifest, options["summary"], options["notify"])
     with after.of_failure():
-        opened = load_job(invocation, manifest, str(folder), emulate=emulated)
+        opened = load_job(invocation, manifest, str(folder), emulate=emulated, after=after)
         wishes = Wishes(explicit=True, states=states or frozenset(STATES), reasons=frozenset(options["reasons"]))
         return carry_out(invocation, opened, Execution.of(options, wishes), after)
 

@@ -42,6 +42,6 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
 
     after = Afterwards(invocation, manifest, options["summary"], options["notify"])
     with after.of_failure():
-        job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
+        job = load_job(invocation, manifest, options["output"], emulate=options["emulate"], after=after)
         wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
         return carry_out(invocation, job, Execution.of(options, wishes), after)

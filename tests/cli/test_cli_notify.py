@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from batchgen.store.lock import JobLock
+
 REFUSED = "x [[fault:safety]]"
 TOKEN = "t0ken-4b1d0c7e5f"
 
@@ -95,6 +97,24 @@ def test_a_run_that_could_not_begin_is_told_with_the_reason(night, receiver, mon
     assert night({"mug": "A mug"}, emulate=False).code == 5
     (message,) = receiver.messages
     assert (message["title"], "GEMINI_API_KEY" in message["message"]) == ("batchgen: job: ended by an error", True)
+
+
+def test_a_key_file_that_is_not_there_is_told(night, receiver, monkeypatch, tmp_path):
+    monkeypatch.delenv("GEMINI_API_KEY")
+    monkeypatch.setenv("GEMINI_API_KEY_FILE", str(tmp_path / "gone"))
+    assert night({"mug": "A mug"}, emulate=False).code == 5
+    assert ["cannot read" in message["message"] for message in receiver.messages] == [True]
+
+
+def test_a_job_that_another_run_holds_is_not_told(night, receiver, tmp_path):
+    lock = JobLock(tmp_path / "job.emulated")
+    (tmp_path / "job.emulated" / ".batchgen").mkdir(parents=True)
+    lock.acquire()
+    try:
+        assert night({"mug": "A mug"}).code == 11
+    finally:
+        lock.release()
+    assert receiver.messages == []
 
 
 def test_an_address_on_the_command_line_hears_of_a_manifest_that_cannot_be_read(batchgen, receiver, tmp_path):
