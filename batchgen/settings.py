@@ -74,6 +74,15 @@ class Settings:
         """The value of a variable, None when it is unset or empty."""
         return self.values.get(name) or None
 
+    def text(self, name: str) -> str | None:
+        """The value of a variable, else the contents of the file that NAME_FILE names. Raises SettingsError."""
+        if (value := self.get(name)) or not (path := self.get(f"{name}_FILE")):
+            return value
+        try:
+            return Path(path).read_text(encoding="utf-8").strip() or None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{name}_FILE: cannot read {path}: {_why(error)}") from None
+
     def key(self, provider: str) -> tuple[Key | None, str | None]:
         """The provider's key, and a warning to show if the choice needs saying. Raises SettingsError on a bad key file.
 
@@ -92,12 +101,8 @@ class Settings:
     def _named_key(self, name: str) -> Key | None:
         if value := self.get(name):
             return Key(Secret(_clean_key(value, name)), name)
-        if path := self.get(f"{name}_FILE"):
-            try:
-                text = Path(path).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"{name}_FILE: cannot read {path}: {_why(error)}") from None
-            return Key(Secret(_clean_key(text, f"{name}_FILE")), f"{name}_FILE")
+        if self.get(f"{name}_FILE"):
+            return Key(Secret(_clean_key(self.text(name) or "", f"{name}_FILE")), f"{name}_FILE")
         return None
 
     def key_names(self, provider: str) -> tuple[str, ...]:

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchgen.cli.afterwards import Afterwards
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import UsageError
+from batchgen.ledger.reader import Reader
 from batchgen.planning import Wishes
 from batchgen.report import figures
 from batchgen.report.board import Board
+from batchgen.report.facts import Facts, outcome_facts
+from batchgen.report.log import Log
+from batchgen.report.summary import next_steps, show_summary
 
 if TYPE_CHECKING:
     from batchgen.engine.outcome import Outcome
@@ -72,16 +77,23 @@ def wishes_of(states: frozenset[str] | None, *, fresh: bool, hold: bool) -> Wish
     return Wishes(states=states, fresh=fresh)
 
 
-def load_job(invocation: Invocation, manifest: str, output: str | None, *, emulate: bool) -> Job:
-    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError."""
+def load_job(
+    invocation: Invocation, manifest: str, output: str | None, *, emulate: bool, after: Afterwards | None = None
+) -> Job:
+    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError.
+
+    after: told whom the manifest wants to tell, even when its key file cannot be read.
+    """
     import batchgen
 
     job = batchgen.load(manifest, output=output, emulate=emulate)
+    if after is not None:
+        after.of(job)
     invocation.keep_secret(job.settings)
     return job
 
 
-def carry_out(invocation: Invocation, job: Job, execution: Execution) -> int:
+def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Afterwards) -> int:
     """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
     import batchgen
 
@@ -100,7 +112,12 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution) -> int:
     with ExitStack() as stack:
         observers = [board, *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
-    _report(invocation, job, execution, outcome, board.stopping_message)
+        facts = _facts(job, outcome, board.stopping_message)
+        after.ended(job, facts, next((observer for observer in observers if isinstance(observer, Log)), None))
+    if not execution.quiet or outcome.exit_code:
+        show_summary(invocation.err, facts)
+    if invocation.json:
+        invocation.out.json(facts)
     return outcome.exit_code
 
 
@@ -154,12 +171,8 @@ def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -
     return [*observers, Lines(err)]
 
 
-def _report(invocation: Invocation, job: Job, execution: Execution, outcome: Outcome, why: str) -> None:
+def _facts(job: Job, outcome: Outcome, why: str) -> Facts:
     """why: in the words of whoever stopped the run, empty when nobody did."""
-    from batchgen.ledger.reader import Reader
-    from batchgen.report.facts import outcome_facts
-    from batchgen.report.summary import next_steps, show_summary
-
     usual = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     with Reader.open(job.folder) as reader:
         facts = outcome_facts(
@@ -167,7 +180,4 @@ def _report(invocation: Invocation, job: Job, execution: Execution, outcome: Out
         )
     facts["message"] = facts["message"] or why
     facts["next"] = next_steps(facts)
-    if not execution.quiet or outcome.exit_code:
-        show_summary(invocation.err, facts)
-    if invocation.json:
-        invocation.out.json(facts)
+    return facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,9 +19,13 @@ SECRET_MIN = 6  # shorter values would blacken ordinary words
 
 @dataclass
 class Invocation:
-    """json: the answer is one object on stdout, an error included. secrets: values that no output may hold."""
+    """json: the answer is one object on stdout, an error included. secrets: values that no output may hold.
+
+    later_ok: an end that only means "run again later" leaves with 0.
+    """
 
     json: bool = False
+    later_ok: bool = False
     secrets: set[str] = field(default_factory=set)
 
     @cached_property
@@ -36,11 +40,16 @@ class Invocation:
 
     def keep_secret(self, settings: Settings) -> None:
         """From here on no output shows a key of these settings, whoever quotes it. Raises SettingsError on a bad key file."""
-        self.secrets |= keys_in(settings.values)
+        found = keys_in(settings.values)
         for provider in ("gemini", "aimlapi"):
             key, _ = settings.key(provider)
             if key is not None:
-                self.secrets.add(key.secret.reveal())
+                found.add(key.secret.reveal())
+        self.hide(found)
+
+    def hide(self, values: Iterable[str]) -> None:
+        """From here on no output shows these."""
+        self.secrets |= set(values)
         self.out.secrets = self.err.secrets = tuple(sorted(self.secrets, key=len, reverse=True))
 
 

@@ -13,6 +13,7 @@ import click
 from batchgen import __version__
 from batchgen.cli.failure import failed
 from batchgen.cli.invocation import Invocation, started
+from batchgen.schedule.timetable import LATER_CODES
 from batchgen.settings import environment
 
 COMPLETE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
@@ -26,6 +27,7 @@ SECTIONS = {
     },
     "Look": {
         "status": "How a job stands, while it runs and after.",
+        "history": "The nights of one or many jobs, a line each.",
         "verify": "Compare every file with the ledger.",
         "export": "One row for each sample, as JSON lines or CSV.",
     },
@@ -33,6 +35,7 @@ SECTIONS = {
         "init": "Write a manifest to start from.",
         "models": "The AI models, their limits and prices.",
         "schema": "The manifest's JSON Schema, for editors.",
+        "schedule": "Run it every night: a timer's units.",
         "doctor": "Check key, addresses, folder and clock.",
         "emulate": "Serve the APIs locally, bill nothing.",
         "completion": "Print a completion script for your shell.",
@@ -101,7 +104,7 @@ def run_command_line(argv: Sequence[str]) -> int:
         code = failed(error, invocation)
     if code == BROKEN_PIPE:
         _silence()
-    return code
+    return 0 if invocation.later_ok and code in LATER_CODES else code
 
 
 def _invoke(argv: Sequence[str], invocation: Invocation) -> int:

@@ -70,6 +70,11 @@ def _answer_in_json(ctx: click.Context, param: click.Parameter, value: bool) -> 
     return value
 
 
+def _leave_with_0(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    ctx.ensure_object(Invocation).later_ok = value
+    return value
+
+
 def chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator, shown in this order."""
 
@@ -163,8 +168,27 @@ def execution_options(function: F) -> F:
         ),
         click.option("-y", "--yes", is_flag=True, help="Do not ask about the cost."),
         json_option("Print one JSON object on stdout at the end."),
+        click.option(
+            "--later-ok",
+            is_flag=True,
+            callback=_leave_with_0,
+            expose_value=False,
+            help="For timers: leave with 0 in place of 6, 7, 8 and 11, which mean that a later run goes on.",
+        ),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss."),
         click.option("--no-progress", is_flag=True, help="Plain lines now and then instead of the live view."),
+        click.option(
+            "--summary",
+            type=click.Path(),
+            metavar="FILE",
+            help="Append the closing summary in Markdown, for a CI job's page.",
+        ),
+        click.option(
+            "--notify",
+            multiple=True,
+            metavar="URL",
+            help="Tell this apprise address of anything but success; repeatable. '${NOTIFY_URL}' keeps it out of sight.",
+        ),
         click.option("--log-file", type=click.Path(), metavar="FILE", help="Append one line for each event."),
         click.option(
             "--log-format",

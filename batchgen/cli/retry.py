@@ -50,6 +50,7 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
       batchgen retry catalog.yaml --failed --reason link_gone
       batchgen retry catalog/ --uncertain --max-cost 2
     """
+    from batchgen.cli.afterwards import Afterwards
     from batchgen.cli.carry_out import Execution, carry_out, load_job
 
     states = frozenset(state for state in STATES if options[state])
@@ -57,9 +58,11 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
         raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
     folder = find_job(job, options["output"]).folder
     manifest, emulated = _origin(job, folder)
-    opened = load_job(invocation, manifest, str(folder), emulate=emulated)
-    wishes = Wishes(explicit=True, states=states or frozenset(STATES), reasons=frozenset(options["reasons"]))
-    return carry_out(invocation, opened, Execution.of(options, wishes))
+    after = Afterwards(invocation, manifest, options["summary"], options["notify"])
+    with after.of_failure():
+        opened = load_job(invocation, manifest, str(folder), emulate=emulated, after=after)
+        wishes = Wishes(explicit=True, states=states or frozenset(STATES), reasons=frozenset(options["reasons"]))
+        return carry_out(invocation, opened, Execution.of(options, wishes), after)
 
 
 def _origin(job: str, folder: Path) -> tuple[str, bool]:

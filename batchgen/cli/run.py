@@ -37,8 +37,11 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
       batchgen run catalog.yaml --only 'mug-*' --limit 3
       batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
     """
+    from batchgen.cli.afterwards import Afterwards
     from batchgen.cli.carry_out import Execution, carry_out, load_job, wishes_of
 
-    job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
-    wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
-    return carry_out(invocation, job, Execution.of(options, wishes))
+    after = Afterwards(invocation, manifest, options["summary"], options["notify"])
+    with after.of_failure():
+        job = load_job(invocation, manifest, options["output"], emulate=options["emulate"], after=after)
+        wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
+        return carry_out(invocation, job, Execution.of(options, wishes), after)

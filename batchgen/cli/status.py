@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import socket
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
+from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report import figures
@@ -22,6 +25,9 @@ from batchgen.report.summary import money_lines, show_block, trouble
 
 STATES = ("succeeded", "running", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
+LOOK_EVERY_S = 2.0
+LINE_EVERY_S = 30.0
+CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and nothing below it
 NARROW = 80  # below this a table of states does not fit
 
 
@@ -29,8 +35,9 @@ NARROW = 80  # below this a table of states does not fit
 @job_argument
 @folder_option
 @json_option()
+@click.option("--watch", is_flag=True, help="Again and again while a run lasts; Ctrl-C leaves, the run goes on.")
 @pass_invocation
-def command(invocation: Invocation, job: str, output: str | None, as_json: bool) -> None:
+def command(invocation: Invocation, job: str, output: str | None, as_json: bool, watch: bool) -> None:
     """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
 
     JOB is a manifest or a job folder.
@@ -39,17 +46,49 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool)
     Examples:
       batchgen status catalog.yaml
       batchgen status catalog/ --json
+      batchgen status catalog.yaml --watch
     """
+    if watch and as_json:
+        raise UsageError("--watch is for people: ask for --json again and again")
     found = find_job(job, output)
-    with Reader.open(found.folder) as reader:
-        alive = process_lives(reader.last_run(), socket.gethostname(), holder_of(found.folder))
-        facts = job_facts(reader, str(found.folder), time.time(), alive)
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            watch_status(invocation.out, found.folder)
+        return
+    facts = facts_of(found.folder)
     if as_json:
         invocation.out.json({**facts, "other_folder": str(found.other) if found.other else None})
         return
     show_status(invocation.out, facts)
     if found.other is not None:
         invocation.out.line(f"There is an emulated job too: batchgen status {found.other}", "dim")
+
+
+def facts_of(folder: Path) -> Facts:
+    with Reader.open(folder) as reader:
+        alive = process_lives(reader.last_run(), socket.gethostname(), holder_of(folder))
+        return job_facts(reader, str(folder), time.time(), alive)
+
+
+def watch_status(out: Screen, folder: Path) -> None:
+    """Until no run lasts any more. A terminal is drawn anew every two seconds; elsewhere a line now and then."""
+    said_at = -math.inf
+    while True:
+        facts, now_s = facts_of(folder), time.monotonic()
+        lasts = facts["run"] is not None and facts["run"]["state"] in ("running", "unknown")
+        if out.live:
+            out.stream.write(CLEAR)
+            show_status(out, facts)
+        elif not lasts or now_s - said_at >= LINE_EVERY_S:
+            said_at = now_s
+            out.line(f"{figures.listed(facts['samples']) or 'nothing yet'}; {_spent(facts)}; {last_run(facts['run'])}")
+        if not lasts:
+            return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _spent(facts: Facts) -> str:
+    return figures.usd(facts["usd"]["spent"] + facts["usd"]["estimated"])
 
 
 def holder_of(folder: Path) -> dict[str, Any]:

@@ -333,13 +333,26 @@ class Reader:
         }
 
     def last_run(self) -> RunRow | None:
-        row = self._connection.execute(
-            "SELECT id, started_at, ended_at, pid, host, exit_code, stopped_by, wanted, kept FROM run ORDER BY id DESC LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return None
-        run_id, started_at, ended_at, pid, host, code, stopped_by, wanted, kept = row
-        return RunRow(run_id, started_at, ended_at, pid, host, code, stopped_by or "", wanted or 0, kept or 0)
+        return next(iter(self.runs(1)), None)
+
+    def runs(self, most: int) -> list[RunRow]:
+        """The last ones, the newest first."""
+        rows = self._rows(
+            "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
+            " coalesce(kept, 0) FROM run ORDER BY id DESC LIMIT ?",
+            most,
+        )
+        return [RunRow(*row) for row in rows]
+
+    def ends_in(self, run_id: int) -> dict[str, int]:
+        """How many samples a run left with which outcome of their last request."""
+        # With max() SQLite takes the other columns from the row that has it.
+        rows = self._rows(
+            "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, max(id) FROM attempt WHERE run_id = ?"
+            " GROUP BY item_id, n) GROUP BY 1",
+            run_id,
+        )
+        return dict(rows)
 
     def files(self) -> Iterator[ImageFile]:
         """Every picture the ledger knows, superseded ones and drafts included."""

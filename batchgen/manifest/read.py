@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.manifest import schema
+from batchgen.manifest.addresses import secrets_in
 from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.names import folded, sample_stem
@@ -82,6 +83,7 @@ class Manifest:
     name: str
     output: Path
     limits: Limits
+    notify: schema.Notify | None
     needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
     @property
@@ -186,7 +188,11 @@ class Manifest:
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
         self._variables = header.vars or {}
-        self.limits = header.limits
+        self.limits, self.notify = header.limits, header.notify
+        if self.notify is not None and any(map(secrets_in, self.notify.addresses)):
+            self._warn(
+                "notify: an address holds what looks like a secret; write ${NOTIFY_URL} and set it in the environment"
+            )
         self.name = header.name or self.path.stem
         self.output = self.folder / self.name
         if header.output and _SCHEME.match(header.output):

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
 
 from batchgen.fallback import FALLBACKS_MOST
+from batchgen.manifest.addresses import variable_problem
 from batchgen.manifest.complaints import did_you_mean, shown
 from batchgen.profiles.tiers import Tier, load_tiers
 from batchgen.quota import Budget
@@ -180,6 +182,34 @@ class Entry(Expansions, ItemFields):
     id: Text | None = Field(None, description="Names the picture for ever; default: words of the prompt and a hash.")
 
 
+def _named_variables(value: Any) -> Any:
+    for address in value if isinstance(value, list) else [value]:
+        if isinstance(address, str) and (problem := variable_problem(address)):
+            raise PydanticCustomError("told", "told", {"words": problem})
+    return value
+
+
+class Notify(_Strict):
+    """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
+
+    to: Annotated[list[Text] | Text | None, BeforeValidator(_named_variables)] = Field(
+        None, description="Addresses as apprise knows them.", examples=["${NOTIFY_MAIL_URL}"]
+    )
+    on: list[Literal["success", "failure", "partial", "budget", "deadline", "parked", "shutdown"]] | None = Field(
+        None,
+        description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
+    )
+    heartbeat: Annotated[Text | None, BeforeValidator(_named_variables)] = Field(
+        None, description="A https address to call after each night that took place, for a dead man's switch."
+    )
+
+    @property
+    def addresses(self) -> list[str]:
+        """All of them."""
+        to = [self.to] if isinstance(self.to, str) else self.to or []
+        return [*to, self.heartbeat] if self.heartbeat else to
+
+
 class Header(_Strict):
     """Everything but the items; in JSONL the first line, when it has `version` or `defaults`."""
 
@@ -191,6 +221,7 @@ class Header(_Strict):
     defaults: ItemFields | None = Field(None, description="For every item that does not say otherwise.")
     vars: Variables | None = Field(None, description="Variables for all templates.")
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
+    notify: Notify | None = Field(None, description="Who is told how a run ended.")
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 
 
@@ -211,6 +242,7 @@ HEADER_NAMES = frozenset(_names(Header))
 _KNOWN_AT: Mapping[Path, frozenset[str]] = {
     (): HEADER_NAMES | {"items"},
     ("limits",): frozenset(Limits.model_fields),
+    ("notify",): frozenset(Notify.model_fields),
     ("defaults",): frozenset(FIELD_NAMES),
 }
 
@@ -262,6 +294,8 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "literal_error":
             near = did_you_mean(value, get_args(Literal[*_choices(context)])) if isinstance(value, str) else ""
             return f"must be {context['expected']}{got}{near}"
+        case "told":
+            return str(context["words"])
         case "too_long":
             return f"has {context['actual_length']} elements, at most {context['max_length']}"
     for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):

@@ -18,7 +18,9 @@ SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @pytest.fixture
 def at_terminal(monkeypatch):
-    """Run a command with a terminal of that width on stdin and stderr; answers all that it wrote there."""
+    """Run a command with a terminal of that width on stdin and stderr, stdout too if wanted; answers what it wrote there.
+
+    seen: is told all that was written so far, again and again."""
     import fcntl
     import struct
     import termios
@@ -26,12 +28,15 @@ def at_terminal(monkeypatch):
 
     root = Path(__file__).resolve().parents[2]
 
-    def run(columns: int, *argv: str, keys: bytes = b"", **environ: str) -> tuple[int, str]:
+    def run(
+        columns: int, *argv: str, keys: bytes = b"", out: bool = False, seen=None, **environ: str
+    ) -> tuple[int, str]:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         env = {**os.environ, "PYTHONPATH": str(root), "TERM": "xterm-256color", **environ}
         command = [sys.executable, "-m", "batchgen", *argv]
-        process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, env=env)
+        stdout = theirs if out else subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=theirs, stdout=stdout, stderr=theirs, env=env)
         os.close(theirs)
         guard = threading.Timer(30, process.kill)  # a question nobody answers must not hang the tests
         guard.start()
@@ -46,6 +51,8 @@ def at_terminal(monkeypatch):
             if not chunk:
                 break
             chunks.append(chunk)
+            if seen is not None:
+                seen(b"".join(chunks).decode(errors="replace"))
         os.close(ours)
         guard.cancel()
         return process.wait(20), b"".join(chunks).decode()
@@ -94,3 +101,18 @@ def test_yes_is_not_asked(at_terminal, write, emulator):
     manifest = write({f"mug-{number}": "A mug" for number in range(200)})
     code, text = at_terminal(80, "run", str(manifest), "--yes", "--max-duration", "0.01s")
     assert ("Go ahead?" in text, code) == (False, 7)
+
+
+def test_a_watch_draws_the_status_anew_until_the_run_has_ended(at_terminal, batchgen, write, spawn, emulator):
+    emulator("--latency", "60-60")
+    manifest = str(write({"mug": "A mug"}))
+    run = spawn("run", manifest)
+    while "is running since" not in batchgen("status", manifest).out:
+        assert run.poll() is None
+
+    def seen(text: str) -> None:
+        if text.count("is running since") == 2:
+            run.kill()
+
+    code, text = at_terminal(80, "status", manifest, "--watch", out=True, seen=seen)
+    assert (code, "died without an end" in text.split("\x1b[H\x1b[J")[-1]) == (0, True)

@@ -1,0 +1,128 @@
+"""`batchgen history`: the nights of one or many jobs, a line each, read from their ledgers alone."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.job_folder import find_job
+from batchgen.cli.options import json_option, pass_invocation
+from batchgen.cli.status import holder_of
+from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger.reader import Reader, RunRow
+from batchgen.ledger.schema import ledger_path
+from batchgen.report import figures
+from batchgen.report.facts import process_lives
+from batchgen.report.screen import Screen
+from batchgen.report.summary import STOPS
+
+MANIFESTS = (".yaml", ".yml", ".jsonl")
+NOT_MADE = ("refused", "failed", "uncertain")
+
+
+@click.command("history")
+@click.argument("jobs", nargs=-1, type=click.Path(), metavar="[JOB]...")
+@click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Runs to show.")
+@json_option("Answer with one JSON list on stdout.")
+@pass_invocation
+def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: bool) -> None:
+    """Show the runs of each JOB, the newest first: when, how long, images, money and how it ended.
+
+    JOB is a manifest or a job folder; without one, all of those in jobs/ and here.
+
+    \b
+    Examples:
+      batchgen history
+      batchgen history catalog.yaml posters/ --last 50
+    """
+    folders = {find_job(job).folder for job in jobs} if jobs else found_here()
+    if not folders:
+        raise UsageError("nothing has run in jobs/ or here: name a manifest or a job folder")
+    runs = [run for folder in folders for run in runs_of(folder, last)]
+    runs.sort(key=lambda run: (run["began"], run["job"], run["run"]), reverse=True)
+    if as_json:
+        invocation.out.json(runs[:last])
+    else:
+        show(invocation.out, runs[:last])
+
+
+def found_here() -> set[Path]:
+    """Folders of jobs that have run, by their manifests and by themselves."""
+    found = set()
+    for path in [*Path("jobs").glob("*"), *Path().glob("*")]:
+        if path.is_dir() and ledger_path(path).is_file():
+            found.add(path.absolute())
+        elif path.suffix.lower() in MANIFESTS and path.is_file():
+            try:
+                found.add(find_job(str(path)).folder)
+            except (LedgerError, UsageError):
+                continue  # it has not run yet, or is another kind of file
+    return found
+
+
+def runs_of(folder: Path, last: int) -> list[dict[str, Any]]:
+    with Reader.open(folder) as reader:
+        name = reader.meta("name") or folder.name
+        emulated = reader.meta("emulated") == "yes"
+        return [_facts(reader, run, folder, name, emulated) for run in reader.runs(last)]
+
+
+def _facts(reader: Reader, run: RunRow, folder: Path, name: str, emulated: bool) -> dict[str, Any]:
+    money, ends = reader.money(run.id), reader.ends_in(run.id)
+    lives = process_lives(run, socket.gethostname(), holder_of(folder))
+    state = "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[lives]
+    until = run.ended_at if run.ended_at is not None else time.time() if lives else None
+    return {
+        "job": name,
+        "folder": str(folder),
+        "emulated": emulated,
+        "run": run.id,
+        "state": state,
+        "began": figures.utc_iso(run.started_at),
+        "ended": figures.utc_iso(run.ended_at),
+        "seconds": None if until is None else round(until - run.started_at, 1),
+        "made": reader.made_in(run.id),
+        "not_made": {end: ends[end] for end in NOT_MADE if ends.get(end)},
+        "usd": {"spent": round(money.spent, 6), "estimated": round(money.estimated, 6),
+                "maybe_billed": round(money.maybe, 6), "images_of_unknown_price": money.unknown},
+        "exit_code": run.exit_code,
+        "stopped_by": run.stopped_by,
+    }  # fmt: skip
+
+
+def show(out: Screen, runs: list[dict[str, Any]]) -> None:
+    """A line for each night. What is estimated is marked with `~`, what may come on top with `+?`."""
+    rows = [
+        (
+            _local(run["began"]), run["job"] + (" (emulated)" if run["emulated"] else ""),
+            "" if run["seconds"] is None else figures.duration(run["seconds"]), f"{run['made']:,}",
+            figures.listed(run["not_made"]) or "-", _money(run["usd"]), _end(run),
+        )
+        for run in runs
+    ]  # fmt: skip
+    out.table(("began", "job", "took", "made", "not made", "money", "end"), rows, right=(2, 3, 5), flexible=6)
+
+
+def _local(iso: str) -> str:
+    import calendar
+
+    at = calendar.timegm(time.strptime(iso, "%Y-%m-%dT%H:%M:%SZ"))
+    return time.strftime("%a %Y-%m-%d %H:%M", time.localtime(at))
+
+
+def _money(usd: dict[str, Any]) -> str:
+    sign = "~" if usd["estimated"] else ""
+    more = "+?" if usd["maybe_billed"] or usd["images_of_unknown_price"] else ""
+    return f"{sign}{figures.usd(usd['spent'] + usd['estimated'])}{more}"
+
+
+def _end(run: dict[str, Any]) -> str:
+    if run["state"] != "ended":
+        return str(run["state"])
+    why = f", {STOPS.get(run['stopped_by'], run['stopped_by'])}" if run["stopped_by"] else ""
+    return f"exit {run['exit_code']}{why}"

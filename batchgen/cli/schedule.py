@@ -1,0 +1,267 @@
+"""`batchgen schedule`: the units that run a manifest every night, printed or installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime, tzinfo
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import click
+
+from batchgen import __version__
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
+from batchgen.errors import UsageError
+from batchgen.manifest.addresses import ALLOWED, VARIABLE
+from batchgen.schedule.timetable import (
+    DURATION_S,
+    Clock,
+    KeyFile,
+    Timetable,
+    read_clock,
+    read_days,
+    span_s,
+    unit_name,
+)
+from batchgen.settings import KEY_NAMES, Settings, environment
+
+if TYPE_CHECKING:
+    from batchgen.job import Job
+
+FORMS = ("systemd", "cron", "launchd", "kubernetes", "github")
+INSTALLED = ("systemd", "cron")
+ZONED = ("systemd", "kubernetes", "github")
+UNTIL_THEN = ("--until", "--max-duration", "--later-ok")
+
+
+def _clock(ctx: click.Context, param: click.Parameter, value: str | None) -> Clock | None:
+    if value is None:
+        return None
+    if (clock := read_clock(value)) is not None:
+        return clock
+    raise click.BadParameter(f"{value!r} is no time of day; write 01:30", ctx, param)
+
+
+def _days(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if (days := read_days(value)) is not None:
+        return days
+    raise click.BadParameter(f"{value!r}: write mon,thu or mon-fri", ctx, param)
+
+
+def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyFile, ...]:
+    """`PATH` or `AIMLAPI_API_KEY=PATH`."""
+    found = []
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals:
+            name, path = KEY_NAMES["gemini"][0], value
+        if not (re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED.fullmatch(name)) or not path:
+            raise click.BadParameter(f"{value!r}: write PATH or AIMLAPI_API_KEY=PATH", ctx, param)
+        found.append(KeyFile(name, Path(path).expanduser().absolute()))
+    return tuple(found)
+
+
+@click.command("schedule")
+@manifest_argument
+@chain(
+    click.option("--at", callback=_clock, required=True, metavar="HH:MM", help="When, on the local clock."),
+    click.option("--days", callback=_days, metavar="DAYS", help="mon,thu or mon-fri; every day without it."),
+    click.option("--as", "form", type=click.Choice(FORMS), required=True, help="What shall run it."),
+    click.option("--until", callback=_clock, metavar="HH:MM", help="Start nothing after this time."),
+    click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
+    click.option("--key-file", "keys", multiple=True, callback=_keys, metavar="[NAME=]PATH",
+                 help="A file with the API key; repeatable. NAME is a variable, GEMINI_API_KEY without it; NOTIFY_URL too."),
+    click.option("--name", metavar="NAME", help="Of the units.  [default: batchgen- and the job's name]"),
+    click.option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]"),
+    click.option("--image", default="batchgen:latest", show_default=True, help="Container image, for kubernetes."),
+    click.option("--claim", default="batchgen", show_default=True, help="Volume claim with the manifest, for kubernetes."),
+    click.option("--install", "action", flag_value="install", help="Put it in place (systemd user units, cron)."),
+    click.option("--uninstall", "action", flag_value="uninstall", help="Take it away again."),
+)  # fmt: skip
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]")
+@pass_invocation
+def command(invocation: Invocation, manifest: str, **given: Any) -> None:
+    """Print what runs MANIFEST every night: units on stdout, what else there is to do on stderr.
+
+    A night that was missed is made up for where the system can. Two runs never overlap. Budget, deadline and daily
+    quota are no failures: the next night goes on. Options of `run` follow after `--`.
+
+    \b
+    Examples:
+      batchgen schedule catalog.yaml --at 01:30 --as systemd --install
+      batchgen schedule catalog.yaml --at 01:30 --until 06:00 --days mon-fri --as cron
+      batchgen schedule catalog.yaml --at 01:30 --as github -- --max-cost 5
+    """
+    form, action, err = given["form"], given["action"], invocation.err
+    if action and form not in INSTALLED:
+        raise UsageError(f"--{action} knows systemd and cron; put what is printed for {form} in place yourself")
+    if given["timezone"] and form not in ZONED:
+        raise UsageError(f"{form} goes by the clock of its machine: leave --timezone out")
+    job = _checked(invocation, manifest, given["options"])
+    table = _timetable(job, given)
+    if action:
+        for line in _carry_out(action, form, table):
+            err.line(line)
+        if action == "uninstall":
+            return
+    else:
+        invocation.out.stream.write(_text(form, table, given))
+        invocation.out.stream.flush()
+    for note in _notes(form, table, job, given):
+        err.line(f"note: {note}", "yellow")
+
+
+def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) -> Job:
+    """The job that `run` would open. What would be wrong at night is wrong now. Raises what `run` would."""
+    from batchgen.cli.carry_out import load_job
+    from batchgen.cli.run import command as run
+
+    if taken := next((word for word in options if word.partition("=")[0] in UNTIL_THEN), None):
+        raise UsageError(f"{taken} stands before the `--`, or is there already")
+    json, later_ok = invocation.json, invocation.later_ok
+    with run.make_context("batchgen run", [manifest, *options], obj=invocation) as context:
+        asked = dict(context.params)
+    invocation.json, invocation.later_ok = json, later_ok
+    return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"])
+
+
+def _needed(job: Job) -> list[tuple[str, ...]]:
+    """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
+
+    Raises ManifestError.
+    """
+    providers = {item.provider for item in job.manifest.items()}
+    beside, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
+    keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
+    addresses = " ".join(wanted.addresses) if wanted else ""
+    return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if beside.text(name) is None})
+
+
+def _timetable(job: Job, given: dict[str, Any]) -> Timetable:
+    named = {key.variable for key in given["keys"]}
+    missing = [names[0] for names in _needed(job) if not named & set(names)]
+    keys = (*given["keys"], *(KeyFile(name, _config_folder() / "batchgen" / name.lower()) for name in missing))
+    at, until = given["at"], given["until"]
+    spans = [given["max_duration"] or DURATION_S, span_s(at, until) if until else DURATION_S]
+    if given["timezone"]:
+        _zone(given["timezone"])
+    return Timetable(
+        name=unit_name(job.manifest.name) if given["name"] is None else _named(given["name"]),
+        manifest=Path(job.manifest.path).absolute(), job_folder=job.folder, at=at, days=given["days"], until=until,
+        duration_s=max(60, int(min(spans))), program=_program(), options=given["options"], folder=Path.cwd(), keys=keys,
+        timezone=given["timezone"],
+    )  # fmt: skip
+
+
+def _named(name: str) -> str:
+    short = name.removeprefix("batchgen-")
+    if unit_name(short) != f"batchgen-{short}":
+        raise UsageError(f"--name {name!r}: small letters, digits and - only, at most 40")
+    return unit_name(short)
+
+
+def _program() -> tuple[str, ...]:
+    """How this very installation is called from anywhere. -P: a file beside the manifest is no module of ours."""
+    script = Path(sys.executable).with_name("batchgen")
+    return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
+
+
+def _text(form: str, table: Timetable, given: dict[str, Any]) -> str:
+    from batchgen.schedule import cron, github, kubernetes, launchd, systemd
+
+    match form:
+        case "systemd":
+            return "\n".join(f"# {_user_units() / name}\n{text}" for name, text in systemd.units(table).items())
+        case "cron":
+            return cron.lines(table)
+        case "launchd":
+            return launchd.agent(table)
+        case "kubernetes":
+            return kubernetes.cron_job(table, given["image"], given["claim"], table.timezone or _zone_name())
+    zone = _zone(table.timezone or _zone_name())
+    return github.workflow(table, _repository(table), __version__, zone, datetime.now(UTC))
+
+
+def _carry_out(action: str, form: str, table: Timetable) -> list[str]:
+    from batchgen.schedule import install
+
+    if form == "cron":
+        return install.install_cron(table) if action == "install" else install.uninstall_cron(table)
+    done = install.install_systemd if action == "install" else install.uninstall_systemd
+    return done(table, _user_units())
+
+
+def _notes(form: str, table: Timetable, job: Job, given: dict[str, Any]) -> list[str]:
+    """What the units cannot say themselves."""
+    notes = [
+        f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
+        for key in table.keys
+        if form in ("systemd", "cron", "launchd") and not key.path.is_file()
+    ]
+    if job.manifest.notify is not None and job.manifest.notify.to and find_spec("apprise") is None:
+        from batchgen.report.notify import MISSING
+
+        notes.append(MISSING)
+    match form:
+        case "systemd":
+            notes.append("`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u"
+                         f" {table.name}` shows the nights")  # fmt: skip
+            if not given["action"]:
+                notes.append(f"put both files into {_user_units()}, or give --install")
+        case "cron":
+            notes.append("cron does not make up for a night when the machine was off; running again is always safe, so a"
+                         " line of the same command with @reboot does, and systemd does by itself")  # fmt: skip
+            notes.append("cron mails what is printed; nothing is, unless something is amiss")
+        case "launchd":
+            notes.append(f"save it as ~/Library/LaunchAgents/{table.name}.plist and give: launchctl bootstrap gui/$(id -u)"
+                         f" ~/Library/LaunchAgents/{table.name}.plist")  # fmt: skip
+            notes.append("a time that the Mac slept through is made up for, one when it was off is not")
+        case "kubernetes":
+            notes.append(f"the volume of the claim {given['claim']} holds {table.manifest.name} and keeps its folder; it has to"
+                         " be a block device, for a ledger is not safe on NFS")  # fmt: skip
+            if table.keys:
+                files = " ".join(f"--from-file={key.name}=FILE" for key in table.keys)
+                notes.append(f"the secrets: kubectl create secret generic {table.name}-keys {files}")
+        case "github":
+            notes.append(f"save it as .github/workflows/{table.name}.yaml; GitHub's clock is UTC, so daylight saving moves it"
+                         " by an hour, and a busy hour delays it")  # fmt: skip
+            notes.append("the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB;"
+                         " then the run stops rather than buy all again. A job of worth belongs onto a machine of its own")  # fmt: skip
+            notes += [f"the secrets: gh secret set {key.variable}" for key in table.keys]
+    return notes
+
+
+def _config_folder() -> Path:
+    return Path(environment().get("XDG_CONFIG_HOME") or Path.home() / ".config").absolute()
+
+
+def _user_units() -> Path:
+    return _config_folder() / "systemd" / "user"
+
+
+def _repository(table: Timetable) -> Path:
+    """The folder with `.git` above the manifest, else the manifest's own."""
+    parents = table.manifest.parents
+    return next((folder for folder in parents if (folder / ".git").exists()), parents[0])
+
+
+def _zone_name() -> str:
+    """The IANA name of this machine's time zone; UTC when it has none. Sources: localtime(5), timezone(3)."""
+    name = (environment().get("TZ") or "").removeprefix(":")
+    if not name:
+        _, found, name = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")
+        name = name if found else "UTC"
+    return name
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"{name!r} is no time zone; write Europe/Berlin") from None

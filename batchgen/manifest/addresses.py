@@ -1,0 +1,27 @@
+"""Addresses in a manifest that may be secrets: how they name variables, and when they hold a secret themselves."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+# A manifest may come from somebody else: it must not be able to send a key or a password of yours to its address.
+VARIABLE = re.compile(r"\$\{([^}]*)\}")
+ALLOWED = re.compile(r"(?:NOTIFY|HEARTBEAT|BATCHGEN)(?:_[A-Z0-9_]+)?", re.ASCII)
+
+
+def variable_problem(address: str) -> str | None:
+    """What is wrong with the variables of an address; None when nothing is."""
+    for name in VARIABLE.findall(address):
+        if not ALLOWED.fullmatch(name) or name.endswith("_API_KEY"):
+            return f"${{{name}}}: only variables that begin with NOTIFY_, HEARTBEAT_ or BATCHGEN_ may be sent to an address"
+    return None
+
+
+def secrets_in(address: str) -> list[str]:
+    """Parts that look like tokens or passwords: the password, and what is long and has digits."""
+    parts = urlsplit(VARIABLE.sub("", address))
+    words = [word for word in re.split(r"[/&=?@:+.,]", f"{parts.netloc}/{parts.path}/{parts.query}") if word]
+    found = [word for word in words if len(word) >= 10 and any(map(str.isdigit, word))]
+    _, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    return [password, *found] if password else found

@@ -1,0 +1,38 @@
+"""The closing summary as Markdown, for the page of a CI job: the same facts and words as on the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from batchgen.report.facts import Facts
+from batchgen.report.summary import blocks, headline
+
+LISTS = ("why", "uncertain", "newest", "unlike", "next")
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+
+
+def summary_markdown(facts: Facts, fit: Callable[[str], str]) -> str:
+    """fit: takes secrets and control characters out of a line."""
+    lines = [f"### {literal(fit(headline(facts)))}", ""]
+    if facts["emulated"]:
+        lines += ["**EMULATED: the images are a local emulator's, nothing was billed**", ""]
+    found = [(label, [literal(fit(line)) for line in block]) for label, block in blocks(facts)]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {label} | {'<br>'.join(block)} |" for label, block in found if label not in LISTS]
+    for label, block in found:
+        if label in LISTS:
+            lines += ["", f"**{label}**", "", *(f"- {line}" for line in block)]
+    return "\n".join(lines) + "\n\n"
+
+
+def failure_markdown(job: str, message: str, fit: Callable[[str], str]) -> str:
+    """For a run that ended before there were any facts."""
+    lines = [f"- {literal(fit(line))}" for line in message.splitlines()]
+    return "\n".join([f"### {literal(fit(job))}: ended by an error", "", *lines]) + "\n\n"
+
+
+def literal(text: str) -> str:
+    """`text` so that a page shows it as it is: foreign words never become markup, links or a row of their own."""
+    safe = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKS.sub(r"\\\1", safe)

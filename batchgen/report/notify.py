@@ -1,0 +1,146 @@
+"""One message about a night to the people who asked for it, and a sign of life for a dead man's switch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from urllib.parse import urlsplit
+
+from batchgen.errors import ProviderError, UsageError
+from batchgen.profiles.profile import Profile
+from batchgen.report.clean import shortened
+from batchgen.report.facts import Facts
+from batchgen.report.summary import blocks, headline
+from batchgen.settings import is_loopback
+from batchgen.transport import Transport
+
+LINES_MOST = 10
+COLUMNS = 300
+SHUTDOWN_DAYS = (7, 30, 60)
+SEND_LIMIT_S = 60.0
+HEARTBEAT_LIMIT_S = 20.0
+HEARTBEAT_BYTES = 65_536
+SILENT_CODES = frozenset((11, 129, 130, 143))  # another run has the job, or a person stopped it
+ALIVE_CODES = frozenset((0, 3, 6, 7, 8))  # the night took place
+_OCCASIONS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
+DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
+_TOLD = ("stopped", "images", "money", "why", "uncertain", "parked", "unlike", "folder", "next")
+MISSING = "messages need the library apprise: pip install 'batchgen[notify]'"
+
+
+def occasions(exit_code: int, *, parked: bool, shutdown: bool) -> frozenset[str]:
+    """What there is to tell of a run. Pure."""
+    found = set() if exit_code in SILENT_CODES else {_OCCASIONS.get(exit_code, "failure")}
+    found |= {"parked"} if parked else set()
+    return frozenset(found | ({"shutdown"} if shutdown else set()))
+
+
+def shutdowns(profiles: Iterable[Profile], told: Mapping[str, int], today: date) -> dict[str, int]:
+    """Models whose end comes near, with the threshold in days that they have passed and nobody was told of. Pure."""
+    found = {}
+    for profile in profiles:
+        if profile.shutdown is None:
+            continue
+        left = (date.fromisoformat(profile.shutdown) - today).days
+        passed = next((days for days in SHUTDOWN_DAYS if left <= days), None)
+        if passed is not None and passed < told.get(profile.id, SHUTDOWN_DAYS[-1] + 1):
+            found[profile.id] = passed
+    return found
+
+
+def shutdown_line(profile: Profile, today: date) -> str:
+    left = (date.fromisoformat(profile.shutdown or "") - today).days
+    when = f"in {left} days, on" if left > 1 else "tomorrow," if left == 1 else "today," if left == 0 else "since"
+    instead = f"; use {profile.replacement}" if profile.replacement else ""
+    return f"{profile.id} is shut down {when} {profile.shutdown}{instead}"
+
+
+def message(facts: Facts, shutdown_lines: Sequence[str]) -> tuple[str, str]:
+    """Subject and a body of at most ten lines. Foreign text is not cleaned yet."""
+    lines = ["emulated: nothing was billed"] if facts["emulated"] else []
+    lines += shutdown_lines
+    for label, block in blocks(facts):
+        if label in _TOLD:
+            lines += [f"{label}: {line.strip()}" for line in (block[:1] if label == "folder" else block)]
+    return f"batchgen: {headline(facts)}", bounded(lines)
+
+
+def failure_message(job: str, text: str) -> tuple[str, str]:
+    """For a run that ended by an error."""
+    return f"batchgen: {job}: ended by an error", bounded(text.splitlines())
+
+
+def bounded(lines: Sequence[str]) -> str:
+    if len(lines) > LINES_MOST:
+        lines = [*lines[: LINES_MOST - 1], f"… and {len(lines) - LINES_MOST + 1} more lines: batchgen status"]
+    return "\n".join(shortened(line, COLUMNS) for line in lines)
+
+
+def check_library() -> None:
+    """Raises UsageError naming the extra."""
+    try:
+        import apprise  # noqa: F401 - large, so only when somebody wants a message
+    except ImportError:
+        raise UsageError(MISSING) from None
+
+
+def send(addresses: Sequence[str], subject: str, body: str) -> list[str]:
+    """Answers what went wrong, in words that may hold an address: the caller hides it. Never raises."""
+    problems: list[str] = []
+    thread = threading.Thread(target=_send, args=(addresses, subject, body, problems), daemon=True)
+    thread.start()
+    thread.join(SEND_LIMIT_S)
+    return [f"no end after {SEND_LIMIT_S:.0f} s"] if thread.is_alive() else problems
+
+
+def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]) -> None:
+    heard = _Heard()
+    logging.getLogger().addHandler(heard)
+    try:
+        check_library()
+        import apprise
+
+        for number, address in enumerate(addresses, 1):
+            service = apprise.Apprise()
+            if not service.add(address):
+                problems.append(f"address {number} is none that apprise knows")
+            elif not service.notify(title=subject, body=body, body_format=apprise.NotifyFormat.TEXT):
+                problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *heard.lines[-1:]]))
+            heard.lines.clear()
+    except Exception as error:  # a message is never worth a run
+        problems.append(f"{type(error).__name__}: {error}")
+    finally:
+        logging.getLogger().removeHandler(heard)
+
+
+class _Heard(logging.Handler):
+    """What apprise and the libraries below it would print."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def beat(address: str) -> str | None:
+    """GET the address of a dead man's switch; answers what went wrong. https to a public host, or this machine."""
+    try:
+        asyncio.run(_beat(address))
+    except ProviderError as error:
+        return error.message.replace("the picture's link", "the address")
+    except (TimeoutError, OSError, ValueError) as error:
+        return f"{type(error).__name__} {error}".strip()
+    return None
+
+
+async def _beat(address: str) -> None:
+    loopback = is_loopback(urlsplit(address).hostname or "")
+    with ThreadPoolExecutor(1) as threads:
+        async with asyncio.timeout(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
+            await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, loopback=loopback)
