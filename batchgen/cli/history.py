@@ -33,14 +33,18 @@ NOT_MADE = ("refused", "failed", "uncertain")
 def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: bool) -> None:
     """Show the runs of each JOB, the newest first: when, how long, images, money and how it ended.
 
-    JOB is a manifest or a job folder; without one, all of those in jobs/ and here.
+    JOB is a manifest, a job folder or a folder of jobs; without one, all of those in jobs/ and here.
 
     \b
     Examples:
       batchgen history
       batchgen history catalog.yaml posters/ --last 50
     """
-    folders = {find_job(job).folder for job in jobs} if jobs else found_here()
+    folders = set[Path]()
+    for job in jobs:
+        folders |= found_in(Path(job)) or {find_job(job).folder}
+    if not jobs:
+        folders = found_in(Path("jobs")) | found_in(Path())
     if not folders:
         raise UsageError("nothing has run in jobs/ or here: name a manifest or a job folder")
     runs = [run for folder in folders for run in runs_of(folder, last)]
@@ -51,10 +55,12 @@ def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: b
         show(invocation.out, runs[:last])
 
 
-def found_here() -> set[Path]:
-    """Folders of jobs that have run, by their manifests and by themselves."""
-    found = set()
-    for path in [*Path("jobs").glob("*"), *Path().glob("*")]:
+def found_in(folder: Path) -> set[Path]:
+    """Folders of jobs in there that have run, by their manifests and by themselves; none in a folder of one job."""
+    found = set[Path]()
+    if not folder.is_dir() or ledger_path(folder).is_file():
+        return found
+    for path in folder.glob("*"):
         if path.is_dir() and ledger_path(path).is_file():
             found.add(path.absolute())
         elif path.suffix.lower() in MANIFESTS and path.is_file():

@@ -82,6 +82,7 @@ def test_history_finds_the_jobs_here_and_in_jobs(batchgen, write, tmp_path):
             batchgen("run", manifest, "--emulate")
     assert [run["job"] for run in batchgen("history", "--json").json] == ["b", "a"]
     assert len(batchgen("history", "--last", "1", "--json").json) == 1
+    assert [run["job"] for run in batchgen("history", str(tmp_path / "jobs"), "--json").json] == ["b"]
 
 
 def test_history_of_nothing_says_what_to_name(batchgen):
