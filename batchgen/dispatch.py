@@ -229,7 +229,8 @@ class Dispatch:
         if lane.window is None:
             return earliest_s
         most = max(YOUNG_MOST, lane.window.limit // 20)
-        if len(lane.young) >= most and not lane.window.proven:  # a limit that nobody told us refuses so many at most
+        unsure = not lane.window.proven and lane.window.used(now_s) >= lane.window.limit // 4
+        if unsure and len(lane.young) >= most:  # a limit that nobody told us refuses so many at most
             earliest_s = max(earliest_s, list(lane.young.values())[-most] + YOUNG_S)
         return max(earliest_s, lane.window.earliest_s(now_s))
 

@@ -201,7 +201,8 @@ def test_a_start_that_is_not_proven_is_spread_over_seconds_and_loses_no_quota(ru
     server = StubServer(latency_s=8.0, quota=60)
     night = run(drive({"m": 120}, server, rpm={"m": 60}, concurrency=30, proven=False))
     starts = [at - night.server.arrivals[0][0] for at, _, _ in night.server.arrivals]
-    assert max(sum(1 for at in starts if moment <= at < moment + 0.999) for moment in starts) <= 3
+    later = starts[15:]  # a quarter of what is declared is taken for granted
+    assert max(sum(1 for at in later if moment <= at < moment + 0.999) for moment in later) <= 3
     assert (night.server.refused, night.seconds < 60.5 + 20 + 8 + 1) == (0, True)
 
 
