@@ -26,6 +26,7 @@ SECTIONS = {
     },
     "Look": {
         "status": "How a job stands, while it runs and after.",
+        "report": "Write a gallery of the pictures, for the browser.",
         "verify": "Compare every file with the ledger.",
         "export": "One row for each sample, as JSON lines or CSV.",
     },
