@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +13,10 @@ from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import chain, job_argument, json_option, pass_invocation
 from batchgen.errors import BatchgenError
 from batchgen.ledger.chronicle import Chronicle
-from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.report import figures
+
+if TYPE_CHECKING:
+    from batchgen.report.gallery_facts import Declared
 
 
 @click.command("report")
@@ -47,8 +50,7 @@ def command(invocation: Invocation, job: str, target: str | None, as_json: bool)
     folder = find_job(job).folder
     path = Path(target).absolute() if target else folder / FILE_NAME
     with Chronicle.open(folder) as ledger:
-        catalogue, cap = declared(ledger.meta("manifest") or "", invocation)
-        shown = gallery_facts(ledger, folder, catalogue, cap, time.time())
+        shown = gallery_facts(ledger, folder, declared(ledger.meta("manifest") or "", invocation), time.time())
     thumbnails = Thumbnails(folder)
     size = write_gallery(
         path, shown.facts, thumbnails.all(shown.pictures), folder, sorted(invocation.secrets, key=len, reverse=True)
@@ -66,13 +68,16 @@ def command(invocation: Invocation, job: str, target: str | None, as_json: bool)
     invocation.out.line(str(path))
 
 
-def declared(manifest: str, invocation: Invocation) -> tuple[Catalogue, int | None]:
-    """Quotas and the cap on what is in flight as the manifest has them; as batchgen knows them when it is gone or broken."""
+def declared(manifest: str, invocation: Invocation) -> Declared:
+    """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
     from batchgen.job import load
+    from batchgen.profiles.catalogue import load_catalogue
+    from batchgen.report.gallery_facts import Declared
 
     try:
         loaded = load(manifest)
         invocation.keep_secret(loaded.settings)
+        order = {item.id: number for number, item in enumerate(loaded.manifest.items())}
     except (BatchgenError, OSError, ValueError):
-        return load_catalogue(), None
-    return loaded.manifest.catalogue, loaded.manifest.limits.concurrency
+        return Declared(load_catalogue())
+    return Declared(loaded.manifest.catalogue, loaded.manifest.limits.concurrency, order)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,15 @@ from batchgen.report.night import Facts, left_at, model_of, night
 NIGHTS_MOST = 30
 SOURCES_MAX_BYTES = 262_144
 Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id."""
+
+    catalogue: Catalogue
+    cap: int | None = None
+    order: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +50,8 @@ class _Numbers:
         return self._numbers[key]
 
 
-def gallery_facts(ledger: Chronicle, folder: Path, catalogue: Catalogue, cap: int | None, now: float) -> Shown:
-    """cap: requests in flight at once, None when it is not known. now: UTC seconds."""
+def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: float) -> Shown:
+    """now: UTC seconds."""
     ledger.hold_still()
     thumbnails, settings = _Numbers(), _Numbers()
     attempts = list(ledger.all_attempts())
@@ -51,14 +60,15 @@ def gallery_facts(ledger: Chronicle, folder: Path, catalogue: Catalogue, cap: in
     for picture in ledger.pictures():
         pictures[picture.item_id, picture.n].append(picture)
     samples = []
-    for row in ledger.samples():
+    for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order))):
         key = (row.item_id, row.n)
         entry = _sample(row, of_sample.get(key, ()), settings)
         entry["pictures"] = _pictures(row, pictures.get(key, ()), thumbnails)
         if found := _sources(folder, entry["pictures"]):
             entry["sources"] = found
         samples.append(entry)
-    nights = _nights(ledger, attempts, catalogue, cap)
+    nights = _nights(ledger, attempts, declared.catalogue, declared.cap)
+    run = ledger.last_run()
     manifest = ledger.meta("manifest") or ""
     return Shown(
         {
@@ -69,9 +79,10 @@ def gallery_facts(ledger: Chronicle, folder: Path, catalogue: Catalogue, cap: in
             "manifest": Path(manifest).name,  # nobody else's business where it lies
             "emulated": ledger.meta("emulated") == "yes",
             "at": now,
+            "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
             "samples": samples,
             "settings": settings.values,
-            "providers": _unusual_providers(settings.values, catalogue),
+            "providers": _unusual_providers(settings.values, declared.catalogue),
             "nights": nights[-NIGHTS_MOST:],
         },
         thumbnails.values,

@@ -543,7 +543,7 @@ function total() {
     return sum;
   }, { usd: 0, estimated: 0, unknown: 0 });
   const price = facts.emulated ? "nothing billed" : `${usd(sums.usd)} for these pictures${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}${sums.unknown ? `, ${sums.unknown} of unknown price` : ""}`;
-  return `${made.length.toLocaleString("en")} of ${plural(current.length, "picture")} made · ${price} · as of ${date(facts.at)}`;
+  return `${made.length.toLocaleString("en")} of ${plural(Math.max(current.length, facts.wanted), "picture")} made · ${price} · as of ${date(facts.at)}`;
 }
 $("job").textContent = facts.job;
 $("totals").textContent = total();
