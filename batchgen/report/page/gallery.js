@@ -223,7 +223,7 @@ function go(index) {
 }
 
 // The viewer
-let comparing = false, chosen = null;
+let comparing = false, chosen = null, viewed = 0;
 const SORT_OF = { image: "", draft: "draft", earlier: "earlier version" };
 function variants(sample) {
   const family = samples.filter((other) => other.id === sample.id);
@@ -232,6 +232,7 @@ function variants(sample) {
 function view() {
   const sample = shown[at];
   if (!sample) return;
+  viewed = at;
   const all = variants(sample);
   chosen = all.find((variant) => variant.sample === sample && variant.picture === face(sample)) || null;
   if (all.length < 2) comparing = false;
@@ -316,7 +317,7 @@ const ACTIONS = {
   close: () => $("viewer").close(),
 };
 $("viewer").addEventListener("click", (event) => ACTIONS[event.target.closest?.("[data-do]")?.dataset.do]?.());
-$("viewer").addEventListener("close", () => { $("stage").replaceChildren(); go(at); });
+$("viewer").addEventListener("close", () => { $("stage").replaceChildren(); go(viewed); }); // the browser has put the focus back to where it was
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog || event.target.closest?.("[data-close]")) dialog.close(); });
 }
