@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
 from tests.benchmarks.machine import machine
 from tests.benchmarks.measure import BENCH, WORK
@@ -22,6 +23,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "quota": quotas,
     "manifest": long_manifest,
     "start": start,
+    "gallery": gallery,
 }
 
 
