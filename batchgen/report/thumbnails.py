@@ -17,7 +17,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.store.check import MAX_PIXELS
 
 SIDE_PX = 256
-QUALITY = 62  # of WebP: 4 to 9 kB for a photo of this size
+QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
 LARGE_PIXELS = 20_000_000  # above this (more than 4K) pictures are decoded one at a time, so that memory stays bounded
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 AHEAD = 4  # finished thumbnails that may wait for their turn, per thread

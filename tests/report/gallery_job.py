@@ -17,20 +17,25 @@ ITEMS = """\
   - {id: refused, prompt: "[[fault:prohibited]] A hard one"}
   - {id: failed, prompt: "[[fault:empty]] A dull one"}
   - {id: uncertain, prompt: "[[fault:reset]] A lost one"}
-  - {id: chair, prompt: A chair}
   - {id: lamp, prompt: A lamp}
+  - {id: chair, prompt: A chair}
 """
 OPTIONS = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
 
 
 def make_job(folder: Path) -> Path:
-    """Two runs, an edited prompt between them. Answers the job folder; job.yaml stands beside it."""
+    """Two runs; between them a prompt was edited and the last two items changed places. Answers the job folder."""
     manifest = folder / "job.yaml"
 
     async def make() -> Path:
         async with await serve(OPTIONS) as emulator:
             for place in ("day", "night"):
-                manifest.write_text(HEAD + ITEMS.replace("PLACE", place).replace("MARKUP", MARKUP.replace("'", "''")))
+                items = (
+                    ITEMS.replace("PLACE", place).replace("MARKUP", MARKUP.replace("'", "''")).splitlines(keepends=True)
+                )
+                if place == "day":
+                    items[-2:] = reversed(items[-2:])
+                manifest.write_text(HEAD + "".join(items))
                 job = batchgen.load(manifest, emulate=True, environ={})
                 await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
         return job.folder

@@ -41,6 +41,7 @@ def test_every_sample_is_there_in_the_manifests_order_with_its_pictures_and_atte
     facts = report(folder)
     ids = [(sample["id"], sample["n"]) for sample in facts["samples"]]
     assert ids[:6] == [("mug", 1), ("poster", 1), ("poster", 2), ("poster", 3), ("markup", 1), ("refused", 1)]
+    assert ids[-2:] == [("lamp", 1), ("chair", 1)]
     by_id = {sample["id"]: sample for sample in facts["samples"] if sample["n"] == 1}
     assert [picture["kind"] for picture in by_id["mug"]["pictures"]] == ["image", "earlier"]
     assert by_id["mug"]["pictures"][1]["path"].startswith("superseded/")
