@@ -383,7 +383,7 @@ function manifest() {
   }
   const only = (ids) => `batchgen run ${shell(facts.manifest || "MANIFEST")}${emulate} --fresh ${ids.map((id) => `--only ${shell(id)}`).join(" ")}`;
   const lines = [`# The rejected pictures of ${oneLine(facts.job)}, to be made again. Each is paid for again.`];
-  if (alone.length) lines.push(`# Run it with:  batchgen run ${name}.yaml${emulate}`, `# The new pictures go to a folder of their own, ${name}/; the ones you have stay where they are.`);
+  if (alone.length) lines.push(`# Run it with:  batchgen run ${name}.yaml${emulate}`, `# The new pictures go to a folder of their own, ${name}${emulate && ".emulated"}/; the ones you have stay where they are.`);
   if (rejected.size) lines.push("# Or make them anew in place; the old ones move to superseded/, and all samples of an item are made:", `#   ${oneLine(only([...rejected.keys()]))}`);
   if (apart.length) lines.push("# Not below, for they need reference pictures or earlier turns that only the first manifest names:", `#   ${oneLine(only(apart))}`);
   if (!rejected.size) lines.push("# Nothing is rejected yet: press x on a picture.");
@@ -427,6 +427,9 @@ function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value || 1));
   return ([1, 2, 2.5, 5, 10].find((step) => step * power >= value) || 10) * power;
 }
+// A narrow page gets narrow plots, so that their words keep their size; names and figures then stand one above the other.
+const narrow = () => innerWidth < 760;
+const plotWidth = () => (narrow() ? Math.max(260, innerWidth - 76) : 560);
 const colour = (index) => `c${Math.min(index, 4)}`;
 function plot(title, label, ...content) {
   return make("section", { class: "plot", "aria-label": label }, make("h3", {}, title), ...content);
@@ -436,7 +439,7 @@ function legend(entries) {
 }
 // lines: [{values, colour, dashed}]; a dashed one is a limit: one value for all times.
 function timePlot(night, lines, points) {
-  const W = 560, H = 210, left = 38, bottom = 22, top = 8;
+  const W = plotWidth(), H = 210, left = 38, bottom = 22, top = 8;
   const most = nice(Math.max(1, ...lines.flatMap((line) => line.values)));
   const svg = draw_("svg", { viewBox: `0 0 ${W} ${H}`, "aria-hidden": "true" });
   const x = (index) => left + ((W - left - 4) * index) / Math.max(1, points - 1);
@@ -458,32 +461,33 @@ function timePlot(night, lines, points) {
   }
   return svg;
 }
+const figures = (W, y) => (narrow() ? { x: 0, y: y + 29 } : { x: W, y: y + 13, "text-anchor": "end" });
 // bars: [{name, parts: [{value, colour}], text}]
 function barPlot(bars) {
-  const W = 560, H = 40, most = Math.max(1e-9, ...bars.map((bar) => bar.parts.reduce((sum, part) => sum + part.value, 0)));
+  const W = plotWidth(), H = narrow() ? 56 : 40, most = Math.max(1e-9, ...bars.map((bar) => bar.parts.reduce((sum, part) => sum + part.value, 0)));
   const svg = draw_("svg", { viewBox: `0 0 ${W} ${Math.max(1, bars.length) * H}`, role: "img", "aria-label": bars.map((bar) => `${bar.name}: ${bar.text}`).join("; ") });
   bars.forEach((bar, index) => {
     let x = 0;
-    svg.append(draw_("text", { class: "strong", x: 0, y: index * H + 13 }, bar.name.length > 54 ? `${bar.name.slice(0, 53)}…` : bar.name));
-    svg.append(draw_("text", { x: W, y: index * H + 13, "text-anchor": "end" }, bar.text));
-    svg.append(draw_("line", { class: "grid", x1: 0, x2: W, y1: index * H + 24, y2: index * H + 24 }));
+    svg.append(draw_("text", { class: "strong", x: 0, y: index * H + 13 }, bar.name.length > 44 ? `${bar.name.slice(0, 43)}…` : bar.name));
+    svg.append(draw_("text", figures(W, index * H), bar.text));
+    svg.append(draw_("line", { class: "grid", x1: 0, x2: W, y1: index * H + H - 16, y2: index * H + H - 16 }));
     for (const part of bar.parts.filter((each) => each.value > 0)) {
       const wide = Math.max(2, (W * part.value) / most);
-      svg.append(draw_("rect", { class: `fill ${part.colour}`, x, y: index * H + 19, width: wide, height: 10, rx: 2 }));
+      svg.append(draw_("rect", { class: `fill ${part.colour}`, x, y: index * H + H - 21, width: wide, height: 10, rx: 2 }));
       x += wide;
     }
   });
   return svg;
 }
 function latencyPlot(night, models) {
-  const rows_ = models.filter((model) => night.latency[model]), W = 560, H = 40;
+  const rows_ = models.filter((model) => night.latency[model]), W = plotWidth(), H = narrow() ? 56 : 40;
   const most = Math.max(0.001, ...rows_.map((model) => night.latency[model].max));
   const label = rows_.map((model) => `${model}: median ${seconds(night.latency[model].p50)}`).join("; ");
   const svg = draw_("svg", { viewBox: `0 0 ${W} ${Math.max(1, rows_.length) * H}`, role: "img", "aria-label": label || "no answer yet" });
   rows_.forEach((model, index) => {
-    const { p10, p50, p90, max } = night.latency[model], x = (value) => 4 + ((W - 8) * value) / most, y = index * H + 24, tone = colour(models.indexOf(model));
+    const { p10, p50, p90, max } = night.latency[model], x = (value) => 4 + ((W - 8) * value) / most, y = index * H + H - 16, tone = colour(models.indexOf(model));
     svg.append(draw_("text", { class: "strong", x: 0, y: index * H + 13 }, model));
-    svg.append(draw_("text", { x: W, y: index * H + 13, "text-anchor": "end" }, `median ${seconds(p50)} · nine in ten below ${seconds(p90)} · longest ${seconds(max)}`));
+    svg.append(draw_("text", figures(W, index * H), `median ${seconds(p50)} · nine in ten below ${seconds(p90)} · longest ${seconds(max)}`));
     svg.append(draw_("line", { class: "grid", x1: 0, x2: W, y1: y, y2: y }));
     svg.append(draw_("rect", { class: `fill ${tone}`, x: x(p10), y: y - 5, width: Math.max(2, x(p90) - x(p10)), height: 10, rx: 2, opacity: 0.45 }));
     svg.append(draw_("rect", { class: `fill ${tone}`, x: x(p50) - 1.5, y: y - 8, width: 3, height: 16, rx: 1 }));
@@ -495,7 +499,7 @@ const LIMITED = { quota: "Limited by the quota: ", latency: "Limited by latency:
 const OUTCOME_COLOUR = { succeeded: "cg", failed: "cb", refused: "cb", uncertain: "cw", open: "c4" };
 const STOPPED = (night) => (night.ended == null ? "has no recorded end" : `ended with exit code ${night.exit_code}${night.stopped_by ? `, stopped by ${night.stopped_by}` : ""}`);
 function drawNight(night) {
-  const models = Object.keys(night.sent).sort((a, b) => night.sent[b].length - night.sent[a].length), points = night.in_flight.length;
+  const models = Object.keys(night.sent).sort((a, b) => Math.max(...night.sent[b]) - Math.max(...night.sent[a])), points = night.in_flight.length;
   const limits = models.filter((model) => night.rpm[model]);
   const requests = night.outcomes.reduce((sum, [, , number]) => sum + number, 0);
   const sent = [...models.map((model, index) => ({ values: night.sent[model], colour: colour(index) })), ...limits.map((model) => ({ values: [night.rpm[model]], colour: colour(models.indexOf(model)), dashed: true }))];
@@ -519,10 +523,11 @@ function drawNight(night) {
 function drawNights() {
   const nights = [...facts.nights].reverse();
   if (!nights.length) { $("nights").replaceChildren(make("p", {}, "No run has sent anything yet.")); return; }
-  const body = make("div");
+  const body = make("div"), before = $("night")?.selectedIndex ?? 0;
   const choose = make("select", { id: "night", "aria-label": "Run" }, ...nights.map((night, index) => make("option", { value: index }, `Run ${night.id}, ${date(night.start)}, ${STOPPED(night)}`)));
   choose.addEventListener("change", () => body.replaceChildren(...drawNight(nights[choose.value])));
-  body.append(...drawNight(nights[0]));
+  choose.selectedIndex = before;
+  body.append(...drawNight(nights[before]));
   $("nights").replaceChildren(choose, body);
 }
 function show(name) {
@@ -555,5 +560,10 @@ filter();
 let asked = false;
 const soon = () => { if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); }); } };
 addEventListener("scroll", soon, { passive: true });
-addEventListener("resize", () => { redraw(); soon(); });
+let wide = innerWidth;
+addEventListener("resize", () => {
+  if (wide === innerWidth) { soon(); return; } // a phone's address bar comes and goes
+  wide = innerWidth;
+  if ($("pictures").hidden) drawNights(); else redraw();
+});
 document.addEventListener("DOMContentLoaded", redraw); // by now all thumbnails are there
