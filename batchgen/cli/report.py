@@ -47,7 +47,8 @@ def command(invocation: Invocation, job: str, target: str | None, as_json: bool)
     from batchgen.report.thumbnails import Thumbnails
 
     started_s = time.monotonic()
-    folder = find_job(job).folder
+    found = find_job(job)
+    folder = found.folder
     path = Path(target).absolute() if target else folder / FILE_NAME
     with Chronicle.open(folder) as ledger:
         shown = gallery_facts(ledger, folder, declared(ledger.meta("manifest") or "", invocation), time.time())
@@ -65,6 +66,8 @@ def command(invocation: Invocation, job: str, target: str | None, as_json: bool)
         f"{figures.count(len(shown.facts['samples']), 'sample')}, {figures.count(thumbnails.made, 'new thumbnail')},"
         f" {figures.size(size)} in {figures.duration(seconds)}"
     )
+    if found.other is not None:
+        invocation.err.line(f"There is an emulated job too: batchgen report {found.other}", "dim")
     invocation.out.line(str(path))
 
 

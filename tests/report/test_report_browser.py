@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +56,12 @@ def browser(gallery: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page from disk; at the end nothing was loaded from a network, and the console is empty."""
+    """Open a page, from disk unless a host is named; at the end nothing came from elsewhere, and the console is empty."""
     contexts: list[Any] = []
     seen: list[str] = []
+    places = ["file://", "data:", "blob:"]
 
-    def opened(path: Path, **options: Any) -> Any:
+    def opened(path: Path, host: str = "", **options: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
         contexts.append(context)
         context.on("request", lambda request: seen.append(request.url))
@@ -66,13 +70,15 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         tab.on("console", lambda message: seen.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: seen.append(f"error: {error}"))
         tab.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        tab.goto(path.as_uri())
+        if host:
+            places[0] = host
+        tab.goto(f"{host}/{path.name}" if host else path.as_uri())
         return tab
 
     yield opened
     for context in contexts:
         context.close()
-    assert [entry for entry in seen if not entry.startswith(("file://", "data:", "blob:"))] == []
+    assert [entry for entry in seen if not entry.startswith(tuple(places))] == []
 
 
 def keys(tab: Any) -> list[str]:
@@ -193,6 +199,20 @@ def test_the_viewer_shows_the_full_picture_and_everything_that_is_known(visit, g
     tab.keyboard.press("Escape")
     assert not tab.is_visible("#viewer")
     until(tab, "document.activeElement.closest('.card')?.dataset.key === 'poster'")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+def test_a_static_host_serves_the_page_and_its_pictures(visit, gallery):
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(gallery.parent))) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        tab = visit(gallery, host=f"http://127.0.0.1:{host.server_port}")
+        tab.click('[data-key="poster"] .open')
+        assert picture(tab)[1]
+        host.shutdown()
 
 
 def test_samples_and_a_superseded_version_stand_side_by_side(visit, gallery):
