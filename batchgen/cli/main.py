@@ -28,6 +28,7 @@ SECTIONS = {
     "Look": {
         "status": "How a job stands, while it runs and after.",
         "history": "The nights of one or many jobs, a line each.",
+        "report": "Write a gallery of the pictures, for the browser.",
         "verify": "Compare every file with the ledger.",
         "export": "One row for each sample, as JSON lines or CSV.",
     },

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from batchgen.ledger.rows import RESULT_COLUMNS, image_file, result
 from batchgen.ledger.schema import ledger_path, open_for_reading
@@ -99,14 +99,14 @@ class Reader:
         self._connection = connection
 
     @classmethod
-    def open(cls, job_folder: Path) -> Reader:
+    def open(cls, job_folder: Path) -> Self:
         """Raises LedgerError when there is none, or it is damaged."""
         return cls(open_for_reading(ledger_path(job_folder)))
 
     def close(self) -> None:
         self._connection.close()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
 from tests.benchmarks.machine import machine
 from tests.benchmarks.measure import BENCH, WORK
@@ -24,6 +25,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "manifest": long_manifest,
     "references": references,
     "start": start,
+    "gallery": gallery,
 }
 
 

@@ -1,0 +1,89 @@
+"""Writes `report.html`: one page that holds its data, thumbnails, style and script, and loads nothing but linked pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import html
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pybase64
+
+from batchgen.errors import StoreError
+from batchgen.report.clean import without_secrets
+
+FILE_NAME = "report.html"
+CHUNK = 100  # thumbnails in one script element: the page decodes an element when one of them comes into view
+
+
+def write_gallery(target: Path, facts: Any, thumbnails: Iterable[bytes], folder: Path, secrets: Sequence[str]) -> int:
+    """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "x", encoding="utf-8", newline="\n") as file:
+            file.writelines(page({**facts, "base": base(target, folder)}, thumbnails, secrets))
+            size = file.tell()
+        os.replace(beside, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise StoreError(f"{target}: {error.strerror or error}") from None
+    return size
+
+
+def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
+    """The page in pieces, so that ten thousand thumbnails are never in memory at once."""
+    style, script, body = (_asset(f"gallery.{kind}") for kind in ("css", "js", "html"))
+    policy = (
+        f"default-src 'none'; img-src data: 'self' file:; style-src {_hash(style)}; script-src {_hash(script)};"
+        " base-uri 'none'; form-action 'none'"
+    )
+    title = html.escape(without_secrets(str(facts["job"]), secrets))
+    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="no-referrer">\n'
+    yield f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n<title>{title} · batchgen</title>\n'
+    yield f"<style>{style}</style>\n</head>\n<body>\n{body}\n"
+    yield '<script type="application/json" id="facts">'
+    yield without_secrets(script_json(facts), secrets)
+    yield f"</script>\n<script>{script}</script>\n"
+    encoded = (pybase64.b64encode(thumbnail).decode("ascii") for thumbnail in thumbnails)
+    number = 0
+    while chunk := list(islice(encoded, CHUNK)):
+        yield f'<script type="text/plain" id="thumbnails-{number}">'
+        yield "\n".join(chunk)
+        yield "</script>\n"
+        number += 1
+    yield "</body>\n</html>\n"
+
+
+def script_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in, nor open a comment there. Source: HTML, 4.12.1.3."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def base(target: Path, folder: Path) -> str:
+    """What stands before a picture's path in a link from the page: `` when both are in one folder, else `../catalog/`."""
+    try:
+        way = os.path.relpath(folder, target.parent)
+    except ValueError:  # another drive
+        return f"{folder.absolute().as_uri()}/"
+    return "" if way == "." else f"{quote(way.replace(os.sep, '/'))}/"
+
+
+def _asset(name: str) -> str:
+    return files("batchgen.report").joinpath("page", name).read_text(encoding="utf-8").strip()
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{pybase64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"

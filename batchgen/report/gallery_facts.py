@@ -1,0 +1,217 @@
+"""What the gallery shows of a job: every sample with its pictures and attempts, and each run as a night, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow, SampleRow
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.report.night import Facts, left_at, model_of, night
+
+NIGHTS_MOST = 30
+SOURCES_MAX_BYTES = 262_144
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id."""
+
+    catalogue: Catalogue
+    cap: int | None = None
+    order: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """facts: for the page. pictures: (path, sha256) of its thumbnails, by the number that the facts name."""
+
+    facts: Facts
+    pictures: Sequence[tuple[str, str]]
+
+
+class _Numbers:
+    """Numbers equal values from 0, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+        self.values: list[Any] = []
+
+    def of(self, key: Any, value: Any) -> int:
+        if key not in self._numbers:
+            self._numbers[key] = len(self.values)
+            self.values.append(value)
+        return self._numbers[key]
+
+
+def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: float) -> Shown:
+    """now: UTC seconds."""
+    ledger.hold_still()
+    thumbnails, settings = _Numbers(), _Numbers()
+    attempts = list(ledger.all_attempts())
+    of_sample = _attempts_by_sample(attempts)
+    pictures: dict[Key, list[PictureRow]] = defaultdict(list)
+    for picture in ledger.pictures():
+        pictures[picture.item_id, picture.n].append(picture)
+    samples = []
+    for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order))):
+        key = (row.item_id, row.n)
+        entry = _sample(row, of_sample.get(key, ()), settings)
+        entry["pictures"] = _pictures(row, pictures.get(key, ()), thumbnails)
+        if found := _sources(folder, entry["pictures"]):
+            entry["sources"] = found
+        samples.append(entry)
+    nights = _nights(ledger, attempts, declared.catalogue, declared.cap)
+    run = ledger.last_run()
+    manifest = ledger.meta("manifest") or ""
+    return Shown(
+        {
+            "job": ledger.meta("name") or folder.name,
+            "key": hashlib.sha256(repr([folder.name, *(night["start"] for night in nights[:1])]).encode()).hexdigest()[
+                :12
+            ],
+            "manifest": Path(manifest).name,  # nobody else's business where it lies
+            "emulated": ledger.meta("emulated") == "yes",
+            "at": now,
+            "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
+            "samples": samples,
+            "settings": settings.values,
+            "providers": _unusual_providers(settings.values, declared.catalogue),
+            "nights": nights[-NIGHTS_MOST:],
+        },
+        thumbnails.values,
+    )
+
+
+def _attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:
+    """One request may be for several samples."""
+    table: dict[Key, list[AttemptRow]] = defaultdict(list)
+    for row in attempts:
+        for n in range(row.n, row.n + row.images):
+            table[row.item_id, n].append(row)
+    return table
+
+
+def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: _Numbers) -> Facts:
+    """What is empty is left out: the page stays small."""
+    wire = _wire(row.wire)
+    prompt = wire.pop("prompt", "")
+    wire.pop("v", None)
+    last = next((a for a in reversed(attempts) if a.outcome == "succeeded" and a.ended_at), None)
+    entry: Facts = {
+        "id": row.item_id,
+        "n": row.n,
+        "state": row.state,
+        "model": row.model,
+        "prompt": prompt,
+        "settings": settings.of(json.dumps(wire, sort_keys=True), wire),
+        "at": round(row.updated_at),
+        "tags": row.tags.split(",") if row.tags else [],
+        "usd": row.usd,
+        "usd_source": row.usd_source,
+        "reason": row.reason,
+        "message": row.message,
+        "text": row.text,
+        "seconds": round(last.ended_at - left_at(last), 2) if last and last.ended_at else None,
+        "attempts": [_attempt(attempt) for attempt in attempts],
+    }
+    return {name: value for name, value in entry.items() if value not in ("", None, [])}
+
+
+def _wire(text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _attempt(row: AttemptRow) -> list[Any]:
+    """[started, seconds, model, outcome, reason, message, HTTP status, USD, source of it, run]."""
+    maybe = row.usd is None and row.maybe_billed
+    return [
+        round(row.started_at, 1),
+        round(row.ended_at - left_at(row), 2) if row.ended_at else None,
+        model_of(row),
+        row.outcome or "open",
+        row.reason or "",
+        row.message or "",
+        row.http_status,
+        row.estimate_usd if maybe else row.usd,
+        "maybe" if maybe else row.usd_source or "",
+        row.run_id,
+    ]
+
+
+def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) -> list[Facts]:
+    """The picture that counts first, then the drafts of its answer, then earlier versions, the newest first."""
+    current = next(
+        (p.attempt_id for p in rows if row.state in ("succeeded", "superseded") and p.role == "image"
+         and p.fingerprint == row.made_fingerprint), None,
+    )  # fmt: skip
+    entries = []
+    for picture in rows:
+        kind = picture.role if picture.role == "draft" else "image" if picture.attempt_id == current else "earlier"
+        entries.append(
+            {
+                "kind": kind,
+                "path": picture.path,
+                "thumbnail": thumbnails.of(picture.sha256, (picture.path, picture.sha256)),
+                "sha": picture.sha256[:12],
+                "width": picture.width,
+                "height": picture.height,
+                "bytes": picture.bytes,
+                "flags": picture.flags.split(",") if picture.flags else [],
+                "at": round(picture.made_at) if picture.made_at else None,
+            }
+        )
+    return sorted(entries, key=lambda entry: ("image", "draft", "earlier").index(entry["kind"]))
+
+
+def _sources(folder: Path, pictures: Sequence[Facts]) -> Facts | None:
+    """What a search found for the picture, from the file beside it: {queries, sources: [{title, uri}]}."""
+    current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
+    if current is None:
+        return None
+    path = (folder / current).with_suffix(".sources.json")
+    try:
+        if path.is_symlink() or path.stat().st_size > SOURCES_MAX_BYTES:
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    lists = {name: found[name] for name in ("queries", "image_queries", "sources") if isinstance(found.get(name), list)}
+    texts = [text for name in ("queries", "image_queries") for text in lists.get(name, ()) if isinstance(text, str)]
+    links = [entry for entry in lists.get("sources", ()) if isinstance(entry, dict)]
+    return {"queries": texts, "sources": [_source(entry) for entry in links]} if texts or links else None
+
+
+def _source(entry: Facts) -> Facts:
+    return {name: text for name in ("title", "uri", "domain") if isinstance(text := entry.get(name), str)}
+
+
+def _nights(ledger: Chronicle, attempts: Sequence[AttemptRow], catalogue: Catalogue, cap: int | None) -> list[Facts]:
+    """Runs that sent anything."""
+    of_run: dict[int, list[AttemptRow]] = defaultdict(list)
+    for attempt in attempts:
+        of_run[attempt.run_id].append(attempt)
+    rpm = {model: catalogue.resolve(model).rpm for model in {model_of(attempt) for attempt in attempts}}
+    return [
+        {"id": run.id, "ended": run.ended_at, "exit_code": run.exit_code, "stopped_by": run.stopped_by or "",
+         **night(of_run[run.id], rpm, cap)}
+        for run in ledger.nights() if run.id in of_run
+    ]  # fmt: skip
+
+
+def _unusual_providers(settings: Sequence[Facts], catalogue: Catalogue) -> dict[str, str]:
+    """Model -> provider, where the model's id alone would mean another: a manifest that asks again has to say so."""
+    pairs = {(facts.get("model", ""), facts.get("provider", "")) for facts in settings}
+    return {model: provider for model, provider in pairs if model and catalogue.resolve(model).provider != provider}

@@ -1,0 +1,90 @@
+"""Small copies of pictures, made once and kept in `.batchgen/thumbnails/` under the hash of the picture."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.check import MAX_PIXELS
+
+SIDE_PX = 256
+QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
+LARGE_PIXELS = 20_000_000  # above this (more than 4K) pictures are decoded one at a time, so that memory stays bounded
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+AHEAD = 4  # finished thumbnails that may wait for their turn, per thread
+FOLDER = "thumbnails"
+
+_large = threading.Lock()
+
+
+class Thumbnails:
+    """Of one job folder. made: how many were not there yet."""
+
+    def __init__(self, job_folder: Path, threads: int | None = None) -> None:
+        self._folder = job_folder
+        self._cache = job_folder / STATE_FOLDER / FOLDER
+        self._threads = threads or min(4, os.cpu_count() or 1)
+        self.made = 0
+
+    def all(self, pictures: Iterable[tuple[str, str]]) -> Iterator[bytes]:
+        """WebP of each (path in the job folder, sha256), in order, a few ahead; empty where the picture cannot be shown."""
+        waiting: deque[Future[bytes]] = deque()
+        with ThreadPoolExecutor(self._threads, "thumbnail") as pool:
+            for path, sha256 in pictures:
+                waiting.append(pool.submit(self._one, path, sha256))
+                if len(waiting) > self._threads * AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _one(self, path: str, sha256: str) -> bytes:
+        kept = self._cache / sha256[:2] / f"{sha256}.webp"
+        with contextlib.suppress(OSError):
+            return kept.read_bytes()
+        small = shrunk(self._folder / path)
+        if small:
+            self.made += 1
+            with contextlib.suppress(OSError):  # a folder that cannot be written is shown all the same
+                _keep(kept, small)
+        return small
+
+
+def shrunk(path: Path) -> bytes:
+    """WebP of at most SIDE_PX on a side; empty when there is no picture, or one that cannot be decoded."""
+    if path.is_symlink():
+        return b""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                return b""
+            with _large if pixels > LARGE_PIXELS else contextlib.nullcontext():
+                return _webp(image)
+    except Exception:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
+        return b""
+
+
+def _webp(image: Image.Image) -> bytes:
+    image.draft("RGB", (SIDE_PX, SIDE_PX))  # a JPEG is decoded at an eighth of its size where that is enough
+    if image.mode not in ("RGB", "RGBA", "L"):
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    image.thumbnail((SIDE_PX, SIDE_PX), reducing_gap=2.0)
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=QUALITY, method=2)
+    return out.getvalue()
+
+
+def _keep(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    beside.write_bytes(data)
+    os.replace(beside, path)

@@ -1,0 +1,43 @@
+"""Makes one small emulated job of everything a gallery has to show."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import batchgen
+from batchgen.emulator import EmulatorOptions, serve
+
+MARKUP = '<img src=x onerror="document.title=1"></script><script>document.title=2</script> & {{ "{{" }} tail'
+HEAD = "name: night\ndefaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
+ITEMS = """\
+  - {id: mug, prompt: "A mug, by PLACE", tags: [shop, hero], aspect_ratio: "3:4"}
+  - {id: poster, prompt: Travel poster of Paris, count: 3, model: pro, seed: 7, tags: [shop]}
+  - {id: markup, prompt: 'MARKUP', extra: {generationConfig: {topK: 3}}}
+  - {id: refused, prompt: "[[fault:prohibited]] A hard one"}
+  - {id: failed, prompt: "[[fault:empty]] A dull one"}
+  - {id: uncertain, prompt: "[[fault:reset]] A lost one"}
+  - {id: lamp, prompt: A lamp}
+  - {id: chair, prompt: A chair}
+"""
+OPTIONS = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
+
+
+def make_job(folder: Path) -> Path:
+    """Two runs; between them a prompt was edited and the last two items changed places. Answers the job folder."""
+    manifest = folder / "job.yaml"
+
+    async def make() -> Path:
+        async with await serve(OPTIONS) as emulator:
+            for place in ("day", "night"):
+                items = (
+                    ITEMS.replace("PLACE", place).replace("MARKUP", MARKUP.replace("'", "''")).splitlines(keepends=True)
+                )
+                if place == "day":
+                    items[-2:] = reversed(items[-2:])
+                manifest.write_text(HEAD + "".join(items))
+                job = batchgen.load(manifest, emulate=True, environ={})
+                await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
+        return job.folder
+
+    return asyncio.run(make())
