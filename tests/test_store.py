@@ -121,6 +121,7 @@ def test_a_jpeg_with_something_behind_its_end_is_decoded_to_be_sure():
         ((1024, 1024), "16:9", (1376, 768), ("ratio",)),
         ((1024, 1024), "1:1", (2048, 2048), ("size",)),
         ((1280, 896), "4:3", (1280, 896), ()),  # the vendor's own pixels are not quite 4:3
+        ((384, 3072), "1:8", (352, 2928), ()),  # as the page prints it, and as it was measured
         ((1000, 1000), None, None, ()),
         ((1000, 500), "1:1", None, ("ratio",)),
     ],

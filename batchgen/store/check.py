@@ -126,7 +126,7 @@ def _ends_with_end_marker(file: BinaryIO) -> bool:
 
 
 def mismatch(checked: Checked, ratio: str | None, expected: tuple[int, int] | None) -> tuple[str, ...]:
-    """What is other than was asked for: `ratio` when it is more than 5 % off, else `size` when the pixels are.
+    """What is other than was asked for: `ratio` when it is more than 5 % off, else `size` when the longer side is.
 
     expected: the pixels the vendor documents for this ratio, which need not be exactly in it; None where it does not.
     """
@@ -135,4 +135,5 @@ def mismatch(checked: Checked, ratio: str | None, expected: tuple[int, int] | No
     wide, high = expected or (int(part) for part in (ratio or "1:1").split(":"))
     if abs(checked.width * high / (checked.height * wide) - 1) > 0.05:
         return ("ratio",)
-    return ("size",) if expected and abs(checked.width / wide - 1) > 0.05 else ()
+    longest, wanted = max(checked.width, checked.height), max(wide, high)  # of 1:8, page and measurement differ by 5 %
+    return ("size",) if expected and abs(longest / wanted - 1) > 0.05 else ()
