@@ -125,7 +125,7 @@ def as_object(name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool
         "emulated": emulated,
         "images": forecast.images,
         "requests": forecast.requests,
-        "usd": forecast.usd,
+        "usd": None if forecast.usd is None else round(forecast.usd, 6),
         "known_usd": round(forecast.known_usd, 6),
         "seconds_at_best": round(forecast.seconds, 1),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},

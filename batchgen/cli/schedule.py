@@ -16,7 +16,7 @@ from batchgen import __version__
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
 from batchgen.errors import UsageError
-from batchgen.manifest.addresses import ALLOWED, VARIABLE
+from batchgen.manifest.addresses import ALLOWED, VARIABLE, secrets_in, variable_problem
 from batchgen.schedule.timetable import (
     DURATION_S,
     Clock,
@@ -103,22 +103,26 @@ def command(invocation: Invocation, manifest: str, **given: Any) -> None:
         raise UsageError(f"--{action} knows systemd and cron; put what is printed for {form} in place yourself")
     if given["timezone"] and form not in ZONED:
         raise UsageError(f"{form} goes by the clock of its machine: leave --timezone out")
-    job = _checked(invocation, manifest, given["options"])
-    table = _timetable(job, given)
+    job, notified = _checked(invocation, manifest, given["options"])
+    table = _timetable(job, notified, given)
+    messages = bool(notified or (job.manifest.notify and job.manifest.notify.to))
     if action:
         for line in _carry_out(action, form, table):
             err.line(line)
         if action == "uninstall":
             return
     else:
-        invocation.out.stream.write(_text(form, table, given))
+        invocation.out.stream.write(_text(form, table, given, messages))
         invocation.out.stream.flush()
-    for note in _notes(form, table, job, given):
+    for note in _notes(form, table, given, messages):
         err.line(f"note: {note}", "yellow")
 
 
-def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) -> Job:
-    """The job that `run` would open. What would be wrong at night is wrong now. Raises what `run` would."""
+def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) -> tuple[Job, tuple[str, ...]]:
+    """The job that `run` would open, and whom `--notify` names. What would be wrong at night is wrong now.
+
+    Raises what `run` would.
+    """
     from batchgen.cli.carry_out import load_job
     from batchgen.cli.run import command as run
 
@@ -128,10 +132,15 @@ def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) ->
     with run.make_context("batchgen run", [manifest, *options], obj=invocation) as context:
         asked = dict(context.params)
     invocation.json, invocation.later_ok = json, later_ok
-    return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"])
+    for address in asked["notify"]:
+        if not VARIABLE.search(address) or secrets_in(address):
+            raise UsageError("--notify: units are no place for an address; write --notify '${NOTIFY_URL}'")
+        if problem := variable_problem(address):
+            raise UsageError(f"--notify: {problem}")
+    return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"]), asked["notify"]
 
 
-def _needed(job: Job) -> list[tuple[str, ...]]:
+def _needed(job: Job, notified: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
 
     Raises ManifestError.
@@ -139,13 +148,13 @@ def _needed(job: Job) -> list[tuple[str, ...]]:
     providers = {item.provider for item in job.manifest.items()}
     beside, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
     keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
-    addresses = " ".join(wanted.addresses) if wanted else ""
+    addresses = " ".join([*notified, *(wanted.addresses if wanted else ())])
     return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if beside.text(name) is None})
 
 
-def _timetable(job: Job, given: dict[str, Any]) -> Timetable:
+def _timetable(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> Timetable:
     named = {key.variable for key in given["keys"]}
-    missing = [names[0] for names in _needed(job) if not named & set(names)]
+    missing = [names[0] for names in _needed(job, notified) if not named & set(names)]
     keys = (*given["keys"], *(KeyFile(name, _config_folder() / "batchgen" / name.lower()) for name in missing))
     at, until = given["at"], given["until"]
     spans = [given["max_duration"] or DURATION_S, span_s(at, until) if until else DURATION_S]
@@ -172,7 +181,7 @@ def _program() -> tuple[str, ...]:
     return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
 
 
-def _text(form: str, table: Timetable, given: dict[str, Any]) -> str:
+def _text(form: str, table: Timetable, given: dict[str, Any], messages: bool) -> str:
     from batchgen.schedule import cron, github, kubernetes, launchd, systemd
 
     match form:
@@ -185,7 +194,8 @@ def _text(form: str, table: Timetable, given: dict[str, Any]) -> str:
         case "kubernetes":
             return kubernetes.cron_job(table, given["image"], given["claim"], table.timezone or _zone_name())
     zone = _zone(table.timezone or _zone_name())
-    return github.workflow(table, _repository(table), __version__, zone, datetime.now(UTC))
+    package = f"batchgen{'[notify]' if messages else ''}=={__version__}"
+    return github.workflow(table, _repository(table), package, zone, datetime.now(UTC))
 
 
 def _carry_out(action: str, form: str, table: Timetable) -> list[str]:
@@ -197,14 +207,14 @@ def _carry_out(action: str, form: str, table: Timetable) -> list[str]:
     return done(table, _user_units())
 
 
-def _notes(form: str, table: Timetable, job: Job, given: dict[str, Any]) -> list[str]:
+def _notes(form: str, table: Timetable, given: dict[str, Any], messages: bool) -> list[str]:
     """What the units cannot say themselves."""
     notes = [
         f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
         for key in table.keys
         if form in ("systemd", "cron", "launchd") and not key.path.is_file()
     ]
-    if job.manifest.notify is not None and job.manifest.notify.to and find_spec("apprise") is None:
+    if messages and form != "github" and find_spec("apprise") is None:
         from batchgen.report.notify import MISSING
 
         notes.append(MISSING)

@@ -20,6 +20,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report import figures
+from batchgen.report.gallery import FILE_NAME as GALLERY
 from batchgen.report.screen import Screen
 from batchgen.store.store import family
 
@@ -160,7 +161,7 @@ def files_in(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER and not name.startswith("."))
         for name in names:
             path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
-            if path != RESULTS and not name.startswith("."):
+            if path not in (RESULTS, GALLERY) and not name.startswith("."):
                 yield path
 
 

@@ -45,6 +45,8 @@ def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Ite
         f"default-src 'none'; img-src data: 'self' file:; style-src {_hash(style)}; script-src {_hash(script)};"
         " base-uri 'none'; form-action 'none'"
     )
+    # In the data a secret stands as JSON writes it: `"`, `&` and their like look different there.
+    secrets_in_json = [script_json(secret)[1:-1] for secret in secrets]
     title = html.escape(without_secrets(str(facts["job"]), secrets))
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -52,7 +54,7 @@ def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Ite
     yield f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n<title>{title} · batchgen</title>\n'
     yield f"<style>{style}</style>\n</head>\n<body>\n{body}\n"
     yield '<script type="application/json" id="facts">'
-    yield without_secrets(script_json(facts), secrets)
+    yield without_secrets(script_json(facts), secrets_in_json)
     yield f"</script>\n<script>{script}</script>\n"
     encoded = (pybase64.b64encode(thumbnail).decode("ascii") for thumbnail in thumbnails)
     number = 0

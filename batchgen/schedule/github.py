@@ -27,7 +27,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def workflow(table: Timetable, repository: Path, version: str, zone: tzinfo, now: datetime) -> str:
+def workflow(table: Timetable, repository: Path, package: str, zone: tzinfo, now: datetime) -> str:
     """YAML. Raises UsageError when the job does not lie in the repository."""
     found = {
         "name": table.name,
@@ -43,7 +43,7 @@ def workflow(table: Timetable, repository: Path, version: str, zone: tzinfo, now
             "images": {
                 "runs-on": "ubuntu-latest",
                 "timeout-minutes": (_duration_s(table) + SAVING_S) // 60,
-                "steps": _steps(table, repository, version),
+                "steps": _steps(table, repository, package),
             }
         },
     }
@@ -54,7 +54,7 @@ def _duration_s(table: Timetable) -> int:
     return min(table.duration_s, HOSTED_MOST_S - SAVING_S)
 
 
-def _steps(table: Timetable, repository: Path, version: str) -> list[dict[str, Any]]:
+def _steps(table: Timetable, repository: Path, package: str) -> list[dict[str, Any]]:
     manifest, folder = _inside(table.manifest, repository), _inside(table.job_folder, repository)
     limit = ["--max-duration", f"{_duration_s(table) // 60}m"]
     run = (
@@ -69,7 +69,7 @@ def _steps(table: Timetable, repository: Path, version: str) -> list[dict[str, A
     return [
         {"uses": "actions/checkout@v4"},
         {"uses": "actions/setup-python@v5", "with": {"python-version": "3.12"}},
-        {"run": f"pip install batchgen=={version}"},
+        {"run": f"pip install {shell_line([package])}"},
         {
             "id": "kept",
             "if": "${{ !inputs.anew }}",

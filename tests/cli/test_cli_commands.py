@@ -54,6 +54,11 @@ def test_plan_shows_forty_rows_and_counts_the_others(batchgen, write):
     assert ("… and 5 more" in text, "mug-44 " in text, "mug-44 " in everything) == (True, False, True)
 
 
+def test_plan_adds_up_to_whole_millionths_of_a_dollar(batchgen, write):
+    facts = batchgen("plan", str(write({f"mug-{number}": "A mug" for number in range(13)})), "--json").json
+    assert (facts["usd"], facts["known_usd"]) == (0.4368, 0.4368)
+
+
 def test_plan_calls_an_unknown_price_unknown(batchgen, write):
     manifest = str(write({"mug": "A mug"}, head="defaults: {model: google/imagen-4.0-generate-001}\n"))
     answer = batchgen("plan", manifest)
@@ -270,6 +275,12 @@ def test_verify_lists_a_stranger_and_does_not_mind_it(batchgen, job, folder):
     (folder / "notes.txt").write_text("mine")
     answer = batchgen("verify", str(job), "--json")
     assert (answer.code, answer.json["extra"]) == (0, ["notes.txt"])
+
+
+def test_verify_takes_the_gallery_for_no_stranger(batchgen, job, folder):
+    batchgen("report", str(job))
+    assert (folder / "report.html").is_file()
+    assert batchgen("verify", str(job), "--json").json["extra"] == []
 
 
 def test_verify_knows_what_was_made_anew(batchgen, job, folder):

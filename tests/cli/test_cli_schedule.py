@@ -268,6 +268,20 @@ def test_the_addresses_of_messages_come_as_the_keys_do(batchgen, manifest):
     )
 
 
+def test_an_address_that_is_asked_for_by_option_comes_as_the_keys_do_and_its_library_with_it(batchgen, manifest):
+    schedule = ("schedule", str(manifest), "--at", "1:30", "--as")
+    asked = ("--", "--notify", "mailto://me:${NOTIFY_PASS}@example.com")
+    assert "NOTIFY_PASS_FILE=" in batchgen(*schedule, "cron", *asked).out
+    assert "pip install 'batchgen[notify]==" in batchgen(*schedule, "github", *asked).out
+    assert "pip install batchgen==" in batchgen(*schedule, "github").out
+
+
+@pytest.mark.parametrize("address", ["mailto://me:pw@example.com", "slack://Token", "slack://T0KENT0KEN/${NOTIFY_B}"])
+def test_an_address_that_may_be_a_secret_is_never_written_into_a_unit(batchgen, manifest, address):
+    answer = batchgen("schedule", str(manifest), "--at", "1:30", "--as", "cron", "--", "--notify", address)
+    assert (answer.code, answer.out, "${NOTIFY_URL}" in answer.err, address in answer.err) == (2, "", True, False)
+
+
 def test_a_manifest_with_a_mistake_gets_no_schedule(batchgen, manifest):
     manifest.write_text(manifest.read_text() + "  - {id: mug, prompt: Again}\n")
     assert batchgen("schedule", str(manifest), "--at", "1:30", "--as", "cron").code == 2

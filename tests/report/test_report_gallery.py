@@ -108,6 +108,12 @@ def test_a_key_that_a_vendor_quotes_is_in_no_page():
     assert text.count("[redacted]") == 3  # title, name and message
 
 
+def test_a_secret_that_json_writes_in_another_way_is_in_no_page_either():
+    secret = 'https://hooks.example/?a=b&c="d\\e'
+    text = "".join(page({"job": "shop", "samples": [{"message": f"no answer from {secret}"}]}, [], [secret]))
+    assert '"no answer from [redacted]"' in text
+
+
 def test_thumbnails_are_read_as_they_are_written():
     taken: list[int] = []
 
