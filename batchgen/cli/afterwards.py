@@ -49,7 +49,7 @@ class Afterwards:
         wanted = job.manifest.notify
         if wanted is None:
             return
-        self._on = frozenset(wanted.on or notify.DEFAULT_ON)
+        self._on = notify.DEFAULT_ON if wanted.on is None else frozenset(wanted.on)
         self._add([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], job.settings)
         if wanted.heartbeat and not job.emulated:  # an emulated night is none
             self._heartbeat = self._resolved(wanted.heartbeat, job.settings)

@@ -29,7 +29,7 @@ SECTIONS = {
         "status": "How a job stands, while it runs and after.",
         "history": "The nights of one or many jobs, a line each.",
         "report": "Write a gallery of the pictures, for the browser.",
-        "verify": "Compare every file with the ledger.",
+        "verify": "Compare every picture with the ledger.",
         "export": "One row for each sample, as JSON lines or CSV.",
     },
     "Set up": {

@@ -12,6 +12,7 @@ from batchgen.errors import ManifestError, Problem
 SHOWN_MAX = 20
 # Google API keys ("AIza…", and "AQ.…" since 2025) and the "sk-…" form that most other vendors use.
 KEY = re.compile(r"(?<![A-Za-z0-9])(?:AIza[0-9A-Za-z_-]{30,}|AQ\.[0-9A-Za-z_-]{30,}|sk-[0-9A-Za-z_-]{16,})")
+USER = re.compile(r"//[^/\s]*@")  # of an address: a name and perhaps a password
 
 
 class Complaints:
@@ -44,7 +45,7 @@ def looks_like_key(text: str) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as a message may show it: short, without control characters or bidi overrides, never an API key."""
+    """A value as a message may show it: short, without control characters or bidi overrides, never a key or password."""
     match value:
         case None:
             return "nothing"
@@ -53,6 +54,7 @@ def shown(value: Any) -> str:
         case str():
             if looks_like_key(value):
                 return "(not shown: it looks like an API key)"
+            value = USER.sub("//…@", value)
             return repr(value if len(value) <= 60 else value[:59] + "…")
         case int() | float():
             text = repr(value) if isinstance(value, float) or abs(value) < 10**20 else "very large"

@@ -32,6 +32,13 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Variables = dict[str, Any]
 
 
+def _whole_tags(value: Any) -> Any:
+    for tag in value if isinstance(value, list) else ():
+        if isinstance(tag, str) and "," in tag and "{{" not in tag:
+            raise PydanticCustomError("told", "told", {"words": f"a tag holds no comma, not {shown(tag)}: make it two"})
+    return value
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
 
@@ -148,7 +155,9 @@ class ItemFields(_Strict):
         None, description="Whether people may be shown (Imagen, AIML API)."
     )
     negative_prompt: Text | None = Field(None, description="What the picture should not show, where a model takes it.")
-    tags: list[Text] | None = Field(None, max_length=100, description="For `--only tag:NAME` and reports; never sent.")
+    tags: Annotated[list[Text] | None, BeforeValidator(_whole_tags)] = Field(
+        None, max_length=100, description="For `--only tag:NAME` and reports; never sent."
+    )
     priority: int | None = Field(None, ge=-1000, le=1000, description="Higher goes first; default 0.")
     max_age: Annotated[str, StringConstraints(pattern=AGE)] | None = Field(
         None, description="Make it again when its picture is older: 36h, 7d or 4w.", examples=["7d"]

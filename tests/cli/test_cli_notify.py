@@ -86,6 +86,11 @@ def test_a_good_night_is_silent_unless_success_is_asked_for(night, receiver):
     assert [message["title"] for message in receiver.messages] == ["batchgen: job: nothing to do, 1 image kept"]
 
 
+def test_who_asks_for_nothing_is_told_nothing(night, receiver):
+    assert night({"mug": REFUSED}, more=", on: []").code != 0
+    assert receiver.messages == []
+
+
 def test_a_used_up_budget_is_told(night, receiver):
     assert night({"a": "A mug", "b": "A jug", "c": "A cup"}, "--max-cost", "0.04").code == 6
     assert len(receiver.messages) == 1

@@ -127,6 +127,11 @@ def test_limits_that_make_no_sense_are_refused(folder, limit):
     assert ": limits." in folder.complaint(f"limits: {{{limit}}}\nitems: [{{prompt: p}}]")
 
 
+def test_a_tag_that_the_ledger_would_split_is_refused(folder):
+    assert "tags: a tag holds no comma, not 'a,b'" in folder.complaint("items: [{prompt: p, tags: ['a,b']}]")
+    assert "a tag holds no comma" in folder.complaint("vars: {x: 'a,b'}\nitems: [{prompt: p, tags: ['{{ x }}']}]")
+
+
 def test_output_in_the_cloud_is_refused_as_not_there_yet(folder):
     assert "later release" in folder.complaint("output: s3://bucket/x\nitems: [{prompt: p}]")
 

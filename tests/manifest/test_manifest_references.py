@@ -189,6 +189,11 @@ def test_links_that_cannot_be_fetched_are_refused(folder, name, why):
     assert why in folder.complaint(f"items: [{{prompt: p, references: ['{name}']}}]")
 
 
+def test_a_password_in_a_link_is_not_repeated(folder):
+    complaint = folder.complaint("items: [{prompt: p, references: ['https://me:hunter2@example.com/a.png']}]")
+    assert ("//…@example.com" in complaint, "hunter2" in complaint) == (True, False)
+
+
 def test_an_https_link_is_a_reference_and_its_text_is_what_is_hashed(one, pictures):
     link = "https://example.com/a.png?size=2"
     assert one(references=[link]).references == (link,)

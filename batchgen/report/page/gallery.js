@@ -285,7 +285,7 @@ function drawDetails(sample, all) {
       } }, small ? make("img", { src: small, alt: "" }) : null, make("span", {}, variant.name));
     })));
   }
-  if (!["succeeded", "wanted", "running", "superseded"].includes(sample.state)) section("What the vendor said", make("p", { class: "words" }, sample.message || sample.reason || "nothing"));
+  if (!["succeeded", "wanted", "running", "superseded"].includes(sample.state)) section(sample.state === "blocked" ? "Why it was not asked for" : "What the vendor said", make("p", { class: "words" }, sample.message || sample.reason || "nothing"));
   section("Prompt", make("p", { class: "prompt" }, sample.prompt || "(none recorded)"));
   const settings = facts.settings[sample.settings] || {};
   section("Settings", rows([["state", sample.reason ? `${sample.state} (${sample.reason})` : sample.state], ["model", sample.model], ["provider", settings.provider],
