@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -314,3 +316,18 @@ def test_ten_thousand_items_draw_only_what_is_in_sight(visit, tmp_path):
     tab.wait_for_selector('[data-key="sku-0005000"]')
     tab.fill("#search", "article 4711")
     assert keys(tab) == ["sku-0004711"]
+
+
+def test_an_item_that_waits_for_another_is_not_put_into_the_vendors_mouth(visit, tmp_path):
+    manifest = tmp_path / "job.yaml"
+    manifest.write_text(
+        "items:\n  - {id: mug, prompt: 'x [[fault:safety]]'}\n  - {id: snow, prompt: y, references: ['@mug']}\n"
+    )
+    # A process of its own: the browser's driver has an event loop here.
+    run = [sys.executable, "-m", "batchgen", "run", str(manifest), "--emulate", "--quiet"]
+    assert subprocess.run(run, capture_output=True).returncode == 4
+    assert run_command_line(["report", str(manifest)]) == 0
+    tab = visit(tmp_path / "job.emulated" / "report.html")
+    tab.click('[data-key="snow"] .open')
+    told = tab.inner_text("#details").lower()
+    assert ("why it was not asked for" in told, "vendor said" in told) == (True, False)
