@@ -47,6 +47,7 @@ class Server:
         self.said: dict[str, dict[str, Any]] = {}  # the model's turn, by the prompt that it answers
         self.refuse: set[str] = set()
         self.hang: set[str] = set()
+        self.deletes: Path | None = None  # with the first answer
         self.made: dict[str, bytes] = {}
         self.numbers = itertools.count()
         self.url = ""
@@ -57,6 +58,8 @@ class Server:
         prompt = contents[-1]["parts"][0]["text"]
         if prompt in self.hang:
             await asyncio.sleep(60)
+        if self.deletes is not None:
+            self.deletes.unlink(missing_ok=True)
         if prompt in self.refuse:
             return web.json_response({"promptFeedback": {"blockReason": "SAFETY"}})
         self.made[prompt] = picture(f"{prompt} {next(self.numbers)}")
@@ -221,9 +224,22 @@ async def test_a_child_alone_uses_its_parents_picture_or_waits_for_another_time(
 
 async def test_a_limit_that_leaves_the_parent_out_leaves_the_child_out(bench):
     outcome = await bench.run("  - {id: a, prompt: a}\n" + MUG + SNOW, limit=1)
-    assert (bench.server.prompts(), outcome.made) == (["a"], 1)
+    assert (bench.server.prompts(), outcome.made, outcome.exit_code) == (["a"], 1, 0)
     await bench.run("  - {id: a, prompt: a}\n" + MUG + SNOW, limit=3)
     assert sorted(bench.server.prompts()) == ["a mug", "a mug", "in snow"]
+
+
+async def test_a_file_that_goes_while_its_item_waits_costs_that_item_alone(bench):
+    bench.server.deletes = bench.folder / "photo.png"
+    bench.server.deletes.write_bytes(picture("photo"))
+    framed = "  - {id: framed, prompt: framed, references: [photo.png, '@mug']}\n"
+    outcome = await bench.run(MUG + framed + SNOW)
+    assert (outcome.exit_code, outcome.stopped_by, sorted(bench.server.prompts())) == (
+        3,
+        "",
+        ["a mug", "a mug", "in snow"],
+    )
+    assert bench.results()["framed"]["reason"] == "reference_gone"
 
 
 async def test_a_picture_that_was_changed_by_hand_is_not_sent_as_if_it_were_the_parent(bench):

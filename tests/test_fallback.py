@@ -17,7 +17,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import Outcome
-from batchgen.errors import BadRequest, DownloadFailed, HeldUncertain, Malformed, Unanswered, Unreadable
+from batchgen.errors import BadRequest, DownloadFailed, HeldUncertain, Malformed, Unanswered, Unreadable, UsageError
 from batchgen.events import Event, Noted
 from batchgen.fallback import CAUSES, cause_of, next_lane, served_in
 from batchgen.ledger.backlog import Backlog
@@ -72,11 +72,11 @@ class Bench:
         self.folder = folder
         self.events: list[Event] = []
 
-    async def run(self, items: str, attempts: int = 2, **options: Any) -> Outcome:
+    async def run(self, items: str, limits: str = "attempts: 2", **options: Any) -> Outcome:
         self.server.asked.clear()
         self.events = []
         path = self.folder / "job.yaml"
-        path.write_text(f"defaults: {{model: pro}}\nlimits: {{attempts: {attempts}}}\nitems:\n{items}")
+        path.write_text(f"defaults: {{model: pro}}\nlimits: {{{limits}}}\nitems:\n{items}")
         environ = {"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": self.server.url}
         job = batchgen.load(path, output=self.folder / "out", environ=environ)
         return await batchgen.run(job, observers=[self.events.append], options=batchgen.RunOptions(**options))
@@ -175,6 +175,13 @@ async def test_the_books_name_the_model_that_was_paid(bench):
     rows = ledger.execute("SELECT lane, outcome, count(*) FROM attempt GROUP BY 1, 2 ORDER BY 1").fetchall()
     ledger.close()
     assert (f"gemini/{FLASH}", "succeeded", 2) in rows
+
+
+@pytest.mark.parametrize("limit", ["budget_usd: 5", "budget_usd_per_day: 5"])
+async def test_no_budget_meets_a_fallback_whose_price_is_unknown(bench, limit):
+    with pytest.raises(UsageError, match="the price of brand-new is unknown"):
+        await bench.run(items(1, ", fallback: [brand-new]"), limit)
+    assert not bench.server.asked
 
 
 def test_a_sample_served_elsewhere_is_the_same_wish():

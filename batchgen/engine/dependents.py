@@ -94,7 +94,10 @@ class Dependents:
         return tuple(reversed(texts))
 
     def _resolved(self, sample: Sample) -> Sample:
-        wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
+        try:
+            wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
+        except (OSError, UsageError):
+            return sample  # what it sends cannot be read: it fails when its turn comes, and it alone
         return replace(sample, wire=wire, fingerprint=fingerprint(wire))
 
     def _picture(self, key: str) -> StoredImage:
