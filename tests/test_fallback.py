@@ -201,8 +201,7 @@ def test_the_backlog_moves_each_sample_to_its_own_next_lane():
         make_sample("e", fallback=("gemini/x",), **both),
     ])  # fmt: skip
     assert backlog.pass_on("gemini/m", "quota", lambda lane: lane != "gemini/x") == 2
-    assert [sample.item.id for sample in backlog.take("gemini/m", 9)] == ["c", "d"]
+    assert [sample.item.id for sample in backlog.take("gemini/m", 9)] == ["c", "d", "e"]  # what e could go to is closed
     assert [(sample.item.id, sample.item.model) for sample in backlog.take("gemini/y", 9)] == [("a", "y"), ("b", "y")]
-    assert [sample.item.id for sample in backlog.take("gemini/x", 9)] == ["e"]  # closed, and it has no other
     assert [backlog.left(f"gemini/{lane}") for lane in "mxy"] == [0, 0, 0]
     backlog.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchgen.engine.dependents import blocked_by, wire_of
+from batchgen.errors import UsageError
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
 from batchgen.planning import Action, Wishes
 from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_key
@@ -55,13 +56,15 @@ class Families:
                 self._dependent(item, known)
             else:
                 later.append((item, known))
-        while later:  # ends: the manifest has no circles
+        while later:  # the manifest has no circles
             waiting, later = later, []
             for item, known in waiting:
                 if self._ready(item):
                     self._dependent(item, known)
                 else:
                     later.append((item, known))
+            if len(later) == len(waiting):
+                raise UsageError(f"{self._surveyor.manifest.path} changed while it was read: run again")
 
     def _ready(self, item: Item) -> bool:
         return all(key in self._standings for n in range(1, item.count + 1) for key in needs(item, n))
