@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
@@ -23,7 +22,8 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        # One thread's alone: two that prepare the same statement at once read each other's answers.
+        self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("PRAGMA cache_size=-8000")
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
@@ -32,7 +32,6 @@ class Backlog:
         self._db.execute("CREATE TABLE held (seq INTEGER PRIMARY KEY, lane TEXT, missing INTEGER, body TEXT)")
         self._db.execute("CREATE TABLE need (key TEXT, seq INTEGER, PRIMARY KEY (key, seq)) WITHOUT ROWID")
         self._db.execute("CREATE TABLE blocked (seq INTEGER PRIMARY KEY, why TEXT, body TEXT)")
-        self._lock = threading.Lock()  # what can no longer be made is told from threads, several at once
         self.held = 0
         self._left: dict[str, int] = {}
         self._added = 0
