@@ -21,6 +21,7 @@ from PIL import Image
 import batchgen
 from batchgen.engine.outcome import Outcome
 from batchgen.engine.repair import repair
+from batchgen.errors import UsageError
 from batchgen.planning import Wishes
 from tests.marked_key import KEY
 
@@ -355,3 +356,19 @@ async def test_signatures_stay_out_of_ledger_and_results(bench):
     for path in (*bench.out.glob(".batchgen/ledger*"), bench.out / "results.jsonl"):
         assert SIGNATURE[:200].encode() not in path.read_bytes()
     assert all(path.stat().st_mode & 0o077 == 0 for path in bench.out.glob(".batchgen/turns"))
+
+
+def test_a_manifest_that_is_edited_while_it_is_read_is_an_error_and_no_endless_search(tmp_path):
+    path = tmp_path / "job.jsonl"
+    parents = [{"id": name, "prompt": name, "model": "flash"} for name in ("a", "b")]
+    child = {"id": "c", "prompt": "c", "model": "flash", "references": ["@a"]}
+    more = [{"id": f"x{n}", "prompt": "x", "model": "flash"} for n in range(700)]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in (*parents, child, *more)))
+    job = batchgen.load(path, output=tmp_path / "out", environ={"GEMINI_API_KEY": KEY})
+
+    def edit(step: Any) -> None:
+        if step.sample.key == "b":
+            path.write_text(path.read_text().replace("@a", "@b"))
+
+    with pytest.raises(UsageError, match="changed while it was read"):
+        batchgen.plan(job, on_step=edit)
