@@ -194,6 +194,7 @@ class Dispatch:
         self._open: set[int] = set()  # ids of works that are not settled
         self._sent: set[int] = set()  # ids of those of them whose headers left
         self.passed_on: Counter[str] = Counter()  # samples that went on with a fallback, by the lane they left
+        self._settled = 0  # works that were accounted for
         self._starts = itertools.count(1)
         self._order = itertools.count()
 
@@ -290,12 +291,13 @@ class Dispatch:
         """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
         if lane.shared is None:
             return await self._start(lane, now_s, None)
-        work = self._peek(lane)
+        work, settled = self._peek(lane), self._settled
         rate = None if lane.window is None else lane.window.rate(now_s)
         answer = await lane.shared.reserve(rate, (self._estimate_usd(work.sample) or 0.0) * lane.markup)
         now_s = self._clock()
         if not isinstance(answer, Reserved):
-            self._held(lane, answer, now_s)
+            if settled == self._settled:  # else what has settled meanwhile may have made room: ask again
+                self._held(lane, answer, now_s)
             return None
         # A stop, a cooldown, another lane or a sample that came back may have come first.
         if self.decide(now_s) != Start(lane.key) or self._peek(lane) is not work:
@@ -455,6 +457,7 @@ class Dispatch:
         self.reserved_usd -= work.reserved_usd
         self.spent_usd += usd or 0.0
         self._broke = False
+        self._settled += 1
         for each in self.lanes.values():
             each.short_until_s = 0.0  # it may have cost less than was reserved: ask again
         lane, was_sent = self.lanes[work.lane], id(work) in self._sent

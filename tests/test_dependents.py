@@ -21,6 +21,7 @@ from PIL import Image
 import batchgen
 from batchgen.engine.outcome import Outcome
 from batchgen.engine.repair import repair
+from batchgen.errors import UsageError
 from batchgen.planning import Wishes
 from tests.marked_key import KEY
 
@@ -47,6 +48,7 @@ class Server:
         self.said: dict[str, dict[str, Any]] = {}  # the model's turn, by the prompt that it answers
         self.refuse: set[str] = set()
         self.hang: set[str] = set()
+        self.deletes: Path | None = None  # with the first answer
         self.made: dict[str, bytes] = {}
         self.numbers = itertools.count()
         self.url = ""
@@ -57,6 +59,8 @@ class Server:
         prompt = contents[-1]["parts"][0]["text"]
         if prompt in self.hang:
             await asyncio.sleep(60)
+        if self.deletes is not None:
+            self.deletes.unlink(missing_ok=True)
         if prompt in self.refuse:
             return web.json_response({"promptFeedback": {"blockReason": "SAFETY"}})
         self.made[prompt] = picture(f"{prompt} {next(self.numbers)}")
@@ -221,9 +225,22 @@ async def test_a_child_alone_uses_its_parents_picture_or_waits_for_another_time(
 
 async def test_a_limit_that_leaves_the_parent_out_leaves_the_child_out(bench):
     outcome = await bench.run("  - {id: a, prompt: a}\n" + MUG + SNOW, limit=1)
-    assert (bench.server.prompts(), outcome.made) == (["a"], 1)
+    assert (bench.server.prompts(), outcome.made, outcome.exit_code) == (["a"], 1, 0)
     await bench.run("  - {id: a, prompt: a}\n" + MUG + SNOW, limit=3)
     assert sorted(bench.server.prompts()) == ["a mug", "a mug", "in snow"]
+
+
+async def test_a_file_that_goes_while_its_item_waits_costs_that_item_alone(bench):
+    bench.server.deletes = bench.folder / "photo.png"
+    bench.server.deletes.write_bytes(picture("photo"))
+    framed = "  - {id: framed, prompt: framed, references: [photo.png, '@mug']}\n"
+    outcome = await bench.run(MUG + framed + SNOW)
+    assert (outcome.exit_code, outcome.stopped_by, sorted(bench.server.prompts())) == (
+        3,
+        "",
+        ["a mug", "a mug", "in snow"],
+    )
+    assert bench.results()["framed"]["reason"] == "reference_gone"
 
 
 async def test_a_picture_that_was_changed_by_hand_is_not_sent_as_if_it_were_the_parent(bench):
@@ -339,3 +356,19 @@ async def test_signatures_stay_out_of_ledger_and_results(bench):
     for path in (*bench.out.glob(".batchgen/ledger*"), bench.out / "results.jsonl"):
         assert SIGNATURE[:200].encode() not in path.read_bytes()
     assert all(path.stat().st_mode & 0o077 == 0 for path in bench.out.glob(".batchgen/turns"))
+
+
+def test_a_manifest_that_is_edited_while_it_is_read_is_an_error_and_no_endless_search(tmp_path):
+    path = tmp_path / "job.jsonl"
+    parents = [{"id": name, "prompt": name, "model": "flash"} for name in ("a", "b")]
+    child = {"id": "c", "prompt": "c", "model": "flash", "references": ["@a"]}
+    more = [{"id": f"x{n}", "prompt": "x", "model": "flash"} for n in range(700)]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in (*parents, child, *more)))
+    job = batchgen.load(path, output=tmp_path / "out", environ={"GEMINI_API_KEY": KEY})
+
+    def edit(step: Any) -> None:
+        if step.sample.key == "b":
+            path.write_text(path.read_text().replace("@a", "@b"))
+
+    with pytest.raises(UsageError, match="changed while it was read"):
+        batchgen.plan(job, on_step=edit)

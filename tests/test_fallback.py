@@ -17,7 +17,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import Outcome
-from batchgen.errors import BadRequest, DownloadFailed, HeldUncertain, Malformed, Unanswered, Unreadable
+from batchgen.errors import BadRequest, DownloadFailed, HeldUncertain, Malformed, Unanswered, Unreadable, UsageError
 from batchgen.events import Event, Noted
 from batchgen.fallback import CAUSES, cause_of, next_lane, served_in
 from batchgen.ledger.backlog import Backlog
@@ -72,11 +72,11 @@ class Bench:
         self.folder = folder
         self.events: list[Event] = []
 
-    async def run(self, items: str, attempts: int = 2, **options: Any) -> Outcome:
+    async def run(self, items: str, limits: str = "attempts: 2", **options: Any) -> Outcome:
         self.server.asked.clear()
         self.events = []
         path = self.folder / "job.yaml"
-        path.write_text(f"defaults: {{model: pro}}\nlimits: {{attempts: {attempts}}}\nitems:\n{items}")
+        path.write_text(f"defaults: {{model: pro}}\nlimits: {{{limits}}}\nitems:\n{items}")
         environ = {"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": self.server.url}
         job = batchgen.load(path, output=self.folder / "out", environ=environ)
         return await batchgen.run(job, observers=[self.events.append], options=batchgen.RunOptions(**options))
@@ -177,6 +177,13 @@ async def test_the_books_name_the_model_that_was_paid(bench):
     assert (f"gemini/{FLASH}", "succeeded", 2) in rows
 
 
+@pytest.mark.parametrize("limit", ["budget_usd: 5", "budget_usd_per_day: 5"])
+async def test_no_budget_meets_a_fallback_whose_price_is_unknown(bench, limit):
+    with pytest.raises(UsageError, match="the price of brand-new is unknown"):
+        await bench.run(items(1, ", fallback: [brand-new]"), limit)
+    assert not bench.server.asked
+
+
 def test_a_sample_served_elsewhere_is_the_same_wish():
     sample = make_sample("a", fallback=("imagen/x",))
     served = served_in(sample, "imagen/x")
@@ -194,8 +201,7 @@ def test_the_backlog_moves_each_sample_to_its_own_next_lane():
         make_sample("e", fallback=("gemini/x",), **both),
     ])  # fmt: skip
     assert backlog.pass_on("gemini/m", "quota", lambda lane: lane != "gemini/x") == 2
-    assert [sample.item.id for sample in backlog.take("gemini/m", 9)] == ["c", "d"]
+    assert [sample.item.id for sample in backlog.take("gemini/m", 9)] == ["c", "d", "e"]  # what e could go to is closed
     assert [(sample.item.id, sample.item.model) for sample in backlog.take("gemini/y", 9)] == [("a", "y"), ("b", "y")]
-    assert [sample.item.id for sample in backlog.take("gemini/x", 9)] == ["e"]  # closed, and it has no other
     assert [backlog.left(f"gemini/{lane}") for lane in "mxy"] == [0, 0, 0]
     backlog.close()

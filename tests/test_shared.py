@@ -369,6 +369,24 @@ def test_a_lane_that_is_short_of_money_asks_again_when_something_has_cost_less_t
     assert run(drive()) == pytest.approx(1000.0 + 0.5 + 5.0 + 0.5 + 5.0)
 
 
+@pytest.mark.parametrize("answer", [BudgetReached("day"), NotBefore(600.0, "usd_per_10_min")])
+def test_what_settles_while_the_purse_is_asked_may_have_made_room_so_it_is_asked_again(run, answer):
+    log = OtherProcesses([Reserved(1), answer, Reserved(2)])
+
+    async def drive() -> float:
+        dispatch = dispatch_beside(log, count=2)
+
+        async def execute(work):
+            await asyncio.sleep(0.2)
+            dispatch.succeeded(work, 0.01)
+
+        await OnlineEngine().drive(dispatch, execute)
+        return asyncio.get_running_loop().time()
+
+    assert run(drive()) == pytest.approx(1000.0 + 0.5 + 0.5 + 0.5 + 0.2)
+    assert log.told == [("settled", 1), ("settled", 2)]
+
+
 async def test_money_waits_until_the_oldest_spend_has_left_the_ten_minutes(shared):
     now = time.time()
     for usd, age_s in ((5.0, 590.0), (4.0, 100.0), (9.0, 601.0)):

@@ -43,7 +43,6 @@ class Dependents:
     ) -> None:
         """supplied: told of each lane that has got more to do."""
         self._backlog = backlog
-        self._ledger = ledger
         self._reader: Reader = ledger.reader
         self._store = store
         self._references = references
@@ -58,7 +57,7 @@ class Dependents:
                 self._supplied(lane)
 
     def never(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
-        """These samples end without pictures: records what waited for them as blocked, and what waited for that."""
+        """These samples end without pictures: what waited for them is blocked, and what waited for that. With reasons."""
         blocked: list[tuple[Sample, str]] = []
         left = [(key, blocked_by(key, state, reason)) for key in keys]
         while left:
@@ -68,8 +67,6 @@ class Dependents:
                     single = replace(sample, n=n, images=1)
                     blocked.append((single, why))
                     left.append((single.key, blocked_by(single.key, "blocked", "")))
-        if blocked:
-            self._ledger.blocked(blocked)
         return blocked
 
     def file(self, name: str) -> tuple[References, str]:
@@ -94,7 +91,10 @@ class Dependents:
         return tuple(reversed(texts))
 
     def _resolved(self, sample: Sample) -> Sample:
-        wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
+        try:
+            wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
+        except (OSError, UsageError):
+            return sample  # what it sends cannot be read: it fails when its turn comes, and it alone
         return replace(sample, wire=wire, fingerprint=fingerprint(wire))
 
     def _picture(self, key: str) -> StoredImage:

@@ -430,7 +430,10 @@ class Execution:
 
     async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
         """What waits for these samples will not be asked for in this run."""
-        for sample, why in await self._in_thread(lambda: self._dependents.never(keys, state, reason)):
+        blocked = self._dependents.never(keys, state, reason)
+        if blocked:
+            await self._in_thread(lambda: self._ledger.blocked(blocked))
+        for sample, why in blocked:
             await self._in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
             self._emit(
                 SampleEnded(

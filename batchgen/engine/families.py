@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchgen.engine.dependents import blocked_by, wire_of
+from batchgen.errors import UsageError
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
 from batchgen.planning import Action, Wishes
 from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_key
@@ -21,7 +22,7 @@ class Standing:
     """How a sample stands that another one needs: made, to be made in this run, or neither, with the reason.
 
     sha256 and attempt: of its picture; seconds: until a pending one is there, at best; why: in words; state: of the
-    ledger, when that is what stands in the way.
+    ledger, when that is what stands in the way; beyond: when a limit is, which was asked for.
     """
 
     sha256: str = ""
@@ -30,6 +31,7 @@ class Standing:
     seconds: float = 0.0
     why: str = ""
     state: str = ""
+    beyond: bool = False
 
 
 class Families:
@@ -54,13 +56,15 @@ class Families:
                 self._dependent(item, known)
             else:
                 later.append((item, known))
-        while later:  # ends: the manifest has no circles
+        while later:  # the manifest has no circles
             waiting, later = later, []
             for item, known in waiting:
                 if self._ready(item):
                     self._dependent(item, known)
                 else:
                     later.append((item, known))
+            if len(later) == len(waiting):
+                raise UsageError(f"{self._surveyor.manifest.path} changed while it was read: run again")
 
     def _ready(self, item: Item) -> bool:
         return all(key in self._standings for n in range(1, item.count + 1) for key in needs(item, n))
@@ -115,8 +119,9 @@ class Families:
         if standing.state and self._surveyor.backlog is not None and not self._surveyor.wishes.explicit:
             self._surveyor.backlog.block(sample, why)
             self._surveyor.survey.blocked += 1
+        self._surveyor.survey.beyond += standing.beyond
         self._surveyor.note(sample, "skip", why, None)
-        return Standing(state="blocked") if standing.state else Standing(why=f"which {why}")
+        return Standing(state="blocked") if standing.state else Standing(why=f"which {why}", beyond=standing.beyond)
 
     def _lost_turn(self, sample: Sample, standings: Mapping[str, Standing]) -> str:
         """Why the conversation cannot go on, when what the model said before is not kept."""
@@ -158,7 +163,7 @@ class Families:
 
     def _awaited(self, sample: Sample) -> Standing:
         if self._surveyor.beyond_limit(sample.key):
-            return Standing(why="which is beyond --limit")
+            return Standing(why="which is beyond --limit", beyond=True)
         item, profile = sample.item, self._surveyor.profile(sample.item.model)
         before_s = max((self._standings[key].seconds for key in needs(item, sample.n)), default=0.0)
         return Standing(pending=True, seconds=before_s + profile.latency(item.image_size or profile.default_size))

@@ -352,7 +352,7 @@ class _Run:
         made = reader.made_in(ledger.run_id)
         all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
         stopped = {lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped}
-        missing = survey.wanted - made + (0 if self.options.wishes.explicit else survey.skipped)
+        missing = survey.wanted - made + (0 if self.options.wishes.explicit else survey.skipped - survey.beyond)
         code = exit_code(
             dispatch.stopping,
             missing,

@@ -52,6 +52,7 @@ class Survey:
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
     chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
     blocked: int = 0  # of the skipped ones: what they need has failed
+    beyond: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
     items: int = 0
     wanted: int = 0  # samples to ask for
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
@@ -221,8 +222,10 @@ class Surveyor:
         if self._left is not None:
             groups = groups[: max(0, self._left)]
             self._left -= len(groups)
-        load, *_ = [self._load(each) for each in (profile, *others)]
+        load = self._load(profile)
         size = item.image_size or profile.default_size
+        for other in others if groups else ():
+            self._may_serve(other, item, max(group.images for group in groups))
         for group in groups:
             usd = estimate_usd(profile, size, group.images, tier=item.service_tier)
             load.requests += 1
@@ -235,6 +238,13 @@ class Surveyor:
             self.survey.wanted += group.images
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)
         self._schedule(lane, groups)
+
+    def _may_serve(self, profile: Profile, item: Item, images: int) -> None:
+        """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
+        load = self._load(profile)
+        usd = estimate_usd(profile, item.image_size or profile.default_size, images, tier=item.service_tier)
+        load.dearest_usd = max(load.dearest_usd, usd or 0.0)
+        load.unpriced += usd is None
 
     def _load(self, profile: Profile) -> LaneLoad:
         lane = lane_key(profile.provider, profile.id)

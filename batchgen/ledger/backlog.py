@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from batchgen.fallback import FALLBACKS_MOST, served_in
+from batchgen.fallback import next_lane, served_in
 from batchgen.records import Item, Sample
 
 _ITEM_FIELDS = tuple(field.name for field in fields(Item))
@@ -23,7 +22,8 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        # One thread's alone: two that prepare the same statement at once read each other's answers.
+        self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("PRAGMA cache_size=-8000")
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
@@ -106,35 +106,20 @@ class Backlog:
         return [_load(body) for _, body in sorted(rows)]
 
     def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
-        """Move what has a fallback for `cause` to the lane of its next one, and on from there while that is closed.
-
-        Answers how many have found an open lane. What finds none waits in a closed one for another run.
-        """
-        found, closed = 0, [lane]
-        while closed:
-            for other, number in self._one_on(closed.pop(), cause).items():
-                if is_open(other):
-                    found += number
-                else:
-                    closed.append(other)
+        """Move what has an open fallback for `cause` there, and answer how many. The rest waits for another run."""
+        found, alike = 0, "json_extract(body, '$[5].fallback'), json_extract(body, '$[5].fallback_on')"
+        rows = self._db.execute(
+            f"SELECT {alike}, min(body) FROM queue WHERE lane = ? GROUP BY 1, 2", (lane,)
+        ).fetchall()
+        for fallback, causes, body in rows:
+            other = next_lane(_load(body).item, lane, cause, is_open)
+            if other is not None:
+                sql = f"UPDATE queue SET lane = ? WHERE lane = ? AND ({alike}) = (?, ?)"
+                number = self._db.execute(sql, (other, lane, fallback, causes)).rowcount
+                self._left[other] = self.left(other) + number
+                found += number
+        self._left[lane] = self.left(lane) - found
         return found
-
-    def _one_on(self, lane: str, cause: str) -> Counter[str]:
-        moved: Counter[str] = Counter()
-        own = "json_extract(body, '$[5].provider') || '/' || json_extract(body, '$[5].model')"
-        for k in range(FALLBACKS_MOST):
-            here = own if k == 0 else f"json_extract(body, '$[5].fallback[{k - 1}]')"
-            there = f"json_extract(body, '$[5].fallback[{k}]')"
-            rows = self._db.execute(
-                f"UPDATE queue SET lane = {there} WHERE lane = ?1 AND {here} = ?1 AND {there} IS NOT NULL"
-                " AND instr(json_extract(body, '$[5].fallback_on'), ?2) RETURNING lane",
-                (lane, json.dumps(cause)),
-            )
-            moved.update(other for (other,) in rows)
-        for other, number in moved.items():
-            self._left[other] = self.left(other) + number
-        self._left[lane] = self.left(lane) - moved.total()
-        return moved
 
     def close(self) -> None:
         self._db.close()

@@ -137,7 +137,10 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         raise LedgerError(f"no ledger at {path}: nothing has run here yet")
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False)
+        # Asked from several threads: none may be handed the statement that another is about to step.
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False, cached_statements=0
+        )
     except sqlite3.Error as error:
         raise unreadable(error, path) from None
     with _closed_on_failure(connection, path):
