@@ -47,6 +47,7 @@ class Server:
         self.asked: list[list[dict[str, Any]]] = []  # contents of each request
         self.said: dict[str, dict[str, Any]] = {}  # the model's turn, by the prompt that it answers
         self.refuse: set[str] = set()
+        self.filtered: set[str] = set()
         self.hang: set[str] = set()
         self.deletes: Path | None = None  # with the first answer
         self.made: dict[str, bytes] = {}
@@ -61,6 +62,8 @@ class Server:
             await asyncio.sleep(60)
         if self.deletes is not None:
             self.deletes.unlink(missing_ok=True)
+        if prompt in self.filtered:
+            return web.json_response({"candidates": [{"content": {}, "finishReason": "IMAGE_SAFETY"}]})
         if prompt in self.refuse:
             return web.json_response({"promptFeedback": {"blockReason": "SAFETY"}})
         self.made[prompt] = picture(f"{prompt} {next(self.numbers)}")
@@ -212,6 +215,20 @@ async def test_asking_for_the_refused_parent_again_takes_its_children_along(benc
         MUG + SNOW + "  - {id: other, prompt: other}\n", wishes=Wishes(states=frozenset({"refused"}), explicit=True)
     )
     assert sorted(bench.server.prompts()) == ["a mug", "a mug", "in snow"]
+
+
+async def test_asking_for_one_reason_takes_no_child_along_that_failed_for_another(bench):
+    text = "  - {id: b, prompt: b}\n  - {id: child, prompt: c, references: ['@b']}\n"
+    bench.server.filtered = {"c"}
+    await bench.run(text)
+    edited = text.replace("prompt: b", "prompt: b2")
+    bench.server.refuse = {"b2"}
+    await bench.run(edited, only=("b",))
+    wishes = Wishes(states=frozenset({"refused"}), reasons=frozenset({"prompt_blocked"}), explicit=True)
+    assert {key: action for key, (action, _) in bench.steps(edited, wishes=wishes).items()} == {
+        "b": "generate",
+        "child": "skip",
+    }
 
 
 async def test_a_child_alone_uses_its_parents_picture_or_waits_for_another_time(bench):

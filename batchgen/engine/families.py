@@ -176,10 +176,17 @@ class Families:
         return Standing(why="which is not made and not selected")
 
 
+def _asked_for(entry: Known | None, wishes: Wishes) -> bool:
+    """What is blocked goes along with what blocked it."""
+    if entry is None or entry.state == "blocked":
+        return entry is not None
+    return entry.state in wishes.states and (not wishes.reasons or entry.reason in wishes.reasons)
+
+
 def _after(entry: Known | None, standings: Mapping[str, Standing], wishes: Wishes) -> tuple[Action, str]:
     """A sample whose needs are made in this run, so that its own request is not known yet."""
     awaited = ", ".join(f"@{key}" for key, one in standings.items() if one.pending)
-    if wishes.explicit and (entry is None or entry.state not in {"blocked", *wishes.states}):
+    if wishes.explicit and not _asked_for(entry, wishes):
         return "skip", "not asked for"
     if entry is None:
         return "generate", f"new, after {awaited}"
