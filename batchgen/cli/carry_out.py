@@ -50,6 +50,7 @@ class Execution:
     yes: bool
     quiet: bool
     progress: bool
+    metrics_file: str | None
     log_file: str | None
     log_format: LogFormat | None
 
@@ -59,8 +60,8 @@ class Execution:
             wishes=wishes, only=tuple(options.get("only", ())), limit=options.get("limit"), concurrency=options["concurrency"],
             max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
             hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"], yes=options["yes"],
-            quiet=options["quiet"], progress=not options["no_progress"], log_file=options["log_file"],
-            log_format=options["log_format"],
+            quiet=options["quiet"], progress=not options["no_progress"], metrics_file=options["metrics_file"],
+            log_file=options["log_file"], log_format=options["log_format"],
         )  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     signal.signal(signal.SIGTERM, _terminated)
     board = Board()
     with ExitStack() as stack:
-        observers = [board, *_observers(invocation, execution, stack)]
+        observers = [board, *_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
         facts = _facts(job, outcome, board.stopping_message)
         after.ended(job, facts, next((observer for observer in observers if isinstance(observer, Log)), None))
@@ -144,6 +145,16 @@ def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
     question = f"{images}, estimated {figures.usd(most)}{unknown}. Go ahead?"
     if not click.confirm(invocation.err.fit(question), err=True):
         raise UsageError("nothing was sent")
+
+
+def _metrics(job: Job, execution: Execution, stack: ExitStack) -> list[Observer]:
+    if execution.metrics_file is None:
+        return []
+    from batchgen.report.metrics import Metrics
+
+    # An emulated night is none: it never counts as a success of the job.
+    name = job.manifest.name + (".emulated" if job.emulated else "")
+    return [stack.enter_context(Metrics(execution.metrics_file, name, job.folder))]
 
 
 def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -> list[Observer]:

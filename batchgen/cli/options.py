@@ -189,6 +189,12 @@ def execution_options(function: F) -> F:
             metavar="URL",
             help="Tell this apprise address of anything but success; repeatable. '${NOTIFY_URL}' keeps it out of sight.",
         ),
+        click.option(
+            "--metrics-file",
+            type=click.Path(),
+            metavar="FILE.prom",
+            help="Write metrics for node_exporter's textfile collector; `batchgen metrics` lists them.",
+        ),
         click.option("--log-file", type=click.Path(), metavar="FILE", help="Append one line for each event."),
         click.option(
             "--log-format",

@@ -91,6 +91,9 @@ LATEST = (
     " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
 )
 
+RUNS_LOOKED_AT = 100  # one that was killed has no end
+MODEL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
+
 
 class Reader:
     """Views of one ledger. Every method is one snapshot."""
@@ -207,6 +210,28 @@ class Reader:
             self._connection.execute(
                 f"SELECT coalesce(outcome, 'open'), count(*) FROM attempt {where} GROUP BY 1", values
             )
+        )
+
+    def images_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, role, pictures received) in all runs."""
+        return self._rows(
+            f"SELECT {MODEL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
+        )
+
+    def requests_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, outcome, requests that have ended) in all runs."""
+        return self._rows(f"SELECT {MODEL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2")
+
+    def usd_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, source of the figure, USD) in all runs."""
+        return self._rows(
+            f"SELECT {MODEL}, usd_source, sum(usd) FROM attempt a WHERE outcome IS NOT NULL AND usd IS NOT NULL GROUP BY 1, 2"
+        )
+
+    def maybe_usd_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, USD as `Money.maybe`) in all runs."""
+        return self._rows(
+            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed AND usd IS NULL), 0) FROM attempt a GROUP BY 1"
         )
 
     def made_in(self, run_id: int) -> int:
@@ -343,6 +368,14 @@ class Reader:
             most,
         )
         return [RunRow(*row) for row in rows]
+
+    def last_ended_run(self) -> RunRow | None:
+        return next((run for run in self.runs(RUNS_LOOKED_AT) if run.exit_code is not None), None)
+
+    def last_success_at(self) -> float | None:
+        """UTC seconds at which a run last ended with exit code 0."""
+        row = self._connection.execute("SELECT max(ended_at) FROM run WHERE exit_code = 0").fetchone()
+        return None if row[0] is None else float(row[0])
 
     def ends_in(self, run_id: int) -> dict[str, int]:
         """How many samples a run left with which outcome of their last request."""

@@ -1,0 +1,193 @@
+"""A run in Prometheus' text format, for node_exporter's textfile collector: the ledger's totals and what happens now."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
+from batchgen.events import Event, RunStarted, SampleSucceeded
+from batchgen.ledger.reader import Reader
+from batchgen.report.board import Board
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+EVERY_S = 15.0
+MISSING = "metrics need the library prometheus_client: pip install 'batchgen[metrics]'"
+log = logging.getLogger("batchgen")
+
+
+class Name(NamedTuple):
+    """counter: over all runs of the job, from the ledger; it falls only when the ledger itself is made anew."""
+
+    kind: str
+    labels: tuple[str, ...]
+    words: str
+
+
+# These are an interface: dashboards and alerts are built on them.
+NAMES = {
+    "batchgen_images_total": Name(
+        "counter", ("job", "model", "state"), "Pictures received in all runs; state: image, draft or thought."
+    ),
+    "batchgen_requests_total": Name(
+        "counter", ("job", "model", "outcome"), "Requests ended in all runs: succeeded, refused, failed or uncertain."
+    ),
+    "batchgen_usd_total": Name(
+        "counter", ("job", "model", "source"), "USD in all runs, by the usage or word of the vendor, or an estimate."
+    ),
+    "batchgen_maybe_usd": Name(
+        "gauge", ("job", "model"), "USD that may have been charged on top for requests without a picture, an estimate."
+    ),
+    "batchgen_samples": Name(
+        "gauge", ("job", "model", "state"), "How the job stands: wanted pictures by state, such as succeeded or failed."
+    ),
+    "batchgen_run_exit_code": Name("gauge", ("job",), "Exit code of the last run that ended."),
+    "batchgen_run_duration_seconds": Name("gauge", ("job",), "Of the run that goes on, else of the last that ended."),
+    "batchgen_last_success_timestamp_seconds": Name("gauge", ("job",), "When a run last ended with exit code 0."),
+    "batchgen_in_flight": Name("gauge", ("job", "model"), "Requests on their way now."),
+    "batchgen_lane_cooled": Name("gauge", ("job", "model"), "1 while a model waits for its quota after a 429."),
+    "batchgen_lane_parked": Name("gauge", ("job", "model"), "1 while a model's daily quota is used up."),
+    "batchgen_exposed_seconds": Name(
+        "gauge", ("job", "model"), "Longest time in this run for which an answer was received and not yet durable."
+    ),
+}
+Value = tuple[str, tuple[str, ...], float]  # name, values of the labels after `job`, value
+
+
+def ledger_values(reader: Reader) -> Iterator[Value]:
+    """What all runs of a job amount to."""
+    for model, role, images in reader.images_by_model():
+        yield "batchgen_images_total", (model, role), images
+    for model, outcome, requests in reader.requests_by_model():
+        yield "batchgen_requests_total", (model, outcome), requests
+    for model, source, usd in reader.usd_by_model():
+        yield "batchgen_usd_total", (model, source), usd
+    for model, usd in reader.maybe_usd_by_model():
+        yield "batchgen_maybe_usd", (model,), usd
+    for model, states in reader.counts_by_model().items():
+        for state, samples in states.items():
+            yield "batchgen_samples", (model, state), samples
+    if (success_at := reader.last_success_at()) is not None:
+        yield "batchgen_last_success_timestamp_seconds", (), success_at
+
+
+def run_values(board: Board, exposed_s: dict[str, float], now: float) -> Iterator[Value]:
+    """What the events of this run amount to. Pure."""
+    for name, model in list(board.models.items()):
+        yield "batchgen_in_flight", (name,), 0 if board.ended else len(model.open)
+        yield "batchgen_lane_cooled", (name,), float(not board.ended and model.cooling_until > now)
+        yield "batchgen_lane_parked", (name,), float(model.parked_until > now)
+        yield "batchgen_exposed_seconds", (name,), exposed_s.get(name, 0.0)
+
+
+class Metrics:
+    """The observer that writes FILE when the run begins, every 15 s, and when it has ended, by an error too.
+
+    The file always holds one whole state: it is written beside and renamed.
+    """
+
+    def __init__(self, path: str, job: str, folder: Path) -> None:
+        """job: the label. Raises UsageError when the file cannot be written or the library is not there."""
+        try:
+            import prometheus_client  # noqa: F401 - an extra
+        except ImportError:
+            raise UsageError(MISSING) from None
+        if not path.endswith(".prom"):
+            raise UsageError(f"--metrics-file {path}: node_exporter reads only names that end in .prom")
+        if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
+            raise UsageError(f"--metrics-file {path}: its folder is not there or not writable")
+        self._path, self._job, self._folder = path, job, folder
+        self._board = Board()
+        self._exposed_s: dict[str, float] = {}
+        self._exit_code: int | None = None
+        self._begun, self._over = threading.Event(), threading.Event()
+        self._failed = False
+        self._thread = threading.Thread(target=self._write_now_and_then, name="metrics", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        self._begun.set()
+        self._thread.join()
+        if isinstance(error, JobLocked):
+            return  # the file is that of the run that holds the job
+        if error is not None:
+            self._board.ended = True
+            self._exit_code = error.exit_code if isinstance(error, BatchgenError) else 1
+            if isinstance(error, SystemExit) and isinstance(error.code, int):
+                self._exit_code = error.code
+        self.write()
+
+    def __call__(self, event: Event) -> None:
+        self._board(event)
+        if isinstance(event, RunStarted):
+            self._begun.set()  # not before: only now is it certain that no other run has the job
+        elif isinstance(event, SampleSucceeded) and event.exposed_ms is not None:
+            before_s = self._exposed_s.get(event.model, 0.0)
+            self._exposed_s[event.model] = max(before_s, event.exposed_ms / 1000)
+
+    def _write_now_and_then(self) -> None:
+        """In a thread: the run never waits for it."""
+        self._begun.wait()
+        while not self._over.is_set():
+            self.write()
+            self._over.wait(EVERY_S)
+
+    def write(self) -> None:
+        """A file that cannot be written is said once and never ends a run."""
+        from prometheus_client import write_to_textfile
+
+        try:
+            write_to_textfile(self._path, self)
+        except (OSError, LedgerError) as error:
+            if not self._failed:
+                log.warning("the metrics were not written to %s: %s", self._path, error)
+            self._failed = True
+
+    def collect(self) -> list[Metric]:
+        """As prometheus_client asks for it."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+        found = {name: makers[kind](name, words, labels=labels) for name, (kind, labels, words) in NAMES.items()}
+        for name, labels, value in self._values():
+            found[name].add_metric([self._job, *labels], value)
+        return [family for family in found.values() if family.samples]
+
+    def _values(self) -> Iterator[Value]:
+        now, code, seconds = time.time(), self._exit_code, None
+        try:
+            reader = Reader.open(self._folder)
+        except LedgerError:  # none yet, or damaged: then how it ended is all there is to tell
+            pass
+        else:
+            with closing(reader):
+                yield from ledger_values(reader)
+                last = reader.last_ended_run()
+            if last is not None:
+                code, seconds = last.exit_code if code is None else code, (last.ended_at or 0.0) - last.started_at
+        if self._board.started_at and not self._board.ended:
+            seconds = now - self._board.started_at
+        yield from run_values(self._board, self._exposed_s, now)
+        if code is not None:
+            yield "batchgen_run_exit_code", (), code
+        if seconds is not None:
+            yield "batchgen_run_duration_seconds", (), seconds
+
+
+def grafana() -> str:
+    """A dashboard of these names, as JSON for Grafana's import."""
+    return files("batchgen.report").joinpath("grafana.json").read_text(encoding="utf-8")
