@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import selectors
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,17 +59,30 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test of this process reaches another host, whatever it forgets to set."""
-    real = socket.socket.connect
+def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test of this process asks for another host, whatever it forgets to set; one that does fails."""
+    connect, find = socket.socket.connect, socket.getaddrinfo
+    wanted: list[str] = []
 
-    def connect(self: socket.socket, address: Any) -> None:
+    def refuse(host: Any) -> None:
+        wanted.append(str(host))
+        raise ConnectionRefusedError(f"a test wanted to reach {host}")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
         inet = self.family in (socket.AF_INET, socket.AF_INET6)
         if inet and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
-            raise ConnectionRefusedError(f"a test wanted to reach {address[0]}")
-        real(self, address)
+            refuse(address[0])
+        connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", connect)
+    def guarded_find(host: Any, *rest: Any, **more: Any) -> Any:
+        if host not in (None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()):
+            refuse(host)
+        return find(host, *rest, **more)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_find)
+    yield
+    assert wanted == []
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def test_another_encoding_than_utf8_gets_plain_letters(spawn, write):
     assert (process.returncode, err.isascii(), "1 x safety" in err) == (3, True, True)
 
 
-def test_a_question_is_never_asked_without_a_terminal(batchgen, write):
+def test_a_question_is_never_asked_without_a_terminal(batchgen, write, emulator):
+    emulator("--latency", "0")
     manifest = str(write({f"mug-{number}": "A mug" for number in range(3)}, head="defaults: {count: 100}\n"))
     assert "Go ahead?" not in batchgen("run", manifest, "--limit", "1").err
