@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -117,22 +118,27 @@ class Transport:
         headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
-        timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         try:
-            async with self._session.request(
-                request.method,
-                base_url + request.path,
-                data=_body(request),
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                trace_request_ctx=sent,
-            ) as response:
+            async with self._going(base_url, request, headers, sent) as response:
                 return await self._receive(
                     response, Lifter(open_sink, signatures=signatures), auth[1].split()[-1] if auth else ""
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
+
+    def _going(
+        self, base_url: str, request: Request, headers: Mapping[str, str], context: SimpleNamespace
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A request under way: within its time limits, and never to where a redirect would take our key."""
+        return self._session.request(
+            request.method,
+            base_url + request.path,
+            data=_body(request),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            allow_redirects=False,
+            trace_request_ctx=context,
+        )
 
     async def upload(
         self, base_url: str, request: Request, auth: tuple[str, str] | None
@@ -143,17 +149,8 @@ class Transport:
         Raises UploadFailed.
         """
         headers = {**_sized(request), **dict([auth] if auth else [])}
-        timeout = aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         try:
-            async with self._session.request(
-                request.method,
-                base_url + request.path,
-                data=_body(request),
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                trace_request_ctx=SimpleNamespace(yes=True),
-            ) as response:
+            async with self._going(base_url, request, headers, SimpleNamespace(yes=True)) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
