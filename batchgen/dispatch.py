@@ -173,6 +173,7 @@ class Dispatch:
         self.storing = storing
         self.in_flight = 0
         self.unsettled = 0  # answered or not, anything taken and not yet settled
+        self.outside = 0  # samples that are at work elsewhere, in batches, and may come back or let others go
         self.stopping = ""
         self.deadline_s = deadline_s
         self.budget_usd = budget_usd
@@ -205,6 +206,8 @@ class Dispatch:
         self._check_limits(now_s)
         lanes = [lane for lane in self.lanes.values() if lane.open and lane.waiting] if not self.stopping else []
         if not lanes:
+            if self.outside and not self.stopping:
+                return Wait(self.deadline_s)
             return Wait(None) if self.unsettled else Drained()
         if self._broke or self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
             return Wait(None)
@@ -265,6 +268,18 @@ class Dispatch:
         first_s, last_s = self._failing_s
         at_work = (lane for lane in self.lanes.values() if lane.open and (lane.waiting or lane.in_flight))
         return last_s - first_s > self.stall_s and all(lane.failing for lane in at_work)
+
+    def affords(self, usd: float) -> bool:
+        """Whether this run's budget has room for it."""
+        return self.budget_usd is None or self.spent_usd + self.reserved_usd + usd <= self.budget_usd + 1e-9
+
+    def went_outside(self, samples: int, reserved_usd: float = 0.0, spent_usd: float = 0.0) -> None:
+        """Samples and money that batches have taken on, or given back where negative."""
+        self.outside += samples
+        self.reserved_usd += reserved_usd
+        self.spent_usd += spent_usd
+        self._broke = False
+        self._wake()
 
     def price(self, estimate_usd: Callable[[Sample], float | None]) -> None:
         """How to estimate what a sample will cost."""

@@ -298,6 +298,21 @@ class HeldUncertain(Unanswered):
     retryable = False
 
 
+class BatchLost(ProviderError):
+    """A batch ended without an answer to this request, and none can have been made: asked for once more."""
+
+    retryable = True
+    budget = "uncertain"
+    reason = "batch_lost"
+
+
+class BatchLostMaybeBilled(BatchLost):
+    """The same of a batch that says it has answered more requests than its results hold."""
+
+    maybe_billed = True
+    outcome = "uncertain"
+
+
 class DownloadFailed(ProviderError):
     """The picture exists at the vendor's link but could not be fetched. Never a reason to generate again."""
 

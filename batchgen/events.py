@@ -107,6 +107,40 @@ class LaneStopped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSubmitted(Event):
+    """A batch exists at the vendor's. batch: its name there; usd: estimate for all its requests, None unknown."""
+
+    model: str
+    batch: str
+    requests: int
+    usd: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSeen(Event):
+    """How a batch stands by the vendor's own counts, told when that has changed. state: pending, running, or how it ended."""
+
+    model: str
+    batch: str
+    state: str
+    requests: int
+    succeeded: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCollected(Event):
+    """All that a batch has brought is settled. again: requests that are asked for once more; ended: those that are not."""
+
+    model: str
+    batch: str
+    made: int
+    again: int
+    ended: int
+    usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping(Event):
     """Nothing new starts. reason: a signal's name, budget, deadline, key_rejected, billing, disk."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from batchgen.batching import online_lane
 from batchgen.errors import (
     ConnectFailed,
     DailyQuotaReached,
@@ -44,7 +45,7 @@ def next_lane(item: Item, lane: str, cause: str | None, is_open: Callable[[str],
 
 def served_in(sample: Sample, lane: str) -> Sample:
     """The same sample asked of another lane's model. The fingerprint stays: what was wished for is the same."""
-    provider, _, model = lane.partition("/")
+    provider, _, model = online_lane(lane).partition("/")
     if (sample.item.provider, sample.item.model) == (provider, model):
         return sample
     return replace(sample, item=replace(sample.item, provider=provider, model=model))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
+from batchgen.batching import By
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.purse import left_of_budgets
@@ -26,7 +27,9 @@ from batchgen.quota import day_began
 from batchgen.settings import Settings, state_folder
 from batchgen.store.store import Store
 
-ENGINES = {"online": "batchgen.engine.online:OnlineEngine"}
+# `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
+BY_BATCH: Mapping[str, By] = {"batch": "batch", "auto": "auto"}
+ENGINES = dict.fromkeys(("online", *BY_BATCH), "batchgen.engine.online:OnlineEngine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ def plan(
     concurrency: int | None = None,
     max_usd: float | None = None,
     on_step: Callable[[Step], None] | None = None,
+    engine: str = "online",
 ) -> Plan:
     """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError, UsageError.
 
@@ -94,8 +98,9 @@ def plan(
     limits = job.manifest.limits
     try:
         survey = Surveyor(
-            job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=on_step
-        ).walk()
+            job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=on_step,
+            by=BY_BATCH.get(engine, "online"),
+        ).walk()  # fmt: skip
         state = None if job.emulated else state_folder(job.settings)
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
@@ -120,6 +125,7 @@ async def run(
     SettingsError, StoreError, LedgerError, JobLocked, UsageError.
     """
     options = options or RunOptions()
+    options = replace(options, batches=replace(options.batches, by=BY_BATCH.get(engine, "online")))
     driver = engine_named(engine)
     if job.emulated and options.emulator_url is None:
         from batchgen.emulator import EmulatorOptions, serve

@@ -117,6 +117,7 @@ class LaneLoad:
     """What a run asks of one lane. requests of `latency_s` each; rpm None: no quota declared.
 
     rpd_left: of the day's declared requests; spend_rate: USD in any ten minutes; account: lanes with the same share it.
+    batch: through the batch API, whose time nobody promises.
     """
 
     model: str
@@ -132,6 +133,7 @@ class LaneLoad:
     rpd_left: int | None = None
     spend_rate: float | None = None
     account: str = ""
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

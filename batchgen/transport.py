@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
@@ -143,23 +143,69 @@ class Transport:
     async def upload(
         self, base_url: str, request: Request, auth: tuple[str, str] | None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One step of an upload: status, headers and body, without our key should the server have echoed it.
+        """One step of an upload, as `ask`. Raises UploadFailed.
 
         base_url: with an empty path in the request, an address that the server gave; without `auth` then.
-        Raises UploadFailed.
         """
+        try:
+            return await self.ask(base_url, request, auth)
+        except (ConnectFailed, Unanswered) as error:
+            raise UploadFailed(f"the upload broke off: {error.message}") from None
+
+    async def ask(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """A short answer: status, headers and body, without our key should the server have echoed it.
+
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
+        """
+        sent = SimpleNamespace(yes=False, tell=lambda: None)
         headers = {**_sized(request), **dict([auth] if auth else [])}
         try:
-            async with self._going(base_url, request, headers, SimpleNamespace(yes=True)) as response:
+            async with self._going(base_url, request, headers, sent) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > ERROR_MAX_BYTES:
-                        raise UploadFailed("the answer to an upload is far too long", http_status=response.status)
+                        raise Malformed("the answer is far too long", http_status=response.status)
                 secret = auth[1].split()[-1] if auth else ""
                 return response.status, response.headers, without_key(bytes(body), secret)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UploadFailed(f"the upload broke off: {_words(error)}") from None
+            raise _lost(error, sent.yes, request.timeout_s) from None
+
+    async def download(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, file: IO[bytes]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """A long answer into `file`, from where that ends when the server continues there, else from its start.
+
+        Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
+        far as it goes.
+        """
+        headers = {**request.headers, **dict([auth] if auth else [])}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=request.timeout_s)
+        context = SimpleNamespace(yes=True)
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._session.get(
+                base_url + request.path,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=context,
+            ) as response:
+                if response.status not in (200, 206):
+                    body = await response.content.read(ERROR_MAX_BYTES)
+                    return response.status, response.headers, without_key(body, auth[1].split()[-1] if auth else "")
+                at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
+                if at > file.tell():
+                    raise DownloadFailed("the server continues a file beyond where it was asked to")
+                file.seek(at)
+                file.truncate()
+                async for chunk in response.content.iter_chunked(BATCH_BYTES):
+                    await loop.run_in_executor(self._executor, file.write, chunk)
+                return response.status, response.headers, b""
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise DownloadFailed(f"the download broke off: {_words(error)}") from None
 
     async def _receive(self, response: aiohttp.ClientResponse, lifting: Lifter, secret: str) -> Answer:
         good = 200 <= response.status < 300
@@ -287,6 +333,12 @@ def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
 async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
     for start in range(0, len(body), BATCH_BYTES):
         yield body[start : start + BATCH_BYTES]
+
+
+def _range_start(text: str) -> int:
+    """Of `bytes 100-199/200` (RFC 9110, 14.4); 0 when it says none."""
+    start = text.removeprefix("bytes ").partition("-")[0]
+    return int(start) if start.isascii() and start.isdecimal() else 0
 
 
 async def _headers_sent(

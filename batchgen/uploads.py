@@ -71,12 +71,12 @@ class Uploads:
         self._known: dict[tuple[str, str, str], tuple[str, float]] = {}
         self.going = SingleFlight()
 
-    async def uri(self, to: Destination, upload: Upload) -> str:
-        """Where the API finds the file. Raises ProviderError, and what `open` raises."""
+    async def uri(self, to: Destination, upload: Upload, *, for_s: float = 0.0) -> str:
+        """Where the API finds the file for at least `for_s` more. Raises ProviderError, and what `open` raises."""
         key = (to.owner, upload.sha256, upload.mime_type)
-        if (known := self._living(key)) is not None:
+        if (known := self._living(key, for_s)) is not None:
             return known
-        return await self.going.do(key, lambda: self._found_or_uploaded(key, to, upload))
+        return await self.going.do(key, lambda: self._found_or_uploaded(key, to, upload, for_s))
 
     async def forget(self, uris: Iterable[str]) -> None:
         """They are gone at the vendor's. What was uploaded anew meanwhile stays."""
@@ -86,16 +86,16 @@ class Uploads:
             lambda connection: connection.executemany("DELETE FROM upload WHERE uri = ?", [(uri,) for uri in gone])
         )
 
-    def _living(self, key: tuple[str, str, str]) -> str | None:
+    def _living(self, key: tuple[str, str, str], for_s: float) -> str | None:
         uri, until = self._known.get(key, ("", 0.0))
-        return uri if until > time.time() else None
+        return uri if until > time.time() + for_s else None
 
-    async def _found_or_uploaded(self, key: tuple[str, str, str], to: Destination, upload: Upload) -> str:
+    async def _found_or_uploaded(self, key: tuple[str, str, str], to: Destination, upload: Upload, for_s: float) -> str:
         sql = "SELECT uri, until FROM upload WHERE (owner, sha256, mime) = (?, ?, ?)"
         row = await self._with_file(lambda connection: connection.execute(sql, key).fetchone())
         if row is not None:
             self._known[key] = (str(row[0]), float(row[1]))
-            if (known := self._living(key)) is not None:
+            if (known := self._living(key, for_s)) is not None:
                 return known
         remote, now = await self._upload(to, upload), time.time()
         life_s = remote.expires - now if remote.expires else LIFE_S
@@ -112,18 +112,32 @@ class Uploads:
         file = await asyncio.to_thread(upload.open)
         with file:
             size_bytes = os.fstat(file.fileno()).st_size
-            start = to.files.start(upload.mime_type, size_bytes, upload.name)
-            url, granularity = to.files.started(*await self._ask(to, start))
-            _check_address(url, to.base_url)
-            remote = await self._pieces(to, file, size_bytes, url, granularity)
-        return await self._ready(to, remote)
+            url, granularity = await self.begin(to, upload.mime_type, size_bytes, upload.name)
+            return await self.go_on(to, file, url, granularity)
+
+    async def begin(self, to: Destination, mime_type: str, size_bytes: int, name: str) -> tuple[str, int]:
+        """An address for the pieces, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
+        url, granularity = to.files.started(*await self._ask(to, to.files.start(mime_type, size_bytes, name)))
+        _check_address(url, to.base_url)
+        return url, granularity
+
+    async def received(self, to: Destination, url: str) -> int:
+        """How much of an upload that broke off has arrived, in bytes. Raises ProviderError when it cannot be gone on with."""
+        return to.files.received(*await self._ask(to, to.files.query(), url))
+
+    async def go_on(
+        self, to: Destination, file: IO[bytes], url: str, granularity: int = 1, offset_bytes: int = 0
+    ) -> RemoteFile:
+        """What is left of a file, to the address that `begin` gave. Raises ProviderError."""
+        size_bytes = os.fstat(file.fileno()).st_size
+        return await self._ready(to, await self._pieces(to, file, size_bytes, url, granularity, offset_bytes))
 
     async def _pieces(
-        self, to: Destination, file: IO[bytes], size_bytes: int, url: str, granularity: int
+        self, to: Destination, file: IO[bytes], size_bytes: int, url: str, granularity: int, offset: int
     ) -> RemoteFile:
         """From disk, one piece in memory. After a fault it goes on from where the server says that it is."""
         piece_bytes = max(1, PIECE_BYTES // granularity) * granularity
-        offset = faults = 0
+        faults = 0
         while True:
             file.seek(offset)
             data = await asyncio.to_thread(file.read, piece_bytes)
@@ -134,7 +148,7 @@ class Uploads:
             except UploadFailed:
                 if (faults := faults + 1) > TAKEN_UP_MOST:
                     raise
-                offset = to.files.received(*await self._ask(to, to.files.query(), url))
+                offset = await self.received(to, url)
             else:
                 if remote is not None:
                     return remote

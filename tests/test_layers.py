@@ -21,6 +21,7 @@ LAYERS: list[list[str]] = [
         "quota",
         "dispatch",
         "fallback",
+        "batching",
         "planning",
         "lift",
         "single_flight",

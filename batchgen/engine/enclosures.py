@@ -27,6 +27,7 @@ from batchgen.transport import Transport
 from batchgen.uploads import Destination, Upload, Uploads
 
 FOLDER = "references"  # beside the spool: what was fetched and converted, for this run only
+BATCH_LIFE_S = 40 * 3600.0  # of the 48 hours that a file lives: a batch takes up to 24, and may take more
 URI_BYTES = 300  # of an uploaded file's part in a request
 
 
@@ -87,7 +88,9 @@ class Enclosures:
             return Inputs((), turns)
         sources = await asyncio.gather(*(self._source(name, route) for name in sample.item.references))
         up: frozenset[int] = frozenset()
-        if isinstance(route.codec, Uploading):
+        if route.batch:  # named by URI, so that no line of a file holds a picture
+            up = frozenset(range(len(sources)))
+        elif isinstance(route.codec, Uploading):
             sizes = [0 if isinstance(one, ReferenceImage) else 4 * ((one.picture.bytes + 2) // 3) for one in sources]
             if sum(sizes) + sum(map(len, turns)) > route.profile.request_max_bytes // 2:
                 bare = len(route.codec.build(sample, Inputs((), turns)).body) + URI_BYTES * len(sizes)
@@ -131,7 +134,8 @@ class Enclosures:
             open=lambda: among.open_unchanged(picture.path),
         )
         to = Destination(route.codec.files, route.base_url, route.auth)
-        return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file))
+        for_s = BATCH_LIFE_S if route.batch else 0.0
+        return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file, for_s=for_s))
 
     # --- what is made for this run
 

@@ -106,7 +106,7 @@ class Execution:
         self._whereabouts: list[str] = []
         self._tiers_gone: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
         loop = asyncio.get_running_loop()
-        store.rescue.tell = lambda error: _soon(loop, self._refused, error)
+        store.rescue.tell = lambda error: _soon(loop, self.refused, error)
 
     @property
     def trouble(self) -> str:
@@ -140,9 +140,9 @@ class Execution:
         try:
             await self._attempt(work)
         except (StoreError, LedgerError) as error:
-            self._refused(error)
+            self.refused(error)
         except OSError as error:
-            self._refused(disk_error(error, self._store.root))
+            self.refused(disk_error(error, self._store.root))
         finally:
             self.dispatch.abandoned(work)  # a no-op for what was settled
 
@@ -208,25 +208,25 @@ class Execution:
                 answer = whole = await self._send(work, sending)
             del request
             sent = sent_at[0] if sent_at else None
-            reply, stored = await self._in_thread(lambda: self._read(route, whole, attempt, sample, spooled, sent))
+            reply, stored = await self.in_thread(lambda: self._read(route, whole, attempt, sample, spooled, sent))
             received_s: float | None = whole.received_s
             if stored is None:
                 received_s = None  # what was received is a link, durable by now
                 spooled.extend(await self._download(attempt, reply, route, len(spooled)))
                 reply = with_pictures(reply, len(reply.links))
-                stored = await self._in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
+                stored = await self.in_thread(lambda: self._settle(route, attempt, sample, reply, spooled, sent))
         except ProviderError as error:
             if isinstance(error, FileGone):
                 await self._enclosures.forget(inputs, error)
-            if answer is not None and _worth_keeping(error, answer, spooled):
+            if answer is not None and answer.decoded and worth_keeping(error, answer.status, spooled):
                 facts = (answer.status, answer.plain_headers(), answer.envelope())
-                await self._in_thread(lambda: keep(self._store, attempt, facts, spooled, request_facts(sample)))
+                await self.in_thread(lambda: keep(self._store, attempt, facts, spooled, request_facts(sample)))
             else:
                 discard(spooled)
             await self._ended(work, sample, attempt, error, sent_at[0] if sent_at else None)
             return
         except (StoreError, LedgerError, OSError):
-            await self._in_thread(lambda: self._say_where(sample, attempt))
+            await self.in_thread(lambda: self._say_where(sample, attempt))
             raise
         exposed_ms = None if received_s is None else (stored.recorded_s - received_s) * 1000
         await self._succeeded(work, attempt, reply, stored, sent_at[0], exposed_ms)
@@ -258,7 +258,7 @@ class Execution:
             self.dispatch.received(work)
         return answer
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+    async def in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def _read(
@@ -337,7 +337,7 @@ class Execution:
         made = [sample_key(item.id, picture.n) for picture in stored.pictures if picture.file.role == "image"]
         self._dependents.made(made)  # before dispatch could find that nothing is left
         for left in stored.missing:
-            await self._block([sample_key(item.id, left.n)], left.state, left.reason)
+            await self.block([sample_key(item.id, left.n)], left.state, left.reason)
         self.dispatch.succeeded(work, stored.usd)
         if exposed_ms is not None:
             self.exposed_ms.append(exposed_ms)
@@ -414,7 +414,7 @@ class Execution:
             self._emit(Stopping(at=now, reason=error.reason, message=error.message, in_flight=self.dispatch.in_flight))
         if ended:
             keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
-            await self._in_thread(lambda: self._results.append(sample))
+            await self.in_thread(lambda: self._results.append(sample))
             for key in keys:
                 self._emit(
                     SampleEnded(
@@ -426,15 +426,15 @@ class Execution:
                         message=error.message,
                     )
                 )
-            await self._block(keys, state, error.reason)
+            await self.block(keys, state, error.reason)
 
-    async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
+    async def block(self, keys: Sequence[str], state: str, reason: str) -> None:
         """What waits for these samples will not be asked for in this run."""
         blocked = self._dependents.never(keys, state, reason)
         if blocked:
-            await self._in_thread(lambda: self._ledger.blocked(blocked))
+            await self.in_thread(lambda: self._ledger.blocked(blocked))
         for sample, why in blocked:
-            await self._in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
+            await self.in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
             self._emit(
                 SampleEnded(
                     at=time.time(),
@@ -475,11 +475,11 @@ class Execution:
         words = f"lies in {', '.join(paths)}: the next run takes it up" if paths else "is lost and was probably billed"
         self._whereabouts.append(f"the picture of {sample.key} {words}")
 
-    def _refused(self, error: StoreError | LedgerError) -> None:
+    def refused(self, error: StoreError | LedgerError) -> None:
         self.fault = self.fault or error
-        self._stop("disk", str(error))
+        self.stop("disk", str(error))
 
-    def _stop(self, reason: str, message: str) -> None:
+    def stop(self, reason: str, message: str) -> None:
         if not self.dispatch.stopping:
             self._emit(Stopping(at=time.time(), reason=reason, message=message, in_flight=self.dispatch.in_flight))
         self.dispatch.stop(reason)
@@ -510,9 +510,9 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], e
     loop.call_soon_threadsafe(call, error)
 
 
-def _worth_keeping(error: ProviderError, answer: Answer, spooled: Sequence[SpoolFile]) -> bool:
+def worth_keeping(error: ProviderError, status: int, spooled: Sequence[SpoolFile]) -> bool:
     """Paid for, and perhaps a picture to other eyes than ours: unreadable, or said to hold none though long data came."""
-    if not 200 <= answer.status < 300 or not answer.decoded or error.reason == "html":
+    if not 200 <= status < 300 or error.reason == "html":
         return False
     return isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))
 

@@ -85,7 +85,7 @@ class Families:
                 standing = self._without(item, n, entry, *missing)
             else:
                 sample = self._with_needs(item, n, entry, standings)
-                if sample.fingerprint:
+                if sample.fingerprint or (entry is not None and entry.state == "submitted"):
                     action, why, move = self._surveyor.decide(sample, entry)
                 else:
                     action, why, move = *_after(entry, standings, self._surveyor.wishes), None
@@ -147,7 +147,7 @@ class Families:
             self._standings[sample.key] = standing
 
     def _standing(self, sample: Sample, entry: Known | None, action: Action, why: str) -> Standing:
-        if action == "generate":
+        if action == "generate" or (entry is not None and entry.state == "submitted"):
             return self._awaited(sample)
         if action == "skip" or self._surveyor.reader is None:
             failed = entry is not None and entry.state in ("failed", "refused", "uncertain")

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from batchgen.batching import batch_lane
 from batchgen.errors import SettingsError
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import PROVIDER_BASE_URLS
-from batchgen.providers.base import Provider
+from batchgen.providers.base import Batching, Provider
 from batchgen.providers.registry import provider_class
 from batchgen.settings import Settings, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a lane's requests go. auth: header name and value, never shown; loopback: the server is on this machine."""
+    """Where a lane's requests go. auth: header name and value, never shown; loopback: the server is on this machine.
+
+    batch: they go as lines of a file, through the API's batch endpoint.
+    """
 
     profile: Profile
     codec: Provider
     base_url: str
     auth: tuple[str, str] | None
     loopback: bool
+    batch: bool = False
 
 
 def lane_key(provider: str, model: str) -> str:
@@ -42,7 +47,7 @@ def base_url_of(provider: str, settings: Settings, emulator_url: str | None) -> 
 def open_routes(
     profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
 ) -> tuple[dict[str, Route], list[str]]:
-    """A route for each AI model, by lane, and warnings to show. Raises SettingsError when a key is missing.
+    """A route for each lane of each AI model, and warnings to show. Raises SettingsError when a key is missing.
 
     A server on this machine that has no key set gets a placeholder: it has nothing to guard.
     """
@@ -61,5 +66,8 @@ def open_routes(
                 f"no API key for {profile.id}: set {names} (or {names.split(' ')[0]}_FILE), or try it with --emulate"
             )
         auth = codec_class.auth_header(key.secret.reveal() if key else "local")
-        routes[lane_key(profile.provider, profile.id)] = Route(profile, codec_class(profile), url, auth, loopback)
+        route = Route(profile, codec_class(profile), url, auth, loopback)
+        routes[lane_key(profile.provider, profile.id)] = route
+        if isinstance(route.codec, Batching):
+            routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
     return routes, list(warnings)

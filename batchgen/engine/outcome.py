@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from batchgen.batching import BatchOptions
 from batchgen.planning import Forecast, Wishes
 
 
@@ -20,6 +21,7 @@ class RunOptions:
     deadline: float | None = None  # UTC seconds
     hold_uncertain: bool = False
     stall_s: float | None = 1800.0  # stop when requests have failed for this long and none succeeded; None: never
+    batches: BatchOptions = field(default_factory=BatchOptions)
     emulator_url: str | None = None
     install_signal_handlers: bool = False
 
@@ -54,6 +56,9 @@ class Outcome:
     forecast: Forecast
     parked: Mapping[str, float] = field(default_factory=dict)
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
+    submitted: int = 0  # samples that are in batches at the vendor's
+    unsubmitted: int = 0  # samples for which no batch could be made yet
+    saved_usd: float = 0.0  # against the same requests sent one by one
     exposed_ms: tuple[float, float] | None = None
 
 
@@ -74,10 +79,13 @@ def stalled_message(stall_s: float) -> str:
     return f"requests kept failing for over {stall_s / 60:.0f} min and none succeeded; running again goes on from here"
 
 
-def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool) -> int:
+def exit_code(
+    stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool, submitted: bool = False
+) -> int:
     """The process's exit code, as the README lists them. Pure.
 
-    A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
+    A reason to stop wins; then a daily quota; then batches that are out; then whether everything, something or nothing of
+    what was tried came out.
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
@@ -85,6 +93,8 @@ def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool,
         return 1
     if parked:
         return 8
+    if submitted:
+        return 9
     if missing <= 0:
         return 0
     return 4 if breaker or (tried and not made) else 3

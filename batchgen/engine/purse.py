@@ -36,6 +36,11 @@ class Purse:
         for lane, load in loads.items():
             quota, account = self._names(lane)
             provider = self._routes[lane].profile.provider
+            if load.batch:  # its quotas are its own; only what it costs counts together with the rest
+                budgets = self._limits.shared_budgets(provider, account)
+                terms = Terms(job=self._job, account=account, purse=self._purse, budgets=budgets)
+                logs[lane] = self._shared.starts(f"{quota}|batch", PERIOD_S, terms)
+                continue
             self._shared.sent_today(quota, self._job, self._reader.sent_since(lane, day_began(time.time())))
             if load.rpd is not None:
                 load.rpd_left = max(0, load.rpd - await self._shared.requests_today(quota))

@@ -90,7 +90,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             ledger.reopened(number, reply)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
-        settle(ledger, store, profile, number, _sample(attempt, kept.facts), reply, spooled, None)
+        settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None)
     except (ProviderError, UsageError, OSError, ValueError, KeyError) as error:
         discard(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):
@@ -112,7 +112,8 @@ def _copy(store: Store, attempt: int, k: int, path: str) -> SpoolFile:
     return copy
 
 
-def _sample(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
+def sample_of(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
+    """As much of a sample as settling its answer needs. facts: as `request_facts` gave them."""
     item = Item(
         id=attempt.item_id,
         prompt="",
@@ -125,5 +126,6 @@ def _sample(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
         modalities=tuple(facts.get("modalities", ())),  # these three are not in answers kept by earlier versions
         keep_thoughts=facts.get("keep_thoughts", False),
         service_tier=facts.get("service_tier"),
+        turn=facts.get("turn", 0),
     )
     return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
+from batchgen.batching import BatchOptions, is_batch
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
+from batchgen.engine.batch.batches import Batches
+from batchgen.engine.batch.means import Means
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.execute import Execution
@@ -31,6 +36,7 @@ from batchgen.engine.survey import RESTORED, Survey, Surveyor
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, LaneCooled, LaneParked, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.chunks import UNSENT, Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
@@ -46,6 +52,7 @@ from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
+EMULATED_LOOK_S = 0.1
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 PROOF_S = 7 * 86400.0
 PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
@@ -137,10 +144,12 @@ class _Run:
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         ledger.catch_up()  # placing is not waited for
+        self._take_up_chunks(ledger)
         find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         ledger.catch_up()
         survey = self.first_survey or self._survey(ledger)
+        self._check_batches(survey)
         self._check_price(survey)
         self._check_room(survey, emulated)
         routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
@@ -181,6 +190,21 @@ class _Run:
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
             )
 
+    def _take_up_chunks(self, ledger: Ledger) -> None:
+        """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
+        by = self.options.batches.by
+        dropped = Chunks(ledger).drop_unsent(UNSENT if by == "online" else UNSENT[:1])
+        if dropped:
+            self.note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
+
+    def _check_batches(self, survey: Survey) -> None:
+        if survey.online_only:
+            key, why = survey.online_only[0]
+            raise UsageError(
+                f"{len(survey.online_only):,} request(s) cannot go through a batch API, the first for {key}: {why}."
+                " Use --engine auto, which sends these online"
+            )
+
     def _check_price(self, survey: Survey) -> None:
         loads, limits = list(survey.loads.values()), self.manifest.limits
         if (never := too_dear(loads)) is not None:
@@ -207,6 +231,7 @@ class _Run:
             limit=self.options.limit,
             backlog=self.backlog,
             on_step=None,
+            by=self.options.batches.by,
         ).walk()
 
     async def _fetch_earlier(self, ledger: Ledger) -> None:
@@ -240,7 +265,11 @@ class _Run:
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
             async with Transport(concurrency, executor) as transport, AsyncExitStack() as held:
                 dispatch = Dispatch(
-                    {lane: self._window(lane, survey, ledger, loop.time()) for lane in survey.loads},
+                    {
+                        lane: self._window(lane, survey, ledger, loop.time())
+                        for lane, load in survey.loads.items()
+                        if not load.batch
+                    },
                     self.backlog,
                     concurrency=concurrency,
                     storing=concurrency + STORING,
@@ -256,7 +285,11 @@ class _Run:
                 for lane in parked:
                     if lane in dispatch.lanes:
                         dispatch.park(lane)
-                dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, dispatch.supplied)
+
+                def supplied(lane: str) -> None:
+                    (batches.supplied if is_batch(lane) else dispatch.supplied)(lane)
+
+                dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, supplied)
                 uploads = Uploads(state_folder(self.settings), transport, self.note)
                 enclosures = await held.enter_async_context(
                     Enclosures(dependents, self.store, transport, uploads, self.note)
@@ -276,6 +309,29 @@ class _Run:
                     hold_uncertain=options.hold_uncertain,
                 )
                 dispatch.price(execution.reserve_usd)
+                batches = Batches(
+                    Means(
+                        options=self._batch_options(),
+                        prefix=self._batch_prefix(ledger),
+                        ledger=ledger,
+                        chunks=Chunks(ledger),
+                        store=self.store,
+                        backlog=self.backlog,
+                        dispatch=dispatch,
+                        execution=execution,
+                        dependents=dependents,
+                        enclosures=enclosures,
+                        uploads=uploads,
+                        transport=transport,
+                        routes={lane: route for lane, route in routes.items() if lane in survey.loads},
+                        logs=logs,
+                        results=results,
+                        executor=executor,
+                        policy=policy,
+                        emit=self.emit,
+                        note=self.note,
+                    )
+                )
                 self.emit(
                     RunStarted(
                         at=started,
@@ -293,13 +349,27 @@ class _Run:
                     if options.install_signal_handlers
                     else nullcontext()
                 ):
-                    await engine.drive(dispatch, execution.execute)
+                    async with batches:
+                        await engine.drive(dispatch, execution.execute)
                 if dispatch.stopping == "stalled":
                     self.stop_message = stalled_message(options.stall_s or 0.0)
                 elif dispatch.budget_span:
                     span = dispatch.budget_span
                     self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
-        return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
+        return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
+
+    def _batch_options(self) -> BatchOptions:
+        """Without an engine that sends batches, what is out is looked at once and not waited for."""
+        options = self.options.batches
+        return replace(
+            options, wait=options.wait and options.by != "online", hold_uncertain=self.options.hold_uncertain
+        )
+
+    def _batch_prefix(self, ledger: Ledger) -> str:
+        """Unlike that of any other ledger: a batch is known again by its display name."""
+        token = ledger.reader.meta("batches") or secrets.token_hex(6)
+        ledger.set_meta(batches=token)
+        return f"batchgen {token}"
 
     def _held(self, ledger: Ledger, model: str, lane: str, why: NotBefore | DayUsedUp) -> None:
         now = time.time()
@@ -331,6 +401,16 @@ class _Run:
                 ledger.unparked(lane)
         return parked
 
+    def _saved_usd(self, ledger: Ledger) -> float:
+        """What this run's batches have cost less than the same requests one by one."""
+        saved = 0.0
+        for lane, usd in ledger.reader.usd_by_lane(ledger.run_id).items():
+            factor = (
+                self.manifest.catalogue.resolve(lane.partition("/")[2]).prices.batch_factor if is_batch(lane) else None
+            )
+            saved += usd / factor - usd if factor else 0.0
+        return saved
+
     # --- the end
 
     def _end(
@@ -339,6 +419,7 @@ class _Run:
         survey: Survey,
         dispatch: Dispatch,
         execution: Execution,
+        batches: Batches,
         prospect: Forecast,
         started: float,
         parked: Mapping[str, float],
@@ -352,7 +433,13 @@ class _Run:
         made = reader.made_in(ledger.run_id)
         all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
         stopped = {lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped}
-        missing = survey.wanted - made + (0 if self.options.wishes.explicit else survey.skipped - survey.beyond)
+        stopped.update(batches.stopped)
+        missing = (
+            survey.wanted
+            + survey.submitted
+            - made
+            + (0 if self.options.wishes.explicit else survey.skipped - survey.beyond)
+        )
         code = exit_code(
             dispatch.stopping,
             missing,
@@ -360,6 +447,7 @@ class _Run:
             sum(attempts.values()),
             bool(stopped),
             any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
+            counts.get("submitted", 0) + batches.unsubmitted > 0,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -372,7 +460,7 @@ class _Run:
             counts=counts,
             attempts=attempts,
             made=made,
-            left=dispatch.left() + self.backlog.held,
+            left=dispatch.left() + batches.left + self.backlog.held,
             usd=money.spent,
             estimated_usd=money.estimated,
             maybe_usd=money.maybe,
@@ -383,6 +471,9 @@ class _Run:
             forecast=prospect,
             parked=all_parked,
             stopped_lanes=stopped,
+            submitted=counts.get("submitted", 0),
+            unsubmitted=batches.unsubmitted,
+            saved_usd=self._saved_usd(ledger),
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})

@@ -43,12 +43,14 @@ def settle(
     reply: Reply,
     spooled: Sequence[SpoolFile],
     sent_at: float | None,
+    *,
+    batch: bool = False,
 ) -> Stored:
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
     spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
     Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
-    StoreError and LedgerError when disk or ledger refuse.
+    StoreError and LedgerError when disk or ledger refuse. batch: at the price of the batch API.
     """
     with our_bugs(BatchgenError, OSError, usage=reply.usage):
         files = _to_disk(store, attempt, reply, spooled, sample.item.keep_thoughts)
@@ -64,7 +66,7 @@ def settle(
     item = sample.item
     billed = sum(picture.file.role != "thought" for picture in pictures)
     size = item.image_size or profile.default_size
-    usd, source = cost_usd(profile, reply.usage, size, billed, tier=item.service_tier)
+    usd, source = cost_usd(profile, reply.usage, size, billed, batch=batch, tier=item.service_tier)
     texts = beside(item, reply)
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from batchgen.batching import By, batch_lane, why_online
 from batchgen.engine.families import Families
 from batchgen.engine.lanes import lane_key
 from batchgen.ledger.backlog import Backlog
@@ -21,10 +22,13 @@ from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, gr
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import PROVIDER_BASE_URLS
+from batchgen.providers.base import Batching
+from batchgen.providers.registry import provider_class
 from batchgen.records import Item, Known, Sample, needs, sample_key
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
+IN_A_BATCH = "in a batch at the vendor's"
 RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
 
 
@@ -55,6 +59,8 @@ class Survey:
     beyond: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
     items: int = 0
     wanted: int = 0  # samples to ask for
+    submitted: int = 0  # samples that are in batches of earlier runs
+    online_only: list[tuple[str, str]] = field(default_factory=list)  # (sample, why no batch can have it), with `batch`
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
 
 
@@ -72,6 +78,7 @@ class Surveyor:
         limit: int | None = None,
         backlog: Backlog | None = None,
         on_step: Callable[[Step], None] | None = None,
+        by: By = "online",
     ) -> None:
         self.manifest = manifest
         self.reader = reader
@@ -81,6 +88,8 @@ class Surveyor:
         self._left = limit
         self.backlog = backlog
         self._on_step = on_step
+        self._by = by
+        self._batching: dict[str, bool] = {}  # by AI model: whether its codec speaks a batch API
         self._matched = 0  # ledger samples that the manifest still wants
         self._now = time.time()
         self._scheduled: set[str] | None = None if limit is None else set()  # keys; without a limit, all that is wanted
@@ -137,6 +146,8 @@ class Surveyor:
 
     def decide(self, sample: Sample, entry: Known | None) -> tuple[Action, str, Move | None]:
         item, n = sample.item, sample.n
+        if entry is not None and entry.state == "submitted":
+            return "skip", IN_A_BATCH, None
         changed = lambda: changes(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
         action, why = judge(entry, sample.fingerprint, self.wishes, self.store.has, changed)
         if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
@@ -159,12 +170,25 @@ class Surveyor:
         if action == "keep":
             self.survey.kept += 1
             return
+        if why == IN_A_BATCH:
+            self._is_out(sample)
+            return
         if move is not None:
             self.survey.moves.append(move)
             self.survey.adopted += move.restored
         else:
             self.survey.skipped += 1
         self._tell(Step(sample, action, why), 1)
+
+    def _is_out(self, sample: Sample) -> None:
+        self.survey.submitted += 1
+        self.survey.whys[IN_A_BATCH] += 1
+        self._load(self.profile(sample.item.model), batch=True)  # its lane, for what has to be asked for again
+        self._load(self.profile(sample.item.model))
+        if self._scheduled is not None:
+            self._scheduled.add(sample.key)
+        if self.backlog is not None:
+            self.backlog.lend([sample])
 
     def _is_done(self, item: Item, entry: Known, mark: str) -> bool:
         """The commonest case of a large manifest, answered without looking further."""
@@ -215,29 +239,43 @@ class Surveyor:
             return
         profile = self.profile(item.model)
         others = [self.profile(other.partition("/")[2]) for other in item.fallback]
-        lane = lane_key(item.provider, item.model)
         whys = {sample.n: why for sample, why in samples}
         most = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
         groups = grouped([sample for sample, _ in samples], most)
         if self._left is not None:
             groups = groups[: max(0, self._left)]
             self._left -= len(groups)
-        load = self._load(profile)
         size = item.image_size or profile.default_size
         for other in others if groups else ():
             self._may_serve(other, item, max(group.images for group in groups))
         for group in groups:
-            usd = estimate_usd(profile, size, group.images, tier=item.service_tier)
+            batch = self._goes_by_batch(group, profile)
+            load = self._load(profile, batch=batch)
+            usd = estimate_usd(profile, size, group.images, batch=batch, tier=item.service_tier)
             load.requests += 1
             load.images += group.images
-            load.busy_s += profile.latency(size)
+            load.busy_s += 0.0 if batch else profile.latency(size)
             load.bytes += expected_bytes(size) * group.images
             load.usd += usd or 0.0
             load.dearest_usd = max(load.dearest_usd, usd or 0.0)
             load.unpriced += usd is None
             self.survey.wanted += group.images
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)
-        self._schedule(lane, groups)
+            self._schedule(
+                batch_lane(item.provider, item.model) if batch else lane_key(item.provider, item.model), group
+            )
+
+    def _goes_by_batch(self, sample: Sample, profile: Profile) -> bool:
+        if self._by == "online":
+            return False
+        if profile.id not in self._batching:
+            self._batching[profile.id] = isinstance(provider_class(profile.provider)(profile), Batching)
+        why = why_online(sample.item, self._batching[profile.id], self._by, self.families.awaited(sample))
+        if why is not None and self._by == "batch":
+            self.survey.online_only.append((sample.key, why))
+        if why is None:
+            self._load(profile)  # its online lane, to fall back on
+        return why is None
 
     def _may_serve(self, profile: Profile, item: Item, images: int) -> None:
         """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
@@ -246,26 +284,30 @@ class Surveyor:
         load.dearest_usd = max(load.dearest_usd, usd or 0.0)
         load.unpriced += usd is None
 
-    def _load(self, profile: Profile) -> LaneLoad:
-        lane = lane_key(profile.provider, profile.id)
+    def _load(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
+        lane = (batch_lane if batch else lane_key)(profile.provider, profile.id)
         load = self.survey.loads.get(lane)
         if load is None:
             rate = self.manifest.limits.spend_rate(profile.provider)
             account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
-            load = LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
+            load = (
+                LaneLoad(profile.id, None, account=account, batch=True)
+                if batch
+                else LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
+            )
             self.survey.loads[lane] = load
         return load
 
-    def _schedule(self, lane: str, groups: Sequence[Sample]) -> None:
+    def _schedule(self, lane: str, group: Sample) -> None:
         if self._scheduled is not None:
-            self._scheduled.update(sample_key(one.item.id, one.n + k) for one in groups for k in range(one.images))
+            self._scheduled.update(sample_key(group.item.id, group.n + k) for k in range(group.images))
         if self.backlog is None:
             return
-        for group in groups:
-            awaited = self.families.awaited(group)
-            if awaited:
-                self.backlog.hold(lane, group, awaited)
-        self.backlog.add(lane, [group for group in groups if group.fingerprint])
+        awaited = self.families.awaited(group)
+        if awaited:
+            self.backlog.hold(lane, group, awaited)
+        if group.fingerprint:
+            self.backlog.add(lane, [group])
 
     def profile(self, model: str) -> Profile:
         profile = self.survey.profiles.get(model)

@@ -31,6 +31,7 @@ class Backlog:
         )
         self._db.execute("CREATE TABLE held (seq INTEGER PRIMARY KEY, lane TEXT, missing INTEGER, body TEXT)")
         self._db.execute("CREATE TABLE need (key TEXT, seq INTEGER, PRIMARY KEY (key, seq)) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE lent (key TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID")
         self._db.execute("CREATE TABLE blocked (seq INTEGER PRIMARY KEY, why TEXT, body TEXT)")
         self.held = 0
         self._left: dict[str, int] = {}
@@ -67,6 +68,24 @@ class Backlog:
         wanted = set(keys)
         self._db.execute("INSERT INTO held VALUES (?, ?, ?, ?)", (self._added, lane, len(wanted), _dump(sample)))
         self._db.executemany("INSERT INTO need VALUES (?, ?)", ((key, self._added) for key in wanted))
+
+    def lend(self, samples: Iterable[Sample]) -> None:
+        """Keep what is at a batch API until its answer is in: it may have to be asked for again."""
+        rows = ((sample.key, _dump(sample)) for sample in samples)
+        self._db.executemany("INSERT OR REPLACE INTO lent VALUES (?, ?)", rows)
+
+    def returned(self, key: str) -> Sample | None:
+        """What was lent under this key, which is forgotten; None when this run does not want it."""
+        row = self._db.execute("DELETE FROM lent WHERE key = ? RETURNING body", (key,)).fetchone()
+        return None if row is None else _load(row[0])
+
+    def move(self, lane: str, other: str) -> int:
+        """All that waits in `lane`, or would wait there once what it needs is made. Answers how many wait now."""
+        number = self._db.execute("UPDATE queue SET lane = ? WHERE lane = ?", (other, lane)).rowcount
+        self._db.execute("UPDATE held SET lane = ? WHERE lane = ?", (other, lane))
+        self._left[other] = self.left(other) + number
+        self._left[lane] = 0
+        return number
 
     def block(self, sample: Sample, why: str) -> None:
         """Note a sample that cannot be asked for in this run."""

@@ -107,38 +107,10 @@ class Ledger:
 
         sent_as: how the request departs from its item, in words.
         """
-        item, at = sample.item, time.time()
-
-        def change(db: sqlite3.Connection) -> int:
-            cursor = db.execute(
-                "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
-                " sent_as) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self.run_id,
-                    item.id,
-                    sample.n,
-                    sample.images,
-                    number,
-                    lane,
-                    sample.fingerprint,
-                    item.filename,
-                    at,
-                    estimate_usd,
-                    sent_as or None,
-                ),
-            )
-            for n in range(sample.n, sample.n + sample.images):
-                db.execute(
-                    "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
-                    " VALUES (?, ?, ?, ?, 'running', ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = 'running',"
-                    " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
-                    " attempts = CASE WHEN fingerprint = excluded.fingerprint THEN attempts + 1 ELSE 1 END,"
-                    " fingerprint = excluded.fingerprint, reason = '', message = ''",
-                    (item.id, n, item.model, ",".join(item.tags), sample.fingerprint, sample.wire, at),
-                )
-            return int(cursor.lastrowid or 0)
-
-        return await self.writer.write(change)
+        at = time.time()
+        return await self.writer.write(
+            lambda db: insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at)
+        )
 
     def links_received(self, attempt: int, reply: Reply) -> None:
         """The answer is a link: durable before the download starts, so that a crash never generates again."""
@@ -326,6 +298,51 @@ def _usage_text(usage: Usage | None) -> str | None:
     if usage is None:
         return None
     return json.dumps({name: value for name in _USAGE_FIELDS if (value := getattr(usage, name))})
+
+
+def insert_attempt(
+    db: sqlite3.Connection,
+    run_id: int,
+    sample: Sample,
+    lane: str,
+    number: int,
+    estimate_usd: float | None,
+    sent_as: str,
+    at: float,
+    *,
+    state: str = "running",
+    chunk: tuple[int | None, str | None] = (None, None),
+) -> int:
+    """A request that is about to be sent, and its samples in `state`. chunk: the one it belongs to, and its facts."""
+    item = sample.item
+    cursor = db.execute(
+        "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
+        " sent_as, chunk, facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            run_id,
+            item.id,
+            sample.n,
+            sample.images,
+            number,
+            lane,
+            sample.fingerprint,
+            item.filename,
+            at,
+            estimate_usd,
+            sent_as or None,
+            *chunk,
+        ),
+    )
+    for n in range(sample.n, sample.n + sample.images):
+        db.execute(
+            "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"
+            " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
+            " attempts = CASE WHEN fingerprint = excluded.fingerprint THEN attempts + 1 ELSE 1 END,"
+            " fingerprint = excluded.fingerprint, reason = '', message = ''",
+            (item.id, n, item.model, ",".join(item.tags), state, sample.fingerprint, sample.wire, at),
+        )
+    return int(cursor.lastrowid or 0)
 
 
 def insert_image(db: sqlite3.Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:

@@ -204,11 +204,12 @@ class Reader:
         return float(row[0])
 
     def attempts(self, run_id: int | None = None) -> dict[str, int]:
-        """Requests by outcome; `open` for those not ended."""
+        """Requests by outcome; `open` for those not ended, `submitted` for those of them that lie in a batch."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
         return dict(
             self._connection.execute(
-                f"SELECT coalesce(outcome, 'open'), count(*) FROM attempt {where} GROUP BY 1", values
+                f"SELECT coalesce(outcome, iif(chunk IS NULL, 'open', 'submitted')), count(*) FROM attempt {where} GROUP BY 1",
+                values,
             )
         )
 
@@ -253,11 +254,37 @@ class Reader:
         return [(reason, number, message) for reason, number, message in rows]
 
     def open_attempts(self) -> list[OpenAttempt]:
+        """Those that went out by themselves; what a chunk has in the air is the chunk's."""
         rows = self._rows(
             "SELECT id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links FROM attempt"
-            " WHERE outcome IS NULL ORDER BY id"
+            " WHERE outcome IS NULL AND chunk IS NULL ORDER BY id"
         )
         return [_open_attempt(row) for row in rows]
+
+    def chunk_rows(self, columns: str, where: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        cursor = self._connection.execute(f"SELECT {columns} FROM chunk WHERE {where}", tuple(values))
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def submission(self, attempt: int) -> tuple[Any, ...] | None:
+        """(chunk, which attempt of its sample, outcome, facts) of a request."""
+        sql = "SELECT chunk, number, outcome, facts FROM attempt WHERE id = ?"
+        return self._connection.execute(sql, (attempt,)).fetchone()  # type: ignore[no-any-return]
+
+    def usd_by_lane(self, run_id: int) -> dict[str, float]:
+        """What a run's requests have cost, by lane."""
+        sql = "SELECT lane, sum(usd) FROM attempt WHERE run_id = ? AND usd IS NOT NULL GROUP BY lane"
+        return dict(self._rows(sql, run_id))
+
+    def chunk_usd(self, chunk: int) -> float:
+        """What a chunk's requests have cost so far."""
+        sql = "SELECT coalesce(sum(coalesce(usd, iif(maybe_billed, estimate_usd, 0))), 0) FROM attempt WHERE chunk = ?"
+        return float(self._connection.execute(f"{sql} AND outcome IS NOT NULL", (chunk,)).fetchone()[0])
+
+    def unanswered(self, chunk: int, after: int, most: int) -> list[int]:
+        """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""
+        sql = "SELECT id FROM attempt WHERE chunk = ? AND outcome IS NULL AND id > ? ORDER BY id LIMIT ?"
+        return [int(number) for (number,) in self._rows(sql, chunk, after, most)]
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""

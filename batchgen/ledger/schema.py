@@ -10,10 +10,21 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = "ledger.sqlite"
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
+# Samples handed to a batch API together; `ledger/chunks.py` says what its columns mean.
+CHUNK = """
+CREATE TABLE chunk (
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, lane TEXT NOT NULL, name TEXT NOT NULL, step TEXT NOT NULL,
+  requests INTEGER NOT NULL, estimate_usd REAL, upload_url TEXT NOT NULL DEFAULT '', input_file TEXT NOT NULL DEFAULT '',
+  batch TEXT NOT NULL DEFAULT '', results_file TEXT NOT NULL DEFAULT '', state TEXT NOT NULL DEFAULT '',
+  succeeded INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, message TEXT NOT NULL DEFAULT '',
+  made_at REAL NOT NULL DEFAULT 0, asked_at REAL NOT NULL DEFAULT 0, created_at REAL NOT NULL DEFAULT 0,
+  ended_at REAL NOT NULL DEFAULT 0);
+CREATE INDEX attempt_of_chunk ON attempt (chunk) WHERE chunk IS NOT NULL;
+"""
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
@@ -35,7 +46,7 @@ CREATE TABLE attempt (
   started_at REAL NOT NULL, sent_at REAL, ended_at REAL,
   outcome TEXT, reason TEXT, message TEXT, http_status INTEGER, maybe_billed INTEGER,
   estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT,
-  sent_as TEXT, beside TEXT);
+  sent_as TEXT, beside TEXT, chunk INTEGER, facts TEXT);
 CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
 CREATE INDEX attempt_recent ON attempt (lane, started_at);
 CREATE INDEX attempt_of_run ON attempt (run_id);
@@ -52,12 +63,18 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 """
 
 # What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
-# pictures, JSON by file ending.
+# pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
+    2: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK}",
 }
 # For who only looks at an older file: the same columns, empty.
-STAND_INS = {1: "CREATE TEMP VIEW attempt AS SELECT *, NULL AS sent_as, NULL AS beside FROM main.attempt"}
+_NO_CHUNK = CHUNK.partition("CREATE INDEX")[0].replace("CREATE TABLE", "CREATE TEMP TABLE")
+STAND_INS = {
+    1: "CREATE TEMP VIEW attempt AS SELECT *, NULL AS sent_as, NULL AS beside, NULL AS chunk, NULL AS facts"
+    f" FROM main.attempt; {_NO_CHUNK}",
+    2: f"CREATE TEMP VIEW attempt AS SELECT *, NULL AS chunk, NULL AS facts FROM main.attempt; {_NO_CHUNK}",
+}
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
@@ -125,7 +142,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
-            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={VERSION}; COMMIT;")
+            connection.executescript(f"BEGIN; {TABLES} {CHUNK} PRAGMA user_version={VERSION}; COMMIT;")
         _check_version(connection, path)
         _migrate(connection)
     return connection
@@ -145,7 +162,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         raise unreadable(error, path) from None
     with _closed_on_failure(connection, path):
         if (version := _check_version(connection, path)) in STAND_INS:
-            connection.execute(STAND_INS[version])
+            connection.executescript(STAND_INS[version])
     return connection
 
 

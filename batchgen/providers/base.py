@@ -9,6 +9,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.records import Inputs, Reply, Request, Sample
 
 if TYPE_CHECKING:
+    from batchgen.providers.gemini_batch import GeminiBatch
     from batchgen.providers.gemini_files import GeminiFiles
 
 
@@ -55,3 +56,10 @@ class Uploading(Provider, Protocol):
     """A codec of an API with a store for files too large to send along."""
 
     files: GeminiFiles
+
+
+@runtime_checkable
+class Batching(Uploading, Protocol):
+    """A codec of an API that takes many requests as one file and answers them later, for less."""
+
+    batch: GeminiBatch

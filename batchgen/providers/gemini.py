@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from batchgen.profiles.profile import Profile
 from batchgen.providers.gemini_answer import Answer, reply_of
+from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.providers.gemini_files import GeminiFiles
 from batchgen.providers.google_errors import envelope, hidden_error
 from batchgen.providers.request_body import encoded, merged, reference_mark, turn_mark
@@ -36,8 +37,10 @@ class Gemini:
     def __init__(self, profile: Profile, api_version: str | None = None) -> None:
         version = api_version or profile.wire.get("api_version") or self.api_version
         self.profile = profile
+        model = profile.wire.get("model") or profile.id
         self.files = GeminiFiles(version)
-        self._path = f"/{version}/models/{quote(profile.wire.get('model') or profile.id, safe='')}:generateContent"
+        self.batch = GeminiBatch(version, model)
+        self._path = f"/{version}/models/{quote(model, safe='')}:generateContent"
 
     @staticmethod
     def auth_header(key: str) -> tuple[str, str]:

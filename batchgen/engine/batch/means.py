@@ -1,0 +1,88 @@
+"""What handling batches needs of a run, and what it was told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import cast
+
+from batchgen.batching import BatchOptions
+from batchgen.dispatch import MARKUP, Dispatch
+from batchgen.engine.dependents import Dependents
+from batchgen.engine.enclosures import Enclosures
+from batchgen.engine.execute import Execution
+from batchgen.engine.lanes import Route
+from batchgen.events import Event
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.chunks import Chunk, Chunks
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.profiles.price import estimate_usd
+from batchgen.providers.base import Batching
+from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.quota import SharedLog
+from batchgen.records import Request, Sample
+from batchgen.retry import RetryPolicy
+from batchgen.store.store import Store
+from batchgen.transport import Transport
+from batchgen.uploads import Destination, Uploads
+
+FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """prefix: of the display names of this job's batches. logs: by lane, money of all processes."""
+
+    options: BatchOptions
+    prefix: str
+    ledger: Ledger
+    chunks: Chunks
+    store: Store
+    backlog: Backlog
+    dispatch: Dispatch
+    execution: Execution
+    dependents: Dependents
+    enclosures: Enclosures
+    uploads: Uploads
+    transport: Transport
+    routes: Mapping[str, Route]
+    logs: Mapping[str, SharedLog]
+    results: ResultsFile
+    executor: Executor
+    policy: RetryPolicy
+    emit: Callable[[Event], None]
+    note: Callable[[str], None]
+
+    def codec(self, lane: str) -> GeminiBatch:
+        return cast(Batching, self.routes[lane].codec).batch
+
+    async def ask(self, lane: str, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+        """Raises ConnectFailed, Unanswered, Malformed."""
+        route = self.routes[lane]
+        return await self.transport.ask(route.base_url, request, route.auth)
+
+    def destination(self, lane: str) -> Destination:
+        route = self.routes[lane]
+        return Destination(cast(Batching, route.codec).files, route.base_url, route.auth)
+
+    def price(self, sample: Sample, lane: str) -> float | None:
+        """USD at the batch price, estimated."""
+        profile, item = self.routes[lane].profile, sample.item
+        return estimate_usd(profile, item.image_size or profile.default_size, sample.images, batch=True)
+
+    def folder(self) -> str:
+        """Raises StoreError."""
+        return self.store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+
+    def file(self, chunk: Chunk, kind: str) -> str:
+        """kind: `jsonl` for what is sent, `results` for what came back, `strange` for lines that belong to nothing."""
+        return os.path.join(self.folder(), f"{chunk.id}.{kind}")
+
+
+def reserved_usd(chunk: Chunk) -> float:
+    """What budgets must have room for while a chunk is out."""
+    return (chunk.estimate_usd or 0.0) * MARKUP

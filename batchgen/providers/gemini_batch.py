@@ -1,0 +1,219 @@
+"""The codec of the Gemini Batch API, file mode: a line for each request, a batch of them, and a line for each answer.
+
+Sources: ai.google.dev/gemini-api/docs/batch-api and ai.google.dev/api/batch-api (2026-09-18); requests as sent by
+google-genai 3.4.0 and @google/genai 3.1.0. The documents disagree on where an answer says what, so all places count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from batchgen.errors import Malformed
+from batchgen.providers.answer_body import LENIENT, Envelope, clean
+from batchgen.providers.google_errors import HTTP_OF_RPC, envelope, read_error
+from batchgen.records import Request
+
+TIMEOUT_S = 120.0
+LIST_MOST = 100
+MIME_TYPE = "application/jsonl"  # of the documents; the SDKs' examples say `jsonl`, and both are taken
+CANCELLED = 1  # google.rpc.Code
+State = Literal["pending", "running", "succeeded", "failed", "cancelled", "expired"]
+ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "expired"})
+_STATES: Mapping[str, State] = {
+    "PENDING": "pending", "QUEUED": "pending", "RUNNING": "running", "UPDATING": "running", "PAUSED": "running",
+    "CANCELLING": "running", "SUCCEEDED": "succeeded", "PARTIALLY_SUCCEEDED": "succeeded", "FAILED": "failed",
+    "CANCELLED": "cancelled", "EXPIRED": "expired",
+}  # fmt: skip
+Headers = Mapping[str, str]
+
+
+class Output(Envelope):
+    responses_file: Annotated[str | None, LENIENT] = None
+    file_name: Annotated[str | None, LENIENT] = None
+
+
+class Stats(Envelope):
+    request_count: Annotated[int | None, LENIENT] = None
+    successful_request_count: Annotated[int | None, LENIENT] = None
+    failed_request_count: Annotated[int | None, LENIENT] = None
+
+
+class Metadata(Envelope):
+    display_name: Annotated[str | None, LENIENT] = None
+    state: Annotated[str | None, LENIENT] = None
+    batch_stats: Annotated[Stats | None, LENIENT] = None
+    output: Annotated[Output | None, LENIENT] = None
+
+
+class Operation(Envelope):
+    """A batch as `get` answers it: a long-running operation, or in the newer words the batch itself."""
+
+    name: str
+    done: Annotated[bool | None, LENIENT] = None
+    state: Annotated[str | None, LENIENT] = None
+    display_name: Annotated[str | None, LENIENT] = None
+    batch_stats: Annotated[Stats | None, LENIENT] = None
+    metadata: Annotated[Metadata | None, LENIENT] = None
+    response: Annotated[Output | None, LENIENT] = None
+    output: Annotated[Output | None, LENIENT] = None
+    dest: Annotated[Output | None, LENIENT] = None
+    error: Annotated[dict[str, Any] | None, LENIENT] = None
+
+
+class Listing(Envelope):
+    operations: Annotated[list[Operation] | None, LENIENT] = None
+    batches: Annotated[list[Operation] | None, LENIENT] = None
+    next_page_token: Annotated[str | None, LENIENT] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBatch:
+    """A batch at the vendor's. name: `batches/…`; results_file: `files/…`, empty while there is none. Counts of requests."""
+
+    name: str
+    display_name: str
+    state: State
+    requests: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    results_file: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One answer out of a results file, as if it had come over HTTP. key: None when the line names none."""
+
+    key: str | None
+    status: int
+    body: bytes
+
+
+class GeminiBatch:
+    """No I/O. A line holds what `generateContent` would be sent, and its answer what that would answer."""
+
+    def __init__(self, version: str, model: str) -> None:
+        self._version = version
+        self._model = quote(model, safe="")
+
+    def line(self, key: str, body: bytes) -> bytes:
+        """body: of the request that the codec built; JSON without line ends."""
+        return b'{"key":%s,"request":%s}\n' % (json.dumps(key).encode(), body)
+
+    def create(self, display_name: str, file: str) -> Request:
+        """Not idempotent, the documents warn: sent twice it makes two batches, and both are paid."""
+        body = {"batch": {"displayName": display_name, "inputConfig": {"fileName": file}}}
+        return self._ask("POST", f"models/{self._model}:batchGenerateContent", json.dumps(body).encode())
+
+    def look(self, name: str) -> Request:
+        return self._ask("GET", name)
+
+    def listing(self, page: str = "") -> Request:
+        token = f"&pageToken={quote(page, safe='')}" if page else ""
+        return self._ask("GET", f"batches?pageSize={LIST_MOST}{token}")
+
+    def cancel(self, name: str) -> Request:
+        return self._ask("POST", f"{name}:cancel")
+
+    def delete(self, name: str) -> Request:
+        """name: of a batch or of a file."""
+        return self._ask("DELETE", name)
+
+    def download(self, file: str, offset_bytes: int = 0) -> Request:
+        """From `offset_bytes` on, where the server can; one that answers 200 begins at the start."""
+        headers = {"Range": f"bytes={offset_bytes}-"} if offset_bytes else {}
+        path = f"/download/{self._version}/{quote(file, safe='/')}:download?alt=media"
+        return Request(method="GET", path=path, body=b"", headers=headers, timeout_s=TIMEOUT_S)
+
+    def seen(self, status: int, headers: Headers, body: bytes) -> RemoteBatch:
+        """The answer to `create` and `look`. Raises ProviderError."""
+        return _remote(envelope(Operation, status, headers, body))
+
+    def listed(self, status: int, headers: Headers, body: bytes) -> tuple[list[RemoteBatch], str]:
+        """Batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
+        page = envelope(Listing, status, headers, body)
+        return [_remote(one) for one in page.operations or page.batches or ()], page.next_page_token or ""
+
+    def gone(self, status: int, headers: Headers, body: bytes) -> None:
+        """The answer to `cancel` and `delete`; what is not there any more is no fault. Raises ProviderError."""
+        if not 200 <= status < 300 and status != 404:
+            raise read_error(status, headers, body)
+
+    def _ask(self, method: str, path: str, body: bytes = b"") -> Request:
+        headers = {"Content-Type": "application/json"} if method == "POST" else {}
+        return Request(method=method, path=f"/{self._version}/{path}", body=body, headers=headers, timeout_s=TIMEOUT_S)
+
+
+def read_line(text: bytes) -> Line:
+    """A line of a results file, its long strings lifted. Raises Malformed when it is no such line.
+
+    `{"key", "response"}` or `{"key", "error"}`; the key also in `metadata`, as inline answers have it.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Malformed("a line of the results is not JSON", reason="not_json", http_status=200) from None
+    if not isinstance(value, dict):
+        raise Malformed("a line of the results is not a JSON object", http_status=200)
+    metadata = value.get("metadata")
+    key = value.get("key", metadata.get("key") if isinstance(metadata, dict) else None)
+    error, response = value.get("error"), value.get("response")
+    if isinstance(error, dict) and not response:
+        return Line(_text(key), _http_status(error.get("code")), json.dumps({"error": error}).encode())
+    return Line(_text(key), 200, json.dumps(response).encode())
+
+
+def _text(key: Any) -> str | None:
+    return None if key is None else str(key)
+
+
+def _http_status(code: Any) -> int:
+    """Of a google.rpc code; one that is none, or a success, counts as a fault of the server."""
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    return HTTP_OF_RPC.get(code, 500) if isinstance(code, int) else 500
+
+
+def _remote(found: Operation) -> RemoteBatch:
+    inner = found.metadata or Metadata()
+    word = (found.state or inner.state or "").upper().removeprefix("BATCH_STATE_").removeprefix("JOB_STATE_")
+    stats = found.batch_stats or inner.batch_stats or Stats()
+    return RemoteBatch(
+        name=_named(found.name),
+        display_name=found.display_name or inner.display_name or "",
+        state=_state(word, found),
+        requests=stats.request_count or 0,
+        succeeded=stats.successful_request_count or 0,
+        failed=stats.failed_request_count or 0,
+        results_file=_results_file([inner.output, found.response, found.output, found.dest]),
+        message=clean(str((found.error or {}).get("message") or "")),
+    )
+
+
+_NAME = re.compile(r"(batches|files)/[\w.-]{1,200}")  # it becomes part of an address
+
+
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise Malformed("the answer names a batch or file in a way that cannot be asked for", http_status=200)
+    return name
+
+
+def _results_file(places: Sequence[Output | None]) -> str:
+    name = next((name for one in places if one for name in (one.responses_file, one.file_name) if name), "")
+    return _named(name) if name else ""
+
+
+def _state(word: str, found: Operation) -> State:
+    if word in _STATES:
+        return _STATES[word]
+    if not found.done:
+        return "running"
+    if found.error:
+        return "cancelled" if found.error.get("code") == CANCELLED else "failed"
+    return "succeeded"
