@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from typing import Any
 
@@ -31,22 +32,28 @@ class BatchClient:
         self.base = f"{emulator.base_url}/{version}"
         self.version = version
 
-    async def upload(self, data: bytes, display_name: str = "lines") -> str:
-        """The file's name."""
+    async def begin(self, size_bytes: int, display_name: str) -> str:
+        """The address of the upload."""
         headers = {
             **KEY,
             "X-Goog-Upload-Protocol": "resumable",
             "X-Goog-Upload-Command": "start",
-            "X-Goog-Upload-Header-Content-Length": str(len(data)),
+            "X-Goog-Upload-Header-Content-Length": str(size_bytes),
             "X-Goog-Upload-Header-Content-Type": "application/jsonl",
         }
         start = f"{self.emulator.base_url}/upload/{self.version}/files"
         async with self.session.post(start, json={"file": {"displayName": display_name}}, headers=headers) as response:
-            url = response.headers["X-Goog-Upload-URL"]
+            return str(response.headers["X-Goog-Upload-URL"])
+
+    async def finish(self, url: str, data: bytes) -> str:
+        """The file's name."""
         headers = {"X-Goog-Upload-Command": "upload, finalize", "X-Goog-Upload-Offset": "0"}
-        async with self.session.post(url, data=data, headers=headers) as response:
+        async with self.session.post(url, data=io.BytesIO(data), headers=headers) as response:
             name: str = (await response.json())["file"]["name"]
             return name
+
+    async def upload(self, data: bytes, display_name: str = "lines") -> str:
+        return await self.finish(await self.begin(len(data), display_name), data)
 
     async def create(
         self, lines: list[dict[str, Any]] | bytes, display_name: str = "chunk", **more: Any
