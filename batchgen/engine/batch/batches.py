@@ -123,7 +123,11 @@ class Batches:
 
     def _tell_dispatch(self, *, busy: bool = False) -> None:
         """How many samples are out, or wait to go out. busy: that is not known yet."""
-        out = busy + sum(chunk.requests for chunk in self._chunks.values()) + sum(map(self._submission.waiting, self._lanes))
+        out = (
+            busy
+            + sum(chunk.requests for chunk in self._chunks.values())
+            + sum(map(self._submission.waiting, self._lanes))
+        )
         self._means.dispatch.went_outside(out - self._outside)
         self._outside = out
 
