@@ -191,7 +191,7 @@ class BatchRoutes:
         return web.json_response({**counts, "batches": found})
 
     async def clear(self) -> None:
-        await self.runs.stop_all(self.batches)
+        await self.runs.stop_all()
         self.batches.clear()
         self.faults.clear()
 

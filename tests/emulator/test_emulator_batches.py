@@ -157,6 +157,13 @@ async def test_a_deleted_batch_is_gone_and_its_results_are_not(start, client):
     assert len(await api.lines_of(ended)) == 1
 
 
+async def test_a_batch_that_was_deleted_while_it_was_stuck_keeps_no_emulator_from_closing(start, client):
+    api = BatchClient(client, await start(batch=quick(faults=("stuck",))))
+    _, created = await api.create([line("a")])
+    await api.call("DELETE", created["name"])
+    await asyncio.wait_for(api.emulator.close(), 5)
+
+
 async def test_a_batch_of_another_key_is_not_found(start, client):
     api = BatchClient(client, await start(batch=quick()))
     _, created = await api.create([line("a")])
