@@ -74,7 +74,7 @@ def index(path: Path) -> Index:
                 else:
                     bad = bad or f"line {len(starts)}: expected an object"
             at += len(line)
-    return Index(path, starts, tokens, bad)
+    return Index(path, starts, tokens, bad if starts else "it holds no request")
 
 
 def write_inline(path: Path, requests: Iterable[Any]) -> None:

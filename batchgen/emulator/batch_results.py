@@ -17,6 +17,7 @@ class Writer:
         self.path = path
         self.size_bytes = 0
         self.digest = hashlib.sha256()
+        self._inline = inline
         self._name = b'"metadata"' if inline else b'"key"'
         self._held: tuple[Any, Line] | None = None
         self._file = path.open("wb")
@@ -48,7 +49,7 @@ class Writer:
             named = self._name + b":" + json.dumps(key, ensure_ascii=False).encode("utf-8", "replace")
             first, second = (named, line.body) if line.n % 2 else (line.body, named)
             whole = b"{" + first + b"," + second + b"}"
-        if line.fault == "line_cut":
+        if line.fault == "line_cut" and not self._inline:  # an operation is always whole
             whole = whole[: len(whole) * 3 // 5]
         for _ in range(2 if line.fault == "line_doubled" else 1):
             self._file.write(whole + b"\n")

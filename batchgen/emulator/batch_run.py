@@ -119,16 +119,22 @@ class BatchRuns:
         """Code 1 is that of cancelled operations; the other codes and all wordings are ours."""
         batch.index.path.unlink(missing_ok=True)
         if batch.index.bad and state == "SUCCEEDED":
-            batch.end("FAILED", None, {"code": 3, "message": f"Failed to parse the input file: {batch.index.bad}"})
+            batch.end("FAILED", {"code": 3, "message": f"Failed to parse the input file: {batch.index.bad}"})
             return
-        writer, results = progress.writer, None
         if keeps:
-            results = self._work.files.add_generated(
-                batch.key, f"batch-{batch.id}", writer.path, writer.size_bytes, writer.digest.hexdigest()
-            )
+            self._keep(batch, progress.writer)
             for visit in progress.visits:
                 visit.delivered = True
-        batch.end(state, results, _ERRORS.get(state))
+        else:
+            progress.writer.path.unlink()
+        batch.end(state, _ERRORS.get(state))
+
+    def _keep(self, batch: Batch, writer: Writer) -> None:
+        if batch.source:
+            facts = writer.path, writer.size_bytes, writer.digest.hexdigest()
+            batch.results = self._work.files.add_generated(batch.key, f"batch-{batch.id}", *facts)
+        else:
+            batch.inline_results = writer.path
 
     async def _wait(self, batch: Batch, wait_s: float, dies_s: float) -> str:
         """The state in which the batch ends now, empty if it goes on."""

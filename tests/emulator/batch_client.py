@@ -7,7 +7,7 @@ import io
 import json
 from typing import Any
 
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions
 
 MODEL = "gemini-nano-banana-2.1"
 QUICK = {"pending_s": 0.0, "running_s": 0.0}

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions
 from tests.emulator.batch_client import BatchClient, line, quick
 
 KEYS = ["a", "b", "c", "d"]

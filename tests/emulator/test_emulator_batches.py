@@ -82,6 +82,15 @@ async def test_inline_requests_are_answered_in_their_order_with_their_metadata(s
     answers = ended["metadata"]["output"]["inlinedResponses"]["inlinedResponses"]
     assert [one["metadata"]["key"] for one in answers] == KEYS
     assert ended["response"]["inlinedResponses"]["inlinedResponses"] == answers
+    assert (await api.call("GET", "files"))[1] == {}
+
+
+async def test_an_inline_answer_is_whole_whatever_its_line_should_suffer(start, client):
+    api = BatchClient(client, await start(batch=quick(places=("dest",))))
+    requests = [{"request": line("a", f"A fox [[fault:{name}]]")["request"]} for name in ("line_cut", "line_missing")]
+    _, created = await api.send({"inputConfig": {"requests": {"requests": requests}}})
+    ended = await api.wait(created["name"])
+    assert [list(one) for one in ended["dest"]["inlinedResponses"]] == [["response"]]
 
 
 async def test_inline_requests_beyond_the_limit_are_refused(start, client):
@@ -203,11 +212,14 @@ async def test_a_line_the_server_would_not_take_fails_alone(start, client):
     }
 
 
-async def test_a_file_that_is_no_jsonl_fails_the_batch(start, client):
+@pytest.mark.parametrize(
+    ("rest", "part"), [(b'\n{"key": \n', "line 2"), (b"\n\n[]", "line 2: expected an object"), (None, "no request")]
+)
+async def test_a_file_that_is_no_jsonl_fails_the_batch(start, client, rest, part):
     api = BatchClient(client, await start(batch=quick()))
-    ended = await api.run(json.dumps(line("a")).encode() + b'\n{"key": \n')
+    ended = await api.run(b"\n" if rest is None else json.dumps(line("a")).encode() + rest)
     assert (ended["metadata"]["state"], ended["error"]["code"]) == ("BATCH_STATE_FAILED", 3)
-    assert "line 2" in ended["error"]["message"]
+    assert part in ended["error"]["message"]
 
 
 async def test_a_download_goes_on_from_where_it_was(start, client):

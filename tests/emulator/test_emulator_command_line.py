@@ -9,8 +9,7 @@ import urllib.request
 
 import pytest
 
-from batchgen.emulator import EmulatorOptions, serve
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions, EmulatorOptions, serve
 from batchgen.emulator.command_line import _parser, main, options_from
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator import EmulatorOptions, serve
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions, EmulatorOptions, serve
 from tests.witnesses import python_with
 
 FOLDER = Path(__file__).parent

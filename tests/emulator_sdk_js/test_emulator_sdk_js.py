@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from batchgen.emulator import EmulatorOptions, read_comment, serve
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions, EmulatorOptions, read_comment, serve
 from tests.witnesses import NODE, needs_node, node_packages
 
 FOLDER = Path(__file__).parent
