@@ -1,8 +1,7 @@
-"""The lines of a batch: where they begin in a file on disk, the answer to one, and the file of answers."""
+"""The lines of a batch: where they begin in a file on disk, and the answer to one."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from array import array
@@ -75,7 +74,7 @@ def index(path: Path) -> Index:
                 else:
                     bad = bad or f"line {len(starts)}: expected an object"
             at += len(line)
-    return Index(path, starts, tokens, bad)
+    return Index(path, starts, tokens, bad if starts else "it holds no request")
 
 
 def write_inline(path: Path, requests: Iterable[Any]) -> None:
@@ -160,49 +159,3 @@ def _status(refusal: Refusal) -> bytes:
     error = json.loads(refusal.body)["error"]
     status = {"code": _CODES.get(error["status"], 2), "message": error["message"]}
     return json.dumps(status, ensure_ascii=False).encode("utf-8", "replace")
-
-
-class Writer:
-    """The results as they grow. Holds one line back, so that a line may swap its key with the one before it."""
-
-    def __init__(self, path: Path, *, inline: bool) -> None:
-        self.path = path
-        self.size_bytes = 0
-        self.digest = hashlib.sha256()
-        self._name = b'"metadata"' if inline else b'"key"'
-        self._held: tuple[Any, Line] | None = None
-        self._file = path.open("wb")
-
-    def put(self, line: Line) -> None:
-        if line.fault == "line_missing":
-            return
-        key = line.key
-        if self._held is not None:
-            held_key, held = self._held
-            if "line_crossed" in (line.fault, held.fault) and held_key == held.key:
-                key, held_key = held_key, key
-            self._write(held_key, held)
-        self._held = (key, line)
-
-    def close(self) -> None:
-        if self._held is not None:
-            self._write(*self._held)
-            self._held = None
-        self._file.close()
-
-    def _write(self, key: Any, line: Line) -> None:
-        """Which member of a line comes first is not documented: both are met."""
-        if line.fault == "line_unknown_key":
-            key = f"unknown-{key}"
-        if key is None or line.fault == "line_keyless":
-            whole = b"{" + line.body + b"}"
-        else:
-            named = self._name + b":" + json.dumps(key, ensure_ascii=False).encode("utf-8", "replace")
-            first, second = (named, line.body) if line.n % 2 else (line.body, named)
-            whole = b"{" + first + b"," + second + b"}"
-        if line.fault == "line_cut":
-            whole = whole[: len(whole) * 3 // 5]
-        for _ in range(2 if line.fault == "line_doubled" else 1):
-            self._file.write(whole + b"\n")
-            self.digest.update(whole + b"\n")
-            self.size_bytes += len(whole) + 1

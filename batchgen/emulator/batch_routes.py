@@ -19,6 +19,7 @@ from batchgen.emulator.batches import Batch, Batches, new_id
 from batchgen.emulator.faults import markers
 from batchgen.emulator.fields import STRING, Anything, Message, Repeated, Violation, read
 from batchgen.emulator.files import Files
+from batchgen.emulator.masks import Mask, mask_of, masked
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Refusal, encoded
@@ -142,10 +143,11 @@ class BatchRoutes:
     async def get(self, request: web.Request) -> Answer:
         batch, _ = self._found(request, "get")
         no_file = batch.ended_s is not None and self.faults.take(NO_FILE, batch.id, batch.display_name) is not None
-        return Answer(body=await asyncio.to_thread(self._encoded, batch, no_file))
+        mask = mask_of(request.query.get("fields", ""))
+        return Answer(body=await asyncio.to_thread(self._encoded, batch, mask, no_file))
 
-    def _encoded(self, batch: Batch, no_file: bool) -> bytes:
-        return encoded(batch.as_json(self.options.batch, no_file=no_file))
+    def _encoded(self, batch: Batch, mask: Mask, no_file: bool) -> bytes:
+        return encoded(masked(batch.as_json(self.options.batch, no_file=no_file), mask))
 
     async def listing(self, request: web.Request) -> Answer:
         """`operations`, as google-genai 3.4.0 reads it. The size of a page that is not told is an assumption."""
@@ -153,7 +155,8 @@ class BatchRoutes:
         self._fault("list")
         options = self.options.batch
         found = [one.as_json(options, in_list=True) for one in self.batches.listed(key, options.list_lag_s)]
-        return Answer(body=encoded(page_of("operations", found, request.query, default=10, most=100)))
+        page = page_of("operations", found, request.query, default=10, most=100)
+        return Answer(body=encoded(masked(page, mask_of(request.query.get("fields", "")))))
 
     async def cancel(self, request: web.Request) -> Answer:
         """Cancelling what has ended changes nothing, an assumption after google.longrunning's "best effort"."""
@@ -188,7 +191,7 @@ class BatchRoutes:
         return web.json_response({**counts, "batches": found})
 
     async def clear(self) -> None:
-        await self.runs.stop_all(self.batches)
+        await self.runs.stop_all()
         self.batches.clear()
         self.faults.clear()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from batchgen.emulator.batch_faults import ENDS, BatchFaults, End
-from batchgen.emulator.batch_lines import LineWork, Writer
+from batchgen.emulator.batch_lines import LineWork
+from batchgen.emulator.batch_results import Writer
 from batchgen.emulator.batches import Batch
 from batchgen.emulator.statistics import Visit
 
@@ -42,23 +42,26 @@ class BatchRuns:
         self._faults = faults
         self._options = work.reception.options.batch
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, tuple[Batch, asyncio.Task[None]]] = {}
         self._loop = asyncio.get_running_loop()
 
     def start(self, batch: Batch) -> None:
         name = self._faults.take(frozenset(ENDS), display_name=batch.display_name)
-        self._tasks[batch.id] = asyncio.create_task(self._run(batch, ENDS[name] if name else _ORDINARY))
+        task = asyncio.create_task(self._run(batch, ENDS[name] if name else _ORDINARY))
+        task.add_done_callback(lambda _: self._tasks.pop(batch.id, None))
+        self._tasks[batch.id] = batch, task
 
     async def stop(self, batch: Batch) -> None:
         """Returns when the batch has ended: tobert/kaibo#8 saw cancelled batches end at once."""
         batch.leave.set()
-        if task := self._tasks.get(batch.id):
-            await asyncio.wait([task])
+        if batch.id in self._tasks:
+            await asyncio.wait([self._tasks[batch.id][1]])
 
-    async def stop_all(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
+    async def stop_all(self) -> None:
+        """Those that were deleted run on, and are stopped too."""
+        for batch, _ in self._tasks.values():
             batch.leave.set()
-        await asyncio.gather(*self._tasks.values())
+        await asyncio.gather(*(task for _, task in self._tasks.values()))
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -81,7 +84,6 @@ class BatchRuns:
         keeps_finished = over == "CANCELLED" and options.keeps_cancelled and progress.done > 0
         keeps = keeps_finished if over else end.share > 0
         self._end(batch, progress, over or end.state, keeps=keeps)
-        self._tasks.pop(batch.id, None)
 
     async def _answer(self, batch: Batch, progress: _Progress, dies_s: float) -> str:
         """Line i of n is answered i/n of `running_s` after the start, or as soon after as can be."""
@@ -117,16 +119,22 @@ class BatchRuns:
         """Code 1 is that of cancelled operations; the other codes and all wordings are ours."""
         batch.index.path.unlink(missing_ok=True)
         if batch.index.bad and state == "SUCCEEDED":
-            batch.end("FAILED", None, {"code": 3, "message": f"Failed to parse the input file: {batch.index.bad}"})
+            batch.end("FAILED", {"code": 3, "message": f"Failed to parse the input file: {batch.index.bad}"})
             return
-        writer, results = progress.writer, None
         if keeps:
-            results = self._work.files.add_generated(
-                batch.key, f"batch-{batch.id}", writer.path, writer.size_bytes, writer.digest.hexdigest()
-            )
+            self._keep(batch, progress.writer)
             for visit in progress.visits:
                 visit.delivered = True
-        batch.end(state, results, _ERRORS.get(state))
+        else:
+            progress.writer.path.unlink()
+        batch.end(state, _ERRORS.get(state))
+
+    def _keep(self, batch: Batch, writer: Writer) -> None:
+        if batch.source:
+            facts = writer.path, writer.size_bytes, writer.digest.hexdigest()
+            batch.results = self._work.files.add_generated(batch.key, f"batch-{batch.id}", *facts)
+        else:
+            batch.inline_results = writer.path
 
     async def _wait(self, batch: Batch, wait_s: float, dies_s: float) -> str:
         """The state in which the batch ends now, empty if it goes on."""

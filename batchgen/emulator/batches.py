@@ -9,6 +9,7 @@ import string
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from batchgen.emulator import google_errors as errors
@@ -48,31 +49,31 @@ class Batch:
     failed: int = 0
     error: dict[str, Any] | None = None
     results: StoredFile | None = None
+    inline_results: Path | None = None
     leave: asyncio.Event = field(default_factory=asyncio.Event)
 
     def move(self, state: str) -> None:
         self.state = state
         self.updated_s = time.time()
 
-    def end(self, state: str, results: StoredFile | None, error: dict[str, Any] | None) -> None:
+    def end(self, state: str, error: dict[str, Any] | None) -> None:
         self.move(state)
         self.ended_s = self.updated_s
-        self.results = results
         self.error = error
 
     def output(self) -> dict[str, Any] | None:
-        """GenerateContentBatchOutput. Inline answers are nested twice and, by its schema, in the order of requests."""
-        if self.results is None:
-            return None
-        if self.source:
+        """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
+        if self.results is not None:
             return {"responsesFile": f"files/{self.results.id}"}
-        with self.results.path.open("rb") as file:
+        if self.inline_results is None:
+            return None
+        with self.inline_results.open("rb") as file:
             return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
 
     def as_json(self, options: BatchOptions, *, in_list: bool = False, no_file: bool = False) -> dict[str, Any]:
         """google.longrunning.Operation with the batch as its metadata; recorded in flachesis/gemini-rust#13.
 
-        Lists carry no results, as clients report (dg/ai-access); that this holds for files' names is an assumption.
+        Lists carry no results (dg/ai-access); that this holds for the names of files too is an assumption.
         """
         output = None if in_list or no_file else self.output()
         state = f"{options.states.upper()}_STATE_{self.state}"

@@ -7,7 +7,7 @@ import io
 import json
 from typing import Any
 
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions
 
 MODEL = "gemini-nano-banana-2.1"
 QUICK = {"pending_s": 0.0, "running_s": 0.0}
@@ -76,13 +76,14 @@ class BatchClient:
             return response.status, await response.json()
 
     async def wait(self, name: str) -> Any:
-        """The operation once it is done."""
-        while True:
-            status, body = await self.get(name)
-            assert status == 200, body
-            if body.get("done"):
-                return body
-            await asyncio.sleep(0.005)
+        """The operation once it is done. Gives up where a batch that broke would hang the tests."""
+        async with asyncio.timeout(60):
+            while True:
+                status, body = await self.get(name)
+                assert status == 200, body
+                if body.get("done"):
+                    return body
+                await asyncio.sleep(0.005)
 
     async def run(self, lines: list[dict[str, Any]] | bytes, display_name: str = "chunk") -> Any:
         status, body = await self.create(lines, display_name)

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from batchgen.emulator.batch_options import BatchOptions
+from batchgen.emulator import BatchOptions
 from tests.emulator.batch_client import BatchClient, line, quick
 
 KEYS = ["a", "b", "c", "d"]
@@ -93,7 +93,8 @@ async def test_a_batch_can_end_in_other_ways(start, client, fault, state, code, 
     api = await started(start, client, f"{fault}*1")
     ended = await api.run([line(key) for key in KEYS])
     assert (ended["metadata"]["state"], ended.get("error", {}).get("code")) == (f"BATCH_STATE_{state}", code)
-    assert len(await api.lines_of(ended) if "output" in ended["metadata"] else []) == answered
+    assert ("output" in ended["metadata"]) == bool(answered)
+    assert len(await api.lines_of(ended) if answered else []) == answered
     assert (await api.run([line("a")]))["metadata"]["state"] == "BATCH_STATE_SUCCEEDED"
 
 

@@ -82,6 +82,15 @@ async def test_inline_requests_are_answered_in_their_order_with_their_metadata(s
     answers = ended["metadata"]["output"]["inlinedResponses"]["inlinedResponses"]
     assert [one["metadata"]["key"] for one in answers] == KEYS
     assert ended["response"]["inlinedResponses"]["inlinedResponses"] == answers
+    assert (await api.call("GET", "files"))[1] == {}
+
+
+async def test_an_inline_answer_is_whole_whatever_its_line_should_suffer(start, client):
+    api = BatchClient(client, await start(batch=quick(places=("dest",))))
+    requests = [{"request": line("a", f"A fox [[fault:{name}]]")["request"]} for name in ("line_cut", "line_missing")]
+    _, created = await api.send({"inputConfig": {"requests": {"requests": requests}}})
+    ended = await api.wait(created["name"])
+    assert [list(one) for one in ended["dest"]["inlinedResponses"]] == [["response"]]
 
 
 async def test_inline_requests_beyond_the_limit_are_refused(start, client):
@@ -99,6 +108,24 @@ async def test_batches_are_listed_page_by_page_newest_first_and_without_results(
     found = first["operations"] + second["operations"]
     assert [one["name"] for one in found] == names[::-1]
     assert ("nextPageToken" in second, any("response" in one for one in found)) == (False, False)
+
+
+async def test_only_the_fields_that_are_asked_for_are_shown(start, client):
+    api = BatchClient(client, await start(batch=quick()))
+    name = (await api.run([line("a")]))["name"]
+    _, found = await api.get(f"{name}?fields=done,metadata(state,batchStats.requestCount),response/responsesFile")
+    assert found == {
+        "done": True,
+        "metadata": {"state": "BATCH_STATE_SUCCEEDED", "batchStats": {"requestCount": "1"}},
+        "response": {"responsesFile": f"files/batch-{name.removeprefix('batches/')}"},
+    }
+    assert (await api.get("batches?fields=operations.name,nextPageToken"))[1] == {"operations": [{"name": name}]}
+
+
+@pytest.mark.parametrize("fields", ["metadata(state", "metadata)", "a b"])
+async def test_fields_that_cannot_be_read_are_refused(start, client, fields):
+    api = BatchClient(client, await start(batch=quick()))
+    assert (await api.get(f"batches?fields={fields}"))[0] == 400
 
 
 async def test_a_new_batch_may_be_late_in_the_list(start, client):
@@ -137,6 +164,13 @@ async def test_a_deleted_batch_is_gone_and_its_results_are_not(start, client):
     assert await api.call("DELETE", ended["name"]) == (200, {})
     assert (await api.get(ended["name"]))[0] == 404
     assert len(await api.lines_of(ended)) == 1
+
+
+async def test_a_batch_that_was_deleted_while_it_was_stuck_keeps_no_emulator_from_closing(start, client):
+    api = BatchClient(client, await start(batch=quick(faults=("stuck",))))
+    _, created = await api.create([line("a")])
+    await api.call("DELETE", created["name"])
+    await asyncio.wait_for(api.emulator.close(), 5)
 
 
 async def test_a_batch_of_another_key_is_not_found(start, client):
@@ -178,11 +212,14 @@ async def test_a_line_the_server_would_not_take_fails_alone(start, client):
     }
 
 
-async def test_a_file_that_is_no_jsonl_fails_the_batch(start, client):
+@pytest.mark.parametrize(
+    ("rest", "part"), [(b'\n{"key": \n', "line 2"), (b"\n\n[]", "line 2: expected an object"), (None, "no request")]
+)
+async def test_a_file_that_is_no_jsonl_fails_the_batch(start, client, rest, part):
     api = BatchClient(client, await start(batch=quick()))
-    ended = await api.run(json.dumps(line("a")).encode() + b'\n{"key": \n')
+    ended = await api.run(b"\n" if rest is None else json.dumps(line("a")).encode() + rest)
     assert (ended["metadata"]["state"], ended["error"]["code"]) == ("BATCH_STATE_FAILED", 3)
-    assert "line 2" in ended["error"]["message"]
+    assert part in ended["error"]["message"]
 
 
 async def test_a_download_goes_on_from_where_it_was(start, client):
