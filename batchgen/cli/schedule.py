@@ -72,7 +72,7 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 @manifest_argument
 @chain(
     click.option("--at", callback=_clock, metavar="HH:MM",
-                 help="When, on the local clock.  [default: as `schedule:` in the manifest says, like all that follows]"),
+                 help="When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]"),
     click.option("--days", callback=_days, metavar="DAYS", help="mon,thu or mon-fri; every day without it."),
     click.option("--as", "form", type=click.Choice(FORMS), required=True, help="What shall run it."),
     click.option("--until", callback=_clock, metavar="HH:MM", help="Start nothing after this time."),

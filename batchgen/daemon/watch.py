@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Orders:
     places: int
     grace_s: float
     health_file: Path | None = None
+    now: Callable[[], float] = time.time
 
 
 class Watch:
@@ -64,6 +65,7 @@ class Watch:
     def __init__(self, roster: Roster, orders: Orders) -> None:
         self._roster = roster
         self._orders = orders
+        self._now = orders.now
         self._places = asyncio.Semaphore(orders.places)
         self._stopping = asyncio.Event()
         self._signal = 0
@@ -90,7 +92,7 @@ class Watch:
     async def run_once(self) -> int:
         """What is due now, and then leave. Answers the worst exit code; one that means "later" only when none is worse."""
         self._mind_signals()
-        self._roster.reread(time.time())
+        self._roster.reread(self._now())
         turns = [asyncio.create_task(self._turn(job)) for job in self._roster.jobs.values()]
         stopping = asyncio.create_task(self._stopping.wait())
         while turns and not self._stopping.is_set():
@@ -110,19 +112,20 @@ class Watch:
         if not self._starting:
             reap_orphans({child.pid for child in self._children})
         try:
-            self._roster.reread(time.time())
+            self._roster.reread(self._now())
         except BatchgenError as error:
             _logger.error("%s", error)
         for job in self._roster.jobs.values():
             if not job.running:
-                self._wait_for(job, Wait(time.time()))
+                self._wait_for(job, Wait(self._now()))
         if self._orders.health_file is not None:
             with suppress(OSError):
                 self._orders.health_file.touch()
 
     def _wait_for(self, job: Scheduled, wait: Wait) -> None:
+        at = datetime.now(UTC) + timedelta(seconds=max(0.0, wait.until - self._now()))
         self._scheduler.add_job(
-            self._turn, "date", run_date=datetime.fromtimestamp(wait.until, UTC), args=[job], id=str(job.path),
+            self._turn, "date", run_date=at, args=[job], id=str(job.path),
             max_instances=1, coalesce=True, misfire_grace_time=None, replace_existing=True,
         )  # fmt: skip
 
@@ -153,10 +156,10 @@ class Watch:
                 job.diary.release()
 
     def _verdict(self, job: Scheduled) -> Due | Wait:
-        verdict = job.decide(time.time())
+        verdict = job.decide(self._now())
         if not isinstance(verdict, Skipped):
             return verdict
-        self._orders.emit(NightSkipped(at=time.time(), job=job.name, manifest=str(job.path), due=utc_iso(verdict.at)))
+        self._orders.emit(NightSkipped(at=self._now(), job=job.name, manifest=str(job.path), due=utc_iso(verdict.at)))
         job.note(since=verdict.at)
         return self._verdict(job)
 
@@ -165,18 +168,18 @@ class Watch:
             return
         if job.planned != wait.until:
             job.planned, due = wait.until, utc_iso(wait.until)
-            self._orders.emit(NightPlanned(at=time.time(), job=job.name, manifest=str(job.path), due=due))
+            self._orders.emit(NightPlanned(at=self._now(), job=job.name, manifest=str(job.path), due=due))
         self._wait_for(job, wait)
 
     # --- one night
 
     async def _night(self, job: Scheduled, due: Due) -> None:
-        began, facts = time.time(), {"job": job.name, "manifest": str(job.path)}
+        began, facts = self._now(), {"job": job.name, "manifest": str(job.path)}
         night = Night(at=due.at, began=began)
         job.note(last=night)  # before it begins: a daemon that dies from here on knows what to take up again
         self._orders.emit(NightBegan(at=began, due=utc_iso(due.at), why=due.why, **facts))
         code = await self._child(job, due)
-        ended = time.time()
+        ended = self._now()
         stopped = self._stopping.is_set() and code >= BY_SIGNAL
         self._codes.append(code)
         try:
