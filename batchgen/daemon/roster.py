@@ -17,7 +17,8 @@ from batchgen.manifest.nightly import Schedule
 from batchgen.schedule.nights import DAY_S, Due, Night, Rule, Skipped, Wait, decide
 
 SUFFIXES = (".yaml", ".yml", ".jsonl")
-_HAS_SCHEDULE = re.compile(rb"""^(?:["']?schedule["']?\s*:|\s*\{.*"schedule"\s*:)""", re.MULTILINE)
+_IN_YAML = re.compile(rb"""^["']?schedule["']?\s*:""", re.MULTILINE)
+_IN_JSONL = re.compile(rb"""(?=.*"(?:version|defaults)"\s*:).*"schedule"\s*:""")
 Stamp = tuple[int, int, int]
 _logger = logging.getLogger("batchgen.daemon")
 
@@ -65,15 +66,14 @@ class Roster:
     def reread(self, now: float) -> None:
         """Take in what has changed. Raises StoreError."""
         found = {path.absolute(): named for path, named in manifests(self._patterns)}
-        for path in set(self._stamps) - set(found):
-            del self._stamps[path]
+        for path in {*self._stamps, *self.jobs} - set(found):
+            self._stamps.pop(path, None)
             self._drop(path, "is gone")
         for path, named in found.items():
             stamp = _stamp(path)
-            if path not in self._stamps or self._stamps[path] != stamp:
+            changed = path not in self._stamps or self._stamps[path] != stamp
+            if changed and self._read(path, named, now):
                 self._stamps[path] = stamp
-                if not self._read(path, named, now):
-                    del self._stamps[path]  # looked at again next time
 
     def close(self) -> None:
         for job in self.jobs.values():
@@ -81,6 +81,7 @@ class Roster:
                 job.diary.release()
 
     def _read(self, path: Path, named: bool, now: float) -> bool:
+        """Whether that is all until it changes: what another daemon has is looked at again."""
         try:
             if not named and not _has_schedule(path):
                 self._drop(path, "has no schedule any more")
@@ -146,8 +147,8 @@ def _has_schedule(path: Path) -> bool:
     """Whether a file that nobody named may be meant: what else lies there, and is no manifest, is not complained of."""
     if path.suffix.lower() == ".jsonl":
         with open(path, "rb") as file:
-            return next((_HAS_SCHEDULE.match(line) is not None for line in file if line.strip()), False)
-    return _HAS_SCHEDULE.search(path.read_bytes()) is not None
+            return next((_IN_JSONL.match(line) is not None for line in file if line.strip()), False)
+    return _IN_YAML.search(path.read_bytes()) is not None
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -76,9 +76,10 @@ class Watch:
         self._scheduler: Any = None
 
     async def run(self) -> int:
-        """Until a signal. Answers the exit code. Raises UsageError without APScheduler."""
-        self._scheduler = _scheduler()
+        """Until a signal. Answers the exit code. Raises UsageError without APScheduler, StoreError."""
         self._mind_signals()
+        self._scheduler = _scheduler()
+        self._roster.reread(self._now())
         self._scheduler.start()
         await self._look()
         once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
@@ -212,6 +213,8 @@ class Watch:
             self._children.discard(child)
 
     def _again(self, job: Scheduled, now: float) -> str | None:
+        if self._stopping.is_set():
+            return None
         verdict = job.decide(now)
         return utc_iso(verdict.until if isinstance(verdict, Wait) else now)
 

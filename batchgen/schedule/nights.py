@@ -11,7 +11,7 @@ from batchgen.schedule.cadence import Cadence
 DAILY_QUOTA, HELD, PERSON = 8, 11, 5
 STOPPED = (129, 130, 143)  # by a signal
 ON_TIME_S = 120.0  # a night that begins this late is on time: timers and busy machines are
-HELD_S = 60.0  # between two looks whether the other run is over
+HELD_S = 300.0  # between two looks whether the other run is over
 AFTER_RESET_S = 300.0  # clocks differ
 DAY_S = 86400.0
 Why = Literal["on time", "missed", "interrupted", "held", "reset"]

@@ -199,7 +199,7 @@ def test_a_daemon_killed_half_way_leaves_its_run_to_finish_and_buys_nothing_twic
     daemon.communicate()
     assert last_of(state, path).exit_code is None
     answer = batchgen("daemon", "--once")
-    # The run of the killed daemon lives on and may still hold the job: then it is tried again in a minute.
+    # The run of the killed daemon lives on and may still hold the job: then it is tried again in a while.
     assert answer.code in (0, 11) and "why=interrupted" in answer.err, answer.err
     until(lambda: made(path.with_suffix("")) == 8)
     assert billed(url) == 8
@@ -416,7 +416,7 @@ def test_what_lies_there_and_is_no_manifest_is_left_alone_but_what_is_named_is_c
     write, state, tmp_path, caplog
 ):
     (tmp_path / "compose.yaml").write_text("services:\n  schedule: none\n")
-    (tmp_path / "rows.jsonl").write_text('{"sku": 1}\n')
+    (tmp_path / "rows.jsonl").write_text('{"sku": 1, "schedule": "x"}\n')
     (tmp_path / "night.jsonl").write_text('{"version": 1, "schedule": "01:30"}\n{"id": "a", "prompt": "A mug"}\n')
     write({"a": "A mug"}, name="plain.yaml")
     roster = Roster((), state)
