@@ -148,6 +148,12 @@ def test_a_used_up_quota_waits_for_the_next_night_or_for_its_reset_at_midnight_p
     assert decide(rule(HOUR_S, reset=True), 0.0, night(8), reset) == Due(LAST, "reset")
 
 
+def test_the_next_night_does_not_wait_for_a_reset():
+    hourly = Rule(cadence=read_cron("30 * * * *", UTC), catch_up_s=DAY_S, reset=True)
+    last = Night(at=LAST, began=LAST, ended=LAST + 60, exit_code=8)
+    assert decide(hourly, 0.0, last, LAST + 120) == Wait(LAST + HOUR_S)
+
+
 def test_a_clock_that_is_set_back_runs_no_night_twice_and_one_that_was_years_ahead_stops_none():
     assert decide(rule(), 0.0, night(due=TONIGHT), TONIGHT - HOUR_S) == Wait(TONIGHT + DAY_S)
     assert decide(rule(), 0.0, night(due=TONIGHT + 900 * DAY_S), TONIGHT) == Due(TONIGHT, "on time")

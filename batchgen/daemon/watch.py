@@ -133,7 +133,7 @@ class Watch:
     async def _turn(self, job: Scheduled) -> None:
         """Run the night of a job if one is due, then wait for the next. Never raises: the daemon outlives its jobs."""
         task = asyncio.current_task()
-        if job.running or self._stopping.is_set() or task is None:
+        if self._stopping.is_set() or task is None:
             return
         job.running = True
         self._turns.add(task)

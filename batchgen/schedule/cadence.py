@@ -40,8 +40,7 @@ class Cadence:
     def latest(self, now: float) -> float | None:
         """UTC seconds of the last night that began at or before `now`; None when that is more than eight years ago."""
         today = self._local_day(now)
-        # From tomorrow on: an hour that is left out at midnight comes on the next day.
-        for back in range(-1, YEARS_DAYS):
+        for back in range(YEARS_DAYS):
             found = [at for at in self._on(today - timedelta(days=back)) if at <= now]
             if found:
                 return max(found)
@@ -50,7 +49,7 @@ class Cadence:
     def after(self, now: float) -> float:
         """UTC seconds of the next night after `now`. Raises ValueError when there is none within eight years."""
         today = self._local_day(now)
-        for ahead in range(-1, YEARS_DAYS):
+        for ahead in range(YEARS_DAYS):
             found = [at for at in self._on(today + timedelta(days=ahead)) if at > now]
             if found:
                 return min(found)

@@ -110,6 +110,13 @@ def test_a_manifest_that_is_new_does_not_run_before_its_first_night(batchgen, wr
     assert billed(url) == 0
 
 
+def test_a_night_older_than_catch_up_is_left_out_and_that_is_said_once(batchgen, overdue, emulator):
+    url = emulator()
+    overdue({"a": "A mug"}, more=", catch_up: 1h")
+    first, second = batchgen("daemon", "--once"), batchgen("daemon", "--once")
+    assert ("night_skipped" in first.err, "night_skipped" in second.err, billed(url)) == (True, False, 0)
+
+
 def test_one_job_that_needs_a_person_is_told_loudly_and_harms_no_other(batchgen, overdue, emulator, state):
     emulator("--latency", "0")
     bad = overdue({"a": "[[fault:429spend]]"}, name="bad.yaml")
@@ -213,7 +220,9 @@ def test_killed_together_with_its_run_it_goes_on_where_it_was(spawn, batchgen, o
     path = overdue({f"i{number}": "A mug" for number in range(12)})
     daemon = spawn("daemon")
     until(lambda: made(path.with_suffix("")) >= 3)
-    for process in (daemon.pid, *children(daemon.pid)):
+    runs = children(daemon.pid)
+    assert [os.getpgid(run) for run in runs] == runs  # a Ctrl-C on a terminal reaches them through the daemon alone
+    for process in (daemon.pid, *runs):
         os.kill(process, signal.SIGKILL)
     daemon.communicate()
     answer = batchgen("daemon", "--once")
@@ -291,10 +300,10 @@ def test_orphans_that_end_up_with_it_are_reaped(python):
 def test_what_somebody_else_waits_for_is_not_reaped():
     from batchgen.daemon.child import reap_orphans
 
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         reap_orphans({process.pid})
-        assert process.wait() == 0
+        assert process.wait() == 3
 
 
 # --- the loop itself, on a clock of its own
@@ -306,7 +315,7 @@ class Clockwork:
     def __init__(self, path: Path, state: Path, program: str, start: str, python: str = sys.executable) -> None:
         self.ahead_s = datetime.fromisoformat(start).timestamp() - time.time()
         self.events: list[object] = []
-        self.roster = Roster([str(path)], state)
+        self.roster = Roster([str(path.parent)], state)
         argv = [python, "-c", program]
         self.watch = Watch(self.roster, Orders(
             command=lambda job, due: (argv, dict(os.environ)), emit=self.events.append, hear=lambda job, line: None,
@@ -358,6 +367,16 @@ async def test_nights_that_come_while_one_lasts_become_one_afterwards(write, sta
         os.kill(os.getpid(), signal.SIGHUP)
         await clock.until(lambda: len(clock.of(NightBegan)) == 2)
     assert clock.of(NightBegan)[1].due == "2026-11-21T01:40:00Z"
+
+
+async def test_no_more_nights_at_once_than_there_are_places(write, state):
+    for name in ("a.yaml", "b.yaml", "c.yaml"):
+        path = write({"a": "A mug"}, head="schedule: {at: '01:30', timezone: UTC}\n", name=name)
+    clock = Clockwork(path, state, "", "2026-11-21T01:29:59+00:00")
+    async with clock.running():
+        await clock.until(lambda: len(clock.of(NightEnded)) == 3)
+    kinds = [type(event) for event in clock.events if not isinstance(event, NightPlanned)]
+    assert kinds == [NightBegan, NightEnded] * 3
 
 
 async def test_an_edited_schedule_holds_without_a_restart(write, state):
