@@ -15,7 +15,7 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, pass_invocation, read_span
-from batchgen.errors import SettingsError
+from batchgen.errors import SettingsError, UsageError
 from batchgen.report import figures
 from batchgen.report.clean import json_text
 from batchgen.settings import Settings, environment, state_folder
@@ -61,6 +61,8 @@ def command(invocation: Invocation, manifests: tuple[str, ...], listing: bool, a
     state = state_folder(Settings.load())
     if state is None:
         raise SettingsError("there is no home folder for the daemon's diary: set XDG_STATE_HOME")
+    if as_json and not listing:
+        raise UsageError("--json goes with --list; the log is JSON with --log-format json")
     if listing:
         _show(invocation, Roster(manifests, state, writes=False), as_json)
         return 0

@@ -31,6 +31,7 @@ MISSING = "the daemon needs the library APScheduler: pip install 'batchgen[daemo
 LOOK_EVERY_S = 60
 GIVE_UP_S = 10.0  # after the second signal, until a run that does not leave is killed
 BY_SIGNAL = 128
+PARTLY = (3, 4)
 MEANINGS = {
     0: "all images exist",
     1: "a bug in batchgen",
@@ -192,10 +193,9 @@ class Watch:
                     at=ended, exit_code=code, seconds=round(ended - began, 1), meaning=meaning, again=again, **facts
                 )
             )
-            if code in (PERSON, 2):
-                _logger.error(
-                    "%s: exit code %s: %s; next night %s", job.name, code, meaning, again or "when started again"
-                )
+            if code and code not in LATER_CODES and not stopped:
+                level = logging.WARNING if code in PARTLY else logging.ERROR
+                _logger.log(level, "%s: exit code %s: %s; runs next at %s", job.name, code, meaning, again)
 
     async def _child(self, job: Scheduled, due: Due) -> int:
         argv, environ = self._orders.command(job, due)

@@ -255,12 +255,18 @@ def test_told_to_stop_it_lets_the_run_finish_what_is_in_flight_and_goes_on_when_
     assert (answer.code, "why=interrupted" in answer.err, billed(url)) == (0, True, 15)
 
 
-def test_a_run_that_does_not_end_within_the_grace_gives_up_what_is_in_flight(spawn, overdue, emulator, state):
+@pytest.mark.parametrize(("grace", "signals"), [("1s", 1), ("300s", 2)])
+def test_after_the_grace_or_a_second_signal_a_run_gives_up_what_is_in_flight(
+    spawn, overdue, emulator, state, grace, signals
+):
     url = emulator("--latency", "60")
     path = overdue({"a": "A mug"})
-    daemon = spawn("daemon", "--grace", "1s")
+    daemon = spawn("daemon", "--grace", grace)
     until(lambda: stats(url)["requests"] == 1)
     daemon.send_signal(signal.SIGTERM)
+    if signals == 2:
+        assert any("finishing 1 in flight" in line for line in daemon.stderr)  # two at once would be one
+        daemon.send_signal(signal.SIGTERM)
     err = log_of(daemon)
     assert (daemon.returncode, last_of(state, path).stopped) == (0, True), err
     with Reader.open(path.with_suffix("")) as reader:
