@@ -17,7 +17,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, pass_invocation, read_span
 from batchgen.errors import SettingsError, UsageError
 from batchgen.report import figures
-from batchgen.report.clean import json_text
+from batchgen.report.clean import json_text, without_secrets
 from batchgen.settings import Settings, environment, state_folder
 
 if TYPE_CHECKING:
@@ -63,10 +63,12 @@ def command(invocation: Invocation, manifests: tuple[str, ...], listing: bool, a
         raise SettingsError("there is no home folder for the daemon's diary: set XDG_STATE_HOME")
     if as_json and not listing:
         raise UsageError("--json goes with --list; the log is JSON with --log-format json")
+    # An emulated night is none: the real one is still due.
+    diaries = state / ("daemon.emulated" if given["emulate"] else "daemon")
     if listing:
-        _show(invocation, Roster(manifests, state, writes=False), as_json)
+        _show(invocation, Roster(manifests, diaries, writes=False), as_json)
         return 0
-    return _carry_out(invocation, Roster(manifests, state), **given)
+    return _carry_out(invocation, Roster(manifests, diaries), **given)
 
 
 def _carry_out(invocation: Invocation, roster: Roster, *, once: bool, log_format: LogFormat, **given: Any) -> int:
@@ -130,7 +132,7 @@ class Ears:
             self._err.stream.write(f"{self._err.fit(f'{job.name} | {line}')}\n")
             self._err.stream.flush()
         elif (found := _object(line)) is not None:
-            self._err.stream.write(json_text({**found, "job": job.name}) + "\n")
+            self._err.stream.write(without_secrets(json_text({**found, "job": job.name}), self._err.secrets) + "\n")
             self._err.stream.flush()
         else:
             from batchgen.daemon.events import Output

@@ -44,15 +44,21 @@ class Child:
             self._process.send_signal(number)
 
     async def _read(self, on_line: Callable[[str], None]) -> None:
+        """To its end, even when nobody can be told any more: a run whose pipe is full would stand still."""
         stream, rest = self._process.stdout, b""
         while stream is not None and (data := await stream.read(65536)):
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) > LINE_MOST_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                on_line(line.decode(errors="replace").rstrip("\r"))
+                _tell(on_line, line)
         if rest:
-            on_line(rest.decode(errors="replace"))
+            _tell(on_line, rest)
+
+
+def _tell(on_line: Callable[[str], None], line: bytes) -> None:
+    with suppress(OSError):
+        on_line(line.decode(errors="replace").rstrip("\r"))
 
 
 def reap_orphans(ours: Collection[int]) -> None:

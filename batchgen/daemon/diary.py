@@ -16,8 +16,6 @@ from batchgen.schedule.nights import Night
 from batchgen.schedule.timetable import unit_name
 from batchgen.store.spool import sync_folder
 
-FOLDER = "daemon"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -31,10 +29,10 @@ class Entry:
 class Diary:
     """The page of one manifest: a small file that is always whole, and a lock so that one daemon at a time writes it."""
 
-    def __init__(self, state: Path, manifest: Path) -> None:
+    def __init__(self, folder: Path, manifest: Path) -> None:
         """manifest: absolute."""
         name = f"{unit_name(manifest.stem)}-{hashlib.sha256(os.fsencode(manifest)).hexdigest()[:12]}"
-        self._path = state / FOLDER / f"{name}.json"
+        self._path = folder / f"{name}.json"
         self._manifest = str(manifest)
         self._lock = FileLock(str(self._path.with_suffix(".lock")), timeout=0)
 

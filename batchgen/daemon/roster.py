@@ -54,11 +54,11 @@ class Scheduled:
 class Roster:
     """jobs: by absolute path. A manifest that is wrong is reported once and keeps its last schedule."""
 
-    def __init__(self, patterns: Sequence[str], state: Path, *, writes: bool = True) -> None:
-        """patterns: paths, globs and folders; none for what lies in jobs/ and here. writes: False only looks."""
+    def __init__(self, patterns: Sequence[str], diaries: Path, *, writes: bool = True) -> None:
+        """patterns: paths, globs and folders; none for what lies in jobs/ and here. diaries: a folder. writes: False only looks."""
         self.jobs: dict[Path, Scheduled] = {}
         self._patterns = tuple(patterns)
-        self._state = state
+        self._diaries = diaries
         self._writes = writes
         self._stamps: dict[Path, Stamp | None] = {}
         self._others: set[Path] = set()  # a daemon of its own has them
@@ -101,7 +101,7 @@ class Roster:
     def _take(self, path: Path, name: str, schedule: Schedule, now: float) -> bool:
         job = self.jobs.get(path)
         if job is None:
-            diary = Diary(self._state, path)
+            diary = Diary(self._diaries, path)
             if self._writes and not diary.acquire():
                 if path not in self._others:
                     self._others.add(path)

@@ -79,12 +79,13 @@ class Watch:
     async def run(self) -> int:
         """Until a signal. Answers the exit code. Raises UsageError without APScheduler, StoreError."""
         self._mind_signals()
-        self._scheduler = _scheduler()
         self._roster.reread(self._now())
+        self._scheduler = _scheduler()
+        self._scheduler.add_job(
+            self._look, "interval", seconds=LOOK_EVERY_S, id="look", next_run_time=datetime.now(UTC),
+            max_instances=1, coalesce=True, misfire_grace_time=None,
+        )  # fmt: skip
         self._scheduler.start()
-        await self._look()
-        once = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}
-        self._scheduler.add_job(self._look, "interval", seconds=LOOK_EVERY_S, id="look", **once)
         await self._stopping.wait()
         self._scheduler.pause()
         await self._end()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from batchgen.daemon.child import Child, reap_orphans
 from batchgen.daemon.diary import Diary, Entry
 from batchgen.daemon.events import NightBegan, NightEnded, NightPlanned
 from batchgen.daemon.roster import Roster, manifests
@@ -36,7 +37,7 @@ def _same_code(monkeypatch):
 
 @pytest.fixture
 def state(tmp_path) -> Path:
-    return tmp_path / "state" / "batchgen"
+    return tmp_path / "state" / "batchgen" / "daemon"
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_a_night_older_than_catch_up_is_left_out_and_that_is_said_once(batchgen,
     overdue({"a": "A mug"}, more=", catch_up: 1h")
     first, second = batchgen("daemon", "--once"), batchgen("daemon", "--once")
     assert ("night_skipped" in first.err, "night_skipped" in second.err, billed(url)) == (True, False, 0)
+
+
+def test_an_emulated_night_leaves_the_real_one_due(batchgen, overdue, emulator, state):
+    url, path = emulator("--latency", "0"), overdue({"a": "A mug"})
+    for diary in state.glob("*.json"):
+        (state.parent / "daemon.emulated").mkdir()
+        (state.parent / "daemon.emulated" / diary.name).write_text(diary.read_text())
+    assert "job EMULATED" in batchgen("daemon", "--once", "--emulate").err
+    assert (billed(url), last_of(state, path)) == (0, None)
+    assert batchgen("daemon", "--once").code == 0
+    assert billed(url) == 1
 
 
 def test_one_job_that_needs_a_person_is_told_loudly_and_harms_no_other(batchgen, overdue, emulator, state):
@@ -304,8 +316,6 @@ def test_orphans_that_end_up_with_it_are_reaped(python):
 
 
 def test_what_somebody_else_waits_for_is_not_reaped():
-    from batchgen.daemon.child import reap_orphans
-
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         reap_orphans({process.pid})
@@ -394,6 +404,15 @@ async def test_an_edited_schedule_holds_without_a_restart(write, state):
         os.kill(os.getpid(), signal.SIGHUP)
         await clock.until(lambda: len(clock.of(NightPlanned)) == 2)
     assert clock.of(NightPlanned)[1].due == "2026-11-21T02:45:00Z"
+
+
+async def test_a_run_goes_on_when_what_it_says_reaches_nobody():
+    def gone(line: str) -> None:
+        raise BrokenPipeError
+
+    child = await Child.start([sys.executable, "-c", "print(('x' * 99 + '\\n') * 20_000)"], os.environ)
+    async with asyncio.timeout(20):
+        assert await child.wait(gone) == 0
 
 
 async def test_a_run_that_cannot_be_started_is_an_error_and_the_daemon_lives(write, state, caplog):
