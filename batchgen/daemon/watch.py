@@ -78,8 +78,7 @@ class Watch:
 
     async def run(self) -> int:
         """Until a signal. Answers the exit code. Raises UsageError without APScheduler, StoreError."""
-        self._mind_signals()
-        self._roster.reread(self._now())
+        self._begin()
         self._scheduler = _scheduler()
         self._scheduler.add_job(
             self._look, "interval", seconds=LOOK_EVERY_S, id="look", next_run_time=datetime.now(UTC),
@@ -94,8 +93,7 @@ class Watch:
 
     async def run_once(self) -> int:
         """What is due now, and then leave. Answers the worst exit code; one that means "later" only when none is worse."""
-        self._mind_signals()
-        self._roster.reread(self._now())
+        self._begin()
         turns = [asyncio.create_task(self._turn(job)) for job in self._roster.jobs.values()]
         stopping = asyncio.create_task(self._stopping.wait())
         while turns and not self._stopping.is_set():
@@ -107,6 +105,12 @@ class Watch:
             return BY_SIGNAL + self._signal
         failed = [code for code in self._codes if code not in LATER_CODES]
         return max(failed, default=0) or max(self._codes, default=0)
+
+    def _begin(self) -> None:
+        self._mind_signals()
+        self._roster.reread(self._now())
+        if not self._roster.jobs:
+            _logger.warning("no manifest has `schedule:` in its head yet")
 
     # --- what is due
 
@@ -143,7 +147,7 @@ class Watch:
             verdict = self._verdict(job)
             if isinstance(verdict, Due):
                 async with self._places:
-                    if not self._stopping.is_set():
+                    if not self._stopping.is_set() and self._roster.jobs.get(job.path) is job:
                         await self._night(job, verdict)
                 verdict = self._verdict(job)
             if isinstance(verdict, Wait):

@@ -105,7 +105,7 @@ def test_what_is_due_is_run_once_and_not_again(batchgen, overdue, emulator, stat
 
 def test_a_manifest_that_is_new_does_not_run_before_its_first_night(batchgen, write, emulator):
     url = emulator()
-    write({"a": "A mug"}, head="schedule: '00:00'\n")
+    write({"a": "A mug"}, head=f"schedule: {{at: '{datetime.now(UTC) - timedelta(hours=1):%H:%M}', timezone: UTC}}\n")
     assert batchgen("daemon", "--once").code == 0
     assert batchgen("daemon", "--once").code == 0
     assert billed(url) == 0
@@ -127,6 +127,12 @@ def test_an_emulated_night_leaves_the_real_one_due(batchgen, overdue, emulator, 
     assert (billed(url), last_of(state, path)) == (0, None)
     assert batchgen("daemon", "--once").code == 0
     assert billed(url) == 1
+
+
+def test_nothing_to_do_is_said(batchgen, write):
+    write({"a": "A mug"})
+    answer = batchgen("daemon", "--once")
+    assert (answer.code, "no manifest has `schedule:`" in answer.err) == (0, True)
 
 
 def test_one_job_that_needs_a_person_is_told_loudly_and_harms_no_other(batchgen, overdue, emulator, state):
