@@ -66,7 +66,8 @@ class BatchOptions:
     """by: auto lets go online what a batch cannot do. wait: for the results; else submit, collect what is there, leave.
 
     fallback_at: UTC seconds after which what no batch has delivered is made online. look_s: between the first two looks
-    at a batch. sure_s: how long a batch that may have been created gets to appear in the list of batches.
+    at a batch. sure_s: how long a batch that may have been created gets to appear in the list of batches. resend: ask
+    again for what a batch has failed at. hold_uncertain: but not for what may have been billed.
     """
 
     by: By = "online"
@@ -75,6 +76,7 @@ class BatchOptions:
     limits: ChunkLimits = field(default_factory=ChunkLimits)
     look_s: float = 5.0
     sure_s: float = 60.0
+    resend: bool = True
     hold_uncertain: bool = False
 
 

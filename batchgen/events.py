@@ -33,6 +33,7 @@ class AttemptStarted(Event):
     model: str
     number: int  # which attempt of this sample, from 1
     sent_as: str = ""  # how the request departs from its item, in words
+    batch: bool = False  # a line of a batch, and not in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

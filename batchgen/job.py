@@ -14,7 +14,7 @@ from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.purse import left_of_budgets
 from batchgen.engine.run import run_job
-from batchgen.engine.survey import Survey, Surveyor
+from batchgen.engine.survey import Survey, Surveyor, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.reader import Reader
@@ -109,6 +109,7 @@ def plan(
     finally:
         if reader is not None:
             reader.close()
+    refuse_online_only(survey)
     loads = list(survey.loads.values())
     if (never := too_dear(loads)) is not None:
         raise UsageError(never)

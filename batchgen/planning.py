@@ -187,7 +187,7 @@ def forecast(
         known_usd=sum(load.usd for load in asked),
         seconds=max(seconds, by_cap_s, chain_s, *(spend_s(*account) for account in _accounts(asked))),
         limit=_limit(asked, concurrency, budget_usd, budget_of, chain_s),
-        by_model={load.model: load for load in loads},
+        by_model={f"{load.model} (batch)" if load.batch else load.model: load for load in loads},
     )
 
 

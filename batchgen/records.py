@@ -205,7 +205,9 @@ class ImageFile:
     flags: tuple[str, ...] = ()  # "size" | "ratio": not what was asked for; kept all the same
 
 
-State = Literal["wanted", "running", "succeeded", "refused", "failed", "uncertain", "blocked", "superseded"]
+State = Literal[
+    "wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked", "superseded"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from batchgen.report.log import Log
 from batchgen.report.summary import next_steps, show_summary
 
 if TYPE_CHECKING:
+    from batchgen.batching import BatchOptions
     from batchgen.engine.outcome import Outcome
     from batchgen.events import Observer
     from batchgen.job import Job
@@ -47,6 +48,7 @@ class Execution:
     deadline: float | None
     hold_uncertain: bool
     engine: str
+    batches: dict[str, Any]
     yes: bool
     quiet: bool
     progress: bool
@@ -59,10 +61,21 @@ class Execution:
         return cls(
             wishes=wishes, only=tuple(options.get("only", ())), limit=options.get("limit"), concurrency=options["concurrency"],
             max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
-            hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"], yes=options["yes"],
+            hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"], batches=batches_of(options), yes=options["yes"],
             quiet=options["quiet"], progress=not options["no_progress"], metrics_file=options["metrics_file"],
             log_file=options["log_file"], log_format=options["log_format"],
         )  # fmt: skip
+
+
+def batches_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of batches, as fields of BatchOptions. Raises UsageError for what contradicts itself."""
+    wait, at, size = not options["no_wait"], options["fallback_at"], options["batch_size"]
+    given = [name for name, said in (("--no-wait", not wait), ("--fallback-at", at), ("--batch-size", size)) if said]
+    if given and options["engine"] == "online":
+        raise UsageError(f"{given[0]} is about batches: add --engine batch or --engine auto")
+    if at is not None and not wait:
+        raise UsageError("--fallback-at waits until then: leave --no-wait out")
+    return {"wait": wait, "fallback_at": at, "size": size}
 
 
 def deadline(until: float | None, max_duration_s: float | None, now: float) -> float | None:
@@ -106,7 +119,7 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     options = batchgen.RunOptions(
         wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
         max_usd=execution.max_usd, deadline=execution.deadline, hold_uncertain=execution.hold_uncertain,
-        install_signal_handlers=True,
+        install_signal_handlers=True, batches=_batches(execution),
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _terminated)
     board = Board()
@@ -122,6 +135,17 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     return outcome.exit_code
 
 
+def _batches(execution: Execution) -> BatchOptions:
+    from batchgen.batching import BatchOptions, ChunkLimits
+
+    size = execution.batches["size"]
+    return BatchOptions(
+        wait=execution.batches["wait"],
+        fallback_at=execution.batches["fallback_at"],
+        limits=ChunkLimits(requests=size) if size else ChunkLimits(),
+    )
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
     """SIGTERM before the run minds signals itself: nothing is in flight, so leave at once, tidily."""
     raise SystemExit(128 + number)
@@ -135,7 +159,7 @@ def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
         return
     prospect = batchgen.plan(
         job, wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
-        max_usd=execution.max_usd,
+        max_usd=execution.max_usd, engine=execution.engine,
     ).forecast  # fmt: skip
     most = prospect.known_usd if execution.max_usd is None else min(prospect.known_usd, execution.max_usd)
     if most <= ASK_ABOVE_USD:

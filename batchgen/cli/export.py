@@ -23,6 +23,7 @@ from batchgen.report.clean import clean, json_text, without_secrets
 STATES = (
     "wanted",
     "running",
+    "submitted",
     "succeeded",
     "refused",
     "failed",

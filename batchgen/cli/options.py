@@ -108,6 +108,15 @@ only_option = click.option(
 limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many requests.")
 
 
+engine_option = click.option(
+    "--engine",
+    default="online",
+    show_default=True,
+    metavar="NAME",
+    help="online; batch (half the price, within a day); auto: by batch what can, the rest online.",
+)
+
+
 def place_options(function: F) -> F:
     """Where the images go."""
     return chain(
@@ -159,8 +168,21 @@ def execution_options(function: F) -> F:
     return chain(
         click.option("--until", callback=read_clock, metavar="HH:MM", help="Start nothing after the next local HH:MM."),
         click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long."),
+        engine_option,
         click.option(
-            "--engine", default="online", show_default=True, metavar="NAME", help="How the work is carried out."
+            "--no-wait", is_flag=True, help="Submit batches, collect what is there, leave with 9; a later run collects."
+        ),
+        click.option(
+            "--fallback-at",
+            callback=read_clock,
+            metavar="HH:MM",
+            help="Cancel batches at the next local HH:MM, and make online what they have not delivered.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1, 100_000),
+            metavar="N",
+            help="Requests in one batch at most.  [default: 2000]",
         ),
         click.option("-y", "--yes", is_flag=True, help="Do not ask about the cost."),
         json_option("Print one JSON object on stdout at the end."),
@@ -169,7 +191,7 @@ def execution_options(function: F) -> F:
             is_flag=True,
             callback=_leave_with_0,
             expose_value=False,
-            help="For timers: leave with 0 in place of 6, 7, 8 and 11, which mean that a later run goes on.",
+            help="For timers: leave with 0 in place of 6, 7, 8, 9 and 11, which mean that a later run goes on.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss."),
         click.option("--no-progress", is_flag=True, help="Plain lines now and then instead of the live view."),

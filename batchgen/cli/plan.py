@@ -9,6 +9,7 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import (
     chain,
+    engine_option,
     json_option,
     limit_options,
     manifest_argument,
@@ -19,10 +20,11 @@ from batchgen.cli.options import (
 from batchgen.report import figures
 
 if TYPE_CHECKING:
-    from batchgen.job import Plan
-    from batchgen.planning import Step
+    from batchgen.job import Job, Plan
+    from batchgen.planning import Step, Wishes
 
 ROWS_MOST = 40
+BATCH_TIME = "batches within 24 hours, by the vendor's aim"
 
 
 class Rows:
@@ -46,7 +48,9 @@ class Rows:
 @selection_options
 @limit_options
 @chain(
-    json_option(), click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {ROWS_MOST}.")
+    engine_option,
+    json_option(),
+    click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {ROWS_MOST}."),
 )
 @pass_invocation
 def command(invocation: Invocation, manifest: str, **options: Any) -> None:
@@ -66,17 +70,34 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> None:
     rows = Rows(None if options["show_all"] or invocation.json else ROWS_MOST)
     found = batchgen.plan(
         job, wishes=wishes, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
-        max_usd=options["max_cost"], on_step=rows,
+        max_usd=options["max_cost"], on_step=rows, engine=options["engine"],
     )  # fmt: skip
+    online = _online(job, found, wishes, options)
     for warning in (*job.settings.warnings, *found.warnings):
         invocation.err.line(f"warning: {warning}", "yellow")
     if invocation.json:
-        invocation.out.json(as_object(job.manifest.name, str(job.folder), found, rows, emulated=job.emulated))
+        invocation.out.json(
+            as_object(job.manifest.name, str(job.folder), found, rows, emulated=job.emulated, online=online)
+        )
         return
-    show(invocation, job.manifest.name, found, rows, emulated=job.emulated)
+    show(invocation, job.manifest.name, found, rows, emulated=job.emulated, online=online)
 
 
-def show(invocation: Invocation, name: str, found: Plan, rows: Rows, *, emulated: bool) -> None:
+def _online(job: Job, found: Plan, wishes: Wishes, options: dict[str, Any]) -> Plan | None:
+    """The same without batches, to compare; None when this plan has none."""
+    import batchgen
+
+    if not any(load.batch and load.images for load in found.forecast.by_model.values()):
+        return None
+    return batchgen.plan(
+        job, wishes=wishes, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
+        max_usd=options["max_cost"],
+    )  # fmt: skip
+
+
+def show(
+    invocation: Invocation, name: str, found: Plan, rows: Rows, *, emulated: bool, online: Plan | None = None
+) -> None:
     """The table, then the totals."""
     out, survey, forecast = invocation.out, found.survey, found.forecast
     if rows.kept:
@@ -96,8 +117,27 @@ def show(invocation: Invocation, name: str, found: Plan, rows: Rows, *, emulated
     if not forecast.images:
         return
     out.line(f"cost   {_cost(found)}")
-    out.line(f"time   {figures.duration(forecast.seconds)} at best, estimated")
+    for line in _ways(found):
+        out.line(f"way    {line}")
+    if online is None:
+        out.line(f"time   {figures.duration(forecast.seconds)} at best, estimated")
+    else:
+        out.line(f"time   {BATCH_TIME}; what goes online {figures.duration(forecast.seconds)} at best, estimated")
+        alone = f"{_cost(online)}, {figures.duration(online.forecast.seconds)} at best"
+        out.line(f"else   all online: {alone}")
     out.line(f"limit  {forecast.limit.binding}: {forecast.limit.advice}")
+
+
+def _ways(found: Plan) -> list[str]:
+    """How much goes by batch, and of what goes online why."""
+    loads = found.forecast.by_model.values()
+    lines = [
+        f"{load.model}: {figures.count(load.images, 'image')} by batch, "
+        + ("price unknown" if load.unpriced else figures.usd(load.usd))
+        for load in loads
+        if load.batch and load.images
+    ]
+    return lines + [f"{number:,} online: {why}" for why, number in found.survey.online.most_common(6)]
 
 
 def _row(step: Step) -> tuple[str, str, str, str, str]:
@@ -116,7 +156,9 @@ def _cost(found: Plan) -> str:
     return f"unknown: no price is known for {unpriced}; the others {figures.usd(forecast.known_usd)}, estimated"
 
 
-def as_object(name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool) -> dict[str, Any]:
+def as_object(
+    name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool, online: Plan | None = None
+) -> dict[str, Any]:
     """usd is null when a price is unknown; `known_usd` is the rest. Every USD figure here is an estimate."""
     survey, forecast = found.survey, found.forecast
     return {
@@ -128,6 +170,11 @@ def as_object(name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool
         "usd": None if forecast.usd is None else round(forecast.usd, 6),
         "known_usd": round(forecast.known_usd, 6),
         "seconds_at_best": round(forecast.seconds, 1),
+        "all_online": None if online is None else {
+            "usd": None if online.forecast.usd is None else round(online.forecast.usd, 6),
+            "seconds_at_best": round(online.forecast.seconds, 1),
+        },
+        "online_because": dict(survey.online.most_common()),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
         "kept": survey.kept,
         "moved": len(survey.moves),
@@ -135,9 +182,9 @@ def as_object(name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool
         "skipped": survey.skipped,
         "by_reason": dict(survey.whys.most_common()),
         "by_model": {
-            load.model: {"requests": load.requests, "images": load.images, "rpm": load.rpm,
+            name: {"requests": load.requests, "images": load.images, "rpm": load.rpm,
                          "usd": None if load.unpriced else round(load.usd, 6)}
-            for load in forecast.by_model.values()
+            for name, load in forecast.by_model.items()
         },
         "steps": [
             {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": step.why,

@@ -21,9 +21,9 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report import figures
 from batchgen.report.facts import Facts, job_facts, process_lives, seconds_since
 from batchgen.report.screen import Screen
-from batchgen.report.summary import money_lines, show_block, trouble
+from batchgen.report.summary import batch_lines, money_lines, show_block, trouble
 
-STATES = ("succeeded", "running", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
+STATES = ("succeeded", "running", "submitted", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
 LOOK_EVERY_S = 2.0
 LINE_EVERY_S = 30.0
@@ -35,9 +35,10 @@ NARROW = 80  # below this a table of states does not fit
 @job_argument
 @folder_option
 @json_option()
+@click.option("--collect", is_flag=True, help="First collect what batches have brought; nothing is asked for.")
 @click.option("--watch", is_flag=True, help="Again and again while a run lasts; Ctrl-C leaves, the run goes on.")
 @pass_invocation
-def command(invocation: Invocation, job: str, output: str | None, as_json: bool, watch: bool) -> None:
+def command(invocation: Invocation, job: str, output: str | None, as_json: bool, collect: bool, watch: bool) -> None:
     """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
 
     JOB is a manifest or a job folder.
@@ -50,6 +51,8 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool,
     """
     if watch and as_json:
         raise UsageError("--watch is for people: ask for --json again and again")
+    if collect:
+        _collect(invocation, job, output)
     found = find_job(job, output)
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
@@ -62,6 +65,19 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool,
     show_status(invocation.out, facts)
     if found.other is not None:
         invocation.out.line(f"There is an emulated job too: batchgen status {found.other}", "dim")
+
+
+def _collect(invocation: Invocation, manifest: str, output: str | None) -> None:
+    """A run that asks for nothing new. Raises what a run raises."""
+    from dataclasses import replace
+
+    import batchgen
+    from batchgen.batching import BatchOptions
+    from batchgen.cli.carry_out import load_job
+
+    job = load_job(invocation, manifest, output, emulate=False)
+    options = batchgen.RunOptions(wishes=batchgen.Wishes(states=frozenset(), explicit=True))
+    batchgen.run_sync(job, options=replace(options, batches=BatchOptions(wait=False, resend=False)))
 
 
 def facts_of(folder: Path) -> Facts:
@@ -116,6 +132,8 @@ def show_status(out: Screen, facts: Facts) -> None:
         show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))
     if facts["in_flight"]:
         show_block(out, "in flight", _in_flight(facts))
+    for label, lines in batch_lines(facts["batches"]):
+        show_block(out, label, lines)
     if unread := facts["unread"]["answers"]:
         kept = (
             f"{figures.count(unread, 'answer')} paid for and not readable yet, {figures.size(facts['unread']['bytes'])}"

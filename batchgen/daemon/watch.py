@@ -42,6 +42,7 @@ MEANINGS = {
     6: "stopped by budget, goes on later",
     7: "stopped by deadline, goes on later",
     8: "stopped by a daily quota, goes on later",
+    9: "batches are out, looked at again soon",
     11: "another run holds the job, tried again soon",
 }
 _logger = logging.getLogger("batchgen.daemon")

@@ -9,6 +9,7 @@ import secrets
 import socket
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, nullcontext
@@ -32,7 +33,7 @@ from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
-from batchgen.engine.survey import RESTORED, Survey, Surveyor
+from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_online_only
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, LaneCooled, LaneParked, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
@@ -149,7 +150,7 @@ class _Run:
         await self._fetch_earlier(ledger)
         ledger.catch_up()
         survey = self.first_survey or self._survey(ledger)
-        self._check_batches(survey)
+        refuse_online_only(survey)
         self._check_price(survey)
         self._check_room(survey, emulated)
         routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
@@ -196,14 +197,6 @@ class _Run:
         dropped = Chunks(ledger).drop_unsent(UNSENT if by == "online" else UNSENT[:1])
         if dropped:
             self.note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
-
-    def _check_batches(self, survey: Survey) -> None:
-        if survey.online_only:
-            key, why = survey.online_only[0]
-            raise UsageError(
-                f"{len(survey.online_only):,} request(s) cannot go through a batch API, the first for {key}: {why}."
-                " Use --engine auto, which sends these online"
-            )
 
     def _check_price(self, survey: Survey) -> None:
         loads, limits = list(survey.loads.values()), self.manifest.limits
@@ -340,7 +333,7 @@ class _Run:
                         kept=survey.kept,
                         usd=prospect.usd,
                         eta_s=prospect.seconds,
-                        samples={load.model: load.images for load in survey.loads.values() if load.images},
+                        samples=_wanted_by_model(survey),
                         emulated=options.emulator_url is not None,
                     )
                 )
@@ -481,3 +474,10 @@ class _Run:
             RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
         )
         return outcome
+
+
+def _wanted_by_model(survey: Survey) -> dict[str, int]:
+    wanted = Counter[str]()
+    for load in survey.loads.values():
+        wanted[load.model] += load.images
+    return {model: number for model, number in wanted.items() if number}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from batchgen.batching import By, batch_lane, why_online
 from batchgen.engine.families import Families
 from batchgen.engine.lanes import lane_key
+from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest
@@ -60,6 +61,7 @@ class Survey:
     items: int = 0
     wanted: int = 0  # samples to ask for
     submitted: int = 0  # samples that are in batches of earlier runs
+    online: Counter[str] = field(default_factory=Counter)  # requests that no batch can have, by reason
     online_only: list[tuple[str, str]] = field(default_factory=list)  # (sample, why no batch can have it), with `batch`
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
 
@@ -271,6 +273,9 @@ class Surveyor:
         if profile.id not in self._batching:
             self._batching[profile.id] = isinstance(provider_class(profile.provider)(profile), Batching)
         why = why_online(sample.item, self._batching[profile.id], self._by, self.families.awaited(sample))
+        if why is not None:
+            named, _, other = why.partition(" @")
+            self.survey.online[f"{named} another item" if other else named] += 1
         if why is not None and self._by == "batch":
             self.survey.online_only.append((sample.key, why))
         if why is None:
@@ -333,6 +338,16 @@ class Surveyor:
                 if row is None or n > row[0]:
                     yield item_id, n, path
         wanted.close()
+
+
+def refuse_online_only(survey: Survey) -> None:
+    """With an engine that sends nothing but batches. Raises UsageError."""
+    if survey.online_only:
+        key, why = survey.online_only[0]
+        raise UsageError(
+            f"{len(survey.online_only):,} request(s) cannot go through a batch API, the first for {key}: {why}."
+            " Use --engine auto, which sends these online"
+        )
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

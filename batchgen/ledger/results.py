@@ -14,7 +14,17 @@ from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
 FILE_NAME = "results.jsonl"
-_WORST_FIRST = ("running", "uncertain", "failed", "refused", "blocked", "wanted", "succeeded", "superseded")
+_WORST_FIRST = (
+    "running",
+    "submitted",
+    "uncertain",
+    "failed",
+    "refused",
+    "blocked",
+    "wanted",
+    "succeeded",
+    "superseded",
+)
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
@@ -117,7 +127,7 @@ class ResultsFile:
     def rebuild(self) -> None:
         """Write the file anew from the ledger, beside it, and rename. Superseded items have no line."""
         beside = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind
-        states = ("wanted", "running", "succeeded", "refused", "failed", "uncertain", "blocked")
+        states = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
         try:
             fd = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from batchgen.events import (
     AttemptFailed,
     AttemptStarted,
+    BatchCollected,
+    BatchSeen,
+    BatchSubmitted,
     Event,
     LaneCooled,
     LaneParked,
@@ -53,12 +56,21 @@ class Board:
     stopping: str = ""
     stopping_message: str = ""
     ended: bool = False
+    batches: dict[str, tuple[int, int]] = field(default_factory=dict)  # those that are out: requests answered, and all
     models: dict[str, ModelBoard] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
                 self._started(event)
+            case AttemptStarted(batch=True):
+                self._model(event.model)
+            case BatchSubmitted():
+                self.batches[event.batch] = (0, event.requests)
+            case BatchSeen():
+                self.batches[event.batch] = (event.succeeded + event.failed, event.requests)
+            case BatchCollected():
+                self.batches.pop(event.batch, None)
             case AttemptStarted():
                 self._model(event.model).open.add(event.attempt)
             case AttemptFailed():

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from batchgen.ledger.chunks import open_chunks
 from batchgen.ledger.reader import Money, Reader, RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
@@ -60,6 +61,12 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         },
         "parked": {lane_model(lane): utc_iso(until) for lane, until in outcome.parked.items()},
         "stopped_models": {lane_model(lane): reason for lane, reason in outcome.stopped_lanes.items()},
+        "batches": {
+            "submitted": outcome.submitted,
+            "unsubmitted": outcome.unsubmitted,
+            "saved_usd": round(outcome.saved_usd, 6),
+            "out": batches(reader),
+        },
         "reasons": reasons(reader),
         "uncertain": uncertain(reader),
         "account": books(reader),
@@ -81,6 +88,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "requests": reader.attempts(),
         "usd": _money(reader.money()),
         "in_flight": _in_flight(reader),
+        "batches": batches(reader),
         "uncertain": uncertain(reader),
         "account": books(reader),
         "parked": {
@@ -109,6 +117,16 @@ def reasons(reader: Reader) -> list[Facts]:
 
 def uncertain(reader: Reader) -> list[Facts]:
     return [{"id": key, "maybe_usd": usd} for key, usd in reader.uncertain(UNCERTAIN_MOST)]
+
+
+def batches(reader: Reader) -> list[Facts]:
+    """Batches that are out, or about to be. state: the vendor's word; `not created yet` for those that it does not know."""
+    return [
+        {"batch": chunk.batch, "model": lane_model(chunk.lane), "state": chunk.state or "not created yet",
+         "requests": chunk.requests, "succeeded": chunk.succeeded, "failed": chunk.failed,
+         "since": utc_iso(chunk.created_at or chunk.made_at), "estimate_usd": chunk.estimate_usd}
+        for chunk in open_chunks(reader)
+    ]  # fmt: skip
 
 
 def books(reader: Reader) -> Facts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchgen.events import (
+    BatchCollected,
+    BatchSubmitted,
     Event,
     LaneCooled,
     LaneParked,
@@ -44,6 +46,14 @@ class Telling:
                     yield "further notes are not shown; --log-file has them all", "dim"
             case SampleEnded():
                 yield from self._sample_ended(event)
+            case BatchSubmitted():
+                usd = "" if event.usd is None else f", estimated {figures.usd(event.usd)}"
+                yield f"{event.model}: {event.batch} submitted with {figures.count(event.requests, 'request')}{usd}", ""
+            case BatchCollected():
+                rest = f", {event.again:,} to ask for again" if event.again else ""
+                rest += f", {event.ended:,} without an image" if event.ended else ""
+                made = figures.count(event.made, "image")
+                yield f"{event.model}: {event.batch} collected: {made}{rest}, {figures.usd(event.usd)}", ""
             case LaneCooled():
                 yield from self._cooled(event)
             case LaneParked():
@@ -114,6 +124,11 @@ def standing(board: Board, now: float) -> str:
     """How a run stands, in one line."""
     left = board.left_s(now)
     parts = [f"{board.done:,} of {board.wanted:,}", f"{board.in_flight} in flight", figures.usd(board.usd)]
+    if board.batches:
+        answered, asked = (sum(part) for part in zip(*board.batches.values(), strict=True))
+        parts.append(
+            f"{figures.count(len(board.batches), 'batch', 'batches')} out ({answered:,} of {asked:,} answered)"
+        )
     not_made = board.done - board.made
     if not_made:
         parts.insert(1, f"{not_made:,} not made")

@@ -15,6 +15,7 @@ from batchgen.report.screen import Screen
 
 NOT_MADE = ("refused", "failed", "uncertain", "blocked", "wanted", "running")
 LABEL_COLUMNS = 10
+BATCHES_MOST = 10
 STOPS = {
     "budget": "the budget is used up",
     "deadline": "the time is up",
@@ -47,11 +48,14 @@ def show_block(screen: Screen, label: str, lines: Sequence[str]) -> None:
 def headline(facts: Facts) -> str:
     """One line that says how it went."""
     images, samples = facts["images"], facts["samples"]
+    out = facts["batches"]["submitted"]
     missing = sum(samples.get(state, 0) for state in NOT_MADE)
     job = facts["job"]
     why = f": stopped, {STOPS.get(facts['stopped_by'], facts['stopped_by'])}" if facts["stopped_by"] else ""
     if why:
         return f"{job}{why}; {figures.count(images['made'], 'image')} made"
+    if out:
+        return f"{job}: {figures.count(out, 'image')} in batches, {images['made']:,} made"
     if not images["made"] and not missing and not images["left"]:
         return f"{job}: nothing to do, {figures.count(images['kept'], 'image')} kept"
     if not missing and not images["left"]:
@@ -68,6 +72,9 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"]
     if facts["requests"]:
         yield "money", money_lines(facts["usd"], emulated=facts["emulated"])
+    yield from batch_lines(facts["batches"]["out"])
+    if saved := facts["batches"]["saved_usd"]:
+        yield "saved", [f"{figures.usd(saved)} against the same requests one by one: batches cost half"]
     yield "time", [_time(facts)]
     if facts["limit"]["binding"] != "nothing":
         yield "limit", [f"{facts['limit']['binding']}; {facts['limit']['remedy']}"]
@@ -81,6 +88,19 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     steps = next_steps(facts)
     if steps:
         yield "next", steps
+
+
+def batch_lines(batches: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
+    """Those that are out, newest last."""
+    lines = [
+        f"{one['batch'] or one['model']}: {one['state']}, {one['succeeded'] + one['failed']:,} of"
+        f" {figures.count(one['requests'], 'request')} answered, since {one['since']}"
+        for one in batches[:BATCHES_MOST]
+    ]
+    if len(batches) > BATCHES_MOST:
+        lines.append(f"… and {len(batches) - BATCHES_MOST:,} more")
+    if lines:
+        yield "batches", lines
 
 
 def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
@@ -178,6 +198,10 @@ def next_steps(facts: Facts) -> list[str]:
         case 8:
             until = min(facts["parked"].values(), default="the quota resets")
             return [f"{run} after {until}"]
+        case 9:
+            return [
+                f"{run} collects what the batches have brought; so does batchgen status {manifest}{output} --collect"
+            ]
         case 129 | 130 | 143:
             return [f"{run} goes on from here"]
     return []

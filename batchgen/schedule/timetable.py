@@ -11,7 +11,7 @@ from pathlib import Path
 from batchgen.errors import UsageError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-LATER_CODES = (6, 7, 8, 11)  # budget, deadline, daily quota, another run: the next night goes on
+LATER_CODES = (6, 7, 8, 9, 11)  # budget, deadline, daily quota, batches are out, another run: the next night goes on
 DURATION_S = 22 * 3600  # without a deadline of the person's: ended before the next night begins
 GRACE_S = 900  # told to stop, a run finishes what is in flight; the longest request may take ten minutes
 BEYOND_DEADLINE_S = 3600  # who is still there this long after the deadline hangs, and is stopped

@@ -120,7 +120,9 @@ async def test_children_go_in_waves_with_batch_and_online_with_auto(bench, tmp_p
     assert (outcome.exit_code, outcome.made, len(await bench.created())) == (0, 3, 4)
 
 
-TURNS = "  - {id: room, turns: [a room, calmer, with a cat]}\n  - {id: tea, prompt: tea, model: imagen-4.0-generate-001}\n"
+TURNS = (
+    "  - {id: room, turns: [a room, calmer, with a cat]}\n  - {id: tea, prompt: tea, model: imagen-4.0-generate-001}\n"
+)
 
 
 async def test_what_no_batch_can_have_is_an_error_with_batch_and_goes_online_with_auto(bench):
@@ -133,7 +135,12 @@ async def test_what_no_batch_can_have_is_an_error_with_batch_and_goes_online_wit
 
 async def test_both_families_of_states_and_all_places_of_results_are_understood(tmp_path):
     for number, (states, places) in enumerate(
-        [("job", ("dest",)), ("batch", ("response",)), ("job", ("metadata",)), ("batch", ("metadata", "response", "dest"))]
+        [
+            ("job", ("dest",)),
+            ("batch", ("response",)),
+            ("job", ("metadata",)),
+            ("batch", ("metadata", "response", "dest")),
+        ]
     ):
         async with await serve(quick(states=states, places=places)) as emulator:
             bench = BatchBench(emulator.base_url, tmp_path / str(number))
@@ -171,7 +178,12 @@ async def test_a_download_that_broke_off_goes_on_where_it_was_or_begins_anew(tmp
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("line_missing", "missing_line"), ("429", "rate_limited"), ("500", "server_fault"), ("truncated_json", "not_json")],
+    [
+        ("line_missing", "missing_line"),
+        ("429", "rate_limited"),
+        ("500", "server_fault"),
+        ("truncated_json", "not_json"),
+    ],
 )
 async def test_only_the_key_that_failed_is_sent_again(bench, fault, reason):
     prompts = [*MUGS[:-1], f"the last [[fault:{fault}*1]]"]
@@ -183,7 +195,7 @@ async def test_only_the_key_that_failed_is_sent_again(bench, fault, reason):
 
 
 async def test_a_refused_line_is_final_and_named_in_the_vendors_words(bench):
-    outcome = await bench.submit(items(*MUGS[:3], "x [[fault:prompt_safety]]"))
+    outcome = await bench.submit(items(*MUGS[:3], "x [[fault:safety]]"))
     assert (outcome.exit_code, outcome.made) == (3, 3)
     assert bench.lines()["i3"]["state"] == "refused"
     assert (await bench.stats())["batch_lines"] == 4

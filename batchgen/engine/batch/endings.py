@@ -79,7 +79,7 @@ class Endings:
                 maybe_billed=error.maybe_billed,
             )
         )  # fmt: skip
-        if again and wanted is not None:
+        if again and wanted is not None and means.options.resend:
             self._ask_again(lane, wanted, error)
         elif not again:
             await self._given_up(sample, state, error)
@@ -98,7 +98,8 @@ class Endings:
     def _ask_again(self, lane: str, sample: Sample, error: ProviderError) -> None:
         """By batch once more; with `auto`, what a batch has failed at twice, or a batch that came to nothing, online."""
         lost = isinstance(error, BatchLost)
-        online = self.fallen_back or (self._means.options.by == "auto" and (lost or self._rounds[sample.key] > 1))
+        by = self._means.options.by
+        online = self.fallen_back or by == "online" or (by == "auto" and (lost or self._rounds[sample.key] > 1))
         self.put_back(online_lane(lane) if online else lane, [sample])
 
     def put_back(self, lane: str, samples: Sequence[Sample]) -> None:

@@ -83,7 +83,13 @@ class Submission:
         for (sent, number, _, words, _), attempt in zip(requests, numbers, strict=True):
             means.emit(
                 AttemptStarted(
-                    at=chunk.made_at, attempt=attempt, key=sent.key, model=sent.item.model, number=number, sent_as=words
+                    at=chunk.made_at,
+                    attempt=attempt,
+                    key=sent.key,
+                    model=sent.item.model,
+                    number=number,
+                    sent_as=words,
+                    batch=True,
                 )
             )
         return await self._write(chunk, [sent for sent, *_ in requests], numbers)
