@@ -144,7 +144,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         self.board(event)
         for text, style in self._telling(event):
-            self._say(text, style)
+            self.say(text, style)
         if self.board.started_at and self.board.wanted and self._live is None and not self.board.ended:
             self._start()
         if self.board.ended:
@@ -162,7 +162,7 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def _say(self, text: str, style: str) -> None:
+    def say(self, text: str, style: str = "") -> None:
         """A line above the view."""
         from rich.text import Text
 
