@@ -110,8 +110,8 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     with ExitStack() as stack:
         observers = [board, *_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
-        facts = _facts(job, outcome, board.stopping_message)
-        after.ended(job, facts)
+    facts = _facts(job, outcome, board.stopping_message)
+    after.ended(job, facts)
     if (not execution.quiet or outcome.exit_code) and not invocation.only_json:
         show_summary(invocation.err, facts)
     if invocation.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -94,6 +95,13 @@ def test_the_view_stands_once_and_leaves_nothing_behind(write, columns):
 def test_a_line_with_wide_characters_is_broken_at_a_space_before_the_terminal_has_to(write):
     seen = watch(40, 50, "run", str(write({"模型一号陶瓷杯子模型一号陶瓷杯子": "x [[fault:safety]]"})), "--emulate")
     assert "模型一号陶瓷杯子模型一号陶瓷杯子:" in seen.said
+
+
+def test_a_log_file_goes_on_beside_the_view(write, tmp_path):
+    log = tmp_path / "run.log"
+    seen = watch(80, 50, "run", str(write(ITEMS)), "--emulate", "--log-file", str(log), "--log-format", "json")
+    assert (max(map(heads, seen.frames)), rubbish(seen.said)) == (1, [])
+    assert json.loads(log.read_text().splitlines()[-1])["event"] == "run.ended"
 
 
 def test_a_low_window_keeps_the_view_in_its_rows(write):
