@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow, SampleRow
@@ -70,14 +71,14 @@ def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: floa
     pictures: dict[Key, list[PictureRow]] = defaultdict(list)
     for picture in ledger.pictures():
         pictures[picture.item_id, picture.n].append(picture)
-    samples = []
+    samples, files = [], _Files(folder)
     for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order))):
         key = (row.item_id, row.n)
         entry = _sample(row, of_sample.get(key, ()), settings)
         entry["pictures"] = _pictures(row, pictures.get(key, ()), thumbnails)
         if found := _sources(folder, entry["pictures"]):
             entry["sources"] = found
-        entry.update(_sidecars(folder, entry["pictures"]))
+        entry.update(_sidecars(files, entry["pictures"]))
         if row.item_id in declared.asks:
             entry["asks"] = declared.asks[row.item_id]
         samples.append(entry)
@@ -193,17 +194,35 @@ def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) 
     return sorted(entries, key=lambda entry: ("image", "draft", "thought", "earlier").index(entry["kind"]))
 
 
-def _sidecars(folder: Path, pictures: Sequence[Facts]) -> Facts:
+class _Files:
+    """Which plain files a folder holds: each listed once, for ten thousand pictures stand in few."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: dict[str, frozenset[str]] = {}
+
+    def has(self, path: str) -> bool:
+        below, _, name = path.rpartition("/")
+        if below not in self._names:
+            try:
+                with os.scandir(self.folder / below) as found:
+                    self._names[below] = frozenset(at.name for at in found if at.is_file(follow_symlinks=False))
+            except OSError:
+                self._names[below] = frozenset()
+        return name in self._names[below]
+
+
+def _sidecars(files: _Files, pictures: Sequence[Facts]) -> Facts:
     """What stands beside the picture: {thoughts: what the model let see of its thinking, files: names of it all}."""
     current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
     if current is None:
         return {}
-    paths = [Path(current).with_suffix(ending) for ending in SIDECARS]
-    there = [path for path in paths if (folder / path).is_file() and not (folder / path).is_symlink()]
-    found: Facts = {"files": [path.as_posix() for path in there]} if there else {}
+    stem = current[: -len(PurePosixPath(current).suffix) or None]
+    there = [stem + ending for ending in SIDECARS if files.has(stem + ending)]
+    found: Facts = {"files": there} if there else {}
     for path in there:
-        if path.name.endswith(THOUGHTS):
-            with contextlib.suppress(OSError), open(folder / path, "rb") as file:
+        if path.endswith(THOUGHTS):
+            with contextlib.suppress(OSError), open(files.folder / path, "rb") as file:
                 found["thoughts"] = file.read(THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip()
     return found
 
