@@ -360,6 +360,12 @@ class Dispatch:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    async def counted(self, work: Work) -> None:
+        """Returns when all processes can count this start and its money: nothing is sent before."""
+        shared = self.lanes[work.lane].shared
+        if shared is not None and work.place is not None:
+            await shared.written(work.place)
+
     def sent(self, work: Work) -> None:
         """The request's headers left: the quota counts from now."""
         lane = self.lanes[work.lane]

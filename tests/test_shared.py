@@ -233,6 +233,9 @@ class OtherProcesses:
         await asyncio.sleep(0.5)
         return self.answers.pop(0)
 
+    async def written(self, place: int) -> None:
+        self.told.append(("written", place))
+
     def sent(self, place: int) -> None:
         self.told.append(("sent", place))
 
@@ -422,7 +425,7 @@ async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         for number, day in enumerate(days):
             connection.execute(
-                "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND place % 3 = ?", (day, day, number)
+                "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND rowid % 3 = ?", (day, day, number)
             )
     with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
         assert await file.spent_since(0.0) == pytest.approx(22.0)

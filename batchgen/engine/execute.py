@@ -170,6 +170,7 @@ class Execution:
         except Exception as error:
             unsendable = BadRequest(f"{type(error).__name__} in writing the request: a bug of batchgen or of its codec")
         attempt = await self._ledger.attempt_started(sample, work.lane, number, self.estimate_usd(sample), sent_as)
+        await self.dispatch.counted(work)
         self._emit(
             AttemptStarted(
                 at=time.time(),
