@@ -21,7 +21,6 @@ from batchgen.quota import Answer, Budget, BudgetReached, DayUsedUp, NotBefore, 
 
 FILE_NAME = "quota.sqlite"
 BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
-OPEN_TRIES = 50
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS start (place INTEGER PRIMARY KEY, quota TEXT NOT NULL, at REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS start_by_time ON start (quota, at)",
@@ -41,7 +40,6 @@ NEAR_S = 0.05  # a tenth of the window's margin: a stamp that is older by less t
 ANSWER_S = 3600.0  # no request is in flight for longer
 KEPT_S = 400 * 86400.0
 T = TypeVar("T")
-_random = random.SystemRandom()
 
 
 def quota_name(provider: str, base_url: str, secret: str, model: str) -> str:
@@ -85,6 +83,7 @@ class SharedFile:
         self._writer = Writer(_connect(":memory:" if folder is None else folder / FILE_NAME), "shared")
         self._note = note
         self._told = False
+        self._random = random.Random()
         self.left_usd: float | None = None  # of the tightest budget, as last seen
 
     def starts(self, quota: str, period_s: float, terms: Terms | None = None) -> SharedStarts:
@@ -101,6 +100,10 @@ class SharedFile:
         except LedgerError:
             self._tell()
             return otherwise
+
+    def new_place(self) -> int:
+        """A number that no other start of any process has or will have: microseconds since 1970 and ten random bits."""
+        return time.time_ns() // 1000 << 10 | self._random.getrandbits(10)
 
     def tell(self, sql: str, *values: object) -> None:
         """One statement, carried out in order and soon; nobody waits for it."""
@@ -187,7 +190,7 @@ class SharedStarts:
     def _reserve_behind(self, usd: float) -> Answer:
         if self._file.broken:
             return self._file.blind(usd)
-        place, now = _new_place(), time.time()
+        place, now = self._file.new_place(), time.time()
         self._behind[place] = self._file.put(lambda connection: self._write(connection, place, usd, now)), now
         return Reserved(place)
 
@@ -216,7 +219,7 @@ class SharedStarts:
         money_s = self._money_s(connection, usd, now)
         if wait_s or money_s:
             return NotBefore(max(wait_s, money_s), "usd_per_10_min" if money_s > wait_s else "quota")
-        place = _new_place()
+        place = self._file.new_place()
         self._write(connection, place, usd, now)
         return Reserved(place, used)
 
@@ -296,11 +299,6 @@ class SharedStarts:
         )  # fmt: skip
 
 
-def _new_place() -> int:
-    """A number that no other start of any process has or will have: microseconds since 1970 and ten random bits."""
-    return time.time_ns() // 1000 << 10 | _random.getrandbits(10)
-
-
 def spent(connection: sqlite3.Connection, at: float, job: str | None, account: str | None, purse: str) -> float:
     """USD spent or reserved since then, of one job or account where one is named."""
     sql, values = "SELECT coalesce(sum(usd), 0) FROM spending WHERE purse = ? AND at >= ?", [purse, at]
@@ -347,12 +345,13 @@ def _connect(path: Path | str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    for tries in range(1, OPEN_TRIES + 1):
+    give_up_s = time.monotonic() + BUSY_S
+    while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             break
         except sqlite3.OperationalError:  # two that switch a new file at once are refused without any waiting
-            if tries == OPEN_TRIES:
+            if time.monotonic() > give_up_s:
                 raise
             time.sleep(0.02)
     # No fsync per commit: a power cut outlasts the window, and spend is made good from each job's own ledger.
