@@ -17,8 +17,10 @@ from statistics import median
 from batchgen import __version__
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
+from batchgen.engine.attempts import Attempts
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.enclosures import Enclosures
+from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
@@ -261,18 +263,24 @@ class _Run:
                 enclosures = await held.enter_async_context(
                     Enclosures(dependents, self.store, transport, uploads, self.note)
                 )
+                attempts = Attempts(
+                    ledger=ledger,
+                    store=self.store,
+                    results=results,
+                    dependents=dependents,
+                    executor=executor,
+                    emit=self.emit,
+                )
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
                     ledger=ledger,
                     store=self.store,
-                    transport=transport,
-                    results=results,
-                    dependents=dependents,
+                    attempts=attempts,
+                    exchange=Exchange(transport, self.store, policy),
                     enclosures=enclosures,
                     executor=executor,
                     emit=self.emit,
-                    policy=policy,
                     hold_uncertain=options.hold_uncertain,
                 )
                 dispatch.price(execution.reserve_usd)
