@@ -112,7 +112,7 @@ class SharedFile:
     def put(self, change: Change) -> Future[object]:
         return self._writer.submit(change)
 
-    def add(self, sql: str, *values: object) -> None:
+    def tell_later(self, sql: str, *values: object) -> None:
         """One statement that may wait for the next change, and concerns nothing that is still on its way."""
         self._writer.ride(lambda connection: connection.execute(sql, values))
 
@@ -280,10 +280,10 @@ class SharedStarts:
         now = time.time()
         if not at <= now < at + NEAR_S:
             # Replaced, not updated: the place is already forgotten if connecting took longer than the period.
-            self._file.add("INSERT OR REPLACE INTO start VALUES (?, ?, ?)", place, self._quota, now)
+            self._file.tell_later("INSERT OR REPLACE INTO start VALUES (?, ?, ?)", place, self._quota, now)
 
     def settled(self, place: int, usd: float) -> None:
-        put = self._file.add if self._behind.pop(place, None) is None else self._file.tell
+        put = self._file.tell_later if self._behind.pop(place, None) is None else self._file.tell
         if usd:
             put("UPDATE spending SET usd = ?, ended = ? WHERE place = ?", usd, time.time(), place)
         else:
