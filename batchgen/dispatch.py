@@ -7,51 +7,30 @@ import heapq
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited, Unreadable
+from batchgen.errors import DailyQuotaReached, ProviderError, RateLimited
 from batchgen.fallback import cause_of, next_lane, served_in
+from batchgen.lane import Lane, Work
 from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, NotBefore, Reserved, SharedLog, Window
 from batchgen.records import Sample
-from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
+from batchgen.retry import RetryPolicy, Tries, delay_s
+from batchgen.settlement import GivenUp, PassedOn, Requeued, Returned, Settlement
+from batchgen.supply import Supply, fixed_supply
 
-# Above the table's price: recorded answers bill thoughts and up to 630 text tokens more, which is 10 % of a small picture.
-MARKUP = 1.15
-YOUNG_S = 1.0  # within which a refusal has come back; an answer takes longer
-YOUNG_MOST = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
-PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
-
-
-class Supply(Protocol):
-    """Where samples that were not tried yet come from, in the order in which they shall start."""
-
-    def take(self, lane: str, most: int) -> list[Sample]: ...
-
-    def left(self, lane: str) -> int: ...
-
-    def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
-        """Move what has a fallback for this cause to the lane of that, and answer how many."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown.
-
-    stamp_s, place: where it stands in the window of this process and in the log of all of them; before: requests in
-    that window when it was admitted. reserved_usd: the estimate and some more, for usage often comes out higher.
-    """
-
-    sample: Sample
-    lane: str
-    tries: Tries = field(default_factory=Tries)
-    stamp_s: float | None = None
-    usd: float | None = None
-    place: int | None = None
-    before: int = 0
-    reserved_usd: float = 0.0
+__all__ = [
+    "Dispatch",
+    "GivenUp",
+    "Lane",
+    "PassedOn",
+    "Requeued",
+    "Returned",
+    "Settlement",
+    "Supply",
+    "Work",
+    "fixed_supply",
+]
 
 
 # What `decide` can answer.
@@ -73,65 +52,6 @@ class Drained:
 
 
 Decision = Start | Wait | Drained
-
-
-# What `settle` can answer, for the ledger and the observers.
-@dataclass(frozen=True, slots=True)
-class Requeued:
-    delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """The sample goes back untried because its lane or the run stopped; a later run takes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassedOn:
-    """The sample goes on in the lane of a fallback."""
-
-    lane: str
-
-
-Settlement = Requeued | GivenUp | Returned | PassedOn
-
-
-@dataclass(slots=True)
-class Lane:
-    """The samples of one AI model under its quota. `until` values are loop seconds."""
-
-    key: str
-    window: Window | None
-    shared: SharedLog | None = None
-    ready: deque[Work] = field(default_factory=deque)
-    later: list[tuple[float, int, Work]] = field(default_factory=list)  # heap by not-before
-    left: int = 0  # in the backlog
-    in_flight: int = 0
-    last_start: int = 0
-    cooled_until_s: float = 0.0
-    full_until_s: float = 0.0  # other processes have used the quota up
-    short_until_s: float = 0.0  # the USD of ten minutes are spent
-    told_until_s: float = 0.0  # that the lane is short was said
-    markup: float = MARKUP  # reserved / estimated; no less than any request has turned out to cost
-    cool_streak: int = 0
-    parked: bool = False
-    stopped: str = ""
-    young: dict[int, float] = field(default_factory=dict)  # start of each request that is not answered
-    failing: bool = False  # something failed since its last success
-    alike: tuple[str, set[str]] = ("", set())  # the reason of the last 4xx and the samples it hit in a row
-
-    @property
-    def waiting(self) -> int:
-        return len(self.ready) + len(self.later) + self.left
-
-    @property
-    def open(self) -> bool:
-        return not self.parked and not self.stopped
 
 
 class Dispatch:
@@ -211,7 +131,9 @@ class Dispatch:
             return Wait(None) if self.unsettled else Drained()
         if self._broke or self.in_flight >= self.concurrency or self.unsettled - self.in_flight >= self.storing:
             return Wait(None)
-        opens = [(self._opens_s(lane, now_s), lane) for lane in lanes]
+        for lane in lanes:
+            lane.refill(self._supply, now_s)
+        opens = [(lane.opens_s(now_s), lane) for lane in lanes]
         open_now = [lane for opens_s, lane in opens if opens_s <= now_s]
         if not open_now:
             earliest_s = min(opens_s for opens_s, _ in opens)
@@ -223,27 +145,6 @@ class Dispatch:
             self.stopping = "budget"
             return Drained()
         return Start(chosen.key)
-
-    def _opens_s(self, lane: Lane, now_s: float) -> float:
-        """When the lane may start its next sample: cooldown, quota, and the first not-before if nothing is ready."""
-        self._refill(lane, now_s)
-        earliest_s = max(now_s, lane.cooled_until_s, lane.full_until_s, lane.short_until_s)
-        if not lane.ready:
-            earliest_s = max(earliest_s, lane.later[0][0])
-        if lane.window is None:
-            return earliest_s
-        most = max(YOUNG_MOST, lane.window.limit // 20)
-        unsure = not lane.window.proven and lane.window.used(now_s) >= lane.window.limit // 4
-        if unsure and len(lane.young) >= most:  # a limit that nobody told us refuses so many at most
-            earliest_s = max(earliest_s, list(lane.young.values())[-most] + YOUNG_S)
-        return max(earliest_s, lane.window.earliest_s(now_s))
-
-    def _refill(self, lane: Lane, now_s: float) -> None:
-        while lane.later and lane.later[0][0] <= now_s:
-            lane.ready.appendleft(heapq.heappop(lane.later)[2])
-        if not lane.ready and lane.left:
-            lane.ready.extend(Work(sample, lane.key) for sample in self._supply.take(lane.key, PREFETCH))
-            lane.left = self._supply.left(lane.key)
 
     def _peek(self, lane: Lane) -> Work:
         return lane.ready[0]
@@ -375,6 +276,12 @@ class Dispatch:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    async def counted(self, work: Work) -> None:
+        """Returns when all processes can count this start and its money: nothing is sent before."""
+        shared = self.lanes[work.lane].shared
+        if shared is not None and work.place is not None:
+            await shared.written(work.place)
+
     def sent(self, work: Work) -> None:
         """The request's headers left: the quota counts from now."""
         lane = self.lanes[work.lane]
@@ -492,13 +399,14 @@ class Dispatch:
             if (error.retry_after_s or 0.0) > LONG_HINT_S:
                 lane.parked = True  # hours: other lanes go on, and the run ends before them
             else:
-                self._cool(lane, refused, error, now_s)
+                lane.cool(refused, error, now_s, self._policy, self._rng)
         elif isinstance(error, DailyQuotaReached):
             lane.parked = True
         elif error.scope == "lane":
             lane.stopped = error.reason
             return GivenUp()
-        self._count_alike(lane, work, error)
+        if lane.alike_in_a_row(work.sample.key, error) >= self._breaker:
+            lane.stopped = "breaker"  # no fault of the samples
         delay = delay_s(error, tries, self._policy, self._rng)
         if delay is None:
             return GivenUp()
@@ -507,30 +415,6 @@ class Dispatch:
             return Returned()
         heapq.heappush(lane.later, (now_s + delay, next(self._order), work))
         return Requeued(max(delay, lane.cooled_until_s - now_s))
-
-    def _cool(self, lane: Lane, work: Work, error: RateLimited, now_s: float) -> None:
-        """The server's own delay, or backoff that grows while refusals go on. What was in flight together is one wave."""
-        if lane.window is not None and work.stamp_s is not None:
-            again = now_s < lane.cooled_until_s
-            lane.window.refused(now_s, stamp_s=work.stamp_s, before=work.before, named=error.rpm, again=again)
-        if error.retry_after_s is not None:
-            wait_s = with_margin_s(error.retry_after_s, self._rng)
-        else:
-            wait_s = backoff_s(lane.cool_streak, self._policy.base_s * 2, self._policy.cap_s, self._rng)
-        lane.cool_streak += 1
-        lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
-
-    def _count_alike(self, lane: Lane, work: Work, error: ProviderError) -> None:
-        """The same 4xx, or the same bug of ours, for `breaker` different samples in a row is no fault of the samples."""
-        if not isinstance(error, BadRequest | InputRejected | Unreadable):
-            lane.alike = ("", set())
-            return
-        text = f"{error.reason} {error.http_status} {error.message[:80]}"
-        seen = lane.alike[1] if lane.alike[0] == text else set()
-        seen.add(work.sample.key)
-        lane.alike = (text, seen)
-        if len(seen) >= self._breaker:
-            lane.stopped = "breaker"
 
     def supplied(self, lane: str) -> None:
         """The backlog has got more for this lane."""
@@ -550,29 +434,3 @@ class Dispatch:
 
     def left_samples(self, lane: str) -> int:
         return self.lanes[lane].waiting
-
-
-def fixed_supply(samples: Iterable[tuple[str, Sample]]) -> Supply:
-    """A supply out of memory, for callers that have few."""
-    return _FixedSupply(list(samples))
-
-
-class _FixedSupply:
-    def __init__(self, samples: Sequence[tuple[str, Sample]]) -> None:
-        self._by_lane: dict[str, deque[Sample]] = {}
-        for lane, sample in samples:
-            self._by_lane.setdefault(lane, deque()).append(sample)
-
-    def take(self, lane: str, most: int) -> list[Sample]:
-        queue = self._by_lane.get(lane, deque())
-        return [queue.popleft() for _ in range(min(most, len(queue)))]
-
-    def left(self, lane: str) -> int:
-        return len(self._by_lane.get(lane, ()))
-
-    def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
-        waiting = self._by_lane.pop(lane, deque())
-        others = [next_lane(sample.item, lane, cause, is_open) for sample in waiting]
-        for sample, other in zip(waiting, others, strict=True):
-            self._by_lane.setdefault(other or lane, deque()).append(served_in(sample, other or lane))
-        return sum(other is not None for other in others)

@@ -165,6 +165,54 @@ class RunEnded(Event):
     counts: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightPlanned(Event):
+    """due: when the job's next night begins, in UTC."""
+
+    job: str
+    manifest: str
+    due: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightBegan(Event):
+    """due: when it should have begun. why: on time, missed, interrupted, held, reset."""
+
+    job: str
+    manifest: str
+    due: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightEnded(Event):
+    """again: when the job runs next, in UTC; None when the daemon ends."""
+
+    job: str
+    manifest: str
+    exit_code: int
+    seconds: float
+    meaning: str
+    again: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightSkipped(Event):
+    """It is too long ago to be made up for."""
+
+    job: str
+    manifest: str
+    due: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightSaid(Event):
+    """A line of the job's run."""
+
+    job: str
+    message: str
+
+
 class Observer(Protocol):
     """Hears every event after the ledger has it. One that raises is logged and dropped; the run goes on."""
 

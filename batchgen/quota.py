@@ -65,6 +65,9 @@ class SharedLog(Protocol):
         nobody settles stay spent, for the request may have been billed, until the job's own ledger says better.
         """
 
+    async def written(self, place: int) -> None:
+        """Returns when all others can read of the reservation: nothing is sent before."""
+
     def sent(self, place: int) -> None:
         """The headers left now: the place counts from here. Never waits."""
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from batchgen.errors import LedgerError
+from batchgen.ledger.writer import Change, Writer
 from batchgen.quota import Answer, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved, day_began, span_start
 
 FILE_NAME = "quota.sqlite"
 BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
-OPEN_TRIES = 50
 SCHEMA = (
-    # AUTOINCREMENT: a place that was forgotten while its request was still connecting is never another one's number.
-    "CREATE TABLE IF NOT EXISTS start (place INTEGER PRIMARY KEY AUTOINCREMENT, quota TEXT NOT NULL, at REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS start (place INTEGER PRIMARY KEY, quota TEXT NOT NULL, at REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS start_by_time ON start (quota, at)",
     "CREATE TABLE IF NOT EXISTS daily (quota TEXT NOT NULL, day REAL NOT NULL, job TEXT NOT NULL,"
     " requests INTEGER NOT NULL, PRIMARY KEY (quota, day, job)) WITHOUT ROWID",
@@ -36,6 +36,7 @@ SCHEMA = (
 )
 FOLDED_AFTER_S = 3600.0
 TEN_MINUTES_S = 600.0
+NEAR_S = 0.05  # a tenth of the window's margin: a stamp that is older by less than this is as good as a new one
 ANSWER_S = 3600.0  # no request is in flight for longer
 KEPT_S = 400 * 86400.0
 T = TypeVar("T")
@@ -79,47 +80,50 @@ class SharedFile:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # SQLite gives its side files the same mode
             os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
-        self._connection = _connect(":memory:" if folder is None else folder / FILE_NAME)
+        self._writer = Writer(_connect(":memory:" if folder is None else folder / FILE_NAME), "shared")
         self._note = note
-        self._fault: sqlite3.Error | None = None
         self._told = False
+        self._random = random.Random()
         self.left_usd: float | None = None  # of the tightest budget, as last seen
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shared")
 
     def starts(self, quota: str, period_s: float, terms: Terms | None = None) -> SharedStarts:
         return SharedStarts(self, quota, period_s, terms or Terms())
 
+    @property
+    def broken(self) -> bool:
+        return self._writer.broken is not None
+
     async def ask(self, call: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """The answer of one transaction, or `otherwise` from the first fault on."""
-        if self._fault is None:
-            answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, call)
-            if answer is not None:
-                return answer
-        self._tell()
-        return otherwise
+        try:
+            return await self._writer.write(call)
+        except LedgerError:
+            self._tell()
+            return otherwise
+
+    def new_place(self) -> int:
+        """A number that no other start of any process has or will have: microseconds since 1970 and ten random bits."""
+        return time.time_ns() // 1000 << 10 | self._random.getrandbits(10)
 
     def tell(self, sql: str, *values: object) -> None:
         """One statement, carried out in order and soon; nobody waits for it."""
-        self._thread.submit(self._transaction, lambda connection: connection.execute(sql, values))
+        self.put(lambda connection: connection.execute(sql, values))
 
-    def _transaction(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
-        if self._fault is not None:
-            return None
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            with self._connection:
-                return call(self._connection)
-        except sqlite3.Error as error:
-            self._fault = error
-            return None
+    def put(self, change: Change) -> Future[object]:
+        return self._writer.submit(change)
+
+    def tell_later(self, sql: str, *values: object) -> None:
+        """One statement that may wait for the next change, and concerns nothing that is still on its way."""
+        self._writer.ride(lambda connection: connection.execute(sql, values))
 
     def _tell(self) -> None:
-        if not self._told:
+        if not self._told and self._writer.broken is not None:
             self._told = True
-            self._note(f"quota and spend are not shared with other runs from here on: {self._fault}")
+            self._note(f"quota and spend are not shared with other runs from here on: {self._writer.broken.__cause__}")
 
     def blind(self, usd: float) -> Answer:
         """The answer to a start when the file cannot be asked any more: yes, within what was left of the budgets."""
+        self._tell()
         if self.left_usd is not None:
             if usd > self.left_usd + 1e-9:
                 return BudgetReached("day")
@@ -153,10 +157,8 @@ class SharedFile:
         return await self.ask(lambda connection: requests_on(connection, quota, day_began(time.time())), 0)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True)
-        if self._fault is not None:
-            self._tell()  # what nobody waited for may have failed last
-        self._connection.close()
+        self._writer.close()
+        self._tell()  # what nobody waited for may have failed last
 
 
 class SharedStarts:
@@ -170,11 +172,32 @@ class SharedStarts:
         self._quota = quota
         self._period_s = period_s
         self._terms = terms
+        self._bound = terms.rpd is not None or terms.usd_per_10_min is not None or bool(terms.budgets)
+        self._behind: dict[int, tuple[Future[object], float]] = {}  # reservations that were not waited for, and when
+        self._forgot = 0.0
 
     async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
-        """A place and USD, else what stands against it. A day or a budget that is used up is said before any wait."""
+        """A place and USD, else what stands against it. A day or a budget that is used up is said before any wait.
+
+        A lane that nothing binds is not made to wait: what it reserves is written down for the others, on its way to
+        them when this returns and there after `written`.
+        """
+        if rate is None and not self._bound:
+            return self._reserve_behind(usd)
         answer = await self._file.ask(lambda connection: self._reserve(connection, rate, usd), None)
         return self._file.blind(usd) if answer is None else answer
+
+    def _reserve_behind(self, usd: float) -> Answer:
+        if self._file.broken:
+            return self._file.blind(usd)
+        place, now = self._file.new_place(), time.time()
+        self._behind[place] = self._file.put(lambda connection: self._write(connection, place, usd, now)), now
+        return Reserved(place)
+
+    async def written(self, place: int) -> None:
+        reserved = self._behind.get(place)
+        if reserved is not None and not reserved[0].done():
+            await self._file.ask(lambda connection: None, None)  # what was put in before it is done before it
 
     def _reserve(self, connection: sqlite3.Connection, rate: int | None, usd: float) -> Answer | None:
         now, terms = time.time(), self._terms
@@ -196,14 +219,20 @@ class SharedStarts:
         money_s = self._money_s(connection, usd, now)
         if wait_s or money_s:
             return NotBefore(max(wait_s, money_s), "usd_per_10_min" if money_s > wait_s else "quota")
-        return Reserved(self._write(connection, usd, now), used)
+        place = self._file.new_place()
+        self._write(connection, place, usd, now)
+        return Reserved(place, used)
 
-    def _used(self, connection: sqlite3.Connection, now: float) -> int:
+    def _forget(self, connection: sqlite3.Connection, now: float) -> None:
         # Stamps beyond a whole period ahead were made before the clock was set back, and would block for as long.
         connection.execute(
             "DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ?)",
             (self._quota, now - self._period_s, now + self._period_s),
         )
+        self._forgot = now
+
+    def _used(self, connection: sqlite3.Connection, now: float) -> int:
+        self._forget(connection, now)
         return int(connection.execute("SELECT count(*) FROM start WHERE quota = ?", (self._quota,)).fetchone()[0])
 
     def _place_s(self, connection: sqlite3.Connection, rate: int, now: float) -> float:
@@ -232,9 +261,11 @@ class SharedStarts:
             total, leaves = total - each, since + TEN_MINUTES_S
         return max(0.001, leaves - now) if leaves > now else 0.0
 
-    def _write(self, connection: sqlite3.Connection, usd: float, now: float) -> int:
-        cursor = connection.execute("INSERT INTO start (quota, at) VALUES (?, ?)", (self._quota, now))
-        place, terms = int(cursor.lastrowid or 0), self._terms
+    def _write(self, connection: sqlite3.Connection, place: int, usd: float, now: float) -> None:
+        terms = self._terms
+        if abs(now - self._forgot) > self._period_s:
+            self._forget(connection, now)
+        connection.execute("INSERT INTO start VALUES (?, ?, ?)", (place, self._quota, now))
         connection.execute(
             "INSERT INTO daily VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET requests = requests + 1",
             (self._quota, day_began(now), terms.job),
@@ -243,19 +274,23 @@ class SharedStarts:
             "INSERT INTO spending VALUES (?, NULL, ?, ?, ?, ?, ?)",
             (now, usd, terms.job, terms.account, terms.purse, place),
         )
-        return place
 
     def sent(self, place: int) -> None:
-        # Replaced, not updated: the place is already forgotten if connecting took longer than the period.
-        self._file.tell("INSERT OR REPLACE INTO start VALUES (?, ?, ?)", place, self._quota, time.time())
+        _, at = self._behind.pop(place, (None, 0.0))
+        now = time.time()
+        if not at <= now < at + NEAR_S:
+            # Replaced, not updated: the place is already forgotten if connecting took longer than the period.
+            self._file.tell_later("INSERT OR REPLACE INTO start VALUES (?, ?, ?)", place, self._quota, now)
 
     def settled(self, place: int, usd: float) -> None:
+        put = self._file.tell_later if self._behind.pop(place, None) is None else self._file.tell
         if usd:
-            self._file.tell("UPDATE spending SET usd = ?, ended = ? WHERE place = ?", usd, time.time(), place)
+            put("UPDATE spending SET usd = ?, ended = ? WHERE place = ?", usd, time.time(), place)
         else:
-            self._file.tell("DELETE FROM spending WHERE place = ?", place)
+            put("DELETE FROM spending WHERE place = ?", place)
 
     def refund(self, place: int) -> None:
+        self._behind.pop(place, None)
         self._file.tell("DELETE FROM start WHERE place = ?", place)
         self._file.tell("DELETE FROM spending WHERE place = ?", place)
         self._file.tell(
@@ -310,12 +345,13 @@ def _connect(path: Path | str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    for tries in range(1, OPEN_TRIES + 1):
+    give_up_s = time.monotonic() + BUSY_S
+    while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             break
         except sqlite3.OperationalError:  # two that switch a new file at once are refused without any waiting
-            if tries == OPEN_TRIES:
+            if time.monotonic() > give_up_s:
                 raise
             time.sleep(0.02)
     # No fsync per commit: a power cut outlasts the window, and spend is made good from each job's own ledger.

@@ -13,7 +13,7 @@ from PIL import Image
 import batchgen
 from batchgen.cli.export import row
 from batchgen.emulator import EmulatorOptions, read_comment, serve
-from batchgen.engine import execute
+from batchgen.engine import exchange
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 
@@ -71,7 +71,7 @@ async def test_a_prompt_that_shall_not_be_rewritten_is_not(run):
 
 
 async def test_what_an_answer_with_a_link_said_outlives_a_download_that_failed(run, monkeypatch):
-    monkeypatch.setattr(execute, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
     item = "  - {id: a, prompt: 'A fox [[fault:link404*1]]', model: google/imagen-4.0-generate-001}\n"
     first = await run(item, exit_code=4)
     assert first["a"]["state"] == "failed"
@@ -81,7 +81,7 @@ async def test_what_an_answer_with_a_link_said_outlives_a_download_that_failed(r
 
 
 async def test_links_that_an_older_version_wrote_are_fetched(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(execute, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
     item = "  - {id: a, prompt: 'A fox [[fault:link404*1]]', model: google/nano-banana-pro}\n"
     await run(item, exit_code=4)
     with contextlib.closing(sqlite3.connect(ledger_path(tmp_path / "out"))) as ledger:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.run import STORING
+from batchgen.engine.pacing import STORING
 from batchgen.errors import NoImage
 from batchgen.ledger.reader import Reader
 from batchgen.lift import Lifter

@@ -74,6 +74,17 @@ async def test_changes_that_come_together_share_a_commit_and_keep_their_order(le
     assert ledger.writer.commits - before < 20
 
 
+async def test_what_nobody_waits_for_goes_along_with_the_next_change_or_by_itself_soon(ledger):
+    before = ledger.writer.commits
+    ledger.writer.ride(lambda db: db.execute("INSERT INTO meta VALUES ('x', 'before')"))
+    await ledger.writer.write(lambda db: db.execute("UPDATE meta SET value = 'after' WHERE key = 'x'"))
+    assert (ledger.reader.meta("x"), ledger.writer.commits - before) == ("after", 1)
+    ledger.writer.ride(lambda db: db.execute("UPDATE meta SET value = 'alone' WHERE key = 'x'"))
+    while ledger.writer.commits - before < 2:
+        await asyncio.sleep(0.01)
+    assert ledger.reader.meta("x") == "alone"
+
+
 async def test_a_ledger_that_cannot_be_written_refuses_everything_from_then_on(folder):
     ledger = Ledger(folder)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import EXIT_BY_STOP
+from batchgen.report.log_lines import KINDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -62,6 +63,11 @@ def test_every_command_the_readme_names_is_there(command):
         [sys.executable, "-m", "batchgen", command, "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_table_of_log_events_is_that_of_the_log():
+    rows = dict(re.findall(r"^\| `([a-z]+\.[a-z]+)` \| (.*) \|$", README, re.MULTILINE))
+    assert rows == {name: kind.meaning for name, kind in KINDS.items()}
 
 
 def test_every_exit_code_of_a_stopped_run_is_in_the_readmes_table():

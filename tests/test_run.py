@@ -19,7 +19,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine import execute
+from batchgen.engine import exchange
 from batchgen.engine.outcome import Outcome
 from batchgen.errors import JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleSucceeded
@@ -248,7 +248,7 @@ async def test_one_imagen_request_brings_several_samples_and_a_filtered_one_is_r
 
 
 async def test_a_link_that_cannot_be_fetched_is_fetched_by_the_next_run_and_not_bought_again(bench, monkeypatch):
-    monkeypatch.setattr(execute, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
     text = '  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n'
     first = await bench.run(text)
     second = await bench.run(text)

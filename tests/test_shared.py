@@ -21,7 +21,7 @@ from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import UsageError
-from batchgen.events import LaneCooled, LaneParked, Noted
+from batchgen.events import LaneCooled, LaneParked, Noted, RunStarted
 from batchgen.ledger.reader import Reader
 from batchgen.quota import (
     Answer,
@@ -219,6 +219,104 @@ async def test_another_process_that_never_ends_its_transaction_is_not_waited_for
     assert "locked" in notes[0]
 
 
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_file_that_is_locked_for_good_is_not_waited_for_for_ever_when_it_is_opened(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute(f"PRAGMA journal_mode = {mode}")
+    other.execute("BEGIN EXCLUSIVE")
+    notes: list[str] = []
+    began_s = time.monotonic()
+    open_shared(tmp_path, notes.append).close()
+    assert time.monotonic() - began_s < 5.0  # it was fifty times BUSY_S
+    other.close()
+    assert "locked" in notes[0]
+
+
+async def test_a_full_disk_ends_the_sharing_and_not_the_run(shared):
+    log = shared.starts("q", 60.0)
+    assert await log.reserve(1000) != Reserved(None)
+    await shared.ask(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone(), None)
+    answers = [await log.reserve(1000) for _ in range(900)]
+    assert answers[0] != Reserved(None) == answers[-1]
+
+
+@contextlib.asynccontextmanager
+async def held_by_another(folder: Path) -> AsyncIterator[None]:
+    other = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.close()
+
+
+async def test_a_lane_that_nothing_binds_starts_at_once_and_sends_when_the_others_can_count_it(shared, state_home):
+    log = shared.starts("q", 60.0, Terms(account="acc"))
+    async with held_by_another(state_home):
+        start = await asyncio.wait_for(log.reserve(None, 0.4), 0.2)
+        sending = asyncio.ensure_future(log.written(start.place))
+        assert not (await asyncio.wait([sending], timeout=0.2))[0]
+    await sending
+    with contextlib.closing(SharedFile(state_home, print)) as others:
+        bound = others.starts("q", 60.0, Terms(account="acc", rpd=2, budgets=(Budget("day", 0.5),)))
+        assert await bound.reserve(60, 0.2) == BudgetReached("day")
+        assert isinstance(await bound.reserve(60, 0.1), Reserved)
+        assert await bound.reserve(60, 0.0) == DayUsedUp(2)
+
+
+async def test_what_a_start_that_nothing_binds_cost_or_gave_back_is_what_stays(shared):
+    log = shared.starts("q", 60.0)
+    places = [(await log.reserve(None, 0.4)).place for _ in range(3)]
+    log.refund(places[0])  # before anybody has waited for its writing
+    log.settled(places[1], 0.3)
+    await log.written(places[2])
+    log.sent(places[2])
+    log.settled(places[2], 0.1)
+    assert await shared.spent_since(0.0) == pytest.approx(0.4)
+    assert await shared.requests_today("q") == 2
+
+
+async def test_a_slow_start_that_nothing_binds_counts_from_when_its_headers_left(shared):
+    log = shared.starts("q", 0.5)
+    start = await log.reserve(None)
+    await asyncio.sleep(0.4)
+    log.sent(start.place)
+    assert (await log.reserve(1)).wait_s > 0.3
+
+
+async def test_the_file_does_not_grow_with_starts_that_nothing_binds(shared):
+    log = shared.starts("q", 0.01)
+    for _ in range(30):
+        await log.written((await log.reserve(None)).place)
+        await asyncio.sleep(0.005)
+    sql = "SELECT count(*) FROM start"
+    assert await shared.ask(lambda connection: connection.execute(sql).fetchone()[0], None) < 10
+
+
+async def test_nothing_is_sent_while_another_process_keeps_the_reservation_from_being_written(tmp_path, state_home):
+    (state_home / "batchgen").mkdir(parents=True)
+    other = sqlite3.connect(state_home / "batchgen" / FILE_NAME, isolation_level=None)
+    head = "defaults: {model: flash}\nmodels: {flash: {rpm: null}}\nitems:\n"
+    async with await serve(FAST) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        urls = {"BATCHGEN_GEMINI_BASE_URL": emulator.base_url, "GEMINI_API_KEY": KEY}
+        job = batchgen.load(bench.manifest(items("a"), head), environ={"XDG_STATE_HOME": str(state_home), **urls})
+
+        def hold(event: object) -> None:
+            if isinstance(event, RunStarted):
+                other.execute("BEGIN IMMEDIATE")
+
+        run = asyncio.ensure_future(batchgen.run(job, observers=[hold]))
+        while not other.in_transaction:
+            await asyncio.sleep(0.01)
+        with Reader.open(tmp_path / "job") as ledger:
+            while not ledger.open_attempts():
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert await bench.requests() == 0
+        other.close()
+        assert (await run).made == 1
+
+
 # --- dispatch
 
 
@@ -232,6 +330,9 @@ class OtherProcesses:
     async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
         await asyncio.sleep(0.5)
         return self.answers.pop(0)
+
+    async def written(self, place: int) -> None:
+        self.told.append(("written", place))
 
     def sent(self, place: int) -> None:
         self.told.append(("sent", place))
@@ -422,7 +523,7 @@ async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
         for number, day in enumerate(days):
             connection.execute(
-                "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND place % 3 = ?", (day, day, number)
+                "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND rowid % 3 = ?", (day, day, number)
             )
     with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
         assert await file.spent_since(0.0) == pytest.approx(22.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ import click
 
 from batchgen.cli.invocation import SECRET_MIN, Invocation
 from batchgen.errors import BatchgenError, JobLocked, ManifestError, SettingsError, UsageError
-from batchgen.events import Noted, Observer
 from batchgen.job import Job
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
@@ -36,7 +34,6 @@ class Afterwards:
         self._invocation = invocation
         self._manifest = manifest
         self._summary = summary
-        self._log: Observer | None = None
         self._heartbeat: str | None = None
         self._on = notify.DEFAULT_ON
         self._addresses: list[str] = []
@@ -93,9 +90,7 @@ class Afterwards:
                 self._send(*notify.failure_message(name, text))
             raise
 
-    def ended(self, job: Job, facts: Facts, log: Observer | None) -> None:
-        """log: where a failing message is noted too."""
-        self._log = log
+    def ended(self, job: Job, facts: Facts) -> None:
         self._append(summary_markdown(facts, self._invocation.err.fit))
         if self._addresses:
             self._tell(job, facts)
@@ -136,9 +131,7 @@ class Afterwards:
             self._say(f"the summary was not written to {self._summary}: {error.strerror}")
 
     def _say(self, text: str) -> None:
-        self._invocation.err.line(text, "yellow")
-        if self._log is not None:
-            self._log(Noted(at=time.time(), message=self._invocation.err.fit(text)))
+        self._invocation.warn(text)
 
 
 def _models(folder: Path) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
@@ -22,7 +22,6 @@ from batchgen.planning import Wishes
 from batchgen.report import figures
 from batchgen.report.board import Board
 from batchgen.report.facts import Facts, outcome_facts
-from batchgen.report.log import Log
 from batchgen.report.summary import next_steps, show_summary
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from batchgen.engine.outcome import Outcome
     from batchgen.events import Observer
     from batchgen.job import Job
-    from batchgen.report.log import LogFormat
 
 ASK_ABOVE_USD = 5.0
 EMULATED = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
@@ -53,8 +51,6 @@ class Execution:
     quiet: bool
     progress: bool
     metrics_file: str | None
-    log_file: str | None
-    log_format: LogFormat | None
 
     @classmethod
     def of(cls, options: dict[str, Any], wishes: Wishes) -> Execution:
@@ -63,7 +59,6 @@ class Execution:
             max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
             hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"], batches=batches_of(options), yes=options["yes"],
             quiet=options["quiet"], progress=not options["no_progress"], metrics_file=options["metrics_file"],
-            log_file=options["log_file"], log_format=options["log_format"],
         )  # fmt: skip
 
 
@@ -104,6 +99,8 @@ def load_job(
     if after is not None:
         after.of(job)
     invocation.keep_secret(job.settings)
+    if invocation.log is not None:
+        invocation.log.bind(job=job.manifest.name)
     return job
 
 
@@ -112,7 +109,7 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     import batchgen
 
     err = invocation.err
-    if job.emulated and not execution.quiet:
+    if job.emulated and not execution.quiet and not invocation.only_json:
         err.line(EMULATED, "bold yellow")
     if not execution.yes and sys.stdin.isatty() and err.tty:
         _ask(invocation, job, execution)
@@ -126,9 +123,9 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     with ExitStack() as stack:
         observers = [board, *_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
-        facts = _facts(job, outcome, board.stopping_message)
-        after.ended(job, facts, next((observer for observer in observers if isinstance(observer, Log)), None))
-    if not execution.quiet or outcome.exit_code:
+    facts = _facts(job, outcome, board.stopping_message)
+    after.ended(job, facts)
+    if (not execution.quiet or outcome.exit_code) and not invocation.only_json:
         show_summary(invocation.err, facts)
     if invocation.json:
         invocation.out.json(facts)
@@ -183,27 +180,25 @@ def _metrics(job: Job, execution: Execution, stack: ExitStack) -> list[Observer]
 
 def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -> list[Observer]:
     """The log when one is asked for, and one of: live view, plain lines, nothing."""
-    from batchgen.report.log import Quietly, log_to_file, log_to_stream
-
-    err, observers = invocation.err, list[Any]()
-    if execution.log_file is not None:
-        log = log_to_file(execution.log_file, execution.log_format or "text", err.secrets)
-        observers.append(stack.enter_context(log))
-    elif execution.log_format is not None and not execution.quiet:
-        return [stack.enter_context(log_to_stream(err.stream, execution.log_format, err.secrets))]
-    else:
-        quietly = Quietly()
-        logging.getLogger("batchgen").addHandler(quietly)
-        stack.callback(logging.getLogger("batchgen").removeHandler, quietly)
-    if execution.quiet:
-        return observers
-    if execution.progress and err.live:
+    err, log = invocation.err, invocation.log
+    if log is not None and invocation.log_file is None:
+        return [log]
+    observers = list[Any](() if log is None else (log,))
+    say: Callable[[str], None] = err.line
+    if execution.progress and err.live and not execution.quiet:
         from batchgen.report.progress import Progress
 
-        return [*observers, stack.enter_context(Progress(err))]
-    from batchgen.report.lines import Lines
+        progress = stack.enter_context(Progress(err))
+        observers, say = [*observers, progress], progress.say
+    elif not execution.quiet:
+        from batchgen.report.lines import Lines
 
-    return [*observers, Lines(err)]
+        observers.append(Lines(err))
+    if log is None:
+        from batchgen.report.lines import Faults
+
+        stack.enter_context(Faults(say))
+    return observers
 
 
 def _facts(job: Job, outcome: Outcome, why: str) -> Facts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, pass_invocation, read_span
 from batchgen.errors import SettingsError, UsageError
+from batchgen.events import NightSaid
 from batchgen.report import figures
 from batchgen.report.clean import json_text, without_secrets
 from batchgen.settings import Settings, environment, state_folder
@@ -75,7 +75,7 @@ def _carry_out(invocation: Invocation, roster: Roster, *, once: bool, log_format
     import asyncio
 
     from batchgen.daemon.watch import Orders, Watch
-    from batchgen.report.log import log_to_stream
+    from batchgen.report.log import Log, Stream
 
     async def watch(log: Log) -> int:
         ears = Ears(invocation, log, log_format)
@@ -87,7 +87,8 @@ def _carry_out(invocation: Invocation, roster: Roster, *, once: bool, log_format
         return await (daemon.run_once() if once else daemon.run())
 
     try:
-        with log_to_stream(invocation.err.stream, log_format, invocation.err.secrets) as log:
+        stream = Stream(invocation.err.stream, plain=not invocation.err.unicode)
+        with Log(stream, log_format, lambda: invocation.secrets) as log:
             return asyncio.run(watch(log))
     finally:
         roster.close()
@@ -135,9 +136,7 @@ class Ears:
             self._err.stream.write(without_secrets(json_text({**found, "job": job.name}), self._err.secrets) + "\n")
             self._err.stream.flush()
         else:
-            from batchgen.daemon.events import Output
-
-            self._log(Output(at=time.time(), job=job.name, message=self._err.fit(line)))
+            self._log(NightSaid(at=time.time(), job=job.name, message=self._err.fit(line)))
 
 
 def _object(line: str) -> dict[str, Any] | None:
@@ -149,15 +148,12 @@ def _object(line: str) -> dict[str, Any] | None:
 
 
 def _show(invocation: Invocation, roster: Roster, as_json: bool) -> None:
-    from batchgen.report.log import Quietly
+    from batchgen.report.lines import Faults
     from batchgen.schedule.nights import Due, Wait
 
-    now, quietly = time.time(), Quietly()
-    logging.getLogger("batchgen").addHandler(quietly)
-    try:
+    now = time.time()
+    with Faults(invocation.err.line):
         roster.reread(now)
-    finally:
-        logging.getLogger("batchgen").removeHandler(quietly)
     rows: list[dict[str, Any]] = []
     for job in sorted(roster.jobs.values(), key=lambda job: (job.name, job.path)):
         verdict, last = job.decide(now), job.entry.last

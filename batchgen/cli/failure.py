@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import tempfile
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.errors import BatchgenError, ManifestError
+from batchgen.errors import BatchgenError, ManifestError, UsageError
 from batchgen.ledger.schema import unreadable
 from batchgen.report.clean import without_secrets
 
@@ -31,14 +32,29 @@ def failed(error: Exception, invocation: Invocation) -> int:
         code, lines = error.exit_code, str(error).split("\n")
     else:
         code, lines = BUG, _bug(error, invocation)
+    _log(error, code, lines, invocation)
+    if not invocation.only_json:
+        _show(error, lines, invocation)
+    if invocation.json:
+        invocation.out.json(_as_object(error, code, lines))
+    return code
+
+
+def _log(error: Exception, code: int, lines: list[str], invocation: Invocation) -> None:
+    """The log may not be open yet: a wrong option is found before the command begins."""
+    with contextlib.suppress(UsageError):  # that the log itself cannot be written to is then what is said
+        invocation.open_log()
+    if invocation.log is not None:
+        facts = _as_object(error, code, lines)
+        invocation.log.say("error", "run.failed", **{name: facts[name] for name in facts if name != "ok"})
+
+
+def _show(error: Exception, lines: list[str], invocation: Invocation) -> None:
     for number, line in enumerate(lines):
         invocation.err.line(line, "red" if number == 0 and not isinstance(error, ManifestError) else "")
     if isinstance(error, ManifestError):
         count = f"{error.total} problem{'' if error.total == 1 else 's'}"
         invocation.err.line(f"{count} in the manifest; nothing was sent", "red")
-    if invocation.json:
-        invocation.out.json(_as_object(error, code, lines))
-    return code
 
 
 def _usage(error: click.ClickException) -> list[str]:

@@ -12,6 +12,7 @@ from batchgen.report.screen import Screen
 from batchgen.settings import environment
 
 if TYPE_CHECKING:
+    from batchgen.report.log import Log, LogFormat
     from batchgen.settings import Settings
 
 SECRET_MIN = 6  # shorter values would blacken ordinary words
@@ -21,11 +22,14 @@ SECRET_MIN = 6  # shorter values would blacken ordinary words
 class Invocation:
     """json: the answer is one object on stdout, an error included. secrets: values that no output may hold.
 
-    later_ok: an end that only means "run again later" leaves with 0.
+    later_ok: an end that only means "run again later" leaves with 0. log: once it is open.
     """
 
     json: bool = False
     later_ok: bool = False
+    log_file: str | None = None
+    log_format: LogFormat | None = None
+    log: Log | None = None
     secrets: set[str] = field(default_factory=set)
 
     @cached_property
@@ -37,6 +41,38 @@ class Invocation:
     def err(self) -> Screen:
         """stderr: everything else."""
         return Screen(sys.stderr, secrets=self.secrets)
+
+    @property
+    def only_json(self) -> bool:
+        """The log goes to stderr as JSON: then every line there is JSON."""
+        return self.log is not None and self.log_format == "json" and self.log_file is None
+
+    def open_log(self, *, quiet: bool = False) -> None:
+        """When one is asked for and none is open. Raises UsageError when its file cannot be written to."""
+        if self.log is not None or (self.log_file is None and self.log_format is None):
+            return
+        from batchgen.report.log import Log, Stream
+        from batchgen.report.log_file import LogFile
+
+        stream = Stream(self.err.stream, plain=not self.err.unicode)
+        sink = stream if self.log_file is None else LogFile(self.log_file)
+        log = Log(sink, self.log_format or "text", lambda: self.secrets, quiet=quiet and sink is stream)
+        self.log = log.__enter__()
+
+    def close_log(self) -> None:
+        """Says what the log could not take."""
+        log, self.log = self.log, None
+        if log is not None:
+            log.__exit__()
+            if log.lost:
+                self.err.line(log.lost, "yellow")
+
+    def warn(self, text: str) -> None:
+        """A line for the person, and one in the log."""
+        if self.log is not None:
+            self.log.say("warning", "run.noted", message=text)
+        if not self.only_json:
+            self.err.line(text, "yellow")
 
     def keep_secret(self, settings: Settings) -> None:
         """From here on no output shows a key of these settings, whoever quotes it. Raises SettingsError on a bad key file."""

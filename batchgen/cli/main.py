@@ -105,6 +105,8 @@ def run_command_line(argv: Sequence[str]) -> int:
         code = BROKEN_PIPE
     except Exception as error:
         code = failed(error, invocation)
+    finally:
+        invocation.close_log()
     if code == BROKEN_PIPE:
         _silence()
     return 0 if invocation.later_ok and code in LATER_CODES else code

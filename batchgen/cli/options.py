@@ -66,6 +66,11 @@ def _answer_in_json(ctx: click.Context, param: click.Parameter, value: bool) -> 
     return value
 
 
+def _log_to(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    # Eager: an error in another option is then in the log too.
+    setattr(ctx.ensure_object(Invocation), param.name or "", value)
+
+
 def _leave_with_0(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     ctx.ensure_object(Invocation).later_ok = value
     return value
@@ -213,10 +218,21 @@ def execution_options(function: F) -> F:
             metavar="FILE.prom",
             help="Write metrics for node_exporter's textfile collector; `batchgen metrics` lists them.",
         ),
-        click.option("--log-file", type=click.Path(), metavar="FILE", help="Append one line for each event."),
+        click.option(
+            "--log-file",
+            type=click.Path(),
+            metavar="FILE",
+            is_eager=True,
+            callback=_log_to,
+            expose_value=False,
+            help="Append one line for each event; it may be rotated while the run goes on.",
+        ),
         click.option(
             "--log-format",
             type=click.Choice(["text", "json"]),
+            is_eager=True,
+            callback=_log_to,
+            expose_value=False,
             help="Of the log. Without --log-file it goes to stderr in place of the progress.  [default: text]",
         ),
     )(function)

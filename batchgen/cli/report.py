@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,7 @@ from batchgen.ledger.chronicle import Chronicle
 from batchgen.report import figures
 
 if TYPE_CHECKING:
+    from batchgen.records import Item
     from batchgen.report.gallery_facts import Declared
 
 
@@ -78,9 +80,30 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
     from batchgen.report.gallery_facts import Declared
 
     try:
-        loaded = load(manifest)
+        loaded = load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
         invocation.keep_secret(loaded.settings)
-        order = {item.id: number for number, item in enumerate(loaded.manifest.items())}
+        found = loaded.manifest
+        order, asks, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()
+        for number, item in enumerate(found.items()):
+            order[item.id] = number
+            if wanted := asks_of(item, found.references.folder):
+                asks[item.id] = wanted
+            if item.turn:
+                conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
     except (BatchgenError, OSError, ValueError):
         return Declared(load_catalogue())
-    return Declared(loaded.manifest.catalogue, loaded.manifest.limits.concurrency, order)
+    return Declared(found.catalogue, found.limits.concurrency, order, found.folder, asks, conversations)
+
+
+def asks_of(item: Item, folder: str) -> dict[str, Any]:
+    """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest."""
+    from batchgen.manifest.references import is_link
+
+    named = [name if name[:1] == "@" or is_link(name) else os.path.relpath(name, folder) for name in item.references]
+    wanted = {
+        "references": [name.replace(os.sep, "/") if name[:1] != "@" else name for name in named],
+        "service_tier": item.service_tier,
+        "fallback": [lane.partition("/")[2] for lane in item.fallback],
+        "fallback_on": sorted(item.fallback_on) if item.fallback else [],
+    }
+    return {name: value for name, value in wanted.items() if value}

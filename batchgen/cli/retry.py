@@ -53,6 +53,7 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
     from batchgen.cli.afterwards import Afterwards
     from batchgen.cli.carry_out import Execution, carry_out, load_job
 
+    invocation.open_log(quiet=options["quiet"])
     states = frozenset(state for state in STATES if options[state])
     if not states and not options["reasons"]:
         raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")

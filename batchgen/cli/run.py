@@ -40,6 +40,7 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
     from batchgen.cli.afterwards import Afterwards
     from batchgen.cli.carry_out import Execution, carry_out, load_job, wishes_of
 
+    invocation.open_log(quiet=options["quiet"])
     after = Afterwards(invocation, manifest, options["summary"], options["notify"])
     with after.of_failure():
         job = load_job(invocation, manifest, options["output"], emulate=options["emulate"], after=after)

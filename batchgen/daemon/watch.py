@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.daemon.child import Child, reap_orphans
-from batchgen.daemon.events import NightBegan, NightEnded, NightPlanned, NightSkipped
 from batchgen.daemon.roster import Roster, Scheduled
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.events import Event
+from batchgen.events import Event, NightBegan, NightEnded, NightPlanned, NightSkipped
 from batchgen.report.figures import utc_iso
 from batchgen.schedule.nights import PERSON, Due, Night, Skipped, Wait
 from batchgen.schedule.timetable import LATER_CODES

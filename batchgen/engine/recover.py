@@ -212,7 +212,7 @@ async def fetch_links(
 
 
 async def _fetch(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
-    from batchgen.engine.execute import with_pictures
+    from batchgen.engine.exchange import with_pictures
     from batchgen.engine.settle import discard, settle
 
     files: list[SpoolFile] = []

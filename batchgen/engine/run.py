@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import secrets
@@ -21,30 +20,32 @@ from batchgen import __version__
 from batchgen.batching import BatchOptions, is_batch
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
+from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
 from batchgen.engine.batch.means import Means
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.enclosures import Enclosures
+from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
+from batchgen.engine.pacing import Pacing
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_online_only
 from batchgen.errors import LedgerError, StoreError, UsageError
-from batchgen.events import Event, LaneCooled, LaneParked, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import UNSENT, Chunks
+from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
+from batchgen.ledger.submissions import UNSENT
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.quota import MARGIN_S, DayUsedUp, NotBefore, Window, daily_reset
-from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
 from batchgen.shared import SharedFile, open_shared
 from batchgen.store.lock import JobLock
@@ -52,11 +53,7 @@ from batchgen.store.store import Store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
-OWN_RPD = "the requests a day that the manifest declares are used up"
 EMULATED_LOOK_S = 0.1
-STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
-PROOF_S = 7 * 86400.0
-PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
 log = logging.getLogger("batchgen")
 
 
@@ -246,38 +243,16 @@ class _Run:
         results: ResultsFile,
         shared: SharedFile,
     ) -> Outcome:
-        started, loop = time.time(), asyncio.get_running_loop()
-        limits, options = self.manifest.limits, self.options
-        concurrency = options.concurrency or limits.concurrency
+        started, limits, options = time.time(), self.manifest.limits, self.options
+        pacing = Pacing(ledger, survey, limits, options, self.emit)
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
-        prospect = forecast(list(survey.loads.values()), concurrency, budget, budget_of, chain_s=survey.chain_s)
-        policy = RetryPolicy(attempts=limits.attempts, no_image=limits.no_image_attempts)
-        parked = self._still_parked(ledger)
+        prospect = forecast(list(survey.loads.values()), pacing.concurrency, budget, budget_of, chain_s=survey.chain_s)
+        parked = pacing.still_parked()
         with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
-            async with Transport(concurrency, executor) as transport, AsyncExitStack() as held:
-                dispatch = Dispatch(
-                    {
-                        lane: self._window(lane, survey, ledger, loop.time())
-                        for lane, load in survey.loads.items()
-                        if not load.batch
-                    },
-                    self.backlog,
-                    concurrency=concurrency,
-                    storing=concurrency + STORING,
-                    policy=policy,
-                    budget_usd=options.max_usd if options.max_usd is not None else limits.budget_usd,
-                    shared=logs,
-                    on_held=lambda lane, why: self._held(ledger, survey.loads[lane].model, lane, why),
-                    stall_s=options.stall_s,
-                    deadline_s=None
-                    if options.deadline is None
-                    else loop.time() + max(0.0, options.deadline - time.time()),
-                )
-                for lane in parked:
-                    if lane in dispatch.lanes:
-                        dispatch.park(lane)
+            async with Transport(pacing.concurrency, executor) as transport, AsyncExitStack() as held:
+                dispatch = pacing.dispatch(self.backlog, logs, parked)
 
                 def supplied(lane: str) -> None:
                     (batches.supplied if is_batch(lane) else dispatch.supplied)(lane)
@@ -287,18 +262,24 @@ class _Run:
                 enclosures = await held.enter_async_context(
                     Enclosures(dependents, self.store, transport, uploads, self.note)
                 )
+                attempts = Attempts(
+                    ledger=ledger,
+                    store=self.store,
+                    results=results,
+                    dependents=dependents,
+                    executor=executor,
+                    emit=self.emit,
+                )
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
                     ledger=ledger,
                     store=self.store,
-                    transport=transport,
-                    results=results,
-                    dependents=dependents,
+                    attempts=attempts,
+                    exchange=Exchange(transport, self.store, pacing.policy),
                     enclosures=enclosures,
                     executor=executor,
                     emit=self.emit,
-                    policy=policy,
                     hold_uncertain=options.hold_uncertain,
                 )
                 dispatch.price(execution.reserve_usd)
@@ -312,31 +293,19 @@ class _Run:
                         backlog=self.backlog,
                         dispatch=dispatch,
                         execution=execution,
-                        dependents=dependents,
+                        attempts=attempts,
                         enclosures=enclosures,
                         uploads=uploads,
                         transport=transport,
                         routes={lane: route for lane, route in routes.items() if lane in survey.loads},
                         logs=logs,
-                        results=results,
                         executor=executor,
-                        policy=policy,
+                        policy=pacing.policy,
                         emit=self.emit,
                         note=self.note,
                     )
                 )
-                self.emit(
-                    RunStarted(
-                        at=started,
-                        run_id=ledger.run_id,
-                        job=self.manifest.name,
-                        kept=survey.kept,
-                        usd=prospect.usd,
-                        eta_s=prospect.seconds,
-                        samples=_wanted_by_model(survey),
-                        emulated=options.emulator_url is not None,
-                    )
-                )
+                self._say_started(ledger, survey, prospect, started)
                 with (
                     stop_on_signals(dispatch, execution, self.emit)
                     if options.install_signal_handlers
@@ -344,11 +313,7 @@ class _Run:
                 ):
                     async with batches:
                         await engine.drive(dispatch, execution.execute)
-                if dispatch.stopping == "stalled":
-                    self.stop_message = stalled_message(options.stall_s or 0.0)
-                elif dispatch.budget_span:
-                    span = dispatch.budget_span
-                    self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
+        self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
 
     def _batch_options(self) -> BatchOptions:
@@ -364,35 +329,25 @@ class _Run:
         ledger.set_meta(batches=token)
         return f"batchgen {token}"
 
-    def _held(self, ledger: Ledger, model: str, lane: str, why: NotBefore | DayUsedUp) -> None:
-        now = time.time()
-        if isinstance(why, NotBefore):
-            self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
-            return
-        until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
-        ledger.parked(lane, until, message)
-        self.emit(LaneParked(at=now, model=model, until=until, message=message))
+    def _say_started(self, ledger: Ledger, survey: Survey, prospect: Forecast, started: float) -> None:
+        self.emit(
+            RunStarted(
+                at=started,
+                run_id=ledger.run_id,
+                job=self.manifest.name,
+                kept=survey.kept,
+                usd=prospect.usd,
+                eta_s=prospect.seconds,
+                samples=_wanted_by_model(survey),
+                emulated=self.options.emulator_url is not None,
+            )
+        )
 
-    def _window(self, lane: str, survey: Survey, ledger: Ledger, now_s: float) -> Window | None:
-        """The lane's quota, seeded with what was sent in the minute before this process began."""
-        rpm = survey.loads[lane].rpm
-        if rpm is None:
-            return None
-        at = time.time()
-        window = Window(rpm, proven=ledger.reader.most_accepted(lane, at - PROOF_S) >= PROOF_SHARE * rpm)
-        sends = ledger.reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
-        window.seed([now_s - (at - sent) for sent in sends], now_s)
-        return window
-
-    def _still_parked(self, ledger: Ledger) -> dict[str, float]:
-        parked: dict[str, float] = {}
-        for lane, (until, message) in ledger.reader.parked().items():
-            # Parked by the manifest's own figure: the shared log is asked again, for the figure may have changed.
-            if until > time.time() and not message.startswith(OWN_RPD):
-                parked[lane] = until
-            else:
-                ledger.unparked(lane)
-        return parked
+    def _say_why_it_stopped(self, dispatch: Dispatch) -> None:
+        if dispatch.stopping == "stalled":
+            self.stop_message = stalled_message(self.options.stall_s or 0.0)
+        elif span := dispatch.budget_span:
+            self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
 
     def _saved_usd(self, ledger: Ledger) -> float:
         """What this run's batches have cost less than the same requests one by one."""

@@ -15,7 +15,7 @@ from batchgen.ledger.rows import sidecars, utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import EMPTY, ImageFile, Reply, ReplyImage, Result, Sample, Usage
-from batchgen.store.check import check_bytes, check_file, mismatch
+from batchgen.store.check import PIECE_BYTES, Checked, check_bytes, check_file, mismatch
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
@@ -173,7 +173,7 @@ def _describe(
     made = 0
     for k, (image, file) in enumerate(files):
         try:
-            checked = check_file(file.path) if image.data is None else check_bytes(image.data)
+            checked = _check(image, file)
         except ImageError as error:
             discard([other for image, other in files if image.data is not None])  # the envelope still holds these
             raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
@@ -206,6 +206,12 @@ def _describe(
             )
         )
     return pictures
+
+
+def _check(image: ReplyImage, file: SpoolFile) -> Checked:
+    if image.data is not None:
+        return check_bytes(image.data)
+    return check_bytes(file.read()) if file.bytes <= PIECE_BYTES else check_file(file.path)
 
 
 def _priced(picture: Settled, usd: float | None, made: int) -> Settled:

@@ -70,5 +70,6 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
     """The ledger is made for this: what was in flight is uncertain to the next run."""
     with suppress(OSError):
-        os.write(2, b"\nleaving at once; the next run settles what was in flight\n")
+        begin = b"\r\x1b[J" if os.isatty(2) else b"\n"  # over what is left of the progress display
+        os.write(2, begin + b"leaving at once; the next run settles what was in flight\n")
     os._exit(128 + number)

@@ -25,7 +25,9 @@ class SampleRow(NamedTuple):
 
 
 class AttemptRow(NamedTuple):
-    """Times are UTC seconds. images: how many samples, from n on, the request was for."""
+    """Times are UTC seconds. images: how many samples, from n on, the request was for. usage: JSON of what the vendor
+    said was used; sent_as: how the request departed from its item, in words.
+    """
 
     id: int
     run_id: int
@@ -44,6 +46,8 @@ class AttemptRow(NamedTuple):
     estimate_usd: float | None
     usd: float | None
     usd_source: str | None
+    usage: str | None = None
+    sent_as: str | None = None
 
 
 class PictureRow(NamedTuple):
@@ -91,11 +95,11 @@ class Chronicle(Reader):
         return map(AttemptRow._make, self._rows(f"SELECT {_columns(AttemptRow)} FROM attempt ORDER BY id"))
 
     def pictures(self) -> Iterator[PictureRow]:
-        """Every picture that has its place, drafts and earlier versions included, the newest of a sample first."""
+        """Every picture that has its place, drafts, thoughts and earlier versions included, the newest of a sample first."""
         columns = _columns(PictureRow, "i.").replace("i.made_at", "a.ended_at")
         sql = (
             f"SELECT {columns} FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id"
-            " WHERE i.placed = 1 AND i.role <> 'thought' ORDER BY i.attempt_id DESC, i.k"
+            " WHERE i.placed = 1 ORDER BY i.attempt_id DESC, i.k"
         )
         return map(PictureRow._make, self._rows(sql))
 

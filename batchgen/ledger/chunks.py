@@ -1,4 +1,4 @@
-"""Chunks: samples that were handed to a batch API together, and how far each chunk has come."""
+"""Chunks on their way: each step of one is durable before the next begins."""
 
 from __future__ import annotations
 
@@ -6,67 +6,12 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from batchgen.ledger.ledger import Ledger, insert_attempt, set_state
-from batchgen.ledger.reader import OpenAttempt, Reader
+from batchgen.ledger.submissions import UNSENT, Chunk
 from batchgen.records import Sample
-
-Step = Literal[
-    "recorded", "written", "uploaded", "asked", "created", "ended", "fetched", "collected", "done", "dropped"
-]
-UNSENT = ("recorded", "written", "uploaded")  # nothing was asked for yet, so nothing can have been billed
-CLOSED = ("collected", "done", "dropped")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """name: its display name at the vendor, unlike any other. step: the last one that is durable.
-
-    recorded: its attempts are in the ledger. written: its lines are in a file of ours. uploaded: as `input_file`. asked: a
-    batch is about to be created. created: as `batch`. ended: the vendor is through with it. fetched: its results are in a
-    file of ours. collected: each of its attempts has ended. done: nothing of it is left at the vendor's. dropped: never sent.
-    estimate_usd: None when a price is unknown. state, succeeded, failed: as last seen. `_at` values are UTC seconds.
-    """
-
-    id: int
-    run_id: int
-    lane: str
-    name: str
-    step: Step
-    requests: int
-    estimate_usd: float | None
-    upload_url: str = ""
-    input_file: str = ""
-    batch: str = ""
-    results_file: str = ""
-    state: str = ""
-    succeeded: int = 0
-    failed: int = 0
-    message: str = ""
-    made_at: float = 0.0
-    asked_at: float = 0.0
-    created_at: float = 0.0
-    ended_at: float = 0.0
-
-    @property
-    def open(self) -> bool:
-        return self.step not in CLOSED
-
-
-_COLUMNS = ", ".join(field.name for field in fields(Chunk))
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """One request of a chunk. number: which attempt of its sample; facts: what settling its answer needs to know."""
-
-    attempt: OpenAttempt
-    chunk: int
-    number: int
-    ended: bool
-    facts: Mapping[str, Any]
 
 
 class Chunks:
@@ -141,31 +86,11 @@ class Chunks:
 
     def drop_unsent(self, steps: Iterable[str] = UNSENT) -> int:
         """Chunks of earlier runs that have come no further than that. Answers how many samples are wanted again."""
-        unsent = [chunk for chunk in open_chunks(self._ledger.reader) if chunk.step in steps]
+        unsent = [chunk for chunk in self._ledger.reader.open_chunks() if chunk.step in steps]
         message = "the run ended before its batch was created"
         for chunk in unsent:
             self._ledger.writer.submit(lambda db, number=chunk.id: _drop(db, number, message)).result()  # type: ignore[misc]
         return sum(chunk.requests for chunk in unsent)
-
-
-def open_chunks(reader: Reader) -> list[Chunk]:
-    """In the order in which they were made."""
-    marks = ", ".join("?" * len(CLOSED))
-    return [Chunk(**row) for row in reader.chunk_rows(_COLUMNS, f"step NOT IN ({marks}) ORDER BY id", CLOSED)]
-
-
-def uncleaned(reader: Reader) -> list[Chunk]:
-    """Collected, and perhaps still at the vendor's."""
-    return [Chunk(**row) for row in reader.chunk_rows(_COLUMNS, "step = 'collected' ORDER BY id", ())]
-
-
-def submitted(reader: Reader, number: int) -> Submitted | None:
-    """The request that an attempt's number names; None when there is none, or it went out by itself."""
-    found, row = reader.attempt(number), reader.submission(number)
-    if found is None or row is None or row[0] is None:
-        return None
-    chunk, attempt_number, outcome, facts = row
-    return Submitted(found, int(chunk), int(attempt_number), outcome is not None, json.loads(facts or "{}"))
 
 
 def _drop(db: sqlite3.Connection, chunk: int, message: str) -> None:

@@ -186,7 +186,7 @@ class Ledger:
                 db.execute("UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?", (new, old, attempt))
             db.execute("UPDATE image SET placed = 1 WHERE attempt_id = ?", (attempt,))
 
-        self.writer.submit(change)
+        self.writer.ride(change)
 
     async def attempt_failed(
         self,

@@ -1,4 +1,4 @@
-"""One thread that owns the ledger's writing connection and commits whatever has gathered: natural group commit."""
+"""One thread that owns a writing connection and commits whatever has gathered: natural group commit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from batchgen.errors import LedgerError
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
 MOST_PER_COMMIT = 1000
+LINGER_S = 0.25  # what nobody waits for is written by itself when nothing else has come for so long
 
 
 class Writer:
@@ -25,12 +27,14 @@ class Writer:
     written stops the run (LedgerError for every caller from then on).
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, name: str = "ledger") -> None:
         self.commits = 0
+        self.broken: LedgerError | None = None
         self._connection = connection
         self._queue: queue.SimpleQueue[tuple[Change, Any] | None] = queue.SimpleQueue()
-        self._broken: LedgerError | None = None
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._riders: deque[Change] = deque()
+        self._name = name
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, change: Callable[[sqlite3.Connection], T]) -> concurrent.futures.Future[T]:
@@ -45,6 +49,11 @@ class Writer:
         self._queue.put((change, future))
         return await future
 
+    def ride(self, change: Change) -> None:
+        """For what nobody waits for and what costs no commit of its own: it goes along with the next change, in front of
+        it, or alone within LINGER_S. Riders keep their order among themselves."""
+        self._riders.append(change)
+
     def close(self) -> None:
         """Write what is queued, end the thread, close the connection."""
         self._queue.put(None)
@@ -55,24 +64,23 @@ class Writer:
         open_ = True
         while open_:
             batch = self._gather()
-            if batch[-1] is None:
-                open_ = False
-            changes = [entry for entry in batch if entry is not None]
+            open_ = not batch or batch[-1] is not None
+            riders = [(self._riders.popleft(), None) for _ in range(len(self._riders))]
+            changes = [*riders, *(entry for entry in batch if entry is not None)]
             if changes:
                 self._settle(changes, self._commit([change for change, _ in changes]))
 
     def _gather(self) -> list[tuple[Change, Any] | None]:
-        batch = [self._queue.get()]
-        while batch[-1] is not None and len(batch) < MOST_PER_COMMIT:
-            try:
+        batch: list[tuple[Change, Any] | None] = []
+        with contextlib.suppress(queue.Empty):
+            batch.append(self._queue.get(timeout=LINGER_S))
+            while batch[-1] is not None and len(batch) < MOST_PER_COMMIT:
                 batch.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
         return batch
 
     def _commit(self, changes: list[Change]) -> list[Any] | LedgerError:
-        if self._broken is not None:
-            return self._broken
+        if self.broken is not None:
+            return self.broken
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             results = [change(self._connection) for change in changes]
@@ -80,9 +88,9 @@ class Writer:
         except Exception as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            self._broken = LedgerError(f"the ledger could not be written: {error}")
-            self._broken.__cause__ = error
-            return self._broken
+            self.broken = LedgerError(f"the {self._name} could not be written: {error}")
+            self.broken.__cause__ = error
+            return self.broken
         self.commits += 1
         return results
 
@@ -90,6 +98,8 @@ class Writer:
         for_loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for number, (_, future) in enumerate(batch):
             result = results if isinstance(results, LedgerError) else results[number]
+            if future is None:
+                continue
             if isinstance(future, concurrent.futures.Future):
                 if isinstance(result, LedgerError):
                     future.set_exception(result)

@@ -78,22 +78,44 @@ def cells(text: str) -> int:
 
 
 def _cells(character: str) -> int:
-    if unicodedata.combining(character) or character in "\u200c\u200d\ufe0f":
+    if character == "\ufe0f":  # what stands before it is drawn as a picture, two columns wide
+        return 1
+    if character in "\u200c\u200d" or unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def shortened(text: str, columns: int) -> str:
-    """`text` in at most this many columns, with `…` where it was cut."""
+def shortened(text: str, columns: int, mark: str = "…") -> str:
+    """`text` in at most this many columns, with a mark of one column where it was cut."""
     if cells(text) <= columns:
         return text
-    taken, kept = 0, []
-    for character in text:
+    return _prefix(text, columns - 1) + mark if columns > 0 else ""
+
+
+def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
+    """Lines of at most this many columns, broken at spaces, within a word only when it is longer than a line."""
+    lines: list[str] = []
+    line, indent = "", indent[: columns // 2]
+    for word in re.findall(r" *[^ ]+", text):
+        if line and cells(line + word) > columns:
+            lines.append(line)
+            line, word = indent, word.lstrip(" ")
+        line += word
+        while cells(line) > columns:
+            begin = _prefix(line, columns) or line[:1]
+            lines.append(begin)
+            line = indent + line[len(begin) :]
+    return [*lines, line] if line else lines or [""]
+
+
+def _prefix(text: str, columns: int) -> str:
+    """As much of it as these columns hold."""
+    taken = 0
+    for at, character in enumerate(text):
         taken += _cells(character)
-        if taken > columns - 1:
-            break
-        kept.append(character)
-    return "".join(kept) + "…" if columns > 0 else ""
+        if taken > columns:
+            return text[:at]
+    return text
 
 
 def brief(message: str, columns: int = 160) -> str:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from batchgen.ledger.chunks import open_chunks
 from batchgen.ledger.reader import Money, Reader, RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
@@ -125,7 +124,7 @@ def batches(reader: Reader) -> list[Facts]:
         {"batch": chunk.batch, "model": lane_model(chunk.lane), "state": chunk.state or "not created yet",
          "requests": chunk.requests, "succeeded": chunk.succeeded, "failed": chunk.failed,
          "since": utc_iso(chunk.created_at or chunk.made_at), "estimate_usd": chunk.estimate_usd}
-        for chunk in open_chunks(reader)
+        for chunk in reader.open_chunks()
     ]  # fmt: skip
 
 

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
+from batchgen.records import SIDECARS
 from batchgen.report.night import Facts, left_at, model_of, night
 
 NIGHTS_MOST = 30
+THOUGHTS = ".thoughts.md"
 SOURCES_MAX_BYTES = 262_144
+THOUGHTS_MAX_BYTES = 65_536
 Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id."""
+    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id.
+
+    folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
+    names of references, service tier, fallback. conversations: all turns, by the id without its turn.
+    """
 
     catalogue: Catalogue
     cap: int | None = None
     order: Mapping[str, int] = field(default_factory=dict)
+    folder: Path | None = None
+    asks: Mapping[str, Facts] = field(default_factory=dict)
+    conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +71,16 @@ def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: floa
     pictures: dict[Key, list[PictureRow]] = defaultdict(list)
     for picture in ledger.pictures():
         pictures[picture.item_id, picture.n].append(picture)
-    samples = []
+    samples, files = [], _Files(folder)
     for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order))):
         key = (row.item_id, row.n)
         entry = _sample(row, of_sample.get(key, ()), settings)
         entry["pictures"] = _pictures(row, pictures.get(key, ()), thumbnails)
         if found := _sources(folder, entry["pictures"]):
             entry["sources"] = found
+        entry.update(_sidecars(files, entry["pictures"]))
+        if row.item_id in declared.asks:
+            entry["asks"] = declared.asks[row.item_id]
         samples.append(entry)
     nights = _nights(ledger, attempts, declared.catalogue, declared.cap)
     run = ledger.last_run()
@@ -77,6 +92,8 @@ def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: floa
                 :12
             ],
             "manifest": Path(manifest).name,  # nobody else's business where it lies
+            "beside": _below(folder, declared.folder),
+            "conversations": declared.conversations,
             "emulated": ledger.meta("emulated") == "yes",
             "at": now,
             "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
@@ -100,7 +117,7 @@ def _attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[Attemp
 
 def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: _Numbers) -> Facts:
     """What is empty is left out: the page stays small."""
-    wire = _wire(row.wire)
+    wire = _facts_of(row.wire)
     prompt = wire.pop("prompt", "")
     wire.pop("v", None)
     last = next((a for a in reversed(attempts) if a.outcome == "succeeded" and a.ended_at), None)
@@ -119,12 +136,14 @@ def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: _Numbers) 
         "message": row.message,
         "text": row.text,
         "seconds": round(last.ended_at - left_at(last), 2) if last and last.ended_at else None,
+        "served_by": model_of(last) if last and model_of(last) != wire.get("model", row.model) else None,
+        "tier": _facts_of(last.usage or "").get("tier") if last else None,
         "attempts": [_attempt(attempt) for attempt in attempts],
     }
     return {name: value for name, value in entry.items() if value not in ("", None, [])}
 
 
-def _wire(text: str) -> dict[str, Any]:
+def _facts_of(text: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except ValueError:
@@ -133,7 +152,7 @@ def _wire(text: str) -> dict[str, Any]:
 
 
 def _attempt(row: AttemptRow) -> list[Any]:
-    """[started, seconds, model, outcome, reason, message, HTTP status, USD, source of it, run]."""
+    """[started, seconds, model, outcome, reason, message, HTTP status, USD, source of it, run, how it was sent otherwise]."""
     maybe = row.usd is None and row.maybe_billed
     return [
         round(row.started_at, 1),
@@ -146,18 +165,19 @@ def _attempt(row: AttemptRow) -> list[Any]:
         row.estimate_usd if maybe else row.usd,
         "maybe" if maybe else row.usd_source or "",
         row.run_id,
+        row.sent_as or "",
     ]
 
 
 def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) -> list[Facts]:
-    """The picture that counts first, then the drafts of its answer, then earlier versions, the newest first."""
+    """The picture that counts first, then drafts and thoughts of its answer, then earlier versions, the newest first."""
     current = next(
         (p.attempt_id for p in rows if row.state in ("succeeded", "superseded") and p.role == "image"
          and p.fingerprint == row.made_fingerprint), None,
     )  # fmt: skip
     entries = []
     for picture in rows:
-        kind = picture.role if picture.role == "draft" else "image" if picture.attempt_id == current else "earlier"
+        kind = picture.role if picture.role != "image" else "image" if picture.attempt_id == current else "earlier"
         entries.append(
             {
                 "kind": kind,
@@ -171,7 +191,51 @@ def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) 
                 "at": round(picture.made_at) if picture.made_at else None,
             }
         )
-    return sorted(entries, key=lambda entry: ("image", "draft", "earlier").index(entry["kind"]))
+    return sorted(entries, key=lambda entry: ("image", "draft", "thought", "earlier").index(entry["kind"]))
+
+
+class _Files:
+    """Which plain files a folder holds: each listed once, for ten thousand pictures stand in few."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: dict[str, frozenset[str]] = {}
+
+    def has(self, path: str) -> bool:
+        below, _, name = path.rpartition("/")
+        if below not in self._names:
+            try:
+                with os.scandir(self.folder / below) as found:
+                    self._names[below] = frozenset(at.name for at in found if at.is_file(follow_symlinks=False))
+            except OSError:
+                self._names[below] = frozenset()
+        return name in self._names[below]
+
+
+def _sidecars(files: _Files, pictures: Sequence[Facts]) -> Facts:
+    """What stands beside the picture: {thoughts: what the model let see of its thinking, files: names of it all}."""
+    current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
+    if current is None:
+        return {}
+    stem = current[: -len(PurePosixPath(current).suffix) or None]
+    there = [stem + ending for ending in SIDECARS if files.has(stem + ending)]
+    found: Facts = {"files": there} if there else {}
+    for path in there:
+        if path.endswith(THOUGHTS):
+            with contextlib.suppress(OSError), open(files.folder / path, "rb") as file:
+                found["thoughts"] = file.read(THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip()
+    return found
+
+
+def _below(folder: Path, manifest_folder: Path | None) -> str | None:
+    """The way from the manifest's folder to the job's, as a reference to one of its pictures begins; None when it lies elsewhere."""
+    if manifest_folder is None:
+        return None
+    try:
+        way = folder.resolve().relative_to(manifest_folder.resolve())
+    except (ValueError, OSError):
+        return None
+    return "" if way == Path() else f"{way.as_posix()}/"
 
 
 def _sources(folder: Path, pictures: Sequence[Facts]) -> Facts | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from batchgen.events import (
     BatchCollected,
@@ -82,6 +84,25 @@ class Telling:
         self._cooling_until[event.model] = event.at + event.seconds
         slower = f", then at most {event.rpm:.0f} requests a minute" if event.rpm is not None else ""
         yield f"{event.model}: cooling for {figures.duration(event.seconds)} ({event.reason}){slower}", "dim"
+
+
+class Faults(logging.Handler):
+    """For a run without a log: a fault of ours or of a library is one line, never a traceback. Use as a context manager."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def __enter__(self) -> Faults:
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # nobody reads any more: that is no reason to end a run half way
+            self._say(brief(record.getMessage()))
 
 
 class Lines:

@@ -1,63 +1,135 @@
-"""Events as records of the standard logging module, one line each, as text or as JSON."""
+"""A run's log, one line for each event, as text or as JSON: structlog's chain of processors, the last takes keys out."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Literal, TextIO
 
-from batchgen.errors import UsageError
-from batchgen.events import AttemptFailed, Event, LaneCooled, LaneParked, LaneStopped, SampleEnded, Stopping
-from batchgen.report.clean import clean, json_text, without_secrets
-from batchgen.report.figures import utc_iso
+import structlog
+
+from batchgen.events import Event, RunStarted
+from batchgen.report.clean import ascii_only, clean, json_text, without_secrets
+from batchgen.report.log_file import LogFile
+from batchgen.report.log_lines import CONTEXT, iso, line_of
 
 LogFormat = Literal["text", "json"]
-_WARNINGS = (AttemptFailed, LaneCooled, LaneParked, LaneStopped, SampleEnded, Stopping)
+Secrets = Callable[[], Iterable[str]]  # asked for each line: some are known only when the manifest has been read
+Facts = MutableMapping[str, Any]
 
 
-def event_name(event: Event) -> str:
-    """`SampleSucceeded` is `sample_succeeded`."""
-    name = type(event).__name__
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+class Log(logging.Handler):
+    """An observer of a run, and a handler for what batchgen and its libraries say through the logging module.
+
+    Use as a context manager. quiet: only what is amiss.
+    """
+
+    def __init__(self, sink: LogFile | Stream, form: LogFormat, secrets: Secrets, *, quiet: bool = False) -> None:
+        super().__init__(logging.INFO)
+        self._sink = sink
+        plain = isinstance(sink, Stream) and sink.plain
+        self._lines: Any = structlog.wrap_logger(
+            structlog.WriteLogger(sink),  # type: ignore[arg-type]
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.format_exc_info,
+                _in_order,
+                _as_json(plain) if form == "json" else _as_text(plain),
+                _without_keys(secrets),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
+            context_class=dict,
+            cache_logger_on_first_use=False,
+        )
+
+    def __enter__(self) -> Log:
+        logging.getLogger().addHandler(self)
+        logging.getLogger("batchgen").setLevel(logging.INFO)
+        logging.captureWarnings(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.captureWarnings(False)
+        logging.getLogger("batchgen").setLevel(logging.NOTSET)
+        logging.getLogger().removeHandler(self)
+        self.close()
+        self._sink.close()
+
+    @property
+    def lost(self) -> str:
+        """What could not be written and why, in words; empty when nothing was lost."""
+        sink = self._sink
+        return f"{sink.lost:,} line(s) of the log could not be written: {sink.why}" if sink.lost else ""
+
+    def bind(self, **context: Any) -> None:
+        """From here on each line says this too."""
+        self._lines = self._lines.bind(**context)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self.bind(run=event.run_id, job=event.job)
+        level, name, fields = line_of(event)
+        self.say(level, name, **fields)
+
+    def say(self, level: str, name: str, **fields: Any) -> None:
+        """level: info, warning or error. name: one that log_lines lists."""
+        getattr(self._lines, level)(name, **{"at": time.time(), **fields})
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = (
+            "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
+        )
+        more = {"exc_info": record.exc_info} if record.exc_info else {}
+        self.say(level, "log.message", at=record.created, logger=record.name, message=record.getMessage(), **more)
 
 
-class _Lines(logging.Formatter):
-    def __init__(self, secrets: Iterable[str]) -> None:
-        super().__init__()
-        self._secrets = tuple(secrets)
+class Stream:
+    """A stream that may go away while the run goes on. plain: it takes ASCII only."""
 
-    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What a line says, time first."""
-        facts: dict[str, Any] = getattr(record, "facts", None) or {"event": "log", "message": record.getMessage()}
-        at = facts.get("at", record.created)
-        found = {"at": utc_iso(at), "level": record.levelname.lower(), **{k: v for k, v in facts.items() if k != "at"}}
-        if record.exc_info:
-            found["traceback"] = self.formatException(record.exc_info)
-        return found
+    def __init__(self, stream: TextIO, *, plain: bool) -> None:
+        self._stream = stream
+        self.plain = plain
+        self.lost = 0
+        self.why = ""
 
-    def hidden(self, text: str) -> str:
-        return without_secrets(text, self._secrets)
+    def write(self, line: str) -> None:
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self.lost += 1
+            self.why = getattr(error, "strerror", None) or str(error)
+
+    def flush(self) -> None:
+        """Each line was."""
+
+    def close(self) -> None:
+        """It is not ours."""
 
 
-class JsonLines(_Lines):
-    """One JSON object to a line."""
+def _in_order(_: Any, __: str, facts: Facts) -> Facts:
+    """When, how grave, what, of which run; then the rest as it came."""
+    first = {"at": iso(facts.pop("at")), "level": facts.pop("level"), "event": facts.pop("event")}
+    context = {name: facts.pop(name) for name in CONTEXT if name in facts}
+    return {**first, **context, **facts}
 
-    def format(self, record: logging.LogRecord) -> str:
-        return self.hidden(json_text(self.fields(record)))
+
+def _as_json(plain: bool) -> Callable[[Any, str, Facts], str]:
+    return lambda _, __, facts: json_text(dict(facts), plain=plain)
 
 
-class TextLines(_Lines):
-    """`2026-11-21T02:53:51Z warning attempt_failed key=bad reason=safety …`."""
+def _as_text(plain: bool) -> Callable[[Any, str, Facts], str]:
+    """`2026-11-21T02:53:51.120Z warning sample.settled run=1 item=bad reason=safety …`; what is empty is left out."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = self.fields(record)
-        head = f"{fields.pop('at')} {fields.pop('level'):7} {fields.pop('event')}"
-        pairs = [f"{name}={_value(value)}" for name, value in fields.items() if value not in (None, "", [], (), {})]
-        return self.hidden(clean(" ".join([head, *pairs])))
+    def render(_: Any, __: str, facts: Facts) -> str:
+        head = f"{facts.pop('at')} {facts.pop('level'):7} {facts.pop('event')}"
+        pairs = [f"{name}={_value(value)}" for name, value in facts.items() if value not in (None, "", [], (), {})]
+        line = clean(" ".join([head, *pairs]))
+        return ascii_only(line) if plain else line
+
+    return render
 
 
 def _value(value: Any) -> str:
@@ -66,53 +138,15 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-class Log:
-    """The observer that writes one record for each event to its handler, and takes along what our own modules log."""
-
-    def __init__(self, handler: logging.Handler) -> None:
-        self._handler = handler
-        self._logger = logging.getLogger("batchgen.run")
-        self._parent = logging.getLogger("batchgen")
-
-    def __enter__(self) -> Log:
-        self._parent.addHandler(self._handler)
-        self._parent.setLevel(logging.INFO)
-        self._parent.propagate = False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._parent.removeHandler(self._handler)
-        self._handler.close()
-
-    def __call__(self, event: Event) -> None:
-        level = logging.WARNING if isinstance(event, _WARNINGS) else logging.INFO
-        self._logger.log(level, event_name(event), extra={"facts": {"event": event_name(event), **asdict(event)}})
+def _forms(key: str) -> tuple[str, ...]:
+    return key, json.dumps(key, ensure_ascii=False)[1:-1], json.dumps(key)[1:-1]
 
 
-def log_to_file(path: str, form: LogFormat, secrets: Iterable[str]) -> Log:
-    """Appends to what is there. Raises UsageError."""
-    try:
-        handler: logging.Handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UsageError(f"--log-file {path}: {error.strerror or error}") from None
-    handler.setFormatter(_formatter(form, secrets))
-    return Log(handler)
+def _without_keys(secrets: Secrets) -> Callable[[Any, str, Any], str]:
+    """The last one, so that nothing which came before can let a key through; also as JSON writes it."""
 
+    def hide(_: Any, __: str, line: Any) -> str:
+        known = sorted(secrets(), key=len, reverse=True)
+        return without_secrets(line, (form for key in known for form in _forms(key)))
 
-def log_to_stream(stream: TextIO, form: LogFormat, secrets: Iterable[str]) -> Log:
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_formatter(form, secrets))
-    return Log(handler)
-
-
-def _formatter(form: LogFormat, secrets: Iterable[str]) -> logging.Formatter:
-    return JsonLines(secrets) if form == "json" else TextLines(secrets)
-
-
-class Quietly(logging.Handler):
-    """For a run without a log: a fault of ours is one line on stderr, never a traceback."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            with suppress(OSError):  # nobody reads any more: that is no reason to end a run half way
-                sys.stderr.write(clean(record.getMessage()) + "\n")
+    return hide

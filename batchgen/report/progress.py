@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
 from batchgen.events import Event
 from batchgen.report import figures
 from batchgen.report.board import Board, ModelBoard
 from batchgen.report.clean import ascii_only, cells, shortened
 from batchgen.report.lines import Telling
+from batchgen.report.painter import Painter
 from batchgen.report.screen import Screen
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
 
 Segment = tuple[str, str]  # text, style
 NARROW = 72  # below this the notes of a model stand on a line of their own
+NOTES_ROOM = 38  # columns that the bar leaves to the notes beside it, where there are that many
 MODELS_MOST = 12
 
 
@@ -30,17 +27,20 @@ def draw(
     width = max(16, columns - 1)  # the last column stays free: some terminals wrap when it is written
     lines = [_head(board, fit)]
     names = {name: fit(name) for name in list(board.models)[:MODELS_MOST]}
-    name_width = min(max(map(cells, names.values()), default=0), 14 if width < NARROW else 32)
+    name_width = min(max(map(cells, names.values()), default=0), max(14, width // 3) if width < NARROW else 32)
     digits = max((len(f"{model.wanted:,}") for model in board.models.values()), default=1)
     for name, shown in names.items():
         lines += _model(board.models[name], shown, name_width, digits, width, now, unicode)
     if len(board.models) > MODELS_MOST:
         lines.append([(f"… and {len(board.models) - MODELS_MOST} more models", "dim")])
-    lines.append(_foot(board, now))
-    if unicode:
-        return [_cut(line, width) for line in lines]
-    plain = [[(ascii_only(text), style) for text, style in line] for line in lines]
-    return [[(text.replace("…", "~"), style) for text, style in _cut(line, width)] for line in plain]
+    lines.append(_foot(board, now, width))
+    if not unicode:
+        lines = [[(ascii_only(text), style) for text, style in line] for line in lines]
+    return [_cut(line, width, _mark(unicode)) for line in lines]
+
+
+def _mark(unicode: bool) -> str:
+    return "…" if unicode else "~"
 
 
 def _head(board: Board, fit: Callable[[str], str]) -> list[Segment]:
@@ -55,17 +55,27 @@ def _head(board: Board, fit: Callable[[str], str]) -> list[Segment]:
 def _model(
     model: ModelBoard, name: str, name_width: int, digits: int, width: int, now: float, unicode: bool
 ) -> list[list[Segment]]:
-    name = shortened(name, name_width)
+    name = shortened(name, name_width, _mark(unicode))
     name += " " * (name_width - cells(name))
     figure = f"{model.done:>{digits},}/{model.wanted:,}"
-    notes = _notes(model, now)
     narrow = width < NARROW
     room = width - name_width - len(figure) - 4
-    bar_width = max(4, room if narrow else min(40, room - 24))
+    bar_width = max(4, room if narrow else min(40, max(8, room - NOTES_ROOM)))
     line: list[Segment] = [(name + "  ", ""), *_bar(model, bar_width, unicode), ("  " + figure, "")]
+    notes = _as_many_as_fit(_notes(model, now), width - 2 - (0 if narrow else name_width + bar_width + len(figure) + 4))
     if not narrow:
         return [[*line, ("  ", ""), *notes]]
     return [line, [("  ", ""), *notes]] if notes else [line]
+
+
+def _as_many_as_fit(parts: Sequence[Segment], room: int) -> list[Segment]:
+    """The first, cut if need be, and as many more as fit whole."""
+    kept: list[Segment] = list(parts[:1])
+    for part in parts[1:]:
+        if sum(cells(text) for text, _ in kept) + 3 + cells(part[0]) > room:
+            break
+        kept += [(" · ", "dim"), part]
+    return kept
 
 
 def _bar(model: ModelBoard, width: int, unicode: bool) -> list[Segment]:
@@ -94,28 +104,31 @@ def _notes(model: ModelBoard, now: float) -> list[Segment]:
         notes.append((f"{model.ended:,} not made", "yellow"))
     if model.retries:
         notes.append((figures.count(model.retries, "retry", "retries"), "dim"))
-    return [part for note in notes for part in ((" · ", "dim"), note)][1:]
+    return notes
 
 
-def _foot(board: Board, now: float) -> list[Segment]:
+def _foot(board: Board, now: float, width: int) -> list[Segment]:
     if board.stopping:
         again = "; once more gives them up" if board.in_flight and board.stopping.startswith("SIG") else ""
         return [(f"stopping ({board.stopping}): finishing {board.in_flight} in flight{again}", "yellow")]
     left = board.left_s(now)
     parts = ["time left not known yet" if left is None else f"about {figures.duration(left)} left"]
-    of = f" of about {figures.usd(board.estimate_usd)}" if board.estimate_usd is not None else ""
     unpriced = f" + {board.unpriced:,} of unknown price" if board.unpriced else ""
-    parts.append(f"{figures.usd(board.usd)}{unpriced}{of}")
+    of = f" of about {figures.usd(board.estimate_usd)}" if board.estimate_usd is not None else ""
+    for spent in (f"{figures.usd(board.usd)}{unpriced}{of}", f"{figures.usd(board.usd)}{unpriced}"):
+        if cells(parts[0]) + 3 + cells(spent) <= width:
+            parts.append(spent)
+            break
     parts.append(f"{figures.duration(now - board.started_at)} so far")
-    return [(" · ".join(parts), "dim")]
+    return _as_many_as_fit([(part, "dim") for part in parts], width)
 
 
-def _cut(line: Iterable[Segment], width: int) -> list[Segment]:
+def _cut(line: Iterable[Segment], width: int, mark: str) -> list[Segment]:
     kept: list[Segment] = []
     for text, style in line:
         room = width - sum(cells(text) for text, _ in kept)
         if cells(text) > room:
-            return [*kept, (shortened(text, room), style)]
+            return [*kept, (shortened(text, room, mark), style)]
         kept.append((text, style))
     return kept
 
@@ -124,16 +137,12 @@ class Progress:
     """An observer that keeps the view on the screen while a run goes on. Use as a context manager."""
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.time) -> None:
-        from rich.console import Console
-
         self._screen = screen
         self._clock = clock
         self._telling = Telling()
+        self._folding = threading.Lock()  # the view is drawn from a thread of its own
         self.board = Board()
-        self._live: Live | None = None
-        self._console: Console = Console(
-            file=screen.stream, force_terminal=True, no_color=not screen.colour, highlight=False, soft_wrap=True
-        )
+        self._painter: Painter | None = None
 
     def __enter__(self) -> Progress:
         return self
@@ -142,44 +151,34 @@ class Progress:
         self._stop()
 
     def __call__(self, event: Event) -> None:
-        self.board(event)
+        with self._folding:
+            self.board(event)
         for text, style in self._telling(event):
-            self._say(text, style)
-        if self.board.started_at and self.board.wanted and self._live is None and not self.board.ended:
-            self._start()
+            self.say(text, style)
+        if self.board.started_at and self.board.wanted and self._painter is None and not self.board.ended:
+            self._painter = Painter(self._screen.stream, self._view)
+            self._painter.start()
         if self.board.ended:
             self._stop()
 
-    def _start(self) -> None:
-        from rich.live import Live
-
-        self._live = Live(get_renderable=self._view, console=self._console, refresh_per_second=5, transient=True,
-                          redirect_stdout=False, redirect_stderr=False)  # fmt: skip
-        self._live.start()
-
     def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._painter is not None:
+            self._painter.stop()
+            self._painter = None
 
-    def _say(self, text: str, style: str) -> None:
+    def say(self, text: str, style: str = "") -> None:
         """A line above the view."""
-        from rich.text import Text
-
-        if self._live is None:
-            self._screen.line(text, style)
+        screen = self._screen
+        if self._painter is None:
+            screen.line(text, style)
         else:
-            for line in self._screen.wrapped(self._screen.fit(text)):
-                self._console.print(Text(line, style=style))
+            self._painter.above([screen.styled(line, style) for line in screen.wrapped(screen.fit(text))])
 
-    def _view(self) -> Text:
-        from rich.text import Text
-
-        board = self.board
-        lines = draw(board, self._screen.columns, self._clock(), self._screen.fit, self._screen.unicode)
-        text = Text(no_wrap=True, overflow="crop")
-        for number, line in enumerate(lines):
-            text.append("\n" if number else "")
-            for part, style in line:
-                text.append(part, style=style)
-        return text
+    def _view(self) -> list[str]:
+        screen = self._screen
+        with self._folding:
+            lines = draw(self.board, screen.columns, self._clock(), screen.fit, screen.unicode)
+        most = max(1, screen.rows - 1)
+        if len(lines) > most:  # a low window keeps the head and, if it can, the foot
+            lines = [*lines[: most - 1], lines[-1]] if most > 1 else lines[:1]
+        return ["".join(screen.styled(text, style) for text, style in line) for line in lines]

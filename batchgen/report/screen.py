@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from batchgen.report.clean import ascii_only, cells, clean, json_text, shortened, without_secrets
+from batchgen.report.clean import ascii_only, cells, clean, json_text, shortened, without_secrets, wrapped
 from batchgen.settings import environment
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -30,7 +29,8 @@ class Screen:
         dumb = environ.get("TERM") == "dumb"
         self.colour = self.tty and not dumb and not environ.get("NO_COLOR")
         self.live = self.tty and not dumb and not environ.get("CI")
-        self.unicode = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") in ("utf8", "utf8sig")
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
+        self.unicode = encoding in ("utf8", "utf8sig") and not (self.tty and _plain_locale(environ))
 
     @property
     def columns(self) -> int:
@@ -41,6 +41,13 @@ class Screen:
             if not environment().get("COLUMNS"):
                 return os.get_terminal_size(self.stream.fileno()).columns or 80
         return shutil.get_terminal_size().columns
+
+    @property
+    def rows(self) -> int:
+        """Height in lines of the terminal."""
+        with contextlib.suppress(OSError, ValueError):
+            return os.get_terminal_size(self.stream.fileno()).lines or 24
+        return 24
 
     def fit(self, text: str) -> str:
         """`text` as this stream may show it, on one line, without styles."""
@@ -64,7 +71,7 @@ class Screen:
         if not self.tty or cells(text) <= width:
             return [text]
         own = " " * (len(text) - len(text.lstrip()))
-        return textwrap.wrap(text, max(20, width), subsequent_indent=own, break_on_hyphens=False) or [text]
+        return wrapped(text, max(20, width), own)
 
     def styled(self, text: str, style: str) -> str:
         if not (style and self.colour and text):
@@ -94,6 +101,14 @@ class Screen:
                 parts.append(space + cell if column in figures else cell + space)
             self.stream.write(self.styled("  ".join(parts).rstrip(), "bold" if number == 0 else "") + "\n")
         self.stream.flush()
+
+
+def _plain_locale(environ: Mapping[str, str]) -> bool:
+    """Whether a person chose the C locale. Python then writes UTF-8 all the same, and sets LC_CTYPE to say so (PEP 538)."""
+    if environ.get("PYTHONIOENCODING") or environ.get("PYTHONUTF8"):
+        return False
+    chosen = [environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    return next((name for name in chosen if name and name != "C.UTF-8"), "") in ("C", "POSIX")
 
 
 def _is_tty(stream: TextIO) -> bool:

@@ -56,6 +56,11 @@ class SpoolFile:
         except OSError as error:
             self._go_elsewhere(error, view)
 
+    def read(self) -> bytes:
+        """What the file holds, before `sync`; for one that is small."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        return os.read(self._fd, self.bytes)
+
     def sync(self) -> None:
         """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie."""
         while True:

@@ -12,7 +12,6 @@ import pytest
 from batchgen.emulator import serve
 from batchgen.errors import UsageError
 from batchgen.events import AttemptFailed, BatchCollected, BatchSubmitted, Noted
-from batchgen.ledger.chunks import open_chunks
 from batchgen.ledger.reader import Reader
 from tests.batch.bench import BatchBench, quick
 from tests.test_references import noise
@@ -295,7 +294,7 @@ async def test_the_lane_of_a_model_without_batches_stops_and_says_why(bench):
     outcome = await bench.submit("  - {id: a, prompt: x, model: pro}\n", engine="batch", head="items:\n")
     assert outcome.exit_code == 0
     with Reader.open(bench.folder / "out") as reader:
-        assert open_chunks(reader) == []
+        assert reader.open_chunks() == []
 
 
 async def asyncio_sleep(seconds: float) -> Any:

@@ -153,13 +153,13 @@ def test_an_unknown_engine_is_a_wrong_command_line(batchgen, write):
 def test_the_log_file_has_one_json_object_for_each_event(batchgen, write, tmp_path):
     batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--log-file", "run.log", "--log-format", "json")
     events = [json.loads(line)["event"] for line in (tmp_path / "run.log").read_text().splitlines()]
-    assert events == ["run_started", "attempt_started", "sample_succeeded", "run_ended"]
+    assert events == ["run.started", "attempt.started", "sample.settled", "run.ended"]
 
 
 def test_a_json_log_without_a_file_takes_the_place_of_the_lines_on_stderr(batchgen, write):
     answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--log-format", "json")
     first = next(line for line in answer.err.splitlines() if line.startswith("{"))
-    assert json.loads(first)["event"] == "run_started"
+    assert json.loads(first)["event"] == "run.started"
 
 
 # --- retry
@@ -218,7 +218,7 @@ def test_status_sees_a_run_that_is_going_on(batchgen, write, emulator, spawn):
     emulator("--latency", "5")
     manifest = str(write({"mug": "A mug"}))
     process = spawn("run", manifest, "--log-format", "json")
-    next(line for line in process.stderr if '"attempt_started"' in line)
+    next(line for line in process.stderr if '"attempt.started"' in line)
     facts = batchgen("status", manifest, "--json").json
     assert (facts["run"]["state"], [entry["id"] for entry in facts["in_flight"]]) == ("running", ["mug"])
 
@@ -227,7 +227,7 @@ def test_status_sees_that_a_run_has_died(batchgen, write, emulator, spawn):
     emulator("--latency", "5")
     manifest = str(write({"mug": "A mug"}))
     process = spawn("run", manifest, "--log-format", "json")
-    next(line for line in process.stderr if '"attempt_started"' in line)
+    next(line for line in process.stderr if '"attempt.started"' in line)
     process.kill()
     process.wait(10)
     text = batchgen("status", manifest).out

@@ -18,9 +18,9 @@ import pytest
 
 from batchgen.daemon.child import Child, reap_orphans
 from batchgen.daemon.diary import Diary, Entry
-from batchgen.daemon.events import NightBegan, NightEnded, NightPlanned
 from batchgen.daemon.roster import Roster, manifests
 from batchgen.daemon.watch import Orders, Watch
+from batchgen.events import NightBegan, NightEnded, NightPlanned
 from batchgen.ledger.reader import Reader
 from batchgen.schedule.nights import DAY_S, Night
 from batchgen.store.lock import JobLock
@@ -98,8 +98,8 @@ def test_what_is_due_is_run_once_and_not_again(batchgen, overdue, emulator, stat
     url, path = emulator("--latency", "0"), overdue({"a": "A mug", "b": "A jug"})
     first, second = batchgen("daemon", "--once"), batchgen("daemon", "--once")
     assert (first.code, second.code, first.out) == (0, 0, ""), first.err
-    assert "night_began job=job" in first.err and "why=missed" in first.err and "job | job: all done" in first.err
-    assert ("night_began" in second.err, billed(url)) == (False, 2)
+    assert "night.began job=job" in first.err and "why=missed" in first.err and "job | job: all done" in first.err
+    assert ("night.began" in second.err, billed(url)) == (False, 2)
     assert last_of(state, path).exit_code == 0
 
 
@@ -115,7 +115,7 @@ def test_a_night_older_than_catch_up_is_left_out_and_that_is_said_once(batchgen,
     url = emulator()
     overdue({"a": "A mug"}, more=", catch_up: 1h")
     first, second = batchgen("daemon", "--once"), batchgen("daemon", "--once")
-    assert ("night_skipped" in first.err, "night_skipped" in second.err, billed(url)) == (True, False, 0)
+    assert ("night.skipped" in first.err, "night.skipped" in second.err, billed(url)) == (True, False, 0)
 
 
 def test_an_emulated_night_leaves_the_real_one_due(batchgen, overdue, emulator, state):
@@ -167,7 +167,7 @@ def test_in_json_every_line_is_an_object_and_names_its_job(batchgen, overdue, em
     overdue({"a": "A mug"})
     lines = [json.loads(line) for line in batchgen("daemon", "--once", "--log-format", "json").err.splitlines()]
     assert {line["job"] for line in lines} == {"job"}
-    assert {"night_began", "run_started", "sample_succeeded", "night_ended", "output"} <= {
+    assert {"night.began", "run.started", "sample.settled", "night.ended", "night.said"} <= {
         line["event"] for line in lines
     }
 
@@ -191,7 +191,7 @@ def test_two_daemons_do_not_share_a_manifest(batchgen, overdue, emulator, state)
     assert diary.acquire()
     answer = batchgen("daemon", "--once")
     diary.release()
-    assert ("another daemon" in answer.err, "night_began" in answer.err) == (True, False)
+    assert ("another daemon" in answer.err, "night.began" in answer.err) == (True, False)
 
 
 def test_without_its_library_the_extra_is_named(spawn, write, tmp_path):
@@ -249,7 +249,7 @@ def test_killed_together_with_its_run_it_goes_on_where_it_was(spawn, batchgen, o
         assert reader.counts() == {"succeeded": 12}
     # What was in flight when all were killed may have been billed, and nothing else was asked for again.
     assert billed(url) <= 12 + 5
-    assert "night_began" not in batchgen("daemon", "--once").err
+    assert "night.began" not in batchgen("daemon", "--once").err
 
 
 def children(pid: int) -> list[int]:

@@ -104,7 +104,7 @@ def test_a_signal_lets_what_is_in_flight_finish_and_has_its_own_code(spawn, writ
     process = spawn("run", str(manifest), "--concurrency", "1", "--json", "--log-format", "json")
     assert process.stderr is not None
     for line in process.stderr:
-        if '"attempt_started"' in line:
+        if '"attempt.started"' in line:
             process.send_signal(number)
             break
     out, _ = process.communicate(timeout=20)

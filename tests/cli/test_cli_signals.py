@@ -32,7 +32,7 @@ def test_a_hangup_is_minded_unless_it_was_ignored_at_the_start_as_nohup_does(spa
         process = spawn(*argv)
     finally:
         signal.signal(signal.SIGHUP, before)
-    wait_for(process, '"attempt_started"')
+    wait_for(process, '"attempt.started"')
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=20)
     assert process.returncode == code
@@ -43,7 +43,7 @@ def test_a_second_ctrl_c_ends_a_download_that_hangs_and_the_link_is_fetched_next
     environ = {"BATCHGEN_AIMLAPI_BASE_URL": url, "AIMLAPI_API_KEY": KEY}
     manifest = write({"a": "A mug [[fault:link_slow]]"}, head="defaults: {model: google/imagen-4.0-generate-001}\n")
     process = spawn("run", str(manifest), "--log-format", "json", **environ)
-    wait_for(process, '"attempt_started"')
+    wait_for(process, '"attempt.started"')
     while not linked(tmp_path / "job"):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -74,7 +74,7 @@ def test_a_third_ctrl_c_leaves_at_once_though_the_disk_hangs(spawn, write, emula
     process = spawn(
         "run", str(write({"a": "A mug"})), "--log-format", "json", module="child", PYTHONPATH=f"{ROOT}:{tmp_path}"
     )
-    wait_for(process, '"attempt_started"')
+    wait_for(process, '"attempt.started"')
     (tmp_path / "hang").touch()
     time.sleep(1.5)  # the answer is in, and its picture hangs in a sync
     for _ in range(2):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+
+from PIL import Image
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
@@ -21,6 +24,39 @@ ITEMS = """\
   - {id: chair, prompt: A chair}
 """
 OPTIONS = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
+
+
+FAMILY = """\
+items:
+  - {id: mug, prompt: A mug, model: pro, thinking: high, keep_thoughts: true}
+  - {id: lamp, prompt: A lamp, count: 2}
+  - {id: snow, prompt: The mug in snow, references: ["@mug", "photos/a b.png"]}
+  - {id: lit, prompt: By lamplight, references: ["@lamp#2"]}
+  - {id: talk, turns: [A chart, "Calmer {{ '{{' }}", In Spanish], model: pro}
+  - {id: after, prompt: The chart on a wall, references: ["@talk-t3"]}
+  - {id: gone, prompt: "x [[fault:safety]]"}
+  - {id: waits, prompt: y, references: ["@gone"]}
+  - {id: quick, prompt: q, service_tier: flex}
+  - {id: second, prompt: z, model: gemini-3.1-flash-lite-image, fallback: [flash], fallback_on: [outage]}
+"""
+
+
+def make_family(folder: Path) -> Path:
+    """Items that need pictures, turns and other models. Answers the manifest."""
+    manifest = folder / "family.yaml"
+    (folder / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "photos" / "a b.png")
+    manifest.write_text(FAMILY)
+
+    async def make() -> None:
+        async with await serve(
+            replace(OPTIONS, tiers={"flex": 429}, models=("gemini-nano-banana-2.1", "gemini-3-pro-image"))
+        ) as emulator:
+            job = batchgen.load(manifest, emulate=True, environ={})
+            await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
+
+    asyncio.run(make())
+    return manifest
 
 
 def make_job(folder: Path) -> Path:

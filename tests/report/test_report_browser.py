@@ -19,7 +19,7 @@ import batchgen
 from batchgen.cli.main import run_command_line
 from batchgen.records import Item
 from tests.benchmarks import long_job
-from tests.report.gallery_job import MARKUP, make_job
+from tests.report.gallery_job import MARKUP, make_family, make_job
 
 CHROMIUM = "/usr/bin/chromium"
 playwright = pytest.importorskip("playwright.sync_api", reason="NOT TESTED in a browser: playwright is not installed")
@@ -46,7 +46,14 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(gallery: Path) -> Iterator[Any]:
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    manifest = make_family(tmp_path_factory.mktemp("family"))
+    assert run_command_line(["report", str(manifest)]) == 0
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def browser(gallery: Path, family: Path) -> Iterator[Any]:
     """Started after the job was made: a job has an event loop of its own."""
     with playwright.sync_playwright() as driver:
         # The sandbox of the browser needs rights that containers do not give to root.
@@ -265,6 +272,89 @@ def test_exported_picks_and_the_manifest_of_the_rejected_ask_for_the_same_again(
 
 def facts(item: Item) -> tuple[Any, ...]:
     return item.prompt, item.model, item.provider, item.aspect_ratio, item.seed, item.tags, dict(item.extra)
+
+
+def saved_manifest(tab: Any, beside: Path, *rejected: str) -> Path:
+    for key in rejected:
+        tab.click(f'[data-key="{key}"] .reject')
+    tab.click("#export")
+    with tab.expect_download() as download:
+        tab.click("#save-manifest")
+    path = beside.with_name(download.value.suggested_filename)
+    download.value.save_as(path)
+    return path
+
+
+def command(*argv: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own: the browser's driver has an event loop here."""
+    return subprocess.run([sys.executable, "-m", "batchgen", *argv], capture_output=True, text=True)
+
+
+def test_the_rejected_with_references_and_turns_make_a_manifest_that_runs(visit, family):
+    tab = visit(family.parent / "family.emulated" / "report.html")
+    again = saved_manifest(tab, family, "lamp#2", "snow", "lit", "talk-t2", "after", "waits", "quick", "second")
+    text = again.read_text()
+    assert "Save it beside family.yaml" in text
+    assert "--only 'waits'" in text.split("# Not below")[1].split("version:")[0]
+    valid = command("validate", str(again))
+    assert valid.returncode == 0, valid.stdout + valid.stderr
+    items = {item.id: item for item in batchgen.load(again, environ={}).manifest.items()}
+    first = {item.id: item for item in batchgen.load(family, environ={}).manifest.items()}
+    assert list(items) == ["lamp", "snow", "lit", "talk-t1", "talk-t2", "talk-t3", "after", "quick", "second"]
+    here = family.parent.resolve()
+    assert items["snow"].references == (f"{here}/family.emulated/mug.jpg", f"{here}/photos/a b.png")
+    assert (items["lit"].references, items["after"].references) == (("@lamp",), ("@talk-t3",))
+    for name, item in items.items():
+        assert facts(item) == facts(first[name])
+        assert (item.turn, item.history, item.service_tier) == (
+            first[name].turn,
+            first[name].history,
+            first[name].service_tier,
+        )
+        assert (item.fallback, item.fallback_on) == (first[name].fallback, first[name].fallback_on)
+    run = command("run", str(again), "--emulate", "--json")
+    assert (run.returncode, json.loads(run.stdout)["images"]["made"]) == (0, 9), run.stderr
+
+
+def test_a_page_whose_manifest_is_gone_says_what_it_cannot_ask_for_again(visit, family, tmp_path):
+    folder = family.parent / "family.emulated"
+    away = family.rename(family.with_name("away.yaml"))
+    try:
+        assert command("report", str(folder), "-o", str(folder / "gone.html")).returncode == 0
+        tab = visit(folder / "gone.html")
+        again = saved_manifest(tab, family, "snow", "waits", "talk-t2")
+    finally:
+        away.rename(family)
+    text = again.read_text()
+    left_out = text.split("# Not below")[1].split("version:")[0]
+    assert ("--only 'snow'" in left_out, "--only 'waits'" in left_out) == (True, True)
+    turns = [item.id for item in batchgen.load(again, environ={}).manifest.items()]
+    assert turns == ["talk-t1", "talk-t2", "talk-t3"]
+
+
+def test_the_details_tell_thoughts_sidecars_who_served_and_at_which_tier(visit, family):
+    tab = visit(family.parent / "family.emulated" / "report.html")
+
+    def details(key: str) -> str:
+        tab.click(f'[data-key="{key}"] .open')
+        told: str = tab.inner_text("#details")
+        tab.keyboard.press("Escape")
+        return told
+
+    told = details("mug")
+    assert "mug.thoughts.md" in told
+    assert "what the model thought" in told.lower()
+    tab.click('[data-key="mug"] .open')
+    tab.click("#details summary")
+    thoughts = (family.parent / "family.emulated" / "mug.thoughts.md").read_text().strip()
+    assert thoughts[:60] in tab.inner_text("#details details .text")
+    tab.keyboard.press("Escape")
+    assert "standard (asked for: flex)" in details("quick")
+    second = details("second")
+    assert "served by\ngemini-nano-banana-2.1" in second
+    assert "gemini-3.1-flash-lite-image" in second
+    assert "photos/a b.png" in details("snow")
+    assert "needs @gone, which was refused (safety)" in details("waits")
 
 
 def test_each_run_is_drawn_with_what_held_it_back(visit, gallery):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 
 import pytest
 
-from batchgen.events import SampleEnded
 from batchgen.report import figures
 from batchgen.report.clean import ascii_only, brief, cells, clean, json_text, shortened
 from batchgen.report.facts import process_lives
-from batchgen.report.log import JsonLines, TextLines
 from batchgen.report.screen import Screen
 from batchgen.report.summary import headline, next_steps
 
@@ -105,22 +102,6 @@ def test_a_table_aligns_figures_to_the_right():
     stream = io.StringIO()
     Screen(stream, {}).table(("id", "USD"), [("模型", "1"), ("a", "10")], right=(1,))
     assert stream.getvalue() == "id    USD\n模型    1\na      10\n"
-
-
-def _record(message: str) -> logging.LogRecord:
-    event = SampleEnded(at=0.0, key="k", model="pro", state="refused", reason="safety", message=message)
-    record = logging.LogRecord("batchgen.run", logging.WARNING, "", 0, "sample_ended", None, None)
-    record.facts = {"event": "sample_ended", "at": event.at, "key": event.key, "message": event.message}
-    return record
-
-
-def test_a_text_log_line_is_one_line_with_quoted_values():
-    line = TextLines([]).format(_record("no\n\x1b way"))
-    assert line == '1970-01-01T00:00:00Z warning sample_ended key=k message="no\\n\\u001b way"'
-
-
-def test_a_json_log_line_hides_secrets():
-    assert json.loads(JsonLines(["SECRET-1"]).format(_record("a SECRET-1")))["message"] == "a [redacted]"
 
 
 FACTS = {

@@ -15,7 +15,7 @@ from batchgen.engine.batch.means import Means, reserved_usd
 from batchgen.engine.batch.submit import Full, Submission
 from batchgen.errors import BadRequest, DownloadFailed, LedgerError, ProviderError, StoreError
 from batchgen.events import BatchSeen, LaneStopped
-from batchgen.ledger.chunks import UNSENT, Chunk, open_chunks, uncleaned
+from batchgen.ledger.submissions import UNSENT, Chunk
 from batchgen.providers.gemini_batch import ENDED
 from batchgen.quota import Reserved
 from batchgen.store.spool import disk_error
@@ -99,10 +99,10 @@ class Batches:
     async def _adopt(self) -> None:
         """What earlier runs have left out; its money counts again."""
         means = self._means
-        for chunk in uncleaned(means.ledger.reader):
+        for chunk in means.ledger.reader.uncleaned_chunks():
             if chunk.lane in means.routes:
                 await self._collection.clean(chunk)
-        for chunk in open_chunks(means.ledger.reader):
+        for chunk in means.ledger.reader.open_chunks():
             if chunk.lane not in means.routes:
                 continue
             answer = await means.logs[chunk.lane].reserve(None, reserved_usd(chunk))
@@ -256,7 +256,7 @@ class Batches:
 
     async def _trouble(self, chunk: Chunk, error: ProviderError) -> None:
         means = self._means
-        now = next(one for one in open_chunks(means.ledger.reader) if one.id == chunk.id)
+        now = means.ledger.reader.chunk(chunk.id)
         self._chunks[chunk.id] = now
         if error.scope == "run":
             means.execution.stop(error.reason, error.message)

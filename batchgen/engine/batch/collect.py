@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
-from batchgen.batching import is_batch
 from batchgen.engine.batch.endings import Endings
 from batchgen.engine.batch.lines import RawLine, lifted, take
 from batchgen.engine.batch.means import Means
@@ -16,7 +15,7 @@ from batchgen.engine.batch.submit import Submission, forget_files
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.execute import worth_keeping
 from batchgen.engine.replay import sample_of
-from batchgen.engine.settle import Stored, discard, our_bugs, settle
+from batchgen.engine.settle import Stored, discard, our_bugs
 from batchgen.errors import (
     BatchgenError,
     BatchLost,
@@ -27,7 +26,7 @@ from batchgen.errors import (
     StoreError,
 )
 from batchgen.events import BatchCollected
-from batchgen.ledger.chunks import Chunk, Submitted, submitted
+from batchgen.ledger.submissions import Chunk, Submitted
 from batchgen.providers.google_errors import read_error
 from batchgen.records import Reply, Sample
 from batchgen.retry import backoff_s
@@ -123,13 +122,13 @@ class Collection:
 
     async def _lines(self, chunk: Chunk, file: IO[bytes], tally: Tally) -> None:
         seen: set[int] = set()
-        while lines := await self._means.execution.in_thread(lambda: take(file, AT_ONCE, AT_ONCE_BYTES)):
+        while lines := await self._means.in_thread(lambda: take(file, AT_ONCE, AT_ONCE_BYTES)):
             await asyncio.gather(*(self._line(chunk, line, seen, tally) for line in lines))
 
     async def _line(self, chunk: Chunk, line: RawLine, seen: set[int], tally: Tally) -> None:
         means = self._means
         number = int(line.key) if line.key and line.key.isascii() and line.key.isdecimal() and len(line.key) < 16 else 0
-        sent = submitted(means.ledger.reader, number) if number else None
+        sent = means.ledger.reader.submitted(number) if number else None
         if sent is None or sent.chunk != chunk.id:
             why = (
                 "names no key" if line.key is None else "has the key of another batch" if sent else "has an unknown key"
@@ -142,9 +141,9 @@ class Collection:
         seen.add(number)
         if sent.ended:
             return  # settled by a run that was stopped in between
-        sample = sample_of(sent.attempt, sent.facts)
+        sample = replace(sample_of(sent.attempt, sent.facts), known=True)  # its line may stand in the results already
         try:
-            reply, stored = await means.execution.in_thread(lambda: self._settle(chunk, sent, sample, line))
+            reply, stored = await means.in_thread(lambda: self._settle(chunk, sent, sample, line))
         except ProviderError as error:
             again = await self._endings.failed(sent, chunk.lane, sample, error)
             tally.again, tally.ended = tally.again + again, tally.ended + (not again)
@@ -177,10 +176,9 @@ class Collection:
                 with our_bugs(ProviderError, StoreError, OSError):
                     keep_turn(means.store, route.codec, attempt, answer.body, [file.path for file in spooled])
             with our_bugs(BatchgenError, OSError):
-                stored = settle(
-                    means.ledger, means.store, route.profile, attempt, sample, reply, spooled, None,
-                    batch=is_batch(chunk.lane),
-                )  # fmt: skip
+                stored = means.attempts.settle(
+                    route.profile, attempt, sample, reply, spooled, sent.attempt.started_at, batch=True
+                )
         except ProviderError as error:
             if worth_keeping(error, answer.status, spooled):
                 keep(means.store, attempt, (answer.status, {}, answer.body), spooled, sent.facts)
@@ -192,7 +190,7 @@ class Collection:
     async def _strange(self, chunk: Chunk, line: RawLine, why: str) -> None:
         """Perhaps paid for, and nobody's: kept as it came."""
         path = self._means.file(chunk, "strange")
-        await self._means.execution.in_thread(lambda: _append(path, line.text))
+        await self._means.in_thread(lambda: _append(path, line.text))
         self._means.note(f"{chunk.batch}: a line of its results {why}; it is kept in {path}")
 
     async def _missing(self, chunk: Chunk, tally: Tally) -> None:
@@ -205,7 +203,7 @@ class Collection:
         while numbers := reader.unanswered(chunk.id, after, 500):
             after = numbers[-1]
             for number in numbers:
-                sent = submitted(reader, number)
+                sent = reader.submitted(number)
                 if sent is not None:
                     error = kind(words, reason=reason)
                     again = await self._endings.failed(sent, chunk.lane, sample_of(sent.attempt, sent.facts), error)

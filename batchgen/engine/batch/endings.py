@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,10 +10,9 @@ from batchgen.batching import online_lane
 from batchgen.engine.batch.means import Means
 from batchgen.engine.settle import Stored
 from batchgen.errors import BatchLost, HeldUncertain, ProviderError
-from batchgen.events import AttemptFailed, SampleEnded, SampleSucceeded
-from batchgen.ledger.chunks import Submitted
+from batchgen.ledger.submissions import Submitted
 from batchgen.profiles.price import lost_usd
-from batchgen.records import Reply, Sample, sample_key
+from batchgen.records import Reply, Sample
 from batchgen.retry import Tries, delay_s
 
 
@@ -32,34 +30,14 @@ class Endings:
         return self._tries.get(sample.key, Tries())
 
     async def succeeded(self, sent: Submitted, lane: str, sample: Sample, reply: Reply, stored: Stored) -> None:
-        means, item = self._means, sample.item
-        keys = [sample_key(item.id, one.n) for one in stored.pictures if one.file.role == "image"]
+        means = self._means
         wanted = means.backlog.returned(sample.key)
-        if wanted is None or wanted.fingerprint == sample.fingerprint:
-            means.dependents.made(keys)
-        else:
-            means.backlog.add(
-                lane, [wanted]
-            )  # the manifest has changed since: this picture was paid for, and is not it
-        for left in stored.missing:
-            await means.execution.block([sample_key(item.id, left.n)], left.state, left.reason)
-        await means.execution.in_thread(lambda: means.results.append(sample))
-        now = time.time()
-        for one in stored.pictures:
-            if one.file.role == "image":
-                means.emit(
-                    SampleSucceeded(
-                        at=now, attempt=sent.attempt.id, key=sample_key(item.id, one.n), model=item.model,
-                        files=(one.file,), usd=one.usd, seconds=now - sent.attempt.started_at, notes=reply.notes,
-                    )
-                )  # fmt: skip
-        for left in stored.missing:
-            key = sample_key(item.id, left.n)
-            means.emit(
-                SampleEnded(
-                    at=now, key=key, model=item.model, state=left.state, reason=left.reason, message=left.message
-                )
-            )
+        changed = wanted is not None and wanted.fingerprint not in ("", sample.fingerprint)
+        await means.attempts.succeeded(
+            sample, sent.attempt.id, reply, stored, sent_at=sent.attempt.started_at, lets_go=not changed
+        )
+        if changed and wanted is not None and means.options.resend:
+            self.put_back(lane, [wanted])  # the manifest has changed since: this picture was paid for, and is not it
 
     async def failed(self, sent: Submitted, lane: str, sample: Sample, error: ProviderError) -> bool:
         """Whether it is asked for again."""
@@ -71,18 +49,13 @@ class Endings:
         state = "wanted" if again else error.outcome
         profile = means.routes[lane].profile
         cost = lost_usd(profile, error.usage, sample.images if error.maybe_billed else 0, batch=True)
-        await means.ledger.attempt_failed(sent.attempt.id, sample, error, sent_at=None, state=state, cost=cost)
-        means.emit(
-            AttemptFailed(
-                at=time.time(), attempt=sent.attempt.id, key=sample.key, model=sample.item.model, outcome=error.outcome,
-                reason=error.reason, message=error.message, retry_in_s=0.0 if again else None,
-                maybe_billed=error.maybe_billed,
-            )
-        )  # fmt: skip
-        if again and wanted is not None and means.options.resend:
+        await means.attempts.failed(
+            sample, sent.attempt.id, error, sent_at=None, state=state, cost=cost, retry_in_s=0.0 if again else None
+        )
+        if not again:
+            await means.attempts.given_up(sample, error, state)
+        elif wanted is not None and means.options.resend:
             self._ask_again(lane, wanted, error)
-        elif not again:
-            await self._given_up(sample, state, error)
         return again
 
     def _again(self, sample: Sample, error: ProviderError) -> bool:
@@ -106,16 +79,3 @@ class Endings:
         self._means.backlog.add(lane, samples)
         if lane in self._means.dispatch.lanes:
             self._means.dispatch.supplied(lane)
-
-    async def _given_up(self, sample: Sample, state: str, error: ProviderError) -> None:
-        means = self._means
-        await means.execution.in_thread(lambda: means.results.append(sample))
-        keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
-        for key in keys:
-            means.emit(
-                SampleEnded(
-                    at=time.time(), key=key, model=sample.item.model, state=state, reason=error.reason,
-                    message=error.message,
-                )
-            )  # fmt: skip
-        await means.execution.block(keys, state, error.reason)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from batchgen.batching import BatchOptions
-from batchgen.dispatch import MARKUP, Dispatch
-from batchgen.engine.dependents import Dependents
+from batchgen.dispatch import Dispatch
+from batchgen.engine.attempts import Attempts
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route
 from batchgen.events import Event
+from batchgen.lane import MARKUP
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import Chunk, Chunks
+from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.ledger.submissions import Chunk
 from batchgen.profiles.price import estimate_usd
 from batchgen.providers.base import Batching
 from batchgen.providers.gemini_batch import GeminiBatch
@@ -30,6 +32,7 @@ from batchgen.store.store import Store
 from batchgen.transport import Transport
 from batchgen.uploads import Destination, Uploads
 
+T = TypeVar("T")
 FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
 
 
@@ -45,13 +48,12 @@ class Means:
     backlog: Backlog
     dispatch: Dispatch
     execution: Execution
-    dependents: Dependents
+    attempts: Attempts
     enclosures: Enclosures
     uploads: Uploads
     transport: Transport
     routes: Mapping[str, Route]
     logs: Mapping[str, SharedLog]
-    results: ResultsFile
     executor: Executor
     policy: RetryPolicy
     emit: Callable[[Event], None]
@@ -73,6 +75,9 @@ class Means:
         """USD at the batch price, estimated."""
         profile, item = self.routes[lane].profile, sample.item
         return estimate_usd(profile, item.image_size or profile.default_size, sample.images, batch=True)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, call)
 
     def folder(self) -> str:
         """Raises StoreError."""

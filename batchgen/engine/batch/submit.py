@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from typing import IO
 
 from batchgen.batching import ChunkLimits, Load
-from batchgen.dispatch import MARKUP
 from batchgen.engine.batch.endings import Endings
 from batchgen.engine.batch.means import Means, reserved_usd
-from batchgen.engine.execute import as_sent
+from batchgen.engine.prepare import as_sent, prepare
 from batchgen.engine.replay import request_facts
-from batchgen.engine.settle import our_bugs
 from batchgen.errors import (
-    BadRequest,
-    BatchgenError,
     ConnectFailed,
     DailyQuotaReached,
     Malformed,
@@ -26,11 +22,10 @@ from batchgen.errors import (
     RateLimited,
     ServerFault,
     Unanswered,
-    Unreadable,
-    UsageError,
 )
 from batchgen.events import AttemptStarted, BatchSubmitted
-from batchgen.ledger.chunks import Chunk, submitted
+from batchgen.lane import MARKUP
+from batchgen.ledger.submissions import Chunk
 from batchgen.providers.gemini_batch import MIME_TYPE, RemoteBatch
 from batchgen.quota import BudgetReached, Reserved
 from batchgen.records import Sample
@@ -137,11 +132,11 @@ class Submission:
             lines: list[bytes] = []
             for sample, attempt in zip(samples, numbers, strict=True):
                 try:
-                    inputs = await means.enclosures.inputs(sample, route)
-                    with our_bugs(BatchgenError, OSError, kept=False):
-                        body = route.codec.build(sample, inputs).body
-                except (ProviderError, OSError, UsageError) as error:
-                    await self._unsendable(chunk, sample, attempt, error)
+                    body = (await prepare(sample, route, means.enclosures)).take().body
+                except ProviderError as error:
+                    sent = means.ledger.reader.submitted(attempt)
+                    if sent is not None:
+                        await self._endings.failed(sent, chunk.lane, sample, error)
                     continue
                 lines.append(means.codec(chunk.lane).line(str(attempt), body))
                 written, held_bytes = written + 1, held_bytes + len(lines[-1])
@@ -154,15 +149,6 @@ class Submission:
             await self.drop(chunk, "none of its requests could be written")
             return chunk
         return await means.chunks.stepped(chunk, step="written")
-
-    async def _unsendable(self, chunk: Chunk, sample: Sample, attempt: int, error: Exception) -> None:
-        if isinstance(error, Unreadable):
-            error = BadRequest(error.message.replace("reading the answer", "writing the request"))
-        elif not isinstance(error, ProviderError):
-            error = BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone")
-        sent = submitted(self._means.ledger.reader, attempt)
-        if sent is not None:
-            await self._endings.failed(sent, chunk.lane, sample, error)
 
     # --- uploaded
 
@@ -255,7 +241,7 @@ class Submission:
         reader, after = self._means.ledger.reader, 0
         while numbers := reader.unanswered(chunk.id, after, 500):
             after = numbers[-1]
-            found = [submitted(reader, number) for number in numbers]
+            found = [reader.submitted(number) for number in numbers]
             keys = [
                 f"{one.attempt.item_id}#{one.attempt.n}" if one.attempt.n > 1 else one.attempt.item_id
                 for one in found

@@ -224,7 +224,7 @@ function go(index) {
 
 // The viewer
 let comparing = false, chosen = null, viewed = 0;
-const SORT_OF = { image: "", draft: "draft", earlier: "earlier version" };
+const SORT_OF = { image: "", draft: "draft", thought: "thought", earlier: "earlier version" };
 function variants(sample) {
   const family = samples.filter((other) => other.id === sample.id);
   return family.flatMap((other) => other.pictures.map((picture) => ({ sample: other, picture, name: [family.length > 1 || other.n > 1 ? `#${other.n}` : "", SORT_OF[picture.kind]].filter(Boolean).join(" ") || "now" })));
@@ -269,6 +269,11 @@ function drawStage(all) {
 function rows(pairs) {
   return make("dl", {}, ...pairs.filter(([, value]) => value != null && value !== "").flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
+// The tier that served, and the one that was asked for when it is another.
+function tierOf({ tier, asks }) {
+  const asked = asks?.service_tier;
+  return asked && tier && asked !== tier ? `${tier} (asked for: ${asked})` : tier || (asked && `asked for: ${asked}`);
+}
 const told = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
 function drawDetails(sample, all) {
   const parts = [];
@@ -288,22 +293,24 @@ function drawDetails(sample, all) {
   if (!["succeeded", "wanted", "running", "superseded"].includes(sample.state)) section(sample.state === "blocked" ? "Why it was not asked for" : "What the vendor said", make("p", { class: "words" }, sample.message || sample.reason || "nothing"));
   section("Prompt", make("p", { class: "prompt" }, sample.prompt || "(none recorded)"));
   const settings = facts.settings[sample.settings] || {};
-  section("Settings", rows([["state", sample.reason ? `${sample.state} (${sample.reason})` : sample.state], ["model", sample.model], ["provider", settings.provider],
-    ...Object.entries(settings).filter(([name]) => !SETTINGS_APART.includes(name)).map(([name, value]) => [name.replaceAll("_", " "), told(value)]),
+  section("Settings", rows([["state", sample.reason ? `${sample.state} (${sample.reason})` : sample.state], ["model", settings.model || sample.model], ["served by", sample.served_by], ["provider", settings.provider],
+    ["service tier", tierOf(sample)], ["fallback", sample.asks?.fallback?.join(", ")],
+    ...Object.entries(settings).filter(([name]) => !SETTINGS_APART.includes(name)).map(([name, value]) => [name.replaceAll("_", " "), told(name === "references" ? sample.asks?.references || value : value)]),
     ["tags", sample.tags.join(", ")]]));
   const picture = face(sample);
   section("Cost and time", rows([["cost", cost(sample.usd, sample.usd_source)], ["time", seconds(sample.seconds)], ["last change", date(sample.at)],
-    ["file", picture ? picture.path : null], ["picture", picture ? `${picture.width} × ${picture.height}, ${size(picture.bytes)}` : null],
+    ["file", picture ? picture.path : null], ["beside it", sample.files?.join(", ")], ["picture", picture ? `${picture.width} × ${picture.height}, ${size(picture.bytes)}` : null],
     ["flagged", picture?.flags.length ? `other ${picture.flags.join(" and ")} than asked for` : null]]));
   if (sample.text) section("What the model wrote", make("p", { class: "text" }, sample.text));
+  if (sample.thoughts) section("What the model thought", make("details", {}, make("summary", {}, plural(sample.thoughts.split(/\s+/).length, "word")), make("p", { class: "text" }, sample.thoughts)));
   if (sample.sources) section("Sources", make("ul", {}, ...sample.sources.sources.map((source) => {
     const title = source.title || source.domain || source.uri || "(no title)";
     const web = /^https?:\/\//i.test(source.uri || "");
     return make("li", {}, web ? make("a", { href: source.uri, target: "_blank", rel: "noopener noreferrer" }, title) : title);
   }), ...sample.sources.queries.map((query) => make("li", {}, make("small", {}, `searched for: ${query}`)))));
-  if (sample.attempts.length) section(plural(sample.attempts.length, "attempt"), make("ol", {}, ...sample.attempts.map(([began, took, model, outcome, reason, message, status, amount, source]) => {
+  if (sample.attempts.length) section(plural(sample.attempts.length, "attempt"), make("ol", {}, ...sample.attempts.map(([began, took, model, outcome, reason, message, status, amount, source, , otherwise]) => {
     const facts_ = [date(began), took == null ? "" : seconds(took), model === sample.model ? "" : model, status ? `HTTP ${status}` : "", amount == null || facts.emulated ? "" : `${usd(amount)}${source === "estimate" ? " (estimated)" : source === "maybe" ? " (may have been billed)" : ""}`];
-    return make("li", {}, `${outcome}${reason ? `: ${reason}` : ""} `, make("small", {}, facts_.filter(Boolean).join(" · ")), message ? make("div", {}, make("small", {}, message)) : null);
+    return make("li", {}, `${outcome}${reason ? `: ${reason}` : ""} `, make("small", {}, facts_.filter(Boolean).join(" · ")), ...[otherwise && `sent as: ${otherwise}`, message].filter(Boolean).map((text) => make("div", {}, make("small", {}, text))));
   })));
   $("details").replaceChildren(...parts);
   $("details").scrollTop = 0;
@@ -367,25 +374,60 @@ const literal = (value) => (typeof value === "string" ? value.replace(/\{[{%#]/g
   : Array.isArray(value) ? value.map(literal) : value && typeof value === "object" ? Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, literal(inner)])) : value);
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const oneLine = (text) => JSON.stringify(text).slice(1, -1).replace(/[\x7f-\x9f\u2028\u2029\ufeff]/g, "?");
-const NOT_IN_A_MANIFEST = ["references", "turn", "history", "earlier_turn"];
+// A conversation is asked for as a whole. What no fingerprint holds (names of references) is known while the manifest is.
+const settingsOf = (sample) => facts.settings[sample.settings] || {};
+const talkOf = (sample) => (settingsOf(sample).turn ? sample.id.slice(0, -`-t${settingsOf(sample).turn}`.length) : "");
+const entryOf = (sample) => talkOf(sample) || sample.id;
+const NOT_IN_A_MANIFEST = ["references", "turn", "history", "earlier_turn", "model", "provider"];
+function turnsOf(name) {
+  const turns = samples.filter((sample) => talkOf(sample) === name && sample.state !== "superseded").sort((a, b) => settingsOf(b).turn - settingsOf(a).turn);
+  const known = turns.length ? [...settingsOf(turns[0]).history, turns[0].prompt || ""] : [], all = facts.conversations[name] || [];
+  return known.every((prompt, index) => prompt === all[index]) && all.length > known.length ? all : known;
+}
+// What an entry of the new manifest refers to, or null when that cannot be named any more. entries: id -> numbers of its rejected samples.
+function referencesOf(sample, entries) {
+  const names = sample.asks?.references || [];
+  // What was blocked was never put together: its references stand in the manifest only.
+  if (sample.state === "blocked" && !settingsOf(sample).turn ? !names.length : names.length !== (settingsOf(sample).references || []).length) return null;
+  const found = names.map((name) => {
+    if (!name.startsWith("@")) return name;
+    const [id, number] = name.slice(1).split("#"), parent = samples.find((other) => other.id === id && other.n === Number(number || 1));
+    if (!parent) return null;
+    const again = (entries.get(entryOf(parent)) || []).indexOf(parent.n) + 1;
+    if (again) return again === 1 ? `@${id}` : `@${id}#${again}`;
+    return face(parent) && facts.beside != null ? facts.beside + face(parent).path : null;
+  });
+  return found.includes(null) ? null : found;
+}
 function manifest() {
-  const rejected = new Map();
-  for (const sample of decided("reject")) rejected.set(sample.id, [...(rejected.get(sample.id) || []), sample]);
+  const rejected = new Map(), entries = new Map();
+  for (const sample of decided("reject")) rejected.set(entryOf(sample), [...(rejected.get(entryOf(sample)) || []), sample]);
+  for (const [id, group] of rejected) entries.set(id, [...new Set(group.map((sample) => sample.n))].sort((a, b) => a - b));
   const name = `${facts.job.replace(/[^\w.-]/g, "-")}-again`.replace(/^\W/, "_").slice(-100), emulate = facts.emulated ? " --emulate" : "";
   const alone = [], apart = [], models = new Map();
-  for (const [id, group] of rejected) {
-    const settings = facts.settings[group[0].settings] || {};
-    if (NOT_IN_A_MANIFEST.some((field) => field in settings)) { apart.push(id); continue; }
-    const { provider, ...fields } = settings;
-    if (Object.hasOwn(facts.providers, group[0].model)) models.set(group[0].model, provider);
-    alone.push([["id", id], ["prompt", literal(group[0].prompt || "")], ["model", literal(fields.model || group[0].model)], ...(group.length > 1 ? [["count", group.length]] : []),
-      ...Object.entries(fields).filter(([field]) => field !== "model").map(([field, value]) => [field, literal(value)]), ...(group[0].tags.length ? [["tags", literal(group[0].tags)]] : [])]);
+  // Those that cannot be named leave first: what refers to them then takes their pictures.
+  for (let before = -1; before !== apart.length;) {
+    before = apart.length;
+    for (const [id] of entries) if (!referencesOf(rejected.get(id)[0], entries) || (talkOf(rejected.get(id)[0]) && !turnsOf(id).length)) { apart.push(id); entries.delete(id); }
   }
-  const only = (ids) => `batchgen run ${shell(facts.manifest || "MANIFEST")}${emulate} --fresh ${ids.map((id) => `--only ${shell(id)}`).join(" ")}`;
+  for (const [id, numbers] of entries) {
+    const [sample] = rejected.get(id), settings = settingsOf(sample), references = referencesOf(sample, entries), asks = sample.asks || {};
+    const model = settings.model || sample.model;
+    if (Object.hasOwn(facts.providers, model)) models.set(model, settings.provider);
+    const fields = Object.entries(settings).filter(([field]) => !NOT_IN_A_MANIFEST.includes(field));
+    const more = ["service_tier", "fallback", "fallback_on"].filter((field) => asks[field]).map((field) => [field, asks[field]]);
+    alone.push([["id", id], ...(talkOf(sample) ? [["turns", literal(turnsOf(id))]] : [["prompt", literal(sample.prompt || "")]]), ["model", literal(model)],
+      ...(numbers.length > 1 ? [["count", numbers.length]] : []), ...(references.length ? [["references", literal(references)]] : []),
+      ...[...fields, ...more].map(([field, value]) => [field, literal(value)]), ...(sample.tags.length ? [["tags", literal(sample.tags)]] : [])]);
+  }
+  const ids = (names) => names.map((id) => (talkOf(rejected.get(id)[0]) ? `${id}-t*` : id));
+  const only = (names) => `batchgen run ${shell(facts.manifest || "MANIFEST")}${emulate} --fresh ${ids(names).map((id) => `--only ${shell(id)}`).join(" ")}`;
   const lines = [`# The rejected pictures of ${oneLine(facts.job)}, to be made again. Each is paid for again.`];
   if (alone.length) lines.push(`# Run it with:  batchgen run ${name}.yaml${emulate}`, `# The new pictures go to a folder of their own, ${name}${emulate && ".emulated"}/; the ones you have stay where they are.`);
+  if (alone.some((fields) => fields.some(([field]) => field === "references"))) lines.push(`# Save it beside ${oneLine(facts.manifest)}: reference pictures are named by their place from there.`);
+  if (alone.some((fields) => fields.some(([field]) => field === "turns"))) lines.push("# A conversation is made again from its first turn on.");
   if (rejected.size) lines.push("# Or make them anew in place; the old ones move to superseded/, and all samples of an item are made:", `#   ${oneLine(only([...rejected.keys()]))}`);
-  if (apart.length) lines.push("# Not below, for they need reference pictures or earlier turns that only the first manifest names:", `#   ${oneLine(only(apart))}`);
+  if (apart.length) lines.push("# Not below, for their reference pictures are not there or the first manifest does not name them any more:", `#   ${oneLine(only(apart))}`);
   if (!rejected.size) lines.push("# Nothing is rejected yet: press x on a picture.");
   if (!alone.length) return `${lines.join("\n")}\n`;
   lines.push("version: 1", `name: ${yaml(name)}`);

@@ -1,0 +1,177 @@
+"""An attempt from its intent to its end, whichever engine sends it: ledger first, then results, dependents and observers.
+
+An engine calls `begin` before anything leaves, and hands in what came back, at once or a day later: `settle` in a thread
+and `succeeded` for a reply, `failed` for an error, and `given_up` when no further attempt follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+
+from batchgen.engine.dependents import Dependents
+from batchgen.engine.settle import Stored, made_result, settle
+from batchgen.errors import DownloadFailed, ProviderError, StoreError
+from batchgen.events import AttemptFailed, AttemptStarted, Event, SampleEnded, SampleSucceeded
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import ResultsFile
+from batchgen.profiles.profile import Profile
+from batchgen.records import Reply, Sample, sample_key
+from batchgen.store.spool import SpoolFile
+from batchgen.store.store import Store
+
+Emit = Callable[[Event], None]
+
+
+class Attempts:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        store: Store,
+        results: ResultsFile,
+        dependents: Dependents,
+        executor: Executor,
+        emit: Emit,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._results = results
+        self._dependents = dependents
+        self._executor = executor
+        self._emit = emit
+
+    async def begin(self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = "") -> int:
+        """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is."""
+        attempt = await self._ledger.attempt_started(sample, lane, number, estimate_usd, sent_as)
+        self._emit(
+            AttemptStarted(
+                at=time.time(),
+                attempt=attempt,
+                key=sample.key,
+                model=sample.item.model,
+                number=number,
+                sent_as=sent_as,
+            )
+        )
+        return attempt
+
+    def settle(
+        self,
+        profile: Profile,
+        attempt: int,
+        sample: Sample,
+        reply: Reply,
+        spooled: Sequence[SpoolFile],
+        sent_at: float | None,
+        *,
+        batch: bool = False,
+    ) -> Stored:
+        """For a thread: check, spool, record and place what the reply brought, and write its line of the results.
+
+        spooled: the reply's pictures that are on disk already, by number. batch: at the price of a batch API, and the
+        sample knows of itself only what settling needs. Raises what `settle.settle` raises.
+        """
+        stored = settle(self._ledger, self._store, profile, attempt, sample, reply, spooled, sent_at, batch=batch)
+        try:
+            self._results.append(sample, None if stored.missing or batch else made_result(sample, reply, stored))
+        except StoreError as error:
+            self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
+        return stored
+
+    async def succeeded(
+        self,
+        sample: Sample,
+        attempt: int,
+        reply: Reply,
+        stored: Stored,
+        *,
+        sent_at: float,
+        exposed_ms: float | None = None,
+        lets_go: bool = True,
+        account: Callable[[], None] = lambda: None,
+    ) -> None:
+        """lets_go: what waited for the picture; not so for one that the manifest no longer asks for.
+
+        account: tells whoever gave the sample out; called when what waited for the picture has been let go.
+        """
+        item = sample.item
+        made = [picture for picture in stored.pictures if picture.file.role == "image"]
+        if lets_go:
+            self._dependents.made([sample_key(item.id, picture.n) for picture in made])
+        for left in stored.missing:
+            await self._block([sample_key(item.id, left.n)], left.state, left.reason)
+        account()
+        now = time.time()
+        for picture in made:
+            self._emit(
+                SampleSucceeded(
+                    at=now,
+                    attempt=attempt,
+                    key=sample_key(item.id, picture.n),
+                    model=item.model,
+                    files=(picture.file,),
+                    usd=picture.usd,
+                    seconds=now - sent_at,
+                    notes=reply.notes,
+                    exposed_ms=exposed_ms,
+                )
+            )
+        for left in stored.missing:
+            self._emit_end(now, sample_key(item.id, left.n), item.model, left.state, left.reason, left.message)
+
+    async def failed(
+        self,
+        sample: Sample,
+        attempt: int,
+        error: ProviderError,
+        *,
+        sent_at: float | None,
+        state: str,
+        cost: tuple[float | None, str] = (None, ""),
+        retry_in_s: float | None = None,
+    ) -> None:
+        """state, cost: as `Ledger.attempt_failed` takes them; retry_in_s: None when no further attempt follows."""
+        if isinstance(error, DownloadFailed):
+            await self._ledger.download_failed(attempt, sample, error)
+        else:
+            await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state, cost=cost)
+        self._emit(
+            AttemptFailed(
+                at=time.time(),
+                attempt=attempt,
+                key=sample.key,
+                model=sample.item.model,
+                outcome=error.outcome,
+                reason=error.reason,
+                message=error.message,
+                retry_in_s=retry_in_s,
+                maybe_billed=error.maybe_billed,
+            )
+        )
+
+    async def given_up(self, sample: Sample, error: ProviderError, state: str) -> None:
+        """After `failed`: the samples of the request end this run without a picture, and so does what waits for them."""
+        keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
+        now = time.time()
+        await self._in_thread(lambda: self._results.append(sample))
+        for key in keys:
+            self._emit_end(now, key, sample.item.model, state, error.reason, error.message)
+        await self._block(keys, state, error.reason)
+
+    async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
+        """What waits for these samples will not be asked for in this run."""
+        blocked = self._dependents.never(keys, state, reason)
+        if blocked:
+            await self._in_thread(lambda: self._ledger.blocked(blocked))
+        for sample, why in blocked:
+            await self._in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
+            self._emit_end(time.time(), sample.key, sample.item.model, "blocked", "blocked", why)
+
+    def _emit_end(self, at: float, key: str, model: str, state: str, reason: str, message: str) -> None:
+        self._emit(SampleEnded(at=at, key=key, model=model, state=state, reason=reason, message=message))
+
+    async def _in_thread(self, call: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, call)

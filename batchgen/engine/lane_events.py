@@ -1,0 +1,46 @@
+"""What observers are told when a failure has changed its lane or the run: parked, stopped, cooled, stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchgen.dispatch import Dispatch
+from batchgen.errors import ProviderError
+from batchgen.events import Event, LaneCooled, LaneParked, LaneStopped, Noted, Stopping
+from batchgen.quota import daily_reset
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """Of the lane and the run before dispatch hears of the failure. cooled_until_s: loop seconds."""
+
+    key: str
+    open: bool
+    cooled_until_s: float
+    stopping: str
+
+
+def lane_state(dispatch: Dispatch, key: str) -> LaneState:
+    lane = dispatch.lanes[key]
+    return LaneState(key, lane.open, lane.cooled_until_s, dispatch.stopping)
+
+
+def lane_events(
+    dispatch: Dispatch, before: LaneState, model: str, error: ProviderError, *, now: float, now_s: float
+) -> Iterator[Event]:
+    """What is different from `before`. now: UTC seconds; now_s: loop seconds."""
+    lane = dispatch.lanes[before.key]
+    closed = before.open and not lane.open
+    if closed and lane.parked:
+        yield LaneParked(at=now, model=model, until=daily_reset(now, error.retry_after_s), message=error.message)
+    elif closed:
+        left = dispatch.left_samples(before.key)
+        yield LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=left)
+    if closed and (number := dispatch.passed_on[before.key]):
+        yield Noted(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks")
+    elif lane.cooled_until_s > before.cooled_until_s and lane.cooled_until_s > now_s:
+        rpm = None if lane.window is None else float(lane.window.rate(now_s))
+        yield LaneCooled(at=now, model=model, seconds=lane.cooled_until_s - now_s, reason=error.reason, rpm=rpm)
+    if dispatch.stopping and not before.stopping:
+        yield Stopping(at=now, reason=error.reason, message=error.message, in_flight=dispatch.in_flight)

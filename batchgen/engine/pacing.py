@@ -1,0 +1,92 @@
+"""The dispatch of one run: its lanes under their quotas, as this job's ledger and the other processes know them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from batchgen.dispatch import Dispatch, Supply
+from batchgen.engine.outcome import RunOptions
+from batchgen.engine.survey import Survey
+from batchgen.events import Event, LaneCooled, LaneParked
+from batchgen.ledger.ledger import Ledger
+from batchgen.manifest import Limits
+from batchgen.quota import MARGIN_S, DayUsedUp, NotBefore, SharedLog, Window, daily_reset
+from batchgen.retry import RetryPolicy
+
+OWN_RPD = "the requests a day that the manifest declares are used up"
+STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
+PROOF_S = 7 * 86400.0
+PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """What the lanes of a run are paced by."""
+
+    ledger: Ledger
+    survey: Survey
+    limits: Limits
+    options: RunOptions
+    emit: Callable[[Event], None]
+
+    @property
+    def concurrency(self) -> int:
+        return self.options.concurrency or self.limits.concurrency
+
+    @property
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(attempts=self.limits.attempts, no_image=self.limits.no_image_attempts)
+
+    def dispatch(self, supply: Supply, logs: Mapping[str, SharedLog], parked: Mapping[str, float]) -> Dispatch:
+        """logs: of starts and money of all processes, by lane; parked: lanes that stay shut."""
+        options, now_s = self.options, asyncio.get_running_loop().time()
+        dispatch = Dispatch(
+            {lane: self._window(lane, now_s) for lane, load in self.survey.loads.items() if not load.batch},
+            supply,
+            concurrency=self.concurrency,
+            storing=self.concurrency + STORING,
+            policy=self.policy,
+            budget_usd=options.max_usd if options.max_usd is not None else self.limits.budget_usd,
+            shared=logs,
+            on_held=self._held,
+            stall_s=options.stall_s,
+            deadline_s=None if options.deadline is None else now_s + max(0.0, options.deadline - time.time()),
+        )
+        for lane in parked:
+            if lane in dispatch.lanes:
+                dispatch.park(lane)
+        return dispatch
+
+    def still_parked(self) -> dict[str, float]:
+        """UTC seconds until which lanes are parked that an earlier run has parked."""
+        parked: dict[str, float] = {}
+        for lane, (until, message) in self.ledger.reader.parked().items():
+            # Parked by the manifest's own figure: the shared log is asked again, for the figure may have changed.
+            if until > time.time() and not message.startswith(OWN_RPD):
+                parked[lane] = until
+            else:
+                self.ledger.unparked(lane)
+        return parked
+
+    def _held(self, lane: str, why: NotBefore | DayUsedUp) -> None:
+        now, model = time.time(), self.survey.loads[lane].model
+        if isinstance(why, NotBefore):
+            self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
+            return
+        until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
+        self.ledger.parked(lane, until, message)
+        self.emit(LaneParked(at=now, model=model, until=until, message=message))
+
+    def _window(self, lane: str, now_s: float) -> Window | None:
+        """The lane's quota, seeded with what was sent in the minute before this process began."""
+        rpm, reader = self.survey.loads[lane].rpm, self.ledger.reader
+        if rpm is None:
+            return None
+        at = time.time()
+        window = Window(rpm, proven=reader.most_accepted(lane, at - PROOF_S) >= PROOF_SHARE * rpm)
+        sends = reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
+        window.seed([now_s - (at - sent) for sent in sends], now_s)
+        return window

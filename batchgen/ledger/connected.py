@@ -1,0 +1,17 @@
+"""A connection that only reads, and the bits of SQL that several views of a ledger use."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+MODEL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
+
+
+class Connected:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        return self._connection.execute(sql, values)

@@ -1,0 +1,152 @@
+"""The pictures of a ledger: where they lie, what stands beside them, and which of them are the latest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from batchgen.ledger.connected import MODEL, Connected
+from batchgen.ledger.rows import image_file
+from batchgen.records import ImageFile
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    attempt: int
+    k: int
+    item_id: str
+    n: int
+    spool: str
+    file: ImageFile
+
+
+class Pictures(Connected):
+    def beside(self, attempt: int) -> dict[str, str]:
+        """The texts that belong beside the pictures of a request, by file ending."""
+        row = self._connection.execute("SELECT beside FROM attempt WHERE id = ?", (attempt,)).fetchone()
+        return dict(json.loads(row[0])) if row and row[0] else {}
+
+    def texts_beside(self) -> list[tuple[str, dict[str, str]]]:
+        """(path of a picture, texts that belong beside it, by file ending) of all that have any."""
+        rows = self._rows(
+            "SELECT i.path, a.beside, max(i.attempt_id) FROM image i JOIN attempt a ON a.id = i.attempt_id"
+            " WHERE i.role = 'image' GROUP BY i.path"
+        )
+        return [(path, json.loads(texts)) for path, texts, _ in rows if texts]
+
+    def unplaced(self) -> list[StoredImage]:
+        """Pictures whose settling was recorded and whose placing was not."""
+        rows = self._rows(
+            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+            " WHERE placed = 0 ORDER BY attempt_id, k"
+        )
+        return [_stored(row) for row in rows]
+
+    def images(self) -> Iterator[StoredImage]:
+        """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
+        rows = self._rows(
+            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+            " ORDER BY attempt_id DESC, k"
+        )
+        return map(_stored, rows)
+
+    def earlier_image(self, item_id: str, n: int, fingerprint: str) -> StoredImage | None:
+        """A picture bought before for exactly this request, wherever it lies now."""
+        row = self._connection.execute(
+            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+            " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1",
+            (item_id, n, fingerprint),
+        ).fetchone()
+        return None if row is None else _stored(row)
+
+    def picture(self, item_id: str, n: int) -> StoredImage | None:
+        """The picture that a sample has now; None while it has none, or none that counts."""
+        row = self._connection.execute(
+            "SELECT i.attempt_id, i.k, i.item_id, i.n, i.spool, i.path, i.sha256, i.bytes, i.width, i.height, i.format,"
+            " i.role, i.flags FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
+            " AND i.fingerprint = s.made_fingerprint WHERE s.item_id = ? AND s.n = ? AND s.state = 'succeeded'"
+            " ORDER BY i.attempt_id DESC LIMIT 1",
+            (item_id, n),
+        ).fetchone()
+        return None if row is None else _stored(row)
+
+    def made_at(self, item_id: str, n: int, fingerprint: str) -> float:
+        """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""
+        row = self._connection.execute(
+            "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ? AND i.n = ?"
+            " AND i.fingerprint = ? AND i.role = 'image'",
+            (item_id, n, fingerprint),
+        ).fetchone()
+        return float(row[0] or 0.0)
+
+    def files(self) -> Iterator[ImageFile]:
+        """Every picture the ledger knows, superseded ones and drafts included."""
+        for row in self._rows(
+            "SELECT path, sha256, bytes, width, height, format, role, flags FROM image WHERE placed = 1"
+        ):
+            yield image_file(row)
+
+    def images_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, role, pictures received) in all runs."""
+        return self._rows(
+            f"SELECT {MODEL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
+        )
+
+    def made_in(self, run_id: int) -> int:
+        """Pictures that a run has brought, drafts not counted."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id"
+            " WHERE attempt.run_id = ? AND role = 'image'",
+            (run_id,),
+        ).fetchone()
+        return int(row[0])
+
+    def newest_paths(self, run_id: int, most: int) -> list[str]:
+        """The images that a run made last, the newest first."""
+        rows = self._rows(
+            "SELECT image.path FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
+            " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?",
+            run_id,
+            most,
+        )
+        return [path for (path,) in rows]
+
+    def flagged(self, run_id: int, most: int) -> list[tuple[str, tuple[str, ...]]]:
+        """(path, flags) of images of a run that are other than asked for."""
+        rows = self._rows(
+            "SELECT image.path, flags FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
+            " AND flags <> '' ORDER BY attempt_id, k LIMIT ?",
+            run_id,
+            most,
+        )
+        return [(path, tuple(flags.split(","))) for path, flags in rows]
+
+    def flagged_count(self, run_id: int) -> int:
+        row = self._connection.execute(
+            "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE run_id = ? AND flags <> ''",
+            (run_id,),
+        ).fetchone()
+        return int(row[0])
+
+    def stored(self) -> Iterator[tuple[str, str, int, bool]]:
+        """(path, sha256, bytes, whether it is its sample's latest image) of all that should lie in the folder, by path.
+
+        Where two rows name one path, the later attempt wrote what stands there.
+        """
+        rows = self._rows(
+            "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id"
+            " AND newer.n = i.n AND newer.role = 'image' AND newer.attempt_id > i.attempt_id), max(attempt_id)"
+            " FROM image i WHERE placed = 1 GROUP BY path ORDER BY path"
+        )
+        for path, sha256, size, latest, _ in rows:
+            yield path, sha256, size, bool(latest)
+
+    def stored_count(self) -> int:
+        return int(self._connection.execute("SELECT count(DISTINCT path) FROM image WHERE placed = 1").fetchone()[0])
+
+
+def _stored(row: tuple[Any, ...]) -> StoredImage:
+    attempt, k, item_id, n, spool, *file = row
+    return StoredImage(attempt, k, item_id, n, spool, image_file(tuple(file)))

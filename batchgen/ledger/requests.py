@@ -1,0 +1,216 @@
+"""The requests of a ledger: what was sent, how it ended, and what it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchgen.ledger.connected import MODEL, Connected
+from batchgen.records import Usage, sample_key
+
+BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed)"
+LATEST = (
+    "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
+    " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """USD. spent: charged by usage or the vendor's word; estimated: counted from the price table because usage was not
+    said; maybe: may have been charged for requests without an answer or a picture that do not say what they used;
+    unknown: attempts without a price."""
+
+    spent: float
+    estimated: float
+    maybe: float
+    maybe_requests: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """A request that was recorded and whose end was not. links: the answer came and its pictures are still to be fetched;
+    usage and text: what it said besides."""
+
+    id: int
+    item_id: str
+    n: int
+    images: int
+    lane: str
+    fingerprint: str
+    stem: str
+    started_at: float
+    estimate_usd: float | None
+    links: tuple[str, ...]
+    usage: Usage | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture."""
+
+    key: str
+    run_id: int
+    fingerprint: str
+    outcome: str | None
+    reason: str
+    http_status: int
+    pictures: int
+    made_later: bool
+    later_fingerprint: str | None
+    later_run: int | None
+
+
+class Requests(Connected):
+    def attempts(self, run_id: int | None = None) -> dict[str, int]:
+        """Requests by outcome; `open` for those not ended, `submitted` for those of them that lie in a batch."""
+        where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
+        return dict(
+            self._connection.execute(
+                f"SELECT coalesce(outcome, iif(chunk IS NULL, 'open', 'submitted')), count(*) FROM attempt {where} GROUP BY 1",
+                values,
+            )
+        )
+
+    def open_attempts(self) -> list[OpenAttempt]:
+        """Those that went out by themselves; what a chunk has in the air is the chunk's."""
+        rows = self._rows(
+            "SELECT id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links FROM attempt"
+            " WHERE outcome IS NULL AND chunk IS NULL ORDER BY id"
+        )
+        return [open_attempt(row) for row in rows]
+
+    def attempt(self, number: int) -> OpenAttempt | None:
+        """The same of one request, ended or not."""
+        columns = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
+        row = self._connection.execute(f"SELECT {columns} FROM attempt WHERE id = ?", (number,)).fetchone()
+        return None if row is None else open_attempt(row)
+
+    def recent_sends(self, lane: str, since: float) -> list[float]:
+        """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
+        rows = self._rows(
+            "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1",
+            lane,
+            since,
+        )
+        return [row[0] for row in rows]
+
+    def sent_since(self, lane: str, at: float) -> int:
+        """Requests of a lane that left, or may have left, since then."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM attempt WHERE lane = ? AND started_at >= ?"
+            " AND (sent_at IS NOT NULL OR outcome IS NULL OR outcome <> 'failed')",
+            (lane, at),
+        ).fetchone()
+        return int(row[0])
+
+    def most_accepted(self, lane: str, since: float) -> int:
+        """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""
+        row = self._connection.execute(
+            "SELECT CASE WHEN sum(refused) THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
+            " sum(reason = 'rate_limited') AS refused FROM attempt WHERE lane = ? AND started_at >= ?"
+            " AND sent_at IS NOT NULL GROUP BY CAST(sent_at / 60 AS INTEGER))",
+            (lane, since),
+        ).fetchone()
+        return int(row[0])
+
+    def ends_in(self, run_id: int) -> dict[str, int]:
+        """How many samples a run left with which outcome of their last request."""
+        # With max() SQLite takes the other columns from the row that has it.
+        rows = self._rows(
+            "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, max(id) FROM attempt WHERE run_id = ?"
+            " GROUP BY item_id, n) GROUP BY 1",
+            run_id,
+        )
+        return dict(rows)
+
+    def money(self, run_id: int | None = None) -> Money:
+        where, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
+        row = self._connection.execute(
+            "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
+            " coalesce(sum(usd) FILTER (WHERE usd_source = 'estimate'), 0),"
+            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed AND usd IS NULL), 0),"
+            " count(*) FILTER (WHERE maybe_billed AND usd IS NULL),"
+            " count(*) FILTER (WHERE outcome = 'succeeded' AND usd IS NULL)"
+            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed) {where}",
+            values,
+        ).fetchone()
+        return Money(*row)
+
+    def spent_since(self, at: float, lanes: Sequence[str] | None = None) -> float:
+        """USD of requests begun since then: charged, estimated, and what may have been billed without a picture.
+
+        lanes: of these alone.
+        """
+        of_lanes = "" if lanes is None else f" AND lane IN ({', '.join('?' * len(lanes))})"
+        row = self._connection.execute(
+            "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed THEN estimate_usd END)), 0)"
+            f" FROM attempt WHERE started_at >= ?{of_lanes}",
+            (at, *(lanes or ())),
+        ).fetchone()
+        return float(row[0])
+
+    def requests_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, outcome, requests that have ended) in all runs."""
+        return self._rows(f"SELECT {MODEL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2")
+
+    def usd_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, source of the figure, USD) in all runs."""
+        return self._rows(
+            f"SELECT {MODEL}, usd_source, sum(usd) FROM attempt a WHERE outcome IS NOT NULL AND usd IS NOT NULL GROUP BY 1, 2"
+        )
+
+    def maybe_usd_by_model(self) -> Iterator[tuple[Any, ...]]:
+        """(AI model, USD as `Money.maybe`) in all runs."""
+        return self._rows(
+            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed AND usd IS NULL), 0) FROM attempt a GROUP BY 1"
+        )
+
+    def billed_requests(self) -> int:
+        """Requests that were billed, may have been, or are not settled."""
+        return int(self._connection.execute(f"SELECT count(*) FROM attempt a WHERE {BILLED}").fetchone()[0])
+
+    def picture_requests(self) -> int:
+        """Requests that hold the latest picture of a sample."""
+        row = self._connection.execute(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST}").fetchone()
+        return int(row[0])
+
+    def beyond_requests(self) -> list[Beyond]:
+        """Those of the billed ones that do not, in the order in which they were sent."""
+        covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
+        later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
+        rows = self._rows(
+            "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome, coalesce(a.reason, ''), coalesce(a.http_status, 0),"
+            " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
+            f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
+            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1) FROM attempt a WHERE {BILLED}"
+            f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST}) ORDER BY a.id"
+        )
+        return [Beyond(sample_key(item_id, n), *facts) for item_id, n, *facts in rows]
+
+
+def open_attempt(row: tuple[Any, ...]) -> OpenAttempt:
+    *facts, links = row
+    attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd = facts
+    linked = json.loads(links) if links else []
+    # A bare list was written before what an answer said besides was kept.
+    said: dict[str, Any] = {"links": linked} if isinstance(linked, list) else linked
+    found, usage = tuple(said["links"]), Usage(**said["usage"]) if said.get("usage") else None
+    return OpenAttempt(
+        attempt,
+        item_id,
+        n,
+        images,
+        lane,
+        fingerprint,
+        stem,
+        started_at,
+        estimate_usd,
+        found,
+        usage,
+        said.get("text", ""),
+    )

@@ -1,0 +1,54 @@
+"""The runs of a ledger, the lanes that they parked, and what they noted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchgen.ledger.connected import Connected
+
+RUNS_LOOKED_AT = 100  # one that was killed has no end
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    id: int
+    started_at: float
+    ended_at: float | None
+    pid: int
+    host: str
+    exit_code: int | None
+    stopped_by: str
+    wanted: int  # samples that the run meant to ask for
+    kept: int
+
+
+class Runs(Connected):
+    def meta(self, key: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def parked(self) -> dict[str, tuple[float, str]]:
+        """Lane -> (UTC seconds until which it is parked, why)."""
+        return {
+            key: (until, message) for key, until, message in self._rows("SELECT key, parked_until, message FROM lane")
+        }
+
+    def last_run(self) -> RunRow | None:
+        return next(iter(self.runs(1)), None)
+
+    def runs(self, most: int) -> list[RunRow]:
+        """The last ones, the newest first."""
+        rows = self._rows(
+            "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
+            " coalesce(kept, 0) FROM run ORDER BY id DESC LIMIT ?",
+            most,
+        )
+        return [RunRow(*row) for row in rows]
+
+    def last_ended_run(self) -> RunRow | None:
+        return next((run for run in self.runs(RUNS_LOOKED_AT) if run.exit_code is not None), None)
+
+    def last_success_at(self) -> float | None:
+        """UTC seconds at which a run last ended with exit code 0."""
+        row = self._connection.execute("SELECT max(ended_at) FROM run WHERE exit_code = 0").fetchone()
+        return None if row[0] is None else float(row[0])
