@@ -23,6 +23,7 @@ LAYERS: list[list[str]] = [
         "fallback",
         "planning",
         "lift",
+        "recipe",
         "single_flight",
         "providers",
         "manifest",

@@ -84,6 +84,7 @@ class Manifest:
     output: Path
     limits: Limits
     notify: schema.Notify | None
+    derives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
     needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
     @property
@@ -104,6 +105,8 @@ class Manifest:
         needed = Needed()
         for item, raw in self._walk(complaints):
             nothing = False
+            if item.post is not None:
+                self.derives = True
             if item.references or item.turn > 1:
                 needed.add(item, raw)
             ids.add(item.id)
@@ -187,6 +190,8 @@ class Manifest:
         raw = self._source.header(complaints)
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
+        if header.post is not None:
+            self._defaults.setdefault("post", header.model_dump(exclude_none=True)["post"])
         self._variables = header.vars or {}
         self.limits, self.notify = header.limits, header.notify
         if self.notify is not None and any(map(secrets_in, self.notify.addresses)):

@@ -1,0 +1,27 @@
+"""What runs in a worker process: tasks as JSON lines on stdin, their rows on stdout, until stdin ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+
+from batchgen.store.derive import derive
+
+NICENESS = 10
+OOM_SCORE = "700"  # when memory runs out, this process is to go, not the run
+
+
+def serve() -> None:
+    """Never outlives its run: without it stdin is at its end. Ctrl-C is the run's to mind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(OOM_SCORE)
+    for line in sys.stdin.buffer:
+        answer = json.dumps(derive(json.loads(line))).encode()
+        sys.stdout.buffer.write(answer + b"\n")
+        sys.stdout.buffer.flush()
