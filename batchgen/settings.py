@@ -28,6 +28,11 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
+def environment_without_keys() -> dict[str, str]:
+    """The same for a process that has no business with a key, nor with the path of one."""
+    return {name: value for name, value in os.environ.items() if "API_KEY" not in name.upper()}
+
+
 class Secret:
     """A key that shows itself only to the one that asks for `reveal()`."""
 

@@ -18,11 +18,12 @@ from batchgen import __version__
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
+from batchgen.engine.outcome import Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
@@ -80,6 +81,7 @@ class _Run:
         self.backlog = Backlog()
         self.first_survey: Survey | None = None
         self.stop_message = ""
+        self.derived = Tally()
         self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
@@ -166,7 +168,9 @@ class _Run:
             shared.close()
         forget_settled(ledger.reader, self.store)
         try:
-            results.tidy(rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs))
+            results.tidy(
+                rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs or self.derived.changed)
+            )
             ledger.set_meta(results_tidy="yes")
         except (StoreError, LedgerError):
             if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
@@ -261,6 +265,17 @@ class _Run:
                 enclosures = await held.enter_async_context(
                     Enclosures(dependents, self.store, transport, uploads, self.note)
                 )
+                derivatives = await held.enter_async_context(
+                    Derivatives(
+                        self.manifest,
+                        ledger,
+                        self.store,
+                        self.note,
+                        emulated=options.emulator_url is not None,
+                        only=options.only,
+                    )
+                )
+                self.observers.append(derivatives)
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
@@ -294,6 +309,7 @@ class _Run:
                     else nullcontext()
                 ):
                     await engine.drive(dispatch, execution.execute)
+                    self.derived = await derivatives.finish(lambda: dispatch.stopping)
                 if dispatch.stopping == "stalled":
                     self.stop_message = stalled_message(options.stall_s or 0.0)
                 elif dispatch.budget_span:
@@ -360,6 +376,7 @@ class _Run:
             sum(attempts.values()),
             bool(stopped),
             any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
+            self.derived.failed > 0,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -383,6 +400,7 @@ class _Run:
             forecast=prospect,
             parked=all_parked,
             stopped_lanes=stopped,
+            derived=self.derived,
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})

@@ -44,7 +44,8 @@ class DerivativeFields(_Strict):
     """One kind of file to make of each picture."""
 
     name: Annotated[
-        str, _matching(_NAME, "must be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit")
+        str,
+        _matching(_NAME, "must be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit"),
     ] = Field(description="Of the folder it goes to: derivatives/NAME/, or derivatives/NAME-WIDTH/ with `widths`.")
     format: Literal["webp", "avif", "jpeg", "png", "original"] = Field(
         description="original: the bytes as they came, for what is to be embedded."
@@ -148,7 +149,7 @@ def post_record(value: PostFields | list[DerivativeFields] | None) -> Post | Non
     """One object for all items that say the same. None when nothing is to be made."""
     if value is None:
         return None
-    post = (value if isinstance(value, PostFields) else PostFields(derivatives=value)).record()
+    post = (value if isinstance(value, PostFields) else PostFields.model_validate({"derivatives": value})).record()
     return _same.setdefault(post, post) if outputs(post, "", "png", "") else None
 
 

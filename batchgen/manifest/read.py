@@ -19,13 +19,14 @@ from batchgen.manifest.complaints import Complaints, looks_like_key, named, show
 from batchgen.manifest.names import folded, sample_stem
 from batchgen.manifest.needed import Needed
 from batchgen.manifest.one_item import Setting
+from batchgen.manifest.post import post_record
 from batchgen.manifest.references import References
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import Raw, Source, open_source
 from batchgen.manifest.unique import Seen
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.profile import Profile
-from batchgen.records import Item
+from batchgen.records import Item, Post
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -84,6 +85,7 @@ class Manifest:
     output: Path
     limits: Limits
     notify: schema.Notify | None
+    post: Post | None  # of items that do not say otherwise
     derives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
     needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
@@ -192,6 +194,7 @@ class Manifest:
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
         if header.post is not None:
             self._defaults.setdefault("post", header.model_dump(exclude_none=True)["post"])
+        self.post = post_record(header.defaults.post if header.defaults and header.defaults.post else header.post)
         self._variables = header.vars or {}
         self.limits, self.notify = header.limits, header.notify
         if self.notify is not None and any(map(secrets_in, self.notify.addresses)):

@@ -233,7 +233,9 @@ class Header(_Strict):
     vars: Variables | None = Field(None, description="Variables for all templates.")
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
     notify: Notify | None = Field(None, description="Who is told how a run ended.")
-    post: PostValue | None = Field(None, description="What is made of every picture, unless defaults or its item say other.")
+    post: PostValue | None = Field(
+        None, description="What is made of every picture, unless defaults or its item say other."
+    )
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 
 

@@ -17,6 +17,7 @@ from batchgen.store import containers, provenance
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
+from batchgen.store.store import Store
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 Row = dict[str, Any]
@@ -59,7 +60,9 @@ def derive(task: Mapping[str, Any]) -> list[Row]:
     for spec in sorted(task["outputs"], key=lambda spec: spec["format"] == "json"):
         try:
             rows += _one(source, task, facts, spec, rows)
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
+        except (
+            Exception
+        ) as error:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
             told = disk_error(error, spec["path"]) if isinstance(error, OSError) and error.errno else error
             rows.append(_row(spec, "failed", message=str(told) or type(error).__name__))
     for folder in {os.path.dirname(row["path"]) for row in rows if row["state"] == "made"}:
@@ -71,7 +74,9 @@ def _one(source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spec
     match spec["format"]:
         case "json":
             made = [*task["there"], *(_listed(row) for row in rows if row["state"] == "made")]
-            text = json.dumps({**facts, "derivatives": sorted(made, key=lambda row: str(row["path"]))}, ensure_ascii=False, indent=1)
+            text = json.dumps(
+                {**facts, "derivatives": sorted(made, key=lambda row: str(row["path"]))}, ensure_ascii=False, indent=1
+            )
             return [_written(task, spec["path"], text.encode("utf-8", "replace") + b"\n", (0, 0), "json")]
         case "original":
             return _copy(source, task, facts, spec)
@@ -105,7 +110,7 @@ def _copy(source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spe
     beside = os.path.splitext(spec["path"])[0] + ".xmp"
     return [
         _written(task, spec["path"], source.data, size, source.kind),
-        {**_written(task, beside, packet, (0, 0), "xmp"), "of": spec["path"]},
+        {**_written(task, beside, packet, (0, 0), "xmp"), "message": spec["path"]},  # whose it is
     ]
 
 
@@ -193,9 +198,21 @@ def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, i
     file.write(data)
     file.sync()
     full = os.path.join(task["root"], path)
-    os.replace(file.path, full)
+    try:
+        _make_way(task["root"], path)
+        os.replace(file.path, full)
+    except FileNotFoundError:  # the folder had become empty and was taken away in between
+        _make_way(task["root"], path)
+        os.replace(file.path, full)
     return {"path": path, "state": "made", "format": kind, "sha256": file.sha256, "bytes": file.bytes, "width": size[0],
             "height": size[1], "mtime_ns": os.stat(full).st_mtime_ns, "message": ""}  # fmt: skip
+
+
+def _make_way(root: str, path: str) -> None:
+    """Each folder on the way is a real one of ours. Raises StoreError."""
+    parts = path.split("/")[:-1]
+    for number in range(1, len(parts) + 1):
+        Store(Path(root)).plain_folder("/".join(parts[:number]))
 
 
 def _row(spec: Mapping[str, Any], state: str, message: str) -> Row:

@@ -8,9 +8,10 @@ Sources: XMP part 1 (ISO 16684-1); IPTC Photo Metadata 2025.1 (digital source ty
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
-import xml.etree.ElementTree as ET  # noqa: S405 - a packet with a DOCTYPE is never parsed, see _parsed
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,9 @@ PREFIXES = {"rdf": RDF, "x": META, "Iptc4xmpExt": IPTC, "xmp": XMP, "xmpMM": MM,
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 MOST_BYTES = 60_000  # what a JPEG takes in one segment, with some room
 LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encoded file"
-_UNSAFE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # no Char of XML 1.0, or a control
+_UNSAFE = re.compile(
+    "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # no Char of XML 1.0, or a control
 TEXTS = {"System": "system", "Prompt": "prompt"}  # long ones, shortened where a packet would not fit
 
 
@@ -34,7 +37,9 @@ def clean(text: str) -> str:
     return _UNSAFE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def packet(facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None = None, *, copy: bool) -> bytes:
+def packet(
+    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None = None, *, copy: bool
+) -> bytes:
     """facts: of the picture, as the sidecar has them. existing: the original's own packet, whose statements win.
 
     copy: the pixels are the original's. With `none` only the source type is said, that a picture is emulated, and that a
@@ -112,7 +117,10 @@ def png_texts(facts: Mapping[str, Any], embed: str) -> dict[str, str]:
     if embed == "none":
         return {}
     emulated = {"Emulated": True} if facts["emulated"] else {}
-    return {"Software": facts["generator"], "batchgen": json.dumps({**told(facts, embed), **emulated}, ensure_ascii=False)}
+    return {
+        "Software": facts["generator"],
+        "batchgen": json.dumps({**told(facts, embed), **emulated}, ensure_ascii=False),
+    }
 
 
 def _cut(text: str, longest: int) -> str:
@@ -142,21 +150,14 @@ def _parsed(existing: bytes | None) -> ET.Element | None:
     """The rdf:RDF of a packet; None when it is none that can be trusted to be read. Keeps the prefixes it was written with."""
     try:
         text = (existing or b"").decode("utf-8-sig").strip("\x00 \t\r\n")
-        if "<!" in text:  # XMP has neither DOCTYPE nor entities of its own; what has is no XMP
+        if not text or "<!" in text:  # XMP has neither DOCTYPE nor entities of its own; what has is no XMP
             return None
-        parser = ET.XMLPullParser(("start-ns", "end"))  # noqa: S314
-        parser.feed(text)
-        parser.close()
-        root: ET.Element | None = None
-        for event, found in parser.read_events():
-            if event == "start-ns" and found[0] not in PREFIXES:  # type: ignore[index]
-                with contextlib.suppress(ValueError):
-                    ET.register_namespace(*found)  # type: ignore[misc]
-            elif event == "end":
-                root = found  # type: ignore[assignment]
+        for _, (prefix, uri) in ET.iterparse(io.StringIO(text), ("start-ns",)):  # noqa: S314
+            if prefix not in PREFIXES:
+                with contextlib.suppress(ValueError):  # ns0 and its like are ElementTree's own
+                    ET.register_namespace(prefix, uri)
+        root = ET.fromstring(text)  # noqa: S314
     except (UnicodeDecodeError, ET.ParseError):
-        return None
-    if root is None:
         return None
     return root if root.tag == f"{{{RDF}}}RDF" else root.find(f".//{{{RDF}}}RDF")
 
