@@ -12,6 +12,7 @@ from typing import Any
 from batchgen.records import Derivative, Post
 
 DERIVATIVES = "derivatives"
+UNFINISHED = "derive-"  # files in the spool that have no name yet
 VERSION = 1  # of how files are made: raise it when the same recipe makes other files on purpose
 ENDINGS = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "gif": ".gif", "json": ".json"}
 QUALITIES = {"webp": 82, "avif": 60, "jpeg": 85}

@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Self
 
 from batchgen.engine.dependents import split_key
@@ -18,9 +19,12 @@ from batchgen.errors import BatchgenError, LedgerError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import ResultsFile
 from batchgen.manifest import Manifest
-from batchgen.planning import selected
+from batchgen.planning import Step, selected
+from batchgen.recipe import UNFINISHED, outputs
 from batchgen.records import Item, Post
+from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 
 TRIES = 3  # of a task whose process dies
@@ -66,6 +70,9 @@ class Derivatives:
         self._made = self._skipped = self._removed = 0
 
     async def __aenter__(self) -> Self:
+        for name in os.listdir(self._store.spool):
+            if name.startswith(UNFINISHED):  # of a run that was killed
+                self._store.forget_spooled(name)
         if self._manifest.derives or self._view.derivative_counts():
             feed = asyncio.create_task(self._feed())
             self._running = [feed, *(asyncio.create_task(self._lane()) for _ in range(self._workers))]
@@ -134,13 +141,14 @@ class Derivatives:
         return None if keys[0] is None else [key for key in keys if key is not None]
 
     async def _offer(self, items: Sequence[tuple[str, Post | None]]) -> None:
+        ids = {item_id for item_id, _ in items}
+        if any(item_id in ids for item_id, _ in self._busy):  # with a picture before this one, or with this very one
+            await self._tasks.join()
         found = await asyncio.to_thread(self._lookout.look, items)
         if found.seen:
             await self._ledger.writer.write(recorded(found.seen))
         await self._forget(found.stale)
         for due in found.due:
-            if due.key in self._busy:  # with its picture before this one
-                await self._tasks.join()
             self._busy.add(due.key)
             await self._tasks.put(due)
 
@@ -193,6 +201,50 @@ class Derivatives:
         await self._ledger.writer.write(recorded(rows))
         self._made += sum(row.state == "made" for row in rows)
         self._skipped += sum(row.state == "skipped" for row in rows)
+
+
+class Coming:
+    """Counts the files to make of pictures that are not there yet, while a plan is made. again: samples that have one which
+    is to be replaced."""
+
+    def __init__(self, job: str, then: Callable[[Step], None] | None) -> None:
+        self.files = 0
+        self.again: set[tuple[str, int]] = set()
+        self._job = job
+        self._then = then
+
+    def __call__(self, step: Step) -> None:
+        sample = step.sample
+        if step.action == "generate" and sample.item.post is not None:
+            self.files += sample.images * len(outputs(sample.item.post, "", "png", self._job))
+            if sample.known:
+                self.again.update((sample.item.id, sample.n + k) for k in range(sample.images))
+        if self._then is not None:
+            self._then(step)
+
+
+async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]) -> Tally:
+    """All that is missing of the pictures that are there, without a run. Raises ManifestError, JobLocked, StoreError,
+    LedgerError."""
+    for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
+        pass
+    store = Store(folder)
+    store.prepare()
+    lock = JobLock(folder)
+    lock.acquire()
+    try:
+        ledger = Ledger(folder)
+        try:
+            emulated = ledger.reader.meta("emulated") == "yes"
+            async with Derivatives(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
+                tally = await derivatives.finish()
+            if tally.changed:
+                ResultsFile(folder, ledger.reader).rebuild()
+            return tally
+        finally:
+            ledger.close()
+    finally:
+        lock.release()
 
 
 def to_be_made(manifest: Manifest, view: Derived, root: str, only: Sequence[str], *, emulated: bool) -> Iterator[Due]:

@@ -68,7 +68,7 @@ class Derived(Reader):
         latest = {(row[0], row[1]): row for row in rows}
         found: dict[str, list[Picture]] = {}
         for row in latest.values():
-            found.setdefault(row[0], []).append(Picture(*row[:-1], wire=json.loads(row[-1] or "{}")))
+            found.setdefault(row[0], []).append(Picture(*(*row[:9], json.loads(row[9] or "{}"))))
         return found
 
     def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from batchgen.recipe import frame
+from batchgen.recipe import UNFINISHED, frame
 from batchgen.store import containers, provenance
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
@@ -194,7 +194,7 @@ def _resized(exif: bytes, size: tuple[int, int]) -> bytes:
 
 def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
     """Temporary, synced, renamed; the folder is synced once for all. A link in its place is replaced, not followed."""
-    file = SpoolFile(task["spool"], f"derive-{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
+    file = SpoolFile(task["spool"], f"{UNFINISHED}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
     file.write(data)
     file.sync()
     full = os.path.join(task["root"], path)
