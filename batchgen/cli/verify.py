@@ -28,6 +28,7 @@ from batchgen.store.store import family
 
 NOT_ALL_RIGHT = 3
 CHUNK_BYTES = 1 << 20
+CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
 SHOWN_MOST = 20
 Verdict = Literal["right", "missing", "changed"]
 
@@ -181,7 +182,7 @@ def files_in(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER and not name.startswith("."))
         for name in names:
             path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
-            if path not in (RESULTS, GALLERY) and not name.startswith("."):
+            if path not in (RESULTS, GALLERY) and not name.startswith((".", CONTACT_SHEET)):
                 yield path
 
 
