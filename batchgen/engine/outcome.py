@@ -96,7 +96,7 @@ def exit_code(
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
-    spoilt: some derivative could not be made of a picture that is there.
+    spoilt: something that was to be made of the pictures is missing.
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]

@@ -376,7 +376,7 @@ class _Run:
             sum(attempts.values()),
             bool(stopped),
             any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
-            self.derived.failed > 0,
+            self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(
             run_id=ledger.run_id,

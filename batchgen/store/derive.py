@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
@@ -23,6 +23,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 Row = dict[str, Any]
 
 
+class Upright(NamedTuple):
+    """Pixels of eight bits in RGB, RGBA or L, as they are to be looked at; the profile of their colours; Exif that says so."""
+
+    image: Image.Image
+    icc: bytes | None
+    exif: bytes
+
+
 class Source:
     """The original: its bytes, its metadata, and its pixels once somebody wants them."""
 
@@ -34,14 +42,12 @@ class Source:
         self.kind = sniff(self.data) or "gif"
         self.xmp = containers.read_xmp(self.data, self.kind)
         self.c2pa = containers.has_c2pa(self.data, self.kind)
-        self._image: Image.Image | None = None
+        self._upright: Upright | None = None
 
-    def upright(self) -> tuple[Image.Image, bytes | None, bytes]:
-        """(pixels in RGB, RGBA or L, upright; ICC profile; Exif that says so)."""
-        if self._image is None:
-            self._image = _decoded(self.data)
-        image = self._image
-        return image, image.info.get("icc_profile"), image.info.get("exif", b"")
+    def upright(self) -> Upright:
+        if self._upright is None:
+            self._upright = _decoded(self.data)
+        return self._upright
 
 
 def derive(task: Mapping[str, Any]) -> list[Row]:
@@ -123,7 +129,6 @@ def encoded(
         image = _flattened(image, spec["background"])
     elif kind in ("webp", "avif") and image.mode == "L":
         image = image.convert("RGB")
-    image.info = {}  # Pillow would write some of it unasked
     space = None if icc is None else icc[16:20].strip()
     about: dict[str, Any] = {"icc_profile": icc if space == (b"GRAY" if image.mode == "L" else b"RGB") else None}
     if exif:
@@ -143,8 +148,8 @@ def encoded(
     return out.getvalue()
 
 
-def _decoded(data: bytes) -> Image.Image:
-    """Upright, in RGB, RGBA or L of eight bits. Raises what Pillow raises."""
+def _decoded(data: bytes) -> Upright:
+    """Raises what Pillow raises."""
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
@@ -157,8 +162,8 @@ def _decoded(data: bytes) -> Image.Image:
         image = image.convert("RGBA" if "transparency" in about or "A" in image.mode else "RGB")
     elif "transparency" in about:
         image = image.convert("RGBA")
-    image.info = about
-    return image
+    image.info = {}  # Pillow would write some of it unasked
+    return Upright(image, about.get("icc_profile"), about.get("exif", b""))
 
 
 def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
@@ -194,12 +199,12 @@ def _resized(exif: bytes, size: tuple[int, int]) -> bytes:
 
 def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
     """Temporary, synced, renamed; the folder is synced once for all. A link in its place is replaced, not followed."""
+    _make_way(task["root"], path)
     file = SpoolFile(task["spool"], f"{UNFINISHED}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
     file.write(data)
     file.sync()
     full = os.path.join(task["root"], path)
     try:
-        _make_way(task["root"], path)
         os.replace(file.path, full)
     except FileNotFoundError:  # the folder had become empty and was taken away in between
         _make_way(task["root"], path)
