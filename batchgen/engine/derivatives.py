@@ -197,7 +197,7 @@ class Derivatives:
                 break
             except WorkerDied as died:
                 if tries == TRIES:
-                    rows = list(due.failed(f"its worker process was {died}, {TRIES} times"))
+                    rows = list(due.failed(f"its worker process {died}, {TRIES} times"))
         await self._ledger.writer.write(recorded(rows))
         self._made += sum(row.state == "made" for row in rows)
         self._skipped += sum(row.state == "skipped" for row in rows)

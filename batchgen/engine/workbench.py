@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,10 +42,13 @@ class Workbench:
             await stdin.drain()
             async with asyncio.timeout(TASK_MOST_S):
                 answer = await stdout.readline()
+                if not answer.endswith(b"\n"):
+                    await process.wait()
             rows: list[dict[str, Any]] = json.loads(answer)
         except (OSError, ValueError, TimeoutError) as error:
+            why = _why(process.returncode)
             await self.close()
-            raise WorkerDied(_why(process.returncode)) from error
+            raise WorkerDied(why) from error
         return rows
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -59,12 +64,16 @@ class Workbench:
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # Popen's own kill may reap the process first, and then asyncio warns that it knows no such child.
+                os.kill(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
         if process.stdin is not None:
             process.stdin.close()
         await process.wait()
 
 
 def _why(code: int | None) -> str:
-    return "killed (out of memory?)" if code == -9 else f"ended with {code}"
+    if code is None:
+        return f"was stopped because it took more than {TASK_MOST_S:.0f} s"
+    return "was killed (out of memory?)" if code == -9 else f"ended with code {code}"

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,9 +50,9 @@ class Source:
         return self._upright
 
 
-def derive(task: Mapping[str, Any]) -> list[Row]:
-    """Make the files of one task. Answers a row for each, `made`, `skipped` or `failed` with the reason; never raises for
-    what a picture or a disk may do.
+def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) -> list[Row]:
+    """Make the files of one task, as long as somebody `goes_on` waiting for them. Answers a row for each: `made`, `skipped`, or
+    `failed` with the reason; never raises for what a picture or a disk may do.
 
     task: root and spool (folders), source (path), sha256, facts, embed, source_type, outputs (specs), there (files of the
     same picture that are there already, for the sidecar).
@@ -64,6 +64,8 @@ def derive(task: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     facts = {**task["facts"], "c2pa": source.c2pa}
     for spec in sorted(task["outputs"], key=lambda spec: spec["format"] == "json"):
+        if not goes_on():
+            break
         try:
             rows += _one(source, task, facts, spec, rows)
         except (

@@ -21,7 +21,8 @@ def serve() -> None:
         os.nice(NICENESS)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(OOM_SCORE)
+    parent = os.getppid()  # another one once the run is dead, but on Windows, where the task is finished
     for line in sys.stdin.buffer:
-        answer = json.dumps(derive(json.loads(line))).encode()
+        answer = json.dumps(derive(json.loads(line), lambda: os.getppid() == parent)).encode()
         sys.stdout.buffer.write(answer + b"\n")
         sys.stdout.buffer.flush()
