@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import struct
 import zlib
 from dataclasses import replace
@@ -181,6 +182,18 @@ def test_a_link_that_stands_in_the_way_is_not_followed(bench, tmp_path):
     bench.read(rows["png"])
     assert ((tmp_path / "mine").read_text(), list((tmp_path / "elsewhere").iterdir())) == ("mine", [])
     assert (rows["webp"]["state"], "remove it" in rows["webp"]["message"]) == ("failed", True)
+
+
+def test_a_file_is_synced_before_it_has_its_name_and_the_name_before_anybody_hears_of_it(bench, monkeypatch):
+    steps: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (real(*args), steps.append(name))[0])
+    monkeypatch.setattr(
+        "batchgen.store.derive.sync_folder", lambda folder: steps.append(f"names of {Path(folder).name}")
+    )
+    bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS[:1]))
+    assert steps[-3:] == ["fsync", "replace", "names of webp"]
 
 
 # --- what is written into them
