@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from batchgen.engine.dependents import split_key
 from batchgen.engine.due import Due, Lookout
 from batchgen.engine.outcome import Tally
 from batchgen.engine.workbench import Workbench, WorkerDied
-from batchgen.errors import BatchgenError, LedgerError
+from batchgen.errors import BatchgenError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.ledger import Ledger
@@ -27,6 +28,8 @@ from batchgen.records import Item, Post
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 
+T = TypeVar("T")
+log = logging.getLogger("batchgen")
 TRIES = 3  # of a task whose process dies
 WORKERS_MOST = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
 CHUNK = 100  # items looked up in the ledger at once
@@ -41,6 +44,16 @@ def processors() -> int:
     if counts is not None:
         return counts() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
 
 
 class Derivatives:
@@ -111,17 +124,23 @@ class Derivatives:
                 by_item = {split_key(key)[0]: key for key in keys}
                 await self._offer([(item_id, self._own.get(item_id, self._manifest.post)) for item_id in by_item])
             await self._tasks.join()
-        except (BatchgenError, OSError, sqlite3.Error) as error:
-            self._note(f"derivatives are left to the next run: {error}")
-            self._full = True
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """No trouble with derivatives ever costs a picture: what is missing is left to the next run."""
+        self._full = True
+        self._note(f"derivatives are left to the next run: {error}")
+        if not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
+            log.error("a bug of batchgen", exc_info=error)
 
     async def _walk(self) -> None:
         """Everything that the manifest wants, once; in threads, so that the loop is free for answers."""
         items = self._manifest.items()
-        while chunk := await asyncio.to_thread(lambda: list(islice(items, CHUNK))):
+        while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
             await self._offer([(item.id, self._remember(item)) for item in chunk if self._selects(item)])
         if not self._only:
-            await self._forget(await asyncio.to_thread(self._view.unwanted_derivatives))
+            await self._forget(await in_thread(self._view.unwanted_derivatives))
 
     def _selects(self, item: Item) -> bool:
         return not self._only or selected(item, self._only)
@@ -144,7 +163,7 @@ class Derivatives:
         ids = {item_id for item_id, _ in items}
         if any(item_id in ids for item_id, _ in self._busy):  # with a picture before this one, or with this very one
             await self._tasks.join()
-        found = await asyncio.to_thread(self._lookout.look, items)
+        found = await in_thread(lambda: self._lookout.look(items))
         if found.seen:
             await self._ledger.writer.write(recorded(found.seen))
         await self._forget(found.stale)
@@ -162,7 +181,7 @@ class Derivatives:
                 with contextlib.suppress(OSError):  # the last one takes the folder along
                     os.rmdir(os.path.join(self._store.root, os.path.dirname(row.path)))
         if rows:
-            await self._ledger.writer.write(forgotten([row.path for row in rows]))
+            await self._ledger.writer.write(forgotten(rows))
 
     # --- making it
 
@@ -174,9 +193,8 @@ class Derivatives:
                 try:
                     if not self._is_full():
                         await self._make(bench, due)
-                except (LedgerError, OSError, BatchgenError) as error:
-                    self._note(f"derivatives are left to the next run: {error}")
-                    self._full = True
+                except Exception as error:
+                    self._give_up(error)
                 finally:
                     self._busy.discard(due.key)
                     self._tasks.task_done()

@@ -119,10 +119,11 @@ def recorded(rows: Sequence[DerivativeRow]) -> Callable[[sqlite3.Connection], No
     return change
 
 
-def forgotten(paths: Sequence[str]) -> Callable[[sqlite3.Connection], None]:
-    """The change that takes these rows out."""
+def forgotten(rows: Sequence[DerivativeRow]) -> Callable[[sqlite3.Connection], None]:
+    """The change that takes these out, unless their paths are another sample's by now."""
+    keys = [(row.path, row.item_id, row.n) for row in rows]
 
     def change(db: sqlite3.Connection) -> None:
-        db.executemany("DELETE FROM derivative WHERE path = ?", [(path,) for path in paths])
+        db.executemany("DELETE FROM derivative WHERE path = ? AND item_id = ? AND n = ?", keys)
 
     return change
