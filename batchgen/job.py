@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from batchgen.engine.derivatives import Coming, to_be_made
+from batchgen.engine.foreseen import Coming, to_be_made
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.purse import left_of_budgets

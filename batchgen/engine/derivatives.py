@@ -7,13 +7,13 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar
 
 from batchgen.engine.dependents import split_key
-from batchgen.engine.due import Due, Lookout
+from batchgen.engine.due import CHUNK, Due, Lookout
 from batchgen.engine.outcome import Tally
 from batchgen.engine.workbench import Workbench, WorkerDied
 from batchgen.errors import BatchgenError
@@ -22,8 +22,8 @@ from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.manifest import Manifest
-from batchgen.planning import Step, selected
-from batchgen.recipe import UNFINISHED, outputs
+from batchgen.planning import selected
+from batchgen.recipe import UNFINISHED
 from batchgen.records import Item, Post
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
@@ -32,7 +32,6 @@ T = TypeVar("T")
 log = logging.getLogger("batchgen")
 TRIES = 3  # of a task whose process dies
 WORKERS_MOST = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
-CHUNK = 100  # items looked up in the ledger at once
 FLOOR_BYTES = 256_000_000  # of the disk are left to the pictures themselves
 LEAVE = ("SIGINT", "SIGTERM", "SIGHUP", "disk", "bug", "deadline", "cancelled")  # the next run makes the rest
 LOOK_EVERY_S = 0.2
@@ -221,26 +220,6 @@ class Derivatives:
         self._skipped += sum(row.state == "skipped" for row in rows)
 
 
-class Coming:
-    """Counts the files to make of pictures that are not there yet, while a plan is made. again: samples that have one which
-    is to be replaced."""
-
-    def __init__(self, job: str, then: Callable[[Step], None] | None) -> None:
-        self.files = 0
-        self.again: set[tuple[str, int]] = set()
-        self._job = job
-        self._then = then
-
-    def __call__(self, step: Step) -> None:
-        sample = step.sample
-        if step.action == "generate" and sample.item.post is not None:
-            self.files += sample.images * len(outputs(sample.item.post, "", "png", self._job))
-            if sample.known:
-                self.again.update((sample.item.id, sample.n + k) for k in range(sample.images))
-        if self._then is not None:
-            self._then(step)
-
-
 async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]) -> Tally:
     """All that is missing of the pictures that are there, without a run. Raises ManifestError, JobLocked, StoreError,
     LedgerError."""
@@ -263,11 +242,3 @@ async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str]
             ledger.close()
     finally:
         lock.release()
-
-
-def to_be_made(manifest: Manifest, view: Derived, root: str, only: Sequence[str], *, emulated: bool) -> Iterator[Due]:
-    """What is missing for the pictures that are there, for `plan`."""
-    lookout, items = Lookout(view, root, manifest.name, emulated=emulated), manifest.items()
-    while chunk := list(islice(items, CHUNK)):
-        wanted = [(item.id, item.post) for item in chunk if not only or selected(item, only)]
-        yield from lookout.look(wanted).due

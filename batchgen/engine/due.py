@@ -14,6 +14,7 @@ from batchgen.ledger.derived import DerivativeRow, Derived, Picture
 from batchgen.recipe import Output, outputs
 from batchgen.records import Post
 
+CHUNK = 100  # items looked up in the ledger at once
 _NO_SETTINGS = ("v", "model", "prompt", "system", "references")
 
 

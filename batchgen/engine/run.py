@@ -309,13 +309,19 @@ class _Run:
                     else nullcontext()
                 ):
                     await engine.drive(dispatch, execution.execute)
-                    self.derived = await derivatives.finish(lambda: dispatch.stopping)
+                    self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
                 if dispatch.stopping == "stalled":
                     self.stop_message = stalled_message(options.stall_s or 0.0)
                 elif dispatch.budget_span:
                     span = dispatch.budget_span
                     self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
+
+    def _stopping(self, dispatch: Dispatch) -> str:
+        """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
+        if self.options.deadline is not None and time.time() >= self.options.deadline:
+            dispatch.stop("deadline")
+        return dispatch.stopping
 
     def _held(self, ledger: Ledger, model: str, lane: str, why: NotBefore | DayUsedUp) -> None:
         now = time.time()
