@@ -22,6 +22,7 @@ from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine import astray, derivatives
 from batchgen.engine.derivatives import make_derivatives
+from batchgen.engine.workbench import Workbench
 from batchgen.errors import JobLocked
 from batchgen.events import Noted
 from batchgen.ledger.derived import Derived
@@ -318,9 +319,14 @@ async def test_a_nearly_full_disk_is_left_to_the_pictures(bench, monkeypatch):
     assert (await bench.run(items("a"), head(THUMB))).derived.made == 1
 
 
-async def test_workers_see_no_key(bench, monkeypatch):
-    from batchgen.settings import environment_without_keys
-
+@needs_proc
+async def test_workers_see_no_key_and_are_of_low_priority(monkeypatch):
     for name in ("GEMINI_API_KEY", "AIMLAPI_API_KEY_FILE", "OTHER_API_KEY", "NOTIFY_MAIL_URL", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, "marked")
-    assert "marked" not in environment_without_keys().values()
+    bench = Workbench()
+    assert await bench.work({"source": "/nowhere", "sha256": "", "outputs": []}) == []
+    (pid,) = workers(os.getpid())
+    assert b"marked" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+    await bench.close()
+    assert workers(os.getpid()) == []

@@ -185,6 +185,7 @@ def test_a_link_that_stands_in_the_way_is_not_followed(bench, tmp_path):
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_the_name_before_anybody_hears_of_it(bench, monkeypatch):
+    bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS[:1]))  # so that its folder is there
     steps: list[str] = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
@@ -193,7 +194,7 @@ def test_a_file_is_synced_before_it_has_its_name_and_the_name_before_anybody_hea
         "batchgen.store.derive.sync_folder", lambda folder: steps.append(f"names of {Path(folder).name}")
     )
     bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS[:1]))
-    assert steps[-3:] == ["fsync", "replace", "names of webp"]
+    assert steps == ["fsync", "replace", "names of webp"]
 
 
 # --- what is written into them
@@ -303,6 +304,25 @@ def test_a_packet_that_cannot_be_trusted_is_replaced(theirs):
         {**FACTS, "sha256": "0", "c2pa": False}, "ids", "trainedAlgorithmicMedia", theirs, copy=False
     )
     assert (provenance.says_source_type(made), b"bbbb" in made) == (True, False)
+
+
+def test_settings_without_end_are_cut_too(bench):
+    rows = bench.make(
+        saved(picture(), "jpeg"), "jpeg", Post(derivatives=KINDS, embed="full"), settings={"history": ["&" * 90_000]}
+    )
+    assert {row["state"] for row in rows.values()} == {"made"}
+
+
+def test_nothing_more_is_made_for_a_run_that_is_dead(bench):
+    data = saved(picture(), "png")
+    bench.make(data, "png", Post())
+    task = {
+        "source": str(bench.folder / "source"),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "facts": {},
+        "outputs": [{"format": "png"}],
+    }
+    assert derive(task, lambda: False) == []
 
 
 def test_a_prompt_without_end_is_cut_to_what_every_format_takes(bench):

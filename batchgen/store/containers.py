@@ -14,7 +14,6 @@ from typing import NamedTuple
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = b"XML:com.adobe.xmp"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
-JPEG_XMP_MOST_BYTES = 65_533 - len(JPEG_XMP)
 TEXT_MOST_BYTES = 4_000_000  # of a compressed text: more is no metadata but a bomb
 XMP_FLAG = 0x04  # of VP8X
 ALPHA_FLAG = 0x10
@@ -59,7 +58,7 @@ def has_c2pa(data: bytes, kind: str) -> bool:
 def with_metadata(data: bytes, kind: str, xmp: bytes, texts: Mapping[str, str]) -> bytes | None:
     """The file with this packet in place of its own, every other byte as it was; None when the format has no place for it.
 
-    texts: by keyword, for PNG alone. Raises ValueError when the packet is too long for a JPEG.
+    texts: by keyword, for PNG alone. xmp: of at most 65,000 bytes, what one segment of a JPEG takes.
     """
     if kind == "png":
         return _png_with(data, xmp, texts)
@@ -131,8 +130,6 @@ def _png_with(data: bytes, xmp: bytes, texts: Mapping[str, str]) -> bytes:
 
 
 def _jpeg_with(data: bytes, xmp: bytes) -> bytes:
-    if len(xmp) > JPEG_XMP_MOST_BYTES:
-        raise ValueError(f"the metadata has {len(xmp):,} bytes, and a JPEG takes {JPEG_XMP_MOST_BYTES:,}")
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(JPEG_XMP) + len(xmp)) + JPEG_XMP + xmp
     found = parts(data, "jpeg")
     first = 2  # behind SOI, JFIF and Exif, which readers expect in front

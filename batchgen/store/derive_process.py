@@ -16,7 +16,7 @@ OOM_SCORE = "700"  # when memory runs out, this process is to go, not the run
 
 def serve() -> None:
     """Never outlives its run: without it stdin is at its end. Ctrl-C is the run's to mind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches this process where there are no sessions (Windows)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:

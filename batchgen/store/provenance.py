@@ -29,7 +29,7 @@ LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encod
 _UNSAFE = re.compile(
     "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )  # no Char of XML 1.0, or a control
-TEXTS = {"System": "system", "Prompt": "prompt"}  # long ones, shortened where a packet would not fit
+TEXTS = ("Prompt", "System", "Settings")  # long ones, shortened where a packet would not fit
 
 
 def clean(text: str) -> str:
@@ -45,7 +45,7 @@ def packet(
     copy: the pixels are the original's. With `none` only the source type is said, that a picture is emulated, and that a
     C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
     """
-    longest = max((len(str(facts[name])) for name in TEXTS.values() if facts.get(name)), default=0)
+    longest = max((len(text) for name, text in told(facts, embed).items() if name in TEXTS), default=0)
     while True:
         made = _packet(facts, embed, source_type, existing, longest, copy=copy)
         if len(made) <= MOST_BYTES or longest < 64:
@@ -95,7 +95,7 @@ def _statements(
     if embed == "full" and facts["prompt"]:
         found.append((f"{{{IPTC}}}AIPromptInformation", _cut(facts["prompt"], longest)))
     for name, value in told(facts, embed).items():
-        found.append((f"{{{OURS}}}{name}", _cut(value, longest) if name in TEXTS and isinstance(value, str) else value))
+        found.append((f"{{{OURS}}}{name}", _cut(value, longest) if name in TEXTS else value))
     return found
 
 
