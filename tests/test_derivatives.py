@@ -71,6 +71,10 @@ def workers(parent: int | None = None) -> list[int]:
     return found
 
 
+def variables(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 async def post(bench: Bench, text: str, top: str, **options) -> derivatives.Tally:
     manifest = batchgen.load(bench.manifest(text, top), output=bench.folder / "out", emulate=True, environ={}).manifest
     return await make_derivatives(manifest, bench.folder / "out", (), bench.events.append, **options)
@@ -326,7 +330,7 @@ async def test_workers_see_no_key_and_are_of_low_priority(monkeypatch):
     bench = Workbench()
     assert await bench.work({"source": "/nowhere", "sha256": "", "outputs": []}) == []
     (pid,) = workers(os.getpid())
-    assert b"marked" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"marked" not in variables(pid)
     assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
     await bench.close()
     assert workers(os.getpid()) == []

@@ -92,9 +92,10 @@ def _statements(
         return found
     maker = f"{facts['model']}, EMULATED: drawn by a local emulator" if emulated else facts["model"]
     found += [(f"{{{IPTC}}}AISystemUsed", maker), (f"{{{XMP}}}CreatorTool", facts["generator"])]
-    if embed == "full" and facts["prompt"]:
-        found.append((f"{{{IPTC}}}AIPromptInformation", _cut(facts["prompt"], longest)))
-    for name, value in told(facts, embed).items():
+    words = told(facts, embed)
+    if "Prompt" in words:
+        found.append((f"{{{IPTC}}}AIPromptInformation", _cut(words["Prompt"], longest)))
+    for name, value in words.items():
         found.append((f"{{{OURS}}}{name}", _cut(value, longest) if name in TEXTS else value))
     return found
 
