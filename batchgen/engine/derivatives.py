@@ -108,7 +108,7 @@ class Derivatives:
             await asyncio.wait({feed}, timeout=LOOK_EVERY_S)
             waited += 1
             if waited == 10:
-                self._note("no picture is left to ask for; derivatives are still being made")
+                self._note("derivatives are still being made")
         counts = self._view.derivative_counts() if self._running else {}
         failed = sum(states.get("failed", 0) for states in counts.values())
         finished = not self._full and (feed is None or (feed.done() and not feed.cancelled()))
