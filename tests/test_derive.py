@@ -233,6 +233,13 @@ def test_a_copy_of_the_original_gets_its_provenance_without_being_encoded_anew(b
         assert again == copied  # it says already what has to be said
 
 
+@pytest.mark.parametrize("kind", SAVED)
+def test_what_follows_the_picture_in_its_file_is_copied_too(bench, kind):
+    data = saved(picture(), kind) + b"\x00\x00\xff\xfftrailer"
+    copied = bench.read(bench.make(data, kind, Post(derivatives=(COPY,), embed="ids"))["original"])
+    assert (copied.endswith(b"\x00\x00\xff\xfftrailer"), b"gemini-x" in copied) == (True, True)
+
+
 @needs_exiftool
 @pytest.mark.parametrize("kind", SAVED)
 def test_exiftool_reads_in_every_format_what_was_written(bench, kind):

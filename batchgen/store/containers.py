@@ -83,6 +83,8 @@ def _png_parts(data: bytes) -> Iterator[Part]:
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
         yield Part(kind, at, end, data[at + 8 : end - 4] if kind in (b"iTXt", b"IHDR") else b"")
+        if kind == b"IEND":
+            return  # what follows is no part of the picture
         at = end
 
 
@@ -126,7 +128,13 @@ def _png_with(data: bytes, xmp: bytes, texts: Mapping[str, str]) -> bytes:
     kept = [part for part in found if not (part.kind == b"iTXt" and part.body.partition(b"\x00")[0] in ours)]
     new = b"".join(text_chunk(keyword, text) for keyword, text in ours.items())
     head, rest = kept[0], kept[1:]  # IHDR is first
-    return PNG_HEAD + data[head.start : head.end] + new + b"".join(data[part.start : part.end] for part in rest)
+    return (
+        PNG_HEAD
+        + data[head.start : head.end]
+        + new
+        + b"".join(data[part.start : part.end] for part in rest)
+        + data[rest[-1].end :]
+    )
 
 
 def _jpeg_with(data: bytes, xmp: bytes) -> bytes:
@@ -145,7 +153,8 @@ def _jpeg_with(data: bytes, xmp: bytes) -> bytes:
 
 
 def _webp_with(data: bytes, xmp: bytes) -> bytes | None:
-    found = [part for part in parts(data, "webp") if part.kind != b"XMP "]
+    every = parts(data, "webp")
+    found = [part for part in every if part.kind != b"XMP "]
     head = found[0]
     if head.kind == b"VP8X":
         extended = bytes([head.body[0] | XMP_FLAG]) + head.body[1:]
@@ -158,7 +167,7 @@ def _webp_with(data: bytes, xmp: bytes) -> bytes | None:
         return None
     body = b"WEBP" + _webp_chunk(b"VP8X", extended)
     body += b"".join(data[part.start : part.end] for part in found) + _webp_chunk(b"XMP ", xmp)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    return b"RIFF" + struct.pack("<I", len(body)) + body + data[every[-1].end :]
 
 
 def _webp_chunk(kind: bytes, body: bytes) -> bytes:
