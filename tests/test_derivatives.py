@@ -24,12 +24,14 @@ from batchgen.engine import astray, derivatives
 from batchgen.engine.derivatives import make_derivatives
 from batchgen.engine.workbench import Workbench
 from batchgen.errors import JobLocked
-from batchgen.events import Noted
+from batchgen.events import Noted, SampleSucceeded
 from batchgen.ledger.derived import Derived
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.report.screen import Screen
 from batchgen.store.lock import JobLock
+from batchgen.store.store import Store
 from tests.test_run import Bench, items
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +182,23 @@ async def test_post_makes_them_without_a_server_and_without_a_run(bench):
     with pytest.raises(JobLocked):
         await post(bench, items("a", "b"), head(WEB))
     lock.release()
+
+
+async def test_a_picture_that_is_heard_of_while_it_is_worked_on_is_not_worked_on_twice(bench):
+    await bench.run(items("a", "b", "c"), "defaults: {model: flash}\nitems:\n")
+    told = [event for event in bench.events if isinstance(event, SampleSucceeded)]
+    folder = bench.folder / "out"
+    manifest = batchgen.load(
+        bench.manifest(items("a", "b", "c"), head(THUMB)), output=folder, emulate=True, environ={}
+    ).manifest
+    assert len(list(manifest.items())) == len(told) == 3
+    ledger = Ledger(folder)
+    made = derivatives.Derivatives(manifest, ledger, Store(folder), bench.events.append, emulated=True, workers=1)
+    async with made:
+        for event in told:
+            made(event)
+        assert (await made.finish()).made == 3
+    ledger.close()
 
 
 async def test_only_touches_only_what_it_names(bench):

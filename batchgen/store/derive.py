@@ -60,7 +60,8 @@ def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) 
     try:
         source = Source(task["source"], task["sha256"])
     except (OSError, ValueError) as error:
-        return [_row(spec, "failed", message=str(error)) for spec in task["outputs"]]
+        why = f"the original cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return [_row(spec, "failed", message=why) for spec in task["outputs"]]
     rows: list[Row] = []
     facts = {**task["facts"], "c2pa": source.c2pa}
     for spec in sorted(task["outputs"], key=lambda spec: spec["format"] == "json"):
@@ -68,9 +69,7 @@ def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) 
             break
         try:
             rows += _one(source, task, facts, spec, rows)
-        except (
-            Exception
-        ) as error:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
+        except Exception as error:  # Pillow raises all sorts of them on hostile bytes
             told = disk_error(error, spec["path"]) if isinstance(error, OSError) and error.errno else error
             rows.append(_row(spec, "failed", message=str(told) or type(error).__name__))
     for folder in {os.path.dirname(row["path"]) for row in rows if row["state"] == "made"}:
