@@ -45,6 +45,12 @@ def test_pictures_stand_where_they_belong_and_missing_ones_are_empty(batchgen, j
         assert [corner in (CELL, PAPER) for corner in corners] == [False, True, False, False]
 
 
+def test_what_the_manifest_no_longer_wants_is_not_on_it(batchgen, job, write):
+    batchgen("run", str(write({"c": "z"})), "--emulate", "-q")
+    with Chronicle.open(job) as ledger:
+        assert [cell.label for cell in cells_of(ledger, ())] == ["c"]
+
+
 def test_it_lies_in_the_jobs_folder_without_a_name_and_verify_does_not_mind(batchgen, job):
     answer = batchgen("report", str(job), "--json", "--contact-sheet")
     assert answer.json == {"sheets": [str(job / "contact-sheet.jpg")], "samples": 4}
