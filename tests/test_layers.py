@@ -26,6 +26,7 @@ LAYERS: list[list[str]] = [
         "fallback",
         "planning",
         "lift",
+        "recipe",
         "single_flight",
         "providers",
         "manifest",

@@ -116,6 +116,8 @@ def show_status(out: Screen, facts: Facts) -> None:
         show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))
     if facts["in_flight"]:
         show_block(out, "in flight", _in_flight(facts))
+    if derived := facts["derivatives"]:
+        show_block(out, "derived", [f"{name}: {figures.listed(states)}" for name, states in sorted(derived.items())])
     if unread := facts["unread"]["answers"]:
         kept = (
             f"{figures.count(unread, 'answer')} paid for and not readable yet, {figures.size(facts['unread']['bytes'])}"

@@ -24,6 +24,21 @@ class RunOptions:
     install_signal_handlers: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more."""
+
+    made: int = 0
+    skipped: int = 0
+    removed: int = 0
+    failed: int = 0
+    finished: bool = True
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.made or self.removed or self.failed)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
@@ -55,6 +70,7 @@ class Outcome:
     parked: Mapping[str, float] = field(default_factory=dict)
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     exposed_ms: tuple[float, float] | None = None
+    derived: Tally = field(default_factory=Tally)
 
 
 EXIT_BY_STOP = {
@@ -74,10 +90,13 @@ def stalled_message(stall_s: float) -> str:
     return f"requests kept failing for over {stall_s / 60:.0f} min and none succeeded; running again goes on from here"
 
 
-def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool) -> int:
+def exit_code(
+    stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool, spoilt: bool = False
+) -> int:
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then whether everything, something or nothing of what was tried came out.
+    spoilt: something that was to be made of the pictures is missing.
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
@@ -86,5 +105,5 @@ def exit_code(stopping: str, missing: int, made: int, tried: int, breaker: bool,
     if parked:
         return 8
     if missing <= 0:
-        return 0
+        return 3 if spoilt else 0
     return 4 if breaker or (tried and not made) else 3

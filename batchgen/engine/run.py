@@ -18,12 +18,13 @@ from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
+from batchgen.engine.outcome import Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
@@ -76,6 +77,7 @@ class _Run:
         self.backlog = Backlog()
         self.first_survey: Survey | None = None
         self.stop_message = ""
+        self.derived = Tally()
         self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
@@ -162,7 +164,9 @@ class _Run:
             shared.close()
         forget_settled(ledger.reader, self.store)
         try:
-            results.tidy(rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs))
+            results.tidy(
+                rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs or self.derived.changed)
+            )
             ledger.set_meta(results_tidy="yes")
         except (StoreError, LedgerError):
             if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
@@ -239,6 +243,17 @@ class _Run:
                 enclosures = await held.enter_async_context(
                     Enclosures(dependents, self.store, transport, uploads, self.note)
                 )
+                derivatives = await held.enter_async_context(
+                    Derivatives(
+                        self.manifest,
+                        ledger,
+                        self.store,
+                        self.note,
+                        emulated=options.emulator_url is not None,
+                        only=options.only,
+                    )
+                )
+                self.observers.append(derivatives)
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
@@ -266,8 +281,15 @@ class _Run:
                     else nullcontext()
                 ):
                     await engine.drive(dispatch, execution.execute)
+                    self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
+
+    def _stopping(self, dispatch: Dispatch) -> str:
+        """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
+        if self.options.deadline is not None and time.time() >= self.options.deadline:
+            dispatch.stop("deadline")
+        return dispatch.stopping
 
     def _say_started(self, ledger: Ledger, survey: Survey, prospect: Forecast, started: float) -> None:
         self.emit(
@@ -318,6 +340,7 @@ class _Run:
             sum(attempts.values()),
             bool(stopped),
             any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
+            self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -341,6 +364,7 @@ class _Run:
             forecast=prospect,
             parked=all_parked,
             stopped_lanes=stopped,
+            derived=self.derived,
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})

@@ -10,11 +10,24 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = "ledger.sqlite"
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
-TABLES = """
+# What was made of a picture, tried or left out. recipe and source_sha256: of what; width: 0 when it has none.
+DERIVATIVE = """
+CREATE TABLE derivative (
+  path TEXT PRIMARY KEY, item_id TEXT NOT NULL, n INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+  recipe TEXT NOT NULL, source_sha256 TEXT NOT NULL, format TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+  width INTEGER NOT NULL, height INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, message TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE INDEX derivative_of_sample ON derivative (item_id, n);
+"""
+DERIVATIVE_COLUMNS = (
+    "path", "item_id", "n", "name", "state", "recipe", "source_sha256", "format", "sha256", "bytes", "width", "height",
+    "mtime_ns", "message",
+)  # fmt: skip
+
+TABLES = f"""{DERIVATIVE}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
   id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, pid INTEGER, host TEXT, version TEXT,
@@ -55,9 +68,13 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 # pictures, JSON by file ending.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
+    2: DERIVATIVE,
 }
 # For who only looks at an older file: the same columns, empty.
-STAND_INS = {1: "CREATE TEMP VIEW attempt AS SELECT *, NULL AS sent_as, NULL AS beside FROM main.attempt"}
+STAND_INS = {
+    1: "CREATE TEMP VIEW attempt AS SELECT *, NULL AS sent_as, NULL AS beside FROM main.attempt",
+    2: f"CREATE TEMP VIEW derivative AS SELECT {', '.join(f'NULL AS {name}' for name in DERIVATIVE_COLUMNS)} WHERE 0",
+}
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
@@ -144,7 +161,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise unreadable(error, path) from None
     with _closed_on_failure(connection, path):
-        if (version := _check_version(connection, path)) in STAND_INS:
+        for version in range(_check_version(connection, path), VERSION):
             connection.execute(STAND_INS[version])
     return connection
 
