@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from batchgen.batching import By
+from batchgen.engine.foreseen import Coming, to_be_made
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.purse import left_of_budgets
@@ -17,6 +18,7 @@ from batchgen.engine.run import run_job
 from batchgen.engine.survey import Survey, Surveyor, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
+from batchgen.ledger.derived import Derived
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.manifest import Manifest, open_manifest
@@ -44,11 +46,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do. survey: counts by reason; forecast: requests, images, USD, seconds and the limit that binds."""
+    """What a run would do. survey: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
+    derivatives: files to make of the pictures, at most, for a picture may turn out smaller than a width."""
 
     survey: Survey
     forecast: Forecast
     warnings: tuple[str, ...] = ()
+    derivatives: int = 0
 
 
 def load(
@@ -96,11 +100,16 @@ def plan(
     """
     reader = Reader.open(job.folder) if ledger_path(job.folder).is_file() else None
     limits = job.manifest.limits
+    coming = Coming(job.manifest.name, on_step)
     try:
         survey = Surveyor(
-            job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=on_step,
+            job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=coming,
             by=BY_BATCH.get(engine, "online"),
         ).walk()  # fmt: skip
+        files = coming.files
+        if reader is not None and job.manifest.derives:
+            due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
+            files += sum(len(each.outputs) for each in due if each.key not in coming.again)
         state = None if job.emulated else state_folder(job.settings)
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
@@ -114,7 +123,7 @@ def plan(
     if (never := too_dear(loads)) is not None:
         raise UsageError(never)
     prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
-    return Plan(survey, prospect, tuple(job.manifest.warnings))
+    return Plan(survey, prospect, tuple(job.manifest.warnings), files)
 
 
 async def run(

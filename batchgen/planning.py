@@ -311,10 +311,14 @@ def no_room(loads: Sequence[LaneLoad], free_bytes: int) -> str | None:
 
 
 def selected(item: Item, patterns: Sequence[str]) -> bool:
-    """Whether `--only` names the item: glob patterns over ids, or `tag:NAME`; any of them suffices."""
+    """Whether `--only` names the item."""
+    return named(item.id, item.tags, patterns)
+
+
+def named(item_id: str, tags: Sequence[str], patterns: Sequence[str]) -> bool:
+    """The same: glob patterns over ids, or `tag:NAME`; any of them suffices, and so does having none."""
     from fnmatch import fnmatchcase
 
     return not patterns or any(
-        pattern[4:] in item.tags if pattern.startswith("tag:") else fnmatchcase(item.id, pattern)
-        for pattern in patterns
+        pattern[4:] in tags if pattern.startswith("tag:") else fnmatchcase(item_id, pattern) for pattern in patterns
     )

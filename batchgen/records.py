@@ -10,6 +10,32 @@ EMPTY: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Derivative:
+    """One kind of file to make of each picture. widths: one file for each that the picture is large enough for; width: at
+    most that; neither: as large as the picture. crop: width to height. format `original`: the bytes as they came."""
+
+    name: str
+    format: Literal["webp", "avif", "jpeg", "png", "original"]
+    width: int | None = None
+    widths: tuple[int, ...] = ()
+    quality: int | None = None
+    crop: tuple[int, int] | None = None
+    gravity: str = "center"
+    upscale: bool = False
+    background: str = "#ffffff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """What is made of pictures once they are there. Nothing of it reaches the wire."""
+
+    derivatives: tuple[Derivative, ...] = ()
+    embed: Literal["none", "ids", "full"] = "none"
+    sidecar: bool = False
+    source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
 
@@ -50,6 +76,7 @@ class Item:
     history: tuple[str, ...] = ()
     on_mismatch: Literal["warn", "fail"] = "warn"
     extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given
+    post: Post | None = None
     origin: str = ""
 
 
@@ -230,6 +257,7 @@ class Result:
     updated_at: str = ""
     text: str = ""
     sidecars: tuple[str, ...] = ()  # paths of what stands beside its picture
+    derivatives: tuple[str, ...] = ()  # paths of what was made of it
 
 
 class Known(NamedTuple):

@@ -23,9 +23,17 @@ BASE_URL_NAMES = {
 }
 
 
+SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD")
+
+
 def environment() -> Mapping[str, str]:
     """The process's own variables, for those who need one that is no setting of ours (NO_COLOR, TERM, CI)."""
     return os.environ
+
+
+def environment_without_keys() -> dict[str, str]:
+    """The same for a process that has no business with a key, nor with an address that holds one."""
+    return {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET_NAMES)}
 
 
 class Secret:

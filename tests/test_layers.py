@@ -27,6 +27,7 @@ LAYERS: list[list[str]] = [
         "batching",
         "planning",
         "lift",
+        "recipe",
         "single_flight",
         "providers",
         "manifest",

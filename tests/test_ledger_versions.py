@@ -10,6 +10,7 @@ import pytest
 
 from batchgen.cli.main import run_command_line
 from batchgen.emulator import EmulatorOptions, serve
+from batchgen.ledger.derived import Derived
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import VERSION, ledger_path
@@ -90,3 +91,18 @@ async def test_an_interrupted_step_to_the_next_version_leaves_the_old_one(bench,
     assert version_of(folder) == 1
     Ledger(folder).close()
     assert version_of(folder) == VERSION
+
+
+async def test_a_ledger_of_version_2_knows_no_derivatives_until_a_run_makes_some(bench):
+    folder = bench.folder / "out"
+    Ledger(folder).close()
+    db = sqlite3.connect(ledger_path(folder))
+    db.executescript("DROP TABLE derivative; PRAGMA user_version=2;")
+    db.close()
+    with Reader.open(folder) as reader:
+        assert [result.derivatives for result in reader.results()] == [(), ()]
+        assert Derived.of(reader).derivative_counts() == {}
+    assert await asyncio.to_thread(run_command_line, ["verify", str(folder)]) == 0
+    assert version_of(folder) == 2
+    await bench.run(items("a"), head="post: [{name: t, format: png, width: 9}]\nitems:\n")
+    assert (version_of(folder), bench.lines()["i0"]["derivatives"]) == (VERSION, ["derivatives/t/i0.png"])

@@ -38,6 +38,11 @@ def test_the_readmes_conversations_and_needs_are_valid(tmp_path):
     assert (plan.forecast.images, plan.warnings) == (8, ())
 
 
+def test_the_readmes_post_is_valid(tmp_path):
+    (tmp_path / "m.yaml").write_text(block("yaml", 2) + "items: [{id: a, prompt: p}]\n")
+    assert batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={})).derivatives == 7
+
+
 def test_the_readmes_python_runs(tmp_path):
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.emulated"))
     code = block("python").replace("jobs/catalog.yaml", "jobs/prompts.jsonl")

@@ -6,11 +6,13 @@ When they cannot be fetched, their tests are skipped and say NOT TESTED; when wh
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,19 @@ needs_node = pytest.mark.skipif(
     NODE is None or NPM is None,
     reason="NOT TESTED: a witness in JavaScript was not asked, because node or npm is missing",
 )
+
+EXIFTOOL = shutil.which("exiftool")
+needs_exiftool = pytest.mark.skipif(
+    EXIFTOOL is None, reason="NOT TESTED: exiftool was not asked what stands in the files (libimage-exiftool-perl)"
+)
+
+
+def metadata(*paths: Path) -> list[dict[str, Any]]:
+    """What exiftool reads of each file, by `Group:Tag`, and its own judgement as `ExifTool:Validate`."""
+    command = [str(EXIFTOOL), "-j", "-a", "-G1", "-validate", "-all", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
 
 def node_packages(folder: Path) -> None:

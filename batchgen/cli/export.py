@@ -33,7 +33,7 @@ STATES = (
 COLUMNS = (
     "key", "id", "n", "state", "model", "file", "width", "height", "format", "bytes", "sha256", "flags", "usd",
     "usd_source", "reason", "message", "attempts", "tags", "prompt", "text", "fingerprint", "updated_at", "drafts",
-    "sidecars",
+    "sidecars", "derivatives",
 )  # fmt: skip
 _FORMULA = (
     "=",
@@ -102,6 +102,7 @@ def row(result: Result) -> dict[str, Any]:
         "updated_at": result.updated_at,
         "drafts": [file.path for file in result.files if file.role != "image"],
         "sidecars": list(result.sidecars),
+        "derivatives": list(result.derivatives),
     }
 
 

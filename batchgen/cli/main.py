@@ -23,6 +23,7 @@ SECTIONS = {
         "run": "Make what is missing; running again goes on.",
         "plan": "Show what a run would do, why and for how much.",
         "validate": "Check a manifest, nothing sent.",
+        "post": "Make missing derivatives, nothing sent.",
         "retry": "Take up again what failed, was refused or is uncertain.",
     },
     "Look": {

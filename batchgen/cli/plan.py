@@ -114,6 +114,8 @@ def show(
     out.line(f"{name}{mark}: {figures.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
     for why, number in survey.whys.most_common(12):
         out.line(f"  {number:>6,}  {why}")
+    if found.derivatives:
+        out.line(f"derive {figures.count(found.derivatives, 'file')} to make of the pictures, at most")
     if not forecast.images:
         return
     out.line(f"cost   {_cost(found)}")
@@ -180,6 +182,7 @@ def as_object(
         "moved": len(survey.moves),
         "removed": len(survey.removed),
         "skipped": survey.skipped,
+        "derivatives": found.derivatives,
         "by_reason": dict(survey.whys.most_common()),
         "by_model": {
             name: {"requests": load.requests, "images": load.images, "rpm": load.rpm,

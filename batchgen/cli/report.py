@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.cli.options import chain, job_argument, json_option, pass_invocation
-from batchgen.errors import BatchgenError
+from batchgen.cli.options import chain, job_argument, json_option, only_option, pass_invocation
+from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.chronicle import Chronicle
 from batchgen.report import figures
 
@@ -28,10 +28,21 @@ if TYPE_CHECKING:
         "-o", "--output", "target", metavar="FILE", type=click.Path(dir_okay=False),
         help="Where to; default: report.html in the folder of the job.",
     ),
+    click.option(
+        "--contact-sheet", "sheet", metavar="[FILE]", is_flag=False, flag_value="", type=click.Path(dir_okay=False),
+        help="In place of the page one picture of all, .jpg, .png or .webp; default: contact-sheet.jpg in the folder.",
+    ),
+    click.option("--columns", type=click.IntRange(1, 60), default=6, show_default=True, help="Of the contact sheet."),
+    click.option("--cell", type=click.IntRange(48, 1024), default=240, show_default=True, metavar="PX",
+                 help="Side of a picture on the contact sheet."),
+    only_option,
     json_option(),
 )  # fmt: skip
 @pass_invocation
-def command(invocation: Invocation, job: str, target: str | None, as_json: bool) -> None:
+def command(
+    invocation: Invocation, job: str, target: str | None, sheet: str | None, columns: int, cell: int,
+    only: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Write a gallery of JOB, a manifest or a job folder: report.html, which works from disk and from any static host.
 
     \b
@@ -43,7 +54,14 @@ def command(invocation: Invocation, job: str, target: str | None, as_json: bool)
     Examples:
       batchgen report catalog.yaml
       batchgen report catalog/ -o public/index.html
+      batchgen report catalog.yaml --contact-sheet
+      batchgen report catalog.yaml --only 'mug-*' --contact-sheet mugs.png --columns 8 --cell 180
     """
+    if sheet is not None:
+        contact_sheet(invocation, job, sheet, Shape(columns, cell, only), as_json=as_json)
+        return
+    if only:
+        raise UsageError("--only is for --contact-sheet: the page has filters of its own")
     from batchgen.report.gallery import FILE_NAME, write_gallery
     from batchgen.report.gallery_facts import gallery_facts
     from batchgen.report.thumbnails import Thumbnails
@@ -71,6 +89,40 @@ def command(invocation: Invocation, job: str, target: str | None, as_json: bool)
     if found.other is not None:
         invocation.err.line(f"There is an emulated job too: batchgen report {found.other}", "dim")
     invocation.out.line(str(path))
+
+
+class Shape(NamedTuple):
+    columns: int
+    cell: int
+    only: tuple[str, ...]
+
+
+def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, as_json: bool) -> None:
+    """file: empty for the default. More pictures than fit on one sheet go onto NAME-2 and so on, and it is said."""
+    from batchgen.report.contact_sheet import FILE_NAME, KINDS, Layout, cells_of, write_sheets
+
+    found = find_job(job)
+    target = Path(file).absolute() if file else found.folder / FILE_NAME
+    if target.suffix.lower() not in KINDS:
+        raise UsageError(f"{file}: a contact sheet ends in {', '.join(KINDS)}")
+    with Chronicle.open(found.folder) as ledger:
+        ledger.hold_still()
+        title = ledger.meta("name") or found.folder.name
+        emulated = ledger.meta("emulated") == "yes"
+        cells = list(cells_of(ledger, shape.only))
+    if not cells:
+        raise UsageError(f"{job}: nothing to show{' that --only names' if shape.only else ''}")
+    heading = f"{title} · {figures.count(sum(bool(cell.path) for cell in cells), 'picture')}"
+    paths = write_sheets(target, found.folder, heading, cells, Layout(shape.columns, shape.cell), emulated=emulated)
+    if as_json:
+        invocation.out.json({"sheets": [str(path) for path in paths], "samples": len(cells)})
+        return
+    onto = figures.count(len(paths), "sheet")
+    invocation.err.line(f"{figures.count(len(cells), 'sample')} on {onto}")
+    if found.other is not None:
+        invocation.err.line(f"There is an emulated job too: batchgen report {found.other}", "dim")
+    for path in paths:
+        invocation.out.line(str(path))
 
 
 def declared(manifest: str, invocation: Invocation) -> Declared:

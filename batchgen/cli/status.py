@@ -134,6 +134,8 @@ def show_status(out: Screen, facts: Facts) -> None:
         show_block(out, "in flight", _in_flight(facts))
     for label, lines in batch_lines(facts["batches"]):
         show_block(out, label, lines)
+    if derived := facts["derivatives"]:
+        show_block(out, "derived", [f"{name}: {figures.listed(states)}" for name, states in sorted(derived.items())])
     if unread := facts["unread"]["answers"]:
         kept = (
             f"{figures.count(unread, 'answer')} paid for and not readable yet, {figures.size(facts['unread']['bytes'])}"

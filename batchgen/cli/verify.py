@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -16,6 +17,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import EMULATED, find_job, manifest_folder
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
+from batchgen.ledger.derived import Derived
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER
@@ -26,6 +28,7 @@ from batchgen.store.store import family
 
 NOT_ALL_RIGHT = 3
 CHUNK_BYTES = 1 << 20
+CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
 SHOWN_MOST = 20
 Verdict = Literal["right", "missing", "changed"]
 
@@ -40,10 +43,12 @@ class Findings:
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    derived: int = 0  # derivatives that are as the ledger says
+    derived_amiss: list[str] = field(default_factory=list)
 
     @property
     def all_right(self) -> bool:
-        return not self.missing and not self.changed
+        return not self.missing and not self.changed and not self.derived_amiss
 
 
 @click.command("verify")
@@ -69,9 +74,9 @@ def command(invocation: Invocation, job: str, output: str | None, rebuild: bool,
     with Reader.open(folder) as reader:
         findings = verify(folder, reader, invocation.err)
     if as_json:
-        lists = {name: getattr(findings, name) for name in ("missing", "changed", "gone", "extra")}
+        lists = {name: getattr(findings, name) for name in ("missing", "changed", "gone", "extra", "derived_amiss")}
         invocation.out.json({"ok": findings.all_right, "folder": str(folder), "checked": findings.checked,
-                             "bytes": findings.bytes, **lists})  # fmt: skip
+                             "bytes": findings.bytes, "derived": findings.derived, **lists})  # fmt: skip
     else:
         show(invocation.out, findings)
     return 0 if findings.all_right else NOT_ALL_RIGHT
@@ -134,8 +139,24 @@ def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
     if screen.live and known:
         screen.stream.write("\r\x1b[K")
     known.update([name for path in known for name in family(path)])
+    known.update(verify_derivatives(folder, reader, findings))
     findings.extra = sorted(path for path in files_in(folder) if path not in known)
     return findings
+
+
+def verify_derivatives(folder: Path, reader: Reader, findings: Findings) -> Iterator[str]:
+    """Their paths. One that was damaged in place gets another time, by which the next run sees that it must look at it."""
+    for path, sha256, size in Derived.of(reader).made_derivatives():
+        yield path
+        full = os.path.join(folder, path)
+        match judge(full, sha256, size):
+            case "right":
+                findings.derived += 1
+            case verdict:
+                findings.derived_amiss.append(path)
+                if verdict == "changed":
+                    with contextlib.suppress(OSError):
+                        os.utime(full, follow_symlinks=False)
 
 
 def judge(path: str, sha256: str, size: int) -> Verdict:
@@ -161,7 +182,7 @@ def files_in(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER and not name.startswith("."))
         for name in names:
             path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
-            if path not in (RESULTS, GALLERY) and not name.startswith("."):
+            if path not in (RESULTS, GALLERY) and not name.startswith((".", CONTACT_SHEET)):
                 yield path
 
 
@@ -169,6 +190,7 @@ def show(out: Screen, findings: Findings) -> None:
     for label, style, paths in (
         ("missing", "red", findings.missing),
         ("changed", "red", findings.changed),
+        ("derivative missing or changed", "red", findings.derived_amiss),
         ("gone, made anew since", "dim", findings.gone),
         ("not in the ledger", "dim", findings.extra),
     ):
@@ -177,8 +199,12 @@ def show(out: Screen, findings: Findings) -> None:
         if len(paths) > SHOWN_MOST:
             out.line(f"{label}: … and {len(paths) - SHOWN_MOST:,} more (--json lists all)", style)
     good = f"{figures.count(findings.checked, 'file')} verified, {figures.size(findings.bytes)}"
+    good += f", and {figures.count(findings.derived, 'derivative')}" if findings.derived else ""
     if findings.all_right:
         out.line(f"ok: {good}", "green")
         return
     out.line(f"{good}; {len(findings.missing):,} missing, {len(findings.changed):,} changed", "bold yellow")
-    out.line("a missing image is made again by `batchgen run`; move a changed one away first, and it is missing")
+    if findings.missing or findings.changed:
+        out.line("a missing image is made again by `batchgen run`; move a changed one away first, and it is missing")
+    if findings.derived_amiss:
+        out.line("derivatives are made again by `batchgen run` and `batchgen post`, and nothing is sent for them")

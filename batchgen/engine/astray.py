@@ -10,6 +10,7 @@ from typing import Any
 
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import StoredImage
+from batchgen.recipe import DERIVATIVES
 from batchgen.store.store import Store
 
 Change = tuple[str, tuple[Any, ...]]
@@ -54,9 +55,9 @@ def _now_at(image: StoredImage, path: str, *, owner: bool) -> Iterator[Change]:
 
 
 def _files_in(root: str) -> Iterator[tuple[str, int]]:
-    """(path, size) of every file that is not hidden, `/` between parts."""
+    """(path, size) of every file that is not hidden, nor a copy made of a picture, `/` between parts."""
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and (folder != root or name != DERIVATIVES)]
         for name in names:
             full = os.path.join(folder, name)
             if not name.startswith(".") and not os.path.islink(full):

@@ -26,6 +26,21 @@ class RunOptions:
     install_signal_handlers: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more."""
+
+    made: int = 0
+    skipped: int = 0
+    removed: int = 0
+    failed: int = 0
+    finished: bool = True
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.made or self.removed or self.failed)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
@@ -60,6 +75,7 @@ class Outcome:
     unsubmitted: int = 0  # samples for which no batch could be made yet
     saved_usd: float = 0.0  # against the same requests sent one by one
     exposed_ms: tuple[float, float] | None = None
+    derived: Tally = field(default_factory=Tally)
 
 
 EXIT_BY_STOP = {
@@ -80,12 +96,19 @@ def stalled_message(stall_s: float) -> str:
 
 
 def exit_code(
-    stopping: str, missing: int, made: int, tried: int, breaker: bool, parked: bool, submitted: bool = False
+    stopping: str,
+    missing: int,
+    made: int,
+    tried: int,
+    breaker: bool,
+    parked: bool,
+    submitted: bool = False,
+    spoilt: bool = False,
 ) -> int:
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then batches that are out; then whether everything, something or nothing of
-    what was tried came out.
+    what was tried came out. spoilt: something that was to be made of the pictures is missing.
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
@@ -96,5 +119,5 @@ def exit_code(
     if submitted:
         return 9
     if missing <= 0:
-        return 0
+        return 3 if spoilt else 0
     return 4 if breaker or (tried and not made) else 3

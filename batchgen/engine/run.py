@@ -24,12 +24,13 @@ from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
 from batchgen.engine.batch.means import Means
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import Outcome, RunOptions, exit_code, stalled_message
+from batchgen.engine.outcome import Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
@@ -85,6 +86,7 @@ class _Run:
         self.backlog = Backlog()
         self.first_survey: Survey | None = None
         self.stop_message = ""
+        self.derived = Tally()
         self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
@@ -173,7 +175,9 @@ class _Run:
             shared.close()
         forget_settled(ledger.reader, self.store)
         try:
-            results.tidy(rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs))
+            results.tidy(
+                rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs or self.derived.changed)
+            )
             ledger.set_meta(results_tidy="yes")
         except (StoreError, LedgerError):
             if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
@@ -270,6 +274,17 @@ class _Run:
                     executor=executor,
                     emit=self.emit,
                 )
+                derivatives = await held.enter_async_context(
+                    Derivatives(
+                        self.manifest,
+                        ledger,
+                        self.store,
+                        self.note,
+                        emulated=options.emulator_url is not None,
+                        only=options.only,
+                    )
+                )
+                self.observers.append(derivatives)
                 execution = Execution(
                     dispatch=dispatch,
                     routes=routes,
@@ -313,6 +328,7 @@ class _Run:
                 ):
                     async with batches:
                         await engine.drive(dispatch, execution.execute)
+                    self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
 
@@ -328,6 +344,12 @@ class _Run:
         token = ledger.reader.meta("batches") or secrets.token_hex(6)
         ledger.set_meta(batches=token)
         return f"batchgen {token}"
+
+    def _stopping(self, dispatch: Dispatch) -> str:
+        """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
+        if self.options.deadline is not None and time.time() >= self.options.deadline:
+            dispatch.stop("deadline")
+        return dispatch.stopping
 
     def _say_started(self, ledger: Ledger, survey: Survey, prospect: Forecast, started: float) -> None:
         self.emit(
@@ -396,6 +418,7 @@ class _Run:
             bool(stopped),
             any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
             counts.get("submitted", 0) + batches.unsubmitted > 0,
+            self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -422,6 +445,7 @@ class _Run:
             submitted=counts.get("submitted", 0),
             unsubmitted=batches.unsubmitted,
             saved_usd=self._saved_usd(ledger),
+            derived=self.derived,
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})

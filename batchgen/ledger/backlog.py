@@ -11,7 +11,7 @@ from typing import Any
 from batchgen.fallback import next_lane, served_in
 from batchgen.records import Item, Sample
 
-_ITEM_FIELDS = tuple(field.name for field in fields(Item))
+_ITEM_FIELDS = tuple(field.name for field in fields(Item) if field.name != "post")  # which asks for nothing
 _TUPLES = ("references", "modalities", "tags", "history", "fallback", "fallback_on")
 
 

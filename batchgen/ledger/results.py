@@ -43,6 +43,7 @@ def item_line(samples: list[Result]) -> dict[str, Any]:
         "reason": worst.reason,
         "message": worst.message,
         "sidecars": [path for sample in samples for path in sample.sidecars],
+        "derivatives": [path for sample in samples for path in sample.derivatives],
         "flags": sorted({flag for sample in samples for file in sample.files for flag in file.flags}),
         "prompt": first.prompt,
         "tags": list(first.tags),

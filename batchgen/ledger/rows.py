@@ -47,6 +47,7 @@ def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
     )
     files: tuple[ImageFile, ...] = ()
     texts: str | None = None
+    derivatives: tuple[str, ...] = ()
     if state == "succeeded":
         made_by = "SELECT max(attempt_id) FROM image WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image'"
         rows = list(
@@ -58,6 +59,10 @@ def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
         )
         texts = next((row[-1] for row in rows), None)
         files = tuple(sorted((image_file(row[:-1]) for row in rows), key=lambda file: file.role != "image"))
+        made_of = "SELECT path FROM derivative WHERE item_id = ? AND n = ? AND state = 'made' AND source_sha256 = ? ORDER BY path"
+        derivatives = tuple(
+            path for (path,) in connection.execute(made_of, (item_id, n, files[0].sha256 if files else ""))
+        )
     return Result(
         id=item_id,
         n=n,
@@ -75,6 +80,7 @@ def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
         updated_at=utc(at),
         text=text,
         sidecars=sidecars(files, json.loads(texts) if texts else ()),
+        derivatives=derivatives,
     )
 
 

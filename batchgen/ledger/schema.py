@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError
 
-VERSION = 3
+VERSION = 4
 FILE_NAME = "ledger.sqlite"
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
@@ -25,7 +25,20 @@ CREATE TABLE chunk (
   ended_at REAL NOT NULL DEFAULT 0);
 CREATE INDEX attempt_of_chunk ON attempt (chunk) WHERE chunk IS NOT NULL;
 """
-TABLES = """
+# What was made of a picture, tried or left out. recipe and source_sha256: of what; width: 0 when it has none.
+DERIVATIVE = """
+CREATE TABLE derivative (
+  path TEXT PRIMARY KEY, item_id TEXT NOT NULL, n INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
+  recipe TEXT NOT NULL, source_sha256 TEXT NOT NULL, format TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+  width INTEGER NOT NULL, height INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, message TEXT NOT NULL DEFAULT '') WITHOUT ROWID;
+CREATE INDEX derivative_of_sample ON derivative (item_id, n);
+"""
+DERIVATIVE_COLUMNS = (
+    "path", "item_id", "n", "name", "state", "recipe", "source_sha256", "format", "sha256", "bytes", "width", "height",
+    "mtime_ns", "message",
+)  # fmt: skip
+
+TABLES = f"""{DERIVATIVE}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
   id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, pid INTEGER, host TEXT, version TEXT,
@@ -66,15 +79,10 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 # pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
-    2: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK}",
+    2: DERIVATIVE,
+    3: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK}",
 }
-# For who only looks at an older file: the same columns, empty.
-_NO_CHUNK = CHUNK.partition("CREATE INDEX")[0].replace("CREATE TABLE", "CREATE TEMP TABLE")
-STAND_INS = {
-    1: "CREATE TEMP VIEW attempt AS SELECT *, NULL AS sent_as, NULL AS beside, NULL AS chunk, NULL AS facts"
-    f" FROM main.attempt; {_NO_CHUNK}",
-    2: f"CREATE TEMP VIEW attempt AS SELECT *, NULL AS chunk, NULL AS facts FROM main.attempt; {_NO_CHUNK}",
-}
+_ADDED = {1: ("sent_as", "beside"), 3: ("chunk", "facts")}  # columns of `attempt`, by the version before
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
@@ -161,9 +169,21 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise unreadable(error, path) from None
     with _closed_on_failure(connection, path):
-        if (version := _check_version(connection, path)) in STAND_INS:
-            connection.executescript(STAND_INS[version])
+        for statement in _stand_ins(_check_version(connection, path)):
+            connection.execute(statement)
     return connection
+
+
+def _stand_ins(version: int) -> Iterator[str]:
+    """For who only looks at an older file: what later versions added, empty."""
+    if added := [name for since, names in _ADDED.items() if version <= since for name in names]:
+        columns = ", ".join(f"NULL AS {name}" for name in added)
+        yield f"CREATE TEMP VIEW attempt AS SELECT *, {columns} FROM main.attempt"
+    if version <= 2:
+        columns = ", ".join(f"NULL AS {name}" for name in DERIVATIVE_COLUMNS)
+        yield f"CREATE TEMP VIEW derivative AS SELECT {columns} WHERE 0"
+    if version <= 3:
+        yield CHUNK.partition("CREATE INDEX")[0].replace("CREATE TABLE", "CREATE TEMP TABLE")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from batchgen.fallback import DEFAULT_CAUSES
 from batchgen.manifest import capability, names, schema
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.expand import ExpandError, fill, templated
+from batchgen.manifest.post import post_record
 from batchgen.manifest.references import BadReferenceError, Picture, References, link_problem
 from batchgen.manifest.sources import FieldPath, Place
 from batchgen.profiles.catalogue import Catalogue
@@ -128,6 +129,7 @@ class OneItem:
             max_age_s=schema.age_s(checked.max_age) if checked.max_age else None,
             on_mismatch=checked.on_mismatch or "warn",
             extra=checked.extra or {},
+            post=post_record(checked.post),
             origin=origin,
         )
 

@@ -20,13 +20,14 @@ from batchgen.manifest.names import folded, sample_stem
 from batchgen.manifest.needed import Needed
 from batchgen.manifest.nightly import Schedule
 from batchgen.manifest.one_item import Setting
+from batchgen.manifest.post import post_record
 from batchgen.manifest.references import References
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import Raw, Source, open_source
 from batchgen.manifest.unique import Seen
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.profile import Profile
-from batchgen.records import Item
+from batchgen.records import Item, Post
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -86,6 +87,8 @@ class Manifest:
     limits: Limits
     notify: schema.Notify | None
     schedule: Schedule | None
+    post: Post | None  # of items that do not say otherwise
+    derives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
     needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
     @property
@@ -106,6 +109,8 @@ class Manifest:
         needed = Needed()
         for item, raw in self._walk(complaints):
             nothing = False
+            if item.post is not None:
+                self.derives = True
             if item.references or item.turn > 1:
                 needed.add(item, raw)
             ids.add(item.id)
@@ -189,6 +194,9 @@ class Manifest:
         raw = self._source.header(complaints)
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
+        if header.post is not None:
+            self._defaults.setdefault("post", header.model_dump(exclude_none=True)["post"])
+        self.post = post_record(header.defaults.post if header.defaults and header.defaults.post else header.post)
         self._variables = header.vars or {}
         self.limits, self.notify, self.schedule = header.limits, header.notify, header.schedule
         if self.notify is not None and any(map(secrets_in, self.notify.addresses)):

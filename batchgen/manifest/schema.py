@@ -12,6 +12,7 @@ from batchgen.fallback import FALLBACKS_MOST
 from batchgen.manifest.addresses import variable_problem
 from batchgen.manifest.complaints import did_you_mean, shown
 from batchgen.manifest.nightly import Schedule, at_alone
+from batchgen.manifest.post import TAGS, PostValue, known_fields
 from batchgen.profiles.tiers import Tier, load_tiers
 from batchgen.quota import Budget
 
@@ -170,6 +171,7 @@ class ItemFields(_Strict):
         " in drafts/ and ends its item failed.",
     )
     extra: dict[str, Any] | None = Field(None, description="Merged into the body of the request as given.")
+    post: PostValue | None = Field(None, description="Files to make of the picture: a list of them, or an object.")
 
 
 class Expansions(_Strict):
@@ -235,6 +237,9 @@ class Header(_Strict):
     schedule: Annotated[Schedule | None, BeforeValidator(at_alone)] = Field(
         None, description="When the daemon runs it: a time of day, or more.", examples=["01:30"]
     )
+    post: PostValue | None = Field(
+        None, description="What is made of every picture, unless defaults or its item say other."
+    )
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 
 
@@ -277,10 +282,21 @@ def problems(error: ValidationError) -> Iterator[tuple[Path, str]]:
     """Each problem of a validation in our words, with the path to where it is."""
     for detail in error.errors(include_url=False):
         path: Path = tuple(detail["loc"])
+        if "post" in path[:2]:
+            path, known = _inside_post(path)
+        else:
+            known = _KNOWN_AT.get(path[:-1], frozenset())
         if detail["type"] == "extra_forbidden":
-            yield path, unknown_field(str(path[-1]), _KNOWN_AT.get(path[:-1], frozenset()))
+            yield path, unknown_field(str(path[-1]), known)
         else:
             yield path, _words(detail["type"], detail.get("ctx", {}), detail["input"])
+
+
+def _inside_post(path: Path) -> tuple[Path, frozenset[str]]:
+    """The path as it stands in the manifest, and the fields there are at it."""
+    inside = path.index("post") + 1
+    path = (*path[:inside], *(step for step in path[inside:] if step not in TAGS))
+    return path, known_fields(path[inside:])
 
 
 def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
@@ -310,6 +326,8 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
             return f"must be {context['expected']}{got}{near}"
         case "told":
             return str(context["words"])
+        case "missing":
+            return "is missing"
         case "too_long":
             return f"has {context['actual_length']} elements, at most {context['max_length']}"
     for name, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
@@ -329,7 +347,8 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["schedule"]["anyOf"].append({"type": "string"})
     for model in ("Entry", "ItemFields"):
         for name, field in schema["$defs"][model]["properties"].items():
-            _allow_template(field, name)
+            if name != "post":
+                _allow_template(field, name)
     return schema
 
 

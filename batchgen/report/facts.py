@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from batchgen.ledger.derived import Derived
 from batchgen.ledger.reader import Money, Reader, RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
@@ -15,11 +17,12 @@ from batchgen.report.figures import utc_iso
 from batchgen.store.unread import kept_attempts, kept_bytes
 
 if TYPE_CHECKING:
-    from batchgen.engine.outcome import Outcome
+    from batchgen.engine.outcome import Outcome, Tally
 
 REASONS_MOST = 3
 UNCERTAIN_MOST = 10
 NEWEST_MOST = 5
+FAILURES_MOST = 5
 Facts = dict[str, Any]
 
 
@@ -69,6 +72,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "reasons": reasons(reader),
         "uncertain": uncertain(reader),
         "account": books(reader),
+        "derivatives": derivative_facts(outcome.derived, reader),
         "flagged": [{"path": path, "flags": list(flags)} for path, flags in reader.flagged(outcome.run_id, UNCERTAIN_MOST)],
         "flagged_total": reader.flagged_count(outcome.run_id),
         "newest": reader.newest_paths(outcome.run_id, NEWEST_MOST),
@@ -90,6 +94,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "batches": batches(reader),
         "uncertain": uncertain(reader),
         "account": books(reader),
+        "derivatives": Derived.of(reader).derivative_counts(),
         "parked": {
             lane_model(lane): {"until": utc_iso(until), "message": message}
             for lane, (until, message) in reader.parked().items()
@@ -131,6 +136,12 @@ def batches(reader: Reader) -> list[Facts]:
 def books(reader: Reader) -> Facts:
     """Requests of all runs that were or may have been billed, and what each was for."""
     return account(reader.billed_requests(), reader.picture_requests(), reader.beyond_requests())
+
+
+def derivative_facts(tally: Tally, reader: Reader) -> Facts:
+    """What was made of the pictures, and why some could not be."""
+    failures = Derived.of(reader).derivative_failures(FAILURES_MOST)
+    return {**asdict(tally), "failures": [{"path": path, "message": message} for path, message in failures]}
 
 
 def _exposed(exposed_ms: tuple[float, float] | None) -> Facts | None:

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from batchgen.events import (
     AttemptFailed,
     AttemptStarted,
+    BatchCollected,
+    BatchSeen,
+    BatchSubmitted,
     Event,
     LaneCooled,
     LaneParked,
@@ -62,6 +65,13 @@ KINDS: Mapping[str, Kind] = {
     "lane.cooled": Kind("A model waits for its quota.", ("model", "wait_s", "reason", "rpm")),
     "lane.parked": Kind("A model's daily quota is used up.", ("model", "until", "message")),
     "lane.stopped": Kind("No more of a model in this run.", ("model", "reason", "message", "left")),
+    "batch.submitted": Kind("A batch exists at the vendor's.", ("model", "batch", "requests", "estimate_usd")),
+    "batch.seen": Kind(
+        "How a batch stands there, when that has changed.", ("model", "batch", "state", "requests", "succeeded", "failed")
+    ),
+    "batch.collected": Kind(
+        "What a batch has brought is settled.", ("model", "batch", "made", "again", "ended", "usd")
+    ),
     "night.planned": Kind("`daemon`: when a job's next night begins.", ("job", "manifest", "due")),
     "night.began": Kind("`daemon`: a run of the job begins.", ("job", "manifest", "due", "reason")),
     "night.said": Kind("`daemon`: what that run says and is no line of a log.", ("job", "message")),
@@ -140,6 +150,25 @@ def _noted(event: Noted) -> Facts:
     return {"message": event.message}
 
 
+def _batch_submitted(event: BatchSubmitted) -> Facts:
+    facts: Facts = {"model": event.model, "batch": event.batch, "requests": event.requests}
+    return {**facts, "estimate_usd": _rounded(event.usd, 6)}
+
+
+def _batch_seen(event: BatchSeen) -> Facts:
+    return {
+        "model": event.model, "batch": event.batch, "state": event.state, "requests": event.requests,
+        "succeeded": event.succeeded, "failed": event.failed,
+    }  # fmt: skip
+
+
+def _batch_collected(event: BatchCollected) -> Facts:
+    return {
+        "model": event.model, "batch": event.batch, "made": event.made, "again": event.again, "ended": event.ended,
+        "usd": _rounded(event.usd, 6),
+    }  # fmt: skip
+
+
 def _night(event: NightPlanned | NightSkipped) -> Facts:
     return {"job": event.job, "manifest": event.manifest, "due": event.due}
 
@@ -169,6 +198,9 @@ NAMES: Mapping[type[Event], tuple[str, Callable[[Any], Facts]]] = {
     Stopping: ("run.stopping", _stopping),
     Noted: ("run.noted", _noted),
     RunEnded: ("run.ended", _run_ended),
+    BatchSubmitted: ("batch.submitted", _batch_submitted),
+    BatchSeen: ("batch.seen", _batch_seen),
+    BatchCollected: ("batch.collected", _batch_collected),
     NightPlanned: ("night.planned", _night),
     NightBegan: ("night.began", _night_began),
     NightSaid: ("night.said", _night_said),
@@ -227,7 +259,10 @@ FIELDS: Mapping[str, Facts] = {
     "counts": _field("object", "Wanted samples by state.", additionalProperties=_COUNT),
     "in_flight": _field("integer", "Requests without an answer yet.", minimum=0),
     "left": _field("integer", "Samples that were not tried.", minimum=0),
-    "state": {"enum": ["succeeded", "refused", "failed", "uncertain", "blocked"]},
+    "state": {
+        "enum": ["succeeded", "refused", "failed", "uncertain", "blocked", "pending", "running", "cancelled", "expired"],
+        "description": "Of a sample that ended, or of a batch in the vendor's words.",
+    },
     "outcome": {"enum": ["refused", "failed", "uncertain"]},
     "reason": _field("string", "One word, such as safety or rate_limited."),
     "message": _field("string", "In words, the vendor's where it gave any."),
@@ -245,6 +280,13 @@ FIELDS: Mapping[str, Facts] = {
     "files": _field("array", "The picture, and drafts of the same answer.",
                     items={"type": "object", "properties": _FILE, "required": list(_FILE), "additionalProperties": False}),
     "exit_code": _field("integer", "As the README lists them."),
+    "batch": _field("string", "Its name at the vendor's."),
+    "requests": _field("integer", "How many it holds.", minimum=0),
+    "succeeded": _field("integer", "By the vendor's count.", minimum=0),
+    "failed": _field("integer", "By the vendor's count.", minimum=0),
+    "made": _field("integer", "Pictures.", minimum=0),
+    "again": _field("integer", "Requests that are asked for once more.", minimum=0),
+    "ended": _field("integer", "Requests that this run gives up.", minimum=0),
     "manifest": _field("string", "Its path."),
     "due": _field(["string", "null"], "When the night begins, or should have begun; UTC."),
     "again": _field(["string", "null"], "When the job runs next, UTC; null: the daemon ends."),

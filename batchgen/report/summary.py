@@ -47,19 +47,21 @@ def show_block(screen: Screen, label: str, lines: Sequence[str]) -> None:
 
 def headline(facts: Facts) -> str:
     """One line that says how it went."""
-    images, samples = facts["images"], facts["samples"]
+    images, samples, derived = facts["images"], facts["samples"], facts["derivatives"]["made"]
+    files = f", {figures.count(derived, 'file')} made of them" if derived else ""
     out = facts["batches"]["submitted"]
     missing = sum(samples.get(state, 0) for state in NOT_MADE)
     job = facts["job"]
     why = f": stopped, {STOPS.get(facts['stopped_by'], facts['stopped_by'])}" if facts["stopped_by"] else ""
     if why:
-        return f"{job}{why}; {figures.count(images['made'], 'image')} made"
+        return f"{job}{why}; {figures.count(images['made'], 'image')} made{files}"
     if out:
-        return f"{job}: {figures.count(out, 'image')} in batches, {images['made']:,} made"
+        return f"{job}: {figures.count(out, 'image')} in batches, {images['made']:,} made{files}"
     if not images["made"] and not missing and not images["left"]:
-        return f"{job}: nothing to do, {figures.count(images['kept'], 'image')} kept"
+        nothing = "nothing to ask for" if derived else "nothing to do"
+        return f"{job}: {nothing}, {figures.count(images['kept'], 'image')} kept{files}"
     if not missing and not images["left"]:
-        return f"{job}: all done, {figures.count(images['made'], 'image')} made"
+        return f"{job}: all done, {figures.count(images['made'], 'image')} made{files}"
     return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
 
 
@@ -68,6 +70,8 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     if facts["message"]:
         yield "stopped", [facts["message"]]
     yield "images", [_images(facts)]
+    if lines := derivative_lines(facts["derivatives"]):
+        yield "derived", lines
     if facts["requests"]:
         yield "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"]
     if facts["requests"]:
@@ -119,6 +123,20 @@ def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "parked", [f"{model} until {at}: its daily quota is used up"]
     if facts.get("flagged"):
         yield "unlike", _flagged(facts)
+
+
+def derivative_lines(derived: Facts) -> list[str]:
+    """Empty when there was nothing to do."""
+    words = {
+        "made": "made",
+        "skipped": "left out, larger than their picture",
+        "removed": "no longer wanted, removed",
+        "failed": "failed",
+    }
+    parts = [f"{derived[name]:,} {word}" for name, word in words.items() if derived[name]]
+    lines = [" · ".join(parts)] if parts else []
+    lines += [f"    {failure['path']}: {brief(failure['message'])}" for failure in derived["failures"]]
+    return lines + ([] if derived["finished"] else ["the rest is made by the next run, or by batchgen post"])
 
 
 def _images(facts: Facts) -> str:
@@ -213,4 +231,6 @@ def _after_failures(facts: Facts, run: str, retry: str, samples: dict[str, Any])
         steps.append(f"{run} tries again what failed")
     if samples.get("refused"):
         steps.append(f"change the refused prompts, or {retry} --refused")
+    if facts["derivatives"]["failed"]:
+        steps.append(f"{retry.replace('retry', 'post', 1)} tries the failed derivatives again, nothing is sent")
     return steps

@@ -58,8 +58,8 @@ class Thumbnails:
         return small
 
 
-def shrunk(path: Path) -> bytes:
-    """WebP of at most SIDE_PX on a side; empty when there is no picture, or one that cannot be decoded."""
+def shrunk(path: Path, side: int = SIDE_PX) -> bytes:
+    """WebP of at most `side` pixels on a side; empty when there is no picture, or one that cannot be decoded."""
     if path.is_symlink():
         return b""
     try:
@@ -68,16 +68,16 @@ def shrunk(path: Path) -> bytes:
             if pixels > MAX_PIXELS:
                 return b""
             with _large if pixels > LARGE_PIXELS else contextlib.nullcontext():
-                return _webp(image)
+                return _webp(image, side)
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
         return b""
 
 
-def _webp(image: Image.Image) -> bytes:
-    image.draft("RGB", (SIDE_PX, SIDE_PX))  # a JPEG is decoded at an eighth of its size where that is enough
+def _webp(image: Image.Image, side: int) -> bytes:
+    image.draft("RGB", (side, side))  # a JPEG is decoded at an eighth of its size where that is enough
     if image.mode not in ("RGB", "RGBA", "L"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    image.thumbnail((SIDE_PX, SIDE_PX), reducing_gap=2.0)
+    image.thumbnail((side, side), reducing_gap=2.0)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=QUALITY, method=2)
     return out.getvalue()

@@ -13,6 +13,7 @@ from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
 from tests.benchmarks.machine import machine
 from tests.benchmarks.measure import BENCH, WORK
+from tests.benchmarks.post import post
 from tests.benchmarks.quota import quotas
 from tests.benchmarks.references import references
 from tests.benchmarks.start import start
@@ -26,6 +27,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "references": references,
     "start": start,
     "gallery": gallery,
+    "post": post,
 }
 
 

@@ -51,9 +51,10 @@ class Run:
 
 
 @contextmanager
-def server(load: Load) -> Iterator[str]:
-    """The address of a server of its own process, ended by closing its standard input."""
+def server(load: Load, picture: Path | None = None) -> Iterator[str]:
+    """The address of a server of its own process, ended by closing its standard input. picture: in place of noise."""
     options = {"image_bytes": load.image_bytes, "latency_s": load.latency_s, "rpm": dict(load.rpm)}
+    options |= {} if picture is None else {"picture": str(picture)}
     command = [sys.executable, "-m", "tests.benchmarks.server", json.dumps(options)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

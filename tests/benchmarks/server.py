@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.noise import gemini_answer, noise_png
@@ -155,10 +156,16 @@ def refusal(wait_s: float) -> bytes:
     return http(429, json.dumps({"error": error}).encode())
 
 
+def picture_of(options: dict[str, Any]) -> bytes:
+    """The file that is named, else noise."""
+    if file := options.get("picture"):
+        return Path(file).read_bytes()
+    return noise_png(options["image_bytes"], random.Random(0))
+
+
 async def serve(options: dict[str, Any]) -> None:
     desk = Desk(options.get("rpm", {}), options.get("window_s", 60.0))
-    picture = noise_png(options["image_bytes"], random.Random(0))
-    answer = http(200, gemini_answer(picture))
+    answer = http(200, gemini_answer(picture_of(options)))
     latency_s = options.get("latency_s", 0.0)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(desk, answer, latency_s), "127.0.0.1", 0, backlog=1024)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
-from batchgen.records import Item
+from batchgen.records import Item, Post
 
 ITEM = Item(id="a", prompt='A "fox",\nø', model="m", provider="gemini", filename="a")
 
@@ -43,6 +43,7 @@ NOT_SENT = {
     "fallback_on": ("quota",),
     "on_mismatch": "fail",
     "service_tier": "flex",  # it is sent, and changes price and speed but not the picture
+    "post": Post(embed="full"),  # it asks for nothing
     "no_image_suffix": "s",  # only after an answer without a picture
     "origin": "f:1",
 }

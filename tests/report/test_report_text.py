@@ -107,6 +107,7 @@ def test_a_table_aligns_figures_to_the_right():
 FACTS = {
     "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
     "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
+    "derivatives": {"made": 0, "skipped": 0, "removed": 0, "failed": 0, "finished": True, "failures": []},
 }  # fmt: skip
 
 
@@ -114,6 +115,8 @@ FACTS = {
     ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}}, "shop: nothing to do, 4 images kept"),
     ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}}, "shop: all done, 4 images made"),
     ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "derivatives": {"made": 12}},
+     "shop: nothing to ask for, 4 images kept, 12 files made of them"),
     ({"images": {"made": 1, "kept": 0, "moved": 0, "left": 9}, "stopped_by": "budget"},
      "shop: stopped, the budget is used up; 1 image made"),
 ])  # fmt: skip
@@ -124,6 +127,7 @@ def test_the_headline_says_how_it_went(facts, text):
 @pytest.mark.parametrize(("facts", "words"), [
     ({"exit_code": 3, "samples": {"refused": 1}}, "batchgen retry MANIFEST --refused"),
     ({"exit_code": 3, "samples": {"failed": 1}}, "tries again"),
+    ({"exit_code": 3, "derivatives": {"failed": 1}}, "batchgen post MANIFEST tries the failed derivatives again"),
     ({"exit_code": 5}, "batchgen doctor"),
     ({"exit_code": 6}, "--max-cost"),
     ({"exit_code": 7}, "goes on"),

@@ -1,0 +1,58 @@
+"""`batchgen post`: make the derivatives that are missing. Nothing is sent, no key is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.job_folder import find_job
+from batchgen.cli.options import folder_option, job_argument, json_option, only_option, pass_invocation
+from batchgen.errors import UsageError
+from batchgen.ledger.reader import Reader
+
+NOT_ALL_MADE = 3
+
+
+@click.command("post")
+@job_argument
+@folder_option
+@only_option
+@json_option()
+@pass_invocation
+def command(invocation: Invocation, job: str, output: str | None, only: tuple[str, ...], as_json: bool) -> int:
+    """Make what `post:` asks for and is not there, of the pictures that JOB, a manifest or a job folder, has.
+
+    Every run does so by itself. Nothing is sent and no key is needed; what the manifest no longer asks for is removed.
+
+    \b
+    Examples:
+      batchgen post catalog.yaml
+      batchgen post catalog.yaml --only 'mug-*'
+    """
+    import batchgen
+    from batchgen.engine.derivatives import make_derivatives
+    from batchgen.report.facts import derivative_facts
+    from batchgen.report.summary import derivative_lines
+
+    folder = find_job(job, output).folder
+    with Reader.open(folder) as reader:
+        manifest = job if Path(job).is_file() else reader.meta("manifest") or ""
+    if not Path(manifest).is_file():
+        raise UsageError(
+            f"{folder}: its manifest {manifest} is gone; name it: batchgen post MANIFEST --output {folder}"
+        )
+    loaded = batchgen.load(manifest, output=folder, emulate=True)
+    tally = asyncio.run(
+        make_derivatives(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow"))
+    )
+    with Reader.open(folder) as reader:
+        facts = derivative_facts(tally, reader)
+    if as_json:
+        invocation.out.json({"folder": str(folder), **facts})
+    else:
+        for line in derivative_lines(facts) or ["nothing to do"]:
+            invocation.err.line(line)
+    return NOT_ALL_MADE if tally.failed or not tally.finished else 0

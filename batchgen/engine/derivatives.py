@@ -1,0 +1,244 @@
+"""Makes derivatives beside a run, in worker processes: what is missing at its start, each new picture, the rest at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+from batchgen.engine.dependents import split_key
+from batchgen.engine.due import CHUNK, Due, Lookout
+from batchgen.engine.outcome import Tally
+from batchgen.engine.workbench import Workbench, WorkerDied
+from batchgen.errors import BatchgenError
+from batchgen.events import Event, SampleSucceeded
+from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.results import ResultsFile
+from batchgen.manifest import Manifest
+from batchgen.planning import selected
+from batchgen.recipe import UNFINISHED
+from batchgen.records import Item, Post
+from batchgen.store.lock import JobLock
+from batchgen.store.store import Store
+
+T = TypeVar("T")
+log = logging.getLogger("batchgen")
+TRIES = 3  # of a task whose process dies
+WORKERS_MOST = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
+FLOOR_BYTES = 256_000_000  # of the disk are left to the pictures themselves
+LEAVE = ("SIGINT", "SIGTERM", "SIGHUP", "disk", "bug", "deadline", "cancelled")  # the next run makes the rest
+LOOK_EVERY_S = 0.2
+
+
+def processors() -> int:
+    """As many as this process may use."""
+    counts = getattr(os, "process_cpu_count", None)  # since 3.13; before it, what the scheduler grants
+    if counts is not None:
+        return counts() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
+
+
+class Derivatives:
+    """An observer of the run and a few tasks on its loop, which hold no slot and only pass lines to processes.
+
+    Use it as a context: leaving it ends the processes, and what they had not finished is made by the next run.
+    """
+
+    def __init__(
+        self, manifest: Manifest, ledger: Ledger, store: Store, note: Callable[[str], None], *,
+        emulated: bool, only: Sequence[str] = (), workers: int | None = None,
+    ) -> None:  # fmt: skip
+        self._manifest = manifest
+        self._ledger = ledger
+        self._store = store
+        self._note = note
+        self._only = tuple(only)
+        self._view = Derived.of(ledger.reader)
+        self._lookout = Lookout(self._view, store.root, manifest.name, emulated=emulated)
+        self._workers = workers or max(1, min(WORKERS_MOST, processors() - 1))
+        self._own: dict[str, Post | None] = {}  # of items that say other than the manifest's default
+        self._fresh: asyncio.Queue[str | None] = asyncio.Queue()
+        self._tasks: asyncio.Queue[Due] = asyncio.Queue(self._workers)
+        self._busy: set[tuple[str, int]] = set()
+        self._running: list[asyncio.Task[None]] = []
+        self._full = False
+        self._made = self._skipped = self._removed = 0
+
+    async def __aenter__(self) -> Self:
+        for name in os.listdir(self._store.spool):
+            if name.startswith(UNFINISHED):  # of a run that was killed
+                self._store.forget_spooled(name)
+        if self._manifest.derives or self._view.derivative_counts():
+            feed = asyncio.create_task(self._feed())
+            self._running = [feed, *(asyncio.create_task(self._lane()) for _ in range(self._workers))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def __call__(self, event: Event) -> None:
+        """Hears of each new picture."""
+        if self._running and isinstance(event, SampleSucceeded):
+            self._fresh.put_nowait(event.key)
+
+    async def finish(self, stopping: Callable[[], str] = lambda: "") -> Tally:
+        """Make what is left, unless the run is `stopping` for a reason that leaves it to the next one."""
+        self._fresh.put_nowait(None)
+        feed, waited = self._running[0] if self._running else None, 0
+        while feed is not None and not feed.done() and stopping() not in LEAVE:
+            await asyncio.wait({feed}, timeout=LOOK_EVERY_S)
+            waited += 1
+            if waited == 10:
+                self._note("derivatives are still being made")
+        counts = self._view.derivative_counts() if self._running else {}
+        failed = sum(states.get("failed", 0) for states in counts.values())
+        finished = not self._full and (feed is None or (feed.done() and not feed.cancelled()))
+        return Tally(self._made, self._skipped, self._removed, failed, finished)
+
+    # --- what is to be made
+
+    async def _feed(self) -> None:
+        try:
+            await self._walk()
+            while (keys := await self._next_keys()) is not None:
+                by_item = {split_key(key)[0]: key for key in keys}
+                await self._offer([(item_id, self._own.get(item_id, self._manifest.post)) for item_id in by_item])
+            await self._tasks.join()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """No trouble with derivatives ever costs a picture: what is missing is left to the next run."""
+        self._full = True
+        self._note(f"derivatives are left to the next run: {error}")
+        if not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
+            log.error("a bug of batchgen", exc_info=error)
+
+    async def _walk(self) -> None:
+        """Everything that the manifest wants, once; in threads, so that the loop is free for answers."""
+        items = self._manifest.items()
+        while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
+            await self._offer([(item.id, self._remember(item)) for item in chunk if self._selects(item)])
+        if not self._only:
+            await self._forget(await in_thread(self._view.unwanted_derivatives))
+
+    def _selects(self, item: Item) -> bool:
+        return not self._only or selected(item, self._only)
+
+    def _remember(self, item: Item) -> Post | None:
+        if item.post is not self._manifest.post:
+            self._own[item.id] = item.post
+        return item.post
+
+    async def _next_keys(self) -> list[str] | None:
+        """Keys of new pictures; None once there will be no more."""
+        keys = [await self._fresh.get()]
+        while not self._fresh.empty() and len(keys) < CHUNK and keys[-1] is not None:
+            keys.append(self._fresh.get_nowait())
+        if keys[-1] is None and len(keys) > 1:
+            self._fresh.put_nowait(keys.pop())
+        return None if keys[0] is None else [key for key in keys if key is not None]
+
+    async def _offer(self, items: Sequence[tuple[str, Post | None]]) -> None:
+        ids = {item_id for item_id, _ in items}
+        if any(item_id in ids for item_id, _ in self._busy):  # with a picture before this one, or with this very one
+            await self._tasks.join()
+        found = await in_thread(lambda: self._lookout.look(items))
+        if found.seen:
+            await self._ledger.writer.write(recorded(found.seen))
+        await self._forget(found.stale)
+        for due in found.due:
+            self._busy.add(due.key)
+            await self._tasks.put(due)
+
+    async def _forget(self, rows: Sequence[DerivativeRow]) -> None:
+        """Files that no picture wants any more. One that was changed since is not ours to delete."""
+        for row in rows:
+            if row.state == "made" and self._lookout.untouched(row):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self._store.root, row.path))
+                    self._removed += 1
+                with contextlib.suppress(OSError):  # the last one takes the folder along
+                    os.rmdir(os.path.join(self._store.root, os.path.dirname(row.path)))
+        if rows:
+            await self._ledger.writer.write(forgotten(rows))
+
+    # --- making it
+
+    async def _lane(self) -> None:
+        bench = Workbench()
+        try:
+            while True:
+                due = await self._tasks.get()
+                try:
+                    if not self._is_full():
+                        await self._make(bench, due)
+                except Exception as error:
+                    self._give_up(error)
+                finally:
+                    self._busy.discard(due.key)
+                    self._tasks.task_done()
+        finally:
+            await bench.close()
+
+    def _is_full(self) -> bool:
+        if not self._full and self._store.free_bytes() < FLOOR_BYTES:
+            self._full = True
+            self._note("the disk is nearly full: derivatives are left to a run that finds room")
+        return self._full
+
+    async def _make(self, bench: Workbench, due: Due) -> None:
+        task = {**due.task, "root": self._store.root, "spool": self._store.spool}
+        for tries in range(1, TRIES + 1):
+            try:
+                rows = list(due.rows(await bench.work(task)))
+                break
+            except WorkerDied as died:
+                if tries == TRIES:
+                    rows = list(due.failed(f"its worker process {died}, {TRIES} times"))
+        await self._ledger.writer.write(recorded(rows))
+        self._made += sum(row.state == "made" for row in rows)
+        self._skipped += sum(row.state == "skipped" for row in rows)
+
+
+async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]) -> Tally:
+    """All that is missing of the pictures that are there, without a run. Raises ManifestError, JobLocked, StoreError,
+    LedgerError."""
+    for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
+        pass
+    store = Store(folder)
+    store.prepare()
+    lock = JobLock(folder)
+    lock.acquire()
+    try:
+        ledger = Ledger(folder)
+        try:
+            emulated = ledger.reader.meta("emulated") == "yes"
+            async with Derivatives(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
+                tally = await derivatives.finish()
+            if tally.changed:
+                ResultsFile(folder, ledger.reader).rebuild()
+            return tally
+        finally:
+            ledger.close()
+    finally:
+        lock.release()

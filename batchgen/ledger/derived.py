@@ -1,0 +1,129 @@
+"""What the ledger knows of derivatives: which are there, of which pictures they are to be made, and what became of each."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import DERIVATIVE_COLUMNS
+
+
+class DerivativeRow(NamedTuple):
+    """One file, by its path in the job folder. state: made | skipped (larger than the picture) | failed."""
+
+    path: str
+    item_id: str
+    n: int
+    name: str
+    state: str
+    recipe: str
+    source_sha256: str
+    format: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    mtime_ns: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The picture that a sample has now, and what is known of its making. lane: of the model that served."""
+
+    item_id: str
+    n: int
+    path: str
+    sha256: str
+    format: str
+    attempt: int
+    run: int | None
+    lane: str
+    sent_as: str
+    wire: Mapping[str, Any]
+
+
+class Derived(Reader):
+    """A reader's questions about derivatives."""
+
+    @classmethod
+    def of(cls, reader: Reader) -> Self:
+        """On the same connection, which stays the reader's to close."""
+        return cls(reader._connection)
+
+    def pictures(self, item_ids: Sequence[str]) -> dict[str, list[Picture]]:
+        """Of the samples of these items that have one. At most 30,000 ids a call."""
+        rows = self._rows(
+            "SELECT s.item_id, s.n, i.path, i.sha256, i.format, i.attempt_id, a.run_id, coalesce(a.lane, s.model),"
+            " coalesce(a.sent_as, ''), s.wire FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n"
+            " AND i.role = 'image' AND i.fingerprint = s.made_fingerprint LEFT JOIN attempt a ON a.id = i.attempt_id"
+            f" WHERE s.item_id IN ({','.join('?' * len(item_ids))}) AND s.state = 'succeeded'"
+            " ORDER BY s.item_id, s.n, i.attempt_id, i.k",
+            *item_ids,
+        )
+        latest = {(row[0], row[1]): row for row in rows}
+        found: dict[str, list[Picture]] = {}
+        for row in latest.values():
+            found.setdefault(row[0], []).append(Picture(*(*row[:9], json.loads(row[9] or "{}"))))
+        return found
+
+    def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:
+        """By item and sample."""
+        marks = ",".join("?" * len(item_ids))
+        found: dict[tuple[str, int], list[DerivativeRow]] = {}
+        for row in self._rows(
+            f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({marks})", *item_ids
+        ):
+            found.setdefault((row[1], row[2]), []).append(DerivativeRow(*row))
+        return found
+
+    def unwanted_derivatives(self) -> list[DerivativeRow]:
+        """Those of samples that the manifest no longer wants."""
+        columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)
+        rows = self._rows(
+            f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
+            " WHERE s.state IS NULL OR s.state = 'superseded'"
+        )
+        return [DerivativeRow(*row) for row in rows]
+
+    def made_derivatives(self) -> Iterable[tuple[str, str, int]]:
+        """(path, sha256, bytes) of all that should lie in the folder."""
+        rows = self._rows("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
+        return ((path, sha256, size) for path, sha256, size in rows)
+
+    def derivative_counts(self) -> dict[str, dict[str, int]]:
+        """By name and state."""
+        found: dict[str, dict[str, int]] = {}
+        for name, state, number in self._rows("SELECT name, state, count(*) FROM derivative GROUP BY name, state"):
+            found.setdefault(name, {})[state] = number
+        return found
+
+    def derivative_failures(self, most: int) -> list[tuple[str, str]]:
+        """(path, why) of some that could not be made."""
+        rows = self._rows("SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?", most)
+        return [(path, message) for path, message in rows]
+
+
+def recorded(rows: Sequence[DerivativeRow]) -> Callable[[sqlite3.Connection], None]:
+    """The change that writes these rows, each in place of what stood under its path."""
+    marks = ", ".join("?" * len(DERIVATIVE_COLUMNS))
+    sql = f"INSERT OR REPLACE INTO derivative ({', '.join(DERIVATIVE_COLUMNS)}) VALUES ({marks})"
+
+    def change(db: sqlite3.Connection) -> None:
+        db.executemany(sql, rows)
+
+    return change
+
+
+def forgotten(rows: Sequence[DerivativeRow]) -> Callable[[sqlite3.Connection], None]:
+    """The change that takes these out, unless their paths are another sample's by now."""
+    keys = [(row.path, row.item_id, row.n) for row in rows]
+
+    def change(db: sqlite3.Connection) -> None:
+        db.executemany("DELETE FROM derivative WHERE path = ? AND item_id = ? AND n = ?", keys)
+
+    return change

@@ -1,0 +1,200 @@
+"""Contact sheets: all pictures of a job small and labelled on one picture, or on as many as bounded memory takes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from batchgen.errors import StoreError
+from batchgen.ledger.chronicle import Chronicle, PictureRow
+from batchgen.planning import named
+from batchgen.records import sample_key
+from batchgen.report.clean import clean
+from batchgen.report.thumbnails import SIDE_PX, Thumbnails, shrunk
+
+FILE_NAME = "contact-sheet.jpg"
+KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+SHEET_MOST_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto another sheet
+SIDE_MOST_PX = 16_000  # WebP ends at 16,383
+GAP_PX = 8
+PAPER, CELL, INK, FAINT, MARK = (250, 250, 248), (236, 236, 232), (30, 32, 38), (110, 112, 120), (178, 90, 0)
+FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc",
+         "NotoSansCJKsc-Regular.otf", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "wqy-microhei.ttc")  # fmt: skip
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+UNLIKE = {"refused": (158, 40, 40), "failed": (158, 40, 40), "uncertain": (150, 100, 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """path: of the picture, empty when there is none; then `state` and `why` stand in its place."""
+
+    label: str
+    path: str
+    sha256: str
+    state: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """cell: pixels to the square of a picture; its label stands below."""
+
+    columns: int
+    cell: int
+
+    @property
+    def font_px(self) -> int:
+        return max(9, self.cell // 14)
+
+    @property
+    def high(self) -> int:
+        return self.cell + round(self.font_px * 1.7)
+
+    @property
+    def head(self) -> int:
+        return round(self.font_px * 2.6)
+
+    @property
+    def width(self) -> int:
+        return GAP_PX + self.columns * (self.cell + GAP_PX)
+
+    def rows_most(self) -> int:
+        """That fit on one sheet."""
+        high = min(SIDE_MOST_PX, SHEET_MOST_PIXELS // self.width)
+        return max(1, (high - self.head - GAP_PX) // (self.high + GAP_PX))
+
+    def size(self, cells: int) -> tuple[int, int]:
+        rows = -(-cells // self.columns)
+        return self.width, self.head + GAP_PX + rows * (self.high + GAP_PX)
+
+
+def cells_of(ledger: Chronicle, wants: Sequence[str]) -> Iterator[Cell]:
+    """In the order in which the items first appeared. wants: patterns of `--only`, all without any."""
+    pictures: dict[tuple[str, int, str | None], PictureRow] = {}
+    for row in ledger.pictures():
+        if row.role == "image":
+            pictures.setdefault((row.item_id, row.n, row.fingerprint), row)
+    for sample in ledger.samples():
+        if sample.state == "superseded" or not named(sample.item_id, sample.tags.split(","), wants):
+            continue
+        found = (
+            pictures.get((sample.item_id, sample.n, sample.made_fingerprint)) if sample.state == "succeeded" else None
+        )
+        yield Cell(
+            sample_key(sample.item_id, sample.n),
+            found.path if found else "",
+            found.sha256 if found else "",
+            sample.state,
+            clean(sample.reason),
+        )
+
+
+def write_sheets(
+    target: Path, folder: Path, title: str, cells: Iterable[Cell], layout: Layout, *, emulated: bool
+) -> list[Path]:
+    """One file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError."""
+    kind, paths = KINDS[target.suffix.lower()], list[Path]()
+    most, left = layout.rows_most() * layout.columns, iter(cells)
+    while chunk := list(islice(left, most)):
+        number = len(paths) + 1
+        path = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
+        sheet = _sheet(folder, f"{title}{f' · {number}' if number > 1 else ''}", chunk, layout, emulated=emulated)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with open(beside, "xb") as file:
+                sheet.save(file, kind, **({} if kind == "PNG" else {"quality": 85}))
+            os.replace(beside, path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise StoreError(f"{path}: {error.strerror or error}") from None
+        paths.append(path)
+    return paths
+
+
+def _sheet(folder: Path, title: str, cells: Sequence[Cell], layout: Layout, *, emulated: bool) -> Image.Image:
+    sheet = Image.new("RGB", layout.size(len(cells)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    large = round(layout.font_px * 1.3)
+    middle = GAP_PX + layout.head / 2
+    mark = "EMULATED" if emulated else ""
+    room = layout.width - 2 * GAP_PX - draw.textlength(f"  {mark}", font_for(mark, large))
+    write(draw, (GAP_PX, middle), title, room, large, INK, "lm")
+    write(draw, (layout.width - GAP_PX, middle), mark, layout.width, large, MARK, "rm")
+    small = _thumbnails(folder, [(cell.path, cell.sha256) for cell in cells], layout.cell)
+    for number, (cell, thumbnail) in enumerate(zip(cells, small, strict=True)):
+        row, column = divmod(number, layout.columns)
+        x = GAP_PX + column * (layout.cell + GAP_PX)
+        y = layout.head + GAP_PX + row * (layout.high + GAP_PX)
+        _place(sheet, draw, (x, y), cell, thumbnail, layout)
+    return sheet
+
+
+def _thumbnails(folder: Path, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
+    """In order; those of the gallery's size are kept for the next time."""
+    if side <= SIDE_PX:
+        yield from Thumbnails(folder).all(pictures)
+        return
+    with ThreadPoolExecutor(2) as pool:  # of pictures this large few are in memory at once
+        yield from pool.map(lambda picture: shrunk(folder / picture[0], side) if picture[0] else b"", pictures)
+
+
+def _place(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], cell: Cell, thumbnail: bytes, layout: Layout
+) -> None:  # fmt: skip
+    x, y = at
+    side = layout.cell
+    draw.rectangle((x, y, x + side - 1, y + side - 1), CELL)
+    if thumbnail:
+        with Image.open(io.BytesIO(thumbnail)) as small:
+            small.thumbnail((side, side))
+            shown = small.convert("RGBA")
+        sheet.paste(shown, (x + (side - shown.width) // 2, y + (side - shown.height) // 2), shown)
+    else:
+        state = cell.state if not cell.path else "cannot be shown"
+        for line, (words, ink) in enumerate([(state, UNLIKE.get(state, FAINT)), (cell.why, FAINT)]):
+            place = (x + side / 2, y + side / 2 + (line - 0.5) * layout.font_px * 1.4)
+            write(draw, place, words, side - 8, layout.font_px, ink, "mm")
+    write(draw, (x, y + side + 3), clean(cell.label), side, layout.font_px, INK, "la")
+
+
+def write(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: float, size: int, ink: tuple[int, int, int], anchor: str
+) -> None:  # fmt: skip
+    """A text of at most `room` pixels: what is too long loses its middle, for names differ at their ends."""
+    font, kept = font_for(text, size), len(text)
+    shown = text
+    while kept > 1 and draw.textlength(shown, font) > room:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    draw.text(at, shown, ink, font, anchor=anchor)
+
+
+def font_for(text: str, size: int) -> Font:
+    """Pillow's own font, which has little more than ASCII, else the one of the system's that has most of the text."""
+    if text.isascii():
+        return ImageFont.load_default(size=size)
+    return min(_fonts(size), key=lambda font: sum(_lacks(font, sign) for sign in set(text)))
+
+
+@cache
+def _fonts(size: int) -> list[Font]:
+    found: list[Font] = []
+    for name in FONTS:
+        with contextlib.suppress(OSError):
+            found.append(ImageFont.truetype(name, size))
+    return [*found, ImageFont.load_default(size=size)]
+
+
+@cache
+def _lacks(font: Font, sign: str) -> bool:
+    """Whether the font draws what it draws for U+FFFF, which is no character."""
+    return bool(bytes(font.getmask(sign)) == bytes(font.getmask("\uffff")))

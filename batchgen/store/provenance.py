@@ -1,0 +1,169 @@
+"""Where a picture comes from, as an XMP packet: what was there stays, what is said of its making is added. Pure.
+
+Written with the standard library: pyexiv2 is GPL, python-xmp-toolkit needs a C library of its own, piexif and iptcinfo3 know no
+XMP, c2pa-python signs and so needs a certificate. Pillow takes a packet and puts it in its place.
+Sources: XMP part 1 (ISO 16684-1); IPTC Photo Metadata 2025.1 (digital source type, AI system, AI prompt information).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Any
+
+RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+META = "adobe:ns:meta/"
+IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+XMP = "http://ns.adobe.com/xap/1.0/"
+MM = "http://ns.adobe.com/xap/1.0/mm/"
+REF = "http://ns.adobe.com/xap/1.0/sType/ResourceRef#"
+OURS = "urn:batchgen:provenance:1.0/"
+PREFIXES = {"rdf": RDF, "x": META, "Iptc4xmpExt": IPTC, "xmp": XMP, "xmpMM": MM, "stRef": REF, "batchgen": OURS}
+SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+MOST_BYTES = 60_000  # what a JPEG takes in one segment, with some room
+LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encoded file"
+_UNSAFE = re.compile(
+    "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # no Char of XML 1.0, or a control
+TEXTS = ("Prompt", "System", "Settings")  # long ones, shortened where a packet would not fit
+
+
+def clean(text: str) -> str:
+    """Without what XML cannot hold and control characters; line ends as \\n."""
+    return _UNSAFE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def packet(
+    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None = None, *, copy: bool
+) -> bytes:
+    """facts: of the picture, as the sidecar has them. existing: the original's own packet, whose statements win.
+
+    copy: the pixels are the original's. With `none` only the source type is said, that a picture is emulated, and that a
+    C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
+    """
+    longest = max((len(text) for name, text in told(facts, embed).items() if name in TEXTS), default=0)
+    while True:
+        made = _packet(facts, embed, source_type, existing, longest, copy=copy)
+        if len(made) <= MOST_BYTES or longest < 64:
+            break
+        longest //= 2
+    return made if existing is None or len(made) <= MOST_BYTES else packet(facts, embed, source_type, copy=copy)
+
+
+def _packet(
+    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None, longest: int, *, copy: bool
+) -> bytes:
+    for prefix, uri in PREFIXES.items():
+        ET.register_namespace(prefix, uri)
+    rdf = _parsed(existing)
+    if rdf is None:
+        rdf = ET.Element(f"{{{RDF}}}RDF")
+    for description in rdf:
+        for child in [child for child in description if child.tag.startswith(f"{{{OURS}}}")]:
+            description.remove(child)
+    ours = ET.Element(f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})
+    there = _stated(rdf)
+    for name, value in _statements(facts, embed, source_type, longest, copy=copy):
+        if name not in there:
+            _state(ours, name, value)
+    rdf.append(ours)
+    meta = ET.Element(f"{{{META}}}xmpmeta")
+    meta.append(rdf)
+    body = ET.tostring(meta, encoding="unicode")
+    return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{body}\n<?xpacket end="w"?>'.encode()
+
+
+def _statements(
+    facts: Mapping[str, Any], embed: str, source_type: str, longest: int, *, copy: bool
+) -> list[tuple[str, Any]]:
+    """(qualified name, text, list of texts, or a mapping for a structure)."""
+    found: list[tuple[str, Any]] = [(f"{{{IPTC}}}DigitalSourceType", SOURCE_TYPES + source_type)]
+    emulated = facts["emulated"]
+    if emulated:
+        found.append((f"{{{OURS}}}Emulated", "True"))
+    if facts["c2pa"] and not copy:
+        found.append((f"{{{OURS}}}OriginC2PA", LOST))
+        found.append((f"{{{MM}}}DerivedFrom", {f"{{{REF}}}documentID": f"urn:sha256:{facts['sha256']}"}))
+    if embed == "none":
+        return found
+    maker = f"{facts['model']}, EMULATED: drawn by a local emulator" if emulated else facts["model"]
+    found += [(f"{{{IPTC}}}AISystemUsed", maker), (f"{{{XMP}}}CreatorTool", facts["generator"])]
+    words = told(facts, embed)
+    if "Prompt" in words:
+        found.append((f"{{{IPTC}}}AIPromptInformation", _cut(words["Prompt"], longest)))
+    for name, value in words.items():
+        found.append((f"{{{OURS}}}{name}", _cut(value, longest) if name in TEXTS else value))
+    return found
+
+
+def told(facts: Mapping[str, Any], embed: str) -> dict[str, Any]:
+    """What `ids` and `full` tell, by name."""
+    ids = {"Job": "job", "Item": "id", "Sample": "sample", "Run": "run", "Attempt": "attempt", "Model": "model",
+           "OriginalSha256": "sha256", "Generator": "generator"}  # fmt: skip
+    full = {"Prompt": "prompt", "System": "system", "Settings": "settings", "References": "references"}
+    names = {**ids, **full} if embed == "full" else ids if embed == "ids" else {}
+    values = {name: facts[key] for name, key in names.items() if facts.get(key) not in (None, "", [], {})}
+    values = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
+    if "Settings" in values:
+        values["Settings"] = clean(json.dumps(values["Settings"], ensure_ascii=False, sort_keys=True))
+    return values
+
+
+def png_texts(facts: Mapping[str, Any], embed: str) -> dict[str, str]:
+    """By keyword: `Software`, and `batchgen` with the same as the packet in JSON. Empty for `none`."""
+    if embed == "none":
+        return {}
+    emulated = {"Emulated": True} if facts["emulated"] else {}
+    return {
+        "Software": facts["generator"],
+        "batchgen": json.dumps({**told(facts, embed), **emulated}, ensure_ascii=False),
+    }
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _state(description: ET.Element, name: str, value: Any) -> None:
+    element = ET.SubElement(description, name)
+    if isinstance(value, Mapping):
+        element.set(f"{{{RDF}}}parseType", "Resource")
+        for inner, text in value.items():
+            ET.SubElement(element, inner).text = clean(text)
+    elif isinstance(value, list):
+        bag = ET.SubElement(element, f"{{{RDF}}}Bag")
+        for each in value:
+            ET.SubElement(bag, f"{{{RDF}}}li").text = clean(str(each))
+    else:
+        element.text = clean(str(value))
+
+
+def _stated(rdf: ET.Element) -> set[str]:
+    """Names of all properties, which RDF writes as attributes or as elements."""
+    return {name for description in rdf for name in (*description.attrib, *(child.tag for child in description))}
+
+
+def _parsed(existing: bytes | None) -> ET.Element | None:
+    """The rdf:RDF of a packet; None when it is none that can be trusted to be read. Keeps the prefixes it was written with."""
+    try:
+        text = (existing or b"").decode("utf-8-sig").strip("\x00 \t\r\n")
+        if not text or "<!" in text:  # XMP has neither DOCTYPE nor entities of its own; what has is no XMP
+            return None
+        for _, (prefix, uri) in ET.iterparse(io.StringIO(text), ("start-ns",)):  # noqa: S314
+            if prefix not in PREFIXES:
+                with contextlib.suppress(ValueError):  # ns0 and its like are ElementTree's own
+                    ET.register_namespace(prefix, uri)
+        root = ET.fromstring(text)  # noqa: S314
+    except (UnicodeDecodeError, ET.ParseError):
+        return None
+    return root if root.tag == f"{{{RDF}}}RDF" else root.find(f".//{{{RDF}}}RDF")
+
+
+def says_source_type(existing: bytes | None) -> bool:
+    """Whether a packet names its digital source type already."""
+    rdf = _parsed(existing)
+    return rdf is not None and f"{{{IPTC}}}DigitalSourceType" in _stated(rdf)
