@@ -335,6 +335,8 @@ class _Run:
     def _batch_options(self) -> BatchOptions:
         """Without an engine that sends batches, what is out is looked at once and not waited for."""
         options = self.options.batches
+        if self.options.emulator_url is not None:  # whose batches take seconds
+            options = replace(options, look_s=min(options.look_s, EMULATED_LOOK_S), sure_s=min(options.sure_s, 1.0))
         return replace(
             options, wait=options.wait and options.by != "online", hold_uncertain=self.options.hold_uncertain
         )

@@ -76,7 +76,7 @@ KINDS: Mapping[str, Kind] = {
     "night.began": Kind("`daemon`: a run of the job begins.", ("job", "manifest", "due", "reason")),
     "night.said": Kind("`daemon`: what that run says and is no line of a log.", ("job", "message")),
     "night.ended": Kind(
-        "`daemon`: that run is over.", ("job", "manifest", "exit_code", "duration_s", "message", "again")
+        "`daemon`: that run is over.", ("job", "manifest", "exit_code", "duration_s", "message", "next")
     ),
     "night.skipped": Kind("`daemon`: it is too long ago to be made up for.", ("job", "manifest", "due")),
     "log.message": Kind("A warning of batchgen or of a library it uses.", ("logger", "message"), ("exception",)),
@@ -183,7 +183,7 @@ def _night_said(event: NightSaid) -> Facts:
 
 def _night_ended(event: NightEnded) -> Facts:
     facts: Facts = {"job": event.job, "manifest": event.manifest, "exit_code": event.exit_code}
-    return {**facts, "duration_s": _rounded(event.seconds), "message": event.meaning, "again": event.again}
+    return {**facts, "duration_s": _rounded(event.seconds), "message": event.meaning, "next": event.again}
 
 
 NAMES: Mapping[type[Event], tuple[str, Callable[[Any], Facts]]] = {
@@ -289,7 +289,7 @@ FIELDS: Mapping[str, Facts] = {
     "ended": _field("integer", "Requests that this run gives up.", minimum=0),
     "manifest": _field("string", "Its path."),
     "due": _field(["string", "null"], "When the night begins, or should have begun; UTC."),
-    "again": _field(["string", "null"], "When the job runs next, UTC; null: the daemon ends."),
+    "next": _field(["string", "null"], "When the job runs next, UTC; null: the daemon ends."),
     "error": _field("string", "The kind of error, such as ManifestError or JobLocked."),
     "problems": _field("array", "Of a manifest, the first twenty.",
                        items={"type": "object", "properties": _PROBLEM, "additionalProperties": False}),
