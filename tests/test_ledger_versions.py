@@ -19,6 +19,12 @@ from tests.test_run import Bench, items
 TABLES = (Path(__file__).parent / "ledger_version_1.sql").read_text()
 
 
+WITHOUT_CHUNKS = (
+    "DROP INDEX attempt_of_chunk; DROP TABLE chunk; ALTER TABLE attempt DROP COLUMN chunk;"
+    " ALTER TABLE attempt DROP COLUMN facts;"
+)
+
+
 def version_of(folder: Path) -> int:
     db = sqlite3.connect(ledger_path(folder))
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -97,7 +103,7 @@ async def test_a_ledger_of_version_2_knows_no_derivatives_until_a_run_makes_some
     folder = bench.folder / "out"
     Ledger(folder).close()
     db = sqlite3.connect(ledger_path(folder))
-    db.executescript("DROP TABLE derivative; PRAGMA user_version=2;")
+    db.executescript(f"{WITHOUT_CHUNKS} DROP TABLE derivative; PRAGMA user_version=2;")
     db.close()
     with Reader.open(folder) as reader:
         assert [result.derivatives for result in reader.results()] == [(), ()]
@@ -106,3 +112,21 @@ async def test_a_ledger_of_version_2_knows_no_derivatives_until_a_run_makes_some
     assert version_of(folder) == 2
     await bench.run(items("a"), head="post: [{name: t, format: png, width: 9}]\nitems:\n")
     assert (version_of(folder), bench.lines()["i0"]["derivatives"]) == (VERSION, ["derivatives/t/i0.png"])
+
+
+async def test_a_ledger_of_version_3_knows_no_batches_until_a_run_submits_some(bench):
+    folder = bench.folder / "out"
+    Ledger(folder).close()
+    db = sqlite3.connect(ledger_path(folder))
+    db.executescript(f"{WITHOUT_CHUNKS} PRAGMA user_version=3;")
+    db.close()
+    with Reader.open(folder) as reader:
+        assert (reader.open_chunks(), reader.attempts(), reader.submitted(1)) == (
+            [],
+            {"succeeded": 1, "refused": 1},
+            None,
+        )
+    assert await asyncio.to_thread(run_command_line, ["verify", str(folder)]) == 0
+    assert version_of(folder) == 3
+    outcome = await bench.run(items("a", "[[fault:safety]] b"))
+    assert (version_of(folder), outcome.kept) == (VERSION, 1)

@@ -181,7 +181,7 @@ async def test_a_download_that_broke_off_goes_on_where_it_was_or_begins_anew(tmp
         ("line_missing", "missing_line"),
         ("429", "rate_limited"),
         ("500", "server_fault"),
-        ("truncated_json", "not_json"),
+        ("line_cut", "missing_line"),
     ],
 )
 async def test_only_the_key_that_failed_is_sent_again(bench, fault, reason):
