@@ -176,7 +176,7 @@ class NightPlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightBegan(Event):
-    """due: when it should have begun. why: on time, missed, interrupted, held, reset."""
+    """due: when it should have begun. why: on time, missed, interrupted, held, reset, batches."""
 
     job: str
     manifest: str

@@ -200,7 +200,8 @@ def next_steps(facts: Facts) -> list[str]:
     """What to type now, by the exit code."""
     manifest = shlex.quote(os.path.relpath(facts["manifest"])) if facts["manifest"] else "MANIFEST"
     output = f" --output {shlex.quote(os.path.relpath(facts['folder']))}" if facts["own_folder"] else ""
-    run = f"batchgen run {manifest}{output}" + (" --emulate" if facts["emulated"] else "")
+    engine = "" if facts.get("engine", "online") == "online" else f" --engine {facts['engine']}"
+    run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if facts["emulated"] else "")
     samples: dict[str, Any] = facts["samples"]
     match facts["exit_code"]:
         case 3 | 4:
