@@ -461,6 +461,7 @@ class Execution:
             self._emit(Noted(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks"))
         elif lane.cooled_until_s > was_cooled and lane.cooled_until_s > loop_now:
             rpm = None if lane.window is None else float(lane.window.rate(loop_now))
+            self._ledger.cooled(key, now + lane.cooled_until_s - loop_now)
             self._emit(
                 LaneCooled(at=now, model=model, seconds=lane.cooled_until_s - loop_now, reason=error.reason, rpm=rpm)
             )

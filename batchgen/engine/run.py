@@ -304,6 +304,7 @@ class _Run:
     def _held(self, ledger: Ledger, model: str, lane: str, why: NotBefore | DayUsedUp) -> None:
         now = time.time()
         if isinstance(why, NotBefore):
+            ledger.cooled(lane, now + why.wait_s)
             self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
             return
         until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"

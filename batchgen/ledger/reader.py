@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from batchgen.ledger.rows import RESULT_COLUMNS, image_file, result
-from batchgen.ledger.schema import ledger_path, open_for_reading
+from batchgen.ledger.schema import COOLING, ledger_path, open_for_reading
 from batchgen.records import ImageFile, Known, Result, Usage, sample_key
 
 
@@ -356,6 +356,11 @@ class Reader:
         return {
             key: (until, message) for key, until, message in self._rows("SELECT key, parked_until, message FROM lane")
         }
+
+    def cooling(self) -> dict[str, float]:
+        """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""
+        rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", COOLING, f"{COOLING}\U0010ffff")
+        return {key.removeprefix(COOLING): float(until) for key, until in rows}
 
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)
