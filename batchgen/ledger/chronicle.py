@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from batchgen.ledger.reader import Reader
+
+LATELY = 2000  # requests
 
 
 class SampleRow(NamedTuple):
@@ -48,6 +50,7 @@ class AttemptRow(NamedTuple):
 
 class PictureRow(NamedTuple):
     attempt_id: int
+    k: int
     item_id: str
     n: int
     role: str
@@ -69,6 +72,11 @@ class NightRow(NamedTuple):
     stopped_by: str | None
 
 
+def _among(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
+    """A condition, and what is bound in it; none for None. At most 30,000 values."""
+    return ("", ()) if values is None else (f"{column} IN ({','.join('?' * len(values))})", values)
+
+
 def _columns(row: type[Any], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{name}" for name in row._fields)
 
@@ -79,25 +87,55 @@ class Chronicle(Reader):
     def hold_still(self) -> None:
         self._connection.execute("BEGIN")
 
-    def samples(self) -> Iterator[SampleRow]:
-        """In the order in which items first appeared, the samples of an item beside each other."""
+    def samples(self, of: Sequence[str] | None = None) -> Iterator[SampleRow]:
+        """In the order in which items first appeared, the samples of an item beside each other. of: these items alone."""
+        where, ids = _among("WHERE s.item_id", of)
         sql = (
             f"SELECT {_columns(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
-            " AND f.n = 1 ORDER BY coalesce(f.id, s.id), s.n"
+            f" AND f.n = 1 {where} ORDER BY coalesce(f.id, s.id), s.n"
         )
-        return map(SampleRow._make, self._rows(sql))
+        return map(SampleRow._make, self._rows(sql, *ids))
+
+    def changed_since(self, at: float) -> set[str]:
+        """Items of samples that were asked for, or ended, since then."""
+        return {item for (item,) in self._rows("SELECT item_id FROM sample WHERE updated_at >= ?", at)}
+
+    def ended_since(self, at: float) -> int:
+        """Samples that came to an end, a good or a bad one, since then."""
+        sql = "SELECT count(*) FROM sample WHERE updated_at >= ? AND state NOT IN ('running', 'wanted', 'superseded')"
+        return int(self._connection.execute(sql, (at,)).fetchone()[0])
 
     def all_attempts(self) -> Iterator[AttemptRow]:
         return map(AttemptRow._make, self._rows(f"SELECT {_columns(AttemptRow)} FROM attempt ORDER BY id"))
 
-    def pictures(self) -> Iterator[PictureRow]:
+    def attempts_after(self, last: int, and_these: Iterable[int] = ()) -> Iterator[AttemptRow]:
+        """Those begun after attempt `last`, and these."""
+        where, ids = _among("OR id", [str(number) for number in and_these])
+        sql = f"SELECT {_columns(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
+        return map(AttemptRow._make, self._rows(sql, last, *map(int, ids)))
+
+    def last_trouble(self, run_id: int) -> AttemptRow | None:
+        """The last request of a run that brought no picture, of those that it sent lately."""
+        sql = (
+            f"SELECT {_columns(AttemptRow)} FROM attempt WHERE run_id = ? AND outcome IN ('failed', 'refused', 'uncertain')"
+            f" AND id > (SELECT max(id) FROM attempt) - {LATELY} ORDER BY id DESC LIMIT 1"
+        )
+        return next(map(AttemptRow._make, self._rows(sql, run_id)), None)
+
+    def picture_of(self, attempt: int, k: int) -> tuple[str, str] | None:
+        """(path in the job folder, sha256) of one picture that has its place."""
+        sql = "SELECT path, sha256 FROM image WHERE attempt_id = ? AND k = ? AND placed = 1 AND role <> 'thought'"
+        return next(self._rows(sql, attempt, k), None)  # type: ignore[arg-type]
+
+    def pictures(self, of: Sequence[str] | None = None) -> Iterator[PictureRow]:
         """Every picture that has its place, drafts and earlier versions included, the newest of a sample first."""
+        where, ids = _among("AND i.item_id", of)
         columns = _columns(PictureRow, "i.").replace("i.made_at", "a.ended_at")
         sql = (
             f"SELECT {columns} FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id"
-            " WHERE i.placed = 1 AND i.role <> 'thought' ORDER BY i.attempt_id DESC, i.k"
+            f" WHERE i.placed = 1 AND i.role <> 'thought' {where} ORDER BY i.attempt_id DESC, i.k"
         )
-        return map(PictureRow._make, self._rows(sql))
+        return map(PictureRow._make, self._rows(sql, *ids))
 
     def nights(self) -> Iterator[NightRow]:
         return map(NightRow._make, self._rows(f"SELECT {_columns(NightRow)} FROM run ORDER BY id"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
+from batchgen.quota import Span
 from batchgen.report.night import Facts, left_at, model_of, night
 
 NIGHTS_MOST = 30
@@ -21,11 +22,16 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id."""
+    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id.
+
+    budgets: USD by run, day and month. state: where the spend of all jobs is noted, None where this job's alone counts.
+    """
 
     catalogue: Catalogue
     cap: int | None = None
     order: Mapping[str, int] = field(default_factory=dict)
+    budgets: Mapping[Span | Literal["run"], float] = field(default_factory=dict)
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Shown:
     pictures: Sequence[tuple[str, str]]
 
 
-class _Numbers:
+class Numbers:
     """Numbers equal values from 0, in the order in which they came."""
 
     def __init__(self) -> None:
@@ -53,43 +59,45 @@ class _Numbers:
 def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: float) -> Shown:
     """now: UTC seconds."""
     ledger.hold_still()
-    thumbnails, settings = _Numbers(), _Numbers()
+    thumbnails, settings = Numbers(), Numbers()
     attempts = list(ledger.all_attempts())
-    of_sample = _attempts_by_sample(attempts)
-    pictures: dict[Key, list[PictureRow]] = defaultdict(list)
-    for picture in ledger.pictures():
-        pictures[picture.item_id, picture.n].append(picture)
-    samples = []
-    for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order))):
-        key = (row.item_id, row.n)
-        entry = _sample(row, of_sample.get(key, ()), settings)
-        entry["pictures"] = _pictures(row, pictures.get(key, ()), thumbnails)
-        if found := _sources(folder, entry["pictures"]):
-            entry["sources"] = found
-        samples.append(entry)
-    nights = _nights(ledger, attempts, declared.catalogue, declared.cap)
-    run = ledger.last_run()
-    manifest = ledger.meta("manifest") or ""
+    of_sample, pictures = attempts_by_sample(attempts), pictures_by_sample(ledger.pictures())
+
+    def number(picture: PictureRow) -> int:
+        return thumbnails.of(picture.sha256, (picture.path, picture.sha256))
+
+    samples = [
+        sample_entry(row, of_sample.get(row[:2], ()), pictures.get(row[:2], ()), folder, settings, number)
+        for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order)))
+    ]
+    nights = nights_of(ledger, attempts, declared)
+    first = [folder.name, *(night["start"] for night in nights[:1])]
     return Shown(
         {
-            "job": ledger.meta("name") or folder.name,
-            "key": hashlib.sha256(repr([folder.name, *(night["start"] for night in nights[:1])]).encode()).hexdigest()[
-                :12
-            ],
-            "manifest": Path(manifest).name,  # nobody else's business where it lies
-            "emulated": ledger.meta("emulated") == "yes",
-            "at": now,
-            "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
+            **job_entry(ledger, folder, settings, declared.catalogue, now),
+            "key": hashlib.sha256(repr(first).encode()).hexdigest()[:12],
             "samples": samples,
-            "settings": settings.values,
-            "providers": _unusual_providers(settings.values, declared.catalogue),
             "nights": nights[-NIGHTS_MOST:],
         },
         thumbnails.values,
     )
 
 
-def _attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:
+def job_entry(ledger: Chronicle, folder: Path, settings: Numbers, catalogue: Catalogue, now: float) -> Facts:
+    """What is the same for all samples. settings: of those that were made entries before."""
+    run = ledger.last_run()
+    return {
+        "job": ledger.meta("name") or folder.name,
+        "manifest": Path(ledger.meta("manifest") or "").name,  # nobody else's business where it lies
+        "emulated": ledger.meta("emulated") == "yes",
+        "at": now,
+        "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
+        "settings": settings.values,
+        "providers": _unusual_providers(settings.values, catalogue),
+    }
+
+
+def attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:
     """One request may be for several samples."""
     table: dict[Key, list[AttemptRow]] = defaultdict(list)
     for row in attempts:
@@ -98,7 +106,30 @@ def _attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[Attemp
     return table
 
 
-def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: _Numbers) -> Facts:
+def pictures_by_sample(pictures: Iterable[PictureRow]) -> dict[Key, list[PictureRow]]:
+    table: dict[Key, list[PictureRow]] = defaultdict(list)
+    for picture in pictures:
+        table[picture.item_id, picture.n].append(picture)
+    return table
+
+
+def sample_entry(
+    row: SampleRow,
+    attempts: Sequence[AttemptRow],
+    pictures: Sequence[PictureRow],
+    folder: Path,
+    settings: Numbers,
+    thumbnail: Callable[[PictureRow], Any],
+) -> Facts:
+    """thumbnail: how the page will ask for one."""
+    entry = _sample(row, attempts, settings)
+    entry["pictures"] = _pictures(row, pictures, thumbnail)
+    if found := _sources(folder, entry["pictures"]):
+        entry["sources"] = found
+    return entry
+
+
+def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: Numbers) -> Facts:
     """What is empty is left out: the page stays small."""
     wire = _wire(row.wire)
     prompt = wire.pop("prompt", "")
@@ -149,7 +180,7 @@ def _attempt(row: AttemptRow) -> list[Any]:
     ]
 
 
-def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) -> list[Facts]:
+def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnail: Callable[[PictureRow], Any]) -> list[Facts]:
     """The picture that counts first, then the drafts of its answer, then earlier versions, the newest first."""
     current = next(
         (p.attempt_id for p in rows if row.state in ("succeeded", "superseded") and p.role == "image"
@@ -162,7 +193,7 @@ def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) 
             {
                 "kind": kind,
                 "path": picture.path,
-                "thumbnail": thumbnails.of(picture.sha256, (picture.path, picture.sha256)),
+                "thumbnail": thumbnail(picture),
                 "sha": picture.sha256[:12],
                 "width": picture.width,
                 "height": picture.height,
@@ -198,8 +229,9 @@ def _source(entry: Facts) -> Facts:
     return {name: text for name in ("title", "uri", "domain") if isinstance(text := entry.get(name), str)}
 
 
-def _nights(ledger: Chronicle, attempts: Sequence[AttemptRow], catalogue: Catalogue, cap: int | None) -> list[Facts]:
+def nights_of(ledger: Chronicle, attempts: Sequence[AttemptRow], declared: Declared) -> list[Facts]:
     """Runs that sent anything."""
+    catalogue, cap = declared.catalogue, declared.cap
     of_run: dict[int, list[AttemptRow]] = defaultdict(list)
     for attempt in attempts:
         of_run[attempt.run_id].append(attempt)
