@@ -76,11 +76,16 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
     from batchgen.job import load
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.report.gallery_facts import Declared
+    from batchgen.settings import state_folder
 
     try:
         loaded = load(manifest)
         invocation.keep_secret(loaded.settings)
         order = {item.id: number for number, item in enumerate(loaded.manifest.items())}
+        state = state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
         return Declared(load_catalogue())
-    return Declared(loaded.manifest.catalogue, loaded.manifest.limits.concurrency, order)
+    limits = loaded.manifest.limits
+    spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
+    budgets = {span: usd for span, usd in spans.items() if usd is not None}
+    return Declared(loaded.manifest.catalogue, limits.concurrency, order, budgets, state)

@@ -125,7 +125,8 @@ class Chronicle(Reader):
     def picture_of(self, attempt: int, k: int) -> tuple[str, str] | None:
         """(path in the job folder, sha256) of one picture that has its place."""
         sql = "SELECT path, sha256 FROM image WHERE attempt_id = ? AND k = ? AND placed = 1 AND role <> 'thought'"
-        return next(self._rows(sql, attempt, k), None)  # type: ignore[arg-type]
+        row = self._connection.execute(sql, (attempt, k)).fetchone()
+        return None if row is None else (row[0], row[1])
 
     def pictures(self, of: Sequence[str] | None = None) -> Iterator[PictureRow]:
         """Every picture that has its place, drafts and earlier versions included, the newest of a sample first."""

@@ -64,7 +64,7 @@ class Parts:
     def policy(self) -> str:
         """What the browser may do: this style and this script, and nothing that a prompt could smuggle in."""
         style, _, script = self.texts
-        pictures = "'self'; connect-src 'self'" if self.live else "data: 'self' file:"
+        pictures = "data: 'self'; connect-src 'self'" if self.live else "data: 'self' file:"
         return (
             f"default-src 'none'; img-src {pictures}; style-src {_hash(style)}; script-src {_hash(script)};"
             " base-uri 'none'; form-action 'none'"

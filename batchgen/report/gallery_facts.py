@@ -8,11 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.quota import Span
 from batchgen.report.night import Facts, left_at, model_of, night
 
 NIGHTS_MOST = 30
@@ -30,7 +29,7 @@ class Declared:
     catalogue: Catalogue
     cap: int | None = None
     order: Mapping[str, int] = field(default_factory=dict)
-    budgets: Mapping[Span | Literal["run"], float] = field(default_factory=dict)
+    budgets: Mapping[str, float] = field(default_factory=dict)
     state: Path | None = None
 
 

@@ -105,6 +105,7 @@ function counts(values) {
   return [...table].sort((a, b) => b[1] - a[1]);
 }
 function choices(id, all, entries) {
+  if ($(id) === document.activeElement && $(id).children.length) return; // it may be open
   $(id).replaceChildren(make("option", { value: "" }, all), ...entries.map(([value, number]) => make("option", { value }, `${value} (${number.toLocaleString("en")})`)));
   $(id).hidden = entries.length < (id === "model" ? 2 : 1);
   $(id).value = look[id];
@@ -558,10 +559,13 @@ function total() {
   const price = facts.emulated ? "nothing billed" : `${usd(sums.usd)} for these pictures${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}${sums.unknown ? `, ${sums.unknown} of unknown price` : ""}`;
   return `${made.length.toLocaleString("en")} of ${plural(Math.max(current.length, facts.wanted), "picture")} made · ${price} · as of ${date(facts.at)}`;
 }
-$("job").textContent = facts.job;
-$("totals").textContent = total();
-$("emulated").hidden = !facts.emulated;
-document.body.classList.toggle("emulating", facts.emulated);
+function head() {
+  $("job").textContent = facts.job;
+  $("totals").textContent = total();
+  $("emulated").hidden = !facts.emulated;
+  document.body.classList.toggle("emulating", facts.emulated);
+}
+head();
 setUpFilters();
 filter();
 let asked = false;
