@@ -78,7 +78,9 @@ class Hub:
         """The jobs as they are now, for who has just come."""
         await self.read(self._look, True)
 
-    def find(self, job: str) -> Watch | None:
+    async def find(self, job: str) -> Watch | None:
+        if job not in self.watches:
+            await self.read(self._find_places)
         return self.watches.get(job)
 
     @contextmanager

@@ -61,8 +61,8 @@ class Dashboard:
             app.router.add_post("/jobs/{job}/stop", self.stop)
         return app
 
-    def _watch(self, request: web.Request) -> Watch:
-        watch = self.hub.find(request.match_info["job"])
+    async def _watch(self, request: web.Request) -> Watch:
+        watch = await self.hub.find(request.match_info["job"])
         if watch is None:
             raise web.HTTPNotFound(reason="there is no such job here")
         return watch
@@ -100,13 +100,11 @@ class Dashboard:
         return await stream(request, self.hub, "", missed)
 
     async def to_job(self, request: web.Request) -> web.Response:
-        self._watch(request)
+        await self._watch(request)
         return web.Response(status=308, headers={"Location": f"{request.path}/"})
 
     async def job(self, request: web.Request) -> web.StreamResponse:
-        if self.hub.find(request.match_info["job"]) is None:
-            await self.hub.refresh()
-        watch = self._watch(request)
+        watch = await self._watch(request)
         text = await self.hub.read(watch.page_facts, self._live)
         if text is None:
             blank = {"job": watch.card["job"], "at": time.time(), "samples": [], "settings": [], "providers": {},
@@ -118,7 +116,7 @@ class Dashboard:
         return await _page(request, JOB, json.loads(title), f'{text[:-1]},"key":"{watch.place.id}","card":{card}}}')
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
-        watch, version = self._watch(request), -1
+        watch, version = await self._watch(request), -1
         mark = request.headers.get("Last-Event-ID") or request.query.get("at", "")
 
         async def missed() -> str:
@@ -131,11 +129,13 @@ class Dashboard:
         return await stream(request, self.hub, watch.place.id, missed)
 
     async def nights(self, request: web.Request) -> web.Response:
-        return web.Response(text=await self.hub.read(self._watch(request).nights), content_type="application/json")
+        return web.Response(
+            text=await self.hub.read((await self._watch(request)).nights), content_type="application/json"
+        )
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         attempt, k = (int(request.match_info[name]) for name in ("attempt", "k"))
-        found = await self.hub.picture(pictures.find, self._watch(request).place.folder, attempt, k)
+        found = await self.hub.picture(pictures.find, (await self._watch(request)).place.folder, attempt, k)
         if found is None:
             raise web.HTTPNotFound(reason="there is no such picture")
         with closing(found.file):
@@ -165,27 +165,29 @@ class Dashboard:
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         attempt, k = (int(request.match_info[name]) for name in ("attempt", "k"))
-        small = await self.hub.picture(pictures.thumbnail, self._watch(request).place.folder, attempt, k)
+        small = await self.hub.picture(pictures.thumbnail, (await self._watch(request)).place.folder, attempt, k)
         if small is None:
             raise web.HTTPNotFound(reason="there is no preview")
         return web.Response(body=small, content_type="image/webp", headers={"Cache-Control": IMMUTABLE})
 
     async def prospect(self, request: web.Request) -> web.Response:
         states = frozenset(request.query.get("states", "").split(",")) & set(actions.STATES)
-        return await self._act(partial(self.hub.actions.prospect, self._watch(request).place, states))
+        return await self._act(partial(self.hub.actions.prospect, (await self._watch(request)).place, states))
 
     async def retry(self, request: web.Request) -> web.Response:
         states = (await _body(request)).get("states")
         chosen = [state for state in states if isinstance(state, str)] if isinstance(states, list) else []
         # In this thread: a child takes the niceness of the thread that begets it.
-        return await self._act(partial(self._retry, self._watch(request).place, chosen), here=True)
+        return await self._act(partial(self._retry, (await self._watch(request)).place, chosen), here=True)
 
     def _retry(self, place: Place, states: list[str]) -> Facts:
         return {"pid": self.hub.actions.retry(place, states)}
 
     async def stop(self, request: web.Request) -> web.Response:
         run = (await _body(request)).get("run")
-        return await self._act(partial(self._stop, self._watch(request).place, run if isinstance(run, int) else -1))
+        return await self._act(
+            partial(self._stop, (await self._watch(request)).place, run if isinstance(run, int) else -1)
+        )
 
     def _stop(self, place: Place, run: int) -> Facts:
         return {"pid": actions.stop(place, run)}

@@ -53,10 +53,10 @@ function money(card) {
   if (card.emulated) return "nothing billed (emulated)";
   return [usd(spent + estimated), estimated ? `${usd(estimated)} of it estimated` : "", maybe ? `maybe ${usd(maybe)} more` : "", unknown ? `${plural(unknown, "answer")} of unknown price` : ""].filter(Boolean).join(" · ");
 }
-function budget({ span, limit, spent }) {
+function budget({ span, limit, spent }, emulated) {
   const share = spent / limit, bar = make("span", { class: `part ${share >= 1 ? "bad" : share >= 0.8 ? "warn" : "busy"}` });
   bar.style.width = `${Math.min(100, 100 * share)}%`;
-  return make("li", {}, make("span", {}, SPANS[span]), make("span", { class: "soft" }, `${usd(spent)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
+  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${usd(spent)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
 }
 function timeOf(card) {
   const run = card.run, began = fromIso(run.started_at);
@@ -78,7 +78,7 @@ function row(name, ...content) {
 }
 function drawJob(card, { full = false } = {}) {
   const [tone, words_] = standing(card), name = make("h2", {}, full ? "How it stands" : make("a", { href: `/jobs/${card.id}/` }, card.job));
-  const head = make("div", { class: "head" }, name, card.emulated ? make("span", { class: "chip emu" }, "EMULATED") : null, make("span", { class: `chip ${tone}` }, words_));
+  const head = make("div", { class: "head" }, name, card.emulated && !full ? make("span", { class: "chip emu" }, "EMULATED") : null, make("span", { class: `chip ${tone}` }, words_));
   const article = make("article", { class: `job ${tone}`, "data-job": card.id, "aria-label": card.job }, head);
   if (card.problem) {
     article.append(make("p", { class: card.begun ? "problem" : "soft" }, card.problem), make("p", { class: "soft folder" }, card.folder));
@@ -89,7 +89,7 @@ function drawJob(card, { full = false } = {}) {
   const list = make("dl", { class: "facts" });
   if (card.lanes.length) list.append(...row("Models", make("ul", { class: "lanes" }, ...card.lanes.map((lane) => laneLine(lane, lasts)))));
   list.append(...row("Money", make("span", {}, money(card))));
-  if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map(budget))));
+  if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map((each) => budget(each, card.emulated)))));
   if (card.run) list.append(...row("Time", timeOf(card)));
   if (card.samples.uncertain) list.append(...row("Uncertain", `${plural(card.samples.uncertain, "request")} sent and never answered, maybe billed${full ? `: ${card.uncertain.map((entry) => entry.id).join(", ")}` : ""}`));
   if (card.unread?.answers) list.append(...row("Kept", `${plural(card.unread.answers, "answer")} paid for and not readable yet; every run reads them again before it buys anything`));
@@ -99,7 +99,7 @@ function drawJob(card, { full = false } = {}) {
   if (card.nights.length) list.append(...row("Nights", make("ol", { class: "nights", "aria-label": "Last runs, the newest last" }, ...card.nights.map(nightCell))));
   article.append(list);
   if (card.action) article.append(actionLog(card.action, full));
-  if (facts.live.csrf) article.append(...buttons(card));
+  if (facts.live.csrf) (full ? head : article).append(...buttons(card));
   return article;
 }
 function actionLog(action, full) {
@@ -164,7 +164,8 @@ async function forecast(card) {
     if (mine !== asked_) return;
     if (!answer.ok) throw new Error(told_.error);
     const price = told_.emulated ? "nothing billed (emulated)" : told_.usd == null ? `at least ${usd(told_.known_usd)}, some prices are unknown` : `estimated ${usd(told_.usd)}`;
-    line.textContent = `${plural(told_.images, "picture")}, ${price}.`;
+    line.textContent = told_.images ? `${plural(told_.images, "picture")}, ${price}.` : "The manifest asks for none of these any more: run it instead.";
+    $("confirm-yes").disabled = !told_.images;
   } catch (error) {
     if (mine === asked_) line.textContent = `What it costs cannot be told: ${error.message}`;
   }
