@@ -1,8 +1,9 @@
 // One job's card, on the overview and on its own page, and the two things it may do.
-const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "none made"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
+const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "all tried failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
 const BAR = [["succeeded", "good"], ["running", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
 const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
+const latest = new Map(); // cards by the id of their job
 let ahead = 0; // seconds by which the server's clock is ahead of this one
 const nowS = () => Date.now() / 1000 + ahead;
 const fromIso = (text) => Date.parse(text) / 1000;
@@ -77,6 +78,7 @@ function row(name, ...content) {
   return [make("dt", {}, name), make("dd", {}, ...content)];
 }
 function drawJob(card, { full = false } = {}) {
+  latest.set(card.id, card);
   const [tone, words_] = standing(card), name = make("h2", {}, full ? "How it stands" : make("a", { href: `/jobs/${card.id}/` }, card.job));
   const head = make("div", { class: "head" }, name, card.emulated && !full ? make("span", { class: "chip emu" }, "EMULATED") : null, make("span", { class: `chip ${tone}` }, words_));
   const article = make("article", { class: `job ${tone}`, "data-job": card.id, "aria-label": card.job }, head);
@@ -104,25 +106,32 @@ function drawJob(card, { full = false } = {}) {
 }
 function actionLog(action, full) {
   const words_ = action.exit_code == null ? `Taking up ${action.states.join(", ")} again: process ${action.pid}` : `Took up ${action.states.join(", ")} again: exit code ${action.exit_code}`;
-  return make("details", { class: "log", "data-keep": "log", open: full && action.exit_code !== 0 }, make("summary", {}, words_), make("pre", { tabindex: 0 }, action.log || "It has said nothing yet."));
+  return make("details", { class: "log", open: full && action.exit_code !== 0 }, make("summary", {}, words_), make("pre", { tabindex: 0 }, action.log || "It has said nothing yet."));
 }
+const againOf = (card) => Object.keys(AGAIN).filter((state) => card.samples[state]);
 function buttons(card) {
-  const running = card.run?.state === "running", again = Object.keys(AGAIN).filter((state) => card.samples[state]);
+  const running = card.run?.state === "running", again = againOf(card);
   const all = [
-    running ? make("button", { type: "button", "data-do": "stop", "aria-haspopup": "dialog", onclick: () => askStop(card) }, "Stop…") : null,
-    !running && card.run?.state !== "unknown" && again.length && !(card.action && card.action.exit_code == null) ? make("button", { type: "button", "data-do": "retry", "aria-haspopup": "dialog", onclick: () => askRetry(card, again) }, "Retry…") : null,
+    running ? make("button", { type: "button", "data-do": "stop", "aria-haspopup": "dialog", onclick: () => askStop(latest.get(card.id)) }, "Stop…") : null,
+    !running && card.run?.state !== "unknown" && again.length && !(card.action && card.action.exit_code == null) ? make("button", { type: "button", "data-do": "retry", "aria-haspopup": "dialog", onclick: () => askRetry(latest.get(card.id)) }, "Retry…") : null,
   ].filter(Boolean);
   return all.length ? [make("div", { class: "bar" }, ...all)] : [];
 }
-// A card drawn anew keeps the focus and what was opened or closed in it.
+// A card drawn anew is worked into the old one: a click in progress, the focus and what was opened or scrolled stay.
 function renew(old, fresh) {
-  const focus = old.contains(document.activeElement) ? document.activeElement : null, mark = focus?.dataset.do, link_ = focus?.matches("a");
-  const kept_ = old.querySelector("[data-keep]"), log = fresh.querySelector("[data-keep]"), pre = kept_?.querySelector("pre");
-  if (kept_ && log) log.open = kept_.open;
-  const scrolled = pre?.scrollTop, atEnd = pre && pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
-  old.replaceWith(fresh);
-  if (pre && log) log.querySelector("pre").scrollTop = atEnd ? 1e9 : scrolled;
-  if (focus) (mark ? fresh.querySelector(`[data-do="${mark}"]`) : link_ ? fresh.querySelector("a") : focus.matches("pre, summary") ? fresh.querySelector(focus.localName) : null)?.focus({ preventScroll: true });
+  const log = old.querySelector(".log pre"), atEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
+  morph(old, fresh);
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+function morph(old, fresh) {
+  if (old.nodeName !== fresh.nodeName || old.dataset?.do !== fresh.dataset?.do) { old.replaceWith(fresh); return; }
+  if (old.nodeType === Node.TEXT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+  for (const { name, value } of fresh.attributes) if (name !== "style" && name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name } of [...old.attributes]) if (name !== "style" && name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  old.style.width = fresh.style.width;
+  const before = [...old.childNodes], now = [...fresh.childNodes];
+  now.forEach((child, index) => { if (before[index]) morph(before[index], child); else old.append(child); });
+  before.slice(now.length).forEach((child) => child.remove());
 }
 
 // Actions: asked for in a dialog that says what they do and cost
@@ -147,7 +156,8 @@ function askStop(card) {
   const flying = card.lanes.reduce((sum, lane) => sum + lane.in_flight, 0);
   ask(`Stop run ${card.run.id} of ${card.job}?`, `Process ${card.run.pid} starts no further request. ${flying ? `${plural(flying, "request")} in flight will be finished and paid for. ` : ""}Nothing is lost: running it again goes on where it was.`, "Stop the run", () => post(`/jobs/${card.id}/stop`, { run: card.run.id }));
 }
-function askRetry(card, states) {
+function askRetry(card) {
+  const states = againOf(card);
   const boxes = states.map((state) => make("label", { class: "choice" }, make("input", { type: "checkbox", value: state, checked: state === "failed" || states.length === 1, onchange: () => forecast(card) }), ` ${number(card.samples[state])} ${AGAIN[state]}`));
   ask(`Retry ${card.job}?`, "Each picture that is asked for again is paid for again. The run goes on when this page or the dashboard is closed; its budgets hold.", "Retry", () => post(`/jobs/${card.id}/retry`, { states: chosenStates() }), boxes);
   forecast(card);
