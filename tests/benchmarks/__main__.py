@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.dashboard import dashboard
 from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
 from tests.benchmarks.machine import machine
@@ -26,6 +27,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "references": references,
     "start": start,
     "gallery": gallery,
+    "dashboard": dashboard,
 }
 
 

@@ -20,7 +20,7 @@ from batchgen.report.dashboard.watch import Declare, Secrets, Watch
 
 LOOK_EVERY_S = 1.0
 LOOK_MOST_S = 30.0
-REST = 20  # so many times as long as a look took is waited after it: at most a twentieth of a core
+REST = 20  # so many times the CPU time of a look is waited after it: at most a twentieth of a core
 PLACES_EVERY_S = 3.0
 PICTURE_THREADS = 2
 NICENESS = 10
@@ -54,13 +54,13 @@ class Hub:
         """Until it is cancelled."""
         while True:
             await self._somebody.wait()
-            started_s = time.monotonic()
+            took_s = 0.0
             try:
-                if await self.read(self._look):
+                changed, took_s = await self.read(self._timed_look)
+                if changed:
                     await self.wake()
             except Exception as error:  # the next look may fare better
                 log.warning("the dashboard could not look at its jobs: %s: %s", type(error).__name__, error)
-            took_s = time.monotonic() - started_s
             await asyncio.sleep(min(LOOK_MOST_S, max(LOOK_EVERY_S, took_s * REST)))
 
     async def wake(self) -> None:
@@ -99,6 +99,11 @@ class Hub:
     @property
     def clients(self) -> int:
         return self._watched.total()
+
+    def _timed_look(self) -> tuple[bool, float]:
+        """And the seconds of CPU that it took."""
+        started_s = time.thread_time()
+        return self._look(), time.thread_time() - started_s
 
     def _look(self, everything: bool = False) -> bool:
         """In the reading thread. Whether anything has changed."""
