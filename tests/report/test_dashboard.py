@@ -20,18 +20,24 @@ from typing import Any
 import aiohttp
 import pytest
 
+import batchgen
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.serve import command, places, prospect
+from batchgen.emulator import EmulatorOptions
+from batchgen.emulator import serve as emulator
 from batchgen.errors import UsageError
+from batchgen.ledger.chronicle import Chronicle
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.actions import ActionRefused, Actions, holds_lock, stop
+from batchgen.report.dashboard.card import lanes
 from batchgen.report.dashboard.guard import CSRF_HEADER, Guard
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.pictures import part
 from batchgen.report.dashboard.place import Place
 from batchgen.report.dashboard.server import Dashboard, serve
+from batchgen.report.facts import job_facts
 from batchgen.report.gallery_facts import Declared
 from batchgen.store.lock import JobLock
 from tests.report.gallery_job import make_job
@@ -77,7 +83,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site(*jobs: Path, token: str = "", read_only: bool = False) -> AsyncIterator[Site]:
+async def site(*jobs: Path, token: str = "", read_only: bool = False, names: bool = True) -> AsyncIterator[Site]:
     all_places = [Place(job) for job in jobs]
     stopped, found, hubs = asyncio.Event(), list[Guard](), list[Hub]()
 
@@ -85,7 +91,7 @@ async def site(*jobs: Path, token: str = "", read_only: bool = False) -> AsyncIt
         declared = Declared(load_catalogue(), budgets={"run": 1.0, "day": 2.0})
         hub = Hub(lambda: all_places, lambda place, manifest: declared, lambda: [SECRET], Actions(prospect))
         hubs.append(hub)
-        found.append(Guard(frozenset({f"127.0.0.1:{port}"}), port, token))
+        found.append(Guard(frozenset({f"127.0.0.1:{port}"} if names else {"dash.example"}), port, token))
         return Dashboard(hub, found[0], read_only)
 
     listener = socket.create_server(("127.0.0.1", 0))
@@ -128,6 +134,12 @@ async def test_a_name_that_is_not_ours_gets_nothing_so_rebinding_a_name_leads_no
         for path in ("/", f"/jobs/{on.job}/", f"/jobs/{on.job}/events", "/metrics", "/healthz"):
             status, body, _ = await on.get(path, Host=host.replace("PORT", str(on.port)))
             assert (status, b"night" in body) == (421, False), path
+
+
+async def test_the_very_address_that_was_reached_is_a_name_and_so_is_one_that_was_given(folder):
+    async with site(folder, names=False) as on:
+        for host, status in ((f"127.0.0.1:{on.port}", 200), ("DASH.example", 200), (f"localhost:{on.port}", 421)):
+            assert (await on.get("/", Host=host))[0] == status
 
 
 async def test_a_change_needs_our_own_page(folder):
@@ -346,6 +358,22 @@ async def test_the_card_tells_lanes_budgets_trouble_and_nights(folder):
     assert [(night["exit_code"], night["state"]) for night in card["nights"]] == [(3, "ended")] * 2
 
 
+async def test_a_model_that_waits_for_its_quota_is_shown_with_until_when(tmp_path):
+    path = manifest(tmp_path, 3)
+    path.write_text(path.read_text().replace("A mug 0", "[[fault:429]] x"))
+    job = batchgen.load(path, emulate=True, environ={})
+    options = EmulatorOptions(latency_s=(0.0, 0.01), picture="tiny", rpm=0, fault_delay_s=0.6)
+    async with await emulator(options) as server:
+        await batchgen.run(job, options=batchgen.RunOptions(emulator_url=server.base_url, deadline=time.time() + 1))
+    with Chronicle.open(job.folder) as ledger:
+        (until,) = ledger.cooling().values()
+        started = ledger.runs(1)[0].started_at
+        assert started + 0.5 < until
+        shown = {now: lanes(ledger, job_facts(ledger, "", now, True), True, now) for now in (until - 0.1, until + 0.1)}
+        assert [[lane["cooling_until"] for lane in each] for each in shown.values()] == [[until], [0]]
+        assert lanes(ledger, job_facts(ledger, "", until - 0.1, True), False, until - 0.1)[0]["cooling_until"] == 0
+
+
 async def test_metrics_are_those_of_every_job_and_without_the_library_the_answer_names_it(folder, monkeypatch):
     parser = pytest.importorskip("prometheus_client.parser", reason="NOT TESTED: prometheus_client is not installed")
     async with site(folder) as on:
@@ -387,6 +415,7 @@ def touch(folder: Path, item: str, text: str) -> None:
     database.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 async def test_nobody_looks_at_a_ledger_when_nobody_looks_at_the_page(folder):
     async with site(folder) as on:
         await on.get("/")
