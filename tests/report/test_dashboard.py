@@ -8,9 +8,11 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -272,12 +274,8 @@ async def test_no_way_leads_out_of_the_job_folder(folder, tmp_path):
 
 @pytest.mark.parametrize("path", ["../outside.jpg", "/etc/passwd", "sub/../../outside.jpg"])
 async def test_a_ledger_that_names_a_file_outside_is_not_believed(folder, tmp_path, path):
-    import sqlite3
-
     shutil.copy(folder / "mug.jpg", tmp_path / "outside.jpg")
-    with sqlite3.connect(ledger_path(folder)) as database:
-        database.execute("UPDATE image SET path = ? WHERE attempt_id = 1", (path,))
-    database.close()
+    change(folder, "UPDATE image SET path = ? WHERE attempt_id = 1", path)
     async with site(folder) as on:
         assert (await on.get(f"/jobs/{on.job}/pictures/1-0"))[0] == 404
         assert (await on.get(f"/jobs/{on.job}/thumbnails/1-0"))[0] == 404
@@ -293,6 +291,7 @@ async def test_a_thumbnail_that_was_swapped_for_a_link_or_another_file_is_not_se
 
 
 async def test_what_must_stay_secret_is_on_no_page(folder):
+    change(folder, "UPDATE attempt SET message = ? WHERE outcome <> 'succeeded'", f"key {SECRET} is bad")
     async with site(folder) as on:
         for path in ("/", f"/jobs/{on.job}/", f"/jobs/{on.job}/nights"):
             status, body, _ = await on.get(path)
@@ -408,10 +407,12 @@ async def test_a_client_that_comes_back_gets_what_it_missed_and_one_of_another_s
 
 
 def touch(folder: Path, item: str, text: str) -> None:
-    import sqlite3
+    change(folder, "UPDATE sample SET text = ?, updated_at = ? WHERE item_id = ?", text, time.time(), item)
 
+
+def change(folder: Path, sql: str, *values: Any) -> None:
     with sqlite3.connect(ledger_path(folder)) as database:
-        database.execute("UPDATE sample SET text = ?, updated_at = ? WHERE item_id = ?", (text, time.time(), item))
+        database.execute(sql, values)
     database.close()
 
 
@@ -444,7 +445,7 @@ async def test_a_client_that_takes_nothing_is_dropped(folder, monkeypatch):
     monkeypatch.setattr("batchgen.report.dashboard.stream.SLOW_S", 0.2)
     touch(folder, "lamp", "x" * 30_000_000)  # more than the buffers of a connection hold
     async with site(folder) as on:
-        _, writer = await asyncio.open_connection("127.0.0.1", on.port, limit=1024)
+        reader, writer = await asyncio.open_connection("127.0.0.1", on.port, limit=1024)
         writer.write(f"GET /jobs/{on.job}/events HTTP/1.1\r\nHost: 127.0.0.1:{on.port}\r\n\r\n".encode())
         async with asyncio.timeout(20):
             while not on.hub.clients:
@@ -452,6 +453,11 @@ async def test_a_client_that_takes_nothing_is_dropped(folder, monkeypatch):
             while on.hub.clients:
                 await asyncio.sleep(0.01)
         assert (await on.get("/healthz"))[0] == 200
+        got = 0
+        with suppress(ConnectionError):
+            while piece := await reader.read(1_000_000):
+                got += len(piece)
+        assert got < 30_000_000  # it was cut off
         writer.close()
 
 
@@ -551,13 +557,9 @@ async def test_what_failed_is_retried_by_a_process_that_outlives_the_dashboard(s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is stopped from the page")
 def test_a_process_that_does_not_hold_the_lock_is_never_signalled(folder):
-    import sqlite3
-
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        with sqlite3.connect(ledger_path(folder)) as database:
-            database.execute("UPDATE run SET ended_at = NULL, pid = ? WHERE id = 2", (bystander.pid,))
-        database.close()
+        change(folder, "UPDATE run SET ended_at = NULL, pid = ? WHERE id = 2", bystander.pid)
         note = {"pid": bystander.pid, "host": socket.gethostname()}
         (folder / ".batchgen" / "holder.json").write_text(json.dumps(note))
         with pytest.raises(ActionRefused, match="does not hold the lock"):
@@ -575,8 +577,6 @@ def test_a_process_that_does_not_hold_the_lock_is_never_signalled(folder):
 
 
 def test_serve_prints_its_address_on_one_line_and_ends_at_once_when_told_to(spawn, folder):
-    import urllib.request
-
     for number in (signal.SIGTERM, signal.SIGINT):
         process = spawn("serve", str(folder), "--port", "0")
         address = process.stdout.readline().strip()
