@@ -37,7 +37,7 @@ def browser(made: Path) -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     processes: list[subprocess.Popen[str]] = []
 
@@ -55,14 +55,25 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate(timeout=20)
 
 
+@pytest.fixture(scope="module")
+def home(made: Path, spawn: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a dashboard of that job and of one that has not begun."""
+    later = tmp_path_factory.mktemp("later") / "later.yaml"
+    later.write_text("items: [{id: a, prompt: b}]\n")
+    address: str = spawn("serve", str(made), str(later), "--port", "0").stdout.readline().strip()
+    return address
+
+
 @pytest.fixture
 def visit(browser: Any, spawn: Any) -> Iterator[Callable[..., Any]]:
-    """Serve these jobs and open the overview; at the end nothing came from elsewhere, and the console is empty."""
+    """Open an address, or the overview of jobs that are served for it; at the end nothing came from elsewhere, and the console is empty."""
     contexts: list[Any] = []
     amiss: list[str] = []
 
-    def opened(*jobs: Path, argv: tuple[str, ...] = (), **options: Any) -> Any:
-        address = spawn("serve", *map(str, jobs), "--port", "0", *argv).stdout.readline().strip()
+    def opened(place: Path | str, *argv: str, **options: Any) -> Any:
+        address = place
+        if isinstance(place, Path):
+            address = spawn("serve", str(place), "--port", "0", *argv).stdout.readline().strip()
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         own = (address.partition("?")[0], "data:", "blob:")
@@ -86,9 +97,8 @@ def open_job(tab: Any) -> None:
     until(tab, "document.getElementById('link')?.textContent === 'live'")
 
 
-def test_the_overview_tells_how_each_job_stands_and_leads_to_its_pictures(visit, made, tmp_path):
-    (tmp_path / "later.yaml").write_text("items: [{id: a, prompt: b}]\n")
-    tab = visit(made, tmp_path / "later.yaml")
+def test_the_overview_tells_how_each_job_stands_and_leads_to_its_pictures(visit, home):
+    tab = visit(home)
     assert tab.inner_text(".job .chip:not(.emu)") == "some not made"
     assert tab.inner_text(".made").split() == [
         "7",
@@ -112,8 +122,8 @@ def test_the_overview_tells_how_each_job_stands_and_leads_to_its_pictures(visit,
     assert tab.locator(".job").count() == 2
 
 
-def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, made):
-    tab = visit(made)
+def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, home):
+    tab = visit(home)
     open_job(tab)
     tab.click("[data-state=refused]")
     assert keys(tab) == ["refused"]
@@ -141,8 +151,8 @@ def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, 
     assert tab.locator("#night option").count() == 2
 
 
-def test_markup_in_a_prompt_is_text(visit, made):
-    tab = visit(made)
+def test_markup_in_a_prompt_is_text(visit, home):
+    tab = visit(home)
     open_job(tab)
     tab.click('[data-key="markup"] .open')
     assert tab.inner_text("#details .prompt") == MARKUP.replace('{{ "{{" }}', "{{")
@@ -200,21 +210,17 @@ def test_retry_says_what_it_costs_and_its_log_is_on_the_page(visit, made, tmp_pa
     until(tab, "[...document.querySelectorAll('.night')].map((n) => n.textContent).join() === '3,3,4'")
 
 
-def test_read_only_shows_no_button_that_changes_anything(visit, made):
-    tab = visit(made, argv=("--read-only",))
-    assert tab.locator("[data-do=retry]").count() == 0
-
-
-def test_the_token_is_asked_for_once_and_leaves_the_address(visit, made):
-    tab = visit(made, argv=("--token",))
+def test_the_token_is_asked_for_once_and_read_only_shows_no_button_that_changes_anything(visit, made):
+    tab = visit(made, "--token", "--read-only")
     assert "token" not in tab.evaluate("location.href")
     open_job(tab)
     assert len(keys(tab)) == 10
+    assert tab.locator("[data-do=retry]").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out_on_a_phone(visit, made, scheme):
-    tab = visit(made, color_scheme=scheme, viewport={"width": 390, "height": 800})
+def test_nothing_sticks_out_on_a_phone(visit, home, scheme):
+    tab = visit(home, color_scheme=scheme, viewport={"width": 390, "height": 800})
     fits = "document.documentElement.scrollWidth <= innerWidth"
     assert tab.evaluate(fits)
     colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -16,6 +16,7 @@ from pathlib import Path
 from batchgen.errors import BatchgenError
 from batchgen.ledger.reader import Reader, RunRow
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.inside import OutsideError, open_regular
 from batchgen.report.dashboard.place import Place
 from batchgen.report.facts import Facts, holder_of, process_state
 from batchgen.store.spool import NO_FOLLOW
@@ -104,10 +105,10 @@ def _begin(place: Place, states: Sequence[str]) -> Child:
 
 def _tail(log: Path) -> str:
     try:
-        with open(log, "rb") as file:
+        with open_regular(str(log)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             return file.read(TAIL_BYTES).decode("utf-8", errors="replace")
-    except OSError:
+    except (OSError, OutsideError):
         return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def _named(folder: Path, attempt: int, k: int) -> tuple[str, str] | None:
     try:
         with closing(Chronicle.open(folder)) as ledger:
             named = ledger.picture_of(attempt, k)
-    except LedgerError:
+    except (LedgerError, sqlite3.Error):
         return None
     return named if named is not None and SHA256.fullmatch(named[1]) else None
 

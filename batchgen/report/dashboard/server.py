@@ -121,8 +121,7 @@ class Dashboard:
 
         async def missed() -> str:
             nonlocal version, mark
-            card, samples = await self.hub.read(watch.missed, version, mark)
-            version, mark = watch.version, watch.feed.mark if watch.feed else mark
+            version, card, mark, samples = await self.hub.read(watch.missed, version, mark)
             return event("card", card) + event("samples", samples, mark)
 
         await self.hub.read(partial(watch.look, samples=True))

@@ -6,7 +6,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from batchgen.errors import LedgerError
@@ -39,6 +39,7 @@ class Watch:
         self._mark: object = ()
         self._last: RunRow | None = None
         self._nights: Nights = {}
+        self._inode = 0
         self._declared: tuple[object, Declared] | None = None
         self._looked_s = 0.0  # monotonic, when the samples were last asked for
 
@@ -74,12 +75,14 @@ class Watch:
                 ledger.hold_still()
                 self._last = ledger.last_run()
                 declared = self._declared_by(ledger.meta("manifest") or "")
+                if (inode := ledger_path(folder).stat().st_ino) != self._inode:
+                    self._inode, self.feed, self._nights = inode, None, {}  # it was built anew
                 if samples:
                     self.feed = self.feed or Feed(folder, declared, self.text)
                     self.feed.refresh(ledger, now)
                 return card_of(ledger, folder, declared, self._alive(), self._nights, now)
-        except LedgerError as error:
-            problem = error
+        except (LedgerError, OSError) as error:
+            problem: Exception = error
         except sqlite3.Error as error:
             problem = unreadable(error, ledger_path(folder))
         self.feed = None
@@ -106,14 +109,16 @@ class Watch:
         self.look(samples=True)
         return self.feed.page_facts(live) if self.feed else None
 
-    def missed(self, version: int, mark: str) -> tuple[str, str]:
-        """(the card, empty when the client has it; the samples that it has missed)."""
+    def missed(self, version: int, mark: str) -> tuple[int, str, str, str]:
+        """(version, the card; mark, the samples that the client has missed); both empty when it has everything."""
         card = self.text(self.card) if version != self.version else ""
-        return card, self.feed.since(mark) if self.feed else ""
+        if self.feed is None:
+            return self.version, card, mark, ""
+        return self.version, card, self.feed.mark, self.feed.since(mark)
 
     def nights(self) -> str:
         self.look(samples=True)
-        if self.feed is None:
-            return "[]"
-        with closing(Chronicle.open(self.place.folder)) as ledger:
-            return self.feed.nights(ledger)
+        if self.feed is not None:
+            with suppress(LedgerError, sqlite3.Error), closing(Chronicle.open(self.place.folder)) as ledger:
+                return self.feed.nights(ledger)
+        return "[]"
