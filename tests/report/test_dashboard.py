@@ -199,6 +199,7 @@ async def test_a_token_is_wanted_by_every_page_but_the_one_for_keepers_alive(fol
         assert (await on.get(f"/?token={TOKEN}", Host="evil.example"))[0] == 401
         status, _, got = await on.get(f"/?token={TOKEN}")
         assert (status, got["Location"]) == (303, "/")
+        assert (await on.ask("GET", f"//evil.example/?token={TOKEN}"))[2].get("Location", "/") == "/evil.example/"
         assert all(word in got["Set-Cookie"] for word in ("HttpOnly", "SameSite=Strict"))
         status, body, _ = await on.get("/")
         assert (status, TOKEN.encode() in body) == (200, False)
@@ -577,10 +578,10 @@ def test_a_process_that_does_not_hold_the_lock_is_never_signalled(folder):
 
 
 def test_serve_prints_its_address_on_one_line_and_ends_at_once_when_told_to(spawn, folder):
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, path in ((signal.SIGTERM, ""), (signal.SIGINT, f"jobs/{Place(folder).id}/")):
         process = spawn("serve", str(folder), "--port", "0")
         address = process.stdout.readline().strip()
-        stream = urllib.request.urlopen(f"{address}events", timeout=20)  # noqa: S310 - our own
+        stream = urllib.request.urlopen(f"{address}{path}events", timeout=20)  # noqa: S310 - our own
         assert stream.readline() == b"retry: 2000\n"
         process.send_signal(number)
         out, err = process.communicate(timeout=10)

@@ -53,11 +53,9 @@ class Feed:
         if items is not None and len(items) > ALL_ABOVE:
             items = None
         self._run, self._since = state, now
-        self.at += 1
         changed = self._read(ledger, items)
+        self.at += changed
         self._job = job_entry(ledger, self._folder, self._settings, self._declared.catalogue, now)
-        if not changed:
-            self.at -= 1
         return changed
 
     def _changed(self, ledger: Chronicle, whole: bool) -> list[str] | None:
@@ -85,7 +83,7 @@ class Feed:
             entry["place"] = order.get(row.item_id, len(order))
             text = self._to_text(entry)
             if key not in self._entries or self._entries[key][1] != text:
-                self._entries[key] = (self.at, text)
+                self._entries[key] = (self.at + 1, text)
                 changed = True
         return changed
 

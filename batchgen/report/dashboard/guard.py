@@ -85,7 +85,7 @@ class Guard:
             given.encode("utf-8", "replace"), self.token.encode()
         ):
             return refused(401, "that is not the token of this start")
-        answer = web.Response(status=303, headers={"Location": request.path})
+        answer = web.Response(status=303, headers={"Location": "/" + request.path.lstrip("/")})
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="Strict", path="/")
         return answer
 

@@ -125,9 +125,12 @@ class Hub:
         self._placed_s = time.monotonic()
         return before != list(self.watches)
 
-    async def close(self) -> None:
+    async def leave(self) -> None:
+        """No client is kept any longer."""
         self.closing = True
         await self.wake()
+
+    def close(self) -> None:
         self._reading.shutdown(wait=False, cancel_futures=True)
         self.picturing.shutdown(wait=False, cancel_futures=True)
 

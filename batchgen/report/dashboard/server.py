@@ -250,5 +250,6 @@ async def serve(make: Callable[[int], Dashboard], listener: socket.socket, stop:
         await stop.wait()
     finally:
         polling.cancel()
-        await dashboard.hub.close()
+        await dashboard.hub.leave()
         await runner.cleanup()
+        dashboard.hub.close()

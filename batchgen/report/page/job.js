@@ -2,7 +2,6 @@
 let mark_ = facts.live.at, card_ = facts.card;
 const byKey = new Map(samples.map((sample) => [keyOf(sample), sample]));
 const late = new Set();
-document.body.classList.add("live");
 const panel = make("section", { id: "live", "aria-label": "How it stands" });
 document.querySelector("header").after(panel);
 panel.append(drawJob(card_, { full: true }));
