@@ -32,6 +32,7 @@ LAYERS: list[list[str]] = [
     ["engine"],
     ["job"],
     ["report"],
+    ["daemon"],
     ["cli"],
     ["__main__"],
 ]

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from batchgen.cli.invocation import Invocation
+from batchgen.schedule.timetable import read_span_s
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("failed", "refused", "uncertain")
-_SECONDS = (86400, 3600, 60, 1)
-_SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def read_states(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
@@ -36,10 +35,7 @@ def read_span(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     """`4h`, `90m`, `1h30m`, `45s`; seconds."""
     if value is None:
         return None
-    match = _SPAN.fullmatch(value.strip().lower().replace(" ", ""))
-    parts = match.groups() if match is not None else ()
-    seconds = sum(float(part) * factor for part, factor in zip(parts, _SECONDS, strict=False) if part)
-    if seconds <= 0:
+    if (seconds := read_span_s(value)) is None:
         raise click.BadParameter(f"{value!r} is no duration; write 4h, 90m or 1h30m", ctx, param)
     return seconds
 

@@ -24,6 +24,7 @@ from batchgen.schedule.timetable import (
     Timetable,
     read_clock,
     read_days,
+    read_span_s,
     span_s,
     unit_name,
 )
@@ -70,7 +71,8 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 @click.command("schedule")
 @manifest_argument
 @chain(
-    click.option("--at", callback=_clock, required=True, metavar="HH:MM", help="When, on the local clock."),
+    click.option("--at", callback=_clock, metavar="HH:MM",
+                 help="When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]"),
     click.option("--days", callback=_days, metavar="DAYS", help="mon,thu or mon-fri; every day without it."),
     click.option("--as", "form", type=click.Choice(FORMS), required=True, help="What shall run it."),
     click.option("--until", callback=_clock, metavar="HH:MM", help="Start nothing after this time."),
@@ -97,6 +99,7 @@ def command(invocation: Invocation, manifest: str, **given: Any) -> None:
       batchgen schedule catalog.yaml --at 01:30 --as systemd --install
       batchgen schedule catalog.yaml --at 01:30 --until 06:00 --days mon-fri --as cron
       batchgen schedule catalog.yaml --at 01:30 --as github -- --max-cost 5
+      batchgen schedule catalog.yaml --as kubernetes      when its own `schedule:` says
     """
     form, action, err = given["form"], given["action"], invocation.err
     if action and form not in INSTALLED:
@@ -104,6 +107,8 @@ def command(invocation: Invocation, manifest: str, **given: Any) -> None:
     if given["timezone"] and form not in ZONED:
         raise UsageError(f"{form} goes by the clock of its machine: leave --timezone out")
     job, notified = _checked(invocation, manifest, given["options"])
+    if given["at"] is None:
+        given = _from_manifest(job, given)
     table = _timetable(job, notified, given)
     messages = bool(notified or (job.manifest.notify and job.manifest.notify.to))
     if action:
@@ -138,6 +143,32 @@ def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) ->
         if problem := variable_problem(address):
             raise UsageError(f"--notify: {problem}")
     return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"]), asked["notify"]
+
+
+def _from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
+    """The options as `schedule:` in the manifest's head says, where none is given. Raises UsageError."""
+    wanted, form = job.manifest.schedule, given["form"]
+    if wanted is None:
+        raise UsageError(f"when? Give --at 01:30, or write schedule: into the head of {job.manifest.path}")
+    time_of_day = wanted.cadence.once_a_day
+    if time_of_day is None:
+        raise UsageError(
+            f"schedule.cron: {wanted.cron!r} is more than one time of day: `batchgen daemon` runs it, or --at"
+        )
+    if wanted.timezone and form not in ZONED and wanted.timezone != _zone_name():
+        raise UsageError(f"{form} goes by the clock of its machine, in {_zone_name()}, and schedule.timezone is"
+                         f" {wanted.timezone}: give --at, or take a form that knows time zones: {', '.join(ZONED)}")  # fmt: skip
+    capped = any(word.partition("=")[0] == "--max-cost" for word in given["options"])
+    money = () if wanted.max_cost is None or capped else ("--max-cost", f"{wanted.max_cost:.10g}")
+    return {
+        **given,
+        "at": time_of_day[0],
+        "days": given["days"] or time_of_day[1],
+        "until": given["until"] or read_clock(wanted.until or ""),
+        "max_duration": given["max_duration"] or read_span_s(wanted.max_duration or ""),
+        "timezone": given["timezone"] or (wanted.timezone if form in ZONED else None),
+        "options": (*money, *given["options"]),
+    }
 
 
 def _needed(job: Job, notified: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from batchgen.emulator import batch_arguments
 from batchgen.emulator.faults import KNOWN
 from batchgen.emulator.loopback import is_loopback
 from batchgen.emulator.options import EmulatorOptions, Span
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", action="append", default=[], metavar="ID", help="the only AI models that keys may use (all)")
     add("--credit", type=int, default=1_000_000_000, metavar="N", help="of an AIML account before its first picture")
     add("--no-retired", action="store_true", help="answer 404 for AI models that the vendor has shut down")
+    batch_arguments.add_to(parser)
     return parser
 
 
@@ -94,6 +96,7 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
         models=tuple(arguments.model),
         credit=arguments.credit,
         serve_retired=not arguments.no_retired,
+        batch=batch_arguments.options_from(arguments),
     )
 
 

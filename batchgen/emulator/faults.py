@@ -19,7 +19,10 @@ REFUSALS = frozenset(
 PICTURES = frozenset({"bad_base64", "half_image", "many_images", "thought_images", "mislabelled", "wrong_size"})
 LINKS = frozenset({"link404", "link_slow", "201", "b64"})
 SHAPES = frozenset({"data_shape", "images_shape", "tokens_used"})  # variants of AIML's answers; nothing fails
-KNOWN = ERRORS | WIRE | REFUSALS | PICTURES | LINKS | SHAPES
+LINES = frozenset(
+    {"line_missing", "line_doubled", "line_unknown_key", "line_crossed", "line_cut", "line_keyless"}
+)  # of a batch's results; online they do nothing
+KNOWN = ERRORS | WIRE | REFUSALS | PICTURES | LINKS | SHAPES | LINES
 
 _MARKER = re.compile(r"\[\[fault:([^\]*\s]+)(?:\*(\d+))?\]\]")
 _FOR_EVER = 1 << 30

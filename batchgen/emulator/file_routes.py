@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from batchgen.emulator import google_errors as errors
+from batchgen.emulator.batch_faults import BatchFaults
 from batchgen.emulator.fields import Anything, Message, Violation, read
 from batchgen.emulator.files import Files, StoredFile, Upload
 from batchgen.emulator.options import EmulatorOptions
@@ -31,6 +32,7 @@ class FileRoutes:
     """Source: ai.google.dev/gemini-api/docs/files and requests of google-genai 3.4.0 and @google/genai 3.1.0."""
 
     files: Files
+    faults: BatchFaults
     statistics: Statistics
     options: EmulatorOptions
     key: Callable[[web.Request], str]
@@ -66,7 +68,11 @@ class FileRoutes:
         commands = {word.strip() for word in request.headers.get("X-Goog-Upload-Command", "").lower().split(",")}
         if "start" in commands:
             return await self._start(request)
-        upload = self.files.upload(request.query.get("upload_id", ""))
+        upload_id = request.query.get("upload_id", "")
+        if "query" in commands and (done := self.files.finished(upload_id)):
+            # Known of Google's upload protocol in general, not of this API.
+            return Answer(body=encoded({"file": _shown(request, done)}), headers={"X-Goog-Upload-Status": "final"})
+        upload = self.files.upload(upload_id)
         if "query" in commands:
             return Answer(body=b"", headers=_active(upload))
         if not commands & {"upload", "finalize"}:
@@ -79,6 +85,8 @@ class FileRoutes:
             raise errors.refusal(400, f"Expected {upload.size_bytes} bytes, received {upload.received_bytes}.")
         stored = await asyncio.to_thread(self.files.finish, upload)
         self.statistics.uploads += 1
+        if self._fault("upload_lost"):
+            raise Cut
         return Answer(body=encoded({"file": _shown(request, stored)}), headers={"X-Goog-Upload-Status": "final"})
 
     async def _start(self, request: web.Request) -> Answer:
@@ -107,7 +115,7 @@ class FileRoutes:
 
     async def _take(self, request: web.Request, upload: Upload, *, last: bool) -> None:
         """One piece onto the disk as it comes; what arrived before a cut stays. The wordings are ours."""
-        fault = self.files.fault(upload)
+        fault = self.files.fault(upload) or self._fault("upload_500", "upload_503", "upload_reset")
         if request.headers.get("X-Goog-Upload-Offset") != str(upload.received_bytes):
             raise errors.refusal(400, f"X-Goog-Upload-Offset: the next byte expected is {upload.received_bytes}.")
         length = request.content_length or 0
@@ -126,6 +134,9 @@ class FileRoutes:
             left -= len(piece[:left])
             if not left and fault == "reset":
                 raise Cut
+
+    def _fault(self, *names: str) -> str | None:
+        return (self.faults.take(frozenset(names)) or "").removeprefix("upload_") or None
 
     async def listing(self, request: web.Request) -> Answer:
         """10 a page unless told, at most 100."""

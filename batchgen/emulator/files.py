@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 from batchgen.emulator import google_errors as errors
 from batchgen.emulator.faults import fault_for, markers
@@ -44,6 +44,7 @@ class StoredFile:
     created_s: float
     ready_s: float
     expires_s: float
+    source: Literal["UPLOADED", "GENERATED"] = "UPLOADED"
 
     def state(self) -> str:
         if any(name == "failed" for name, _ in markers(self.display_name)):
@@ -58,14 +59,17 @@ class StoredFile:
         found |= {
             "mimeType": self.mime,
             "sizeBytes": str(self.size_bytes),
-            "createTime": _stamp(self.created_s),
-            "updateTime": _stamp(self.ready_s),
-            "expirationTime": _stamp(self.expires_s),
+            "createTime": stamp(self.created_s),
+            "updateTime": stamp(self.ready_s),
+            "expirationTime": stamp(self.expires_s),
             "sha256Hash": base64.b64encode(self.sha256.encode()).decode(),
             "uri": f"{base}/files/{self.id}",
             "state": self.state(),
-            "source": "UPLOADED",
+            "source": self.source,
         }
+        if self.source == "GENERATED":  # the documents name the field; the path is that of their own download
+            origin, _, version = base.rpartition("/")
+            found["downloadUri"] = f"{origin}/download/{version}/files/{self.id}:download?alt=media"
         if found["state"] == "FAILED":  # the documents name the field and show no example
             found["error"] = {"code": 13, "message": "The file could not be processed."}
         return found
@@ -100,6 +104,7 @@ class Files:
         self._folder: Path | None = None
         self._uploads: dict[str, Upload] = {}
         self._files: dict[str, StoredFile] = {}
+        self._finished: dict[str, str] = {}  # by upload: its file
         self._attempts: Counter[tuple[str, str]] = Counter()
         self._lock = Lock()
 
@@ -116,8 +121,6 @@ class Files:
             raise errors.refusal(409, f"Requested entity already exists: files/{file_id}", status="ALREADY_EXISTS")
         if size_bytes > _MOST_BYTES:
             raise errors.refusal(400, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="batchgen-emulator-"))
         upload_id = secrets.token_urlsafe(24)
         upload = Upload(
             id=upload_id,
@@ -126,11 +129,42 @@ class Files:
             mime=mime or "application/octet-stream",
             display_name=display_name,
             size_bytes=size_bytes,
-            path=self._folder / upload_id,
+            path=self.place(upload_id),
         )
         upload.path.touch()
         self._uploads[upload_id] = upload
         return upload
+
+    def place(self, name: str) -> Path:
+        """Where something of this name may lie until the emulator ends."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="batchgen-emulator-"))
+        return self._folder / name
+
+    def add_generated(self, key: str, file_id: str, path: Path, size_bytes: int, sha256: str) -> StoredFile:
+        """Results of a batch. They live as long as uploads do; the documents speak of six weeks too."""
+        now_s = time.time()
+        stored = StoredFile(
+            id=file_id,
+            key=key,
+            mime="application/jsonl",
+            display_name="",
+            size_bytes=size_bytes,
+            sha256=sha256,
+            pixels=None,
+            path=path,
+            created_s=now_s,
+            ready_s=now_s,
+            expires_s=now_s + self._options.file_life_s,
+            source="GENERATED",
+        )
+        with self._lock:
+            self._files[file_id] = stored
+        return stored
+
+    def finished(self, upload_id: str) -> StoredFile | None:
+        """The file that an upload became; a client whose answer was lost asks for it."""
+        return self._files.get(self._finished.get(upload_id, ""))
 
     def upload(self, upload_id: str) -> Upload:
         """Raises Refusal for one that never began or is over; the wording is ours."""
@@ -164,6 +198,7 @@ class Files:
         )
         with self._lock:
             self._files[stored.id] = stored
+            self._finished[upload.id] = stored.id
         self._uploads.pop(upload.id, None)
         return stored
 
@@ -198,6 +233,7 @@ class Files:
         self._uploads.clear()
         with self._lock:
             self._files.clear()
+            self._finished.clear()
         self._attempts.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -214,5 +250,5 @@ class Files:
             return list(self._files.values())
 
 
-def _stamp(at_s: float) -> str:
+def stamp(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -53,7 +53,14 @@ def parse(
     body: bytes, model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream = ""
 ) -> GeminiOrder:
     """Raises Refusal 400 in the server's wording for anything it would not take."""
-    request = _read_body(body)
+    return parse_value(_read_json(body), model, options, find_file, stream=stream)
+
+
+def parse_value(
+    value: dict[str, Any], model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream
+) -> GeminiOrder:
+    """As `parse`, for a request that is a part of something larger."""
+    request = _read_request(value)
     contents = request.get("contents") or []
     _check_contents(contents)
     references, ratio_of_reference = _references(contents, model, find_file)
@@ -86,13 +93,17 @@ def parse(
     )
 
 
-def _read_body(body: bytes) -> dict[str, Any]:
+def _read_json(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except ValueError as error:
         raise errors.not_json(f"Parser error: {error}") from None
     if not isinstance(value, dict):
         raise errors.not_json("Root element must be a message.")
+    return value
+
+
+def _read_request(value: dict[str, Any]) -> dict[str, Any]:
     violations: list[Violation] = []
     request: dict[str, Any] = read(REQUEST, value, "", violations)
     if violations:

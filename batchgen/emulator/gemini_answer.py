@@ -14,7 +14,8 @@ from batchgen.emulator.orders import JSON_TYPE, Answer, Job, encoded, in_base64,
 from batchgen.emulator.signatures import signature
 from batchgen.emulator.usage import usage
 
-Stream = Literal["", "sse", "array"]  # streamGenerateContent with and without alt=sse
+# streamGenerateContent with and without alt=sse; a line of a batch's results
+Stream = Literal["", "sse", "array", "line"]
 
 _CODE = "Support code: 42876398."
 _NOT_SHOWN = "Unable to show the generated image."
@@ -109,6 +110,8 @@ def _framed(response: dict[str, Any], stream: Stream) -> tuple[bytes, str]:
     if stream == "sse":
         line = json.dumps(response, ensure_ascii=False).encode("utf-8", "replace")
         return b"data: " + line + b"\r\n\r\n", "text/event-stream"
+    if stream == "line":
+        return json.dumps(response, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"), JSON_TYPE
     return encoded([response] if stream else response), JSON_TYPE
 
 

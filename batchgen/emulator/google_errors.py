@@ -168,6 +168,15 @@ def overloaded() -> Refusal:
     return refusal(503, _OVERLOADED[1])
 
 
+def enqueued_exhausted() -> Refusal:
+    """Recorded where a batch was created (langchain4j/langchain4j#3942): neither QuotaFailure nor RetryInfo."""
+    return refusal(429, _QUOTA_HEAD, [_HELP])
+
+
+def no_such_entity() -> Refusal:
+    return refusal(404, "Requested entity was not found.")
+
+
 def server_fault(code: int, draw: random.Random) -> Refusal:
     messages = {
         408: ["Deadline expired before operation could complete."],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from batchgen.emulator.batch_options import BatchOptions
 from batchgen.emulator.faults import KNOWN
 
 Span = tuple[float, float]
@@ -29,7 +30,7 @@ class EmulatorOptions:
     models: the only AI models that are listed, and of Google's that keys may use, empty for all. credit: what an AIML
     account has before its first picture. tiers: what a serviceTier meets, by its
     name in lower case: 400 not offered, 429 or 503 no capacity, 200 served as standard.
-    upload_granularity_bytes: pieces of an upload, but the last, are multiples of it.
+    upload_granularity_bytes: pieces of an upload, but the last, are multiples of it. batch: of the Batch API.
     """
 
     latency_s: Span = (0.3, 0.9)
@@ -56,6 +57,7 @@ class EmulatorOptions:
     file_life_s: float = 48 * 3600.0
     file_processing_s: float = 0.0
     upload_granularity_bytes: int = 8 * 1024 * 1024
+    batch: BatchOptions = field(default_factory=BatchOptions)
 
     def __post_init__(self) -> None:
         for name, rate in self.faults.items():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from socket import SO_LINGER, SOL_SOCKET
+from threading import Lock
 from typing import Any
 
 from aiohttp import web
@@ -59,6 +60,7 @@ class Reception:
         self.closing = asyncio.Event()
         self._quotas = Quotas(options.minute_s, rejected_counts=options.rejected_counts)
         self._attempts: Counter[tuple[str | int, ...]] = Counter()
+        self._attempts_lock = Lock()  # lines of batches are counted in a thread
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="emulator")
         self._loop = asyncio.get_running_loop()
         self._started_s = self._loop.time()
@@ -110,7 +112,7 @@ class Reception:
         over = self._quotas.admit(key, model, now_s, **limits)
         if over is not None:
             raise dialect.over_quota(order.model, over)
-        job = self._job(order, visit.n, dialect, f"{request.scheme}://{request.host}")
+        job = self.job(order, visit.n, dialect, f"{request.scheme}://{request.host}")
         if job.fault == "reset_early":
             raise Cut
         if job.fault == "hang":
@@ -124,13 +126,15 @@ class Reception:
             raise refusal
         return await self._finish(dialect, job, visit)
 
-    def _job(self, order: Order, n: int, dialect: Dialect, origin: str) -> Job[Any]:
+    def job(self, order: Order, n: int, dialect: Dialect, origin: str) -> Job[Any]:
+        """Raises Refusal for a marker that this API has no fault for."""
         for name, _ in markers(order.prompt):
             if name not in dialect.faults:
                 raise dialect.bad_fault(name)
         place: tuple[str | int, ...] = (order.model.id, order.prompt, order.turn, *order.history)
-        self._attempts[place] += 1
-        attempt = self._attempts[place]
+        with self._attempts_lock:
+            self._attempts[place] += 1
+            attempt = self._attempts[place]
         draw = random.Random(f"{self.options.seed}|{'|'.join(map(str, place))}|{attempt}")
         fault = fault_for(order.prompt, attempt, self.options.faults, draw)
         return Job(

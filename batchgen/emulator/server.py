@@ -11,6 +11,11 @@ from aiohttp import web
 
 from batchgen.emulator import aimlapi, faults, gemini, imagen
 from batchgen.emulator import google_errors as errors
+from batchgen.emulator.batch_faults import BatchFaults
+from batchgen.emulator.batch_lines import LineWork
+from batchgen.emulator.batch_routes import BatchRoutes
+from batchgen.emulator.batch_run import BatchRuns
+from batchgen.emulator.downloads import Downloads
 from batchgen.emulator.file_routes import FileRoutes
 from batchgen.emulator.files import Files
 from batchgen.emulator.gemini_answer import Stream
@@ -28,7 +33,7 @@ _GOOGLE_HEADERS = {"Vary": "Origin, X-Origin, Referer", "Server-Timing": "gfet4t
 _GOOGLE_ERRORS = faults.ERRORS - {"credits", "maintenance"}
 _RAI = frozenset({"rai_filtered", "rai_all"})
 _ONE_PICTURE = faults.PICTURES - {"many_images", "thought_images"}
-_GEMINI_FAULTS = _GOOGLE_ERRORS | faults.WIRE | (faults.REFUSALS - _RAI) | faults.PICTURES
+_GEMINI_FAULTS = _GOOGLE_ERRORS | faults.WIRE | (faults.REFUSALS - _RAI) | faults.PICTURES | faults.LINES
 _IMAGEN_FAULTS = _GOOGLE_ERRORS | faults.WIRE | _RAI | _ONE_PICTURE
 _AIML_ERRORS = faults.ERRORS - {"429limit0", "429spend"}
 _AIML_FAULTS = _AIML_ERRORS | faults.WIRE | {"no_image", "empty"} | _ONE_PICTURE | faults.LINKS | faults.SHAPES
@@ -102,6 +107,7 @@ class _Routes:
     reception: Reception
     links: Links
     files: Files
+    batches: BatchRoutes
 
     def add_to(self, app: web.Application) -> None:
         version = "/{version:v1(?:beta)?}"
@@ -139,6 +145,15 @@ class _Routes:
                 return imagen.parse(body, model)
 
             dialect = _google_dialect(_IMAGEN_FAULTS, parse_predict, imagen.answer)
+        elif method == "batchGenerateContent":
+
+            def admitted() -> Model:
+                model = gemini.find_model(name, version, method, options)
+                _must_pay(request, name)
+                _google_key(request)
+                return model
+
+            return await self.batches.create(request, admitted)
         else:
             return await _refuse(request, errors.unknown_model(name, version, method))
         return await self.reception.receive(request, dialect, name)
@@ -214,6 +229,7 @@ class _Routes:
         return web.json_response(self.reception.statistics.served_json())
 
     async def reset(self, request: web.Request) -> web.StreamResponse:
+        await self.batches.clear()
         self.reception.reset()
         self.links.clear()
         self.files.clear()
@@ -254,10 +270,13 @@ async def _google_404(request: web.Request, handler: Any) -> web.StreamResponse:
 class RunningEmulator:
     """A server that listens. `async with` closes it; requests in flight are cut off then."""
 
-    def __init__(self, runner: web.AppRunner, reception: Reception, files: Files, base_url: str) -> None:
+    def __init__(
+        self, runner: web.AppRunner, reception: Reception, files: Files, batches: BatchRoutes, base_url: str
+    ) -> None:
         self._runner = runner
         self._reception = reception
         self._files = files
+        self._batches = batches
         self.base_url = base_url
 
     @property
@@ -271,6 +290,8 @@ class RunningEmulator:
     async def close(self) -> None:
         self._reception.close()
         await self._runner.cleanup()
+        await self._batches.clear()
+        self._batches.runs.close()
         self._files.clear()
 
     async def __aenter__(self) -> Self:
@@ -295,15 +316,15 @@ async def serve(
     reception = Reception(options or EmulatorOptions())
     # Bodies are read and bounded by the reception itself.
     app = web.Application(middlewares=[_google_404], client_max_size=0)
-    files = Files(reception.options)
-    _Routes(reception, Links(), files).add_to(app)
-    FileRoutes(
-        files=files,
-        statistics=reception.statistics,
-        options=reception.options,
-        key=_known_key,
-        headers=_GOOGLE_HEADERS,
-    ).add_to(app)
+    files, mishaps = Files(reception.options), BatchFaults(reception.options.batch.faults)
+    common: dict[str, Any] = {"files": files, "faults": mishaps, "key": _known_key, "headers": _GOOGLE_HEADERS}
+    counting: dict[str, Any] = {"statistics": reception.statistics, "options": reception.options}
+    lines = _google_dialect(_GEMINI_FAULTS, gemini.parse, gemini.answer)
+    batches = BatchRoutes(runs=BatchRuns(LineWork(reception, lines, files), mishaps), **counting, **common)
+    _Routes(reception, Links(), files, batches).add_to(app)
+    FileRoutes(**counting, **common).add_to(app)
+    batches.add_to(app)
+    Downloads(ranges=reception.options.batch.ranges, **common).add_to(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
@@ -314,4 +335,4 @@ async def serve(
         raise
     bound_host, bound_port = runner.addresses[0][:2]
     shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-    return RunningEmulator(runner, reception, files, f"http://{shown}:{bound_port}")
+    return RunningEmulator(runner, reception, files, batches, f"http://{shown}:{bound_port}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Sequence
+from collections import Counter, deque
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 _KEPT = 100_000
@@ -29,6 +30,8 @@ class Statistics:
     """requests: arrivals; answered: answers of any status sent; billed: requests that the vendor would charge.
 
     uploads: files that arrived whole; uploaded_bytes: what was taken for them, and for those that did not.
+    created: batches per display name; answered_keys: lines of batches answered, per key; lines: what was billed for
+    them. billed and billed_images have requests and lines alike, everything else that counts has requests only.
     """
 
     minute_s: float = 60.0
@@ -43,19 +46,25 @@ class Statistics:
     in_flight: int = 0
     max_in_flight: int = 0
     visits: deque[Visit] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    created: Counter[str] = field(default_factory=Counter)
+    answered_keys: Counter[str] = field(default_factory=Counter)
+    lines: deque[Visit] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def clear(self) -> None:
         """Start anew; requests in flight stay counted as such."""
         self.requests = self.answered = self.succeeded = self.billed = self.billed_images = self.refused_429 = 0
         self.uploads = self.uploaded_bytes = 0
         self.max_in_flight = self.in_flight
-        self.visits.clear()
+        for kept in (self.visits, self.lines, self.created, self.answered_keys):
+            kept.clear()
+        self.numbers = count(1)
 
     def arrive(self, at_s: float) -> Visit:
         self.requests += 1
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        visit = Visit(self.requests, at_s)
+        visit = Visit(next(self.numbers), at_s)
         self.visits.append(visit)
         return visit
 
@@ -64,6 +73,12 @@ class Statistics:
         visit.billed_images = images
         self.billed += 1 if images else 0
         self.billed_images += images
+
+    def line(self, key: str, visit: Visit) -> None:
+        """A line of a batch is answered; its visit is delivered when a client can get at it."""
+        self.answered_keys[key] += 1
+        self.lines.append(visit)
+        self.bill(visit, visit.billed_images, visit.sha256)
 
     def leave(self, visit: Visit, status: int) -> None:
         """The answer is about to be sent; status 0 when there will be none."""
@@ -94,6 +109,8 @@ class Statistics:
             "refused_429": self.refused_429,
             "uploads": self.uploads,
             "uploaded_bytes": self.uploaded_bytes,
+            "batches_created": self.created.total(),
+            "batch_lines": self.answered_keys.total(),
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
             "minute_s": self.minute_s,
@@ -131,6 +148,6 @@ class Statistics:
                 "sha256": list(visit.sha256),
                 "delivered": visit.delivered,
             }
-            for visit in self.visits
+            for visit in chain(self.visits, self.lines)
             if visit.sha256
         ]

@@ -18,6 +18,7 @@ from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.names import folded, sample_stem
 from batchgen.manifest.needed import Needed
+from batchgen.manifest.nightly import Schedule
 from batchgen.manifest.one_item import Setting
 from batchgen.manifest.references import References
 from batchgen.manifest.schema import Limits
@@ -84,6 +85,7 @@ class Manifest:
     output: Path
     limits: Limits
     notify: schema.Notify | None
+    schedule: Schedule | None
     needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
     @property
@@ -188,7 +190,7 @@ class Manifest:
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
         self._variables = header.vars or {}
-        self.limits, self.notify = header.limits, header.notify
+        self.limits, self.notify, self.schedule = header.limits, header.notify, header.schedule
         if self.notify is not None and any(map(secrets_in, self.notify.addresses)):
             self._warn(
                 "notify: an address holds what looks like a secret; write ${NOTIFY_URL} and set it in the environment"

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from batchgen.fallback import FALLBACKS_MOST
 from batchgen.manifest.addresses import variable_problem
 from batchgen.manifest.complaints import did_you_mean, shown
+from batchgen.manifest.nightly import Schedule, at_alone
 from batchgen.profiles.tiers import Tier, load_tiers
 from batchgen.quota import Budget
 
@@ -231,6 +232,9 @@ class Header(_Strict):
     vars: Variables | None = Field(None, description="Variables for all templates.")
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
     notify: Notify | None = Field(None, description="Who is told how a run ended.")
+    schedule: Annotated[Schedule | None, BeforeValidator(at_alone)] = Field(
+        None, description="When the daemon runs it: a time of day, or more.", examples=["01:30"]
+    )
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 
 
@@ -252,6 +256,7 @@ _KNOWN_AT: Mapping[Path, frozenset[str]] = {
     (): HEADER_NAMES | {"items"},
     ("limits",): frozenset(Limits.model_fields),
     ("notify",): frozenset(Notify.model_fields),
+    ("schedule",): frozenset(Schedule.model_fields),
     ("defaults",): frozenset(FIELD_NAMES),
 }
 
@@ -321,6 +326,7 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema of a YAML manifest, for editors. A number may also be a template that gives one."""
     schema = ManifestFile.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"]["schedule"]["anyOf"].append({"type": "string"})
     for model in ("Entry", "ItemFields"):
         for name, field in schema["$defs"][model]["properties"].items():
             _allow_template(field, name)

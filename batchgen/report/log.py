@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Literal, TextIO
 
@@ -113,4 +114,5 @@ class Quietly(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
-            sys.stderr.write(clean(record.getMessage()) + "\n")
+            with suppress(OSError):  # nobody reads any more: that is no reason to end a run half way
+                sys.stderr.write(clean(record.getMessage()) + "\n")

@@ -15,6 +15,9 @@ LATER_CODES = (6, 7, 8, 11)  # budget, deadline, daily quota, another run: the n
 DURATION_S = 22 * 3600  # without a deadline of the person's: ended before the next night begins
 GRACE_S = 900  # told to stop, a run finishes what is in flight; the longest request may take ten minutes
 BEYOND_DEADLINE_S = 3600  # who is still there this long after the deadline hangs, and is stopped
+CATCH_UP_S = 24 * 3600.0  # how late the daemon makes up for a night, unless the manifest says otherwise
+_SECONDS = (86400, 3600, 60, 1)
+_SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,13 @@ def read_days(text: str) -> tuple[str, ...] | None:
         first, last = DAYS.index(ends[0] or ""), DAYS.index(ends[-1] or "")
         found.update(DAYS[number % 7] for number in range(first, last + 1 if last >= first else last + 8))
     return tuple(day for day in DAYS if day in found)
+
+
+def read_span_s(text: str) -> float | None:
+    """`4h`, `90m`, `1h30m`, `45s`: seconds; None for anything else and for nothing."""
+    match = _SPAN.fullmatch(text.strip().lower().replace(" ", ""))
+    parts = match.groups() if match is not None else ()
+    return sum(float(part) * factor for part, factor in zip(parts, _SECONDS, strict=False) if part) or None
 
 
 def span_s(at: Clock, until: Clock) -> int:

@@ -373,3 +373,43 @@ def test_later_ok_leaves_with_0_where_a_later_run_goes_on_and_says_so(batchgen, 
 def test_later_ok_hides_no_failure(batchgen, write):
     manifest = str(write({"a": "x [[fault:safety]]"}))
     assert batchgen("run", manifest, "--emulate", "--later-ok").code == 4
+
+
+# --- as the manifest itself says
+
+
+@pytest.fixture
+def scheduled(batchgen, tmp_path):
+    def units(schedule: str, *argv: str):
+        path = tmp_path / "m.yaml"
+        path.write_text(f"name: shop\nschedule: {schedule}\nitems:\n  - {{id: mug, prompt: A mug}}\n")
+        return batchgen("schedule", str(path), *argv)
+
+    return units
+
+
+NIGHTLY = "{at: '01:30', days: mon-fri, timezone: Europe/Berlin, until: '06:00', max_cost: 20}"
+
+
+def test_without_at_all_is_as_the_manifest_says(scheduled):
+    unit = scheduled(NIGHTLY, "--as", "systemd").out
+    assert "OnCalendar=Mon,Tue,Wed,Thu,Fri *-*-* 01:30:00 Europe/Berlin\n" in unit
+    assert " --until 06:00 --max-duration 270m --max-cost 20\n" in unit
+    spec = yaml.safe_load(scheduled(NIGHTLY, "--as", "kubernetes").out)["spec"]
+    assert (spec["schedule"], spec["timeZone"]) == ("30 1 * * 1,2,3,4,5", "Europe/Berlin")
+    assert "30 1 * * 1 " in scheduled("{cron: '30 1 * * mon'}", "--as", "cron").out
+
+
+def test_an_option_wins_over_the_manifest(scheduled):
+    unit = scheduled(NIGHTLY, "--as", "systemd", "--days", "sun", "--", "--max-cost=5").out
+    assert "OnCalendar=Sun *-*-* 01:30:00 Europe/Berlin\n" in unit and " --max-cost=5\n" in unit and "20" not in unit
+    assert "OnCalendar=*-*-* 04:00:00\n" in scheduled(NIGHTLY, "--as", "systemd", "--at", "4:00").out
+
+
+@pytest.mark.parametrize(("schedule", "words"), [
+    ("", "Give --at 01:30, or write schedule:"), ("{cron: '*/5 1 * * *'}", "more than one time of day"),
+    ("{at: '1:30', timezone: Pacific/Apia}", "goes by the clock of its machine"),
+])  # fmt: skip
+def test_what_the_form_cannot_say_is_an_error(scheduled, schedule, words):
+    answer = scheduled(schedule, "--as", "cron")
+    assert (answer.code, answer.out, words in answer.err) == (2, "", True), answer.err

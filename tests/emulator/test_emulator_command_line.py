@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from batchgen.emulator import EmulatorOptions, serve
+from batchgen.emulator import BatchOptions, EmulatorOptions, serve
 from batchgen.emulator.command_line import _parser, main, options_from
 
 
@@ -56,6 +56,31 @@ def test_values_are_for_all_models_or_for_one():
 def test_a_short_life_of_files_and_a_refused_tier_are_options():
     options = options_from(_parser().parse_args(["--file-life", "2", "--tier", "flex=503"]))
     assert (options.file_life_s, options.tiers) == (2.0, {"flex": 503})
+
+
+def test_batches_have_their_options():
+    arguments = ["--batch-pending", "0", "--batch-running", "2", "--batch-states", "job", "--batch-results", "dest"]
+    arguments += ["--batch-fault", "create_lost*1", "--batch-fault", "get_503*2", "--batch-tokens", "9"]
+    batch = options_from(_parser().parse_args(arguments)).batch
+    wanted = BatchOptions(
+        pending_s=0,
+        running_s=2,
+        states="job",
+        places=("dest",),
+        faults=("create_lost*1", "get_503*2"),
+        enqueued_tokens=9,
+    )
+    assert batch == wanted
+
+
+def test_without_a_word_about_batches_they_are_as_by_default():
+    assert options_from(_parser().parse_args([])).batch == BatchOptions()
+
+
+def test_an_unknown_fault_of_batches_is_a_wrong_command_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--batch-fault", "nonsense"])
+    assert (caught.value.code, "unknown batch fault" in capsys.readouterr().err) == (2, True)
 
 
 def test_a_tier_that_does_not_exist_is_a_wrong_command_line(capsys):

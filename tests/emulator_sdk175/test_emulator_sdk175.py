@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from batchgen.emulator import EmulatorOptions, serve
+from batchgen.emulator import BatchOptions, EmulatorOptions, serve
 from tests.witnesses import python_with
 
 FOLDER = Path(__file__).parent
 ENVIRONMENT = FOLDER.parent / ".venv-sdk175"
 PACKAGES = ["google-genai==1.75.0", "pillow"]
+
+OPTIONS = EmulatorOptions(latency_s=(0, 0), batch=BatchOptions(pending_s=0, running_s=0))
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +26,7 @@ def old_sdk() -> Path:
 
 
 async def ask(python: Path, *prompts: str, script: str = "generate_images.py") -> dict[str, Any]:
-    async with await serve(EmulatorOptions(latency_s=(0, 0))) as emulator:
+    async with await serve(OPTIONS) as emulator:
         command = [str(python), str(FOLDER / script), emulator.base_url, *prompts]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         output, _ = await process.communicate()
@@ -53,4 +55,15 @@ async def test_the_old_sdk_holds_a_chat_of_three_turns_and_uses_an_uploaded_file
         "edited": [[1376, 768]],
         "listed": True,
         "gone": 403,
+    }
+
+
+async def test_the_old_sdk_runs_batches(old_sdk):
+    assert await ask(old_sdk, script="run_batches.py") == {
+        "state": "JOB_STATE_SUCCEEDED",
+        "keys": ["a", "b", "c"],
+        "pictures": [True, True],
+        "names": ["inline", "chunk 1"],
+        "cancelled": "JOB_STATE_CANCELLED",
+        "gone": 404,
     }

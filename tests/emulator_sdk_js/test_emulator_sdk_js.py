@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from batchgen.emulator import EmulatorOptions, read_comment, serve
+from batchgen.emulator import BatchOptions, EmulatorOptions, read_comment, serve
 from tests.witnesses import NODE, needs_node, node_packages
 
 FOLDER = Path(__file__).parent
@@ -34,6 +34,29 @@ def found(packages: None, request: pytest.FixtureRequest, tmp_path_factory: pyte
         async with await serve(EmulatorOptions(latency_s=(0, 0), signature_bytes=200_000)) as emulator:
             command = [str(NODE), str(FOLDER / "conform.mjs"), emulator.base_url, request.param, str(photo)]
             process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            output, _ = await process.communicate()
+        assert process.returncode == 0
+        return output
+
+    seen: dict[str, Any] = json.loads(asyncio.run(ask()))
+    return seen
+
+
+@pytest.fixture(scope="session", params=["v1", "v1beta"])
+def batches(packages: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of batches; one start of node for each version of the API."""
+    folder = tmp_path_factory.mktemp("batches")
+    lines = folder / "lines.jsonl"
+    requests = [{"key": key, "request": {"contents": [{"parts": [{"text": key}]}]}} for key in "abc"]
+    lines.write_text("\n".join(map(json.dumps, requests)))
+    batch = BatchOptions(pending_s=0, running_s=0)
+
+    async def ask() -> bytes:
+        async with await serve(EmulatorOptions(picture="tiny", batch=batch)) as emulator:
+            command = [str(NODE), str(FOLDER / "batches.mjs"), emulator.base_url, request.param, str(lines)]
+            process = await asyncio.create_subprocess_exec(
+                *command, str(folder / "results.jsonl"), stdout=asyncio.subprocess.PIPE
+            )
             output, _ = await process.communicate()
         assert process.returncode == 0
         return output
@@ -77,3 +100,16 @@ def test_both_searches_are_told_in_the_grounding(found):
 
 def test_the_models_are_listed(found):
     assert "models/gemini-nano-banana-2.1" in found["models"]
+
+
+def test_a_batch_of_a_file_is_answered_and_downloaded(batches):
+    assert (batches["state"], batches["keys"]) == ("JOB_STATE_SUCCEEDED", ["a", "b", "c"])
+
+
+def test_inline_requests_keep_their_order_and_metadata(batches):
+    assert batches["inline"] == [["a", True], ["b", True]]
+
+
+def test_batches_are_listed_cancelled_and_deleted(batches):
+    found = (batches["names"], batches["cancelled"], batches["gone"])
+    assert found == (["inline", "chunk 1"], "JOB_STATE_CANCELLED", 404)

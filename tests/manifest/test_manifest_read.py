@@ -136,7 +136,7 @@ def test_output_in_the_cloud_is_refused_as_not_there_yet(folder):
     assert "later release" in folder.complaint("output: s3://bucket/x\nitems: [{prompt: p}]")
 
 
-@pytest.mark.parametrize("field", ["schedule", "post", "items"])
+@pytest.mark.parametrize("field", ["when", "post", "items"])
 def test_fields_that_are_not_known_are_refused(folder, field):
     assert "unknown field" in folder.complaint(f"items: [{{prompt: p, {field}: x}}]")
 

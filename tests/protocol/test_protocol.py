@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from batchgen.emulator import EmulatorOptions, serve
@@ -17,6 +18,8 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.gemini import Gemini
 from batchgen.providers.registry import provider_for
 from batchgen.records import Inputs, Item, ReferenceImage, Sample
+from tests.emulator.batch_client import BatchClient, quick
+from tests.emulator.conftest import Client
 from tests.witnesses import python_with
 
 FOLDER = Path(__file__).parent
@@ -129,7 +132,7 @@ async def answer(emulator: Any, body: dict[str, Any], model: str = "gemini-nano-
 
 @pytest.fixture
 async def emulator():
-    async with await serve(EmulatorOptions(latency_s=(0, 0), picture="tiny", rpm=0)) as server:
+    async with await serve(EmulatorOptions(latency_s=(0, 0), picture="tiny", rpm=0, batch=quick())) as server:
         yield server
 
 
@@ -185,3 +188,29 @@ async def test_a_field_of_an_answer_is_allowed_for_only_while_the_protocol_does_
     body = await answer(emulator, request(search="image"))
     others = tuple(other for other in UNKNOWN_RESPONSE if other != path)
     assert "has no field named" in parse(RESPONSE, known(body, others))
+
+
+@pytest.fixture
+async def batches(emulator):
+    async with aiohttp.ClientSession() as session:
+        yield BatchClient(Client(session), emulator)
+
+
+async def test_a_line_of_a_batch_and_its_answer_are_messages_of_the_protocol(parse, batches):
+    asked = request(prompt="a fox", aspect_ratio="16:9")
+    (answered,) = await batches.lines_of(await batches.run([{"key": "a", "request": asked}]))
+    assert (parse(REQUEST, asked), parse(RESPONSE, known(answered["response"], UNKNOWN_RESPONSE))) == ("", "")
+
+
+async def test_a_line_that_failed_has_a_status_of_the_protocol(parse, batches):
+    fox = {"contents": [{"parts": [{"text": "a fox [[fault:500]]"}]}]}
+    ended = await batches.run([{"key": "a", "request": fox}])
+    (answered,) = await batches.lines_of(ended)
+    assert parse("File", {"error": answered["error"]}) == ""  # File.error is a google.rpc.Status
+
+
+async def test_files_are_messages_of_the_protocol(parse, batches):
+    results = (await batches.run([{"key": "a", "request": request()}]))["response"]["responsesFile"]
+    _, generated = await batches.get(results)
+    _, uploaded = await batches.get(await batches.upload(b"{}"))
+    assert (parse("File", generated), parse("File", uploaded)) == ("", "")
