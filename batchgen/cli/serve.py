@@ -34,7 +34,12 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
 @click.argument("jobs", nargs=-1, type=click.Path(), metavar="[JOB]...")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
-@click.option("--token", "with_token", is_flag=True, help=f"Make up a token that visitors need; {TOKEN} sets one.")
+@click.option(
+    "--token",
+    "with_token",
+    is_flag=True,
+    help=f"Make up a token that visitors need; {TOKEN} sets one, which is not printed.",
+)
 @click.option("--name", "names", multiple=True, metavar="HOST[:PORT]", help="Browsers come by this name; repeatable.")
 @click.option("--read-only", is_flag=True, help="Without the buttons to retry and to stop.")
 @pass_invocation
@@ -57,12 +62,12 @@ def command(
     for job in jobs:
         if not Path(job).exists():
             raise UsageError(f"{job}: there is no such manifest or folder")
-    token = _token(invocation, with_token)
+    token, shown = _token(invocation, with_token)
     if not _loopback(host) and not token:
         raise UsageError(f"--host {host} lets others in: add --token, or set {TOKEN}")
     listener = _listen(host, port)
     try:
-        asyncio.run(_serve(invocation, jobs, listener, (host, *names), token, read_only, shown=with_token))
+        asyncio.run(_serve(invocation, jobs, listener, (host, *names), token, read_only, shown=shown))
     except KeyboardInterrupt:
         pass
     finally:
@@ -70,8 +75,8 @@ def command(
     return 0
 
 
-def _token(invocation: Invocation, made_up: bool) -> str:
-    """Empty for none. Raises UsageError, SettingsError."""
+def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
+    """(the token, empty for none; whether it is part of the address that is printed). Raises SettingsError."""
     from batchgen.settings import Settings
 
     given = (Settings.load().text(TOKEN) or "").strip()
@@ -79,7 +84,8 @@ def _token(invocation: Invocation, made_up: bool) -> str:
         raise SettingsError(f"{TOKEN} has fewer than {TOKEN_LEAST} characters: anyone could guess it")
     if given:
         invocation.hide([given])
-    return given or (secrets.token_urlsafe(32) if made_up else "")
+        return given, False
+    return (secrets.token_urlsafe(32), True) if made_up else ("", False)
 
 
 def _loopback(host: str) -> bool:
@@ -119,7 +125,7 @@ async def _serve(
             lambda: sorted(invocation.secrets, key=len, reverse=True),
             Actions(prospect),
         )
-        secret = f"?token={token}" if token and shown else ""
+        secret = f"?token={token}" if shown else ""
         invocation.out.line(f"http://{authority(host, port)}/{secret}")
         invocation.out.stream.flush()
         return Dashboard(hub, Guard(frozenset(host.lower() for host in hosts), port, token), read_only)
@@ -150,7 +156,7 @@ def places(jobs: tuple[str, ...]) -> list[Place]:
 
 
 def _of_manifest(manifest: Path) -> list[Place]:
-    """Its job and its emulated job, those that have begun; else the one that is to be. None when the file has gone."""
+    """Its job and its emulated job, those that have begun; else the one that is to be. Empty when the file has gone."""
     from batchgen.report.dashboard.place import Place
 
     try:

@@ -51,7 +51,10 @@ class Guard:
         if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
             return refused(403, "asked for by another site")
         if self.token and request.path not in OPEN_TO_ALL and not self._knows_token(request):
-            return refused(401, "open the address that `batchgen serve` printed: it holds the token")
+            return refused(
+                401,
+                "a token is needed: open the address as `batchgen serve` printed it, or with ?token= and the one that was set",
+            )
         return self._of_change(request) if request.method not in ("GET", "HEAD") else None
 
     def _known_host(self, request: web.Request) -> bool:

@@ -45,5 +45,8 @@ async def _write(request: web.Request, response: web.StreamResponse, text: str) 
 
 
 def event(name: str, data: str, mark: str = "") -> str:
-    """data: on one line, as JSON is. Source: HTML, 9.2.5."""
-    return f"event: {name}\n{f'id: {mark}' + chr(10) if mark else ''}data: {data}\n\n" if data else ""
+    """data: on one line, as JSON is; empty for no event. Source: HTML, 9.2.5."""
+    if not data:
+        return ""
+    number = f"id: {mark}\n" if mark else ""
+    return f"event: {name}\n{number}data: {data}\n\n"

@@ -117,21 +117,11 @@ function buttons(card) {
   ].filter(Boolean);
   return all.length ? [make("div", { class: "bar" }, ...all)] : [];
 }
-// A card drawn anew is worked into the old one: a click in progress, the focus and what was opened or scrolled stay.
+// A card drawn anew is worked into the old one; a log that was read to its end is followed.
 function renew(old, fresh) {
   const log = old.querySelector(".log pre"), atEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
   morph(old, fresh);
   if (atEnd) log.scrollTop = log.scrollHeight;
-}
-function morph(old, fresh) {
-  if (old.nodeName !== fresh.nodeName || old.dataset?.do !== fresh.dataset?.do) { old.replaceWith(fresh); return; }
-  if (old.nodeType === Node.TEXT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
-  for (const { name, value } of fresh.attributes) if (name !== "style" && name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
-  for (const { name } of [...old.attributes]) if (name !== "style" && name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
-  old.style.width = fresh.style.width;
-  const before = [...old.childNodes], now = [...fresh.childNodes];
-  now.forEach((child, index) => { if (before[index]) morph(before[index], child); else old.append(child); });
-  before.slice(now.length).forEach((child) => child.remove());
 }
 
 // Actions: asked for in a dialog that says what they do and cost

@@ -15,6 +15,18 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// What is shown becomes what is fresh, element by element: a click in progress, the focus and what was opened stay.
+function morph(old, fresh) {
+  if (old.nodeName !== fresh.nodeName || old.dataset?.do !== fresh.dataset?.do) { old.replaceWith(fresh); return; }
+  if (old.nodeType === Node.TEXT_NODE) { if (old.data !== fresh.data) old.data = fresh.data; return; }
+  for (const { name, value } of fresh.attributes) if (name !== "style" && name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name } of [...old.attributes]) if (name !== "style" && name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  old.style.width = fresh.style.width;
+  const before = [...old.childNodes], now = [...fresh.childNodes];
+  now.forEach((child, index) => { if (before[index]) morph(before[index], child); else old.append(child); });
+  before.slice(now.length).forEach((child) => child.remove());
+}
+
 // Figures
 const usd = (amount) => (amount == null ? "unknown" : amount && Math.abs(amount) < 0.01 ? `${amount.toFixed(4)} USD` : `${amount.toFixed(2)} USD`);
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });

@@ -112,11 +112,9 @@ function choices(id, all, entries) {
 }
 function offerFilters() {
   const byState = new Map(counts(samples.map((sample) => sample.state)));
-  const focused = document.activeElement?.dataset.state;
-  $("states").replaceChildren(...STATES.filter((name) => byState.has(name) || look.states.has(name)).map((state) =>
+  morph($("states"), make("div", { id: "states", role: "group", "aria-label": "State" }, ...STATES.filter((name) => byState.has(name) || look.states.has(name)).map((state) =>
     make("button", { type: "button", class: state, "aria-pressed": String(look.states.has(state)), "data-state": state },
-      make("span", { class: "dot" }), state, make("small", {}, (byState.get(state) || 0).toLocaleString("en")))));
-  if (focused) $("states").querySelector(`[data-state="${focused}"]`)?.focus();
+      make("span", { class: "dot" }), state, make("small", {}, (byState.get(state) || 0).toLocaleString("en"))))));
   choices("model", "All models", counts(samples.map((sample) => sample.model)));
   choices("tag", "All tags", counts(samples.flatMap((sample) => sample.tags)));
   choices("reason", "All reasons", counts(samples.map((sample) => sample.reason)));
