@@ -12,6 +12,7 @@ from batchgen.errors import LedgerError
 
 VERSION = 3
 FILE_NAME = "ledger.sqlite"
+COOLING = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
 # What was made of a picture, tried or left out. recipe and source_sha256: of what; width: 0 when it has none.
