@@ -42,7 +42,7 @@ from batchgen.report.dashboard.server import Dashboard, serve
 from batchgen.report.facts import job_facts
 from batchgen.report.gallery_facts import Declared
 from batchgen.store.lock import JobLock
-from tests.report.gallery_job import make_job
+from tests.report.gallery_job import make_family, make_job
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "A lamp"  # stands in for a key that got into a prompt
@@ -52,6 +52,12 @@ TOKEN = "a-token-that-nobody-guesses"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_job(tmp_path_factory.mktemp("dashboard"))
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of a job with thoughts, derivatives, conversations."""
+    return make_family(tmp_path_factory.mktemp("family"))
 
 
 @pytest.fixture
@@ -246,6 +252,55 @@ async def test_pictures_are_served_by_number_with_their_sniffed_type_and_in_part
 )  # fmt: skip
 def test_a_range_is_read_as_the_standard_says(header, span):
     assert part(header, 100) == span
+
+
+def derivative(sample: dict[str, Any], path: str) -> str:
+    sha = next(made[4] for made in sample["derivatives"] if made[0] == path)
+    return f"derivatives/{sha}?id={sample['id']}&n={sample['n']}"
+
+
+async def test_thoughts_and_derivatives_of_a_picture_are_served_and_no_other_file(family):
+    job = family.parent / "family.emulated"
+    async with site(job) as on:
+        mug, *others = sorted(
+            facts_in((await on.get(f"/jobs/{on.job}/"))[1])["samples"], key=lambda sample: sample["id"] != "mug"
+        )
+        assert mug["files"] == ["mug.thoughts.md"]
+        assert mug["thoughts"] == (job / "mug.thoughts.md").read_text().strip()
+        thought = next(picture for picture in mug["pictures"] if picture["kind"] == "thought")
+        for kind in ("pictures", "thumbnails"):
+            assert (await on.get(f"/jobs/{on.job}/{kind}/{thought['thumbnail']}"))[0] == 200
+        for path, kind in {"thumb/mug.avif": "image/avif", "web-16/mug.webp": "image/webp"}.items():
+            address = f"/jobs/{on.job}/{derivative(mug, f'derivatives/{path}')}"
+            status, body, got = await on.get(address)
+            assert (status, body, got["Content-Type"]) == (200, (job / "derivatives" / path).read_bytes(), kind)
+            for other in (
+                address.replace("id=mug", "id=lamp"),
+                address.replace("n=1", "n=2"),
+                address.replace("n=1", "n=x"),
+            ):
+                assert (await on.get(other))[0] == 404
+        assert (await on.get(f"/jobs/{on.job}/{derivative(mug, 'derivatives/mug.json')}"))[0] == 404  # no picture
+        assert not any("derivatives" in sample for sample in others)
+
+
+async def test_a_derivative_that_was_swapped_for_a_link_is_not_served(family, tmp_path):
+    job = Path(shutil.copytree(family.parent / "family.emulated", tmp_path / "family.emulated"))
+    file = job / "derivatives" / "web-16" / "mug.webp"
+    file.rename(tmp_path / "outside.webp")
+    file.symlink_to(tmp_path / "outside.webp")
+    async with site(job) as on:
+        samples = facts_in((await on.get(f"/jobs/{on.job}/"))[1])["samples"]
+        mug = next(sample for sample in samples if sample["id"] == "mug")
+        assert (await on.get(f"/jobs/{on.job}/{derivative(mug, 'derivatives/web-16/mug.webp')}"))[0] == 404
+
+
+def test_what_was_made_of_a_picture_is_a_change_of_its_item(family, tmp_path):
+    job = Path(shutil.copytree(family.parent / "family.emulated", tmp_path / "family.emulated"))
+    change(job, "UPDATE sample SET updated_at = 100")
+    change(job, "UPDATE derivative SET mtime_ns = 200 * 1000000000")
+    with Chronicle.open(job) as ledger:
+        assert (ledger.changed_since(150), ledger.changed_since(250)) == ({"mug"}, set())
 
 
 async def test_no_way_leads_out_of_the_job_folder(folder, tmp_path):

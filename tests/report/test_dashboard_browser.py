@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import ledger_path
 from batchgen.records import Result
-from tests.report.gallery_job import MARKUP, make_job
+from tests.report.gallery_job import MARKUP, make_family, make_job
 from tests.report.test_report_browser import CHROMIUM, focused, keys, picture, playwright, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +30,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(made: Path) -> Iterator[Any]:
-    """Started after the job was made: a job has an event loop of its own."""
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job with thoughts, derivatives, other tiers, and one sample that lies in a vendor's batch."""
+    folder = make_family(tmp_path_factory.mktemp("family")).with_name("family.emulated")
+    with sqlite3.connect(ledger_path(folder)) as database:
+        database.execute("UPDATE sample SET state = 'submitted' WHERE item_id = 'lamp' AND n = 2")
+    database.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(made: Path, family: Path) -> Iterator[Any]:
+    """Started after the jobs were made: a job has an event loop of its own."""
     with playwright.sync_playwright() as driver:
         flags = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
         started = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
@@ -120,6 +132,23 @@ def test_the_overview_tells_how_each_job_stands_and_leads_to_its_pictures(visit,
     until(tab, "[...document.querySelectorAll('.card img')].every((i) => i.complete && i.naturalWidth > 0)")
     tab.click(".top a")
     assert tab.locator(".job").count() == 2
+
+
+def test_the_live_details_tell_thoughts_tiers_and_what_was_made_of_a_picture(visit, family):
+    tab = visit(family)
+    open_job(tab)
+    assert tab.inner_text('#states [data-state="submitted"]').split() == ["submitted", "1"]
+    tab.click('[data-key="mug"] .open')
+    assert tab.locator("#details dd", has_text="mug.thoughts.md").count() == 1
+    until(tab, "[...document.querySelectorAll('#details img')].filter((image) => image.naturalWidth).length === 3")
+    links = tab.locator("#details a")
+    assert links.all_inner_texts() == [
+        f"derivatives/{path}" for path in ("thumb/mug.avif", "web-16/mug.webp", "web-32/mug.webp")
+    ]
+    assert tab.evaluate("fetch(document.querySelector('#details a').href).then((answer) => answer.status)") == 200
+    tab.keyboard.press("Escape")
+    tab.click('[data-key="quick"] .open')
+    assert "standard (asked for: flex)" in tab.inner_text("#details")
 
 
 def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, home):

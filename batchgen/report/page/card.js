@@ -1,5 +1,5 @@
 // One job's card, on the overview and on its own page, and the two things it may do.
-const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "all tried failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
+const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "too much failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
 const BAR = [["succeeded", "good"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
 const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
