@@ -130,6 +130,7 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
     from batchgen.job import load
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.report.gallery_facts import Declared
+    from batchgen.settings import state_folder
 
     try:
         loaded = load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
@@ -142,9 +143,13 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
                 asks[item.id] = wanted
             if item.turn:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
+        state = state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
         return Declared(load_catalogue())
-    return Declared(found.catalogue, found.limits.concurrency, order, found.folder, asks, conversations)
+    limits = found.limits
+    spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
+    budgets = {span: usd for span, usd in spans.items() if usd is not None}
+    return Declared(found.catalogue, limits.concurrency, order, found.folder, asks, conversations, budgets, state)
 
 
 def asks_of(item: Item, folder: str) -> dict[str, Any]:
