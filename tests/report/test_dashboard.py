@@ -23,8 +23,10 @@ import aiohttp
 import pytest
 
 import batchgen
+from batchgen.batching import BatchOptions
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.serve import command, places, prospect
+from batchgen.emulator import BatchOptions as EmulatedBatches
 from batchgen.emulator import EmulatorOptions
 from batchgen.emulator import serve as emulator
 from batchgen.errors import UsageError
@@ -411,6 +413,17 @@ async def test_the_card_tells_lanes_budgets_trouble_and_nights(folder):
     assert card["budgets"][1]["spent"] >= card["budgets"][0]["spent"] > 0
     assert card["trouble"]["message"]
     assert [(night["exit_code"], night["state"]) for night in card["nights"]] == [(3, "ended")] * 2
+
+
+async def test_batches_that_are_out_are_told(tmp_path):
+    job = batchgen.load(manifest(tmp_path, 3), emulate=True, environ={})
+    async with await emulator(EmulatorOptions(picture="tiny", batch=EmulatedBatches(running_s=60.0))) as at:
+        options = batchgen.RunOptions(emulator_url=at.base_url, batches=BatchOptions(wait=False))
+        assert (await batchgen.run(job, engine="batch", options=options)).exit_code == 9
+    async with site(job.folder) as on:
+        card = facts_in((await on.get("/"))[1])["jobs"][0]
+    assert [(batch["requests"], batch["succeeded"]) for batch in card["batches"]] == [(3, 0)]
+    assert (card["samples"], card["in_flight"]) == ({"submitted": 3}, [])
 
 
 async def test_a_model_that_waits_for_its_quota_is_shown_with_until_when(tmp_path):

@@ -16,6 +16,7 @@ from batchgen.shared import spent_so_far
 
 NIGHTS = 14
 IN_FLIGHT_MOST = 10
+BATCHES_MOST = 10
 Nights = dict[tuple[int, float | None], Facts]
 
 
@@ -31,6 +32,7 @@ def card_of(
         "manifest": Path(facts["manifest"]).name,
         "total": max(seen, last.wanted + last.kept) if last else seen,
         "lanes": lanes(ledger, facts, lasts, now),
+        "batches": facts["batches"][:BATCHES_MOST],
         "in_flight": facts["in_flight"][:IN_FLIGHT_MOST],
         "budgets": budgets(ledger, declared, last, now, emulated=facts["emulated"]),
         "left_s": left_s(ledger, last, now) if last is not None and lasts else None,

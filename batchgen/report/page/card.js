@@ -1,5 +1,5 @@
 // One job's card, on the overview and on its own page, and the two things it may do.
-const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "too much failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
+const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "too much failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 9: ["busy", "in batches"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
 const BAR = [["succeeded", "good"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
 const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
@@ -49,6 +49,10 @@ function laneLine(lane, lasts) {
     lasts || lane.in_flight ? make("span", { class: "soft" }, lasts ? `${lane.in_flight} in flight` : `${lane.in_flight} without an end`) : null,
     state ? make("span", { class: "tone warn" }, state) : null, lane.message ? make("small", {}, lane.message) : null);
 }
+function batchLine(batch) {
+  const since = `${batch.state}, ${number(batch.succeeded + batch.failed)} of ${plural(batch.requests, "request")} answered, for ${ago(nowS() - fromIso(batch.since))}`;
+  return make("li", {}, make("span", { class: "model" }, batch.model), make("span", { class: "soft" }, since));
+}
 function money(card) {
   const { spent, estimated, maybe_billed: maybe, images_of_unknown_price: unknown } = card.usd;
   if (card.emulated) return "nothing billed (emulated)";
@@ -92,6 +96,7 @@ function drawJob(card, { full = false } = {}) {
   if (card.lanes.length) list.append(...row("Models", make("ul", { class: "lanes" }, ...card.lanes.map((lane) => laneLine(lane, lasts)))));
   list.append(...row("Money", make("span", {}, money(card))));
   if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map((each) => budget(each, card.emulated)))));
+  if (card.batches?.length) list.append(...row("Batches", make("ul", { class: "lanes" }, ...card.batches.map(batchLine))));
   if (card.run) list.append(...row("Time", timeOf(card)));
   if (card.samples.uncertain) list.append(...row("Uncertain", `${plural(card.samples.uncertain, "request")} sent and never answered, maybe billed${full ? `: ${card.uncertain.map((entry) => entry.id).join(", ")}` : ""}`));
   if (card.unread?.answers) list.append(...row("Kept", `${plural(card.unread.answers, "answer")} paid for and not readable yet; every run reads them again before it buys anything`));
