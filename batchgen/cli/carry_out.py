@@ -109,6 +109,8 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     import batchgen
 
     err = invocation.err
+    if job.emulated and not execution.batches["wait"]:
+        raise UsageError("--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out")
     if job.emulated and not execution.quiet and not invocation.only_json:
         err.line(EMULATED, "bold yellow")
     if not execution.yes and sys.stdin.isatty() and err.tty:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
-from batchgen.batching import BatchOptions, is_batch
+from batchgen.batching import RESULT_MOST_BYTES, BatchOptions, is_batch
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.attempts import Attempts
@@ -211,7 +211,8 @@ class _Run:
 
     def _check_room(self, survey: Survey, emulated: bool) -> None:
         """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
-        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes())
+        results = RESULT_MOST_BYTES if any(load.batch and load.images for load in survey.loads.values()) else 0
+        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes() - results)
         if missing is not None:
             raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
@@ -361,7 +362,7 @@ class _Run:
                 job=self.manifest.name,
                 kept=survey.kept,
                 usd=prospect.usd,
-                eta_s=prospect.seconds,
+                eta_s=None if any(load.batch and load.images for load in survey.loads.values()) else prospect.seconds,
                 samples=_wanted_by_model(survey),
                 emulated=self.options.emulator_url is not None,
             )

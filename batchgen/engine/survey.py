@@ -105,6 +105,10 @@ class Surveyor:
                 self._item(item, known)
         if self.manifest.needed_ids:
             self.families.walk()
+        for chunk in self.reader.open_chunks() if self.reader is not None else ():  # also of items that have left
+            profile = self.profile(chunk.lane.partition("/")[2])
+            self._load(profile, batch=True)
+            self._load(profile)
         if self.reader is not None and self._matched < self.reader.current_count():
             self.survey.removed = list(self._removed(self.reader))
         return self.survey

@@ -42,6 +42,7 @@ class Batches:
         self._limits = dict.fromkeys(self._lanes, means.options.limits)
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
         self._cancelled_at = 0.0
+        self._failing_since = 0.0  # UTC seconds from which on every call has failed
         self._cancelled: set[int] = set()
         self.stopped: dict[str, str] = {}  # lanes that the vendor makes no batches for, with the reason
         self._outside = 0
@@ -136,6 +137,8 @@ class Batches:
         options, now = self._means.options, time.time()
         waits = [next_look_s(self._looks[number], options.look_s) for number in self._chunks]
         waits += [until - now for until in self._not_before.values() if until > now]
+        if any(map(self._submission.waiting, self._lanes)):
+            waits.append(options.look_s)  # what is settled elsewhere may have made room in a budget
         if options.fallback_at is not None and not self._endings.fallen_back:
             waits.append(options.fallback_at - now)
         with contextlib.suppress(TimeoutError):
@@ -169,6 +172,7 @@ class Batches:
                 return
             try:
                 self._chunks[number] = after = await self._step(chunk)
+                self._failing_since = 0.0
             except Full as error:
                 await self._refused(chunk, str(error))
                 return
@@ -268,6 +272,10 @@ class Batches:
             await self._unwanted(now, error)
         else:
             self._looks[chunk.id] += 1  # the network, or a fault of the server: later
+            self._failing_since = self._failing_since or time.time()
+            stall_s = means.dispatch.stall_s
+            if stall_s is not None and time.time() - self._failing_since > stall_s:
+                means.dispatch.stop("stalled")
 
     async def _unwanted(self, chunk: Chunk, error: ProviderError) -> None:
         """The vendor will have no such batch: the lane stops, and what it held waits for another run."""
