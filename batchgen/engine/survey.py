@@ -105,6 +105,8 @@ class Surveyor:
                 self._item(item, known)
         if self.manifest.needed_ids:
             self.families.walk()
+        for lane in self.reader.chunk_lanes() if self.reader is not None else ():
+            self._serves(lane.partition("/")[2])  # whatever the manifest says now
         if self.reader is not None and self._matched < self.reader.current_count():
             self.survey.removed = list(self._removed(self.reader))
         return self.survey
@@ -185,12 +187,15 @@ class Surveyor:
     def _is_out(self, sample: Sample) -> None:
         self.survey.submitted += 1
         self.survey.whys[IN_A_BATCH] += 1
-        self._load(self.profile(sample.item.model), batch=True)  # its lane, for what has to be asked for again
-        self._load(self.profile(sample.item.model))
         if self._scheduled is not None:
             self._scheduled.add(sample.key)
         if self.backlog is not None:
             self.backlog.lend([sample])
+
+    def _serves(self, model: str) -> None:
+        """The lanes of what is out: there it is collected, and asked for again."""
+        self._load(self.profile(model), batch=True)
+        self._load(self.profile(model))
 
     def _is_done(self, item: Item, entry: Known, mark: str) -> bool:
         """The commonest case of a large manifest, answered without looking further."""
