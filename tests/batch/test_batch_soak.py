@@ -85,7 +85,6 @@ async def kill_somewhere(bench: BatchBench, stage: str, rng: random.Random) -> N
                 await asyncio.sleep(0.005)
     await asyncio.sleep(rng.uniform(0.0, 0.02))
     assert child.returncode is None, f"the run has ended before it was killed at {stage}"
-    print(stage, before, beyond, await count(bench, stage))
     child.send_signal(signal.SIGKILL)
     assert await child.wait() == -signal.SIGKILL
 

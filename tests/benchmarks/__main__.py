@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 
+from tests.benchmarks.batch import batch
 from tests.benchmarks.case import Case, report
 from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
@@ -25,6 +26,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "quota": quotas,
     "manifest": long_manifest,
     "references": references,
+    "batch": batch,
     "start": start,
     "gallery": gallery,
     "post": post,
