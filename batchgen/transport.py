@@ -22,6 +22,7 @@ from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
 from batchgen.records import Request
 from batchgen.settings import is_loopback
+from batchgen.store.spool import disk_error
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 ERROR_MAX_BYTES = 1024 * 1024
@@ -202,7 +203,7 @@ class Transport:
                 file.seek(at)
                 file.truncate()
                 async for chunk in response.content.iter_chunked(BATCH_BYTES):
-                    await loop.run_in_executor(self._executor, file.write, chunk)
+                    await loop.run_in_executor(self._executor, _write, file, chunk)
                 return response.status, response.headers, b""
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise DownloadFailed(f"the download broke off: {_words(error)}") from None
@@ -318,6 +319,14 @@ def check_link(link: str, *, loopback: bool) -> None:
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.split("%")[0])
     return parsed.is_global and not parsed.is_multicast
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Raises StoreError: a full disk is no fault of the network."""
+    try:
+        file.write(data)
+    except OSError as error:
+        raise disk_error(error, str(file.name)) from error
 
 
 def _sized(request: Request) -> dict[str, str]:

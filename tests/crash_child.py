@@ -1,8 +1,14 @@
-"""Runs a job and dies the hard way just before the k-th call of one function: `crash_child MANIFEST OUT URL MODULE:NAME K`."""
+"""Runs a job and dies the hard way just before or after the k-th call of one function.
+
+`crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`; `MODULE:NAME!` dies when the call has returned, awaited where it can
+be. OPTIONS, JSON: engine, of batches: requests, and piece_bytes of uploads.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
+import json
 import os
 import sys
 from importlib import import_module
@@ -10,27 +16,51 @@ from pathlib import Path
 from typing import Any
 
 import batchgen
+from batchgen import uploads
+from batchgen.batching import BatchOptions, ChunkLimits
 
 
-def die_before(place: str, k: int) -> None:
-    module, _, path = place.partition(":")
+def die_at(place: str, k: int) -> None:
+    module, _, path = place.removesuffix("!").partition(":")
     owner: Any = import_module(module)
     *outer, name = path.split(".")
     owner = functools.reduce(getattr, outer, owner)
-    real, calls = getattr(owner, name), [0]
+    real, calls, late = getattr(owner, name), [0], place.endswith("!")
+
+    def due() -> bool:
+        calls[0] += 1
+        return calls[0] == k
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == k:
+        dies = due()
+        if dies and not late:
             os._exit(9)
-        return real(*args, **kwargs)
+        result = real(*args, **kwargs)
+        if dies:
+            os._exit(9)
+        return result
 
-    setattr(owner, name, wrapped)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        dies, result = due(), await real(*args, **kwargs)
+        if dies:
+            os._exit(9)
+        return result
+
+    setattr(owner, name, awaited if late and inspect.iscoroutinefunction(real) else wrapped)
+
+
+def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
+    """The engine, and the run's options."""
+    said = json.loads(text)
+    uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
+    limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
+    return said.get("engine", "online"), batchgen.RunOptions(emulator_url=url, batches=BatchOptions(limits=limits))
 
 
 if __name__ == "__main__":
-    manifest, out, url, place, k = sys.argv[1:]
+    manifest, out, url, place, k, *more = sys.argv[1:]
     if place != "-":
-        die_before(place, int(k))
+        die_at(place, int(k))
     job = batchgen.load(manifest, output=Path(out), emulate=True, environ={})
-    sys.exit(batchgen.run_sync(job, options=batchgen.RunOptions(emulator_url=url)).exit_code)
+    engine, options = options_of(url, *more or ["{}"])
+    sys.exit(batchgen.run_sync(job, options=options, engine=engine).exit_code)

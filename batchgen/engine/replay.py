@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from batchgen.batching import is_batch
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.recover import mark_failed
 from batchgen.engine.settle import discard, our_bugs, settle
@@ -90,7 +91,8 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             ledger.reopened(number, reply)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
-        settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None)
+        settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None,
+               batch=is_batch(attempt.lane))  # fmt: skip
     except (ProviderError, UsageError, OSError, ValueError, KeyError) as error:
         discard(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):

@@ -22,7 +22,8 @@ from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
-from batchgen.engine.batch.means import Means
+from batchgen.engine.batch.means import FOLDER, Means
+from batchgen.engine.batch.submit import forget_strays
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.enclosures import Enclosures
@@ -43,7 +44,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.schema import ledger_path, unreadable
+from batchgen.ledger.schema import STATE_FOLDER, ledger_path, unreadable
 from batchgen.ledger.submissions import UNSENT
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
@@ -198,6 +199,7 @@ class _Run:
         dropped = Chunks(ledger).drop_unsent(UNSENT if by == "online" else UNSENT[:1])
         if dropped:
             self.note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
+        forget_strays(ledger.reader, os.path.join(self.store.root, STATE_FOLDER, FOLDER))
 
     def _check_price(self, survey: Survey) -> None:
         loads, limits = list(survey.loads.values()), self.manifest.limits

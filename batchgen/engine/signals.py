@@ -37,7 +37,7 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
                     at=time.time(),
                     reason=name,
                     in_flight=dispatch.in_flight,
-                    message=f"finishing {dispatch.in_flight} in flight; once more to give them up",
+                    message=_what_goes_on(dispatch),
                 )
             )
         else:
@@ -65,6 +65,13 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
             if sys.platform != "win32":
                 loop.remove_signal_handler(number)
             signal.signal(number, before[number])
+
+
+def _what_goes_on(dispatch: Dispatch) -> str:
+    if dispatch.outside and not dispatch.in_flight:
+        return "what is in batches goes on at the vendor's, and a later run collects it"
+    words = f"finishing {dispatch.in_flight} in flight; once more to give them up"
+    return f"{words}; what is in batches stays there" if dispatch.outside else words
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

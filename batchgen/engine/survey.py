@@ -105,10 +105,8 @@ class Surveyor:
                 self._item(item, known)
         if self.manifest.needed_ids:
             self.families.walk()
-        for chunk in self.reader.open_chunks() if self.reader is not None else ():  # also of items that have left
-            profile = self.profile(chunk.lane.partition("/")[2])
-            self._load(profile, batch=True)
-            self._load(profile)
+        for lane in self.reader.chunk_lanes() if self.reader is not None else ():
+            self._serves(lane.partition("/")[2])  # whatever the manifest says now
         if self.reader is not None and self._matched < self.reader.current_count():
             self.survey.removed = list(self._removed(self.reader))
         return self.survey
@@ -189,12 +187,18 @@ class Surveyor:
     def _is_out(self, sample: Sample) -> None:
         self.survey.submitted += 1
         self.survey.whys[IN_A_BATCH] += 1
-        self._load(self.profile(sample.item.model), batch=True)  # its lane, for what has to be asked for again
-        self._load(self.profile(sample.item.model))
+        self._serves(sample.item.model)
         if self._scheduled is not None:
             self._scheduled.add(sample.key)
         if self.backlog is not None:
             self.backlog.lend([sample])
+
+    def _serves(self, model: str) -> None:
+        """The lanes of what is out: of the AI model that it was asked of, and of the one that the manifest names now."""
+        profile = self.profile(model)
+        self._load(profile)
+        if self._has_batch(profile):
+            self._load(profile, batch=True)
 
     def _is_done(self, item: Item, entry: Known, mark: str) -> bool:
         """The commonest case of a large manifest, answered without looking further."""
@@ -274,9 +278,7 @@ class Surveyor:
     def _goes_by_batch(self, sample: Sample, profile: Profile) -> bool:
         if self._by == "online":
             return False
-        if profile.id not in self._batching:
-            self._batching[profile.id] = isinstance(provider_class(profile.provider)(profile), Batching)
-        why = why_online(sample.item, self._batching[profile.id], self._by, self.families.awaited(sample))
+        why = why_online(sample.item, self._has_batch(profile), self._by, self.families.awaited(sample))
         if why is not None:
             named, _, other = why.partition(" @")
             self.survey.online[f"{named} another item" if other else named] += 1
@@ -285,6 +287,11 @@ class Surveyor:
         if why is None:
             self._load(profile)  # its online lane, to fall back on
         return why is None
+
+    def _has_batch(self, profile: Profile) -> bool:
+        if profile.id not in self._batching:
+            self._batching[profile.id] = isinstance(provider_class(profile.provider)(profile), Batching)
+        return self._batching[profile.id]
 
     def _may_serve(self, profile: Profile, item: Item, images: int) -> None:
         """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""

@@ -77,6 +77,10 @@ class Submissions(Connected):
         """Collected, and perhaps still at the vendor's."""
         return self._chunks("step = 'collected' ORDER BY id")
 
+    def chunk_lanes(self) -> list[str]:
+        """Lanes with something at the vendor's, or on its way there."""
+        return [lane for (lane,) in self._rows("SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')")]
+
     def chunk(self, number: int) -> Chunk:
         return self._chunks("id = ?", number)[0]
 
@@ -99,6 +103,11 @@ class Submissions(Connected):
         """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""
         sql = "SELECT id FROM attempt WHERE chunk = ? AND outcome IS NULL AND id > ? ORDER BY id LIMIT ?"
         return [int(number) for (number,) in self._rows(sql, chunk, after, most)]
+
+    def answered(self, chunk: int) -> int:
+        """How many of a chunk's requests have got an answer that was no error of the vendor's."""
+        sql = "SELECT count(*) FROM attempt WHERE chunk = ? AND http_status = 200"
+        return int(next(iter(self._rows(sql, chunk)))[0])
 
     def chunk_usd(self, chunk: int) -> float:
         """What a chunk's requests have cost so far."""

@@ -141,7 +141,8 @@ class GeminiBatch:
 
     def gone(self, status: int, headers: Headers, body: bytes) -> None:
         """The answer to `cancel` and `delete`; what is not there any more is no fault. Raises ProviderError."""
-        if not 200 <= status < 300 and status != 404:
+        no_file = status == 403 and b"may not exist" in body  # of a file that has gone by itself, after two days
+        if not 200 <= status < 300 and status != 404 and not no_file:
             raise read_error(status, headers, body)
 
     def _ask(self, method: str, path: str, body: bytes = b"") -> Request:

@@ -54,7 +54,8 @@ def headline(facts: Facts) -> str:
     job = facts["job"]
     why = f": stopped, {STOPS.get(facts['stopped_by'], facts['stopped_by'])}" if facts["stopped_by"] else ""
     if why:
-        return f"{job}{why}; {figures.count(images['made'], 'image')} made{files}"
+        waiting = f", {out:,} in batches" if out else ""
+        return f"{job}{why}; {figures.count(images['made'], 'image')} made{waiting}{files}"
     if out:
         return f"{job}: {figures.count(out, 'image')} in batches, {images['made']:,} made{files}"
     if not images["made"] and not missing and not images["left"]:

@@ -33,7 +33,7 @@ async def assert_all_are_right(bench: BatchBench, names: dict[str, str] = NAMED)
     assert all(digest in served[names[name]] for name, digest in pictures.items())
     state = bench.folder / "out" / ".batchgen"
     assert list((state / "spool").iterdir()) == []
-    assert [path.name for path in (state / "batch").iterdir() if path.suffix != ".strange"] == []
+    assert [path.name for path in (state / "batch").glob("*") if path.suffix != ".strange"] == []
 
 
 async def test_a_batch_makes_the_pictures_that_were_served_for_its_prompts(bench):

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 
+from tests.benchmarks.batch import batch
 from tests.benchmarks.case import Case, report
 from tests.benchmarks.dashboard import dashboard
 from tests.benchmarks.gallery import gallery
@@ -26,6 +27,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "quota": quotas,
     "manifest": long_manifest,
     "references": references,
+    "batch": batch,
     "start": start,
     "gallery": gallery,
     "post": post,

@@ -14,6 +14,7 @@ NAMES = {
     "sdk": "google-genai loop",
     "bare": "bare aiohttp loop",
     "ours_references": "batchgen",
+    "ours_batch": "batchgen, batches",
     "ours_plan": "batchgen plan",
 }
 

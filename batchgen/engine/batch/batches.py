@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import Counter
 from dataclasses import replace
@@ -167,14 +168,14 @@ class Batches:
     async def _advance(self, number: int) -> None:
         """Through its steps until it has to wait for something."""
         while (chunk := self._chunks.get(number)) is not None and not self._means.dispatch.stopping:
-            if self._endings.fallen_back and chunk.step in UNSENT:
-                await self._give_up(chunk, "the time for batches was up", online_lane(chunk.lane))
+            if chunk.step in UNSENT and (why := self._why_never(chunk)):
+                await self._give_up(chunk, why[0], why[1])
                 return
             try:
                 self._chunks[number] = after = await self._step(chunk)
                 self._failing_since = 0.0
             except Full as error:
-                await self._refused(chunk, str(error))
+                await self._refused(chunk, error)
                 return
             except ProviderError as error:
                 await self._trouble(chunk, error)
@@ -184,6 +185,16 @@ class Batches:
                 del self._chunks[number]
             if after.step == chunk.step:
                 return
+
+    def _why_never(self, chunk: Chunk) -> tuple[str, str] | None:
+        """Why no batch is to be made of it any more, in words, and the lane in which its samples wait instead."""
+        if self._endings.fallen_back:
+            return "the time for batches was up", online_lane(chunk.lane)
+        if self._means.options.by == "online":
+            return "a run without batches took it up", online_lane(chunk.lane)
+        if not os.path.lexists(self._means.file(chunk, "jsonl")):
+            return "its lines are no longer on the disk", chunk.lane
+        return None
 
     async def _step(self, chunk: Chunk) -> Chunk:
         """Raises Full, ProviderError."""
@@ -244,15 +255,16 @@ class Batches:
 
     # --- what goes wrong with a chunk as a whole
 
-    async def _refused(self, chunk: Chunk, message: str) -> None:
+    async def _refused(self, chunk: Chunk, full: Full) -> None:
         """No room for enqueued work: wait for what is out; a chunk refused with nothing out is too large by itself."""
         means = self._means
         self._chunks[chunk.id] = replace(chunk, step="uploaded")
         self._oddities[chunk.id, "full"] += 1
         refusals = self._oddities[chunk.id, "full"]
         if refusals == 1:
-            means.note(f"{means.routes[chunk.lane].profile.id}: no room for another batch yet: {message}")
-        self._not_before[chunk.lane] = time.time() + next_look_s(refusals, means.options.look_s)
+            means.note(f"{means.routes[chunk.lane].profile.id}: no room for another batch yet: {full}")
+        wait_s = max(full.retry_after_s, next_look_s(refusals, means.options.look_s))
+        self._not_before[chunk.lane] = time.time() + wait_s
         others = any(one.lane == chunk.lane and one.step not in UNSENT for one in self._chunks.values())
         if refusals >= REFUSALS_MOST and not others and chunk.requests > 1:
             self._limits[chunk.lane] = replace(self._limits[chunk.lane], requests=max(1, chunk.requests // 2))

@@ -46,12 +46,11 @@ LOST = {
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a chunk's requests. answered: lines that held an answer and no error."""
+    """What became of a chunk's requests."""
 
     made: int = 0
     again: int = 0
     ended: int = 0
-    answered: int = 0
     usd: float = 0.0
 
 
@@ -69,7 +68,6 @@ class Collection:
         """A download that breaks off goes on where it was, in this run or the next. Raises DownloadFailed."""
         if chunk.results_file:
             await self._download(chunk)
-        await self._means.chunks.adopted(chunk)  # what it cost and brought counts for the run that has it
         return await self._means.chunks.stepped(chunk, step="fetched")
 
     async def _download(self, chunk: Chunk) -> None:
@@ -103,10 +101,13 @@ class Collection:
 
     async def collect(self, chunk: Chunk) -> Chunk:
         means, tally = self._means, Tally()
-        path = means.file(chunk, "results")
-        fd = os.open(path, os.O_CREAT | os.O_RDONLY | NO_FOLLOW, 0o600)  # empty when no results were to be had
-        with os.fdopen(fd, "rb") as file:
-            await self._lines(chunk, file, tally)
+        await means.chunks.adopted(chunk)  # what it costs and brings counts for the run that reads it
+        file = _opened(means.file(chunk, "results"))
+        if file is None and chunk.results_file:
+            return await means.chunks.stepped(chunk, step="ended")  # somebody deleted our copy: fetched anew
+        if file is not None:
+            with file:
+                await self._lines(chunk, file, tally)
         await self._missing(chunk, tally)
         usd = means.ledger.reader.chunk_usd(chunk.id)
         chunk = await means.chunks.stepped(chunk, step="collected", ended_at=time.time())
@@ -147,9 +148,7 @@ class Collection:
         except ProviderError as error:
             again = await self._endings.failed(sent, chunk.lane, sample, error)
             tally.again, tally.ended = tally.again + again, tally.ended + (not again)
-            tally.answered += error.http_status == 200
             return
-        tally.answered += 1
         tally.made += sum(one.file.role == "image" for one in stored.pictures)
         await self._endings.succeeded(sent, chunk.lane, sample, reply, stored)
 
@@ -198,7 +197,7 @@ class Collection:
         reader, after = self._means.ledger.reader, 0
         reason, words = LOST.get(chunk.state, ("missing_line", "the results of the batch do not mention this request"))
         words = f"{words}: {chunk.message}" if chunk.message else words
-        maybe = chunk.succeeded > tally.answered or chunk.state == "gone"
+        maybe = chunk.succeeded > reader.answered(chunk.id) or chunk.state == "gone"
         kind = BatchLostMaybeBilled if maybe else BatchLost
         while numbers := reader.unanswered(chunk.id, after, 500):
             after = numbers[-1]
@@ -222,6 +221,14 @@ class Collection:
                 means.note(f"{name} could not be deleted at the vendor's: {error.message}")
                 return chunk
         return await means.chunks.stepped(chunk, step="done")
+
+
+def _opened(path: str) -> IO[bytes] | None:
+    """None when there is none: the batch named no results, or they are gone."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDONLY | NO_FOLLOW), "rb")
+    except FileNotFoundError:
+        return None
 
 
 def _durable(file: IO[bytes]) -> None:

@@ -6,12 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from batchgen.batching import online_lane
+from batchgen.batching import batch_lane, online_lane, why_online
 from batchgen.engine.batch.means import Means
 from batchgen.engine.settle import Stored
 from batchgen.errors import BatchLost, HeldUncertain, ProviderError
 from batchgen.ledger.submissions import Submitted
 from batchgen.profiles.price import lost_usd
+from batchgen.providers.base import Batching
 from batchgen.records import Reply, Sample
 from batchgen.retry import Tries, delay_s
 
@@ -37,7 +38,9 @@ class Endings:
             sample, sent.attempt.id, reply, stored, sent_at=sent.attempt.started_at, lets_go=not changed
         )
         if changed and wanted is not None and means.options.resend:
-            self.put_back(lane, [wanted])  # the manifest has changed since: this picture was paid for, and is not it
+            self.put_back(
+                self._lane(wanted), [wanted]
+            )  # the manifest has changed since: this picture was paid for, and is not it
 
     async def failed(self, sent: Submitted, lane: str, sample: Sample, error: ProviderError) -> bool:
         """Whether it is asked for again."""
@@ -55,7 +58,7 @@ class Endings:
         if not again:
             await means.attempts.given_up(sample, error, state)
         elif wanted is not None and means.options.resend:
-            self._ask_again(lane, wanted, error)
+            self._ask_again(wanted, error)
         return again
 
     def _again(self, sample: Sample, error: ProviderError) -> bool:
@@ -68,12 +71,20 @@ class Endings:
             and delay_s(error, tries, self._means.policy, self.rng) is not None
         )
 
-    def _ask_again(self, lane: str, sample: Sample, error: ProviderError) -> None:
+    def _ask_again(self, sample: Sample, error: ProviderError) -> None:
         """By batch once more; with `auto`, what a batch has failed at twice, or a batch that came to nothing, online."""
         lost = isinstance(error, BatchLost)
         by = self._means.options.by
-        online = self.fallen_back or by == "online" or (by == "auto" and (lost or self._rounds[sample.key] > 1))
-        self.put_back(online_lane(lane) if online else lane, [sample])
+        self.put_back(self._lane(sample, online=by == "auto" and (lost or self._rounds[sample.key] > 1)), [sample])
+
+    def _lane(self, sample: Sample, *, online: bool = False) -> str:
+        """Where it is asked for again; the manifest may name another AI model by now than the batch was for."""
+        item, by = sample.item, self._means.options.by
+        lane = batch_lane(item.provider, item.model)
+        route = self._means.routes.get(lane)
+        has_batch = route is not None and isinstance(route.codec, Batching)
+        online = online or self.fallen_back or by == "online" or why_online(item, has_batch, by, ()) is not None
+        return online_lane(lane) if online else lane
 
     def put_back(self, lane: str, samples: Sequence[Sample]) -> None:
         self._means.backlog.add(lane, samples)

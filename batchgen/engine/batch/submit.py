@@ -25,18 +25,24 @@ from batchgen.errors import (
 )
 from batchgen.events import AttemptStarted, BatchSubmitted
 from batchgen.lane import MARKUP
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.submissions import Chunk
 from batchgen.providers.gemini_batch import MIME_TYPE, RemoteBatch
 from batchgen.quota import BudgetReached, Reserved
 from batchgen.records import Sample
 from batchgen.store.spool import NO_FOLLOW, sync_folder
 
+OURS = ("jsonl", "results")  # endings of a chunk's files that go when it is over
 WRITE_BYTES = 1 << 20
 PAGES_MOST = 200  # of the list of batches, a hundred each
 
 
 class Full(Exception):
-    """The quota for enqueued work has no room for a chunk."""
+    """The quota for enqueued work has no room for a chunk. retry_after_s: as the vendor says, 0 when it does not."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Submission:
@@ -47,6 +53,7 @@ class Submission:
         self._endings = endings
         self._over: dict[str, list[Sample]] = {}  # taken from the backlog and not in a chunk yet, by lane
         self.places: dict[int, int | None] = {}  # of each chunk's money in the log of all processes
+        self._renewed: set[int] = set()  # chunks whose uploaded file was asked for, and may be uploaded anew once
         self.short = ""  # whose budget had no room: run, day, month
 
     def waiting(self, lane: str) -> int:
@@ -185,14 +192,25 @@ class Submission:
             await means.chunks.stepped(chunk, step="uploaded")
             raise
         except (Unanswered, ServerFault, Malformed) as error:
-            return await means.chunks.stepped(chunk, message=error.message)  # perhaps it exists
+            # Perhaps it exists. Only from now on can it be missed in the list: the answer may have been long in coming.
+            return await means.chunks.stepped(chunk, message=error.message, asked_at=time.time())
         except (RateLimited, DailyQuotaReached) as error:
             await means.chunks.stepped(chunk, step="uploaded", message=error.message)
-            raise Full(error.message) from None
+            raise Full(error.message, getattr(error, "retry_after_s", None) or 0.0) from None
         except ProviderError:
+            if await self._file_is_gone(chunk):
+                return await means.chunks.stepped(chunk, step="written", input_file="")
             await means.chunks.stepped(chunk, step="uploaded")
             raise
         return await self._created(chunk, batch)
+
+    async def _file_is_gone(self, chunk: Chunk) -> bool:
+        """Files live for two days. One that goes a second time in a run is no matter of its age."""
+        if chunk.id in self._renewed:
+            return False
+        self._renewed.add(chunk.id)
+        status, _, _ = await self._means.ask(chunk.lane, self._means.codec(chunk.lane).look(chunk.input_file))
+        return status in (403, 404)
 
     async def reconcile(self, chunk: Chunk) -> Chunk:
         """Of a chunk that was asked for and never heard of: does its batch exist? Raises ProviderError."""
@@ -268,7 +286,16 @@ def _finish(file: IO[bytes], lines: Sequence[bytes]) -> None:
     os.fsync(file.fileno())
 
 
+def forget_strays(reader: Reader, folder: str) -> None:
+    """Files of chunks that are over, from a run that died before it deleted them."""
+    kept = {str(chunk.id) for chunk in reader.open_chunks()}
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        number, _, kind = name.partition(".")
+        if kind in OURS and number not in kept:
+            os.unlink(os.path.join(folder, name))
+
+
 def forget_files(means: Means, chunk: Chunk) -> None:
-    for kind in ("jsonl", "results"):
+    for kind in OURS:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(means.file(chunk, kind))
