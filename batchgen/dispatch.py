@@ -142,6 +142,8 @@ class Dispatch:
         if not self._affordable(chosen):
             if self.unsettled:
                 return Wait(None)  # what is in flight may turn out cheaper
+            if self.outside:
+                return Wait(self.deadline_s)  # and so may what is in batches
             self.stopping = "budget"
             return Drained()
         return Start(chosen.key)
@@ -343,6 +345,11 @@ class Dispatch:
             return GivenUp()
         self._enter(other, lane, sample)
         return PassedOn(other)
+
+    def elsewhere(self, sample: Sample, error: ProviderError) -> str | None:
+        """The lane in which a sample that a batch has failed at goes on; None when nobody else is to make it."""
+        item = sample.item
+        return next_lane(item, f"{item.provider}/{item.model}", cause_of(error), self._is_open)
 
     def _pass_on(self, lane: Lane) -> None:
         """Of what waits in a lane that has closed, all that has a fallback goes on there."""

@@ -1,7 +1,7 @@
 """Runs a job and dies the hard way just before or after the k-th call of one function.
 
-`crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`; `MODULE:NAME!` dies when the call has returned, awaited where it can
-be. OPTIONS, JSON: engine, of batches: requests, and piece_bytes of uploads.
+`crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`, or `crash_child serve` for many in turn. `MODULE:NAME!` dies when
+the call has returned, awaited where it can be. OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads.
 """
 
 from __future__ import annotations
@@ -57,10 +57,27 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     return said.get("engine", "online"), batchgen.RunOptions(emulator_url=url, batches=BatchOptions(limits=limits))
 
 
-if __name__ == "__main__":
-    manifest, out, url, place, k, *more = sys.argv[1:]
+def run(manifest: str, out: str, url: str, place: str, k: str, said: str = "{}") -> int:
     if place != "-":
         die_at(place, int(k))
     job = batchgen.load(manifest, output=Path(out), emulate=True, environ={})
-    engine, options = options_of(url, *more or ["{}"])
-    sys.exit(batchgen.run_sync(job, options=options, engine=engine).exit_code)
+    engine, options = options_of(url, said)
+    return batchgen.run_sync(job, options=options, engine=engine).exit_code
+
+
+def serve() -> None:
+    """A process for each line of arguments, JSON, and its exit code: what takes long to import is imported once."""
+    for module in ("engine.run", "manifest.read", "providers.gemini"):
+        import_module(f"batchgen.{module}")
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            sys.exit(run(*json.loads(line)))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        sys.exit(run(*sys.argv[1:]))

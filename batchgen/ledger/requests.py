@@ -180,7 +180,7 @@ class Requests(Connected):
         row = self._connection.execute(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST}").fetchone()
         return int(row[0])
 
-    def beyond_requests(self) -> list[Beyond]:
+    def beyond_requests(self) -> Iterator[Beyond]:
         """Those of the billed ones that do not, in the order in which they were sent."""
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
@@ -192,7 +192,7 @@ class Requests(Connected):
             f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1) FROM attempt a WHERE {BILLED}"
             f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST}) ORDER BY a.id"
         )
-        return [Beyond(sample_key(item_id, n), *facts) for item_id, n, *facts in rows]
+        return (Beyond(sample_key(item_id, n), *facts) for item_id, n, *facts in rows)
 
 
 def open_attempt(row: tuple[Any, ...]) -> OpenAttempt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from batchgen.ledger.reader import Beyond
@@ -38,7 +38,7 @@ def kind_and_cause(request: Beyond) -> tuple[str, str]:
     return "unexplained", "bought twice in one run without a cause"
 
 
-def account(billed: int, wanted: int, beyond: Sequence[Beyond]) -> dict[str, Any]:
+def account(billed: int, wanted: int, beyond: Iterable[Beyond]) -> dict[str, Any]:
     """billed: requests that were or may have been; wanted: those whose picture is its sample's latest. Pure.
 
     `holds` is false when they do not add up, or one of them has no cause: that is a bug.
@@ -50,7 +50,7 @@ def account(billed: int, wanted: int, beyond: Sequence[Beyond]) -> dict[str, Any
         counts[kind] = counts.get(kind, 0) + 1
         if kind == "unexplained" or sum(entry["kind"] == kind for entry in listed) < LISTED_MOST:
             listed.append({"id": request.key, "kind": kind, "cause": cause})
-    holds = billed == wanted + len(beyond) and "unexplained" not in counts
+    holds = billed == wanted + sum(counts.values()) and "unexplained" not in counts
     return {"billed": billed, "wanted": wanted, "beyond": counts, "listed": listed, "holds": holds}
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -18,6 +21,7 @@ from tests.batch.test_batch_run import MUGS, assert_all_are_right
 from tests.test_run import items
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
 CHUNKS = "batchgen.ledger.chunks:Chunks"
 TRANSPORT = "batchgen.transport:Transport"
 BATCH = "batchgen.engine.batch"
@@ -54,11 +58,26 @@ async def bench(tmp_path: Path) -> AsyncIterator[BatchBench]:
 
 async def crash(bench: BatchBench, place: str, k: int, entries: str = items(*MUGS), requests: int = 6) -> None:
     options = json.dumps({"engine": "batch", "requests": requests, "piece_bytes": 256})
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.crash_child", str(bench.manifest(entries)), str(bench.folder / "out"), bench.url,
-        place, str(k), options, cwd=ROOT,
-    )  # fmt: skip
-    assert await child.wait() == 9
+    arguments = [str(bench.manifest(entries)), str(bench.folder / "out"), bench.url, place, str(k), options]
+    assert await asyncio.to_thread(exit_code, arguments) == 9
+
+
+@functools.cache
+def children() -> subprocess.Popen[str]:
+    """Its own children die; it ends with its standard input."""
+    command = [sys.executable, "-m", "tests.crash_child", "serve"]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)
+    return process
+
+
+def exit_code(arguments: list[str]) -> int:
+    process = children()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(arguments) + "\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
 
 
 async def assert_the_books_are_right(bench: BatchBench) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import signal
 import sqlite3
@@ -18,9 +17,7 @@ from typing import Any
 import pytest
 
 from batchgen.emulator import serve
-from batchgen.engine.batch import batches as loop
-from batchgen.engine.replay import read_kept_answers
-from batchgen.events import BatchSubmitted, Noted
+from batchgen.events import AttemptStarted, BatchSubmitted, Noted
 from batchgen.ledger.reader import Reader
 from batchgen.planning import Wishes
 from batchgen.providers.gemini import Gemini
@@ -184,7 +181,7 @@ async def test_a_line_that_was_not_understood_is_kept_and_later_read_at_the_pric
     assert (outcome.exit_code, len(kept_attempts(str(bench.folder / "out")))) == (4, 1)
     assert Gemini.read is real
     outcome = await bench.submit(items("one"), engine="online")
-    assert (outcome.exit_code, (await bench.stats())["billed_images"], read_kept_answers is not None) == (0, 1, True)
+    assert (outcome.exit_code, (await bench.stats())["billed_images"]) == (0, 1)
     online = BatchBench(bench.url, bench.folder / "other")
     whole = await online.submit_online(items("one"))
     assert bench.lines()["i0"]["usd"] == pytest.approx(whole.usd / 2, rel=0.02)
@@ -257,7 +254,6 @@ async def test_an_interrupt_ends_the_wait_and_says_how_many_stay_in_batches(tmp_
         await asyncio.sleep(0.2)
         child.send_signal(signal.SIGINT)
         _, said = await child.communicate()
-        print(said.decode())
         assert child.returncode == 130
         assert "12 in batches" in said.decode()
         for command in ("status", "verify", "history", "export", "report", "plan"):
@@ -265,9 +261,7 @@ async def test_an_interrupt_ends_the_wait_and_says_how_many_stay_in_batches(tmp_
                 sys.executable, "-m", "batchgen", command, argv[1], "--output", argv[3], cwd=ROOT, env=environ,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
-            out, err = await done.communicate()
-            print(command, done.returncode, out.decode(), err.decode())
-            assert done.returncode is not None
+            _, err = await done.communicate()
             assert b"Traceback" not in err
 
 
@@ -307,6 +301,21 @@ async def test_the_first_turn_goes_by_batch_and_the_others_online_with_auto(benc
     assert (stats["batch_lines"], stats["billed_images"]) == (1, 3)
 
 
-async def test_a_vendor_that_says_how_long_to_wait_is_not_asked_before(bench, monkeypatch):
-    del bench, monkeypatch
-    assert json and loop
+async def test_what_a_batch_was_refused_is_asked_of_the_fallback_that_the_manifest_names(bench):
+    text = (
+        "  - {id: a, prompt: 'x [[fault:safety]]', fallback: [pro], fallback_on: [refusal]}\n  - {id: b, prompt: y}\n"
+    )
+    outcome = await bench.submit(text)
+    assert (outcome.exit_code, outcome.made) == (3, 1)
+    asked = [(event.key, event.model, event.batch) for event in bench.events if isinstance(event, AttemptStarted)]
+    assert ("a", "gemini-3-pro-image", False) in asked
+    assert len(asked) == 3
+
+
+async def test_a_budget_that_requests_online_hold_is_asked_again_when_they_have_ended(tmp_path):
+    async with await serve(replace(quick(), latency_s=(1.0, 1.0))) as emulator:
+        bench = BatchBench(emulator.base_url, tmp_path)
+        text = "  - {id: tea, prompt: tea, model: imagen-4.0-generate-001}\n" + items(*MUGS)
+        outcome = await bench.submit(text, engine="auto", max_usd=0.05)
+        assert outcome.exit_code == 6
+        assert 0 < outcome.usd + outcome.estimated_usd <= 0.05

@@ -39,6 +39,7 @@ class Batches:
         self._lanes = [lane for lane, route in means.routes.items() if route.batch]
         self._chunks: dict[int, Chunk] = {}
         self._looks: Counter[int] = Counter()
+        self._due: dict[int, float] = {}  # UTC seconds, before which a chunk is not looked at again
         self._oddities: Counter[tuple[int, str]] = Counter()  # looks without results, refusals, failed fetches
         self._limits = dict.fromkeys(self._lanes, means.options.limits)
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
@@ -116,7 +117,8 @@ class Batches:
     async def _round(self) -> None:
         await self._fall_back_if_due()
         for number in list(self._chunks):
-            await self._advance(number)
+            if self._due.get(number, 0.0) <= time.time():
+                await self._advance(number)
         if self._means.options.by != "online" and not self._endings.fallen_back:
             for lane in self._lanes:
                 await self._submit(lane)
@@ -136,10 +138,10 @@ class Batches:
     async def _pause(self) -> None:
         """Until the next look is due, something was supplied, or the fallback's time has come."""
         options, now = self._means.options, time.time()
-        waits = [next_look_s(self._looks[number], options.look_s) for number in self._chunks]
+        waits = [self._due.get(number, 0.0) - now for number in self._chunks]
         waits += [until - now for until in self._not_before.values() if until > now]
-        if any(map(self._submission.waiting, self._lanes)):
-            waits.append(options.look_s)  # what is settled elsewhere may have made room in a budget
+        if not waits and any(map(self._submission.waiting, self._lanes)):
+            waits.append(options.look_s)  # for money that requests online hold
         if options.fallback_at is not None and not self._endings.fallen_back:
             waits.append(options.fallback_at - now)
         with contextlib.suppress(TimeoutError):
@@ -166,7 +168,11 @@ class Batches:
     # --- one chunk, as far as it goes now
 
     async def _advance(self, number: int) -> None:
-        """Through its steps until it has to wait for something."""
+        """Through its steps until it has to wait for something, and that is not before its next look is due."""
+        await self._steps(number)
+        self._due[number] = time.time() + next_look_s(self._looks[number], self._means.options.look_s)
+
+    async def _steps(self, number: int) -> None:
         while (chunk := self._chunks.get(number)) is not None and not self._means.dispatch.stopping:
             if chunk.step in UNSENT and (why := self._why_never(chunk)):
                 await self._give_up(chunk, why[0], why[1])
@@ -266,7 +272,7 @@ class Batches:
         wait_s = max(full.retry_after_s, next_look_s(refusals, means.options.look_s))
         self._not_before[chunk.lane] = time.time() + wait_s
         others = any(one.lane == chunk.lane and one.step not in UNSENT for one in self._chunks.values())
-        if refusals >= REFUSALS_MOST and not others and chunk.requests > 1:
+        if refusals >= REFUSALS_MOST and full.for_size and not others and chunk.requests > 1:
             self._limits[chunk.lane] = replace(self._limits[chunk.lane], requests=max(1, chunk.requests // 2))
             await self._give_up(chunk, "too large for the quota of enqueued work", chunk.lane)
 
@@ -323,6 +329,7 @@ class Batches:
         means.note("the time for batches is up: they are cancelled, and what they have not delivered is made online")
         for chunk in list(self._chunks.values()):
             self._looks[chunk.id] = 0
+        self._due.clear()
         for lane in self._lanes:
             self._go_online(lane)
 

@@ -49,6 +49,8 @@ class Endings:
             error = HeldUncertain(error.message, reason=error.reason)
         wanted = means.backlog.returned(sample.key)
         again = self._again(sample, error)
+        other = None if again or wanted is None or not means.options.resend else means.dispatch.elsewhere(wanted, error)
+        again = again or other is not None
         state = "wanted" if again else error.outcome
         profile = means.routes[lane].profile
         cost = lost_usd(profile, error.usage, sample.images if error.maybe_billed else 0, batch=True)
@@ -57,6 +59,9 @@ class Endings:
         )
         if not again:
             await means.attempts.given_up(sample, error, state)
+        elif wanted is not None and other is not None:
+            means.dispatch.passed_on[lane] += 1
+            self.put_back(other, [wanted])
         elif wanted is not None and means.options.resend:
             self._ask_again(wanted, error)
         return again

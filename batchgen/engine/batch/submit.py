@@ -38,11 +38,15 @@ PAGES_MOST = 200  # of the list of batches, a hundred each
 
 
 class Full(Exception):
-    """The quota for enqueued work has no room for a chunk. retry_after_s: as the vendor says, 0 when it does not."""
+    """The quota for enqueued work has no room for a chunk. for_size: a smaller one might fit.
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    retry_after_s: as the vendor says, 0 when it does not.
+    """
+
+    def __init__(self, error: RateLimited | DailyQuotaReached) -> None:
+        super().__init__(error.message)
+        self.for_size = isinstance(error, RateLimited)
+        self.retry_after_s = (error.retry_after_s or 0.0) if isinstance(error, RateLimited) else 0.0
 
 
 class Submission:
@@ -68,9 +72,11 @@ class Submission:
     async def record(self, lane: str, limits: ChunkLimits) -> Chunk | None:
         """The next chunk of a lane; None when nothing waits, or no budget has room."""
         means = self._means
-        samples = self._gather(lane, limits)
+        samples, held_usd = self._gather(lane, limits)
+        means.dispatch.went_outside(0, held_usd)  # at once: requests online draw on the same budget
         samples, place = await self._afforded(lane, samples)
         if not samples:
+            means.dispatch.went_outside(0, -held_usd)
             return None
         requests = []
         for sample in samples:
@@ -80,7 +86,7 @@ class Submission:
             requests.append((sent, number, means.price(sample, lane), words, request_facts(sample)))
         chunk, numbers = await means.chunks.recorded(lane, means.prefix, requests)
         self.places[chunk.id] = place
-        means.dispatch.went_outside(0, reserved_usd(chunk))
+        means.dispatch.went_outside(0, reserved_usd(chunk) - held_usd)
         means.backlog.lend(samples)
         for (sent, number, _, words, _), attempt in zip(requests, numbers, strict=True):
             means.emit(
@@ -96,7 +102,8 @@ class Submission:
             )
         return await self._write(chunk, [sent for sent, *_ in requests], numbers)
 
-    def _gather(self, lane: str, limits: ChunkLimits) -> list[Sample]:
+    def _gather(self, lane: str, limits: ChunkLimits) -> tuple[list[Sample], float]:
+        """The samples of the next chunk, and the USD that they may cost."""
         means, load = self._means, Load()
         profile, usd = means.routes[lane].profile, 0.0
         found: list[Sample] = []
@@ -105,13 +112,13 @@ class Submission:
             if not over:
                 over.extend(means.backlog.take(lane, 64))
             if not over:
-                return found
+                return found, usd
             price = (means.price(over[0], lane) or 0.0) * MARKUP
             if not means.dispatch.affords(usd + price):
                 self.short = "run"
-                return found
+                return found, usd
             if not load.takes(over[0], profile, limits):
-                return found
+                return found, usd
             usd += price
             found.append(over.pop(0))
 
@@ -196,7 +203,7 @@ class Submission:
             return await means.chunks.stepped(chunk, message=error.message, asked_at=time.time())
         except (RateLimited, DailyQuotaReached) as error:
             await means.chunks.stepped(chunk, step="uploaded", message=error.message)
-            raise Full(error.message, getattr(error, "retry_after_s", None) or 0.0) from None
+            raise Full(error) from None
         except ProviderError:
             if await self._file_is_gone(chunk):
                 return await means.chunks.stepped(chunk, step="written", input_file="")
