@@ -369,6 +369,13 @@ class _Run:
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
         self.emit(
-            RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
+            RunEnded(
+                at=time.time(),
+                run_id=ledger.run_id,
+                exit_code=code,
+                seconds=outcome.seconds,
+                counts=dict(counts),
+                derived=self.derived.counts,
+            )
         )
         return outcome
