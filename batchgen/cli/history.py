@@ -44,12 +44,21 @@ def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: b
         folders = found_in(Path("jobs")) | found_in(Path())
     if not folders:
         raise UsageError("nothing has run in jobs/ or here: name a manifest or a job folder")
-    runs = [run for folder in folders for run in runs_of(folder, last)]
+    runs, unread = list[dict[str, Any]](), list[LedgerError]()
+    for folder in sorted(folders):
+        try:
+            runs += runs_of(folder, last)
+        except LedgerError as error:  # one damaged job hides none of the others
+            unread.append(error)
     runs.sort(key=lambda run: (run["began"], run["job"], run["run"]), reverse=True)
     if as_json:
         invocation.out.json(runs[:last])
     else:
         show(invocation.out, runs[:last])
+    for also in unread[1:]:
+        invocation.err.line(str(also))
+    if unread:
+        raise unread[0]
 
 
 def found_in(folder: Path) -> set[Path]:

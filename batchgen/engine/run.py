@@ -94,7 +94,9 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """To every observer; one that raises is logged and dropped, the run goes on."""
-        if isinstance(event, Stopping):
+        if isinstance(event, Stopping) and not event.reason.startswith(
+            "SIG"
+        ):  # what a signal leads to is over by the end
             self.stop_message = event.message
         for observer in list(self.observers):
             try:
@@ -157,6 +159,7 @@ class _Run:
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
         ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
+        self._note_other_manifest(ledger.reader.meta("manifest"))
         results = ResultsFile(self.store.folder, ledger.reader)
         tidy = ledger.reader.meta("results_tidy") == "yes"
         ledger.set_meta(
@@ -200,6 +203,14 @@ class _Run:
         if dropped:
             self.note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
         forget_strays(ledger.reader, os.path.join(self.store.root, STATE_FOLDER, FOLDER))
+
+    def _note_other_manifest(self, was: str | None) -> None:
+        """Two manifests of one folder would each move the other's pictures away, run after run."""
+        if was is not None and was != self.manifest_path and os.path.exists(was):
+            self.note(
+                f"this folder's last run was of {was}: pictures that only it asks for move to superseded/."
+                " If both are to stay, give each its own output:"
+            )
 
     def _check_price(self, survey: Survey) -> None:
         loads, limits = list(survey.loads.values()), self.manifest.limits
@@ -455,7 +466,14 @@ class _Run:
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
         self.emit(
-            RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
+            RunEnded(
+                at=time.time(),
+                run_id=ledger.run_id,
+                exit_code=code,
+                seconds=outcome.seconds,
+                counts=dict(counts),
+                derived=self.derived.counts,
+            )
         )
         return outcome
 

@@ -30,7 +30,8 @@ class Declared:
     """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id.
 
     folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
-    names of references, service tier, fallback. conversations: all turns, by the id without its turn.
+    names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
+    post: as a manifest says it, of items whose `asks` say nothing else; None for none.
     budgets: USD by run, day and month. state: where the spend of all jobs is noted, None where this job's alone counts.
     """
 
@@ -40,6 +41,7 @@ class Declared:
     folder: Path | None = None
     asks: Mapping[str, Facts] = field(default_factory=dict)
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    post: Facts | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
     state: Path | None = None
 
@@ -112,7 +114,7 @@ def job_entry(ledger: Chronicle, folder: Path, settings: Numbers, catalogue: Cat
 
 def manifest_entry(folder: Path, declared: Declared) -> Facts:
     """What a manifest that asks again needs besides the samples."""
-    return {"beside": _below(folder, declared.folder), "conversations": declared.conversations}
+    return {"beside": _below(folder, declared.folder), "conversations": declared.conversations, "post": declared.post}
 
 
 def attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:

@@ -157,7 +157,9 @@ class Metrics:
             write_to_textfile(self._path, self)
         except (OSError, LedgerError) as error:
             if not self._failed:
-                log.warning("the metrics were not written to %s: %s", self._path, error)
+                log.warning(
+                    "the metrics were not written to %s: %s", self._path, getattr(error, "strerror", None) or error
+                )
             self._failed = True
 
     def collect(self) -> list[Metric]:

@@ -35,7 +35,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.actions import ActionRefused, Actions, holds_lock, stop
-from batchgen.report.dashboard.card import lanes
+from batchgen.report.dashboard.card import card_of, files, lanes
 from batchgen.report.dashboard.guard import CSRF_HEADER, Guard
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.pictures import part
@@ -403,6 +403,19 @@ async def test_a_damaged_ledger_shows_a_message_and_the_other_jobs_go_on(folder,
         assert whole["samples"]["succeeded"] == 7
         assert (await on.get(f"/jobs/{on.job}/"))[0] == 200
         assert (await on.get("/jobs/0123456789/"))[0] == 404
+
+
+async def test_a_run_that_died_is_not_shown_as_going_on_because_a_later_one_does(folder):
+    with sqlite3.connect(ledger_path(folder)) as db:
+        db.execute("UPDATE run SET ended_at = NULL, exit_code = NULL")
+    db.close()
+    with Chronicle.open(folder) as ledger:
+        card = card_of(ledger, folder, Declared(load_catalogue()), True, {}, time.time())
+    assert [night["state"] for night in card["nights"]] == ["died", "running"]
+
+
+def test_the_card_sums_up_the_files_of_the_pictures():
+    assert files({"web": {"made": 3, "failed": 1}, "thumb": {"made": 2}}) == {"made": 5, "failed": 1}
 
 
 async def test_the_card_tells_lanes_budgets_trouble_and_nights(folder):

@@ -311,7 +311,11 @@ def test_the_rejected_with_references_and_turns_make_a_manifest_that_runs(visit,
             first[name].history,
             first[name].service_tier,
         )
-        assert (item.fallback, item.fallback_on) == (first[name].fallback, first[name].fallback_on)
+        assert (item.fallback, item.fallback_on, item.post) == (
+            first[name].fallback,
+            first[name].fallback_on,
+            first[name].post,
+        )
     run = command("run", str(again), "--emulate", "--json")
     assert (run.returncode, json.loads(run.stdout)["images"]["made"]) == (0, 9), run.stderr
 

@@ -29,6 +29,7 @@ def card_of(
     seen = sum(number for state, number in facts["samples"].items() if state != "superseded")
     return {
         **{name: facts[name] for name in ("job", "folder", "emulated", "samples", "usd", "uncertain", "unread", "run")},
+        "files": files(facts["derivatives"]),
         "manifest": Path(facts["manifest"]).name,
         "total": max(seen, last.wanted + last.kept) if last else seen,
         "lanes": lanes(ledger, facts, lasts, now),
@@ -37,7 +38,10 @@ def card_of(
         "budgets": budgets(ledger, declared, last, now, emulated=facts["emulated"]),
         "left_s": left_s(ledger, last, now) if last is not None and lasts else None,
         "trouble": trouble(ledger, last),
-        "nights": [_night(ledger, run, state_of(run, alive), nights) for run in reversed(ledger.runs(NIGHTS))],
+        "nights": [
+            _night(ledger, run, state_of(run, alive if last and run.id == last.id else False), nights)
+            for run in reversed(ledger.runs(NIGHTS))
+        ],
         "at": now,
     }
 
@@ -54,6 +58,11 @@ def lanes(ledger: Chronicle, facts: Facts, lasts: bool, now: float) -> list[Fact
          "message": parked.get(name, (0, ""))[1]}
         for name in names
     ]  # fmt: skip
+
+
+def files(derivatives: Facts) -> dict[str, int]:
+    """What `post:` asks for, by state, such as made or failed."""
+    return dict(sum((Counter(states) for states in derivatives.values()), Counter[str]()))
 
 
 def budgets(ledger: Chronicle, declared: Declared, last: RunRow | None, now: float, *, emulated: bool) -> list[Facts]:

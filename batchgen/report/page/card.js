@@ -81,6 +81,9 @@ function nightCell(night) {
 function row(name, ...content) {
   return [make("dt", {}, name), make("dd", {}, ...content)];
 }
+function made(files) {
+  return `${plural(files.made || 0, "file")} made of the pictures${files.failed ? ` · ${number(files.failed)} could not be made` : ""}`;
+}
 function drawJob(card, { full = false } = {}) {
   latest.set(card.id, card);
   const [tone, words_] = standing(card), name = make("h2", {}, full ? "How it stands" : make("a", { href: `/jobs/${card.id}/` }, card.job));
@@ -94,6 +97,7 @@ function drawJob(card, { full = false } = {}) {
   article.append(...progress(card));
   const list = make("dl", { class: "facts" });
   if (card.lanes.length) list.append(...row("Models", make("ul", { class: "lanes" }, ...card.lanes.map((lane) => laneLine(lane, lasts)))));
+  if (card.files.made || card.files.failed) list.append(...row("Files", made(card.files)));
   list.append(...row("Money", make("span", {}, money(card))));
   if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map((each) => budget(each, card.emulated)))));
   if (card.batches?.length) list.append(...row("Batches", make("ul", { class: "lanes" }, ...card.batches.map(batchLine))));

@@ -426,6 +426,7 @@ function manifest() {
     if (Object.hasOwn(facts.providers, model)) models.set(model, settings.provider);
     const fields = Object.entries(settings).filter(([field]) => !NOT_IN_A_MANIFEST.includes(field));
     const more = ["service_tier", "fallback", "fallback_on"].filter((field) => asks[field]).map((field) => [field, asks[field]]);
+    if (Object.hasOwn(asks, "post")) more.push(["post", asks.post]);
     alone.push([["id", id], ...(talkOf(sample) ? [["turns", literal(turnsOf(id))]] : [["prompt", literal(sample.prompt || "")]]), ["model", literal(model)],
       ...(numbers.length > 1 ? [["count", numbers.length]] : []), ...(references.length ? [["references", literal(references)]] : []),
       ...[...fields, ...more].map(([field, value]) => [field, literal(value)]), ...(sample.tags.length ? [["tags", literal(sample.tags)]] : [])]);
@@ -441,6 +442,7 @@ function manifest() {
   if (!rejected.size) lines.push("# Nothing is rejected yet: press x on a picture.");
   if (!alone.length) return `${lines.join("\n")}\n`;
   lines.push("version: 1", `name: ${yaml(name)}`);
+  if (facts.post) lines.push(`post: ${yaml(facts.post)}`);
   if (models.size) lines.push("models:", ...[...models].map(([model, provider]) => `  ${yaml(model)}: {provider: ${yaml(provider)}}`));
   lines.push("items:", ...alone.map((fields) => fields.map(([field, value], index) => `${index ? "    " : "  - "}${field}: ${yaml(value)}`).join("\n")));
   return `${lines.join("\n")}\n`;
