@@ -55,7 +55,7 @@ from batchgen.store.store import Store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
-EMULATED_LOOK_S = 0.1
+EMULATED_LOOK_S, LOCAL_LOOK_S = 0.1, 0.4
 log = logging.getLogger("batchgen")
 
 
@@ -314,7 +314,7 @@ class _Run:
                 dispatch.price(execution.reserve_usd)
                 batches = Batches(
                     Means(
-                        options=self._batch_options(),
+                        options=self._batch_options(any(route.loopback for route in routes.values())),
                         prefix=self._batch_prefix(ledger),
                         ledger=ledger,
                         chunks=Chunks(ledger),
@@ -346,11 +346,14 @@ class _Run:
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
 
-    def _batch_options(self) -> BatchOptions:
-        """Without an engine that sends batches, what is out is looked at once and not waited for."""
+    def _batch_options(self, local: bool) -> BatchOptions:
+        """Without an engine that sends batches, what is out is looked at once and not waited for. local: the server is on
+        this machine, and minds no questions."""
         options = self.options.batches
         if self.options.emulator_url is not None:  # whose batches take seconds
             options = replace(options, look_s=min(options.look_s, EMULATED_LOOK_S), sure_s=min(options.sure_s, 1.0))
+        elif local:
+            options = replace(options, look_s=min(options.look_s, LOCAL_LOOK_S))
         return replace(
             options, wait=options.wait and options.by != "online", hold_uncertain=self.options.hold_uncertain
         )

@@ -148,7 +148,7 @@ def test_the_schedule_limits_the_night_and_a_budget_means_later(batchgen, overdu
     emulator("--latency", "0")
     overdue(dict.fromkeys("abc", "A mug"), more=", max_cost: 0.04")
     answer = batchgen("daemon", "--once")
-    assert (answer.code, "goes on later" in answer.err, "again=20" in answer.err) == (6, True, True), answer.err
+    assert (answer.code, "goes on later" in answer.err, "next=20" in answer.err) == (6, True, True), answer.err
 
 
 def test_a_job_that_another_run_holds_is_tried_again_soon(batchgen, overdue, emulator, tmp_path, state):
