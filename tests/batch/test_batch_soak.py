@@ -105,7 +105,8 @@ async def test_twelve_kills_lose_no_item_and_create_no_batch_twice(bench):
     rng = random.Random(11)
     kills = [await kill_somewhere(bench, stage, rng) for stage in STAGES]
     assert all(kills[:9])  # a busy machine may come to the end before the last ones
-    assert await (await start(bench)).wait() == 0
+    for _ in range(2):  # what could not be deleted at the vendor's is tried again by the next run
+        assert await (await start(bench)).wait() == 0
     stats, created = await bench.stats(), await bench.created()
     assert set(created.values()) == {1}
     pictures, served = bench.pictures(), await bench.served()
