@@ -159,10 +159,13 @@ class Noted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
+    """derived: files of `post:` by what became of them; empty when there was nothing to do."""
+
     run_id: int
     exit_code: int
     seconds: float
     counts: dict[str, int] = field(default_factory=dict)
+    derived: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,7 @@ class NightPlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightBegan(Event):
-    """due: when it should have begun. why: on time, missed, interrupted, held, reset."""
+    """due: when it should have begun. why: on time, missed, interrupted, held, reset, batches."""
 
     job: str
     manifest: str

@@ -172,6 +172,12 @@ def test_a_picture_that_is_not_the_ledgers_or_cannot_be_decoded_fails_in_words(b
     assert all(row["message"] for row in rows.values())
 
 
+def test_a_folder_that_stands_in_the_way_leaves_nothing_in_the_spool(bench, tmp_path):
+    (tmp_path / "derivatives" / "png" / "fox.png").mkdir(parents=True)
+    rows = bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS))  # it looks into the spool
+    assert (rows["png"]["state"], rows["webp"]["state"]) == ("failed", "made")
+
+
 def test_a_link_that_stands_in_the_way_is_not_followed(bench, tmp_path):
     (tmp_path / "derivatives" / "png").mkdir(parents=True)
     (tmp_path / "mine").write_text("mine")

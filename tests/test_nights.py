@@ -135,6 +135,12 @@ def test_a_night_that_has_ended_in_any_way_of_its_own_leaves_the_rest_to_the_nex
     assert decide(rule(), 0.0, night(code), LAST + 2 * HOUR_S) == Wait(TONIGHT)
 
 
+def test_batches_that_are_out_are_looked_at_again_until_the_next_night():
+    assert decide(rule(), 0.0, night(9), LAST + HOUR_S + 10) == Wait(LAST + HOUR_S + 900)
+    assert decide(rule(2 * HOUR_S), 0.0, night(9), LAST + 3 * HOUR_S) == Due(LAST, "batches")
+    assert decide(rule(), 0.0, night(9), TONIGHT + 60) == Due(TONIGHT, "on time")
+
+
 def test_a_job_that_another_run_holds_is_tried_again_in_five_minutes():
     assert decide(rule(), 0.0, night(11), LAST + HOUR_S + 10) == Wait(LAST + HOUR_S + 300)
     assert decide(rule(), 0.0, night(11), LAST + HOUR_S + 300) == Due(LAST, "held")

@@ -23,6 +23,7 @@ from batchgen.engine import exchange
 from batchgen.engine.outcome import Outcome
 from batchgen.errors import JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleSucceeded
+from batchgen.ledger.schema import ledger_path
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from tests.marked_key import KEY
@@ -329,6 +330,25 @@ async def test_a_folder_of_emulated_pictures_never_gets_real_ones(bench):
     job = batchgen.load(bench.manifest(items("a", "b")), output=bench.folder / "out", environ={"GEMINI_API_KEY": KEY})
     with pytest.raises(UsageError, match="emulated"):
         await batchgen.run(job)
+
+
+async def test_a_folder_that_another_manifest_filled_is_told_before_its_pictures_move(bench):
+    async def told() -> int:
+        await bench.run(items("a"))
+        return sum("superseded/" in event.message for event in bench.events if isinstance(event, Noted))
+
+    def was_of(path: Path) -> None:
+        with sqlite3.connect(ledger_path(bench.folder / "out")) as db:
+            db.execute("UPDATE meta SET value = ? WHERE key = 'manifest'", (str(path),))
+        db.close()
+
+    assert (await told(), await told()) == (0, 0)
+    other = bench.folder / "other.yaml"
+    was_of(other)
+    assert await told() == 0  # it was only renamed
+    other.touch()
+    was_of(other)
+    assert await told() == 1
 
 
 async def test_a_second_run_of_one_job_is_refused_with_exit_code_11(bench):

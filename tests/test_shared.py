@@ -608,6 +608,8 @@ async def test_a_run_that_shares_nothing_keeps_its_usd_of_ten_minutes_also_after
         waits = [event.seconds for event in bench.events if isinstance(event, LaneCooled)]
         assert (first.made, second.exit_code, second.made, await bench.requests()) == (3, 7, 0, 3)
         assert 500 < waits[0] <= 600
+    with Reader.open(tmp_path / "out") as ledger:
+        assert max(ledger.cooling().values()) > time.time() + 400
 
 
 async def test_a_picture_dearer_than_ten_minutes_may_cost_is_an_error_before_anything_is_sent(tmp_path):

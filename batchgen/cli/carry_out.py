@@ -109,6 +109,8 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     import batchgen
 
     err = invocation.err
+    if job.emulated and not execution.batches["wait"]:
+        raise UsageError("--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out")
     if job.emulated and not execution.quiet and not invocation.only_json:
         err.line(EMULATED, "bold yellow")
     if not execution.yes and sys.stdin.isatty() and err.tty:
@@ -123,7 +125,7 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
     with ExitStack() as stack:
         observers = [board, *_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
-    facts = _facts(job, outcome, board.stopping_message)
+    facts = _facts(job, outcome, board.stopping_message, execution.engine)
     after.ended(job, facts)
     if (not execution.quiet or outcome.exit_code) and not invocation.only_json:
         show_summary(invocation.err, facts)
@@ -201,7 +203,7 @@ def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -
     return observers
 
 
-def _facts(job: Job, outcome: Outcome, why: str) -> Facts:
+def _facts(job: Job, outcome: Outcome, why: str, engine: str) -> Facts:
     """why: in the words of whoever stopped the run, empty when nobody did."""
     usual = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     with Reader.open(job.folder) as reader:
@@ -209,5 +211,6 @@ def _facts(job: Job, outcome: Outcome, why: str) -> Facts:
             outcome, reader, job.manifest.name, os.path.abspath(job.manifest.path), own_folder=job.folder != usual
         )
     facts["message"] = facts["message"] or why
+    facts["engine"] = engine
     facts["next"] = next_steps(facts)
     return facts

@@ -112,10 +112,11 @@ class Words:
         # Both limits hold: a night that is made up for by day lasts no longer than a night.
         limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
         money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
+        ways = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
         # -P: a file that lies beside the manifest is no module of ours.
         program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
         zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}
-        return [*program, *limits, *money, "--no-progress", *self._more], {**environment(), **zone}
+        return [*program, *limits, *money, *ways, "--no-progress", *self._more], {**environment(), **zone}
 
 
 class Ears:

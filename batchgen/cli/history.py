@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,15 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import json_option, pass_invocation
-from batchgen.cli.status import holder_of
 from batchgen.errors import LedgerError, UsageError
-from batchgen.ledger.reader import Reader, RunRow
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.report import figures
-from batchgen.report.facts import process_lives
+from batchgen.report.facts import process_state, run_facts
 from batchgen.report.screen import Screen
 from batchgen.report.summary import STOPS
 
 MANIFESTS = (".yaml", ".yml", ".jsonl")
-NOT_MADE = ("refused", "failed", "uncertain")
 
 
 @click.command("history")
@@ -47,12 +44,21 @@ def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: b
         folders = found_in(Path("jobs")) | found_in(Path())
     if not folders:
         raise UsageError("nothing has run in jobs/ or here: name a manifest or a job folder")
-    runs = [run for folder in folders for run in runs_of(folder, last)]
+    runs, unread = list[dict[str, Any]](), list[LedgerError]()
+    for folder in sorted(folders):
+        try:
+            runs += runs_of(folder, last)
+        except LedgerError as error:  # one damaged job hides none of the others
+            unread.append(error)
     runs.sort(key=lambda run: (run["began"], run["job"], run["run"]), reverse=True)
     if as_json:
         invocation.out.json(runs[:last])
     else:
         show(invocation.out, runs[:last])
+    for also in unread[1:]:
+        invocation.err.line(str(also))
+    if unread:
+        raise unread[0]
 
 
 def found_in(folder: Path) -> set[Path]:
@@ -75,30 +81,8 @@ def runs_of(folder: Path, last: int) -> list[dict[str, Any]]:
     with Reader.open(folder) as reader:
         name = reader.meta("name") or folder.name
         emulated = reader.meta("emulated") == "yes"
-        return [_facts(reader, run, folder, name, emulated) for run in reader.runs(last)]
-
-
-def _facts(reader: Reader, run: RunRow, folder: Path, name: str, emulated: bool) -> dict[str, Any]:
-    money, ends = reader.money(run.id), reader.ends_in(run.id)
-    lives = process_lives(run, socket.gethostname(), holder_of(folder))
-    state = "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[lives]
-    until = run.ended_at if run.ended_at is not None else time.time() if lives else None
-    return {
-        "job": name,
-        "folder": str(folder),
-        "emulated": emulated,
-        "run": run.id,
-        "state": state,
-        "began": figures.utc_iso(run.started_at),
-        "ended": figures.utc_iso(run.ended_at),
-        "seconds": None if until is None else round(until - run.started_at, 1),
-        "made": reader.made_in(run.id),
-        "not_made": {end: ends[end] for end in NOT_MADE if ends.get(end)},
-        "usd": {"spent": round(money.spent, 6), "estimated": round(money.estimated, 6),
-                "maybe_billed": round(money.maybe, 6), "images_of_unknown_price": money.unknown},
-        "exit_code": run.exit_code,
-        "stopped_by": run.stopped_by,
-    }  # fmt: skip
+        job = {"job": name, "folder": str(folder), "emulated": emulated}
+        return [job | run_facts(reader, run, process_state(run, folder)) for run in reader.runs(last)]
 
 
 def show(out: Screen, runs: list[dict[str, Any]]) -> None:

@@ -30,6 +30,7 @@ SECTIONS = {
         "status": "How a job stands, while it runs and after.",
         "history": "The nights of one or many jobs, a line each.",
         "report": "Write a gallery of the pictures, for the browser.",
+        "serve": "A live dashboard of one or many jobs.",
         "verify": "Compare every picture with the ledger.",
         "export": "One row for each sample, as JSON lines or CSV.",
     },

@@ -17,7 +17,7 @@ from batchgen.ledger.chronicle import Chronicle
 from batchgen.report import figures
 
 if TYPE_CHECKING:
-    from batchgen.records import Item
+    from batchgen.records import Item, Post
     from batchgen.report.gallery_facts import Declared
 
 
@@ -128,8 +128,10 @@ def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, 
 def declared(manifest: str, invocation: Invocation) -> Declared:
     """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
     from batchgen.job import load
+    from batchgen.manifest.post import post_fields
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.report.gallery_facts import Declared
+    from batchgen.settings import state_folder
 
     try:
         loaded = load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
@@ -138,17 +140,25 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
         order, asks, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()
         for number, item in enumerate(found.items()):
             order[item.id] = number
-            if wanted := asks_of(item, found.references.folder):
+            if wanted := asks_of(item, found.references.folder, found.post):
                 asks[item.id] = wanted
             if item.turn:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
+        state = state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
         return Declared(load_catalogue())
-    return Declared(found.catalogue, found.limits.concurrency, order, found.folder, asks, conversations)
+    limits = found.limits
+    spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
+    budgets = {span: usd for span, usd in spans.items() if usd is not None}
+    return Declared(
+        found.catalogue, limits.concurrency, order, found.folder, asks, conversations, post_fields(found.post), budgets, state
+    )  # fmt: skip
 
 
-def asks_of(item: Item, folder: str) -> dict[str, Any]:
-    """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest."""
+def asks_of(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
+    """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest, which asks
+    for `post` where an item says nothing else."""
+    from batchgen.manifest.post import post_fields
     from batchgen.manifest.references import is_link
 
     named = [name if name[:1] == "@" or is_link(name) else os.path.relpath(name, folder) for name in item.references]
@@ -158,4 +168,5 @@ def asks_of(item: Item, folder: str) -> dict[str, Any]:
         "fallback": [lane.partition("/")[2] for lane in item.fallback],
         "fallback_on": sorted(item.fallback_on) if item.fallback else [],
     }
-    return {name: value for name, value in wanted.items() if value}
+    own = {} if item.post == post else {"post": post_fields(item.post)}
+    return {**{name: value for name, value in wanted.items() if value}, **own}

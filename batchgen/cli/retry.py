@@ -58,7 +58,7 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
     if not states and not options["reasons"]:
         raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
     folder = find_job(job, options["output"]).folder
-    manifest, emulated = _origin(job, folder)
+    manifest, emulated = origin(job, folder)
     after = Afterwards(invocation, manifest, options["summary"], options["notify"])
     with after.of_failure():
         opened = load_job(invocation, manifest, str(folder), emulate=emulated, after=after)
@@ -66,7 +66,7 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
         return carry_out(invocation, opened, Execution.of(options, wishes), after)
 
 
-def _origin(job: str, folder: Path) -> tuple[str, bool]:
+def origin(job: str, folder: Path) -> tuple[str, bool]:
     """(the manifest, whether the job is emulated): the ledger notes both. Raises UsageError when the manifest has gone."""
     with Reader.open(folder) as reader:
         noted, emulated = reader.meta("manifest"), reader.meta("emulated") == "yes"

@@ -160,6 +160,8 @@ def _from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
                          f" {wanted.timezone}: give --at, or take a form that knows time zones: {', '.join(ZONED)}")  # fmt: skip
     capped = any(word.partition("=")[0] == "--max-cost" for word in given["options"])
     money = () if wanted.max_cost is None or capped else ("--max-cost", f"{wanted.max_cost:.10g}")
+    named = any(word.partition("=")[0] == "--engine" for word in given["options"])
+    ways = () if wanted.engine == "online" or named else ("--engine", wanted.engine)
     return {
         **given,
         "at": time_of_day[0],
@@ -167,7 +169,7 @@ def _from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
         "until": given["until"] or read_clock(wanted.until or ""),
         "max_duration": given["max_duration"] or read_span_s(wanted.max_duration or ""),
         "timezone": given["timezone"] or (wanted.timezone if form in ZONED else None),
-        "options": (*money, *given["options"]),
+        "options": (*money, *ways, *given["options"]),
     }
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,10 +13,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report import figures
-from batchgen.report.facts import Facts, job_facts, process_lives, seconds_since
+from batchgen.report.facts import Facts, facts_of, seconds_since
 from batchgen.report.screen import Screen
 from batchgen.report.summary import batch_lines, money_lines, show_block, trouble
 
@@ -80,12 +75,6 @@ def _collect(invocation: Invocation, manifest: str, output: str | None) -> None:
     batchgen.run_sync(job, options=replace(options, batches=BatchOptions(wait=False, resend=False)))
 
 
-def facts_of(folder: Path) -> Facts:
-    with Reader.open(folder) as reader:
-        alive = process_lives(reader.last_run(), socket.gethostname(), holder_of(folder))
-        return job_facts(reader, str(folder), time.time(), alive)
-
-
 def watch_status(out: Screen, folder: Path) -> None:
     """Until no run lasts any more. A terminal is drawn anew every two seconds; elsewhere a line now and then."""
     said_at = -math.inf
@@ -105,15 +94,6 @@ def watch_status(out: Screen, folder: Path) -> None:
 
 def _spent(facts: Facts) -> str:
     return figures.usd(facts["usd"]["spent"] + facts["usd"]["estimated"])
-
-
-def holder_of(folder: Path) -> dict[str, Any]:
-    """The note that a run keeps beside its lock; empty when there is none."""
-    try:
-        note = json.loads((folder / STATE_FOLDER / "holder.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
 
 
 def show_status(out: Screen, facts: Facts) -> None:

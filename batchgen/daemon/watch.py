@@ -35,7 +35,7 @@ MEANINGS = {
     0: "all images exist",
     1: "a bug in batchgen",
     2: "the manifest or its options are wrong: nothing was sent",
-    3: "some items failed or were refused",
+    3: "some items failed or were refused, or a file of `post:` could not be made",
     4: "all that was tried failed",
     PERSON: "A PERSON IS NEEDED: key, billing, disk or settings",
     6: "stopped by budget, goes on later",

@@ -38,7 +38,7 @@ from batchgen.errors import (
     Unanswered,
     Unreadable,
 )
-from batchgen.events import LaneParked, Noted, Stopping
+from batchgen.events import LaneCooled, LaneParked, Noted, Stopping
 from batchgen.ledger.ledger import Ledger
 from batchgen.profiles.price import estimate_usd, lost_usd
 from batchgen.providers.google_errors import tier_refusal
@@ -260,6 +260,8 @@ class Execution:
         for event in lane_events(self.dispatch, before, profile.id, error, now=now, now_s=now_s):
             if isinstance(event, LaneParked):
                 self._ledger.parked(work.lane, event.until, event.message)
+            elif isinstance(event, LaneCooled):
+                self._ledger.cooled(work.lane, event.at + event.seconds)
             self._emit(event)
         if ended:
             await self._attempts.given_up(sample, error, state)

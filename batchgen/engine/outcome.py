@@ -40,6 +40,11 @@ class Tally:
     def changed(self) -> bool:
         return bool(self.made or self.removed or self.failed)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: n for name in ("made", "skipped", "removed", "failed") if (n := getattr(self, name))}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

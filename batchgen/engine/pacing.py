@@ -74,6 +74,7 @@ class Pacing:
     def _held(self, lane: str, why: NotBefore | DayUsedUp) -> None:
         now, model = time.time(), self.survey.loads[lane].model
         if isinstance(why, NotBefore):
+            self.ledger.cooled(lane, now + why.wait_s)
             self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
             return
         until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"

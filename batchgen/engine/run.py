@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
-from batchgen.batching import BatchOptions, is_batch
+from batchgen.batching import RESULT_MOST_BYTES, BatchOptions, is_batch
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.attempts import Attempts
@@ -94,7 +94,9 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """To every observer; one that raises is logged and dropped, the run goes on."""
-        if isinstance(event, Stopping):
+        if isinstance(event, Stopping) and not event.reason.startswith(
+            "SIG"
+        ):  # what a signal leads to is over by the end
             self.stop_message = event.message
         for observer in list(self.observers):
             try:
@@ -157,6 +159,7 @@ class _Run:
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
         ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
+        self._note_other_manifest(ledger.reader.meta("manifest"))
         results = ResultsFile(self.store.folder, ledger.reader)
         tidy = ledger.reader.meta("results_tidy") == "yes"
         ledger.set_meta(
@@ -201,6 +204,14 @@ class _Run:
             self.note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
         forget_strays(ledger.reader, os.path.join(self.store.root, STATE_FOLDER, FOLDER))
 
+    def _note_other_manifest(self, was: str | None) -> None:
+        """Two manifests of one folder would each move the other's pictures away, run after run."""
+        if was is not None and was != self.manifest_path and os.path.exists(was):
+            self.note(
+                f"this folder's last run was of {was}: pictures that only it asks for move to superseded/."
+                " If both are to stay, give each its own output:"
+            )
+
     def _check_price(self, survey: Survey) -> None:
         loads, limits = list(survey.loads.values()), self.manifest.limits
         if (never := too_dear(loads)) is not None:
@@ -213,7 +224,8 @@ class _Run:
 
     def _check_room(self, survey: Survey, emulated: bool) -> None:
         """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
-        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes())
+        results = RESULT_MOST_BYTES if any(load.batch and load.images for load in survey.loads.values()) else 0
+        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes() - results)
         if missing is not None:
             raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
@@ -363,7 +375,7 @@ class _Run:
                 job=self.manifest.name,
                 kept=survey.kept,
                 usd=prospect.usd,
-                eta_s=prospect.seconds,
+                eta_s=None if any(load.batch and load.images for load in survey.loads.values()) else prospect.seconds,
                 samples=_wanted_by_model(survey),
                 emulated=self.options.emulator_url is not None,
             )
@@ -454,7 +466,14 @@ class _Run:
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
         self.emit(
-            RunEnded(at=time.time(), run_id=ledger.run_id, exit_code=code, seconds=outcome.seconds, counts=dict(counts))
+            RunEnded(
+                at=time.time(),
+                run_id=ledger.run_id,
+                exit_code=code,
+                seconds=outcome.seconds,
+                counts=dict(counts),
+                derived=self.derived.counts,
+            )
         )
         return outcome
 

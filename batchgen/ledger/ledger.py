@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from batchgen.errors import LedgerError, ProviderError
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import ledger_path, open_for_writing
+from batchgen.ledger.schema import COOLING, ledger_path, open_for_writing
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 
@@ -271,6 +271,12 @@ class Ledger:
 
     def parked(self, lane: str, until: float, message: str) -> None:
         self._now(lambda db: db.execute("INSERT OR REPLACE INTO lane VALUES (?, ?, ?)", (lane, until, message)))
+
+    def cooled(self, lane: str, until: float) -> None:
+        """For those who look on from outside; nobody waits for it."""
+        self.writer.ride(
+            lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"{COOLING}{lane}", str(until)))
+        )
 
     def unparked(self, lane: str) -> None:
         self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))

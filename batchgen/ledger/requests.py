@@ -10,6 +10,7 @@ from typing import Any
 from batchgen.ledger.connected import MODEL, Connected
 from batchgen.records import Usage, sample_key
 
+IN_A_BATCH = "in a batch"
 BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed)"
 LATEST = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
@@ -184,7 +185,8 @@ class Requests(Connected):
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
         rows = self._rows(
-            "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome, coalesce(a.reason, ''), coalesce(a.http_status, 0),"
+            "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
+            f" coalesce(a.reason, iif(a.chunk IS NULL, '', '{IN_A_BATCH}')), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
             f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1) FROM attempt a WHERE {BILLED}"

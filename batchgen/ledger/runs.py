@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchgen.ledger.connected import Connected
+from batchgen.ledger.schema import COOLING
 
 RUNS_LOOKED_AT = 100  # one that was killed has no end
 
@@ -32,6 +33,11 @@ class Runs(Connected):
         return {
             key: (until, message) for key, until, message in self._rows("SELECT key, parked_until, message FROM lane")
         }
+
+    def cooling(self) -> dict[str, float]:
+        """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""
+        rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", COOLING, f"{COOLING}\U0010ffff")
+        return {key.removeprefix(COOLING): float(until) for key, until in rows}
 
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)

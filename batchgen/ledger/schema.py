@@ -12,6 +12,7 @@ from batchgen.errors import LedgerError
 
 VERSION = 4
 FILE_NAME = "ledger.sqlite"
+COOLING = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
 # Samples handed to a batch API together; `ledger/chunks.py` says what its columns mean.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -154,6 +155,25 @@ def post_record(value: PostFields | list[DerivativeFields] | None) -> Post | Non
 
 
 _same: dict[Post, Post] = {}
+
+
+def post_fields(post: Post | None) -> dict[str, Any] | None:
+    """As a manifest says it: what `post_record` makes the same object of."""
+    if post is None:
+        return None
+    plain = Post()
+    fields = {name: getattr(post, name) for name in ("embed", "sidecar", "source_type")}
+    asked = {name: value for name, value in fields.items() if value != getattr(plain, name)}
+    made = [_derivative_fields(one) for one in post.derivatives]
+    return {**({"derivatives": made} if made else {}), **asked}
+
+
+def _derivative_fields(one: Derivative) -> dict[str, Any]:
+    plain = Derivative(name=one.name, format=one.format, quality=QUALITIES.get(one.format))
+    asked = {name: value for name, value in asdict(one).items() if value != getattr(plain, name)}
+    if one.crop is not None:
+        asked["crop"] = f"{one.crop[0]}:{one.crop[1]}"
+    return {"name": one.name, "format": one.format, **asked}
 
 
 def known_fields(path: tuple[str | int, ...]) -> frozenset[str]:

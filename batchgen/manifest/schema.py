@@ -310,7 +310,9 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "string_pattern_mismatch":
             if context["pattern"] == AGE:
                 return f"must be a number of hours, days or weeks such as 36h, 7d or 4w{got}"
-            return f"must look like 16:9{got}" if ":" in context["pattern"] else f"is no usable name: {shown(value)}"
+            if ":" in context["pattern"]:
+                return f"must look like 16:9{got}"
+            return f"is no usable name: letters, digits, '_', '-' and '.', at most 100, beginning with a letter or digit{got}"
         case "int_type" | "int_from_float" | "int_parsing":
             return f"must be a whole number{got}"
         case "bool_type":

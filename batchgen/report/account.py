@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from batchgen.ledger.reader import Beyond
+from batchgen.ledger.requests import IN_A_BATCH
 
 LISTED_MOST = 10
 LABELS = {
@@ -14,12 +15,15 @@ LABELS = {
     "again": "bought again",
     "no_picture": "billed without a picture",
     "open": "not settled yet",
+    "batch": "in batches",
 }
 
 
 def kind_and_cause(request: Beyond) -> tuple[str, str]:
     """What a request beyond the wanted ones is, as a key of LABELS and a cause; `unexplained` when the ledger has none."""
     if request.outcome is None:
+        if request.reason == IN_A_BATCH:
+            return "batch", request.reason
         return "open", "in flight, or its link still to be fetched"
     if request.outcome != "succeeded":
         doubtful = request.outcome == "uncertain" or request.http_status >= 500
@@ -61,6 +65,8 @@ def account_lines(books: dict[str, Any]) -> list[str]:
     if not books["holds"]:
         lines.append("these do not balance: this is a bug in batchgen, please report it")
     for kind, number in counts.items():
+        if kind == "batch":
+            continue
         entries = [f"{entry['id']} ({entry['cause']})" for entry in books["listed"] if entry["kind"] == kind]
         more = f", … and {number - len(entries):,} more" if number > len(entries) else ""
         lines.append(f"    {LABELS.get(kind, kind)}: {', '.join(entries)}{more}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.derived import Derived
 from batchgen.ledger.reader import Money, Reader, RunRow
+from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
 from batchgen.report.account import account
@@ -23,6 +27,7 @@ REASONS_MOST = 3
 UNCERTAIN_MOST = 10
 NEWEST_MOST = 5
 FAILURES_MOST = 5
+NOT_MADE = ("refused", "failed", "uncertain")
 Facts = dict[str, Any]
 
 
@@ -106,6 +111,32 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
     }
 
 
+def facts_of(folder: Path) -> Facts:
+    """How the job in a folder stands now. Raises LedgerError."""
+    with Reader.open(folder) as reader:
+        alive = process_lives(reader.last_run(), socket.gethostname(), holder_of(folder))
+        return job_facts(reader, str(folder), time.time(), alive)
+
+
+def run_facts(reader: Reader, run: RunRow, state: str) -> Facts:
+    """One run. state: as `process_state` says it."""
+    money, ends = reader.money(run.id), reader.ends_in(run.id)
+    until = run.ended_at if run.ended_at is not None else time.time() if state == "running" else None
+    return {
+        "run": run.id,
+        "state": state,
+        "began": utc_iso(run.started_at),
+        "ended": utc_iso(run.ended_at),
+        "seconds": None if until is None else round(until - run.started_at, 1),
+        "made": reader.made_in(run.id),
+        "not_made": {end: ends[end] for end in NOT_MADE if ends.get(end)},
+        "usd": {"spent": round(money.spent, 6), "estimated": round(money.estimated, 6),
+                "maybe_billed": round(money.maybe, 6), "images_of_unknown_price": money.unknown},
+        "exit_code": run.exit_code,
+        "stopped_by": run.stopped_by,
+    }  # fmt: skip
+
+
 def lane_model(lane: str) -> str:
     """The AI model of a lane's key `provider/model`."""
     return lane.partition("/")[2] or lane
@@ -168,13 +199,11 @@ def _in_flight(reader: Reader) -> list[Facts]:
 
 
 def _run(run: RunRow | None, alive: bool | None) -> Facts | None:
-    """state: ended; running; died (its process is gone and no end recorded); unknown (another host's process)."""
     if run is None:
         return None
-    state = "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[alive]
     return {
         "id": run.id,
-        "state": state,
+        "state": state_of(run, alive),
         "started_at": utc_iso(run.started_at),
         "ended_at": utc_iso(run.ended_at),
         "pid": run.pid,
@@ -184,6 +213,24 @@ def _run(run: RunRow | None, alive: bool | None) -> Facts | None:
         "wanted": run.wanted,
         "kept": run.kept,
     }
+
+
+def state_of(run: RunRow, alive: bool | None) -> str:
+    """ended; running; died (its process is gone and no end recorded); unknown (another host's process)."""
+    return "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[alive]
+
+
+def process_state(run: RunRow, folder: Path) -> str:
+    return state_of(run, process_lives(run, socket.gethostname(), holder_of(folder)))
+
+
+def holder_of(folder: Path) -> Facts:
+    """The note that a run keeps beside its lock; empty when there is none."""
+    try:
+        note = json.loads((folder / STATE_FOLDER / "holder.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
 
 
 def process_lives(run: RunRow | None, host: str, holder: Mapping[str, Any]) -> bool | None:

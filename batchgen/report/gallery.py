@@ -8,6 +8,8 @@ import html
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -40,22 +42,48 @@ def write_gallery(target: Path, facts: Any, thumbnails: Iterable[bytes], folder:
 
 def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
     """The page in pieces, so that ten thousand thumbnails are never in memory at once."""
-    style, script, body = (_asset(f"gallery.{kind}") for kind in ("css", "js", "html"))
-    policy = (
-        f"default-src 'none'; img-src data: 'self' file:; style-src {_hash(style)}; script-src {_hash(script)};"
-        " base-uri 'none'; form-action 'none'"
-    )
-    # In the data a secret stands as JSON writes it: `"`, `&` and their like look different there.
-    secrets_in_json = [script_json(secret)[1:-1] for secret in secrets]
-    title = html.escape(without_secrets(str(facts["job"]), secrets))
+    return document(GALLERY, without_secrets(str(facts["job"]), secrets), safe_json(facts, secrets), thumbnails)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Names of the files in `page/` that one page is made of. live: it asks its own server for more."""
+
+    styles: tuple[str, ...]
+    bodies: tuple[str, ...]
+    scripts: tuple[str, ...]
+    live: bool = False
+
+    @cached_property
+    def texts(self) -> tuple[str, str, str]:
+        kinds = ((self.styles, "css"), (self.bodies, "html"), (self.scripts, "js"))
+        style, body, script = ("\n".join(_asset(f"{name}.{kind}") for name in names) for names, kind in kinds)
+        return style, body, script
+
+    @cached_property
+    def policy(self) -> str:
+        """What the browser may do: this style and this script, and nothing that a prompt could smuggle in."""
+        style, _, script = self.texts
+        pictures = "data: 'self'; connect-src 'self'" if self.live else "data: 'self' file:"
+        return (
+            f"default-src 'none'; img-src {pictures}; style-src {_hash(style)}; script-src {_hash(script)};"
+            " base-uri 'none'; form-action 'none'"
+        )
+
+
+GALLERY = Parts(styles=("gallery",), bodies=("gallery",), scripts=("elements", "gallery"))
+
+
+def document(parts: Parts, title: str, facts_text: str, thumbnails: Iterable[bytes] = ()) -> Iterator[str]:
+    """A page in pieces. facts_text: as `safe_json` makes it."""
+    style, body, script = parts.texts
+    title = html.escape(title)
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{parts.policy}">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="no-referrer">\n'
     yield f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n<title>{title} · batchgen</title>\n'
     yield f"<style>{style}</style>\n</head>\n<body>\n{body}\n"
-    yield '<script type="application/json" id="facts">'
-    yield without_secrets(script_json(facts), secrets_in_json)
-    yield f"</script>\n<script>{script}</script>\n"
+    yield f'<script type="application/json" id="facts">{facts_text}</script>\n<script>{script}</script>\n'
     encoded = (pybase64.b64encode(thumbnail).decode("ascii") for thumbnail in thumbnails)
     number = 0
     while chunk := list(islice(encoded, CHUNK)):
@@ -64,6 +92,11 @@ def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Ite
         yield "</script>\n"
         number += 1
     yield "</body>\n</html>\n"
+
+
+def safe_json(facts: Any, secrets: Sequence[str]) -> str:
+    """JSON for a page, without a key: in it a secret stands as JSON writes it, `"`, `&` and their like look different there."""
+    return without_secrets(script_json(facts), [script_json(secret)[1:-1] for secret in secrets])
 
 
 def script_json(value: Any) -> str:

@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow, SampleRow
+from batchgen.ledger.chronicle import AttemptRow, Chronicle, MadeRow, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import SIDECARS
 from batchgen.report.night import Facts, left_at, model_of, night
@@ -22,6 +22,7 @@ THOUGHTS = ".thoughts.md"
 SOURCES_MAX_BYTES = 262_144
 THOUGHTS_MAX_BYTES = 65_536
 Key = tuple[str, int]
+R = TypeVar("R", PictureRow, MadeRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ class Declared:
     """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id.
 
     folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
-    names of references, service tier, fallback. conversations: all turns, by the id without its turn.
+    names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
+    post: as a manifest says it, of items whose `asks` say nothing else; None for none.
+    budgets: USD by run, day and month. state: where the spend of all jobs is noted, None where this job's alone counts.
     """
 
     catalogue: Catalogue
@@ -38,6 +41,9 @@ class Declared:
     folder: Path | None = None
     asks: Mapping[str, Facts] = field(default_factory=dict)
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    post: Facts | None = None
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Shown:
     pictures: Sequence[tuple[str, str]]
 
 
-class _Numbers:
+class Numbers:
     """Numbers equal values from 0, in the order in which they came."""
 
     def __init__(self) -> None:
@@ -65,48 +71,53 @@ class _Numbers:
 def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: float) -> Shown:
     """now: UTC seconds."""
     ledger.hold_still()
-    thumbnails, settings = _Numbers(), _Numbers()
+    thumbnails, settings = Numbers(), Numbers()
     attempts = list(ledger.all_attempts())
-    of_sample = _attempts_by_sample(attempts)
-    pictures: dict[Key, list[PictureRow]] = defaultdict(list)
-    for picture in ledger.pictures():
-        pictures[picture.item_id, picture.n].append(picture)
-    samples, files = [], _Files(folder)
-    for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order))):
-        key = (row.item_id, row.n)
-        entry = _sample(row, of_sample.get(key, ()), settings)
-        entry["pictures"] = _pictures(row, pictures.get(key, ()), thumbnails)
-        if found := _sources(folder, entry["pictures"]):
-            entry["sources"] = found
-        entry.update(_sidecars(files, entry["pictures"]))
-        if row.item_id in declared.asks:
-            entry["asks"] = declared.asks[row.item_id]
-        samples.append(entry)
-    nights = _nights(ledger, attempts, declared.catalogue, declared.cap)
-    run = ledger.last_run()
-    manifest = ledger.meta("manifest") or ""
+    of_sample, pictures = attempts_by_sample(attempts), by_sample(ledger.pictures())
+    derivatives = by_sample(ledger.derivatives())
+
+    def number(picture: PictureRow) -> int:
+        return thumbnails.of(picture.sha256, (picture.path, picture.sha256))
+
+    entries = Entries(Files(folder), declared, settings, number)
+    samples = [
+        entries.of(row, of_sample.get(row[:2], ()), pictures.get(row[:2], ()), derivatives.get(row[:2], ()))
+        for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order)))
+    ]
+    nights = nights_of(ledger, attempts, declared)
+    first = [folder.name, *(night["start"] for night in nights[:1])]
     return Shown(
         {
-            "job": ledger.meta("name") or folder.name,
-            "key": hashlib.sha256(repr([folder.name, *(night["start"] for night in nights[:1])]).encode()).hexdigest()[
-                :12
-            ],
-            "manifest": Path(manifest).name,  # nobody else's business where it lies
-            "beside": _below(folder, declared.folder),
-            "conversations": declared.conversations,
-            "emulated": ledger.meta("emulated") == "yes",
-            "at": now,
-            "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
+            **job_entry(ledger, folder, settings, declared.catalogue, now),
+            **manifest_entry(folder, declared),
+            "key": hashlib.sha256(repr(first).encode()).hexdigest()[:12],
             "samples": samples,
-            "settings": settings.values,
-            "providers": _unusual_providers(settings.values, declared.catalogue),
             "nights": nights[-NIGHTS_MOST:],
         },
         thumbnails.values,
     )
 
 
-def _attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:
+def job_entry(ledger: Chronicle, folder: Path, settings: Numbers, catalogue: Catalogue, now: float) -> Facts:
+    """What is the same for all samples. settings: of those that were made entries before."""
+    run = ledger.last_run()
+    return {
+        "job": ledger.meta("name") or folder.name,
+        "manifest": Path(ledger.meta("manifest") or "").name,  # nobody else's business where it lies
+        "emulated": ledger.meta("emulated") == "yes",
+        "at": now,
+        "wanted": run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
+        "settings": settings.values,
+        "providers": _unusual_providers(settings.values, catalogue),
+    }
+
+
+def manifest_entry(folder: Path, declared: Declared) -> Facts:
+    """What a manifest that asks again needs besides the samples."""
+    return {"beside": _below(folder, declared.folder), "conversations": declared.conversations, "post": declared.post}
+
+
+def attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:
     """One request may be for several samples."""
     table: dict[Key, list[AttemptRow]] = defaultdict(list)
     for row in attempts:
@@ -115,7 +126,39 @@ def _attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[Attemp
     return table
 
 
-def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: _Numbers) -> Facts:
+def by_sample(rows: Iterable[R]) -> dict[Key, list[R]]:
+    table: dict[Key, list[R]] = defaultdict(list)
+    for row in rows:
+        table[row.item_id, row.n].append(row)
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Makes a page's entries of samples. thumbnail: how the page will ask for one."""
+
+    files: Files
+    declared: Declared
+    settings: Numbers
+    thumbnail: Callable[[PictureRow], Any]
+
+    def of(
+        self, row: SampleRow, attempts: Sequence[AttemptRow], pictures: Sequence[PictureRow], made: Sequence[MadeRow]
+    ) -> Facts:
+        """made: of the picture that the sample has now."""
+        entry = _sample(row, attempts, self.settings)
+        entry["pictures"] = _pictures(row, pictures, self.thumbnail)
+        if found := _sources(self.files.folder, entry["pictures"]):
+            entry["sources"] = found
+        entry.update(_sidecars(self.files, entry["pictures"]))
+        if row.item_id in self.declared.asks:
+            entry["asks"] = self.declared.asks[row.item_id]
+        if made:
+            entry["derivatives"] = [[file.path, file.width, file.height, file.bytes, file.sha256[:12]] for file in made]
+        return entry
+
+
+def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: Numbers) -> Facts:
     """What is empty is left out: the page stays small."""
     wire = _facts_of(row.wire)
     prompt = wire.pop("prompt", "")
@@ -169,7 +212,7 @@ def _attempt(row: AttemptRow) -> list[Any]:
     ]
 
 
-def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) -> list[Facts]:
+def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnail: Callable[[PictureRow], Any]) -> list[Facts]:
     """The picture that counts first, then drafts and thoughts of its answer, then earlier versions, the newest first."""
     current = next(
         (p.attempt_id for p in rows if row.state in ("succeeded", "superseded") and p.role == "image"
@@ -182,7 +225,7 @@ def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) 
             {
                 "kind": kind,
                 "path": picture.path,
-                "thumbnail": thumbnails.of(picture.sha256, (picture.path, picture.sha256)),
+                "thumbnail": thumbnail(picture),
                 "sha": picture.sha256[:12],
                 "width": picture.width,
                 "height": picture.height,
@@ -194,7 +237,7 @@ def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnails: _Numbers) 
     return sorted(entries, key=lambda entry: ("image", "draft", "thought", "earlier").index(entry["kind"]))
 
 
-class _Files:
+class Files:
     """Which plain files a folder holds: each listed once, for ten thousand pictures stand in few."""
 
     def __init__(self, folder: Path) -> None:
@@ -212,7 +255,7 @@ class _Files:
         return name in self._names[below]
 
 
-def _sidecars(files: _Files, pictures: Sequence[Facts]) -> Facts:
+def _sidecars(files: Files, pictures: Sequence[Facts]) -> Facts:
     """What stands beside the picture: {thoughts: what the model let see of its thinking, files: names of it all}."""
     current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
     if current is None:
@@ -262,8 +305,9 @@ def _source(entry: Facts) -> Facts:
     return {name: text for name in ("title", "uri", "domain") if isinstance(text := entry.get(name), str)}
 
 
-def _nights(ledger: Chronicle, attempts: Sequence[AttemptRow], catalogue: Catalogue, cap: int | None) -> list[Facts]:
+def nights_of(ledger: Chronicle, attempts: Sequence[AttemptRow], declared: Declared) -> list[Facts]:
     """Runs that sent anything."""
+    catalogue, cap = declared.catalogue, declared.cap
     of_run: dict[int, list[AttemptRow]] = defaultdict(list)
     for attempt in attempts:
         of_run[attempt.run_id].append(attempt)

@@ -46,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "run.started": Kind("What this run wants to make.", ("emulated", "wanted", "kept", "estimate_usd", "eta_s")),
     "run.noted": Kind("Something worth a line: a repair at start, a warning, a message that was not sent.", ("message",)),
     "run.stopping": Kind("Nothing new starts.", ("reason", "message", "in_flight")),
-    "run.ended": Kind("The run is over.", ("exit_code", "duration_s", "counts")),
+    "run.ended": Kind("The run is over.", ("exit_code", "duration_s", "counts"), ("derivatives",)),
     "run.failed": Kind(
         "An error ended it, most often before anything was sent.", ("error", "exit_code", "message"), ("problems", "total")
     ),
@@ -143,7 +143,8 @@ def _stopping(event: Stopping) -> Facts:
 
 
 def _run_ended(event: RunEnded) -> Facts:
-    return {"exit_code": event.exit_code, "duration_s": _rounded(event.seconds), "counts": event.counts}
+    derived = {"derivatives": event.derived} if event.derived else {}
+    return {"exit_code": event.exit_code, "duration_s": _rounded(event.seconds), "counts": event.counts, **derived}
 
 
 def _noted(event: Noted) -> Facts:
@@ -257,6 +258,8 @@ FIELDS: Mapping[str, Facts] = {
     "wanted": _field("object", "Pictures to make, by model.", additionalProperties=_COUNT),
     "kept": _field("integer", "Pictures that were there already.", minimum=0),
     "counts": _field("object", "Wanted samples by state.", additionalProperties=_COUNT),
+    "derivatives": _field("object", "Files of `post:`: made, left out, removed; failed are all that stand so now.",
+                          additionalProperties=_COUNT),
     "in_flight": _field("integer", "Requests without an answer yet.", minimum=0),
     "left": _field("integer", "Samples that were not tried.", minimum=0),
     "state": {

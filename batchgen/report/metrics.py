@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +19,7 @@ from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.reader import Reader
 from batchgen.report.board import Board
+from batchgen.report.facts import lane_model, process_state
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -154,18 +157,14 @@ class Metrics:
             write_to_textfile(self._path, self)
         except (OSError, LedgerError) as error:
             if not self._failed:
-                log.warning("the metrics were not written to %s: %s", self._path, error)
+                log.warning(
+                    "the metrics were not written to %s: %s", self._path, getattr(error, "strerror", None) or error
+                )
             self._failed = True
 
     def collect(self) -> list[Metric]:
         """As prometheus_client asks for it."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-        found = {name: makers[kind](name, words, labels=labels) for name, (kind, labels, words) in NAMES.items()}
-        for name, labels, value in self._values():
-            found[name].add_metric([self._job, *labels], value)
-        return [family for family in found.values() if family.samples]
+        return families((self._job, value) for value in self._values())
 
     def _values(self) -> Iterator[Value]:
         now, code, seconds = time.time(), self._exit_code, None
@@ -186,6 +185,67 @@ class Metrics:
             yield "batchgen_run_exit_code", (), code
         if seconds is not None:
             yield "batchgen_run_duration_seconds", (), seconds
+
+
+def families(values: Iterable[tuple[str, Value]]) -> list[Metric]:
+    """values: each with the label of its job."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    found = {name: makers[kind](name, words, labels=labels) for name, (kind, labels, words) in NAMES.items()}
+    for job, (name, labels, value) in values:
+        found[name].add_metric([job, *labels], value)
+    return [family for family in found.values() if family.samples]
+
+
+def standing_values(reader: Reader, folder: Path, now: float) -> Iterator[Value]:
+    """The same of a run that is seen from outside; how long answers were exposed is not to be seen there."""
+    yield from ledger_values(reader)
+    last, ended = reader.last_run(), reader.last_ended_run()
+    running = last is not None and process_state(last, folder) == "running"
+    flying = Counter(lane_model(attempt.lane) for attempt in reader.open_attempts())
+    cooling = {lane_model(lane): until for lane, until in reader.cooling().items()}
+    parked = {lane_model(lane): until for lane, (until, _) in reader.parked().items()}
+    for model in {*reader.counts_by_model(), *flying, *cooling, *parked}:
+        yield "batchgen_in_flight", (model,), flying[model] if running else 0
+        yield "batchgen_lane_cooled", (model,), float(running and cooling.get(model, 0.0) > now)
+        yield "batchgen_lane_parked", (model,), float(parked.get(model, 0.0) > now)
+    if ended is not None:
+        yield "batchgen_run_exit_code", (), ended.exit_code or 0
+    if last is not None and running:
+        yield "batchgen_run_duration_seconds", (), now - last.started_at
+    elif ended is not None:
+        yield "batchgen_run_duration_seconds", (), (ended.ended_at or 0.0) - ended.started_at
+
+
+class _Standing:
+    """Asked once by prometheus_client, like a registry."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = folders
+
+    def collect(self) -> list[Metric]:
+        return families(self._values())
+
+    def _values(self) -> Iterator[tuple[str, Value]]:
+        for folder in self._folders:
+            try:
+                with closing(Reader.open(folder)) as reader:
+                    name = (reader.meta("name") or folder.name) + (
+                        ".emulated" if reader.meta("emulated") == "yes" else ""
+                    )
+                    # All at once: a ledger that turns out to be damaged half way gives nothing.
+                    found = list(standing_values(reader, folder, time.time()))
+            except (LedgerError, sqlite3.Error):
+                continue
+            yield from ((name, value) for value in found)
+
+
+def exposition(folders: Iterable[Path]) -> tuple[bytes, str]:
+    """(how these jobs stand in Prometheus' text format, its content type). Raises ImportError without the library."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    return generate_latest(_Standing(folders)), CONTENT_TYPE_LATEST
 
 
 def grafana() -> str:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batchgen.batching import is_batch
 from batchgen.ledger.chronicle import AttemptRow
 
 POINTS_MOST = 120
@@ -18,25 +19,34 @@ Facts = dict[str, Any]
 
 
 def night(attempts: Sequence[AttemptRow], rpm: Mapping[str, int | None], cap: int | None) -> Facts:
-    """attempts: of one run, at least one. rpm: requests a minute by model. cap: requests in flight, None when not known."""
-    start_s = min(row.started_at for row in attempts)
-    end_s = max(row.ended_at or row.started_at for row in attempts)
+    """attempts: of one run, at least one. rpm: requests a minute by model. cap: requests in flight, None when not known.
+
+    What went by batch has its money and outcomes here; it says nothing about a quota a minute, latency or places in flight.
+    """
+    online = [row for row in attempts if not is_batch(row.lane)]
+    start_s = min(row.started_at for row in online) if online else max(row.ended_at or 0.0 for row in attempts)
+    end_s = max(row.ended_at or row.started_at for row in online) if online else start_s
     step_s = next((step for step in STEPS_S if (end_s - start_s) / step <= POINTS_MOST), STEPS_S[-1])
     points = int((end_s - start_s) / step_s) + 1
     by_model: dict[str, list[AttemptRow]] = defaultdict(list)
-    for row in attempts:
+    for row in online:
         by_model[model_of(row)].append(row)
+    paid: dict[str, list[AttemptRow]] = defaultdict(list)
+    for row in attempts:
+        paid[model_of(row)].append(row)
     return {
         "start": start_s,
         "step_s": step_s,
         "sent": {model: per_minute(rows, start_s, step_s, points) for model, rows in by_model.items()},
-        "in_flight": in_flight(attempts, start_s, step_s, points),
+        "in_flight": in_flight(online, start_s, step_s, points),
         "cap": cap,
         "rpm": {model: rpm.get(model) for model in by_model},
         "latency": {model: spread for model, rows in by_model.items() if (spread := latency(rows))},
-        "money": {model: money(rows) for model, rows in by_model.items()},
+        "money": {model: money(rows) for model, rows in paid.items()},
         "outcomes": outcomes(attempts),
-        "verdict": verdict(attempts, by_model, rpm, end_s - start_s, cap),
+        "verdict": verdict(online, by_model, rpm, end_s - start_s, cap)
+        if online
+        else {"by": "nothing", "why": f"{len(attempts):,} requests, all of them by batch"},
     }
 
 

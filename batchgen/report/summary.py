@@ -49,6 +49,7 @@ def headline(facts: Facts) -> str:
     """One line that says how it went."""
     images, samples, derived = facts["images"], facts["samples"], facts["derivatives"]["made"]
     files = f", {figures.count(derived, 'file')} made of them" if derived else ""
+    files += _files_missing(facts["derivatives"])
     out = facts["batches"]["submitted"]
     missing = sum(samples.get(state, 0) for state in NOT_MADE)
     job = facts["job"]
@@ -59,11 +60,19 @@ def headline(facts: Facts) -> str:
     if out:
         return f"{job}: {figures.count(out, 'image')} in batches, {images['made']:,} made{files}"
     if not images["made"] and not missing and not images["left"]:
-        nothing = "nothing to ask for" if derived else "nothing to do"
+        nothing = "nothing to ask for" if files else "nothing to do"
         return f"{job}: {nothing}, {figures.count(images['kept'], 'image')} kept{files}"
     if not missing and not images["left"]:
-        return f"{job}: all done, {figures.count(images['made'], 'image')} made{files}"
+        done = "" if _files_missing(facts["derivatives"]) else "all done, "
+        return f"{job}: {done}{figures.count(images['made'], 'image')} made{files}"
     return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
+
+
+def _files_missing(derived: Facts) -> str:
+    """What of `post:` the run leaves behind."""
+    if derived["failed"]:
+        return f", {figures.count(derived['failed'], 'file')} could not be made"
+    return "" if derived["finished"] else ", files of them are missing"
 
 
 def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
@@ -201,7 +210,8 @@ def next_steps(facts: Facts) -> list[str]:
     """What to type now, by the exit code."""
     manifest = shlex.quote(os.path.relpath(facts["manifest"])) if facts["manifest"] else "MANIFEST"
     output = f" --output {shlex.quote(os.path.relpath(facts['folder']))}" if facts["own_folder"] else ""
-    run = f"batchgen run {manifest}{output}" + (" --emulate" if facts["emulated"] else "")
+    engine = "" if facts.get("engine", "online") == "online" else f" --engine {facts['engine']}"
+    run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if facts["emulated"] else "")
     samples: dict[str, Any] = facts["samples"]
     match facts["exit_code"]:
         case 3 | 4:

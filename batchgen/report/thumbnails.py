@@ -40,13 +40,14 @@ class Thumbnails:
         waiting: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(self._threads, "thumbnail") as pool:
             for path, sha256 in pictures:
-                waiting.append(pool.submit(self._one, path, sha256))
+                waiting.append(pool.submit(self.one, path, sha256))
                 if len(waiting) > self._threads * AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _one(self, path: str, sha256: str) -> bytes:
+    def one(self, path: str, sha256: str) -> bytes:
+        """As `all` gives them."""
         kept = self._cache / sha256[:2] / f"{sha256}.webp"
         with contextlib.suppress(OSError):
             return kept.read_bytes()

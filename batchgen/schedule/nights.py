@@ -8,13 +8,14 @@ from typing import Literal
 from batchgen.quota import day_began
 from batchgen.schedule.cadence import Cadence
 
-DAILY_QUOTA, HELD, PERSON = 8, 11, 5
+DAILY_QUOTA, SUBMITTED, HELD, PERSON = 8, 9, 11, 5
 STOPPED = (129, 130, 143)  # by a signal
 ON_TIME_S = 120.0  # a night that begins this late is on time: timers and busy machines are
+LOOK_S = 900.0  # between two looks at batches that are out
 HELD_S = 300.0  # between two looks whether the other run is over
 AFTER_RESET_S = 300.0  # clocks differ
 DAY_S = 86400.0
-Why = Literal["on time", "missed", "interrupted", "held", "reset"]
+Why = Literal["on time", "missed", "interrupted", "held", "reset", "batches"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ def decide(rule: Rule, since: float, last: Night | None, now: float) -> Due | Sk
     again = taken_up(rule, last)
     if again is None or again.at >= following:
         return Wait(following)
-    if again.why != "reset" and now > last.at + max(rule.catch_up_s, ON_TIME_S):
+    if again.why not in ("reset", "batches") and now > last.at + max(rule.catch_up_s, ON_TIME_S):
         return Wait(following)
     return Due(last.at, again.why) if again.at <= now else Wait(again.at)
 
@@ -92,6 +93,8 @@ def taken_up(rule: Rule, last: Night) -> Due | None:
     ended = last.ended if last.ended is not None else last.began
     if last.exit_code == HELD:
         return Due(ended + HELD_S, "held")
+    if last.exit_code == SUBMITTED:
+        return Due(ended + LOOK_S, "batches")
     if last.exit_code == DAILY_QUOTA and rule.reset:
         return Due(day_began(day_began(ended) + 1.5 * DAY_S) + AFTER_RESET_S, "reset")
     return None

@@ -206,10 +206,14 @@ def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, i
     file.sync()
     full = os.path.join(task["root"], path)
     try:
-        os.replace(file.path, full)
-    except FileNotFoundError:  # the folder had become empty and was taken away in between
-        _make_way(task["root"], path)
-        os.replace(file.path, full)
+        try:
+            os.replace(file.path, full)
+        except FileNotFoundError:  # the folder had become empty and was taken away in between
+            _make_way(task["root"], path)
+            os.replace(file.path, full)
+    except OSError:  # such as a folder under the file's name
+        file.discard()
+        raise
     return {"path": path, "state": "made", "format": kind, "sha256": file.sha256, "bytes": file.bytes, "width": size[0],
             "height": size[1], "mtime_ns": os.stat(full).st_mtime_ns, "message": ""}  # fmt: skip
 

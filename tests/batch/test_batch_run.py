@@ -12,7 +12,6 @@ import pytest
 from batchgen.emulator import serve
 from batchgen.errors import UsageError
 from batchgen.events import AttemptFailed, BatchCollected, BatchSubmitted, Noted
-from batchgen.ledger.reader import Reader
 from tests.batch.bench import BatchBench, quick
 from tests.test_references import noise
 from tests.test_run import items
@@ -290,11 +289,18 @@ async def test_an_item_that_left_the_manifest_is_paid_for_and_set_aside(bench):
     await assert_all_are_right(bench, names)
 
 
-async def test_the_lane_of_a_model_without_batches_stops_and_says_why(bench):
-    outcome = await bench.submit("  - {id: a, prompt: x, model: pro}\n", engine="batch", head="items:\n")
-    assert outcome.exit_code == 0
-    with Reader.open(bench.folder / "out") as reader:
-        assert reader.open_chunks() == []
+async def test_a_manifest_that_has_lost_all_its_items_still_collects(bench):
+    await bench.submit(items(*MUGS), wait=False)
+    await asyncio_sleep(0.3)
+    outcome = await bench.submit("  - {id: other, prompt: x}\n", only=("nothing",))
+    assert (outcome.exit_code, outcome.made, outcome.submitted) == (0, 12, 0)
+
+
+async def test_a_service_that_only_fails_ends_the_run_after_a_while(tmp_path):
+    async with await serve(quick(faults=("get_503",))) as emulator:
+        bench = BatchBench(emulator.base_url, tmp_path)
+        outcome = await bench.submit(items(*MUGS), stall_s=0.4)
+        assert (outcome.exit_code, outcome.stopped_by, outcome.submitted) == (4, "stalled", 12)
 
 
 async def asyncio_sleep(seconds: float) -> Any:

@@ -99,6 +99,17 @@ def test_history_says_of_a_run_without_an_end_that_it_died(batchgen, write):
     assert batchgen("history", str(manifest)).out.splitlines()[1].endswith("died")
 
 
+def test_history_shows_the_other_jobs_when_one_cannot_be_read(batchgen, write, tmp_path):
+    for name in ("bad", "job"):
+        batchgen("run", str(write({"mug": "A mug"}, name=f"{name}.yaml")), "--emulate")
+    with sqlite3.connect(ledger_path(tmp_path / "bad.emulated")) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    answer = batchgen("history", str(tmp_path))
+    assert (answer.code, answer.out.count("\n"), " job (emulated) " in answer.out) == (5, 2, True)
+    assert ("bad.emulated" in answer.err, "another version" in answer.err) == (True, True)
+
+
 # --- status --watch
 
 

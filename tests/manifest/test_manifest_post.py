@@ -8,6 +8,7 @@ import pytest
 
 from batchgen.manifest import json_schema, open_manifest
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
+from batchgen.manifest.post import post_fields
 
 WEB = "{name: web, format: webp, widths: [960, 480, 480], quality: 80}"
 ITEMS = "items:\n  - {id: a, prompt: p}\n"
@@ -35,6 +36,18 @@ def test_a_list_is_the_same_as_an_object_with_it(folder):
     assert made(folder, f"post: [{WEB}]\n{ITEMS}") == made(folder, f"post: {{derivatives: [{WEB}]}}\n{ITEMS}")
     (post,) = made(folder, f"post: [{WEB}]\n{ITEMS}").values()
     assert (post.derivatives[0].widths, post.derivatives[0].quality, post.embed) == ((480, 960), 80, "none")
+
+
+@pytest.mark.parametrize("text", [
+    f"[{WEB}]",
+    "[{name: a, format: png, width: 9}, {name: b, format: jpeg, crop: '4:5', gravity: north, upscale: true, background: '#000000'}]",
+    "{derivatives: [{name: a, format: original}], embed: full, sidecar: true, source_type: compositeWithTrainedAlgorithmicMedia}",
+    "{embed: ids}",
+    "null",
+])  # fmt: skip
+def test_what_is_read_can_be_written_as_a_manifest_that_says_the_same(folder, text):
+    (post,) = made(folder, f"post: {text}\n{ITEMS}").values()
+    assert made(folder, f"post: {json.dumps(post_fields(post))}\n{ITEMS}") == {"a": post}
 
 
 def test_items_that_say_the_same_share_one_object(folder):

@@ -27,9 +27,15 @@ OPTIONS = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_de
 
 
 FAMILY = """\
+post: [{name: small, format: png, width: 8}]
 items:
-  - {id: mug, prompt: A mug, model: pro, thinking: high, keep_thoughts: true}
-  - {id: lamp, prompt: A lamp, count: 2}
+  - id: mug
+    prompt: A mug
+    model: pro
+    thinking: high
+    keep_thoughts: true
+    post: {derivatives: [{name: web, format: webp, widths: [16, 32]}, {name: thumb, format: avif, width: 32}], sidecar: true}
+  - {id: lamp, prompt: A lamp, count: 2, post: null}
   - {id: snow, prompt: The mug in snow, references: ["@mug", "photos/a b.png"]}
   - {id: lit, prompt: By lamplight, references: ["@lamp#2"]}
   - {id: talk, turns: [A chart, "Calmer {{ '{{' }}", In Spanish], model: pro}

@@ -311,7 +311,11 @@ def test_the_rejected_with_references_and_turns_make_a_manifest_that_runs(visit,
             first[name].history,
             first[name].service_tier,
         )
-        assert (item.fallback, item.fallback_on) == (first[name].fallback, first[name].fallback_on)
+        assert (item.fallback, item.fallback_on, item.post) == (
+            first[name].fallback,
+            first[name].fallback_on,
+            first[name].post,
+        )
     run = command("run", str(again), "--emulate", "--json")
     assert (run.returncode, json.loads(run.stdout)["images"]["made"]) == (0, 9), run.stderr
 
@@ -348,6 +352,16 @@ def test_the_details_tell_thoughts_sidecars_who_served_and_at_which_tier(visit, 
     tab.click("#details summary")
     thoughts = (family.parent / "family.emulated" / "mug.thoughts.md").read_text().strip()
     assert thoughts[:60] in tab.inner_text("#details details .text")
+    made = tab.locator("#details a[target=_blank]")
+    assert made.all_inner_texts() == [
+        "derivatives/mug.json",
+        "derivatives/thumb/mug.avif",
+        "derivatives/web-16/mug.webp",
+        "derivatives/web-32/mug.webp",
+    ]
+    here = family.parent / "family.emulated"
+    hrefs = [made.nth(number).get_attribute("href") for number in range(4)]
+    assert all((here / href).is_file() for href in hrefs)
     tab.keyboard.press("Escape")
     assert "standard (asked for: flex)" in details("quick")
     second = details("second")

@@ -131,6 +131,14 @@ def test_quiet_is_only_what_is_amiss():
     assert [json.loads(line)["event"] for line in told] == ["run.ended", "sample.settled"]
 
 
+def test_a_run_that_lacks_only_files_of_post_says_so_in_its_log():
+    ended = RunEnded(
+        at=AT, run_id=1, exit_code=3, seconds=1.0, counts={"succeeded": 3}, derived={"made": 8, "failed": 1}
+    )
+    (line,) = map(json.loads, lines(ended))
+    assert (line["level"], line["derivatives"]) == ("warning", {"made": 8, "failed": 1})
+
+
 def test_what_libraries_warn_of_is_a_line_too_and_bugs_are_errors():
     stream = io.StringIO()
     with Log(Stream(stream, plain=False), "json", lambda: ["SECRET-1"]), warnings.catch_warnings():

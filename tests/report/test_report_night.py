@@ -76,3 +76,12 @@ def test_money_keeps_charged_estimated_doubtful_and_unknown_apart():
 
 def test_a_run_of_a_month_has_no_more_points_than_one_of_a_minute():
     assert len(night([request(at * 3600) for at in range(720)], {}, None)["in_flight"]) <= 121
+
+
+def test_what_went_by_batch_costs_and_says_nothing_of_quota_or_latency():
+    by_batch = [request(at, took_s=80_000, lane="gemini:batch/m", usd=0.015) for at in range(50)]
+    found = night([*by_batch, *(request(90_000 + at) for at in range(10))], {"m": 60}, 5)
+    assert (found["money"]["m"]["charged"], found["latency"]["m"]["n"]) == (pytest.approx(50 * 0.015 + 10 * 0.03), 10)
+    assert (found["start"], max(found["sent"]["m"])) == (90_000, 10)
+    alone = night(by_batch, {"m": 60}, 5)
+    assert (alone["verdict"], alone["sent"]) == ({"by": "nothing", "why": "50 requests, all of them by batch"}, {})

@@ -115,8 +115,12 @@ FACTS = {
     ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}}, "shop: nothing to do, 4 images kept"),
     ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}}, "shop: all done, 4 images made"),
     ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
-    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "derivatives": {"made": 12}},
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "derivatives": {**FACTS["derivatives"], "made": 12}},
      "shop: nothing to ask for, 4 images kept, 12 files made of them"),
+    ({"images": {"made": 2, "kept": 0, "moved": 0, "left": 0}, "derivatives": {**FACTS["derivatives"], "made": 1, "failed": 1}},
+     "shop: 2 images made, 1 file made of them, 1 file could not be made"),
+    ({"derivatives": {**FACTS["derivatives"], "finished": False}},
+     "shop: nothing to ask for, 0 images kept, files of them are missing"),
     ({"images": {"made": 1, "kept": 0, "moved": 0, "left": 9}, "stopped_by": "budget"},
      "shop: stopped, the budget is used up; 1 image made"),
 ])  # fmt: skip

@@ -46,6 +46,7 @@ class Batches:
         self._limits = dict.fromkeys(self._lanes, means.options.limits)
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
         self._cancelled_at = 0.0
+        self._failing_since = 0.0  # UTC seconds from which on every call has failed
         self._cancelled: set[int] = set()
         self.stopped: dict[str, str] = {}  # lanes that the vendor makes no batches for, with the reason
         self._outside = 0
@@ -180,6 +181,7 @@ class Batches:
                 return
             try:
                 self._chunks[number] = after = await self._step(chunk)
+                self._failing_since = 0.0
             except Full as error:
                 await self._refused(chunk, error)
                 return
@@ -294,6 +296,10 @@ class Batches:
             self._oddities[chunk.id, error.reason] += 1
             if self._oddities[chunk.id, error.reason] == TOLD_AFTER:
                 means.note(f"{now.batch or now.name}: {error.message}; it is tried again")
+            self._failing_since = self._failing_since or time.time()
+            stall_s = means.dispatch.stall_s
+            if stall_s is not None and time.time() - self._failing_since > stall_s:
+                means.dispatch.stop("stalled")
 
     async def _unwanted(self, chunk: Chunk, error: ProviderError) -> None:
         """The vendor will have no such batch: the lane stops, and what it held waits for another run."""

@@ -1,42 +1,23 @@
-"use strict";
 // Everything that came from prompts or servers becomes text through textContent or an attribute, never markup.
-const $ = (id) => document.getElementById(id);
-const facts = JSON.parse($("facts").textContent);
 const samples = facts.samples;
 const PER_CHUNK = 100, GAP = 12, LINE = 38;
-const STATES = ["succeeded", "refused", "failed", "uncertain", "blocked", "running", "wanted", "superseded"];
+const STATES = ["succeeded", "refused", "failed", "uncertain", "blocked", "running", "submitted", "wanted", "superseded"];
 const SETTINGS_APART = ["model", "provider"];
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") element.className = value;
-    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value != null) element.setAttribute(name, value);
-  }
-  element.append(...children.filter((child) => child != null));
-  return element;
-}
 
 // Figures
 const keyOf = (sample) => (sample.n === 1 ? sample.id : `${sample.id}#${sample.n}`);
-const usd = (amount) => (amount == null ? "unknown" : amount && Math.abs(amount) < 0.01 ? `${amount.toFixed(4)} USD` : `${amount.toFixed(2)} USD`);
 const PRICED = { usage: "from the tokens the vendor reported", vendor: "as the vendor said", estimate: "estimated from the price table", maybe: "estimated; may have been billed" };
 const cost = (amount, source) => (facts.emulated ? "nothing (emulated)" : amount == null ? "unknown" : `${usd(amount)}${PRICED[source] ? `, ${PRICED[source]}` : ""}`);
-const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hour12: false });
-const date = (seconds) => (seconds ? when.format(seconds * 1000) : "");
-const seconds = (value) => (value == null ? "" : value < 10 ? `${value.toFixed(1)} s` : value < 120 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
-const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
-const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 const percent = (path) => path.split("/").map(encodeURIComponent).join("/");
-const link = (picture) => facts.base + percent(picture.path);
+// A page that is served names its pictures by their numbers in the ledger, with what changes when they do.
+const link = (picture) => (facts.live ? `pictures/${picture.thumbnail}` : facts.base + percent(picture.path));
+const madeLink = (sample, [path, , , , sha]) => (facts.live ? `derivatives/${sha}?id=${encodeURIComponent(sample.id)}&n=${sample.n}` : facts.base + percent(path));
 const face = (sample) => sample.pictures.find((picture) => picture.kind === "image");
 
 // Thumbnails: base64 in script elements of a hundred; one is split when it is first looked at, and put aside when others are.
 const chunks = new Map();
 function thumbnail(number) {
+  if (facts.live) return `thumbnails/${number}`;
   const at = Math.floor(number / PER_CHUNK);
   let lines = chunks.get(at);
   if (!lines) {
@@ -71,10 +52,11 @@ function decide(sample, pick) {
 // Filters
 const look = { states: new Set(), model: "", tag: "", reason: "", pick: "", search: "", sort: "order" };
 let shown = [], at = 0;
-samples.forEach((sample, order) => {
+function prepare(sample, order) {
   Object.assign(sample, { order, tags: sample.tags || [], pictures: sample.pictures || [], attempts: sample.attempts || [] });
   sample.words = `${sample.id} ${sample.prompt || ""} ${sample.tags.join(" ")}`.toLowerCase();
-});
+}
+samples.forEach(prepare);
 const SORTS = {
   order: (a, b) => a.order - b.order,
   newest: (a, b) => b.at - a.at || a.order - b.order,
@@ -97,6 +79,22 @@ function filter() {
   count();
   redraw();
 }
+// After some samples have changed: only their cards are drawn anew, and the focus stays where it is.
+function update(changed) {
+  const current = shown[at], kept_ = document.activeElement?.closest(".card") ? current : null;
+  shown = samples.filter(matches).sort(SORTS[look.sort]);
+  at = Math.max(0, shown.indexOf(current));
+  $("nothing").hidden = shown.length > 0 || !samples.length;
+  count();
+  measure();
+  for (const [index, card] of cards) {
+    if (shown[index] && card.dataset.key === keyOf(shown[index]) && !changed.has(shown[index])) continue;
+    card.remove();
+    cards.delete(index);
+  }
+  draw();
+  if (kept_ && kept_ === shown[at] && !document.activeElement?.closest(".card")) cards.get(at)?.querySelector(".open").focus({ preventScroll: true });
+}
 function count() {
   const decided = samples.reduce((sums, sample) => { const pick = decision(sample); if (pick) sums[pick] += 1; return sums; }, { pick: 0, reject: 0 });
   const picks = [decided.pick && `${decided.pick} picked`, decided.reject && `${decided.reject} rejected`].filter(Boolean).join(", ");
@@ -108,27 +106,31 @@ function counts(values) {
   return [...table].sort((a, b) => b[1] - a[1]);
 }
 function choices(id, all, entries) {
+  if ($(id) === document.activeElement && $(id).children.length) return; // it may be open
   $(id).replaceChildren(make("option", { value: "" }, all), ...entries.map(([value, number]) => make("option", { value }, `${value} (${number.toLocaleString("en")})`)));
   $(id).hidden = entries.length < (id === "model" ? 2 : 1);
-  $(id).addEventListener("change", () => { look[id] = $(id).value; filter(); });
+  $(id).value = look[id];
 }
-function setUpFilters() {
+function offerFilters() {
   const byState = new Map(counts(samples.map((sample) => sample.state)));
-  for (const state of STATES.filter((name) => byState.has(name))) {
-    const button = make("button", { type: "button", class: state, "aria-pressed": "false", "data-state": state },
-      make("span", { class: "dot" }), state, make("small", {}, byState.get(state).toLocaleString("en")));
-    button.addEventListener("click", () => {
-      const on = button.getAttribute("aria-pressed") !== "true";
-      button.setAttribute("aria-pressed", String(on));
-      if (on) look.states.add(state); else look.states.delete(state);
-      filter();
-    });
-    $("states").append(button);
-  }
+  morph($("states"), make("div", { id: "states", role: "group", "aria-label": "State" }, ...STATES.filter((name) => byState.has(name) || look.states.has(name)).map((state) =>
+    make("button", { type: "button", class: state, "aria-pressed": String(look.states.has(state)), "data-state": state },
+      make("span", { class: "dot" }), state, make("small", {}, (byState.get(state) || 0).toLocaleString("en"))))));
   choices("model", "All models", counts(samples.map((sample) => sample.model)));
   choices("tag", "All tags", counts(samples.flatMap((sample) => sample.tags)));
   choices("reason", "All reasons", counts(samples.map((sample) => sample.reason)));
-  for (const id of ["pick", "sort"]) $(id).addEventListener("change", () => { look[id] = $(id).value; filter(); });
+}
+function setUpFilters() {
+  offerFilters();
+  $("states").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const state = button.dataset.state, on = !look.states.has(state);
+    button.setAttribute("aria-pressed", String(on));
+    if (on) look.states.add(state); else look.states.delete(state);
+    filter();
+  });
+  for (const id of ["model", "tag", "reason", "pick", "sort"]) $(id).addEventListener("change", () => { look[id] = $(id).value; filter(); });
   $("search").addEventListener("input", () => { look.search = $("search").value.trim().toLowerCase(); filter(); });
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("clear").addEventListener("click", clearFilters);
@@ -175,16 +177,20 @@ function draw() {
   $("grid").append(...fresh);
 }
 function words(sample) {
-  const plain = sample.state === "wanted" || sample.state === "running" ? " plain" : "";
-  const said = sample.message || { wanted: "Not asked for yet.", running: "Asked for; no answer recorded yet." }[sample.state] || "The vendor gave no words.";
+  const plain = ["wanted", "running", "submitted"].includes(sample.state) ? " plain" : "";
+  const said = sample.message || { wanted: "Not asked for yet.", running: "Asked for; no answer recorded yet.", submitted: "In the vendor's batch; it answers in its own time." }[sample.state] || "The vendor gave no words.";
   return [make("b", { class: plain }, sample.reason ? `${sample.state}: ${sample.reason}` : sample.state), said];
 }
 function drawCard(sample, index) {
   const name = keyOf(sample), picture = face(sample);
   const source = picture ? thumbnail(picture.thumbnail) : "";
   const open = make("button", { type: "button", class: "open", tabindex: index === at ? 0 : -1, "aria-label": `${name}, ${sample.state}. ${sample.prompt || ""}`.slice(0, 400) });
-  if (source) open.append(make("img", { src: source, alt: sample.prompt || name, decoding: "async", draggable: "false" }));
-  else if (picture) open.append(make("span", { class: "words" }, make("b", { class: "plain" }, name), "No preview: open it to see the picture."));
+  const noPreview = () => make("span", { class: "words" }, make("b", { class: "plain" }, name), "No preview: open it to see the picture.");
+  if (source) {
+    const image = make("img", { src: source, alt: sample.prompt || name, decoding: "async", draggable: "false" });
+    image.addEventListener("error", () => image.replaceWith(noPreview()));
+    open.append(image);
+  } else if (picture) open.append(noPreview());
   else open.append(make("span", { class: "words" }, ...words(sample)));
   const flags = picture?.flags.length ? picture.flags.map((flag) => `other ${flag}`).join(", ") : "";
   if (flags) open.append(make("span", { class: "flag" }, flags));
@@ -290,7 +296,7 @@ function drawDetails(sample, all) {
       } }, small ? make("img", { src: small, alt: "" }) : null, make("span", {}, variant.name));
     })));
   }
-  if (!["succeeded", "wanted", "running", "superseded"].includes(sample.state)) section(sample.state === "blocked" ? "Why it was not asked for" : "What the vendor said", make("p", { class: "words" }, sample.message || sample.reason || "nothing"));
+  if (!["succeeded", "wanted", "running", "submitted", "superseded"].includes(sample.state)) section(sample.state === "blocked" ? "Why it was not asked for" : "What the vendor said", make("p", { class: "words" }, sample.message || sample.reason || "nothing"));
   section("Prompt", make("p", { class: "prompt" }, sample.prompt || "(none recorded)"));
   const settings = facts.settings[sample.settings] || {};
   section("Settings", rows([["state", sample.reason ? `${sample.state} (${sample.reason})` : sample.state], ["model", settings.model || sample.model], ["served by", sample.served_by], ["provider", settings.provider],
@@ -301,6 +307,10 @@ function drawDetails(sample, all) {
   section("Cost and time", rows([["cost", cost(sample.usd, sample.usd_source)], ["time", seconds(sample.seconds)], ["last change", date(sample.at)],
     ["file", picture ? picture.path : null], ["beside it", sample.files?.join(", ")], ["picture", picture ? `${picture.width} × ${picture.height}, ${size(picture.bytes)}` : null],
     ["flagged", picture?.flags.length ? `other ${picture.flags.join(" and ")} than asked for` : null]]));
+  if (sample.derivatives) section(plural(sample.derivatives.length, "file") + " made of it", make("ul", {}, ...sample.derivatives.map((made) => {
+    const [path, width, height, bytes] = made, served = width > 0 || !facts.live; // the dashboard serves pictures only
+    return make("li", {}, served ? make("a", { href: madeLink(sample, made), target: "_blank", rel: "noopener" }, path) : path, " ", make("small", {}, [width ? `${width} × ${height}` : "", size(bytes)].filter(Boolean).join(", ")));
+  })));
   if (sample.text) section("What the model wrote", make("p", { class: "text" }, sample.text));
   if (sample.thoughts) section("What the model thought", make("details", {}, make("summary", {}, plural(sample.thoughts.split(/\s+/).length, "word")), make("p", { class: "text" }, sample.thoughts)));
   if (sample.sources) section("Sources", make("ul", {}, ...sample.sources.sources.map((source) => {
@@ -416,6 +426,7 @@ function manifest() {
     if (Object.hasOwn(facts.providers, model)) models.set(model, settings.provider);
     const fields = Object.entries(settings).filter(([field]) => !NOT_IN_A_MANIFEST.includes(field));
     const more = ["service_tier", "fallback", "fallback_on"].filter((field) => asks[field]).map((field) => [field, asks[field]]);
+    if (Object.hasOwn(asks, "post")) more.push(["post", asks.post]);
     alone.push([["id", id], ...(talkOf(sample) ? [["turns", literal(turnsOf(id))]] : [["prompt", literal(sample.prompt || "")]]), ["model", literal(model)],
       ...(numbers.length > 1 ? [["count", numbers.length]] : []), ...(references.length ? [["references", literal(references)]] : []),
       ...[...fields, ...more].map(([field, value]) => [field, literal(value)]), ...(sample.tags.length ? [["tags", literal(sample.tags)]] : [])]);
@@ -431,6 +442,7 @@ function manifest() {
   if (!rejected.size) lines.push("# Nothing is rejected yet: press x on a picture.");
   if (!alone.length) return `${lines.join("\n")}\n`;
   lines.push("version: 1", `name: ${yaml(name)}`);
+  if (facts.post) lines.push(`post: ${yaml(facts.post)}`);
   if (models.size) lines.push("models:", ...[...models].map(([model, provider]) => `  ${yaml(model)}: {provider: ${yaml(provider)}}`));
   lines.push("items:", ...alone.map((fields) => fields.map(([field, value], index) => `${index ? "    " : "  - "}${field}: ${yaml(value)}`).join("\n")));
   return `${lines.join("\n")}\n`;
@@ -563,10 +575,11 @@ function drawNight(night) {
   ];
 }
 function drawNights() {
+  if (!facts.nights) { $("nights").replaceChildren(make("p", {}, "Loading…")); return; }
   const nights = [...facts.nights].reverse();
   if (!nights.length) { $("nights").replaceChildren(make("p", {}, "No run has sent anything yet.")); return; }
-  const body = make("div"), before = $("night")?.selectedIndex ?? 0;
-  const choose = make("select", { id: "night", "aria-label": "Run" }, ...nights.map((night, index) => make("option", { value: index }, `Run ${night.id}, ${date(night.start)}, ${STOPPED(night)}`)));
+  const body = make("div"), before = Math.max(0, nights.findIndex((night) => String(night.id) === $("night")?.selectedOptions[0]?.dataset.run));
+  const choose = make("select", { id: "night", "aria-label": "Run" }, ...nights.map((night, index) => make("option", { value: index, "data-run": night.id }, `Run ${night.id}, ${date(night.start)}, ${STOPPED(night)}`)));
   choose.addEventListener("change", () => body.replaceChildren(...drawNight(nights[choose.value])));
   choose.selectedIndex = before;
   body.append(...drawNight(nights[before]));
@@ -593,10 +606,13 @@ function total() {
   const price = facts.emulated ? "nothing billed" : `${usd(sums.usd)} for these pictures${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}${sums.unknown ? `, ${sums.unknown} of unknown price` : ""}`;
   return `${made.length.toLocaleString("en")} of ${plural(Math.max(current.length, facts.wanted), "picture")} made · ${price} · as of ${date(facts.at)}`;
 }
-$("job").textContent = facts.job;
-$("totals").textContent = total();
-$("emulated").hidden = !facts.emulated;
-document.body.classList.toggle("emulating", facts.emulated);
+function head() {
+  $("job").textContent = facts.job;
+  $("totals").textContent = total();
+  $("emulated").hidden = !facts.emulated;
+  document.body.classList.toggle("emulating", facts.emulated);
+}
+head();
 setUpFilters();
 filter();
 let asked = false;

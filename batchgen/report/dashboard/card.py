@@ -1,0 +1,106 @@
+"""How a job stands, on one card: what `status` knows, and beside it lanes, budgets, pace, the last trouble and the last nights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.reader import RunRow
+from batchgen.quota import span_start
+from batchgen.records import sample_key
+from batchgen.report.facts import Facts, job_facts, lane_model, run_facts, state_of
+from batchgen.report.gallery_facts import Declared
+from batchgen.report.summary import STOPS
+from batchgen.shared import spent_so_far
+
+NIGHTS = 14
+IN_FLIGHT_MOST = 10
+BATCHES_MOST = 10
+Nights = dict[tuple[int, float | None], Facts]
+
+
+def card_of(
+    ledger: Chronicle, folder: Path, declared: Declared, alive: bool | None, nights: Nights, now: float
+) -> Facts:
+    """alive: as `process_lives` says it. nights: those that have ended, remembered from card to card; now: UTC seconds."""
+    facts, last = job_facts(ledger, str(folder), now, alive), ledger.last_run()
+    lasts = last is not None and facts["run"]["state"] in ("running", "unknown")
+    seen = sum(number for state, number in facts["samples"].items() if state != "superseded")
+    return {
+        **{name: facts[name] for name in ("job", "folder", "emulated", "samples", "usd", "uncertain", "unread", "run")},
+        "files": files(facts["derivatives"]),
+        "manifest": Path(facts["manifest"]).name,
+        "total": max(seen, last.wanted + last.kept) if last else seen,
+        "lanes": lanes(ledger, facts, lasts, now),
+        "batches": facts["batches"][:BATCHES_MOST],
+        "in_flight": facts["in_flight"][:IN_FLIGHT_MOST],
+        "budgets": budgets(ledger, declared, last, now, emulated=facts["emulated"]),
+        "left_s": left_s(ledger, last, now) if last is not None and lasts else None,
+        "trouble": trouble(ledger, last),
+        "nights": [
+            _night(ledger, run, state_of(run, alive if last and run.id == last.id else False), nights)
+            for run in reversed(ledger.runs(NIGHTS))
+        ],
+        "at": now,
+    }
+
+
+def lanes(ledger: Chronicle, facts: Facts, lasts: bool, now: float) -> list[Facts]:
+    """A line for each AI model. until: UTC seconds; 0 when it does not wait. A model waits only while a run lasts."""
+    flying = Counter(entry["model"] for entry in facts["in_flight"])
+    cooling = {lane_model(lane): until for lane, until in ledger.cooling().items() if lasts and until > now}
+    parked = {lane_model(lane): (until, why) for lane, (until, why) in ledger.parked().items() if until > now}
+    names = sorted({*facts["by_model"], *flying, *cooling, *parked})
+    return [
+        {"model": name, "samples": facts["by_model"].get(name, {}), "in_flight": flying[name],
+         "cooling_until": cooling.get(name, 0), "parked_until": parked.get(name, (0, ""))[0],
+         "message": parked.get(name, (0, ""))[1]}
+        for name in names
+    ]  # fmt: skip
+
+
+def files(derivatives: Facts) -> dict[str, int]:
+    """What `post:` asks for, by state, such as made or failed."""
+    return dict(sum((Counter(states) for states in derivatives.values()), Counter[str]()))
+
+
+def budgets(ledger: Chronicle, declared: Declared, last: RunRow | None, now: float, *, emulated: bool) -> list[Facts]:
+    """USD spent of each budget that the manifest sets: in the last run by this job, in the day and month by all of the user."""
+    found = []
+    for span, limit in declared.budgets.items():
+        if span == "run":
+            money = ledger.money(last.id) if last else None
+            spent = money.spent + money.estimated + money.maybe if money else 0.0
+        else:
+            since = span_start("day" if span == "day" else "month", now)
+            spent = max(ledger.spent_since(since), 0.0 if emulated else spent_so_far(declared.state, since))
+        found.append({"span": span, "limit": limit, "spent": round(spent, 6)})
+    return found
+
+
+def left_s(ledger: Chronicle, run: RunRow, now: float) -> float | None:
+    """Seconds to go at the pace of the run so far; None while that says nothing, or something waits for another day."""
+    done = min(run.wanted, ledger.ended_since(run.started_at))
+    if not done or any(until > now for until, _ in ledger.parked().values()):
+        return None
+    return round((now - run.started_at) / done * (run.wanted - done), 1)
+
+
+def trouble(ledger: Chronicle, last: RunRow | None) -> Facts | None:
+    """What last went wrong in the last run, in the vendor's words."""
+    row = ledger.last_trouble(last.id) if last else None
+    if row is None:
+        return None
+    return {"id": sample_key(row.item_id, row.n), "model": lane_model(row.lane), "outcome": row.outcome,
+            "reason": row.reason or "", "message": row.message or "", "status": row.http_status, "at": row.ended_at}  # fmt: skip
+
+
+def _night(ledger: Chronicle, run: RunRow, state: str, known: Nights) -> Facts:
+    key = (run.id, run.ended_at)
+    if key not in known:
+        night = run_facts(ledger, run, state) | {"why": STOPS.get(run.stopped_by, run.stopped_by)}
+        if run.ended_at is None:
+            return night
+        known[key] = night
+    return known[key]

@@ -1,0 +1,127 @@
+"""Who may ask what: names of this host, the token, and changes only from our own page. Every answer's headers."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+CSRF_HEADER = "X-Batchgen-Token"
+BODY_MAX_BYTES = 4096
+OPEN_TO_ALL = ("/healthz",)  # for those who keep a process alive; it says nothing of any job
+log = logging.getLogger("batchgen")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """hosts: `name:port` by which this server may be asked. token: what a visitor has to know, empty on loopback.
+
+    csrf: of this start; only a page of ours can read it.
+    """
+
+    hosts: frozenset[str]
+    port: int
+    token: str = field(default="", repr=False)
+    csrf: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
+    @property
+    def cookie(self) -> str:
+        """Cookies are of a host and not of its port."""
+        return f"batchgen-{self.port}"
+
+    def refusal(self, request: web.Request) -> web.Response | None:
+        """None when the request may be answered."""
+        # A page of a foreign name that resolves to this address (DNS rebinding) sends that name.
+        if not self._known_host(request):
+            return refused(421, f"{request.host} is not a name of this server")
+        site, navigates = request.headers.get("Sec-Fetch-Site", ""), request.headers.get("Sec-Fetch-Mode") == "navigate"
+        if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
+            return refused(403, "asked for by another site")
+        if self.token and request.path not in OPEN_TO_ALL and not self._knows_token(request):
+            return refused(
+                401,
+                "a token is needed: open the address as `batchgen serve` printed it, or with ?token= and the one that was set",
+            )
+        return self._of_change(request) if request.method not in ("GET", "HEAD") else None
+
+    def _known_host(self, request: web.Request) -> bool:
+        host = request.headers.get("Host", "").lower()
+        if host in self.hosts:
+            return True
+        # By the very address that it reached: no name was resolved, so none can have been made to point here.
+        own = request.transport.get_extra_info("sockname") if request.transport else None
+        return own is not None and host == authority(own[0], own[1])
+
+    def _knows_token(self, request: web.Request) -> bool:
+        kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        given = [request.cookies.get(self.cookie, ""), bearer if kind.lower() == "bearer" else ""]
+        return any(hmac.compare_digest(each.encode("utf-8", "replace"), self.token.encode()) for each in given)
+
+    def _of_change(self, request: web.Request) -> web.Response | None:
+        if request.headers.get("Origin", "") not in (f"http://{request.host}", f"https://{request.host}"):
+            return refused(403, "changes are made from the page alone: another origin, or none")
+        if not hmac.compare_digest(request.headers.get(CSRF_HEADER, "").encode("utf-8", "replace"), self.csrf.encode()):
+            return refused(403, "the page is of an earlier start: load it again")
+        if request.content_type != "application/json":
+            return refused(415, "JSON is wanted")
+        return None
+
+    def greet(self, request: web.Request) -> web.Response | None:
+        """The address that was printed: keep the token in a cookie and take it out of the address."""
+        given = request.query.get("token", "")
+        if not self.token or not given or request.method != "GET":
+            return None
+        if not self._known_host(request) or not hmac.compare_digest(
+            given.encode("utf-8", "replace"), self.token.encode()
+        ):
+            return refused(401, "that is not the token of this start")
+        answer = web.Response(status=303, headers={"Location": "/" + request.path.lstrip("/")})
+        answer.set_cookie(self.cookie, self.token, httponly=True, samesite="Strict", path="/")
+        return answer
+
+    def middleware(self) -> Middleware:
+        @web.middleware
+        async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+            early = self.greet(request) or self.refusal(request)
+            if early is not None:
+                return early
+            try:
+                return await handler(request)
+            except web.HTTPException as error:
+                return refused(error.status, error.reason, error.headers.get("Allow"))
+            except (ConnectionError, TimeoutError):
+                raise
+            except Exception as error:  # whatever it is, the other pages go on
+                log.warning("the dashboard failed to answer %r: %s: %s", request.path, type(error).__name__, error)
+                return refused(500, f"this is a bug in batchgen: {type(error).__name__}")
+
+        return guarded
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Called before any answer leaves."""
+    for name, value in {**HEADERS, "Content-Security-Policy": NOTHING, "Cache-Control": "no-store"}.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "batchgen"
+
+
+def refused(status: int, why: str, allow: str | None = None) -> web.Response:
+    return web.json_response({"error": why}, status=status, headers={"Allow": allow} if allow else None)
+
+
+def authority(host: str, port: int) -> str:
+    """As it stands in a Host header."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
