@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from batchgen.emulator import serve
+from batchgen.engine.batch.submit import Full
+from batchgen.errors import DailyQuotaReached, RateLimited
 from batchgen.events import AttemptStarted, BatchSubmitted, Noted
 from batchgen.ledger.reader import Reader
 from batchgen.planning import Wishes
@@ -319,3 +321,28 @@ async def test_a_budget_that_requests_online_hold_is_asked_again_when_they_have_
         outcome = await bench.submit(text, engine="auto", max_usd=0.05)
         assert outcome.exit_code == 6
         assert 0 < outcome.usd + outcome.estimated_usd <= 0.05
+
+
+async def test_results_that_a_batch_never_names_count_as_missing_after_a_while_whoever_looks(tmp_path):
+    async with await serve(quick(faults=("no_file*30",))) as emulator:
+        bench = BatchBench(emulator.base_url, tmp_path)
+        await submitted(bench)
+        assert (await bench.submit(items(*MUGS), engine="online")).exit_code == 9
+        with sqlite3.connect(state(bench) / "ledger.sqlite") as ledger:
+            assert ledger.execute("UPDATE chunk SET ended_at = ended_at - 900 WHERE ended_at > 0").rowcount == 1
+        ledger.close()
+        outcome = await bench.submit(items(*MUGS), engine="online", hold_uncertain=True)
+        assert (outcome.exit_code, outcome.counts) == (4, {"uncertain": 12})
+        assert (await bench.stats())["billed_images"] == 12
+
+
+async def test_trouble_that_does_not_end_is_mentioned(tmp_path):
+    async with await serve(quick(faults=("get_503*8",))) as emulator:
+        bench = BatchBench(emulator.base_url, tmp_path)
+        outcome = await bench.submit(items(*MUGS), look_s=0.001)
+        assert (outcome.exit_code, outcome.made, len(notes(bench, "it is tried again"))) == (0, 12, 1)
+
+
+def test_only_a_quota_that_a_smaller_batch_may_fit_makes_batches_smaller():
+    assert (Full(RateLimited("", retry_after_s=7.0)).retry_after_s, Full(RateLimited("")).for_size) == (7.0, True)
+    assert not Full(DailyQuotaReached("")).for_size

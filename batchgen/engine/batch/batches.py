@@ -22,10 +22,12 @@ from batchgen.quota import Reserved
 from batchgen.store.spool import disk_error
 
 NEW_S = 600.0  # within which a batch that was just created may not be found yet
-RESULTLESS_MOST = 5  # looks at a batch that succeeded and names no results
+RESULTLESS_S = 900.0  # for which a batch that succeeded and names no results is looked at again
 REFUSALS_MOST = 3  # of a chunk while none of ours is out: then it is too large by itself
 CANCEL_S = 600.0  # within which a batch that was cancelled should have ended
-FETCH_MOST = 3  # rounds in which results cannot be fetched, until they count as gone
+FETCH_MOST = 3  # rounds in which results are not there, until they count as gone
+KEPT_S = 3 * 86400.0  # results that are not there for that long after their batch began are gone, whoever looks
+TOLD_AFTER = 5  # troubles of one kind with a chunk, then they are mentioned
 
 
 class Batches:
@@ -40,7 +42,7 @@ class Batches:
         self._chunks: dict[int, Chunk] = {}
         self._looks: Counter[int] = Counter()
         self._due: dict[int, float] = {}  # UTC seconds, before which a chunk is not looked at again
-        self._oddities: Counter[tuple[int, str]] = Counter()  # looks without results, refusals, failed fetches
+        self._oddities: Counter[tuple[int, str]] = Counter()  # refusals, failed fetches, other troubles
         self._limits = dict.fromkeys(self._lanes, means.options.limits)
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
         self._cancelled_at = 0.0
@@ -244,9 +246,9 @@ class Batches:
         if seen.state not in ENDED:
             return await self._cancelled_in_vain(chunk)
         if seen.state == "succeeded" and not seen.results_file:
-            self._oddities[chunk.id, "resultless"] += 1
-            if self._oddities[chunk.id, "resultless"] <= RESULTLESS_MOST:
-                return chunk
+            since = chunk.ended_at or time.time()
+            if time.time() - since < RESULTLESS_S * min(1.0, means.options.look_s / 5.0):
+                return chunk if chunk.ended_at else await means.chunks.stepped(chunk, ended_at=since)
         return await means.chunks.stepped(chunk, step="ended", results_file=seen.results_file, message=seen.message)
 
     async def _cancelled_in_vain(self, chunk: Chunk) -> Chunk:
@@ -284,12 +286,16 @@ class Batches:
             means.execution.stop(error.reason, error.message)
         elif isinstance(error, DownloadFailed):
             self._oddities[chunk.id, "fetch"] += 1
-            if self._oddities[chunk.id, "fetch"] >= FETCH_MOST and error.http_status in (403, 404, 410):
+            often = self._oddities[chunk.id, "fetch"] >= FETCH_MOST or time.time() - now.created_at > KEPT_S
+            if often and error.http_status in (403, 404, 410):
                 self._chunks[chunk.id] = await means.chunks.stepped(now, results_file="", state="gone")
         elif now.step in UNSENT and not error.retryable:
             await self._unwanted(now, error)
         else:
             self._looks[chunk.id] += 1  # the network, or a fault of the server: later
+            self._oddities[chunk.id, error.reason] += 1
+            if self._oddities[chunk.id, error.reason] == TOLD_AFTER:
+                means.note(f"{now.batch or now.name}: {error.message}; it is tried again")
             self._failing_since = self._failing_since or time.time()
             stall_s = means.dispatch.stall_s
             if stall_s is not None and time.time() - self._failing_since > stall_s:

@@ -125,6 +125,7 @@ class Collection:
         seen: set[int] = set()
         while lines := await self._means.in_thread(lambda: take(file, AT_ONCE, AT_ONCE_BYTES)):
             await asyncio.gather(*(self._line(chunk, line, seen, tally) for line in lines))
+            lines.clear()  # each may have 40 MB, and the next ones come
 
     async def _line(self, chunk: Chunk, line: RawLine, seen: set[int], tally: Tally) -> None:
         means = self._means
