@@ -254,16 +254,7 @@ class _Run:
                 enclosures = await held.enter_async_context(
                     Enclosures(dependents, self.store, transport, uploads, self.note)
                 )
-                derivatives = await held.enter_async_context(
-                    Derivatives(
-                        self.manifest,
-                        ledger,
-                        self.store,
-                        self.note,
-                        emulated=options.emulator_url is not None,
-                        only=options.only,
-                    )
-                )
+                derivatives = await held.enter_async_context(self._derivatives(ledger))
                 self.observers.append(derivatives)
                 execution = Execution(
                     dispatch=dispatch,
@@ -295,6 +286,10 @@ class _Run:
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, prospect, started, parked)
+
+    def _derivatives(self, ledger: Ledger) -> Derivatives:
+        emulated = self.options.emulator_url is not None
+        return Derivatives(self.manifest, ledger, self.store, self.note, emulated=emulated, only=self.options.only)
 
     def _stopping(self, dispatch: Dispatch) -> str:
         """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
@@ -379,14 +374,17 @@ class _Run:
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
+        self._say_ended(outcome)
+        return outcome
+
+    def _say_ended(self, outcome: Outcome) -> None:
         self.emit(
             RunEnded(
                 at=time.time(),
-                run_id=ledger.run_id,
-                exit_code=code,
+                run_id=outcome.run_id,
+                exit_code=outcome.exit_code,
                 seconds=outcome.seconds,
-                counts=dict(counts),
-                derived=self.derived.counts,
+                counts=dict(outcome.counts),
+                derived=outcome.derived.counts,
             )
         )
-        return outcome
