@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -47,7 +48,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     factory = getattr(session.config, "_tmp_path_factory", None)
     if factory is None or session.config.option.collectonly:
         return
-    for path in Path(factory.getbasetemp()).rglob("*"):
+    # A folder may go meanwhile: another session of pytest tidies up what this one's predecessors left.
+    paths = (Path(folder, name) for folder, _, names in os.walk(factory.getbasetemp()) for name in names)
+    for path in paths:
         if path.is_file() and not path.is_symlink():
             _searched["files"] += 1
             if form := _found_in_file(path):

@@ -98,7 +98,7 @@ def test_what_is_due_is_run_once_and_not_again(batchgen, overdue, emulator, stat
     url, path = emulator("--latency", "0"), overdue({"a": "A mug", "b": "A jug"})
     first, second = batchgen("daemon", "--once"), batchgen("daemon", "--once")
     assert (first.code, second.code, first.out) == (0, 0, ""), first.err
-    assert "night.began job=job" in first.err and "why=missed" in first.err and "job | job: all done" in first.err
+    assert "night.began job=job" in first.err and "reason=missed" in first.err and "job | job: all done" in first.err
     assert ("night.began" in second.err, billed(url)) == (False, 2)
     assert last_of(state, path).exit_code == 0
 
@@ -167,9 +167,7 @@ def test_in_json_every_line_is_an_object_and_names_its_job(batchgen, overdue, em
     overdue({"a": "A mug"})
     lines = [json.loads(line) for line in batchgen("daemon", "--once", "--log-format", "json").err.splitlines()]
     assert {line["job"] for line in lines} == {"job"}
-    assert {"night.began", "run.started", "sample.settled", "night.ended", "night.said"} <= {
-        line["event"] for line in lines
-    }
+    assert {"night.began", "run.started", "sample.settled", "night.ended"} <= {line["event"] for line in lines}
 
 
 def test_the_list_shows_when_a_job_ran_and_will_run_and_takes_no_lock(batchgen, overdue, emulator, state):
@@ -226,7 +224,7 @@ def test_a_daemon_killed_half_way_leaves_its_run_to_finish_and_buys_nothing_twic
     assert last_of(state, path).exit_code is None
     answer = batchgen("daemon", "--once")
     # The run of the killed daemon lives on and may still hold the job: then it is tried again in a while.
-    assert answer.code in (3, 11) and "why=interrupted" in answer.err, answer.err
+    assert answer.code in (3, 11) and "reason=interrupted" in answer.err, answer.err
     until(lambda: made(path.with_suffix("")) == 4)
     with Reader.open(path.with_suffix("")) as reader:
         assert reader.counts() == {"succeeded": 4, "refused": 8}
@@ -244,7 +242,7 @@ def test_killed_together_with_its_run_it_goes_on_where_it_was(spawn, batchgen, o
         os.kill(process, signal.SIGKILL)
     daemon.communicate()
     answer = batchgen("daemon", "--once")
-    assert (answer.code, "why=interrupted" in answer.err, made(path.with_suffix(""))) == (0, True, 12), answer.err
+    assert (answer.code, "reason=interrupted" in answer.err, made(path.with_suffix(""))) == (0, True, 12), answer.err
     with Reader.open(path.with_suffix("")) as reader:
         assert reader.counts() == {"succeeded": 12}
     # What was in flight when all were killed may have been billed, and nothing else was asked for again.
@@ -270,7 +268,7 @@ def test_told_to_stop_it_lets_the_run_finish_what_is_in_flight_and_goes_on_when_
     assert (daemon.returncode, last.exit_code, last.stopped) == (0, 143, True), err
     assert billed(url) == made(path.with_suffix("")) < 15
     answer = batchgen("daemon", "--once")
-    assert (answer.code, "why=interrupted" in answer.err, billed(url)) == (0, True, 15)
+    assert (answer.code, "reason=interrupted" in answer.err, billed(url)) == (0, True, 15)
 
 
 @pytest.mark.parametrize(("grace", "signals"), [("1s", 1), ("300s", 2)])
