@@ -281,7 +281,7 @@ async def test_thoughts_and_derivatives_of_a_picture_are_served_and_no_other_fil
             ):
                 assert (await on.get(other))[0] == 404
         assert (await on.get(f"/jobs/{on.job}/{derivative(mug, 'derivatives/mug.json')}"))[0] == 404  # no picture
-        assert not any("derivatives" in sample for sample in others)
+        assert not any("derivatives" in sample for sample in others if sample["id"] in ("lamp", "gone", "waits"))
 
 
 async def test_a_derivative_that_was_swapped_for_a_link_is_not_served(family, tmp_path):
