@@ -22,7 +22,7 @@ from batchgen.daemon.child import Child, reap_orphans
 from batchgen.daemon.roster import Roster, Scheduled
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.events import Event, NightBegan, NightEnded, NightPlanned, NightSkipped
-from batchgen.report.figures import utc_iso
+from batchgen.report.figures import count, utc_iso
 from batchgen.schedule.nights import PERSON, Due, Night, Skipped, Wait
 from batchgen.schedule.timetable import LATER_CODES
 
@@ -244,7 +244,9 @@ class Watch:
         """What is in flight was paid for: the first signal lets the runs finish it, a second one is passed on as well."""
         if not self._stopping.is_set():
             self._signal = number
-            _logger.warning("told to stop: %s nights finish what is in flight", len(self._children))
+            _logger.warning(
+                "told to stop: %s under way, to finish what is in flight", count(len(self._children), "night")
+            )
         self._stopping.set()
         self._tell_all(signal.SIGTERM)
 
@@ -259,7 +261,8 @@ class Watch:
             if self._turns:
                 await asyncio.wait(self._turns, timeout=wait_s)
             if self._children:
-                _logger.warning("%s nights do not end: %s", len(self._children), signal.Signals(number).name)
+                late = count(len(self._children), "night")
+                _logger.warning("%s still under way: %s", late, signal.Signals(number).name)
                 self._tell_all(number)
         if self._turns:
             await asyncio.wait(self._turns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import sqlite3
 import time
@@ -12,18 +11,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
-from batchgen.batching import RESULT_MOST_BYTES, BatchOptions, is_batch
+from batchgen.batching import RESULT_MOST_BYTES, is_batch
 from batchgen.dispatch import Dispatch
 from batchgen.engine.astray import find_astray
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
-from batchgen.engine.batch.means import FOLDER, Means
-from batchgen.engine.batch.submit import forget_strays
+from batchgen.engine.batch.means import Means
+from batchgen.engine.batch.opening import looking, name_prefix, saved_usd, take_up_chunks
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.enclosures import Enclosures
@@ -44,8 +42,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.schema import STATE_FOLDER, ledger_path, unreadable
-from batchgen.ledger.submissions import UNSENT
+from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import Settings, state_folder
@@ -55,7 +52,6 @@ from batchgen.store.store import Store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
-EMULATED_LOOK_S, LOCAL_LOOK_S = 0.1, 0.4
 log = logging.getLogger("batchgen")
 
 
@@ -147,7 +143,7 @@ class _Run:
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         ledger.catch_up()  # placing is not waited for
-        self._take_up_chunks(ledger)
+        take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
         find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         ledger.catch_up()
@@ -195,14 +191,6 @@ class _Run:
             raise UsageError(
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
             )
-
-    def _take_up_chunks(self, ledger: Ledger) -> None:
-        """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
-        by = self.options.batches.by
-        dropped = Chunks(ledger).drop_unsent(UNSENT if by == "online" else UNSENT[:1])
-        if dropped:
-            self.note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
-        forget_strays(ledger.reader, os.path.join(self.store.root, STATE_FOLDER, FOLDER))
 
     def _note_other_manifest(self, was: str | None) -> None:
         """Two manifests of one folder would each move the other's pictures away, run after run."""
@@ -288,16 +276,7 @@ class _Run:
                     executor=executor,
                     emit=self.emit,
                 )
-                derivatives = await held.enter_async_context(
-                    Derivatives(
-                        self.manifest,
-                        ledger,
-                        self.store,
-                        self.note,
-                        emulated=options.emulator_url is not None,
-                        only=options.only,
-                    )
-                )
+                derivatives = await held.enter_async_context(self._derivatives(ledger))
                 self.observers.append(derivatives)
                 execution = Execution(
                     dispatch=dispatch,
@@ -314,8 +293,8 @@ class _Run:
                 dispatch.price(execution.reserve_usd)
                 batches = Batches(
                     Means(
-                        options=self._batch_options(any(route.loopback for route in routes.values())),
-                        prefix=self._batch_prefix(ledger),
+                        options=looking(options, any(route.loopback for route in routes.values())),
+                        prefix=name_prefix(ledger),
                         ledger=ledger,
                         chunks=Chunks(ledger),
                         store=self.store,
@@ -346,23 +325,9 @@ class _Run:
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
 
-    def _batch_options(self, local: bool) -> BatchOptions:
-        """Without an engine that sends batches, what is out is looked at once and not waited for. local: the server is on
-        this machine, and minds no questions."""
-        options = self.options.batches
-        if self.options.emulator_url is not None:  # whose batches take seconds
-            options = replace(options, look_s=min(options.look_s, EMULATED_LOOK_S), sure_s=min(options.sure_s, 1.0))
-        elif local:
-            options = replace(options, look_s=min(options.look_s, LOCAL_LOOK_S))
-        return replace(
-            options, wait=options.wait and options.by != "online", hold_uncertain=self.options.hold_uncertain
-        )
-
-    def _batch_prefix(self, ledger: Ledger) -> str:
-        """Unlike that of any other ledger: a batch is known again by its display name."""
-        token = ledger.reader.meta("batches") or secrets.token_hex(6)
-        ledger.set_meta(batches=token)
-        return f"batchgen {token}"
+    def _derivatives(self, ledger: Ledger) -> Derivatives:
+        emulated = self.options.emulator_url is not None
+        return Derivatives(self.manifest, ledger, self.store, self.note, emulated=emulated, only=self.options.only)
 
     def _stopping(self, dispatch: Dispatch) -> str:
         """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
@@ -389,16 +354,6 @@ class _Run:
             self.stop_message = stalled_message(self.options.stall_s or 0.0)
         elif span := dispatch.budget_span:
             self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
-
-    def _saved_usd(self, ledger: Ledger) -> float:
-        """What this run's batches have cost less than the same requests one by one."""
-        saved = 0.0
-        for lane, usd in ledger.reader.usd_by_lane(ledger.run_id).items():
-            factor = (
-                self.manifest.catalogue.resolve(lane.partition("/")[2]).prices.batch_factor if is_batch(lane) else None
-            )
-            saved += usd / factor - usd if factor else 0.0
-        return saved
 
     # --- the end
 
@@ -463,22 +418,25 @@ class _Run:
             stopped_lanes=stopped,
             submitted=counts.get("submitted", 0),
             unsubmitted=batches.unsubmitted,
-            saved_usd=self._saved_usd(ledger),
+            saved_usd=saved_usd(ledger, self.manifest.catalogue),
             derived=self.derived,
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
+        self._say_ended(outcome)
+        return outcome
+
+    def _say_ended(self, outcome: Outcome) -> None:
         self.emit(
             RunEnded(
                 at=time.time(),
-                run_id=ledger.run_id,
-                exit_code=code,
+                run_id=outcome.run_id,
+                exit_code=outcome.exit_code,
                 seconds=outcome.seconds,
-                counts=dict(counts),
-                derived=self.derived.counts,
+                counts=dict(outcome.counts),
+                derived=outcome.derived.counts,
             )
         )
-        return outcome
 
 
 def _wanted_by_model(survey: Survey) -> dict[str, int]:

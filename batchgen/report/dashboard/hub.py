@@ -117,11 +117,15 @@ class Hub:
     def _find_places(self) -> bool:
         if time.monotonic() - self._placed_s < PLACES_EVERY_S:
             return False
-        before = list(self.watches)
+        known = self.watches
+        before = list(known)
         self.watches = {
             place.id: self.watches.get(place.id) or Watch(place, self._declare, self.secrets, self.actions.told)
             for place in self._places()
         }
+        for job in before:  # who looks at a job whose folder has gone is told so
+            if job in self._watched:
+                self.watches.setdefault(job, known[job])
         self._placed_s = time.monotonic()
         return before != list(self.watches)
 

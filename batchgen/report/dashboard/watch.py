@@ -22,6 +22,7 @@ from batchgen.report.gallery_facts import Declared
 
 FORGET_S = 60.0  # after nobody has looked at the samples for so long, they are forgotten
 NOT_BEGUN = "Nothing has run here yet. It appears by itself when a run begins."
+GONE = "The folder has gone: it was here, and was moved, renamed or deleted since."
 Declare = Callable[[Place, str], Declared]
 Secrets = Callable[[], Sequence[str]]
 Told = Callable[[Place], Facts | None]  # what came of an action on the page
@@ -69,7 +70,7 @@ class Watch:
         blank = {"job": Path(self.place.manifest).stem or folder.name, "folder": str(folder), "at": now}
         if not ledger_path(folder).is_file():
             self.feed = self._last = None
-            return blank | {"problem": NOT_BEGUN, "begun": False}
+            return blank | {"problem": GONE if self._inode else NOT_BEGUN, "begun": False}
         try:
             with closing(Chronicle.open(folder)) as ledger:
                 ledger.hold_still()
