@@ -103,7 +103,8 @@ async def test_twelve_kills_lose_no_item_and_create_no_batch_twice(bench):
     rng = random.Random(11)
     for stage in STAGES:
         await kill_somewhere(bench, stage, rng)
-    assert await (await start(bench)).wait() == 0
+    for _ in range(2):  # what could not be deleted at the vendor's, the second deletes
+        assert await (await start(bench)).wait() == 0
     stats, created = await bench.stats(), await bench.created()
     assert set(created.values()) == {1}
     pictures, served = bench.pictures(), await bench.served()
