@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_BATCH = "run again: it goes into another batch, with `--engine auto` online; `--fallback-at` bounds the waiting"
 _RETRY_LATER = "run again later: `batchgen run` asks only for what is missing"
 _PROMPT = "change the prompt or the reference; the same request will be refused again"
 _REPHRASE = "say plainly that a picture is wanted, or describe the scene differently"
@@ -84,6 +85,14 @@ REMEDIES: Mapping[str, str] = {
     "link_gone": "the picture was paid for and its link has died: `retry --failed --reason link_gone` buys it again",
     "link_refused": "the picture was paid for and its link is not safe to follow; look at the link, or buy it again with `retry`",
     "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
+    # batches
+    "batch_lost": _BATCH,
+    "batch_expired": _BATCH,
+    "batch_cancelled": _BATCH,
+    "batch_failed": "the message says why; run again, with `--engine auto` to make it online",
+    "batch_gone": "it was deleted, or belongs to another key or project; possibly billed: run again",
+    "missing_line": "the vendor answered the batch without it: run again",
+    "not_sent": _RETRY_LATER,
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,

@@ -23,7 +23,7 @@ from tests.cli.conftest import ROOT
 
 ODD = """mug's "100%" $HOME été;#.yaml"""
 ODD_OPTION = 'a "b" $x ${y} %h $(z)*'
-EXPECTED_LATER = {6, 7, 8, 11}
+EXPECTED_LATER = {6, 7, 8, 9, 11}
 
 
 def sections(unit: str) -> dict[str, str]:
