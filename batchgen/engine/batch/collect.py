@@ -176,9 +176,7 @@ class Collection:
                 with our_bugs(ProviderError, StoreError, OSError):
                     keep_turn(means.store, route.codec, attempt, answer.body, [file.path for file in spooled])
             with our_bugs(BatchgenError, OSError):
-                stored = means.attempts.settle(
-                    route.profile, attempt, sample, reply, spooled, sent.attempt.started_at, batch=True
-                )
+                stored = means.attempts.settle(route.profile, attempt, sample, reply, spooled, None, batch=True)
         except ProviderError as error:
             if worth_keeping(error, answer.status, spooled):
                 keep(means.store, attempt, (answer.status, {}, answer.body), spooled, sent.facts)
