@@ -294,6 +294,7 @@ class _Run:
                 batches = Batches(
                     Means(
                         options=looking(options, any(route.loopback for route in routes.values())),
+                        tier=limits.tier,
                         prefix=name_prefix(ledger),
                         ledger=ledger,
                         chunks=Chunks(ledger),

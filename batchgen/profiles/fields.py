@@ -152,6 +152,14 @@ def _pixels_1k(fact: Any, _: Profile) -> dict[str, tuple[int, int]]:
     return {str(ratio): _pair(pair) for ratio, pair in _mapping(fact).items()}
 
 
+def _by_tier(fact: Any, profile: Profile) -> dict[int, int]:
+    """A manifest's names are text, so a tier may be too."""
+    facts = _mapping(fact)
+    if not {str(tier) for tier in facts} <= {"1", "2", "3"}:
+        raise ValueError(f"must name usage tiers 1, 2 or 3, not {fact!r}")
+    return {int(tier): _count(number, profile) for tier, number in facts.items()}
+
+
 def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
     merged = dict(profile.wire)
     for key, value in _mapping(fact).items():
@@ -186,6 +194,7 @@ READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "person_generation": _texts,
     "rpm": _or_none(_count),
     "rpd": _or_none(_count),
+    "batch_tokens": _by_tier,
     "images_per_request": _count,
     "prompt_max_chars": _or_none(_count),
     "prices": _prices,

@@ -79,6 +79,7 @@ class Profile:
     person_generation: tuple[str, ...] = ()
     rpm: int | None = None
     rpd: int | None = None
+    batch_tokens: Mapping[int, int] = field(default_factory=dict)  # that may be enqueued in batches, by usage tier
     images_per_request: int = 1
     prompt_max_chars: int | None = None
     prices: Prices = field(default_factory=Prices)

@@ -261,6 +261,13 @@ async def test_a_chunk_that_is_too_large_for_that_quota_by_itself_is_halved(tmp_
         await assert_all_are_right(bench)
 
 
+async def test_no_chunk_holds_more_tokens_than_the_tier_may_enqueue(bench):
+    head = "limits: {tier: 1}\nmodels: {gemini-nano-banana-2.1: {batch_tokens: {'1': 25}}}\ndefaults: {model: flash}\nitems:\n"
+    outcome = await bench.submit(items(*MUGS), head)
+    assert (outcome.exit_code, outcome.made) == (0, 12)
+    assert max(event.requests for event in bench.events if isinstance(event, BatchSubmitted)) == 5
+
+
 async def test_a_budget_stops_chunks_before_they_are_sent(bench):
     outcome = await bench.submit(items(*MUGS), max_usd=0.12)
     assert outcome.exit_code == 6

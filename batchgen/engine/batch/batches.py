@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from batchgen.batching import OPEN_MOST, next_look_s, online_lane
+from batchgen.batching import OPEN_MOST, ChunkLimits, next_look_s, online_lane
 from batchgen.engine.batch.collect import Collection
 from batchgen.engine.batch.endings import Endings
 from batchgen.engine.batch.means import Means, reserved_usd
@@ -43,7 +43,7 @@ class Batches:
         self._looks: Counter[int] = Counter()
         self._due: dict[int, float] = {}  # UTC seconds, before which a chunk is not looked at again
         self._oddities: Counter[tuple[int, str]] = Counter()  # refusals, failed fetches, other troubles
-        self._limits = dict.fromkeys(self._lanes, means.options.limits)
+        self._limits = {lane: self._limits_of(lane) for lane in self._lanes}
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
         self._cancelled_at = 0.0
         self._failing_since = 0.0  # UTC seconds from which on every call has failed
@@ -54,6 +54,12 @@ class Batches:
         self._changed = asyncio.Event()
         self.unsubmitted = 0  # samples that no batch has taken yet
         self.left = 0  # the same, and those of lanes that were stopped
+
+    def _limits_of(self, lane: str) -> ChunkLimits:
+        """No chunk holds more tokens than the usage tier may have enqueued at once."""
+        limits, tier = self._means.options.limits, self._means.tier
+        known = None if tier is None else self._means.routes[lane].profile.batch_tokens.get(tier)
+        return replace(limits, tokens=known) if limits.tokens is None else limits
 
     def supplied(self, lane: str) -> None:
         """The backlog has got more for a batch lane."""

@@ -38,9 +38,13 @@ FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """prefix: of the display names of this job's batches. logs: by lane, money of all processes."""
+    """tier: Google's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
+
+    logs: by lane, money of all processes.
+    """
 
     options: BatchOptions
+    tier: int | None
     prefix: str
     ledger: Ledger
     chunks: Chunks
