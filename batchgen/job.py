@@ -19,8 +19,8 @@ from batchgen.engine.survey import Survey, Surveyor, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
+from batchgen.ledger.places import has_ledger
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import ledger_path
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.planning import Forecast, Step, Wishes, forecast, too_dear
 from batchgen.profiles.profile import Profile
@@ -98,7 +98,7 @@ def plan(
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
-    reader = Reader.open(job.folder) if ledger_path(job.folder).is_file() else None
+    reader = Reader.open(job.folder) if has_ledger(job.folder) else None
     limits = job.manifest.limits
     coming = Coming(job.manifest.name, on_step)
     try:

@@ -16,7 +16,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.errors import LedgerError
-from batchgen.ledger.writer import Change, Writer
+from batchgen.ledger.database import Change, Connection, upsert
+from batchgen.ledger.schema import SQLite
+from batchgen.ledger.writer import Writer
 from batchgen.quota import Answer, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved, day_began, span_start
 
 FILE_NAME = "quota.sqlite"
@@ -38,6 +40,7 @@ FOLDED_AFTER_S = 3600.0
 TEN_MINUTES_S = 600.0
 NEAR_S = 0.05  # a tenth of the window's margin: a stamp that is older by less than this is as good as a new one
 ANSWER_S = 3600.0  # no request is in flight for longer
+PUT_START = upsert("start", ("place", "quota", "at"), ("place",))
 KEPT_S = 400 * 86400.0
 T = TypeVar("T")
 
@@ -93,7 +96,7 @@ class SharedFile:
     def broken(self) -> bool:
         return self._writer.broken is not None
 
-    async def ask(self, call: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+    async def ask(self, call: Callable[[Connection], T], otherwise: T) -> T:
         """The answer of one transaction, or `otherwise` from the first fault on."""
         try:
             return await self._writer.write(call)
@@ -149,7 +152,8 @@ class SharedFile:
     def sent_today(self, quota: str, job: str, requests: int) -> None:
         """The job's ledger knows of so many requests since midnight Pacific."""
         self.tell(
-            "INSERT INTO daily VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = max(requests, excluded.requests)",
+            "INSERT INTO daily VALUES (?, ?, ?, ?) ON CONFLICT (quota, day, job) DO UPDATE SET requests ="
+            " CASE WHEN daily.requests > excluded.requests THEN daily.requests ELSE excluded.requests END",
             quota, day_began(time.time()), job, requests,
         )  # fmt: skip
 
@@ -199,7 +203,7 @@ class SharedStarts:
         if reserved is not None and not reserved[0].done():
             await self._file.ask(lambda connection: None, None)  # what was put in before it is done before it
 
-    def _reserve(self, connection: sqlite3.Connection, rate: int | None, usd: float) -> Answer | None:
+    def _reserve(self, connection: Connection, rate: int | None, usd: float) -> Answer | None:
         now, terms = time.time(), self._terms
         if terms.rpd is not None and requests_on(connection, self._quota, day_began(now)) >= terms.rpd:
             return DayUsedUp(terms.rpd)
@@ -223,7 +227,7 @@ class SharedStarts:
         self._write(connection, place, usd, now)
         return Reserved(place, used)
 
-    def _forget(self, connection: sqlite3.Connection, now: float) -> None:
+    def _forget(self, connection: Connection, now: float) -> None:
         # Stamps beyond a whole period ahead were made before the clock was set back, and would block for as long.
         connection.execute(
             "DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ?)",
@@ -231,16 +235,16 @@ class SharedStarts:
         )
         self._forgot = now
 
-    def _used(self, connection: sqlite3.Connection, now: float) -> int:
+    def _used(self, connection: Connection, now: float) -> int:
         self._forget(connection, now)
         return int(connection.execute("SELECT count(*) FROM start WHERE quota = ?", (self._quota,)).fetchone()[0])
 
-    def _place_s(self, connection: sqlite3.Connection, rate: int, now: float) -> float:
+    def _place_s(self, connection: Connection, rate: int, now: float) -> float:
         sql = "SELECT at FROM start WHERE quota = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
         oldest = float(connection.execute(sql, (self._quota, rate - 1)).fetchone()[0])
         return max(0.001, oldest + self._period_s - now)
 
-    def _money_s(self, connection: sqlite3.Connection, usd: float, now: float) -> float:
+    def _money_s(self, connection: Connection, usd: float, now: float) -> float:
         """How long until the account's USD of ten minutes have room for `usd`; 0 when they have.
 
         Spend counts from when its answer was in, as the vendor can count it no earlier; while in flight, from its start.
@@ -261,13 +265,13 @@ class SharedStarts:
             total, leaves = total - each, since + TEN_MINUTES_S
         return max(0.001, leaves - now) if leaves > now else 0.0
 
-    def _write(self, connection: sqlite3.Connection, place: int, usd: float, now: float) -> None:
+    def _write(self, connection: Connection, place: int, usd: float, now: float) -> None:
         terms = self._terms
         if abs(now - self._forgot) > self._period_s:
             self._forget(connection, now)
         connection.execute("INSERT INTO start VALUES (?, ?, ?)", (place, self._quota, now))
         connection.execute(
-            "INSERT INTO daily VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET requests = requests + 1",
+            "INSERT INTO daily VALUES (?, ?, ?, 1) ON CONFLICT (quota, day, job) DO UPDATE SET requests = daily.requests + 1",
             (self._quota, day_began(now), terms.job),
         )
         connection.execute(
@@ -280,7 +284,7 @@ class SharedStarts:
         now = time.time()
         if not at <= now < at + NEAR_S:
             # Replaced, not updated: the place is already forgotten if connecting took longer than the period.
-            self._file.tell_later("INSERT OR REPLACE INTO start VALUES (?, ?, ?)", place, self._quota, now)
+            self._file.tell_later(PUT_START, place, self._quota, now)
 
     def settled(self, place: int, usd: float) -> None:
         put = self._file.tell_later if self._behind.pop(place, None) is None else self._file.tell
@@ -299,7 +303,7 @@ class SharedStarts:
         )  # fmt: skip
 
 
-def spent(connection: sqlite3.Connection, at: float, job: str | None, account: str | None, purse: str) -> float:
+def spent(connection: Connection, at: float, job: str | None, account: str | None, purse: str) -> float:
     """USD spent or reserved since then, of one job or account where one is named."""
     sql, values = "SELECT coalesce(sum(usd), 0) FROM spending WHERE purse = ? AND at >= ?", [purse, at]
     for column, value in (("job", job), ("account", account)):
@@ -308,7 +312,7 @@ def spent(connection: sqlite3.Connection, at: float, job: str | None, account: s
     return float(connection.execute(sql, values).fetchone()[0])
 
 
-def requests_on(connection: sqlite3.Connection, quota: str, day: float) -> int:
+def requests_on(connection: Connection, quota: str, day: float) -> int:
     sql = "SELECT coalesce(sum(requests), 0) FROM daily WHERE quota = ? AND day = ?"
     return int(connection.execute(sql, (quota, day)).fetchone()[0])
 
@@ -334,8 +338,8 @@ def open_shared(folder: Path | None, note: Callable[[str], None]) -> SharedFile:
         return SharedFile(None, note)
 
 
-def _connect(path: Path | str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+def _connect(path: Path | str) -> SQLite:
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=SQLite)
     try:
         _prepare(connection)
     except BaseException:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import selectors
 import socket
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import asyncio_throttle.throttler
 import pytest
 
 from batchgen.records import Item, Sample
+from tests.postgres import running
 
 pytest_plugins = ["tests.marked_key"]
 
@@ -103,3 +105,16 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]],
 def make_sample(name: str, model: str = "m", **item: Any) -> Sample:
     facts = {"id": name, "prompt": f"prompt of {name}", "model": model, "provider": "gemini", "filename": name, **item}
     return Sample(item=Item(**facts), n=1, fingerprint=f"fp-{name}", wire="{}")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """One server for all tests of the session that only ask it; it forgets what it holds when the machine fails."""
+    with running("fsync=off", "synchronous_commit=off", "full_page_writes=off") as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres):
+    """The URL of a new and empty database."""
+    return postgres.new_database(f"test_{uuid.uuid4().hex[:12]}")

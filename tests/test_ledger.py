@@ -14,6 +14,7 @@ import pytest
 from batchgen.errors import LedgerError, Refused, ServerFault, Unanswered
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.places import Server, known_as
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path
@@ -27,9 +28,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def ledger(folder: Path):
-    opened = Ledger(folder)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(folder: Path, request, monkeypatch):
+    server = None
+    if request.param == "postgresql":
+        server = Server(request.getfixturevalue("database"), "job", known_as(str(folder)))
+        monkeypatch.setenv("BATCHGEN_LEDGER", server.url)
+    opened = Ledger(folder, server)
     opened.run_started(1, "host", "0")
     yield opened
     opened.close()
@@ -57,10 +62,12 @@ async def test_an_attempt_is_on_disk_before_the_call_that_records_it_returns(led
         assert other.counts() == {"running": 1}
 
 
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
 async def test_the_file_is_for_its_owner_alone(ledger, folder):
     assert stat.S_IMODE(ledger_path(folder).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
 async def test_every_commit_reaches_the_disk(ledger):
     setting = await ledger.writer.write(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
     assert setting == 2  # FULL

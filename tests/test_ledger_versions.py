@@ -21,7 +21,7 @@ TABLES = (Path(__file__).parent / "ledger_version_1.sql").read_text()
 
 WITHOUT_CHUNKS = (
     "DROP INDEX attempt_of_chunk; DROP TABLE chunk; ALTER TABLE attempt DROP COLUMN chunk;"
-    " ALTER TABLE attempt DROP COLUMN facts;"
+    " ALTER TABLE attempt DROP COLUMN facts; ALTER TABLE attempt DROP COLUMN worker;"
 )
 
 

@@ -35,7 +35,8 @@ HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
 class Bench:
     """One emulator and one folder, and what both know."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, ledger: str | None = None) -> None:
+        self.ledger = ledger
         self.url = url
         self.folder = folder
         self.events: list[Event] = []
@@ -49,7 +50,9 @@ class Bench:
         self.events = []
         job = batchgen.load(self.manifest(items, head), output=self.folder / "out", emulate=True, environ={})
         return await batchgen.run(
-            job, observers=[self.events.append], options=batchgen.RunOptions(emulator_url=self.url, **options)
+            job,
+            observers=[self.events.append],
+            options=batchgen.RunOptions(emulator_url=self.url, ledger=self.ledger, **options),
         )
 
     async def get(self, path: str) -> Any:

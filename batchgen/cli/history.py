@@ -12,8 +12,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import json_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger.places import has_ledger
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import ledger_path
 from batchgen.report import figures
 from batchgen.report.facts import process_state, run_facts
 from batchgen.report.screen import Screen
@@ -64,10 +64,10 @@ def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: b
 def found_in(folder: Path) -> set[Path]:
     """Folders of jobs in there that have run, by their manifests and by themselves; none in a folder of one job."""
     found = set[Path]()
-    if not folder.is_dir() or ledger_path(folder).is_file():
+    if not folder.is_dir() or has_ledger(folder):
         return found
     for path in folder.glob("*"):
-        if path.is_dir() and ledger_path(path).is_file():
+        if path.is_dir() and has_ledger(path):
             found.add(path.absolute())
         elif path.suffix.lower() in MANIFESTS and path.is_file():
             try:

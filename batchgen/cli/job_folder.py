@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.errors import LedgerError, UsageError
-from batchgen.ledger.schema import ledger_path
+from batchgen.ledger.places import has_ledger
 
 HEAD_BYTES = 65_536
 EMULATED = ".emulated"
@@ -37,14 +37,14 @@ def find_job(job: str, output: str | None = None) -> JobFolder:
         raise UsageError(f"{job}: there is no such manifest or folder")
     real = manifest_folder(path)
     emulated = real.with_name(real.name + EMULATED)
-    found = [folder for folder in (real, emulated) if ledger_path(folder).is_file()]
+    found = [folder for folder in (real, emulated) if has_ledger(folder)]
     if not found:
         raise LedgerError(f"no ledger in {real}: nothing has run there yet; `batchgen run {job}` starts it")
     return JobFolder(found[0].absolute(), found[1].absolute() if len(found) > 1 else None)
 
 
 def _with_ledger(folder: Path) -> JobFolder:
-    if not ledger_path(folder).is_file():
+    if not has_ledger(folder):
         raise LedgerError(f"no ledger in {folder}: nothing has run there yet, or it is no job folder")
     return JobFolder(folder.absolute())
 

@@ -17,7 +17,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import EMULATED, manifest_folder
 from batchgen.cli.options import pass_invocation
 from batchgen.errors import SettingsError, UsageError
-from batchgen.ledger.schema import ledger_path
+from batchgen.ledger.places import has_ledger
 
 if TYPE_CHECKING:
     from batchgen.report.dashboard.place import Place
@@ -146,7 +146,7 @@ def places(jobs: tuple[str, ...]) -> list[Place]:
     found: dict[Path, Place] = {}
     for job in map(Path, jobs):
         if job.is_dir():
-            folders = found_in(job) if not ledger_path(job).is_file() else set()
+            folders = found_in(job) if not has_ledger(job) else set()
             new = [Place(folder) for folder in sorted(folders)] or [Place(job.absolute())]
         else:
             new = _of_manifest(job)
@@ -164,7 +164,7 @@ def _of_manifest(manifest: Path) -> list[Place]:
     except UsageError:
         return []
     both = [Place(folder, str(manifest.absolute())) for folder in (real, real.with_name(real.name + EMULATED))]
-    return [place for place in both if ledger_path(place.folder).is_file()] or both[:1]
+    return [place for place in both if has_ledger(place.folder)] or both[:1]
 
 
 def prospect(place: Place, states: frozenset[str]) -> Facts:

@@ -23,6 +23,9 @@ class RunOptions:
     stall_s: float | None = 1800.0  # stop when requests have failed for this long and none succeeded; None: never
     batches: BatchOptions = field(default_factory=BatchOptions)
     emulator_url: str | None = None
+    ledger: str | None = (
+        None  # address of the PostgreSQL server that has it; None: BATCHGEN_LEDGER, else the job folder
+    )
     install_signal_handlers: bool = False
 
 

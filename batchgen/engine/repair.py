@@ -21,7 +21,7 @@ from batchgen.engine.lanes import lane_key
 from batchgen.errors import ImageError, LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import FILE_NAME as RESULTS
-from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_for_reading
+from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_file_for_reading
 from batchgen.manifest import Manifest
 from batchgen.manifest.fingerprint import fingerprint
 from batchgen.records import Item, needs, sample_key
@@ -51,7 +51,7 @@ class Repair:
 def is_whole(folder: Path) -> bool:
     """Whether there is a ledger and every page of it can be read."""
     try:
-        connection = open_for_reading(ledger_path(folder))
+        connection = open_file_for_reading(ledger_path(folder))
         with contextlib.closing(connection):
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
     except (LedgerError, sqlite3.DatabaseError):

@@ -41,6 +41,7 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
@@ -108,7 +109,7 @@ class _Run:
 
     async def run(self, engine: Engine) -> Outcome:
         try:
-            if not ledger_path(self.store.folder).is_file():
+            if not has_ledger(self.store.folder):
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
                 self.first_survey = self._survey(None)
                 open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
@@ -125,15 +126,20 @@ class _Run:
 
     async def _behind_lock(self, engine: Engine) -> Outcome:
         self.store.lay_ballast()
-        if self.first_survey is not None and ledger_path(self.store.folder).is_file():
+        if self.first_survey is not None and has_ledger(self.store.folder):
             self.first_survey = None  # another process ran this job in between: look again at what is left
             self.backlog.close()
             self.backlog = Backlog()
-        ledger = Ledger(self.store.folder)
+        ledger = Ledger(self.store.folder, self._server())
         try:
             return await self._locked(ledger, engine)
         finally:
             ledger.close()
+
+    def _server(self) -> Server | None:
+        """Where a new ledger goes, when not into the job folder."""
+        url = self.options.ledger or self.settings.text(VARIABLE)
+        return None if url is None else Server(server_url(url), self.manifest.name, known_as(self.store.root))
 
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
         emulated = self.options.emulator_url is not None

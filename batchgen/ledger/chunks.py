@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger, insert_attempt, set_state
 from batchgen.ledger.submissions import UNSENT, Chunk
 from batchgen.records import Sample
@@ -32,12 +32,13 @@ class Chunks:
         prices = [usd for _, _, usd, _, _ in requests]
         estimate = None if None in prices else sum(usd or 0.0 for usd in prices)
 
-        def change(db: sqlite3.Connection) -> tuple[int, str, list[int]]:
+        def change(db: Connection) -> tuple[int, str, list[int]]:
             cursor = db.execute(
-                "INSERT INTO chunk (run_id, lane, name, step, requests, estimate_usd, made_at) VALUES (?, ?, '', 'recorded', ?, ?, ?)",
+                "INSERT INTO chunk (run_id, lane, name, step, requests, estimate_usd, made_at)"
+                " VALUES (?, ?, '', 'recorded', ?, ?, ?) RETURNING id",
                 (run_id, lane, len(requests), estimate, at),
             )
-            chunk = int(cursor.lastrowid or 0)
+            chunk = int(cursor.fetchone()[0])
             name = f"{prefix} {run_id}/{chunk}"
             db.execute("UPDATE chunk SET name = ? WHERE id = ?", (name, chunk))
             numbers = [
@@ -67,7 +68,7 @@ class Chunks:
         """A batch is about to be created, and its requests count as sent from now on."""
         at = time.time()
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             db.execute("UPDATE chunk SET step = 'asked', asked_at = ? WHERE id = ?", (at, chunk.id))
             db.execute("UPDATE attempt SET sent_at = ? WHERE chunk = ? AND outcome IS NULL", (at, chunk.id))
 
@@ -93,7 +94,7 @@ class Chunks:
         return sum(chunk.requests for chunk in unsent)
 
 
-def _drop(db: sqlite3.Connection, chunk: int, message: str) -> None:
+def _drop(db: Connection, chunk: int, message: str) -> None:
     at = time.time()
     db.execute("UPDATE chunk SET step = 'dropped', ended_at = ?, message = ? WHERE id = ?", (at, message, chunk))
     rows = db.execute(

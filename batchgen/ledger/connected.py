@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
+
+from batchgen.ledger.database import Connection
 
 MODEL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
 
 
 class Connected:
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        return self._connection.execute(sql, values)
+        return iter(self._connection.execute(sql, values))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+from batchgen.ledger.database import Connection, upsert
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import DERIVATIVE_COLUMNS
 
@@ -108,22 +108,21 @@ class Derived(Reader):
         return [(path, message) for path, message in rows]
 
 
-def recorded(rows: Sequence[DerivativeRow]) -> Callable[[sqlite3.Connection], None]:
+def recorded(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
     """The change that writes these rows, each in place of what stood under its path."""
-    marks = ", ".join("?" * len(DERIVATIVE_COLUMNS))
-    sql = f"INSERT OR REPLACE INTO derivative ({', '.join(DERIVATIVE_COLUMNS)}) VALUES ({marks})"
+    sql = upsert("derivative", DERIVATIVE_COLUMNS, ("path",))
 
-    def change(db: sqlite3.Connection) -> None:
+    def change(db: Connection) -> None:
         db.executemany(sql, rows)
 
     return change
 
 
-def forgotten(rows: Sequence[DerivativeRow]) -> Callable[[sqlite3.Connection], None]:
+def forgotten(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
     """The change that takes these out, unless their paths are another sample's by now."""
     keys = [(row.path, row.item_id, row.n) for row in rows]
 
-    def change(db: sqlite3.Connection) -> None:
+    def change(db: Connection) -> None:
         db.executemany("DELETE FROM derivative WHERE path = ? AND item_id = ? AND n = ?", keys)
 
     return change

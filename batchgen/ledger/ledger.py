@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from batchgen.errors import LedgerError, ProviderError
+from batchgen.ledger.database import Connection, upsert
+from batchgen.ledger.places import Server, open_for_writing
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import COOLING, ledger_path, open_for_writing
+from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
+
+PUT_META = upsert("meta", ("key", "value"), ("key",))
+PUT_LANE = upsert("lane", ("key", "parked_until", "message"), ("key",))
+PUT_IMAGE = upsert("image", IMAGE_COLUMNS, ("attempt_id", "k"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,20 @@ class Missing:
 class Ledger:
     """The writing side. Open it only behind the job's lock: two writers can corrupt a WAL before SQLite 3.51.3.
 
+    A ledger in PostgreSQL has several writers: a run, and workers on other machines.
+
     Calls named like verbs in the past tense record what has happened; each is one transaction or part of a group of them.
     """
 
-    def __init__(self, job_folder: Path) -> None:
-        path = ledger_path(job_folder)
-        connection = open_for_writing(path)
+    def __init__(self, job_folder: Path, server: Server | None = None) -> None:
+        """server: where a job that has no ledger yet gets one, and by what it is known there; None: in its folder."""
+        database = open_for_writing(job_folder, server)
         try:
             self.reader = Reader.open(job_folder)
         except LedgerError:
-            connection.close()
+            database.close()
             raise
-        self.writer = Writer(connection)
+        self.writer = Writer(database)
         self.run_id = 0
 
     @classmethod
@@ -75,17 +82,17 @@ class Ledger:
     # --- runs and meta
 
     def set_meta(self, **values: str) -> None:
-        self._now(lambda db: db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items())))
+        self._now(lambda db: db.executemany(PUT_META, list(values.items())))
 
     def run_started(self, pid: int, host: str, version: str, wanted: int = 0, kept: int = 0) -> int:
         """wanted: samples that this run means to ask for; kept: those that were there already."""
 
-        def change(db: sqlite3.Connection) -> int:
+        def change(db: Connection) -> int:
             cursor = db.execute(
-                "INSERT INTO run (started_at, pid, host, version, wanted, kept) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run (started_at, pid, host, version, wanted, kept) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
                 (time.time(), pid, host, version, wanted, kept),
             )
-            return int(cursor.lastrowid or 0)
+            return int(cursor.fetchone()[0])
 
         self.run_id = self._now(change)
         return self.run_id
@@ -146,7 +153,7 @@ class Ledger:
         item_id = sample.item.id
         texts = json.dumps(dict(beside)) if beside else None
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             db.execute(
                 "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
@@ -181,7 +188,7 @@ class Ledger:
         Not waited for: a crash before it is durable is repaired at the next start.
         """
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             for old, new in moved:
                 db.execute("UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?", (new, old, attempt))
             db.execute("UPDATE image SET placed = 1 WHERE attempt_id = ?", (attempt,))
@@ -205,7 +212,7 @@ class Ledger:
         at, item_id = time.time(), sample.item.id
         usage = _usage_text(error.usage)
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             db.execute(
                 "UPDATE attempt SET outcome = ?, reason = ?, message = ?, http_status = ?, maybe_billed = ?,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?",
@@ -231,7 +238,7 @@ class Ledger:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
         at = time.time()
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             for sample, why in samples:
                 item = sample.item
                 db.execute(
@@ -247,7 +254,7 @@ class Ledger:
         """The picture was made and its link could not be fetched: the attempt stays open, the next run fetches again."""
         at, item_id = time.time(), sample.item.id
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             db.execute(
                 "UPDATE attempt SET reason = ?, message = ?, maybe_billed = 1 WHERE id = ?",
                 (error.reason, error.message, attempt),
@@ -263,20 +270,18 @@ class Ledger:
         """Run statements in one transaction; for repairs at the start of a run."""
         statements = list(changes)
 
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Connection) -> None:
             for sql, values in statements:
                 db.execute(sql, values)
 
         self._now(change)
 
     def parked(self, lane: str, until: float, message: str) -> None:
-        self._now(lambda db: db.execute("INSERT OR REPLACE INTO lane VALUES (?, ?, ?)", (lane, until, message)))
+        self._now(lambda db: db.execute(PUT_LANE, (lane, until, message)))
 
     def cooled(self, lane: str, until: float) -> None:
         """For those who look on from outside; nobody waits for it."""
-        self.writer.ride(
-            lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"{COOLING}{lane}", str(until)))
-        )
+        self.writer.ride(lambda db: db.execute(PUT_META, (f"{COOLING}{lane}", str(until))))
 
     def unparked(self, lane: str) -> None:
         self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
@@ -307,7 +312,7 @@ def _usage_text(usage: Usage | None) -> str | None:
 
 
 def insert_attempt(
-    db: sqlite3.Connection,
+    db: Connection,
     run_id: int,
     sample: Sample,
     lane: str,
@@ -323,7 +328,7 @@ def insert_attempt(
     item = sample.item
     cursor = db.execute(
         "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
-        " sent_as, chunk, facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " sent_as, chunk, facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             run_id,
             item.id,
@@ -344,18 +349,18 @@ def insert_attempt(
             "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"
             " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
-            " attempts = CASE WHEN fingerprint = excluded.fingerprint THEN attempts + 1 ELSE 1 END,"
+            " attempts = CASE WHEN sample.fingerprint = excluded.fingerprint THEN sample.attempts + 1 ELSE 1 END,"
             " fingerprint = excluded.fingerprint, reason = '', message = ''",
             (item.id, n, item.model, ",".join(item.tags), state, sample.fingerprint, sample.wire, at),
         )
-    return int(cursor.lastrowid or 0)
+    return int(cursor.fetchone()[0])
 
 
-def insert_image(db: sqlite3.Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:
+def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:
     """One picture that is durable in the spool and not yet placed."""
     file = picture.file
     db.execute(
-        "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)",
+        PUT_IMAGE,
         (
             attempt,
             picture.k,
@@ -365,6 +370,7 @@ def insert_image(db: sqlite3.Connection, attempt: int, item_id: str, fingerprint
             fingerprint,
             picture.spool,
             file.path,
+            0,
             file.sha256,
             file.bytes,
             file.width,
@@ -375,7 +381,7 @@ def insert_image(db: sqlite3.Connection, attempt: int, item_id: str, fingerprint
     )
 
 
-def set_state(db: sqlite3.Connection, item_id: str, n: int, state: str, reason: str, message: str, at: float) -> None:
+def set_state(db: Connection, item_id: str, n: int, state: str, reason: str, message: str, at: float) -> None:
     db.execute(
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?",
         (state, reason, message, at, item_id, n),

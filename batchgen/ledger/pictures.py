@@ -11,6 +11,8 @@ from batchgen.ledger.connected import MODEL, Connected
 from batchgen.ledger.rows import image_file
 from batchgen.records import ImageFile
 
+LAST_OF_PATH = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_id DESC) AS place"
+
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
@@ -31,10 +33,10 @@ class Pictures(Connected):
     def texts_beside(self) -> list[tuple[str, dict[str, str]]]:
         """(path of a picture, texts that belong beside it, by file ending) of all that have any."""
         rows = self._rows(
-            "SELECT i.path, a.beside, max(i.attempt_id) FROM image i JOIN attempt a ON a.id = i.attempt_id"
-            " WHERE i.role = 'image' GROUP BY i.path"
+            f"SELECT path, beside FROM (SELECT i.path, a.beside, {LAST_OF_PATH} FROM image i JOIN attempt a"
+            " ON a.id = i.attempt_id WHERE i.role = 'image') last WHERE place = 1"
         )
-        return [(path, json.loads(texts)) for path, texts, _ in rows if texts]
+        return [(path, json.loads(texts)) for path, texts in rows if texts]
 
     def unplaced(self) -> list[StoredImage]:
         """Pictures whose settling was recorded and whose placing was not."""
@@ -136,11 +138,11 @@ class Pictures(Connected):
         Where two rows name one path, the later attempt wrote what stands there.
         """
         rows = self._rows(
-            "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id"
-            " AND newer.n = i.n AND newer.role = 'image' AND newer.attempt_id > i.attempt_id), max(attempt_id)"
-            " FROM image i WHERE placed = 1 GROUP BY path ORDER BY path"
+            "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = last.item_id"
+            " AND newer.n = last.n AND newer.role = 'image' AND newer.attempt_id > last.attempt_id)"
+            f" FROM (SELECT i.*, {LAST_OF_PATH} FROM image i WHERE placed = 1) last WHERE place = 1 ORDER BY path"
         )
-        for path, sha256, size, latest, _ in rows:
+        for path, sha256, size, latest in rows:
             yield path, sha256, size, bool(latest)
 
     def stored_count(self) -> int:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Self
 
 from batchgen.ledger.pictures import Pictures, StoredImage
+from batchgen.ledger.places import open_for_reading
 from batchgen.ledger.requests import Beyond, Money, OpenAttempt, Requests
 from batchgen.ledger.runs import RunRow, Runs
 from batchgen.ledger.samples import Samples
-from batchgen.ledger.schema import ledger_path, open_for_reading
 from batchgen.ledger.submissions import Submissions
 
 __all__ = ["Beyond", "Money", "OpenAttempt", "Reader", "RunRow", "StoredImage"]
@@ -21,7 +21,7 @@ class Reader(Samples, Requests, Pictures, Runs, Submissions):
     @classmethod
     def open(cls, job_folder: Path) -> Self:
         """Raises LedgerError when there is none, or it is damaged."""
-        return cls(open_for_reading(ledger_path(job_folder)))
+        return cls(open_for_reading(job_folder))
 
     def close(self) -> None:
         self._connection.close()

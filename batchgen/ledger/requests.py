@@ -11,7 +11,7 @@ from batchgen.ledger.connected import MODEL, Connected
 from batchgen.records import Usage, sample_key
 
 IN_A_BATCH = "in a batch"
-BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed)"
+BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
     " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
@@ -70,11 +70,9 @@ class Requests(Connected):
     def attempts(self, run_id: int | None = None) -> dict[str, int]:
         """Requests by outcome; `open` for those not ended, `submitted` for those of them that lie in a batch."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
+        unended = "CASE WHEN chunk IS NULL THEN 'open' ELSE 'submitted' END"
         return dict(
-            self._connection.execute(
-                f"SELECT coalesce(outcome, iif(chunk IS NULL, 'open', 'submitted')), count(*) FROM attempt {where} GROUP BY 1",
-                values,
-            )
+            self._rows(f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1", *values)
         )
 
     def open_attempts(self) -> list[OpenAttempt]:
@@ -112,19 +110,18 @@ class Requests(Connected):
     def most_accepted(self, lane: str, since: float) -> int:
         """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""
         row = self._connection.execute(
-            "SELECT CASE WHEN sum(refused) THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
-            " sum(reason = 'rate_limited') AS refused FROM attempt WHERE lane = ? AND started_at >= ?"
-            " AND sent_at IS NOT NULL GROUP BY CAST(sent_at / 60 AS INTEGER))",
+            "SELECT CASE WHEN sum(refused) > 0 THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
+            " count(*) FILTER (WHERE reason = 'rate_limited') AS refused FROM attempt WHERE lane = ? AND started_at >= ?"
+            " AND sent_at IS NOT NULL GROUP BY CAST(sent_at AS BIGINT) / 60) minutes",
             (lane, since),
         ).fetchone()
         return int(row[0])
 
     def ends_in(self, run_id: int) -> dict[str, int]:
         """How many samples a run left with which outcome of their last request."""
-        # With max() SQLite takes the other columns from the row that has it.
         rows = self._rows(
-            "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, max(id) FROM attempt WHERE run_id = ?"
-            " GROUP BY item_id, n) GROUP BY 1",
+            "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, row_number() OVER (PARTITION BY item_id, n"
+            " ORDER BY id DESC) AS place FROM attempt WHERE run_id = ?) ends WHERE place = 1 GROUP BY 1",
             run_id,
         )
         return dict(rows)
@@ -134,10 +131,10 @@ class Requests(Connected):
         row = self._connection.execute(
             "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
             " coalesce(sum(usd) FILTER (WHERE usd_source = 'estimate'), 0),"
-            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed AND usd IS NULL), 0),"
-            " count(*) FILTER (WHERE maybe_billed AND usd IS NULL),"
+            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed <> 0 AND usd IS NULL), 0),"
+            " count(*) FILTER (WHERE maybe_billed <> 0 AND usd IS NULL),"
             " count(*) FILTER (WHERE outcome = 'succeeded' AND usd IS NULL)"
-            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed) {where}",
+            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed <> 0) {where}",
             values,
         ).fetchone()
         return Money(*row)
@@ -149,7 +146,7 @@ class Requests(Connected):
         """
         of_lanes = "" if lanes is None else f" AND lane IN ({', '.join('?' * len(lanes))})"
         row = self._connection.execute(
-            "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed THEN estimate_usd END)), 0)"
+            "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd END)), 0)"
             f" FROM attempt WHERE started_at >= ?{of_lanes}",
             (at, *(lanes or ())),
         ).fetchone()
@@ -168,7 +165,7 @@ class Requests(Connected):
     def maybe_usd_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, USD as `Money.maybe`) in all runs."""
         return self._rows(
-            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed AND usd IS NULL), 0) FROM attempt a GROUP BY 1"
+            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed <> 0 AND usd IS NULL), 0) FROM attempt a GROUP BY 1"
         )
 
     def billed_requests(self) -> int:
@@ -186,7 +183,7 @@ class Requests(Connected):
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
         rows = self._rows(
             "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
-            f" coalesce(a.reason, iif(a.chunk IS NULL, '', '{IN_A_BATCH}')), coalesce(a.http_status, 0),"
+            f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_A_BATCH}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
             f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1) FROM attempt a WHERE {BILLED}"

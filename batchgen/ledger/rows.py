@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from batchgen.ledger.database import Connection
 from batchgen.records import ImageFile, Result
 
 IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"
@@ -40,7 +40,7 @@ def image_file(row: tuple[Any, ...]) -> ImageFile:
     )
 
 
-def result(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Result:
+def result(connection: Connection, row: tuple[Any, ...]) -> Result:
     """One `sample` row with its pictures. A sample that has no valid picture now lists none."""
     (item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, at, text, made) = (
         row

@@ -78,7 +78,7 @@ class Samples(Connected):
         """(key, USD that may have been charged, None unknown) of samples whose request was never answered."""
         rows = self._rows(
             "SELECT s.item_id, s.n, (SELECT sum(a.estimate_usd / a.images) FROM attempt a WHERE a.item_id = s.item_id"
-            " AND a.n <= s.n AND s.n < a.n + a.images AND a.maybe_billed AND a.fingerprint = s.fingerprint)"
+            " AND a.n <= s.n AND s.n < a.n + a.images AND a.maybe_billed <> 0 AND a.fingerprint = s.fingerprint)"
             " FROM sample s WHERE s.state = 'uncertain' ORDER BY s.id LIMIT ?",
             most,
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import LedgerError
+from batchgen.ledger.database import Change
 
-VERSION = 4
+VERSION = 5
 FILE_NAME = "ledger.sqlite"
 COOLING = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
@@ -39,6 +41,11 @@ DERIVATIVE_COLUMNS = (
     "mtime_ns", "message",
 )  # fmt: skip
 
+DOUBTFUL = "CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed <> 0;"
+IMAGE_COLUMNS = (
+    "attempt_id", "k", "item_id", "n", "role", "fingerprint", "spool", "path", "placed", "sha256", "bytes", "width",
+    "height", "format", "flags",
+)  # fmt: skip
 TABLES = f"""{DERIVATIVE}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
@@ -60,11 +67,11 @@ CREATE TABLE attempt (
   started_at REAL NOT NULL, sent_at REAL, ended_at REAL,
   outcome TEXT, reason TEXT, message TEXT, http_status INTEGER, maybe_billed INTEGER,
   estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT,
-  sent_as TEXT, beside TEXT, chunk INTEGER, facts TEXT);
+  sent_as TEXT, beside TEXT, chunk INTEGER, facts TEXT, worker TEXT);
 CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
 CREATE INDEX attempt_recent ON attempt (lane, started_at);
 CREATE INDEX attempt_of_run ON attempt (run_id);
-CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed;
+{DOUBTFUL}
 CREATE TABLE image (
   attempt_id INTEGER NOT NULL, k INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL, role TEXT NOT NULL,
   fingerprint TEXT NOT NULL, spool TEXT NOT NULL, path TEXT NOT NULL, placed INTEGER NOT NULL,
@@ -77,13 +84,19 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 """
 
 # What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
-# pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON.
+# pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON; worker: who
+# sent it, when that was not the run itself.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
     2: DERIVATIVE,
     3: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK}",
+    4: f"ALTER TABLE attempt ADD COLUMN worker TEXT; DROP INDEX attempt_doubtful; {DOUBTFUL}",
 }
-_ADDED = {1: ("sent_as", "beside"), 3: ("chunk", "facts")}  # columns of `attempt`, by the version before
+_ADDED = {
+    1: ("sent_as", "beside"),
+    3: ("chunk", "facts"),
+    4: ("worker",),
+}  # columns of `attempt`, by the version before
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
@@ -129,7 +142,23 @@ def ledger_path(job_folder: Path) -> Path:
     return job_folder / STATE_FOLDER / FILE_NAME
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
+class SQLite(sqlite3.Connection):
+    """The one connection that writes."""
+
+    def transact(self, changes: Sequence[Change]) -> list[Any]:
+        """All of it durable when this returns, or none of it. Raises what a change raises, and sqlite3.Error."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            results = [change(self) for change in changes]
+            self.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self.execute("ROLLBACK")
+            raise
+        return results
+
+
+def open_file_for_writing(path: Path) -> SQLite:
     """The one read-write connection. Creates the file with mode 0600, for it holds prompts.
 
     Raises LedgerError when it is damaged, of another version, or on a network file system, where SQLite's WAL is unsafe.
@@ -142,7 +171,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=64
+            path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=64, factory=SQLite
         )
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"the ledger {path} cannot be opened: {error}. It is left as it is") from None
@@ -157,7 +186,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_for_reading(path: Path) -> sqlite3.Connection:
+def open_file_for_reading(path: Path) -> sqlite3.Connection:
     """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
     if not path.is_file():
         raise LedgerError(f"no ledger at {path}: nothing has run here yet")

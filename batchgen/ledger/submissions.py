@@ -111,7 +111,7 @@ class Submissions(Connected):
 
     def chunk_usd(self, chunk: int) -> float:
         """What a chunk's requests have cost so far."""
-        usd = "coalesce(sum(coalesce(usd, iif(maybe_billed, estimate_usd, 0))), 0)"
+        usd = "coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd ELSE 0 END)), 0)"
         sql = f"SELECT {usd} FROM attempt WHERE chunk = ? AND outcome IS NOT NULL"
         return float(next(iter(self._rows(sql, chunk)))[0])
 

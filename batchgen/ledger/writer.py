@@ -6,16 +6,15 @@ import asyncio
 import concurrent.futures
 import contextlib
 import queue
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from batchgen.errors import LedgerError
+from batchgen.ledger.database import Change, Connection, Database
 
 T = TypeVar("T")
-Change = Callable[[sqlite3.Connection], Any]
 MOST_PER_COMMIT = 1000
 LINGER_S = 0.25  # what nobody waits for is written by itself when nothing else has come for so long
 
@@ -27,23 +26,23 @@ class Writer:
     written stops the run (LedgerError for every caller from then on).
     """
 
-    def __init__(self, connection: sqlite3.Connection, name: str = "ledger") -> None:
+    def __init__(self, database: Database, name: str = "ledger") -> None:
         self.commits = 0
         self.broken: LedgerError | None = None
-        self._connection = connection
+        self._database = database
         self._queue: queue.SimpleQueue[tuple[Change, Any] | None] = queue.SimpleQueue()
         self._riders: deque[Change] = deque()
         self._name = name
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, change: Callable[[sqlite3.Connection], T]) -> concurrent.futures.Future[T]:
+    def submit(self, change: Callable[[Connection], T]) -> concurrent.futures.Future[T]:
         """For threads: a future that is done when the change is durable."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._queue.put((change, future))
         return future
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, change: Callable[[Connection], T]) -> T:
         """For the event loop: returns when the change is durable. One wake-up of the loop serves a whole commit."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put((change, future))
@@ -58,7 +57,7 @@ class Writer:
         """Write what is queued, end the thread, close the connection."""
         self._queue.put(None)
         self._thread.join()
-        self._connection.close()
+        self._database.close()
 
     def _run(self) -> None:
         open_ = True
@@ -82,12 +81,8 @@ class Writer:
         if self.broken is not None:
             return self.broken
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            results = [change(self._connection) for change in changes]
-            self._connection.execute("COMMIT")
+            results = self._database.transact(changes)
         except Exception as error:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
             self.broken = LedgerError(f"the {self._name} could not be written: {error}")
             self.broken.__cause__ = error
             return self.broken

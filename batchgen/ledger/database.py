@@ -1,0 +1,44 @@
+"""What a ledger asks of its database, SQLite or PostgreSQL, and the SQL that both of them understand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+
+class Cursor(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Connection(Protocol):
+    """Statements mark their values with `?`. `sqlite3.Connection` is one as it stands."""
+
+    def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Cursor: ...
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object: ...
+
+    def close(self) -> None: ...
+
+
+Change = Callable[[Connection], Any]
+
+
+class Database(Connection, Protocol):
+    """A connection that may write."""
+
+    def transact(self, changes: Sequence[Change]) -> list[Any]:
+        """All of it durable when this returns, or none of it. Raises what a change raises, and the database's errors."""
+
+
+def upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
+    """A statement that writes a row in place of the one with the same key."""
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
+    return f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
