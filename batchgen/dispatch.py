@@ -373,6 +373,16 @@ class Dispatch:
     def _is_open(self, key: str) -> bool:
         return key in self.lanes and self.lanes[key].open
 
+    def dropped(self, work: Work) -> None:
+        """Not to be sent from here after all, and nothing of it was."""
+        self._account(work, 0.0)
+        self._wake()
+
+    def withdraw(self, key: str) -> None:
+        """What waits in a lane is somebody else's to make."""
+        lane = self.lanes[key]
+        lane.ready, lane.later, lane.left = deque(), [], 0
+
     def abandoned(self, work: Work) -> None:
         """Whatever became of it, it is no longer being worked on. Does nothing for work that was settled."""
         if id(work) in self._open:

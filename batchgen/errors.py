@@ -78,6 +78,15 @@ class JobLocked(BatchgenError):
     exit_code = 11
 
 
+class Fenced(BatchgenError):
+    """A request may not be sent by this worker, or not any more; nothing has left. reason: taken | budget."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
 class ImageError(BatchgenError):
     """Bytes that are not a whole image. `reason` is a stable slug: not_an_image, truncated, too_large, damaged."""
 

@@ -20,16 +20,19 @@ class Supply(Protocol):
         ...
 
 
-def fixed_supply(samples: Iterable[tuple[str, Sample]]) -> Supply:
+def fixed_supply(samples: Iterable[tuple[str, Sample]]) -> FixedSupply:
     """A supply out of memory, for callers that have few."""
-    return _FixedSupply(list(samples))
+    return FixedSupply(list(samples))
 
 
-class _FixedSupply:
+class FixedSupply:
     def __init__(self, samples: Sequence[tuple[str, Sample]]) -> None:
         self._by_lane: dict[str, deque[Sample]] = {}
         for lane, sample in samples:
             self._by_lane.setdefault(lane, deque()).append(sample)
+
+    def add(self, lane: str, sample: Sample) -> None:
+        self._by_lane.setdefault(lane, deque()).append(sample)
 
     def take(self, lane: str, most: int) -> list[Sample]:
         queue = self._by_lane.get(lane, deque())

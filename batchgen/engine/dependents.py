@@ -53,7 +53,7 @@ class Dependents:
         """These samples have their pictures, recorded in the ledger: what waited only for them may start."""
         for key in keys:
             for lane, sample in self._backlog.made(key):
-                self._backlog.add(lane, [self._resolved(sample)])
+                self._backlog.add(lane, [self.resolved(sample)])
                 self._supplied(lane)
 
     def never(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
@@ -90,7 +90,7 @@ class Dependents:
                 texts.append(file.read())
         return tuple(reversed(texts))
 
-    def _resolved(self, sample: Sample) -> Sample:
+    def resolved(self, sample: Sample) -> Sample:
         try:
             wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
         except (OSError, UsageError):

@@ -28,6 +28,7 @@ from batchgen.engine.settle import Stored, discard, our_bugs
 from batchgen.errors import (
     BatchgenError,
     ConnectFailed,
+    Fenced,
     FileGone,
     HeldUncertain,
     LedgerError,
@@ -111,9 +112,13 @@ class Execution:
         self._exchange.cancel()
 
     async def execute(self, work: Work) -> None:
-        """Never raises for what can happen to a request; a disk or ledger that refuses stops the run."""
+        """Never raises for what can happen to a request; a disk or ledger that refuses stops the run. Raises Fenced when the
+        ledger says that the sample is another's by now."""
         try:
             await self._attempt(work)
+        except Fenced:
+            self.dispatch.dropped(work)
+            raise
         except (StoreError, LedgerError) as error:
             self.refused(error)
         except OSError as error:

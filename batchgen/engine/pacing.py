@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from batchgen.dispatch import Dispatch, Supply
 from batchgen.engine.outcome import RunOptions
-from batchgen.engine.survey import Survey
 from batchgen.events import Event, LaneCooled, LaneParked
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
+from batchgen.planning import LaneLoad
 from batchgen.quota import MARGIN_S, DayUsedUp, NotBefore, SharedLog, Window, daily_reset
 from batchgen.retry import RetryPolicy
 
@@ -27,7 +27,7 @@ class Pacing:
     """What the lanes of a run are paced by."""
 
     ledger: Ledger
-    survey: Survey
+    loads: Mapping[str, LaneLoad]
     limits: Limits
     options: RunOptions
     emit: Callable[[Event], None]
@@ -44,7 +44,7 @@ class Pacing:
         """logs: of starts and money of all processes, by lane; parked: lanes that stay shut."""
         options, now_s = self.options, asyncio.get_running_loop().time()
         dispatch = Dispatch(
-            {lane: self._window(lane, now_s) for lane, load in self.survey.loads.items() if not load.batch},
+            {lane: self._window(lane, now_s) for lane, load in self.loads.items() if not load.batch},
             supply,
             concurrency=self.concurrency,
             storing=self.concurrency + STORING,
@@ -72,7 +72,7 @@ class Pacing:
         return parked
 
     def _held(self, lane: str, why: NotBefore | DayUsedUp) -> None:
-        now, model = time.time(), self.survey.loads[lane].model
+        now, model = time.time(), self.loads[lane].model
         if isinstance(why, NotBefore):
             self.ledger.cooled(lane, now + why.wait_s)
             self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
@@ -83,7 +83,7 @@ class Pacing:
 
     def _window(self, lane: str, now_s: float) -> Window | None:
         """The lane's quota, seeded with what was sent in the minute before this process began."""
-        rpm, reader = self.survey.loads[lane].rpm, self.ledger.reader
+        rpm, reader = self.loads[lane].rpm, self.ledger.reader
         if rpm is None:
             return None
         at = time.time()

@@ -61,15 +61,7 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
         if attempt.links:
             continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
-        found = whole_pictures(store, attempt.id)
-        if found and _may_be_half(ledger, store, attempt):
-            _set_drafts_aside(store, attempt, found, note)
-            found = []
-        if found:
-            _adopt(ledger, store, catalogue, attempt, found)
-            place = "temporary folder" if stranded else "spool"
-            note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
-        else:
+        if not adopted(ledger, store, catalogue, attempt, note, "temporary folder" if stranded else "spool"):
             uncertain += 1
             _mark_uncertain(ledger, attempt)
         for path in stranded:
@@ -78,6 +70,20 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     if removed:
         note(f"removed {removed} incomplete file(s) of an interrupted run from the spool")
     return uncertain
+
+
+def adopted(
+    ledger: Ledger, store: Store, catalogue: Catalogue, attempt: OpenAttempt, note: Note, place: str = "spool"
+) -> bool:
+    """Whether the spool has the whole answer to a request, which is settled then."""
+    found = whole_pictures(store, attempt.id)
+    if found and _may_be_half(ledger, store, attempt):
+        _set_drafts_aside(store, attempt, found, note)
+        found = []
+    if found:
+        _adopt(ledger, store, catalogue, attempt, found)
+        note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
+    return bool(found)
 
 
 def _may_be_half(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
@@ -200,7 +206,7 @@ async def fetch_links(
         if not attempt.links or route is None:
             continue
         try:
-            await _fetch(ledger, store, transport, route, attempt)
+            await fetch_link(ledger, store, transport, route, attempt)
             note(f"{attempt.item_id}: fetched from the link of an earlier run")
         except DownloadFailed as error:
             gone = error.http_status in GONE
@@ -211,7 +217,7 @@ async def fetch_links(
             mark_failed(ledger, attempt, error.reason, str(error))
 
 
-async def _fetch(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
+async def fetch_link(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
     from batchgen.engine.exchange import with_pictures
     from batchgen.engine.settle import discard, settle
 

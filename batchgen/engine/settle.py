@@ -71,8 +71,10 @@ def settle(
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
-    ledger.attempt_succeeded(
-        attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
+    pictures = list(
+        ledger.attempt_succeeded(
+            attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
+        )
     )
     recorded_s = time.monotonic()
     try:

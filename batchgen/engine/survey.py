@@ -17,7 +17,7 @@ from batchgen.engine.lanes import lane_key
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
-from batchgen.manifest import Manifest
+from batchgen.manifest import Limits, Manifest
 from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
 from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, overdue, selected
 from batchgen.profiles.price import estimate_usd
@@ -64,6 +64,15 @@ class Survey:
     online: Counter[str] = field(default_factory=Counter)  # requests that no batch can have, by reason
     online_only: list[tuple[str, str]] = field(default_factory=list)  # (sample, why no batch can have it), with `batch`
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
+
+
+def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneLoad:
+    """What is known of a lane before anything is asked of it."""
+    account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
+    if batch:
+        return LaneLoad(profile.id, None, account=account, batch=True)
+    rate = limits.spend_rate(profile.provider)
+    return LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
 
 
 class Surveyor:
@@ -304,14 +313,7 @@ class Surveyor:
         lane = (batch_lane if batch else lane_key)(profile.provider, profile.id)
         load = self.survey.loads.get(lane)
         if load is None:
-            rate = self.manifest.limits.spend_rate(profile.provider)
-            account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
-            load = (
-                LaneLoad(profile.id, None, account=account, batch=True)
-                if batch
-                else LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
-            )
-            self.survey.loads[lane] = load
+            load = self.survey.loads[lane] = lane_load(profile, self.manifest.limits, batch=batch)
         return load
 
     def _schedule(self, lane: str, group: Sample) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -41,7 +41,7 @@ class Backlog:
         rows = []
         for sample in samples:
             self._added += 1
-            rows.append((lane, -sample.item.priority, self._added, _dump(sample)))
+            rows.append((lane, -sample.item.priority, self._added, dump_sample(sample)))
         self._db.executemany("INSERT INTO queue VALUES (?, ?, ?, ?)", rows)
         self._left[lane] = self._left.get(lane, 0) + len(rows)
 
@@ -59,25 +59,25 @@ class Backlog:
             "DELETE FROM queue WHERE lane = ? AND late = ? AND seq = ?", [(lane, late, seq) for late, seq, _ in rows]
         )
         self._left[lane] = self.left(lane) - len(rows)
-        return [served_in(_load(body), lane) for _, _, body in rows]
+        return [served_in(load_sample(body), lane) for _, _, body in rows]
 
     def hold(self, lane: str, sample: Sample, keys: Iterable[str]) -> None:
         """Keep a sample back until all of `keys`, which are to be made in this run, are made."""
         self._added += 1
         self.held += 1
         wanted = set(keys)
-        self._db.execute("INSERT INTO held VALUES (?, ?, ?, ?)", (self._added, lane, len(wanted), _dump(sample)))
+        self._db.execute("INSERT INTO held VALUES (?, ?, ?, ?)", (self._added, lane, len(wanted), dump_sample(sample)))
         self._db.executemany("INSERT INTO need VALUES (?, ?)", ((key, self._added) for key in wanted))
 
     def lend(self, samples: Iterable[Sample]) -> None:
         """Keep what is at a batch API until its answer is in: it may have to be asked for again."""
-        rows = ((sample.key, _dump(sample)) for sample in samples)
+        rows = ((sample.key, dump_sample(sample)) for sample in samples)
         self._db.executemany("INSERT OR REPLACE INTO lent VALUES (?, ?)", rows)
 
     def returned(self, key: str) -> Sample | None:
         """What was lent under this key, which is forgotten; None when this run does not want it."""
         row = self._db.execute("DELETE FROM lent WHERE key = ? RETURNING body", (key,)).fetchone()
-        return None if row is None else _load(row[0])
+        return None if row is None else load_sample(row[0])
 
     def move(self, lane: str, other: str) -> int:
         """All that waits in `lane`, or would wait there once what it needs is made. Answers how many wait now."""
@@ -89,14 +89,14 @@ class Backlog:
 
     def block(self, sample: Sample, why: str) -> None:
         """Note a sample that cannot be asked for in this run."""
-        self._db.execute("INSERT INTO blocked (why, body) VALUES (?, ?)", (why, _dump(sample)))
+        self._db.execute("INSERT INTO blocked (why, body) VALUES (?, ?)", (why, dump_sample(sample)))
 
     def take_blocked(self, most: int) -> list[tuple[Sample, str]]:
         rows = self._db.execute(
             "DELETE FROM blocked WHERE seq IN (SELECT seq FROM blocked ORDER BY seq LIMIT ?) RETURNING why, body",
             (most,),
         ).fetchall()
-        return [(_load(body), why) for why, body in rows]
+        return [(load_sample(body), why) for why, body in rows]
 
     def made(self, key: str) -> list[tuple[str, Sample]]:
         """(lane, sample) of all that waited for nothing but `key`; they are held no longer."""
@@ -111,7 +111,7 @@ class Backlog:
         ready = sorted((seq, lane, body) for seq, lane, missing, body in waiting if not missing)
         self._db.executemany("DELETE FROM held WHERE seq = ?", ((seq,) for seq, _, _ in ready))
         self.held -= len(ready)
-        return [(lane, _load(body)) for _, lane, body in ready]
+        return [(lane, load_sample(body)) for _, lane, body in ready]
 
     def never(self, key: str) -> list[Sample]:
         """Samples that waited for `key`, among others; they are held no longer."""
@@ -122,7 +122,7 @@ class Backlog:
         ).fetchall()
         self._db.executemany("DELETE FROM need WHERE seq = ?", ((seq,) for seq, _ in rows))
         self.held -= len(rows)
-        return [_load(body) for _, body in sorted(rows)]
+        return [load_sample(body) for _, body in sorted(rows)]
 
     def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
         """Move what has an open fallback for `cause` there, and answer how many. The rest waits for another run."""
@@ -131,7 +131,7 @@ class Backlog:
             f"SELECT {alike}, min(body) FROM queue WHERE lane = ? GROUP BY 1, 2", (lane,)
         ).fetchall()
         for fallback, causes, body in rows:
-            other = next_lane(_load(body).item, lane, cause, is_open)
+            other = next_lane(load_sample(body).item, lane, cause, is_open)
             if other is not None:
                 sql = f"UPDATE queue SET lane = ? WHERE lane = ? AND ({alike}) = (?, ?)"
                 number = self._db.execute(sql, (other, lane, fallback, causes)).rowcount
@@ -140,11 +140,19 @@ class Backlog:
         self._left[lane] = self.left(lane) - found
         return found
 
+    def everything(self) -> Iterator[tuple[str, Sample, tuple[str, ...]]]:
+        """(lane, sample, keys of what it waits for) of all there is, in the order in which it shall start; it stays."""
+        for lane, body in self._db.execute("SELECT lane, body FROM queue ORDER BY late, seq").fetchall():
+            yield lane, served_in(load_sample(body), lane), ()
+        for seq, lane, body in self._db.execute("SELECT seq, lane, body FROM held ORDER BY seq").fetchall():
+            keys = self._db.execute("SELECT key FROM need WHERE seq = ? ORDER BY key", (seq,)).fetchall()
+            yield lane, load_sample(body), tuple(key for (key,) in keys)
+
     def close(self) -> None:
         self._db.close()
 
 
-def _dump(sample: Sample) -> str:
+def dump_sample(sample: Sample) -> str:
     item: dict[str, Any] = {}
     for name in _ITEM_FIELDS:
         value = getattr(sample.item, name)
@@ -155,7 +163,7 @@ def _dump(sample: Sample) -> str:
     )
 
 
-def _load(body: str) -> Sample:
+def load_sample(body: str) -> Sample:
     n, images, known, fingerprint, wire, item = json.loads(body)
     for name in _TUPLES:
         if name in item:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from batchgen.errors import LedgerError, ProviderError
 from batchgen.ledger.database import Connection, upsert
@@ -141,10 +141,10 @@ class Ledger:
         usd_source: str,
         missing: Sequence[Missing] = (),
         beside: Mapping[str, str] = EMPTY,
-    ) -> None:
+    ) -> Sequence[Settled]:
         """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for.
 
-        beside: texts that belong beside the pictures, by file ending.
+        beside: texts that belong beside the pictures, by file ending. Answers the pictures as they were recorded.
         """
         at = time.time()
         usage = _usage_text(reply.usage)
@@ -153,14 +153,17 @@ class Ledger:
         item_id = sample.item.id
         texts = json.dumps(dict(beside)) if beside else None
 
-        def change(db: Connection) -> None:
+        def change(db: Connection) -> Sequence[Settled]:
+            recorded = self._standing(db, attempt, sample, pictures)
+            if recorded is None:
+                return ()
             db.execute(
                 "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
                 " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?",
                 (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
             )
-            for picture in pictures:
+            for picture in recorded:
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
                 if picture.file.role == "image":
                     db.execute(
@@ -179,8 +182,19 @@ class Ledger:
                     )
             for sample_left in missing:
                 set_state(db, item_id, sample_left.n, sample_left.state, sample_left.reason, sample_left.message, at)
+            self._ended(db, attempt, usd)
+            return recorded
 
-        self._now(change)
+        return cast("Sequence[Settled]", self._now(change))
+
+    def _standing(
+        self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
+    ) -> Sequence[Settled] | None:
+        """The pictures as they count now that they are here; None when the attempt has its pictures already."""
+        return pictures
+
+    def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
+        """Goes along with the end of an attempt. usd: None when nothing says what it has cost."""
 
     def placed(self, attempt: int, moved: Sequence[tuple[str, str]] = ()) -> None:
         """The pictures stand under their final names; moved: (old, new) paths of those that made way.
@@ -213,6 +227,8 @@ class Ledger:
         usage = _usage_text(error.usage)
 
         def change(db: Connection) -> None:
+            if self._standing(db, attempt, sample, ()) is None:
+                return
             db.execute(
                 "UPDATE attempt SET outcome = ?, reason = ?, message = ?, http_status = ?, maybe_billed = ?,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?",
@@ -231,6 +247,7 @@ class Ledger:
             )
             for n in range(sample.n, sample.n + sample.images):
                 set_state(db, item_id, n, state, error.reason, error.message, at)
+            self._ended(db, attempt, cost[0] if cost[0] is not None or error.maybe_billed else 0.0)
 
         await self.writer.write(change)
 
@@ -323,12 +340,14 @@ def insert_attempt(
     *,
     state: str = "running",
     chunk: tuple[int | None, str | None] = (None, None),
+    worker: str | None = None,
 ) -> int:
-    """A request that is about to be sent, and its samples in `state`. chunk: the one it belongs to, and its facts."""
+    """A request that is about to be sent, and its samples in `state`. chunk: the one it belongs to, and its facts;
+    worker: who sends it, when that is not the run."""
     item = sample.item
     cursor = db.execute(
         "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
-        " sent_as, chunk, facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        " sent_as, chunk, facts, worker) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             run_id,
             item.id,
@@ -342,6 +361,7 @@ def insert_attempt(
             estimate_usd,
             sent_as or None,
             *chunk,
+            worker,
         ),
     )
     for n in range(sample.n, sample.n + sample.images):

@@ -38,11 +38,13 @@ class Pictures(Connected):
         )
         return [(path, json.loads(texts)) for path, texts in rows if texts]
 
-    def unplaced(self) -> list[StoredImage]:
-        """Pictures whose settling was recorded and whose placing was not."""
+    def unplaced(self, worker: str = "") -> list[StoredImage]:
+        """Pictures whose settling was recorded and whose placing was not. worker: whose, beside those of runs."""
         rows = self._rows(
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
-            " WHERE placed = 0 ORDER BY attempt_id, k"
+            " WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND (a.worker IS NULL OR"
+            " a.worker = ?)) ORDER BY attempt_id, k",
+            worker,
         )
         return [_stored(row) for row in rows]
 

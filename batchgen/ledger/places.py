@@ -156,7 +156,7 @@ def register(database: PostgreSQL, server: Server) -> Pointer:
     schema = f"batchgen_job_{re.sub(r'[^a-z0-9]+', '_', server.name.lower())[:24].strip('_')}_{job[:8]}"
 
     def change(db: Connection) -> tuple[str, str]:
-        _one_at_a_time(db)
+        one_at_a_time(db)
         for statement in _statements(tables(JOBS)):
             db.execute(statement)
         sql = f"SELECT id, schema FROM {SHARED}.job WHERE output = ?"
@@ -181,7 +181,7 @@ def migrate(database: PostgreSQL, there: Pointer) -> None:
     _check(database, there)
 
     def change(db: Connection) -> None:
-        _one_at_a_time(db)
+        one_at_a_time(db)
         version = int(db.execute(f"SELECT version FROM {SHARED}.job WHERE id = ?", (there.job,)).fetchone()[0])
         db.execute(f"SET LOCAL search_path = {there.schema}")
         for before in range(version, VERSION):
@@ -205,7 +205,8 @@ def _check(database: Connection, there: Pointer) -> None:
         )
 
 
-def _one_at_a_time(db: Connection) -> None:
+def one_at_a_time(db: Connection) -> None:
+    """Until the end of the transaction nobody else makes or changes tables of this server."""
     db.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATING,))
 
 

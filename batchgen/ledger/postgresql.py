@@ -149,6 +149,14 @@ class PostgreSQL:
                 return bool(row[0] == "committed")
             time.sleep(0.05)
 
+    def script(self, text: str) -> None:
+        """Statements of somebody else, as they stand, all of them or none. Raises LedgerError."""
+        try:
+            with self._connection.transaction():
+                self._connection.execute(text)
+        except _psycopg().Error as error:
+            raise _failed(error) from error
+
     def now(self) -> float:
         """UTC seconds by the server's clock."""
         return float(self.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0])

@@ -76,10 +76,10 @@ class Requests(Connected):
         )
 
     def open_attempts(self) -> list[OpenAttempt]:
-        """Those that went out by themselves; what a chunk has in the air is the chunk's."""
+        """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
         rows = self._rows(
             "SELECT id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links FROM attempt"
-            " WHERE outcome IS NULL AND chunk IS NULL ORDER BY id"
+            " WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
         )
         return [open_attempt(row) for row in rows]
 

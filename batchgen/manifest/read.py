@@ -85,6 +85,7 @@ class Manifest:
     name: str
     output: Path
     limits: Limits
+    models: Mapping[str, Any]  # what it says of AI models, on top of what is known of them
     notify: schema.Notify | None
     schedule: Schedule | None
     post: Post | None  # of items that do not say otherwise
@@ -210,7 +211,8 @@ class Manifest:
         elif header.output:
             self.output = Path(os.path.abspath(self.folder / header.output))
         self._check_header_values(raw)
-        for name, facts in (header.models or {}).items():
+        self.models = header.models or {}
+        for name, facts in self.models.items():
             try:
                 self.catalogue = self.catalogue.with_overrides({name: facts})
             except ValueError as error:

@@ -19,6 +19,7 @@ from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
 TURNS = "turns"
+SPOOL = "spool"
 
 
 def beside(path: str, ending: str) -> str:
@@ -34,10 +35,11 @@ def family(path: str) -> tuple[str, ...]:
 class Store:
     """Files of one job. Paths it takes and gives are relative to the job folder, with `/` between parts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spool: str = SPOOL) -> None:
+        """spool: the name of its folder; each of several processes has its own."""
         self.folder = folder
         self.root = str(folder)
-        self.spool = os.path.join(self.root, STATE_FOLDER, "spool")
+        self.spool = os.path.join(self.root, STATE_FOLDER, spool)
         self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER))
 
     def prepare(self) -> None:
@@ -47,7 +49,7 @@ class Store:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             for folder in created:
                 sync_folder(str(folder.parent))
-            for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, "spool")):
+            for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, os.path.basename(self.spool))):
                 self.plain_folder(part, 0o700)
             name = f"probe-{os.getpid()}"
             Path(self.spooled(name)).unlink(missing_ok=True)  # of a process that had this number and died

@@ -1,0 +1,143 @@
+"""The queue of the cluster: procrastinate on the ledger's own server, in a schema of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from batchgen.errors import UsageError
+from batchgen.ledger.database import Connection
+from batchgen.ledger.places import SHARED, one_at_a_time
+from batchgen.ledger.postgresql import PostgreSQL, tables
+
+if TYPE_CHECKING:
+    from procrastinate import App
+    from procrastinate.jobs import Job
+
+SCHEMA = "batchgen_queue"
+TASK = "batchgen.sample"
+HEARTBEAT_S = 5.0
+STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
+
+# at: by the server's clock. A lane is a queue of procrastinate, so that none waits behind another.
+TABLES = f"""
+CREATE TABLE IF NOT EXISTS {SHARED}.queue (lane TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS {SHARED}.worker (
+  name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
+  at REAL NOT NULL);
+"""
+NOW = "extract(epoch FROM clock_timestamp())"
+
+
+class Again(Exception):
+    """The sample goes back into the queue. at: UTC seconds before which nobody takes it up."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__(f"again at {at}")
+        self.at = at
+
+
+def prepare(database: PostgreSQL) -> None:
+    """Make the queue's tables where there are none. database: in the schema that all jobs share. Raises LedgerError."""
+    procrastinate = imported()
+
+    def change(db: Connection) -> bool:
+        one_at_a_time(db)
+        for statement in tables(TABLES).split(";"):
+            if statement.strip():
+                db.execute(statement)
+        there = db.execute("SELECT to_regclass(?)", (f"{SCHEMA}.procrastinate_jobs",)).fetchone()[0]
+        if there is None:
+            db.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        return there is None
+
+    if database.transact([change])[0]:
+        schema = procrastinate.schema.SchemaManager.get_schema()
+        database.script(
+            f"SELECT pg_advisory_xact_lock(7161988003);"
+            f"SET LOCAL search_path = {SCHEMA};"
+            "DO $batchgen$ BEGIN IF to_regclass('procrastinate_jobs') IS NULL THEN "
+            f"EXECUTE $procrastinate${schema}$procrastinate$; END IF; END $batchgen$;"
+        )
+
+
+def open_app(url: str, carry: Callable[[str, int, str], Coroutine[Any, Any, None]]) -> App:
+    """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key."""
+    procrastinate = imported()
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
+    connector = procrastinate.PsycopgConnector(
+        conninfo=url, kwargs={"options": f"-c search_path={SCHEMA}", "application_name": "batchgen queue"}, max_size=8
+    )
+
+    class Later(procrastinate.BaseRetryStrategy):  # type: ignore[misc, name-defined]
+        def get_retry_decision(self, *, exception: BaseException, job: Job) -> Any:
+            if isinstance(exception, Again):
+                return procrastinate.RetryDecision(retry_at=datetime.fromtimestamp(exception.at, UTC))
+            return None
+
+    app = procrastinate.App(connector=connector)
+
+    @app.task(name=TASK, retry=Later())  # type: ignore[untyped-decorator]
+    async def sample(schema: str, run: int, key: str) -> None:
+        await carry(schema, run, key)
+
+    found: App = app
+    return found
+
+
+def defer(db: Connection, schema: str, numbers: Sequence[int] | None = None) -> None:
+    """Put work of a job into the queue, in the transaction that is under way. numbers: of these alone; None: all that
+    waits for nothing, and its lanes are made known."""
+    which = "missing = 0" if numbers is None else f"id IN ({', '.join('?' * len(numbers))})"
+    if numbers is None:
+        db.execute(f"INSERT INTO {SHARED}.queue SELECT DISTINCT lane FROM {schema}.work ON CONFLICT DO NOTHING")
+    elif not numbers:
+        return
+    args = "jsonb_build_object('schema', ?::text, 'run', run_id, 'key', key)"
+    db.execute(f"SET LOCAL search_path = {schema}, {SCHEMA}")
+    db.execute(
+        "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(lane, ?, priority, NULL, NULL, "
+        f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY priority DESC, id)) FROM work WHERE {which}",
+        (TASK, schema, *(numbers or ())),
+    )
+    db.execute(f"SET LOCAL search_path = {schema}")
+
+
+def stalled(db: Connection) -> list[tuple[int, str, int, str]]:
+    """(number, schema, run, key) of what was taken by somebody who has fallen silent."""
+    rows = db.execute(
+        f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
+        f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name = ?"
+        f" AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => ?))",
+        (TASK, STALE_S),
+    ).fetchall()
+    found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
+    return [(number, args["schema"], args["run"], args["key"]) for number, args in found]
+
+
+def held(db: Connection, schema: str, run: int, key: str) -> bool:
+    """Whether a worker that is alive has this sample, whatever the queue makes of its silence."""
+    row = db.execute(
+        f"SELECT 1 FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
+        f" AND w.at > {NOW} - ?",
+        (key, run, STALE_S),
+    ).fetchone()
+    return row is not None
+
+
+def orphans(db: Connection) -> list[int]:
+    """Numbers of what nobody has who is alive."""
+    return [number for number, schema, run, key in stalled(db) if not held(db, schema, run, key)]
+
+
+def imported() -> Any:
+    """Raises UsageError without the package."""
+    try:
+        import procrastinate
+        import procrastinate.schema
+    except ImportError:
+        raise UsageError("--engine cluster needs the extra `cluster`: pip install 'batchgen[cluster]'") from None
+    return procrastinate

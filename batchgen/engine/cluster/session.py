@@ -1,0 +1,295 @@
+"""One job in a worker: its ledger, store and lanes, and the samples of it that this worker has been given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from batchgen.dispatch import Work, fixed_supply
+from batchgen.engine.attempts import Attempts
+from batchgen.engine.cluster.dependents import QueuedDependents
+from batchgen.engine.cluster.queue import Again, defer
+from batchgen.engine.cluster.redelivered import Redelivered
+from batchgen.engine.enclosures import Enclosures
+from batchgen.engine.exchange import Exchange
+from batchgen.engine.execute import Execution
+from batchgen.engine.lanes import open_routes
+from batchgen.engine.online import OnlineEngine
+from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
+from batchgen.engine.pacing import Pacing
+from batchgen.engine.purse import Purse
+from batchgen.engine.survey import lane_load
+from batchgen.errors import Fenced
+from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded, Stopping
+from batchgen.ledger.fenced import FencedLedger
+from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.work import Submission
+from batchgen.manifest import Limits
+from batchgen.manifest.references import References
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.records import Result, Sample, sample_key
+from batchgen.settings import Settings, state_folder
+from batchgen.shared import SharedFile
+from batchgen.store.store import SPOOL, Store
+from batchgen.transport import Transport
+from batchgen.uploads import Uploads
+
+log = logging.getLogger("batchgen")
+OWN = ("disk", "SIGINT", "SIGTERM", "SIGHUP", "closed", "bug")  # reasons to stop that are this worker's, not the job's
+AGAIN_S = 30.0  # before a sample is taken up again whose worker cannot make it
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is and what it has. name: unlike any other worker's."""
+
+    url: str
+    name: str
+    concurrency: int | None
+    settings: Settings
+    note: Callable[[str], None]
+    emit: Callable[[Event], None]
+
+
+class Session:
+    """Use `opened`, then `make` for each sample, then `close`. `make` returns when the sample needs nobody any more."""
+
+    def __init__(self, place: Place, schema: str, run_id: int, facts: Submission) -> None:
+        self.schema = schema
+        self.run_id = run_id
+        self.facts = facts
+        self.used_s = time.monotonic()
+        self._place = place
+        self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key; UTC seconds before which to try again
+        self._busy: set[str] = set()  # keys whose requests are on their way
+        self._ends: set[str] = set()
+        self._supply = fixed_supply(())
+        self._tasks = AsyncExitStack()
+        self._driving: asyncio.Task[None] | None = None
+        self.ledger = FencedLedger(place.url, schema, run_id, place.name)
+        self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
+
+    # --- opening and closing
+
+    async def opened(self, shared: SharedFile) -> Session:
+        """Raises BatchgenError when this worker cannot make this job's pictures."""
+        facts, place = self.facts, self._place
+        limits = Limits.model_validate({**facts.limits, "budget_usd": None})
+        catalogue = load_catalogue().with_overrides(facts.models)
+        profiles = [catalogue.resolve(lane.partition("/")[2]) for lane in facts.lanes]
+        self.routes, warnings = open_routes(profiles, place.settings, facts.emulator_url)
+        for warning in warnings:
+            place.note(warning)
+        loads = {lane: lane_load(self.routes[lane].profile, limits) for lane in facts.lanes}
+        options = RunOptions(
+            concurrency=place.concurrency, hold_uncertain=facts.hold_uncertain, emulator_url=facts.emulator_url
+        )
+        self.store = Store(Path(facts.folder), f"{SPOOL}-{place.name}")
+        await asyncio.to_thread(self.store.prepare)
+        pacing = Pacing(self.ledger, loads, limits, options, self._emit)
+        purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, facts.emulator_url is not None)
+        executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
+        transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
+        self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
+        self.dispatch.outside = 1  # whatever the queue still has
+        dependents = QueuedDependents(self.ledger, self.store, References(Path(facts.references)))
+        self._tasks.callback(dependents.close)
+        uploads = Uploads(state_folder(place.settings), transport, place.note)
+        enclosures = await self._tasks.enter_async_context(
+            Enclosures(dependents, self.store, transport, uploads, place.note)
+        )
+        self.attempts = Attempts(
+            ledger=self.ledger, store=self.store, results=_Elsewhere(), dependents=dependents, executor=executor,
+            emit=self._emit,
+        )  # fmt: skip
+        self.execution = Execution(
+            dispatch=self.dispatch, routes=self.routes, ledger=self.ledger, store=self.store, attempts=self.attempts,
+            exchange=Exchange(transport, self.store, pacing.policy), enclosures=enclosures, executor=executor,
+            emit=self._emit, hold_uncertain=facts.hold_uncertain,
+        )  # fmt: skip
+        self.dispatch.price(self.execution.reserve_usd)
+        self._dependents = dependents
+        self._redelivered = Redelivered(self.ledger, self.store, catalogue, transport, self.routes, place.note)
+        self._driving = asyncio.create_task(self._drive())
+        return self
+
+    async def _drive(self) -> None:
+        await OnlineEngine().drive(self.dispatch, self._execute)
+        reason, now = self.dispatch.stopping, time.time()
+        if reason not in OWN:
+            message = self.execution.trouble or self.stop_message
+            await self.ledger.stopped(reason if reason in EXIT_BY_STOP else "stalled", message)
+        if reason == "disk":
+            self._place.note(f"{self.facts.name}: {self.execution.trouble}")
+        for key in list(self._waiting):
+            self._let_go(key, now + (AGAIN_S if reason in ("disk", "bug") else 0.0))
+
+    stop_message = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it can make nothing more: what it is given goes to a new one."""
+        return self._driving is not None and (self._driving.done() or bool(self.dispatch.stopping))
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more, and give back what is not on its way."""
+        self.dispatch.stop(reason)
+        self.execution.give_up_preparing()
+        for key in set(self._waiting) - self._busy:
+            self._let_go(key, time.time())
+
+    def give_up(self) -> None:
+        """Wait for no answer any more: what was asked for is uncertain."""
+        self.execution.cancel_in_flight()
+
+    async def close(self) -> None:
+        if self._driving is not None:
+            self.dispatch.stop("closed")
+            await self._driving
+        await self._tasks.aclose()
+        self.store.rescue.release_ballast()
+        with contextlib.suppress(OSError):
+            os.rmdir(self.store.spool)
+        self.ledger.close()
+
+    # --- one sample
+
+    async def make(self, key: str) -> None:
+        """Raises Again when the sample has to go back into the queue."""
+        self.used_s = time.monotonic()
+        if self.over:
+            raise Again(time.time() + 1.0)
+        claimed = await self.ledger.claimed(key)
+        if claimed is None:
+            return
+        try:
+            if await self._stands_still(claimed.sample):
+                return
+            end = await self._redelivered.settled(claimed)
+            if end is not None:
+                state, reason = end
+                if state != "succeeded":
+                    await self._blocked(claimed.sample, state, reason)
+                return
+            lane = claimed.lane
+            self._reopen(lane)
+            sample = claimed.sample
+            if sample.item.references or sample.item.turn > 1:
+                sample = await asyncio.to_thread(self._dependents.resolved, sample)
+            until = await self._made(lane, sample)
+        except Again:
+            await self.ledger.let_go([key])
+            raise
+        self.used_s = time.monotonic()
+        if until is not None:
+            await self.ledger.let_go([key])
+            raise Again(until)
+
+    async def _stands_still(self, sample: Sample) -> bool:
+        """Whether nothing more of the submission may start: its budget or time is used up, or it was stopped."""
+        standing = await asyncio.to_thread(self.ledger.standing)
+        if standing.deadline is not None and time.time() >= standing.deadline and not standing.stopped_by:
+            await self.ledger.stopped("deadline", "")
+        elif not standing.stopped_by:
+            return False
+        await self.ledger.withdrawn(sample)
+        return True
+
+    def _reopen(self, key: str) -> None:
+        """A lane whose quota is free again."""
+        lane = self.dispatch.lanes[key]
+        if lane.parked and self.ledger.reader.parked().get(key, (0.0, ""))[0] <= time.time():
+            lane.parked = False
+
+    async def _made(self, lane: str, sample: Sample) -> float | None:
+        """None when the sample has come to its end, else UTC seconds before which nobody is to take it up."""
+        waiting = self._waiting[sample.key] = asyncio.get_running_loop().create_future()
+        self._supply.add(lane, sample)
+        self.dispatch.supplied(lane)
+        self._returned()
+        try:
+            return cast("float | None", await waiting)
+        finally:
+            self._waiting.pop(sample.key, None)
+            self._ends.difference_update(_keys(sample))
+
+    async def _execute(self, work: Work) -> None:
+        key = work.sample.key
+        self._busy.add(key)
+        try:
+            await self.execution.execute(work)
+        except Fenced as fenced:
+            if fenced.reason == "budget":
+                await self.ledger.stopped("budget", "")
+                await self.ledger.withdrawn(work.sample)
+            self._finish(key)
+            return
+        finally:
+            self._busy.discard(key)
+        if self._ends.intersection(_keys(work.sample)):
+            self._finish(key)
+        elif self.dispatch.stopping or not self.dispatch.lanes[work.lane].open:
+            self._returned()
+
+    def _returned(self) -> None:
+        """What waits in lanes that have closed goes back into the queue, or out of it."""
+        now = time.time()
+        for lane in self.dispatch.lanes.values():
+            if lane.open and not self.dispatch.stopping:
+                continue
+            keys = [each.sample.key for each in (*lane.ready, *(work for _, _, work in lane.later))]
+            keys += [sample.key for sample in self._supply.take(lane.key, lane.left)]
+            self.dispatch.withdraw(lane.key)
+            until, _ = self.ledger.reader.parked().get(lane.key, (0.0, "")) if lane.parked else (now, "")
+            for key in keys:
+                self._let_go(key, max(until, now))
+
+    def _finish(self, key: str) -> None:
+        if (waiting := self._waiting.get(key)) is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _let_go(self, key: str, at: float) -> None:
+        if (waiting := self._waiting.get(key)) is not None and not waiting.done():
+            waiting.set_result(at)
+
+    async def _blocked(self, sample: Sample, state: str, reason: str) -> None:
+        """Somebody else's sample that has ended, and nobody has told what waits for it."""
+        keys = _keys(sample)
+        blocked = await asyncio.to_thread(self._dependents.never, keys, state, reason)
+        if blocked:
+            await asyncio.to_thread(self.ledger.blocked, blocked)
+
+    def _emit(self, event: Event) -> None:
+        match event:
+            case SampleSucceeded(key=key) | SampleEnded(key=key):
+                self._ends.add(key)
+            case Stopping(message=message):
+                self.stop_message = message
+            case LaneParked() | LaneStopped():
+                asyncio.get_running_loop().call_soon(self._returned)
+        self._place.emit(event)
+
+
+class _Elsewhere(ResultsFile):
+    """The lines are written by the run that submitted the work, from the ledger."""
+
+    def __init__(self) -> None: ...
+
+    def append(self, sample: Sample, made: Result | None = None) -> None: ...
+
+
+def _keys(sample: Sample) -> list[str]:
+    return [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]

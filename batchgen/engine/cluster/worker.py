@@ -1,0 +1,260 @@
+"""`batchgen worker`: takes samples from the queue of a server and makes their pictures, for whichever job they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.queue import Again
+from batchgen.engine.cluster.session import AGAIN_S, Place, Session
+from batchgen.errors import BatchgenError, LedgerError
+from batchgen.events import Event, Noted
+from batchgen.ledger.places import SHARED
+from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.work import submission
+from batchgen.settings import Settings, state_folder
+from batchgen.shared import open_shared
+
+LOOK_S = 1.0
+IDLE_S = 60.0  # after which a job's connections are closed
+BACK_S = 2.0  # before a lane's fetching is begun again after the server was away
+CONCURRENCY = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
+    has nothing more. health_file: touched while the worker looks after its work."""
+
+    concurrency: int | None = None
+    until_empty: bool = False
+    health_file: str | None = None
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}")
+
+
+class Worker:
+    """One process. Each lane is fetched for by itself, so that no AI model's work waits behind another's quota."""
+
+    def __init__(self, url: str, settings: Settings, options: WorkerOptions, emit: Callable[[Event], None]) -> None:
+        self._url = url
+        self._settings = settings
+        self._options = options
+        self._emit = emit
+        self._sessions: dict[tuple[str, int], Session] = {}
+        self._opening: dict[tuple[str, int], asyncio.Task[Session | None]] = {}
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._stop = asyncio.Event()
+        self._hurried = False
+        self._told: dict[str, float] = {}
+        self.made_for: set[str] = set()
+
+    def stop(self) -> None:
+        """Once: give back what is not on its way, and finish what is. Twice: give that up too."""
+        if not self._stop.is_set():
+            self._stop.set()
+            return
+        self._hurried = True
+        for session in self._sessions.values():
+            session.give_up()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(session.dispatch.in_flight for session in self._sessions.values())
+
+    async def run(self) -> None:
+        """Until it is stopped, or the queue is empty when that was asked for. Raises LedgerError, UsageError."""
+        self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {self._options.name}")
+        await asyncio.to_thread(queue.prepare, self._server)
+        self._shared = open_shared(state_folder(self._settings), self._note)
+        self._app = queue.open_app(self._url, self._carry)
+        heart = asyncio.create_task(self._beat())
+        try:
+            async with self._app.open_async():
+                try:
+                    await self._look_after()
+                finally:
+                    await self._end()
+        finally:
+            heart.cancel()
+            await asyncio.gather(heart, return_exceptions=True)
+            await asyncio.to_thread(self._forget_worker)
+            self._shared.close()
+            self._server.close()
+
+    # --- looking after
+
+    async def _look_after(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._look()
+            except LedgerError as error:
+                self._say(f"the queue cannot be asked: {error}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), LOOK_S)
+
+    async def _look(self) -> None:
+        lanes, left = await asyncio.to_thread(self._asked)
+        for lane in lanes:
+            if (task := self._fetching.get(lane)) is None or task.done():
+                self._fetching[lane] = asyncio.create_task(self._fetch(lane))
+        for key, session in list(self._sessions.items()):
+            if session.idle and (session.over or time.monotonic() - session.used_s > IDLE_S):
+                del self._sessions[key]
+                await session.close()
+        await self._revive()
+        self._touch()
+        if self._options.until_empty and not left:
+            self._stop.set()
+
+    def _asked(self) -> tuple[list[str], bool]:
+        """The lanes there are, and whether anything is left that may be made now or is being made."""
+        lanes = [lane for (lane,) in self._server.execute(f"SELECT lane FROM {SHARED}.queue ORDER BY lane").fetchall()]
+        left = self._server.execute(
+            f"SELECT 1 FROM {queue.SCHEMA}.procrastinate_jobs WHERE status = 'doing' OR (status = 'todo'"
+            " AND (scheduled_at IS NULL OR scheduled_at < clock_timestamp() + interval '10 minutes')) LIMIT 1"
+        ).fetchone()
+        return lanes, left is not None
+
+    async def _revive(self) -> None:
+        """What was taken by a worker that has fallen silent goes back into the queue; the ledger says what became of it."""
+        numbers = await asyncio.to_thread(queue.orphans, self._server)
+        revived = 0
+        for number in numbers:
+            with contextlib.suppress(queue.imported().exceptions.ProcrastinateException):  # another was quicker
+                await self._app.job_manager.retry_job_by_id_async(number, datetime.now(UTC))
+                revived += 1
+        if revived:
+            self._say(f"{revived} sample(s) of a worker that fell silent are taken up again")
+
+    async def _fetch(self, lane: str) -> None:
+        slots = 2 * (self._options.concurrency or CONCURRENCY) + 4  # more than are in flight: some wait for their quota
+        try:
+            await self._app.run_worker_async(
+                queues=[lane], concurrency=slots, name=self._options.name, install_signal_handlers=False,
+                delete_jobs="successful", update_heartbeat_interval=queue.HEARTBEAT_S, fetch_job_polling_interval=2.0,
+                abort_job_polling_interval=60.0, stalled_worker_timeout=3600.0,
+            )  # fmt: skip
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._say(f"the queue cannot be asked: {' '.join(str(error).split())}")
+        await asyncio.sleep(BACK_S)
+
+    async def _beat(self) -> None:
+        """A connection of its own, so that nothing that takes long makes this worker look dead."""
+        heart: PostgreSQL | None = None
+        try:
+            while True:
+                try:
+                    if heart is None:
+                        heart = await asyncio.to_thread(
+                            PostgreSQL, self._url, SHARED, f"batchgen heart {self._options.name}"
+                        )
+                    await asyncio.to_thread(self._beat_once, heart)
+                except LedgerError:
+                    heart = None
+                await asyncio.sleep(queue.HEARTBEAT_S)
+        finally:
+            if heart is not None:
+                heart.close()
+
+    def _beat_once(self, heart: PostgreSQL) -> None:
+        heart.execute(
+            f"INSERT INTO {SHARED}.worker VALUES (?, ?, ?, ?, {queue.NOW}, {queue.NOW})"
+            f" ON CONFLICT (name) DO UPDATE SET at = {queue.NOW}",
+            (self._options.name, socket.gethostname(), os.getpid(), self._options.concurrency or CONCURRENCY),
+        )
+
+    def _forget_worker(self) -> None:
+        with contextlib.suppress(LedgerError):
+            self._server.execute(f"DELETE FROM {SHARED}.worker WHERE name = ?", (self._options.name,))
+
+    def _touch(self) -> None:
+        if self._options.health_file is not None:
+            Path(self._options.health_file).touch()
+
+    # --- samples
+
+    async def _carry(self, schema: str, run: int, key: str) -> None:
+        if self._stop.is_set():
+            raise Again(time.time() + 1.0)
+        try:
+            session = await self._session(schema, run)
+            if session is not None:
+                await session.make(key)
+        except Again:
+            raise
+        except BatchgenError as error:
+            self._say(f"{key}: {error}")
+            raise Again(time.time() + AGAIN_S) from None
+        except Exception as error:  # a bug of ours costs no sample
+            self._say(f"{key}: {type(error).__name__}: {error}")
+            raise Again(time.time() + AGAIN_S) from error
+
+    async def _session(self, schema: str, run: int) -> Session | None:
+        place = (schema, run)
+        if (session := self._sessions.get(place)) is not None and session.over and session.idle:
+            del self._sessions[place]
+            await session.close()
+        if place not in self._sessions:
+            if place not in self._opening:
+                self._opening[place] = asyncio.create_task(self._open(schema, run))
+            try:
+                opened = await asyncio.shield(self._opening[place])
+            finally:
+                self._opening.pop(place, None)
+            if opened is None:
+                return None
+            self._sessions.setdefault(place, opened)
+        return self._sessions[place]
+
+    async def _open(self, schema: str, run: int) -> Session | None:
+        def ask() -> Any:
+            database = PostgreSQL(self._url, schema, "batchgen worker asks")
+            try:
+                return submission(database, run)
+            finally:
+                database.close()
+
+        found = await asyncio.to_thread(ask)
+        if found is None:
+            return None
+        where = Place(self._url, self._options.name, self._options.concurrency, self._settings, self._note, self._emit)
+        session = await asyncio.to_thread(Session, where, schema, run, found[0])
+        try:
+            await session.opened(self._shared)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    # --- the end
+
+    async def _end(self) -> None:
+        for session in self._sessions.values():
+            session.stop("SIGTERM")
+        for task in self._fetching.values():
+            task.cancel()
+        await asyncio.gather(*self._fetching.values(), return_exceptions=True)
+        for session in self._sessions.values():
+            await session.close()
+        self._touch()
+
+    def _note(self, message: str) -> None:
+        self._emit(Noted(at=time.time(), message=message))
+
+    def _say(self, message: str) -> None:
+        """Once a minute at most for the same words."""
+        if time.monotonic() - self._told.get(message, -60.0) >= 60.0:
+            self._told[message] = time.monotonic()
+            self._note(message)

@@ -1,0 +1,199 @@
+"""The writing side of one worker among many: what it was given may have been given to another since."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from batchgen.errors import Fenced
+from batchgen.ledger import work
+from batchgen.ledger.backlog import load_sample
+from batchgen.ledger.database import Connection
+from batchgen.ledger.ledger import Ledger, Settled, insert_attempt, set_state
+from batchgen.ledger.places import open_schema
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import OpenAttempt, open_attempt
+from batchgen.ledger.writer import Writer
+from batchgen.records import Sample, sample_key
+
+OPEN = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A sample that is this worker's now. unsettled: requests for it of whoever had it before; ended: how it ended with
+    its last request of this submission, when nobody has said so to what waits for it."""
+
+    sample: Sample
+    lane: str
+    unsettled: tuple[OpenAttempt, ...]
+    ended: tuple[str, str] | None
+
+
+class FencedLedger(Ledger):
+    """Every record of an attempt asks, in its own transaction, whether the sample is still this worker's.
+
+    A request starts only under the worker's claim and within the submission's budget. One that was given up for lost and
+    has come back is recorded as what it is: its pictures count when nobody has asked for them again, else they are drafts.
+    """
+
+    def __init__(self, url: str, schema: str, run_id: int, worker: str) -> None:
+        self.schema = schema
+        self.worker = worker
+        self.run_id = run_id
+        self.reader = Reader(open_schema(url, schema))
+        self.writer = Writer(open_schema(url, schema))
+        self.defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None
+
+    # --- having a sample
+
+    async def claimed(self, key: str) -> Claimed | None:
+        """Take a sample that the queue has handed out; None when there is nothing to do about it any more."""
+
+        def change(db: Connection) -> Claimed | None:
+            row = db.execute(
+                "UPDATE work SET claim = ? WHERE key = ? AND run_id = ? RETURNING lane, body",
+                (self.worker, key, self.run_id),
+            ).fetchone()
+            if row is None:
+                return None
+            sample = load_sample(row[1])
+            rows = db.execute(
+                f"SELECT {OPEN} FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome IS NULL ORDER BY id",
+                (sample.item.id, sample.n, self.run_id),
+            ).fetchall()
+            return Claimed(sample, row[0], tuple(map(open_attempt, rows)), self._end_of(db, sample))
+
+        return cast("Claimed | None", await self.writer.write(change))
+
+    def _end_of(self, db: Connection, sample: Sample) -> tuple[str, str] | None:
+        row = db.execute(
+            "SELECT s.state, s.reason FROM sample s WHERE s.item_id = ? AND s.n = ? AND s.state IN ('refused', 'failed',"
+            " 'uncertain') AND EXISTS (SELECT 1 FROM attempt a WHERE a.item_id = s.item_id AND a.n = s.n AND a.run_id = ?)",
+            (sample.item.id, sample.n, self.run_id),
+        ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    async def let_go(self, keys: Sequence[str]) -> None:
+        """Back to whoever takes it up next."""
+
+        def change(db: Connection) -> None:
+            for key in keys:
+                db.execute("UPDATE work SET claim = '' WHERE key = ? AND claim = ?", (key, self.worker))
+
+        await self.writer.write(change)
+
+    async def withdrawn(self, sample: Sample) -> None:
+        """It is not to be made in this submission any more: a later run may ask for it again."""
+
+        def change(db: Connection) -> None:
+            work.forget(db, [sample.key])
+            for n in range(sample.n, sample.n + sample.images):
+                db.execute(
+                    "UPDATE sample SET state = 'wanted', updated_at = ? WHERE item_id = ? AND n = ? AND state = 'submitted'",
+                    (time.time(), sample.item.id, n),
+                )
+
+        await self.writer.write(change)
+
+    def standing(self) -> work.Standing:
+        sql = "SELECT stopped_by, message, deadline FROM submission WHERE run_id = ?"
+        return work.Standing(*next(iter(self.reader._rows(sql, self.run_id))))
+
+    async def stopped(self, reason: str, message: str) -> None:
+        """Nothing more of this submission starts, on no machine. The first reason stays."""
+        sql = "UPDATE submission SET stopped_by = ?, message = ? WHERE run_id = ? AND stopped_by = ''"
+        row = (reason, message, self.run_id)
+        await self.writer.write(lambda db: db.execute(sql, row))
+
+    async def done(self, keys: Sequence[str]) -> None:
+        """These have come to an end without a picture."""
+        await self.writer.write(lambda db: work.forget(db, keys))
+
+    # --- its attempts
+
+    async def attempt_started(
+        self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = ""
+    ) -> int:
+        """Raises Fenced when the sample is another's by now, or the submission's budget has no room for it."""
+        at = time.time()
+
+        def change(db: Connection) -> int | str:
+            row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (sample.key,)).fetchone()
+            if row is None or row[0] != self.worker:
+                return "taken"
+            usd = estimate_usd or 0.0
+            room = db.execute(
+                "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
+                " AND (budget_usd IS NULL OR spent_usd + ? <= budget_usd + 1e-9) RETURNING 1",
+                (usd, self.run_id, usd),
+            ).fetchone()
+            if room is None:
+                return "budget"
+            return insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at, worker=self.worker)
+
+        answer = await self.writer.write(change)
+        if isinstance(answer, str):
+            raise Fenced(sample.key, answer)
+        return answer
+
+    def _standing(
+        self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
+    ) -> Sequence[Settled] | None:
+        row = db.execute("SELECT outcome FROM attempt WHERE id = ? FOR UPDATE", (attempt,)).fetchone()
+        if row[0] is None:
+            return pictures
+        if row[0] == "succeeded" or not pictures:
+            return None
+        return [self._late(db, attempt, sample, picture) for picture in pictures]
+
+    def _late(self, db: Connection, attempt: int, sample: Sample, picture: Settled) -> Settled:
+        """A picture of a request that was given up for lost. Paid for, so kept, whatever has become of its sample."""
+        later = db.execute(
+            "SELECT 1 FROM attempt WHERE item_id = ? AND n <= ? AND ? < n + images AND id > ?"
+            " AND (outcome IS NULL OR outcome = 'succeeded') LIMIT 1",
+            (sample.item.id, picture.n, picture.n, attempt),
+        ).fetchone()
+        if later is None or picture.file.role != "image":
+            return picture
+        _, _, name = picture.file.path.rpartition("/")
+        stem, dot, ending = name.rpartition(".")
+        path = f"drafts/{stem}.{attempt}-{picture.k}{dot}{ending}"
+        return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
+
+    def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
+        row = db.execute("SELECT item_id, n, images, estimate_usd FROM attempt WHERE id = ?", (attempt,)).fetchone()
+        item_id, n, images, estimate_usd = row
+        if usd is not None:
+            sql = "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
+            db.execute(sql, (usd - (estimate_usd or 0.0), self.run_id))
+        made = db.execute(
+            "SELECT n FROM sample WHERE item_id = ? AND n >= ? AND n < ? AND state = 'succeeded'",
+            (item_id, n, n + images),
+        ).fetchall()
+        if made:
+            self.defer(db, work.released(db, [sample_key(item_id, number) for (number,) in made]))
+        if len(made) == images:
+            work.forget(db, [sample_key(item_id, n)])
+
+    # --- requests of others
+
+    async def given_up(self, attempt: OpenAttempt) -> bool:
+        """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
+        at, message = time.time(), "its worker fell silent while the request was in flight"
+
+        def change(db: Connection) -> bool:
+            row = db.execute(
+                "UPDATE attempt SET outcome = 'uncertain', reason = 'interrupted', message = ?, maybe_billed = 1,"
+                " ended_at = ? WHERE id = ? AND outcome IS NULL RETURNING id",
+                (message, at, attempt.id),
+            ).fetchone()
+            if row is None:
+                return False
+            for n in range(attempt.n, attempt.n + attempt.images):
+                set_state(db, attempt.item_id, n, "uncertain", "interrupted", message, at)
+            return True
+
+        return bool(await self.writer.write(change))

@@ -1,0 +1,114 @@
+"""Work for the cluster, in the schema of its job: which samples are handed over, what they wait for, and who has them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchgen.ledger.backlog import dump_sample
+from batchgen.ledger.database import Connection
+from batchgen.records import Sample
+
+# missing: how many of the samples it needs are not made yet; claim: of the worker that has it, empty while nobody has.
+TABLES = """
+CREATE TABLE IF NOT EXISTS submission (
+  run_id INTEGER PRIMARY KEY, facts TEXT NOT NULL, budget_usd REAL, spent_usd REAL NOT NULL DEFAULT 0, deadline REAL,
+  stopped_by TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', made_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS work (
+  id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, priority INTEGER NOT NULL,
+  missing INTEGER NOT NULL, claim TEXT NOT NULL DEFAULT '', body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS need (key TEXT NOT NULL, work_id INTEGER NOT NULL, PRIMARY KEY (key, work_id));
+CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; output: of
+    the pictures; lanes: requests a minute by lane; limits, models: as the manifest says."""
+
+    name: str
+    folder: str
+    output: str
+    references: str
+    limits: Mapping[str, Any]
+    models: Mapping[str, Any]
+    lanes: Mapping[str, int | None]
+    hold_uncertain: bool
+    emulator_url: str | None
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on."""
+
+    stopped_by: str
+    message: str
+    deadline: float | None
+
+
+def submission(db: Connection, run_id: int) -> tuple[Submission, Standing] | None:
+    sql = "SELECT facts, stopped_by, message, deadline FROM submission WHERE run_id = ?"
+    row = db.execute(sql, (run_id,)).fetchone()
+    return None if row is None else (Submission(**json.loads(row[0])), Standing(*row[1:]))
+
+
+def insert_submission(
+    db: Connection, run_id: int, facts: Submission, budget_usd: float | None, deadline: float | None
+) -> None:
+    sql = "INSERT INTO submission (run_id, facts, budget_usd, deadline, made_at) VALUES (?, ?, ?, ?, ?)"
+    db.execute(sql, (run_id, json.dumps(asdict(facts)), budget_usd, deadline, time.time()))
+
+
+def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, Sequence[str]]]) -> None:
+    """rows: lane, sample, keys of the samples that it needs first. The samples are `submitted` from here on."""
+    at = time.time()
+    db.executemany(
+        "INSERT INTO work (run_id, key, lane, priority, missing, body) VALUES (?, ?, ?, ?, ?, ?)",
+        [(run_id, s.key, lane, s.item.priority, len(set(keys)), dump_sample(s)) for lane, s, keys in rows],
+    )
+    needs = [(key, sample.key) for _, sample, keys in rows for key in set(keys)]
+    if needs:
+        db.executemany("INSERT INTO need SELECT ?, id FROM work WHERE key = ?", needs)
+    db.executemany(
+        "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
+        " VALUES (?, ?, ?, ?, 'submitted', ?, ?, 0, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"
+        " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
+        " attempts = CASE WHEN sample.fingerprint = excluded.fingerprint THEN sample.attempts ELSE 0 END,"
+        " fingerprint = excluded.fingerprint, reason = '', message = ''",
+        [
+            (s.item.id, n, s.item.model, ",".join(s.item.tags), s.fingerprint, s.wire, at)
+            for _, s, _ in rows
+            for n in range(s.n, s.n + s.images)
+        ],
+    )
+
+
+def released(db: Connection, keys: Iterable[str]) -> list[int]:
+    """These samples have their pictures: the work that waited for nothing else, by number."""
+    ready: list[int] = []
+    for key in keys:
+        rows = db.execute(
+            "UPDATE work SET missing = missing - 1 WHERE id IN (SELECT work_id FROM need WHERE key = ?) RETURNING id, missing",
+            (key,),
+        ).fetchall()
+        db.execute("DELETE FROM need WHERE key = ?", (key,))
+        ready += [number for number, missing in rows if not missing]
+    return ready
+
+
+def forget(db: Connection, keys: Sequence[str]) -> None:
+    """What has come to its end, a good or a bad one."""
+    for key in keys:
+        db.execute("DELETE FROM need WHERE work_id IN (SELECT id FROM work WHERE key = ?)", (key,))
+        db.execute("DELETE FROM work WHERE key = ?", (key,))
+
+
+def waiting_for(db: Connection, key: str) -> list[tuple[str, str]]:
+    """(key, body) of all work that waits for this sample."""
+    sql = "SELECT w.key, w.body FROM need d JOIN work w ON w.id = d.work_id WHERE d.key = ? ORDER BY w.id"
+    return [(name, body) for name, body in db.execute(sql, (key,)).fetchall()]
