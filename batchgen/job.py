@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from batchgen.batching import By
+from batchgen.engine.elsewhere import Distributed
 from batchgen.engine.foreseen import Coming, to_be_made
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
@@ -31,7 +32,10 @@ from batchgen.store.store import Store
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
 BY_BATCH: Mapping[str, By] = {"batch": "batch", "auto": "auto"}
-ENGINES = dict.fromkeys(("online", *BY_BATCH), "batchgen.engine.online:OnlineEngine")
+ENGINES = {
+    **dict.fromkeys(("online", *BY_BATCH), "batchgen.engine.online:OnlineEngine"),
+    "cluster": "batchgen.engine.cluster.engine:ClusterEngine",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +163,16 @@ def run_sync(
     return asyncio.run(run(job, observers=observers, options=options, engine=engine))
 
 
-def engine_named(name: str) -> Engine:
+def engine_named(name: str) -> Engine | Distributed:
     """Our own engine of this name, else one installed under `batchgen.engines`. Raises UsageError naming those there are."""
     if name in ENGINES:
         module, _, attribute = ENGINES[name].partition(":")
-        engine: Engine = getattr(import_module(module), attribute)()
+        engine: Engine | Distributed = getattr(import_module(module), attribute)()
         return engine
     from importlib.metadata import entry_points
 
     found = {point.name: point for point in entry_points(group="batchgen.engines")}
     if name not in found:
         raise UsageError(f"there is no engine {name!r}; installed are {', '.join(sorted({*ENGINES, *found}))}")
-    installed: Engine = found[name].load()()
+    installed: Engine | Distributed = found[name].load()()
     return installed

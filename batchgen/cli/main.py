@@ -39,6 +39,7 @@ SECTIONS = {
         "models": "The AI models, their limits and prices.",
         "schema": "The manifest's JSON Schema, for editors.",
         "schedule": "Run it every night: a timer's units.",
+        "worker": "Make what `run --engine cluster` submits.",
         "daemon": "Run all that has a schedule, for containers.",
         "metrics": "Names for Prometheus, a Grafana dashboard.",
         "doctor": "Check key, addresses, folder and clock.",

@@ -168,6 +168,29 @@ def limit_options(function: F) -> F:
     )(function)
 
 
+def log_options(function: F) -> F:
+    """Where the log goes, and in which form."""
+    return chain(
+        click.option(
+            "--log-file",
+            type=click.Path(),
+            metavar="FILE",
+            is_eager=True,
+            callback=_log_to,
+            expose_value=False,
+            help="Append one line for each event; it may be rotated while the run goes on.",
+        ),
+        click.option(
+            "--log-format",
+            type=click.Choice(["text", "json"]),
+            is_eager=True,
+            callback=_log_to,
+            expose_value=False,
+            help="Of the log. Without --log-file it goes to stderr in place of the progress.  [default: text]",
+        ),
+    )(function)
+
+
 def execution_options(function: F) -> F:
     """How a run behaves and what it shows."""
     return chain(
@@ -218,23 +241,7 @@ def execution_options(function: F) -> F:
             metavar="FILE.prom",
             help="Write metrics for node_exporter's textfile collector; `batchgen metrics` lists them.",
         ),
-        click.option(
-            "--log-file",
-            type=click.Path(),
-            metavar="FILE",
-            is_eager=True,
-            callback=_log_to,
-            expose_value=False,
-            help="Append one line for each event; it may be rotated while the run goes on.",
-        ),
-        click.option(
-            "--log-format",
-            type=click.Choice(["text", "json"]),
-            is_eager=True,
-            callback=_log_to,
-            expose_value=False,
-            help="Of the log. Without --log-file it goes to stderr in place of the progress.  [default: text]",
-        ),
+        log_options,
     )(function)
 
 

@@ -24,12 +24,13 @@ from batchgen.engine.batch.means import Means
 from batchgen.engine.batch.opening import looking, name_prefix, saved_usd, take_up_chunks
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
+from batchgen.engine.elsewhere import Distributed, Handover
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import Outcome, RunOptions, Tally, exit_code, stalled_message
+from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
@@ -61,7 +62,7 @@ async def run_job(
     folder: Path,
     settings: Settings,
     options: RunOptions,
-    engine: Engine,
+    engine: Engine | Distributed,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
@@ -107,14 +108,19 @@ class _Run:
 
     # --- the run
 
-    async def run(self, engine: Engine) -> Outcome:
+    async def run(self, engine: Engine | Distributed) -> Outcome:
+        if isinstance(engine, Distributed) and self._server() is None:
+            raise UsageError(
+                "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or BATCHGEN_LEDGER"
+            )
         try:
             if not has_ledger(self.store.folder):
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
                 self.first_survey = self._survey(None)
-                open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
+                if not isinstance(engine, Distributed):
+                    open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
             self.store.prepare()
-            lock = JobLock(self.store.folder)
+            lock = self.lock = JobLock(self.store.folder)
             lock.acquire()
             try:
                 return await self._behind_lock(engine)
@@ -124,7 +130,7 @@ class _Run:
         finally:
             self.backlog.close()
 
-    async def _behind_lock(self, engine: Engine) -> Outcome:
+    async def _behind_lock(self, engine: Engine | Distributed) -> Outcome:
         self.store.lay_ballast()
         if self.first_survey is not None and has_ledger(self.store.folder):
             self.first_survey = None  # another process ran this job in between: look again at what is left
@@ -141,7 +147,7 @@ class _Run:
         url = self.options.ledger or self.settings.text(VARIABLE)
         return None if url is None else Server(server_url(url), self.manifest.name, known_as(self.store.root))
 
-    async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
+    async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
@@ -157,10 +163,16 @@ class _Run:
         refuse_online_only(survey)
         self._check_price(survey)
         self._check_room(survey, emulated)
-        routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
+        routes, warnings = dict[str, Route](), list[str]()
+        if not isinstance(engine, Distributed):  # else it is workers who need the keys
+            routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
-        ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
+        going = ledger.reader.submitting_run() if isinstance(engine, Distributed) and not survey.wanted else None
+        if going is not None:
+            ledger.run_id = going  # nothing is new: its own run goes on
+        else:
+            ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
         self._note_other_manifest(ledger.reader.meta("manifest"))
         results = ResultsFile(self.store.folder, ledger.reader)
         tidy = ledger.reader.meta("results_tidy") == "yes"
@@ -174,21 +186,41 @@ class _Run:
         apply_survey(ledger, self.store, survey, self.backlog)
         if survey.adopted:
             self.note(f"{survey.adopted:,} image(s) {RESTORED}")
-        shared = open_shared(state_folder(self.settings), self.note)
-        try:
-            outcome = await self._drive(ledger, engine, survey, routes, results, shared)
-        finally:
-            shared.close()
+        if isinstance(engine, Distributed):
+            outcome = await self._hand_over(ledger, engine, survey)
+        else:
+            outcome = await self._drive_here(ledger, engine, survey, routes, results)
         forget_settled(ledger.reader, self.store)
         try:
             results.tidy(
-                rebuild=bool(survey.removed or survey.moves or survey.blocked or repairs or self.derived.changed)
+                rebuild=bool(
+                    isinstance(engine, Distributed)
+                    or survey.removed
+                    or survey.moves
+                    or survey.blocked
+                    or repairs
+                    or self.derived.changed
+                )
             )
             ledger.set_meta(results_tidy="yes")
         except (StoreError, LedgerError):
             if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
                 raise
         return outcome
+
+    async def _drive_here(
+        self,
+        ledger: Ledger,
+        engine: Engine,
+        survey: Survey,
+        routes: Mapping[str, Route],
+        results: ResultsFile,
+    ) -> Outcome:
+        shared = open_shared(state_folder(self.settings), self.note)
+        try:
+            return await self._drive(ledger, engine, survey, routes, results, shared)
+        finally:
+            shared.close()
 
     def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
         was = ledger.reader.meta("emulated")
@@ -330,7 +362,43 @@ class _Run:
                         await engine.drive(dispatch, execution.execute)
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
         self._say_why_it_stopped(dispatch)
-        return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
+        if isinstance(execution.fault, LedgerError):
+            raise LedgerError(execution.trouble) from execution.fault
+        exposed = execution.exposed_ms
+        ending = Ending(
+            stopping=dispatch.stopping,
+            message=execution.trouble or self.stop_message,
+            left=dispatch.left() + batches.left + self.backlog.held,
+            waits=any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
+            stopped_lanes={
+                **{lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped},
+                **batches.stopped,
+            },
+            unsubmitted=batches.unsubmitted,
+            exposed_ms=(median(exposed), max(exposed)) if exposed else None,
+        )
+        return self._end(ledger, survey, ending, prospect, started, parked)
+
+    async def _hand_over(self, ledger: Ledger, engine: Distributed, survey: Survey) -> Outcome:
+        """To workers elsewhere. What is in the queue already belongs to the run that put it there, which goes on."""
+        started, limits, options = time.time(), self.manifest.limits, self.options
+        concurrency = options.concurrency or limits.concurrency
+        prospect = forecast(list(survey.loads.values()), concurrency, options.max_usd, "run", chain_s=survey.chain_s)
+        self._say_started(ledger, survey, prospect, started)
+        ending = await engine.hand_over(
+            Handover(
+                manifest=self.manifest,
+                survey=survey,
+                backlog=self.backlog,
+                ledger=ledger,
+                store=self.store,
+                options=options,
+                url=server_url(options.ledger or self.settings.text(VARIABLE) or ""),
+                emit=self.emit,
+                release=self.lock.release,
+            )
+        )
+        return self._end(ledger, survey, ending, prospect, started, {})
 
     def _derivatives(self, ledger: Ledger) -> Derivatives:
         emulated = self.options.emulator_url is not None
@@ -368,23 +436,17 @@ class _Run:
         self,
         ledger: Ledger,
         survey: Survey,
-        dispatch: Dispatch,
-        execution: Execution,
-        batches: Batches,
+        ending: Ending,
         prospect: Forecast,
         started: float,
         parked: Mapping[str, float],
     ) -> Outcome:
-        if isinstance(execution.fault, LedgerError):
-            raise LedgerError(execution.trouble) from execution.fault
         reader = ledger.reader
         money = reader.money(ledger.run_id)
         attempts = reader.attempts(ledger.run_id)
         counts = reader.counts()
         made = reader.made_in(ledger.run_id)
         all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
-        stopped = {lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped}
-        stopped.update(batches.stopped)
         missing = (
             survey.wanted
             + survey.submitted
@@ -392,27 +454,27 @@ class _Run:
             + (0 if self.options.wishes.explicit else survey.skipped - survey.beyond)
         )
         code = exit_code(
-            dispatch.stopping,
+            ending.stopping,
             missing,
             made,
             sum(attempts.values()),
-            bool(stopped),
-            any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
-            counts.get("submitted", 0) + batches.unsubmitted > 0,
+            bool(ending.stopped_lanes),
+            ending.waits,
+            counts.get("submitted", 0) + ending.unsubmitted > 0,
             self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
             exit_code=code,
-            stopped_by=dispatch.stopping,
-            message=execution.trouble or self.stop_message,
+            stopped_by=ending.stopping,
+            message=ending.message,
             seconds=time.time() - started,
             kept=survey.kept,
             moved=len(survey.moves),
             counts=counts,
             attempts=attempts,
             made=made,
-            left=dispatch.left() + batches.left + self.backlog.held,
+            left=ending.left,
             usd=money.spent,
             estimated_usd=money.estimated,
             maybe_usd=money.maybe,
@@ -422,14 +484,14 @@ class _Run:
             emulated=self.options.emulator_url is not None,
             forecast=prospect,
             parked=all_parked,
-            stopped_lanes=stopped,
+            stopped_lanes=ending.stopped_lanes,
             submitted=counts.get("submitted", 0),
-            unsubmitted=batches.unsubmitted,
+            unsubmitted=ending.unsubmitted,
             saved_usd=saved_usd(ledger, self.manifest.catalogue),
             derived=self.derived,
-            exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
+            exposed_ms=ending.exposed_ms,
         )
-        ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
+        ledger.run_ended(code, ending.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
         self._say_ended(outcome)
         return outcome
 

@@ -17,6 +17,7 @@ from batchgen.events import (
     RunEnded,
     RunStarted,
     SampleEnded,
+    SampleSucceeded,
     Stopping,
 )
 from batchgen.report import figures
@@ -128,6 +129,31 @@ class Lines:
         if due and not isinstance(event, RunEnded):
             self._last_at = event.at
             self._screen.line(standing(self.board, event.at))
+
+
+class Working:
+    """The same for a worker, which has no end and makes pictures of many runs: what went wrong, and now and then a count."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._made = self._not_made = 0
+        self._told_at = 0.0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Noted():
+                self._screen.line(event.message, "dim")
+            case SampleSucceeded():
+                self._made += 1
+            case SampleEnded():
+                self._not_made += 1
+                self._screen.line(f"{event.key}: {event.state} ({event.reason}): {brief(event.message)}", "yellow")
+            case _:
+                for text, style in Telling()(event):
+                    self._screen.line(text, style)
+        if (self._made or self._not_made) and event.at - self._told_at >= EVERY_S:
+            self._told_at = event.at
+            self._screen.line(f"{figures.count(self._made, 'image')} made, {self._not_made:,} not made")
 
 
 def started(event: RunStarted) -> str:

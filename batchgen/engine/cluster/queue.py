@@ -24,6 +24,7 @@ STALE_S = 30.0  # a worker that has not been heard of for so long is taken for d
 
 # at: by the server's clock. A lane is a queue of procrastinate, so that none waits behind another.
 TABLES = f"""
+CREATE SCHEMA IF NOT EXISTS {SHARED};
 CREATE TABLE IF NOT EXISTS {SHARED}.queue (lane TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS {SHARED}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
@@ -88,20 +89,23 @@ def open_app(url: str, carry: Callable[[str, int, str], Coroutine[Any, Any, None
     return found
 
 
-def defer(db: Connection, schema: str, numbers: Sequence[int] | None = None) -> None:
-    """Put work of a job into the queue, in the transaction that is under way. numbers: of these alone; None: all that
-    waits for nothing, and its lanes are made known."""
-    which = "missing = 0" if numbers is None else f"id IN ({', '.join('?' * len(numbers))})"
-    if numbers is None:
+def defer(db: Connection, schema: str, numbers: Sequence[int] = (), *, run_id: int | None = None) -> None:
+    """Put work of a job into the queue, in the transaction that is under way: these numbers, or all of a run that waits
+    for nothing, whose lanes are made known then."""
+    values: tuple[int, ...]
+    if run_id is not None:
         db.execute(f"INSERT INTO {SHARED}.queue SELECT DISTINCT lane FROM {schema}.work ON CONFLICT DO NOTHING")
-    elif not numbers:
+        which, values = "missing = 0 AND run_id = ?", (run_id,)
+    elif numbers:
+        which, values = f"id IN ({', '.join('?' * len(numbers))})", tuple(numbers)
+    else:
         return
     args = "jsonb_build_object('schema', ?::text, 'run', run_id, 'key', key)"
     db.execute(f"SET LOCAL search_path = {schema}, {SCHEMA}")
     db.execute(
         "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(lane, ?, priority, NULL, NULL, "
         f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY priority DESC, id)) FROM work WHERE {which}",
-        (TASK, schema, *(numbers or ())),
+        (TASK, schema, *values),
     )
     db.execute(f"SET LOCAL search_path = {schema}")
 
