@@ -44,9 +44,10 @@ async def test_between_the_last_byte_and_the_durable_record_are_one_hand_over_tw
         steps.append("the last byte is in")
         return answer
 
-    def recorded(*args: Any, **kwargs: Any) -> None:
-        real_write(*args, **kwargs)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        answer = real_write(*args, **kwargs)
         steps.append("the record is durable")
+        return answer
 
     monkeypatch.setattr(Transport, "_receive", receive)
     monkeypatch.setattr(Ledger, "attempt_succeeded", recorded)

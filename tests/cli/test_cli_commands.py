@@ -147,7 +147,7 @@ def test_retry_none_takes_up_nothing(batchgen, write):
 
 def test_an_unknown_engine_is_a_wrong_command_line(batchgen, write):
     answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--engine", "steam")
-    assert (answer.code, "installed are auto, batch, online" in answer.err) == (2, True)
+    assert (answer.code, "installed are auto, batch, cluster, online" in answer.err) == (2, True)
 
 
 def test_the_log_file_has_one_json_object_for_each_event(batchgen, write, tmp_path):
