@@ -1,4 +1,4 @@
-# The daemon in a container: docker build -t batchgen . ; README, "Every night", says how to run it.
+# The daemon in a container: docker build -t batchgen . ; README, "Every night", says how to run it. jobs/cluster/ runs workers of it.
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build
@@ -6,7 +6,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY batchgen ./batchgen
 RUN python -m venv /opt/batchgen \
-    && /opt/batchgen/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock '.[daemon,notify,metrics]'
+    && /opt/batchgen/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock '.[daemon,notify,metrics,cluster,cloud]'
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 1000 --no-create-home --home-dir /work batchgen \
@@ -21,7 +21,7 @@ WORKDIR /work
 VOLUME ["/work"]
 # To a daemon it means: finish what is in flight. Give it longer than --grace: docker stop --timeout 90.
 STOPSIGNAL SIGTERM
-# /dev/shm can be written to in a read-only container, and is new in each. Another command than the daemon has no such file.
+# /dev/shm can be written to in a read-only container, and is new in each. A command without --health-file has no such file.
 HEALTHCHECK --interval=60s --timeout=5s --start-period=30s \
     CMD test ! -e /dev/shm/batchgen.alive || test -n "$(find /dev/shm/batchgen.alive -mmin -3)"
 ENTRYPOINT ["batchgen"]
