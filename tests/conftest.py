@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import selectors
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,23 @@ import pytest
 from batchgen.records import Item, Sample
 
 pytest_plugins = ["tests.marked_key"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many as there are cores: most tests wait for other processes most of the time."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return 2 * cores
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Tests of a file that share something made once, such as a browser, stay in one worker."""
+    for item in items:
+        fixtures = [of_a_name[-1] for of_a_name in item._fixtureinfo.name2fixturedefs.values()]
+        ours = [fixture for fixture in fixtures if not fixture.func.__module__.startswith(("_pytest.", "pytest_"))]
+        if any(fixture.scope != "function" for fixture in ours):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 class Deadlock(AssertionError):
