@@ -8,6 +8,7 @@ import os
 import selectors
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,14 +29,10 @@ def pytest_xdist_auto_num_workers() -> int:
     return 2 * cores
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Tests of a file that share something made once, such as a browser, stay in one worker."""
-    for item in items:
-        fixtures = [of_a_name[-1] for of_a_name in item._fixtureinfo.name2fixturedefs.values()]
-        ours = [fixture for fixture in fixtures if not fixture.func.__module__.startswith(("_pytest.", "pytest_"))]
-        if any(fixture.scope != "function" for fixture in ours):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first: those are the long ones, and a long one begun last would be waited for alone."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
 
 
 class Deadlock(AssertionError):

@@ -624,6 +624,14 @@ async def test_a_real_run_is_watched_as_it_goes_and_stopped_by_its_own_process_a
     assert seen <= made
 
 
+async def test_a_job_that_was_found_and_not_looked_at_yet_has_no_card(folder):
+    async with site(folder) as on:
+        assert (await on.get("/jobs/nobody/"))[0] == 404  # it was looked for
+        assert (list(on.hub.watches), on.hub.seen) == ([on.job], {})
+        await on.get("/")
+        assert list(on.hub.seen) == [on.job]
+
+
 async def test_what_failed_is_retried_by_a_process_that_outlives_the_dashboard(spawn, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("items:\n  - {id: mug, prompt: A mug}\n  - {id: bad, prompt: '[[fault:empty]] x'}\n")
