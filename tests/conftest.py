@@ -24,9 +24,9 @@ pytest_plugins = ["tests.marked_key"]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are cores: most tests wait for other processes most of the time."""
+    """Half as many again as there are cores: tests wait for other processes much of the time."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return 2 * cores
+    return cores + (cores + 1) // 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
