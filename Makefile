@@ -5,6 +5,11 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 PIP := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
+# Tests run in this many processes, a file's in one: it may share a browser or a server. tests/conftest.py knows what
+# auto is, and the order.
+WORKERS ?= auto
+OPTIONS ?=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
 
@@ -26,8 +31,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed ## install, and make the catalogue of jobs/catalog.yaml against the emulator: no key, no cost
 	@$(BIN)/batchgen run jobs/catalog.yaml --emulate
 
-test: $(VENV)/installed-dev ## install, and run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/installed-dev ## install, and run the tests side by side (WORKERS=1: one after the other)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(OPTIONS)
 
 check: $(VENV)/installed-dev ## lint, format, strict types, layers
 	@$(BIN)/ruff check .

@@ -46,8 +46,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     factory = getattr(session.config, "_tmp_path_factory", None)
-    if factory is None or session.config.option.collectonly:
-        return
+    if factory is None or session.config.option.collectonly or hasattr(session.config, "workerinput"):
+        return  # a worker of pytest-xdist: its folder lies in that of the controller, which searches when all have ended
     # A folder may go meanwhile: another session of pytest tidies up what this one's predecessors left.
     paths = (Path(folder, name) for folder, _, names in os.walk(factory.getbasetemp()) for name in names)
     for path in paths:

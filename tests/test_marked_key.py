@@ -22,11 +22,14 @@ LEAKS = {
 }
 
 
-def outcome(tmp_path: Path, text: str) -> tuple[int, str]:
+WORKERS = ("-n", "2", "--dist", "each")  # every test in both
+
+
+def outcome(tmp_path: Path, text: str, *options: str) -> tuple[int, str]:
     (tmp_path / "test_it.py").write_text(text)
     (tmp_path / "empty.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-c", "empty.ini", "-p", "tests.marked_key", "--basetemp", "base",
-               "-p", "no:cacheprovider", "test_it.py"]  # fmt: skip
+               "-p", "no:cacheprovider", *options, "test_it.py"]  # fmt: skip
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     for path in (tmp_path / "base").rglob("*"):
@@ -39,6 +42,17 @@ def outcome(tmp_path: Path, text: str) -> tuple[int, str]:
 def test_a_key_that_leaks_makes_the_suite_fail(tmp_path, where):
     code, text = outcome(tmp_path, LEAKS[where])
     assert (code, "API KEY LEAKED" in text) == (1, True)
+
+
+def test_a_key_that_leaks_in_any_of_several_workers_makes_the_suite_fail(tmp_path):
+    code, text = outcome(tmp_path, "\n\n".join((LEAKS["a file"], LEAKS["output"].replace("leaks", "prints"))), *WORKERS)
+    leaks = "\n".join(line for line in text.splitlines() if "API KEY LEAKED" in line)
+    assert (code, [place for place in ("popen-gw0", "popen-gw1", "::test_prints") if place not in leaks]) == (1, [])
+
+
+def test_a_suite_of_several_workers_that_keeps_the_key_to_itself_passes_and_all_their_files_were_searched(tmp_path):
+    code, text = outcome(tmp_path, "def test_keeps(tmp_path): (tmp_path / 'log').write_text('nothing')", *WORKERS)
+    assert (code, "the marked API key is in none of 2 files" in text) == (0, True)
 
 
 def test_a_suite_that_keeps_the_key_to_itself_passes(tmp_path):

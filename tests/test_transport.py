@@ -121,13 +121,16 @@ async def test_an_answer_that_breaks_off_half_way_is_unanswered(transport):
 
 
 async def test_a_server_that_never_answers_is_given_up_at_the_time_limit_as_unanswered(transport):
+    given_up = asyncio.Event()
+
     async def hang(_: web.Request) -> web.Response:
-        await asyncio.sleep(3)  # the runner waits for it
+        await given_up.wait()
         return web.Response()
 
     async with serving(hang) as url:
         with pytest.raises(Unanswered) as error:
             await send(transport, url, Request(method="POST", path="/", body=b"", timeout_s=0.3))
+        given_up.set()  # or the runner waits for it
     assert error.value.reason == "timeout"
 
 

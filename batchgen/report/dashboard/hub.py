@@ -97,6 +97,11 @@ class Hub:
                 self._somebody.clear()
 
     @property
+    def seen(self) -> dict[str, Watch]:
+        """Without those that were found a moment ago, which the reading thread has yet to look at."""
+        return {job: watch for job, watch in self.watches.items() if watch.card}
+
+    @property
     def clients(self) -> int:
         return self._watched.total()
 

@@ -83,17 +83,18 @@ class Dashboard:
         return await _page(request, OVERVIEW, "jobs", text)
 
     def _cards(self) -> list[Facts]:
-        return [watch.card for watch in self.hub.watches.values()]
+        return [watch.card for watch in self.hub.seen.values()]
 
     async def overview_events(self, request: web.Request) -> web.StreamResponse:
         versions: dict[str, int] | None = None
 
         async def missed() -> str:
             nonlocal versions
-            now = {job: watch.version for job, watch in self.hub.watches.items()}
+            seen = self.hub.seen
+            now = {job: watch.version for job, watch in seen.items()}
             if now == versions:
                 return ""
-            changed = [watch.card for job, watch in self.hub.watches.items() if now[job] != (versions or {}).get(job)]
+            changed = [watch.card for job, watch in seen.items() if now[job] != (versions or {}).get(job)]
             versions = now
             return event(
                 "jobs", safe_json({"order": list(now), "jobs": changed, "at": time.time()}, self.hub.secrets())
