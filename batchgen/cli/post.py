@@ -20,9 +20,15 @@ NOT_ALL_MADE = 3
 @job_argument
 @folder_option
 @only_option
+@click.option(
+    "--engine", type=click.Choice(["here", "cluster"]), default="here", show_default=True,
+    help="Who makes them: this machine, or the workers of the job's PostgreSQL ledger.",
+)  # fmt: skip
 @json_option()
 @pass_invocation
-def command(invocation: Invocation, job: str, output: str | None, only: tuple[str, ...], as_json: bool) -> int:
+def command(
+    invocation: Invocation, job: str, output: str | None, only: tuple[str, ...], engine: str, as_json: bool
+) -> int:
     """Make what `post:` asks for and is not there, of the pictures that JOB, a manifest or a job folder, has.
 
     Every run does so by itself. Nothing is sent and no key is needed; what the manifest no longer asks for is removed.
@@ -31,6 +37,7 @@ def command(invocation: Invocation, job: str, output: str | None, only: tuple[st
     Examples:
       batchgen post catalog.yaml
       batchgen post catalog.yaml --only 'mug-*'
+      batchgen post catalog.yaml --engine cluster
     """
     import batchgen
     from batchgen.engine.derivatives import make_derivatives
@@ -45,9 +52,10 @@ def command(invocation: Invocation, job: str, output: str | None, only: tuple[st
             f"{folder}: its manifest {manifest} is gone; name it: batchgen post MANIFEST --output {folder}"
         )
     loaded = batchgen.load(manifest, output=folder, emulate=True)
-    tally = asyncio.run(
-        make_derivatives(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow"))
-    )
+    make = make_derivatives
+    if engine == "cluster":
+        from batchgen.engine.cluster.post import hand_over as make
+    tally = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
     with Reader.open(folder) as reader:
         facts = derivative_facts(tally, reader)
     if as_json:

@@ -27,6 +27,10 @@ LEFT = {"SIGINT": 130, "SIGTERM": 143}
     "--concurrency", type=click.IntRange(1, 1000), metavar="N",
     help="Requests in flight for one job at most.  [default: as its manifest says]",
 )  # fmt: skip
+@click.option(
+    "--post-processes", type=click.IntRange(0, 1000), metavar="N",
+    help="Processes that make the files of `post:`; 0: this worker makes none.  [default: one fewer than cores, 8 at most]",
+)  # fmt: skip
 @click.option("--until-empty", is_flag=True, help="Leave when nothing is left that may be made now; for batch systems.")
 @click.option("--name", metavar="NAME", help="Unlike any other worker's.  [default: host, process and a few letters]")
 @click.option("--health-file", type=click.Path(), metavar="FILE", help="Touched every second while the worker works.")
@@ -36,7 +40,8 @@ LEFT = {"SIGINT": 130, "SIGTERM": 143}
 def command(invocation: Invocation, **options: Any) -> int:
     """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
 
-    It needs the API keys, and the job's folder under the same path, or a bucket as output. Any number of workers share
+    The files of `post:` too, in processes. It needs the API keys (not for those files), and the job's folder under the
+    same path, or a bucket as output. Any number of workers share
     quota and budgets. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the
     second gives that up too.
 
@@ -44,6 +49,7 @@ def command(invocation: Invocation, **options: Any) -> int:
     Examples:
       BATCHGEN_LEDGER=postgresql://batchgen@db/batchgen batchgen worker
       batchgen worker --until-empty --concurrency 8
+      batchgen worker --post-processes 16
     """
     from batchgen.engine.cluster.worker import Worker, WorkerOptions
 
@@ -53,7 +59,7 @@ def command(invocation: Invocation, **options: Any) -> int:
     url = options["ledger"] or settings.text(VARIABLE)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {VARIABLE}")
-    given = {"name": options["name"]} if options["name"] else {}
+    given = {name: options[name] for name in ("name", "post_processes") if options[name] not in (None, "")}
     worker_options = WorkerOptions(
         concurrency=options["concurrency"],
         until_empty=options["until_empty"],

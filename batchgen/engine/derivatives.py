@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
@@ -45,6 +44,21 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_workers() -> int:
+    return max(1, min(WORKERS_MOST, processors() - 1))
+
+
+async def made(bench: Workbench, due: Due, store: Store) -> list[DerivativeRow]:
+    """Make the files of one picture, in a process, and answer what became of each."""
+    task = {**due.task, "root": store.root, "spool": store.spool}
+    for _ in range(TRIES):
+        try:
+            return list(due.rows(await bench.work(task)))
+        except WorkerDied as died:
+            why = str(died)
+    return list(due.failed(f"its worker process {why}, {TRIES} times"))
+
+
 async def in_thread(call: Callable[[], T]) -> T:
     """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
     future = asyncio.get_running_loop().run_in_executor(None, call)
@@ -72,7 +86,7 @@ class Derivatives:
         self._only = tuple(only)
         self._view = Derived.of(ledger.reader)
         self._lookout = Lookout(self._view, store.root, manifest.name, emulated=emulated)
-        self._workers = workers or max(1, min(WORKERS_MOST, processors() - 1))
+        self._workers = workers or default_workers()
         self._own: dict[str, Post | None] = {}  # of items that say other than the manifest's default
         self._fresh: asyncio.Queue[str | None] = asyncio.Queue()
         self._tasks: asyncio.Queue[Due] = asyncio.Queue(self._workers)
@@ -171,14 +185,7 @@ class Derivatives:
             await self._tasks.put(due)
 
     async def _forget(self, rows: Sequence[DerivativeRow]) -> None:
-        """Files that no picture wants any more. One that was changed since is not ours to delete."""
-        for row in rows:
-            if row.state == "made" and self._lookout.untouched(row):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self._store.root, row.path))
-                    self._removed += 1
-                with contextlib.suppress(OSError):  # the last one takes the folder along
-                    os.rmdir(os.path.join(self._store.root, os.path.dirname(row.path)))
+        self._removed += self._lookout.remove(rows)
         if rows:
             await self._ledger.writer.write(forgotten(rows))
 
@@ -207,14 +214,7 @@ class Derivatives:
         return self._full
 
     async def _make(self, bench: Workbench, due: Due) -> None:
-        task = {**due.task, "root": self._store.root, "spool": self._store.spool}
-        for tries in range(1, TRIES + 1):
-            try:
-                rows = list(due.rows(await bench.work(task)))
-                break
-            except WorkerDied as died:
-                if tries == TRIES:
-                    rows = list(due.failed(f"its worker process {died}, {TRIES} times"))
+        rows = await made(bench, due, self._store)
         await self._ledger.writer.write(recorded(rows))
         self._made += sum(row.state == "made" for row in rows)
         self._skipped += sum(row.state == "skipped" for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -110,9 +111,17 @@ class Lookout:
             return False
         return True
 
-    def untouched(self, row: DerivativeRow) -> bool:
-        """Whether what stands there is what we wrote, so that it may go."""
-        return self._is_whole(row, Found())
+    def remove(self, rows: Sequence[DerivativeRow]) -> int:
+        """Delete files that no picture wants any more, and answer how many. One that was changed since is not ours to delete."""
+        removed = 0
+        for row in rows:
+            if row.state == "made" and self._is_whole(row, Found()):
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self._root, row.path))
+                    removed += 1
+                with contextlib.suppress(OSError):  # the last one takes the folder along
+                    os.rmdir(os.path.join(self._root, os.path.dirname(row.path)))
+        return removed
 
     def _task(
         self, picture: Picture, post: Post, due: Mapping[str, Output], there: Mapping[str, DerivativeRow]

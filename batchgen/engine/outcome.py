@@ -52,7 +52,8 @@ class Tally:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How the work of a run came to its end. stopping: why nothing more was started, empty when all was tried; left:
-    samples that were not; waits: some of them for a quota of another day; stopped_lanes: reasons by lane."""
+    samples that were not; waits: some of them for a quota of another day; stopped_lanes: reasons by lane; deriving: pictures
+    of which others still make files; derived: what others have made."""
 
     stopping: str = ""
     message: str = ""
@@ -61,6 +62,8 @@ class Ending:
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     unsubmitted: int = 0
     exposed_ms: tuple[float, float] | None = None
+    deriving: int = 0
+    derived: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

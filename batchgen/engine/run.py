@@ -398,6 +398,7 @@ class _Run:
                 release=self.lock.release,
             )
         )
+        self.derived = ending.derived
         return self._end(ledger, survey, ending, prospect, started, {})
 
     def _derivatives(self, ledger: Ledger) -> Derivatives:
@@ -460,7 +461,7 @@ class _Run:
             sum(attempts.values()),
             bool(ending.stopped_lanes),
             ending.waits,
-            counts.get("submitted", 0) + ending.unsubmitted > 0,
+            counts.get("submitted", 0) + ending.unsubmitted + ending.deriving > 0,
             self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(

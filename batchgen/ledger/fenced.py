@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from batchgen.errors import Fenced
-from batchgen.ledger import work
+from batchgen.ledger import deriving, work
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger, Settled, insert_attempt, set_state
@@ -46,6 +46,7 @@ class FencedLedger(Ledger):
         self.reader = Reader(open_schema(url, schema))
         self.writer = Writer(open_schema(url, schema))
         self.defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None
+        self.derive: Callable[[Connection], None] = lambda db: None  # puts what is ready into the queue
 
     # --- having a sample
 
@@ -175,6 +176,8 @@ class FencedLedger(Ledger):
         ).fetchall()
         if made:
             self.defer(db, work.released(db, [sample_key(item_id, number) for (number,) in made]))
+            if deriving.released(db, item_id, [number for (number,) in made]):
+                self.derive(db)
         if len(made) == images:
             work.forget(db, [sample_key(item_id, n)])
 

@@ -44,7 +44,10 @@ class Runs(Connected):
         rows = self._rows("SELECT to_regclass('work')")
         if next(iter(rows), (None,))[0] is None:
             return None
-        row = self._connection.execute("SELECT max(run_id) FROM work").fetchone()
+        row = self._connection.execute(
+            "SELECT max(run_id) FROM (SELECT run_id FROM work UNION ALL"
+            " SELECT run_id FROM due WHERE state = 'queued' AND run_id > 0) going"  # 0: of `batchgen post`, which is no run
+        ).fetchone()
         return None if row[0] is None else int(row[0])
 
     def last_run(self) -> RunRow | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batchgen.ledger.backlog import dump_sample
@@ -28,7 +28,8 @@ CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; output: of
-    the pictures; lanes: requests a minute by lane; limits, models: as the manifest says."""
+    the pictures; lanes: requests a minute by lane; limits, models: as the manifest says; recipes: of derivatives, by the
+    names that `deriving.named` gives."""
 
     name: str
     folder: str
@@ -40,6 +41,7 @@ class Submission:
     hold_uncertain: bool
     emulator_url: str | None
     version: str
+    recipes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,13 @@ def insert_submission(
 ) -> None:
     sql = "INSERT INTO submission (run_id, facts, budget_usd, deadline, made_at) VALUES (?, ?, ?, ?, ?)"
     db.execute(sql, (run_id, json.dumps(asdict(facts)), budget_usd, deadline, time.time()))
+
+
+def add_recipes(db: Connection, run_id: int, recipes: Mapping[str, Any]) -> None:
+    """To a submission that goes on."""
+    facts = json.loads(db.execute("SELECT facts FROM submission WHERE run_id = ?", (run_id,)).fetchone()[0])
+    facts["recipes"] = {**facts["recipes"], **recipes}
+    db.execute("UPDATE submission SET facts = ? WHERE run_id = ?", (json.dumps(facts), run_id))
 
 
 def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, Sequence[str]]]) -> None:

@@ -6,20 +6,21 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.missing import Missing, find_missing
+from batchgen.engine.cluster.submit import prepare, submit
 from batchgen.engine.cluster.watch import Watch
 from batchgen.engine.elsewhere import Handover
 from batchgen.engine.outcome import Ending
 from batchgen.errors import UsageError
 from batchgen.events import Stopping
-from batchgen.ledger import work
+from batchgen.ledger import deriving, work
 from batchgen.ledger.database import Connection
-from batchgen.ledger.places import SHARED, open_schema, pointer
-from batchgen.ledger.postgresql import PostgreSQL, tables
+from batchgen.ledger.places import pointer
 from batchgen.ledger.work import Submission
 from batchgen.records import Sample
 
@@ -34,9 +35,12 @@ class ClusterEngine:
             raise UsageError(
                 f"{run.store.root} has its ledger in a file, which workers cannot reach: choose another --output"
             )
-        await asyncio.to_thread(_prepare, run.url)
-        if run.survey.wanted:
-            _submit(run, there.schema)  # in this thread, which the backlog belongs to; nothing else goes on yet
+        await asyncio.to_thread(prepare, run.url)
+        emulated = run.options.emulator_url is not None
+        missing = await asyncio.to_thread(
+            lambda: find_missing(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)
+        )
+        _submit(run, there.schema, missing)  # in this thread, which the backlog belongs to; nothing else goes on yet
         run.release()
         watch = Watch(run.url, there.schema, run.ledger.reader, run.emit)
         try:
@@ -44,20 +48,12 @@ class ClusterEngine:
             if not run.options.batches.wait:
                 stop.set()
             with _leaving(run, stop) if run.options.install_signal_handlers else nullcontext():
-                return await watch.ended(stop, run.ledger.run_id)
+                return await watch.ended(stop, run.ledger.run_id, run.options.deadline)
         finally:
             watch.close()
 
 
-def _prepare(url: str) -> None:
-    server = PostgreSQL(url, SHARED, "batchgen submits")
-    try:
-        queue.prepare(server)
-    finally:
-        server.close()
-
-
-def _submit(run: Handover, schema: str) -> None:
+def _submit(run: Handover, schema: str, missing: Missing) -> None:
     """All of it or nothing: rows of the ledger, work and queue. Raises LedgerError."""
     limits, options = run.manifest.limits, run.options
     budget_usd = options.max_usd if options.max_usd is not None else limits.budget_usd
@@ -76,24 +72,25 @@ def _submit(run: Handover, schema: str) -> None:
     run_id = run.ledger.run_id
 
     def change(db: Connection) -> None:
-        for statement in tables(work.TABLES).split(";"):
-            if statement.strip():
-                db.execute(statement)
-        work.insert_submission(db, run_id, facts, budget_usd, options.deadline)
-        rows: list[tuple[str, Sample, tuple[str, ...]]] = []
-        for row in run.backlog.everything():
-            rows.append(row)
-            if len(rows) == AT_ONCE:
-                work.insert_work(db, run_id, rows)
-                rows = []
-        work.insert_work(db, run_id, rows)
-        queue.defer(db, schema, run_id=run_id)
+        if (run.survey.wanted or missing.there) and work.submission(db, run_id) is None:
+            work.insert_submission(db, run_id, facts, budget_usd, options.deadline)
+        if run.survey.wanted:
+            rows: list[tuple[str, Sample, tuple[str, ...]]] = []
+            for row in run.backlog.everything():
+                rows.append(row)
+                if len(rows) == AT_ONCE:
+                    _insert(db, run_id, rows, missing)
+                    rows = []
+            _insert(db, run_id, rows, missing)
+            queue.defer(db, schema, run_id=run_id)
+        missing.submit(db, schema, run_id)
 
-    database = open_schema(run.url, schema)
-    try:
-        database.transact([change])
-    finally:
-        database.close()
+    submit(run.url, schema, change)
+
+
+def _insert(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, tuple[str, ...]]], missing: Missing) -> None:
+    work.insert_work(db, run_id, rows)
+    deriving.await_pictures(db, run_id, missing.awaited(sample for _, sample, _ in rows))
 
 
 @contextmanager

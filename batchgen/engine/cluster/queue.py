@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
+POST, POST_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
 HEARTBEAT_S = 5.0
 STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
 
@@ -28,13 +29,13 @@ CREATE SCHEMA IF NOT EXISTS {SHARED};
 CREATE TABLE IF NOT EXISTS {SHARED}.queue (lane TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS {SHARED}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
-  at REAL NOT NULL);
+  at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
 """
 NOW = "extract(epoch FROM clock_timestamp())"
 
 
 class Again(Exception):
-    """The sample goes back into the queue. at: UTC seconds before which nobody takes it up."""
+    """The work goes back into the queue. at: UTC seconds before which nobody takes it up."""
 
     def __init__(self, at: float) -> None:
         super().__init__(f"again at {at}")
@@ -65,8 +66,13 @@ def prepare(database: PostgreSQL) -> None:
         )
 
 
-def open_app(url: str, carry: Callable[[str, int, str], Coroutine[Any, Any, None]]) -> App:
-    """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key."""
+def open_app(
+    url: str,
+    carry: Callable[[str, int, str], Coroutine[Any, Any, None]],
+    derive: Callable[[str, int, str, int], Coroutine[Any, Any, None]],
+) -> App:
+    """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key; derive: with
+    its picture, by schema, run, item and number."""
     procrastinate = imported()
     logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
     connector = procrastinate.PsycopgConnector(
@@ -84,6 +90,10 @@ def open_app(url: str, carry: Callable[[str, int, str], Coroutine[Any, Any, None
     @app.task(name=TASK, retry=Later())  # type: ignore[untyped-decorator]
     async def sample(schema: str, run: int, key: str) -> None:
         await carry(schema, run, key)
+
+    @app.task(name=POST_TASK, retry=Later())  # type: ignore[untyped-decorator]
+    async def post(schema: str, run: int, item: str, sample: int) -> None:
+        await derive(schema, run, item, sample)
 
     found: App = app
     return found
@@ -110,16 +120,30 @@ def defer(db: Connection, schema: str, numbers: Sequence[int] = (), *, run_id: i
     db.execute(f"SET LOCAL search_path = {schema}")
 
 
-def stalled(db: Connection) -> list[tuple[int, str, int, str]]:
-    """(number, schema, run, key) of what was taken by somebody who has fallen silent."""
+def defer_post(db: Connection, schema: str) -> None:
+    """Put the derivatives that are ready into their queue, in the transaction that is under way."""
+    args = "jsonb_build_object('schema', ?::text, 'run', run_id, 'item', item_id, 'sample', n)"
+    db.execute(f"SET LOCAL search_path = {schema}, {SCHEMA}")
+    db.execute(
+        "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(?, ?, 0, NULL, NULL, "
+        f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY id)) FROM due WHERE state = 'ready'"
+        " HAVING count(*) > 0",
+        (POST, POST_TASK, schema),
+    )
+    db.execute(f"SET LOCAL search_path = {schema}")
+    db.execute("UPDATE due SET state = 'queued' WHERE state = 'ready'")
+
+
+def stalled(db: Connection) -> list[tuple[int, str, int, str | None]]:
+    """(number, schema, run, key of the sample) of what was taken by somebody who has fallen silent; None: derivatives."""
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
-        f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name = ?"
+        f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name IN (?, ?)"
         f" AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => ?))",
-        (TASK, STALE_S),
+        (TASK, POST_TASK, STALE_S),
     ).fetchall()
     found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
-    return [(number, args["schema"], args["run"], args["key"]) for number, args in found]
+    return [(number, args["schema"], args["run"], args.get("key")) for number, args in found]
 
 
 def held(db: Connection, schema: str, run: int, key: str) -> bool:
@@ -133,8 +157,8 @@ def held(db: Connection, schema: str, run: int, key: str) -> bool:
 
 
 def orphans(db: Connection) -> list[int]:
-    """Numbers of what nobody has who is alive."""
-    return [number for number, schema, run, key in stalled(db) if not held(db, schema, run, key)]
+    """Numbers of what nobody has who is alive. Derivatives made twice cost nothing: the silence of whoever had them is enough."""
+    return [number for number, schema, run, key in stalled(db) if key is None or not held(db, schema, run, key)]
 
 
 def imported() -> Any:

@@ -17,7 +17,7 @@ from typing import cast
 from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.cluster.dependents import QueuedDependents
-from batchgen.engine.cluster.queue import Again, defer
+from batchgen.engine.cluster.queue import Again, defer, defer_post
 from batchgen.engine.cluster.redelivered import Redelivered
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
@@ -77,6 +77,7 @@ class Session:
         self._driving: asyncio.Task[None] | None = None
         self.ledger = FencedLedger(place.url, schema, run_id, place.name)
         self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
+        self.ledger.derive = lambda db: defer_post(db, schema)
 
     # --- opening and closing
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchgen.engine.cluster.queue import NOW, STALE_S
-from batchgen.engine.outcome import Ending
+from batchgen.engine.outcome import Ending, Tally
 from batchgen.errors import LedgerError
 from batchgen.events import (
     AttemptFailed,
@@ -21,6 +21,8 @@ from batchgen.events import (
     SampleEnded,
     SampleSucceeded,
 )
+from batchgen.ledger import deriving
+from batchgen.ledger.derived import Derived
 from batchgen.ledger.places import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
@@ -48,6 +50,7 @@ class Watch:
         self._cooling: dict[str, float] = {}
         self._since = time.time()
         self._alone_s: float | None = None
+        self._said_still = False
         row = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
         self._last = int(row[0])
         self._open = {number for (number,) in self._rows("SELECT id FROM attempt WHERE outcome IS NULL")}
@@ -58,28 +61,35 @@ class Watch:
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         return self._db.execute(sql, values).fetchall()
 
-    async def ended(self, stop: asyncio.Event, run_id: int) -> Ending:
-        """When nothing is left but what waits for another day, or when `stop` is set."""
+    async def ended(self, stop: asyncio.Event, run_id: int, deadline: float | None = None) -> Ending:
+        """When nothing is left but what waits for another day, or when `stop` is set. Derivatives are not waited for beyond
+        the deadline."""
         while True:
             try:
-                left, waits = await asyncio.to_thread(self._look)
+                left, waits, pictures = await asyncio.to_thread(self._look)
             except LedgerError as error:
                 self._emit(Noted(at=time.time(), message=str(error)))
-                left, waits = 1, False
-            if stop.is_set() or not left or waits:
-                return await asyncio.to_thread(self._ending, run_id, left, waits)
+                left, waits, pictures = 1, False, 0
+            over = not left or waits
+            late = deadline is not None and time.time() >= deadline
+            if stop.is_set() or (over and (late or not pictures)):
+                return await asyncio.to_thread(self._ending, run_id, left, waits, late)
+            if over:
+                self._say_still(pictures)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), LOOK_S)
 
-    def _look(self) -> tuple[int, bool]:
-        """(samples left in the queue, whether all of them wait for a quota of another day)."""
+    def _look(self) -> tuple[int, bool, int]:
+        """(samples left in the queue, whether all of them wait for a quota of another day, pictures whose derivatives are in
+        the queue)."""
         by_lane = dict(self._rows("SELECT lane, count(*) FROM work GROUP BY lane"))
         self._started()
         self._over()
         self._lanes()
-        self._whether_anybody(sum(by_lane.values()))
+        pictures, _ = deriving.standing(self._db, 0)
+        self._whether_anybody(sum(by_lane.values()), pictures)
         parked = {lane for lane, until in self._parked.items() if until > time.time()}
-        return sum(by_lane.values()), bool(by_lane) and set(by_lane) <= parked
+        return sum(by_lane.values()), bool(by_lane) and set(by_lane) <= parked, pictures
 
     def _started(self) -> None:
         for number, item_id, n, lane, which, sent_as, at in self._rows(
@@ -169,9 +179,16 @@ class Watch:
                 model = lane.partition("/")[2]
                 self._emit(LaneCooled(at=now, model=model, seconds=until - now, reason="rate_limited"))
 
-    def _whether_anybody(self, left: int) -> None:
-        alive = self._rows(f"SELECT count(*) FROM {SHARED}.worker WHERE at > {NOW} - ?", STALE_S)[0][0]
-        if alive or not left:
+    def _say_still(self, pictures: int) -> None:
+        if not self._said_still:
+            self._said_still = True
+            self._emit(Noted(at=time.time(), message=f"derivatives of {pictures} picture(s) are still being made"))
+
+    def _whether_anybody(self, left: int, pictures: int) -> None:
+        alive, derive = self._rows(
+            f"SELECT count(*), coalesce(sum(post_processes), 0) FROM {SHARED}.worker WHERE at > {NOW} - ?", STALE_S
+        )[0]
+        if (alive or not left) and (derive or not pictures):
             self._alone_s = None
             return
         now_s = time.monotonic()
@@ -179,9 +196,28 @@ class Watch:
             self._alone_s = now_s
         elif 0 < self._alone_s < now_s - NOBODY_S:
             self._alone_s = -1.0  # said
-            words = f"{left} sample(s) wait and no worker is there: start `batchgen worker` on any machine that reaches the ledger"
+            what = f"{left} sample(s)" if left and not alive else f"derivatives of {pictures} picture(s)"
+            who = "no worker is there" if not alive else "no worker makes any"
+            words = f"{what} wait and {who}: start `batchgen worker` on any machine that reaches the ledger"
             self._emit(Noted(at=time.time(), message=words))
 
-    def _ending(self, run_id: int, left: int, waits: bool) -> Ending:
+    async def derived(self) -> None:
+        """When no derivatives are left in the queue."""
+        while True:
+            pictures, _ = await asyncio.to_thread(deriving.standing, self._db, 0)
+            if not pictures:
+                return
+            await asyncio.to_thread(self._whether_anybody, 0, pictures)
+            await asyncio.sleep(LOOK_S)
+
+    def tally(self, run_id: int) -> tuple[int, Tally]:
+        """(pictures whose derivatives are in the queue, what became of those of this run)."""
+        pictures, counts = deriving.standing(self._db, run_id)
+        states = Derived.of(self._reader).derivative_counts().values()
+        return pictures, Tally(*counts, sum(each.get("failed", 0) for each in states), not pictures)
+
+    def _ending(self, run_id: int, left: int, waits: bool, late: bool) -> Ending:
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
-        return Ending(stopping=row[0], message=row[1], left=left, waits=waits)
+        pictures, derived = self.tally(run_id)
+        stopping = row[0] or ("deadline" if late and pictures else "")
+        return Ending(stopping=stopping, message=row[1], left=left, waits=waits, deriving=pictures, derived=derived)

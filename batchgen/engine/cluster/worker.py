@@ -8,15 +8,17 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.deriving import Deriving
 from batchgen.engine.cluster.queue import Again
 from batchgen.engine.cluster.session import AGAIN_S, Place, Session
+from batchgen.engine.derivatives import default_workers
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.events import Event, Noted
 from batchgen.ledger.places import SHARED
@@ -34,11 +36,13 @@ CONCURRENCY = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
-    has nothing more. health_file: touched while the worker looks after its work."""
+    has nothing more. health_file: touched while the worker looks after its work. post_processes: of derivatives, 0: it makes
+    none."""
 
     concurrency: int | None = None
     until_empty: bool = False
     health_file: str | None = None
+    post_processes: int = field(default_factory=default_workers)
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}")
 
 
@@ -56,6 +60,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._hurried = False
         self._told: dict[str, float] = {}
+        self._deriving = Deriving(url, options.name, options.post_processes, self._say)
         self.made_for: set[str] = set()
 
     def stop(self) -> None:
@@ -66,6 +71,7 @@ class Worker:
         self._hurried = True
         for session in self._sessions.values():
             session.give_up()
+        self._deriving.give_up()
 
     @property
     def in_flight(self) -> int:
@@ -76,7 +82,7 @@ class Worker:
         self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {self._options.name}")
         await asyncio.to_thread(queue.prepare, self._server)
         self._shared = open_shared(state_folder(self._settings), self._note)
-        self._app = queue.open_app(self._url, self._carry)
+        self._app = queue.open_app(self._url, self._carry, self._derive)
         heart = asyncio.create_task(self._beat())
         try:
             async with self._app.open_async():
@@ -111,17 +117,21 @@ class Worker:
             if session.idle and (session.over or time.monotonic() - session.used_s > IDLE_S):
                 del self._sessions[key]
                 await session.close()
+        await self._deriving.close_idle()
         await self._revive()
         self._touch()
         if self._options.until_empty and not left:
             self._stop.set()
 
     def _asked(self) -> tuple[list[str], bool]:
-        """The lanes there are, and whether anything is left that may be made now or is being made."""
-        lanes = [lane for (lane,) in self._server.execute(f"SELECT lane FROM {SHARED}.queue ORDER BY lane").fetchall()]
+        """The lanes there are for this worker, and whether anything in them is left that may be made now or is being made."""
+        other = "" if self._options.post_processes else queue.POST
+        sql = f"SELECT lane FROM {SHARED}.queue WHERE lane <> ? ORDER BY lane"
+        lanes = [lane for (lane,) in self._server.execute(sql, (other,)).fetchall()]
         left = self._server.execute(
-            f"SELECT 1 FROM {queue.SCHEMA}.procrastinate_jobs WHERE status = 'doing' OR (status = 'todo'"
-            " AND (scheduled_at IS NULL OR scheduled_at < clock_timestamp() + interval '10 minutes')) LIMIT 1"
+            f"SELECT 1 FROM {queue.SCHEMA}.procrastinate_jobs WHERE queue_name <> ? AND (status = 'doing' OR (status = 'todo'"
+            " AND (scheduled_at IS NULL OR scheduled_at < clock_timestamp() + interval '10 minutes'))) LIMIT 1",
+            (other,),
         ).fetchone()
         return lanes, left is not None
 
@@ -134,10 +144,12 @@ class Worker:
                 await self._app.job_manager.retry_job_by_id_async(number, datetime.now(UTC))
                 revived += 1
         if revived:
-            self._say(f"{revived} sample(s) of a worker that fell silent are taken up again")
+            self._say(f"{revived} piece(s) of work of a worker that fell silent are taken up again")
 
     async def _fetch(self, lane: str) -> None:
         slots = 2 * (self._options.concurrency or CONCURRENCY) + 4  # more than are in flight: some wait for their quota
+        if lane == queue.POST:
+            slots = self._options.post_processes
         try:
             await self._app.run_worker_async(
                 queues=[lane], concurrency=slots, name=self._options.name, install_signal_handlers=False,
@@ -170,9 +182,15 @@ class Worker:
 
     def _beat_once(self, heart: PostgreSQL) -> None:
         heart.execute(
-            f"INSERT INTO {SHARED}.worker VALUES (?, ?, ?, ?, {queue.NOW}, {queue.NOW})"
+            f"INSERT INTO {SHARED}.worker VALUES (?, ?, ?, ?, {queue.NOW}, {queue.NOW}, ?)"
             f" ON CONFLICT (name) DO UPDATE SET at = {queue.NOW}",
-            (self._options.name, socket.gethostname(), os.getpid(), self._options.concurrency or CONCURRENCY),
+            (
+                self._options.name,
+                socket.gethostname(),
+                os.getpid(),
+                self._options.concurrency or CONCURRENCY,
+                self._options.post_processes,
+            ),
         )
 
     def _forget_worker(self) -> None:
@@ -186,18 +204,28 @@ class Worker:
     # --- samples
 
     async def _carry(self, schema: str, run: int, key: str) -> None:
+        await self._kept(key, lambda: self._make(schema, run, key))
+
+    async def _make(self, schema: str, run: int, key: str) -> None:
+        session = await self._session(schema, run)
+        if session is not None:
+            await session.make(key)
+
+    async def _derive(self, schema: str, run: int, item: str, n: int) -> None:
+        await self._kept(f"derivatives of {item}", lambda: self._deriving.make(schema, run, item, n))
+
+    async def _kept(self, key: str, make: Callable[[], Awaitable[None]]) -> None:
+        """Whatever goes wrong here, the work is not lost: it goes back into the queue."""
         if self._stop.is_set():
             raise Again(time.time() + 1.0)
         try:
-            session = await self._session(schema, run)
-            if session is not None:
-                await session.make(key)
+            await make()
         except Again:
             raise
         except BatchgenError as error:
             self._say(f"{key}: {error}")
             raise Again(time.time() + AGAIN_S) from None
-        except Exception as error:  # a bug of ours costs no sample
+        except Exception as error:  # a bug of ours
             self._say(f"{key}: {type(error).__name__}: {error}")
             raise Again(time.time() + AGAIN_S) from error
 
@@ -248,6 +276,7 @@ class Worker:
         await asyncio.gather(*self._fetching.values(), return_exceptions=True)
         for session in self._sessions.values():
             await session.close()
+        await self._deriving.close()
         self._touch()
 
     def _note(self, message: str) -> None:

@@ -1,0 +1,117 @@
+"""What a submission says of derivatives: files that no picture wants any more go, those that are missing become work of the queue."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.deriving import post_spool
+from batchgen.engine.due import CHUNK, Lookout
+from batchgen.ledger import deriving, work
+from batchgen.ledger.database import Connection
+from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.places import SHARED
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest import Manifest
+from batchgen.planning import selected
+from batchgen.recipe import UNFINISHED
+from batchgen.records import Item, Post, Sample
+from batchgen.store.store import Store
+
+
+@dataclass(slots=True)
+class Missing:
+    """there: of samples that have their pictures. own: of items that say other than the manifest; recipes: by name."""
+
+    default: Post | None = None
+    own: dict[str, Post | None] = field(default_factory=dict)
+    there: list[deriving.Due] = field(default_factory=list)
+    recipes: dict[str, Any] = field(default_factory=dict)
+    removed: int = 0
+    _names: dict[Post, str] = field(default_factory=dict)
+
+    def named(self, post: Post) -> str:
+        """A recipe's name, by which workers find it."""
+        if post not in self._names:
+            self._names[post], facts = deriving.named(post)
+            self.recipes[self._names[post]] = facts
+        return self._names[post]
+
+    def awaited(self, samples: Iterable[Sample]) -> list[deriving.Due]:
+        """What is to be made of the pictures of these samples, once they have them."""
+        rows = []
+        for sample in samples:
+            post = self.own.get(sample.item.id, self.default)
+            if post is not None:
+                name = self.named(post)
+                rows += [(sample.item.id, n, name) for n in range(sample.n, sample.n + sample.images)]
+        return rows
+
+    def submit(self, db: Connection, schema: str, run_id: int) -> None:
+        """What was found and the recipes that were named, to the submission of this run."""
+        if self.recipes:
+            work.add_recipes(db, run_id, self.recipes)
+            db.execute(f"INSERT INTO {SHARED}.queue VALUES (?) ON CONFLICT DO NOTHING", (queue.POST,))
+        if self.there:
+            deriving.add(db, run_id, self.there)
+            queue.defer_post(db, schema)
+        if self.removed:
+            deriving.count(db, run_id, 0, 0, self.removed)
+
+
+def find_missing(
+    manifest: Manifest, ledger: Ledger, store: Store, only: Sequence[str], *, emulated: bool
+) -> Missing:  # fmt: skip
+    """For a thread. The manifest has been walked once, so it is known to be whole. Raises LedgerError."""
+    view = Derived.of(ledger.reader)
+    missing = Missing(manifest.post)
+    if not manifest.derives and not view.derivative_counts():
+        return missing
+    _sweep(ledger, store)
+    lookout = Lookout(view, store.root, manifest.name, emulated=emulated)
+    items = manifest.items()
+    while chunk := list(islice(items, CHUNK)):
+        _look(missing, [item for item in chunk if not only or selected(item, only)], lookout, ledger)
+    if not only:
+        _forget(missing, view.unwanted_derivatives(), lookout, ledger)
+    return missing
+
+
+def _sweep(ledger: Ledger, store: Store) -> None:
+    """Half files of workers that are gone."""
+    rows = ledger.reader._rows(f"SELECT name FROM {SHARED}.worker WHERE at > {queue.NOW} - ?", queue.STALE_S)
+    alive = {post_spool(name) for (name,) in rows}
+    for folder in (store.folder / STATE_FOLDER).glob(post_spool("*")):
+        if folder.name not in alive:
+            for half in folder.glob(f"{UNFINISHED}*"):
+                half.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is of no use to others either
+                folder.rmdir()
+
+
+def _look(missing: Missing, items: Sequence[Item], lookout: Lookout, ledger: Ledger) -> None:
+    for item in items:
+        if item.post is not missing.default:
+            missing.own[item.id] = item.post
+    if not items:
+        return
+    found = lookout.look([(item.id, item.post) for item in items])
+    posts = {item.id: item.post for item in items}
+    for due in found.due:
+        post = posts[due.picture.item_id]
+        assert post is not None  # noqa: S101 - else nothing would be due
+        missing.there.append((*due.key, missing.named(post)))
+    if found.seen:
+        ledger.writer.submit(recorded(found.seen)).result()
+    _forget(missing, found.stale, lookout, ledger)
+
+
+def _forget(missing: Missing, rows: Sequence[DerivativeRow], lookout: Lookout, ledger: Ledger) -> None:
+    missing.removed += lookout.remove(rows)
+    if rows:
+        ledger.writer.submit(forgotten(rows)).result()

@@ -1,0 +1,86 @@
+"""Derivatives alone, handed over to workers: `batchgen post JOB --engine cluster`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from batchgen import __version__
+from batchgen.engine.cluster.missing import find_missing
+from batchgen.engine.cluster.submit import prepare, submit
+from batchgen.engine.cluster.watch import Watch
+from batchgen.engine.outcome import Tally
+from batchgen.errors import UsageError
+from batchgen.events import Event, Noted
+from batchgen.ledger import deriving, work
+from batchgen.ledger.database import Connection
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.places import Pointer, pointer, server_url, url_of
+from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.work import Submission
+from batchgen.manifest import Manifest
+from batchgen.store.lock import JobLock
+from batchgen.store.store import Store
+
+NO_RUN = 0  # what is submitted without a run
+
+
+async def hand_over(manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]) -> Tally:
+    """All that is missing of the pictures that are there, made by workers; returns when nothing is left in the queue.
+
+    Raises ManifestError, JobLocked, StoreError, LedgerError, SettingsError, UsageError.
+    """
+    there = pointer(folder)
+    if there is None:
+        raise UsageError(f"{folder} has its ledger in a file, which workers cannot reach: leave --engine cluster away")
+    for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
+        pass
+    url = server_url(url_of(folder) or there.server)
+    await asyncio.to_thread(prepare, url)
+    await asyncio.to_thread(_submit, manifest, folder, only, url, there)
+    ledger = Ledger(folder)
+
+    def say(event: Event) -> None:
+        if isinstance(event, Noted):
+            note(event.message)
+
+    try:
+        watch = Watch(url, there.schema, ledger.reader, say)
+        try:
+            await watch.derived()
+            _, tally = watch.tally(NO_RUN)
+        finally:
+            watch.close()
+        if tally.changed:
+            ResultsFile(folder, ledger.reader).rebuild()
+        return tally
+    finally:
+        ledger.close()
+
+
+def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, there: Pointer) -> None:
+    store, lock = Store(folder), JobLock(folder)
+    store.prepare()
+    lock.acquire()
+    try:
+        ledger = Ledger(folder)
+        try:
+            emulated = ledger.reader.meta("emulated") == "yes"
+            missing = find_missing(manifest, ledger, store, only, emulated=emulated)
+        finally:
+            ledger.close()
+        facts = Submission(
+            name=manifest.name, folder=store.root, output=store.root, references=str(manifest.folder), limits={},
+            models={}, lanes={}, hold_uncertain=True, emulator_url=None, version=__version__,
+        )  # fmt: skip
+
+        def change(db: Connection) -> None:
+            if work.submission(db, NO_RUN) is None:
+                work.insert_submission(db, NO_RUN, facts, None, None)
+            deriving.forget_counts(db, NO_RUN)
+            missing.submit(db, there.schema, NO_RUN)
+
+        submit(url, there.schema, change)
+    finally:
+        lock.release()

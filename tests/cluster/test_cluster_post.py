@@ -1,0 +1,177 @@
+"""Derivatives as work for the cluster: made by whoever has processes for them, and made again when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import pytest
+from PIL import Image
+
+import batchgen
+from batchgen.cli.verify import verify
+from batchgen.engine.cluster.post import hand_over
+from batchgen.engine.outcome import Tally
+from batchgen.errors import UsageError
+from batchgen.events import Noted
+from batchgen.report.screen import Screen
+from tests.test_derivatives import THUMB, WEB, files
+from tests.test_run import items
+
+HERE = "{name: thumb, format: jpeg, width: 20}"
+
+
+def head(*made: str, more: str = "") -> str:
+    models = "models: {gemini-nano-banana-2.1: {rpm: 6000}}\n"
+    post = f"post: {{derivatives: [{', '.join(made)}]{more}}}\n" if made else ""
+    return f"version: 1\ndefaults: {{model: flash}}\n{models}{post}items:\n"
+
+
+def rows(cluster, sql, *values):
+    with cluster.reader() as reader:
+        return list(reader._rows(sql, *values))
+
+
+def queued(cluster):
+    """(status, tasks) of derivatives in the queue."""
+    sql = (
+        "SELECT status::text, count(*) FROM batchgen_queue.procrastinate_jobs WHERE task_name = 'batchgen.post'"
+        " GROUP BY status"
+    )
+    return dict(rows(cluster, sql))
+
+
+def all_right(cluster):
+    with cluster.reader() as reader:
+        return verify(cluster.folder / "out", reader, Screen(io.StringIO(), {})).all_right
+
+
+async def post(cluster, text, top):
+    manifest = batchgen.load(
+        cluster.manifest(text, top), output=cluster.folder / "out", emulate=True, environ={}
+    ).manifest
+    return await hand_over(manifest, cluster.folder / "out", (), cluster.events.append)
+
+
+async def test_workers_make_the_files_of_each_picture_and_the_run_waits_for_them(cluster):
+    cluster.worker()
+    own = "  - {id: own, prompt: c, post: {derivatives: [" + HERE + "]}}\n  - {id: none, prompt: d, post: null}\n"
+    outcome = await cluster.watch(items("a", "b") + own, head(WEB, THUMB, more=", embed: ids, sidecar: true"))
+    assert (outcome.exit_code, outcome.made, outcome.derived) == (0, 4, Tally(made=9))
+    assert cluster.lines()["i0"]["derivatives"] == [
+        "derivatives/i0.json", "derivatives/thumb/i0.jpg", "derivatives/web-16/i0.webp", "derivatives/web-32/i0.webp",
+    ]  # fmt: skip
+    with Image.open(cluster.folder / "out" / "derivatives" / "thumb" / "own.jpg") as thumb:
+        assert thumb.width == 20
+    assert (all_right(cluster), "none" in str(files(cluster)), queued(cluster)) == (True, False, {})
+    again = await cluster.watch(items("a", "b") + own, head(WEB, THUMB, more=", embed: ids, sidecar: true"))
+    assert (again.exit_code, again.derived, await cluster.requests()) == (0, Tally(), 4)
+
+
+async def test_another_recipe_makes_only_the_files_that_it_changes_and_takes_away_what_nobody_wants(cluster):
+    cluster.worker()
+    await cluster.watch(items("a", "b"), head(WEB, THUMB))
+    before = files(cluster)
+    (cluster.folder / "out" / "derivatives" / "web-16" / "i0.webp").unlink()
+    outcome = await cluster.watch(items("a"), head(WEB, THUMB.replace("24", "20")))
+    assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=2, removed=3), 2)
+    after = files(cluster)
+    assert sorted(after) == ["thumb/i0.jpg", "web-16/i0.webp", "web-32/i0.webp"]
+    assert (after["web-32/i0.webp"], all_right(cluster)) == (before["web-32/i0.webp"], True)
+
+
+async def test_a_job_that_was_made_here_before_hands_its_files_to_workers_and_post_does_so_without_a_run(cluster):
+    await cluster.run(items("a", "b"), head())
+    await cluster.watch(items("a", "b"), head())  # nothing is left to do, and nothing was ever submitted
+    cluster.worker()
+    assert await post(cluster, items("a", "b"), head(THUMB)) == Tally(made=2)
+    assert cluster.lines()["i1"]["derivatives"] == ["derivatives/thumb/i1.jpg"]
+    assert await post(cluster, items("a", "b"), head(THUMB)) == Tally()
+    outcome = await cluster.watch(items("a", "b"), head(THUMB, WEB))
+    assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=4), 2)
+
+
+async def test_post_for_workers_needs_a_ledger_that_they_reach(cluster, monkeypatch):
+    cluster.ledger = None
+    monkeypatch.delenv("BATCHGEN_LEDGER")
+    await cluster.run(items("a"), head())
+    with pytest.raises(UsageError, match="which workers cannot reach"):
+        await post(cluster, items("a"), head(THUMB))
+
+
+async def test_a_worker_without_processes_leaves_the_files_to_others_and_that_is_said(cluster):
+    first = cluster.worker("--post-processes", "0", "--until-empty")
+    await cluster.submit(items("a", "b"), head(THUMB))
+    assert await asyncio.to_thread(first.wait, 60.0) == 0
+    assert (len(cluster.pictures()), files(cluster), queued(cluster)) == (2, {}, {"todo": 2})
+    left = await cluster.submit(items("a", "b"), head(THUMB))
+    assert (left.exit_code, left.submitted, left.derived.finished) == (9, 0, False)
+    cluster.worker("--post-processes", "0")
+    watching = asyncio.create_task(cluster.watch(items("a", "b"), head(THUMB)))
+    await cluster.until(
+        lambda: any(isinstance(e, Noted) and "no worker makes any" in e.message for e in cluster.events)
+    )
+    cluster.worker("--post-processes", "1")
+    outcome = await watching
+    assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=2), 2)
+
+
+async def test_what_cannot_be_made_ends_the_run_with_3_and_is_tried_again_by_the_next(cluster):
+    cluster.worker("--post-processes", "0", "--until-empty")
+    await cluster.watch(items("a", "b"), head())
+    picture = cluster.folder / "out" / "i0.jpg"
+    data = picture.read_bytes()
+    picture.write_bytes(bytes(len(data)))  # its size says nothing
+    cluster.worker()
+    outcome = await cluster.watch(items("a", "b"), head(THUMB))
+    assert (outcome.exit_code, outcome.derived) == (3, Tally(made=1, failed=1))
+    picture.write_bytes(data)
+    outcome = await cluster.watch(items("a", "b"), head(THUMB))
+    assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=1), 2)
+
+
+SLOW = ["{name: big%d, format: avif, width: 3000, upscale: true, quality: 90}" % n for n in range(4)]
+
+
+def silent_for_a_minute(cluster, worker):
+    """As if its last sign of life were that old."""
+    import psycopg
+
+    with psycopg.connect(cluster.ledger) as db:
+        db.execute(
+            "UPDATE batchgen_queue.procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 minute'"
+            " WHERE id IN (SELECT worker_id FROM batchgen_queue.procrastinate_jobs WHERE status = 'doing')"
+        )
+        db.execute("UPDATE batchgen.worker SET at = at - 60 WHERE name = %s", (worker,))
+
+
+async def test_the_files_of_a_worker_that_is_killed_while_it_makes_them_are_made_by_another(cluster):
+    killed = cluster.worker("--post-processes", "1")
+    await cluster.submit(items("a", "b", "c"), head(THUMB, *SLOW))
+    await cluster.until(lambda: len(cluster.pictures()) == 3 and queued(cluster).get("doing") and workers(killed.pid))
+    (process,) = workers(killed.pid)
+    killed.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(killed.wait, 30.0)
+    await cluster.until(lambda: process not in workers())  # it ends with its worker
+    assert queued(cluster).get("doing") == 1
+    half = [path for path in Path(cluster.folder / "out" / ".batchgen").glob("spool-w1-post/derive-*")]
+    silent_for_a_minute(cluster, "w1")
+    cluster.worker("--post-processes", "1")
+    outcome = await cluster.watch(items("a", "b", "c"), head(THUMB, *SLOW))
+    assert (outcome.exit_code, outcome.derived.failed, await cluster.requests()) == (0, 0, 3)
+    assert (len(files(cluster)), all_right(cluster), queued(cluster)) == (15, True, {})
+    assert not [path for path in half if path.exists()]
+
+
+async def test_a_worker_that_is_told_twice_to_stop_gives_back_the_files_it_is_making(cluster):
+    first = cluster.worker("--post-processes", "1")
+    await cluster.submit(items("a"), head(*SLOW))
+    await cluster.until(lambda: queued(cluster).get("doing") and workers(first.pid))
+    first.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.5)
+    first.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(first.wait, 30.0) == 143
+    assert queued(cluster) in ({"todo": 1}, {})  # {}: it was made in the half second
+    cluster.worker("--post-processes", "1")
+    outcome = await cluster.watch(items("a"), head(*SLOW))
+    assert (outcome.exit_code, len(files(cluster)), await cluster.requests()) == (0, 4, 1)
