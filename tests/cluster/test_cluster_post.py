@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
+import subprocess
+import sys
 
+import psycopg
 import pytest
 from PIL import Image
 
@@ -15,7 +20,7 @@ from batchgen.engine.outcome import Tally
 from batchgen.errors import UsageError
 from batchgen.events import Noted
 from batchgen.report.screen import Screen
-from tests.test_derivatives import THUMB, WEB, files
+from tests.test_derivatives import THUMB, WEB, files, needs_proc, workers
 from tests.test_run import items
 
 HERE = "{name: thumb, format: jpeg, width: 20}"
@@ -95,6 +100,9 @@ async def test_post_for_workers_needs_a_ledger_that_they_reach(cluster, monkeypa
     cluster.ledger = None
     monkeypatch.delenv("BATCHGEN_LEDGER")
     await cluster.run(items("a"), head())
+    command = [sys.executable, "-m", "batchgen", "post", str(cluster.folder / "out"), "--engine", "cluster"]
+    said = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert (said.returncode, "which workers cannot reach" in said.stderr) == (2, True)
     with pytest.raises(UsageError, match="which workers cannot reach"):
         await post(cluster, items("a"), head(THUMB))
 
@@ -130,13 +138,11 @@ async def test_what_cannot_be_made_ends_the_run_with_3_and_is_tried_again_by_the
     assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=1), 2)
 
 
-SLOW = ["{name: big%d, format: avif, width: 3000, upscale: true, quality: 90}" % n for n in range(4)]
+SLOW = "{name: big, format: avif, width: 2600, upscale: true, quality: 90}"
 
 
 def silent_for_a_minute(cluster, worker):
     """As if its last sign of life were that old."""
-    import psycopg
-
     with psycopg.connect(cluster.ledger) as db:
         db.execute(
             "UPDATE batchgen_queue.procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 minute'"
@@ -145,33 +151,63 @@ def silent_for_a_minute(cluster, worker):
         db.execute("UPDATE batchgen.worker SET at = at - 60 WHERE name = %s", (worker,))
 
 
+async def stopped_half_way(cluster, worker):
+    """The process of a worker that has made the first file of a picture and not the last, and is kept from it."""
+    await cluster.until(lambda: any(path.startswith("thumb/") for path in files(cluster)))
+    (process,) = workers(worker.pid)
+    os.kill(process, signal.SIGSTOP)
+    assert not any(path.startswith("big/") for path in files(cluster))
+    return process
+
+
+@needs_proc
 async def test_the_files_of_a_worker_that_is_killed_while_it_makes_them_are_made_by_another(cluster):
     killed = cluster.worker("--post-processes", "1")
-    await cluster.submit(items("a", "b", "c"), head(THUMB, *SLOW))
-    await cluster.until(lambda: len(cluster.pictures()) == 3 and queued(cluster).get("doing") and workers(killed.pid))
-    (process,) = workers(killed.pid)
+    await cluster.submit(items("a", "b"), head(THUMB, SLOW))
+    process = await stopped_half_way(cluster, killed)
     killed.send_signal(signal.SIGKILL)
     await asyncio.to_thread(killed.wait, 30.0)
+    os.kill(process, signal.SIGCONT)
     await cluster.until(lambda: process not in workers())  # it ends with its worker
-    assert queued(cluster).get("doing") == 1
-    half = [path for path in Path(cluster.folder / "out" / ".batchgen").glob("spool-w1-post/derive-*")]
+    half = cluster.folder / "out" / ".batchgen" / "spool-w1-post" / "derive-1-abc"
+    half.write_bytes(b"half")
+    assert queued(cluster) == {"doing": 1, "todo": 1}
     silent_for_a_minute(cluster, "w1")
     cluster.worker("--post-processes", "1")
-    outcome = await cluster.watch(items("a", "b", "c"), head(THUMB, *SLOW))
-    assert (outcome.exit_code, outcome.derived.failed, await cluster.requests()) == (0, 0, 3)
-    assert (len(files(cluster)), all_right(cluster), queued(cluster)) == (15, True, {})
-    assert not [path for path in half if path.exists()]
+    outcome = await cluster.watch(items("a", "b"), head(THUMB, SLOW))
+    assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=4), 2)
+    assert (len(files(cluster)), all_right(cluster), queued(cluster), half.exists()) == (4, True, {}, False)
 
 
+@needs_proc
 async def test_a_worker_that_is_told_twice_to_stop_gives_back_the_files_it_is_making(cluster):
     first = cluster.worker("--post-processes", "1")
-    await cluster.submit(items("a"), head(*SLOW))
-    await cluster.until(lambda: queued(cluster).get("doing") and workers(first.pid))
+    await cluster.submit(items("a"), head(THUMB, SLOW))
+    await stopped_half_way(cluster, first)
     first.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.5)
+    assert first.poll() is None  # it waits for its process
     first.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(first.wait, 30.0) == 143
-    assert queued(cluster) in ({"todo": 1}, {})  # {}: it was made in the half second
+    assert (await asyncio.to_thread(first.wait, 30.0), queued(cluster), workers(first.pid)) == (143, {"todo": 1}, [])
     cluster.worker("--post-processes", "1")
-    outcome = await cluster.watch(items("a"), head(*SLOW))
-    assert (outcome.exit_code, len(files(cluster)), await cluster.requests()) == (0, 4, 1)
+    outcome = await cluster.watch(items("a"), head(THUMB, SLOW))
+    assert (outcome.exit_code, len(files(cluster)), await cluster.requests()) == (0, 2, 1)
+
+
+async def test_a_picture_that_was_recorded_and_is_not_placed_yet_is_waited_for(cluster):
+    cluster.worker("--post-processes", "0", "--until-empty")
+    await cluster.submit(items("a"), head(THUMB))
+    await asyncio.to_thread(cluster.workers[0].wait, 60.0)
+    picture = cluster.folder / "out" / "i0.jpg"
+    picture.rename(picture.with_suffix(".later"))
+    with psycopg.connect(cluster.ledger) as db:
+        (schema,) = db.execute("SELECT schema FROM batchgen.job").fetchone()
+        db.execute(f"UPDATE {schema}.image SET placed = 0")
+    cluster.worker("--post-processes", "1")
+    await cluster.until(lambda: queued(cluster) == {"doing": 1})
+    await asyncio.sleep(0.5)
+    picture.with_suffix(".later").rename(picture)
+    with psycopg.connect(cluster.ledger) as db:
+        db.execute(f"UPDATE {schema}.image SET placed = 1")
+    outcome = await cluster.watch(items("a"), head(THUMB))
+    assert (outcome.exit_code, outcome.derived) == (0, Tally(made=1))
