@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.batch import batch
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.cluster_post import cluster_post
 from tests.benchmarks.dashboard import dashboard
 from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
@@ -31,6 +32,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "start": start,
     "gallery": gallery,
     "post": post,
+    "cluster-post": cluster_post,
     "dashboard": dashboard,
 }
 
