@@ -31,13 +31,15 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more."""
+    """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more; queued:
+    pictures whose files are left to workers elsewhere."""
 
     made: int = 0
     skipped: int = 0
     removed: int = 0
     failed: int = 0
     finished: bool = True
+    queued: int = 0
 
     @property
     def changed(self) -> bool:
@@ -52,8 +54,8 @@ class Tally:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How the work of a run came to its end. stopping: why nothing more was started, empty when all was tried; left:
-    samples that were not; waits: some of them for a quota of another day; stopped_lanes: reasons by lane; deriving: pictures
-    of which others still make files; derived: what others have made."""
+    samples that were not; waits: some of them for a quota of another day; stopped_lanes: reasons by lane; derived: by
+    workers elsewhere."""
 
     stopping: str = ""
     message: str = ""
@@ -62,7 +64,6 @@ class Ending:
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     unsubmitted: int = 0
     exposed_ms: tuple[float, float] | None = None
-    deriving: int = 0
     derived: Tally = field(default_factory=Tally)
 
 

@@ -461,7 +461,7 @@ class _Run:
             sum(attempts.values()),
             bool(ending.stopped_lanes),
             ending.waits,
-            counts.get("submitted", 0) + ending.unsubmitted + ending.deriving > 0,
+            counts.get("submitted", 0) + ending.unsubmitted + ending.derived.queued > 0,
             self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(

@@ -72,6 +72,8 @@ def _files_missing(derived: Facts) -> str:
     """What of `post:` the run leaves behind."""
     if derived["failed"]:
         return f", {figures.count(derived['failed'], 'file')} could not be made"
+    if derived["queued"]:
+        return f", files of {figures.count(derived['queued'], 'picture')} left to workers"
     return "" if derived["finished"] else ", files of them are missing"
 
 
@@ -146,6 +148,8 @@ def derivative_lines(derived: Facts) -> list[str]:
     parts = [f"{derived[name]:,} {word}" for name, word in words.items() if derived[name]]
     lines = [" · ".join(parts)] if parts else []
     lines += [f"    {failure['path']}: {brief(failure['message'])}" for failure in derived["failures"]]
+    if derived["queued"]:
+        return [*lines, f"workers go on with the files of {figures.count(derived['queued'], 'picture')}"]
     return lines + ([] if derived["finished"] else ["the rest is made by the next run, or by batchgen post"])
 
 

@@ -12,7 +12,7 @@ def test_plan_run_status_and_verify_tell_of_them(batchgen, write):
     assert "derive 6 files to make of the pictures, at most" in batchgen("plan", manifest, "--emulate").out
     answer = batchgen("run", manifest, "--emulate", "--json")
     assert (answer.code, answer.json["derivatives"]) == (
-        0, {"made": 4, "skipped": 2, "removed": 0, "failed": 0, "finished": True, "failures": []},
+        0, {"made": 4, "skipped": 2, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
     )  # fmt: skip
     assert "2 images made, 4 files made of them" in answer.err
     assert "4 made · 2 left out, larger than their picture" in answer.err

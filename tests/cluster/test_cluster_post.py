@@ -113,7 +113,7 @@ async def test_a_worker_without_processes_leaves_the_files_to_others_and_that_is
     assert await asyncio.to_thread(first.wait, 60.0) == 0
     assert (len(cluster.pictures()), files(cluster), queued(cluster)) == (2, {}, {"todo": 2})
     left = await cluster.submit(items("a", "b"), head(THUMB))
-    assert (left.exit_code, left.submitted, left.derived.finished) == (9, 0, False)
+    assert (left.exit_code, left.submitted, left.derived) == (9, 0, Tally(finished=False, queued=2))
     cluster.worker("--post-processes", "0")
     watching = asyncio.create_task(cluster.watch(items("a", "b"), head(THUMB)))
     await cluster.until(

@@ -49,7 +49,7 @@ async def hand_over(manifest: Manifest, folder: Path, only: Sequence[str], note:
         watch = Watch(url, there.schema, ledger.reader, say)
         try:
             await watch.derived()
-            _, tally = watch.tally(NO_RUN)
+            tally = watch.tally(NO_RUN)
         finally:
             watch.close()
         if tally.changed:

@@ -210,14 +210,14 @@ class Watch:
             await asyncio.to_thread(self._whether_anybody, 0, pictures)
             await asyncio.sleep(LOOK_S)
 
-    def tally(self, run_id: int) -> tuple[int, Tally]:
-        """(pictures whose derivatives are in the queue, what became of those of this run)."""
+    def tally(self, run_id: int) -> Tally:
+        """What became of the derivatives that this run put into the queue."""
         pictures, counts = deriving.standing(self._db, run_id)
         states = Derived.of(self._reader).derivative_counts().values()
-        return pictures, Tally(*counts, sum(each.get("failed", 0) for each in states), not pictures)
+        return Tally(*counts, sum(each.get("failed", 0) for each in states), not pictures, pictures)
 
     def _ending(self, run_id: int, left: int, waits: bool, late: bool) -> Ending:
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
-        pictures, derived = self.tally(run_id)
-        stopping = row[0] or ("deadline" if late and pictures else "")
-        return Ending(stopping=stopping, message=row[1], left=left, waits=waits, deriving=pictures, derived=derived)
+        derived = self.tally(run_id)
+        stopping = row[0] or ("deadline" if late and derived.queued else "")
+        return Ending(stopping=stopping, message=row[1], left=left, waits=waits, derived=derived)
