@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.batch import batch
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.cluster import cluster
 from tests.benchmarks.dashboard import dashboard
 from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
@@ -28,6 +29,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "manifest": long_manifest,
     "references": references,
     "batch": batch,
+    "cluster": cluster,
     "start": start,
     "gallery": gallery,
     "post": post,
