@@ -17,6 +17,7 @@ from typing import cast
 from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.cluster.dependents import QueuedDependents
+from batchgen.engine.cluster.enclosed import enclosed
 from batchgen.engine.cluster.queue import Again, defer
 from batchgen.engine.cluster.redelivered import Redelivered
 from batchgen.engine.enclosures import Enclosures
@@ -34,7 +35,6 @@ from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work import Submission
 from batchgen.manifest import Limits
-from batchgen.manifest.references import References
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.settings import Settings, state_folder
@@ -101,7 +101,7 @@ class Session:
         transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
         self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
         self.dispatch.outside = 1  # whatever the queue still has
-        dependents = QueuedDependents(self.ledger, self.store, References(Path(facts.references)))
+        dependents = QueuedDependents(self.ledger, self.store, enclosed(self.store))
         self._tasks.callback(dependents.close)
         uploads = Uploads(state_folder(place.settings), transport, place.note)
         enclosures = await self._tasks.enter_async_context(
