@@ -13,11 +13,11 @@ from pathlib import Path
 
 import batchgen
 from batchgen.quota import Reserved
-from batchgen.shared import SharedFile
+from batchgen.shared import SharedBook
 
 
 async def starts(folder: str, limit: str, period_s: str, seconds: str) -> None:
-    file = SharedFile(Path(folder), lambda message: print("note", message))
+    file = SharedBook(Path(folder), lambda message: print("note", message))
     log, until = file.starts("q", float(period_s)), time.time() + float(seconds)
     while time.time() < until:
         answer = await log.reserve(int(limit))

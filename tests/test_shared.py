@@ -36,7 +36,7 @@ from batchgen.quota import (
 )
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import FILE_NAME, SharedFile, Terms, open_shared, quota_name
+from batchgen.shared import FILE_NAME, SharedBook, Terms, open_shared, quota_name
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_quota import most_in_a_minute
@@ -54,8 +54,8 @@ async def child(*arguments: object) -> asyncio.subprocess.Process:
 
 
 @pytest.fixture
-async def shared(state_home: Path) -> AsyncIterator[SharedFile]:
-    file = SharedFile(state_home, print)
+async def shared(state_home: Path) -> AsyncIterator[SharedBook]:
+    file = SharedBook(state_home, print)
     yield file
     file.close()
 
@@ -184,7 +184,7 @@ async def test_a_run_goes_on_unshared_when_the_file_is_no_database(tmp_path, sta
 
 async def test_a_fault_in_the_middle_of_a_run_is_told_once_and_gives_places_from_then_on(state_home):
     notes: list[str] = []
-    file = SharedFile(state_home, notes.append)
+    file = SharedBook(state_home, notes.append)
     log = file.starts("q", 60.0)
     await log.reserve(1)
     connection = sqlite3.connect(state_home / FILE_NAME)
@@ -197,7 +197,7 @@ async def test_a_fault_in_the_middle_of_a_run_is_told_once_and_gives_places_from
 
 async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
     notes: list[str] = []
-    file = SharedFile(state_home, notes.append)
+    file = SharedBook(state_home, notes.append)
     connection = sqlite3.connect(state_home / FILE_NAME)
     connection.execute("DROP TABLE spending")
     connection.close()
@@ -209,7 +209,7 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
 async def test_another_process_that_never_ends_its_transaction_is_not_waited_for_for_ever(state_home, monkeypatch):
     monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
     notes: list[str] = []
-    file = SharedFile(state_home, notes.append)
+    file = SharedBook(state_home, notes.append)
     other = sqlite3.connect(state_home / FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert await asyncio.wait_for(file.starts("q", 60.0).reserve(1), 20.0) == Reserved(None)
@@ -256,7 +256,7 @@ async def test_a_lane_that_nothing_binds_starts_at_once_and_sends_when_the_other
         sending = asyncio.ensure_future(log.written(start.place))
         assert not (await asyncio.wait([sending], timeout=0.2))[0]
     await sending
-    with contextlib.closing(SharedFile(state_home, print)) as others:
+    with contextlib.closing(SharedBook(state_home, print)) as others:
         bound = others.starts("q", 60.0, Terms(account="acc", rpd=2, budgets=(Budget("day", 0.5),)))
         assert await bound.reserve(60, 0.2) == BudgetReached("day")
         assert isinstance(await bound.reserve(60, 0.1), Reserved)
@@ -409,7 +409,7 @@ async def test_what_was_spent_before_there_was_a_shared_file_counts_once(tmp_pat
         alone = await real_run(tmp_path, "one", emulator.base_url, limits, {})
         for _ in range(2):
             await real_run(tmp_path, "one", emulator.base_url, limits, environ)
-    file = SharedFile(state_home / "batchgen", print)
+    file = SharedBook(state_home / "batchgen", print)
     assert await file.spent_since(0.0) == pytest.approx(alone.usd)
     file.close()
 
@@ -444,7 +444,7 @@ async def test_two_runs_at_the_same_moment_never_spend_more_than_the_days_budget
 
 async def test_what_a_killed_run_reserved_stays_spent_until_its_own_job_says_what_became_of_it(tmp_path, state_home):
     environ, limits = {"XDG_STATE_HOME": str(state_home)}, {"budget_usd_per_day": 0.10}
-    dead = SharedFile(state_home / "batchgen", print)
+    dead = SharedBook(state_home / "batchgen", print)
     terms = Terms(job=str(tmp_path / "one"))
     assert isinstance(await dead.starts("q", 60.0, terms).reserve(None, 0.08), Reserved)
     dead.close()
@@ -514,7 +514,7 @@ async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
     noted: list[str] = []
     now = time.time()
     days = [now - 2 * 86400.0, now - 86400.0, now]
-    with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
+    with contextlib.closing(SharedBook(tmp_path, noted.append)) as file:
         log = file.starts("q", 60.0, Terms(job="a", account="acc"))
         for _ in range(30):
             log.settled((await log.reserve(None, 1.0)).place, 0.5)
@@ -525,7 +525,7 @@ async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
             connection.execute(
                 "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND rowid % 3 = ?", (day, day, number)
             )
-    with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
+    with contextlib.closing(SharedBook(tmp_path, noted.append)) as file:
         assert await file.spent_since(0.0) == pytest.approx(22.0)
         assert await file.spent_since(span_start("day", now)) == pytest.approx(12.0)
     with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
@@ -642,6 +642,6 @@ async def test_emulated_runs_count_for_nothing(tmp_path, state_home):
             environ={"XDG_STATE_HOME": str(state_home)},
         )
         outcome = await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
-    file = SharedFile(state_home / "batchgen", print)
+    file = SharedBook(state_home / "batchgen", print)
     assert (outcome.usd > 0, await file.spent_since(0.0)) == (True, 0.0)
     file.close()

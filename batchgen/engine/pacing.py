@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from batchgen.dispatch import Dispatch, Supply
@@ -13,13 +14,24 @@ from batchgen.engine.survey import Survey
 from batchgen.events import Event, LaneCooled, LaneParked
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
-from batchgen.quota import MARGIN_S, DayUsedUp, NotBefore, SharedLog, Window, daily_reset
+from batchgen.quota import MARGIN_S, Held, NotBefore, Parked, SharedLog, Window, daily_reset
 from batchgen.retry import RetryPolicy
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 PROOF_S = 7 * 86400.0
 PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
+
+
+@contextlib.asynccontextmanager
+async def hearing(dispatch: Dispatch) -> AsyncIterator[None]:
+    """While it lasts, what the server tells other machines closes the lanes here too."""
+    task = asyncio.ensure_future(dispatch.hear())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +83,16 @@ class Pacing:
                 self.ledger.unparked(lane)
         return parked
 
-    def _held(self, lane: str, why: NotBefore | DayUsedUp) -> None:
+    def _held(self, lane: str, why: Held) -> None:
         now, model = time.time(), self.survey.loads[lane].model
         if isinstance(why, NotBefore):
             self.ledger.cooled(lane, now + why.wait_s)
             self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
             return
-        until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
+        if isinstance(why, Parked):
+            until, message = now + why.wait_s, why.why
+        else:
+            until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
         self.ledger.parked(lane, until, message)
         self.emit(LaneParked(at=now, model=model, until=until, message=message))
 

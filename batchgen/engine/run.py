@@ -30,7 +30,7 @@ from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions, Tally, exit_code, stalled_message
-from batchgen.engine.pacing import Pacing
+from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
@@ -41,13 +41,13 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, server_url
+from batchgen.ledger.places import VARIABLE, Server, address, has_ledger, known_as, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile, open_shared
+from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from batchgen.transport import Transport
@@ -174,7 +174,8 @@ class _Run:
         apply_survey(ledger, self.store, survey, self.backlog)
         if survey.adopted:
             self.note(f"{survey.adopted:,} image(s) {RESTORED}")
-        shared = open_shared(state_folder(self.settings), self.note)
+        # One ledger's server counts for all machines; the state folder counts for this host.
+        shared = open_shared(address(self.store.folder, self._server()) or state_folder(self.settings), self.note)
         try:
             outcome = await self._drive(ledger, engine, survey, routes, results, shared)
         finally:
@@ -253,7 +254,7 @@ class _Run:
         survey: Survey,
         routes: Mapping[str, Route],
         results: ResultsFile,
-        shared: SharedFile,
+        shared: SharedBook,
     ) -> Outcome:
         started, limits, options = time.time(), self.manifest.limits, self.options
         pacing = Pacing(ledger, survey, limits, options, self.emit)
@@ -326,8 +327,10 @@ class _Run:
                     if options.install_signal_handlers
                     else nullcontext()
                 ):
-                    async with batches:
+                    async with batches, hearing(dispatch) if shared.far else nullcontext():
                         await engine.drive(dispatch, execution.execute)
+                    if dispatch.fault is not None:
+                        execution.refused(dispatch.fault)
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
