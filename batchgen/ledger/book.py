@@ -52,7 +52,7 @@ class ServerBook:
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         locks = {name for change in changes if isinstance(change, Locked) for name in change.locks}
-        return self._database.transact([partial(self._begin, sorted(map(_number, locks))), *changes])[1:]
+        return self._database.transact([partial(self._begin, sorted(map(lock_number, locks))), *changes])[1:]
 
     def _begin(self, locks: list[int], connection: Connection) -> None:
         asked_s = time.monotonic()
@@ -72,6 +72,6 @@ class ServerBook:
         self._database.close()
 
 
-def _number(name: str) -> int:
+def lock_number(name: str) -> int:
     """Of an advisory lock."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
