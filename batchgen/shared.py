@@ -139,7 +139,7 @@ class SharedBook:
         """
         self.keeping = _open(place)
         self.far = self.keeping.far
-        self._writer = Writer(self.keeping, "shared")
+        self._writer = Writer(self.keeping, "book of quota and spend")
         self._note = note
         self._told = False
         self._random = random.Random()
@@ -264,6 +264,7 @@ class SharedStarts:
         self._terms = terms
         self._bound = terms.rpd is not None or terms.usd_per_10_min is not None or bool(terms.budgets)
         self._behind: dict[int, tuple[Future[object], float]] = {}  # reservations that were not waited for, and when
+        self._stamps: dict[int, float] = {}  # of reservations that were waited for
         self._forgot = 0.0
         self._turn: tuple[int, float] | None = None  # number and instant
         self._own_lock = (f"quota {quota}",)
@@ -323,6 +324,7 @@ class SharedStarts:
             return NotBefore(money_s, "usd_per_10_min")
         place = self._book.new_place()
         self._write(connection, place, usd, now)
+        self._stamps[place] = now
         return Reserved(place, used)
 
     async def held(self) -> Held | None:
@@ -408,7 +410,7 @@ class SharedStarts:
         )
 
     def sent(self, place: int) -> None:
-        _, at = self._behind.pop(place, (None, 0.0))
+        at = self._behind.pop(place, (None, 0.0))[1] or self._stamps.pop(place, 0.0)
         now = self._book.clock()
         if not at <= now < at + NEAR_S:
             # Replaced, not updated: the place is already forgotten if connecting took longer than the period.
@@ -423,6 +425,7 @@ class SharedStarts:
 
     def refund(self, place: int) -> None:
         self._behind.pop(place, None)
+        self._stamps.pop(place, None)
         self._book.tell("DELETE FROM start WHERE place = ?", place)
         self._book.tell("DELETE FROM spending WHERE place = ?", place)
         self._book.tell(
