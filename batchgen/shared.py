@@ -538,7 +538,7 @@ def _open(place: Place) -> Keeping:
     if isinstance(place, str):
         from batchgen.ledger.book import ServerBook
 
-        keeping = ServerBook(place, SCHEMA)
+        keeping = ServerBook(place, SCHEMA, last="held")
     else:
         if place is not None:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -546,7 +546,8 @@ def _open(place: Place) -> Keeping:
             os.close(os.open(place / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
         keeping = _connect(":memory:" if place is None else place / FILE_NAME)
     try:
-        keeping.transact([lambda connection: _clear(connection, keeping.at, keeping.midnights)])
+        # Alone: what two fold at the same time would count twice.
+        keeping.transact([Locked(lambda connection: _clear(connection, keeping.at, keeping.midnights), ("clear",))])
     except BaseException:
         keeping.close()
         raise

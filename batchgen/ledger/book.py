@@ -32,15 +32,15 @@ class ServerBook:
     far = True  # others may be on other machines
     midnights = "floor(at / 900) * 900"  # every time zone's midnight is a multiple of it
 
-    def __init__(self, url: str, schema: Sequence[str]) -> None:
-        """Raises LedgerError."""
+    def __init__(self, url: str, schema: Sequence[str], last: str) -> None:
+        """last: the table that is made last. Raises LedgerError."""
         self._database = PostgreSQL(url, SHARED, "batchgen shares")
         self.at = 0.0  # UTC seconds by the server, of the transaction that is under way
         self._ahead_s = 0.0  # of this process's monotonic clock
         self._error_s = float("inf")
         self._measured_s = 0.0
         try:
-            make_shared_tables(self._database, schema)
+            make_shared_tables(self._database, schema, last)
             self.transact([])
         except BaseException:
             self._database.close()

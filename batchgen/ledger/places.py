@@ -193,12 +193,15 @@ def migrate(database: PostgreSQL, there: Pointer) -> None:
     database.transact([change])
 
 
-def make_shared_tables(database: PostgreSQL, statements: Sequence[str]) -> None:
-    """In the schema of what all jobs of the server share. Raises LedgerError."""
+def make_shared_tables(database: PostgreSQL, statements: Sequence[str], last: str) -> None:
+    """In the schema of what all jobs of the server share, unless `last` of them is there. Raises LedgerError."""
     from batchgen.ledger.postgresql import tables
 
     def change(db: Connection) -> None:
         _one_at_a_time(db)
+        # Even CREATE INDEX IF NOT EXISTS waits for all who write to its table, and they for it.
+        if db.execute(f"SELECT to_regclass('{SHARED}.{last}')").fetchone()[0] is not None:
+            return
         for statement in (f"CREATE SCHEMA IF NOT EXISTS {SHARED}", *statements):
             db.execute(tables(statement))
 

@@ -62,7 +62,7 @@ def run(number: int, load: Load, base_url: str, ledger: str) -> int:
     header = {"output": str(folder / "out"), "models": {MODEL: {"rpm": RPM}}, "limits": {"concurrency": load.in_flight}}
     items = [{"id": f"p{each:05}", "prompt": f"{prompt(each)} of {number}"} for each in range(load.images)]
     command = [sys.executable, "-m", "batchgen", "run", str(write_manifest(folder, header, items)), "--quiet", "--yes"]
-    where = environment(folder, base_url) | {"BATCHGEN_LEDGER": ledger, "GEMINI_API_KEY": "the same for all"}
+    where = environment(folder, base_url) | {"BATCHGEN_LEDGER": ledger, "GEMINI_API_KEY": "the-same-for-all"}
     return subprocess.run(command, cwd=ROOT, env=where, check=False).returncode
 
 
