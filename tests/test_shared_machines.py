@@ -18,9 +18,12 @@ import pytest
 
 from batchgen import shared as shared_module
 from batchgen.emulator import serve
+from batchgen.engine.purse import Purse
 from batchgen.errors import LedgerError
 from batchgen.ledger import postgresql
 from batchgen.ledger.book import lock_number
+from batchgen.ledger.reader import Reader
+from batchgen.manifest import Limits
 from batchgen.quota import MARGIN_S, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved
 from batchgen.shared import ANSWER_S, FILE_NAME, SharedBook, Terms
 from tests.postgres import running
@@ -184,6 +187,14 @@ async def test_two_jobs_whose_ledgers_are_on_one_server_have_one_budget_there(tm
         second = await real_run(tmp_path, "two", emulator.base_url, limits, environ)
     assert (first.made, again.made, second.exit_code, second.made) == (2, 0, 6, 0)
     assert await book.spent_since(0.0) == pytest.approx(first.usd + 0.001)
+
+    await book.ask(lambda db: db.execute("DELETE FROM spending WHERE worker = ''").rowcount, None)
+    with Reader.open(tmp_path / "one") as reader:
+        purse = Purse(str(tmp_path / "one"), reader, book, Limits(**limits), {}, False)
+        await purse.logs({})  # what the ledger knows is made good beside what a living worker has reserved
+        assert await book.spent_since(0.0) == pytest.approx(first.usd + 0.001)
+        await purse.died("w")
+    assert await book.spent_since(0.0) == pytest.approx(first.usd)
     book.close()
     assert not list(state.rglob(FILE_NAME))
 

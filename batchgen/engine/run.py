@@ -257,7 +257,7 @@ class _Run:
         shared: SharedBook,
     ) -> Outcome:
         started, limits, options = time.time(), self.manifest.limits, self.options
-        pacing = Pacing(ledger, survey, limits, options, self.emit)
+        pacing = Pacing(ledger, survey, limits, options, self.emit, shared.far)
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)

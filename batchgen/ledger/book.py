@@ -13,6 +13,7 @@ from batchgen.ledger.places import SHARED, make_shared_tables
 from batchgen.ledger.postgresql import PostgreSQL
 
 DRIFT = 0.0005  # seconds a second: a clock that its server corrects differs by no more
+JUMP_S = 1.0
 # No flush per commit, as with the file: what a crash of the server forgets of starts is less than a second's, and spend is
 # made good from each job's own ledger. One that stops in the middle must not keep the others from starting.
 SETTINGS = (
@@ -47,7 +48,7 @@ class ServerBook:
             raise
 
     def clock(self) -> float:
-        """UTC seconds by the server, for what is stamped here; at most `_error_s` late and never early."""
+        """UTC seconds by the server, for what is stamped here; late by at most the quickest answer of late, never early."""
         return time.monotonic() + self._ahead_s
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
@@ -59,7 +60,8 @@ class ServerBook:
         self.at = float(connection.execute(*((BEGIN_LOCKED, (locks,)) if locks else (BEGIN, ()))).fetchone()[0])
         answered_s = time.monotonic()
         error_s = answered_s - asked_s
-        if error_s <= self._error_s + DRIFT * (answered_s - self._measured_s):
+        jumped = abs(self.at - asked_s - self._ahead_s) > error_s + JUMP_S  # the server's clock, or this host slept
+        if jumped or error_s <= self._error_s + DRIFT * (answered_s - self._measured_s):
             self._ahead_s, self._error_s, self._measured_s = self.at - asked_s, error_s, answered_s
 
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor:
