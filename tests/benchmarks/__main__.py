@@ -19,6 +19,7 @@ from tests.benchmarks.measure import BENCH, WORK
 from tests.benchmarks.post import post
 from tests.benchmarks.quota import quotas
 from tests.benchmarks.references import references
+from tests.benchmarks.shared import shared
 from tests.benchmarks.start import start
 from tests.benchmarks.throughput import unlimited, waiting
 
@@ -34,6 +35,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "gallery": gallery,
     "post": post,
     "dashboard": dashboard,
+    "shared": shared,
 }
 
 

@@ -26,7 +26,7 @@ from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import open_routes
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
-from batchgen.engine.pacing import Pacing
+from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
 from batchgen.engine.survey import lane_load
 from batchgen.errors import Fenced
@@ -38,7 +38,7 @@ from batchgen.manifest import Limits
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile
+from batchgen.shared import SharedBook
 from batchgen.store.store import SPOOL, Store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
@@ -80,7 +80,7 @@ class Session:
 
     # --- opening and closing
 
-    async def opened(self, shared: SharedFile) -> Session:
+    async def opened(self, shared: SharedBook) -> Session:
         """Raises BatchgenError when this worker cannot make this job's pictures."""
         facts, place = self.facts, self._place
         limits = Limits.model_validate({**facts.limits, "budget_usd": None})
@@ -95,8 +95,9 @@ class Session:
         )
         self.store = Store(Path(facts.folder), f"{SPOOL}-{place.name}")
         await asyncio.to_thread(self.store.prepare)
-        pacing = Pacing(self.ledger, loads, limits, options, self._emit)
-        purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, facts.emulator_url is not None)
+        pacing = Pacing(self.ledger, loads, limits, options, self._emit, shared.far)
+        emulated = facts.emulator_url is not None
+        purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
         executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
         transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
         self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
@@ -123,7 +124,10 @@ class Session:
         return self
 
     async def _drive(self) -> None:
-        await OnlineEngine().drive(self.dispatch, self._execute)
+        async with hearing(self.dispatch):
+            await OnlineEngine().drive(self.dispatch, self._execute)
+        if self.dispatch.fault is not None:
+            self.execution.refused(self.dispatch.fault)
         reason, now = self.dispatch.stopping, time.time()
         if reason not in OWN:
             message = self.execution.trouble or self.stop_message
@@ -179,6 +183,8 @@ class Session:
             if await self._stands_still(claimed.sample):
                 return
             end = await self._redelivered.settled(claimed)
+            for name in await self.ledger.through_with(claimed.unsettled):
+                await self._purse.died(name)
             if end is not None:
                 state, reason = end
                 if state != "succeeded":

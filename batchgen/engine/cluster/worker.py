@@ -22,7 +22,7 @@ from batchgen.events import Event, Noted
 from batchgen.ledger.places import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.work import submission
-from batchgen.settings import Settings, state_folder
+from batchgen.settings import Settings
 from batchgen.shared import open_shared
 
 LOOK_S = 1.0
@@ -77,7 +77,7 @@ class Worker:
         """Until it is stopped, or the queue is empty when that was asked for. Raises LedgerError, UsageError."""
         self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {self._options.name}")
         await asyncio.to_thread(queue.prepare, self._server)
-        self._shared = open_shared(state_folder(self._settings), self._note)
+        self._shared = open_shared(self._url, self._note)
         self._app = queue.open_app(self._url, self._carry)
         heart = asyncio.create_task(self._beat())
         try:
