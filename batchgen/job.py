@@ -20,7 +20,7 @@ from batchgen.engine.survey import Survey, Surveyor, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import has_ledger
+from batchgen.ledger.places import VARIABLE, address, has_ledger
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.planning import Forecast, Step, Wishes, forecast, too_dear
@@ -114,7 +114,11 @@ def plan(
         if reader is not None and job.manifest.derives:
             due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
             files += sum(len(each.outputs) for each in due if each.key not in coming.again)
-        state = None if job.emulated else state_folder(job.settings)
+        state = (
+            None
+            if job.emulated
+            else address(job.folder, None) or job.settings.text(VARIABLE) or state_folder(job.settings)
+        )
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
             if load.rpd is not None:

@@ -128,6 +128,7 @@ def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, 
 def declared(manifest: str, invocation: Invocation) -> Declared:
     """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
     from batchgen.job import load
+    from batchgen.ledger.places import address
     from batchgen.manifest.post import post_fields
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.report.gallery_facts import Declared
@@ -144,7 +145,7 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
                 asks[item.id] = wanted
             if item.turn:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
-        state = state_folder(loaded.settings)
+        state = address(loaded.folder, None) or state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
         return Declared(load_catalogue())
     limits = found.limits

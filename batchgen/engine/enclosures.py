@@ -22,11 +22,11 @@ from batchgen.providers.base import TakingLinks, Uploading
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.single_flight import SingleFlight
 from batchgen.store.spool import SpoolFile
-from batchgen.store.store import Store
+from batchgen.store.store import SPOOL, Store
 from batchgen.transport import Transport
 from batchgen.uploads import Destination, Upload, Uploads
 
-FOLDER = "references"  # beside the spool: what was fetched and converted, for this run only
+FOLDER = "references"  # beside the spool and of its process: what was fetched and converted, for this run only
 BATCH_LIFE_S = 40 * 3600.0  # of the 48 hours that a file lives: a batch takes up to 24, and may take more
 URI_BYTES = 300  # of an uploaded file's part in a request
 
@@ -63,7 +63,8 @@ class Enclosures:
         self._store = store
         self._ready: dict[str, str] = {}  # paths, by the link or by what was converted
         self._making = SingleFlight()
-        self._folder = os.path.join(os.path.dirname(os.path.realpath(store.spool)), FOLDER)
+        state, spool = os.path.split(os.path.realpath(store.spool))
+        self._folder = os.path.join(state, FOLDER + spool.removeprefix(SPOOL))
         self._kept = References(self._folder)
 
     async def __aenter__(self) -> Enclosures:
@@ -140,7 +141,7 @@ class Enclosures:
     # --- what is made for this run
 
     def _place(self, name: str) -> str:
-        self._store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+        self._store.plain_folder(os.path.join(STATE_FOLDER, os.path.basename(self._folder)), 0o700)
         return os.path.join(self._folder, sha256(name.encode()).hexdigest())
 
     async def _fetched(self, link: str, loopback: bool) -> str:

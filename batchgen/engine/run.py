@@ -31,7 +31,7 @@ from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
-from batchgen.engine.pacing import Pacing
+from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
@@ -42,13 +42,13 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, server_url
+from batchgen.ledger.places import VARIABLE, Server, address, has_ledger, known_as, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile, open_shared
+from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from batchgen.transport import Transport
@@ -216,7 +216,8 @@ class _Run:
         routes: Mapping[str, Route],
         results: ResultsFile,
     ) -> Outcome:
-        shared = open_shared(state_folder(self.settings), self.note)
+        # One ledger's server counts for all machines; the state folder counts for this host.
+        shared = open_shared(address(self.store.folder, self._server()) or state_folder(self.settings), self.note)
         try:
             return await self._drive(ledger, engine, survey, routes, results, shared)
         finally:
@@ -285,10 +286,10 @@ class _Run:
         survey: Survey,
         routes: Mapping[str, Route],
         results: ResultsFile,
-        shared: SharedFile,
+        shared: SharedBook,
     ) -> Outcome:
         started, limits, options = time.time(), self.manifest.limits, self.options
-        pacing = Pacing(ledger, survey.loads, limits, options, self.emit)
+        pacing = Pacing(ledger, survey.loads, limits, options, self.emit, shared.far)
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
@@ -358,8 +359,10 @@ class _Run:
                     if options.install_signal_handlers
                     else nullcontext()
                 ):
-                    async with batches:
+                    async with batches, hearing(dispatch) if shared.far else nullcontext():
                         await engine.drive(dispatch, execution.execute)
+                    if dispatch.fault is not None:
+                        execution.refused(dispatch.fault)
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
         self._say_why_it_stopped(dispatch)
         if isinstance(execution.fault, LedgerError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -28,6 +29,18 @@ class Connection(Protocol):
 
 
 Change = Callable[[Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """A change that nobody makes at the same time as another that names one of the same locks. One who writes an SQLite
+    file is alone anyway."""
+
+    change: Change
+    locks: tuple[str, ...]
+
+    def __call__(self, connection: Connection) -> Any:
+        return self.change(connection)
 
 
 class Database(Connection, Protocol):

@@ -183,6 +183,17 @@ class FencedLedger(Ledger):
 
     # --- requests of others
 
+    async def through_with(self, attempts: Sequence[OpenAttempt]) -> list[str]:
+        """Workers that had sent these requests, and have none in this job any more that is not settled."""
+        if not attempts:
+            return []
+        numbers = [attempt.id for attempt in attempts]
+        sql = (
+            f"SELECT DISTINCT a.worker FROM attempt a WHERE a.id IN ({', '.join('?' * len(numbers))}) AND a.worker <> ?"
+            " AND NOT EXISTS (SELECT 1 FROM attempt o WHERE o.worker = a.worker AND o.outcome IS NULL)"
+        )
+        return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
+
     async def given_up(self, attempt: OpenAttempt) -> bool:
         """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
         at, message = time.time(), "its worker fell silent while the request was in flight"

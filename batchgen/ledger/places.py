@@ -8,6 +8,7 @@ import re
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,6 +191,29 @@ def migrate(database: PostgreSQL, there: Pointer) -> None:
         db.execute(f"UPDATE {SHARED}.job SET version = ? WHERE id = ?", (VERSION, there.job))
 
     database.transact([change])
+
+
+def make_shared_tables(database: PostgreSQL, statements: Sequence[str], last: str) -> None:
+    """In the schema of what all jobs of the server share, unless `last` of them is there. Raises LedgerError."""
+    from batchgen.ledger.postgresql import tables
+
+    def change(db: Connection) -> None:
+        one_at_a_time(db)
+        # Even CREATE INDEX IF NOT EXISTS waits for all who write to its table, and they for it.
+        if db.execute(f"SELECT to_regclass('{SHARED}.{last}')").fetchone()[0] is not None:
+            return
+        for statement in (f"CREATE SCHEMA IF NOT EXISTS {SHARED}", *statements):
+            db.execute(tables(statement))
+
+    database.transact([change])
+
+
+def address(job_folder: Path, server: Server | None) -> str | None:
+    """Of the server that holds the job's ledger, with what it takes to be let in; None when the ledger is a file."""
+    there = pointer(job_folder)
+    if server is not None or there is None:
+        return server.url if server is not None else None
+    return _url_for(job_folder, there)
 
 
 def _check(database: Connection, there: Pointer) -> None:

@@ -34,7 +34,6 @@ class Submission:
     name: str
     folder: str
     output: str
-    references: str
     limits: Mapping[str, Any]
     models: Mapping[str, Any]
     lanes: Mapping[str, int | None]

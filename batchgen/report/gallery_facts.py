@@ -32,7 +32,7 @@ class Declared:
     folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
     names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
     post: as a manifest says it, of items whose `asks` say nothing else; None for none.
-    budgets: USD by run, day and month. state: where the spend of all jobs is noted, None where this job's alone counts.
+    budgets: USD by run, day and month. state: folder or server where the spend of all jobs is noted, None where this job's alone counts.
     """
 
     catalogue: Catalogue
@@ -43,7 +43,7 @@ class Declared:
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     post: Facts | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
-    state: Path | None = None
+    state: Path | str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,16 +141,6 @@ async def test_what_cannot_be_made_ends_the_run_with_3_and_is_tried_again_by_the
 SLOW = "{name: big, format: avif, width: 2600, upscale: true, quality: 90}"
 
 
-def silent_for_a_minute(cluster, worker):
-    """As if its last sign of life were that old."""
-    with psycopg.connect(cluster.ledger) as db:
-        db.execute(
-            "UPDATE batchgen_queue.procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 minute'"
-            " WHERE id IN (SELECT worker_id FROM batchgen_queue.procrastinate_jobs WHERE status = 'doing')"
-        )
-        db.execute("UPDATE batchgen.worker SET at = at - 60 WHERE name = %s", (worker,))
-
-
 async def stopped_half_way(cluster, worker):
     """The process of a worker that has made the first file of a picture and not the last, and is kept from it."""
     await cluster.until(lambda: any(path.startswith("thumb/") for path in files(cluster)))
@@ -169,11 +159,11 @@ async def test_the_files_of_a_worker_that_is_killed_while_it_makes_them_are_made
     await asyncio.to_thread(killed.wait, 30.0)
     os.kill(process, signal.SIGCONT)
     await cluster.until(lambda: process not in workers())  # it ends with its worker
-    half = cluster.folder / "out" / ".batchgen" / "spool-w1-post" / "derive-1-abc"
+    half = cluster.folder / "out" / ".batchgen" / "spool-gone-post" / "derive-1-abc"  # of one that fell silent long ago
+    half.parent.mkdir()
     half.write_bytes(b"half")
     assert queued(cluster) == {"doing": 1, "todo": 1}
-    silent_for_a_minute(cluster, "w1")
-    cluster.worker("--post-processes", "1")
+    cluster.worker("--post-processes", "1", "--dead-after", "2")
     outcome = await cluster.watch(items("a", "b"), head(THUMB, SLOW))
     assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=4), 2)
     assert (len(files(cluster)), all_right(cluster), queued(cluster), half.exists()) == (4, True, {}, False)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.enclosed import Enclosing
 from batchgen.engine.cluster.missing import Missing, find_missing
 from batchgen.engine.cluster.submit import prepare, submit
 from batchgen.engine.cluster.watch import Watch
@@ -61,7 +62,6 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
         name=run.manifest.name,
         folder=run.store.root,
         output=run.store.root,
-        references=str(run.manifest.folder),
         limits=limits.model_dump(mode="json", exclude_unset=True),
         models=run.manifest.models,
         lanes={lane: load.rpm for lane, load in run.survey.loads.items() if not load.batch},
@@ -71,13 +71,15 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
     )
     run_id = run.ledger.run_id
 
+    enclosing = Enclosing(run.store, run.manifest.references)
+
     def change(db: Connection) -> None:
         if (run.survey.wanted or missing.there) and work.submission(db, run_id) is None:
             work.insert_submission(db, run_id, facts, budget_usd, options.deadline)
         if run.survey.wanted:
             rows: list[tuple[str, Sample, tuple[str, ...]]] = []
-            for row in run.backlog.everything():
-                rows.append(row)
+            for lane, sample, keys in run.backlog.everything():
+                rows.append((lane, enclosing.sample(sample), keys))
                 if len(rows) == AT_ONCE:
                     _insert(db, run_id, rows, missing)
                     rows = []

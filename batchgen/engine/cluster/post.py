@@ -71,7 +71,7 @@ def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, the
         finally:
             ledger.close()
         facts = Submission(
-            name=manifest.name, folder=store.root, output=store.root, references=str(manifest.folder), limits={},
+            name=manifest.name, folder=store.root, output=store.root, limits={},
             models={}, lanes={}, hold_uncertain=True, emulator_url=None, version=__version__,
         )  # fmt: skip
 

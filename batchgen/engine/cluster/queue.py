@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
 POST, POST_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
-HEARTBEAT_S = 5.0
 STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
 
 # at: by the server's clock. A lane is a queue of procrastinate, so that none waits behind another.
@@ -134,31 +133,36 @@ def defer_post(db: Connection, schema: str) -> None:
     db.execute("UPDATE due SET state = 'queued' WHERE state = 'ready'")
 
 
-def stalled(db: Connection) -> list[tuple[int, str, int, str | None]]:
+def stalled(db: Connection, silent_s: float) -> list[tuple[int, str, int, str | None]]:
     """(number, schema, run, key of the sample) of what was taken by somebody who has fallen silent; None: derivatives."""
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
         f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name IN (?, ?)"
         f" AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => ?))",
-        (TASK, POST_TASK, STALE_S),
+        (TASK, POST_TASK, silent_s),
     ).fetchall()
     found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
     return [(number, args["schema"], args["run"], args.get("key")) for number, args in found]
 
 
-def held(db: Connection, schema: str, run: int, key: str) -> bool:
+def held(db: Connection, schema: str, run: int, key: str, silent_s: float) -> bool:
     """Whether a worker that is alive has this sample, whatever the queue makes of its silence."""
     row = db.execute(
         f"SELECT 1 FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
         f" AND w.at > {NOW} - ?",
-        (key, run, STALE_S),
+        (key, run, silent_s),
     ).fetchone()
     return row is not None
 
 
-def orphans(db: Connection) -> list[int]:
-    """Numbers of what nobody has who is alive. Derivatives made twice cost nothing: the silence of whoever had them is enough."""
-    return [number for number, schema, run, key in stalled(db) if key is None or not held(db, schema, run, key)]
+def orphans(db: Connection, silent_s: float) -> list[int]:
+    """Numbers of what nobody has who is alive. silent_s: a worker that has said nothing for so long is taken for dead; its
+    derivatives are made again whatever it does, for they cost nothing."""
+    return [
+        number
+        for number, schema, run, key in stalled(db, silent_s)
+        if key is None or not held(db, schema, run, key, silent_s)
+    ]
 
 
 def imported() -> Any:

@@ -17,6 +17,7 @@ from typing import cast
 from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.cluster.dependents import QueuedDependents
+from batchgen.engine.cluster.enclosed import enclosed
 from batchgen.engine.cluster.queue import Again, defer, defer_post
 from batchgen.engine.cluster.redelivered import Redelivered
 from batchgen.engine.enclosures import Enclosures
@@ -25,7 +26,7 @@ from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import open_routes
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
-from batchgen.engine.pacing import Pacing
+from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
 from batchgen.engine.survey import lane_load
 from batchgen.errors import Fenced
@@ -34,11 +35,10 @@ from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work import Submission
 from batchgen.manifest import Limits
-from batchgen.manifest.references import References
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile
+from batchgen.shared import SharedBook
 from batchgen.store.store import SPOOL, Store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
@@ -81,7 +81,7 @@ class Session:
 
     # --- opening and closing
 
-    async def opened(self, shared: SharedFile) -> Session:
+    async def opened(self, shared: SharedBook) -> Session:
         """Raises BatchgenError when this worker cannot make this job's pictures."""
         facts, place = self.facts, self._place
         limits = Limits.model_validate({**facts.limits, "budget_usd": None})
@@ -96,13 +96,14 @@ class Session:
         )
         self.store = Store(Path(facts.folder), f"{SPOOL}-{place.name}")
         await asyncio.to_thread(self.store.prepare)
-        pacing = Pacing(self.ledger, loads, limits, options, self._emit)
-        purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, facts.emulator_url is not None)
+        pacing = Pacing(self.ledger, loads, limits, options, self._emit, shared.far)
+        emulated = facts.emulator_url is not None
+        purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
         executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
         transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
         self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
         self.dispatch.outside = 1  # whatever the queue still has
-        dependents = QueuedDependents(self.ledger, self.store, References(Path(facts.references)))
+        dependents = QueuedDependents(self.ledger, self.store, enclosed(self.store))
         self._tasks.callback(dependents.close)
         uploads = Uploads(state_folder(place.settings), transport, place.note)
         enclosures = await self._tasks.enter_async_context(
@@ -124,7 +125,10 @@ class Session:
         return self
 
     async def _drive(self) -> None:
-        await OnlineEngine().drive(self.dispatch, self._execute)
+        async with hearing(self.dispatch):
+            await OnlineEngine().drive(self.dispatch, self._execute)
+        if self.dispatch.fault is not None:
+            self.execution.refused(self.dispatch.fault)
         reason, now = self.dispatch.stopping, time.time()
         if reason not in OWN:
             message = self.execution.trouble or self.stop_message
@@ -180,6 +184,8 @@ class Session:
             if await self._stands_still(claimed.sample):
                 return
             end = await self._redelivered.settled(claimed)
+            for name in await self.ledger.through_with(claimed.unsettled):
+                await self._purse.died(name)
             if end is not None:
                 state, reason = end
                 if state != "succeeded":
