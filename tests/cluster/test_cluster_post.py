@@ -85,6 +85,18 @@ async def test_another_recipe_makes_only_the_files_that_it_changes_and_takes_awa
     assert (after["web-32/i0.webp"], all_right(cluster)) == (before["web-32/i0.webp"], True)
 
 
+async def test_another_picture_under_another_name_takes_the_files_of_the_one_before_away(cluster):
+    cluster.worker()
+    await cluster.watch(items("a"), head(THUMB))
+    outcome = await cluster.watch("  - {id: i0, filename: other, prompt: b}\n", head(THUMB))
+    assert (outcome.exit_code, outcome.derived, list(files(cluster))) == (
+        0,
+        Tally(made=1, removed=1),
+        ["thumb/other.jpg"],
+    )
+    assert (all_right(cluster), await cluster.requests()) == (True, 2)
+
+
 async def test_a_job_that_was_made_here_before_hands_its_files_to_workers_and_post_does_so_without_a_run(cluster):
     await cluster.run(items("a", "b"), head())
     await cluster.watch(items("a", "b"), head())  # nothing is left to do, and nothing was ever submitted
@@ -196,6 +208,7 @@ async def test_a_picture_that_was_recorded_and_is_not_placed_yet_is_waited_for(c
     cluster.worker("--post-processes", "1")
     await cluster.until(lambda: queued(cluster) == {"doing": 1})
     await asyncio.sleep(0.5)
+    assert queued(cluster) != {}
     picture.with_suffix(".later").rename(picture)
     with psycopg.connect(cluster.ledger) as db:
         db.execute(f"UPDATE {schema}.image SET placed = 1")
