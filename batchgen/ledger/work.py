@@ -96,6 +96,13 @@ def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, S
     )
 
 
+def submitted(db: Connection) -> list[tuple[str, int]]:
+    """(item, number) of all samples in the queue but those whose pictures are being recorded this very moment; they stay so
+    until the transaction ends."""
+    sql = "SELECT item_id, n FROM sample WHERE state = 'submitted' FOR UPDATE SKIP LOCKED"
+    return [(item_id, n) for item_id, n in db.execute(sql).fetchall()]
+
+
 def released(db: Connection, keys: Iterable[str]) -> list[int]:
     """These samples have their pictures: the work that waited for nothing else, by number."""
     ready: list[int] = []

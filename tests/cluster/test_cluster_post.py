@@ -85,6 +85,18 @@ async def test_another_recipe_makes_only_the_files_that_it_changes_and_takes_awa
     assert (after["web-32/i0.webp"], all_right(cluster)) == (before["web-32/i0.webp"], True)
 
 
+async def test_a_recipe_that_changes_while_the_pictures_are_still_to_be_made_is_the_one_that_counts(cluster):
+    await cluster.submit(items("a", "b"), head())
+    await cluster.submit(items("a", "b"), head(THUMB))
+    own = items("a") + "  - {id: i1, prompt: b, post: {derivatives: [" + HERE + "]}}\n"
+    await cluster.submit(own, head(THUMB))
+    cluster.worker()
+    outcome = await cluster.watch(own, head(THUMB))
+    assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=2), 2)
+    with Image.open(cluster.folder / "out" / "derivatives" / "thumb" / "i1.jpg") as thumb:
+        assert thumb.width == 20
+
+
 async def test_another_picture_under_another_name_takes_the_files_of_the_one_before_away(cluster):
     cluster.worker()
     await cluster.watch(items("a"), head(THUMB))

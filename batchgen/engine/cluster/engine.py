@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from batchgen import __version__
@@ -19,7 +19,7 @@ from batchgen.engine.elsewhere import Handover
 from batchgen.engine.outcome import Ending
 from batchgen.errors import UsageError
 from batchgen.events import Stopping
-from batchgen.ledger import deriving, work
+from batchgen.ledger import work
 from batchgen.ledger.database import Connection
 from batchgen.ledger.places import pointer
 from batchgen.ledger.work import Submission
@@ -74,25 +74,21 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
     enclosing = Enclosing(run.store, run.manifest.references)
 
     def change(db: Connection) -> None:
-        if (run.survey.wanted or missing.there) and work.submission(db, run_id) is None:
+        if (run.survey.wanted or missing.derives) and work.submission(db, run_id) is None:
             work.insert_submission(db, run_id, facts, budget_usd, options.deadline)
         if run.survey.wanted:
             rows: list[tuple[str, Sample, tuple[str, ...]]] = []
             for lane, sample, keys in run.backlog.everything():
                 rows.append((lane, enclosing.sample(sample), keys))
                 if len(rows) == AT_ONCE:
-                    _insert(db, run_id, rows, missing)
+                    work.insert_work(db, run_id, rows)
                     rows = []
-            _insert(db, run_id, rows, missing)
+            work.insert_work(db, run_id, rows)
             queue.defer(db, schema, run_id=run_id)
+        missing.await_pictures(db, run_id)
         missing.submit(db, schema, run_id)
 
     submit(run.url, schema, change)
-
-
-def _insert(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, tuple[str, ...]]], missing: Missing) -> None:
-    work.insert_work(db, run_id, rows)
-    deriving.await_pictures(db, run_id, missing.awaited(sample for _, sample, _ in rows))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,7 +20,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest import Manifest
 from batchgen.planning import selected
 from batchgen.recipe import UNFINISHED
-from batchgen.records import Item, Post, Sample
+from batchgen.records import Item, Post
 from batchgen.store.store import Store
 
 
@@ -42,18 +42,19 @@ class Missing:
             self.recipes[self._names[post]] = facts
         return self._names[post]
 
-    def awaited(self, samples: Iterable[Sample]) -> list[deriving.Due]:
-        """What is to be made of the pictures of these samples, once they have them."""
-        rows = []
-        for sample in samples:
-            post = self.own.get(sample.item.id, self.default)
-            if post is not None:
-                name = self.named(post)
-                rows += [(sample.item.id, n, name) for n in range(sample.n, sample.n + sample.images)]
-        return rows
+    @property
+    def derives(self) -> bool:
+        return self.default is not None or any(self.own.values())
+
+    def await_pictures(self, db: Connection, run_id: int) -> None:
+        """Of all samples that are in the queue, those of earlier runs too. Call `submit` afterwards."""
+        if self.derives:
+            posts = ((item_id, n, self.own.get(item_id, self.default)) for item_id, n in work.submitted(db))
+            awaited = [(item_id, n, self.named(post)) for item_id, n, post in posts if post is not None]
+            deriving.await_pictures(db, run_id, awaited)
 
     def submit(self, db: Connection, schema: str, run_id: int) -> None:
-        """What was found and the recipes that were named, to the submission of this run."""
+        """What was found, and the recipes that were named, to a submission that is there."""
         if self.recipes:
             work.add_recipes(db, run_id, self.recipes)
             db.execute(f"INSERT INTO {SHARED}.queue VALUES (?) ON CONFLICT DO NOTHING", (queue.POST,))
@@ -76,6 +77,7 @@ def find_missing(
     lookout = Lookout(view, store.root, manifest.name, emulated=emulated)
     items = manifest.items()
     while chunk := list(islice(items, CHUNK)):
+        missing.own.update((item.id, item.post) for item in chunk if item.post is not manifest.post)
         _look(missing, [item for item in chunk if not only or selected(item, only)], lookout, ledger)
     if not only:
         _forget(missing, view.unwanted_derivatives(), lookout, ledger)
@@ -95,9 +97,6 @@ def _sweep(ledger: Ledger, store: Store) -> None:
 
 
 def _look(missing: Missing, items: Sequence[Item], lookout: Lookout, ledger: Ledger) -> None:
-    for item in items:
-        if item.post is not missing.default:
-            missing.own[item.id] = item.post
     if not items:
         return
     found = lookout.look([(item.id, item.post) for item in items])
