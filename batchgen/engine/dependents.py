@@ -76,10 +76,14 @@ class Dependents:
         """
         if not name.startswith("@"):
             return self._references, name
-        file = self._picture(item_ref_key(name)).file
+        file = self.picture(name).file
         path = os.path.join(self._made.folder, file.path)
         self._made.expect(path, file.sha256)
         return self._made, path
+
+    def picture(self, name: str) -> StoredImage:
+        """Of the reference `@item`. Raises UsageError when it is gone."""
+        return self._picture(item_ref_key(name))
 
     def earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
         """What the model said before this turn. Raises OSError or UsageError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sqlite3
 import time
@@ -22,6 +23,7 @@ from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
 from batchgen.engine.batch.means import Means
 from batchgen.engine.batch.opening import looking, name_prefix, saved_usd, take_up_chunks
+from batchgen.engine.delivery import Delivery
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.enclosures import Enclosures
@@ -35,7 +37,7 @@ from batchgen.engine.purse import Purse
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
-from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_online_only
+from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
@@ -47,12 +49,16 @@ from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import Settings, state_folder
 from batchgen.shared import SharedFile, open_shared
+from batchgen.store.bucket import BucketStore
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
+from batchgen.store.whereabouts import META as STORE
+from batchgen.store.whereabouts import open_store, refuse_elsewhere
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
 log = logging.getLogger("batchgen")
+RECEIPTS = "receipts"  # the ledger's name for what tells its receipts in a bucket from another's
 
 
 async def run_job(
@@ -62,9 +68,14 @@ async def run_job(
     options: RunOptions,
     engine: Engine,
     observers: Sequence[Observer] = (),
+    *,
+    bucket: str = "",
 ) -> Outcome:
-    """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
-    run = _Run(manifest, Store(folder), settings, options, observers)
+    """bucket: where the pictures go, when not into the folder.
+
+    Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent.
+    """
+    run = _Run(manifest, open_store(folder, bucket), settings, options, observers)
     try:
         return await run.run(engine)
     except sqlite3.Error as error:
@@ -84,6 +95,7 @@ class _Run:
         self.first_survey: Survey | None = None
         self.stop_message = ""
         self.derived = Tally()
+        self.waiting = 0  # pictures that the bucket did not take
         self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
@@ -111,6 +123,7 @@ class _Run:
             if not ledger_path(self.store.folder).is_file():
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
                 self.first_survey = self._survey(None)
+                refuse_derivatives(self.manifest, self.store)
                 open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
             self.store.prepare()
             lock = JobLock(self.store.folder)
@@ -138,6 +151,7 @@ class _Run:
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
+        self._bind_store(ledger)
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
@@ -149,6 +163,7 @@ class _Run:
         ledger.catch_up()
         survey = self.first_survey or self._survey(ledger)
         refuse_online_only(survey)
+        refuse_derivatives(self.manifest, self.store)
         self._check_price(survey)
         self._check_room(survey, emulated)
         routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
@@ -192,6 +207,15 @@ class _Run:
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
             )
 
+    def _bind_store(self, ledger: Ledger) -> None:
+        """The ledger says where the pictures are; only a bucket, or a job that left one, is worth a write."""
+        refuse_elsewhere(ledger.reader, self.store)
+        if self.store.url != (ledger.reader.meta(STORE) or ""):
+            ledger.set_meta(**{STORE: self.store.url})
+        if isinstance(self.store, BucketStore):
+            self.store.token = ledger.reader.meta(RECEIPTS) or secrets.token_hex(6)
+            ledger.set_meta(**{RECEIPTS: self.store.token})
+
     def _note_other_manifest(self, was: str | None) -> None:
         """Two manifests of one folder would each move the other's pictures away, run after run."""
         if was is not None and was != self.manifest_path and os.path.exists(was):
@@ -213,7 +237,8 @@ class _Run:
     def _check_room(self, survey: Survey, emulated: bool) -> None:
         """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
         results = RESULT_MOST_BYTES if any(load.batch and load.images for load in survey.loads.values()) else 0
-        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes() - results)
+        loads = [] if self.store.url else list(survey.loads.values())  # a bucket's pictures only pass through
+        missing = None if emulated else no_room(loads, self.store.free_bytes() - results)
         if missing is not None:
             raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
@@ -276,6 +301,7 @@ class _Run:
                     executor=executor,
                     emit=self.emit,
                 )
+                delivery = await held.enter_async_context(Delivery(ledger, self.store, executor, self.note))
                 derivatives = await held.enter_async_context(self._derivatives(ledger))
                 self.observers.append(derivatives)
                 execution = Execution(
@@ -323,6 +349,7 @@ class _Run:
                     async with batches:
                         await engine.drive(dispatch, execution.execute)
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
+                    self.waiting = await delivery.finish()
         self._say_why_it_stopped(dispatch)
         return self._end(ledger, survey, dispatch, execution, batches, prospect, started, parked)
 
@@ -394,6 +421,7 @@ class _Run:
             any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
             counts.get("submitted", 0) + batches.unsubmitted > 0,
             self.derived.failed > 0 or not self.derived.finished,
+            self.waiting > 0,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -421,6 +449,8 @@ class _Run:
             unsubmitted=batches.unsubmitted,
             saved_usd=saved_usd(ledger, self.manifest.catalogue),
             derived=self.derived,
+            bucket=self.store.url,
+            waiting=self.waiting,
             exposed_ms=(median(execution.exposed_ms), max(execution.exposed_ms)) if execution.exposed_ms else None,
         )
         ledger.run_ended(code, dispatch.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
