@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.reader import OpenAttempt
-from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
+from batchgen.records import ImageFile, Reply, Sample, Usage
 
 VERSION = 1
 
@@ -31,7 +31,7 @@ class Receipt:
     reply_id: str = ""
     model_version: str = ""
     sent_at: float | None = None
-    beside: Mapping[str, str] = EMPTY
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def receipt_of(
