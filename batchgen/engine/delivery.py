@@ -31,6 +31,7 @@ class Delivery:
         self._executor = executor
         self._note = note
         self._away = asyncio.Event()
+        self._trying = asyncio.Lock()
         self._later: set[int] = set()  # attempts that were tried in vain: others go first
         self._task: asyncio.Task[None] | None = None
 
@@ -44,21 +45,25 @@ class Delivery:
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._stop()
 
     async def finish(self) -> int:
         """One last time. Answers how many pictures stay in the spool."""
-        if self._task is None or self._bucket is None:
+        if self._bucket is None:
             return 0
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await self._stop()
         if self._bucket.waiting:
             await self._try(self._bucket)
         return len(self._bucket.waiting)
+
+    async def _stop(self) -> None:
+        """Not in the middle of a picture: its thread would go on beside the next who tries."""
+        if self._task is not None:
+            async with self._trying:
+                self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
 
     async def _deliver(self, bucket: BucketStore) -> None:
         while True:
@@ -67,7 +72,8 @@ class Delivery:
             delay_s = FIRST_S
             while bucket.waiting:
                 await asyncio.sleep(delay_s * random.uniform(0.8, 1.2))
-                went = await self._try(bucket)
+                async with self._trying:
+                    went = await self._try(bucket)
                 delay_s = FIRST_S if went else min(MOST_S, 2 * delay_s)
             bucket.away = ""
             self._away.clear()
@@ -94,7 +100,8 @@ class Delivery:
 
     def _place(self, bucket: BucketStore, attempt: int, images: list[StoredImage], texts: dict[str, str]) -> bool:
         try:
-            return place(self._ledger, bucket, attempt, images, texts)
+            with bucket.moving:
+                return bool(_still(bucket, images)) and place(self._ledger, bucket, attempt, images, texts)
         except (StoreError, OSError) as error:
             bucket.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, bucket.root))
             return False

@@ -143,7 +143,7 @@ def place(
                 store.write_beside(picture.file.path, texts)
     except BucketAway as error:
         if isinstance(store, BucketStore):
-            made_way_to = store.wait(names, error)
+            made_way_to = store.wait(attempt, names, error)
             ledger.apply([("UPDATE image SET path = ? WHERE spool = ?", pair) for pair in made_way_to])
         return False
     made_way = [pair for pair in moved if pair is not None]

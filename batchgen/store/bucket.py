@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ class BucketStore(Store):
     waiting: spool names, by path, of pictures that the ledger has and the bucket has not.
     token: tells receipts of this ledger's attempts from those of another job with the same address.
     away: why the bucket did not take a picture; empty while it does.
+    moving: held while one that waits goes up, so that it keeps its name until it is there.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -43,6 +45,7 @@ class BucketStore(Store):
         self.away = ""
         self.on_away: Callable[[str], None] = lambda why: None
         self.waiting: dict[str, str] = {}
+        self.moving = threading.RLock()
         self._objects = Objects(url)
         self._sizes: dict[str, int] | None = None
         self._put: dict[str, tuple[str, str] | None] = {}  # by spool name: what made way for it
@@ -116,18 +119,21 @@ class BucketStore(Store):
         self._put[spool_name] = moved
         return moved
 
-    def wait(self, pictures: Sequence[tuple[str, str]], error: BucketAway) -> list[tuple[str, str]]:
+    def wait(self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketAway) -> list[tuple[str, str]]:
         """(spool name, path) of pictures that the ledger has and the bucket did not take.
 
         Answers (new path, spool name) of those that waited for one of these names and make way.
         """
+        taken = any(self.waiting.get(path, spool) != spool for spool, path in pictures)
         made_way = []
-        for spool, path in pictures:
-            if (before := self.waiting.get(path, spool)) != spool:
-                stem, extension = os.path.splitext(path)
-                made_way.append((f"{SUPERSEDED}/{os.path.basename(stem)}.{before}{extension}", before))
-            self.waiting[path] = spool
-        self.waiting.update(made_way)
+        with self.moving if taken else contextlib.nullcontext():
+            for spool, path in pictures:
+                if (before := self.waiting.get(path, spool)) != spool:
+                    stem, extension = os.path.splitext(path)
+                    made_way.append((f"{SUPERSEDED}/{os.path.basename(stem)}.{before}{extension}", before))
+                self.waiting[path] = spool
+            self.waiting.update(made_way)
+        self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
         self._goes_away(error)
         return made_way
 

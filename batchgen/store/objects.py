@@ -16,7 +16,8 @@ from batchgen.settings import environment, is_loopback
 WHOLE_MOST_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
 PIECE_BYTES = 1 << 20
 PAGE = 1000
-CONNECT_S, REQUEST_S, RETRY_S = 10, 120, 15
+CONNECT_S, REQUEST_S = 10, 120
+RETRIES, RETRY_S = 2, 15  # of one request, at once; what is still not taken then waits in the spool
 MISSING = "buckets need obstore: pip install 'batchgen[cloud]'"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT")
 ALLOWING = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
@@ -48,7 +49,7 @@ class Objects:
         client: dict[str, Any] = {"timeout": f"{REQUEST_S}s", "connect_timeout": f"{CONNECT_S}s"}
         if _plain_endpoint(environment()):
             client["allow_http"] = True
-        retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=RETRY_S)}
+        retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         try:
             self._store: Any = from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
         except Exception as error:
