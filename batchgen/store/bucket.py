@@ -48,6 +48,7 @@ class BucketStore(Store):
         self.moving = threading.RLock()
         self._objects = Objects(url)
         self._sizes: dict[str, int] | None = None
+        self._listed = threading.Lock()
         self._put: dict[str, tuple[str, str] | None] = {}  # by spool name: what made way for it
 
     def prepare(self) -> None:
@@ -239,9 +240,11 @@ class BucketStore(Store):
 
     def _listing(self) -> dict[str, int]:
         """Sizes by path: listed once, a thousand to a request, and kept up to date by what this process does."""
-        if self._sizes is None:
-            self._sizes = {path: size for path, size in self._objects.all() if not path.startswith(f"{STATE_FOLDER}/")}
-        return self._sizes
+        with self._listed:
+            if self._sizes is None:
+                found = self._objects.all()
+                self._sizes = {path: size for path, size in found if not path.startswith(f"{STATE_FOLDER}/")}
+            return self._sizes
 
     def _knows(self, path: str, size: int | None) -> None:
         if self._sizes is None:
