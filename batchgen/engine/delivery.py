@@ -19,7 +19,6 @@ from batchgen.store.spool import disk_error
 from batchgen.store.store import Store
 
 FIRST_S, MOST_S = 1.0, 60.0
-FAILURES_MOST = 2  # in a row; then the bucket is away and not one picture of it
 
 
 class Delivery:
@@ -80,22 +79,20 @@ class Delivery:
             self._note(f"{bucket.url}: all pictures that waited are there now")
 
     async def _try(self, bucket: BucketStore) -> int:
-        """Answers how many attempts went up."""
-        went = failures = 0
+        """Until the first that does not go. Answers how many attempts went up."""
+        went = 0
         by_attempt = groupby(self._ledger.reader.unplaced(), key=lambda image: image.attempt)
         waiting = {attempt: images for attempt, found in by_attempt if (images := _still(bucket, found))}
         for attempt in sorted(waiting, key=lambda attempt: (attempt in self._later, attempt)):
-            if failures == FAILURES_MOST:
-                break
             texts = self._ledger.reader.beside(attempt)
             if await asyncio.get_running_loop().run_in_executor(
                 self._executor,
                 lambda attempt=attempt, texts=texts: self._place(bucket, attempt, waiting[attempt], texts),  # type: ignore[misc]
             ):
-                went, failures, bucket.away = went + 1, 0, ""
+                went, bucket.away = went + 1, ""
             else:
-                failures += 1
                 self._later.add(attempt)
+                break
         return went
 
     def _place(self, bucket: BucketStore, attempt: int, images: list[StoredImage], texts: dict[str, str]) -> bool:

@@ -83,10 +83,10 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
-        if attempt.links:
-            continue
         if isinstance(store, BucketStore) and _settle_by_receipt(ledger, store, attempt):
-            note(f"{attempt.item_id}: its picture is in the bucket and needs not be bought again")
+            note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
+            continue
+        if attempt.links:
             continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
         found = whole_pictures(store, attempt.id)
