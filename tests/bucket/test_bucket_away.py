@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+import batchgen
 from batchgen.store.objects import Objects
 from tests.bucket.bench import ADDRESS
 from tests.test_run import items
@@ -67,14 +68,26 @@ async def test_pictures_go_up_as_soon_as_the_bucket_is_back(bench, gate):
     await all_three(bench, gate)
 
 
-async def test_while_the_bucket_is_away_no_answer_waits_for_it(bench, gate):
+async def test_what_waits_is_neither_planned_nor_bought_again_while_the_bucket_stays_away(bench, gate):
+    gate.refuse = refuse_pictures(403)
+    await bench.run(THREE)
+    planned = batchgen.plan(batchgen.load(bench.manifest(THREE), output=ADDRESS, emulate=True))
+    assert (planned.survey.kept, planned.survey.wanted) == (3, 0)
+    outcome = await bench.run(THREE)
+    assert (outcome.exit_code, outcome.kept, outcome.waiting, await bench.requests()) == (5, 3, 3, 3)
+    assert bench.spooled == ["1.0", "2.0", "3.0"]
+
+
+async def test_while_the_bucket_is_away_no_answer_waits_for_it(bench, gate, monkeypatch):
     """One refusal is enough: the next answers go to the spool and the ledger at once."""
+    monkeypatch.setattr("batchgen.engine.delivery.FIRST_S", 60.0)
     gate.refuse = refuse_pictures(403)
     many = items(*(f"thing {n}" for n in range(20)))
     outcome = await bench.run(many, head="defaults: {model: flash}\nlimits: {concurrency: 1}\nitems:\n")
     assert (outcome.made, outcome.waiting, len(bench.spooled)) == (20, 20, 20)
     with bench.ledger() as ledger:
         assert len(ledger.unplaced()) == 20
+    assert sum(path.endswith(".jpg") for _, path in gate.seen) == 2  # the first, and once more at the end
 
 
 async def test_a_server_that_is_gone_is_one_that_is_away(bench, gate, monkeypatch):
