@@ -37,7 +37,7 @@ class Delivery:
     async def __aenter__(self) -> Delivery:
         if (bucket := self._bucket) is not None:
             loop = asyncio.get_running_loop()
-            bucket.on_away = lambda why: _soon(loop, self._away.set)
+            bucket.on_away = lambda: _soon(loop, self._away.set)
             if bucket.waiting:
                 self._away.set()
             self._task = asyncio.create_task(self._deliver(bucket))
@@ -67,6 +67,9 @@ class Delivery:
     async def _deliver(self, bucket: BucketStore) -> None:
         while True:
             await self._away.wait()
+            if not bucket.waiting:
+                self._away.clear()
+                continue
             self._note(f"{bucket.away}; pictures wait in the spool and go up when it takes them again")
             delay_s = FIRST_S
             while bucket.waiting:

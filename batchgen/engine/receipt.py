@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +12,12 @@ from typing import Any
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.records import ImageFile, Reply, Sample, Usage
+from batchgen.store.bucket import BucketStore
+from batchgen.store.store import Store
+from batchgen.store.whereabouts import META, refuse_elsewhere
 
 VERSION = 1
+RECEIPTS = "receipts"  # the ledger's name for what tells its receipts from those of another job with the same address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +64,14 @@ def to_facts(receipt: Receipt) -> dict[str, Any]:
 
 
 def from_facts(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None:
-    """None when these are not the facts of this attempt, or of another version."""
+    """None when these are not the facts of this attempt, or of another version. Whoever may write into the bucket may
+    have made them up: they name no file but this attempt's."""
     try:
         fields = {name: value for name, value in facts.items() if name != "version"}
         usage = None if fields["usage"] is None else Usage(**fields["usage"])
         pictures = tuple(_picture(picture) for picture in fields["pictures"])
+        if not all(_is_of(picture, attempt) for picture in pictures):
+            return None
         missing = tuple(Missing(**left) for left in fields["missing"])
         receipt = Receipt(**{**fields, "usage": usage, "pictures": pictures, "missing": missing})
     except (KeyError, TypeError, ValueError):
@@ -75,6 +84,23 @@ def from_facts(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None
 def _picture(facts: Mapping[str, Any]) -> Settled:
     file = ImageFile(**{**facts["file"], "flags": tuple(facts["file"]["flags"])})
     return Settled(**{**facts, "file": file})
+
+
+def _is_of(picture: Settled, attempt: OpenAttempt) -> bool:
+    path = picture.file.path
+    inside = posixpath.normpath(path) == path and not path.startswith((".", "/"))
+    return picture.spool == f"{attempt.id}.{picture.k}" and isinstance(picture.k, int) and inside
+
+
+def bind(ledger: Ledger, store: Store) -> None:
+    """The ledger says where the pictures are, and the store by which name its receipts go. Raises UsageError when the job's
+    pictures are elsewhere. Only a bucket, or a job that left one, is worth a write."""
+    refuse_elsewhere(ledger.reader, store)
+    if store.url != (ledger.reader.meta(META) or ""):
+        ledger.set_meta(**{META: store.url})
+    if isinstance(store, BucketStore):
+        store.token = ledger.reader.meta(RECEIPTS) or secrets.token_hex(6)
+        ledger.set_meta(**{RECEIPTS: store.token})
 
 
 def settle_by(receipt: Receipt, ledger: Ledger, sample: Sample) -> None:

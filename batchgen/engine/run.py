@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import sqlite3
 import time
@@ -34,6 +33,7 @@ from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.purse import Purse
+from batchgen.engine.receipt import bind
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
@@ -49,16 +49,13 @@ from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import Settings, state_folder
 from batchgen.shared import SharedFile, open_shared
-from batchgen.store.bucket import BucketStore
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
-from batchgen.store.whereabouts import META as STORE
-from batchgen.store.whereabouts import open_store, refuse_elsewhere
+from batchgen.store.whereabouts import open_store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
 log = logging.getLogger("batchgen")
-RECEIPTS = "receipts"  # the ledger's name for what tells its receipts in a bucket from another's
 
 
 async def run_job(
@@ -151,7 +148,7 @@ class _Run:
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
-        self._bind_store(ledger)
+        bind(ledger, self.store)
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
@@ -206,15 +203,6 @@ class _Run:
             raise UsageError(
                 f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
             )
-
-    def _bind_store(self, ledger: Ledger) -> None:
-        """The ledger says where the pictures are; only a bucket, or a job that left one, is worth a write."""
-        refuse_elsewhere(ledger.reader, self.store)
-        if self.store.url != (ledger.reader.meta(STORE) or ""):
-            ledger.set_meta(**{STORE: self.store.url})
-        if isinstance(self.store, BucketStore):
-            self.store.token = ledger.reader.meta(RECEIPTS) or secrets.token_hex(6)
-            ledger.set_meta(**{RECEIPTS: self.store.token})
 
     def _note_other_manifest(self, was: str | None) -> None:
         """Two manifests of one folder would each move the other's pictures away, run after run."""

@@ -43,7 +43,7 @@ class BucketStore(Store):
         self.url = url
         self.token = ""
         self.away = ""
-        self.on_away: Callable[[str], None] = lambda why: None
+        self.on_away: Callable[[], None] = lambda: None
         self.waiting: dict[str, str] = {}
         self.moving = threading.RLock()
         self._objects = Objects(url)
@@ -89,7 +89,7 @@ class BucketStore(Store):
                 self.place(picture.spool, picture.file.path)
             self._objects.create(self._receipt_path(attempt), text)
         except BucketAway as error:
-            self._goes_away(error)
+            self.away = str(error)
             raise
 
     def receipt(self, attempt: int) -> dict[str, Any] | None:
@@ -135,7 +135,8 @@ class BucketStore(Store):
                 self.waiting[path] = spool
             self.waiting.update(made_way)
         self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
-        self._goes_away(error)
+        self.away = str(error)
+        self.on_away()
         return made_way
 
     def take_up(self, unplaced: Iterable[StoredImage]) -> None:
@@ -149,10 +150,6 @@ class BucketStore(Store):
             self._put.pop(spool, None)
             self.forget_spooled(spool)
         self.forget_spooled(_receipt_name(attempt))
-
-    def _goes_away(self, error: BucketAway) -> None:
-        self.away = str(error)
-        self.on_away(self.away)
 
     def _receipt_path(self, attempt: int) -> str:
         return f"{RECEIPTS}/{self.token}-{attempt}.json"

@@ -280,7 +280,7 @@ class Store:
             sync_folder(os.path.join(self.root, folder))
 
     def take_up(self, unplaced: Iterable[StoredImage]) -> None:
-        """What the ledger has and does not know under its name. A run places it before anything else."""
+        """Pictures that are settled and not placed: in a folder they count as missing until a run has placed them."""
 
     def forget_placed(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
         """(spool name, path) of pictures that are placed and recorded: nothing is left of them in the spool."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 
 import pytest
 
@@ -193,6 +194,30 @@ async def test_a_receipt_whose_picture_is_another_one_now_is_not_believed(bench,
     with bench.ledger() as ledger:
         assert ledger.attempts()["uncertain"] == 1
     assert (outcome.made, await bench.requests(), gate.objects()["superseded/i0.1.jpg"]) == (1, 2, bytes(size))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"spool": "../../../kept.txt"}, {"file": {"path": "../kept.txt"}}, {"k": "0"}, {"file": {"path": "/etc/x"}}],
+)
+async def test_a_receipt_that_names_other_files_is_not_believed(bench, gate, forged):
+    """Whoever may write into the bucket must not reach this machine's files by it."""
+    child = await bench.child("batchgen.engine.settle:deposit!", 1, items("only one"))
+    assert await child.wait() == 9
+    (bench.folder / "kept.txt").write_text("mine")
+    for path in (bench.job / ".batchgen" / "spool").iterdir():
+        path.unlink()
+    objects = Objects(ADDRESS)
+    (name,) = [path for path, _ in objects.all() if "receipts" in path]
+    receipt = json.loads(objects.read(name))
+    picture = receipt["pictures"][0]
+    picture |= {**forged, "file": {**picture["file"], **forged.get("file", {})}}
+    objects.delete(name)
+    objects.create(name, json.dumps(receipt).encode())
+    await bench.run(items("only one"))
+    with bench.ledger() as ledger:
+        assert ledger.attempts()["uncertain"] == 1
+    assert (bench.folder / "kept.txt").read_text() == "mine"
 
 
 async def test_sigkill_in_the_middle_of_an_upload_is_finished_by_the_next_run(bench, gate):
