@@ -142,9 +142,9 @@ def in_words(error: Exception, url: str) -> str:
         return "there is no such bucket"
     if status:
         return f"it answers HTTP {status}{code}"
-    if re.search(r"timed? ?out", text, re.IGNORECASE):
+    if "kind: Timeout" in text:
         return "it does not answer in time"
-    if "error sending request" in text or "Connect" in text:
+    if "kind: Connect" in text:
         return "it cannot be reached: connection refused, or no such host"
     return f"it cannot be used ({kind})"
 

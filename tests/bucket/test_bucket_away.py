@@ -107,6 +107,7 @@ async def test_a_server_that_is_gone_is_one_that_is_away(bench, gate, monkeypatc
     gate.refuse = lambda method, path: None
     gate.start()
     assert (outcome.exit_code, outcome.waiting) == (5, 3)
+    assert "cannot be reached" in bench.notes or "HTTP 503" in bench.notes
     outcome = await bench.run(THREE)
     assert (outcome.exit_code, await bench.requests()) == (0, 3)
     await all_three(bench, gate)

@@ -191,6 +191,17 @@ async def test_without_credentials_it_is_said_which_to_set(bench, gate, monkeypa
         await bench.run(items("a"))
 
 
+async def test_a_bucket_that_does_not_answer_or_is_not_reached_is_told_apart(bench, gate, monkeypatch):
+    monkeypatch.setattr("batchgen.store.objects.RETRIES", 0)
+    monkeypatch.setattr("batchgen.store.objects.REQUEST_S", 0.2)
+    gate.holds = lambda method, path: True
+    with pytest.raises(StoreError, match=f"^{ADDRESS}: it does not answer in time$"):
+        await bench.run(items("a"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=f"^{ADDRESS}: it cannot be reached"):
+        await bench.run(items("a"))
+
+
 async def test_a_large_answer_goes_up_as_it_came(bench, gate, monkeypatch):
     """Above the bound of one request the upload is in parts, and still never over what is there."""
     monkeypatch.setattr("batchgen.store.objects.WHOLE_MOST_BYTES", 1000)
