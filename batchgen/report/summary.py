@@ -64,7 +64,7 @@ def headline(facts: Facts) -> str:
         nothing = "nothing to ask for" if files else "nothing to do"
         return f"{job}: {nothing}, {figures.count(images['kept'], 'image')} kept{files}"
     if not missing and not images["left"]:
-        done = "" if _files_missing(facts["derivatives"]) else "all done, "
+        done = "" if _files_missing(facts["derivatives"]) or facts["waiting"] else "all done, "
         return f"{job}: {done}{figures.count(images['made'], 'image')} made{files}"
     return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
 
@@ -227,6 +227,8 @@ def next_steps(facts: Facts) -> list[str]:
     match facts["exit_code"]:
         case 3 | 4:
             return _after_failures(facts, run, f"batchgen retry {manifest}{output}", samples)
+        case 5 if facts["waiting"]:
+            return [f"{run} uploads what waits, once {facts['bucket'] or 'the bucket'} takes it"]
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:
