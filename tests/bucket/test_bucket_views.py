@@ -118,6 +118,23 @@ def test_a_damaged_ledger_is_built_anew_from_the_bucket(job, gate, run):
     assert sorted(gate.objects()) == ["a.jpg", "a.txt", "b.jpg", "b.txt"]
 
 
+def test_doctor_says_whether_the_bucket_answers(gate, run, tmp_path, monkeypatch):
+    for name in ("GEMINI_API_KEY", "AIMLAPI_API_KEY"):
+        monkeypatch.delenv(name)  # no vendor is asked
+
+    def asked() -> str:
+        found = json.loads(run("doctor", "job.yaml", "--online", "--json")[1])["checks"]
+        return next(check["verdict"] + " " + check["says"] for check in found if check["what"] == "bucket")
+
+    (tmp_path / "job.yaml").write_text(f"output: {ADDRESS}\n{MANIFEST}")
+    assert asked() == f"ok {ADDRESS} can be read"
+    gate.refuse = lambda method, path: 403
+    assert asked().startswith(f"fail {ADDRESS}: the bucket refuses it")
+    (tmp_path / "job.yaml").write_text(f"output: s3://nobodys-bucket\n{MANIFEST}")
+    gate.refuse = lambda method, path: None
+    assert asked() == "fail s3://nobodys-bucket: there is no such bucket"
+
+
 def test_post_with_a_bucket_is_refused_in_words(job, run):
     Path("job.yaml").write_text(MANIFEST.replace("defaults", "post: [{name: web, format: webp}]\ndefaults"))
     code, _, err = run("post", "job.yaml")
