@@ -99,6 +99,7 @@ def bind(ledger: Ledger, store: Store) -> None:
     if store.url != (ledger.reader.meta(META) or ""):
         ledger.set_meta(**{META: store.url})
     if isinstance(store, BucketStore):
+        store.note_address()
         store.token = ledger.reader.meta(RECEIPTS) or secrets.token_hex(6)
         ledger.set_meta(**{RECEIPTS: store.token})
 

@@ -137,16 +137,18 @@ def place(
     try:
         if away is not None:
             raise away
-        moved = [store.place(spool, path) for spool, path in names]
+        placed = [store.place(spool, path) for spool, path in names]
         for picture in pictures if texts else ():
             if picture.file.role == "image":
                 store.write_beside(picture.file.path, texts)
     except BucketAway as error:
         if isinstance(store, BucketStore):
-            made_way_to = store.wait(attempt, names, error)
-            ledger.apply([("UPDATE image SET path = ? WHERE spool = ?", pair) for pair in made_way_to])
+            waited, moved = store.wait(attempt, names, error)
+            by_path = "UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?"
+            ledger.apply([("UPDATE image SET path = ? WHERE spool = ?", pair) for pair in waited])
+            ledger.apply([(by_path, (*pair, attempt)) for pair in moved])
         return False
-    made_way = [pair for pair in moved if pair is not None]
+    made_way = [pair for pair in placed if pair is not None]
     store.sync(*(path for _, path in names), *(new for _, new in made_way))
     ledger.placed(attempt, made_way)
     store.forget_placed(attempt, names)

@@ -50,11 +50,11 @@ class BucketStore(Store):
         self._sizes: dict[str, int] | None = None
         self._listed = threading.Lock()
         self._put: dict[str, tuple[str, str] | None] = {}  # by spool name: what made way for it
+        self._moved: dict[str, tuple[str, str]] = {}  # the same for those that have not gone up yet
 
     def prepare(self) -> None:
         """Prove besides that the bucket takes a new object, and refuses to write over one. Raises StoreError."""
         super().prepare()
-        self._note_address()
         probe = f"{STATE_FOLDER}/probe-{uuid.uuid4().hex}"
         first, again = self._objects.create(probe, b"batchgen"), self._objects.create(probe, b"batchgen")
         with contextlib.suppress(BucketAway):  # a policy may forbid to delete anything
@@ -62,7 +62,8 @@ class BucketStore(Store):
         if not first or again:
             raise StoreError(f"{self.url}: this storage writes over what is there although it was asked not to")
 
-    def _note_address(self) -> None:
+    def note_address(self) -> None:
+        """In the job folder, for the day on which the ledger cannot be read."""
         if noted(self.folder) != self.url:
             note = SpoolFile(self.spool, f"{NOTE}-{uuid.uuid4().hex}")
             note.write(self.url.encode())
@@ -107,23 +108,27 @@ class BucketStore(Store):
         """As in a folder, but the spooled file stays until `forget_placed`. Raises BucketAway."""
         if spool_name in self._put:
             return self._put[spool_name]
-        file, moved = Path(self.spooled(spool_name)), None
+        file = Path(self.spooled(spool_name))
         if not file.exists() and self._objects.size(path) is not None:
             return None  # it went up, and another process has forgotten it
         for _ in range(TRIES):
             if self._objects.create(path, file) or self._holds(path, file):
                 break
-            moved = self.supersede(path) or moved
+            if (pair := self.supersede(path)) is not None:
+                self._moved[spool_name] = pair
         else:
             raise BucketAway(f"{self.url}/{path}: another program keeps writing there")
         self._knows(path, file.stat().st_size)
-        self._put[spool_name] = moved
+        self._put[spool_name] = moved = self._moved.pop(spool_name, None)
         return moved
 
-    def wait(self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketAway) -> list[tuple[str, str]]:
+    def wait(
+        self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketAway
+    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """(spool name, path) of pictures that the ledger has and the bucket did not take.
 
-        Answers (new path, spool name) of those that waited for one of these names and make way.
+        Answers (new path, spool name) of those that waited for one of these names and make way, and (new path, old path) of
+        those that have made way in the bucket: the ledger has to hear of both.
         """
         taken = any(self.waiting.get(path, spool) != spool for spool, path in pictures)
         made_way = []
@@ -137,7 +142,8 @@ class BucketStore(Store):
         self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
         self.away = str(error)
         self.on_away()
-        return made_way
+        pairs = [self._moved.pop(spool, None) or self._put.get(spool) for spool, _ in pictures]
+        return made_way, [(new, old) for old, new in filter(None, pairs)]
 
     def take_up(self, unplaced: Iterable[StoredImage]) -> None:
         self.waiting.update((image.file.path, image.spool) for image in unplaced)

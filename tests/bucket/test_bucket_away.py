@@ -132,6 +132,24 @@ async def test_a_picture_that_waited_and_is_replaced_keeps_aside_what_came_befor
     assert [found[name] for name in found if name.startswith("superseded/i0")] == [served["a"]]
 
 
+async def test_what_made_way_is_known_even_when_its_successor_has_to_wait(bench, gate):
+    await bench.run(items("a"))
+    before, puts = gate.objects()["i0.jpg"], 0
+
+    def after_the_first(method: str, path: str) -> int | None:
+        nonlocal puts
+        puts += (method, path) == ("PUT", "i0.jpg")
+        return 403 if (method, path) == ("PUT", "i0.jpg") and puts > 1 else None  # the first finds the name taken
+
+    gate.refuse = after_the_first
+    outcome = await bench.run(items("a at night"))
+    assert (outcome.exit_code, outcome.waiting, gate.objects()) == (5, 1, {"superseded/i0.1.jpg": before})
+    gate.refuse = lambda method, path: None
+    await bench.run(items("a at night"))
+    outcome = await bench.run(items("a"))  # bought before, and found where it lies
+    assert (outcome.moved, outcome.made, await bench.requests(), gate.objects()["i0.jpg"]) == (1, 0, 2, before)
+
+
 # --- processes that die
 
 

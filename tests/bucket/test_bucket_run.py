@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 
 import pytest
 
 import batchgen
 from batchgen.errors import SettingsError, StoreError, UsageError
-from tests.bucket.bench import ADDRESS
+from tests.bucket.bench import ADDRESS, ROOT
 from tests.test_run import items
 
 OWN = {"ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "lock", "bucket"}
@@ -135,6 +136,17 @@ def test_an_emulated_run_does_not_touch_the_bucket_of_the_manifest(tmp_path):
     assert batchgen.load(path, emulate=True).bucket == ""
     real = batchgen.load(path)
     assert (real.bucket, real.folder) == (ADDRESS, tmp_path / "job")
+
+
+def test_a_job_in_a_folder_never_loads_what_buckets_need(tmp_path):
+    (tmp_path / "job.yaml").write_text("defaults: {model: flash}\nitems: [{id: a, prompt: p}]\n")
+    code = (
+        "import sys, batchgen;"
+        "code = batchgen.run_sync(batchgen.load(sys.argv[1], emulate=True, environ={})).exit_code;"
+        "sys.exit(code or 'obstore' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job.yaml")], cwd=ROOT, check=False)
+    assert done.returncode == 0
 
 
 async def test_derivatives_of_pictures_in_a_bucket_are_refused_before_anything_is_sent(bench, gate):
