@@ -108,6 +108,12 @@ async def test_a_reference_to_a_picture_of_an_earlier_run_is_fetched_from_the_bu
     assert not (bench.job / ".batchgen" / "references").exists()
 
 
+async def test_a_conversation_goes_on_in_a_later_run(bench, gate):
+    await bench.run("  - {id: talk, turns: [a fox]}\n")
+    outcome = await bench.run("  - {id: talk, turns: [a fox, make it red]}\n")
+    assert (outcome.exit_code, outcome.made, sorted(gate.objects())) == (0, 1, ["talk-t1.jpg", "talk-t2.jpg"])
+
+
 async def test_pictures_that_are_elsewhere_are_not_bought_again_in_silence(bench, gate, tmp_path):
     job = batchgen.load(bench.manifest(items("a", "b")), emulate=True)
     options = batchgen.RunOptions(emulator_url=bench.url)
