@@ -13,7 +13,7 @@ from typing import Any
 
 from batchgen.engine.lanes import Route
 from batchgen.engine.receipt import from_facts, settle_by
-from batchgen.engine.settle import place
+from batchgen.engine.settle import make_room, place
 from batchgen.engine.survey import Survey
 from batchgen.errors import DownloadFailed, ImageError, ProviderError
 from batchgen.ledger.backlog import Backlog
@@ -126,6 +126,7 @@ def _settle_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt)
                 return False
         if found != picture.file.sha256:
             return False
+    make_room(ledger, store, receipt.pictures)
     settle_by(receipt, ledger, _sample_of(attempt))
     place(ledger, store, attempt.id, receipt.pictures, receipt.beside)
     return True
@@ -209,6 +210,7 @@ def _adopt(
     for name, _ in found:
         sync_file(store.spooled(name))  # a process that was killed may have written and not synced it
     sync_folder(store.spool)
+    make_room(ledger, store, pictures)
     ledger.attempt_succeeded(
         attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
     )

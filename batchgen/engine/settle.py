@@ -23,6 +23,8 @@ from batchgen.store.objects import BucketAway
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
+BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -79,6 +81,7 @@ def settle(
     if isinstance(store, BucketStore):
         price = (usd, source)
         receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
+        make_room(ledger, store, pictures)
         away = deposit(store, receipt)
     ledger.attempt_succeeded(
         attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
@@ -145,7 +148,7 @@ def place(
         if isinstance(store, BucketStore):
             waited, moved = store.wait(attempt, names, error)
             by_path = "UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?"
-            ledger.apply([("UPDATE image SET path = ? WHERE spool = ?", pair) for pair in waited])
+            ledger.apply([(BY_SPOOL, pair) for pair in waited])
             ledger.apply([(by_path, (*pair, attempt)) for pair in moved])
         return False
     made_way = [pair for pair in placed if pair is not None]
@@ -153,6 +156,13 @@ def place(
     ledger.placed(attempt, made_way)
     store.forget_placed(attempt, names)
     return True
+
+
+def make_room(ledger: Ledger, store: Store, pictures: Sequence[Settled]) -> None:
+    """An earlier picture that still waits for one of these names in a bucket will go to `superseded/`."""
+    if isinstance(store, BucketStore):
+        if made_way := store.make_room([(picture.spool, picture.file.path) for picture in pictures]):
+            ledger.apply([(BY_SPOOL, pair) for pair in made_way])
 
 
 def deposit(store: BucketStore, receipt: Receipt) -> BucketAway | None:

@@ -114,13 +114,30 @@ class BucketStore(Store):
         for _ in range(TRIES):
             if self._objects.create(path, file) or self._holds(path, file):
                 break
-            if (pair := self.supersede(path)) is not None:
+            if (pair := self._supersede(path)) is not None:
                 self._moved[spool_name] = pair
         else:
             raise BucketAway(f"{self.url}/{path}: another program keeps writing there")
         self._knows(path, file.stat().st_size)
         self._put[spool_name] = moved = self._moved.pop(spool_name, None)
         return moved
+
+    def make_room(self, pictures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Of two pictures that wait for one name the earlier makes way. Answers (its new path, its spool name)."""
+        made_way: list[tuple[str, str]] = []
+        if not any(self.waiting.get(path, spool) != spool for spool, path in pictures):
+            return made_way
+        with self.moving:
+            for spool, path in pictures:
+                if (other := self.waiting.get(path, spool)) == spool:
+                    continue
+                earlier = min(spool, other, key=lambda name: int(name.partition(".")[0]))
+                stem, extension = os.path.splitext(os.path.basename(path))
+                made_way.append((f"{SUPERSEDED}/{stem}.{earlier}{extension}", earlier))
+                if earlier == other:
+                    del self.waiting[path]
+                    self.waiting[made_way[-1][0]] = other
+        return made_way
 
     def wait(
         self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketAway
@@ -130,15 +147,9 @@ class BucketStore(Store):
         Answers (new path, spool name) of those that waited for one of these names and make way, and (new path, old path) of
         those that have made way in the bucket: the ledger has to hear of both.
         """
-        taken = any(self.waiting.get(path, spool) != spool for spool, path in pictures)
-        made_way = []
-        with self.moving if taken else contextlib.nullcontext():
-            for spool, path in pictures:
-                if (before := self.waiting.get(path, spool)) != spool:
-                    stem, extension = os.path.splitext(path)
-                    made_way.append((f"{SUPERSEDED}/{os.path.basename(stem)}.{before}{extension}", before))
-                self.waiting[path] = spool
-            self.waiting.update(made_way)
+        made_way = self.make_room(pictures)
+        aside = {spool: path for path, spool in made_way}
+        self.waiting.update((aside.get(spool, path), spool) for spool, path in pictures)
         self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
         self.away = str(error)
         self.on_away()
@@ -260,10 +271,18 @@ class BucketStore(Store):
     # --- making way
 
     def supersede(self, path: str) -> tuple[str, str] | None:
-        if path not in self.waiting and self._objects.size(path) is None:
-            return None
+        if path not in self.waiting:
+            return self._supersede(path)
         new = self._aside(path)
         self.move(path, new)
+        return path, new
+
+    def _supersede(self, path: str) -> tuple[str, str] | None:
+        """What the bucket has there, whatever waits for the name."""
+        if self._objects.size(path) is None:
+            return None
+        new = self._aside(path)
+        self._move_all(path, new)
         return path, new
 
     def _is_taken(self, stem: str) -> bool:
@@ -275,6 +294,9 @@ class BucketStore(Store):
         if (spool := self.waiting.pop(path, None)) is not None:
             self.waiting[new] = spool
             return
+        self._move_all(path, new)
+
+    def _move_all(self, path: str, new: str) -> None:
         listing = self._listing()
         for old in (beside(path, ending) for ending in SIDECARS):
             if old in listing:

@@ -9,7 +9,8 @@ import json
 import pytest
 
 import batchgen
-from batchgen.store.objects import Objects
+from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import BucketAway, Objects
 from tests.bucket.bench import ADDRESS
 from tests.test_run import items
 
@@ -148,6 +149,34 @@ async def test_what_made_way_is_known_even_when_its_successor_has_to_wait(bench,
     await bench.run(items("a at night"))
     outcome = await bench.run(items("a"))  # bought before, and found where it lies
     assert (outcome.moved, outcome.made, await bench.requests(), gate.objects()["i0.jpg"]) == (1, 0, 2, before)
+
+
+async def test_a_waiting_picture_takes_its_name_from_the_one_that_the_bucket_has(bench, gate):
+    await bench.run(items("a"))
+    before = gate.objects()["i0.jpg"]
+    gate.refuse = refuse_pictures(403)
+    outcome = await bench.run(items("a at night"))
+    assert (outcome.waiting, gate.objects()) == (1, {"i0.jpg": before})
+    gate.refuse = lambda method, path: None
+    outcome = await bench.run(items("a at night"))
+    served = await bench.served()
+    assert (outcome.exit_code, outcome.waiting, outcome.kept, bench.spooled) == (0, 0, 1, [])
+    assert digests(gate.objects())["i0.jpg"] == served["a at night"] and gate.objects()["superseded/i0.1.jpg"] == before
+    with bench.ledger() as ledger:
+        assert {path for path, *_ in ledger.stored()} == {"i0.jpg", "superseded/i0.1.jpg"}
+
+
+def test_an_earlier_picture_that_waits_never_takes_the_name_from_a_later_one(gate, tmp_path):
+    store = BucketStore(tmp_path / "job", ADDRESS)
+    store.prepare()
+    for name in ("1.0", "2.0"):
+        (tmp_path / "job" / ".batchgen" / "spool" / name).write_bytes(name.encode())
+    store.wait(1, [("1.0", "i0.jpg")], BucketAway("away"))
+    assert store.make_room([("2.0", "i0.jpg")]) == [("superseded/i0.1.0.jpg", "1.0")]
+    assert store.place("2.0", "i0.jpg") is None
+    assert store.waiting == {"superseded/i0.1.0.jpg": "1.0"}
+    store.place("1.0", "superseded/i0.1.0.jpg")
+    assert gate.objects() == {"i0.jpg": b"2.0", "superseded/i0.1.0.jpg": b"1.0"}
 
 
 # --- processes that die
