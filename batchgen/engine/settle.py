@@ -160,9 +160,9 @@ def place(
 
 def make_room(ledger: Ledger, store: Store, pictures: Sequence[Settled]) -> None:
     """An earlier picture that still waits for one of these names in a bucket will go to `superseded/`."""
-    if isinstance(store, BucketStore):
-        if made_way := store.make_room([(picture.spool, picture.file.path) for picture in pictures]):
-            ledger.apply([(BY_SPOOL, pair) for pair in made_way])
+    names = [(picture.spool, picture.file.path) for picture in pictures]
+    if isinstance(store, BucketStore) and (made_way := store.make_room(names)):
+        ledger.apply([(BY_SPOOL, pair) for pair in made_way])
 
 
 def deposit(store: BucketStore, receipt: Receipt) -> BucketAway | None:
