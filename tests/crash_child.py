@@ -60,7 +60,7 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
 def run(manifest: str, out: str, url: str, place: str, k: str, said: str = "{}") -> int:
     if place != "-":
         die_at(place, int(k))
-    job = batchgen.load(manifest, output=Path(out), emulate=True, environ={})
+    job = batchgen.load(manifest, output=out if "://" in out else Path(out), emulate=True, environ={})
     engine, options = options_of(url, said)
     return batchgen.run_sync(job, options=options, engine=engine).exit_code
 

@@ -101,6 +101,8 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
             yield address_of(settings, provider)
         yield from models(settings, profiles)
         yield folder(job.folder)
+        if job.bucket:
+            yield bucket(job.bucket, online=online)
     for warning in settings.warnings:
         yield Finding("warn", "settings", warning)
     if online or quota:
@@ -207,6 +209,19 @@ def folder(place: Path) -> Finding:
     if free < FREE_BYTES:
         return Finding("warn", "folder", says, "make room: an image takes 1 to 8 MB")
     return Finding("ok", "folder", says)
+
+
+def bucket(url: str, *, online: bool) -> Finding:
+    """Whether there is what it takes to reach it, and online whether it can be listed; nothing is written."""
+    from batchgen.store.objects import Objects
+
+    try:
+        objects = Objects(url)
+        if online:
+            next(objects.all(), None)
+    except SettingsError as error:
+        return Finding("fail", "bucket", str(error), "mend that, or choose a folder as output")
+    return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")
 
 
 async def ask(settings: Settings, *, quota: bool) -> list[Finding]:

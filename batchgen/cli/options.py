@@ -125,7 +125,12 @@ engine_option = click.option(
 def place_options(function: F) -> F:
     """Where the images go."""
     return chain(
-        click.option("--output", metavar="DIR", type=click.Path(), help="Folder for images and ledger."),
+        click.option(
+            "--output",
+            metavar="DIR|s3://…",
+            type=click.Path(),
+            help="Folder for images and ledger; or a bucket for the images.",
+        ),
         click.option(
             "--emulate", is_flag=True, help="Ask a local emulator: no key, nothing billed, into NAME.emulated/."
         ),

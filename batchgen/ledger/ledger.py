@@ -62,6 +62,7 @@ class Ledger:
             raise
         self.writer = Writer(database)
         self.run_id = 0
+        self.worker = ""  # whose attempts these are, when they are not the run's own
 
     @classmethod
     def open(cls, folder: str | Path) -> Reader:
@@ -186,6 +187,10 @@ class Ledger:
             return recorded
 
         return cast("Sequence[Settled]", self._now(change))
+
+    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
+        """The pictures as `attempt_succeeded` will record them, for a store that takes them before the ledger does."""
+        return pictures
 
     def _standing(
         self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]

@@ -27,12 +27,12 @@ CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; output: of
-    the pictures; lanes: requests a minute by lane; limits, models: as the manifest says."""
+    """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; bucket: of
+    the pictures, empty when they are in it; lanes: requests a minute by lane; limits, models: as the manifest says."""
 
     name: str
     folder: str
-    output: str
+    bucket: str
     limits: Mapping[str, Any]
     models: Mapping[str, Any]
     lanes: Mapping[str, int | None]
