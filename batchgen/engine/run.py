@@ -41,12 +41,13 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, server_url
+from batchgen.ledger.places import Server, has_ledger, known_as, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
+from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.settings import Settings, state_folder
+from batchgen.settings import LEDGER, Settings, state_folder
 from batchgen.shared import SharedFile, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
@@ -126,19 +127,21 @@ class _Run:
 
     async def _behind_lock(self, engine: Engine) -> Outcome:
         self.store.lay_ballast()
-        if self.first_survey is not None and has_ledger(self.store.folder):
-            self.first_survey = None  # another process ran this job in between: look again at what is left
-            self.backlog.close()
-            self.backlog = Backlog()
+        known = has_ledger(self.store.folder)
         ledger = Ledger(self.store.folder, self._server())
         try:
+            ServerLock(ledger).acquire()
+            if self.first_survey is not None and (known or ledger.reader.last_run() is not None):
+                self.first_survey = None  # another process ran this job, or another host: look again at what is left
+                self.backlog.close()
+                self.backlog = Backlog()
             return await self._locked(ledger, engine)
         finally:
             ledger.close()
 
     def _server(self) -> Server | None:
         """Where a new ledger goes, when not into the job folder."""
-        url = self.options.ledger or self.settings.text(VARIABLE)
+        url = self.options.ledger or self.settings.text(LEDGER)
         return None if url is None else Server(server_url(url), self.manifest.name, known_as(self.store.root))
 
     async def _locked(self, ledger: Ledger, engine: Engine) -> Outcome:

@@ -92,7 +92,7 @@ class Derived(Reader):
 
     def made_derivatives(self) -> Iterable[tuple[str, str, int]]:
         """(path, sha256, bytes) of all that should lie in the folder."""
-        rows = self._rows("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
+        rows = self._many("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
         return ((path, sha256, size) for path, sha256, size in rows)
 
     def derivative_counts(self) -> dict[str, dict[str, int]]:

@@ -181,7 +181,7 @@ class Requests(Connected):
         """Those of the billed ones that do not, in the order in which they were sent."""
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
-        rows = self._rows(
+        rows = self._many(
             "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
             f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_A_BATCH}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"

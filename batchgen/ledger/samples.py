@@ -23,7 +23,7 @@ class Samples(Connected):
     def results(self, states: Sequence[str] = ()) -> Iterator[Result]:
         """Samples in the order in which they first appeared, streamed; all states unless some are named."""
         where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
-        rows = self._connection.execute(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", tuple(states))
+        rows = self._many(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", *states)
         for row in rows:
             yield result(self._connection, row)
 
@@ -31,10 +31,10 @@ class Samples(Connected):
         """The same with the samples of an item beside each other, items in the order of their first sample."""
         marks = ",".join("?" * len(states))
         columns = ", ".join(f"s.{column.strip()}" for column in RESULT_COLUMNS.split(","))
-        rows = self._connection.execute(
+        rows = self._many(
             f"SELECT {columns} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
             f" WHERE s.state IN ({marks}) ORDER BY coalesce(f.id, s.id), s.n",
-            tuple(states),
+            *states,
         )
         yield from (result(self._connection, row) for row in rows)
 
@@ -59,7 +59,7 @@ class Samples(Connected):
 
     def current_samples(self) -> Iterator[tuple[str, int, str | None]]:
         """(item id, n, path of its picture) of every sample that is not superseded."""
-        rows = self._rows("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
+        rows = self._many("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
         yield from ((item_id, n, path) for item_id, n, path in rows)
 
     def current_count(self) -> int:
