@@ -185,6 +185,21 @@ def test_both_databases_answer_every_question_alike(both):
         assert expected, f"{name} is asked about nothing"
 
 
+def test_both_databases_are_asked_about_nothing_alike(both):
+    for ledger in both:
+        chronicle, derived = Chronicle(ledger.reader._connection), Derived.of(ledger.reader)
+        asked = [ledger.reader.known([]), list(ledger.reader.results_in_order([])), list(chronicle.samples([]))]
+        asked += [
+            list(chronicle.pictures([])),
+            list(chronicle.derivatives([])),
+            derived.pictures([]),
+            derived.derivatives([]),
+        ]
+        assert not any(asked)
+        assert ledger.reader.spent_since(0.0, []) == 0.0
+        assert len(list(chronicle.attempts_after(6, []))) == 5
+
+
 @pytest.mark.parametrize(("owner", "questions"), [(Derived, DERIVED), (Chronicle, CHRONICLE)])
 def test_both_databases_answer_the_views_alike(both, owner, questions):
     for name, values in questions.items():

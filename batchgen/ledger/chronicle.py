@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from batchgen.ledger.database import marks
 from batchgen.ledger.reader import Reader
 
 LATELY = 2000  # requests
@@ -90,7 +91,7 @@ class NightRow(NamedTuple):
 
 def _among(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
     """A condition, and what is bound in it; none for None. At most 30,000 values."""
-    return ("", ()) if values is None else (f"{column} IN ({','.join('?' * len(values))})", values)
+    return ("", ()) if values is None else (f"{column} IN ({marks(values)})", values)
 
 
 def _columns(row: type[Any], prefix: str = "") -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from batchgen.errors import JobLocked, LedgerError, UsageError
 from batchgen.ledger.database import Change, Cursor
@@ -77,7 +77,7 @@ def shown(url: str) -> str:
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _SHOWN], safe="/,")
-    return urlunsplit((parts.scheme, f"{login.partition(':')[0]}{at}{hosts}", parts.path, query, ""))
+    return f"{parts.scheme}://{login.partition(':')[0]}{at}{hosts}{parts.path}{'?' if query else ''}{query}"
 
 
 def passwords_in(url: str) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.ledger.connected import MODEL, Connected
+from batchgen.ledger.database import marks
 from batchgen.records import Usage, sample_key
 
 IN_A_BATCH = "in a batch"
@@ -144,7 +145,7 @@ class Requests(Connected):
 
         lanes: of these alone.
         """
-        of_lanes = "" if lanes is None else f" AND lane IN ({', '.join('?' * len(lanes))})"
+        of_lanes = "" if lanes is None else f" AND lane IN ({marks(lanes)})"
         row = self._connection.execute(
             "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd END)), 0)"
             f" FROM attempt WHERE started_at >= ?{of_lanes}",
