@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from batchgen.ledger.connected import Connected
 from batchgen.ledger.database import marks
-from batchgen.ledger.rows import RESULT_COLUMNS, result
+from batchgen.ledger.rows import RESULT_COLUMNS, in_pages, results
 from batchgen.records import Known, Result, sample_key
 
 
@@ -25,8 +25,7 @@ class Samples(Connected):
         """Samples in the order in which they first appeared, streamed; all states unless some are named."""
         where = f"WHERE state IN ({marks(states)})" if states else ""
         rows = self._many(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", *states)
-        for row in rows:
-            yield result(self._connection, row)
+        return in_pages(self._connection, rows)
 
     def results_in_order(self, states: Sequence[str]) -> Iterator[Result]:
         """The same with the samples of an item beside each other, items in the order of their first sample."""
@@ -36,11 +35,11 @@ class Samples(Connected):
             f" WHERE s.state IN ({marks(states)}) ORDER BY coalesce(f.id, s.id), s.n",
             *states,
         )
-        yield from (result(self._connection, row) for row in rows)
+        return in_pages(self._connection, rows)
 
     def results_of(self, item_id: str) -> list[Result]:
         rows = self._rows(f"SELECT {RESULT_COLUMNS} FROM sample WHERE item_id = ? ORDER BY n", item_id)
-        return [result(self._connection, row) for row in rows]
+        return results(self._connection, list(rows))
 
     def known(self, item_ids: Sequence[str]) -> dict[str, list[Known]]:
         """What the ledger has of these items, by id. At most 30,000 ids a call."""
