@@ -56,8 +56,8 @@ def results(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Res
     derivatives: dict[tuple[str, int, str], list[str]] = {}
     if made:
         for item_id, n, *picture in connection.execute(
-            f"SELECT i.item_id, i.n, i.attempt_id, i.fingerprint, {IMAGE_COLUMNS}, a.beside FROM image i LEFT JOIN attempt a"
-            f" ON a.id = i.attempt_id WHERE i.item_id IN ({marks(made)}) ORDER BY i.attempt_id, i.k",
+            f"SELECT item_id, n, attempt_id, fingerprint, {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id ="
+            f" attempt_id) FROM image WHERE item_id IN ({marks(made)}) ORDER BY attempt_id, k",
             made,
         ):
             pictures.setdefault((item_id, n), []).append(tuple(picture))
