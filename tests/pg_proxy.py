@@ -7,7 +7,7 @@ import socket
 import threading
 from typing import Literal
 
-Cut = Literal["before the commit", "after the commit"]
+Cut = Literal["before the commit", "after the commit", "before, and the server does not hear of it"]
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"  # the protocol's simple query
 
 
@@ -58,15 +58,13 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 if self.cut and data.endswith(COMMIT):
-                    if self.cut == "before the commit":
-                        self.cut = None
-                        break
+                    if self.cut.startswith("before"):
+                        heard, self.cut = self.cut == "before the commit", None
+                        _close(client, *([server] if heard else []))
+                        return
                     server.sendall(data)
                     continue
                 server.sendall(data)
-            else:
-                return
-        _close(client, server)
 
     def _to_client(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):

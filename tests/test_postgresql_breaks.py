@@ -7,6 +7,7 @@ import signal
 import time
 import uuid
 from pathlib import Path
+from typing import get_args
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.server_lock import ServerLock
 from tests.conftest import make_sample
-from tests.pg_proxy import Proxy
+from tests.pg_proxy import Cut, Proxy
 from tests.postgres import PASSWORD, USER, PostgresServer, running
 from tests.test_run import Bench, items
 
@@ -44,7 +45,7 @@ def opened(folder: Path, url: str) -> Ledger:
     return ledger
 
 
-@pytest.mark.parametrize("cut", ["before the commit", "after the commit"])
+@pytest.mark.parametrize("cut", get_args(Cut))
 async def test_a_change_is_recorded_once_whether_the_answer_to_its_commit_was_lost_or_the_commit(
     folder, database, proxy, cut
 ):
@@ -172,6 +173,10 @@ def test_a_wrong_password_is_told_with_where_one_comes_from(postgres):
     text = refusal(postgres.url().replace(PASSWORD, "wrong-one-of-the-tests"))
     assert "wrong-one" not in text
     assert "~/.pgpass" in text
+
+
+def test_a_password_that_the_library_quotes_is_taken_out(postgres):
+    assert "***" in refusal(postgres.url().replace(PASSWORD, f"{PASSWORD}%zz"))
 
 
 def test_a_database_that_is_missing_is_told_with_the_remedy(postgres):

@@ -120,10 +120,19 @@ async def test_who_only_looks_reads_an_older_ledger_and_leaves_it_as_it_is(older
 
 async def test_several_processes_at_once_bring_an_older_ledger_up_to_date_once(older, database):
     code = "import sys, pathlib; from batchgen.ledger.ledger import Ledger; Ledger(pathlib.Path(sys.argv[1])).close()"
-    started = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(older.folder / "out"), cwd=ROOT)
-        for _ in range(4)
-    ]
+    with psycopg.connect(database) as holds_up:
+        (schema,) = holds_up.execute("SELECT schema FROM batchgen.job").fetchone()
+        holds_up.execute(f"LOCK TABLE {schema}.attempt IN ACCESS EXCLUSIVE MODE")
+        started = [
+            await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(older.folder / "out"), cwd=ROOT)
+            for _ in range(4)
+        ]
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        with psycopg.connect(database, autocommit=True) as other:
+            while other.execute(waiting).fetchone() != (4,):  # all of them have seen version 4
+                await asyncio.sleep(0.02)
     assert [await process.wait() for process in started] == [0] * 4  # a column that is there cannot be added again
     assert version_at(database) == VERSION
     again = await older.run(items("a", "[[fault:safety]] b"))
