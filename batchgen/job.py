@@ -20,7 +20,7 @@ from batchgen.engine.survey import Survey, Surveyor, refuse_derivatives, refuse_
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import VARIABLE, address, has_ledger
+from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, server_url
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.bucket import bucket_url, names_bucket
@@ -28,7 +28,7 @@ from batchgen.planning import Forecast, Step, Wishes, forecast, too_dear
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import is_vendor
 from batchgen.quota import day_began
-from batchgen.settings import Settings, state_folder
+from batchgen.settings import LEDGER, Settings, state_folder
 from batchgen.store.whereabouts import open_store, refuse_elsewhere, remembered, take_up
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
@@ -118,7 +118,7 @@ def plan(
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
-    reader = Reader.open(job.folder) if has_ledger(job.folder) else None
+    reader = _reader(job)
     limits = job.manifest.limits
     coming = Coming(job.manifest.name, on_step)
     try:
@@ -138,7 +138,7 @@ def plan(
         state = (
             None
             if job.emulated
-            else address(job.folder, None) or job.settings.text(VARIABLE) or state_folder(job.settings)
+            else address(job.folder, None) or job.settings.text(LEDGER) or state_folder(job.settings)
         )
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
@@ -153,6 +153,17 @@ def plan(
         raise UsageError(never)
     prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
     return Plan(survey, prospect, tuple(job.manifest.warnings), files)
+
+
+def _reader(job: Job) -> Reader | None:
+    """Of what is known so far; of a job that a server knows, even when this folder is new."""
+    url = job.settings.text(LEDGER)
+    if has_ledger(job.folder):
+        return Reader.open(job.folder, url)
+    if url is None:
+        return None
+    kept = kept_by(Server(server_url(url), job.manifest.name, known_as(job.bucket or str(job.folder))))
+    return None if kept is None else Reader(kept)
 
 
 async def run(

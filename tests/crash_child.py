@@ -54,7 +54,10 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     said = json.loads(text)
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
-    return said.get("engine", "online"), batchgen.RunOptions(emulator_url=url, batches=BatchOptions(limits=limits))
+    options = batchgen.RunOptions(
+        emulator_url=url, ledger=os.environ.get("BATCHGEN_LEDGER"), batches=BatchOptions(limits=limits)
+    )
+    return said.get("engine", "online"), options
 
 
 def run(manifest: str, out: str, url: str, place: str, k: str, said: str = "{}") -> int:

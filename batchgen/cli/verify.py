@@ -20,6 +20,7 @@ from batchgen.cli.job_folder import EMULATED, find_job, manifest_folder
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.derived import Derived
+from batchgen.ledger.places import pointer
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER
@@ -95,6 +96,11 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
     from batchgen.engine.repair import repair
 
     folder, say = folder_to_repair(job, output), invocation.err.line
+    if (there := pointer(folder)) is not None:
+        raise UsageError(
+            f"the ledger of {folder} is on a server, {there.server}, schema {there.schema}: --repair is for a ledger in the"
+            " folder. Restore that one from the server's backups"
+        )
     loaded = batchgen.load(job, output=folder, emulate=True) if Path(job).is_file() else None
     manifest = loaded.manifest if loaded is not None else None
     done = repair(folder, manifest, remembered(folder))

@@ -44,12 +44,13 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import VARIABLE, Server, address, has_ledger, known_as, server_url
+from batchgen.ledger.places import Server, address, has_ledger, known_as, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
+from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.settings import Settings, state_folder
+from batchgen.settings import LEDGER, Settings, state_folder
 from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
@@ -142,19 +143,22 @@ class _Run:
 
     async def _behind_lock(self, engine: Engine | Distributed) -> Outcome:
         self.store.lay_ballast()
-        if self.first_survey is not None and has_ledger(self.store.folder):
-            self.first_survey = None  # another process ran this job in between: look again at what is left
-            self.backlog.close()
-            self.backlog = Backlog()
+        known = has_ledger(self.store.folder)
         ledger = Ledger(self.store.folder, self._server())
         try:
+            self.server_lock = ServerLock(ledger)
+            self.server_lock.acquire()
+            if self.first_survey is not None and (known or ledger.reader.last_run() is not None):
+                self.first_survey = None  # another process ran this job, or another host: look again at what is left
+                self.backlog.close()
+                self.backlog = Backlog()
             return await self._locked(ledger, engine)
         finally:
             ledger.close()
 
     def _server(self) -> Server | None:
         """Where a new ledger goes, when not into the job folder."""
-        url = self.options.ledger or self.settings.text(VARIABLE)
+        url = self.options.ledger or self.settings.text(LEDGER)
         return (
             None
             if url is None
@@ -415,12 +419,16 @@ class _Run:
                 ledger=ledger,
                 store=self.store,
                 options=options,
-                url=server_url(options.ledger or self.settings.text(VARIABLE) or ""),
+                url=server_url(options.ledger or self.settings.text(LEDGER) or ""),
                 emit=self.emit,
-                release=self.lock.release,
+                release=self._release,
             )
         )
         return self._end(ledger, survey, ending, prospect, started, {})
+
+    def _release(self) -> None:
+        self.server_lock.release()
+        self.lock.release()
 
     def _derivatives(self, ledger: Ledger) -> Derivatives:
         emulated = self.options.emulator_url is not None

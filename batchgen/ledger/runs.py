@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 
 from batchgen.ledger.connected import Connected
@@ -41,8 +42,9 @@ class Runs(Connected):
 
     def submitting_run(self) -> int | None:
         """The last run that has work in the queue of the cluster; None when nothing is there."""
-        rows = self._rows("SELECT to_regclass('work')")
-        if next(iter(rows), (None,))[0] is None:
+        if isinstance(self._connection, sqlite3.Connection):
+            return None  # a file has no queue
+        if self._connection.execute("SELECT to_regclass('work')").fetchone()[0] is None:
             return None
         row = self._connection.execute("SELECT max(run_id) FROM work").fetchone()
         return None if row[0] is None else int(row[0])
