@@ -37,7 +37,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "recent_sends": ("gemini/m", 0.0), "requests_by_model": (), "results": (("succeeded", "refused"),),
     "results_in_order": (("succeeded", "refused", "running"),), "results_of": ("a",), "runs": (9,),
     "sent_since": ("gemini/m", 0.0), "spent_since": (0.0, ["gemini/m"]), "stored": (), "stored_count": (),
-    "submitted": (7,), "submitting_run": (), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
+    "submitted": (7,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
     "unplaced": (), "usd_by_lane": (1,), "usd_by_model": (), "wire": ("a", 1),
 }  # fmt: skip
 CHRONICLE: dict[str, tuple[Any, ...]] = {

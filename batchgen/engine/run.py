@@ -48,6 +48,7 @@ from batchgen.ledger.places import Server, address, has_ledger, known_as, server
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
+from batchgen.ledger.work import submitting_run
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import LEDGER, Settings, state_folder
@@ -188,7 +189,7 @@ class _Run:
             routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
-        going = ledger.reader.submitting_run() if isinstance(engine, Distributed) and not survey.wanted else None
+        going = submitting_run(ledger.database) if isinstance(engine, Distributed) and not survey.wanted else None
         if going is not None:
             ledger.run_id = going  # nothing is new: its own run goes on
         else:

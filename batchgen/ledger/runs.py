@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 from batchgen.ledger.connected import Connected
@@ -39,15 +38,6 @@ class Runs(Connected):
         """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""
         rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", COOLING, f"{COOLING}\U0010ffff")
         return {key.removeprefix(COOLING): float(until) for key, until in rows}
-
-    def submitting_run(self) -> int | None:
-        """The last run that has work in the queue of the cluster; None when nothing is there."""
-        if isinstance(self._connection, sqlite3.Connection):
-            return None  # a file has no queue
-        if self._connection.execute("SELECT to_regclass('work')").fetchone()[0] is None:
-            return None
-        row = self._connection.execute("SELECT max(run_id) FROM work").fetchone()
-        return None if row[0] is None else int(row[0])
 
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)

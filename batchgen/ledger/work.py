@@ -56,6 +56,14 @@ def submission(db: Connection, run_id: int) -> tuple[Submission, Standing] | Non
     return None if row is None else (Submission(**json.loads(row[0])), Standing(*row[1:]))
 
 
+def submitting_run(db: Connection) -> int | None:
+    """The last run that has work in the queue; None when nothing is there."""
+    if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
+        return None
+    row = db.execute("SELECT max(run_id) FROM work").fetchone()
+    return None if row[0] is None else int(row[0])
+
+
 def insert_submission(
     db: Connection, run_id: int, facts: Submission, budget_usd: float | None, deadline: float | None
 ) -> None:
