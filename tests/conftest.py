@@ -137,6 +137,14 @@ def postgres():
 
 
 @pytest.fixture
+def ledger_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the ledgers of this test's benches are: `tests.postgres.both_ledgers`."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("BATCHGEN_LEDGER", request.getfixturevalue("database"))
+    return str(request.param)
+
+
+@pytest.fixture
 def database(postgres):
     """The URL of a new and empty database."""
     return postgres.new_database(f"test_{uuid.uuid4().hex[:12]}")

@@ -11,14 +11,22 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 USER, PASSWORD = "batchgen", "sesame-of-the-tests"
 MISSING = "NOT TESTED: no PostgreSQL server's programs here (Debian: apt-get install postgresql)"
+
+
+def both_ledgers(test: Callable[..., Any]) -> Callable[..., Any]:
+    """The test once with a ledger in the job folder and once with one in PostgreSQL."""
+    kinds = pytest.mark.parametrize("ledger_kind", ["sqlite", "postgresql"], indirect=True)
+    marked: Callable[..., Any] = pytest.mark.usefixtures("ledger_kind")(kinds(test))
+    return marked
 
 
 def programs() -> Path | None:

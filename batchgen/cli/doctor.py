@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import chain, json_option, pass_invocation
-from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
+from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
+from batchgen.errors import BillingStopped, KeyRejected, LedgerError, ProviderError, SettingsError, UsageError
 from batchgen.ledger.schema import network_file_system
 from batchgen.report import figures
 from batchgen.report.screen import Screen
-from batchgen.settings import Settings, is_loopback
+from batchgen.settings import LEDGER, Settings, is_loopback
 
 if TYPE_CHECKING:
     from batchgen.cli.vendor_lists import Account, Lists
@@ -57,6 +57,7 @@ class Finding:
         "--online", is_flag=True, help="Free requests to each API that there is a key for: key, clock, balance."
     ),
     click.option("--quota", is_flag=True, help="The same, and what the key may use: models, limits."),
+    ledger_option,
     json_option(),
 )
 @pass_invocation
@@ -101,6 +102,9 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
             yield address_of(settings, provider)
         yield from models(settings, profiles)
         yield folder(job.folder)
+        if job.bucket:
+            yield bucket(job.bucket, online=online)
+    yield from ledger_server(settings)
     for warning in settings.warnings:
         yield Finding("warn", "settings", warning)
     if online or quota:
@@ -112,6 +116,19 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
 def versions() -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "SQLite", sqlite3.sqlite_version)
+
+
+def ledger_server(settings: Settings) -> Iterator[Finding]:
+    """Whether the server that is to have the ledgers lets us in."""
+    if (url := settings.text(LEDGER)) is None:
+        return
+    from batchgen.ledger.places import server_url
+    from batchgen.ledger.postgresql import look
+
+    try:
+        yield Finding("ok", "ledger", look(server_url(url)))
+    except (LedgerError, SettingsError, UsageError) as error:
+        yield Finding("fail", "ledger", str(error), f"see to {LEDGER}")
 
 
 def clock(now: float) -> Finding:
@@ -207,6 +224,19 @@ def folder(place: Path) -> Finding:
     if free < FREE_BYTES:
         return Finding("warn", "folder", says, "make room: an image takes 1 to 8 MB")
     return Finding("ok", "folder", says)
+
+
+def bucket(url: str, *, online: bool) -> Finding:
+    """Whether there is what it takes to reach it, and online whether it can be listed; nothing is written."""
+    from batchgen.store.objects import Objects
+
+    try:
+        objects = Objects(url)
+        if online:
+            next(objects.all(), None)
+    except SettingsError as error:
+        return Finding("fail", "bucket", str(error), "mend that, or choose a folder as output")
+    return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")
 
 
 async def ask(settings: Settings, *, quota: bool) -> list[Finding]:

@@ -12,8 +12,8 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import log_options, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.places import VARIABLE, server_url
-from batchgen.settings import Settings
+from batchgen.ledger.places import server_url
+from batchgen.settings import LEDGER, Settings
 
 if TYPE_CHECKING:
     from batchgen.engine.cluster.worker import Worker
@@ -57,9 +57,9 @@ def command(invocation: Invocation, **options: Any) -> int:
     invocation.open_log(quiet=options["quiet"])
     settings = Settings.load()
     invocation.keep_secret(settings)
-    url = options["ledger"] or settings.text(VARIABLE)
+    url = options["ledger"] or settings.text(LEDGER)
     if url is None:
-        raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {VARIABLE}")
+        raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER}")
     given = {name: options[name] for name in ("name", "post_processes") if options[name] not in (None, "")}
     worker_options = WorkerOptions(
         concurrency=options["concurrency"],
@@ -74,7 +74,7 @@ def command(invocation: Invocation, **options: Any) -> int:
         for observer in observers:
             observer(event)
 
-    worker = Worker(server_url(url, "--ledger" if options["ledger"] else VARIABLE), settings, worker_options, emit)
+    worker = Worker(server_url(url, "--ledger" if options["ledger"] else LEDGER), settings, worker_options, emit)
     return asyncio.run(_run(worker))
 
 

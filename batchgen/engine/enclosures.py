@@ -21,6 +21,8 @@ from batchgen.manifest.references import FILE_MAX_BYTES, Picture, References, is
 from batchgen.providers.base import TakingLinks, Uploading
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.single_flight import SingleFlight
+from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import BucketAway
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import SPOOL, Store
 from batchgen.transport import Transport
@@ -108,7 +110,10 @@ class Enclosures:
         await self._uploads.forget(named or uris)
 
     async def _source(self, name: str, route: Route) -> Source | ReferenceImage:
-        if not is_link(name):
+        if name.startswith("@") and isinstance(self._store, BucketStore):
+            bucket = self._store
+            among, path = self._kept, await self._making.do(name, lambda: self._brought(name, bucket))
+        elif not is_link(name):
             among, path = self._dependents.file(name)
         elif isinstance(route.codec, TakingLinks):
             return ReferenceImage("", uri=name)
@@ -164,6 +169,20 @@ class Enclosures:
         finally:
             part.discard()
         self._ready[link] = path
+        return path
+
+    async def _brought(self, name: str, bucket: BucketStore) -> str:
+        """The picture of another item, once per run. Raises ReferenceLinkFailed."""
+        file = self._dependents.picture(name).file
+        if (ready := self._ready.get(file.sha256)) is not None:
+            return ready
+        path = self._place(file.sha256)
+        try:
+            await asyncio.to_thread(bucket.bring, file.path, path)
+        except (BucketAway, FileNotFoundError) as error:
+            raise ReferenceLinkFailed(f"the picture of {name}: {str(error) or 'it has gone from the bucket'}") from None
+        self._kept.expect(path, file.sha256)
+        self._ready[file.sha256] = path
         return path
 
     async def _converted(self, name: str, source: Source, route: Route) -> str:

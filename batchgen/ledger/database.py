@@ -50,8 +50,13 @@ class Database(Connection, Protocol):
         """All of it durable when this returns, or none of it. Raises what a change raises, and the database's errors."""
 
 
+def marks(values: Sequence[Any]) -> str:
+    """For `IN (…)`, which PostgreSQL does not take empty; nothing is equal to NULL."""
+    return ",".join("?" * len(values)) or "NULL"
+
+
 def upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
     """A statement that writes a row in place of the one with the same key."""
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    names = ", ".join(columns)
     changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-    return f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    return f"INSERT INTO {table} ({names}) VALUES ({marks(columns)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"

@@ -140,6 +140,13 @@ class FencedLedger(Ledger):
             raise Fenced(sample.key, answer)
         return answer
 
+    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
+        def change(db: Connection) -> Sequence[Settled]:
+            row = db.execute("SELECT outcome FROM attempt WHERE id = ?", (attempt,)).fetchone()
+            return pictures if row[0] is None else [self._late(db, attempt, sample, each) for each in pictures]
+
+        return cast("Sequence[Settled]", self._now(change))
+
     def _standing(
         self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
     ) -> Sequence[Settled] | None:

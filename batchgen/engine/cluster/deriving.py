@@ -13,10 +13,12 @@ from batchgen.engine.cluster.queue import STALE_S, Again
 from batchgen.engine.derivatives import FLOOR_BYTES, in_thread, made
 from batchgen.engine.due import Due, Found, Lookout
 from batchgen.engine.workbench import Workbench
+from batchgen.errors import StoreError
 from batchgen.ledger import deriving
 from batchgen.ledger.database import Connection
 from batchgen.ledger.derived import DerivativeRow, Derived, recorded
 from batchgen.ledger.fenced import FencedLedger
+from batchgen.ledger.places import pointer
 from batchgen.ledger.work import Submission, submission
 from batchgen.records import Post
 from batchgen.store.store import SPOOL, Store
@@ -40,6 +42,9 @@ class Files:
         self.ledger = FencedLedger(url, schema, run_id, worker)
         try:
             facts = self._facts()
+            there = pointer(Path(facts.folder))
+            if there is None or there.schema != schema:
+                raise StoreError(f"{facts.folder} is not here as the submitter sees it: mount it under the same path")
             self.store = Store(Path(facts.folder), post_spool(worker))
             self.store.prepare()
             emulated = self.ledger.reader.meta("emulated") == "yes"

@@ -11,6 +11,7 @@ from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest.references import References, is_link
 from batchgen.records import Sample
+from batchgen.store.bucket import BucketStore
 from batchgen.store.spool import disk_error, sync_file, sync_folder
 from batchgen.store.store import Store
 
@@ -53,13 +54,35 @@ class Enclosing:
             except OSError as error:
                 raise disk_error(error, target) from error
             sync_folder(self._folder)
+        if isinstance(self._store, BucketStore):
+            self._store.keep_state(f"{FOLDER}/{name}", target)
         return target
 
 
-def enclosed(store: Store) -> References:
-    """The worker's side: what the submitter has left for it. Raises StoreError."""
-    try:
-        Path(folder_of(store)).mkdir(exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder_of(store)}: {error.strerror}") from None
-    return References(folder_of(store))
+class Enclosed:
+    """The worker's side: what the submitter has left for it, fetched from the bucket when it is not here."""
+
+    def __init__(self, store: Store) -> None:
+        """Raises StoreError."""
+        self._store = store
+        self._folder = folder_of(store)
+        try:
+            Path(self._folder).mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self._folder}: {error.strerror}") from None
+        self.references = References(self._folder)
+
+    def sample(self, sample: Sample) -> Sample:
+        """With its files where this machine has them. Raises StoreError, FileNotFoundError."""
+        if not isinstance(self._store, BucketStore) or not sample.item.references:
+            return sample
+        names = tuple(name if name[:1] == "@" or is_link(name) else self._file(name) for name in sample.item.references)
+        return replace(sample, item=replace(sample.item, references=names))
+
+    def _file(self, path: str) -> str:
+        name = os.path.basename(path)
+        target = os.path.join(self._folder, name)
+        if not os.path.exists(target) and isinstance(self._store, BucketStore):
+            self._store.bring_state(f"{FOLDER}/{name}", target)
+            self.references.expect(target, name.partition("-")[0])
+        return target

@@ -61,7 +61,7 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
     facts = Submission(
         name=run.manifest.name,
         folder=run.store.root,
-        output=run.store.root,
+        bucket=run.store.url,
         limits=limits.model_dump(mode="json", exclude_unset=True),
         models=run.manifest.models,
         lanes={lane: load.rpm for lane, load in run.survey.loads.items() if not load.batch},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batchgen import __version__
-from batchgen.engine.cluster.missing import find_missing
+from batchgen.engine.cluster.missing import Missing, find_missing
 from batchgen.engine.cluster.submit import prepare, submit
 from batchgen.engine.cluster.watch import Watch
 from batchgen.engine.outcome import Tally
@@ -18,6 +18,7 @@ from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.places import Pointer, pointer, server_url, url_of
 from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work import Submission
 from batchgen.manifest import Manifest
 from batchgen.store.lock import JobLock
@@ -66,21 +67,22 @@ def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, the
     try:
         ledger = Ledger(folder)
         try:
+            ServerLock(ledger).acquire()
             emulated = ledger.reader.meta("emulated") == "yes"
             missing = find_missing(manifest, ledger, store, only, emulated=emulated)
+            submit(url, there.schema, lambda db: _hand(db, there.schema, missing, manifest.name, store.root))
         finally:
             ledger.close()
-        facts = Submission(
-            name=manifest.name, folder=store.root, output=store.root, limits={},
-            models={}, lanes={}, hold_uncertain=True, emulator_url=None, version=__version__,
-        )  # fmt: skip
-
-        def change(db: Connection) -> None:
-            if work.submission(db, NO_RUN) is None:
-                work.insert_submission(db, NO_RUN, facts, None, None)
-            deriving.forget_counts(db, NO_RUN)
-            missing.submit(db, there.schema, NO_RUN)
-
-        submit(url, there.schema, change)
     finally:
         lock.release()
+
+
+def _hand(db: Connection, schema: str, missing: Missing, name: str, folder: str) -> None:
+    if work.submission(db, NO_RUN) is None:
+        facts = Submission(
+            name=name, folder=folder, bucket="", limits={}, models={}, lanes={}, hold_uncertain=True, emulator_url=None,
+            version=__version__,
+        )  # fmt: skip
+        work.insert_submission(db, NO_RUN, facts, None, None)
+    deriving.forget_counts(db, NO_RUN)
+    missing.submit(db, schema, NO_RUN)
