@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from batchgen.engine.outcome import Tally
 from batchgen.errors import UsageError
 from batchgen.events import Noted
 from batchgen.report.screen import Screen
-from tests.test_derivatives import THUMB, WEB, files, needs_proc, workers
+from tests.test_derivatives import ROOT, THUMB, WEB, files, needs_proc, workers
 from tests.test_run import items
 
 HERE = "{name: thumb, format: jpeg, width: 20}"
@@ -56,6 +57,15 @@ async def post(cluster, text, top):
         cluster.manifest(text, top), output=cluster.folder / "out", emulate=True, environ={}
     ).manifest
     return await hand_over(manifest, cluster.folder / "out", (), cluster.events.append)
+
+
+async def command(cluster, *argv):
+    """From within the folder, as people call it."""
+    given = [sys.executable, "-m", "batchgen", *argv]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return await asyncio.to_thread(
+        subprocess.run, given, capture_output=True, text=True, check=False, cwd=cluster.folder, env=env
+    )
 
 
 async def test_workers_make_the_files_of_each_picture_and_the_run_waits_for_them(cluster):
@@ -113,7 +123,9 @@ async def test_a_job_that_was_made_here_before_hands_its_files_to_workers_and_po
     await cluster.run(items("a", "b"), head())
     await cluster.watch(items("a", "b"), head())  # nothing is left to do, and nothing was ever submitted
     cluster.worker()
-    assert await post(cluster, items("a", "b"), head(THUMB)) == Tally(made=2)
+    cluster.manifest(items("a", "b"), head(THUMB))
+    said = await command(cluster, "post", "out", "--engine", "cluster", "--json")
+    assert (said.returncode, json.loads(said.stdout)["made"]) == (0, 2)
     assert cluster.lines()["i1"]["derivatives"] == ["derivatives/thumb/i1.jpg"]
     assert await post(cluster, items("a", "b"), head(THUMB)) == Tally()
     outcome = await cluster.watch(items("a", "b"), head(THUMB, WEB))
@@ -124,8 +136,7 @@ async def test_post_for_workers_needs_a_ledger_that_they_reach(cluster, monkeypa
     cluster.ledger = None
     monkeypatch.delenv("BATCHGEN_LEDGER")
     await cluster.run(items("a"), head())
-    command = [sys.executable, "-m", "batchgen", "post", str(cluster.folder / "out"), "--engine", "cluster"]
-    said = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    said = await command(cluster, "post", "out", "--engine", "cluster")
     assert (said.returncode, "which workers cannot reach" in said.stderr) == (2, True)
     with pytest.raises(UsageError, match="which workers cannot reach"):
         await post(cluster, items("a"), head(THUMB))

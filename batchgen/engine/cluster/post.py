@@ -61,7 +61,7 @@ async def hand_over(manifest: Manifest, folder: Path, only: Sequence[str], note:
 
 
 def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, there: Pointer) -> None:
-    store, lock = Store(folder), JobLock(folder)
+    store, lock = Store(folder.absolute()), JobLock(folder)  # workers are not in this working directory
     store.prepare()
     lock.acquire()
     try:
