@@ -65,9 +65,7 @@ class Missing:
             deriving.count(db, run_id, 0, 0, self.removed)
 
 
-def find_missing(
-    manifest: Manifest, ledger: Ledger, store: Store, only: Sequence[str], *, emulated: bool
-) -> Missing:  # fmt: skip
+def find_missing(manifest: Manifest, ledger: Ledger, store: Store, only: Sequence[str], *, emulated: bool) -> Missing:
     """For a thread. The manifest has been walked once, so it is known to be whole. Raises LedgerError."""
     view = Derived.of(ledger.reader)
     missing = Missing(manifest.post)
