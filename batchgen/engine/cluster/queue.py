@@ -68,7 +68,8 @@ def prepare(database: PostgreSQL) -> None:
 def open_app(url: str, carry: Callable[[str, int, str], Coroutine[Any, Any, None]]) -> App:
     """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key."""
     procrastinate = imported()
-    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
+    for name in ("procrastinate", "psycopg.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
     connector = procrastinate.PsycopgConnector(
         conninfo=url, kwargs={"options": f"-c search_path={SCHEMA}", "application_name": "batchgen queue"}, max_size=8
     )

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.queue import Again
 from batchgen.engine.cluster.session import AGAIN_S, Place, Session
 from batchgen.errors import BatchgenError, LedgerError
-from batchgen.events import Event, Noted
+from batchgen.events import Noted
 from batchgen.ledger.places import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.work import submission
@@ -34,7 +34,7 @@ CONCURRENCY = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
-    has nothing more. health_file: touched while the worker looks after its work."""
+    has nothing more. health_file: touched from when the worker has joined the queue until it leaves."""
 
     concurrency: int | None = None
     until_empty: bool = False
@@ -45,7 +45,8 @@ class WorkerOptions:
 class Worker:
     """One process. Each lane is fetched for by itself, so that no AI model's work waits behind another's quota."""
 
-    def __init__(self, url: str, settings: Settings, options: WorkerOptions, emit: Callable[[Event], None]) -> None:
+    def __init__(self, url: str, settings: Settings, options: WorkerOptions, emit: Callable[..., None]) -> None:
+        """emit: called with an event, and with `job` and `run` where it is one of a job."""
         self._url = url
         self._settings = settings
         self._options = options
@@ -77,16 +78,18 @@ class Worker:
         await asyncio.to_thread(queue.prepare, self._server)
         self._shared = open_shared(state_folder(self._settings), self._note)
         self._app = queue.open_app(self._url, self._carry)
-        heart = asyncio.create_task(self._beat())
+        beside = [asyncio.create_task(self._beat())]
         try:
             async with self._app.open_async():
+                beside.append(asyncio.create_task(self._live()))
                 try:
                     await self._look_after()
                 finally:
                     await self._end()
         finally:
-            heart.cancel()
-            await asyncio.gather(heart, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await asyncio.to_thread(self._forget_worker)
             self._shared.close()
             self._server.close()
@@ -112,7 +115,6 @@ class Worker:
                 del self._sessions[key]
                 await session.close()
         await self._revive()
-        self._touch()
         if self._options.until_empty and not left:
             self._stop.set()
 
@@ -179,9 +181,13 @@ class Worker:
         with contextlib.suppress(LedgerError):
             self._server.execute(f"DELETE FROM {SHARED}.worker WHERE name = ?", (self._options.name,))
 
-    def _touch(self) -> None:
-        if self._options.health_file is not None:
-            Path(self._options.health_file).touch()
+    async def _live(self) -> None:
+        """From the loop that does the work, and also while the server is away: what is in flight may have been paid for."""
+        while self._options.health_file is not None:
+            with contextlib.suppress(OSError):
+                os.close(os.open(self._options.health_file, os.O_WRONLY | os.O_CREAT, 0o644))
+                os.utime(self._options.health_file)
+            await asyncio.sleep(LOOK_S)
 
     # --- samples
 
@@ -229,7 +235,12 @@ class Worker:
         found = await asyncio.to_thread(ask)
         if found is None:
             return None
-        where = Place(self._url, self._options.name, self._options.concurrency, self._settings, self._note, self._emit)
+        emit = partial(self._emit, job=found[0].name, run=run)
+
+        def note(message: str) -> None:
+            emit(Noted(at=time.time(), message=message))
+
+        where = Place(self._url, self._options.name, self._options.concurrency, self._settings, note, emit)
         session = await asyncio.to_thread(Session, where, schema, run, found[0])
         try:
             await session.opened(self._shared)
@@ -248,7 +259,6 @@ class Worker:
         await asyncio.gather(*self._fetching.values(), return_exceptions=True)
         for session in self._sessions.values():
             await session.close()
-        self._touch()
 
     def _note(self, message: str) -> None:
         self._emit(Noted(at=time.time(), message=message))
