@@ -8,16 +8,18 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from batchgen.cli.finding import Finding
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, pass_invocation
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
+from batchgen.ledger.places import VARIABLE
 from batchgen.ledger.schema import network_file_system
 from batchgen.report import figures
 from batchgen.report.screen import Screen
@@ -37,17 +39,6 @@ LIMITS = {  # neither API answers how many requests a key may send
     "aimlapi": "no rate limit is published; what batchgen keeps to: `batchgen models`",
 }
 WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
-Verdict = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """remedy: what to do, empty when all is well."""
-
-    verdict: Verdict
-    what: str
-    says: str
-    remedy: str = ""
 
 
 @click.command("doctor")
@@ -61,7 +52,8 @@ class Finding:
 )
 @pass_invocation
 def command(invocation: Invocation, manifest: str | None, online: bool, quota: bool, as_json: bool) -> int:
-    """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs.
+    """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs; with BATCHGEN_LEDGER
+    set, the server, the queue and who works.
 
     Exit code 5 when something is missing that a run needs. Keys are named, never shown.
 
@@ -101,6 +93,10 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
             yield address_of(settings, provider)
         yield from models(settings, profiles)
         yield folder(job.folder)
+    if settings.get(VARIABLE) or settings.get(f"{VARIABLE}_FILE"):
+        from batchgen.cli.doctor_cluster import server
+
+        yield from server(settings)
     for warning in settings.warnings:
         yield Finding("warn", "settings", warning)
     if online or quota:

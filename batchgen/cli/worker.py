@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import click
 
-from batchgen.cli.invocation import Invocation
+from batchgen.cli.invocation import SECRET_MIN, Invocation
 from batchgen.cli.options import log_options, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.places import VARIABLE, server_url
@@ -69,6 +70,8 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
     url = options["ledger"] or settings.text(VARIABLE)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {VARIABLE}")
+    password = urlsplit(url).password or ""
+    invocation.hide(word for word in {password, unquote(password)} if len(word) >= SECRET_MIN)
     given = {"name": options["name"]} if options["name"] else {}
     worker_options = WorkerOptions(
         concurrency=options["concurrency"],

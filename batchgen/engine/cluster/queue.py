@@ -86,6 +86,11 @@ def made_with(db: Connection) -> str | None:
     return None if found is None else str(found)
 
 
+def newest_step() -> str:
+    """Of the procrastinate that is here. Raises UsageError without one."""
+    return _steps()[-1][0]
+
+
 def _once(database: PostgreSQL, condition: str, sql: str, version: str) -> None:
     """Statements of procrastinate's in one transaction, unless somebody else was quicker."""
     database.script(
