@@ -90,11 +90,9 @@ async def test_two_workers_submit_a_night_once_and_look_at_its_end_once(night):
     said = cluster.said("w1") + cluster.said("w2")
     assert (said.count("begins (missed)"), said.count("begins (made)")) == (1, 1)
     assert [line["state"] for line in cluster.lines().values()] == ["succeeded"] * 3
-    shown = subprocess.run([sys.executable, "-m", "batchgen", "history", str(one), "--json"], capture_output=True)
-    assert [(run["job"], run["made"], run["exit_code"]) for run in json.loads(shown.stdout)] == [
-        ("job", 0, 0),
-        ("job", 3, 9),
-    ]
+    history = [sys.executable, "-m", "batchgen", "history", str(one), "--json"]
+    shown = json.loads((await asyncio.to_thread(subprocess.run, history, capture_output=True)).stdout)
+    assert [(run["job"], run["made"], run["exit_code"]) for run in shown] == [("job", 0, 0), ("job", 3, 9)]
 
 
 async def test_a_winner_that_is_killed_half_way_is_replaced_and_nothing_is_submitted_twice(night):
