@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import random
@@ -10,10 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from batchgen.errors import DailyQuotaReached, ProviderError, RateLimited
+from batchgen.errors import DailyQuotaReached, LedgerError, ProviderError, RateLimited
 from batchgen.fallback import cause_of, next_lane, served_in
 from batchgen.lane import Lane, Work
-from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, NotBefore, Reserved, SharedLog, Window
+from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, Held, NotBefore, Parked, Reserved, SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, delay_s
 from batchgen.settlement import GivenUp, PassedOn, Requeued, Returned, Settlement
@@ -54,6 +55,9 @@ class Drained:
 Decision = Start | Wait | Drained
 
 
+HEAR_S = 0.5  # between two looks at what other processes say of a lane
+
+
 class Dispatch:
     """Gives out what may start, and takes back how it went.
 
@@ -64,8 +68,8 @@ class Dispatch:
     concurrency: requests in flight at most. storing: answers being checked and written at most, beside those in flight.
     budget_usd: reserved before sending and settled by usage, so that parallel
     requests cannot overshoot. breaker: this many different samples in a row with the same 4xx stop the lane.
-    shared: by lane, the log of starts and money of all processes, asked last before a start. on_held: told when that log
-    makes a lane wait for money, or parks it.
+    shared: by lane, the log of starts and money of all processes, asked last before a start; `fault`: why it could not be
+    asked. on_held: told when that log makes a lane wait for money or after others' refusals, or parks it.
     stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
     """
 
@@ -82,7 +86,7 @@ class Dispatch:
         deadline_s: float | None = None,
         breaker: int = 5,
         shared: Mapping[str, SharedLog] | None = None,
-        on_held: Callable[[str, NotBefore | DayUsedUp], None] = lambda *_: None,
+        on_held: Callable[[str, Held], None] = lambda *_: None,
         stall_s: float | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
@@ -95,6 +99,7 @@ class Dispatch:
         self.unsettled = 0  # answered or not, anything taken and not yet settled
         self.outside = 0  # samples that are at work elsewhere, in batches, and may come back or let others go
         self.stopping = ""
+        self.fault: LedgerError | None = None
         self.deadline_s = deadline_s
         self.budget_usd = budget_usd
         self.spent_usd = 0.0
@@ -211,7 +216,12 @@ class Dispatch:
             return await self._start(lane, now_s, None)
         work, settled = self._peek(lane), self._settled
         rate = None if lane.window is None else lane.window.rate(now_s)
-        answer = await lane.shared.reserve(rate, (self._estimate_usd(work.sample) or 0.0) * lane.markup)
+        try:
+            answer = await lane.shared.reserve(rate, (self._estimate_usd(work.sample) or 0.0) * lane.markup)
+        except LedgerError as error:
+            self.fault = error
+            self.stop("disk")
+            return None
         now_s = self._clock()
         if not isinstance(answer, Reserved):
             if settled == self._settled:  # else what has settled meanwhile may have made room: ask again
@@ -224,8 +234,24 @@ class Dispatch:
             return None
         return await self._start(lane, now_s, answer.place, answer.used)
 
-    def _held(self, lane: Lane, answer: NotBefore | DayUsedUp | BudgetReached, now_s: float) -> None:
+    async def hear(self) -> None:
+        """Until cancelled: what other processes are told by the server closes the lanes here too, waiting or not."""
+        while True:
+            await asyncio.sleep(HEAR_S)
+            for lane in self.lanes.values():
+                if lane.open and lane.waiting and lane.shared is not None:
+                    with contextlib.suppress(LedgerError):  # the next start will say so
+                        if (answer := await lane.shared.held()) is not None and lane.open:
+                            self._held(lane, answer, self._clock())
+                            self._wake()
+
+    def _held(self, lane: Lane, answer: Held | BudgetReached, now_s: float) -> None:
         match answer:
+            case NotBefore(wait_s, "cooling"):
+                news = now_s + wait_s > lane.cooled_until_s + HEAR_S  # else it is what this process said itself
+                lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
+                if news:
+                    self._on_held(lane.key, answer)
             case NotBefore(wait_s, why):
                 if why == "quota":
                     lane.full_until_s = now_s + wait_s
@@ -234,7 +260,7 @@ class Dispatch:
                 if lane.told_until_s <= now_s:
                     lane.told_until_s = lane.short_until_s
                     self._on_held(lane.key, answer)
-            case DayUsedUp():
+            case DayUsedUp() | Parked():
                 self.park(lane.key)
                 self._on_held(lane.key, answer)
             case BudgetReached(span):
@@ -414,11 +440,11 @@ class Dispatch:
             return Returned()
         if isinstance(error, RateLimited):
             if (error.retry_after_s or 0.0) > LONG_HINT_S:
-                lane.parked = True  # hours: other lanes go on, and the run ends before them
+                lane.park(error)  # hours: other lanes go on, and the run ends before them
             else:
                 lane.cool(refused, error, now_s, self._policy, self._rng)
         elif isinstance(error, DailyQuotaReached):
-            lane.parked = True
+            lane.park(error)
         elif error.scope == "lane":
             lane.stopped = error.reason
             return GivenUp()

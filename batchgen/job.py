@@ -16,19 +16,20 @@ from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.purse import left_of_budgets
 from batchgen.engine.run import run_job
-from batchgen.engine.survey import Survey, Surveyor, refuse_online_only
+from batchgen.engine.survey import Survey, Surveyor, refuse_derivatives, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import has_ledger
+from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, server_url
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
+from batchgen.manifest.bucket import bucket_url, names_bucket
 from batchgen.planning import Forecast, Step, Wishes, forecast, too_dear
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import is_vendor
 from batchgen.quota import day_began
-from batchgen.settings import Settings, state_folder
-from batchgen.store.store import Store
+from batchgen.settings import LEDGER, Settings, state_folder
+from batchgen.store.whereabouts import open_store, refuse_elsewhere, remembered, take_up
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
 BY_BATCH: Mapping[str, By] = {"batch": "batch", "auto": "auto"}
@@ -46,6 +47,7 @@ class Job:
     folder: Path
     settings: Settings
     emulated: bool = False
+    bucket: str = ""  # where its pictures live, when not in the folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +71,36 @@ def load(
     """Open a manifest. Its head is read and checked now, its items when it is planned or run.
 
     output: the folder for pictures and ledger; default what the manifest says, else NAME beside it, and NAME.emulated
-    when emulate is set. environ: instead of the process's environment. Raises ManifestError, SettingsError.
+    when emulate is set. The address of a bucket, there or in the manifest, takes the pictures, and the folder is NAME
+    beside the manifest; an emulated job uses a bucket only when `output` names it. environ: instead of the process's
+    environment. Raises ManifestError, SettingsError, UsageError.
     """
     path = Path(path)
+    bucket = _bucket(output) if isinstance(output, str) else ""
     settings = Settings.load(path.absolute().parent, environ)
 
     def allow_retired(profile: Profile) -> bool:
         return emulate or not is_vendor(profile.provider, settings.base_url(profile.provider))
 
     manifest = open_manifest(path, allow_retired=allow_retired)
-    if output is not None:
+    if output is not None and not bucket:
         folder = Path(output).absolute()
     else:
         folder = Path(manifest.output)
         if emulate:
             folder = folder.with_name(folder.name + ".emulated")
-    return Job(manifest, folder, settings, emulate)
+        elif not bucket:
+            bucket = manifest.bucket
+    return Job(manifest, folder, settings, emulate, bucket or remembered(folder))
+
+
+def _bucket(output: str) -> str:
+    if not names_bucket(output):
+        return ""
+    try:
+        return bucket_url(output)
+    except ValueError as error:
+        raise UsageError(f"--output: {error}") from None
 
 
 def plan(
@@ -102,19 +118,28 @@ def plan(
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
-    reader = Reader.open(job.folder) if has_ledger(job.folder) else None
+    reader = _reader(job)
     limits = job.manifest.limits
     coming = Coming(job.manifest.name, on_step)
     try:
+        store = open_store(job.folder, job.bucket)
+        if reader is not None:
+            refuse_elsewhere(reader, store)
+            take_up(store, reader)
         survey = Surveyor(
-            job.manifest, reader, Store(job.folder), wishes or Wishes(), only=only, limit=limit, on_step=coming,
+            job.manifest, reader, store, wishes or Wishes(), only=only, limit=limit, on_step=coming,
             by=BY_BATCH.get(engine, "online"),
         ).walk()  # fmt: skip
+        refuse_derivatives(job.manifest, store)
         files = coming.files
         if reader is not None and job.manifest.derives:
             due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
             files += sum(len(each.outputs) for each in due if each.key not in coming.again)
-        state = None if job.emulated else state_folder(job.settings)
+        state = (
+            None
+            if job.emulated
+            else address(job.folder, None) or job.settings.text(LEDGER) or state_folder(job.settings)
+        )
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
             if load.rpd is not None:
@@ -128,6 +153,17 @@ def plan(
         raise UsageError(never)
     prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
     return Plan(survey, prospect, tuple(job.manifest.warnings), files)
+
+
+def _reader(job: Job) -> Reader | None:
+    """Of what is known so far; of a job that a server knows, even when this folder is new."""
+    url = job.settings.text(LEDGER)
+    if has_ledger(job.folder):
+        return Reader.open(job.folder, url)
+    if url is None:
+        return None
+    kept = kept_by(Server(server_url(url), job.manifest.name, known_as(job.bucket or str(job.folder))))
+    return None if kept is None else Reader(kept)
 
 
 async def run(
@@ -152,8 +188,9 @@ async def run(
                 replace(options, emulator_url=emulator.base_url),
                 driver,
                 observers,
+                bucket=job.bucket,
             )
-    return await run_job(job.manifest, job.folder, job.settings, options, driver, observers)
+    return await run_job(job.manifest, job.folder, job.settings, options, driver, observers, bucket=job.bucket)
 
 
 def run_sync(

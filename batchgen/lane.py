@@ -7,7 +7,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from batchgen.errors import BadRequest, InputRejected, ProviderError, RateLimited, Unreadable
+from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited, Unreadable
 from batchgen.quota import SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, with_margin_s
@@ -101,6 +101,14 @@ class Lane:
             wait_s = backoff_s(self.cool_streak, policy.base_s * 2, policy.cap_s, rng)
         self.cool_streak += 1
         self.cooled_until_s = max(self.cooled_until_s, now_s + wait_s)
+        if self.shared is not None:
+            self.shared.cooled(wait_s, None if self.window is None else self.window.lowered(now_s))
+
+    def park(self, error: RateLimited | DailyQuotaReached) -> None:
+        """Nothing more for hours, nor in any other process that shares the quota."""
+        self.parked = True
+        if self.shared is not None:
+            self.shared.parked(error.message, error.retry_after_s)
 
     def alike_in_a_row(self, key: str, error: ProviderError) -> int:
         """How many different samples the same 4xx, or the same bug of ours, has now hit in a row."""

@@ -30,10 +30,11 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class NotBefore:
-    """Others have used the quota up, or the USD of ten minutes are spent; ask again in `wait_s`."""
+    """Others have used the quota up, the USD of ten minutes are spent, or the server has refused another process; ask
+    again in `wait_s`."""
 
     wait_s: float
-    why: Literal["quota", "usd_per_10_min"] = "quota"
+    why: Literal["quota", "usd_per_10_min", "cooling"] = "quota"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,29 @@ class BudgetReached:
     span: Span
 
 
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Another process has been told that the quota is used up for so long. why: in the server's words."""
+
+    wait_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Requests per window that a refusal has shown to be allowed; more is tried after `rises_in_s`."""
+
+    rate: float
+    rises_in_s: float
+
+
 Span = Literal["day", "month"]
-Answer = Reserved | NotBefore | DayUsedUp | BudgetReached
+Held = NotBefore | DayUsedUp | Parked
+Answer = Reserved | Held | BudgetReached
 
 
 class SharedLog(Protocol):
-    """Starts and spend of one lane as all who share its quota have written them down. A file behind it today, any
-    database as well."""
+    """Starts and spend of one lane as all who share its quota have written them down. A file behind it, or a server."""
 
     async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
         """Forget, count and reserve a place and USD in one transaction.
@@ -77,6 +94,15 @@ class SharedLog(Protocol):
     def refund(self, place: int) -> None:
         """The request was never sent: place and USD are free. Never waits."""
 
+    def cooled(self, wait_s: float, lowered: Lowered | None) -> None:
+        """The server has refused: nobody starts for so long, and then at most so many. Never waits."""
+
+    def parked(self, why: str, hint_s: float | None) -> None:
+        """The server has refused for the day, or for as long as it hints at: nobody starts. Never waits."""
+
+    async def held(self) -> Held | None:
+        """What others have said by `cooled` and `parked`; None when that keeps nobody from starting."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -91,6 +117,11 @@ def span_start(span: Span, now: float) -> float:
     """UTC seconds of the last local midnight, or of the one that began the month."""
     midnight = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     return (midnight if span == "day" else midnight.replace(day=1)).timestamp()
+
+
+def risen(lowered_to: float, since_s: float, limit: int) -> float:
+    """Requests per window so long after a lowered rate began to rise; before that, where it is held."""
+    return lowered_to + limit * RECOVERY_PER_MINUTE * max(0.0, since_s) / 60.0
 
 
 class Window:
@@ -108,7 +139,7 @@ class Window:
         """proven: whether the server is known to allow the declared limit. Until then starts are spread a little."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.limit = limit
+        self.declared = self.limit = limit
         self.proven = proven
         self.period_s = period_s
         self._throttler = Throttler(rate_limit=limit, period=period_s + MARGIN_S)
@@ -120,8 +151,7 @@ class Window:
         """Requests per window now: the declared limit, or less while it recovers from a 429 (AIMD)."""
         if self._rises_at_s is None:
             return self.limit
-        minutes = max(0.0, now_s - self._rises_at_s) / 60.0
-        rate = self._lowered_to + self.limit * RECOVERY_PER_MINUTE * minutes
+        rate = risen(self._lowered_to, now_s - self._rises_at_s, self.limit)
         if rate >= self.limit:
             self._rises_at_s = None
             return self.limit
@@ -147,6 +177,12 @@ class Window:
             self._lowered_to, self._rises_at_s = float(accepted), now_s + HOLD_S
         elif not again:
             self._lowered_to, self._rises_at_s = max(1.0, rate / 2), now_s
+
+    def lowered(self, now_s: float) -> Lowered | None:
+        """What refusals have taught, for others; None at the declared limit."""
+        if self._rises_at_s is not None:
+            return Lowered(self._lowered_to, max(0.0, self._rises_at_s - now_s))
+        return Lowered(self.limit, HOLD_S) if self.limit < self.declared else None
 
     def earliest_s(self, now_s: float) -> float:
         """The earliest moment at which one more request keeps the window; `now_s` when that is now."""

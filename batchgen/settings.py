@@ -23,12 +23,21 @@ BASE_URL_NAMES = {
 }
 
 
-SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD")
+LEDGER = "BATCHGEN_LEDGER"  # the address of the PostgreSQL server that has the ledgers, perhaps with a password
+SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD", "LEDGER")
 
 
 def environment() -> Mapping[str, str]:
     """The process's own variables, for those who need one that is no setting of ours (NO_COLOR, TERM, CI)."""
     return os.environ
+
+
+def use_ledger(url: str | None) -> None:
+    """As if BATCHGEN_LEDGER had been set so for this process: those that it starts have it too, and no command line shows it."""
+    if url is None:
+        os.environ.pop(LEDGER, None)
+    else:
+        os.environ[LEDGER] = url
 
 
 def environment_without_keys() -> dict[str, str]:

@@ -1,48 +1,89 @@
-"""What all processes of this user on this host have started, spent and reserved, in one small SQLite file."""
+"""What all who share a quota or a purse have started, spent and reserved: this user's processes on this host, in one small
+SQLite file, or all of a PostgreSQL server, on any machine."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.errors import LedgerError
-from batchgen.ledger.database import Change, Connection, upsert
+from batchgen.ledger.database import Change, Connection, Database, Locked, upsert
 from batchgen.ledger.schema import SQLite
 from batchgen.ledger.writer import Writer
-from batchgen.quota import Answer, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved, day_began, span_start
+from batchgen.quota import (
+    Answer,
+    Budget,
+    BudgetReached,
+    DayUsedUp,
+    Held,
+    Lowered,
+    NotBefore,
+    Parked,
+    Reserved,
+    daily_reset,
+    day_began,
+    risen,
+    span_start,
+)
 
 FILE_NAME = "quota.sqlite"
 BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
 SCHEMA = (
+    # A place below zero is a turn: whoever waits for the quota may start then, and is no later than others who wait.
     "CREATE TABLE IF NOT EXISTS start (place INTEGER PRIMARY KEY, quota TEXT NOT NULL, at REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS start_by_time ON start (quota, at)",
     "CREATE TABLE IF NOT EXISTS daily (quota TEXT NOT NULL, day REAL NOT NULL, job TEXT NOT NULL,"
     " requests INTEGER NOT NULL, PRIMARY KEY (quota, day, job)) WITHOUT ROWID",
     # A row without `ended` is reserved: its request is in flight, or its process died and it may have been billed.
-    # purse: '' is the user's money; an emulated job has one of its own.
+    # purse: '' is the user's money; an emulated job has one of its own. worker: '' is the job's run itself.
     "CREATE TABLE IF NOT EXISTS spending (at REAL NOT NULL, ended REAL, usd REAL NOT NULL, job TEXT NOT NULL,"
-    " account TEXT NOT NULL, purse TEXT NOT NULL, place INTEGER)",
+    " account TEXT NOT NULL, purse TEXT NOT NULL, place INTEGER, worker TEXT NOT NULL DEFAULT '')",
     "CREATE INDEX IF NOT EXISTS spending_sum ON spending (purse, at, account, usd, ended)",
     "CREATE UNIQUE INDEX IF NOT EXISTS spending_place ON spending (place) WHERE place IS NOT NULL",
-    "DROP TABLE IF EXISTS spend",  # of an earlier version; every job's ledger has what it held
+    # What a server's refusals have taught: until when nothing starts, and the rate that is kept to and rises after `rises`.
+    "CREATE TABLE IF NOT EXISTS held (quota TEXT PRIMARY KEY, cooled REAL NOT NULL, parked REAL NOT NULL, why TEXT NOT NULL,"
+    " rate REAL, rises REAL) WITHOUT ROWID",
 )
 FOLDED_AFTER_S = 3600.0
 TEN_MINUTES_S = 600.0
 NEAR_S = 0.05  # a tenth of the window's margin: a stamp that is older by less than this is as good as a new one
 ANSWER_S = 3600.0  # no request is in flight for longer
+TURN_S = 0.25  # for so long a turn is kept for who does not come; it has died or has nothing to start
+ASK_AGAIN_S = 1.0  # of who waits for the quota: a place may have become free, or the lane been parked
+FORGET_S = 1.0  # between two times that what has left the window is deleted
+SLOW_S = 5.0  # a server that has not answered for so long is said to be away
 PUT_START = upsert("start", ("place", "quota", "at"), ("place",))
 KEPT_S = 400 * 86400.0
 T = TypeVar("T")
+Place = Path | str | None  # a folder, a server's URL, or nowhere: in memory
+COUNT = """
+SELECT used.n, held.cooled, held.parked, held.why, held.rate, held.rises FROM (SELECT count(*) AS n FROM start
+ WHERE quota = ? AND at > ? AND at <= ? AND (place > 0 OR (at > ? AND at < ?))) AS used LEFT JOIN held ON held.quota = ?
+"""
+LAST = """
+SELECT at FROM start WHERE quota = ? AND at > ? AND at <= ? AND (place > 0 OR (at > ? AND at < ?))
+ ORDER BY at DESC LIMIT 1 OFFSET ?
+"""
+COOL = """
+INSERT INTO held VALUES (?, ?, 0, '', ?, ?) ON CONFLICT (quota) DO UPDATE SET
+ cooled = CASE WHEN held.cooled > excluded.cooled THEN held.cooled ELSE excluded.cooled END,
+ rate = coalesce(excluded.rate, held.rate), rises = coalesce(excluded.rises, held.rises)
+"""
+PARK = """
+INSERT INTO held VALUES (?, 0, ?, ?, NULL, NULL)
+ ON CONFLICT (quota) DO UPDATE SET parked = excluded.parked, why = excluded.why
+"""
 
 
 def quota_name(provider: str, base_url: str, secret: str, model: str) -> str:
@@ -66,24 +107,39 @@ class Terms:
     rpd: int | None = None
     usd_per_10_min: float | None = None
     budgets: tuple[Budget, ...] = ()
+    worker: str = ""
 
 
-class SharedFile:
-    """The file, open. One thread of its own talks to it, so that another process's transaction never holds up the loop.
+class Keeping(Database, Protocol):
+    """Where the book is kept. `at`: UTC seconds of the transaction under way; `clock`: the same clock outside of one."""
 
-    The first fault ends the sharing for this run and is told once: a quota file is no reason not to make pictures.
-    Times are UTC seconds, because monotonic clocks of two processes need not agree. Its catch: a wall clock that jumps
-    forward forgets too early; the server's own refusals then do the rest.
-    folder None: the same in memory, for a run that shares nothing and still keeps its windows.
+    far: bool
+    midnights: str
+
+    @property
+    def at(self) -> float: ...
+
+    def clock(self) -> float: ...
+
+
+class SharedBook:
+    """The book, open. One thread of its own talks to it, so that another process's transaction never holds up the loop.
+
+    In a file, the first fault ends the sharing for this run and is told once: a quota file is no reason not to make
+    pictures. A server is waited for instead, and told of once: to start without asking would overrun the quota and the
+    budgets of all other machines. Times are UTC seconds of this host with a file, because monotonic clocks of two processes
+    need not agree; its catch: a wall clock that jumps forward forgets too early, and the server's own refusals then do the
+    rest. With a server they are its own seconds, whatever this host's clock says.
     """
 
-    def __init__(self, folder: Path | None, note: Callable[[str], None]) -> None:
-        """Raises OSError or sqlite3.Error when the folder or the file cannot be written."""
-        if folder is not None:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives its side files the same mode
-            os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
-        self._writer = Writer(_connect(":memory:" if folder is None else folder / FILE_NAME), "shared")
+    def __init__(self, place: Place, note: Callable[[str], None]) -> None:
+        """place: a folder, a server's URL, or None: in memory, for a run that shares nothing and still keeps its windows.
+
+        Raises OSError or sqlite3.Error when the folder or the file cannot be written, LedgerError without its server.
+        """
+        self.keeping = _open(place)
+        self.far = self.keeping.far
+        self._writer = Writer(self.keeping, "book of quota and spend")
         self._note = note
         self._told = False
         self._random = random.Random()
@@ -97,15 +153,27 @@ class SharedFile:
         return self._writer.broken is not None
 
     async def ask(self, call: Callable[[Connection], T], otherwise: T) -> T:
-        """The answer of one transaction, or `otherwise` from the first fault on."""
+        """The answer of one transaction; from the first fault on `otherwise`, or LedgerError with a server."""
         try:
-            return await self._writer.write(call)
+            return await (self._patiently(call) if self.far else self._writer.write(call))
         except LedgerError:
+            if self.far:
+                raise
             self._tell()
             return otherwise
 
+    async def _patiently(self, call: Callable[[Connection], T]) -> T:
+        answer = asyncio.ensure_future(self._writer.write(call))
+        if not (await asyncio.wait([answer], timeout=SLOW_S))[0] and not self._told:
+            self._told = True
+            self._note("the server that counts quota and spend does not answer: nothing starts until it does")
+        return await answer
+
     def new_place(self) -> int:
-        """A number that no other start of any process has or will have: microseconds since 1970 and ten random bits."""
+        """A number that no other start of any process has or will have: microseconds since 1970 and ten random bits, or
+        all of it random where clocks differ."""
+        if self.far:
+            return self._random.getrandbits(62) + 1
         return time.time_ns() // 1000 << 10 | self._random.getrandbits(10)
 
     def tell(self, sql: str, *values: object) -> None:
@@ -136,29 +204,46 @@ class SharedFile:
     # --- money
 
     def spend(self, job: str, usd: float, at: float, account: str = "", purse: str = "") -> None:
-        self.tell("INSERT INTO spending VALUES (?, ?, ?, ?, ?, ?, NULL)", at, at, usd, job, account, purse)
+        sql = "INSERT INTO spending (at, ended, usd, job, account, purse) VALUES (?, ?, ?, ?, ?, ?)"
+        self.tell(sql, at, at, usd, job, account, purse)
 
-    def forget_reserved(self, job: str, purse: str = "") -> None:
-        """What earlier runs of the job reserved and never settled. Only behind the job's lock, where none of them lives,
-        and before its ledger is asked: that knows what became of each request."""
-        self.tell("DELETE FROM spending WHERE job = ? AND purse = ? AND ended IS NULL", job, purse)
+    def forget_reserved(self, job: str, purse: str = "", worker: str = "") -> None:
+        """What a worker of the job, or earlier runs of it, reserved and never settled. Only of who is known to live no
+        more, and before the job's ledger is asked: that knows what became of each request."""
+        sql = "DELETE FROM spending WHERE job = ? AND purse = ? AND worker = ? AND ended IS NULL"
+        self.tell(sql, job, purse, worker)
+
+    def forget_lost(self, job: str, purse: str = "") -> None:
+        """The same of all workers whose requests can be in flight no longer."""
+        sql = "DELETE FROM spending WHERE job = ? AND purse = ? AND worker <> '' AND ended IS NULL AND at < ?"
+        self.tell(sql, job, purse, self.clock() - ANSWER_S)
 
     async def spent_since(
-        self, at: float, job: str | None = None, *, account: str | None = None, purse: str = ""
+        self,
+        at: float,
+        job: str | None = None,
+        *,
+        account: str | None = None,
+        purse: str = "",
+        settled: bool = False,
     ) -> float:
-        """USD that all jobs, or one, have spent or reserved since then."""
-        return await self.ask(lambda connection: spent(connection, at, job, account, purse), 0.0)
+        """USD that all jobs, or one, have spent since then, and reserved unless only what is settled is asked for."""
+        return await self.ask(lambda connection: spent(connection, at, job, account, purse, settled=settled), 0.0)
 
     def sent_today(self, quota: str, job: str, requests: int) -> None:
         """The job's ledger knows of so many requests since midnight Pacific."""
         self.tell(
             "INSERT INTO daily VALUES (?, ?, ?, ?) ON CONFLICT (quota, day, job) DO UPDATE SET requests ="
             " CASE WHEN daily.requests > excluded.requests THEN daily.requests ELSE excluded.requests END",
-            quota, day_began(time.time()), job, requests,
+            quota, day_began(self.clock()), job, requests,
         )  # fmt: skip
 
     async def requests_today(self, quota: str) -> int:
-        return await self.ask(lambda connection: requests_on(connection, quota, day_began(time.time())), 0)
+        return await self.ask(lambda connection: requests_on(connection, quota, day_began(self.keeping.at)), 0)
+
+    def clock(self) -> float:
+        """UTC seconds by which the book is kept."""
+        return self.keeping.clock()
 
     def close(self) -> None:
         self._writer.close()
@@ -168,43 +253,55 @@ class SharedFile:
 class SharedStarts:
     """The starts of one lane: a sliding log of `period_s`, and money, that every process asks before it sends.
 
-    Processes that wait for the same place race for it; none is promised a share.
+    Who is told to wait is given a turn in the log, behind the turns of others, and asks again when it comes. A turn is an
+    order and no place: what was sent is counted anew then.
     """
 
-    def __init__(self, file: SharedFile, quota: str, period_s: float, terms: Terms) -> None:
-        self._file = file
+    def __init__(self, book: SharedBook, quota: str, period_s: float, terms: Terms) -> None:
+        self._book = book
         self._quota = quota
         self._period_s = period_s
         self._terms = terms
         self._bound = terms.rpd is not None or terms.usd_per_10_min is not None or bool(terms.budgets)
         self._behind: dict[int, tuple[Future[object], float]] = {}  # reservations that were not waited for, and when
+        self._stamps: dict[int, float] = {}  # of reservations that were waited for
         self._forgot = 0.0
+        self._turn: tuple[int, float] | None = None  # number and instant
+        self._own_lock = (f"quota {quota}",)
+        account = f"account {terms.purse} {terms.account}"
+        money = ((f"purse {terms.purse}",) if terms.budgets else ()) + ((account,) if terms.usd_per_10_min else ())
+        self._locks = self._own_lock + money
 
     async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
         """A place and USD, else what stands against it. A day or a budget that is used up is said before any wait.
 
         A lane that nothing binds is not made to wait: what it reserves is written down for the others, on its way to
-        them when this returns and there after `written`.
+        them when this returns and there after `written`. Raises LedgerError when a server stays away.
         """
         if rate is None and not self._bound:
             return self._reserve_behind(usd)
-        answer = await self._file.ask(lambda connection: self._reserve(connection, rate, usd), None)
-        return self._file.blind(usd) if answer is None else answer
+        change = Locked(lambda connection: self._reserve(connection, rate, usd), self._locks)
+        answer = await self._book.ask(change, None)
+        return self._book.blind(usd) if answer is None else answer
 
     def _reserve_behind(self, usd: float) -> Answer:
-        if self._file.broken:
-            return self._file.blind(usd)
-        place, now = self._file.new_place(), time.time()
-        self._behind[place] = self._file.put(lambda connection: self._write(connection, place, usd, now)), now
+        if self._book.broken and not self._book.far:
+            return self._book.blind(usd)
+        place, now = self._book.new_place(), self._book.clock()
+        change = Locked(lambda connection: self._write(connection, place, usd, now), self._own_lock)
+        self._behind[place] = self._book.put(change), now
         return Reserved(place)
 
     async def written(self, place: int) -> None:
         reserved = self._behind.get(place)
         if reserved is not None and not reserved[0].done():
-            await self._file.ask(lambda connection: None, None)  # what was put in before it is done before it
+            await self._book.ask(lambda connection: None, None)  # what was put in before it is done before it
 
     def _reserve(self, connection: Connection, rate: int | None, usd: float) -> Answer | None:
-        now, terms = time.time(), self._terms
+        now, terms = self._book.keeping.at, self._terms
+        used, *refusals = self._count(connection, now)
+        if (held := _held(now, refusals)) is not None:
+            return held
         if terms.rpd is not None and requests_on(connection, self._quota, day_began(now)) >= terms.rpd:
             return DayUsedUp(terms.rpd)
         left = [
@@ -217,32 +314,65 @@ class SharedStarts:
         if left and usd > min(left)[0] + 1e-9:
             return BudgetReached(min(left)[1])
         if left:
-            self._file.left_usd = min(left)[0] - usd
-        used = self._used(connection, now)
-        wait_s = 0.0 if rate is None or used < rate else self._place_s(connection, rate, now)
+            self._book.left_usd = min(left)[0] - usd
+        rate = None if rate is None else _allowed(rate, now, refusals)
         money_s = self._money_s(connection, usd, now)
-        if wait_s or money_s:
-            return NotBefore(max(wait_s, money_s), "usd_per_10_min" if money_s > wait_s else "quota")
-        place = self._file.new_place()
+        if rate is not None and used >= rate:
+            wait_s = self._queue_s(connection, rate, now)
+            return NotBefore(wait_s) if wait_s >= money_s else NotBefore(money_s, "usd_per_10_min")
+        if money_s:
+            return NotBefore(money_s, "usd_per_10_min")
+        place = self._book.new_place()
         self._write(connection, place, usd, now)
+        self._stamps[place] = now
         return Reserved(place, used)
 
-    def _forget(self, connection: Connection, now: float) -> None:
+    async def held(self) -> Held | None:
+        sql = "SELECT cooled, parked, why FROM held WHERE quota = ?"
+
+        def read(connection: Connection) -> Held | None:
+            row = connection.execute(sql, (self._quota,)).fetchone()
+            return None if row is None else _held(self._book.keeping.at, row)
+
+        return await self._book.ask(read, None)
+
+    # --- the window
+
+    def _count(self, connection: Connection, now: float) -> tuple[Any, ...]:
+        """Starts in the window, with the turns that come before this one's; and the row of what is held."""
+        row: tuple[Any, ...] = connection.execute(COUNT, (*self._window(now), self._quota)).fetchone()
+        return row
+
+    def _window(self, now: float) -> tuple[str, float, float, float, float]:
         # Stamps beyond a whole period ahead were made before the clock was set back, and would block for as long.
-        connection.execute(
-            "DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ?)",
-            (self._quota, now - self._period_s, now + self._period_s),
-        )
-        self._forgot = now
+        until = now + self._period_s
+        if self._turn is not None and self._turn[1] <= now - TURN_S:
+            self._turn = None
+        return self._quota, now - self._period_s, until, now - TURN_S, until if self._turn is None else self._turn[1]
 
-    def _used(self, connection: Connection, now: float) -> int:
-        self._forget(connection, now)
-        return int(connection.execute("SELECT count(*) FROM start WHERE quota = ?", (self._quota,)).fetchone()[0])
+    def _queue_s(self, connection: Connection, rate: int, now: float) -> float:
+        """How long to wait for this one's turn, which is the first instant that keeps the window after all before it."""
+        oldest = float(connection.execute(LAST, (*self._window(now), rate - 1)).fetchone()[0])
+        at = oldest + self._period_s
+        if self._turn is None or abs(self._turn[1] - at) > NEAR_S:
+            self._leave_queue(connection)
+            if at < now + self._period_s:  # else more wait than a window holds
+                self._turn = -self._book.new_place(), at
+                connection.execute("INSERT INTO start VALUES (?, ?, ?)", (self._turn[0], self._quota, at))
+        return min(max(0.001, at - now), ASK_AGAIN_S)
 
-    def _place_s(self, connection: Connection, rate: int, now: float) -> float:
-        sql = "SELECT at FROM start WHERE quota = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
-        oldest = float(connection.execute(sql, (self._quota, rate - 1)).fetchone()[0])
-        return max(0.001, oldest + self._period_s - now)
+    def _leave_queue(self, connection: Connection) -> None:
+        if self._turn is not None:
+            connection.execute("DELETE FROM start WHERE place = ?", (self._turn[0],))
+            self._turn = None
+
+    def _forget(self, connection: Connection, now: float) -> None:
+        if abs(now - self._forgot) > min(self._period_s, FORGET_S):
+            connection.execute(
+                "DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ? OR (place < 0 AND at <= ?))",
+                (self._quota, now - self._period_s, now + self._period_s, now - TURN_S),
+            )
+            self._forgot = now
 
     def _money_s(self, connection: Connection, usd: float, now: float) -> float:
         """How long until the account's USD of ten minutes have room for `usd`; 0 when they have.
@@ -267,48 +397,83 @@ class SharedStarts:
 
     def _write(self, connection: Connection, place: int, usd: float, now: float) -> None:
         terms = self._terms
-        if abs(now - self._forgot) > self._period_s:
-            self._forget(connection, now)
+        self._forget(connection, now)
+        self._leave_queue(connection)
         connection.execute("INSERT INTO start VALUES (?, ?, ?)", (place, self._quota, now))
         connection.execute(
             "INSERT INTO daily VALUES (?, ?, ?, 1) ON CONFLICT (quota, day, job) DO UPDATE SET requests = daily.requests + 1",
             (self._quota, day_began(now), terms.job),
         )
         connection.execute(
-            "INSERT INTO spending VALUES (?, NULL, ?, ?, ?, ?, ?)",
-            (now, usd, terms.job, terms.account, terms.purse, place),
+            "INSERT INTO spending (at, usd, job, account, purse, place, worker) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (now, usd, terms.job, terms.account, terms.purse, place, terms.worker),
         )
 
     def sent(self, place: int) -> None:
-        _, at = self._behind.pop(place, (None, 0.0))
-        now = time.time()
+        at = self._behind.pop(place, (None, 0.0))[1] or self._stamps.pop(place, 0.0)
+        now = self._book.clock()
         if not at <= now < at + NEAR_S:
             # Replaced, not updated: the place is already forgotten if connecting took longer than the period.
-            self._file.tell_later(PUT_START, place, self._quota, now)
+            self._book.tell_later(PUT_START, place, self._quota, now)
 
     def settled(self, place: int, usd: float) -> None:
-        put = self._file.tell_later if self._behind.pop(place, None) is None else self._file.tell
+        put = self._book.tell_later if self._behind.pop(place, None) is None else self._book.tell
         if usd:
-            put("UPDATE spending SET usd = ?, ended = ? WHERE place = ?", usd, time.time(), place)
+            put("UPDATE spending SET usd = ?, ended = ? WHERE place = ?", usd, self._book.clock(), place)
         else:
             put("DELETE FROM spending WHERE place = ?", place)
 
     def refund(self, place: int) -> None:
         self._behind.pop(place, None)
-        self._file.tell("DELETE FROM start WHERE place = ?", place)
-        self._file.tell("DELETE FROM spending WHERE place = ?", place)
-        self._file.tell(
+        self._stamps.pop(place, None)
+        self._book.tell("DELETE FROM start WHERE place = ?", place)
+        self._book.tell("DELETE FROM spending WHERE place = ?", place)
+        self._book.tell(
             "UPDATE daily SET requests = requests - 1 WHERE quota = ? AND day = ? AND job = ? AND requests > 0",
-            self._quota, day_began(time.time()), self._terms.job,
+            self._quota, day_began(self._book.clock()), self._terms.job,
         )  # fmt: skip
 
+    # --- refusals
 
-def spent(connection: Connection, at: float, job: str | None, account: str | None, purse: str) -> float:
-    """USD spent or reserved since then, of one job or account where one is named."""
+    def cooled(self, wait_s: float, lowered: Lowered | None) -> None:
+        def write(connection: Connection) -> None:
+            now = self._book.keeping.at
+            rate, rises = (None, None) if lowered is None else (lowered.rate, now + lowered.rises_in_s)
+            connection.execute(COOL, (self._quota, now + wait_s, rate, rises))
+
+        self._book.put(write)
+
+    def parked(self, why: str, hint_s: float | None) -> None:
+        def write(connection: Connection) -> None:
+            connection.execute(PARK, (self._quota, daily_reset(self._book.keeping.at, hint_s), why[:500]))
+
+        self._book.put(write)
+
+
+def _held(now: float, row: Sequence[Any]) -> Held | None:
+    cooled, parked, why, *_ = row
+    if parked is not None and parked > now:
+        return Parked(parked - now, why)
+    # Longer than any cooling: it was written before the clock was set back.
+    return NotBefore(cooled - now, "cooling") if cooled is not None and 0 < cooled - now < ANSWER_S else None
+
+
+def _allowed(rate: int, now: float, row: Sequence[Any]) -> int:
+    """The rate, or less while others' refusals have shown less."""
+    *_, lowered_to, rises = row
+    return rate if lowered_to is None else max(1, int(min(rate, risen(lowered_to, now - rises, rate))))
+
+
+def spent(
+    connection: Connection, at: float, job: str | None, account: str | None, purse: str, *, settled: bool = False
+) -> float:
+    """USD spent or, unless only settled, reserved since then, of one job or account where one is named."""
     sql, values = "SELECT coalesce(sum(usd), 0) FROM spending WHERE purse = ? AND at >= ?", [purse, at]
     for column, value in (("job", job), ("account", account)):
         if value is not None:
             sql, values = f"{sql} AND {column} = ?", [*values, value]
+    if settled:
+        sql += " AND ended IS NOT NULL"
     return float(connection.execute(sql, values).fetchone()[0])
 
 
@@ -317,29 +482,80 @@ def requests_on(connection: Connection, quota: str, day: float) -> int:
     return int(connection.execute(sql, (quota, day)).fetchone()[0])
 
 
-def spent_so_far(folder: Path | None, at: float) -> float:
-    """USD of all jobs since then, for who only looks; 0 when there is no file, or none that can be read."""
-    if folder is None or not (folder / FILE_NAME).is_file():
+def spent_so_far(place: Place, at: float) -> float:
+    """USD of all jobs since then, for who only looks; 0 when there is no book, or none that can be read."""
+    if isinstance(place, str):
+        return _spent_on_server(place, at)
+    if place is None or not (place / FILE_NAME).is_file():
         return 0.0
     try:
-        uri = f"{(folder / FILE_NAME).absolute().as_uri()}?mode=ro"
+        uri = f"{(place / FILE_NAME).absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as connection:
             return spent(connection, at, None, None, "")
     except sqlite3.Error:
         return 0.0
 
 
-def open_shared(folder: Path | None, note: Callable[[str], None]) -> SharedFile:
-    """The file in the state folder; the same in memory, with a note, when it cannot be had, or without a folder."""
+def _spent_on_server(url: str, at: float) -> float:
+    from batchgen.ledger.places import SHARED
+    from batchgen.ledger.postgresql import PostgreSQL
+
     try:
-        return SharedFile(folder, note)
+        with contextlib.closing(PostgreSQL(url, SHARED, "batchgen looks")) as connection:
+            return spent(connection, at, None, None, "")
+    except LedgerError:
+        return 0.0
+
+
+def open_shared(place: Place, note: Callable[[str], None]) -> SharedBook:
+    """The book in the state folder, or in memory with a note when that cannot be had, or without a folder; or on a server.
+
+    Raises LedgerError when the server cannot be reached.
+    """
+    try:
+        return SharedBook(place, note)
     except (OSError, sqlite3.Error) as error:
-        note(f"quota and spend are not shared with other runs: {folder} cannot be used: {error}")
-        return SharedFile(None, note)
+        note(f"quota and spend are not shared with other runs: {place} cannot be used: {error}")
+        return SharedBook(None, note)
 
 
-def _connect(path: Path | str) -> SQLite:
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=SQLite)
+class _File(SQLite):
+    """Kept by this host's clock."""
+
+    far = False
+    midnights = "CAST(strftime('%s', date(at, 'unixepoch', 'localtime'), 'utc') AS REAL)"
+
+    @property
+    def at(self) -> float:
+        return time.time()
+
+    def clock(self) -> float:
+        return time.time()
+
+
+def _open(place: Place) -> Keeping:
+    keeping: Keeping
+    if isinstance(place, str):
+        from batchgen.ledger.book import ServerBook
+
+        keeping = ServerBook(place, SCHEMA, last="held")
+    else:
+        if place is not None:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite gives its side files the same mode
+            os.close(os.open(place / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
+        keeping = _connect(":memory:" if place is None else place / FILE_NAME)
+    try:
+        # Alone: what two fold at the same time would count twice.
+        keeping.transact([Locked(lambda connection: _clear(connection, keeping.at, keeping.midnights), ("clear",))])
+    except BaseException:
+        keeping.close()
+        raise
+    return keeping
+
+
+def _connect(path: Path | str) -> _File:
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=_File)
     try:
         _prepare(connection)
     except BaseException:
@@ -348,7 +564,7 @@ def _connect(path: Path | str) -> SQLite:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: _File) -> None:
     give_up_s = time.monotonic() + BUSY_S
     while True:
         try:
@@ -360,24 +576,32 @@ def _prepare(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
     # No fsync per commit: a power cut outlasts the window, and spend is made good from each job's own ledger.
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:
-        for statement in SCHEMA:
-            connection.execute(statement)
-        connection.execute("DELETE FROM start WHERE at < ?", (time.time() - 86400.0,))
-        connection.execute("DELETE FROM daily WHERE day < ?", (time.time() - 3 * 86400.0,))
-        connection.execute("DELETE FROM spending WHERE at < ?", (time.time() - KEPT_S,))
-        connection.execute("DELETE FROM spending WHERE purse <> '' AND at < ?", (time.time() - 86400.0,))
-        _fold(connection, time.time() - FOLDED_AFTER_S)
+    connection.transact([_make_tables])
 
 
-def _fold(connection: sqlite3.Connection, before: float) -> None:
+def _make_tables(connection: Connection) -> None:
+    connection.execute("DROP TABLE IF EXISTS spend")  # of an earlier version; every job's ledger has what it held
+    for statement in SCHEMA:
+        connection.execute(statement)
+    if not any(row[1] == "worker" for row in connection.execute("PRAGMA table_info(spending)")):
+        connection.execute("ALTER TABLE spending ADD COLUMN worker TEXT NOT NULL DEFAULT ''")
+
+
+def _clear(connection: Connection, now: float, midnights: str) -> None:
+    connection.execute("DELETE FROM start WHERE at < ?", (now - 86400.0,))
+    connection.execute("DELETE FROM daily WHERE day < ?", (now - 3 * 86400.0,))
+    connection.execute("DELETE FROM spending WHERE at < ?", (now - KEPT_S,))
+    connection.execute("DELETE FROM spending WHERE purse <> '' AND at < ?", (now - 86400.0,))
+    _fold(connection, now - FOLDED_AFTER_S, midnights)
+
+
+def _fold(connection: Connection, before: float, midnights: str) -> None:
     """One row for each local day, job and account in place of one for each request that ended before then: sums stay,
     and asking stays fast after a hundred thousand pictures."""
     connection.execute(
         "INSERT INTO spending (at, ended, usd, job, account, purse) SELECT midnight, midnight, sum(usd), job, account, purse"
-        " FROM (SELECT CAST(strftime('%s', date(at, 'unixepoch', 'localtime'), 'utc') AS REAL) AS midnight, usd, job,"
-        " account, purse FROM spending WHERE place IS NOT NULL AND ended < ?) GROUP BY midnight, job, account, purse",
+        f" FROM (SELECT {midnights} AS midnight, usd, job, account, purse FROM spending"
+        " WHERE place IS NOT NULL AND ended < ?) AS each_of_them GROUP BY midnight, job, account, purse",
         (before,),
     )
     connection.execute("DELETE FROM spending WHERE place IS NOT NULL AND ended < ?", (before,))

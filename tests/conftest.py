@@ -77,8 +77,12 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test of this process asks for another host, whatever it forgets to set; one that does fails."""
+def _only_this_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test of this process asks for another host, whatever it forgets to set; one that does fails.
+
+    own_hosts: the test makes network namespaces on this machine, with addresses that lead nowhere else.
+    """
+    own = "10.177." if request.node.get_closest_marker("own_hosts") else "127."
     connect, find = socket.socket.connect, socket.getaddrinfo
     wanted: list[str] = []
 
@@ -88,12 +92,14 @@ def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def guarded_connect(self: socket.socket, address: Any) -> None:
         inet = self.family in (socket.AF_INET, socket.AF_INET6)
-        if inet and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        far = inet and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+        if far and not address[0].startswith(own):
             refuse(address[0])
         connect(self, address)
 
     def guarded_find(host: Any, *rest: Any, **more: Any) -> Any:
-        if host not in (None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()):
+        near = host in (None, "", "localhost", "127.0.0.1", "::1", socket.gethostname())
+        if not near and not str(host).startswith(own):
             refuse(host)
         return find(host, *rest, **more)
 
@@ -128,6 +134,14 @@ def postgres():
     """One server for all tests of the session that only ask it; it forgets what it holds when the machine fails."""
     with running("fsync=off", "synchronous_commit=off", "full_page_writes=off") as server:
         yield server
+
+
+@pytest.fixture
+def ledger_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the ledgers of this test's benches are: `tests.postgres.both_ledgers`."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("BATCHGEN_LEDGER", request.getfixturevalue("database"))
+    return str(request.param)
 
 
 @pytest.fixture

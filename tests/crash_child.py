@@ -54,13 +54,16 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     said = json.loads(text)
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
-    return said.get("engine", "online"), batchgen.RunOptions(emulator_url=url, batches=BatchOptions(limits=limits))
+    options = batchgen.RunOptions(
+        emulator_url=url, ledger=os.environ.get("BATCHGEN_LEDGER"), batches=BatchOptions(limits=limits)
+    )
+    return said.get("engine", "online"), options
 
 
 def run(manifest: str, out: str, url: str, place: str, k: str, said: str = "{}") -> int:
     if place != "-":
         die_at(place, int(k))
-    job = batchgen.load(manifest, output=Path(out), emulate=True, environ={})
+    job = batchgen.load(manifest, output=out if "://" in out else Path(out), emulate=True, environ={})
     engine, options = options_of(url, said)
     return batchgen.run_sync(job, options=options, engine=engine).exit_code
 

@@ -1,4 +1,4 @@
-"""One key for the whole suite, and a search for it in everything that the suite has produced: files, output and log."""
+"""One key and one password for the whole suite, and a search for them in everything that the suite has produced: files, output and log."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.postgres import PASSWORD
+
 KEY = "MARKED/KEY+5f1d0c7e4b=never-to-be-written"
-FORMS = {
-    "as it is": KEY.encode(),
-    "in base64": base64.b64encode(KEY.encode()).rstrip(b"="),
-    "in hex": KEY.encode().hex().encode(),
-    "percent-encoded": quote(KEY, safe="").encode(),
-}
+
+
+def _forms(secret: str, what: str = "") -> dict[str, bytes]:
+    return {
+        f"{what}as it is": secret.encode(),
+        f"{what}in base64": base64.b64encode(secret.encode()).rstrip(b"="),
+        f"{what}in hex": secret.encode().hex().encode(),
+        f"{what}percent-encoded": quote(secret, safe="").encode(),
+    }
+
+
+FORMS = {**_forms(KEY), **_forms(PASSWORD, "of the ledger's server ")}
 PIECE_BYTES = 1 << 20
 VARIABLES = ("GEMINI_API_KEY", "AIMLAPI_API_KEY")
 

@@ -11,14 +11,22 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 USER, PASSWORD = "batchgen", "sesame-of-the-tests"
 MISSING = "NOT TESTED: no PostgreSQL server's programs here (Debian: apt-get install postgresql)"
+
+
+def both_ledgers(test: Callable[..., Any]) -> Callable[..., Any]:
+    """The test once with a ledger in the job folder and once with one in PostgreSQL."""
+    kinds = pytest.mark.parametrize("ledger_kind", ["sqlite", "postgresql"], indirect=True)
+    marked: Callable[..., Any] = pytest.mark.usefixtures("ledger_kind")(kinds(test))
+    return marked
 
 
 def programs() -> Path | None:
@@ -37,6 +45,7 @@ class PostgresServer:
     port: int
     process: subprocess.Popen[bytes] | None = None
     host: str = "127.0.0.1"
+    inside: Sequence[str] = ()  # the command that leads to the host it is to run on
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{USER}:{PASSWORD}@{self.host}:{self.port}/{database}"
@@ -50,12 +59,13 @@ class PostgresServer:
             "max_connections=200",
             *settings,
         ]
-        command = [str(_bin() / "postgres"), "-D", str(self.folder / "data")]
+        command = [*self.inside, str(_bin() / "postgres"), "-D", str(self.folder / "data")]
+        user = {} if self.inside else _as_user()
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         with contextlib.closing(log):
             self.process = subprocess.Popen(
                 [*command, *(part for setting in given for part in ("-c", setting))],
-                stdout=log, stderr=log, start_new_session=True, **_as_user(),
+                stdout=log, stderr=log, start_new_session=True, **user,
             )  # fmt: skip
         give_up_s = time.monotonic() + 60.0
         while not self._answers():
@@ -100,6 +110,12 @@ def _as_user() -> dict[str, object]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
+def _other_user() -> list[str]:
+    """The same for setpriv(1)."""
+    user = _as_user()
+    return [f"--reuid={user['user']}", f"--regid={user['group']}", "--clear-groups"]
+
+
 def _has_user(name: str) -> bool:
     with contextlib.suppress(KeyError):
         pwd.getpwnam(name)
@@ -114,12 +130,16 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 @contextlib.contextmanager
-def running(*settings: str, host: str = "127.0.0.1") -> Iterator[PostgresServer]:
-    """A new and empty server. Skips the test, loudly, where there are no programs of one."""
+def running(*settings: str, host: str = "127.0.0.1", inside: Sequence[str] = ()) -> Iterator[PostgresServer]:
+    """A new and empty server. Skips the test, loudly, where there are no programs of one.
+
+    inside: what leads to a host of the test's own, where the server then listens at `host`.
+    """
     if programs() is None:
         pytest.skip(MISSING)
     folder = Path(tempfile.mkdtemp(prefix="batchgen-pg-"))
-    server = PostgresServer(folder, free_port(host), host=host)
+    as_other = [*inside, "setpriv", *_other_user()] if inside else []
+    server = PostgresServer(folder, 5432 if inside else free_port(host), host=host, inside=as_other)
     try:
         as_user = _as_user()
         if as_user:
@@ -132,6 +152,9 @@ def running(*settings: str, host: str = "127.0.0.1") -> Iterator[PostgresServer]
             [str(_bin() / command[0]), *command[1:], "--no-sync", "--encoding=UTF8", "--locale=C"],
             check=True, stdout=subprocess.DEVNULL, **_as_user(),
         )  # fmt: skip
+        if inside:
+            with open(folder / "data" / "pg_hba.conf", "a") as rules:
+                rules.write("host all all 10.177.0.0/16 scram-sha-256\n")
         server.start(*settings)
         yield server
     finally:

@@ -1,23 +1,30 @@
 """One of several processes that share a quota.
 
-`starts FOLDER LIMIT PERIOD_S SECONDS` prints when it started; `job MANIFEST OUT URL STATE SECONDS` runs a job,
+`starts PLACE LIMIT PERIOD_S SECONDS` prints when it started, PLACE a folder or a server;
+`sends PLACE LIMIT PERIOD_S PORT AHEAD_S` sends a datagram for each start until it is killed, its clock wrong by AHEAD_S;
+`refused PLACE HINT_S` says once that the server has refused, for the day when HINT_S is 0; `job MANIFEST OUT URL STATE SECONDS` runs a job,
 `real MANIFEST URL STATE` one whose money counts, once a line has come on stdin.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import time
 from pathlib import Path
 
 import batchgen
-from batchgen.quota import Reserved
-from batchgen.shared import SharedFile
+from batchgen.quota import Budget, Lowered, NotBefore, Reserved
+from batchgen.shared import SharedBook, Terms
 
 
-async def starts(folder: str, limit: str, period_s: str, seconds: str) -> None:
-    file = SharedFile(Path(folder), lambda message: print("note", message))
+def place_of(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
+
+
+async def starts(place: str, limit: str, period_s: str, seconds: str) -> None:
+    file = SharedBook(place_of(place), lambda message: print("note", message))
     log, until = file.starts("q", float(period_s)), time.time() + float(seconds)
     while time.time() < until:
         answer = await log.reserve(int(limit))
@@ -28,6 +35,33 @@ async def starts(folder: str, limit: str, period_s: str, seconds: str) -> None:
         else:
             await asyncio.sleep(answer.wait_s)
     file.close()
+
+
+async def sends(place: str, limit: str, period_s: str, port: str, ahead_s: str) -> None:
+    clock = time.time
+    time.time = lambda: clock() + float(ahead_s)
+    log = SharedBook(place_of(place), print).starts("q", float(period_s), Terms(job="j", budgets=(Budget("day", 1e6),)))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        while True:
+            answer = await log.reserve(int(limit), 0.01)
+            if isinstance(answer, Reserved):
+                assert answer.place is not None
+                way.sendto(ahead_s.encode(), ("127.0.0.1", int(port)))
+                log.sent(answer.place)
+                log.settled(answer.place, 0.01)
+            else:
+                assert isinstance(answer, NotBefore), answer
+                await asyncio.sleep(answer.wait_s)
+
+
+async def refused(place: str, hint_s: str) -> None:
+    book = SharedBook(place_of(place), print)
+    log = book.starts("q", 60.0)
+    if float(hint_s):
+        log.cooled(float(hint_s), Lowered(7.0, 300.0))
+    else:
+        log.parked("no more today", None)
+    book.close()
 
 
 def job(manifest: str, out: str, url: str, state: str, seconds: str) -> int:
@@ -48,4 +82,4 @@ if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what in ("job", "real"):
         sys.exit({"job": job, "real": real}[what](*arguments))
-    asyncio.run(starts(*arguments))
+    asyncio.run({"starts": starts, "sends": sends, "refused": refused}[what](*arguments))

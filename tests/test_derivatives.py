@@ -32,6 +32,7 @@ from batchgen.ledger.schema import ledger_path
 from batchgen.report.screen import Screen
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
+from tests.postgres import both_ledgers
 from tests.test_run import Bench, items
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,7 @@ async def post(bench: Bench, text: str, top: str, **options) -> derivatives.Tall
     return await make_derivatives(manifest, bench.folder / "out", (), bench.events.append, **options)
 
 
+@both_ledgers
 async def test_a_run_makes_them_and_says_where_they_are(bench):
     outcome = await bench.run(items("a", "b"), head(WEB, THUMB, more=", embed: ids, sidecar: true"))
     assert (outcome.exit_code, outcome.derived) == (0, derivatives.Tally(made=8))
@@ -104,6 +106,7 @@ async def test_a_run_makes_them_and_says_where_they_are(bench):
     assert (found.all_right, found.derived, found.extra) == (True, 8, [])
 
 
+@both_ledgers
 async def test_running_again_makes_nothing_and_another_recipe_only_what_it_changes(bench):
     await bench.run(items("a", "b"), head(WEB, THUMB))
     before = files(bench)
@@ -115,6 +118,7 @@ async def test_running_again_makes_nothing_and_another_recipe_only_what_it_chang
     assert {path for path in before if before[path] != after[path]} == {"thumb/i0.jpg", "thumb/i1.jpg"}
 
 
+@both_ledgers
 async def test_what_is_no_longer_asked_for_goes_but_not_what_somebody_changed(bench):
     await bench.run(items("a", "b"), head(WEB, THUMB))
     mine = bench.folder / "out" / "derivatives" / "thumb" / "i0.jpg"
@@ -127,6 +131,7 @@ async def test_what_is_no_longer_asked_for_goes_but_not_what_somebody_changed(be
     assert list(bench.pictures()) == ["i0.jpg"]
 
 
+@both_ledgers
 async def test_another_picture_or_another_name_brings_other_derivatives(bench):
     await bench.run(items("a", "b"), head(THUMB))
     before = files(bench)
@@ -173,6 +178,7 @@ async def test_half_files_of_a_power_cut_are_swept_away(bench):
     assert list(spool.iterdir()) == []
 
 
+@both_ledgers
 async def test_post_makes_them_without_a_server_and_without_a_run(bench):
     await bench.run(items("a", "b"), "defaults: {model: flash}\nitems:\n")
     tally = await post(bench, items("a", "b"), head(WEB, THUMB))
@@ -207,6 +213,7 @@ async def test_only_touches_only_what_it_names(bench):
     assert list(files(bench)) == ["thumb/i1.jpg"]
 
 
+@both_ledgers
 async def test_plan_says_how_many_are_to_be_made(bench):
     def planned(text: str, top: str) -> int:
         job = batchgen.load(bench.manifest(text, top), output=bench.folder / "out", emulate=True, environ={})

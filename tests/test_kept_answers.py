@@ -21,6 +21,7 @@ from batchgen.providers.gemini import Gemini
 from batchgen.records import Reply
 from batchgen.store.unread import kept_attempts, load
 from batchgen.transport import Answer
+from tests.postgres import both_ledgers
 from tests.test_run import Bench, items
 
 LIFTED_PX = 2048  # a JPEG beyond the length from which strings are decoded to disk
@@ -62,6 +63,7 @@ async def billed(bench: Bench) -> int:
     return int((await bench.get("/_emulator/stats"))["billed"])
 
 
+@both_ledgers
 async def test_answers_in_words_cost_what_their_tokens_cost(bench):
     outcome = await bench.run(items("[[fault:text_only]] x"))
     with Reader.open(bench.folder / "out") as ledger:
@@ -96,6 +98,7 @@ async def test_a_bug_that_is_mended_before_the_next_run_costs_nothing(bench, mon
         assert ledger.money().maybe_requests == 0
 
 
+@both_ledgers
 async def test_a_bug_that_stays_is_bought_again_only_when_asked(bench, monkeypatch):
     plant(monkeypatch, Gemini, 3, KeyError("x"))
     for _ in range(2):
@@ -140,6 +143,7 @@ async def test_a_picture_that_the_codec_does_not_see_is_kept(tmp_path, monkeypat
         assert (outcome.exit_code, await bench.requests(), len(bench.pictures()), kept(bench)) == (0, 3, 1, 0)
 
 
+@both_ledgers
 async def test_a_link_that_a_bug_hid_is_fetched_by_the_next_run(bench, monkeypatch):
     entry = "  - {id: a, prompt: a, model: aiml-imagen-4}\n"
     plant(monkeypatch, AimlApi, 1, KeyError("x"))

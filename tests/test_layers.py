@@ -112,7 +112,7 @@ def test_the_environment_is_read_in_one_place():
     "statement", ["import batchgen", "import batchgen.records, batchgen.errors, batchgen.ledger.reader"]
 )
 def test_what_status_and_help_need_imports_nothing_heavy(statement):
-    heavy = ["aiohttp", "pydantic", "PIL", "yaml", "jinja2", "rich", "structlog"]
+    heavy = ["aiohttp", "pydantic", "PIL", "yaml", "jinja2", "rich", "structlog", "obstore"]
     code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -15,6 +15,8 @@ LEAKS = {
     "a file": "def test_leaks(tmp_path, marked_key): (tmp_path / 'log').write_text(marked_key)",
     "a file in base64": "import base64\n"
     "def test_leaks(tmp_path, marked_key): (tmp_path / 'x').write_bytes(base64.b64encode(marked_key.encode()))",
+    "a file with the password": "from tests.postgres import PASSWORD\n"
+    "def test_leaks(tmp_path): (tmp_path / 'log').write_text('x' + PASSWORD)",
     "output": "def test_leaks(marked_key): print(marked_key)",
     "log": "import logging\ndef test_leaks(marked_key): logging.warning(marked_key)",
     "a child's output": "import subprocess, sys\n"

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import sqlite3
 import urllib.request
 from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ from batchgen.ledger.schema import ledger_path
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from tests.marked_key import KEY
+from tests.postgres import both_ledgers
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
@@ -36,7 +38,7 @@ class Bench:
     """One emulator and one folder, and what both know."""
 
     def __init__(self, url: str, folder: Path, ledger: str | None = None) -> None:
-        self.ledger = ledger
+        self.ledger = ledger or os.environ.get("BATCHGEN_LEDGER")
         self.url = url
         self.folder = folder
         self.events: list[Event] = []
@@ -136,6 +138,7 @@ async def test_an_edited_prompt_costs_one_request_and_the_old_picture_is_kept_as
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in superseded] == [old]
 
 
+@both_ledgers
 async def test_an_edit_taken_back_brings_the_old_picture_back_for_nothing(bench):
     await bench.run(items("a", "b"))
     before = bench.pictures()
@@ -145,6 +148,7 @@ async def test_an_edit_taken_back_brings_the_old_picture_back_for_nothing(bench)
     assert bench.pictures() == before
 
 
+@both_ledgers
 async def test_what_the_manifest_no_longer_wants_moves_aside_and_comes_back_for_nothing(bench):
     await bench.run(items("a", "b"))
     before = bench.pictures()
@@ -154,6 +158,7 @@ async def test_what_the_manifest_no_longer_wants_moves_aside_and_comes_back_for_
     assert (bench.pictures(), await bench.requests(), outcome.counts) == (before, 2, {"succeeded": 2})
 
 
+@both_ledgers
 async def test_two_items_that_swap_their_names_swap_their_files_for_nothing(bench):
     entry = "  - {{id: {0}, prompt: {0}, filename: {1}}}\n"
     await bench.run(entry.format("a", "one") + entry.format("b", "two"))
@@ -163,6 +168,7 @@ async def test_two_items_that_swap_their_names_swap_their_files_for_nothing(benc
     assert await bench.requests() == 2
 
 
+@both_ledgers
 async def test_raising_the_count_buys_only_what_is_missing(bench):
     await bench.run("  - {id: a, prompt: a, count: 2}\n")
     before = bench.pictures()
@@ -212,6 +218,7 @@ async def test_no_broken_answer_ever_becomes_a_file(bench, fault):
     assert list((bench.folder / "out" / ".batchgen" / "spool").iterdir()) == []
 
 
+@both_ledgers
 async def test_a_lost_answer_is_uncertain_counted_and_repeated_once(bench):
     outcome = await bench.run(items("[[fault:reset]] x"))
     assert (outcome.counts, outcome.maybe_requests, await bench.requests()) == ({"uncertain": 1}, 2, 2)
@@ -243,6 +250,7 @@ async def test_a_picture_of_another_ratio_than_asked_for_is_kept_and_flagged(ben
     assert bench.lines()["a"]["flags"]
 
 
+@both_ledgers
 async def test_one_imagen_request_brings_several_samples_and_a_filtered_one_is_refused(bench):
     outcome = await bench.run(
         '  - {id: a, prompt: "[[fault:rai_filtered]] fox", model: imagen-4.0-generate-001, count: 4}\n'
@@ -251,6 +259,7 @@ async def test_one_imagen_request_brings_several_samples_and_a_filtered_one_is_r
     assert len(bench.pictures()) == 3
 
 
+@both_ledgers
 async def test_a_link_that_cannot_be_fetched_is_fetched_by_the_next_run_and_not_bought_again(bench, monkeypatch):
     monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
     text = '  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n'
@@ -262,6 +271,7 @@ async def test_a_link_that_cannot_be_fetched_is_fetched_by_the_next_run_and_not_
         assert ledger.money().maybe_requests == 0
 
 
+@both_ledgers
 async def test_a_link_is_fetched_as_a_stage_of_its_own_that_never_generates_again(bench):
     outcome = await bench.run('  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n')
     stats = await bench.get("/_emulator/stats")
@@ -283,6 +293,7 @@ async def test_a_bad_key_stops_the_run_with_exit_code_5(bench, monkeypatch):
     assert (await bench.get("/_emulator/stats"))["billed"] == 0
 
 
+@both_ledgers
 async def test_a_daily_quota_parks_one_model_and_the_others_go_on_with_exit_code_8(bench):
     text = items("[[fault:429day]] x", "y") + '  - {id: p, prompt: "z", model: pro}\n'
     outcome = await bench.run(text, concurrency=1)
@@ -298,6 +309,7 @@ async def test_a_budget_is_never_overshot(bench):
     assert 0 < outcome.usd <= 0.30
 
 
+@both_ledgers
 async def test_a_days_budget_counts_what_earlier_runs_of_the_day_have_spent(bench):
     head = "defaults: {model: flash}\nlimits: {budget_usd_per_day: 0.10}\nitems:\n"
     first = await bench.run(items(*(f"p{n}" for n in range(9))), head)

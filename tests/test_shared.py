@@ -28,6 +28,8 @@ from batchgen.quota import (
     Budget,
     BudgetReached,
     DayUsedUp,
+    Held,
+    Lowered,
     NotBefore,
     Reserved,
     Window,
@@ -36,7 +38,7 @@ from batchgen.quota import (
 )
 from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import FILE_NAME, SharedFile, Terms, open_shared, quota_name
+from batchgen.shared import FILE_NAME, SharedBook, Terms, open_shared, quota_name
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_quota import most_in_a_minute
@@ -53,11 +55,24 @@ async def child(*arguments: object) -> asyncio.subprocess.Process:
     )  # fmt: skip
 
 
+@pytest.fixture(params=["file", "server"])
+def place(request: pytest.FixtureRequest, state_home: Path) -> Path | str:
+    """Where a book is kept: each rule holds for both."""
+    return state_home if request.param == "file" else str(request.getfixturevalue("database"))
+
+
 @pytest.fixture
-async def shared(state_home: Path) -> AsyncIterator[SharedFile]:
-    file = SharedFile(state_home, print)
-    yield file
-    file.close()
+async def shared(place: Path | str) -> AsyncIterator[SharedBook]:
+    book = SharedBook(place, print)
+    yield book
+    book.close()
+
+
+@pytest.fixture
+async def in_file(state_home: Path) -> AsyncIterator[SharedBook]:
+    book = SharedBook(state_home, print)
+    yield book
+    book.close()
 
 
 def plant(folder: Path, *stamps: float) -> None:
@@ -67,9 +82,9 @@ def plant(folder: Path, *stamps: float) -> None:
     connection.close()
 
 
-async def test_four_processes_together_never_exceed_the_quota_and_use_it(state_home):
+async def test_four_processes_together_never_exceed_the_quota_and_use_it(place):
     limit, period_s, seconds = 20, 2.0, 5.0
-    children = [await child("starts", state_home, limit, period_s, seconds) for _ in range(4)]
+    children = [await child("starts", place, limit, period_s, seconds) for _ in range(4)]
     lines = [line.split() for one in children for line in (await one.communicate())[0].decode().splitlines()]
     assert {word for word, _ in lines} == {"at"}
     stamps = sorted(float(at) for _, at in lines)
@@ -133,9 +148,9 @@ async def test_another_quota_is_not_touched(shared):
     assert isinstance(await shared.starts("other", 60.0).reserve(1), Reserved)
 
 
-async def test_stamps_of_a_clock_that_was_set_back_do_not_block(shared, state_home):
+async def test_stamps_of_a_clock_that_was_set_back_do_not_block(in_file, state_home):
     plant(state_home, time.time() + 3600)
-    assert isinstance(await shared.starts("q", 60.0).reserve(1), Reserved)
+    assert isinstance(await in_file.starts("q", 60.0).reserve(1), Reserved)
 
 
 def test_the_name_of_a_quota_tells_keys_servers_and_models_apart_and_holds_no_key():
@@ -150,8 +165,8 @@ def test_the_name_of_a_quota_tells_keys_servers_and_models_apart_and_holds_no_ke
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
-async def test_only_the_user_can_read_the_file(shared, state_home):
-    await shared.starts("q", 60.0).reserve(1)
+async def test_only_the_user_can_read_the_file(in_file, state_home):
+    await in_file.starts("q", 60.0).reserve(1)
     assert {path.stat().st_mode & 0o777 for path in state_home.iterdir()} == {0o600}
 
 
@@ -184,7 +199,7 @@ async def test_a_run_goes_on_unshared_when_the_file_is_no_database(tmp_path, sta
 
 async def test_a_fault_in_the_middle_of_a_run_is_told_once_and_gives_places_from_then_on(state_home):
     notes: list[str] = []
-    file = SharedFile(state_home, notes.append)
+    file = SharedBook(state_home, notes.append)
     log = file.starts("q", 60.0)
     await log.reserve(1)
     connection = sqlite3.connect(state_home / FILE_NAME)
@@ -197,7 +212,7 @@ async def test_a_fault_in_the_middle_of_a_run_is_told_once_and_gives_places_from
 
 async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
     notes: list[str] = []
-    file = SharedFile(state_home, notes.append)
+    file = SharedBook(state_home, notes.append)
     connection = sqlite3.connect(state_home / FILE_NAME)
     connection.execute("DROP TABLE spending")
     connection.close()
@@ -209,7 +224,7 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
 async def test_another_process_that_never_ends_its_transaction_is_not_waited_for_for_ever(state_home, monkeypatch):
     monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
     notes: list[str] = []
-    file = SharedFile(state_home, notes.append)
+    file = SharedBook(state_home, notes.append)
     other = sqlite3.connect(state_home / FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert await asyncio.wait_for(file.starts("q", 60.0).reserve(1), 20.0) == Reserved(None)
@@ -233,10 +248,10 @@ def test_a_file_that_is_locked_for_good_is_not_waited_for_for_ever_when_it_is_op
     assert "locked" in notes[0]
 
 
-async def test_a_full_disk_ends_the_sharing_and_not_the_run(shared):
-    log = shared.starts("q", 60.0)
+async def test_a_full_disk_ends_the_sharing_and_not_the_run(in_file):
+    log = in_file.starts("q", 60.0)
     assert await log.reserve(1000) != Reserved(None)
-    await shared.ask(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone(), None)
+    await in_file.ask(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone(), None)
     answers = [await log.reserve(1000) for _ in range(900)]
     assert answers[0] != Reserved(None) == answers[-1]
 
@@ -249,14 +264,14 @@ async def held_by_another(folder: Path) -> AsyncIterator[None]:
     other.close()
 
 
-async def test_a_lane_that_nothing_binds_starts_at_once_and_sends_when_the_others_can_count_it(shared, state_home):
-    log = shared.starts("q", 60.0, Terms(account="acc"))
+async def test_a_lane_that_nothing_binds_starts_at_once_and_sends_when_the_others_can_count_it(in_file, state_home):
+    log = in_file.starts("q", 60.0, Terms(account="acc"))
     async with held_by_another(state_home):
         start = await asyncio.wait_for(log.reserve(None, 0.4), 0.2)
         sending = asyncio.ensure_future(log.written(start.place))
         assert not (await asyncio.wait([sending], timeout=0.2))[0]
     await sending
-    with contextlib.closing(SharedFile(state_home, print)) as others:
+    with contextlib.closing(SharedBook(state_home, print)) as others:
         bound = others.starts("q", 60.0, Terms(account="acc", rpd=2, budgets=(Budget("day", 0.5),)))
         assert await bound.reserve(60, 0.2) == BudgetReached("day")
         assert isinstance(await bound.reserve(60, 0.1), Reserved)
@@ -326,6 +341,7 @@ class OtherProcesses:
 
     answers: list[Answer]
     told: list[tuple[str, int]] = field(default_factory=list)
+    said: list[Held | None] = field(default_factory=list)
 
     async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
         await asyncio.sleep(0.5)
@@ -342,6 +358,15 @@ class OtherProcesses:
 
     def refund(self, place: int) -> None:
         self.told.append(("refund", place))
+
+    def cooled(self, wait_s: float, lowered: Lowered | None) -> None:
+        self.told.append(("cooled", round(wait_s)))
+
+    def parked(self, why: str, hint_s: float | None) -> None:
+        self.told.append(("parked", round(hint_s or 0)))
+
+    async def held(self) -> Held | None:
+        return self.said.pop(0) if self.said else None
 
 
 def dispatch_beside(log: OtherProcesses, count: int = 1, **options: object) -> Dispatch:
@@ -409,7 +434,7 @@ async def test_what_was_spent_before_there_was_a_shared_file_counts_once(tmp_pat
         alone = await real_run(tmp_path, "one", emulator.base_url, limits, {})
         for _ in range(2):
             await real_run(tmp_path, "one", emulator.base_url, limits, environ)
-    file = SharedFile(state_home / "batchgen", print)
+    file = SharedBook(state_home / "batchgen", print)
     assert await file.spent_since(0.0) == pytest.approx(alone.usd)
     file.close()
 
@@ -444,7 +469,7 @@ async def test_two_runs_at_the_same_moment_never_spend_more_than_the_days_budget
 
 async def test_what_a_killed_run_reserved_stays_spent_until_its_own_job_says_what_became_of_it(tmp_path, state_home):
     environ, limits = {"XDG_STATE_HOME": str(state_home)}, {"budget_usd_per_day": 0.10}
-    dead = SharedFile(state_home / "batchgen", print)
+    dead = SharedBook(state_home / "batchgen", print)
     terms = Terms(job=str(tmp_path / "one"))
     assert isinstance(await dead.starts("q", 60.0, terms).reserve(None, 0.08), Reserved)
     dead.close()
@@ -514,7 +539,7 @@ async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
     noted: list[str] = []
     now = time.time()
     days = [now - 2 * 86400.0, now - 86400.0, now]
-    with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
+    with contextlib.closing(SharedBook(tmp_path, noted.append)) as file:
         log = file.starts("q", 60.0, Terms(job="a", account="acc"))
         for _ in range(30):
             log.settled((await log.reserve(None, 1.0)).place, 0.5)
@@ -525,7 +550,7 @@ async def test_old_spend_becomes_one_row_a_day_and_no_sum_changes(tmp_path):
             connection.execute(
                 "UPDATE spending SET at = ?, ended = ? WHERE ended IS NOT NULL AND rowid % 3 = ?", (day, day, number)
             )
-    with contextlib.closing(SharedFile(tmp_path, noted.append)) as file:
+    with contextlib.closing(SharedBook(tmp_path, noted.append)) as file:
         assert await file.spent_since(0.0) == pytest.approx(22.0)
         assert await file.spent_since(span_start("day", now)) == pytest.approx(12.0)
     with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
@@ -543,8 +568,8 @@ async def test_requests_of_a_day_are_counted_over_all_jobs_and_given_back_when_n
     assert isinstance(await logs[0].reserve(60), Reserved)
 
 
-async def test_a_budget_holds_with_what_was_left_when_the_file_can_no_longer_be_asked(shared, state_home):
-    log = shared.starts("q", 60.0, Terms(budgets=(Budget("day", 1.0),)))
+async def test_a_budget_holds_with_what_was_left_when_the_file_can_no_longer_be_asked(in_file, state_home):
+    log = in_file.starts("q", 60.0, Terms(budgets=(Budget("day", 1.0),)))
     await log.reserve(None, 0.4)
     connection = sqlite3.connect(state_home / FILE_NAME)
     connection.execute("DROP TABLE spending")
@@ -642,6 +667,6 @@ async def test_emulated_runs_count_for_nothing(tmp_path, state_home):
             environ={"XDG_STATE_HOME": str(state_home)},
         )
         outcome = await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
-    file = SharedFile(state_home / "batchgen", print)
+    file = SharedBook(state_home / "batchgen", print)
     assert (outcome.usd > 0, await file.spent_since(0.0)) == (True, 0.0)
     file.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import chain, json_option, pass_invocation, read_span
+from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation, read_span
 from batchgen.errors import SettingsError, UsageError
 from batchgen.events import NightSaid
 from batchgen.report import figures
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     click.option("--list", "listing", is_flag=True, help="Show the jobs, their next and their last night, and leave."),
     json_option("With --list: answer with one JSON list on stdout."),
     click.option("--emulate", is_flag=True, help="Run each against a local emulator: nothing billed, NAME.emulated/."),
+    ledger_option,
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
                  help="Of the log on stderr; json is handed on to the runs."),
     click.option("--health-file", type=click.Path(path_type=Path), metavar="FILE",

@@ -17,13 +17,12 @@ import click
 
 from batchgen.cli.finding import Finding
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import chain, json_option, pass_invocation
+from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
-from batchgen.ledger.places import VARIABLE
 from batchgen.ledger.schema import network_file_system
 from batchgen.report import figures
 from batchgen.report.screen import Screen
-from batchgen.settings import Settings, is_loopback
+from batchgen.settings import LEDGER, Settings, is_loopback
 
 if TYPE_CHECKING:
     from batchgen.cli.vendor_lists import Account, Lists
@@ -48,6 +47,7 @@ WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is p
         "--online", is_flag=True, help="Free requests to each API that there is a key for: key, clock, balance."
     ),
     click.option("--quota", is_flag=True, help="The same, and what the key may use: models, limits."),
+    ledger_option,
     json_option(),
 )
 @pass_invocation
@@ -93,7 +93,9 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
             yield address_of(settings, provider)
         yield from models(settings, profiles)
         yield folder(job.folder)
-    if settings.get(VARIABLE) or settings.get(f"{VARIABLE}_FILE"):
+        if job.bucket:
+            yield bucket(job.bucket, online=online)
+    if settings.get(LEDGER) or settings.get(f"{LEDGER}_FILE"):
         from batchgen.cli.doctor_cluster import server
 
         yield from server(settings)
@@ -203,6 +205,19 @@ def folder(place: Path) -> Finding:
     if free < FREE_BYTES:
         return Finding("warn", "folder", says, "make room: an image takes 1 to 8 MB")
     return Finding("ok", "folder", says)
+
+
+def bucket(url: str, *, online: bool) -> Finding:
+    """Whether there is what it takes to reach it, and online whether it can be listed; nothing is written."""
+    from batchgen.store.objects import Objects
+
+    try:
+        objects = Objects(url)
+        if online:
+            next(objects.all(), None)
+    except SettingsError as error:
+        return Finding("fail", "bucket", str(error), "mend that, or choose a folder as output")
+    return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")
 
 
 async def ask(settings: Settings, *, quota: bool) -> list[Finding]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from batchgen.cli.finding import Finding
 from batchgen.errors import SettingsError, UsageError
-from batchgen.ledger.places import SHARED, VARIABLE, server_url
+from batchgen.ledger.places import SHARED, server_url
 from batchgen.report import figures
-from batchgen.settings import Settings
+from batchgen.settings import LEDGER, Settings
 
 if TYPE_CHECKING:
     from batchgen.ledger.postgresql import PostgreSQL
@@ -22,7 +22,7 @@ APART_S = 5.0  # budgets and quotas go by the server's clock, deadlines and nigh
 def server(settings: Settings) -> Iterator[Finding]:
     """Nothing when no server is named. Nothing is written there."""
     try:
-        url = settings.text(VARIABLE)
+        url = settings.text(LEDGER)
         if url is None:
             return
         from batchgen.ledger.postgresql import PostgreSQL, shown
@@ -32,7 +32,7 @@ def server(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "ledger", str(error), "pip install 'batchgen[cluster]'")
         return
     except SettingsError as error:
-        yield Finding("fail", "ledger", str(error), f"check {VARIABLE}, password (PGPASSWORD, ~/.pgpass) and network")
+        yield Finding("fail", "ledger", str(error), f"check {LEDGER}, password (PGPASSWORD, ~/.pgpass) and network")
         return
     try:
         yield _version(database, shown(url))
@@ -49,7 +49,7 @@ def _version(database: PostgreSQL, where: str) -> Finding:
     number, name = database.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version')"
     ).fetchone()
-    says = f"{where} answers: PostgreSQL {name}"
+    says = f"PostgreSQL {name} at {where}"
     if number < OLDEST:
         return Finding("fail", "ledger", says, "batchgen needs PostgreSQL 13 or newer")
     return Finding("ok", "ledger", says)

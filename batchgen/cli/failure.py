@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.errors import BatchgenError, ManifestError, UsageError
+from batchgen.errors import BatchgenError, LedgerError, ManifestError, UsageError
 from batchgen.ledger.schema import unreadable
 from batchgen.report.clean import without_secrets
 
@@ -26,6 +26,8 @@ def failed(error: Exception, invocation: Invocation) -> int:
         return 130
     if isinstance(error, sqlite3.Error):
         error = unreadable(error)
+    if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
+        error = LedgerError(f"the ledger's database failed: {' '.join(str(error).split())}")
     if isinstance(error, click.ClickException):
         code, lines = error.exit_code, _usage(error)
     elif isinstance(error, BatchgenError):

@@ -10,7 +10,7 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.cli.options import json_option, pass_invocation
+from batchgen.cli.options import json_option, ledger_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.places import has_ledger
 from batchgen.ledger.reader import Reader
@@ -24,6 +24,7 @@ MANIFESTS = (".yaml", ".yml", ".jsonl")
 
 @click.command("history")
 @click.argument("jobs", nargs=-1, type=click.Path(), metavar="[JOB]...")
+@ledger_option
 @click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Runs to show.")
 @json_option("Answer with one JSON list on stdout.")
 @pass_invocation

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from batchgen.errors import SettingsError
 from batchgen.report.screen import Screen
-from batchgen.settings import environment
+from batchgen.settings import LEDGER, Settings, environment
 
 if TYPE_CHECKING:
     from batchgen.report.log import Log, LogFormat
-    from batchgen.settings import Settings
 
 SECRET_MIN = 6  # shorter values would blacken ordinary words
 
@@ -82,6 +83,13 @@ class Invocation:
             if key is not None:
                 found.add(key.secret.reveal())
         self.hide(found)
+        self.hide_passwords(settings)
+
+    def hide_passwords(self, settings: Settings) -> None:
+        """From here on no output shows how one gets into the ledger's database. Raises SettingsError on a bad file."""
+        found = passwords_of(settings)
+        if not found <= self.secrets:
+            self.hide(found)
 
     def hide(self, values: Iterable[str]) -> None:
         """From here on no output shows these."""
@@ -98,6 +106,19 @@ def keys_in(values: Mapping[str, str]) -> set[str]:
     }
 
 
+def passwords_of(settings: Settings) -> set[str]:
+    """Of the ledger's server. Raises SettingsError."""
+    found = {settings.get("PGPASSWORD") or ""}
+    if url := settings.text(LEDGER):
+        from batchgen.ledger.postgresql import passwords_in
+
+        found |= passwords_in(url)
+    return {password for password in found if len(password) >= SECRET_MIN}
+
+
 def started() -> Invocation:
     """With the keys of the process's own environment hidden from the first line on."""
-    return Invocation(secrets=keys_in(environment()))
+    secrets = keys_in(environment())
+    with contextlib.suppress(SettingsError):  # said by the command that needs it
+        secrets |= passwords_of(Settings.load())
+    return Invocation(secrets=secrets)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.places import has_ledger
+from batchgen.manifest.bucket import names_bucket
 
 HEAD_BYTES = 65_536
 EMULATED = ".emulated"
@@ -28,7 +29,7 @@ class JobFolder:
 
 def find_job(job: str, output: str | None = None) -> JobFolder:
     """The folder of a manifest or the folder itself. Raises UsageError, LedgerError when nothing has run there."""
-    if output is not None:
+    if output is not None and not names_bucket(output):
         return _with_ledger(Path(output))
     path = Path(job)
     if path.is_dir():
@@ -55,7 +56,7 @@ def manifest_folder(manifest: Path) -> Path:
     Only plain values at the left margin are seen, as nearly everyone writes them; for the rest there is `--output`.
     """
     fields = head_fields(manifest)
-    if fields.get("output"):
+    if fields.get("output") and not names_bucket(fields["output"]):
         return Path(os.path.abspath(manifest.parent / fields["output"]))
     return manifest.parent / (fields.get("name") or manifest.stem)
 

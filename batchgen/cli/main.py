@@ -14,7 +14,7 @@ from batchgen import __version__
 from batchgen.cli.failure import failed
 from batchgen.cli.invocation import Invocation, started
 from batchgen.schedule.timetable import LATER_CODES
-from batchgen.settings import environment
+from batchgen.settings import LEDGER, environment, use_ledger
 
 COMPLETE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
 BROKEN_PIPE = 141  # what a shell reports for a reader that went away
@@ -100,7 +100,7 @@ def cli() -> None: ...
 
 def run_command_line(argv: Sequence[str]) -> int:
     """Run one command and answer the exit code. The only place that turns exceptions into words and codes."""
-    invocation = started()
+    invocation, ledger = started(), environment().get(LEDGER)
     try:
         code = _invoke(argv, invocation)
         sys.stdout.flush()
@@ -109,6 +109,7 @@ def run_command_line(argv: Sequence[str]) -> int:
     except Exception as error:
         code = failed(error, invocation)
     finally:
+        use_ledger(ledger)
         invocation.close_log()
     if code == BROKEN_PIPE:
         _silence()

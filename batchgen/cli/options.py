@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from batchgen.cli.invocation import Invocation
+from batchgen.errors import SettingsError
 from batchgen.schedule.timetable import read_span_s
+from batchgen.settings import LEDGER, Settings, use_ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("failed", "refused", "uncertain")
@@ -76,6 +80,23 @@ def _leave_with_0(ctx: click.Context, param: click.Parameter, value: bool) -> bo
     return value
 
 
+def _use_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        from batchgen.ledger.places import server_url
+
+        use_ledger(server_url(value, "--ledger"))
+        ctx.ensure_object(Invocation).hide_passwords(Settings.load())
+
+
+def _with_its_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
+    with contextlib.suppress(SettingsError):
+        settings = Settings.load(Path(value).absolute().parent)
+        ctx.ensure_object(Invocation).hide_passwords(settings)
+        use_ledger(settings.text(LEDGER))
+    return value
+
+
 def chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator, shown in this order."""
 
@@ -91,8 +112,20 @@ def manifest_argument(function: F) -> F:
     return click.argument("manifest", type=click.Path())(function)
 
 
+def ledger_option(function: F) -> F:
+    """Where ledgers are that are in no folder."""
+    return click.option(
+        "--ledger",
+        metavar="URL",
+        is_eager=True,
+        expose_value=False,
+        callback=_use_ledger,
+        help="postgresql://user@host/database that has the ledger; BATCHGEN_LEDGER and ~/.pgpass hide a password.",
+    )(function)
+
+
 def job_argument(function: F) -> F:
-    return click.argument("job", type=click.Path())(function)
+    return chain(click.argument("job", type=click.Path(), callback=_with_its_settings), ledger_option)(function)
 
 
 def json_option(help_text: str = "Answer with one JSON object on stdout.") -> Callable[[F], F]:
@@ -126,7 +159,13 @@ engine_option = click.option(
 def place_options(function: F) -> F:
     """Where the images go."""
     return chain(
-        click.option("--output", metavar="DIR", type=click.Path(), help="Folder for images and ledger."),
+        click.option(
+            "--output",
+            metavar="DIR|s3://…",
+            type=click.Path(),
+            help="Folder for images and ledger; or a bucket for the images.",
+        ),
+        ledger_option,
         click.option(
             "--emulate", is_flag=True, help="Ask a local emulator: no key, nothing billed, into NAME.emulated/."
         ),

@@ -45,6 +45,11 @@ def command(invocation: Invocation, job: str, output: str | None, only: tuple[st
             f"{folder}: its manifest {manifest} is gone; name it: batchgen post MANIFEST --output {folder}"
         )
     loaded = batchgen.load(manifest, output=folder, emulate=True)
+    if loaded.bucket:
+        raise UsageError(
+            f"{folder}: post: derivatives are made of pictures in a folder, and this job's are in {loaded.bucket}:"
+            " take post: out of the manifest"
+        )
     tally = asyncio.run(
         make_derivatives(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow"))
     )

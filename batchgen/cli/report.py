@@ -15,6 +15,7 @@ from batchgen.cli.options import chain, job_argument, json_option, only_option, 
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.chronicle import Chronicle
 from batchgen.report import figures
+from batchgen.store.whereabouts import store_of
 
 if TYPE_CHECKING:
     from batchgen.records import Item, Post
@@ -72,9 +73,11 @@ def command(
     path = Path(target).absolute() if target else folder / FILE_NAME
     with Chronicle.open(folder) as ledger:
         shown = gallery_facts(ledger, folder, declared(ledger.meta("manifest") or "", invocation), time.time())
-    thumbnails = Thumbnails(folder)
+        store = store_of(folder, ledger)
+    thumbnails = Thumbnails(folder, store=store)
+    beside = path.parent if store.url else folder  # of a bucket: the page finds full pictures once it lies there too
     size = write_gallery(
-        path, shown.facts, thumbnails.all(shown.pictures), folder, sorted(invocation.secrets, key=len, reverse=True)
+        path, shown.facts, thumbnails.all(shown.pictures), beside, sorted(invocation.secrets, key=len, reverse=True)
     )
     seconds = time.monotonic() - started_s
     if as_json:
@@ -86,6 +89,10 @@ def command(
         f"{figures.count(len(shown.facts['samples']), 'sample')}, {figures.count(thumbnails.made, 'new thumbnail')},"
         f" {figures.size(size)} in {figures.duration(seconds)}"
     )
+    if store.url:
+        invocation.err.line(
+            f"full pictures are in {store.url}: put the page there too, or look at them with `batchgen serve`", "dim"
+        )
     if found.other is not None:
         invocation.err.line(f"There is an emulated job too: batchgen report {found.other}", "dim")
     invocation.out.line(str(path))
@@ -109,11 +116,12 @@ def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, 
         ledger.hold_still()
         title = ledger.meta("name") or found.folder.name
         emulated = ledger.meta("emulated") == "yes"
+        store = store_of(found.folder, ledger)
         cells = list(cells_of(ledger, shape.only))
     if not cells:
         raise UsageError(f"{job}: nothing to show{' that --only names' if shape.only else ''}")
     heading = f"{title} · {figures.count(sum(bool(cell.path) for cell in cells), 'picture')}"
-    paths = write_sheets(target, found.folder, heading, cells, Layout(shape.columns, shape.cell), emulated=emulated)
+    paths = write_sheets(target, store, heading, cells, Layout(shape.columns, shape.cell), emulated=emulated)
     if as_json:
         invocation.out.json({"sheets": [str(path) for path in paths], "samples": len(cells)})
         return
@@ -128,6 +136,7 @@ def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, 
 def declared(manifest: str, invocation: Invocation) -> Declared:
     """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
     from batchgen.job import load
+    from batchgen.ledger.places import address
     from batchgen.manifest.post import post_fields
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.report.gallery_facts import Declared
@@ -144,7 +153,7 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
                 asks[item.id] = wanted
             if item.turn:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
-        state = state_folder(loaded.settings)
+        state = address(loaded.folder, None) or state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
         return Declared(load_catalogue())
     limits = found.limits

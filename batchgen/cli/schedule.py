@@ -17,7 +17,6 @@ from batchgen import __version__
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
 from batchgen.errors import UsageError
-from batchgen.ledger.places import VARIABLE as LEDGER
 from batchgen.manifest.addresses import ALLOWED, VARIABLE, secrets_in, variable_problem
 from batchgen.schedule.timetable import (
     DURATION_S,
@@ -30,7 +29,7 @@ from batchgen.schedule.timetable import (
     span_s,
     unit_name,
 )
-from batchgen.settings import KEY_NAMES, Settings, environment
+from batchgen.settings import KEY_NAMES, LEDGER, Settings, environment
 
 if TYPE_CHECKING:
     from batchgen.job import Job

@@ -15,7 +15,7 @@ import click
 from batchgen.cli.history import found_in
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import EMULATED, manifest_folder
-from batchgen.cli.options import pass_invocation
+from batchgen.cli.options import ledger_option, pass_invocation
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.places import has_ledger
 
@@ -32,6 +32,7 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
 
 @click.command("serve")
 @click.argument("jobs", nargs=-1, type=click.Path(), metavar="[JOB]...")
+@ledger_option
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
 @click.option(

@@ -16,7 +16,7 @@ from batchgen.errors import UsageError
 from batchgen.report import figures
 from batchgen.report.facts import Facts, facts_of, seconds_since
 from batchgen.report.screen import Screen
-from batchgen.report.summary import batch_lines, money_lines, show_block, trouble
+from batchgen.report.summary import batch_lines, money_lines, show_block, trouble, waiting_line
 
 STATES = ("succeeded", "running", "submitted", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
@@ -116,6 +116,8 @@ def show_status(out: Screen, facts: Facts) -> None:
         show_block(out, label, lines)
     if derived := facts["derivatives"]:
         show_block(out, "derived", [f"{name}: {figures.listed(states)}" for name, states in sorted(derived.items())])
+    if facts["waiting"]:
+        show_block(out, "waiting", [waiting_line(facts)])
     if unread := facts["unread"]["answers"]:
         kept = (
             f"{figures.count(unread, 'answer')} paid for and not readable yet, {figures.size(facts['unread']['bytes'])}"
@@ -124,6 +126,8 @@ def show_status(out: Screen, facts: Facts) -> None:
     for label, lines in trouble(facts):
         show_block(out, label, lines)
     show_block(out, "folder", [facts["folder"]])
+    if facts["bucket"]:
+        show_block(out, "bucket", [facts["bucket"]])
 
 
 def _show_counts(out: Screen, by_model: dict[str, dict[str, int]]) -> None:

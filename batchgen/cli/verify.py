@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,18 +20,23 @@ from batchgen.cli.job_folder import EMULATED, find_job, manifest_folder
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.derived import Derived
+from batchgen.ledger.places import pointer
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.bucket import names_bucket
 from batchgen.report import figures
 from batchgen.report.gallery import FILE_NAME as GALLERY
 from batchgen.report.screen import Screen
-from batchgen.store.store import family
+from batchgen.store.bucket import BucketStore
+from batchgen.store.store import Store, family
+from batchgen.store.whereabouts import remembered, store_of
 
 NOT_ALL_RIGHT = 3
 CHUNK_BYTES = 1 << 20
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
 SHOWN_MOST = 20
+READERS = 8  # objects of a bucket that are read at once
 Verdict = Literal["right", "missing", "changed"]
 
 
@@ -43,12 +50,13 @@ class Findings:
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    waiting: int = 0  # in the spool, because the bucket did not take them
     derived: int = 0  # derivatives that are as the ledger says
     derived_amiss: list[str] = field(default_factory=list)
 
     @property
     def all_right(self) -> bool:
-        return not self.missing and not self.changed and not self.derived_amiss
+        return not self.missing and not self.changed and not self.derived_amiss and not self.waiting
 
 
 @click.command("verify")
@@ -76,7 +84,7 @@ def command(invocation: Invocation, job: str, output: str | None, rebuild: bool,
     if as_json:
         lists = {name: getattr(findings, name) for name in ("missing", "changed", "gone", "extra", "derived_amiss")}
         invocation.out.json({"ok": findings.all_right, "folder": str(folder), "checked": findings.checked,
-                             "bytes": findings.bytes, "derived": findings.derived, **lists})  # fmt: skip
+                             "bytes": findings.bytes, "waiting": findings.waiting, "derived": findings.derived, **lists})  # fmt: skip
     else:
         show(invocation.out, findings)
     return 0 if findings.all_right else NOT_ALL_RIGHT
@@ -88,8 +96,14 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
     from batchgen.engine.repair import repair
 
     folder, say = folder_to_repair(job, output), invocation.err.line
-    manifest = batchgen.load(job, output=folder, emulate=True).manifest if Path(job).is_file() else None
-    done = repair(folder, manifest)
+    if (there := pointer(folder)) is not None:
+        raise UsageError(
+            f"the ledger of {folder} is on a server, {there.server}, schema {there.schema}: --repair is for a ledger in the"
+            " folder. Restore that one from the server's backups"
+        )
+    loaded = batchgen.load(job, output=folder, emulate=True) if Path(job).is_file() else None
+    manifest = loaded.manifest if loaded is not None else None
+    done = repair(folder, manifest, remembered(folder))
     if done is None:
         say("the ledger is whole: there is nothing to repair")
         return
@@ -110,7 +124,7 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
 
 def folder_to_repair(job: str, output: str | None) -> Path:
     """The job's folder, with or without a ledger. Raises UsageError."""
-    if output is not None or Path(job).is_dir():
+    if Path(job).is_dir() or (output is not None and not names_bucket(output)):
         return Path(output or job).absolute()
     real = manifest_folder(Path(job))
     folders = [folder for folder in (real, real.with_name(real.name + EMULATED)) if (folder / RESULTS).is_file()]
@@ -121,14 +135,16 @@ def folder_to_repair(job: str, output: str | None) -> Path:
 
 def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
     """screen: where a line counts the files while a person watches."""
-    findings, known = Findings(), set[str]()
+    findings, known, store = Findings(), set[str](), store_of(folder, reader)
+    if store.url:
+        findings.waiting = len(reader.unplaced())
     total = reader.stored_count()
-    for path, sha256, size, latest in reader.stored():
+    for path, size, latest, verdict in judged(store, reader):
         known.add(path)
         if screen.live and len(known) % 50 == 1:
             screen.stream.write(f"\r\x1b[Kverifying {len(known):,} of {total:,}")
             screen.stream.flush()
-        match judge(os.path.join(folder, path), sha256, size):
+        match verdict:
             case "right":
                 findings.checked += 1
                 findings.bytes += size
@@ -140,8 +156,27 @@ def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
         screen.stream.write("\r\x1b[K")
     known.update([name for path in known for name in family(path)])
     known.update(verify_derivatives(folder, reader, findings))
-    findings.extra = sorted(path for path in files_in(folder) if path not in known)
+    there = (path for path, _ in store.files()) if store.url else files_in(folder)
+    findings.extra = sorted(path for path in there if path not in known)
     return findings
+
+
+def judged(store: Store, reader: Reader) -> Iterator[tuple[str, int, bool, Verdict]]:
+    """(path, bytes, whether it is its sample's latest image, verdict) of all that the ledger knows. Of a bucket a few are
+    read at once."""
+    if not isinstance(store, BucketStore):
+        for path, sha256, size, latest in reader.stored():
+            yield path, size, latest, judge(os.path.join(store.root, path), sha256, size)
+        return
+    waiting: deque[tuple[str, int, bool, Future[Verdict]]] = deque()
+    with ThreadPoolExecutor(READERS, "verify") as pool:
+        for path, sha256, size, latest in reader.stored():
+            waiting.append((path, size, latest, pool.submit(store.judge, path, sha256, size)))
+            if len(waiting) > 2 * READERS:
+                path, size, latest, verdict = waiting.popleft()
+                yield path, size, latest, verdict.result()
+        for path, size, latest, verdict in waiting:
+            yield path, size, latest, verdict.result()
 
 
 def verify_derivatives(folder: Path, reader: Reader, findings: Findings) -> Iterator[str]:
@@ -204,6 +239,8 @@ def show(out: Screen, findings: Findings) -> None:
         out.line(f"ok: {good}", "green")
         return
     out.line(f"{good}; {len(findings.missing):,} missing, {len(findings.changed):,} changed", "bold yellow")
+    if findings.waiting:
+        out.line(f"{findings.waiting:,} in the spool: `batchgen run` uploads them, and nothing is bought again")
     if findings.missing or findings.changed:
         out.line("a missing image is made again by `batchgen run`; move a changed one away first, and it is missing")
     if findings.derived_amiss:

@@ -5,32 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import click
 
-from batchgen.cli.invocation import SECRET_MIN, Invocation
-from batchgen.cli.options import log_options, pass_invocation
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.options import ledger_option, log_options, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.places import VARIABLE, server_url
-from batchgen.settings import Settings
+from batchgen.ledger.places import server_url
+from batchgen.settings import LEDGER, Settings
 
 if TYPE_CHECKING:
-    from batchgen.daemon.roster import Scheduled
     from batchgen.daemon.shift import Shift
     from batchgen.engine.cluster.worker import Worker
     from batchgen.events import Event
-    from batchgen.schedule.nights import Due
 
 LEFT = {"SIGINT": 130, "SIGTERM": 143}
 
 
 @click.command("worker")
 @click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST|GLOB|FOLDER]...")
-@click.option("--ledger", metavar="URL", help="postgresql://user@host/database; better in BATCHGEN_LEDGER.")
+@ledger_option
 @click.option(
     "--concurrency", type=click.IntRange(1, 1000), metavar="N",
     help="Requests in flight for one job at most.  [default: as its manifest says]",
@@ -38,6 +35,7 @@ LEFT = {"SIGINT": 130, "SIGTERM": 143}
 @click.option("--until-empty", is_flag=True, help="Leave when nothing is left that may be made now; for batch systems.")
 @click.option("--name", metavar="NAME", help="Unlike any other worker's.  [default: host, process and a few letters]")
 @click.option("--health-file", type=click.Path(), metavar="FILE", help="Touched every second while the worker works.")
+@click.option("--dead-after", type=click.FloatRange(min=1.0), default=30.0, hidden=True, metavar="S")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss.")
 @log_options
 @pass_invocation
@@ -67,16 +65,15 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
     invocation.open_log(quiet=options["quiet"])
     settings = Settings.load()
     invocation.keep_secret(settings)
-    url = options["ledger"] or settings.text(VARIABLE)
+    url = settings.text(LEDGER)
     if url is None:
-        raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {VARIABLE}")
-    password = urlsplit(url).password or ""
-    invocation.hide(word for word in {password, unquote(password)} if len(word) >= SECRET_MIN)
+        raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER}")
     given = {"name": options["name"]} if options["name"] else {}
     worker_options = WorkerOptions(
         concurrency=options["concurrency"],
         until_empty=options["until_empty"],
         health_file=options["health_file"],
+        dead_after_s=options["dead_after"],
         **given,
     )
     observers = _observers(invocation, quiet=options["quiet"])
@@ -87,8 +84,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
         for observer in observers:
             observer(event, **context)
 
-    url = server_url(url, "--ledger" if options["ledger"] else VARIABLE)
-    worker = Worker(url, settings, worker_options, emit)
+    worker = Worker(server_url(url), settings, worker_options, emit)
     with ExitStack() as stack:
         if invocation.log is None:
             from batchgen.report.lines import Faults
@@ -130,17 +126,15 @@ def _shift(url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Even
     from batchgen.ledger.places import SHARED
     from batchgen.ledger.postgresql import PostgreSQL
 
-    words = Words(emulate=False, log_format="text", engine="cluster")
-
-    def submit(job: Scheduled, due: Due) -> tuple[list[str], Mapping[str, str]]:
-        argv, environ = words(job, due)
-        return argv, {**environ, VARIABLE: url}
-
     database = PostgreSQL(url, SHARED, f"batchgen nights {name}")
     stack.callback(database.close)
     rota = Rota(database, name)
     rota.prepare()
-    return Shift(SharedRoster(manifests, rota), rota, ShiftOrders(command=submit, emit=emit))
+    return Shift(
+        SharedRoster(manifests, rota),
+        rota,
+        ShiftOrders(command=Words(emulate=False, log_format="text", engine="cluster"), emit=emit),
+    )
 
 
 def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:

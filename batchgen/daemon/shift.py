@@ -16,7 +16,7 @@ from batchgen.daemon.diary import Entry
 from batchgen.daemon.roster import Roster, Scheduled, times_of
 from batchgen.daemon.rota import KILLED, Rota, Turn
 from batchgen.daemon.watch import BY_SIGNAL, GIVE_UP_S, LOOK_EVERY_S, MEANINGS
-from batchgen.engine.cluster.queue import HEARTBEAT_S
+from batchgen.engine.cluster.queue import STALE_S
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.events import Event, NightBegan, NightEnded, NightPlanned, NightSaid, NightSkipped
 from batchgen.manifest import Manifest
@@ -24,6 +24,7 @@ from batchgen.manifest.nightly import Schedule
 from batchgen.report.figures import utc_iso
 from batchgen.schedule.nights import SUBMITTED, Due, Skipped, Wait
 
+BEAT_S = STALE_S / 6
 IN_QUEUE = "submitted: the workers make it"
 _logger = logging.getLogger("batchgen.daemon")
 
@@ -50,7 +51,10 @@ class SharedRoster(Roster):
             words = "%s: schedule.engine: %s is not for workers, so it does not run here: `batchgen daemon` runs it"
             _logger.error(words, path, schedule.engine)
             return True
-        job, times = self._rota.known(Path(manifest.output), str(manifest.output)), times_of(schedule)
+        job, times = (
+            self._rota.known(Path(manifest.output), manifest.bucket or str(manifest.output)),
+            times_of(schedule),
+        )
         self._rota.declare(job, manifest.name, times)
         self.known[path] = job
         kept = self.jobs.get(path)
@@ -77,7 +81,7 @@ class Shift:
     async def run(self) -> None:
         """Until it is stopped."""
         while not self._stopping.is_set():
-            wait_s = float(HEARTBEAT_S)
+            wait_s = BEAT_S
             try:
                 wait_s = await self._look()
             except BatchgenError as error:
@@ -177,7 +181,7 @@ class Shift:
 
     async def _beat(self, turn: Turn, child: Child) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(BEAT_S)
             with contextlib.suppress(LedgerError):
                 if not await asyncio.to_thread(self.rota.heard, turn):
                     child.tell(signal.SIGTERM)  # this worker was silent for long, and another has the night

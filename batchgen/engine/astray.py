@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import StoredImage
-from batchgen.recipe import DERIVATIVES
 from batchgen.store.store import Store
 
 Change = tuple[str, tuple[Any, ...]]
@@ -32,11 +29,11 @@ def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> No
         if not latest or not store.has(path, image.file.bytes):
             astray.append(image)
     strangers: dict[int, list[str]] = defaultdict(list)
-    for path, size in _files_in(store.root) if astray else ():
+    for path, size in store.files() if astray else ():
         if path not in owners:
             strangers[size].append(path)
     for image in astray:
-        found = next((path for path in strangers[image.file.bytes] if _sha256(store, path) == image.file.sha256), None)
+        found = next((path for path in strangers[image.file.bytes] if store.sha256(path) == image.file.sha256), None)
         if found is not None:
             strangers[image.file.bytes].remove(found)
             ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
@@ -52,18 +49,3 @@ def _now_at(image: StoredImage, path: str, *, owner: bool) -> Iterator[Change]:
     if owner:
         where = "WHERE item_id = ? AND n = ? AND path = ?"
         yield f"UPDATE sample SET path = ? {where}", (path, image.item_id, image.n, image.file.path)
-
-
-def _files_in(root: str) -> Iterator[tuple[str, int]]:
-    """(path, size) of every file that is not hidden, nor a copy made of a picture, `/` between parts."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".") and (folder != root or name != DERIVATIVES)]
-        for name in names:
-            full = os.path.join(folder, name)
-            if not name.startswith(".") and not os.path.islink(full):
-                yield os.path.relpath(full, root).replace(os.sep, "/"), os.path.getsize(full)
-
-
-def _sha256(store: Store, path: str) -> str:
-    with open(os.path.join(store.root, path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

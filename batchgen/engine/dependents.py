@@ -76,18 +76,21 @@ class Dependents:
         """
         if not name.startswith("@"):
             return self._references, name
-        file = self._picture(item_ref_key(name)).file
+        file = self.picture(name).file
         path = os.path.join(self._made.folder, file.path)
         self._made.expect(path, file.sha256)
         return self._made, path
+
+    def picture(self, name: str) -> StoredImage:
+        """Of the reference `@item`. Raises UsageError when it is gone."""
+        return self._picture(item_ref_key(name))
 
     def earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
         """What the model said before this turn. Raises OSError or UsageError."""
         texts = []
         while item.turn > 1:
             item = replace(item, id=previous_turn(item), turn=item.turn - 1)
-            with open(self._store.turn_path(self._picture(sample_key(item.id, n)).attempt), encoding="utf-8") as file:
-                texts.append(file.read())
+            texts.append(self._store.read_turn(self._picture(sample_key(item.id, n)).attempt))
         return tuple(reversed(texts))
 
     def resolved(self, sample: Sample) -> Sample:

@@ -21,6 +21,7 @@ from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.planning import selected
 from batchgen.recipe import UNFINISHED
@@ -232,6 +233,7 @@ async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str]
     try:
         ledger = Ledger(folder)
         try:
+            ServerLock(ledger).acquire()
             emulated = ledger.reader.meta("emulated") == "yes"
             async with Derivatives(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
                 tally = await derivatives.finish()

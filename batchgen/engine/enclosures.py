@@ -21,12 +21,14 @@ from batchgen.manifest.references import FILE_MAX_BYTES, Picture, References, is
 from batchgen.providers.base import TakingLinks, Uploading
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.single_flight import SingleFlight
+from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import BucketAway
 from batchgen.store.spool import SpoolFile
-from batchgen.store.store import Store
+from batchgen.store.store import SPOOL, Store
 from batchgen.transport import Transport
 from batchgen.uploads import Destination, Upload, Uploads
 
-FOLDER = "references"  # beside the spool: what was fetched and converted, for this run only
+FOLDER = "references"  # beside the spool and of its process: what was fetched and converted, for this run only
 BATCH_LIFE_S = 40 * 3600.0  # of the 48 hours that a file lives: a batch takes up to 24, and may take more
 URI_BYTES = 300  # of an uploaded file's part in a request
 
@@ -63,7 +65,8 @@ class Enclosures:
         self._store = store
         self._ready: dict[str, str] = {}  # paths, by the link or by what was converted
         self._making = SingleFlight()
-        self._folder = os.path.join(os.path.dirname(os.path.realpath(store.spool)), FOLDER)
+        state, spool = os.path.split(os.path.realpath(store.spool))
+        self._folder = os.path.join(state, FOLDER + spool.removeprefix(SPOOL))
         self._kept = References(self._folder)
 
     async def __aenter__(self) -> Enclosures:
@@ -107,7 +110,10 @@ class Enclosures:
         await self._uploads.forget(named or uris)
 
     async def _source(self, name: str, route: Route) -> Source | ReferenceImage:
-        if not is_link(name):
+        if name.startswith("@") and isinstance(self._store, BucketStore):
+            bucket = self._store
+            among, path = self._kept, await self._making.do(name, lambda: self._brought(name, bucket))
+        elif not is_link(name):
             among, path = self._dependents.file(name)
         elif isinstance(route.codec, TakingLinks):
             return ReferenceImage("", uri=name)
@@ -140,7 +146,7 @@ class Enclosures:
     # --- what is made for this run
 
     def _place(self, name: str) -> str:
-        self._store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+        self._store.plain_folder(os.path.join(STATE_FOLDER, os.path.basename(self._folder)), 0o700)
         return os.path.join(self._folder, sha256(name.encode()).hexdigest())
 
     async def _fetched(self, link: str, loopback: bool) -> str:
@@ -163,6 +169,20 @@ class Enclosures:
         finally:
             part.discard()
         self._ready[link] = path
+        return path
+
+    async def _brought(self, name: str, bucket: BucketStore) -> str:
+        """The picture of another item, once per run. Raises ReferenceLinkFailed."""
+        file = self._dependents.picture(name).file
+        if (ready := self._ready.get(file.sha256)) is not None:
+            return ready
+        path = self._place(file.sha256)
+        try:
+            await asyncio.to_thread(bucket.bring, file.path, path)
+        except (BucketAway, FileNotFoundError) as error:
+            raise ReferenceLinkFailed(f"the picture of {name}: {str(error) or 'it has gone from the bucket'}") from None
+        self._kept.expect(path, file.sha256)
+        self._ready[file.sha256] = path
         return path
 
     async def _converted(self, name: str, source: Source, route: Route) -> str:

@@ -98,6 +98,8 @@ class Outcome:
     saved_usd: float = 0.0  # against the same requests sent one by one
     exposed_ms: tuple[float, float] | None = None
     derived: Tally = field(default_factory=Tally)
+    bucket: str = ""  # where the pictures are, when not in the folder
+    waiting: int = 0  # pictures in the spool that the bucket did not take
 
 
 EXIT_BY_STOP = {
@@ -126,16 +128,20 @@ def exit_code(
     parked: bool,
     submitted: bool = False,
     spoilt: bool = False,
+    waiting: bool = False,
 ) -> int:
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then batches that are out; then whether everything, something or nothing of
-    what was tried came out. spoilt: something that was to be made of the pictures is missing.
+    what was tried came out. spoilt: something that was to be made of the pictures is missing. waiting: pictures that the
+    bucket did not take.
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
     if stopping:
         return 1
+    if waiting:
+        return EXIT_BY_STOP["disk"]
     if parked:
         return 8
     if submitted:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 from batchgen.dispatch import Dispatch, Supply
@@ -13,7 +14,7 @@ from batchgen.events import Event, LaneCooled, LaneParked
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
 from batchgen.planning import LaneLoad
-from batchgen.quota import MARGIN_S, DayUsedUp, NotBefore, SharedLog, Window, daily_reset
+from batchgen.quota import MARGIN_S, Held, NotBefore, Parked, SharedLog, Window, daily_reset
 from batchgen.retry import RetryPolicy
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
@@ -22,15 +23,28 @@ PROOF_S = 7 * 86400.0
 PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
 
 
+@contextlib.asynccontextmanager
+async def hearing(dispatch: Dispatch) -> AsyncIterator[None]:
+    """While it lasts, what the server tells other machines closes the lanes here too."""
+    task = asyncio.ensure_future(dispatch.hear())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """What the lanes of a run are paced by."""
+    """What the lanes of a run are paced by. far: the shared log is a server's, which knows by its own clock what was sent
+    before."""
 
     ledger: Ledger
     loads: Mapping[str, LaneLoad]
     limits: Limits
     options: RunOptions
     emit: Callable[[Event], None]
+    far: bool = False
 
     @property
     def concurrency(self) -> int:
@@ -71,13 +85,16 @@ class Pacing:
                 self.ledger.unparked(lane)
         return parked
 
-    def _held(self, lane: str, why: NotBefore | DayUsedUp) -> None:
+    def _held(self, lane: str, why: Held) -> None:
         now, model = time.time(), self.loads[lane].model
         if isinstance(why, NotBefore):
             self.ledger.cooled(lane, now + why.wait_s)
             self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
             return
-        until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
+        if isinstance(why, Parked):
+            until, message = now + why.wait_s, why.why
+        else:
+            until, message = daily_reset(now, None), f"{OWN_RPD}: {why.rpd}"
         self.ledger.parked(lane, until, message)
         self.emit(LaneParked(at=now, model=model, until=until, message=message))
 
@@ -88,6 +105,6 @@ class Pacing:
             return None
         at = time.time()
         window = Window(rpm, proven=reader.most_accepted(lane, at - PROOF_S) >= PROOF_SHARE * rpm)
-        sends = reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
+        sends = () if self.far else reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
         window.seed([now_s - (at - sent) for sent in sends], now_s)
         return window

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from batchgen.engine.lanes import Route
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.planning import LaneLoad
 from batchgen.quota import MARGIN_S, Budget, SharedLog, Span, day_began, span_start
-from batchgen.shared import TEN_MINUTES_S, SharedFile, Terms, account_name, quota_name, spent_so_far
+from batchgen.shared import TEN_MINUTES_S, Place, SharedBook, Terms, account_name, quota_name, spent_so_far
 
 PERIOD_S = 60.0 + MARGIN_S
 
 
 class Purse:
-    """One job's side of the shared file. emulated: its money is no real money and counts for this job alone."""
+    """One job's side of the shared book. emulated: its money is no real money and counts for this job alone.
+
+    worker: one of several that work on the job at the same time; '' for its run, behind the job's lock. What a worker
+    reserved stays spent when it dies, until `died` is called or a later run of the job asks the ledger.
+    """
 
     def __init__(
-        self, job: str, reader: Reader, shared: SharedFile, limits: Limits, routes: Mapping[str, Route], emulated: bool
+        self,
+        job: str,
+        reader: Reader,
+        shared: SharedBook,
+        limits: Limits,
+        routes: Mapping[str, Route],
+        emulated: bool,
+        worker: str = "",
     ) -> None:
         self._job = job
         self._reader = reader
@@ -28,10 +38,14 @@ class Purse:
         self._limits = limits
         self._routes = routes
         self._purse = f"emulated|{job}" if emulated else ""
+        self._worker = worker
 
     async def logs(self, loads: Mapping[str, LaneLoad]) -> dict[str, SharedLog]:
         """The log of starts and money of each lane, holding all that this job's ledger knows."""
-        await self._make_good()
+        if not self._worker:
+            self._shared.forget_reserved(self._job, self._purse)
+            self._shared.forget_lost(self._job, self._purse)
+            await self._make_good()
         logs: dict[str, SharedLog] = {}
         for lane, load in loads.items():
             quota, account = self._names(lane)
@@ -41,13 +55,14 @@ class Purse:
                 terms = Terms(job=self._job, account=account, purse=self._purse, budgets=budgets)
                 logs[lane] = self._shared.starts(f"{quota}|batch", PERIOD_S, terms)
                 continue
-            self._shared.sent_today(quota, self._job, self._reader.sent_since(lane, day_began(time.time())))
+            self._shared.sent_today(quota, self._job, self._reader.sent_since(lane, day_began(self._shared.clock())))
             if load.rpd is not None:
                 load.rpd_left = max(0, load.rpd - await self._shared.requests_today(quota))
             terms = Terms(
                 job=self._job,
                 account=account,
                 purse=self._purse,
+                worker=self._worker,
                 rpd=load.rpd,
                 usd_per_10_min=self._limits.spend_rate(provider),
                 budgets=self._limits.shared_budgets(provider, account),
@@ -60,7 +75,7 @@ class Purse:
         of_run = max_usd if max_usd is not None else self._limits.budget_usd
         found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
         for budget in {each for lane in self._routes for each in self._budgets(lane)}:
-            since = span_start(budget.span, time.time())
+            since = span_start(budget.span, self._shared.clock())
             spent = await self._shared.spent_since(since, account=budget.account, purse=self._purse)
             found.append((max(0.0, budget.usd - spent), budget.span))
         return min(found, default=(None, "run"))
@@ -75,17 +90,22 @@ class Purse:
         quota = quota_name(route.profile.provider, route.base_url, secret, route.profile.id)
         return quota, account_name(route.base_url, secret)
 
-    async def _make_good(self) -> None:
-        """Add to the shared spend what only this job's ledger knows: of a run that was killed, or had no shared file.
+    async def died(self, worker: str) -> None:
+        """The ledger has settled all that this worker had in flight, and it will never settle anything itself."""
+        self._shared.forget_reserved(self._job, self._purse, worker)
+        await self._make_good()
 
-        Begins by forgetting what such a run had reserved, for the ledger says what became of each of its requests. What
-        is missing of the last ten minutes is dated now, the rest to the beginning of the day or the month.
+    async def _make_good(self) -> None:
+        """Add to the shared spend what only this job's ledger knows: of a run or worker that was killed, or had no book.
+
+        What it had reserved is forgotten before, for the ledger says what became of each of its requests; what others
+        have reserved is not yet in the ledger and not looked at. What is missing of the last ten minutes is dated now, the
+        rest to the beginning of the day or the month.
         """
-        self._shared.forget_reserved(self._job, self._purse)
         lanes: dict[str, list[str]] = {}
         for lane in self._routes:
             lanes.setdefault(self._names(lane)[1], []).append(lane)
-        now = time.time()
+        now = self._shared.clock()
         day, month = span_start("day", now), span_start("month", now)
         for since, at in ((now - TEN_MINUTES_S, now), (day, day), (month, month)):
             missing = self._reader.spent_since(since) - await self._spent_since(since)
@@ -95,7 +115,7 @@ class Purse:
             self._add(missing, at, "")
 
     async def _spent_since(self, since: float, account: str | None = None) -> float:
-        return await self._shared.spent_since(since, self._job, account=account, purse=self._purse)
+        return await self._shared.spent_since(since, self._job, account=account, purse=self._purse, settled=True)
 
     def _add(self, usd: float, at: float, account: str) -> float:
         if usd <= 1e-9:
@@ -105,9 +125,9 @@ class Purse:
 
 
 def left_of_budgets(
-    limits: Limits, max_usd: float | None, state: Path | None, reader: Reader | None
+    limits: Limits, max_usd: float | None, state: Place, reader: Reader | None
 ) -> tuple[float | None, str]:
-    """What `Purse.tightest` will say, for who only looks: from the shared file as it is, or the job's ledger if that
+    """What `Purse.tightest` will say, for who only looks: from the shared book as it is, or the job's ledger if that
     knows of more. A tier's month is left out: it is of one account, and looking needs no key."""
     of_run = max_usd if max_usd is not None else limits.budget_usd
     found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]

@@ -7,18 +7,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from batchgen.engine.lanes import Route
+from batchgen.engine.receipt import from_facts, settle_by
+from batchgen.engine.settle import make_room, place
 from batchgen.engine.survey import Survey
 from batchgen.errors import DownloadFailed, ImageError, ProviderError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
+from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
 from batchgen.store.spool import SpoolFile, sync_file, sync_folder
 from batchgen.store.store import SUPERSEDED, Store
@@ -33,7 +38,11 @@ def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
     """Pictures that were recorded and not moved to their names."""
     attempts: dict[int, list[tuple[str, str]]] = {}
     paths: list[str] = []
-    for image in ledger.reader.unplaced():
+    unplaced = ledger.reader.unplaced()
+    if isinstance(store, BucketStore):
+        _finish_uploading(ledger, store, unplaced, note)
+        return
+    for image in unplaced:
         moved = attempts.setdefault(image.attempt, [])
         if os.path.exists(store.spooled(image.spool)):
             made_way = store.place(image.spool, image.file.path)
@@ -49,6 +58,23 @@ def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
         ledger.placed(attempt, moved)
 
 
+def _finish_uploading(ledger: Ledger, store: BucketStore, unplaced: Sequence[StoredImage], note: Note) -> None:
+    """The same for a bucket. What it does not take now waits on, and is tried again while the run goes on."""
+    store.take_up(unplaced)
+    for attempt, found in groupby(unplaced, key=lambda image: image.attempt):
+        images = list(found)
+        if all(os.path.exists(store.spooled(image.spool)) or store.has(*_place_of(image)) for image in images):
+            if place(ledger, store, attempt, images, ledger.reader.beside(attempt)):
+                note(f"{', '.join(image.file.path for image in images)}: uploaded, as an earlier run had not")
+        else:
+            ledger.placed(attempt)  # gone from both: the survey sees that it is missing
+            store.forget_placed(attempt, [(image.spool, image.file.path) for image in images])
+
+
+def _place_of(image: StoredImage) -> tuple[str, int]:
+    return image.file.path, image.file.bytes
+
+
 def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, note: Note) -> int:
     """Requests that were sent and whose end was not recorded. Answers how many are uncertain now.
 
@@ -56,8 +82,10 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     to be fetched. The rest is uncertain: it may have been billed.
     """
     uncertain = 0
-    keep: set[str] = set()
     for attempt in ledger.reader.open_attempts():
+        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt):
+            note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
+            continue
         if attempt.links:
             continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
@@ -66,7 +94,8 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
             _mark_uncertain(ledger, attempt)
         for path in stranded:
             os.unlink(path)
-    removed = store.forget_spool(keep)
+    ledger.catch_up()
+    removed = store.forget_spool({image.spool for image in ledger.reader.unplaced()})
     if removed:
         note(f"removed {removed} incomplete file(s) of an interrupted run from the spool")
     return uncertain
@@ -84,6 +113,29 @@ def adopted(
         _adopt(ledger, store, catalogue, attempt, found)
         note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
     return bool(found)
+
+
+def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt) -> bool:
+    """Whether a process deposited this attempt and died before the ledger heard of it. Its pictures are read again."""
+    facts = store.receipt(attempt.id)
+    receipt = None if facts is None else from_facts(facts, attempt)
+    if receipt is None:
+        return False
+    for picture in receipt.pictures:
+        try:
+            with open(store.spooled(picture.spool), "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            try:
+                found = store.sha256(picture.file.path)
+            except FileNotFoundError:
+                return False
+        if found != picture.file.sha256:
+            return False
+    make_room(ledger, store, receipt.pictures)
+    settle_by(receipt, ledger, _sample_of(attempt))
+    place(ledger, store, attempt.id, receipt.pictures, receipt.beside)
+    return True
 
 
 def _may_be_half(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
@@ -141,8 +193,6 @@ def _adopt(
     """Record and place rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
     from dataclasses import replace
 
-    from batchgen.engine.settle import place
-
     drafts = max(0, len(found) - attempt.images)
     profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
     usd = estimate_usd(profile, None, attempt.images) if attempt.estimate_usd is None else attempt.estimate_usd
@@ -166,6 +216,7 @@ def _adopt(
     for name, _ in found:
         sync_file(store.spooled(name))  # a process that was killed may have written and not synced it
     sync_folder(store.spool)
+    make_room(ledger, store, pictures)
     ledger.attempt_succeeded(
         attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
     )

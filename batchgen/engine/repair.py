@@ -31,6 +31,7 @@ from batchgen.store.sniff import EXTENSION
 from batchgen.store.spool import disk_error
 from batchgen.store.store import SUPERSEDED, TURNS, Store
 from batchgen.store.unread import finish_keeping, kept_attempts, load
+from batchgen.store.whereabouts import META, open_store
 
 Line = dict[str, Any]
 Entry = tuple[Item, tuple[str, ...]]  # with what its samples send, the last for all further ones
@@ -58,10 +59,12 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def repair(folder: Path, manifest: Manifest | None) -> Repair | None:
-    """None when the ledger is whole. The damaged file and results.jsonl are kept beside. Raises JobLocked, ManifestError,
-    StoreError, LedgerError."""
-    store, done = Store(folder), Repair()
+def repair(folder: Path, manifest: Manifest | None, bucket: str = "") -> Repair | None:
+    """Build the ledger anew. None when it is whole. bucket: where the pictures are, when not in the folder.
+
+    The damaged file and results.jsonl are kept beside. Raises JobLocked, ManifestError, StoreError, LedgerError.
+    """
+    store, done = open_store(folder, bucket), Repair()
     store.prepare()
     lock = JobLock(folder)
     lock.acquire()
@@ -144,6 +147,8 @@ def _rebuild(
 ) -> None:
     if store.root.endswith(".emulated"):
         ledger.set_meta(emulated="yes")
+    if store.url:
+        ledger.set_meta(**{META: store.url})
     ledger.run_started(os.getpid(), "", "repair")
     finish_keeping(store)
     spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
@@ -204,12 +209,14 @@ def _number(path: str, item: Item | None, store: Store, last: int) -> int:
 
 def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> bool:
     """In its place, or recorded and not yet moved there."""
-    full = os.path.join(store.root, path)
-    if os.path.isfile(full) and not os.path.islink(full) and _sha256(full) == sha256:
-        return True
+    with contextlib.suppress(OSError):
+        if not os.path.islink(os.path.join(store.root, path)) and store.sha256(path) == sha256:
+            return True
     if sha256 in spooled and os.path.normpath(path) == path and not os.path.isabs(path) and ".." not in path.split("/"):
-        store.place(spooled.pop(sha256), path)
+        name = spooled.pop(sha256)
+        store.place(name, path)
         store.sync(path)
+        store.forget_placed(0, [(name, path)])
         return True
     return False
 
@@ -224,8 +231,8 @@ def _record(
 ) -> None:
     """One picture as an attempt that succeeded when its line says so; the price is its share of the item's."""
     (line, entry), (path, sha256), (n, draft) = origin, picture, place
-    full = os.path.join(store.root, path)
-    checked, size = check_file(full), os.path.getsize(full)
+    with store.at_hand(path) as full:
+        checked, size = check_file(full), os.path.getsize(full)
     made = sum(not name.startswith("drafts/") for name in line["files"])
     usd = None if line.get("usd") is None or draft else line["usd"] / made
     source, model, at = line.get("usd_source", ""), str(line.get("model", "")), _seconds(line.get("updated_at"))

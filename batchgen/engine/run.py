@@ -22,6 +22,7 @@ from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
 from batchgen.engine.batch.means import Means
 from batchgen.engine.batch.opening import looking, name_prefix, saved_usd, take_up_chunks
+from batchgen.engine.delivery import Delivery
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.elsewhere import Distributed, Handover
@@ -31,26 +32,30 @@ from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
-from batchgen.engine.pacing import Pacing
+from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
+from batchgen.engine.receipt import bind
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
-from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_online_only
+from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, server_url
+from batchgen.ledger.places import Server, address, has_ledger, known_as, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
+from batchgen.ledger.server_lock import ServerLock
+from batchgen.ledger.work import submitting_run
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile, open_shared
+from batchgen.settings import LEDGER, Settings, state_folder
+from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
+from batchgen.store.whereabouts import open_store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
@@ -64,9 +69,14 @@ async def run_job(
     options: RunOptions,
     engine: Engine | Distributed,
     observers: Sequence[Observer] = (),
+    *,
+    bucket: str = "",
 ) -> Outcome:
-    """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
-    run = _Run(manifest, Store(folder), settings, options, observers)
+    """bucket: where the pictures go, when not into the folder.
+
+    Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent.
+    """
+    run = _Run(manifest, open_store(folder, bucket), settings, options, observers)
     try:
         return await run.run(engine)
     except sqlite3.Error as error:
@@ -86,6 +96,7 @@ class _Run:
         self.first_survey: Survey | None = None
         self.stop_message = ""
         self.derived = Tally()
+        self.waiting = 0  # pictures that the bucket did not take
         self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
@@ -117,6 +128,7 @@ class _Run:
             if not has_ledger(self.store.folder):
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
                 self.first_survey = self._survey(None)
+                refuse_derivatives(self.manifest, self.store)
                 if not isinstance(engine, Distributed):
                     open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
             self.store.prepare()
@@ -132,24 +144,32 @@ class _Run:
 
     async def _behind_lock(self, engine: Engine | Distributed) -> Outcome:
         self.store.lay_ballast()
-        if self.first_survey is not None and has_ledger(self.store.folder):
-            self.first_survey = None  # another process ran this job in between: look again at what is left
-            self.backlog.close()
-            self.backlog = Backlog()
+        known = has_ledger(self.store.folder)
         ledger = Ledger(self.store.folder, self._server())
         try:
+            self.server_lock = ServerLock(ledger)
+            self.server_lock.acquire()
+            if self.first_survey is not None and (known or ledger.reader.last_run() is not None):
+                self.first_survey = None  # another process ran this job, or another host: look again at what is left
+                self.backlog.close()
+                self.backlog = Backlog()
             return await self._locked(ledger, engine)
         finally:
             ledger.close()
 
     def _server(self) -> Server | None:
         """Where a new ledger goes, when not into the job folder."""
-        url = self.options.ledger or self.settings.text(VARIABLE)
-        return None if url is None else Server(server_url(url), self.manifest.name, known_as(self.store.root))
+        url = self.options.ledger or self.settings.text(LEDGER)
+        return (
+            None
+            if url is None
+            else Server(server_url(url), self.manifest.name, known_as(self.store.url or self.store.root))
+        )
 
     async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
+        bind(ledger, self.store)
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
@@ -161,6 +181,7 @@ class _Run:
         ledger.catch_up()
         survey = self.first_survey or self._survey(ledger)
         refuse_online_only(survey)
+        refuse_derivatives(self.manifest, self.store)
         self._check_price(survey)
         self._check_room(survey, emulated)
         routes, warnings = dict[str, Route](), list[str]()
@@ -168,7 +189,7 @@ class _Run:
             routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
-        going = ledger.reader.submitting_run() if isinstance(engine, Distributed) and not survey.wanted else None
+        going = submitting_run(ledger.database) if isinstance(engine, Distributed) and not survey.wanted else None
         if going is not None:
             ledger.run_id = going  # nothing is new: its own run goes on
         else:
@@ -216,7 +237,8 @@ class _Run:
         routes: Mapping[str, Route],
         results: ResultsFile,
     ) -> Outcome:
-        shared = open_shared(state_folder(self.settings), self.note)
+        # One ledger's server counts for all machines; the state folder counts for this host.
+        shared = open_shared(address(self.store.folder, self._server()) or state_folder(self.settings), self.note)
         try:
             return await self._drive(ledger, engine, survey, routes, results, shared)
         finally:
@@ -251,7 +273,8 @@ class _Run:
     def _check_room(self, survey: Survey, emulated: bool) -> None:
         """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
         results = RESULT_MOST_BYTES if any(load.batch and load.images for load in survey.loads.values()) else 0
-        missing = None if emulated else no_room(list(survey.loads.values()), self.store.free_bytes() - results)
+        loads = [] if self.store.url else list(survey.loads.values())  # a bucket's pictures only pass through
+        missing = None if emulated else no_room(loads, self.store.free_bytes() - results)
         if missing is not None:
             raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
@@ -285,10 +308,10 @@ class _Run:
         survey: Survey,
         routes: Mapping[str, Route],
         results: ResultsFile,
-        shared: SharedFile,
+        shared: SharedBook,
     ) -> Outcome:
         started, limits, options = time.time(), self.manifest.limits, self.options
-        pacing = Pacing(ledger, survey.loads, limits, options, self.emit)
+        pacing = Pacing(ledger, survey.loads, limits, options, self.emit, shared.far)
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
@@ -314,6 +337,7 @@ class _Run:
                     executor=executor,
                     emit=self.emit,
                 )
+                delivery = await held.enter_async_context(Delivery(ledger, self.store, executor, self.note))
                 derivatives = await held.enter_async_context(self._derivatives(ledger))
                 self.observers.append(derivatives)
                 execution = Execution(
@@ -358,9 +382,12 @@ class _Run:
                     if options.install_signal_handlers
                     else nullcontext()
                 ):
-                    async with batches:
+                    async with batches, hearing(dispatch) if shared.far else nullcontext():
                         await engine.drive(dispatch, execution.execute)
+                    if dispatch.fault is not None:
+                        execution.refused(dispatch.fault)
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
+                    self.waiting = await delivery.finish()
         self._say_why_it_stopped(dispatch)
         if isinstance(execution.fault, LedgerError):
             raise LedgerError(execution.trouble) from execution.fault
@@ -393,12 +420,16 @@ class _Run:
                 ledger=ledger,
                 store=self.store,
                 options=options,
-                url=server_url(options.ledger or self.settings.text(VARIABLE) or ""),
+                url=server_url(options.ledger or self.settings.text(LEDGER) or ""),
                 emit=self.emit,
-                release=self.lock.release,
+                release=self._release,
             )
         )
         return self._end(ledger, survey, ending, prospect, started, {})
+
+    def _release(self) -> None:
+        self.server_lock.release()
+        self.lock.release()
 
     def _derivatives(self, ledger: Ledger) -> Derivatives:
         emulated = self.options.emulator_url is not None
@@ -462,6 +493,7 @@ class _Run:
             ending.waits,
             counts.get("submitted", 0) + ending.unsubmitted > 0,
             self.derived.failed > 0 or not self.derived.finished,
+            self.waiting > 0,
         )
         outcome = Outcome(
             run_id=ledger.run_id,
@@ -489,6 +521,8 @@ class _Run:
             unsubmitted=ending.unsubmitted,
             saved_usd=saved_usd(ledger, self.manifest.catalogue),
             derived=self.derived,
+            bucket=self.store.url,
+            waiting=self.waiting,
             exposed_ms=ending.exposed_ms,
         )
         ledger.run_ended(code, ending.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})

@@ -9,15 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchgen.engine.beside import beside
+from batchgen.engine.receipt import Receipt, receipt_of, to_facts
 from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.rows import sidecars, utc
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import EMPTY, ImageFile, Reply, ReplyImage, Result, Sample, Usage
+from batchgen.store.bucket import BucketStore
 from batchgen.store.check import PIECE_BYTES, Checked, check_bytes, check_file, mismatch
+from batchgen.store.objects import BucketAway
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
+
+BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,13 @@ def settle(
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
+    away = None
+    if isinstance(store, BucketStore):
+        price = (usd, source)
+        pictures = list(ledger.foreseen(attempt, sample, pictures))
+        receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
+        make_room(ledger, store, pictures)
+        away = deposit(store, receipt)
     pictures = list(
         ledger.attempt_succeeded(
             attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
@@ -78,7 +91,7 @@ def settle(
     )
     recorded_s = time.monotonic()
     try:
-        place(ledger, store, attempt, pictures, texts)
+        place(ledger, store, attempt, pictures, texts, away)
     except (StoreError, OSError) as error:
         refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
         store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
@@ -115,16 +128,53 @@ def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequ
 
 
 def place(
-    ledger: Ledger, store: Store, attempt: int, pictures: Sequence[Settled], texts: Mapping[str, str] = EMPTY
-) -> None:
-    """Move durable pictures from the spool to their names, and write beside them. Safe to repeat after a crash."""
-    moved = [store.place(picture.spool, picture.file.path) for picture in pictures]
-    for picture in pictures if texts else ():
-        if picture.file.role == "image":
-            store.write_beside(picture.file.path, texts)
-    made_way = [pair for pair in moved if pair is not None]
-    store.sync(*(picture.file.path for picture in pictures), *(new for _, new in made_way))
+    ledger: Ledger,
+    store: Store,
+    attempt: int,
+    pictures: Sequence[Settled | StoredImage],
+    texts: Mapping[str, str] = EMPTY,
+    away: BucketAway | None = None,
+) -> bool:
+    """Move durable pictures from the spool to their names, and write beside them. Safe to repeat after a crash.
+
+    Answers False when they have to wait for their bucket. away: why it is known not to take them now.
+    """
+    names = [(picture.spool, picture.file.path) for picture in pictures]
+    try:
+        if away is not None:
+            raise away
+        placed = [store.place(spool, path) for spool, path in names]
+        for picture in pictures if texts else ():
+            if picture.file.role == "image":
+                store.write_beside(picture.file.path, texts)
+    except BucketAway as error:
+        if isinstance(store, BucketStore):
+            waited, moved = store.wait(attempt, names, error)
+            by_path = "UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?"
+            ledger.apply([(BY_SPOOL, pair) for pair in waited])
+            ledger.apply([(by_path, (*pair, attempt)) for pair in moved])
+        return False
+    made_way = [pair for pair in placed if pair is not None]
+    store.sync(*(path for _, path in names), *(new for _, new in made_way))
     ledger.placed(attempt, made_way)
+    store.forget_placed(attempt, names)
+    return True
+
+
+def make_room(ledger: Ledger, store: Store, pictures: Sequence[Settled]) -> None:
+    """An earlier picture that still waits for one of these names in a bucket will go to `superseded/`."""
+    names = [(picture.spool, picture.file.path) for picture in pictures]
+    if isinstance(store, BucketStore) and (made_way := store.make_room(names)):
+        ledger.apply([(BY_SPOOL, pair) for pair in made_way])
+
+
+def deposit(store: BucketStore, receipt: Receipt) -> BucketAway | None:
+    """Into the bucket before the ledger hears of it: whoever takes the attempt up finds it there. Answers why it did not go."""
+    try:
+        store.deposit(receipt.attempt, receipt.pictures, to_facts(receipt))
+    except BucketAway as error:
+        return error
+    return None
 
 
 def _to_disk(

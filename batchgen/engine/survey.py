@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections import Counter
@@ -240,7 +238,7 @@ class Surveyor:
         new = self.store.name(sample.item.filename, sample.n, file.format)
         old = file.path
         if not self.store.has(old, file.bytes):
-            if not (self.store.has(new, file.bytes) and _sha256(os.path.join(self.store.root, new)) == file.sha256):
+            if not (self.store.has(new, file.bytes) and self.store.sha256(new) == file.sha256):
                 return None
             old = new
         return Move(sample, old, new, file.bytes, restored)
@@ -363,6 +361,15 @@ def refuse_online_only(survey: Survey) -> None:
         )
 
 
+def refuse_derivatives(manifest: Manifest, store: Store) -> None:
+    """Derivatives are made of files and beside them. Raises UsageError."""
+    if store.url and manifest.derives:
+        raise UsageError(
+            f"{manifest.path}: post: derivatives are made of pictures in a folder, and this job's are to go to {store.url}:"
+            " take post: out, or name a folder as output"
+        )
+
+
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     chunk: list[Item] = []
     for item in items:
@@ -372,8 +379,3 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

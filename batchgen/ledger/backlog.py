@@ -142,9 +142,9 @@ class Backlog:
 
     def everything(self) -> Iterator[tuple[str, Sample, tuple[str, ...]]]:
         """(lane, sample, keys of what it waits for) of all there is, in the order in which it shall start; it stays."""
-        for lane, body in self._db.execute("SELECT lane, body FROM queue ORDER BY late, seq").fetchall():
+        for lane, body in self._db.execute("SELECT lane, body FROM queue ORDER BY late, seq"):
             yield lane, served_in(load_sample(body), lane), ()
-        for seq, lane, body in self._db.execute("SELECT seq, lane, body FROM held ORDER BY seq").fetchall():
+        for seq, lane, body in self._db.execute("SELECT seq, lane, body FROM held ORDER BY seq"):
             keys = self._db.execute("SELECT key FROM need WHERE seq = ? ORDER BY key", (seq,)).fetchall()
             yield lane, load_sample(body), tuple(key for (key,) in keys)
 

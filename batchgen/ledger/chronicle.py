@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from batchgen.ledger.database import marks
 from batchgen.ledger.reader import Reader
 
 LATELY = 2000  # requests
@@ -90,7 +91,7 @@ class NightRow(NamedTuple):
 
 def _among(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
     """A condition, and what is bound in it; none for None. At most 30,000 values."""
-    return ("", ()) if values is None else (f"{column} IN ({','.join('?' * len(values))})", values)
+    return ("", ()) if values is None else (f"{column} IN ({marks(values)})", values)
 
 
 def _columns(row: type[Any], prefix: str = "") -> str:
@@ -110,7 +111,7 @@ class Chronicle(Reader):
             f"SELECT {_columns(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
             f" AND f.n = 1 {where} ORDER BY coalesce(f.id, s.id), s.n"
         )
-        return map(SampleRow._make, self._rows(sql, *ids))
+        return map(SampleRow._make, self._many(sql, *ids))
 
     def changed_since(self, at: float) -> set[str]:
         """Items of samples that were asked for, or ended, or of whose pictures something was made, since then."""
@@ -125,13 +126,13 @@ class Chronicle(Reader):
         return int(self._connection.execute(sql, (at,)).fetchone()[0])
 
     def all_attempts(self) -> Iterator[AttemptRow]:
-        return map(AttemptRow._make, self._rows(f"SELECT {_columns(AttemptRow)} FROM attempt ORDER BY id"))
+        return map(AttemptRow._make, self._many(f"SELECT {_columns(AttemptRow)} FROM attempt ORDER BY id"))
 
     def attempts_after(self, last: int, and_these: Iterable[int] = ()) -> Iterator[AttemptRow]:
         """Those begun after attempt `last`, and these."""
         where, ids = _among("OR id", [str(number) for number in and_these])
         sql = f"SELECT {_columns(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
-        return map(AttemptRow._make, self._rows(sql, last, *map(int, ids)))
+        return map(AttemptRow._make, self._many(sql, last, *map(int, ids)))
 
     def last_trouble(self, run_id: int) -> AttemptRow | None:
         """The last request of a run that brought no picture, of those that it sent lately."""
@@ -155,13 +156,13 @@ class Chronicle(Reader):
             f"SELECT {columns} FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id"
             f" WHERE i.placed = 1 {where} ORDER BY i.attempt_id DESC, i.k"
         )
-        return map(PictureRow._make, self._rows(sql, *ids))
+        return map(PictureRow._make, self._many(sql, *ids))
 
     def derivatives(self, of: Sequence[str] | None = None) -> Iterator[MadeRow]:
         """What `post:` has made, by path."""
         where, ids = _among("AND item_id", of)
         sql = f"SELECT {_columns(MadeRow)} FROM derivative WHERE state = 'made' {where} ORDER BY path"
-        return map(MadeRow._make, self._rows(sql, *ids))
+        return map(MadeRow._make, self._many(sql, *ids))
 
     def derivative_of(self, item_id: str, n: int, sha: str) -> str | None:
         """The path of what was made of a sample's picture. sha: how its SHA-256 begins."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from batchgen.ledger.database import Connection
 
 MODEL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A connection that would otherwise fetch an answer as a whole."""
+
+    def stream(self, sql: str, values: Sequence[Any], /) -> Iterator[Any]: ...
 
 
 class Connected:
@@ -16,3 +23,9 @@ class Connected:
 
     def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return iter(self._connection.execute(sql, values))
+
+    def _many(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Of an answer that grows with the job."""
+        if isinstance(self._connection, Streams):
+            return self._connection.stream(sql, values)
+        return self._rows(sql, *values)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from batchgen.ledger.database import Connection, upsert
+from batchgen.ledger.database import Connection, marks, upsert
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import DERIVATIVE_COLUMNS
 
@@ -61,7 +61,7 @@ class Derived(Reader):
             "SELECT s.item_id, s.n, i.path, i.sha256, i.format, i.attempt_id, a.run_id, coalesce(a.lane, s.model),"
             " coalesce(a.sent_as, ''), s.wire FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n"
             " AND i.role = 'image' AND i.fingerprint = s.made_fingerprint LEFT JOIN attempt a ON a.id = i.attempt_id"
-            f" WHERE s.item_id IN ({','.join('?' * len(item_ids))}) AND s.state = 'succeeded'"
+            f" WHERE s.item_id IN ({marks(item_ids)}) AND s.state = 'succeeded'"
             " ORDER BY s.item_id, s.n, i.attempt_id, i.k",
             *item_ids,
         )
@@ -73,10 +73,9 @@ class Derived(Reader):
 
     def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:
         """By item and sample."""
-        marks = ",".join("?" * len(item_ids))
         found: dict[tuple[str, int], list[DerivativeRow]] = {}
         for row in self._rows(
-            f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({marks})", *item_ids
+            f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({marks(item_ids)})", *item_ids
         ):
             found.setdefault((row[1], row[2]), []).append(DerivativeRow(*row))
         return found
@@ -92,7 +91,7 @@ class Derived(Reader):
 
     def made_derivatives(self) -> Iterable[tuple[str, str, int]]:
         """(path, sha256, bytes) of all that should lie in the folder."""
-        rows = self._rows("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
+        rows = self._many("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
         return ((path, sha256, size) for path, sha256, size in rows)
 
     def derivative_counts(self) -> dict[str, dict[str, int]]:

@@ -139,6 +139,13 @@ class FencedLedger(Ledger):
             raise Fenced(sample.key, answer)
         return answer
 
+    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
+        def change(db: Connection) -> Sequence[Settled]:
+            row = db.execute("SELECT outcome FROM attempt WHERE id = ?", (attempt,)).fetchone()
+            return pictures if row[0] is None else [self._late(db, attempt, sample, each) for each in pictures]
+
+        return cast("Sequence[Settled]", self._now(change))
+
     def _standing(
         self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
     ) -> Sequence[Settled] | None:
@@ -179,6 +186,17 @@ class FencedLedger(Ledger):
             work.forget(db, [sample_key(item_id, n)])
 
     # --- requests of others
+
+    async def through_with(self, attempts: Sequence[OpenAttempt]) -> list[str]:
+        """Workers that had sent these requests, and have none in this job any more that is not settled."""
+        if not attempts:
+            return []
+        numbers = [attempt.id for attempt in attempts]
+        sql = (
+            f"SELECT DISTINCT a.worker FROM attempt a WHERE a.id IN ({', '.join('?' * len(numbers))}) AND a.worker <> ?"
+            " AND NOT EXISTS (SELECT 1 FROM attempt o WHERE o.worker = a.worker AND o.outcome IS NULL)"
+        )
+        return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
 
     async def given_up(self, attempt: OpenAttempt) -> bool:
         """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""

@@ -56,17 +56,20 @@ class Ledger:
         """server: where a job that has no ledger yet gets one, and by what it is known there; None: in its folder."""
         database = open_for_writing(job_folder, server)
         try:
-            self.reader = Reader.open(job_folder)
+            self.reader = Reader.open(job_folder, None if server is None else server.url)
         except LedgerError:
             database.close()
             raise
+        self.database = database
         self.writer = Writer(database)
         self.run_id = 0
+        self.worker = ""  # whose attempts these are, when they are not the run's own
 
     @classmethod
-    def open(cls, folder: str | Path) -> Reader:
-        """The ledger of a job folder for reading: `batchgen.Ledger.open("jobs/catalog")`. Raises LedgerError."""
-        return Reader.open(Path(folder))
+    def open(cls, folder: str | Path, url: str | None = None) -> Reader:
+        """The ledger of a job folder for reading: `batchgen.Ledger.open("jobs/catalog")`. url: as of `Reader.open`.
+        Raises LedgerError."""
+        return Reader.open(Path(folder), url)
 
     def close(self) -> None:
         self.reader.close()
@@ -186,6 +189,10 @@ class Ledger:
             return recorded
 
         return cast("Sequence[Settled]", self._now(change))
+
+    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
+        """The pictures as `attempt_succeeded` will record them, for a store that takes them before the ledger does."""
+        return pictures
 
     def _standing(
         self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]

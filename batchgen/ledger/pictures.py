@@ -50,7 +50,7 @@ class Pictures(Connected):
 
     def images(self) -> Iterator[StoredImage]:
         """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
-        rows = self._rows(
+        rows = self._many(
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
             " ORDER BY attempt_id DESC, k"
         )
@@ -87,7 +87,7 @@ class Pictures(Connected):
 
     def files(self) -> Iterator[ImageFile]:
         """Every picture the ledger knows, superseded ones and drafts included."""
-        for row in self._rows(
+        for row in self._many(
             "SELECT path, sha256, bytes, width, height, format, role, flags FROM image WHERE placed = 1"
         ):
             yield image_file(row)
@@ -139,7 +139,7 @@ class Pictures(Connected):
 
         Where two rows name one path, the later attempt wrote what stands there.
         """
-        rows = self._rows(
+        rows = self._many(
             "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = last.item_id"
             " AND newer.n = last.n AND newer.role = 'image' AND newer.attempt_id > last.attempt_id)"
             f" FROM (SELECT i.*, {LAST_OF_PATH} FROM image i WHERE placed = 1) last WHERE place = 1 ORDER BY path"

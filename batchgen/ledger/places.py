@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.database import Connection, Database
@@ -24,7 +25,9 @@ from batchgen.ledger.schema import (
     ledger_path,
     open_file_for_reading,
     open_file_for_writing,
+    stand_ins,
 )
+from batchgen.settings import LEDGER as VARIABLE
 from batchgen.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 
 POINTER = "ledger.json"
 SHARED = "batchgen"  # the schema of what all jobs of a server share
-VARIABLE = "BATCHGEN_LEDGER"
 _MIGRATING = 7_161_988_002  # of `pg_advisory_xact_lock`: any number that nobody else uses
 JOBS = f"""
 CREATE SCHEMA IF NOT EXISTS {SHARED};
@@ -40,6 +42,8 @@ CREATE TABLE IF NOT EXISTS {SHARED}.job (
   id TEXT PRIMARY KEY, schema TEXT NOT NULL UNIQUE, name TEXT NOT NULL, output TEXT NOT NULL UNIQUE,
   version INTEGER NOT NULL, made_at REAL NOT NULL, made_on TEXT NOT NULL);
 """
+_ANY_JOBS = f"SELECT to_regclass('{SHARED}.job')"
+_JOB_OF_OUTPUT = f"SELECT id, schema FROM {SHARED}.job WHERE output = ?"
 # What SQLite has and PostgreSQL calls otherwise.
 INSTR = "CREATE FUNCTION instr(text, text) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT strpos($1, $2)';"
 
@@ -90,26 +94,63 @@ def url_of(job_folder: Path) -> str | None:
 
 def server_url(text: str, name: str = VARIABLE) -> str:
     """The address of a PostgreSQL server. Raises SettingsError, which never holds the password."""
-    from batchgen.ledger.postgresql import is_server
+    from batchgen.ledger.postgresql import is_address
 
-    try:
-        right = is_server(text) and urlsplit(text).port != 0
-    except ValueError:
-        right = False
-    if not right:
-        raise SettingsError(f"{name}: no address of a ledger; write postgresql://user@host:5432/database")
+    if not is_address(text):
+        raise SettingsError(
+            f"{name}: no address of a ledger; write postgresql://user@host:5432/database, and %40 %2F %3F %23 for @ / ? #"
+            " in a password"
+        )
     return text
 
 
-def open_for_reading(job_folder: Path) -> Connection:
-    """Raises LedgerError when there is no ledger, or it cannot be read."""
+def open_for_reading(job_folder: Path, url: str | None = None) -> Connection:
+    """url: of the server, for who knows it better than the folder. Raises LedgerError when there is no ledger, or it
+    cannot be read."""
     if (there := pointer(job_folder)) is None:
         return open_file_for_reading(ledger_path(job_folder))
-    from batchgen.ledger.postgresql import PostgreSQL
+    return _opened(url or _url_for(job_folder, there), there)
 
-    database = PostgreSQL(_url_for(job_folder, there), there.schema, _application("reads"))
+
+def kept_by(server: Server) -> Connection | None:
+    """For reading, the ledger that a server has for a job whose folder does not know of it. Raises LedgerError."""
+    from batchgen.ledger.postgresql import PostgreSQL, application, shown
+
+    with contextlib.closing(PostgreSQL(server.url, SHARED, application("reads"))) as database:
+        if database.execute(_ANY_JOBS).fetchone()[0] is None:
+            return None
+        found = database.execute(_JOB_OF_OUTPUT, (server.output,)).fetchone()
+    return None if found is None else _opened(server.url, Pointer(shown(server.url), found[1], found[0]))
+
+
+def seen_of(job_folder: Path) -> str | None:
+    """Of a ledger on a server: changes with every commit, those of other jobs too. None for one in the folder.
+
+    Source: PostgreSQL, `pg_current_snapshot`: two that are the same see the same. Raises LedgerError.
+    """
+    if (there := pointer(job_folder)) is None:
+        return None
+    from batchgen.ledger.postgresql import PostgreSQL, application
+
+    with contextlib.closing(PostgreSQL(_url_for(job_folder, there), there.schema, application("watches"))) as server:
+        return f"{there.schema} {server.execute('SELECT pg_current_snapshot()::text').fetchone()[0]}"
+
+
+def identity(job_folder: Path) -> object:
+    """Of the ledger that a folder has: another one when it was built anew; None when there is none. Raises LedgerError."""
+    if (there := pointer(job_folder)) is not None:
+        return there.schema
+    path = ledger_path(job_folder)
+    return path.stat().st_ino if path.is_file() else None
+
+
+def _opened(url: str, there: Pointer) -> Connection:
+    from batchgen.ledger.postgresql import PostgreSQL, application, tables
+
+    database = PostgreSQL(url, there.schema, application("reads"))
     try:
-        _check(database, there)
+        for statement in stand_ins(_check(database, there)):
+            database.execute(tables(statement.replace("main.", f"{there.schema}.")))
     except LedgerError:
         database.close()
         raise
@@ -126,10 +167,10 @@ def open_for_writing(job_folder: Path, server: Server | None = None) -> Database
             f"the ledger of {job_folder} is {ledger_path(job_folder)}, and a server is named for it: leave {VARIABLE} and"
             " --ledger away, or choose another --output"
         )
-    from batchgen.ledger.postgresql import PostgreSQL
+    from batchgen.ledger.postgresql import PostgreSQL, application
 
     url = server.url if server is not None else _url_for(job_folder, there) if there is not None else ""
-    with_jobs = PostgreSQL(url, SHARED, _application("opens"))
+    with_jobs = PostgreSQL(url, SHARED, application("opens"))
     try:
         if there is None and server is not None:
             there = register(with_jobs, server)
@@ -143,9 +184,9 @@ def open_for_writing(job_folder: Path, server: Server | None = None) -> Database
 
 def open_schema(url: str, schema: str) -> PostgreSQL:
     """The ledger of one job of a server, for writing. Raises LedgerError."""
-    from batchgen.ledger.postgresql import PostgreSQL
+    from batchgen.ledger.postgresql import PostgreSQL, application
 
-    return PostgreSQL(url, schema, _application("writes"))
+    return PostgreSQL(url, schema, application("writes"))
 
 
 def register(database: PostgreSQL, server: Server) -> Pointer:
@@ -159,8 +200,7 @@ def register(database: PostgreSQL, server: Server) -> Pointer:
         one_at_a_time(db)
         for statement in _statements(tables(JOBS)):
             db.execute(statement)
-        sql = f"SELECT id, schema FROM {SHARED}.job WHERE output = ?"
-        if (row := db.execute(sql, (server.output,)).fetchone()) is not None:
+        if (row := db.execute(_JOB_OF_OUTPUT, (server.output,)).fetchone()) is not None:
             return str(row[0]), str(row[1])
         db.execute(f"CREATE SCHEMA {schema}")
         db.execute(f"SET LOCAL search_path = {schema}")
@@ -178,7 +218,8 @@ def migrate(database: PostgreSQL, there: Pointer) -> None:
     """Bring an older ledger up to date, one version at a time, while nobody else does. Raises LedgerError."""
     from batchgen.ledger.postgresql import tables
 
-    _check(database, there)
+    if _check(database, there) == VERSION:
+        return
 
     def change(db: Connection) -> None:
         one_at_a_time(db)
@@ -192,9 +233,33 @@ def migrate(database: PostgreSQL, there: Pointer) -> None:
     database.transact([change])
 
 
-def _check(database: Connection, there: Pointer) -> None:
+def make_shared_tables(database: PostgreSQL, statements: Sequence[str], last: str) -> None:
+    """In the schema of what all jobs of the server share, unless `last` of them is there. Raises LedgerError."""
+    from batchgen.ledger.postgresql import tables
+
+    def change(db: Connection) -> None:
+        one_at_a_time(db)
+        # Even CREATE INDEX IF NOT EXISTS waits for all who write to its table, and they for it.
+        if db.execute(f"SELECT to_regclass('{SHARED}.{last}')").fetchone()[0] is not None:
+            return
+        for statement in (f"CREATE SCHEMA IF NOT EXISTS {SHARED}", *statements):
+            db.execute(tables(statement))
+
+    database.transact([change])
+
+
+def address(job_folder: Path, server: Server | None) -> str | None:
+    """Of the server that holds the job's ledger, with what it takes to be let in; None when the ledger is a file."""
+    there = pointer(job_folder)
+    if server is not None or there is None:
+        return server.url if server is not None else None
+    return _url_for(job_folder, there)
+
+
+def _check(database: Connection, there: Pointer) -> int:
+    """The version of the ledger."""
     row = None
-    if database.execute(f"SELECT to_regclass('{SHARED}.job')").fetchone()[0] is not None:
+    if database.execute(_ANY_JOBS).fetchone()[0] is not None:
         sql = f"SELECT version FROM {SHARED}.job WHERE id = ? AND schema = ?"
         row = database.execute(sql, (there.job, there.schema)).fetchone()
     if row is None:
@@ -203,6 +268,7 @@ def _check(database: Connection, there: Pointer) -> None:
         raise LedgerError(
             f"{there.server} was written by another version of batchgen (ledger {row[0]}, this one knows 1 to {VERSION})"
         )
+    return int(row[0])
 
 
 def one_at_a_time(db: Connection) -> None:
@@ -212,10 +278,6 @@ def one_at_a_time(db: Connection) -> None:
 
 def _statements(ddl: str) -> list[str]:
     return [statement.strip() for statement in ddl.split(";") if statement.strip()]
-
-
-def _application(does: str) -> str:
-    return f"batchgen {does} {socket.gethostname()} {os.getpid()}"
 
 
 def _pointer_path(job_folder: Path) -> Path:

@@ -19,9 +19,10 @@ class Reader(Samples, Requests, Pictures, Runs, Submissions):
     """Views of one ledger. Every method is one snapshot."""
 
     @classmethod
-    def open(cls, job_folder: Path) -> Self:
-        """Raises LedgerError when there is none, or it is damaged."""
-        return cls(open_for_reading(job_folder))
+    def open(cls, job_folder: Path, url: str | None = None) -> Self:
+        """url: of the server that has it, by default what BATCHGEN_LEDGER says. Raises LedgerError when there is none, or
+        it is damaged."""
+        return cls(open_for_reading(job_folder, url))
 
     def close(self) -> None:
         self._connection.close()

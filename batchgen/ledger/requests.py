@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.ledger.connected import MODEL, Connected
+from batchgen.ledger.database import marks
 from batchgen.records import Usage, sample_key
 
 IN_A_BATCH = "in a batch"
@@ -144,7 +145,7 @@ class Requests(Connected):
 
         lanes: of these alone.
         """
-        of_lanes = "" if lanes is None else f" AND lane IN ({', '.join('?' * len(lanes))})"
+        of_lanes = "" if lanes is None else f" AND lane IN ({marks(lanes)})"
         row = self._connection.execute(
             "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd END)), 0)"
             f" FROM attempt WHERE started_at >= ?{of_lanes}",
@@ -181,7 +182,7 @@ class Requests(Connected):
         """Those of the billed ones that do not, in the order in which they were sent."""
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
-        rows = self._rows(
+        rows = self._many(
             "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
             f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_A_BATCH}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"

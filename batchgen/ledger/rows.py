@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from batchgen.ledger.database import Connection
+from batchgen.ledger.database import Connection, marks
 from batchgen.records import ImageFile, Result
 
+PAGE = 200
 IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"
 RESULT_COLUMNS = (
     "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
@@ -40,29 +42,49 @@ def image_file(row: tuple[Any, ...]) -> ImageFile:
     )
 
 
-def result(connection: Connection, row: tuple[Any, ...]) -> Result:
-    """One `sample` row with its pictures. A sample that has no valid picture now lists none."""
+def in_pages(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    """`sample` rows with their pictures, some hundreds to a question: a server may be far away."""
+    rows = iter(rows)
+    while page := list(islice(rows, PAGE)):
+        yield from results(connection, page)
+
+
+def results(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Result]:
+    """The same of a few. A sample that has no valid picture now lists none."""
+    made = sorted({row[0] for row in rows if row[2] == "succeeded"})
+    pictures: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
+    derivatives: dict[tuple[str, int, str], list[str]] = {}
+    if made:
+        for item_id, n, *picture in connection.execute(
+            f"SELECT item_id, n, attempt_id, fingerprint, {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id ="
+            f" attempt_id) FROM image WHERE item_id IN ({marks(made)}) ORDER BY attempt_id, k",
+            made,
+        ):
+            pictures.setdefault((item_id, n), []).append(tuple(picture))
+        for *key, path in connection.execute(
+            f"SELECT item_id, n, source_sha256, path FROM derivative WHERE item_id IN ({marks(made)}) AND state = 'made'"
+            " ORDER BY path",
+            made,
+        ):
+            derivatives.setdefault(tuple(key), []).append(path)
+    return [_result(row, pictures.get((row[0], row[1]), ()), derivatives) for row in rows]
+
+
+def _result(
+    row: tuple[Any, ...],
+    pictures: Sequence[tuple[Any, ...]],
+    derivatives: Mapping[tuple[str, int, str], Sequence[str]],
+) -> Result:
     (item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, at, text, made) = (
         row
     )
     files: tuple[ImageFile, ...] = ()
     texts: str | None = None
-    derivatives: tuple[str, ...] = ()
     if state == "succeeded":
-        made_by = "SELECT max(attempt_id) FROM image WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image'"
-        rows = list(
-            connection.execute(
-                f"SELECT {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id = attempt_id) FROM image"
-                f" WHERE item_id = ? AND n = ? AND attempt_id = ({made_by}) ORDER BY k",
-                (item_id, n, item_id, n, made),
-            )
-        )
-        texts = next((row[-1] for row in rows), None)
-        files = tuple(sorted((image_file(row[:-1]) for row in rows), key=lambda file: file.role != "image"))
-        made_of = "SELECT path FROM derivative WHERE item_id = ? AND n = ? AND state = 'made' AND source_sha256 = ? ORDER BY path"
-        derivatives = tuple(
-            path for (path,) in connection.execute(made_of, (item_id, n, files[0].sha256 if files else ""))
-        )
+        by = max((each[0] for each in pictures if each[1] == made and each[8] == "image"), default=None)
+        latest = [each for each in pictures if each[0] == by]
+        texts = next((each[-1] for each in latest), None)
+        files = tuple(sorted((image_file(each[2:-1]) for each in latest), key=lambda file: file.role != "image"))
     return Result(
         id=item_id,
         n=n,
@@ -80,7 +102,7 @@ def result(connection: Connection, row: tuple[Any, ...]) -> Result:
         updated_at=utc(at),
         text=text,
         sidecars=sidecars(files, json.loads(texts) if texts else ()),
-        derivatives=derivatives,
+        derivatives=tuple(derivatives.get((item_id, n, files[0].sha256), ())) if files else (),
     )
 
 

@@ -39,14 +39,6 @@ class Runs(Connected):
         rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", COOLING, f"{COOLING}\U0010ffff")
         return {key.removeprefix(COOLING): float(until) for key, until in rows}
 
-    def submitting_run(self) -> int | None:
-        """The last run that has work in the queue of the cluster; None when nothing is there."""
-        rows = self._rows("SELECT to_regclass('work')")
-        if next(iter(rows), (None,))[0] is None:
-            return None
-        row = self._connection.execute("SELECT max(run_id) FROM work").fetchone()
-        return None if row[0] is None else int(row[0])
-
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from batchgen.ledger.connected import Connected
-from batchgen.ledger.rows import RESULT_COLUMNS, result
+from batchgen.ledger.database import marks
+from batchgen.ledger.rows import RESULT_COLUMNS, in_pages, results
 from batchgen.records import Known, Result, sample_key
 
 
@@ -22,32 +23,29 @@ class Samples(Connected):
 
     def results(self, states: Sequence[str] = ()) -> Iterator[Result]:
         """Samples in the order in which they first appeared, streamed; all states unless some are named."""
-        where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
-        rows = self._connection.execute(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", tuple(states))
-        for row in rows:
-            yield result(self._connection, row)
+        where = f"WHERE state IN ({marks(states)})" if states else ""
+        rows = self._many(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", *states)
+        return in_pages(self._connection, rows)
 
     def results_in_order(self, states: Sequence[str]) -> Iterator[Result]:
         """The same with the samples of an item beside each other, items in the order of their first sample."""
-        marks = ",".join("?" * len(states))
         columns = ", ".join(f"s.{column.strip()}" for column in RESULT_COLUMNS.split(","))
-        rows = self._connection.execute(
+        rows = self._many(
             f"SELECT {columns} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
-            f" WHERE s.state IN ({marks}) ORDER BY coalesce(f.id, s.id), s.n",
-            tuple(states),
+            f" WHERE s.state IN ({marks(states)}) ORDER BY coalesce(f.id, s.id), s.n",
+            *states,
         )
-        yield from (result(self._connection, row) for row in rows)
+        return in_pages(self._connection, rows)
 
     def results_of(self, item_id: str) -> list[Result]:
         rows = self._rows(f"SELECT {RESULT_COLUMNS} FROM sample WHERE item_id = ? ORDER BY n", item_id)
-        return [result(self._connection, row) for row in rows]
+        return results(self._connection, list(rows))
 
     def known(self, item_ids: Sequence[str]) -> dict[str, list[Known]]:
         """What the ledger has of these items, by id. At most 30,000 ids a call."""
         found: dict[str, list[Known]] = {}
-        marks = ",".join("?" * len(item_ids))
         columns = "item_id, n, state, fingerprint, path, bytes, made_fingerprint, reason, attempts"
-        sql = f"SELECT {columns} FROM sample WHERE item_id IN ({marks})"
+        sql = f"SELECT {columns} FROM sample WHERE item_id IN ({marks(item_ids)})"
         make = Known._make
         for row in self._connection.execute(sql, tuple(item_ids)):
             found.setdefault(row[0], []).append(make(row[1:]))
@@ -59,7 +57,7 @@ class Samples(Connected):
 
     def current_samples(self) -> Iterator[tuple[str, int, str | None]]:
         """(item id, n, path of its picture) of every sample that is not superseded."""
-        rows = self._rows("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
+        rows = self._many("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
         yield from ((item_id, n, path) for item_id, n, path in rows)
 
     def current_count(self) -> int:

@@ -199,12 +199,12 @@ def open_file_for_reading(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise unreadable(error, path) from None
     with _closed_on_failure(connection, path):
-        for statement in _stand_ins(_check_version(connection, path)):
+        for statement in stand_ins(_check_version(connection, path)):
             connection.execute(statement)
     return connection
 
 
-def _stand_ins(version: int) -> Iterator[str]:
+def stand_ins(version: int) -> Iterator[str]:
     """For who only looks at an older file: what later versions added, empty."""
     if added := [name for since, names in _ADDED.items() if version <= since for name in names]:
         columns = ", ".join(f"NULL AS {name}" for name in added)

@@ -27,13 +27,12 @@ CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; output: of
-    the pictures; lanes: requests a minute by lane; limits, models: as the manifest says."""
+    """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; bucket: of
+    the pictures, empty when they are in it; lanes: requests a minute by lane; limits, models: as the manifest says."""
 
     name: str
     folder: str
-    output: str
-    references: str
+    bucket: str
     limits: Mapping[str, Any]
     models: Mapping[str, Any]
     lanes: Mapping[str, int | None]
@@ -55,6 +54,14 @@ def submission(db: Connection, run_id: int) -> tuple[Submission, Standing] | Non
     sql = "SELECT facts, stopped_by, message, deadline FROM submission WHERE run_id = ?"
     row = db.execute(sql, (run_id,)).fetchone()
     return None if row is None else (Submission(**json.loads(row[0])), Standing(*row[1:]))
+
+
+def submitting_run(db: Connection) -> int | None:
+    """The last run that has work in the queue; None when nothing is there."""
+    if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
+        return None
+    row = db.execute("SELECT max(run_id) FROM work").fetchone()
+    return None if row[0] is None else int(row[0])
 
 
 def insert_submission(

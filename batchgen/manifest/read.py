@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from batchgen.manifest import schema
 from batchgen.manifest.addresses import secrets_in
 from batchgen.manifest.assemble import Assembler
+from batchgen.manifest.bucket import bucket_url, names_bucket
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.names import folded, sample_stem
 from batchgen.manifest.needed import Needed
@@ -28,8 +28,6 @@ from batchgen.manifest.unique import Seen
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def never(profile: Profile) -> bool:
@@ -84,6 +82,7 @@ class Manifest:
 
     name: str
     output: Path
+    bucket: str = ""  # where the pictures go, when not into that folder
     limits: Limits
     models: Mapping[str, Any]  # what it says of AI models, on top of what is known of them
     notify: schema.Notify | None
@@ -206,8 +205,11 @@ class Manifest:
             )
         self.name = header.name or self.path.stem
         self.output = self.folder / self.name
-        if header.output and _SCHEME.match(header.output):
-            self._complain(raw, ("output",), "cloud storage comes in a later release; name a folder")
+        if header.output and names_bucket(header.output):
+            try:
+                self.bucket = bucket_url(header.output)
+            except ValueError as error:
+                self._complain(raw, ("output",), str(error))
         elif header.output:
             self.output = Path(os.path.abspath(self.folder / header.output))
         self._check_header_values(raw)

@@ -229,7 +229,11 @@ class Header(_Strict):
     name: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]{0,99}$")] | None = Field(
         None, description="Of the job; default: the manifest's name without extension."
     )
-    output: Text | None = Field(None, description="Folder for the pictures; default: NAME beside the manifest.")
+    output: Text | None = Field(
+        None,
+        description="Folder for the pictures, or a bucket: s3://, gs:// or az://; default: NAME beside the manifest.",
+        examples=["./catalog", "s3://my-bucket/catalog"],
+    )
     defaults: ItemFields | None = Field(None, description="For every item that does not say otherwise.")
     vars: Variables | None = Field(None, description="Variables for all templates.")
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")

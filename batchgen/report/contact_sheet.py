@@ -19,7 +19,8 @@ from batchgen.ledger.chronicle import Chronicle, PictureRow
 from batchgen.planning import named
 from batchgen.records import sample_key
 from batchgen.report.clean import clean
-from batchgen.report.thumbnails import SIDE_PX, Thumbnails, shrunk
+from batchgen.report.thumbnails import SIDE_PX, Thumbnails, shrunk_of
+from batchgen.store.store import Store
 
 FILE_NAME = "contact-sheet.jpg"
 KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
@@ -99,7 +100,7 @@ def cells_of(ledger: Chronicle, wants: Sequence[str]) -> Iterator[Cell]:
 
 
 def write_sheets(
-    target: Path, folder: Path, title: str, cells: Iterable[Cell], layout: Layout, *, emulated: bool
+    target: Path, store: Store, title: str, cells: Iterable[Cell], layout: Layout, *, emulated: bool
 ) -> list[Path]:
     """One file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError."""
     kind, paths = KINDS[target.suffix.lower()], list[Path]()
@@ -107,7 +108,7 @@ def write_sheets(
     while chunk := list(islice(left, most)):
         number = len(paths) + 1
         path = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
-        sheet = _sheet(folder, f"{title}{f' · {number}' if number > 1 else ''}", chunk, layout, emulated=emulated)
+        sheet = _sheet(store, f"{title}{f' · {number}' if number > 1 else ''}", chunk, layout, emulated=emulated)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with open(beside, "xb") as file:
@@ -120,7 +121,7 @@ def write_sheets(
     return paths
 
 
-def _sheet(folder: Path, title: str, cells: Sequence[Cell], layout: Layout, *, emulated: bool) -> Image.Image:
+def _sheet(store: Store, title: str, cells: Sequence[Cell], layout: Layout, *, emulated: bool) -> Image.Image:
     sheet = Image.new("RGB", layout.size(len(cells)), PAPER)
     draw = ImageDraw.Draw(sheet)
     large = round(layout.font_px * 1.3)
@@ -129,7 +130,7 @@ def _sheet(folder: Path, title: str, cells: Sequence[Cell], layout: Layout, *, e
     room = layout.width - 2 * GAP_PX - draw.textlength(f"  {mark}", font_for(mark, large))
     write(draw, (GAP_PX, middle), title, room, large, INK, "lm")
     write(draw, (layout.width - GAP_PX, middle), mark, layout.width, large, MARK, "rm")
-    small = _thumbnails(folder, [(cell.path, cell.sha256) for cell in cells], layout.cell)
+    small = _thumbnails(store, [(cell.path, cell.sha256) for cell in cells], layout.cell)
     for number, (cell, thumbnail) in enumerate(zip(cells, small, strict=True)):
         row, column = divmod(number, layout.columns)
         x = GAP_PX + column * (layout.cell + GAP_PX)
@@ -138,13 +139,13 @@ def _sheet(folder: Path, title: str, cells: Sequence[Cell], layout: Layout, *, e
     return sheet
 
 
-def _thumbnails(folder: Path, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
+def _thumbnails(store: Store, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
     """In order; those of the gallery's size are kept for the next time."""
     if side <= SIDE_PX:
-        yield from Thumbnails(folder).all(pictures)
+        yield from Thumbnails(store.folder, store=store).all(pictures)
         return
     with ThreadPoolExecutor(2) as pool:  # of pictures this large few are in memory at once
-        yield from pool.map(lambda picture: shrunk(folder / picture[0], side) if picture[0] else b"", pictures)
+        yield from pool.map(lambda picture: shrunk_of(store, picture[0], side) if picture[0] else b"", pictures)
 
 
 def _place(

@@ -16,6 +16,8 @@ from batchgen.ledger.chronicle import AttemptRow, Chronicle, MadeRow, PictureRow
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import SIDECARS
 from batchgen.report.night import Facts, left_at, model_of, night
+from batchgen.store.store import beside
+from batchgen.store.whereabouts import META
 
 NIGHTS_MOST = 30
 THOUGHTS = ".thoughts.md"
@@ -32,7 +34,7 @@ class Declared:
     folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
     names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
     post: as a manifest says it, of items whose `asks` say nothing else; None for none.
-    budgets: USD by run, day and month. state: where the spend of all jobs is noted, None where this job's alone counts.
+    budgets: USD by run, day and month. state: folder or server where the spend of all jobs is noted, None where this job's alone counts.
     """
 
     catalogue: Catalogue
@@ -43,7 +45,7 @@ class Declared:
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     post: Facts | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
-    state: Path | None = None
+    state: Path | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: floa
     def number(picture: PictureRow) -> int:
         return thumbnails.of(picture.sha256, (picture.path, picture.sha256))
 
-    entries = Entries(Files(folder), declared, settings, number)
+    entries = Entries(files_of(ledger, folder), declared, settings, number)
     samples = [
         entries.of(row, of_sample.get(row[:2], ()), pictures.get(row[:2], ()), derivatives.get(row[:2], ()))
         for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order)))
@@ -148,7 +150,7 @@ class Entries:
         """made: of the picture that the sample has now."""
         entry = _sample(row, attempts, self.settings)
         entry["pictures"] = _pictures(row, pictures, self.thumbnail)
-        if found := _sources(self.files.folder, entry["pictures"]):
+        if found := _sources(self.files, entry["pictures"]):
             entry["sources"] = found
         entry.update(_sidecars(self.files, entry["pictures"]))
         if row.item_id in self.declared.asks:
@@ -254,6 +256,31 @@ class Files:
                 self._names[below] = frozenset()
         return name in self._names[below]
 
+    def read(self, path: str, most: int) -> bytes:
+        """The first of its bytes, at most so many. Raises OSError."""
+        if (self.folder / path).is_symlink():
+            return b""
+        with open(self.folder / path, "rb") as file:
+            return file.read(most)
+
+
+class Recorded(Files):
+    """What stands beside pictures in a bucket, from the ledger: nothing is fetched for it."""
+
+    def __init__(self, folder: Path, texts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        super().__init__(folder)
+        self._texts = {beside(path, ending): text for path, found in texts for ending, text in found.items()}
+
+    def has(self, path: str) -> bool:
+        return path in self._texts
+
+    def read(self, path: str, most: int) -> bytes:
+        return self._texts.get(path, "").encode("utf-8", "replace")[:most]
+
+
+def files_of(ledger: Chronicle, folder: Path) -> Files:
+    return Recorded(folder, ledger.texts_beside()) if ledger.meta(META) else Files(folder)
+
 
 def _sidecars(files: Files, pictures: Sequence[Facts]) -> Facts:
     """What stands beside the picture: {thoughts: what the model let see of its thinking, files: names of it all}."""
@@ -265,8 +292,8 @@ def _sidecars(files: Files, pictures: Sequence[Facts]) -> Facts:
     found: Facts = {"files": there} if there else {}
     for path in there:
         if path.endswith(THOUGHTS):
-            with contextlib.suppress(OSError), open(files.folder / path, "rb") as file:
-                found["thoughts"] = file.read(THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip()
+            with contextlib.suppress(OSError):
+                found["thoughts"] = files.read(path, THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip()
     return found
 
 
@@ -281,16 +308,16 @@ def _below(folder: Path, manifest_folder: Path | None) -> str | None:
     return "" if way == Path() else f"{way.as_posix()}/"
 
 
-def _sources(folder: Path, pictures: Sequence[Facts]) -> Facts | None:
+def _sources(files: Files, pictures: Sequence[Facts]) -> Facts | None:
     """What a search found for the picture, from the file beside it: {queries, sources: [{title, uri}]}."""
     current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
     if current is None:
         return None
-    path = (folder / current).with_suffix(".sources.json")
     try:
-        if path.is_symlink() or path.stat().st_size > SOURCES_MAX_BYTES:
+        text = files.read(beside(current, ".sources.json"), SOURCES_MAX_BYTES + 1)
+        if len(text) > SOURCES_MAX_BYTES:
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(text)
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(found, dict):

@@ -50,6 +50,7 @@ def headline(facts: Facts) -> str:
     images, samples, derived = facts["images"], facts["samples"], facts["derivatives"]["made"]
     files = f", {figures.count(derived, 'file')} made of them" if derived else ""
     files += _files_missing(facts["derivatives"])
+    files += f", {facts['waiting']:,} not in the bucket yet" if facts["waiting"] else ""
     out = facts["batches"]["submitted"]
     missing = sum(samples.get(state, 0) for state in NOT_MADE)
     job = facts["job"]
@@ -63,7 +64,7 @@ def headline(facts: Facts) -> str:
         nothing = "nothing to ask for" if files else "nothing to do"
         return f"{job}: {nothing}, {figures.count(images['kept'], 'image')} kept{files}"
     if not missing and not images["left"]:
-        done = "" if _files_missing(facts["derivatives"]) else "all done, "
+        done = "" if _files_missing(facts["derivatives"]) or facts["waiting"] else "all done, "
         return f"{job}: {done}{figures.count(images['made'], 'image')} made{files}"
     return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
 
@@ -80,6 +81,8 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     if facts["message"]:
         yield "stopped", [facts["message"]]
     yield "images", [_images(facts)]
+    if facts["waiting"]:
+        yield "waiting", [waiting_line(facts)]
     if lines := derivative_lines(facts["derivatives"]):
         yield "derived", lines
     if facts["requests"]:
@@ -99,9 +102,17 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         "folder",
         [facts["folder"], "results.jsonl there has one line for each item"],
     )
+    if facts["bucket"]:
+        yield "bucket", [facts["bucket"]]
     steps = next_steps(facts)
     if steps:
         yield "next", steps
+
+
+def waiting_line(facts: Facts) -> str:
+    """Of pictures that a bucket did not take."""
+    count = figures.count(facts["waiting"], "picture")
+    return f"{count} in the spool for {facts['bucket']}: the next run uploads them first, and nothing is bought again"
 
 
 def batch_lines(batches: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
@@ -216,6 +227,8 @@ def next_steps(facts: Facts) -> list[str]:
     match facts["exit_code"]:
         case 3 | 4:
             return _after_failures(facts, run, f"batchgen retry {manifest}{output}", samples)
+        case 5 if facts["waiting"]:
+            return [f"{run} uploads what waits, once {facts['bucket'] or 'the bucket'} takes it"]
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:

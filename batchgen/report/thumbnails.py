@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.bucket import BucketStore
 from batchgen.store.check import MAX_PIXELS
+from batchgen.store.store import Store
 
 SIDE_PX = 256
 QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
@@ -29,8 +32,9 @@ _large = threading.Lock()
 class Thumbnails:
     """Of one job folder. made: how many were not there yet."""
 
-    def __init__(self, job_folder: Path, threads: int | None = None) -> None:
-        self._folder = job_folder
+    def __init__(self, job_folder: Path, threads: int | None = None, store: Store | None = None) -> None:
+        """store: where the pictures are, when not in the folder."""
+        self._store = store or Store(job_folder)
         self._cache = job_folder / STATE_FOLDER / FOLDER
         self._threads = threads or min(4, os.cpu_count() or 1)
         self.made = 0
@@ -51,7 +55,7 @@ class Thumbnails:
         kept = self._cache / sha256[:2] / f"{sha256}.webp"
         with contextlib.suppress(OSError):
             return kept.read_bytes()
-        small = shrunk(self._folder / path)
+        small = shrunk_of(self._store, path)
         if small:
             self.made += 1
             with contextlib.suppress(OSError):  # a folder that cannot be written is shown all the same
@@ -59,12 +63,22 @@ class Thumbnails:
         return small
 
 
-def shrunk(path: Path, side: int = SIDE_PX) -> bytes:
+def shrunk_of(store: Store, path: str, side: int = SIDE_PX) -> bytes:
+    """As `shrunk`, wherever the picture is. Raises BucketAway."""
+    if not isinstance(store, BucketStore):
+        return shrunk(store.folder / path, side)
+    try:
+        return shrunk(store.open(path), side)
+    except FileNotFoundError:
+        return b""
+
+
+def shrunk(picture: Path | IO[bytes], side: int = SIDE_PX) -> bytes:
     """WebP of at most `side` pixels on a side; empty when there is no picture, or one that cannot be decoded."""
-    if path.is_symlink():
+    if isinstance(picture, Path) and picture.is_symlink():
         return b""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(picture, formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 return b""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from batchgen.errors import StoreError
+from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
 from batchgen.store.rescue import Rescue
 from batchgen.store.sniff import EXTENSION, Format
@@ -33,7 +36,12 @@ def family(path: str) -> tuple[str, ...]:
 
 
 class Store:
-    """Files of one job. Paths it takes and gives are relative to the job folder, with `/` between parts."""
+    """Files of one job. Paths it takes and gives are relative to the job folder, with `/` between parts.
+
+    `bucket.BucketStore` keeps spool and state here too, and the pictures in a bucket. url: of that, empty for a folder.
+    """
+
+    url = ""
 
     def __init__(self, folder: Path, spool: str = SPOOL) -> None:
         """spool: the name of its folder; each of several processes has its own."""
@@ -104,6 +112,10 @@ class Store:
         """Where the model's own turn of a conversation is kept as it came: the next turn sends it back."""
         return os.path.join(self.root, STATE_FOLDER, TURNS, f"{attempt}.json")
 
+    def read_turn(self, attempt: int) -> str:
+        """Raises OSError when it is gone."""
+        return Path(self.turn_path(attempt)).read_text(encoding="utf-8")
+
     def keep_turn(self, attempt: int, text: bytes) -> None:
         """Durable when this returns, and never there in part. Raises StoreError."""
         folder = self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
@@ -132,6 +144,27 @@ class Store:
             return os.stat(f"{self.root}/{path}", follow_symlinks=False).st_size == size
         except OSError:
             return False
+
+    def sha256(self, path: str) -> str:
+        """In hex. Raises OSError when there is no such picture."""
+        with open(os.path.join(self.root, path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @contextlib.contextmanager
+    def at_hand(self, path: str) -> Iterator[str]:
+        """The path of a file of this machine that holds the picture."""
+        yield os.path.join(self.root, path)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """(path, size) of every file that is not hidden, nor a copy made of a picture, `/` between parts."""
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = [
+                name for name in folders if not name.startswith(".") and (folder != self.root or name != DERIVATIVES)
+            ]
+            for name in names:
+                full = os.path.join(folder, name)
+                if not name.startswith(".") and not os.path.islink(full):
+                    yield os.path.relpath(full, self.root).replace(os.sep, "/"), os.path.getsize(full)
 
     def spooled(self, name: str) -> str:
         return os.path.join(self.spool, name)
@@ -208,14 +241,18 @@ class Store:
         if not os.path.lexists(os.path.join(self.root, path)):
             return None
         self.plain_folder(SUPERSEDED)
+        new = self._aside(path)
+        self.move(path, new)
+        return path, new
+
+    def _aside(self, path: str) -> str:
+        """A free name in `superseded/`."""
         stem, extension = os.path.splitext(os.path.basename(path))
         stem = stem.encode()[:200].decode(errors="ignore")
         number = 1
         while self._is_taken(f"{SUPERSEDED}/{stem}.{number}"):
             number += 1
-        new = f"{SUPERSEDED}/{stem}.{number}{extension}"
-        self.move(path, new)
-        return path, new
+        return f"{SUPERSEDED}/{stem}.{number}{extension}"
 
     def _is_taken(self, stem: str) -> bool:
         """By a picture of any format: what stands beside pictures goes by their stem."""
@@ -247,6 +284,12 @@ class Store:
         """Make the names of these paths durable."""
         for folder in {os.path.dirname(path) for path in paths}:
             sync_folder(os.path.join(self.root, folder))
+
+    def take_up(self, unplaced: Iterable[StoredImage]) -> None:
+        """Pictures that are settled and not placed: in a folder they count as missing until a run has placed them."""
+
+    def forget_placed(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
+        """(spool name, path) of pictures that are placed and recorded: nothing is left of them in the spool."""
 
     def forget_spooled(self, name: str) -> None:
         Path(self.spooled(name)).unlink(missing_ok=True)

@@ -29,7 +29,10 @@ class BatchBench(Bench):
             observers=[self.events.append],
             engine=engine,
             options=batchgen.RunOptions(
-                emulator_url=self.url, batches=BatchOptions(limits=ChunkLimits(**limits), **own), **options
+                emulator_url=self.url,
+                ledger=self.ledger,
+                batches=BatchOptions(limits=ChunkLimits(**limits), **own),
+                **options,
             ),
         )
 

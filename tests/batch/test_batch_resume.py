@@ -28,6 +28,7 @@ from tests.batch.bench import BatchBench, quick
 from tests.batch.test_batch_crash import CHUNKS, crash
 from tests.batch.test_batch_run import MUGS, assert_all_are_right
 from tests.marked_key import KEY
+from tests.postgres import both_ledgers
 from tests.test_run import HEAD, items
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ async def submitted(bench: BatchBench, text: str = items(*MUGS), head: str = HEA
 # --- another manifest
 
 
+@both_ledgers
 async def test_a_batch_of_an_ai_model_that_the_manifest_no_longer_names_is_collected_all_the_same(bench):
     await submitted(bench)
     outcome = await bench.submit(items(*MUGS), PRO, engine="online")
@@ -82,6 +84,7 @@ async def test_a_limit_and_a_wish_for_anew_leave_what_is_out_alone(tmp_path):
         assert (await bench.stats())["batches_created"] == 1
 
 
+@both_ledgers
 async def test_two_ai_models_and_several_samples_of_an_item_go_in_batches_of_their_own(bench):
     text = "  - {id: a, prompt: one, count: 3}\n  - {id: b, prompt: two, model: pro, count: 2}\n"
     outcome = await bench.submit(text)
@@ -96,6 +99,7 @@ async def test_two_ai_models_and_several_samples_of_an_item_go_in_batches_of_the
 # --- less on disk, or less at the vendor's
 
 
+@both_ledgers
 async def test_lines_that_were_deleted_before_they_were_sent_are_written_anew(bench):
     await crash(bench, f"{CHUNKS}.stepped!", 1)
     for path in (state(bench) / "batch").iterdir():

@@ -13,6 +13,7 @@ from batchgen.emulator import serve
 from batchgen.errors import UsageError
 from batchgen.events import AttemptFailed, BatchCollected, BatchSubmitted, Noted
 from tests.batch.bench import BatchBench, quick
+from tests.postgres import both_ledgers
 from tests.test_references import noise
 from tests.test_run import items
 
@@ -36,6 +37,7 @@ async def assert_all_are_right(bench: BatchBench, names: dict[str, str] = NAMED)
     assert [path.name for path in (state / "batch").glob("*") if path.suffix != ".strange"] == []
 
 
+@both_ledgers
 async def test_a_batch_makes_the_pictures_that_were_served_for_its_prompts(bench):
     outcome = await bench.submit(items(*MUGS))
     assert (outcome.exit_code, outcome.made, outcome.left) == (0, 12, 0)
@@ -58,6 +60,7 @@ async def test_running_again_sends_nothing(bench):
     assert (outcome.exit_code, outcome.kept, (await bench.stats())["batches_created"]) == (0, 12, 1)
 
 
+@both_ledgers
 async def test_chunks_are_bounded_and_each_is_a_batch_of_its_own(bench):
     await bench.submit(items(*MUGS), requests=5)
     assert sorted((await bench.created()).values()) == [1, 1, 1]
@@ -65,12 +68,14 @@ async def test_chunks_are_bounded_and_each_is_a_batch_of_its_own(bench):
     await assert_all_are_right(bench)
 
 
+@both_ledgers
 async def test_nothing_of_a_collected_batch_is_left_at_the_vendors(bench):
     await bench.submit(items(*MUGS))
     assert await bench.at_the_vendors("batches") == {}
     assert await bench.at_the_vendors("files") == {}
 
 
+@both_ledgers
 async def test_without_waiting_it_submits_and_a_later_run_of_any_engine_collects(bench):
     outcome = await bench.submit(items(*MUGS), wait=False)
     assert (outcome.exit_code, outcome.made, outcome.submitted) == (9, 0, 12)
@@ -174,6 +179,7 @@ async def test_a_download_that_broke_off_goes_on_where_it_was_or_begins_anew(tmp
             assert (outcome.exit_code, outcome.made) == (0, 12)
 
 
+@both_ledgers
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -236,6 +242,7 @@ async def test_a_lost_batch_goes_online_with_auto(tmp_path):
         assert (outcome.exit_code, outcome.made, (await bench.stats())["batches_created"]) == (0, 12, 1)
 
 
+@both_ledgers
 async def test_at_the_fallbacks_time_what_was_not_delivered_is_made_online(tmp_path):
     async with await serve(quick(faults=("stuck_running",))) as emulator:
         bench = BatchBench(emulator.base_url, tmp_path)
@@ -268,6 +275,7 @@ async def test_no_chunk_holds_more_tokens_than_the_tier_may_enqueue(bench):
     assert max(event.requests for event in bench.events if isinstance(event, BatchSubmitted)) == 5
 
 
+@both_ledgers
 async def test_a_budget_stops_chunks_before_they_are_sent(bench):
     outcome = await bench.submit(items(*MUGS), max_usd=0.12)
     assert outcome.exit_code == 6
@@ -286,6 +294,7 @@ async def test_a_manifest_that_changed_meanwhile_keeps_what_was_paid_and_asks_fo
     assert len(aside) == 1
 
 
+@both_ledgers
 async def test_an_item_that_left_the_manifest_is_paid_for_and_set_aside(bench):
     await bench.submit(items(*MUGS), wait=False)
     await asyncio_sleep(0.3)

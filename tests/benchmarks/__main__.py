@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.batch import batch
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.cluster import cluster
 from tests.benchmarks.dashboard import dashboard
 from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
@@ -18,6 +19,7 @@ from tests.benchmarks.measure import BENCH, WORK
 from tests.benchmarks.post import post
 from tests.benchmarks.quota import quotas
 from tests.benchmarks.references import references
+from tests.benchmarks.shared import shared
 from tests.benchmarks.start import start
 from tests.benchmarks.throughput import unlimited, waiting
 
@@ -28,10 +30,12 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "manifest": long_manifest,
     "references": references,
     "batch": batch,
+    "cluster": cluster,
     "start": start,
     "gallery": gallery,
     "post": post,
     "dashboard": dashboard,
+    "shared": shared,
 }
 
 

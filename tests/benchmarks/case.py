@@ -15,6 +15,9 @@ NAMES = {
     "bare": "bare aiohttp loop",
     "ours_references": "batchgen",
     "ours_batch": "batchgen, batches",
+    "ours_postgresql": "batchgen, PostgreSQL",
+    "ours_cluster": "batchgen, submits",
+    "worker": "batchgen worker",
     "ours_plan": "batchgen plan",
 }
 

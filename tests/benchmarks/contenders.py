@@ -51,6 +51,30 @@ def ours_batch(task: dict[str, Any]) -> Prepared:
     return work
 
 
+def ours_ledger(task: dict[str, Any]) -> Prepared:
+    """`ours`, its ledger on a server when the task names one."""
+    if task["ledger"]:
+        os.environ["BATCHGEN_LEDGER"] = task["ledger"]
+        import_module("psycopg")
+    return ours(task)
+
+
+def ours_cluster(task: dict[str, Any]) -> Prepared:
+    """`batchgen run MANIFEST --engine cluster --no-wait`: submits. Pictures are as small as here."""
+    ours_ledger(task)
+    import_module("procrastinate")
+    import_module("batchgen.engine.survey").expected_bytes = lambda _: 4096
+    from batchgen.cli.main import run_command_line
+
+    arguments = ["run", task["manifest"], "--quiet", "--yes", "--json", "--engine", "cluster", "--no-wait"]
+
+    def work() -> dict[str, Any]:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return {"exit_code": run_command_line(arguments)}
+
+    return work
+
+
 def ours_references(task: dict[str, Any]) -> Prepared:
     """`ours`, counting how often a reference is opened and encoded."""
     from batchgen.manifest import references
@@ -166,6 +190,8 @@ def peak_bytes() -> int:
 CONTENDERS = {
     "ours": ours,
     "ours_batch": ours_batch,
+    "ours_ledger": ours_ledger,
+    "ours_cluster": ours_cluster,
     "ours_references": ours_references,
     "ours_plan": ours_plan,
     "sdk": sdk,

@@ -17,7 +17,7 @@ from typing import Any
 import batchgen
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.schema import ledger_path, open_for_writing
+from batchgen.ledger.schema import ledger_path, open_file_for_writing
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
 from batchgen.records import Item
 from tests.benchmarks.contenders import MODEL
@@ -62,7 +62,7 @@ def build(folder: Path, items: int, missing: int) -> Path:
     (out / ".batchgen" / "spool").mkdir(parents=True, mode=0o700)
     picture = noise_png(PICTURE_BYTES, random.Random(0))
     done = islice(batchgen.load(manifest).manifest.items(), items - missing)
-    database = open_for_writing(ledger_path(out))
+    database = open_file_for_writing(ledger_path(out))
     fill(database, done, hashlib.sha256(picture).hexdigest())
     database.close()
     link_pictures(out, items - missing, picture)

@@ -8,6 +8,7 @@ from PIL import Image
 from batchgen.ledger.chronicle import Chronicle
 from batchgen.report import contact_sheet
 from batchgen.report.contact_sheet import CELL, GAP_PX, PAPER, Cell, Layout, cells_of, font_for, write_sheets
+from batchgen.store.store import Store
 
 ITEMS = {"a": "x", "b": "[[fault:safety]] y", "c": "z", "füchse-with-a-name-that-no-cell-can-hold": "w"}
 
@@ -72,7 +73,7 @@ def test_more_than_memory_takes_goes_onto_further_sheets(tmp_path, monkeypatch):
     layout = Layout(10, 48)
     monkeypatch.setattr(contact_sheet, "SHEET_MOST_PIXELS", layout.size(30)[0] * layout.size(30)[1])
     cells = [Cell(f"item-{n}", "", "", "failed", "why") for n in range(75)]
-    paths = write_sheets(tmp_path / "s.png", tmp_path, "job", cells, layout, emulated=True)
+    paths = write_sheets(tmp_path / "s.png", Store(tmp_path), "job", cells, layout, emulated=True)
     assert [path.name for path in paths] == ["s.png", "s-2.png", "s-3.png"]
     sizes = []
     for path in paths:

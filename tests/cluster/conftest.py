@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Cluster(Bench):
         super().__init__(url, folder, database)
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def worker(self, *options: str, name: str = "") -> subprocess.Popen[bytes]:
+    def worker(self, *options: str, name: str = "", inside: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """inside: the command that leads to the host it is to run on."""
         name = name or f"w{len(self.workers) + 1}"
         state = self.folder / "state" / name
         state.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ class Cluster(Bench):
             **os.environ, "BATCHGEN_LEDGER": str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state),
         }  # fmt: skip
         with open(self.folder / f"{name}.log", "ab") as log:
-            command = [sys.executable, "-m", "batchgen", "worker", "--name", name, *options]
+            command = [*inside, sys.executable, "-m", "batchgen", "worker", "--name", name, *options]
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         self.workers.append(process)
         return process

@@ -132,8 +132,25 @@ def test_a_tag_that_the_ledger_would_split_is_refused(folder):
     assert "a tag holds no comma" in folder.complaint("vars: {x: 'a,b'}\nitems: [{prompt: p, tags: ['{{ x }}']}]")
 
 
-def test_output_in_the_cloud_is_refused_as_not_there_yet(folder):
-    assert "later release" in folder.complaint("output: s3://bucket/x\nitems: [{prompt: p}]")
+def test_output_may_be_a_bucket_and_then_the_folder_is_the_usual_one(folder):
+    manifest = open_manifest(folder.write("output: S3://bucket/x/\nitems: [{prompt: p}]"))
+    assert (manifest.bucket, manifest.output.name) == ("s3://bucket/x", "job")
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("http://host/x", "http:// is no storage batchgen knows"),
+        ("s3://user:hidden@bucket/x", "credentials come from the environment"),
+        ("s3:///x", "names no bucket"),
+        ("s3://bucket/../x", "the prefix is made of names"),
+        ("s3://bucket/a//b", "the prefix is made of names"),
+        ("s3://bucket/a?x=1", "the prefix is made of names"),
+    ],
+)
+def test_an_address_that_is_no_bucket_is_refused_with_its_line(folder, address, complaint):
+    said = folder.complaint(f"output: {address}\nitems: [{{prompt: p}}]")
+    assert complaint in said and "output" in said and "hidden" not in said
 
 
 @pytest.mark.parametrize("field", ["when", "items"])

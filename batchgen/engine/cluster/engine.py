@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.enclosed import Enclosing
 from batchgen.engine.cluster.watch import Watch
 from batchgen.engine.elsewhere import Handover
 from batchgen.engine.outcome import Ending
@@ -64,8 +65,7 @@ def _submit(run: Handover, schema: str) -> None:
     facts = Submission(
         name=run.manifest.name,
         folder=run.store.root,
-        output=run.store.root,
-        references=str(run.manifest.folder),
+        bucket=run.store.url,
         limits=limits.model_dump(mode="json", exclude_unset=True),
         models=run.manifest.models,
         lanes={lane: load.rpm for lane, load in run.survey.loads.items() if not load.batch},
@@ -75,14 +75,16 @@ def _submit(run: Handover, schema: str) -> None:
     )
     run_id = run.ledger.run_id
 
+    enclosing = Enclosing(run.store, run.manifest.references)
+
     def change(db: Connection) -> None:
         for statement in tables(work.TABLES).split(";"):
             if statement.strip():
                 db.execute(statement)
         work.insert_submission(db, run_id, facts, budget_usd, options.deadline)
         rows: list[tuple[str, Sample, tuple[str, ...]]] = []
-        for row in run.backlog.everything():
-            rows.append(row)
+        for lane, sample, keys in run.backlog.everything():
+            rows.append((lane, enclosing.sample(sample), keys))
             if len(rows) == AT_ONCE:
                 work.insert_work(db, run_id, rows)
                 rows = []

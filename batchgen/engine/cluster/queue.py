@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
-HEARTBEAT_S = 5.0
 STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
 
 UNRECORDED = "03.04.00_50_post_add_retry_failed_job_procedure"  # of tables that were made before this was written down
@@ -153,31 +152,32 @@ def defer(db: Connection, schema: str, numbers: Sequence[int] = (), *, run_id: i
     db.execute(f"SET LOCAL search_path = {schema}")
 
 
-def stalled(db: Connection) -> list[tuple[int, str, int, str]]:
+def stalled(db: Connection, silent_s: float) -> list[tuple[int, str, int, str]]:
     """(number, schema, run, key) of what was taken by somebody who has fallen silent."""
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
         f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name = ?"
         f" AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => ?))",
-        (TASK, STALE_S),
+        (TASK, silent_s),
     ).fetchall()
     found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
     return [(number, args["schema"], args["run"], args["key"]) for number, args in found]
 
 
-def held(db: Connection, schema: str, run: int, key: str) -> bool:
+def held(db: Connection, schema: str, run: int, key: str, silent_s: float) -> bool:
     """Whether a worker that is alive has this sample, whatever the queue makes of its silence."""
     row = db.execute(
         f"SELECT 1 FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
         f" AND w.at > {NOW} - ?",
-        (key, run, STALE_S),
+        (key, run, silent_s),
     ).fetchone()
     return row is not None
 
 
-def orphans(db: Connection) -> list[int]:
-    """Numbers of what nobody has who is alive."""
-    return [number for number, schema, run, key in stalled(db) if not held(db, schema, run, key)]
+def orphans(db: Connection, silent_s: float) -> list[int]:
+    """Numbers of what nobody has who is alive. silent_s: a worker that has said nothing for so long is taken for dead."""
+    found = stalled(db, silent_s)
+    return [number for number, schema, run, key in found if not held(db, schema, run, key, silent_s)]
 
 
 def imported() -> Any:

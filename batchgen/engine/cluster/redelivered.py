@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable, Mapping
 
 from batchgen.engine.lanes import Route
-from batchgen.engine.recover import adopted, fetch_link
+from batchgen.engine.recover import adopted, fetch_link, settled_by_receipt
 from batchgen.errors import DownloadFailed, ProviderError
 from batchgen.ledger.fenced import Claimed, FencedLedger
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.profiles.catalogue import Catalogue
+from batchgen.store.bucket import BucketStore
 from batchgen.store.store import SPOOL, Store
+from batchgen.store.whereabouts import open_store
 from batchgen.transport import Transport
 
 
@@ -56,13 +58,19 @@ class Redelivered:
                 self._note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
                 return False
             return True
-        return await asyncio.to_thread(self._in_a_spool, attempt)
+        return await asyncio.to_thread(self._stored, attempt)
+
+    def _stored(self, attempt: OpenAttempt) -> bool:
+        if isinstance(self._store, BucketStore) and settled_by_receipt(self._ledger, self._store, attempt):
+            self._note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
+            return True
+        return self._in_a_spool(attempt)
 
     def _in_a_spool(self, attempt: OpenAttempt) -> bool:
         state = os.path.join(self._store.root, STATE_FOLDER)
         for entry in sorted(os.listdir(state)):
             if entry.startswith(f"{SPOOL}-"):
-                store = Store(self._store.folder, entry)
+                store = open_store(self._store.folder, self._store.url, entry)
                 if adopted(self._ledger, store, self._catalogue, attempt, self._note, f"spool of {entry[6:]}"):
                     return True
         return False

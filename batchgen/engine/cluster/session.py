@@ -17,29 +17,34 @@ from typing import cast
 from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.cluster.dependents import QueuedDependents
+from batchgen.engine.cluster.enclosed import Enclosed
 from batchgen.engine.cluster.queue import Again, defer
 from batchgen.engine.cluster.redelivered import Redelivered
+from batchgen.engine.delivery import Delivery
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import open_routes
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
-from batchgen.engine.pacing import Pacing
+from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
+from batchgen.engine.receipt import bind
 from batchgen.engine.survey import lane_load
-from batchgen.errors import Fenced
+from batchgen.errors import Fenced, StoreError
 from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded, Stopping
 from batchgen.ledger.fenced import FencedLedger
+from batchgen.ledger.places import pointer
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work import Submission
 from batchgen.manifest import Limits
-from batchgen.manifest.references import References
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedFile
+from batchgen.shared import SharedBook
+from batchgen.store.bucket import BucketStore
 from batchgen.store.store import SPOOL, Store
+from batchgen.store.whereabouts import open_store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
@@ -80,7 +85,7 @@ class Session:
 
     # --- opening and closing
 
-    async def opened(self, shared: SharedFile) -> Session:
+    async def opened(self, shared: SharedBook) -> Session:
         """Raises BatchgenError when this worker cannot make this job's pictures."""
         facts, place = self.facts, self._place
         limits = Limits.model_validate({**facts.limits, "budget_usd": None})
@@ -93,15 +98,16 @@ class Session:
         options = RunOptions(
             concurrency=place.concurrency, hold_uncertain=facts.hold_uncertain, emulator_url=facts.emulator_url
         )
-        self.store = Store(Path(facts.folder), f"{SPOOL}-{place.name}")
-        await asyncio.to_thread(self.store.prepare)
-        pacing = Pacing(self.ledger, loads, limits, options, self._emit)
-        purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, facts.emulator_url is not None)
+        self.store = await asyncio.to_thread(self._open_store)
+        pacing = Pacing(self.ledger, loads, limits, options, self._emit, shared.far)
+        emulated = facts.emulator_url is not None
+        purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
         executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
         transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
         self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
         self.dispatch.outside = 1  # whatever the queue still has
-        dependents = QueuedDependents(self.ledger, self.store, References(Path(facts.references)))
+        self._enclosed = Enclosed(self.store)
+        dependents = QueuedDependents(self.ledger, self.store, self._enclosed.references)
         self._tasks.callback(dependents.close)
         uploads = Uploads(state_folder(place.settings), transport, place.note)
         enclosures = await self._tasks.enter_async_context(
@@ -118,12 +124,35 @@ class Session:
         )  # fmt: skip
         self.dispatch.price(self.execution.reserve_usd)
         self._dependents = dependents
+        self._delivery = await self._tasks.enter_async_context(Delivery(self.ledger, self.store, executor, place.note))
         self._redelivered = Redelivered(self.ledger, self.store, catalogue, transport, self.routes, place.note)
         self._driving = asyncio.create_task(self._drive())
         return self
 
+    def _open_store(self) -> Store:
+        """Raises StoreError when this machine does not see the job's folder, SettingsError."""
+        facts, spool = self.facts, f"{SPOOL}-{self._place.name}"
+        if facts.bucket:
+            state = state_folder(self._place.settings) or Path.cwd()
+            store = open_store(state / "worker" / self.schema, facts.bucket, spool)
+        else:
+            store = open_store(Path(facts.folder), spool=spool)
+            there = pointer(store.folder)
+            if there is None or there.schema != self.schema:
+                raise StoreError(
+                    f"{facts.folder} is not here as the submitter sees it: mount it under the same path, or use a bucket as output"
+                )
+        store.prepare()
+        if isinstance(store, BucketStore):
+            bind(self.ledger, store)
+            store.shared = True
+        return store
+
     async def _drive(self) -> None:
-        await OnlineEngine().drive(self.dispatch, self._execute)
+        async with hearing(self.dispatch):
+            await OnlineEngine().drive(self.dispatch, self._execute)
+        if self.dispatch.fault is not None:
+            self.execution.refused(self.dispatch.fault)
         reason, now = self.dispatch.stopping, time.time()
         if reason not in OWN:
             message = self.execution.trouble or self.stop_message
@@ -159,6 +188,8 @@ class Session:
         if self._driving is not None:
             self.dispatch.stop("closed")
             await self._driving
+            if left := await self._delivery.finish():
+                self._place.note(f"{left} picture(s) wait in {self.store.spool} for {self.store.url}")
         await self._tasks.aclose()
         self.store.rescue.release_ballast()
         with contextlib.suppress(OSError):
@@ -179,6 +210,8 @@ class Session:
             if await self._stands_still(claimed.sample):
                 return
             end = await self._redelivered.settled(claimed)
+            for name in await self.ledger.through_with(claimed.unsettled):
+                await self._purse.died(name)
             if end is not None:
                 state, reason = end
                 if state != "succeeded":
@@ -186,7 +219,7 @@ class Session:
                 return
             lane = claimed.lane
             self._reopen(lane)
-            sample = claimed.sample
+            sample = await asyncio.to_thread(self._enclosed.sample, claimed.sample)
             if sample.item.references or sample.item.turn > 1:
                 sample = await asyncio.to_thread(self._dependents.resolved, sample)
             until = await self._made(lane, sample)

@@ -22,7 +22,7 @@ from batchgen.events import Noted
 from batchgen.ledger.places import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.work import submission
-from batchgen.settings import Settings, state_folder
+from batchgen.settings import Settings
 from batchgen.shared import open_shared
 
 LOOK_S = 1.0
@@ -34,11 +34,13 @@ CONCURRENCY = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
-    has nothing more. health_file: touched from when the worker has joined the queue until it leaves."""
+    has nothing more. health_file: touched from when the worker has joined the queue until it leaves. dead_after_s: how long
+    another worker may say nothing before its samples are taken up; all workers of a server should agree."""
 
     concurrency: int | None = None
     until_empty: bool = False
     health_file: str | None = None
+    dead_after_s: float = queue.STALE_S
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}")
 
 
@@ -76,7 +78,7 @@ class Worker:
         """Until it is stopped, or the queue is empty when that was asked for. Raises LedgerError, UsageError."""
         self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {self._options.name}")
         await asyncio.to_thread(queue.prepare, self._server)
-        self._shared = open_shared(state_folder(self._settings), self._note)
+        self._shared = open_shared(self._url, self._note)
         self._app = queue.open_app(self._url, self._carry)
         beside = [asyncio.create_task(self._beat())]
         try:
@@ -129,7 +131,7 @@ class Worker:
 
     async def _revive(self) -> None:
         """What was taken by a worker that has fallen silent goes back into the queue; the ledger says what became of it."""
-        numbers = await asyncio.to_thread(queue.orphans, self._server)
+        numbers = await asyncio.to_thread(queue.orphans, self._server, self._options.dead_after_s)
         revived = 0
         for number in numbers:
             with contextlib.suppress(queue.imported().exceptions.ProcrastinateException):  # another was quicker
@@ -143,7 +145,7 @@ class Worker:
         try:
             await self._app.run_worker_async(
                 queues=[lane], concurrency=slots, name=self._options.name, install_signal_handlers=False,
-                delete_jobs="successful", update_heartbeat_interval=queue.HEARTBEAT_S, fetch_job_polling_interval=2.0,
+                delete_jobs="successful", update_heartbeat_interval=self._options.dead_after_s / 6, fetch_job_polling_interval=2.0,
                 abort_job_polling_interval=60.0, stalled_worker_timeout=3600.0,
             )  # fmt: skip
         except asyncio.CancelledError:
@@ -165,7 +167,7 @@ class Worker:
                     await asyncio.to_thread(self._beat_once, heart)
                 except LedgerError:
                     heart = None
-                await asyncio.sleep(queue.HEARTBEAT_S)
+                await asyncio.sleep(self._options.dead_after_s / 6)
         finally:
             if heart is not None:
                 heart.close()

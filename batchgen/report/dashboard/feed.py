@@ -13,10 +13,10 @@ from batchgen.report.gallery_facts import (
     NIGHTS_MOST,
     Declared,
     Entries,
-    Files,
     Key,
     Numbers,
     by_sample,
+    files_of,
     job_entry,
     manifest_entry,
     nights_of,
@@ -78,7 +78,7 @@ class Feed:
 
     def _read(self, ledger: Chronicle, items: Sequence[str] | None) -> bool:
         pictures, derivatives = by_sample(ledger.pictures(items)), by_sample(ledger.derivatives(items))
-        entries, changed = Entries(Files(self._folder), self._declared, self._settings, address), False
+        entries, changed = Entries(files_of(ledger, self._folder), self._declared, self._settings, address), False
         order = self._declared.order
         for row in ledger.samples(items):
             key = row[:2]

@@ -8,14 +8,19 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from batchgen.errors import LedgerError
+from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.chronicle import Chronicle
 from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.report.thumbnails import Thumbnails
+from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import BucketAway
 from batchgen.store.sniff import HEAD_BYTES, sniff
+from batchgen.store.store import Store
+from batchgen.store.whereabouts import META, open_store, take_up
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -36,7 +41,10 @@ class Found:
 def find(folder: Path, attempt: int, k: int) -> Found | None:
     """None when there is no such picture, none that lies inside the folder, or its bytes are none."""
     named = _named(folder, attempt, k)
-    return None if named is None else _opened(folder, *named)
+    if named is None:
+        return None
+    store, path, sha256 = named
+    return _fetched(store, path, sha256) if isinstance(store, BucketStore) else _opened(folder, path, sha256)
 
 
 def find_derivative(folder: Path, item_id: str, n: int, sha: str) -> Found | None:
@@ -54,12 +62,24 @@ def _opened(folder: Path, path: str, sha256: str) -> Found | None:
         file = open_regular(resolve(os.path.realpath(folder), path))
     except OutsideError:
         return None
+    return _sniffed(file, sha256)
+
+
+def _fetched(store: BucketStore, path: str, sha256: str) -> Found | None:
+    """Through this process: the browser has no credentials for the bucket, and shall have none."""
+    try:
+        return _sniffed(store.open(path), sha256)
+    except (FileNotFoundError, BucketAway):
+        return None
+
+
+def _sniffed(file: IO[bytes], sha256: str) -> Found | None:
     head = file.read(HEAD_BYTES)
     kind = sniff(head) or ("avif" if head[4:12] == AVIF else None)
     if kind is None:
         file.close()
         return None
-    return Found(file, f"image/{kind}", os.fstat(file.fileno()).st_size, sha256)
+    return Found(file, f"image/{kind}", file.seek(0, os.SEEK_END), sha256)
 
 
 def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
@@ -67,22 +87,31 @@ def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
     named = _named(folder, attempt, k)
     if named is None:
         return None
-    path, sha256 = named
+    store, path, sha256 = named
     try:
-        resolve(os.path.realpath(folder), path)
-    except OutsideError:
+        if not store.url:
+            resolve(os.path.realpath(folder), path)
+        small = Thumbnails(folder, store=store).one(path, sha256)
+    except (OutsideError, BucketAway):
         return None
-    small = Thumbnails(folder).one(path, sha256)
     return small if sniff(small[:HEAD_BYTES]) == "webp" else None
 
 
-def _named(folder: Path, attempt: int, k: int) -> tuple[str, str] | None:
+def _named(folder: Path, attempt: int, k: int) -> tuple[Store, str, str] | None:
     try:
         with closing(Chronicle.open(folder)) as ledger:
             named = ledger.picture_of(attempt, k)
-    except (LedgerError, sqlite3.Error):
+            store = _store(folder, ledger.meta(META) or "")
+            take_up(store, ledger)
+    except (LedgerError, SettingsError, sqlite3.Error):
         return None
-    return named if named is not None and SHA256.fullmatch(named[1]) else None
+    return (store, *named) if named is not None and SHA256.fullmatch(named[1]) else None
+
+
+@lru_cache(64)
+def _store(folder: Path, url: str) -> Store:
+    """One for a job, so that connections to a bucket are used again."""
+    return open_store(folder, url)
 
 
 def part(header: str, size: int) -> tuple[int, int] | None:

@@ -8,10 +8,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen.errors import BatchgenError
+from batchgen.ledger.places import seen_of
 from batchgen.ledger.schema import ledger_path
 
 TICK_S = 0.1  # no file system's clock is coarser that SQLite's WAL is safe on
-Mark = tuple[tuple[int, int, int], ...]
+Mark = tuple[tuple[int, int, int], ...] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,14 @@ class Place:
 def mark_of(folder: Path) -> Mark | None:
     """Changes with every commit: the ledger and its WAL, by inode, size and time. No connection is opened for it.
 
-    None when the last write is so fresh that another may bear the same time.
+    None when the last write is so fresh that another may bear the same time. Of a ledger on a server it is what can be
+    seen there at all, or why nothing can.
     """
+    try:
+        if (seen := seen_of(folder)) is not None:
+            return seen
+    except BatchgenError as error:
+        return str(error)
     path, marks, newest = ledger_path(folder), [], 0
     for file in (path, path.with_name(f"{path.name}-wal")):
         try:

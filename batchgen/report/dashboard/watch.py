@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from batchgen.errors import LedgerError
+from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.places import has_ledger
+from batchgen.ledger.places import identity as identity_of
 from batchgen.ledger.reader import RunRow
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.report.dashboard.card import Nights, card_of
@@ -40,7 +42,7 @@ class Watch:
         self._mark: object = ()
         self._last: RunRow | None = None
         self._nights: Nights = {}
-        self._inode = 0
+        self._identity: object = None
         self._declared: tuple[object, Declared] | None = None
         self._looked_s = 0.0  # monotonic, when the samples were last asked for
 
@@ -68,21 +70,21 @@ class Watch:
     def _read(self, now: float, samples: bool) -> Facts:
         folder = self.place.folder
         blank = {"job": Path(self.place.manifest).stem or folder.name, "folder": str(folder), "at": now}
-        if not ledger_path(folder).is_file():
+        if not has_ledger(folder):
             self.feed = self._last = None
-            return blank | {"problem": GONE if self._inode else NOT_BEGUN, "begun": False}
+            return blank | {"problem": GONE if self._identity else NOT_BEGUN, "begun": False}
         try:
             with closing(Chronicle.open(folder)) as ledger:
                 ledger.hold_still()
                 self._last = ledger.last_run()
                 declared = self._declared_by(ledger.meta("manifest") or "")
-                if (inode := ledger_path(folder).stat().st_ino) != self._inode:
-                    self._inode, self.feed, self._nights = inode, None, {}  # it was built anew
+                if (identity := identity_of(folder)) != self._identity:
+                    self._identity, self.feed, self._nights = identity, None, {}  # it was built anew
                 if samples:
                     self.feed = self.feed or Feed(folder, declared, self.text)
                     self.feed.refresh(ledger, now)
                 return card_of(ledger, folder, declared, self._alive(), self._nights, now)
-        except (LedgerError, OSError) as error:
+        except (BatchgenError, OSError) as error:
             problem: Exception = error
         except sqlite3.Error as error:
             problem = unreadable(error, ledger_path(folder))

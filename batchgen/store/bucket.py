@@ -1,0 +1,389 @@
+"""A job whose pictures live in a bucket: spool, turns and lock stay in the job folder, pictures go up by create-only puts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from batchgen.errors import StoreError
+from batchgen.ledger.ledger import Settled
+from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.recipe import DERIVATIVES
+from batchgen.records import SIDECARS
+from batchgen.store.objects import BucketAway, Objects
+from batchgen.store.sniff import EXTENSION
+from batchgen.store.spool import NO_FOLLOW, SpoolFile
+from batchgen.store.store import SPOOL, SUPERSEDED, TURNS, Store, beside
+from batchgen.store.whereabouts import NOTE, noted
+
+RECEIPTS = f"{STATE_FOLDER}/receipts"
+TRIES = 3  # of a put whose name is taken each time: somebody else writes there
+
+
+class BucketStore(Store):
+    """Nothing is overwritten, and nothing deleted but what was copied to `superseded/` before.
+
+    waiting: spool names, by path, of pictures that the ledger has and the bucket has not.
+    token: tells receipts of this ledger's attempts from those of another job with the same address.
+    away: why the bucket did not take a picture; empty while it does.
+    moving: held while one that waits goes up, so that it keeps its name until it is there.
+    """
+
+    def __init__(self, folder: Path, url: str, spool: str = SPOOL) -> None:
+        super().__init__(folder, spool)
+        self.url = url
+        self.token = ""
+        self.away = ""
+        self.shared = False  # with workers on other machines
+        self.on_away: Callable[[], None] = lambda: None
+        self.waiting: dict[str, str] = {}
+        self.moving = threading.RLock()
+        self._objects = Objects(url)
+        self._sizes: dict[str, int] | None = None
+        self._listed = threading.Lock()
+        self._put: dict[str, tuple[str, str] | None] = {}  # by spool name: what made way for it
+        self._moved: dict[str, tuple[str, str]] = {}  # the same for those that have not gone up yet
+
+    def prepare(self) -> None:
+        """Prove besides that the bucket takes a new object, and refuses to write over one. Raises StoreError."""
+        super().prepare()
+        probe = f"{STATE_FOLDER}/probe-{uuid.uuid4().hex}"
+        first, again = self._objects.create(probe, b"batchgen"), self._objects.create(probe, b"batchgen")
+        with contextlib.suppress(BucketAway):  # a policy may forbid to delete anything
+            self._objects.delete(probe)
+        if not first or again:
+            raise StoreError(f"{self.url}: this storage writes over what is there although it was asked not to")
+
+    def note_address(self) -> None:
+        """In the job folder, for the day on which the ledger cannot be read."""
+        if noted(self.folder) != self.url:
+            note = SpoolFile(self.spool, f"{NOTE}-{uuid.uuid4().hex}")
+            note.write(self.url.encode())
+            note.sync()
+            os.replace(note.path, self.folder / STATE_FOLDER / NOTE)
+
+    # --- what other machines need as well
+
+    def keep_turn(self, attempt: int, text: bytes) -> None:
+        super().keep_turn(attempt, text)
+        if self.shared:
+            self._objects.create(self._turn_path(attempt), text)
+
+    def read_turn(self, attempt: int) -> str:
+        """Raises BucketAway besides."""
+        try:
+            return super().read_turn(attempt)
+        except FileNotFoundError:
+            return self._objects.read(self._turn_path(attempt)).decode("utf-8")
+
+    def _turn_path(self, attempt: int) -> str:
+        return f"{STATE_FOLDER}/{TURNS}/{self.token}-{attempt}.json"
+
+    def keep_state(self, name: str, file: str) -> None:
+        """A file that travels with the work, under its name. Raises BucketAway."""
+        self._objects.create(f"{STATE_FOLDER}/{name}", Path(file))
+
+    def bring_state(self, name: str, target: str) -> None:
+        """Raises FileNotFoundError, BucketAway, StoreError."""
+        self.bring(f"{STATE_FOLDER}/{name}", target)
+
+    # --- an answer's way into the bucket
+
+    def deposit(self, attempt: int, pictures: Sequence[Settled], receipt: Mapping[str, Any]) -> None:
+        """Put the pictures of an attempt, durable in the spool, under their names, and then its receipt.
+
+        receipt: all that settling needs, so that nothing has to be bought again by a process that finds it.
+        Raises BucketAway, at once after an earlier failure: then the ledger is told first and the pictures wait.
+        """
+        if self.away:
+            raise BucketAway(self.away)
+        text = json.dumps(receipt, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        self.forget_spooled(_receipt_name(attempt))
+        kept = SpoolFile(self.spool, _receipt_name(attempt))
+        kept.write(text)
+        kept.sync()
+        try:
+            for picture in pictures:
+                self.place(picture.spool, picture.file.path)
+            self._objects.create(self._receipt_path(attempt), text)
+        except BucketAway as error:
+            self.away = str(error)
+            raise
+
+    def receipt(self, attempt: int) -> dict[str, Any] | None:
+        """What `deposit` kept of an attempt, here or in the bucket; None when it did not come that far."""
+        try:
+            text = Path(self.spooled(_receipt_name(attempt))).read_bytes()
+        except OSError:
+            text = b""
+        if (found := _facts(text)) is None:
+            with contextlib.suppress(FileNotFoundError):
+                found = _facts(self._objects.read(self._receipt_path(attempt)))
+        return found
+
+    def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
+        """As in a folder, but the spooled file stays until `forget_placed`. Raises BucketAway."""
+        if spool_name in self._put:
+            return self._put[spool_name]
+        file = Path(self.spooled(spool_name))
+        if not file.exists() and self._objects.size(path) is not None:
+            return None  # it went up, and another process has forgotten it
+        for _ in range(TRIES):
+            if self._objects.create(path, file) or self._holds(path, file):
+                break
+            if (pair := self._supersede(path)) is not None:
+                self._moved[spool_name] = pair
+        else:
+            raise BucketAway(f"{self.url}/{path}: another program keeps writing there")
+        self._knows(path, file.stat().st_size)
+        self._put[spool_name] = moved = self._moved.pop(spool_name, None)
+        return moved
+
+    def make_room(self, pictures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Of two pictures that wait for one name the earlier makes way. Answers (its new path, its spool name)."""
+        made_way: list[tuple[str, str]] = []
+        if not any(self.waiting.get(path, spool) != spool for spool, path in pictures):
+            return made_way
+        with self.moving:
+            for spool, path in pictures:
+                if (other := self.waiting.get(path, spool)) == spool:
+                    continue
+                earlier = min(spool, other, key=lambda name: int(name.partition(".")[0]))
+                stem, extension = os.path.splitext(os.path.basename(path))
+                made_way.append((f"{SUPERSEDED}/{stem}.{earlier}{extension}", earlier))
+                if earlier == other:
+                    del self.waiting[path]
+                    self.waiting[made_way[-1][0]] = other
+        return made_way
+
+    def wait(
+        self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketAway
+    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """(spool name, path) of pictures that the ledger has and the bucket did not take.
+
+        Answers (new path, spool name) of those that waited for one of these names and make way, and (new path, old path) of
+        those that have made way in the bucket: the ledger has to hear of both.
+        """
+        made_way = self.make_room(pictures)
+        aside = {spool: path for path, spool in made_way}
+        self.waiting.update((aside.get(spool, path), spool) for spool, path in pictures)
+        self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
+        self.away = str(error)
+        self.on_away()
+        pairs = [self._moved.pop(spool, None) or self._put.get(spool) for spool, _ in pictures]
+        return made_way, [(new, old) for old, new in filter(None, pairs)]
+
+    def take_up(self, unplaced: Iterable[StoredImage]) -> None:
+        self.waiting.update((image.file.path, image.spool) for image in unplaced)
+
+    def forget_placed(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
+        """The bucket has them and the ledger knows: their files in the spool have served."""
+        for spool, path in pictures:
+            if self.waiting.get(path) == spool:
+                del self.waiting[path]
+            self._put.pop(spool, None)
+            self.forget_spooled(spool)
+        self.forget_spooled(_receipt_name(attempt))
+
+    def _receipt_path(self, attempt: int) -> str:
+        return f"{RECEIPTS}/{self.token}-{attempt}.json"
+
+    def _holds(self, path: str, file: Path) -> bool:
+        """Whether exactly this stands there: put by a run that died before it could say so."""
+        if self._objects.size(path) != file.stat().st_size:
+            return False
+        with contextlib.suppress(FileNotFoundError), open(file, "rb") as data:
+            return self._sha256(path) == hashlib.file_digest(data, "sha256").hexdigest()
+        return False
+
+    # --- what is there
+
+    def judge(self, path: str, sha256: str, size: int) -> Literal["right", "missing", "changed"]:
+        """Every byte is read again, and none is kept."""
+        found = self._listing().get(path)
+        if found != size:
+            return "missing" if found is None else "changed"
+        try:
+            return "right" if self._sha256(path) == sha256 else "changed"
+        except FileNotFoundError:
+            return "missing"
+
+    def has(self, path: str, size: int) -> bool:
+        if (spool := self.waiting.get(path)) is not None:
+            with contextlib.suppress(OSError):
+                return os.path.getsize(self.spooled(spool)) == size
+        return self._listing().get(path) == size
+
+    def sha256(self, path: str) -> str:
+        with self._waiting_file(path) as file:
+            return self._sha256(path) if file is None else hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+    def open(self, path: str) -> IO[bytes]:
+        """The picture, at its start. Raises FileNotFoundError, BucketAway."""
+        with self._waiting_file(path) as file:
+            return io.BytesIO(self._objects.read(path) if file is None else file.read())
+
+    def bring(self, path: str, target: str) -> None:
+        """Copy the picture into a file of this machine. Raises FileNotFoundError, BucketAway, StoreError."""
+        part = SpoolFile(os.path.dirname(target), f"{os.path.basename(target)}.part")
+        try:
+            with self._waiting_file(path) as file:
+                for piece in self._objects.pieces(path) if file is None else iter(lambda: file.read(1 << 20), b""):
+                    part.write(piece)
+            part.close()
+            os.replace(part.path, target)
+        finally:
+            part.discard()
+
+    @contextlib.contextmanager
+    def at_hand(self, path: str) -> Iterator[str]:
+        copy = self.spooled(f"copy-{uuid.uuid4().hex}")
+        try:
+            self.bring(path, copy)
+            yield copy
+        finally:
+            Path(copy).unlink(missing_ok=True)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        for path, size in self._listing().items():
+            if not any(part.startswith(".") for part in path.split("/")) and not path.startswith(f"{DERIVATIVES}/"):
+                yield path, size
+
+    @contextlib.contextmanager
+    def _waiting_file(self, path: str) -> Iterator[IO[bytes] | None]:
+        """The spooled file of a picture that waits; None for one that the bucket has."""
+        spool = self.waiting.get(path)
+        try:
+            fd = -1 if spool is None else os.open(self.spooled(spool), os.O_RDONLY | NO_FOLLOW)
+        except OSError:
+            fd = -1  # it has gone up meanwhile
+        if fd < 0:
+            yield None
+            return
+        with os.fdopen(fd, "rb") as file:
+            yield file
+
+    def _sha256(self, path: str) -> str:
+        digest = hashlib.sha256()
+        for piece in self._objects.pieces(path):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _listing(self) -> dict[str, int]:
+        """Sizes by path: listed once, a thousand to a request, and kept up to date by what this process does."""
+        with self._listed:
+            if self._sizes is None:
+                found = self._objects.all()
+                self._sizes = {path: size for path, size in found if not path.startswith(f"{STATE_FOLDER}/")}
+            return self._sizes
+
+    def _knows(self, path: str, size: int | None) -> None:
+        if self._sizes is None:
+            return
+        if size is None:
+            self._sizes.pop(path, None)
+        else:
+            self._sizes[path] = size
+
+    # --- making way
+
+    def supersede(self, path: str) -> tuple[str, str] | None:
+        if path not in self.waiting:
+            return self._supersede(path)
+        new = self._aside(path)
+        self.move(path, new)
+        return path, new
+
+    def _supersede(self, path: str) -> tuple[str, str] | None:
+        """What the bucket has there, whatever waits for the name."""
+        if self._objects.size(path) is None:
+            return None
+        new = self._aside(path)
+        self._move_all(path, new)
+        return path, new
+
+    def _is_taken(self, stem: str) -> bool:
+        listing = self._listing()
+        return any(stem + ending in listing or stem + ending in self.waiting for ending in EXTENSION.values())
+
+    def move(self, path: str, new: str) -> None:
+        """Copied, then deleted. One that waits in the spool will go up under its new name."""
+        if (spool := self.waiting.pop(path, None)) is not None:
+            self.waiting[new] = spool
+            return
+        self._move_all(path, new)
+
+    def _move_all(self, path: str, new: str) -> None:
+        listing = self._listing()
+        for old in (beside(path, ending) for ending in SIDECARS):
+            if old in listing:
+                name = beside(new, os.path.basename(old)[len(os.path.splitext(os.path.basename(path))[0]) :])
+                if name in listing:
+                    self._set_aside(name)
+                self._move(old, name)
+        self._move(path, new)
+
+    def _move(self, path: str, new: str) -> None:
+        try:
+            self._objects.move(path, new)
+        except FileNotFoundError:
+            raise StoreError(f"{self.url}/{path}: it has gone: it was there when the run began") from None
+        self._knows(new, self._listing().get(path, 0))
+        self._knows(path, None)
+
+    def _set_aside(self, name: str) -> None:
+        number = 1
+        while (aside := f"{SUPERSEDED}/{os.path.basename(name)}.{number}") in self._listing():
+            number += 1
+        self._move(name, aside)
+
+    # --- what stands beside pictures
+
+    def write_beside(self, path: str, contents: Mapping[str, str]) -> None:
+        for ending, text in contents.items():
+            data, name = text.encode(errors="replace"), beside(path, ending)
+            if not self._objects.create(name, data) and not self._same(name, data):
+                self._set_aside(name)
+                self._objects.create(name, data)
+            self._knows(name, len(data))
+
+    def _same(self, name: str, data: bytes) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self._objects.size(name) == len(data) and self._objects.read(name) == data
+        return False
+
+    def read_beside(self, path: str, listed: Collection[str]) -> dict[str, str]:
+        found = {}
+        for ending in SIDECARS:
+            if (name := beside(path, ending)) in listed:
+                with contextlib.suppress(FileNotFoundError):
+                    found[ending] = self._objects.read(name).decode("utf-8", "replace")
+        return found
+
+    def lacks_beside(self, path: str, contents: Mapping[str, str]) -> bool:
+        listing = self._listing()
+        return path in listing and not all(beside(path, ending) in listing for ending in contents)
+
+    def sync(self, *paths: str) -> None:
+        """A put that was answered is durable."""
+
+
+def _facts(text: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _receipt_name(attempt: int) -> str:
+    return f"receipt-{attempt}"

@@ -1,0 +1,167 @@
+"""Objects of one bucket below one prefix: the few things we ask of obstore, and its errors in words that hold no key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from batchgen.errors import SettingsError, StoreError
+from batchgen.settings import environment, is_loopback
+
+WHOLE_MOST_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
+PIECE_BYTES = 1 << 20
+PAGE = 1000
+CONNECT_S, REQUEST_S = 10, 120
+RETRIES, RETRY_S = 2, 15  # of one request, at once; what is still not taken then waits in the spool
+MISSING = "buckets need obstore: pip install 'batchgen[cloud]'"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT")
+ALLOWING = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
+KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>")
+
+
+class BucketAway(StoreError):
+    """The bucket does not take or give what it should, and may another time."""
+
+
+class Objects:
+    """Safe to use from several threads. Every call raises BucketAway; FileNotFoundError where it says so."""
+
+    def __init__(self, url: str) -> None:
+        """url: as `bucket_url` gives it. Raises SettingsError without the extra, or for an endpoint that is not safe."""
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError:
+            raise SettingsError(f"{url}: {MISSING}") from None
+        self.url = url
+        self._do: Any = obstore
+        client: dict[str, Any] = {"timeout": f"{REQUEST_S}s", "connect_timeout": f"{CONNECT_S}s"}
+        if _plain_endpoint(environment()):
+            client["allow_http"] = True
+        retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+        try:
+            self._store: Any = from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+        except Exception as error:
+            raise SettingsError(f"{url}: {in_words(error, url)}") from None
+
+    def create(self, path: str, data: bytes | Path) -> bool:
+        """Whether it was written: False when the name is taken. data: the bytes, or the file that holds them."""
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        kind = _CONTENT_TYPES.get(path.rpartition(".")[2])
+        options: dict[str, Any] = {"attributes": {"Content-Type": kind}} if kind else {}
+        if size <= WHOLE_MOST_BYTES:
+            options |= {"mode": "create", "use_multipart": False}
+        elif self.size(path) is not None:  # no service knows a create-only upload in parts
+            return False
+        with self._asking(found=False):
+            try:
+                self._do.put(self._store, path, data, **options)
+            except self._do.exceptions.AlreadyExistsError:
+                return False
+        return True
+
+    def size(self, path: str) -> int | None:
+        """Bytes of the object; None when there is none."""
+        try:
+            with self._asking():
+                return int(self._do.head(self._store, path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def read(self, path: str) -> bytes:
+        """Raises FileNotFoundError."""
+        with self._asking():
+            return bytes(self._do.get(self._store, path).bytes())
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The object in pieces. Raises FileNotFoundError."""
+        with self._asking():
+            for piece in self._do.get(self._store, path).stream(min_chunk_size=PIECE_BYTES):
+                yield bytes(piece)
+
+    def all(self) -> Iterator[tuple[str, int]]:
+        """(path, bytes) of every object below the prefix."""
+        with self._asking():
+            for page in self._do.list(self._store, chunk_size=PAGE):
+                for found in page:
+                    yield found["path"], found["size"]
+
+    def move(self, path: str, new: str) -> None:
+        """To a name that is free. The copy is there before the original goes. Raises FileNotFoundError."""
+        with self._asking():
+            self._do.copy(self._store, path, new)
+            self._do.delete(self._store, path)
+
+    def delete(self, path: str) -> None:
+        with self._asking():
+            self._do.delete(self._store, path)
+
+    @contextmanager
+    def _asking(self, *, found: bool = True) -> Iterator[None]:
+        """found: whether the answer that there is no such object is one."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if found and "NoSuchBucket" not in str(error):
+                raise FileNotFoundError from None
+            raise BucketAway(f"{self.url}: there is no such bucket") from None
+        except (self._do.exceptions.BaseError, OSError) as error:
+            raise BucketAway(f"{self.url}: {in_words(error, self.url)}") from None
+
+
+_CONTENT_TYPES = {
+    "png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "gif": "image/gif",
+    "json": "application/json", "txt": "text/plain; charset=utf-8", "md": "text/markdown; charset=utf-8",
+}  # fmt: skip
+
+
+def in_words(error: Exception, url: str) -> str:
+    """What went wrong, without addresses, headers or keys: obstore's own text holds whole requests."""
+    text, kind = str(error), type(error).__name__
+    status = match[1] if (match := _STATUS.search(text)) else ""
+    code = f" {match[1]}" if (match := _CODE.search(text)) else ""
+    scheme = url.partition(":")[0]
+    if kind in ("PermissionDeniedError", "UnauthenticatedError") or status in ("401", "403"):
+        if "token" not in text:
+            return f"the bucket refuses it (HTTP {status or '403'}{code}): check the credentials and what they may do"
+        return f"no usable credentials: set {KEYS[scheme]}"
+    if re.search(r"Missing|must be specified|token request|credential", text):
+        return f"no usable credentials: set {KEYS[scheme]}"
+    if "NoSuchBucket" in text:
+        return "there is no such bucket"
+    if status:
+        return f"it answers HTTP {status}{code}"
+    if "kind: Timeout" in text:
+        return "it does not answer in time"
+    if "kind: Connect" in text:
+        return "it cannot be reached: connection refused, or no such host"
+    return f"it cannot be used ({kind})"
+
+
+def _plain_endpoint(environ: Mapping[str, str]) -> bool:
+    """Whether an endpoint is plain http on loopback. Raises SettingsError for one elsewhere that was not allowed in words."""
+    plain = False
+    for name in ENDPOINTS:
+        parts = urlsplit(environ.get(name, ""))
+        if parts.scheme != "http":
+            continue
+        if not is_loopback(parts.hostname or ""):
+            if any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOWING):
+                continue
+            raise SettingsError(
+                f"{name}: plain http would show pictures and requests to the network:"
+                f" use https, or say {ALLOWING[0]}=true"
+            )
+        plain = True
+    return plain

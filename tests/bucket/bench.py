@@ -1,0 +1,50 @@
+"""One emulator, one bucket, one job folder, and what is known of them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import batchgen
+from batchgen.engine.outcome import Outcome
+from batchgen.events import Noted
+from batchgen.ledger.reader import Reader
+from tests.test_run import HEAD, Bench, items
+
+ADDRESS = "s3://pictures/shop/catalog"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class BucketBench(Bench):
+    @property
+    def job(self) -> Path:
+        return self.folder / "job.emulated"
+
+    @property
+    def spooled(self) -> list[str]:
+        return sorted(path.name for path in (self.job / ".batchgen" / "spool").iterdir())
+
+    @property
+    def notes(self) -> str:
+        return "\n".join(event.message for event in self.events if isinstance(event, Noted))
+
+    async def run(self, items: str, head: str = HEAD, **options: Any) -> Outcome:
+        self.events = []
+        job = batchgen.load(self.manifest(items, head), output=ADDRESS, emulate=True)
+        return await batchgen.run(
+            job, observers=[self.events.append], options=batchgen.RunOptions(emulator_url=self.url, **options)
+        )
+
+    async def child(
+        self, place: str = "-", k: int = 1, entries: str = items("a", "b", "c")
+    ) -> asyncio.subprocess.Process:
+        """A process that runs the job, and dies at the k-th call of `place`."""
+        manifest = str(self.manifest(entries))
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.crash_child", manifest, ADDRESS, self.url, place, str(k), cwd=ROOT
+        )
+
+    def reader(self) -> Reader:
+        return Reader.open(self.job)

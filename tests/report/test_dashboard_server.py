@@ -1,0 +1,60 @@
+"""A dashboard's look at a job whose ledger is in PostgreSQL: what has changed is seen, and a server that has gone is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchgen.emulator import serve
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.report.dashboard.place import Place
+from batchgen.report.dashboard.watch import Watch
+from batchgen.report.gallery_facts import Declared
+from batchgen.report.metrics import exposition
+from tests.postgres import PASSWORD
+from tests.test_run import FAST, Bench, items
+
+
+@pytest.fixture
+async def bench(tmp_path, database, monkeypatch):
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    async with await serve(FAST) as emulator:
+        yield Bench(emulator.base_url, tmp_path)
+
+
+def watch_of(bench: Bench) -> Watch:
+    return Watch(Place(bench.folder / "out"), lambda *_: Declared(load_catalogue()), list, lambda _: None)
+
+
+async def test_a_run_is_seen_and_nothing_new_is_no_news(bench):
+    watch = watch_of(bench)
+    watch.look(samples=True)
+    assert watch.card["begun"] is False
+    await bench.run(items("a"))
+    assert watch.look(samples=True)
+    assert "problem" not in watch.card, watch.card["problem"]
+    assert watch.card["samples"] == {"succeeded": 1}
+    version = watch.version
+    watch.look(samples=True)
+    assert watch.version == version
+    await bench.run(items("a", "b"))
+    assert watch.look(samples=True)
+    assert watch.card["samples"] == {"succeeded": 2}
+    assert b'"i1"' in str(watch.missed(-1, "")).encode()
+
+
+async def test_a_server_that_has_gone_is_told_without_the_password(bench, database, monkeypatch):
+    await bench.run(items("a"))
+    watch = watch_of(bench)
+    watch.look(samples=False)
+    monkeypatch.setenv("BATCHGEN_LEDGER", f"postgresql://u:{PASSWORD}@127.0.0.1:1/x")
+    assert watch.look(samples=False)
+    assert "postgresql://u@127.0.0.1:1/x cannot be used" in watch.card["problem"]
+    assert PASSWORD not in str(watch.card)
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    assert watch.look(samples=False)
+    assert "problem" not in watch.card
+
+
+async def test_metrics_of_such_a_job_are_those_of_any(bench):
+    await bench.run(items("a"))
+    assert b'batchgen_samples{job="job.emulated"' in exposition([bench.folder / "out"])[0]

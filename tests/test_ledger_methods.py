@@ -1,0 +1,230 @@
+"""One history written to both databases, and every question to a ledger asked of both: the answers are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from batchgen.errors import DownloadFailed, Refused, Unanswered
+from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.chunks import Chunks
+from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
+from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.places import Server, known_as
+from batchgen.ledger.reader import Reader
+from batchgen.records import ImageFile, Reply, Usage
+from tests.conftest import make_sample
+
+FLAGGED = ("size",)
+UNORDERED = {"current_samples", "files", "images_by_model", "requests_by_model", "usd_by_model", "maybe_usd_by_model",
+             "texts_beside", "chunk_lanes", "unwanted_derivatives"}  # fmt: skip
+READER: dict[str, tuple[Any, ...]] = {
+    "answered": (1,), "attempt": (1,), "attempts": (1,), "beside": (1,), "beyond_requests": (), "billed_requests": (),
+    "chunk": (1,), "chunk_lanes": (), "chunk_usd": (1,), "cooling": (), "counts": (), "counts_by_model": (),
+    "current_count": (), "current_samples": (), "earlier_image": ("a", 1, "fp-a"), "ends_in": (1,), "files": (),
+    "flagged": (1, 9), "flagged_count": (1,), "images": (), "images_by_model": (), "known": (["a", "é", "none"],),
+    "last_ended_run": (), "last_run": (), "last_success_at": (), "made_at": ("a", 1, "fp-a"), "made_in": (1,),
+    "maybe_usd_by_model": (), "meta": ("name",), "money": (1,), "most_accepted": ("gemini/m", 0.0), "newest_paths": (1, 9),
+    "open_attempts": (), "open_chunks": (), "parked": (), "picture": ("a", 1), "picture_requests": (), "reasons": (9,),
+    "recent_sends": ("gemini/m", 0.0), "requests_by_model": (), "results": (("succeeded", "refused"),),
+    "results_in_order": (("succeeded", "refused", "running"),), "results_of": ("a",), "runs": (9,),
+    "sent_since": ("gemini/m", 0.0), "spent_since": (0.0, ["gemini/m"]), "stored": (), "stored_count": (),
+    "submitted": (7,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
+    "unplaced": (), "usd_by_lane": (1,), "usd_by_model": (), "wire": ("a", 1),
+}  # fmt: skip
+CHRONICLE: dict[str, tuple[Any, ...]] = {
+    "hold_still": (), "all_attempts": (), "attempts_after": (3, [1]), "changed_since": (1004.0,), "derivative_of": ("a", 1, "ab"),
+    "derivatives": (["a"],), "ended_since": (0.0,), "last_trouble": (1,), "nights": (), "picture_of": (1, 0), "pictures": (),
+    "samples": (),
+}  # fmt: skip
+DERIVED: dict[str, tuple[Any, ...]] = {
+    "derivative_counts": (), "derivative_failures": (9,), "derivatives": (["a", "d"],), "made_derivatives": (),
+    "pictures": (["a", "g"],), "unwanted_derivatives": (),
+}  # fmt: skip
+HELD_OPEN = {"open", "of", "close"}  # they ask for nothing
+
+
+def public(owner: type, base: type = object) -> set[str]:
+    names = set(vars(owner)) if base is not object else set(dir(owner))
+    return {name for name in names if not name.startswith("_") and inspect.isroutine(getattr(owner, name))} - HELD_OPEN
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, owner: type, seen: set[str]) -> None:
+    """Notes every call of a method."""
+
+    def noting(name: str, real: Any) -> Any:
+        def call(*values: Any, **more: Any) -> Any:
+            seen.add(name)
+            return real(*values, **more)
+
+        return call
+
+    for name in public(owner):
+        monkeypatch.setattr(owner, name, noting(name, getattr(owner, name)))
+
+
+def derivative(path: str, item: str, state: str) -> DerivativeRow:
+    return DerivativeRow(
+        path, item, 1, "web", state, "r", "ab" * 32, "webp", "ab" * 32, 3, 1, 1, 5, "why" * (state == "failed")
+    )
+
+
+def settled(name: str, n: int = 1, k: int = 0, **more: Any) -> Settled:
+    file = ImageFile(path=f"{name}-{n}.png", sha256="ab" * 32, bytes=3, width=1, height=1, format="png", **more)
+    return Settled(n, k, f"spool-{k}", file, 0.04)
+
+
+async def write_history(ledger: Ledger, chunks: Chunks) -> None:
+    """Something of everything. Texts hold what a database may stumble over: quotes, marks, percent signs."""
+    usage, reply = (
+        Usage(image_tokens=9, prompt_tokens=4),
+        Reply(usage=Usage(image_tokens=9), text="it's 100 % ? \\ '\u00e9'"),
+    )
+    ledger.run_started(1, "host", "0", wanted=9, kept=1)
+    ledger.set_meta(name="it's ?", manifest="m.yaml")
+    a, b, c, d, e = (make_sample(name) for name in ("a", "\u00e9", "c", "d", "e"))
+    first = await ledger.attempt_started(a, "gemini/m", 1, 0.05, "smaller")
+    assert len(ledger.foreseen(first, a, [settled("a")])) == 1
+    ledger.attempt_succeeded(
+        first, a, reply, [settled("a", flags=FLAGGED)], sent_at=1.5, usd=0.04, usd_source="usage", beside={".txt": "so"}
+    )
+    ledger.placed(first)
+    refused = await ledger.attempt_started(b, "gemini/m", 1, 0.05)
+    await ledger.attempt_failed(
+        refused, b, Refused("no: 100 % 'this'", usage=usage), sent_at=2.5, state="refused", cost=(0.01, "usage")
+    )
+    lost = await ledger.attempt_started(c, "gemini/m", 1, 0.05)
+    await ledger.attempt_failed(lost, c, Unanswered("gone"), sent_at=3.5, state="uncertain")
+    linked = await ledger.attempt_started(d, "aimlapi/n", 1, None)
+    ledger.links_received(linked, Reply(links=("https://a/b?c=%20",), usage=usage, text="t"))
+    await ledger.download_failed(linked, d, DownloadFailed("404"))
+    ledger.reopened(linked, Reply(links=("https://a/c",)))
+    pair = replace(make_sample("g"), images=2)
+    both = await ledger.attempt_started(pair, "gemini/m", 1, None)
+    ledger.attempt_succeeded(
+        both,
+        pair,
+        reply,
+        [settled("g")],
+        sent_at=None,
+        usd=None,
+        usd_source="",
+        missing=[Missing(2, "mismatch", "small", "failed")],
+    )
+    again = await ledger.attempt_started(a, "gemini/m", 2, 0.05)
+    ledger.attempt_succeeded(again, a, reply, [settled("a")], sent_at=4.5, usd=0.05, usd_source="estimate")
+    ledger.placed(again, [("a-1.png", "superseded/a-1.png")])
+    ledger.blocked([(make_sample("f"), "because of e")])
+    chunk, numbers = await chunks.recorded(
+        "gemini/m", "job", [(e, 1, 0.02, "", {"x": 1}), (make_sample("k"), 1, 0.02, "", {})]
+    )
+    assert numbers == [7, 8]
+    chunk = await chunks.asked(await chunks.stepped(chunk, step="uploaded", input_file="f/1"))
+    await chunks.adopted(chunk)
+    ledger.attempt_succeeded(7, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage")
+    other, _ = await chunks.recorded("gemini/m", "job", [(make_sample("h"), 1, 0.02, "", {})])
+    await chunks.dropped(other, "no room")
+    await chunks.recorded("gemini/n", "job", [(make_sample("i"), 1, 0.02, "", {})])
+    assert chunks.drop_unsent() == 1
+    third, _ = await chunks.recorded("gemini/n", "job", [(make_sample("j"), 1, 0.02, "", {})])
+    await chunks.stepped(third, step="collected")
+    rows = [
+        derivative("w/a.webp", "a", "made"),
+        derivative("w/d.webp", "d", "failed"),
+        derivative("w/z.webp", "z", "skipped"),
+    ]
+    await ledger.writer.write(recorded([*rows, rows[0]]))
+    await ledger.writer.write(forgotten(rows[2:]))
+    ledger.parked("gemini/m", 9.5, "too much")
+    ledger.parked("gemini/n", 9.5, "too much")
+    ledger.unparked("gemini/n")
+    ledger.cooled("gemini/m", 7.25)
+    ledger.apply([("UPDATE sample SET tags = ? WHERE item_id = ?", ("x,y", "a"))])
+    ledger.catch_up()
+    ledger.run_ended(3, "budget", {"made": 2})
+    ledger.run_started(2, "host", "0")
+    ledger.run_ended(0, "", {})
+
+
+@pytest.fixture
+def both(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ledger, Ledger]]:
+    """The same history in SQLite and in PostgreSQL, by a clock that ticks alike."""
+    ledgers: list[Ledger] = []
+    for kind in ("sqlite", "postgresql"):
+        folder = tmp_path / kind
+        (folder / ".batchgen").mkdir(parents=True)
+        clock = SimpleNamespace(time=itertools.count(1000.25).__next__)
+        for module in ("ledger", "chunks"):
+            monkeypatch.setattr(f"batchgen.ledger.{module}.time", clock)
+        server = None if kind == "sqlite" else Server(database, "job", known_as(str(folder)))
+        ledgers.append(Ledger(folder, server))
+        asyncio.run(write_history(ledgers[-1], Chunks(ledgers[-1])))
+    yield ledgers[0], ledgers[1]
+    for ledger in ledgers:
+        ledger.close()
+
+
+def answer(reader: Any, name: str, values: tuple[Any, ...]) -> Any:
+    found = getattr(reader, name)(*values)
+    plain = list(found) if isinstance(found, Iterator) else found
+    return sorted(plain, key=repr) if name in UNORDERED or isinstance(plain, set) else plain
+
+
+def test_both_databases_answer_every_question_alike(both):
+    sqlite, server = both
+    for name, values in READER.items():
+        expected = answer(sqlite.reader, name, values)
+        assert answer(server.reader, name, values) == expected, name
+        assert expected, f"{name} is asked about nothing"
+
+
+def test_both_databases_are_asked_about_nothing_alike(both):
+    for ledger in both:
+        chronicle, derived = Chronicle(ledger.reader._connection), Derived.of(ledger.reader)
+        asked = [ledger.reader.known([]), list(ledger.reader.results_in_order([])), list(chronicle.samples([]))]
+        asked += [
+            list(chronicle.pictures([])),
+            list(chronicle.derivatives([])),
+            derived.pictures([]),
+            derived.derivatives([]),
+        ]
+        assert not any(asked)
+        assert ledger.reader.spent_since(0.0, []) == 0.0
+        assert len(list(chronicle.attempts_after(6, []))) == 5
+
+
+@pytest.mark.parametrize(("owner", "questions"), [(Derived, DERIVED), (Chronicle, CHRONICLE)])
+def test_both_databases_answer_the_views_alike(both, owner, questions):
+    for name, values in questions.items():
+        expected, found = (answer(owner(ledger.reader._connection), name, values) for ledger in both)
+        assert found == expected, name
+        assert expected or name in ("hold_still", "unwanted_derivatives"), f"{name} is asked about nothing"
+
+
+@pytest.mark.parametrize(
+    ("owner", "base", "questions"),
+    [(Reader, object, READER), (Chronicle, Reader, CHRONICLE), (Derived, Reader, DERIVED)],
+)
+def test_no_question_is_left_out(owner, base, questions):
+    assert public(owner, base) == set(questions)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_history_calls_everything_that_writes(tmp_path, request, monkeypatch, kind):
+    seen: dict[type, set[str]] = {Ledger: set(), Chunks: set()}
+    for owner, names in seen.items():
+        watch(monkeypatch, owner, names)
+    (tmp_path / ".batchgen").mkdir()
+    server = None if kind == "sqlite" else Server(request.getfixturevalue("database"), "job", known_as(str(tmp_path)))
+    ledger = Ledger(tmp_path, server)
+    asyncio.run(write_history(ledger, Chunks(ledger)))
+    ledger.close()
+    assert seen == {owner: public(owner) for owner in seen}
