@@ -150,6 +150,14 @@ def test_an_edited_manifest_counts_and_its_job_is_the_same_under_any_path(night)
     assert set(other.known.values()) == set(roster.known.values())
 
 
+def test_a_job_in_a_bucket_is_known_by_the_bucket(night):
+    path = night.cluster.folder / "job.yaml"
+    path.write_text("output: s3://pictures/job\nschedule: '01:30'\n" + HEAD + items("a"))
+    roster = SharedRoster([str(path)], Rota(night.database, "w"))
+    roster.reread(0.0)
+    assert roster.known == {path: "s3://pictures/job"}
+
+
 # --- whose turn it is
 
 
