@@ -179,7 +179,7 @@ class NightPlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightBegan(Event):
-    """due: when it should have begun. why: on time, missed, interrupted, held, reset, batches."""
+    """due: when it should have begun. why: on time, missed, interrupted, held, reset, batches, or made: what it submitted to workers."""
 
     job: str
     manifest: str

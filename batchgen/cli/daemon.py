@@ -98,7 +98,9 @@ def _carry_out(invocation: Invocation, roster: Roster, *, once: bool, log_format
 class Words:
     """The command line of a night, and its environment."""
 
-    def __init__(self, emulate: bool, log_format: LogFormat) -> None:
+    def __init__(self, emulate: bool, log_format: LogFormat, engine: str = "") -> None:
+        """engine: whatever the schedule says."""
+        self._engine = engine
         self._more = [*(["--emulate"] if emulate else []), *(["--log-format", "json"] if log_format == "json" else [])]
 
     def __call__(self, job: Scheduled, due: Due) -> tuple[list[str], Mapping[str, str]]:
@@ -113,7 +115,10 @@ class Words:
         # Both limits hold: a night that is made up for by day lasts no longer than a night.
         limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
         money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
-        ways = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
+        engine = self._engine or wanted.engine
+        ways = [] if engine == "online" else ["--engine", engine, "--no-wait"]
+        # The night's work is done: what has failed in it is left to the next one.
+        ways += ["--retry", "none"] if due.why == "made" else []
         # -P: a file that lies beside the manifest is no module of ours.
         program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
         zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}

@@ -8,16 +8,17 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from batchgen.cli.finding import Finding
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
-from batchgen.errors import BillingStopped, KeyRejected, LedgerError, ProviderError, SettingsError, UsageError
+from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
 from batchgen.ledger.schema import network_file_system
 from batchgen.report import figures
 from batchgen.report.screen import Screen
@@ -37,17 +38,6 @@ LIMITS = {  # neither API answers how many requests a key may send
     "aimlapi": "no rate limit is published; what batchgen keeps to: `batchgen models`",
 }
 WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
-Verdict = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """remedy: what to do, empty when all is well."""
-
-    verdict: Verdict
-    what: str
-    says: str
-    remedy: str = ""
 
 
 @click.command("doctor")
@@ -62,7 +52,8 @@ class Finding:
 )
 @pass_invocation
 def command(invocation: Invocation, manifest: str | None, online: bool, quota: bool, as_json: bool) -> int:
-    """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs.
+    """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs; with BATCHGEN_LEDGER
+    set, the server, the queue and who works.
 
     Exit code 5 when something is missing that a run needs. Keys are named, never shown.
 
@@ -104,7 +95,10 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
         yield folder(job.folder)
         if job.bucket:
             yield bucket(job.bucket, online=online)
-    yield from ledger_server(settings)
+    if settings.get(LEDGER) or settings.get(f"{LEDGER}_FILE"):
+        from batchgen.cli.doctor_cluster import server
+
+        yield from server(settings)
     for warning in settings.warnings:
         yield Finding("warn", "settings", warning)
     if online or quota:
@@ -116,19 +110,6 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
 def versions() -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "SQLite", sqlite3.sqlite_version)
-
-
-def ledger_server(settings: Settings) -> Iterator[Finding]:
-    """Whether the server that is to have the ledgers lets us in."""
-    if (url := settings.text(LEDGER)) is None:
-        return
-    from batchgen.ledger.places import server_url
-    from batchgen.ledger.postgresql import look
-
-    try:
-        yield Finding("ok", "ledger", look(server_url(url)))
-    except (LedgerError, SettingsError, UsageError) as error:
-        yield Finding("fail", "ledger", str(error), f"see to {LEDGER}")
 
 
 def clock(now: float) -> Finding:

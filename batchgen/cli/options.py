@@ -151,7 +151,8 @@ engine_option = click.option(
     default="online",
     show_default=True,
     metavar="NAME",
-    help="online; batch (half the price, within a day); auto: by batch what can, the rest online.",
+    help="online; batch (half the price, within a day); auto: by batch what can, the rest online; cluster: by `batchgen"
+    " worker` on any machine.",
 )
 
 
@@ -237,7 +238,9 @@ def execution_options(function: F) -> F:
         click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long."),
         engine_option,
         click.option(
-            "--no-wait", is_flag=True, help="Submit batches, collect what is there, leave with 9; a later run collects."
+            "--no-wait",
+            is_flag=True,
+            help="Submit batches or work for a cluster, collect what is there, leave with 9; a later run collects.",
         ),
         click.option(
             "--fallback-at",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,7 @@ from batchgen.schedule.timetable import (
     span_s,
     unit_name,
 )
-from batchgen.settings import KEY_NAMES, Settings, environment
+from batchgen.settings import KEY_NAMES, LEDGER, Settings, environment
 
 if TYPE_CHECKING:
     from batchgen.job import Job
@@ -62,7 +63,8 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
         name, equals, path = value.partition("=")
         if not equals:
             name, path = KEY_NAMES["gemini"][0], value
-        if not (re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED.fullmatch(name)) or not path:
+        known = name == LEDGER or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED.fullmatch(name)
+        if not known or not path:
             raise click.BadParameter(f"{value!r}: write PATH or AIMLAPI_API_KEY=PATH", ctx, param)
         found.append(KeyFile(name, Path(path).expanduser().absolute()))
     return tuple(found)
@@ -78,7 +80,7 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     click.option("--until", callback=_clock, metavar="HH:MM", help="Start nothing after this time."),
     click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
     click.option("--key-file", "keys", multiple=True, callback=_keys, metavar="[NAME=]PATH",
-                 help="A file with the API key; repeatable. NAME is a variable, GEMINI_API_KEY without it; NOTIFY_URL too."),
+                 help="A file with the API key; repeatable. NAME: a variable, GEMINI_API_KEY without it; NOTIFY_URL, BATCHGEN_LEDGER too."),
     click.option("--name", metavar="NAME", help="Of the units.  [default: batchgen- and the job's name]"),
     click.option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]"),
     click.option("--image", default="batchgen:latest", show_default=True, help="Container image, for kubernetes."),
@@ -173,21 +175,27 @@ def _from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _needed(job: Job, notified: tuple[str, ...]) -> list[tuple[str, ...]]:
+def _needed(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str, ...]]:
     """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
+
+    A run that submits needs its ledger's address, and no key: the workers have those.
 
     Raises ManifestError.
     """
     providers = {item.provider for item in job.manifest.items()}
     beside, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
-    keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
+    keys = set[tuple[str, ...]]()
+    if engine != "cluster":
+        keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
+    elif not beside.text(LEDGER):
+        keys = {(LEDGER,)}
     addresses = " ".join([*notified, *(wanted.addresses if wanted else ())])
     return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if beside.text(name) is None})
 
 
 def _timetable(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> Timetable:
     named = {key.variable for key in given["keys"]}
-    missing = [names[0] for names in _needed(job, notified) if not named & set(names)]
+    missing = [names[0] for names in _needed(job, notified, _engine(given["options"])) if not named & set(names)]
     keys = (*given["keys"], *(KeyFile(name, _config_folder() / "batchgen" / name.lower()) for name in missing))
     at, until = given["at"], given["until"]
     spans = [given["max_duration"] or DURATION_S, span_s(at, until) if until else DURATION_S]
@@ -199,6 +207,16 @@ def _timetable(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> Ti
         duration_s=max(60, int(min(spans))), program=_program(), options=given["options"], folder=Path.cwd(), keys=keys,
         timezone=given["timezone"],
     )  # fmt: skip
+
+
+def _engine(options: Sequence[str]) -> str:
+    """That of the options of `run`."""
+    found = "online"
+    for word, following in zip(options, (*options[1:], ""), strict=False):
+        name, equals, value = word.partition("=")
+        if name == "--engine":
+            found = value if equals else following
+    return found
 
 
 def _named(name: str) -> str:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import log_options, pass_invocation
+from batchgen.cli.options import ledger_option, log_options, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.places import server_url
 from batchgen.settings import LEDGER, Settings
 
 if TYPE_CHECKING:
+    from batchgen.daemon.shift import Shift
     from batchgen.engine.cluster.worker import Worker
+    from batchgen.events import Event
 
 LEFT = {"SIGINT": 130, "SIGTERM": 143}
 
 
 @click.command("worker")
-@click.option("--ledger", metavar="URL", help="postgresql://user@host/database; better in BATCHGEN_LEDGER.")
+@click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST|GLOB|FOLDER]...")
+@ledger_option
 @click.option(
     "--concurrency", type=click.IntRange(1, 1000), metavar="N",
     help="Requests in flight for one job at most.  [default: as its manifest says]",
@@ -38,11 +43,14 @@ LEFT = {"SIGINT": 130, "SIGTERM": 143}
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss.")
 @log_options
 @pass_invocation
-def command(invocation: Invocation, **options: Any) -> int:
+def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) -> int:
     """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
 
-    The files of `post:` too, in processes. It needs the API keys (not for those files), and the job's folder under the
-    same path, or a bucket as output. Any number of workers share
+    Each MANIFEST with `schedule:` in its head is submitted at its times, as well: once each night by one of all workers
+    that were given it, made up for within catch_up when that one dies. Edited manifests are read again each minute.
+
+    The files of `post:` are made too, in processes. It needs the API keys (not for those files), and the job's folder
+    under the same path, or a bucket as output. Any number of workers share
     quota and budgets. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the
     second gives that up too.
 
@@ -51,13 +59,19 @@ def command(invocation: Invocation, **options: Any) -> int:
       BATCHGEN_LEDGER=postgresql://batchgen@db/batchgen batchgen worker
       batchgen worker --until-empty --concurrency 8
       batchgen worker --post-processes 16
+      batchgen worker 'jobs/*.yaml'                 submits their nights too
     """
     from batchgen.engine.cluster.worker import Worker, WorkerOptions
+
+    if manifests and options["until_empty"]:
+        raise UsageError(
+            "--until-empty leaves when nothing is left, and nights need a worker that stays: leave one out"
+        )
 
     invocation.open_log(quiet=options["quiet"])
     settings = Settings.load()
     invocation.keep_secret(settings)
-    url = options["ledger"] or settings.text(LEDGER)
+    url = settings.text(LEDGER)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER}")
     given = {name: options[name] for name in ("name", "post_processes") if options[name] not in (None, "")}
@@ -69,29 +83,64 @@ def command(invocation: Invocation, **options: Any) -> int:
         **given,
     )
     observers = _observers(invocation, quiet=options["quiet"])
+    if invocation.log is not None:
+        invocation.log.bind(worker=worker_options.name)
 
-    def emit(event: Any) -> None:
+    def emit(event: Event, **context: Any) -> None:
         for observer in observers:
-            observer(event)
+            observer(event, **context)
 
-    worker = Worker(server_url(url, "--ledger" if options["ledger"] else LEDGER), settings, worker_options, emit)
-    return asyncio.run(_run(worker))
+    worker = Worker(server_url(url), settings, worker_options, emit)
+    with ExitStack() as stack:
+        if invocation.log is None:
+            from batchgen.report.lines import Faults
+
+            stack.enter_context(Faults(invocation.err.line))
+        shift = _shift(url, worker_options.name, manifests, emit, stack) if manifests else None
+        return asyncio.run(_run(worker, shift))
 
 
-async def _run(worker: Worker) -> int:
+async def _run(worker: Worker, shift: Shift | None) -> int:
     loop, left = asyncio.get_running_loop(), list[str]()
+    nights = None if shift is None else asyncio.create_task(shift.run())
 
     def stop(number: int) -> None:
         left.append(signal.Signals(number).name)
         worker.stop()
+        if shift is not None:
+            shift.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if sys.platform == "win32":
             signal.signal(number, lambda got, _: loop.call_soon_threadsafe(stop, got))
         else:
             loop.add_signal_handler(number, stop, number)
-    await worker.run()
+    try:
+        await worker.run()
+    finally:
+        if shift is not None and nights is not None:
+            shift.stop()
+            await nights
     return LEFT[left[0]] if left else 0
+
+
+def _shift(url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack) -> Shift:
+    """The nights of these manifests. Raises LedgerError."""
+    from batchgen.cli.daemon import Words
+    from batchgen.daemon.rota import Rota
+    from batchgen.daemon.shift import SharedRoster, Shift, ShiftOrders
+    from batchgen.ledger.places import SHARED
+    from batchgen.ledger.postgresql import PostgreSQL
+
+    database = PostgreSQL(url, SHARED, f"batchgen nights {name}")
+    stack.callback(database.close)
+    rota = Rota(database, name)
+    rota.prepare()
+    return Shift(
+        SharedRoster(manifests, rota),
+        rota,
+        ShiftOrders(command=Words(emulate=False, log_format="text", engine="cluster"), emit=emit),
+    )
 
 
 def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from batchgen.daemon.diary import Diary, Entry
 from batchgen.errors import BatchgenError
-from batchgen.manifest import open_manifest
+from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.nightly import Schedule
 from batchgen.schedule.nights import DAY_S, Due, Night, Rule, Skipped, Wait, decide
 
@@ -35,13 +35,16 @@ class Scheduled:
     running: bool = False
     planned: float | None = None
 
-    def decide(self, now: float) -> Due | Skipped | Wait:
-        rule = Rule(
+    @property
+    def rule(self) -> Rule:
+        return Rule(
             cadence=self.schedule.cadence,
             catch_up_s=self.schedule.catch_up_s,
             reset=self.schedule.later == "reset",
         )
-        return decide(rule, self.entry.since, self.entry.last, now)
+
+    def decide(self, now: float) -> Due | Skipped | Wait:
+        return decide(self.rule, self.entry.since, self.entry.last, now)
 
     def note(self, *, last: Night | None = None, since: float | None = None) -> None:
         """Raises StoreError; what is noted counts for this process all the same."""
@@ -96,10 +99,10 @@ class Roster:
             if named and path not in self.jobs:
                 _logger.warning("%s has no schedule: in its head, so it does not run", path)
             return True
-        return self._take(path, manifest.name, manifest.schedule, now)
+        return self._take(path, manifest, manifest.schedule, now)
 
-    def _take(self, path: Path, name: str, schedule: Schedule, now: float) -> bool:
-        job = self.jobs.get(path)
+    def _take(self, path: Path, manifest: Manifest, schedule: Schedule, now: float) -> bool:
+        name, job = manifest.name, self.jobs.get(path)
         if job is None:
             diary = Diary(self._diaries, path)
             if self._writes and not diary.acquire():
@@ -112,7 +115,7 @@ class Roster:
             job = Scheduled(path, name, schedule, entry, diary if self._writes else None)
             self.jobs[path] = job
         job.name, job.schedule = name, schedule
-        times = schedule.model_dump_json(include={"at", "cron", "days", "timezone"}, exclude_none=True)
+        times = times_of(schedule)
         # A schedule counts from when it is first seen, and never from a moment that a wrong clock gave.
         if job.entry.schedule != times or job.entry.since > now + DAY_S:
             job.entry = replace(job.entry, schedule=times, since=now)
@@ -125,6 +128,11 @@ class Roster:
             _logger.warning("%s %s: it does not run any more", path, why)
             if job.diary is not None and not job.running:
                 job.diary.release()
+
+
+def times_of(schedule: Schedule) -> str:
+    """What makes a schedule another one, in JSON."""
+    return schedule.model_dump_json(include={"at", "cron", "days", "timezone"}, exclude_none=True)
 
 
 def manifests(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:

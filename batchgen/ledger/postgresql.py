@@ -286,19 +286,6 @@ class PostgreSQL:
         self._connection.close()
 
 
-def look(url: str) -> str:
-    """Which server that is, in words. Raises LedgerError, UsageError."""
-    server = PostgreSQL(url, "public", application("looks"))
-    with contextlib.closing(server):
-        row = server.execute(
-            "SELECT current_setting('server_version'), has_database_privilege(current_database(), 'CREATE')"
-        )
-        version, may_make = row.fetchone()
-    if not may_make:
-        raise LedgerError(f"{shown(url)} does not let its user make schemas: GRANT CREATE ON DATABASE … TO …")
-    return f"PostgreSQL {version} at {shown(url)}"
-
-
 def application(does: str) -> str:
     """What the server calls a connection of this process."""
     return f"batchgen {does} {os.getpid()} {socket.gethostname()}"

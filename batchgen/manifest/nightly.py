@@ -85,8 +85,10 @@ class Schedule(BaseModel):
     )
     until: ClockText | None = Field(None, description="Start nothing after this time of day.")
     max_duration: SpanText | None = Field(None, description="Start nothing after this long; default 22h.")
-    engine: Literal["online", "batch", "auto"] = Field(
-        "online", description="As `run --engine`; the daemon submits batches, and collects them when they are done."
+    engine: Literal["online", "batch", "auto", "cluster"] = Field(
+        "online",
+        description="As `run --engine`; the daemon submits batches, and collects them when they are done. What is given to"
+        " `batchgen worker` goes to the cluster.",
     )
     max_cost: float | None = Field(None, gt=0, description="Stop a night before it spends more than this, in USD.")
     catch_up: Annotated[str, AfterValidator(_caught_up)] | None = Field(

@@ -13,6 +13,11 @@ from batchgen.events import (
     LaneCooled,
     LaneParked,
     LaneStopped,
+    NightBegan,
+    NightEnded,
+    NightPlanned,
+    NightSaid,
+    NightSkipped,
     Noted,
     RunEnded,
     RunStarted,
@@ -139,18 +144,29 @@ class Working:
         self._made = self._not_made = 0
         self._told_at = 0.0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, *, job: str = "", **_: object) -> None:
+        of = f"{job}: " if job else ""
         match event:
             case Noted():
-                self._screen.line(event.message, "dim")
+                self._screen.line(f"{of}{event.message}", "dim")
             case SampleSucceeded():
                 self._made += 1
             case SampleEnded():
                 self._not_made += 1
-                self._screen.line(f"{event.key}: {event.state} ({event.reason}): {brief(event.message)}", "yellow")
+                self._screen.line(f"{of}{event.key}: {event.state} ({event.reason}): {brief(event.message)}", "yellow")
+            case NightPlanned():
+                self._screen.line(f"{event.job}: next night at {event.due}", "dim")
+            case NightSkipped():
+                self._screen.line(f"{event.job}: the night of {event.due} is too long ago to be made up for", "yellow")
+            case NightBegan():
+                self._screen.line(f"{event.job}: the night of {event.due} begins ({event.why})")
+            case NightSaid():
+                self._screen.line(f"{event.job} | {event.message}", "dim")
+            case NightEnded():
+                self._screen.line(f"{event.job}: exit code {event.exit_code}: {event.meaning}")
             case _:
                 for text, style in Telling()(event):
-                    self._screen.line(text, style)
+                    self._screen.line(f"{of}{text}", style)
         if (self._made or self._not_made) and event.at - self._told_at >= EVERY_S:
             self._told_at = event.at
             self._screen.line(f"{figures.count(self._made, 'image')} made, {self._not_made:,} not made")

@@ -67,11 +67,12 @@ class Log(logging.Handler):
         """From here on each line says this too."""
         self._lines = self._lines.bind(**context)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, **context: Any) -> None:
+        """context: what this line alone says too."""
         if isinstance(event, RunStarted):
             self.bind(run=event.run_id, job=event.job)
         level, name, fields = line_of(event)
-        self.say(level, name, **fields)
+        self.say(level, name, **{**context, **fields})
 
     def say(self, level: str, name: str, **fields: Any) -> None:
         """level: info, warning or error. name: one that log_lines lists."""

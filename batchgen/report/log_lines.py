@@ -72,13 +72,13 @@ KINDS: Mapping[str, Kind] = {
     "batch.collected": Kind(
         "What a batch has brought is settled.", ("model", "batch", "made", "again", "ended", "usd")
     ),
-    "night.planned": Kind("`daemon`: when a job's next night begins.", ("job", "manifest", "due")),
-    "night.began": Kind("`daemon`: a run of the job begins.", ("job", "manifest", "due", "reason")),
-    "night.said": Kind("`daemon`: what that run says and is no line of a log.", ("job", "message")),
+    "night.planned": Kind("`daemon`, `worker`: when a job's next night begins.", ("job", "manifest", "due")),
+    "night.began": Kind("`daemon`, `worker`: a run of the job begins.", ("job", "manifest", "due", "reason")),
+    "night.said": Kind("`daemon`, `worker`: what that run says and is no line of a log.", ("job", "message")),
     "night.ended": Kind(
-        "`daemon`: that run is over.", ("job", "manifest", "exit_code", "duration_s", "message", "next")
+        "`daemon`, `worker`: that run is over.", ("job", "manifest", "exit_code", "duration_s", "message", "next")
     ),
-    "night.skipped": Kind("`daemon`: it is too long ago to be made up for.", ("job", "manifest", "due")),
+    "night.skipped": Kind("`daemon`, `worker`: it is too long ago to be made up for.", ("job", "manifest", "due")),
     "log.message": Kind("A warning of batchgen or of a library it uses.", ("logger", "message"), ("exception",)),
 }  # fmt: skip
 
@@ -246,6 +246,7 @@ _PROBLEM: Facts = {name: {} for name in ("file", "line", "column", "field", "mes
 FIELDS: Mapping[str, Facts] = {
     "at": _field("string", "UTC.", **_TIME),
     "level": {"enum": list(LEVELS)},
+    "worker": _field("string", "Name of the worker; lines of `batchgen worker` alone have it."),
     "run": _field("integer", "Number of the run in this job."),
     "job": _field("string", "The job's name, once its manifest was read."),
     "item": _field("string", "Id of the item."),
@@ -301,7 +302,7 @@ FIELDS: Mapping[str, Facts] = {
     "exception": _field("string", "Where a bug is, for those who mend it."),
 }  # fmt: skip
 _EACH = ("at", "level", "event")
-CONTEXT = ("run", "job")
+CONTEXT = ("worker", "run", "job")
 
 
 def log_schema() -> Facts:

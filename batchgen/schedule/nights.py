@@ -15,7 +15,7 @@ LOOK_S = 900.0  # between two looks at batches that are out
 HELD_S = 300.0  # between two looks whether the other run is over
 AFTER_RESET_S = 300.0  # clocks differ
 DAY_S = 86400.0
-Why = Literal["on time", "missed", "interrupted", "held", "reset", "batches"]
+Why = Literal["on time", "missed", "interrupted", "held", "reset", "batches", "made"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

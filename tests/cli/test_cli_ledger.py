@@ -28,6 +28,7 @@ OF_JOBS = {
     "export",
     "daemon",
     "doctor",
+    "worker",
 }
 
 

@@ -24,6 +24,9 @@ HEAD = "version: 1\ndefaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {
 FAST = EmulatorOptions(latency_s=(0.02, 0.05), picture="tiny", rpm=0)
 
 
+START = (sys.executable, "-m", "batchgen", "worker")
+
+
 class Cluster(Bench):
     """A bench whose runs submit. Each worker has a state folder of its own, as on a machine of its own."""
 
@@ -31,7 +34,9 @@ class Cluster(Bench):
         super().__init__(url, folder, database)
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def worker(self, *options: str, name: str = "", inside: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def worker(
+        self, *options: str, name: str = "", inside: Sequence[str] = (), start: Sequence[str] = START
+    ) -> subprocess.Popen[bytes]:
         """inside: the command that leads to the host it is to run on."""
         name = name or f"w{len(self.workers) + 1}"
         state = self.folder / "state" / name
@@ -40,7 +45,7 @@ class Cluster(Bench):
             **os.environ, "BATCHGEN_LEDGER": str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state),
         }  # fmt: skip
         with open(self.folder / f"{name}.log", "ab") as log:
-            command = [*inside, sys.executable, "-m", "batchgen", "worker", "--name", name, *options]
+            command = [*inside, *start, "--name", name, *options]
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         self.workers.append(process)
         return process

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import UsageError
@@ -22,10 +23,14 @@ TASK = "batchgen.sample"
 POST, POST_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
 STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
 
+UNRECORDED = "03.04.00_50_post_add_retry_failed_job_procedure"  # of tables that were made before this was written down
+_JOBS, _MADE = f"{SCHEMA}.procrastinate_jobs", f"{SHARED}.queue_tables"
+
 # at: by the server's clock. A lane is a queue of procrastinate, so that none waits behind another.
 TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS {SHARED};
 CREATE TABLE IF NOT EXISTS {SHARED}.queue (lane TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS {_MADE} (version TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS {SHARED}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
   at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
@@ -42,27 +47,64 @@ class Again(Exception):
 
 
 def prepare(database: PostgreSQL) -> None:
-    """Make the queue's tables where there are none. database: in the schema that all jobs share. Raises LedgerError."""
-    procrastinate = imported()
+    """Make the queue's tables where there are none, and bring older ones up to date with the procrastinate that is here.
 
-    def change(db: Connection) -> bool:
+    database: in the schema that all jobs share. Raises LedgerError, UsageError when they are of a newer one.
+    """
+    procrastinate = imported()
+    steps = _steps()
+
+    def change(db: Connection) -> tuple[str | None, bool]:
         one_at_a_time(db)
         for statement in tables(TABLES).split(";"):
             if statement.strip():
                 db.execute(statement)
-        there = db.execute("SELECT to_regclass(?)", (f"{SCHEMA}.procrastinate_jobs",)).fetchone()[0]
-        if there is None:
-            db.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        return there is None
+        db.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        return made_with(db), db.execute("SELECT to_regclass(?)", (_JOBS,)).fetchone()[0] is not None
 
-    if database.transact([change])[0]:
+    version, there = database.transact([change])[0]
+    if not there:
         schema = procrastinate.schema.SchemaManager.get_schema()
-        database.script(
-            f"SELECT pg_advisory_xact_lock(7161988003);"
-            f"SET LOCAL search_path = {SCHEMA};"
-            "DO $batchgen$ BEGIN IF to_regclass('procrastinate_jobs') IS NULL THEN "
-            f"EXECUTE $procrastinate${schema}$procrastinate$; END IF; END $batchgen$;"
+        _once(database, f"to_regclass('{_JOBS}') IS NULL", schema, steps[-1][0])
+        return
+    version = version or UNRECORDED
+    if version > steps[-1][0]:
+        raise UsageError(
+            f"the queue's tables were made with a newer procrastinate ({version}) than {procrastinate.__version__}, which is"
+            " here: pip install --upgrade 'batchgen[cluster]'"
         )
+    for step, sql in steps:
+        if step > version:
+            _once(database, f"coalesce((SELECT max(version) FROM {_MADE}), '{UNRECORDED}') < '{step}'", sql, step)
+
+
+def made_with(db: Connection) -> str | None:
+    """The last step of procrastinate's that the queue's tables have seen; None when there is nothing about it."""
+    if db.execute("SELECT to_regclass(?)", (_MADE,)).fetchone()[0] is None:
+        return None
+    found = db.execute(f"SELECT max(version) FROM {_MADE}").fetchone()[0]
+    return None if found is None else str(found)
+
+
+def newest_step() -> str:
+    """Of the procrastinate that is here. Raises UsageError without one."""
+    return _steps()[-1][0]
+
+
+def _once(database: PostgreSQL, condition: str, sql: str, version: str) -> None:
+    """Statements of procrastinate's in one transaction, unless somebody else was quicker."""
+    database.script(
+        f"SELECT pg_advisory_xact_lock(7161988003);"
+        f"SET LOCAL search_path = {SCHEMA};"
+        f"DO $batchgen$ BEGIN IF {condition} THEN EXECUTE $procrastinate${sql}$procrastinate$;"
+        f" DELETE FROM {_MADE}; INSERT INTO {_MADE} VALUES ('{version}'); END IF; END $batchgen$;"
+    )
+
+
+def _steps() -> list[tuple[str, str]]:
+    """(name, statements) of what changed procrastinate's tables from version to version, in order."""
+    folder = imported().schema.SchemaManager.get_migrations_path()
+    return [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.sql"))]
 
 
 def open_app(
@@ -73,7 +115,8 @@ def open_app(
     """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key; derive: with
     its picture, by schema, run, item and number."""
     procrastinate = imported()
-    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
+    for name in ("procrastinate", "psycopg.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
     connector = procrastinate.PsycopgConnector(
         conninfo=url, kwargs={"options": f"-c search_path={SCHEMA}", "application_name": "batchgen queue"}, max_size=8
     )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from batchgen.engine.cluster import queue
@@ -20,7 +20,7 @@ from batchgen.engine.cluster.queue import Again
 from batchgen.engine.cluster.session import AGAIN_S, Place, Session
 from batchgen.engine.derivatives import default_workers
 from batchgen.errors import BatchgenError, LedgerError
-from batchgen.events import Event, Noted
+from batchgen.events import Noted
 from batchgen.ledger.places import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.work import submission
@@ -36,9 +36,9 @@ CONCURRENCY = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
-    has nothing more. health_file: touched while the worker looks after its work. dead_after_s: how long another worker may
-    say nothing before its samples are taken up; all workers of a server should agree. post_processes: of derivatives; 0: it
-    makes none."""
+    has nothing more. health_file: touched from when the worker has joined the queue until it leaves. dead_after_s: how long
+    another worker may say nothing before its samples are taken up; all workers of a server should agree. post_processes: of
+    derivatives; 0: it makes none."""
 
     concurrency: int | None = None
     until_empty: bool = False
@@ -51,7 +51,8 @@ class WorkerOptions:
 class Worker:
     """One process. Each lane is fetched for by itself, so that no AI model's work waits behind another's quota."""
 
-    def __init__(self, url: str, settings: Settings, options: WorkerOptions, emit: Callable[[Event], None]) -> None:
+    def __init__(self, url: str, settings: Settings, options: WorkerOptions, emit: Callable[..., None]) -> None:
+        """emit: called with an event, and with `job` and `run` where it is one of a job."""
         self._url = url
         self._settings = settings
         self._options = options
@@ -85,16 +86,18 @@ class Worker:
         await asyncio.to_thread(queue.prepare, self._server)
         self._shared = open_shared(self._url, self._note)
         self._app = queue.open_app(self._url, self._carry, self._derive)
-        heart = asyncio.create_task(self._beat())
+        beside = [asyncio.create_task(self._beat())]
         try:
             async with self._app.open_async():
+                beside.append(asyncio.create_task(self._live()))
                 try:
                     await self._look_after()
                 finally:
                     await self._end()
         finally:
-            heart.cancel()
-            await asyncio.gather(heart, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await asyncio.to_thread(self._forget_worker)
             self._shared.close()
             self._server.close()
@@ -121,7 +124,6 @@ class Worker:
                 await session.close()
         await self._deriving.close_idle()
         await self._revive()
-        self._touch()
         if self._options.until_empty and not left:
             self._stop.set()
 
@@ -199,9 +201,13 @@ class Worker:
         with contextlib.suppress(LedgerError):
             self._server.execute(f"DELETE FROM {SHARED}.worker WHERE name = ?", (self._options.name,))
 
-    def _touch(self) -> None:
-        if self._options.health_file is not None:
-            Path(self._options.health_file).touch()
+    async def _live(self) -> None:
+        """From the loop that does the work, and also while the server is away: what is in flight may have been paid for."""
+        while self._options.health_file is not None:
+            with contextlib.suppress(OSError):
+                os.close(os.open(self._options.health_file, os.O_WRONLY | os.O_CREAT, 0o644))
+                os.utime(self._options.health_file)
+            await asyncio.sleep(LOOK_S)
 
     # --- samples
 
@@ -259,7 +265,12 @@ class Worker:
         found = await asyncio.to_thread(ask)
         if found is None:
             return None
-        where = Place(self._url, self._options.name, self._options.concurrency, self._settings, self._note, self._emit)
+        emit = partial(self._emit, job=found[0].name, run=run)
+
+        def note(message: str) -> None:
+            emit(Noted(at=time.time(), message=message))
+
+        where = Place(self._url, self._options.name, self._options.concurrency, self._settings, note, emit)
         session = await asyncio.to_thread(Session, where, schema, run, found[0])
         try:
             await session.opened(self._shared)
@@ -279,7 +290,6 @@ class Worker:
         for session in self._sessions.values():
             await session.close()
         await self._deriving.close()
-        self._touch()
 
     def _note(self, message: str) -> None:
         self._emit(Noted(at=time.time(), message=message))
