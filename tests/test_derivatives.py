@@ -20,7 +20,7 @@ from PIL import Image
 import batchgen
 from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine import astray, derivatives
+from batchgen.engine import derivatives
 from batchgen.engine.derivatives import make_derivatives
 from batchgen.engine.workbench import Workbench
 from batchgen.errors import JobLocked
@@ -337,7 +337,7 @@ def test_a_copy_is_never_taken_for_an_original_that_went_astray(tmp_path):
     for name in ("a.jpg", "drafts/b.jpg", "derivatives/original/a.jpg", "superseded/derivatives/c.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    found = sorted(path for path, _ in astray._files_in(str(tmp_path)))
+    found = sorted(path for path, _ in Store(tmp_path).files())
     assert found == ["a.jpg", "drafts/b.jpg", "superseded/derivatives/c.jpg"]
 
 
