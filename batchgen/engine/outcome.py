@@ -52,11 +52,13 @@ class Tally:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How the work of a run came to its end. stopping: why nothing more was started, empty when all was tried; left:
-    samples that were not; waits: some of them for a quota of another day; stopped_lanes: reasons by lane."""
+    samples that were not; out: those of them that workers elsewhere still make; waits: some of them for a quota of another
+    day; stopped_lanes: reasons by lane."""
 
     stopping: str = ""
     message: str = ""
     left: int = 0
+    out: int = 0
     waits: bool = False
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     unsubmitted: int = 0

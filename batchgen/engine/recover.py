@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batchgen.engine.lanes import Route
@@ -15,7 +15,7 @@ from batchgen.engine.survey import Survey
 from batchgen.errors import DownloadFailed, ImageError, ProviderError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Settled
-from batchgen.ledger.reader import OpenAttempt
+from batchgen.ledger.reader import OpenAttempt, StoredImage
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
@@ -31,9 +31,13 @@ GONE = (403, 404, 410)
 
 def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
     """Pictures that were recorded and not moved to their names."""
+    place_left(ledger, store, ledger.reader.unplaced(), note)
+
+
+def place_left(ledger: Ledger, store: Store, images: Sequence[StoredImage], note: Note) -> None:
     attempts: dict[int, list[tuple[str, str]]] = {}
     paths: list[str] = []
-    for image in ledger.reader.unplaced():
+    for image in images:
         moved = attempts.setdefault(image.attempt, [])
         if os.path.exists(store.spooled(image.spool)):
             made_way = store.place(image.spool, image.file.path)

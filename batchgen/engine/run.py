@@ -42,7 +42,7 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, server_url
+from batchgen.ledger.places import VARIABLE, Server, has_ledger, known_as, pointer, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.manifest import Manifest
@@ -147,9 +147,20 @@ class _Run:
         url = self.options.ledger or self.settings.text(VARIABLE)
         return None if url is None else Server(server_url(url), self.manifest.name, known_as(self.store.root))
 
+    def _after_workers(self) -> None:
+        """With a ledger that workers write: what those of them left that died."""
+        if (there := pointer(self.store.folder)) is not None:
+            from batchgen.engine.cluster.heirs import after_workers
+
+            server = self._server()
+            after_workers(
+                self.store, server.url if server else there.server, there.schema, self.manifest.catalogue, self.note
+            )
+
     async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
+        self._after_workers()
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
@@ -460,7 +471,7 @@ class _Run:
             sum(attempts.values()),
             bool(ending.stopped_lanes),
             ending.waits,
-            counts.get("submitted", 0) + ending.unsubmitted > 0,
+            counts.get("submitted", 0) + ending.unsubmitted + ending.out > 0,
             self.derived.failed > 0 or not self.derived.finished,
         )
         outcome = Outcome(

@@ -16,3 +16,11 @@ class Connected:
 
     def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return iter(self._connection.execute(sql, values))
+
+    def has_work(self) -> bool:
+        """Whether the queue of the cluster has ever had anything of this job."""
+        from batchgen.ledger.postgresql import PostgreSQL
+
+        if not isinstance(self._connection, PostgreSQL):
+            return False
+        return self._connection.execute("SELECT to_regclass('work')").fetchone()[0] is not None

@@ -41,8 +41,7 @@ class Runs(Connected):
 
     def submitting_run(self) -> int | None:
         """The last run that has work in the queue of the cluster; None when nothing is there."""
-        rows = self._rows("SELECT to_regclass('work')")
-        if next(iter(rows), (None,))[0] is None:
+        if not self.has_work():
             return None
         row = self._connection.execute("SELECT max(run_id) FROM work").fetchone()
         return None if row[0] is None else int(row[0])

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import UsageError
+from batchgen.ledger import work
 from batchgen.ledger.database import Connection
 from batchgen.ledger.places import SHARED, one_at_a_time
 from batchgen.ledger.postgresql import PostgreSQL, tables
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS {SHARED}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
   at REAL NOT NULL);
 """
+_MENDING = 7_161_988_004  # of `pg_advisory_xact_lock`: any number that nobody else uses
 NOW = "extract(epoch FROM clock_timestamp())"
 
 
@@ -122,19 +124,55 @@ def stalled(db: Connection) -> list[tuple[int, str, int, str]]:
     return [(number, args["schema"], args["run"], args["key"]) for number, args in found]
 
 
-def held(db: Connection, schema: str, run: int, key: str) -> bool:
-    """Whether a worker that is alive has this sample, whatever the queue makes of its silence."""
+def holder(db: Connection, schema: str, run: int, key: str) -> str:
+    """The worker that is alive and has this sample, whatever the queue makes of its silence; empty when there is none."""
     row = db.execute(
-        f"SELECT 1 FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
+        f"SELECT w.name FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
         f" AND w.at > {NOW} - ?",
         (key, run, STALE_S),
     ).fetchone()
-    return row is not None
+    return "" if row is None else str(row[0])
 
 
-def orphans(db: Connection) -> list[int]:
-    """Numbers of what nobody has who is alive."""
-    return [number for number, schema, run, key in stalled(db) if not held(db, schema, run, key)]
+def orphans(db: Connection, name: str, has: Callable[[str, int, str], bool]) -> list[int]:
+    """Numbers of what nobody has who is alive. name, has: the worker that asks, and whether it is at a sample still."""
+    found = []
+    for number, schema, run, key in stalled(db):
+        held = holder(db, schema, run, key)
+        if not held or (held == name and not has(schema, run, key)):
+            found.append(number)
+    return found
+
+
+def missed(db: Connection, schema: str) -> int:
+    """Put back what waits in the ledger and is not in the queue any more: one that came back late may have ended there what
+    was another's, and that one died. Answers how many."""
+    db.execute("SELECT pg_advisory_xact_lock(?)", (_MENDING,))
+    rows = db.execute(
+        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED}.worker w ON w.name = k.claim AND w.at > {NOW} - ?"
+        f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
+        " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key)",
+        (STALE_S, schema),
+    ).fetchall()
+    defer(db, schema, [number for (number,) in rows])
+    return len(rows)
+
+
+def stop(db: Connection, schema: str, run_id: int, reason: str, message: str) -> int:
+    """Nothing more of a submission starts, on no machine. The first reason stays. Answers how many samples are withdrawn;
+    what a worker has is finished."""
+    db.execute(
+        f"UPDATE {schema}.submission SET stopped_by = ?, message = ? WHERE run_id = ? AND stopped_by = ''",
+        (reason, message, run_id),
+    )
+    db.execute(f"SET LOCAL search_path = {schema}")
+    withdrawn = work.withdraw(db, work.not_begun(db, run_id))
+    db.execute(
+        f"DELETE FROM {SCHEMA}.procrastinate_jobs j WHERE status = 'todo' AND task_name = ? AND args ->> 'schema' = ?"
+        f" AND args ->> 'run' = ? AND NOT EXISTS (SELECT 1 FROM {schema}.work k WHERE k.key = j.args ->> 'key')",
+        (TASK, schema, str(run_id)),
+    )
+    return withdrawn
 
 
 def imported() -> Any:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 
+from batchgen.engine.cluster.heirs import take_over
 from batchgen.engine.lanes import Route
-from batchgen.engine.recover import adopted, fetch_link
+from batchgen.engine.recover import fetch_link
 from batchgen.errors import DownloadFailed, ProviderError
 from batchgen.ledger.fenced import Claimed, FencedLedger
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.store.store import SPOOL, Store
+from batchgen.store.store import Store
 from batchgen.transport import Transport
 
 
@@ -26,7 +25,9 @@ class Redelivered:
         transport: Transport,
         routes: Mapping[str, Route],
         note: Callable[[str], None],
+        hold_uncertain: bool,
     ) -> None:
+        self._hold_uncertain = hold_uncertain
         self._ledger = ledger
         self._store = store
         self._catalogue = catalogue
@@ -38,14 +39,17 @@ class Redelivered:
         """(state, reason) when the sample has come to its end; None when it has to be asked for.
 
         Never sent costs nothing. What was sent and has no end is looked for: behind the link of its answer, else in the
-        spools of all workers. What is found nowhere is uncertain, and held for whoever decides about it.
+        spools that no worker has any more. What is found nowhere is uncertain: it is asked for once more, or held.
         """
-        end = claimed.ended
+        end, uncertain = claimed.ended, claimed.uncertain
         for attempt in claimed.unsettled:
             if await self._found(attempt):
                 end = ("succeeded", "")
             elif await self._ledger.given_up(attempt):
                 end = ("uncertain", "interrupted")
+                uncertain += 1
+        if end is not None and end[0] == "uncertain" and uncertain == 1 and not self._hold_uncertain:
+            return None  # a sample that ends its workers is not asked for without end
         return end
 
     async def _found(self, attempt: OpenAttempt) -> bool:
@@ -59,10 +63,6 @@ class Redelivered:
         return await asyncio.to_thread(self._in_a_spool, attempt)
 
     def _in_a_spool(self, attempt: OpenAttempt) -> bool:
-        state = os.path.join(self._store.root, STATE_FOLDER)
-        for entry in sorted(os.listdir(state)):
-            if entry.startswith(f"{SPOOL}-"):
-                store = Store(self._store.folder, entry)
-                if adopted(self._ledger, store, self._catalogue, attempt, self._note, f"spool of {entry[6:]}"):
-                    return True
-        return False
+        """What the disk holds of it; what a worker that is alive has not recorded yet, it will."""
+        take_over(self._ledger, self._store, self._catalogue, self._note)
+        return self._ledger.has_come(attempt.id)

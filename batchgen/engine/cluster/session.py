@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from filelock import FileLock
+
 from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
+from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.dependents import QueuedDependents
-from batchgen.engine.cluster.queue import Again, defer
+from batchgen.engine.cluster.heirs import disown, empty, own, take_over
+from batchgen.engine.cluster.queue import Again, defer, stop
 from batchgen.engine.cluster.redelivered import Redelivered
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
@@ -70,11 +73,13 @@ class Session:
         self.used_s = time.monotonic()
         self._place = place
         self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key; UTC seconds before which to try again
+        self._making: set[str] = set()  # keys that this worker is at, from claim to end
         self._busy: set[str] = set()  # keys whose requests are on their way
         self._ends: set[str] = set()
         self._supply = fixed_supply(())
         self._tasks = AsyncExitStack()
         self._driving: asyncio.Task[None] | None = None
+        self._spool: FileLock | None = None
         self.ledger = FencedLedger(place.url, schema, run_id, place.name)
         self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
 
@@ -93,8 +98,10 @@ class Session:
         options = RunOptions(
             concurrency=place.concurrency, hold_uncertain=facts.hold_uncertain, emulator_url=facts.emulator_url
         )
-        self.store = Store(Path(facts.folder), f"{SPOOL}-{place.name}")
-        await asyncio.to_thread(self.store.prepare)
+        name = re.sub(r"[^\w.-]", "_", place.name)
+        self.store = Store(Path(facts.folder), f"{SPOOL}-{name}-{self.run_id}")
+        self._catalogue = catalogue
+        await asyncio.to_thread(self._own_spool)
         pacing = Pacing(self.ledger, loads, limits, options, self._emit)
         purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, facts.emulator_url is not None)
         executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
@@ -118,20 +125,60 @@ class Session:
         )  # fmt: skip
         self.dispatch.price(self.execution.reserve_usd)
         self._dependents = dependents
-        self._redelivered = Redelivered(self.ledger, self.store, catalogue, transport, self.routes, place.note)
+        self._redelivered = Redelivered(
+            self.ledger, self.store, catalogue, transport, self.routes, place.note, facts.hold_uncertain
+        )
         self._driving = asyncio.create_task(self._drive())
         return self
+
+    def _own_spool(self) -> None:
+        """One worker of the same name may have been here before and died."""
+        self.store.prepare()
+        self._spool = own(self.store)
+        empty(self.ledger, self.store, self._catalogue, self._place.note)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        self._took_over_s = time.monotonic()
+        take_over(self.ledger, self.store, self._catalogue, self._place.note)
 
     async def _drive(self) -> None:
         await OnlineEngine().drive(self.dispatch, self._execute)
         reason, now = self.dispatch.stopping, time.time()
         if reason not in OWN:
             message = self.execution.trouble or self.stop_message
-            await self.ledger.stopped(reason if reason in EXIT_BY_STOP else "stalled", message)
+            await self._stop_all(reason if reason in EXIT_BY_STOP else "stalled", message)
         if reason == "disk":
             self._place.note(f"{self.facts.name}: {self.execution.trouble}")
         for key in list(self._waiting):
             self._let_go(key, now + (AGAIN_S if reason in ("disk", "bug") else 0.0))
+
+    async def _stop_all(self, reason: str, message: str) -> None:
+        await self.ledger.writer.write(lambda db: stop(db, self.schema, self.run_id, reason, message))
+
+    async def look(self) -> None:
+        """What others have found out: the submission was stopped, its time is up, or a lane answers nobody."""
+        if time.monotonic() - self._took_over_s > queue.STALE_S:
+            await asyncio.to_thread(self._take_over)
+        if self.idle or self.over:
+            return
+        standing = await asyncio.to_thread(self.ledger.standing)
+        if standing.over(time.time()):
+            await self._stop_all("deadline", "")
+        elif not standing.stopped_by:
+            for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
+                self._lane_stopped(lane, reason)
+            return
+        self._returned(everything=True)
+
+    def _lane_stopped(self, key: str, reason: str) -> None:
+        if (lane := self.dispatch.lanes.get(key)) is not None and not lane.stopped:
+            lane.stopped = reason
+            self.dispatch.supplied(key)
+            self._returned()
+
+    def has(self, key: str) -> bool:
+        return key in self._making
 
     stop_message = ""
 
@@ -142,7 +189,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting
+        return not self._making
 
     def stop(self, reason: str) -> None:
         """Start nothing more, and give back what is not on its way."""
@@ -161,8 +208,8 @@ class Session:
             await self._driving
         await self._tasks.aclose()
         self.store.rescue.release_ballast()
-        with contextlib.suppress(OSError):
-            os.rmdir(self.store.spool)
+        if self._spool is not None:
+            disown(self.store, self._spool)
         self.ledger.close()
 
     # --- one sample
@@ -172,6 +219,16 @@ class Session:
         self.used_s = time.monotonic()
         if self.over:
             raise Again(time.time() + 1.0)
+        if key in self._making:
+            raise Again(time.time() + AGAIN_S)  # given out twice: what is under way decides
+        self._making.add(key)
+        try:
+            await self._make(key)
+        finally:
+            self._making.discard(key)
+            self.used_s = time.monotonic()
+
+    async def _make(self, key: str) -> None:
         claimed = await self.ledger.claimed(key)
         if claimed is None:
             return
@@ -193,16 +250,19 @@ class Session:
         except Again:
             await self.ledger.let_go([key])
             raise
-        self.used_s = time.monotonic()
-        if until is not None:
-            await self.ledger.let_go([key])
-            raise Again(until)
+        if until is None:
+            return
+        if self.dispatch.lanes[lane].stopped or bool((await asyncio.to_thread(self.ledger.standing)).stopped_by):
+            await self.ledger.withdrawn(sample)
+            return
+        await self.ledger.let_go([key])
+        raise Again(until)
 
     async def _stands_still(self, sample: Sample) -> bool:
         """Whether nothing more of the submission may start: its budget or time is used up, or it was stopped."""
         standing = await asyncio.to_thread(self.ledger.standing)
-        if standing.deadline is not None and time.time() >= standing.deadline and not standing.stopped_by:
-            await self.ledger.stopped("deadline", "")
+        if standing.over(time.time()):
+            await self._stop_all("deadline", "")
         elif not standing.stopped_by:
             return False
         await self.ledger.withdrawn(sample)
@@ -233,22 +293,28 @@ class Session:
             await self.execution.execute(work)
         except Fenced as fenced:
             if fenced.reason == "budget":
-                await self.ledger.stopped("budget", "")
+                await self._stop_all("budget", "")
+            if fenced.reason != "taken":
                 await self.ledger.withdrawn(work.sample)
             self._finish(key)
             return
         finally:
             self._busy.discard(key)
-        if self._ends.intersection(_keys(work.sample)):
+        late = not self.dispatch.stopping and not self._waits(key)  # another has it by now, or brought its picture
+        if late or self._ends.intersection(_keys(work.sample)):
             self._finish(key)
         elif self.dispatch.stopping or not self.dispatch.lanes[work.lane].open:
             self._returned()
 
-    def _returned(self) -> None:
+    def _waits(self, key: str) -> bool:
+        lanes = self.dispatch.lanes.values()
+        return any(each.sample.key == key for lane in lanes for each in (*lane.ready, *(w for _, _, w in lane.later)))
+
+    def _returned(self, *, everything: bool = False) -> None:
         """What waits in lanes that have closed goes back into the queue, or out of it."""
         now = time.time()
         for lane in self.dispatch.lanes.values():
-            if lane.open and not self.dispatch.stopping:
+            if lane.open and not self.dispatch.stopping and not everything:
                 continue
             keys = [each.sample.key for each in (*lane.ready, *(work for _, _, work in lane.later))]
             keys += [sample.key for sample in self._supply.take(lane.key, lane.left)]
@@ -278,7 +344,12 @@ class Session:
                 self._ends.add(key)
             case Stopping(message=message):
                 self.stop_message = message
-            case LaneParked() | LaneStopped():
+            case LaneStopped(model=model, reason=reason):
+                for lane in self.dispatch.lanes:
+                    if lane.partition("/")[2] == model:
+                        self.ledger.lane_stopped(lane, reason)
+                asyncio.get_running_loop().call_soon(self._returned)
+            case LaneParked():
                 asyncio.get_running_loop().call_soon(self._returned)
         self._place.emit(event)
 

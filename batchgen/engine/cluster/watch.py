@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from batchgen.engine.cluster.queue import NOW, STALE_S
+from batchgen.engine.cluster import queue
 from batchgen.engine.outcome import Ending
 from batchgen.errors import LedgerError
 from batchgen.events import (
@@ -72,14 +72,29 @@ class Watch:
                 await asyncio.wait_for(stop.wait(), LOOK_S)
 
     def _look(self) -> tuple[int, bool]:
-        """(samples left in the queue, whether all of them wait for a quota of another day)."""
-        by_lane = dict(self._rows("SELECT lane, count(*) FROM work GROUP BY lane"))
+        """(samples left in the queue, whether all of them wait for a quota of another day, or for those that do)."""
+        rows = self._rows(
+            "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE claim <> '')"
+            " FROM work GROUP BY lane"
+        )
+        left = sum(images for _, images, _, _ in rows)
+        ready = {lane for lane, _, ready, _ in rows if ready}
         self._started()
         self._over()
         self._lanes()
-        self._whether_anybody(sum(by_lane.values()))
+        self._whether_anybody(left)
         parked = {lane for lane, until in self._parked.items() if until > time.time()}
-        return sum(by_lane.values()), bool(by_lane) and set(by_lane) <= parked
+        if not rows:
+            return self._unplaced(), False
+        return left, bool(ready) and ready <= parked and not any(taken for *_, taken in rows)
+
+    def _unplaced(self) -> int:
+        """Pictures that workers who are alive have recorded and are about to move to their names."""
+        sql = (
+            "SELECT count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id"
+            f" JOIN {SHARED}.worker w ON w.name = a.worker AND w.at > {queue.NOW} - ? WHERE i.placed = 0"
+        )
+        return int(self._rows(sql, queue.STALE_S)[0][0])
 
     def _started(self) -> None:
         for number, item_id, n, lane, which, sent_as, at in self._rows(
@@ -170,7 +185,7 @@ class Watch:
                 self._emit(LaneCooled(at=now, model=model, seconds=until - now, reason="rate_limited"))
 
     def _whether_anybody(self, left: int) -> None:
-        alive = self._rows(f"SELECT count(*) FROM {SHARED}.worker WHERE at > {NOW} - ?", STALE_S)[0][0]
+        alive = self._rows(f"SELECT count(*) FROM {SHARED}.worker WHERE at > {queue.NOW} - ?", queue.STALE_S)[0][0]
         if alive or not left:
             self._alone_s = None
             return
@@ -184,4 +199,5 @@ class Watch:
 
     def _ending(self, run_id: int, left: int, waits: bool) -> Ending:
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
-        return Ending(stopping=row[0], message=row[1], left=left, waits=waits)
+        stopped = dict(self._rows("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", run_id))
+        return Ending(stopping=row[0], message=row[1], left=left, out=left, waits=waits, stopped_lanes=stopped)

@@ -108,6 +108,7 @@ class Worker:
             if (task := self._fetching.get(lane)) is None or task.done():
                 self._fetching[lane] = asyncio.create_task(self._fetch(lane))
         for key, session in list(self._sessions.items()):
+            await session.look()
             if session.idle and (session.over or time.monotonic() - session.used_s > IDLE_S):
                 del self._sessions[key]
                 await session.close()
@@ -127,7 +128,7 @@ class Worker:
 
     async def _revive(self) -> None:
         """What was taken by a worker that has fallen silent goes back into the queue; the ledger says what became of it."""
-        numbers = await asyncio.to_thread(queue.orphans, self._server)
+        numbers = await asyncio.to_thread(queue.orphans, self._server, self._options.name, self._has)
         revived = 0
         for number in numbers:
             with contextlib.suppress(queue.imported().exceptions.ProcrastinateException):  # another was quicker
@@ -135,6 +136,10 @@ class Worker:
                 revived += 1
         if revived:
             self._say(f"{revived} sample(s) of a worker that fell silent are taken up again")
+
+    def _has(self, schema: str, run: int, key: str) -> bool:
+        session = self._sessions.get((schema, run))
+        return session is not None and session.has(key)
 
     async def _fetch(self, lane: str) -> None:
         slots = 2 * (self._options.concurrency or CONCURRENCY) + 4  # more than are in flight: some wait for their quota
