@@ -106,6 +106,7 @@ EXIT_BY_STOP = {
     "budget": 6,
     "deadline": 7,
     "stalled": 4,
+    "cancelled": 3,
     "SIGINT": 130,
     "SIGTERM": 143,
     "SIGHUP": 129,

@@ -386,6 +386,7 @@ class _Run:
                 **batches.stopped,
             },
             unsubmitted=batches.unsubmitted,
+            out=_with_workers(ledger),
             exposed_ms=(median(exposed), max(exposed)) if exposed else None,
         )
         return self._end(ledger, survey, ending, prospect, started, parked)
@@ -517,6 +518,11 @@ class _Run:
                 derived=outcome.derived.counts,
             )
         )
+
+
+def _with_workers(ledger: Ledger) -> int:
+    queue = ledger.reader.queue()
+    return 0 if queue is None else queue.samples
 
 
 def _wanted_by_model(survey: Survey) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +20,6 @@ class Connected:
 
     def has_work(self) -> bool:
         """Whether the queue of the cluster has ever had anything of this job."""
-        from batchgen.ledger.postgresql import PostgreSQL
-
-        if not isinstance(self._connection, PostgreSQL):
+        if isinstance(self._connection, sqlite3.Connection):
             return False
         return self._connection.execute("SELECT to_regclass('work')").fetchone()[0] is not None

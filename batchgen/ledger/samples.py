@@ -8,6 +8,8 @@ from batchgen.ledger.connected import Connected
 from batchgen.ledger.rows import RESULT_COLUMNS, result
 from batchgen.records import Known, Result, sample_key
 
+WITH_WORKERS = "with the cluster's workers"
+
 
 class Samples(Connected):
     def counts(self) -> dict[str, int]:
@@ -53,7 +55,7 @@ class Samples(Connected):
             found.setdefault(row[0], []).append(make(row[1:]))
         for item_id, first, images in self.at_work(item_ids):
             found[item_id] = [
-                entry._replace(state="submitted") if first <= entry.n < first + images else entry
+                entry._replace(state="submitted", reason=WITH_WORKERS) if first <= entry.n < first + images else entry
                 for entry in found.get(item_id, ())
             ]
         return found

@@ -141,12 +141,6 @@ def withdraw(db: Connection, keys: Iterable[str]) -> int:
     return withdrawn
 
 
-def not_begun(db: Connection, run_id: int) -> list[str]:
-    """Keys of a submission's work that nobody has."""
-    rows = db.execute("SELECT key FROM work WHERE run_id = ? AND claim = '' FOR UPDATE", (run_id,)).fetchall()
-    return [key for (key,) in rows]
-
-
 def blocked_by(key: str, state: str, reason: str) -> str:
     """Why a sample is blocked, in words."""
     return f"needs @{key}, which {'was' if state == 'refused' else 'is'} {state}{f' ({reason})' if reason else ''}"

@@ -172,6 +172,15 @@ def nursery():
 async def fleet(tmp_path, database, monkeypatch, nursery):
     """Workers that notice within seconds when another has died; answers take long enough to be killed in."""
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
-    options = EmulatorOptions(latency_s=(0.6, 0.6), picture="tiny", rpm=0)
+    options = EmulatorOptions(latency_s=(0.3, 0.3), picture="tiny", rpm=0)
+    async for each in cluster_on(options, tmp_path, database, nursery):
+        yield each
+
+
+@pytest.fixture
+async def slow_fleet(tmp_path, database, monkeypatch, nursery):
+    """The same, where a worker is taken for dead before an answer has come."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    options = EmulatorOptions(latency_s=(2.5, 2.5), picture="tiny", rpm=0)
     async for each in cluster_on(options, tmp_path, database, nursery):
         yield each

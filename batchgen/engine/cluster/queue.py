@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import UsageError
-from batchgen.ledger import work
 from batchgen.ledger.database import Connection
 from batchgen.ledger.places import SHARED, one_at_a_time
 from batchgen.ledger.postgresql import PostgreSQL, tables
+from batchgen.ledger.queued import SILENT_S
 
 if TYPE_CHECKING:
     from procrastinate import App
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
 HEARTBEAT_S = 5.0
-STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
+STALE_S = SILENT_S  # what a worker taken for dead still brings is checked
 
 # at: by the server's clock. A lane is a queue of procrastinate, so that none waits behind another.
 TABLES = f"""
@@ -70,7 +70,8 @@ def prepare(database: PostgreSQL) -> None:
 def open_app(url: str, carry: Callable[[str, int, str], Coroutine[Any, Any, None]]) -> App:
     """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key."""
     procrastinate = imported()
-    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
+    for name in ("procrastinate", "psycopg.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
     connector = procrastinate.PsycopgConnector(
         conninfo=url, kwargs={"options": f"-c search_path={SCHEMA}", "application_name": "batchgen queue"}, max_size=8
     )
@@ -156,23 +157,6 @@ def missed(db: Connection, schema: str) -> int:
     ).fetchall()
     defer(db, schema, [number for (number,) in rows])
     return len(rows)
-
-
-def stop(db: Connection, schema: str, run_id: int, reason: str, message: str) -> int:
-    """Nothing more of a submission starts, on no machine. The first reason stays. Answers how many samples are withdrawn;
-    what a worker has is finished."""
-    db.execute(
-        f"UPDATE {schema}.submission SET stopped_by = ?, message = ? WHERE run_id = ? AND stopped_by = ''",
-        (reason, message, run_id),
-    )
-    db.execute(f"SET LOCAL search_path = {schema}")
-    withdrawn = work.withdraw(db, work.not_begun(db, run_id))
-    db.execute(
-        f"DELETE FROM {SCHEMA}.procrastinate_jobs j WHERE status = 'todo' AND task_name = ? AND args ->> 'schema' = ?"
-        f" AND args ->> 'run' = ? AND NOT EXISTS (SELECT 1 FROM {schema}.work k WHERE k.key = j.args ->> 'key')",
-        (TASK, schema, str(run_id)),
-    )
-    return withdrawn
 
 
 def imported() -> Any:

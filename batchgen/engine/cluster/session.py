@@ -20,8 +20,9 @@ from batchgen.engine.attempts import Attempts
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.dependents import QueuedDependents
 from batchgen.engine.cluster.heirs import disown, empty, own, take_over
-from batchgen.engine.cluster.queue import Again, defer, stop
+from batchgen.engine.cluster.queue import Again, defer
 from batchgen.engine.cluster.redelivered import Redelivered
+from batchgen.engine.cluster.stopping import stop
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution

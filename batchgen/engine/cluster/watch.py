@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.stopping import stop_what_is_over
 from batchgen.engine.outcome import Ending
 from batchgen.errors import LedgerError
 from batchgen.events import (
@@ -28,6 +29,7 @@ from batchgen.ledger.rows import IMAGE_COLUMNS, image_file
 from batchgen.records import sample_key
 
 LOOK_S = 0.5
+MEND_S = 60.0  # between looks for work that the queue has lost
 NOBODY_S = 5.0  # after which it is said that no worker is there
 
 _ATTEMPT = "id, item_id, n, lane, number, coalesce(sent_as, ''), started_at"
@@ -47,6 +49,7 @@ class Watch:
         self._parked: dict[str, float] = {}
         self._cooling: dict[str, float] = {}
         self._since = time.time()
+        self._mended_s = time.monotonic()
         self._alone_s: float | None = None
         row = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
         self._last = int(row[0])
@@ -73,6 +76,10 @@ class Watch:
 
     def _look(self) -> tuple[int, bool]:
         """(samples left in the queue, whether all of them wait for a quota of another day, or for those that do)."""
+        self._db.transact([lambda db: stop_what_is_over(db, self._db.schema, time.time())])
+        if time.monotonic() - self._mended_s > MEND_S:
+            self._mended_s = time.monotonic()
+            self._db.transact([lambda db: queue.missed(db, self._db.schema)])
         rows = self._rows(
             "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE claim <> '')"
             " FROM work GROUP BY lane"
