@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,8 @@ class PostgreSQL:
         self.url = url
         self.schema = schema
         self._application = application
+        self._over = False
+        self._reconnecting = threading.Lock()
         self._connection = self._connect()
 
     # --- connecting
@@ -88,20 +91,23 @@ class PostgreSQL:
         _adapt(connection)
         return connection  # type: ignore[no-any-return] # imported late
 
-    def _reconnect(self, until_s: float) -> None:
-        """Raises LedgerError when the server has not come back by then (monotonic seconds)."""
-        with contextlib.suppress(Exception):
-            self._connection.close()
-        wait_s = 0.1
-        while True:
-            try:
-                self._connection = self._connect()
+    def _reconnect(self, lost: psycopg.Connection[Any], until_s: float) -> None:
+        """Raises LedgerError when the server has not come back by then (monotonic seconds). One thread does it for all."""
+        with self._reconnecting:
+            if self._connection is not lost:
                 return
-            except LedgerError:
-                if time.monotonic() + wait_s > until_s:
-                    raise
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, 5.0)
+            with contextlib.suppress(Exception):
+                lost.close()
+            wait_s = 0.1
+            while True:
+                try:
+                    self._connection = self._connect()
+                    return
+                except LedgerError:
+                    if time.monotonic() + wait_s > until_s:
+                        raise
+                    time.sleep(wait_s)
+                    wait_s = min(2 * wait_s, 5.0)
 
     # --- asking
 
@@ -109,12 +115,13 @@ class PostgreSQL:
         """Raises LedgerError. Outside of `transact` it is for questions and for what may safely happen twice."""
         until_s = time.monotonic() + PATIENCE_S
         while True:
+            connection = self._connection
             try:
-                return self._connection.execute(_translated(sql), values)
+                return connection.execute(_translated(sql), values)
             except _psycopg().Error as error:
-                if not self._connection.broken or self._connection.info.transaction_status:
+                if not connection.closed or self._over:
                     raise _failed(error) from error
-                self._reconnect(until_s)
+                self._reconnect(connection, until_s)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
         try:
@@ -127,15 +134,16 @@ class PostgreSQL:
         """All of it durable when this returns, or none of it. Raises LedgerError, and what a change raises."""
         psycopg, until_s = _psycopg(), time.monotonic() + PATIENCE_S
         while True:
-            within = _Within(self._connection)
+            connection = self._connection
+            within = _Within(connection)
             try:
-                with self._connection.transaction():
+                with connection.transaction():
                     results = [change(within) for change in changes]
                     within.take_number()
                 return results
             except psycopg.Error as error:
-                if self._connection.broken:
-                    self._reconnect(until_s)
+                if connection.closed and not self._over:
+                    self._reconnect(connection, until_s)
                     if within.number is not None and self._committed(within.number, until_s):
                         return results
                 elif not isinstance(error, _again()):
@@ -162,6 +170,7 @@ class PostgreSQL:
         return float(self.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0])
 
     def close(self) -> None:
+        self._over = True
         self._connection.close()
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
+import signal
+import sys
 
 import pytest
 
+from batchgen.emulator import EmulatorOptions
+from tests.cluster.conftest import HEAD, ROOT, cluster_on
+from tests.postgres import running
 from tests.test_run import items
 
-HEAD = "version: 1\ndefaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {rpm: 6000}}\nitems:\n"
 PROMPTS = "abcdefgh"
 CHAIN = items(*PROMPTS) + "".join(
     f"  - {{id: d{n}, prompt: 'again {n}', references: ['@i{n}']}}\n" for n in range(4)
@@ -76,6 +82,69 @@ async def test_whatever_step_a_worker_dies_at_another_finishes_and_each_request_
     )
 
 
+def both_busy(cluster):
+    return cluster.open_of("w1") >= 2 and cluster.open_of("w2") >= 2
+
+
+def jobs(cluster):
+    """Keys in the queue, with repetitions."""
+    with cluster.reader() as reader:
+        sql = (
+            "SELECT args ->> 'key' FROM batchgen_queue.procrastinate_jobs WHERE status IN ('todo', 'doing') ORDER BY 1"
+        )
+        return [key for (key,) in reader._rows(sql)]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "batchgen.ledger.work:insert_work!",
+        "batchgen.engine.cluster.queue:defer",
+        "batchgen.engine.cluster.engine:Watch",
+    ],
+)
+async def test_a_submitter_that_dies_has_submitted_all_or_nothing_and_running_again_attaches(fleet, place):
+    manifest = fleet.manifest(items(*PROMPTS), HEAD)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.crash_child", str(manifest), str(fleet.folder / "out"), fleet.url, place, "1",
+        json.dumps({"engine": "cluster", "ledger": fleet.ledger}), cwd=ROOT,
+    )  # fmt: skip
+    assert await child.wait() == 9
+    submitted = await fleet.submit(items(*PROMPTS))
+    assert (submitted.exit_code, submitted.submitted, jobs(fleet)) == (9, 8, [f"i{n}" for n in range(8)])
+
+
+async def test_two_submitters_at_the_same_time_submit_everything_once(fleet):
+    manifest = fleet.manifest(items(*PROMPTS), HEAD)
+    said = json.dumps({"engine": "cluster", "ledger": fleet.ledger, "wait": False})
+    children = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.crash_child", str(manifest), str(fleet.folder / "out"), fleet.url, "-", "0", said,
+            cwd=ROOT, stderr=asyncio.subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    codes = sorted([await child.wait() for child in children])
+    assert codes in ([1, 9], [9, 9])  # 1: JobLocked, which nobody caught there
+    assert jobs(fleet) == [f"i{n}" for n in range(8)]
+
+
+async def test_workers_go_on_when_their_server_has_crashed_and_is_back(tmp_path, nursery, monkeypatch):
+    options = EmulatorOptions(latency_s=(0.3, 0.3), picture="tiny", rpm=0)
+    with running() as server:
+        monkeypatch.setenv("BATCHGEN_LEDGER", server.url())
+        async for fleet in cluster_on(options, tmp_path, server.url(), nursery):
+            await fleet.submit(items(*PROMPTS * 2))
+            fleet.fork()
+            fleet.fork()
+            await fleet.until(functools.partial(both_busy, fleet))
+            await asyncio.to_thread(server.stop, signal.SIGQUIT)
+            await asyncio.to_thread(server.start)
+            outcome = await asyncio.wait_for(fleet.watch(items(*PROMPTS * 2)), 60.0)
+            assert (outcome.exit_code, len(fleet.pictures()), await fleet.requests()) == (0, 16, 16)
+            assert account(fleet) == {"succeeded": 16}
+
+
 class Cable:
     """Between a worker and its server; `cut` ends all connections and lets no new ones through."""
 
@@ -136,12 +205,18 @@ async def test_a_worker_that_was_cut_off_brings_its_picture_late_and_starts_noth
         assert (outcome.exit_code, outcome.counts.get("uncertain", 0)) == ((3, 1) if hold else (0, 0))
         cable.mend()
         await fleet.until(lambda: fleet.open_of("w1") == 0 and came(fleet, "w1") == 1)
+        await fleet.until(lambda: not unplaced(fleet))
         assert account(fleet) == {"succeeded": 5 if hold else 6}
         assert await fleet.requests() == 5 + (not hold)
         assert len(fleet.pictures()) == 5
         assert len(list((fleet.folder / "out").glob("drafts/*"))) == (not hold)
         again = await fleet.watch(items(*"abcde"))
         assert (again.exit_code, await fleet.requests()) == (0, 5 + (not hold))
+
+
+def unplaced(cluster):
+    with cluster.reader() as reader:
+        return reader.unplaced_of_workers()
 
 
 def came(cluster, name):

@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS {SHARED}.worker (
 """
 _MENDING = 7_161_988_004  # of `pg_advisory_xact_lock`: any number that nobody else uses
 NOW = "extract(epoch FROM clock_timestamp())"
+# While the server was away nobody could be heard of. ?: STALE_S.
+ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {NOW} - ?"
 
 
 class Again(Exception):
@@ -118,7 +120,8 @@ def stalled(db: Connection) -> list[tuple[int, str, int, str]]:
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
         f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name = ?"
-        f" AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => ?))",
+        " AND (w.id IS NULL OR greatest(w.last_heartbeat, pg_postmaster_start_time())"
+        " < clock_timestamp() - make_interval(secs => ?))",
         (TASK, STALE_S),
     ).fetchall()
     found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
@@ -129,7 +132,7 @@ def holder(db: Connection, schema: str, run: int, key: str) -> str:
     """The worker that is alive and has this sample, whatever the queue makes of its silence; empty when there is none."""
     row = db.execute(
         f"SELECT w.name FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
-        f" AND w.at > {NOW} - ?",
+        f" AND {ALIVE}",
         (key, run, STALE_S),
     ).fetchone()
     return "" if row is None else str(row[0])
@@ -150,7 +153,7 @@ def missed(db: Connection, schema: str) -> int:
     was another's, and that one died. Answers how many."""
     db.execute("SELECT pg_advisory_xact_lock(?)", (_MENDING,))
     rows = db.execute(
-        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED}.worker w ON w.name = k.claim AND w.at > {NOW} - ?"
+        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED}.worker w ON w.name = k.claim AND {ALIVE}"
         f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
         " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key)",
         (STALE_S, schema),

@@ -17,8 +17,8 @@ def stop(db: Connection, schema: str, run_id: int, reason: str, message: str) ->
         (reason, message, run_id),
     )
     rows = db.execute(
-        f"SELECT key FROM work WHERE run_id = ? AND claim NOT IN (SELECT name FROM {SHARED}.worker"
-        f" WHERE at > {queue.NOW} - ?) ORDER BY id FOR UPDATE",
+        f"SELECT key FROM work WHERE run_id = ? AND claim NOT IN (SELECT w.name FROM {SHARED}.worker w"
+        f" WHERE {queue.ALIVE}) ORDER BY id FOR UPDATE",
         (run_id, queue.STALE_S),
     ).fetchall()
     withdrawn = work.withdraw(db, [key for (key,) in rows])

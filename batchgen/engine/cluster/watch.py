@@ -99,7 +99,7 @@ class Watch:
         """Pictures that workers who are alive have recorded and are about to move to their names."""
         sql = (
             "SELECT count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id"
-            f" JOIN {SHARED}.worker w ON w.name = a.worker AND w.at > {queue.NOW} - ? WHERE i.placed = 0"
+            f" JOIN {SHARED}.worker w ON w.name = a.worker AND {queue.ALIVE} WHERE i.placed = 0"
         )
         return int(self._rows(sql, queue.STALE_S)[0][0])
 
@@ -192,7 +192,7 @@ class Watch:
                 self._emit(LaneCooled(at=now, model=model, seconds=until - now, reason="rate_limited"))
 
     def _whether_anybody(self, left: int) -> None:
-        alive = self._rows(f"SELECT count(*) FROM {SHARED}.worker WHERE at > {queue.NOW} - ?", queue.STALE_S)[0][0]
+        alive = self._rows(f"SELECT count(*) FROM {SHARED}.worker w WHERE {queue.ALIVE}", queue.STALE_S)[0][0]
         if alive or not left:
             self._alone_s = None
             return
