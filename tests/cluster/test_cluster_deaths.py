@@ -52,11 +52,9 @@ PLACES = [
     "batchgen.ledger.fenced:FencedLedger.claimed!",
     "batchgen.ledger.fenced:FencedLedger.attempt_started",
     "batchgen.engine.exchange:Transport.send",
-    "batchgen.engine.exchange:Transport.send!",
     "batchgen.engine.settle:sync_folder!",
     "batchgen.ledger.fenced:FencedLedger._ended!",
     "batchgen.engine.settle:place",
-    "batchgen.store.store:os.replace!",
     "batchgen.ledger.fenced:FencedLedger.placed!",
     "procrastinate.manager:JobManager.finish_job",
     "procrastinate.manager:JobManager.finish_job!",
@@ -224,3 +222,15 @@ def came(cluster, name):
         return next(
             iter(reader._rows("SELECT count(*) FROM attempt WHERE worker = ? AND outcome = 'succeeded'", name))
         )[0]
+
+
+async def test_what_a_living_worker_has_in_flight_stays_its_own_whatever_the_queue_thinks_of_it(slow_fleet):
+    fleet = slow_fleet
+    await fleet.submit(items(*"abcde"))
+    fleet.fork()
+    await fleet.until(lambda: fleet.open_of("w1") == 5)
+    with fleet.reader() as reader:
+        reader._connection.execute("DELETE FROM batchgen_queue.procrastinate_workers")
+    fleet.fork()
+    outcome = await asyncio.wait_for(fleet.watch(items(*"abcde")), 40.0)
+    assert (outcome.exit_code, await fleet.requests(), account(fleet)) == (0, 5, {"succeeded": 5})

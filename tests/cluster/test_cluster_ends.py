@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+
+import jsonschema
+from PIL import Image
 
 from tests.test_run import items
 
@@ -18,6 +22,12 @@ def command(cluster, *words):
         [sys.executable, "-m", "batchgen", *words], capture_output=True, text=True, env=environment, check=False
     )
     return ran.returncode, ran.stdout, ran.stderr
+
+
+def picture():
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(data, "PNG")
+    return data.getvalue()
 
 
 def states(cluster):
@@ -92,3 +102,33 @@ async def test_a_days_quota_parks_its_lane_and_the_run_leaves_with_8_when_the_ot
     assert outcome.parked
     assert fleet.lines()["p"]["state"] == "succeeded"
     assert outcome.left >= 2
+
+
+async def test_groups_conversations_files_and_fallbacks_come_to_their_ends_and_all_views_agree(fleet):
+    """A request for several pictures of which some are withheld; turns; a local file; another model when a lane parks."""
+    (fleet.folder / "photo.png").write_bytes(picture())
+    text = (
+        "  - {id: four, prompt: '[[fault:rai_filtered]] four', model: imagen-4.0-generate-001, count: 4}\n"
+        "  - {id: talk, turns: [a mug, calmer, warmer], model: pro}\n"
+        "  - {id: file, prompt: like this, model: pro, references: [photo.png]}\n"
+        "  - {id: gone, prompt: '[[fault:429limit0]] x'}\n  - {id: other, prompt: y, fallback: [pro]}\n"
+        + "".join(
+            f"  - {{id: 'after{n[1:]}', prompt: again, model: pro, references: ['@four{n}']}}\n" for n in ("", "#4")
+        )
+    )
+    fleet.fork("--log-format", "json", "--log-file", str(fleet.folder / "w1.jsonl"))
+    outcome = await asyncio.wait_for(fleet.watch(text), 40.0)
+    lines = fleet.lines()
+    assert (outcome.exit_code, work_left(fleet)) == (4, (0, 0))
+    assert {key: line["state"] for key, line in lines.items()} == {
+        **dict.fromkeys(("talk-t1", "talk-t2", "talk-t3", "file", "other", "after"), "succeeded"),
+        "four": "refused", "gone": "failed", "after4": "blocked",
+    }  # fmt: skip
+    out = str(fleet.folder / "out")
+    assert (await asyncio.to_thread(command, fleet, "verify", out))[0] == 0
+    assert (await asyncio.to_thread(command, fleet, "report", out))[0] == 0
+    code, schema, _ = await asyncio.to_thread(command, fleet, "schema", "--log")
+    log = [json.loads(line) for line in (fleet.folder / "w1.jsonl").read_text().splitlines()]
+    assert (code, len(log) > 5) == (0, True)
+    checker = jsonschema.Draft202012Validator(json.loads(schema))
+    assert [error.message for line in log for error in checker.iter_errors(line)] == []
