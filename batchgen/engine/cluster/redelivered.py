@@ -43,8 +43,8 @@ class Redelivered:
         """
         end, uncertain = claimed.ended, claimed.uncertain
         for attempt in claimed.unsettled:
-            if await self._found(attempt):
-                end = ("succeeded", "")
+            if (found := await self._found(attempt)) is not None:
+                end = found
             elif await self._ledger.given_up(attempt):
                 end = ("uncertain", "interrupted")
                 uncertain += 1
@@ -52,15 +52,16 @@ class Redelivered:
             return None  # a sample that ends its workers is not asked for without end
         return end
 
-    async def _found(self, attempt: OpenAttempt) -> bool:
+    async def _found(self, attempt: OpenAttempt) -> tuple[str, str] | None:
+        """How it ended, when its picture exists. A link that cannot be fetched now is fetched by the next run."""
         if attempt.links and (route := self._routes.get(attempt.lane)) is not None:
             try:
                 await fetch_link(self._ledger, self._store, self._transport, route, attempt)
             except (DownloadFailed, ProviderError) as error:
                 self._note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
-                return False
-            return True
-        return await asyncio.to_thread(self._in_a_spool, attempt)
+                return "failed", error.reason
+            return "succeeded", ""
+        return ("succeeded", "") if await asyncio.to_thread(self._in_a_spool, attempt) else None
 
     def _in_a_spool(self, attempt: OpenAttempt) -> bool:
         """What the disk holds of it; what a worker that is alive has not recorded yet, it will."""
