@@ -59,7 +59,7 @@ async def test_cancel_withdraws_what_has_not_begun_and_a_later_run_submits_it_ag
     _, out, _ = await asyncio.to_thread(command, fleet, "status", str(fleet.folder / "out"))
     assert "stopped by cancelled" in out
     again = await asyncio.wait_for(fleet.submit(text), 20.0)
-    assert (again.exit_code, again.submitted) == (9, 8)
+    assert (again.exit_code, again.left) == (9, 8)
 
 
 async def test_an_online_run_leaves_alone_what_the_clusters_workers_have(fleet):
