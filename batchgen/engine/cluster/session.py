@@ -81,6 +81,8 @@ class Session:
         self._tasks = AsyncExitStack()
         self._driving: asyncio.Task[None] | None = None
         self._spool: FileLock | None = None
+        name = re.sub(r"[^\w.-]", "_", place.name)
+        self.store = Store(Path(facts.folder), f"{SPOOL}-{name}-{run_id}")
         self.ledger = FencedLedger(place.url, schema, run_id, place.name)
         self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
 
@@ -99,8 +101,6 @@ class Session:
         options = RunOptions(
             concurrency=place.concurrency, hold_uncertain=facts.hold_uncertain, emulator_url=facts.emulator_url
         )
-        name = re.sub(r"[^\w.-]", "_", place.name)
-        self.store = Store(Path(facts.folder), f"{SPOOL}-{name}-{self.run_id}")
         self._catalogue = catalogue
         await asyncio.to_thread(self._own_spool)
         pacing = Pacing(self.ledger, loads, limits, options, self._emit)
