@@ -1,7 +1,7 @@
 """Runs a job and dies the hard way just before or after the k-th call of one function.
 
 `crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`, or `crash_child serve` for many in turn. `MODULE:NAME!` dies when
-the call has returned, awaited where it can be. OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads.
+the call has returned, awaited where it can be. OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads; ledger; wait.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     said = json.loads(text)
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
-    options = batchgen.RunOptions(
-        emulator_url=url, ledger=os.environ.get("BATCHGEN_LEDGER"), batches=BatchOptions(limits=limits)
-    )
+    batches = BatchOptions(limits=limits, wait=said.get("wait", True))
+    ledger = said.get("ledger") or os.environ.get("BATCHGEN_LEDGER")
+    options = batchgen.RunOptions(emulator_url=url, ledger=ledger, batches=batches)
     return said.get("engine", "online"), options
 
 

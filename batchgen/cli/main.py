@@ -25,6 +25,7 @@ SECTIONS = {
         "validate": "Check a manifest, nothing sent.",
         "post": "Make missing derivatives, nothing sent.",
         "retry": "Take up again what failed, was refused or is uncertain.",
+        "cancel": "Withdraw what a cluster was given and has not begun.",
     },
     "Look": {
         "status": "How a job stands, while it runs and after.",

@@ -16,7 +16,14 @@ from batchgen.errors import UsageError
 from batchgen.report import figures
 from batchgen.report.facts import Facts, facts_of, seconds_since
 from batchgen.report.screen import Screen
-from batchgen.report.summary import batch_lines, money_lines, show_block, trouble, waiting_line
+from batchgen.report.summary import (
+    batch_lines,
+    cluster_lines,
+    money_lines,
+    show_block,
+    trouble,
+    waiting_line,
+)
 
 STATES = ("succeeded", "running", "submitted", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
@@ -113,6 +120,8 @@ def show_status(out: Screen, facts: Facts) -> None:
     if facts["in_flight"]:
         show_block(out, "in flight", _in_flight(facts))
     for label, lines in batch_lines(facts["batches"]):
+        show_block(out, label, lines)
+    for label, lines in cluster_lines(facts["cluster"]):
         show_block(out, label, lines)
     if derived := facts["derivatives"]:
         show_block(out, "derived", [f"{name}: {figures.listed(states)}" for name, states in sorted(derived.items())])

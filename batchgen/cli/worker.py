@@ -39,7 +39,6 @@ LEFT = {"SIGINT": 130, "SIGTERM": 143}
 @click.option("--until-empty", is_flag=True, help="Leave when nothing is left that may be made now; for batch systems.")
 @click.option("--name", metavar="NAME", help="Unlike any other worker's.  [default: host, process and a few letters]")
 @click.option("--health-file", type=click.Path(), metavar="FILE", help="Touched every second while the worker works.")
-@click.option("--dead-after", type=click.FloatRange(min=1.0), default=30.0, hidden=True, metavar="S")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss.")
 @log_options
 @pass_invocation
@@ -79,7 +78,6 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
         concurrency=options["concurrency"],
         until_empty=options["until_empty"],
         health_file=options["health_file"],
-        dead_after_s=options["dead_after"],
         **given,
     )
     observers = _observers(invocation, quiet=options["quiet"])

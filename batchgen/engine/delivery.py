@@ -31,6 +31,8 @@ class Delivery:
         self._note = note
         self._away = asyncio.Event()
         self._trying = asyncio.Lock()
+        # Of a worker's pictures the ledger tells together with those of other workers.
+        self._unplaced = ledger.reader.unplaced_of_workers if ledger.worker else ledger.reader.unplaced
         self._later: set[int] = set()  # attempts that were tried in vain: others go first
         self._task: asyncio.Task[None] | None = None
 
@@ -84,7 +86,7 @@ class Delivery:
     async def _try(self, bucket: BucketStore) -> int:
         """Until the first that does not go. Answers how many attempts went up."""
         went = 0
-        by_attempt = groupby(self._ledger.reader.unplaced(self._ledger.worker), key=lambda image: image.attempt)
+        by_attempt = groupby(self._unplaced(), key=lambda image: image.attempt)
         waiting = {attempt: images for attempt, found in by_attempt if (images := _still(bucket, found))}
         for attempt in sorted(waiting, key=lambda attempt: (attempt in self._later, attempt)):
             texts = self._ledger.reader.beside(attempt)

@@ -10,6 +10,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader, StoredImage
+from batchgen.ledger.work import blocked_by
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
 from batchgen.manifest.references import References
 from batchgen.records import Item, Sample, item_ref_key, previous_turn, sample_key
@@ -28,11 +29,6 @@ def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: 
     ]
     earlier = made_digest(sample_key(previous_turn(item), n)) if item.turn > 1 else None
     return wire_facts(item, digests, earlier)
-
-
-def blocked_by(key: str, state: str, reason: str) -> str:
-    """Why a sample is blocked, in words."""
-    return f"needs @{key}, which {'was' if state == 'refused' else 'is'} {state}{f' ({reason})' if reason else ''}"
 
 
 class Dependents:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.engine.dependents import blocked_by, wire_of
+from batchgen.engine.dependents import wire_of
 from batchgen.errors import UsageError
+from batchgen.ledger.work import blocked_by
 from batchgen.manifest.fingerprint import fingerprint, wire_facts
 from batchgen.planning import Action, Wishes
 from batchgen.records import Item, Known, Sample, needs, previous_turn, sample_key

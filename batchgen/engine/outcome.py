@@ -54,12 +54,13 @@ class Tally:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How the work of a run came to its end. stopping: why nothing more was started, empty when all was tried; left:
-    samples that were not; waits: some of them for a quota of another day; stopped_lanes: reasons by lane; derived: by
-    workers elsewhere."""
+    samples that were not; out: those of them that workers elsewhere still make; waits: some of them for a quota of another
+    day; stopped_lanes: reasons by lane; derived: by workers elsewhere."""
 
     stopping: str = ""
     message: str = ""
     left: int = 0
+    out: int = 0
     waits: bool = False
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     unsubmitted: int = 0
@@ -110,6 +111,7 @@ EXIT_BY_STOP = {
     "budget": 6,
     "deadline": 7,
     "stalled": 4,
+    "cancelled": 3,
     "SIGINT": 130,
     "SIGTERM": 143,
     "SIGHUP": 129,

@@ -36,13 +36,16 @@ GONE = (403, 404, 410)
 
 def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
     """Pictures that were recorded and not moved to their names."""
+    place_left(ledger, store, ledger.reader.unplaced(), note)
+
+
+def place_left(ledger: Ledger, store: Store, images: Sequence[StoredImage], note: Note) -> None:
     attempts: dict[int, list[tuple[str, str]]] = {}
     paths: list[str] = []
-    unplaced = ledger.reader.unplaced()
     if isinstance(store, BucketStore):
-        _finish_uploading(ledger, store, unplaced, note)
+        _finish_uploading(ledger, store, images, note)
         return
-    for image in unplaced:
+    for image in images:
         moved = attempts.setdefault(image.attempt, [])
         if os.path.exists(store.spooled(image.spool)):
             made_way = store.place(image.spool, image.file.path)

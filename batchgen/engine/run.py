@@ -44,7 +44,7 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import Server, address, has_ledger, known_as, server_url
+from batchgen.ledger.places import Server, address, has_ledger, known_as, pointer, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
@@ -166,10 +166,21 @@ class _Run:
             else Server(server_url(url), self.manifest.name, known_as(self.store.url or self.store.root))
         )
 
+    def _after_workers(self) -> None:
+        """With a ledger that workers write: what those of them left that died."""
+        if (there := pointer(self.store.folder)) is not None:
+            from batchgen.engine.cluster.heirs import after_workers
+
+            server = self._server()
+            after_workers(
+                self.store, server.url if server else there.server, there.schema, self.manifest.catalogue, self.note
+            )
+
     async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
         bind(ledger, self.store)
+        self._after_workers()
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
@@ -402,6 +413,7 @@ class _Run:
                 **batches.stopped,
             },
             unsubmitted=batches.unsubmitted,
+            out=_with_workers(ledger),
             exposed_ms=(median(exposed), max(exposed)) if exposed else None,
         )
         return self._end(ledger, survey, ending, prospect, started, parked)
@@ -492,7 +504,7 @@ class _Run:
             sum(attempts.values()),
             bool(ending.stopped_lanes),
             ending.waits,
-            counts.get("submitted", 0) + ending.unsubmitted + ending.derived.queued > 0,
+            counts.get("submitted", 0) + ending.unsubmitted + ending.out + ending.derived.queued > 0,
             self.derived.failed > 0 or not self.derived.finished,
             self.waiting > 0,
         )
@@ -541,6 +553,11 @@ class _Run:
                 derived=outcome.derived.counts,
             )
         )
+
+
+def _with_workers(ledger: Ledger) -> int:
+    queue = ledger.reader.queue()
+    return 0 if queue is None else queue.samples
 
 
 def _wanted_by_model(survey: Survey) -> dict[str, int]:

@@ -15,6 +15,7 @@ from batchgen.engine.lanes import lane_key
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.manifest import Limits, Manifest
 from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
 from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, overdue, selected
@@ -158,7 +159,7 @@ class Surveyor:
     def decide(self, sample: Sample, entry: Known | None) -> tuple[Action, str, Move | None]:
         item, n = sample.item, sample.n
         if entry is not None and entry.state == "submitted":
-            return "skip", IN_A_BATCH, None
+            return "skip", WITH_WORKERS if entry.reason == WITH_WORKERS else IN_A_BATCH, None
         changed = lambda: changes(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
         action, why = judge(entry, sample.fingerprint, self.wishes, self.store.has, changed)
         if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
@@ -181,8 +182,8 @@ class Surveyor:
         if action == "keep":
             self.survey.kept += 1
             return
-        if why == IN_A_BATCH:
-            self._is_out(sample)
+        if why in (IN_A_BATCH, WITH_WORKERS):
+            self._is_out(sample, why)
             return
         if move is not None:
             self.survey.moves.append(move)
@@ -191,9 +192,9 @@ class Surveyor:
             self.survey.skipped += 1
         self._tell(Step(sample, action, why), 1)
 
-    def _is_out(self, sample: Sample) -> None:
+    def _is_out(self, sample: Sample, where: str) -> None:
         self.survey.submitted += 1
-        self.survey.whys[IN_A_BATCH] += 1
+        self.survey.whys[where] += 1
         self._serves(sample.item.model)
         if self._scheduled is not None:
             self._scheduled.add(sample.key)

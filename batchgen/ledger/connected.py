@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,3 +30,9 @@ class Connected:
         if isinstance(self._connection, Streams):
             return self._connection.stream(sql, values)
         return self._rows(sql, *values)
+
+    def has_work(self) -> bool:
+        """Whether the queue of the cluster has ever had anything of this job."""
+        if isinstance(self._connection, sqlite3.Connection):
+            return False
+        return self._connection.execute("SELECT to_regclass('work')").fetchone()[0] is not None

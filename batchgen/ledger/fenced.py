@@ -11,7 +11,7 @@ from batchgen.errors import Fenced
 from batchgen.ledger import deriving, work
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.database import Connection
-from batchgen.ledger.ledger import Ledger, Settled, insert_attempt, set_state
+from batchgen.ledger.ledger import Ledger, Settled, insert_attempt, insert_blocked, set_state
 from batchgen.ledger.places import open_schema
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt, open_attempt
@@ -24,12 +24,14 @@ OPEN = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_us
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A sample that is this worker's now. unsettled: requests for it of whoever had it before; ended: how it ended with
-    its last request of this submission, when nobody has said so to what waits for it."""
+    its last request of this submission, when nobody has said so to what waits for it; uncertain: requests for it in this
+    submission that were never answered."""
 
     sample: Sample
     lane: str
     unsettled: tuple[OpenAttempt, ...]
     ended: tuple[str, str] | None
+    uncertain: int
 
 
 class FencedLedger(Ledger):
@@ -65,7 +67,11 @@ class FencedLedger(Ledger):
                 f"SELECT {OPEN} FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome IS NULL ORDER BY id",
                 (sample.item.id, sample.n, self.run_id),
             ).fetchall()
-            return Claimed(sample, row[0], tuple(map(open_attempt, rows)), self._end_of(db, sample))
+            uncertain = db.execute(
+                "SELECT count(*) FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome = 'uncertain'",
+                (sample.item.id, sample.n, self.run_id),
+            ).fetchone()[0]
+            return Claimed(sample, row[0], tuple(map(open_attempt, rows)), self._end_of(db, sample), uncertain)
 
         return cast("Claimed | None", await self.writer.write(change))
 
@@ -87,44 +93,57 @@ class FencedLedger(Ledger):
         await self.writer.write(change)
 
     async def withdrawn(self, sample: Sample) -> None:
-        """It is not to be made in this submission any more: a later run may ask for it again."""
+        """It is not to be made in this submission any more, unless another worker has it."""
 
         def change(db: Connection) -> None:
-            work.forget(db, [sample.key])
-            for n in range(sample.n, sample.n + sample.images):
-                db.execute(
-                    "UPDATE sample SET state = 'wanted', updated_at = ? WHERE item_id = ? AND n = ? AND state = 'submitted'",
-                    (time.time(), sample.item.id, n),
-                )
+            if self._is_mine(db, sample.key):
+                work.withdraw(db, [sample.key])
 
         await self.writer.write(change)
+
+    def _is_mine(self, db: Connection, key: str) -> bool:
+        row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (key,)).fetchone()
+        return row is not None and row[0] == self.worker
 
     def standing(self) -> work.Standing:
         sql = "SELECT stopped_by, message, deadline FROM submission WHERE run_id = ?"
         return work.Standing(*next(iter(self.reader._rows(sql, self.run_id))))
 
-    async def stopped(self, reason: str, message: str) -> None:
-        """Nothing more of this submission starts, on no machine. The first reason stays."""
-        sql = "UPDATE submission SET stopped_by = ?, message = ? WHERE run_id = ? AND stopped_by = ''"
-        row = (reason, message, self.run_id)
-        await self.writer.write(lambda db: db.execute(sql, row))
+    def stopped_lanes(self) -> dict[str, str]:
+        return dict(self.reader._rows("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", self.run_id))
 
-    async def done(self, keys: Sequence[str]) -> None:
-        """These have come to an end without a picture."""
-        await self.writer.write(lambda db: work.forget(db, keys))
+    def lane_stopped(self, lane: str, reason: str) -> None:
+        """For all workers; nobody waits for it."""
+        sql = "INSERT INTO stopped_lane VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        self.writer.ride(lambda db: db.execute(sql, (self.run_id, lane, reason)))
+
+    def never(self, keys: Sequence[str], state: str, reason: str) -> list[tuple[Sample, str]]:
+        """The samples of a request end without pictures: takes them out of the queue, and records as blocked all that
+        waited for them, which it answers with reasons. Nothing of it when another worker has them by now."""
+
+        def change(db: Connection) -> list[tuple[Sample, str]]:
+            row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
+            if row is not None and row[0] != self.worker:
+                return []
+            blocked = _blocked(db, [(key, work.blocked_by(key, state, reason)) for key in keys])
+            work.forget(db, keys)
+            return blocked
+
+        return cast("list[tuple[Sample, str]]", self._now(change))
 
     # --- its attempts
 
     async def attempt_started(
         self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = ""
     ) -> int:
-        """Raises Fenced when the sample is another's by now, or the submission's budget has no room for it."""
+        """Raises Fenced when the sample is another's by now, or the submission has stopped or no room for it in its budget."""
         at = time.time()
 
         def change(db: Connection) -> int | str:
-            row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (sample.key,)).fetchone()
-            if row is None or row[0] != self.worker:
+            if not self._is_mine(db, sample.key):
                 return "taken"
+            if db.execute("SELECT stopped_by FROM submission WHERE run_id = ?", (self.run_id,)).fetchone()[0]:
+                return "stopped"
             usd = estimate_usd or 0.0
             room = db.execute(
                 "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
@@ -172,20 +191,26 @@ class FencedLedger(Ledger):
         return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
 
     def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
-        row = db.execute("SELECT item_id, n, images, estimate_usd FROM attempt WHERE id = ?", (attempt,)).fetchone()
-        item_id, n, images, estimate_usd = row
+        sql = "SELECT item_id, n, images, estimate_usd, run_id, outcome FROM attempt WHERE id = ?"
+        item_id, n, images, estimate_usd, run_id, outcome = db.execute(sql, (attempt,)).fetchone()
         if usd is not None:
             sql = "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
-            db.execute(sql, (usd - (estimate_usd or 0.0), self.run_id))
-        made = db.execute(
-            "SELECT n FROM sample WHERE item_id = ? AND n >= ? AND n < ? AND state = 'succeeded'",
-            (item_id, n, n + images),
-        ).fetchall()
-        if made:
-            self.defer(db, work.released(db, [sample_key(item_id, number) for (number,) in made]))
-            if deriving.released(db, item_id, [number for (number,) in made]):
-                self.derive(db)
-        if len(made) == images:
+            db.execute(sql, (usd - (estimate_usd or 0.0), run_id))
+        if outcome != "succeeded":
+            return
+        sql = "SELECT n, state, reason FROM sample WHERE item_id = ? AND n >= ? AND n < ?"
+        rows = db.execute(sql, (item_id, n, n + images)).fetchall()
+        ends = [(sample_key(item_id, number), state, reason) for number, state, reason in rows]
+        made = [key for key, state, _ in ends if state == "succeeded"]
+        self.defer(db, work.released(db, made))
+        numbers = [n for n, state, _ in rows if state == "succeeded"]
+        if numbers and deriving.released(db, item_id, numbers):
+            self.derive(db)
+        without = [
+            (key, work.blocked_by(key, state, reason)) for key, state, reason in ends if state in ("refused", "failed")
+        ]
+        _blocked(db, without)
+        if all(state in ("succeeded", "refused", "failed") for _, state, _ in ends):
             work.forget(db, [sample_key(item_id, n)])
 
     # --- requests of others
@@ -200,6 +225,32 @@ class FencedLedger(Ledger):
             " AND NOT EXISTS (SELECT 1 FROM attempt o WHERE o.worker = a.worker AND o.outcome IS NULL)"
         )
         return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
+
+    def unanswered(self, numbers: Sequence[int]) -> list[OpenAttempt]:
+        """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
+        if not numbers:
+            return []
+        rows = self.reader._rows(
+            f"SELECT {OPEN} FROM attempt WHERE id IN ({', '.join('?' * len(numbers))}) AND links IS NULL"
+            " AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted')) ORDER BY id",
+            *numbers,
+        )
+        return [open_attempt(row) for row in rows]
+
+    def has_come(self, attempt: int) -> bool:
+        """Whether a request has brought its picture by now."""
+        rows = self.reader._rows("SELECT 1 FROM attempt WHERE id = ? AND outcome = 'succeeded'", attempt)
+        return next(iter(rows), None) is not None
+
+    def disown(self) -> None:
+        """Open requests whose samples the queue has no more: whoever runs the job next settles them as its own."""
+        key = "CASE WHEN n = 1 THEN item_id ELSE item_id || '#' || CAST(n AS TEXT) END"
+        self._now(
+            lambda db: db.execute(
+                "UPDATE attempt SET worker = NULL WHERE outcome IS NULL AND worker IS NOT NULL AND chunk IS NULL"
+                f" AND NOT EXISTS (SELECT 1 FROM work w WHERE w.key = {key})"
+            )
+        )
 
     async def given_up(self, attempt: OpenAttempt) -> bool:
         """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
@@ -218,3 +269,23 @@ class FencedLedger(Ledger):
             return True
 
         return bool(await self.writer.write(change))
+
+
+def _blocked(db: Connection, ended: Sequence[tuple[str, str]]) -> list[tuple[Sample, str]]:
+    """All that waits for samples which end without pictures, with reasons. ended: their keys, and the reason that follows."""
+    blocked: dict[str, tuple[Sample, str]] = {}
+    left, gone = list(ended), list[str]()
+    while left:
+        key, why = left.pop()
+        for name, body in work.waiting_for(db, key):
+            sample = load_sample(body)
+            gone.append(name)
+            for n in range(sample.n, sample.n + sample.images):
+                single = replace(sample, n=n, images=1)
+                if single.key not in blocked:
+                    blocked[single.key] = (single, why)
+                    left.append((single.key, work.blocked_by(single.key, "blocked", "")))
+    work.forget(db, gone)
+    found = list(blocked.values())
+    insert_blocked(db, found)
+    return found

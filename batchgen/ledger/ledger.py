@@ -260,19 +260,7 @@ class Ledger:
 
     def blocked(self, samples: Sequence[tuple[Sample, str]]) -> None:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
-        at = time.time()
-
-        def change(db: Connection) -> None:
-            for sample, why in samples:
-                item = sample.item
-                db.execute(
-                    "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
-                    " VALUES (?, ?, ?, ?, 'blocked', '', ?, 'blocked', ?, ?) ON CONFLICT (item_id, n) DO UPDATE SET"
-                    " state = 'blocked', reason = 'blocked', message = excluded.message, updated_at = excluded.updated_at",
-                    (item.id, sample.n, item.model, ",".join(item.tags), sample.wire, why, at),
-                )
-
-        self._now(change)
+        self._now(lambda db: insert_blocked(db, samples))
 
     async def download_failed(self, attempt: int, sample: Sample, error: ProviderError) -> None:
         """The picture was made and its link could not be fetched: the attempt stays open, the next run fetches again."""
@@ -381,6 +369,18 @@ def insert_attempt(
             (item.id, n, item.model, ",".join(item.tags), state, sample.fingerprint, sample.wire, at),
         )
     return int(cursor.fetchone()[0])
+
+
+def insert_blocked(db: Connection, samples: Sequence[tuple[Sample, str]]) -> None:
+    at = time.time()
+    for sample, why in samples:
+        item = sample.item
+        db.execute(
+            "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
+            " VALUES (?, ?, ?, ?, 'blocked', '', ?, 'blocked', ?, ?) ON CONFLICT (item_id, n) DO UPDATE SET"
+            " state = 'blocked', reason = 'blocked', message = excluded.message, updated_at = excluded.updated_at",
+            (item.id, sample.n, item.model, ",".join(item.tags), sample.wire, why, at),
+        )
 
 
 def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:

@@ -38,13 +38,19 @@ class Pictures(Connected):
         )
         return [(path, json.loads(texts)) for path, texts in rows if texts]
 
-    def unplaced(self, worker: str = "") -> list[StoredImage]:
-        """Pictures whose settling was recorded and whose placing was not. worker: whose, beside those of runs."""
+    def unplaced(self) -> list[StoredImage]:
+        """Pictures of runs whose settling was recorded and whose placing was not."""
+        return self._unplaced("a.worker IS NULL")
+
+    def unplaced_of_workers(self) -> list[StoredImage]:
+        """The same of workers, which may be just placing them."""
+        return self._unplaced("a.worker IS NOT NULL")
+
+    def _unplaced(self, whose: str) -> list[StoredImage]:
         rows = self._rows(
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
-            " WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND (a.worker IS NULL OR"
-            " a.worker = ?)) ORDER BY attempt_id, k",
-            worker,
+            f" WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND {whose})"
+            " ORDER BY attempt_id, k"
         )
         return [_stored(row) for row in rows]
 

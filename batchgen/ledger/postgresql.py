@@ -283,6 +283,7 @@ class PostgreSQL:
         return float(self.execute("SELECT extract(epoch FROM clock_timestamp())").fetchone()[0])
 
     def close(self) -> None:
+        self._over = True
         self._connection.close()
 
 

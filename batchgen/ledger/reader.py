@@ -7,6 +7,7 @@ from typing import Self
 
 from batchgen.ledger.pictures import Pictures, StoredImage
 from batchgen.ledger.places import open_for_reading
+from batchgen.ledger.queued import Queued
 from batchgen.ledger.requests import Beyond, Money, OpenAttempt, Requests
 from batchgen.ledger.runs import RunRow, Runs
 from batchgen.ledger.samples import Samples
@@ -15,7 +16,7 @@ from batchgen.ledger.submissions import Submissions
 __all__ = ["Beyond", "Money", "OpenAttempt", "Reader", "RunRow", "StoredImage"]
 
 
-class Reader(Samples, Requests, Pictures, Runs, Submissions):
+class Reader(Samples, Requests, Pictures, Runs, Submissions, Queued):
     """Views of one ledger. Every method is one snapshot."""
 
     @classmethod

@@ -9,6 +9,8 @@ from batchgen.ledger.database import marks
 from batchgen.ledger.rows import RESULT_COLUMNS, in_pages, results
 from batchgen.records import Known, Result, sample_key
 
+WITH_WORKERS = "with the cluster's workers"
+
 
 class Samples(Connected):
     def counts(self) -> dict[str, int]:
@@ -49,7 +51,19 @@ class Samples(Connected):
         make = Known._make
         for row in self._connection.execute(sql, tuple(item_ids)):
             found.setdefault(row[0], []).append(make(row[1:]))
+        for item_id, first, images in self.at_work(item_ids):
+            found[item_id] = [
+                entry._replace(state="submitted", reason=WITH_WORKERS) if first <= entry.n < first + images else entry
+                for entry in found.get(item_id, ())
+            ]
         return found
+
+    def at_work(self, item_ids: Sequence[str]) -> list[tuple[str, int, int]]:
+        """(item id, n, images) of what of these the queue of the cluster has, in flight or not."""
+        if not self.has_work():
+            return []
+        marks = ",".join("?" * len(item_ids))
+        return list(self._rows(f"SELECT item_id, n, images FROM work WHERE item_id IN ({marks})", *item_ids))
 
     def wire(self, item_id: str, n: int) -> str:
         row = self._connection.execute("SELECT wire FROM sample WHERE item_id = ? AND n = ?", (item_id, n)).fetchone()

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from batchgen.ledger.backlog import dump_sample
+from batchgen.ledger.backlog import dump_sample, load_sample
 from batchgen.ledger.database import Connection
-from batchgen.records import Sample
+from batchgen.records import Sample, sample_key
 
 # missing: how many of the samples it needs are not made yet; claim: of the worker that has it, empty while nobody has.
 TABLES = """
@@ -19,7 +19,11 @@ CREATE TABLE IF NOT EXISTS submission (
   stopped_by TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', made_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS work (
   id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, priority INTEGER NOT NULL,
-  missing INTEGER NOT NULL, claim TEXT NOT NULL DEFAULT '', body TEXT NOT NULL);
+  missing INTEGER NOT NULL, claim TEXT NOT NULL DEFAULT '', body TEXT NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL,
+  images INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS work_of ON work (item_id);
+CREATE TABLE IF NOT EXISTS stopped_lane (run_id INTEGER NOT NULL, lane TEXT NOT NULL, reason TEXT NOT NULL,
+  PRIMARY KEY (run_id, lane));
 CREATE TABLE IF NOT EXISTS need (key TEXT NOT NULL, work_id INTEGER NOT NULL, PRIMARY KEY (key, work_id));
 CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 """
@@ -50,6 +54,10 @@ class Standing:
     stopped_by: str
     message: str
     deadline: float | None
+
+    def over(self, now: float) -> bool:
+        """Whether its time is up and nobody has said so."""
+        return not self.stopped_by and self.deadline is not None and now >= self.deadline
 
 
 def submission(db: Connection, run_id: int) -> tuple[Submission, Standing] | None:
@@ -87,8 +95,11 @@ def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, S
     """rows: lane, sample, keys of the samples that it needs first. The samples are `submitted` from here on."""
     at = time.time()
     db.executemany(
-        "INSERT INTO work (run_id, key, lane, priority, missing, body) VALUES (?, ?, ?, ?, ?, ?)",
-        [(run_id, s.key, lane, s.item.priority, len(set(keys)), dump_sample(s)) for lane, s, keys in rows],
+        "INSERT INTO work (run_id, key, lane, priority, missing, body, item_id, n, images) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (run_id, s.key, lane, s.item.priority, len(set(keys)), dump_sample(s), s.item.id, s.n, s.images)
+            for lane, s, keys in rows
+        ],
     )
     needs = [(key, sample.key) for _, sample, keys in rows for key in set(keys)]
     if needs:
@@ -132,6 +143,33 @@ def forget(db: Connection, keys: Sequence[str]) -> None:
     for key in keys:
         db.execute("DELETE FROM need WHERE work_id IN (SELECT id FROM work WHERE key = ?)", (key,))
         db.execute("DELETE FROM work WHERE key = ?", (key,))
+
+
+def withdraw(db: Connection, keys: Iterable[str]) -> int:
+    """Not to be made in this submission any more, nor what waits for it: a later run may ask for it again. Answers how
+    many samples these are."""
+    left, at, withdrawn = list(keys), time.time(), 0
+    while left:
+        key = left.pop()
+        row = db.execute("SELECT body FROM work WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            continue
+        sample = load_sample(row[0])
+        numbers = range(sample.n, sample.n + sample.images)
+        for n in numbers:
+            left += [name for name, _ in waiting_for(db, sample_key(sample.item.id, n))]
+            db.execute(
+                "UPDATE sample SET state = 'wanted', updated_at = ? WHERE item_id = ? AND n = ? AND state = 'submitted'",
+                (at, sample.item.id, n),
+            )
+        withdrawn += len(numbers)
+        forget(db, [key])
+    return withdrawn
+
+
+def blocked_by(key: str, state: str, reason: str) -> str:
+    """Why a sample is blocked, in words."""
+    return f"needs @{key}, which {'was' if state == 'refused' else 'is'} {state}{f' ({reason})' if reason else ''}"
 
 
 def waiting_for(db: Connection, key: str) -> list[tuple[str, str]]:

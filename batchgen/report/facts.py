@@ -76,6 +76,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
             "saved_usd": round(outcome.saved_usd, 6),
             "out": batches(reader),
         },
+        "cluster": cluster(reader),
         "reasons": reasons(reader),
         "uncertain": uncertain(reader),
         "account": books(reader),
@@ -101,6 +102,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "usd": _money(reader.money()),
         "in_flight": _in_flight(reader),
         "batches": batches(reader),
+        "cluster": cluster(reader),
         "uncertain": uncertain(reader),
         "account": books(reader),
         "derivatives": Derived.of(reader).derivative_counts(),
@@ -166,6 +168,12 @@ def batches(reader: Reader) -> list[Facts]:
          "since": utc_iso(chunk.created_at or chunk.made_at), "estimate_usd": chunk.estimate_usd}
         for chunk in reader.open_chunks()
     ]  # fmt: skip
+
+
+def cluster(reader: Reader) -> Facts | None:
+    """What is with the cluster's workers; None for a job that never was."""
+    queue = reader.queue()
+    return None if queue is None else asdict(queue)
 
 
 def books(reader: Reader) -> Facts:

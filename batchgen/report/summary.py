@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.report import figures
 from batchgen.report.account import account_lines
 from batchgen.report.clean import brief
@@ -20,6 +21,7 @@ STOPS = {
     "budget": "the budget is used up",
     "deadline": "the time is up",
     "stalled": "nothing succeeded any more",
+    "cancelled": "it was cancelled",
     "SIGINT": "interrupted (SIGINT)",
     "SIGTERM": "told to stop (SIGTERM)",
     "SIGHUP": "the terminal went away (SIGHUP)",
@@ -51,15 +53,17 @@ def headline(facts: Facts) -> str:
     files = f", {figures.count(derived, 'file')} made of them" if derived else ""
     files += _files_missing(facts["derivatives"])
     files += f", {facts['waiting']:,} not in the bucket yet" if facts["waiting"] else ""
-    out = facts["batches"]["submitted"]
+    out, where = facts["batches"]["submitted"], "in batches"
+    if facts["cluster"] is not None and facts["cluster"]["samples"]:
+        out, where = facts["cluster"]["samples"], WITH_WORKERS
     missing = sum(samples.get(state, 0) for state in NOT_MADE)
     job = facts["job"]
     why = f": stopped, {STOPS.get(facts['stopped_by'], facts['stopped_by'])}" if facts["stopped_by"] else ""
     if why:
-        waiting = f", {out:,} in batches" if out else ""
+        waiting = f", {out:,} {where}" if out else ""
         return f"{job}{why}; {figures.count(images['made'], 'image')} made{waiting}{files}"
     if out:
-        return f"{job}: {figures.count(out, 'image')} in batches, {images['made']:,} made{files}"
+        return f"{job}: {figures.count(out, 'image')} {where}, {images['made']:,} made{files}"
     if not images["made"] and not missing and not images["left"]:
         nothing = "nothing to ask for" if files else "nothing to do"
         return f"{job}: {nothing}, {figures.count(images['kept'], 'image')} kept{files}"
@@ -128,6 +132,15 @@ def batch_lines(batches: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
         lines.append(f"… and {len(batches) - BATCHES_MOST:,} more")
     if lines:
         yield "batches", lines
+
+
+def cluster_lines(cluster: Facts | None) -> Iterator[tuple[str, list[str]]]:
+    if cluster is None or not (cluster["samples"] or cluster["stopped_by"]):
+        return
+    why = f"stopped by {cluster['stopped_by']}" if cluster["stopped_by"] else ""
+    words = f"{figures.count(cluster['samples'], 'sample')} {WITH_WORKERS}, {cluster['taken']:,} of them taken up"
+    alive = f"{figures.count(cluster['workers'], 'worker')} alive"
+    yield "cluster", ["; ".join(filter(None, [words if cluster["samples"] else "", why, alive]))]
 
 
 def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
@@ -244,6 +257,10 @@ def next_steps(facts: Facts) -> list[str]:
         case 8:
             until = min(facts["parked"].values(), default="the quota resets")
             return [f"{run} after {until}"]
+        case 9 if facts["cluster"] is not None:
+            return [
+                f"{run} watches what the workers do; batchgen cancel {manifest}{output} withdraws what has not begun"
+            ]
         case 9:
             return [
                 f"{run} collects what the batches have brought; so does batchgen status {manifest}{output} --collect"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -21,10 +22,52 @@ from batchgen.ledger.reader import Reader
 from tests.test_run import Bench
 
 HEAD = "version: 1\ndefaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {rpm: 6000}}\nitems:\n"
+ROOT = Path(__file__).parent.parent.parent
 FAST = EmulatorOptions(latency_s=(0.02, 0.05), picture="tiny", rpm=0)
 
 
 START = (sys.executable, "-m", "batchgen", "worker")
+# A worker that takes others for dead after a few seconds, so that a test need not wait for half a minute.
+IMPATIENT = (
+    sys.executable, "-c",
+    "import sys; from batchgen.engine.cluster import queue; queue.HEARTBEAT_S, queue.STALE_S = 0.7, 4.0;"
+    "from batchgen.__main__ import main; sys.argv = ['batchgen', 'worker', *sys.argv[1:]]; main()",
+)  # fmt: skip
+
+
+class Nursery:
+    """One warm process that forks workers: `tests.cluster.worker_child`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.cluster.worker_child"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+
+    def ask(self, said: dict[str, Any]) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(said) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+class Forked:
+    def __init__(self, nursery: Nursery, pid: int, name: str) -> None:
+        self.pid, self.name = pid, name
+        self._nursery = nursery
+        self._code: int | None = None
+
+    def wait(self) -> int:
+        if self._code is None:
+            self._code = self._nursery.ask({"wait": self.pid})
+        return self._code
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        if self._code is None:
+            os.kill(self.pid, number)
+        return self.wait()
 
 
 class Cluster(Bench):
@@ -33,6 +76,8 @@ class Cluster(Bench):
     def __init__(self, url: str, folder: Path, database: str) -> None:
         super().__init__(url, folder, database)
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.nursery: Nursery | None = None
+        self.forked: list[Forked] = []
 
     def worker(
         self, *options: str, name: str = "", inside: Sequence[str] = (), start: Sequence[str] = START
@@ -49,6 +94,20 @@ class Cluster(Bench):
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         self.workers.append(process)
         return process
+
+    def fork(self, *options: str, name: str = "", die: tuple[str, int] | None = None, ledger: str = "") -> Forked:
+        """The same from the nursery, where silence is noticed within seconds. die: where, and at which call of it."""
+        assert self.nursery is not None
+        name = name or f"w{len(self.forked) + 1}"
+        state = self.folder / "state" / name
+        state.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "BATCHGEN_LEDGER": ledger or str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state),
+        }  # fmt: skip
+        log = str(self.folder / f"{name}.log")
+        said = {"name": name, "options": options, "environment": environment, "log": log, "die": die}
+        self.forked.append(Forked(self.nursery, self.nursery.ask(said), name))
+        return self.forked[-1]
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -82,11 +141,16 @@ class Cluster(Bench):
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait(30.0)
+        for forked in self.forked:
+            forked.kill()
 
 
-async def cluster_on(options: EmulatorOptions, folder: Path, database: str) -> AsyncIterator[Cluster]:
+async def cluster_on(
+    options: EmulatorOptions, folder: Path, database: str, nursery: Nursery | None = None
+) -> AsyncIterator[Cluster]:
     async with await serve(options) as emulator:
         cluster = Cluster(emulator.base_url, folder, database)
+        cluster.nursery = nursery
         try:
             yield cluster
         finally:
@@ -106,4 +170,29 @@ async def slow_cluster(tmp_path, database, monkeypatch):
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
     options = EmulatorOptions(latency_s=(2.0, 2.0), picture="tiny", rpm=0)
     async for each in cluster_on(options, tmp_path, database):
+        yield each
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    each = Nursery()
+    yield each
+    each.close()
+
+
+@pytest.fixture
+async def fleet(tmp_path, database, monkeypatch, nursery):
+    """Workers that notice within seconds when another has died; answers take long enough to be killed in."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    options = EmulatorOptions(latency_s=(0.3, 0.3), picture="tiny", rpm=0)
+    async for each in cluster_on(options, tmp_path, database, nursery):
+        yield each
+
+
+@pytest.fixture
+async def slow_fleet(tmp_path, database, monkeypatch, nursery):
+    """The same, where a worker is taken for dead before an answer has come."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    options = EmulatorOptions(latency_s=(2.5, 2.5), picture="tiny", rpm=0)
+    async for each in cluster_on(options, tmp_path, database, nursery):
         yield each

@@ -16,7 +16,7 @@ from batchgen.engine.outcome import Outcome
 from batchgen.ledger.reader import Reader
 from tests.bucket.bench import ADDRESS
 from tests.bucket.conftest import _server, gate  # noqa: F401 - fixtures
-from tests.cluster.conftest import FAST, HEAD, Cluster
+from tests.cluster.conftest import FAST, HEAD, IMPATIENT, Cluster
 from tests.test_run import items
 
 # Ends the process when the picture and its receipt are in the bucket and the ledger has not heard of them.
@@ -67,7 +67,11 @@ async def test_pictures_go_from_workers_into_the_bucket_and_stay_nowhere_else(cl
     assert (outcome.exit_code, outcome.made, await cluster.requests()) == (0, 8, 8)
     assert sorted(gate.objects()) == [f"i{n}.jpg" for n in range(8)]
     assert not list(cluster.folder.rglob("*.jpg"))
-    left = [path for path in (cluster.folder / "state").rglob("*") if path.is_file() and "spool" in str(path)]
+    left = [
+        path
+        for path in (cluster.folder / "state").rglob("*")
+        if path.is_file() and "spool" in str(path) and path.suffix != ".lock"
+    ]
     assert left == []
 
 
@@ -95,10 +99,10 @@ async def test_references_turns_and_pictures_of_others_reach_every_worker_throug
 
 async def test_what_a_worker_had_deposited_when_it_died_is_found_by_another_and_not_bought_again(cluster, gate):  # noqa: F811
     await cluster.submit(items("a"))
-    dying = cluster.worker("--dead-after", "3", start=[sys.executable, "-c", DIES, "worker"])
+    dying = cluster.worker(start=[sys.executable, "-c", DIES, "worker"])
     assert await asyncio.to_thread(dying.wait, 60.0) == 9
     picture = hashlib.sha256(gate.objects()["i0.jpg"]).hexdigest()
-    cluster.worker("--dead-after", "3")
+    cluster.worker(start=IMPATIENT)
     found = await cluster.watch(items("a"))
     assert (found.exit_code, await cluster.requests()) == (0, 1)
     with cluster.reader() as reader:
@@ -123,4 +127,4 @@ async def test_while_the_bucket_is_away_pictures_wait_with_their_worker_and_go_u
 
 def waiting(cluster: Cluster) -> int:
     with cluster.reader() as reader:
-        return len(reader.unplaced("w1"))
+        return len(reader.unplaced_of_workers())

@@ -10,12 +10,11 @@ import urllib.request
 import pytest
 
 from batchgen.planning import Wishes
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import IMPATIENT, Cluster
 from tests.cluster.hosts import PORT, SERVER, hosts
 from tests.test_run import items
 
 SAMPLES = 24
-SILENT_S = "6"
 HOLD = Wishes(states=frozenset({"failed"}))  # as --on-uncertain hold
 
 
@@ -40,20 +39,20 @@ def billed() -> int:
 
 async def test_nothing_is_lost_and_nothing_billed_twice_in_silence(network):
     made, cluster = network
-    outcome = await cluster.submit(items(*(f"mug {n}" for n in range(SAMPLES))))
+    outcome = await cluster.submit(items(*(f"mug {n}" for n in range(SAMPLES))), hold_uncertain=True)
     assert outcome.submitted == SAMPLES
     inside = {host: ["nsenter", f"--net=/run/netns/{made.prefix}{host}"] for host in "ab"}
-    killed = cluster.worker("--dead-after", SILENT_S, name="killed", inside=inside["a"])
-    cluster.worker("--dead-after", SILENT_S, name="late", inside=inside["b"])
+    killed = cluster.worker(start=IMPATIENT, name="killed", inside=inside["a"])
+    cluster.worker(start=IMPATIENT, name="late", inside=inside["b"])
     await cluster.until(lambda: cluster.open_of("killed") >= 5 and cluster.open_of("late") >= 5)
     os.killpg(killed.pid, signal.SIGKILL)
     made.cut("b")
     lost = {name: cluster.open_of(name) for name in ("killed", "late")}
-    cluster.worker("--dead-after", SILENT_S, name="third", inside=inside["a"])
+    cluster.worker(start=IMPATIENT, name="third", inside=inside["a"])
     await cluster.until(lambda: given_up(cluster) == sum(lost.values()) and not cluster.open_of("third"), 90.0)
     made.mend("b")
     await cluster.until(lambda: given_up(cluster) == lost["killed"], 90.0)
-    found = await cluster.watch(items(*(f"mug {n}" for n in range(SAMPLES))), wishes=HOLD)
+    found = await cluster.watch(items(*(f"mug {n}" for n in range(SAMPLES))), wishes=HOLD, hold_uncertain=True)
     with cluster.reader() as reader:
         counts, requests, pictures = reader.counts(), reader.attempts(), reader.picture_requests()
     # Of the one that was killed every request is named; what the late one had asked for came home.

@@ -21,6 +21,7 @@ from batchgen.engine.outcome import Tally
 from batchgen.errors import UsageError
 from batchgen.events import Noted
 from batchgen.report.screen import Screen
+from tests.cluster.conftest import IMPATIENT
 from tests.test_derivatives import ROOT, THUMB, WEB, files, needs_proc, workers
 from tests.test_run import items
 
@@ -194,11 +195,11 @@ async def test_the_files_of_a_worker_that_is_killed_while_it_makes_them_are_made
     await asyncio.to_thread(killed.wait, 30.0)
     os.kill(process, signal.SIGCONT)
     await cluster.until(lambda: process not in workers())  # it ends with its worker
-    half = cluster.folder / "out" / ".batchgen" / "spool-gone-post" / "derive-1-abc"  # of one that fell silent long ago
+    half = cluster.folder / "out" / ".batchgen" / "post-spool-gone" / "derive-1-abc"  # of one that fell silent long ago
     half.parent.mkdir()
     half.write_bytes(b"half")
     assert queued(cluster) == {"doing": 1, "todo": 1}
-    cluster.worker("--post-processes", "1", "--dead-after", "2")
+    cluster.worker("--post-processes", "1", start=IMPATIENT)
     outcome = await cluster.watch(items("a", "b"), head(THUMB, SLOW))
     assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, Tally(made=4), 2)
     assert (len(files(cluster)), all_right(cluster), queued(cluster), half.exists()) == (4, True, {}, False)

@@ -69,7 +69,7 @@ def test_every_event_has_a_name():
 
 def test_every_field_is_described_and_every_description_used():
     told = {field for kind in KINDS.values() for field in (*kind.always, *kind.sometimes)}
-    assert told | {"at", "level", "run", "job"} == set(FIELDS)
+    assert told | {"at", "level", "worker", "run", "job"} == set(FIELDS)
 
 
 # --- lines

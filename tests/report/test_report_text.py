@@ -106,7 +106,7 @@ def test_a_table_aligns_figures_to_the_right():
 
 FACTS = {
     "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
-    "bucket": "", "waiting": 0,
+    "bucket": "", "waiting": 0, "cluster": None,
     "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
     "batches": {"submitted": 0, "unsubmitted": 0, "saved_usd": 0.0, "out": []},
     "derivatives": {"made": 0, "skipped": 0, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},

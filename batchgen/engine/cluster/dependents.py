@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from batchgen.engine.dependents import Dependents, blocked_by
-from batchgen.ledger import work
-from batchgen.ledger.backlog import Backlog, load_sample
-from batchgen.ledger.database import Connection
+from batchgen.engine.dependents import Dependents
+from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.fenced import FencedLedger
 from batchgen.manifest.references import References
 from batchgen.records import Sample
@@ -25,29 +22,7 @@ class QueuedDependents(Dependents):
     def made(self, keys: Iterable[str]) -> None: ...
 
     def never(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
-        """These samples end without pictures: takes them and all that waited for them out of the queue, and answers the
-        latter, with reasons."""
-        ended = list(keys)
-
-        def change(db: Connection) -> list[tuple[Sample, str]]:
-            blocked: dict[str, tuple[Sample, str]] = {}
-            left = [(key, blocked_by(key, state, reason)) for key in ended]
-            gone = list(ended)
-            while left:
-                key, why = left.pop()
-                for name, body in work.waiting_for(db, key):
-                    sample = load_sample(body)
-                    gone.append(name)
-                    for n in range(sample.n, sample.n + sample.images):
-                        single = replace(sample, n=n, images=1)
-                        if single.key not in blocked:
-                            blocked[single.key] = (single, why)
-                            left.append((single.key, blocked_by(single.key, "blocked", "")))
-            work.forget(db, gone)
-            return list(blocked.values())
-
-        found: list[tuple[Sample, str]] = self._ledger.writer.submit(change).result()
-        return found
+        return self._ledger.never(list(keys), state, reason)
 
     def close(self) -> None:
         self._backlog.close()

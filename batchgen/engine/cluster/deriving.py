@@ -31,7 +31,7 @@ IDLE_S = 60.0
 
 def post_spool(worker: str) -> str:
     """Where a worker writes files before they have their names; not where its pictures come in, which goes with their session."""
-    return f"{SPOOL}-{worker}-post"
+    return f"post-{SPOOL}-{worker}"
 
 
 class Files:

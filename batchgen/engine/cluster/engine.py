@@ -12,13 +12,14 @@ from contextlib import contextmanager, nullcontext
 from batchgen import __version__
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.enclosed import Enclosing
+from batchgen.engine.cluster.heirs import after_workers
 from batchgen.engine.cluster.missing import Missing, find_missing
 from batchgen.engine.cluster.submit import prepare, submit
 from batchgen.engine.cluster.watch import Watch
 from batchgen.engine.elsewhere import Handover
 from batchgen.engine.outcome import Ending
 from batchgen.errors import UsageError
-from batchgen.events import Stopping
+from batchgen.events import Noted, Stopping
 from batchgen.ledger import work
 from batchgen.ledger.database import Connection
 from batchgen.ledger.places import pointer
@@ -49,9 +50,16 @@ class ClusterEngine:
             if not run.options.batches.wait:
                 stop.set()
             with _leaving(run, stop) if run.options.install_signal_handlers else nullcontext():
-                return await watch.ended(stop, run.ledger.run_id, run.options.deadline)
+                ending = await watch.ended(stop, run.ledger.run_id, run.options.deadline)
+            heir = (run.store, run.url, there.schema, run.manifest.catalogue, lambda words: _note(run, words))
+            await asyncio.to_thread(after_workers, *heir)
+            return ending
         finally:
             watch.close()
+
+
+def _note(run: Handover, message: str) -> None:
+    run.emit(Noted(at=time.time(), message=message))
 
 
 def _submit(run: Handover, schema: str, missing: Missing) -> None:

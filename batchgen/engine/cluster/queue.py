@@ -13,6 +13,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.database import Connection
 from batchgen.ledger.places import SHARED, one_at_a_time
 from batchgen.ledger.postgresql import PostgreSQL, tables
+from batchgen.ledger.queued import SILENT_S
 
 if TYPE_CHECKING:
     from procrastinate import App
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
 POST, POST_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
-STALE_S = 30.0  # a worker that has not been heard of for so long is taken for dead; what it still brings is checked
+HEARTBEAT_S = 5.0
+STALE_S = SILENT_S  # what a worker taken for dead still brings is checked
 
 UNRECORDED = "03.04.00_50_post_add_retry_failed_job_procedure"  # of tables that were made before this was written down
 _JOBS, _MADE = f"{SCHEMA}.procrastinate_jobs", f"{SHARED}.queue_tables"
@@ -35,7 +37,10 @@ CREATE TABLE IF NOT EXISTS {SHARED}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
   at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
 """
+_MENDING = 7_161_988_004  # of `pg_advisory_xact_lock`: any number that nobody else uses
 NOW = "extract(epoch FROM clock_timestamp())"
+# While the server was away nobody could be heard of. ?: STALE_S.
+ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {NOW} - ?"
 
 
 class Again(Exception):
@@ -176,36 +181,54 @@ def defer_post(db: Connection, schema: str) -> None:
     db.execute("UPDATE due SET state = 'queued' WHERE state = 'ready'")
 
 
-def stalled(db: Connection, silent_s: float) -> list[tuple[int, str, int, str | None]]:
+def stalled(db: Connection) -> list[tuple[int, str, int, str | None]]:
     """(number, schema, run, key of the sample) of what was taken by somebody who has fallen silent; None: derivatives."""
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
         f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name IN (?, ?)"
-        f" AND (w.id IS NULL OR w.last_heartbeat < clock_timestamp() - make_interval(secs => ?))",
-        (TASK, POST_TASK, silent_s),
+        " AND (w.id IS NULL OR greatest(w.last_heartbeat, pg_postmaster_start_time())"
+        " < clock_timestamp() - make_interval(secs => ?))",
+        (TASK, POST_TASK, STALE_S),
     ).fetchall()
     found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
     return [(number, args["schema"], args["run"], args.get("key")) for number, args in found]
 
 
-def held(db: Connection, schema: str, run: int, key: str, silent_s: float) -> bool:
-    """Whether a worker that is alive has this sample, whatever the queue makes of its silence."""
+def holder(db: Connection, schema: str, run: int, key: str) -> str:
+    """The worker that is alive and has this sample, whatever the queue makes of its silence; empty when there is none."""
     row = db.execute(
-        f"SELECT 1 FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
-        f" AND w.at > {NOW} - ?",
-        (key, run, silent_s),
+        f"SELECT w.name FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
+        f" AND {ALIVE}",
+        (key, run, STALE_S),
     ).fetchone()
-    return row is not None
+    return "" if row is None else str(row[0])
 
 
-def orphans(db: Connection, silent_s: float) -> list[int]:
-    """Numbers of what nobody has who is alive. silent_s: a worker that has said nothing for so long is taken for dead; its
-    derivatives are made again whatever it does, for they cost nothing."""
-    return [
-        number
-        for number, schema, run, key in stalled(db, silent_s)
-        if key is None or not held(db, schema, run, key, silent_s)
-    ]
+def orphans(db: Connection, name: str, has: Callable[[str, int, str], bool]) -> list[int]:
+    """Numbers of what nobody has who is alive. name, has: the worker that asks, and whether it is at a sample still.
+
+    Derivatives are made again whatever their worker does, for they cost nothing.
+    """
+    found = []
+    for number, schema, run, key in stalled(db):
+        held = "" if key is None else holder(db, schema, run, key)
+        if key is None or not held or (held == name and not has(schema, run, key)):
+            found.append(number)
+    return found
+
+
+def missed(db: Connection, schema: str) -> int:
+    """Put back what waits in the ledger and is not in the queue any more: one that came back late may have ended there what
+    was another's, and that one died. Answers how many."""
+    db.execute("SELECT pg_advisory_xact_lock(?)", (_MENDING,))
+    rows = db.execute(
+        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED}.worker w ON w.name = k.claim AND {ALIVE}"
+        f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
+        " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key)",
+        (STALE_S, schema),
+    ).fetchall()
+    defer(db, schema, [number for (number,) in rows])
+    return len(rows)
 
 
 def imported() -> Any:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 
+from batchgen.engine.cluster.heirs import take_over
 from batchgen.engine.lanes import Route
-from batchgen.engine.recover import adopted, fetch_link, settled_by_receipt
+from batchgen.engine.recover import fetch_link, settled_by_receipt
 from batchgen.errors import DownloadFailed, ProviderError
 from batchgen.ledger.fenced import Claimed, FencedLedger
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.store.bucket import BucketStore
-from batchgen.store.store import SPOOL, Store
-from batchgen.store.whereabouts import open_store
+from batchgen.store.store import Store
 from batchgen.transport import Transport
 
 
@@ -28,7 +26,9 @@ class Redelivered:
         transport: Transport,
         routes: Mapping[str, Route],
         note: Callable[[str], None],
+        hold_uncertain: bool,
     ) -> None:
+        self._hold_uncertain = hold_uncertain
         self._ledger = ledger
         self._store = store
         self._catalogue = catalogue
@@ -40,37 +40,34 @@ class Redelivered:
         """(state, reason) when the sample has come to its end; None when it has to be asked for.
 
         Never sent costs nothing. What was sent and has no end is looked for: behind the link of its answer, else in the
-        spools of all workers. What is found nowhere is uncertain, and held for whoever decides about it.
+        spools that no worker has any more. What is found nowhere is uncertain: it is asked for once more, or held.
         """
-        end = claimed.ended
+        end, uncertain = claimed.ended, claimed.uncertain
         for attempt in claimed.unsettled:
-            if await self._found(attempt):
-                end = ("succeeded", "")
+            if (found := await self._found(attempt)) is not None:
+                end = found
             elif await self._ledger.given_up(attempt):
                 end = ("uncertain", "interrupted")
+                uncertain += 1
+        if end is not None and end[0] == "uncertain" and uncertain == 1 and not self._hold_uncertain:
+            return None  # a sample that ends its workers is not asked for without end
         return end
 
-    async def _found(self, attempt: OpenAttempt) -> bool:
+    async def _found(self, attempt: OpenAttempt) -> tuple[str, str] | None:
+        """How it ended, when its picture exists. A link that cannot be fetched now is fetched by the next run."""
         if attempt.links and (route := self._routes.get(attempt.lane)) is not None:
             try:
                 await fetch_link(self._ledger, self._store, self._transport, route, attempt)
             except (DownloadFailed, ProviderError) as error:
                 self._note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
-                return False
-            return True
-        return await asyncio.to_thread(self._stored, attempt)
+                return "failed", error.reason
+            return "succeeded", ""
+        return ("succeeded", "") if await asyncio.to_thread(self._stored, attempt) else None
 
     def _stored(self, attempt: OpenAttempt) -> bool:
+        """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""
         if isinstance(self._store, BucketStore) and settled_by_receipt(self._ledger, self._store, attempt):
             self._note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
             return True
-        return self._in_a_spool(attempt)
-
-    def _in_a_spool(self, attempt: OpenAttempt) -> bool:
-        state = os.path.join(self._store.root, STATE_FOLDER)
-        for entry in sorted(os.listdir(state)):
-            if entry.startswith(f"{SPOOL}-"):
-                store = open_store(self._store.folder, self._store.url, entry)
-                if adopted(self._ledger, store, self._catalogue, attempt, self._note, f"spool of {entry[6:]}"):
-                    return True
-        return False
+        take_over(self._ledger, self._store, self._catalogue, self._note)
+        return self._ledger.has_come(attempt.id)

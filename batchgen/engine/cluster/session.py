@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from filelock import FileLock
+
 from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
+from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.dependents import QueuedDependents
 from batchgen.engine.cluster.enclosed import Enclosed
+from batchgen.engine.cluster.heirs import disown, empty, own, take_over
 from batchgen.engine.cluster.queue import Again, defer, defer_post
 from batchgen.engine.cluster.redelivered import Redelivered
+from batchgen.engine.cluster.stopping import stop
 from batchgen.engine.delivery import Delivery
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
@@ -75,11 +79,14 @@ class Session:
         self.used_s = time.monotonic()
         self._place = place
         self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key; UTC seconds before which to try again
+        self._making: set[str] = set()  # keys that this worker is at, from claim to end
         self._busy: set[str] = set()  # keys whose requests are on their way
         self._ends: set[str] = set()
         self._supply = fixed_supply(())
         self._tasks = AsyncExitStack()
         self._driving: asyncio.Task[None] | None = None
+        self._spool: FileLock | None = None
+        self.store = self._open_store()
         self.ledger = FencedLedger(place.url, schema, run_id, place.name)
         self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
         self.ledger.derive = lambda db: defer_post(db, schema)
@@ -99,7 +106,8 @@ class Session:
         options = RunOptions(
             concurrency=place.concurrency, hold_uncertain=facts.hold_uncertain, emulator_url=facts.emulator_url
         )
-        self.store = await asyncio.to_thread(self._open_store)
+        self._catalogue = catalogue
+        await asyncio.to_thread(self._own_spool)
         pacing = Pacing(self.ledger, loads, limits, options, self._emit, shared.far)
         emulated = facts.emulator_url is not None
         purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
@@ -126,28 +134,40 @@ class Session:
         self.dispatch.price(self.execution.reserve_usd)
         self._dependents = dependents
         self._delivery = await self._tasks.enter_async_context(Delivery(self.ledger, self.store, executor, place.note))
-        self._redelivered = Redelivered(self.ledger, self.store, catalogue, transport, self.routes, place.note)
+        self._redelivered = Redelivered(
+            self.ledger, self.store, catalogue, transport, self.routes, place.note, facts.hold_uncertain
+        )
         self._driving = asyncio.create_task(self._drive())
         return self
 
     def _open_store(self) -> Store:
         """Raises StoreError when this machine does not see the job's folder, SettingsError."""
-        facts, spool = self.facts, f"{SPOOL}-{self._place.name}"
+        facts, name = self.facts, re.sub(r"[^\w.-]", "_", self._place.name)
+        spool = f"{SPOOL}-{name}-{self.run_id}"
         if facts.bucket:
             state = state_folder(self._place.settings) or Path.cwd()
-            store = open_store(state / "worker" / self.schema, facts.bucket, spool)
-        else:
-            store = open_store(Path(facts.folder), spool=spool)
-            there = pointer(store.folder)
-            if there is None or there.schema != self.schema:
-                raise StoreError(
-                    f"{facts.folder} is not here as the submitter sees it: mount it under the same path, or use a bucket as output"
-                )
-        store.prepare()
-        if isinstance(store, BucketStore):
-            bind(self.ledger, store)
-            store.shared = True
+            return open_store(state / "worker" / self.schema, facts.bucket, spool)
+        store = open_store(Path(facts.folder), spool=spool)
+        there = pointer(store.folder)
+        if there is None or there.schema != self.schema:
+            raise StoreError(
+                f"{facts.folder} is not here as the submitter sees it: mount it under the same path, or use a bucket as output"
+            )
         return store
+
+    def _own_spool(self) -> None:
+        """One worker of the same name may have been here before and died."""
+        self.store.prepare()
+        if isinstance(self.store, BucketStore):
+            bind(self.ledger, self.store)
+            self.store.shared = True
+        self._spool = own(self.store)
+        empty(self.ledger, self.store, self._catalogue, self._place.note)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        self._took_over_s = time.monotonic()
+        take_over(self.ledger, self.store, self._catalogue, self._place.note)
 
     async def _drive(self) -> None:
         async with hearing(self.dispatch):
@@ -157,11 +177,38 @@ class Session:
         reason, now = self.dispatch.stopping, time.time()
         if reason not in OWN:
             message = self.execution.trouble or self.stop_message
-            await self.ledger.stopped(reason if reason in EXIT_BY_STOP else "stalled", message)
+            await self._stop_all(reason if reason in EXIT_BY_STOP else "stalled", message)
         if reason == "disk":
             self._place.note(f"{self.facts.name}: {self.execution.trouble}")
         for key in list(self._waiting):
             self._let_go(key, now + (AGAIN_S if reason in ("disk", "bug") else 0.0))
+
+    async def _stop_all(self, reason: str, message: str) -> None:
+        await self.ledger.writer.write(lambda db: stop(db, self.schema, self.run_id, reason, message))
+
+    async def look(self) -> None:
+        """What others have found out: the submission was stopped, its time is up, or a lane answers nobody."""
+        if time.monotonic() - self._took_over_s > queue.STALE_S:
+            await asyncio.to_thread(self._take_over)
+        if self.idle or self.over:
+            return
+        standing = await asyncio.to_thread(self.ledger.standing)
+        if standing.over(time.time()):
+            await self._stop_all("deadline", "")
+        elif not standing.stopped_by:
+            for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
+                self._lane_stopped(lane, reason)
+            return
+        self._returned(everything=True)
+
+    def _lane_stopped(self, key: str, reason: str) -> None:
+        if (lane := self.dispatch.lanes.get(key)) is not None and not lane.stopped:
+            lane.stopped = reason
+            self.dispatch.supplied(key)
+            self._returned()
+
+    def has(self, key: str) -> bool:
+        return key in self._making
 
     stop_message = ""
 
@@ -172,7 +219,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting
+        return not self._making
 
     def stop(self, reason: str) -> None:
         """Start nothing more, and give back what is not on its way."""
@@ -193,8 +240,8 @@ class Session:
                 self._place.note(f"{left} picture(s) wait in {self.store.spool} for {self.store.url}")
         await self._tasks.aclose()
         self.store.rescue.release_ballast()
-        with contextlib.suppress(OSError):
-            os.rmdir(self.store.spool)
+        if self._spool is not None:
+            disown(self.store, self._spool)
         self.ledger.close()
 
     # --- one sample
@@ -204,6 +251,16 @@ class Session:
         self.used_s = time.monotonic()
         if self.over:
             raise Again(time.time() + 1.0)
+        if key in self._making:
+            raise Again(time.time() + AGAIN_S)  # given out twice: what is under way decides
+        self._making.add(key)
+        try:
+            await self._make(key)
+        finally:
+            self._making.discard(key)
+            self.used_s = time.monotonic()
+
+    async def _make(self, key: str) -> None:
         claimed = await self.ledger.claimed(key)
         if claimed is None:
             return
@@ -227,16 +284,19 @@ class Session:
         except Again:
             await self.ledger.let_go([key])
             raise
-        self.used_s = time.monotonic()
-        if until is not None:
-            await self.ledger.let_go([key])
-            raise Again(until)
+        if until is None:
+            return
+        if self.dispatch.lanes[lane].stopped or bool((await asyncio.to_thread(self.ledger.standing)).stopped_by):
+            await self.ledger.withdrawn(sample)
+            return
+        await self.ledger.let_go([key])
+        raise Again(until)
 
     async def _stands_still(self, sample: Sample) -> bool:
         """Whether nothing more of the submission may start: its budget or time is used up, or it was stopped."""
         standing = await asyncio.to_thread(self.ledger.standing)
-        if standing.deadline is not None and time.time() >= standing.deadline and not standing.stopped_by:
-            await self.ledger.stopped("deadline", "")
+        if standing.over(time.time()):
+            await self._stop_all("deadline", "")
         elif not standing.stopped_by:
             return False
         await self.ledger.withdrawn(sample)
@@ -267,22 +327,28 @@ class Session:
             await self.execution.execute(work)
         except Fenced as fenced:
             if fenced.reason == "budget":
-                await self.ledger.stopped("budget", "")
+                await self._stop_all("budget", "")
+            if fenced.reason != "taken":
                 await self.ledger.withdrawn(work.sample)
             self._finish(key)
             return
         finally:
             self._busy.discard(key)
-        if self._ends.intersection(_keys(work.sample)):
+        late = not self.dispatch.stopping and not self._waits(key)  # another has it by now, or brought its picture
+        if late or self._ends.intersection(_keys(work.sample)):
             self._finish(key)
         elif self.dispatch.stopping or not self.dispatch.lanes[work.lane].open:
             self._returned()
 
-    def _returned(self) -> None:
+    def _waits(self, key: str) -> bool:
+        lanes = self.dispatch.lanes.values()
+        return any(each.sample.key == key for lane in lanes for each in (*lane.ready, *(w for _, _, w in lane.later)))
+
+    def _returned(self, *, everything: bool = False) -> None:
         """What waits in lanes that have closed goes back into the queue, or out of it."""
         now = time.time()
         for lane in self.dispatch.lanes.values():
-            if lane.open and not self.dispatch.stopping:
+            if lane.open and not self.dispatch.stopping and not everything:
                 continue
             keys = [each.sample.key for each in (*lane.ready, *(work for _, _, work in lane.later))]
             keys += [sample.key for sample in self._supply.take(lane.key, lane.left)]
@@ -312,7 +378,12 @@ class Session:
                 self._ends.add(key)
             case Stopping(message=message):
                 self.stop_message = message
-            case LaneParked() | LaneStopped():
+            case LaneStopped(model=model, reason=reason):
+                for lane in self.dispatch.lanes:
+                    if lane.partition("/")[2] == model:
+                        self.ledger.lane_stopped(lane, reason)
+                asyncio.get_running_loop().call_soon(self._returned)
+            case LaneParked():
                 asyncio.get_running_loop().call_soon(self._returned)
         self._place.emit(event)
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from batchgen.engine.cluster.queue import NOW, STALE_S
+from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.stopping import stop_what_is_over
 from batchgen.engine.outcome import Ending, Tally
 from batchgen.errors import LedgerError
 from batchgen.events import (
@@ -30,6 +31,7 @@ from batchgen.ledger.rows import IMAGE_COLUMNS, image_file
 from batchgen.records import sample_key
 
 LOOK_S = 0.5
+MEND_S = 60.0  # between looks for work that the queue has lost
 NOBODY_S = 5.0  # after which it is said that no worker is there
 
 _ATTEMPT = "id, item_id, n, lane, number, coalesce(sent_as, ''), started_at"
@@ -49,6 +51,7 @@ class Watch:
         self._parked: dict[str, float] = {}
         self._cooling: dict[str, float] = {}
         self._since = time.time()
+        self._mended_s = time.monotonic()
         self._alone_s: float | None = None
         self._said_still = False
         row = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
@@ -80,16 +83,36 @@ class Watch:
                 await asyncio.wait_for(stop.wait(), LOOK_S)
 
     def _look(self) -> tuple[int, bool, int]:
-        """(samples left in the queue, whether all of them wait for a quota of another day, pictures whose derivatives are in
-        the queue)."""
-        by_lane = dict(self._rows("SELECT lane, count(*) FROM work GROUP BY lane"))
+        """(samples left in the queue, whether all of them wait for a quota of another day or for those that do, pictures
+        whose derivatives are in the queue)."""
+        self._db.transact([lambda db: stop_what_is_over(db, self._db.schema, time.time())])
+        if time.monotonic() - self._mended_s > MEND_S:
+            self._mended_s = time.monotonic()
+            self._db.transact([lambda db: queue.missed(db, self._db.schema)])
+        rows = self._rows(
+            "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE claim <> '')"
+            " FROM work GROUP BY lane"
+        )
+        left = sum(images for _, images, _, _ in rows)
+        ready = {lane for lane, _, ready, _ in rows if ready}
         self._started()
         self._over()
         self._lanes()
         pictures, _ = deriving.standing(self._db, 0)
-        self._whether_anybody(sum(by_lane.values()), pictures)
+        self._whether_anybody(left, pictures)
         parked = {lane for lane, until in self._parked.items() if until > time.time()}
-        return sum(by_lane.values()), bool(by_lane) and set(by_lane) <= parked, pictures
+        if not rows:
+            return self._unplaced(), False, pictures
+        waits = bool(ready) and ready <= parked and not any(taken for *_, taken in rows)
+        return left, waits, pictures
+
+    def _unplaced(self) -> int:
+        """Pictures that workers who are alive have recorded and are about to move to their names."""
+        sql = (
+            "SELECT count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id"
+            f" JOIN {SHARED}.worker w ON w.name = a.worker AND {queue.ALIVE} WHERE i.placed = 0"
+        )
+        return int(self._rows(sql, queue.STALE_S)[0][0])
 
     def _started(self) -> None:
         for number, item_id, n, lane, which, sent_as, at in self._rows(
@@ -186,7 +209,8 @@ class Watch:
 
     def _whether_anybody(self, left: int, pictures: int) -> None:
         alive, derive = self._rows(
-            f"SELECT count(*), coalesce(sum(post_processes), 0) FROM {SHARED}.worker WHERE at > {NOW} - ?", STALE_S
+            f"SELECT count(*), coalesce(sum(post_processes), 0) FROM {SHARED}.worker w WHERE {queue.ALIVE}",
+            queue.STALE_S,
         )[0]
         if (alive or not left) and (derive or not pictures):
             self._alone_s = None
@@ -220,4 +244,7 @@ class Watch:
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
         derived = self.tally(run_id)
         stopping = row[0] or ("deadline" if late and derived.queued else "")
-        return Ending(stopping=stopping, message=row[1], left=left, waits=waits, derived=derived)
+        stopped = dict(self._rows("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", run_id))
+        return Ending(
+            stopping=stopping, message=row[1], left=left, out=left, waits=waits, stopped_lanes=stopped, derived=derived
+        )

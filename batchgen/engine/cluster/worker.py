@@ -36,14 +36,12 @@ CONCURRENCY = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
-    has nothing more. health_file: touched from when the worker has joined the queue until it leaves. dead_after_s: how long
-    another worker may say nothing before its samples are taken up; all workers of a server should agree. post_processes: of
+    has nothing more. health_file: touched from when the worker has joined the queue until it leaves. post_processes: of
     derivatives; 0: it makes none."""
 
     concurrency: int | None = None
     until_empty: bool = False
     health_file: str | None = None
-    dead_after_s: float = queue.STALE_S
     post_processes: int = field(default_factory=default_workers)
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}")
 
@@ -119,6 +117,7 @@ class Worker:
             if (task := self._fetching.get(lane)) is None or task.done():
                 self._fetching[lane] = asyncio.create_task(self._fetch(lane))
         for key, session in list(self._sessions.items()):
+            await session.look()
             if session.idle and (session.over or time.monotonic() - session.used_s > IDLE_S):
                 del self._sessions[key]
                 await session.close()
@@ -141,7 +140,7 @@ class Worker:
 
     async def _revive(self) -> None:
         """What was taken by a worker that has fallen silent goes back into the queue; the ledger says what became of it."""
-        numbers = await asyncio.to_thread(queue.orphans, self._server, self._options.dead_after_s)
+        numbers = await asyncio.to_thread(queue.orphans, self._server, self._options.name, self._has)
         revived = 0
         for number in numbers:
             with contextlib.suppress(queue.imported().exceptions.ProcrastinateException):  # another was quicker
@@ -150,6 +149,10 @@ class Worker:
         if revived:
             self._say(f"{revived} piece(s) of work of a worker that fell silent are taken up again")
 
+    def _has(self, schema: str, run: int, key: str) -> bool:
+        session = self._sessions.get((schema, run))
+        return session is not None and session.has(key)
+
     async def _fetch(self, lane: str) -> None:
         slots = 2 * (self._options.concurrency or CONCURRENCY) + 4  # more than are in flight: some wait for their quota
         if lane == queue.POST:
@@ -157,7 +160,7 @@ class Worker:
         try:
             await self._app.run_worker_async(
                 queues=[lane], concurrency=slots, name=self._options.name, install_signal_handlers=False,
-                delete_jobs="successful", update_heartbeat_interval=self._options.dead_after_s / 6, fetch_job_polling_interval=2.0,
+                delete_jobs="successful", update_heartbeat_interval=queue.HEARTBEAT_S, fetch_job_polling_interval=2.0,
                 abort_job_polling_interval=60.0, stalled_worker_timeout=3600.0,
             )  # fmt: skip
         except asyncio.CancelledError:
@@ -179,7 +182,7 @@ class Worker:
                     await asyncio.to_thread(self._beat_once, heart)
                 except LedgerError:
                     heart = None
-                await asyncio.sleep(self._options.dead_after_s / 6)
+                await asyncio.sleep(queue.HEARTBEAT_S)
         finally:
             if heart is not None:
                 heart.close()

@@ -1,0 +1,111 @@
+"""What dead workers left behind: taken up by whoever is alive, and never from one that is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from filelock import FileLock, Timeout
+
+from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.stopping import stop_what_is_over
+from batchgen.engine.recover import adopted, place_left, settled_by_receipt
+from batchgen.errors import StoreError
+from batchgen.ledger.fenced import FencedLedger
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.store.bucket import BucketStore
+from batchgen.store.spool import disk_error
+from batchgen.store.store import SPOOL, Store
+from batchgen.store.whereabouts import open_store
+
+LOCK = ".lock"
+Note = Callable[[str], None]
+
+
+def own(store: Store) -> FileLock:
+    """Hold a worker's spool until the end of its process, however it ends. Raises StoreError when another has it."""
+    lock = FileLock(f"{store.spool}{LOCK}", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(f"{store.spool} is another worker's: give each worker a --name of its own") from None
+    except OSError as error:
+        raise disk_error(error, store.spool) from None
+    return lock
+
+
+def disown(store: Store, lock: FileLock) -> None:
+    """Leave nothing behind that nobody needs."""
+    with contextlib.suppress(OSError):
+        os.rmdir(store.spool)
+        os.unlink(lock.lock_file)
+    lock.release()
+
+
+def take_over(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
+    """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time."""
+    state = os.path.join(store.root, STATE_FOLDER)
+    with FileLock(os.path.join(state, f"heirs{LOCK}")):
+        spools = [_spool(store, entry.name) for entry in os.scandir(state) if _is_spool(entry)]
+        for left in spools:
+            with contextlib.suppress(StoreError):  # its worker lives
+                lock = own(left)
+                try:
+                    empty(ledger, left, catalogue, note)
+                finally:
+                    disown(left, lock)
+        _note_placed(ledger, store, spools)
+        ledger.catch_up()
+
+
+def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -> None:
+    """left: the spool of somebody who has died, which is ours now."""
+    names = (entry.partition(".")[0] for entry in os.listdir(left.spool))
+    numbers = {int(name) for name in names if name.isdigit()}
+    place_left(ledger, left, [image for image in ledger.reader.unplaced_of_workers() if image.attempt in numbers], note)
+    for attempt in ledger.unanswered(sorted(numbers)):
+        if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt):
+            continue
+        adopted(ledger, left, catalogue, attempt, note, "spool of a worker that has died")
+    ledger.catch_up()
+    waits = ledger.reader.unplaced_of_workers() if left.url else ()  # a bucket that is away has not taken them
+    left.forget_spool({image.spool for image in waits})
+
+
+def _note_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) -> None:
+    """Pictures that stand under their names, of workers that died before they could say so."""
+    for image in ledger.reader.unplaced_of_workers():
+        waits = any(os.path.exists(each.spooled(image.spool)) for each in spools)
+        if not waits and store.has(image.file.path, image.file.bytes):
+            ledger.placed(image.attempt)
+
+
+def after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:
+    """What a run does for those who died, before it looks at how things stand. Requests that no queue knows of any more
+    are as if a run had sent them."""
+    ledger = FencedLedger(url, schema, 0, f"run {os.getpid()}")
+    ledger.defer = lambda db, numbers: queue.defer(db, schema, numbers)
+    try:
+        if not ledger.reader.has_work():
+            return
+        take_over(ledger, store, catalogue, note)
+        ledger.writer.submit(lambda db: stop_what_is_over(db, schema, time.time())).result()
+        ledger.disown()
+        if put_back := ledger.writer.submit(lambda db: queue.missed(db, schema)).result():
+            note(f"{put_back} sample(s) had fallen out of the queue and are in it again")
+    finally:
+        ledger.close()
+
+
+def _spool(store: Store, name: str) -> Store:
+    found = open_store(store.folder, store.url, name)
+    if isinstance(found, BucketStore) and isinstance(store, BucketStore):
+        found.token, found.shared = store.token, True
+    return found
+
+
+def _is_spool(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(f"{SPOOL}-") and entry.is_dir(follow_symlinks=False)
