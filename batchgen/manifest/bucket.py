@@ -43,9 +43,11 @@ def in_bucket(name: str) -> bool:
 
 
 def object_address(name: str) -> tuple[str, str]:
-    """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError in words."""
+    """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError as `bucket_url` does."""
     scheme, _, rest = name.partition("://")
     bucket, _, key = rest.partition("/")
+    if ":" in bucket:  # a password may hold the '/' that the '@' stands behind
+        raise ValueError("holds a user or password: credentials come from the environment")
     url = bucket_url(f"{scheme}://{bucket}")
     if not key or not key.isprintable() or len(key.encode()) > KEY_MAX_BYTES:
         raise ValueError(f"names no object: write {url}/folder/name.png")

@@ -58,7 +58,7 @@ class PicturesAfar:
         try:
             url, key = object_address(name)
         except ValueError as error:
-            raise BadReferenceError(f"{shown(name)}: {error}") from None
+            raise BadReferenceError(f"{'its address' if '@' in name else shown(name)}: {error}") from None
         try:
             with self._lock:
                 bucket = self._bucket(url)
