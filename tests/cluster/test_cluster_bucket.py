@@ -100,6 +100,7 @@ async def test_a_reference_in_a_bucket_travels_with_the_work_and_workers_need_no
     assert (submitted.submitted, gate.fetched("photos", "mugs/a.png")) == (2, 3)  # looked at, hashed, enclosed
     assert await asyncio.to_thread(cluster.worker("--until-empty").wait, 60.0) == 0
     assert sorted(gate.objects()) == ["one.jpg", "two.jpg"]
+    assert "File exists" not in cluster.said("w1")  # both samples want the same file at once
     assert gate.fetched("photos", "mugs/a.png") == 3
     found = await cluster.watch(entries)
     assert (found.exit_code, found.kept, await cluster.requests()) == (0, 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class Enclosed:
         name = os.path.basename(path)
         target = os.path.join(self._folder, name)
         if not os.path.exists(target) and isinstance(self._store, BucketStore):
-            self._store.bring_state(f"{FOLDER}/{name}", target)
+            own = f"{target}.{uuid.uuid4().hex}"  # several samples, or workers of this machine, may want it at once
+            self._store.bring_state(f"{FOLDER}/{name}", own)
+            os.replace(own, target)
             self.references.expect(target, name.partition("-")[0])
         return target
