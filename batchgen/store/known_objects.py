@@ -34,7 +34,7 @@ class KnownObjects:
     def about(self, address: str, etag: str, size_bytes: int) -> tuple[str, str]:
         """MIME type and sha256 of this very object, '' for what is not known."""
         sql = "SELECT mime, sha256 FROM object WHERE (address, etag, bytes) = (?, ?, ?)"
-        row = self._do(lambda db: db.execute(sql, (address, etag, size_bytes)).fetchone()) if etag else None
+        row = self._do(lambda db: db.execute(sql, (address, etag, size_bytes)).fetchone())
         return (row[0], row[1]) if row is not None else ("", "")
 
     def learn(self, address: str, etag: str, size_bytes: int, mime_type: str, sha256: str = "") -> None:

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,21 @@ def test_a_folder_with_far_more_than_is_wanted_is_not_listed_to_its_end(photos, 
     monkeypatch.setattr("batchgen.store.listings.LISTED_MOST", 200)
     monkeypatch.setattr("batchgen.store.afar.LISTED_MOST", 200)
     assert "more than 200 objects begin with s3://photos/p: write more of the name" in photos.wrong("s3://photos/p*")
-    assert len(photos.found("s3://photos/p12*")[0]) == 10  # begun where it may begin, and ended behind
+    assert len(photos.found("s3://photos/p05*")[0]) == 10  # ended behind them
+    assert len(photos.found("s3://photos/p25*")[0]) == 10  # begun shortly before
+
+
+def test_objects_that_are_new_are_hashed_several_at_once(photos):
+    photos.put_all({f"{n}.png": LIKE + b"%d" % n for n in range(4)})
+    meet = threading.Barrier(4, timeout=10.0)
+
+    def hold(method: str, path: str) -> None:
+        if photos.gate.fetched("photos", path.removeprefix("/photos/")) > 1:  # not the look at its beginning
+            meet.wait()
+
+    photos.gate.refuse = hold
+    assert batchgen.plan(photos.load(*(f"s3://photos/{n}.png" for n in range(4)))).survey.wanted == 4
+    assert not meet.broken
 
 
 # --- identity
