@@ -165,15 +165,15 @@ class PicturesAfar:
 
     def bring(self, address: str, path: str) -> str:
         """Fetch it into a new file; its sha256. Raises UsageError when it is gone, BucketAway, OSError."""
-        digest = hashlib.sha256()
         try:
             _, pieces = self._whole(address)
-            with open(path, "wb") as file:
-                for piece in pieces:
-                    digest.update(piece)
-                    file.write(piece)
         except FileNotFoundError:
             raise UsageError(_gone(address)) from None
+        digest = hashlib.sha256()
+        with open(path, "wb") as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
         return digest.hexdigest()
 
     def _known(self, address: str) -> Found:

@@ -43,9 +43,7 @@ class Listings:
         self._objects = objects
         self._kept: OrderedDict[str, Listing] = OrderedDict()  # by what all its names begin with
         self._asked: Counter[str] = Counter()  # single questions, by folder
-        self._patience: dict[
-            str, float
-        ] = {}  # by folder that holds too much or may not be listed: questions before it is tried
+        self._patience: dict[str, float] = {}  # by folder that cannot be listed yet: questions before it is tried
         self._too_many: set[str] = set()
         ordered = objects.url.startswith(("s3://", "gs://")) and not objects.url.endswith("--x-s3")
         self._ordered = ordered  # whether it lists by name: Azure need not, nor does S3 Express
@@ -124,4 +122,5 @@ def _before(prefix: str) -> str:
     last = prefix[-1]
     if last.isascii() and last.isalnum() and chr(ord(last) - 1).isalnum():
         return prefix[:-1] + chr(ord(last) - 1) + "~"
-    return prefix[:-1].rstrip("/")
+    shorter = prefix[:-1].rstrip("/")
+    return "" if shorter.rpartition("/")[2] in (".", "..") else shorter

@@ -154,7 +154,7 @@ class Objects:
             if found and "NoSuchBucket" not in str(error):
                 raise FileNotFoundError from None
             raise BucketAway(f"{self.url}: there is no such bucket") from None
-        except (self._do.exceptions.BaseError, OSError) as error:
+        except (self._do.exceptions.BaseError, OSError, ValueError) as error:  # the last: of a name that it cannot say
             raise BucketAway(f"{self.url}: {in_words(error, self.url)}") from None
 
 

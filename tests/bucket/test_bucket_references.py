@@ -119,6 +119,7 @@ def test_each_thing_wrong_is_told_where_it_stands_and_all_at_once(photos, monkey
     told = photos.wrong(
         "s3://photos/nothing.png", "s3://photos/none/*.png", "s3://photos/many/*.png", "s3://photos/text.png",
         "s3://photos/empty.png", "s3://photos", "s3://photos/a//b.png", "s3://user:pass/word@photos/a.png",
+        "s3://photos/many/..*",
     ).splitlines()  # fmt: skip
     expected = [
         "'s3://photos/nothing.png' there is no such object in the bucket",
@@ -129,6 +130,7 @@ def test_each_thing_wrong_is_told_where_it_stands_and_all_at_once(photos, monkey
         "'s3://photos': names no object: write s3://photos/folder/name.png",
         "'s3://photos/a//b.png': the object's name is made of names with one '/' between them, without '.' and '..'",
         "its address: holds a user or password: credentials come from the environment",
+        "'s3://photos/many/..*' matches no object",
     ]
     lines = [line for line in told if "job.yaml:" in line]
     assert [line.partition("references[0]: ")[2] for line in lines] == expected
