@@ -29,6 +29,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import is_vendor
 from batchgen.quota import day_began
 from batchgen.settings import LEDGER, Settings, state_folder
+from batchgen.store.afar import PicturesAfar
 from batchgen.store.whereabouts import open_store, refuse_elsewhere, remembered, take_up
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
@@ -82,7 +83,10 @@ def load(
     def allow_retired(profile: Profile) -> bool:
         return emulate or not is_vendor(profile.provider, settings.base_url(profile.provider))
 
-    manifest = open_manifest(path, allow_retired=allow_retired)
+    def afar(warn: Callable[[str], None]) -> PicturesAfar:
+        return PicturesAfar(state_folder(settings), warn)
+
+    manifest = open_manifest(path, allow_retired=allow_retired, afar=afar)
     if output is not None and not bucket:
         folder = Path(output).absolute()
     else:

@@ -40,8 +40,8 @@ class Item:
     """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
 
     model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
-    references: absolute paths, links, and `@id` or `@id#n` for the picture of another item. origin: `file:line` of the entry,
-    for messages. None means: not asked for.
+    references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the picture of another item.
+    origin: `file:line` of the entry, for messages. None means: not asked for.
     A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
     """
 

@@ -146,6 +146,7 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
         loaded = load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
         invocation.keep_secret(loaded.settings)
         found = loaded.manifest
+        found.references.afar = None  # a page about a job has nothing to ask of a bucket
         order, asks, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()
         for number, item in enumerate(found.items()):
             order[item.id] = number
@@ -168,9 +169,10 @@ def asks_of(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
     """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest, which asks
     for `post` where an item says nothing else."""
     from batchgen.manifest.post import post_fields
-    from batchgen.manifest.references import is_link
 
-    named = [name if name[:1] == "@" or is_link(name) else os.path.relpath(name, folder) for name in item.references]
+    named = [
+        name if name[:1] == "@" or "://" in name[:8] else os.path.relpath(name, folder) for name in item.references
+    ]
     wanted = {
         "references": [name.replace(os.sep, "/") if name[:1] != "@" else name for name in named],
         "service_tier": item.service_tier,

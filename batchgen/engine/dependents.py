@@ -41,7 +41,7 @@ class Dependents:
         self._backlog = backlog
         self._reader: Reader = ledger.reader
         self._store = store
-        self._references = references
+        self.references = references
         self._made = References(store.root)
         self._supplied = supplied
 
@@ -71,7 +71,7 @@ class Dependents:
         Raises UsageError when that is gone.
         """
         if not name.startswith("@"):
-            return self._references, name
+            return self.references, name
         file = self.picture(name).file
         path = os.path.join(self._made.folder, file.path)
         self._made.expect(path, file.sha256)
@@ -91,7 +91,7 @@ class Dependents:
 
     def resolved(self, sample: Sample) -> Sample:
         try:
-            wire = wire_of(sample.item, sample.n, self._references.digest, lambda key: self._picture(key).file.sha256)
+            wire = wire_of(sample.item, sample.n, self.references.digest, lambda key: self._picture(key).file.sha256)
         except (OSError, UsageError):
             return sample  # what it sends cannot be read: it fails when its turn comes, and it alone
         return replace(sample, wire=wire, fingerprint=fingerprint(wire))

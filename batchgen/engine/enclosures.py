@@ -16,6 +16,7 @@ from batchgen.engine.dependents import Dependents
 from batchgen.engine.lanes import Route
 from batchgen.errors import DownloadFailed, FileGone, ReferenceLinkFailed, ReferenceLinkRefused, UsageError
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.bucket import in_bucket
 from batchgen.manifest.capability import CONVERTIBLE, takes
 from batchgen.manifest.references import FILE_MAX_BYTES, Picture, References, is_link
 from batchgen.providers.base import TakingLinks, Uploading
@@ -113,6 +114,8 @@ class Enclosures:
         if name.startswith("@") and isinstance(self._store, BucketStore):
             bucket = self._store
             among, path = self._kept, await self._making.do(name, lambda: self._brought(name, bucket))
+        elif in_bucket(name):
+            among, path = self._kept, await self._making.do(name, lambda: self._from_bucket(name))
         elif not is_link(name):
             among, path = self._dependents.file(name)
         elif isinstance(route.codec, TakingLinks):
@@ -183,6 +186,19 @@ class Enclosures:
             raise ReferenceLinkFailed(f"the picture of {name}: {str(error) or 'it has gone from the bucket'}") from None
         self._kept.expect(path, file.sha256)
         self._ready[file.sha256] = path
+        return path
+
+    async def _from_bucket(self, address: str) -> str:
+        """A reference that lies in a bucket, once per run. Raises ReferenceLinkFailed, UsageError."""
+        if (ready := self._ready.get(address)) is not None:
+            return ready
+        path = self._place(address)
+        try:
+            digest = await asyncio.to_thread(self._dependents.references.bring, address, path)
+        except BucketAway as error:
+            raise ReferenceLinkFailed(f"the reference {address}: {error}") from None
+        self._kept.expect(path, digest)
+        self._ready[address] = path
         return path
 
     async def _converted(self, name: str, source: Source, route: Route) -> str:

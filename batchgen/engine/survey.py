@@ -122,20 +122,22 @@ class Surveyor:
     def each(self) -> Iterator[tuple[Item, Sequence[Known]]]:
         for items in _chunks(self.manifest.items(), CHUNK):
             known = self.reader.known([item.id for item in items]) if self.reader else {}
+            self.manifest.references.foresee(name for item in items if self.selects(item) for name in item.references)
             for item in items:
                 yield item, known.get(item.id, ())
 
     def _item(self, item: Item, known: Sequence[Known]) -> None:
         self.survey.items += 1
+        if not self.selects(item):
+            self.match(item, known)
+            return
         wire = wire_facts(item, [self.manifest.references.digest(path) for path in item.references])
         mark = fingerprint(wire)
         if item.count == 1 and len(known) == 1 and self._is_done(item, known[0], mark):
             self._matched += 1
-            self.survey.kept += self.selects(item)
+            self.survey.kept += 1
             return
         by_n = self.match(item, known)
-        if not self.selects(item):
-            return
         to_generate: list[tuple[Sample, str]] = []
         for n in range(1, item.count + 1):
             sample = Sample(item=item, n=n, fingerprint=mark, wire=wire, known=n in by_n)

@@ -1,10 +1,13 @@
-"""Addresses of object storage as `output:` and `--output` name them: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."""
+"""Addresses of object storage as `output:`, `--output` and references name them: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 
 SCHEMES = ("s3", "gs", "az")
+KEY_MAX_BYTES = 1024  # of S3, Google Cloud Storage and Azure alike
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
@@ -32,3 +35,62 @@ def bucket_url(text: str) -> str:
     if not prefix.isprintable() or re.search(r"[?#%\\*]", prefix) or any(part in ("", ".", "..") for part in parts):
         raise ValueError("the prefix is made of names with one '/' between them, without any of ? # % \\ * or '..'")
     return "/".join([f"{scheme}://{bucket}", *parts])
+
+
+def in_bucket(name: str) -> bool:
+    """Whether a reference names an object, or objects, of object storage."""
+    return name[:5].lower().startswith(("s3://", "gs://", "az://"))
+
+
+def object_address(name: str) -> tuple[str, str]:
+    """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError as `bucket_url` does."""
+    scheme, _, rest = name.partition("://")
+    bucket, _, key = rest.partition("/")
+    if ":" in bucket:  # a password may hold the '/' that the '@' stands behind
+        raise ValueError("holds a user or password: credentials come from the environment")
+    url = bucket_url(f"{scheme}://{bucket}")
+    if not key or not key.isprintable() or len(key.encode()) > KEY_MAX_BYTES:
+        raise ValueError(f"names no object: write {url}/folder/name.png")
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError("the object's name is made of names with one '/' between them, without '.' and '..'")
+    return url, key
+
+
+def fixed_part(pattern: str) -> str:
+    """What all names begin with that a glob may match."""
+    magic = re.search(r"[*?[]", pattern)
+    return pattern[: magic.start()] if magic else pattern
+
+
+def matching(pattern: str, keys: Iterable[str]) -> Iterator[str]:
+    """The keys that a glob matches, by the rules of files: `*` ends at a `/`, `**` does not, and neither begins with a dot."""
+    parts = pattern.split("/")
+    if parts[-1] == "**":
+        parts.append("*")
+    return (key for key in keys if _matches(parts, key.split("/")))
+
+
+def _matches(parts: list[str], names: list[str]) -> bool:
+    """Walks the names once, keeping all the places of the pattern where one may be by then."""
+    places = _after_nothing({0}, parts)
+    for name in names:
+        ahead = {place for place in places if place < len(parts) and parts[place] == "**" and name[0] != "."}
+        ahead |= {place + 1 for place in places if place < len(parts) and _is_like(name, parts[place])}
+        places = _after_nothing(ahead, parts)
+    return len(parts) in places
+
+
+def _after_nothing(places: set[int], parts: list[str]) -> set[int]:
+    """And the places behind a `**` that matches nothing."""
+    reached = set(places)
+    for place in sorted(places):
+        while place < len(parts) and parts[place] == "**":
+            place += 1
+            reached.add(place)
+    return reached
+
+
+def _is_like(name: str, part: str) -> bool:
+    if part == "**" or (name[0] == "." and part[0] != "."):
+        return False
+    return fnmatchcase(name, part)

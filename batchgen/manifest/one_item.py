@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from batchgen.fallback import DEFAULT_CAUSES
 from batchgen.manifest import capability, names, schema
+from batchgen.manifest.bucket import in_bucket
 from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.expand import ExpandError, fill, templated
 from batchgen.manifest.post import post_record
@@ -279,7 +280,7 @@ class OneItem:
             if name.startswith("@"):
                 if (picture := self._other_item(path, name)) is not None:
                     pictures[picture.path] = picture
-            elif "://" in name[:12]:
+            elif "://" in name[:12] and not in_bucket(name):
                 if (problem := link_problem(name)) is None:
                     pictures[name] = Picture(name, "image/png", 0)  # of which nothing is known yet
                 else:

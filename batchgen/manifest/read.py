@@ -21,13 +21,15 @@ from batchgen.manifest.needed import Needed
 from batchgen.manifest.nightly import Schedule
 from batchgen.manifest.one_item import Setting
 from batchgen.manifest.post import post_record
-from batchgen.manifest.references import References
+from batchgen.manifest.references import Afar, References
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import Raw, Source, open_source
 from batchgen.manifest.unique import Seen
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
+
+Warn = Callable[[str], None]
 
 
 def never(profile: Profile) -> bool:
@@ -40,13 +42,15 @@ def open_manifest(
     *,
     allow_retired: Callable[[Profile], bool] = never,
     variables: Mapping[str, Any] | None = None,
+    afar: Callable[[Warn], Afar] | None = None,
 ) -> Manifest:
     """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
 
     allow_retired: whether a shut-down model may be used, because its requests do not go to the vendor.
-    variables: take the place of the manifest's `vars` of the same name.
+    variables: take the place of the manifest's `vars` of the same name. afar: makes the one who looks for references in
+    buckets, and is told how to warn; without, nothing is known of them.
     """
-    manifest = Manifest(os.fspath(path), allow_retired, variables or {})
+    manifest = Manifest(os.fspath(path), allow_retired, variables or {}, afar)
     if manifest.header_is_wrong:
         for _ in manifest.items():
             pass
@@ -56,7 +60,13 @@ def open_manifest(
 class Manifest:
     """What should exist. `warnings` fills while the items are read; it never holds the same twice."""
 
-    def __init__(self, path: str, allow_retired: Callable[[Profile], bool], variables: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str,
+        allow_retired: Callable[[Profile], bool],
+        variables: Mapping[str, Any],
+        afar: Callable[[Warn], Afar] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.folder = Path(os.path.abspath(path)).parent
         self.warnings: list[str] = []
@@ -65,7 +75,7 @@ class Manifest:
         self._profiles: dict[str, Profile] = {}
         self._header_complaints: list[tuple[tuple[int, int], str, str]] = []
         self._read_header()
-        self.references = References(self.folder)
+        self.references = References(self.folder, afar=afar and afar(self._warn))
         limit = self.limits.max_items
         self._max_items = self._source.expands_to_max if limit is None else limit
         self._setting = Setting(

@@ -1,4 +1,4 @@
-"""Reference pictures of a job: found beside the manifest, checked by content, hashed and encoded once."""
+"""Reference pictures of a job: found beside the manifest or in a bucket, checked by content, hashed and encoded once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 from urllib.parse import urlsplit
 
 import aiofiles
 import pybase64
 
 from batchgen.errors import UsageError
+from batchgen.manifest.bucket import in_bucket
 from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.records import ReferenceImage
 from batchgen.settings import is_loopback
@@ -65,17 +67,38 @@ def link_problem(name: str) -> str | None:
     return None
 
 
+class Afar(Protocol):
+    """Pictures in object storage, by their addresses. Safe to use from several threads."""
+
+    def find(self, name: str) -> list[Picture]:
+        """The picture of this address, or those of a glob in order of name. Raises BadReferenceError."""
+        ...
+
+    def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
+        """sha256 in hex by address. Raises UsageError."""
+        ...
+
+    def bring(self, address: str, path: str) -> str:
+        """Fetch it into a new file; its sha256. Raises UsageError when it is gone, StoreError when the bucket is away."""
+        ...
+
+
 class References:
-    """References below one folder. Safe to use from several threads."""
+    """References below one folder, and those in buckets. Safe to use from several threads.
+
+    afar: who looks into buckets; without, nothing is known of what lies there, as of links.
+    """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         *,
+        afar: Afar | None = None,
         file_max_bytes: int = FILE_MAX_BYTES,
         cache_max_bytes: int = CACHE_MAX_BYTES,
     ) -> None:
         self.folder = os.path.realpath(folder)
+        self.afar = afar
         self._file_max_bytes = file_max_bytes
         self._cache_max_bytes = cache_max_bytes
         self._cached_bytes = 0
@@ -88,6 +111,8 @@ class References:
 
     def find(self, name: str) -> list[Picture]:
         """The picture of this name, or those of a glob in order of name. Raises BadReferenceError."""
+        if in_bucket(name):
+            return [Picture(name, "image/png", 0)] if self.afar is None else self.afar.find(name)
         if glob.has_magic(name) and not os.path.lexists(os.path.join(self.folder, name)):
             return self._find_all(name)
         return [self._check(name)]
@@ -98,8 +123,34 @@ class References:
             return path
         if (known := self._digests.get(path)) is not None:
             return known
+        if in_bucket(path):
+            return self._remember_digest(path, self._afar().digests([path])[path])
         with self.open(path) as file:
             return self._remember_digest(path, _sha256(file))
+
+    def foresee(self, paths: Iterable[str]) -> None:
+        """`digest` will be asked of all these: what lies in buckets is hashed now, several at once. Raises UsageError."""
+        if self.afar is None:
+            return
+        wanted = dict.fromkeys(path for path in paths if in_bucket(path) and path not in self._digests)
+        for path, digest in self.afar.digests(list(wanted)).items() if wanted else ():
+            self._remember_digest(path, digest)
+
+    def bring(self, address: str, path: str) -> str:
+        """Fetch what lies in a bucket into a new file; its sha256.
+
+        Raises UsageError when it is gone or not the one that was hashed before, StoreError when the bucket is away.
+        """
+        digest = self._afar().bring(address, path)
+        if self._digests.get(address) not in (None, digest):
+            os.unlink(path)
+            raise UsageError(f"{address}: the reference changed while the run was going; run again")
+        return digest
+
+    def _afar(self) -> Afar:
+        if self.afar is None:
+            raise UsageError("references in buckets are not read here")
+        return self.afar
 
     def expect(self, path: str, digest: str) -> None:
         """What the file must be when it is loaded: sha256 in hex."""

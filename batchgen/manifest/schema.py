@@ -127,9 +127,9 @@ class ItemFields(_Strict):
     references: list[Text] | None = Field(
         None,
         max_length=100,
-        description="Pictures to send along: files beside the manifest (globs are expanded, sorted), https links, or @id"
-        " and @id#n for the picture of another item, which is then made first. PNG, JPEG, WebP, GIF, HEIC or HEIF, up to"
-        " 100 MB each.",
+        description="Pictures to send along: files beside the manifest or objects in a bucket, s3://bucket/name, gs:// or"
+        " az:// (globs are expanded, sorted), https links, or @id and @id#n for the picture of another item, which is"
+        " then made first. PNG, JPEG, WebP, GIF, HEIC or HEIF, up to 100 MB each.",
     )
     modalities: list[Literal["text", "image"]] | None = Field(None, description="What to answer with; default image.")
     search: Literal["web", "image"] | None = Field(None, description="Ground the picture in a Google search.")

@@ -69,7 +69,7 @@ REMEDIES: Mapping[str, str] = {
     "missing_thought_signature": "start the conversation anew: an earlier answer was not sent back as it came",
     "file_unavailable": "the uploaded file expired (48 hours): run again to upload it anew",
     "upload_failed": "a large reference could not be uploaded; nothing was billed: run again later",
-    "reference_link": "the link in `references` gave no picture; nothing was billed: open the link, then run again",
+    "reference_link": "the link or bucket in `references` gave no picture; nothing was billed: see the message, then run again",
     "reference_link_refused": "references are fetched over https from public hosts, up to 100 MB: save the picture as a file",
     "reference_gone": "the reference changed, went away or cannot be sent: see the message, then run again",
     "unexpected_status": "check the base URL: this is not how the API answers",

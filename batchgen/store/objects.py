@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ _CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>")
 
 class BucketAway(StoreError):
     """The bucket does not take or give what it should, and may another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object as its bucket tells of it. etag: '' when it says none."""
+
+    path: str
+    bytes: int
+    etag: str
 
 
 class Objects:
@@ -90,6 +100,34 @@ class Objects:
             for piece in self._do.get(self._store, path).stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
+    def start(self, path: str, most_bytes: int) -> tuple[Found, bytes]:
+        """The object and its first bytes, in one request. Raises FileNotFoundError."""
+        with self._asking():
+            try:
+                got = self._do.get(self._store, path, options={"range": (0, most_bytes)})
+            except self._do.exceptions.BaseError as error:
+                if "416" in _STATUS.findall(str(error)):  # no range of an empty object can be had
+                    return Found(path, 0, ""), b""
+                raise
+            return _found(got.meta), bytes(got.bytes())
+
+    def whole(self, path: str) -> tuple[Found, Iterator[bytes]]:
+        """The object, and what is in it in pieces. Raises FileNotFoundError."""
+        with self._asking():
+            got = self._do.get(self._store, path)
+        return _found(got.meta), self._pieces_of(got)
+
+    def _pieces_of(self, got: Any) -> Iterator[bytes]:
+        with self._asking():
+            for piece in got.stream(min_chunk_size=PIECE_BYTES):
+                yield bytes(piece)
+
+    def below(self, folder: str, after: str = "") -> Iterator[Found]:
+        """Every object below a folder ('' is the whole bucket), of those whose names come after `after`."""
+        with self._asking():
+            for page in self._do.list(self._store, folder or None, offset=after or None, chunk_size=PAGE):
+                yield from map(_found, page)
+
     def all(self) -> Iterator[tuple[str, int]]:
         """(path, bytes) of every object below the prefix."""
         with self._asking():
@@ -116,8 +154,19 @@ class Objects:
             if found and "NoSuchBucket" not in str(error):
                 raise FileNotFoundError from None
             raise BucketAway(f"{self.url}: there is no such bucket") from None
-        except (self._do.exceptions.BaseError, OSError) as error:
+        except (self._do.exceptions.BaseError, OSError, ValueError) as error:  # the last: of a name that it cannot say
             raise BucketAway(f"{self.url}: {in_words(error, self.url)}") from None
+
+
+def _found(meta: Mapping[str, Any]) -> Found:
+    return Found(meta["path"], meta["size"], meta["e_tag"] or "")
+
+
+def server_of(url: str, environ: Mapping[str, str]) -> str:
+    """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's."""
+    hosts = (urlsplit(environ[name]).netloc.rpartition("@")[2] for name in ENDPOINTS if environ.get(name))
+    account = environ.get("AZURE_STORAGE_ACCOUNT_NAME", "") if url.startswith("az:") else ""
+    return next(hosts, account)
 
 
 _CONTENT_TYPES = {

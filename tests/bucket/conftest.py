@@ -67,6 +67,20 @@ class Gate:
         found = {name.removeprefix(prefix): keys[name].value for name in keys if name.startswith(prefix)}
         return {name: data for name, data in found.items() if not name.startswith(".batchgen/")}
 
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Into a bucket of the user's, made when there is none."""
+        backend = s3_backends[ACCOUNT]["aws"]
+        if bucket not in backend.buckets:
+            backend.create_bucket(bucket, "us-east-1")
+        backend.put_object(bucket, key, data)
+
+    def take_away(self, bucket: str, key: str) -> None:
+        s3_backends[ACCOUNT]["aws"].delete_object(bucket, key)
+
+    def fetched(self, bucket: str, key: str = "") -> int:
+        """Reads of an object of such a bucket; without a key its listings."""
+        return self.seen.count(("GET", f"/{bucket}/{key}".rstrip("/")))
+
     def count(self, method: str) -> int:
         return sum(1 for each, _ in self.seen if each == method)
 

@@ -97,6 +97,19 @@ async def test_references_turns_and_pictures_of_others_reach_every_worker_throug
     assert (found.exit_code, found.kept, await cluster.requests()) == (0, 5, 5)
 
 
+async def test_a_reference_in_a_bucket_travels_with_the_work_and_workers_need_not_be_let_in(cluster, gate):  # noqa: F811
+    gate.put("photos", "mugs/a.png", photo())
+    entries = "  - {id: one, prompt: p, references: ['s3://photos/mugs/*']}\n  - {id: two, prompt: q, references: ['s3://photos/mugs/a.png']}\n"
+    submitted = await cluster.submit(entries)
+    assert (submitted.submitted, gate.fetched("photos", "mugs/a.png")) == (2, 3)  # looked at, hashed, enclosed
+    assert await asyncio.to_thread(cluster.worker("--until-empty").wait, 60.0) == 0
+    assert sorted(gate.objects()) == ["one.jpg", "two.jpg"]
+    assert "File exists" not in cluster.said("w1")  # both samples want the same file at once
+    assert gate.fetched("photos", "mugs/a.png") == 3
+    found = await cluster.watch(entries)
+    assert (found.exit_code, found.kept, await cluster.requests()) == (0, 2, 2)
+
+
 async def test_what_a_worker_had_deposited_when_it_died_is_found_by_another_and_not_bought_again(cluster, gate):  # noqa: F811
     await cluster.submit(items("a"))
     dying = cluster.worker(start=[sys.executable, "-c", DIES, "worker"])

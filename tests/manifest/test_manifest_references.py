@@ -177,7 +177,7 @@ def test_a_picture_that_is_gone_is_a_clear_error(pictures):
     ("name", "why"),
     [
         ("http://example.com/a.png", "give an https:// link"),
-        ("s3://b/a.png", "give an https:// link"),
+        ("ftp://b/a.png", "give an https:// link"),
         ("https:///a.png", "is no address"),
         ("https://example.com/a b.png", "is no address"),
         ("https://example.com/" + "a" * 2000, "is no address"),

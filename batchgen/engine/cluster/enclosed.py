@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.bucket import in_bucket
 from batchgen.manifest.references import References, is_link
 from batchgen.records import Sample
 from batchgen.store.bucket import BucketStore
@@ -47,8 +49,7 @@ class Enclosing:
             self._store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o755)
             part = f"{target}.part"
             try:
-                with self._references.open_unchanged(path) as source, open(part, "wb") as copy:
-                    shutil.copyfileobj(source, copy, 1 << 20)
+                self._copy(path, part)
                 sync_file(part)
                 os.replace(part, target)
             except OSError as error:
@@ -57,6 +58,13 @@ class Enclosing:
         if isinstance(self._store, BucketStore):
             self._store.keep_state(f"{FOLDER}/{name}", target)
         return target
+
+    def _copy(self, path: str, part: str) -> None:
+        if in_bucket(path):
+            self._references.bring(path, part)
+            return
+        with self._references.open_unchanged(path) as source, open(part, "wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
 
 
 class Enclosed:
@@ -83,6 +91,8 @@ class Enclosed:
         name = os.path.basename(path)
         target = os.path.join(self._folder, name)
         if not os.path.exists(target) and isinstance(self._store, BucketStore):
-            self._store.bring_state(f"{FOLDER}/{name}", target)
+            own = f"{target}.{uuid.uuid4().hex}"  # several samples, or workers of this machine, may want it at once
+            self._store.bring_state(f"{FOLDER}/{name}", own)
+            os.replace(own, target)
             self.references.expect(target, name.partition("-")[0])
         return target

@@ -1,0 +1,126 @@
+"""What a bucket holds, asked for in as few requests as serve: what is asked for one by one too often is listed instead."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from itertools import takewhile
+from math import inf
+
+from batchgen.store.objects import PAGE, BucketAway, Found, Objects
+
+PATIENCE = 8  # questions below one folder before it is listed, in as many requests at most; then four times as many
+LISTED_MOST = 100_000  # objects: a hundred requests, after which a listing serves no more
+KEPT_MOST = 200_000  # objects of all listings that are kept in memory
+_ASKED_MOST = 65_536
+
+
+class TooManyError(Exception):
+    """More objects than are listed."""
+
+
+class Listing:
+    """Objects in order of name."""
+
+    def __init__(self, found: list[Found]) -> None:
+        self._found = sorted(found, key=lambda each: each.path)
+        self._paths = [each.path for each in self._found]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def beginning(self, prefix: str) -> Iterator[Found]:
+        """Those whose names begin so."""
+        start = bisect_left(self._paths, prefix)
+        return takewhile(lambda each: each.path.startswith(prefix), (self._found[k] for k in range(start, len(self))))
+
+
+class Listings:
+    """Of one bucket. Not thread-safe."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._kept: OrderedDict[str, Listing] = OrderedDict()  # by what all its names begin with
+        self._asked: Counter[str] = Counter()  # single questions, by folder
+        self._patience: dict[str, float] = {}  # by folder that cannot be listed yet: questions before it is tried
+        self._too_many: set[str] = set()
+        ordered = objects.url.startswith(("s3://", "gs://")) and not objects.url.endswith("--x-s3")
+        self._ordered = ordered  # whether it lists by name: Azure need not, nor does S3 Express
+
+    def of(self, prefix: str) -> Iterator[Found]:
+        """All objects whose names begin so, in order. Raises BucketAway, TooManyError."""
+        listing = self.wider(prefix)
+        return (listing if listing is not None else self._list(prefix, LISTED_MOST)).beginning(prefix)
+
+    def wider(self, name: str) -> Listing | None:
+        """A listing that has what begins so, if there is any; None: it has to be asked for by itself."""
+        folders = list(_folders(name))
+        for prefix in (name, *folders):
+            if (known := self._kept.get(prefix)) is not None:
+                self._kept.move_to_end(prefix)
+                return known
+        if len(self._asked) > _ASKED_MOST:
+            self._asked.clear()
+        self._asked.update(folders)
+        for folder in folders:
+            asked = self._asked[folder]
+            if asked <= self._patience.get(folder, PATIENCE):
+                continue
+            try:
+                return self._list(folder, min(asked * PAGE, LISTED_MOST))
+            except TooManyError:
+                self._wait(folder, 4 * asked if asked * PAGE < LISTED_MOST else inf)
+            except BucketAway:
+                self._wait(folder, inf)  # reading may be allowed where listing is not
+        return None
+
+    def _wait(self, folder: str, questions: float) -> None:
+        """Before this folder is listed, or one that it lies in."""
+        for each in (folder, *_folders(folder[:-1])):
+            self._patience[each] = max(questions, self._patience.get(each, 0))
+
+    def _list(self, prefix: str, most: int) -> Listing:
+        if prefix in self._too_many:
+            raise TooManyError
+        try:
+            listing = self._kept[prefix] = Listing(list(self._below(prefix, most)))
+        except TooManyError:
+            if most == LISTED_MOST:
+                self._too_many.add(prefix)
+            raise
+        while sum(map(len, self._kept.values())) > KEPT_MOST and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return listing
+
+    def _below(self, prefix: str, most: int) -> Iterator[Found]:
+        """Storage knows folders only; of a part of a name we can say where to begin, and stop behind it.
+
+        most: objects to be told of, wanted or not.
+        """
+        folder = prefix.rpartition("/")[0]
+        after = _before(prefix) if self._ordered and len(prefix) > len(folder) + 1 else ""
+        for count, found in enumerate(self._objects.below(folder, after), 1):
+            if count > most:
+                raise TooManyError
+            if found.path.startswith(prefix):
+                yield found
+            elif self._ordered and found.path > prefix:
+                break
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders that a name lies in, the nearest first, the bucket itself ('') last."""
+    while name:
+        head, slash, _ = name.rpartition("/")
+        yield head + slash
+        name = head
+
+
+def _before(prefix: str) -> str:
+    """A name that comes shortly before all that begin so, and behind its folder."""
+    last = prefix[-1]
+    if last.isascii() and last.isalnum() and chr(ord(last) - 1).isalnum():
+        return prefix[:-1] + chr(ord(last) - 1) + "~"
+    shorter = prefix[:-1].rstrip("/")
+    return "" if shorter.rpartition("/")[2] in (".", "..") else shorter
