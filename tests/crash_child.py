@@ -55,7 +55,9 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
     batches = BatchOptions(limits=limits, wait=said.get("wait", True))
-    ledger = said.get("ledger") or os.environ.get("BATCHGEN_LEDGER")
+    if "ledger" in said:  # whatever was set when the process that forks was started
+        os.environ["BATCHGEN_LEDGER"] = said["ledger"]
+    ledger = os.environ.get("BATCHGEN_LEDGER") or None
     options = batchgen.RunOptions(emulator_url=url, ledger=ledger, batches=batches)
     return said.get("engine", "online"), options
 

@@ -215,10 +215,13 @@ async def test_nothing_starts_while_the_server_is_away_and_that_is_said_once(mon
         assert isinstance(await waits[0], Reserved)
         await asyncio.gather(*waits, sending)
         assert isinstance(await log.reserve(2), NotBefore | Reserved)  # what was not flushed may be forgotten
+        book.close()
         monkeypatch.setattr(postgresql, "PATIENCE_S", 0.2)
+        impatient = SharedBook(server.url(), lambda _: None)
+        log = impatient.starts("q", 60.0)
         server.stop(signal.SIGQUIT)
         with pytest.raises(LedgerError, match=r"127\.0\.0\.1"):
             await log.reserve(2)
-        book.close()
+        impatient.close()
     assert len(notes) == 1
     assert "does not answer" in notes[0]

@@ -38,7 +38,9 @@ LEFT = {"SIGINT": 130, "SIGTERM": 143}
 )  # fmt: skip
 @click.option("--until-empty", is_flag=True, help="Leave when nothing is left that may be made now; for batch systems.")
 @click.option("--name", metavar="NAME", help="Unlike any other worker's.  [default: host, process and a few letters]")
-@click.option("--health-file", type=click.Path(), metavar="FILE", help="Touched every few seconds while the worker lives.")
+@click.option(
+    "--health-file", type=click.Path(), metavar="FILE", help="Touched every few seconds while the worker lives."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss.")
 @log_options
 @pass_invocation

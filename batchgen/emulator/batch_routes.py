@@ -142,9 +142,13 @@ class BatchRoutes:
 
     async def get(self, request: web.Request) -> Answer:
         batch, _ = self._found(request, "get")
-        no_file = batch.ended_s is not None and self.faults.take(NO_FILE, batch.id, batch.display_name) is not None
         mask = mask_of(request.query.get("fields", ""))
-        return Answer(body=await asyncio.to_thread(self._encoded, batch, mask, no_file))
+        while True:
+            ended_s = batch.ended_s
+            no_file = ended_s is not None and self.faults.take(NO_FILE, batch.id, batch.display_name) is not None
+            body = await asyncio.to_thread(self._encoded, batch, mask, no_file)
+            if batch.ended_s == ended_s:  # else it ended meanwhile, and the fault is of how it ends
+                return Answer(body=body)
 
     def _encoded(self, batch: Batch, mask: Mask, no_file: bool) -> bytes:
         return encoded(masked(batch.as_json(self.options.batch, no_file=no_file), mask))

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -57,7 +58,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[BatchBench]:
 
 
 async def crash(bench: BatchBench, place: str, k: int, entries: str = items(*MUGS), requests: int = 6) -> None:
-    options = json.dumps({"engine": "batch", "requests": requests, "piece_bytes": 256})
+    ledger = os.environ.get("BATCHGEN_LEDGER", "")
+    options = json.dumps({"engine": "batch", "requests": requests, "piece_bytes": 256, "ledger": ledger})
     arguments = [str(bench.manifest(entries)), str(bench.folder / "out"), bench.url, place, str(k), options]
     assert await asyncio.to_thread(exit_code, arguments) == 9
 

@@ -29,6 +29,7 @@ OF_JOBS = {
     "daemon",
     "doctor",
     "worker",
+    "cancel",
 }
 
 
