@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from batchgen.engine.cluster.worker import Worker
     from batchgen.events import Event
 
-LEFT = {"SIGINT": 130, "SIGTERM": 143}
+LEFT = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
 @click.command("worker")
@@ -101,7 +100,9 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
 
 
 async def _run(worker: Worker, shift: Shift | None) -> int:
-    loop, left = asyncio.get_running_loop(), list[str]()
+    from batchgen.engine.signals import minded
+
+    left = list[str]()
     nights = None if shift is None else asyncio.create_task(shift.run())
 
     def stop(number: int) -> None:
@@ -110,13 +111,9 @@ async def _run(worker: Worker, shift: Shift | None) -> int:
         if shift is not None:
             shift.stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if sys.platform == "win32":
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(stop, got))
-        else:
-            loop.add_signal_handler(number, stop, number)
     try:
-        await worker.run()
+        with minded(stop):
+            await worker.run()
     finally:
         if shift is not None and nights is not None:
             shift.stop()

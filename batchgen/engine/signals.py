@@ -18,10 +18,7 @@ from batchgen.events import Event, Stopping
 
 @contextmanager
 def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Event], None]) -> Iterator[None]:
-    """First signal: start nothing more. Second: give up what is in flight. Third: leave at once.
-
-    A SIGHUP that was ignored when the run began (nohup) stays ignored. Restores what was there before.
-    """
+    """First signal: start nothing more. Second: give up what is in flight. Third: leave at once."""
     loop = asyncio.get_running_loop()
     interrupts = 0
 
@@ -47,19 +44,27 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
                     loop.remove_signal_handler(other)
                 signal.signal(other, _leave_at_once)
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    with minded(interrupted) as numbers:
+        yield
+
+
+@contextmanager
+def minded(told: Callable[[int], None]) -> Iterator[list[int]]:
+    """Calls `told` in the event loop with the number of each signal that asks this process to end. Answers which it minds:
+    a SIGHUP that is ignored (nohup) stays ignored. Restores what was there before."""
+    loop = asyncio.get_running_loop()
+    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in found}
     numbers = [
         number for number in found if signal.Signals(number).name != "SIGHUP" or before[number] != signal.SIG_IGN
     ]
     for number in numbers:
         if sys.platform == "win32":
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(interrupted, got))
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(told, got))
         else:
-            loop.add_signal_handler(number, interrupted, number)
+            loop.add_signal_handler(number, told, number)
     try:
-        yield
+        yield numbers
     finally:
         for number in numbers:
             if sys.platform != "win32":

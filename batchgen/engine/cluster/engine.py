@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
@@ -18,6 +16,7 @@ from batchgen.engine.cluster.submit import prepare, submit
 from batchgen.engine.cluster.watch import Watch
 from batchgen.engine.elsewhere import Handover
 from batchgen.engine.outcome import Ending
+from batchgen.engine.signals import minded
 from batchgen.errors import UsageError
 from batchgen.events import Noted, Stopping
 from batchgen.ledger import work
@@ -99,10 +98,8 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
     submit(run.url, schema, change)
 
 
-@contextmanager
-def _leaving(run: Handover, stop: asyncio.Event) -> Iterator[None]:
-    """A signal ends the watching; the work goes on. A SIGHUP that was ignored (nohup) stays ignored."""
-    loop = asyncio.get_running_loop()
+def _leaving(run: Handover, stop: asyncio.Event) -> AbstractContextManager[object]:
+    """A signal ends the watching; the work goes on."""
 
     def leave(number: int) -> None:
         if not stop.is_set():
@@ -110,19 +107,4 @@ def _leaving(run: Handover, stop: asyncio.Event) -> Iterator[None]:
             words = "the workers go on; run again to watch, `batchgen cancel` to withdraw what has not begun"
             run.emit(Stopping(at=time.time(), reason=signal.Signals(number).name, in_flight=0, message=words))
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    minded = [each for each in numbers if signal.Signals(each).name != "SIGHUP" or before[each] != signal.SIG_IGN]
-    for number in minded:
-        if sys.platform == "win32":
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(leave, got))
-        else:
-            loop.add_signal_handler(number, leave, number)
-    try:
-        yield
-    finally:
-        for number in minded:
-            if sys.platform != "win32":
-                loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+    return minded(leave)
