@@ -221,12 +221,15 @@ def missed(db: Connection, schema: str) -> int:
     """Put back what waits in the ledger and is not in the queue any more: one that came back late may have ended there what
     was another's, and that one died. Answers how many."""
     db.execute("SELECT pg_advisory_xact_lock(?)", (_MENDING,))
+    # Right after a large submission the server knows nothing of its size, and would look through all of it for each row.
+    db.execute("SET LOCAL enable_nestloop = off")
     rows = db.execute(
         f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED}.worker w ON w.name = k.claim AND {ALIVE}"
         f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
         " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key)",
         (STALE_S, schema),
     ).fetchall()
+    db.execute("SET LOCAL enable_nestloop = on")
     defer(db, schema, [number for (number,) in rows])
     return len(rows)
 
