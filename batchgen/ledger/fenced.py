@@ -46,7 +46,11 @@ class FencedLedger(Ledger):
         self.worker = worker
         self.run_id = run_id
         self.reader = Reader(open_schema(url, schema))
-        self.writer = Writer(open_schema(url, schema))
+        try:
+            self.writer = Writer(open_schema(url, schema))
+        except BaseException:
+            self.reader.close()
+            raise
         self.defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None
         self.derive: Callable[[Connection], None] = lambda db: None  # puts what is ready into the queue
 
@@ -106,8 +110,7 @@ class FencedLedger(Ledger):
         return row is not None and row[0] == self.worker
 
     def standing(self) -> work.Standing:
-        sql = "SELECT stopped_by, message, deadline FROM submission WHERE run_id = ?"
-        return work.Standing(*next(iter(self.reader._rows(sql, self.run_id))))
+        return work.standing(self.reader._connection, self.run_id)
 
     def stopped_lanes(self) -> dict[str, str]:
         return dict(self.reader._rows("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", self.run_id))

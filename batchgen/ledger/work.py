@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS stopped_lane (run_id INTEGER NOT NULL, lane TEXT NOT 
 CREATE TABLE IF NOT EXISTS need (key TEXT NOT NULL, work_id INTEGER NOT NULL, PRIMARY KEY (key, work_id));
 CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 """
+# By the server's clock: a worker whose own is wrong by hours must not end the work of all others.
+TIME_IS_UP = "deadline <= extract(epoch FROM clock_timestamp())"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,21 +51,21 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on."""
+    """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on; over: whether its time is
+    up and nobody has said so."""
 
     stopped_by: str
-    message: str
-    deadline: float | None
-
-    def over(self, now: float) -> bool:
-        """Whether its time is up and nobody has said so."""
-        return not self.stopped_by and self.deadline is not None and now >= self.deadline
+    over: bool
 
 
-def submission(db: Connection, run_id: int) -> tuple[Submission, Standing] | None:
-    sql = "SELECT facts, stopped_by, message, deadline FROM submission WHERE run_id = ?"
-    row = db.execute(sql, (run_id,)).fetchone()
-    return None if row is None else (Submission(**json.loads(row[0])), Standing(*row[1:]))
+def submission(db: Connection, run_id: int) -> Submission | None:
+    row = db.execute("SELECT facts FROM submission WHERE run_id = ?", (run_id,)).fetchone()
+    return None if row is None else Submission(**json.loads(row[0]))
+
+
+def standing(db: Connection, run_id: int) -> Standing:
+    sql = f"SELECT stopped_by, stopped_by = '' AND coalesce({TIME_IS_UP}, false) FROM submission WHERE run_id = ?"
+    return Standing(*db.execute(sql, (run_id,)).fetchone())
 
 
 def submitting_run(db: Connection) -> int | None:

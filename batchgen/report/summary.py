@@ -137,7 +137,7 @@ def batch_lines(batches: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
 def cluster_lines(cluster: Facts | None) -> Iterator[tuple[str, list[str]]]:
     if cluster is None or not (cluster["samples"] or cluster["stopped_by"]):
         return
-    why = f"stopped by {cluster['stopped_by']}" if cluster["stopped_by"] else ""
+    why = f"stopped: {STOPS.get(cluster['stopped_by'], cluster['stopped_by'])}" if cluster["stopped_by"] else ""
     words = f"{figures.count(cluster['samples'], 'sample')} {WITH_WORKERS}, {cluster['taken']:,} of them taken up"
     alive = f"{figures.count(cluster['workers'], 'worker')} alive"
     yield "cluster", ["; ".join(filter(None, [words if cluster["samples"] else "", why, alive]))]

@@ -57,7 +57,7 @@ async def test_cancel_withdraws_what_has_not_begun_and_a_later_run_submits_it_ag
     assert states(fleet) == {"succeeded": 1, "wanted": 8}
     assert await fleet.requests() == 1
     _, out, _ = await asyncio.to_thread(command, fleet, "status", str(fleet.folder / "out"))
-    assert "stopped by cancelled" in out
+    assert "stopped: it was cancelled" in out
     again = await asyncio.wait_for(fleet.submit(text), 20.0)
     assert (again.exit_code, again.left) == (9, 8)
 

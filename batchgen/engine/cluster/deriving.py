@@ -62,7 +62,7 @@ class Files:
         found = submission(self.ledger.reader._connection, self.ledger.run_id)
         if found is None:
             raise LookupError(self.ledger.schema)
-        return found[0]
+        return found
 
     def post(self, item_id: str, n: int) -> Post | None:
         """What this run still wants made of the sample's picture. For a thread."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Sequence
 
 from filelock import FileLock, Timeout
@@ -92,7 +91,7 @@ def after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, not
         if not ledger.reader.has_work():
             return
         take_over(ledger, store, catalogue, note)
-        ledger.writer.submit(lambda db: stop_what_is_over(db, schema, time.time())).result()
+        ledger.writer.submit(lambda db: stop_what_is_over(db, schema)).result()
         ledger.disown()
         if put_back := ledger.writer.submit(lambda db: queue.missed(db, schema)).result():
             note(f"{put_back} sample(s) had fallen out of the queue and are in it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
 POST, POST_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
 HEARTBEAT_S = 5.0
+AT_ONCE = datetime.fromtimestamp(0, UTC)  # whatever the clocks say
 STALE_S = SILENT_S  # what a worker taken for dead still brings is checked
 
 UNRECORDED = "03.04.00_50_post_add_retry_failed_job_procedure"  # of tables that were made before this was written down
@@ -44,7 +46,7 @@ ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {NOW}
 
 
 class Again(Exception):
-    """The work goes back into the queue. at: UTC seconds before which nobody takes it up."""
+    """The work goes back into the queue. at: UTC seconds of this host before which nobody takes it up."""
 
     def __init__(self, at: float) -> None:
         super().__init__(f"again at {at}")
@@ -114,11 +116,12 @@ def _steps() -> list[tuple[str, str]]:
 
 def open_app(
     url: str,
+    clock: Callable[[], float],
     carry: Callable[[str, int, str], Coroutine[Any, Any, None]],
     derive: Callable[[str, int, str, int], Coroutine[Any, Any, None]],
 ) -> App:
-    """The queue as workers see it. carry: what to do with a sample, by its job's schema, its run and its key; derive: with
-    its picture, by schema, run, item and number."""
+    """The queue as workers see it. clock: UTC seconds by the server, which hands the work out again. carry: what to do with
+    a sample, by its job's schema, its run and its key; derive: with its picture, by schema, run, item and number."""
     procrastinate = imported()
     for name in ("procrastinate", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
@@ -129,7 +132,8 @@ def open_app(
     class Later(procrastinate.BaseRetryStrategy):  # type: ignore[misc, name-defined]
         def get_retry_decision(self, *, exception: BaseException, job: Job) -> Any:
             if isinstance(exception, Again):
-                return procrastinate.RetryDecision(retry_at=datetime.fromtimestamp(exception.at, UTC))
+                at = clock() + exception.at - time.time()
+                return procrastinate.RetryDecision(retry_at=datetime.fromtimestamp(at, UTC))
             return None
 
     app = procrastinate.App(connector=connector)

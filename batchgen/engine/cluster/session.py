@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import Callable
@@ -52,7 +51,6 @@ from batchgen.store.whereabouts import open_store
 from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
-log = logging.getLogger("batchgen")
 OWN = ("disk", "SIGINT", "SIGTERM", "SIGHUP", "closed", "bug")  # reasons to stop that are this worker's, not the job's
 AGAIN_S = 30.0  # before a sample is taken up again whose worker cannot make it
 
@@ -82,6 +80,7 @@ class Session:
         self._making: set[str] = set()  # keys that this worker is at, from claim to end
         self._busy: set[str] = set()  # keys whose requests are on their way
         self._ends: set[str] = set()
+        self._stop_message = ""
         self._supply = fixed_supply(())
         self._tasks = AsyncExitStack()
         self._driving: asyncio.Task[None] | None = None
@@ -176,7 +175,7 @@ class Session:
             self.execution.refused(self.dispatch.fault)
         reason, now = self.dispatch.stopping, time.time()
         if reason not in OWN:
-            message = self.execution.trouble or self.stop_message
+            message = self.execution.trouble or self._stop_message
             await self._stop_all(reason if reason in EXIT_BY_STOP else "stalled", message)
         if reason == "disk":
             self._place.note(f"{self.facts.name}: {self.execution.trouble}")
@@ -193,7 +192,7 @@ class Session:
         if self.idle or self.over:
             return
         standing = await asyncio.to_thread(self.ledger.standing)
-        if standing.over(time.time()):
+        if standing.over:
             await self._stop_all("deadline", "")
         elif not standing.stopped_by:
             for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
@@ -209,8 +208,6 @@ class Session:
 
     def has(self, key: str) -> bool:
         return key in self._making
-
-    stop_message = ""
 
     @property
     def over(self) -> bool:
@@ -295,7 +292,7 @@ class Session:
     async def _stands_still(self, sample: Sample) -> bool:
         """Whether nothing more of the submission may start: its budget or time is used up, or it was stopped."""
         standing = await asyncio.to_thread(self.ledger.standing)
-        if standing.over(time.time()):
+        if standing.over:
             await self._stop_all("deadline", "")
         elif not standing.stopped_by:
             return False
@@ -377,7 +374,7 @@ class Session:
             case SampleSucceeded(key=key) | SampleEnded(key=key):
                 self._ends.add(key)
             case Stopping(message=message):
-                self.stop_message = message
+                self._stop_message = message
             case LaneStopped(model=model, reason=reason):
                 for lane in self.dispatch.lanes:
                     if lane.partition("/")[2] == model:

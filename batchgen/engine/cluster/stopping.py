@@ -31,13 +31,12 @@ def stop(db: Connection, schema: str, run_id: int, reason: str, message: str) ->
     return withdrawn
 
 
-def stop_what_is_over(db: Connection, schema: str, now: float) -> None:
+def stop_what_is_over(db: Connection, schema: str) -> None:
     """Submissions whose time is up, and what is left of stopped ones with workers that have died."""
     db.execute(f"SET LOCAL search_path = {schema}")
     rows = db.execute(
-        "SELECT run_id, stopped_by FROM submission WHERE (stopped_by <> '' OR deadline <= ?)"
-        " AND EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id)",
-        (now,),
+        f"SELECT run_id, stopped_by FROM submission WHERE (stopped_by <> '' OR {work.TIME_IS_UP})"
+        " AND EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id)"
     ).fetchall()
     for run_id, stopped_by in rows:
         stop(db, schema, run_id, stopped_by or "deadline", "")

@@ -85,7 +85,7 @@ class Watch:
     def _look(self) -> tuple[int, bool, int]:
         """(samples left in the queue, whether all of them wait for a quota of another day or for those that do, pictures
         whose derivatives are in the queue)."""
-        self._db.transact([lambda db: stop_what_is_over(db, self._db.schema, time.time())])
+        self._db.transact([lambda db: stop_what_is_over(db, self._db.schema)])
         if time.monotonic() - self._mended_s > MEND_S:
             self._mended_s = time.monotonic()
             self._db.transact([lambda db: queue.missed(db, self._db.schema)])

@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -59,31 +58,24 @@ class Worker:
         self._opening: dict[tuple[str, int], asyncio.Task[Session | None]] = {}
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
-        self._hurried = False
         self._told: dict[str, float] = {}
         self._deriving = Deriving(url, options.name, options.post_processes, self._say)
-        self.made_for: set[str] = set()
 
     def stop(self) -> None:
         """Once: give back what is not on its way, and finish what is. Twice: give that up too."""
         if not self._stop.is_set():
             self._stop.set()
             return
-        self._hurried = True
         for session in self._sessions.values():
             session.give_up()
         self._deriving.give_up()
-
-    @property
-    def in_flight(self) -> int:
-        return sum(session.dispatch.in_flight for session in self._sessions.values())
 
     async def run(self) -> None:
         """Until it is stopped, or the queue is empty when that was asked for. Raises LedgerError, UsageError."""
         self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {self._options.name}")
         await asyncio.to_thread(queue.prepare, self._server)
         self._shared = open_shared(self._url, self._note)
-        self._app = queue.open_app(self._url, self._carry, self._derive)
+        self._app = queue.open_app(self._url, self._shared.clock, self._carry, self._derive)
         beside = [asyncio.create_task(self._beat())]
         try:
             async with self._app.open_async():
@@ -144,7 +136,7 @@ class Worker:
         revived = 0
         for number in numbers:
             with contextlib.suppress(queue.imported().exceptions.ProcrastinateException):  # another was quicker
-                await self._app.job_manager.retry_job_by_id_async(number, datetime.now(UTC))
+                await self._app.job_manager.retry_job_by_id_async(number, queue.AT_ONCE)
                 revived += 1
         if revived:
             self._say(f"{revived} piece(s) of work of a worker that fell silent are taken up again")
@@ -268,13 +260,13 @@ class Worker:
         found = await asyncio.to_thread(ask)
         if found is None:
             return None
-        emit = partial(self._emit, job=found[0].name, run=run)
+        emit = partial(self._emit, job=found.name, run=run)
 
         def note(message: str) -> None:
             emit(Noted(at=time.time(), message=message))
 
         where = Place(self._url, self._options.name, self._options.concurrency, self._settings, note, emit)
-        session = await asyncio.to_thread(Session, where, schema, run, found[0])
+        session = await asyncio.to_thread(Session, where, schema, run, found)
         try:
             await session.opened(self._shared)
         except BaseException:
