@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 import random
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from batchgen.errors import DailyQuotaReached, LedgerError, ProviderError, RateLimited
+from batchgen.blame import Blame, Served, breakers_of
+from batchgen.breaker import SAMPLES, Breaker
+from batchgen.errors import DailyQuotaReached, LedgerError, ModelUnavailable, ProviderError, RateLimited
 from batchgen.fallback import cause_of, next_lane, served_in
 from batchgen.lane import Lane, Work
 from batchgen.quota import LONG_HINT_S, BudgetReached, DayUsedUp, Held, NotBefore, Parked, Reserved, SharedLog, Window
 from batchgen.records import Sample
-from batchgen.retry import RetryPolicy, Tries, delay_s
+from batchgen.retry import RetryPolicy, delay_s
 from batchgen.settlement import GivenUp, PassedOn, Requeued, Returned, Settlement
 from batchgen.supply import Supply, fixed_supply
 
@@ -48,14 +51,22 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """A sample of this lane has no attempt left, which only now is known to be its own fault."""
+
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     pass
 
 
-Decision = Start | Wait | Drained
+Decision = Start | Wait | GiveUp | Drained
 
 
 HEAR_S = 0.5  # between two looks at what other processes say of a lane
+OUTAGE_S = 60.0  # after which samples with a fallback for outages go on there
 
 
 class Dispatch:
@@ -71,6 +82,8 @@ class Dispatch:
     shared: by lane, the log of starts and money of all processes, asked last before a start; `fault`: why it could not be
     asked. on_held: told when that log makes a lane wait for money or after others' refusals, or parks it.
     stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
+    served_by: account and host by lane; a lane that it does not name is alone with its own. on_breaker: told when a breaker
+    opens, when its probe has failed, and when it closes.
     """
 
     def __init__(
@@ -88,11 +101,15 @@ class Dispatch:
         shared: Mapping[str, SharedLog] | None = None,
         on_held: Callable[[str, Held], None] = lambda *_: None,
         stall_s: float | None = None,
+        served_by: Mapping[str, Served] | None = None,
+        on_breaker: Callable[[Breaker, Sequence[Lane]], None] = lambda *_: None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        logs = shared or {}
-        self.lanes = {key: Lane(key, window, logs.get(key), left=supply.left(key)) for key, window in lanes.items()}
+        logs, breakers = shared or {}, breakers_of(lanes, served_by or {})
+        self.lanes = {
+            key: Lane(key, window, breakers[key], logs.get(key), left=supply.left(key)) for key, window in lanes.items()
+        }
         self.concurrency = concurrency
         self.storing = storing
         self.in_flight = 0
@@ -115,6 +132,7 @@ class Dispatch:
         self._failing_s: tuple[float, float] | None = None  # first and last failure since the last success
         self._rng = rng or random.Random()
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self.blame = Blame(self.lanes, on_breaker, self._rng)
         self._waiter: asyncio.Future[None] | None = None
         self._flying: set[int] = set()  # ids of works whose answer is not in
         self._open: set[int] = set()  # ids of works that are not settled
@@ -138,11 +156,15 @@ class Dispatch:
             return Wait(None)
         for lane in lanes:
             lane.refill(self._supply, now_s)
+            if lane.over:
+                return GiveUp(lane.key)
         opens = [(lane.opens_s(now_s), lane) for lane in lanes]
         open_now = [lane for opens_s, lane in opens if opens_s <= now_s]
         if not open_now:
-            earliest_s = min(opens_s for opens_s, _ in opens)
-            return Wait(earliest_s if self.deadline_s is None else min(earliest_s, self.deadline_s))
+            earliest_s = min(
+                math.inf if self.deadline_s is None else self.deadline_s, *(opens_s for opens_s, _ in opens)
+            )
+            return Wait(None if earliest_s == math.inf else earliest_s)
         chosen = min(open_now, key=lambda lane: (lane.in_flight, lane.last_start))
         if not self._affordable(chosen):
             if self.unsettled:
@@ -196,7 +218,7 @@ class Dispatch:
     # --- taking and giving back
 
     async def take(self) -> Work | None:
-        """The next work that may start, as soon as it may; None when the run has nothing more to start."""
+        """The next work that may start, or is to be given up, as soon as it may; None when there is nothing more."""
         while True:
             now_s = self._clock()
             decision = self.decide(now_s)
@@ -205,6 +227,11 @@ class Dispatch:
                     work = await self._start_shared(self.lanes[lane_key], now_s)
                     if work is not None:
                         return work
+                case GiveUp(lane_key):
+                    over = replace(self.lanes[lane_key].over.popleft(), over=True)
+                    self.unsettled += 1
+                    self._open.add(id(over))
+                    return over
                 case Wait(until_s):
                     await self._sleep(None if until_s is None else until_s - now_s)
                 case Drained():
@@ -282,7 +309,17 @@ class Dispatch:
         lane.last_start = next(self._starts)
         before = 0 if lane.window is None else lane.window.used(now_s)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
-        work = Work(work.sample, work.lane, work.tries, stamp_s, usd, place, max(before, others), reserved_usd)
+        work = replace(
+            work,
+            stamp_s=stamp_s,
+            usd=usd,
+            place=place,
+            before=max(before, others),
+            reserved_usd=reserved_usd,
+            started_s=now_s,
+        )
+        for breaker in lane.breakers:
+            breaker.started()
         lane.young[id(work)] = now_s
         self._flying.add(id(work))
         self._open.add(id(work))
@@ -338,6 +375,7 @@ class Dispatch:
         if usd and work.usd:
             lane.markup = max(lane.markup, usd / work.usd)
         self._account(work, work.usd if usd is None else usd)
+        self.blame.served(lane, work, self._clock())
         self._wake()
 
     def failed(self, work: Work, error: ProviderError, usd: float | None = None) -> Settlement:
@@ -345,17 +383,34 @@ class Dispatch:
 
         usd: what it cost by the usage that the answer reports; None keeps the reservation if it may have been billed.
         """
-        lane = self.lanes[work.lane]
+        lane, was_sent = self.lanes[work.lane], id(work) in self._sent
         self._account(work, usd if usd is not None else work.usd if error.maybe_billed else 0.0)
-        tries = work.tries.after(error)
         now_s = self._clock()
         lane.failing, self._failing_s = True, (self._failing_s[0] if self._failing_s else now_s, now_s)
-        settlement = self._settle(lane, work, error, tries)
+        error = self.blame.narrowed(lane, error)
+        again = Work(work.sample, work.lane, work.tries.after(error, now_s), error=error)
+        if not self.stopping:
+            self.blame.failed(lane, again, error, work.started_s, now_s, was_sent=was_sent)
+        settlement = self._settle(lane, work, again, error, now_s)
         if isinstance(settlement, GivenUp) and not self.stopping:
             settlement = self._elsewhere(lane, work.sample, error)
         if not lane.open:
-            self._pass_on(lane)
+            self._leave(lane)
+        self._outlast(now_s)
         self._wake()
+        return settlement
+
+    def _outlast(self, now_s: float) -> None:
+        """What has a fallback for outages goes on there when its model or host has been down for long."""
+        for breaker in self.blame.open:
+            if breaker.scope != "account" and now_s - breaker.since_s >= OUTAGE_S:
+                for lane in self.blame.behind(breaker):
+                    self._pass_on(lane, "outage", self._is_up)
+
+    def gave_up(self, work: Work, error: ProviderError) -> PassedOn | GivenUp:
+        """A work that came with `over` is not to be sent again in its lane; error: its last."""
+        settlement = self._elsewhere(self.lanes[work.lane], work.sample, error)
+        self.abandoned(work)
         return settlement
 
     # --- fallbacks
@@ -363,7 +418,7 @@ class Dispatch:
     def park(self, key: str) -> None:
         """Nothing more in this lane today."""
         self.lanes[key].parked = True
-        self._pass_on(self.lanes[key])
+        self._pass_on(self.lanes[key], "quota", self._is_open)
 
     def _elsewhere(self, lane: Lane, sample: Sample, error: ProviderError) -> PassedOn | GivenUp:
         other = next_lane(sample.item, lane.key, cause_of(error), self._is_open)
@@ -377,18 +432,18 @@ class Dispatch:
         item = sample.item
         return next_lane(item, f"{item.provider}/{item.model}", cause_of(error), self._is_open)
 
-    def _pass_on(self, lane: Lane) -> None:
+    def _leave(self, lane: Lane) -> None:
         """Of what waits in a lane that has closed, all that has a fallback goes on there."""
-        cause = "quota" if lane.parked else "outage"
-        waiting = [*lane.ready, *(work for _, _, work in lane.later)]
-        lane.ready, lane.later = deque(), []
-        for work in waiting:
-            other = next_lane(work.sample.item, lane.key, cause, self._is_open)
+        self._pass_on(lane, "quota" if lane.parked else "outage", self._is_open)
+
+    def _pass_on(self, lane: Lane, cause: str, is_open: Callable[[str], bool]) -> None:
+        for work in lane.clear():
+            other = next_lane(work.sample.item, lane.key, cause, is_open)
             if other is None:
                 lane.ready.append(work)
             else:
                 self._enter(other, lane, work.sample)
-        self.passed_on[lane.key] += self._supply.pass_on(lane.key, cause, self._is_open)
+        self.passed_on[lane.key] += self._supply.pass_on(lane.key, cause, is_open)
         for key, each in self.lanes.items():
             each.left = self._supply.left(key)
 
@@ -399,6 +454,9 @@ class Dispatch:
     def _is_open(self, key: str) -> bool:
         return key in self.lanes and self.lanes[key].open
 
+    def _is_up(self, key: str) -> bool:
+        return self._is_open(key) and not self.lanes[key].down
+
     def dropped(self, work: Work) -> None:
         """Not to be sent from here after all, and nothing of it was."""
         self._account(work, 0.0)
@@ -407,16 +465,20 @@ class Dispatch:
     def withdraw(self, key: str) -> None:
         """What waits in a lane is somebody else's to make."""
         lane = self.lanes[key]
-        lane.ready, lane.later, lane.left = deque(), [], 0
+        lane.clear()
+        lane.over.clear()
+        lane.left = 0
 
     def abandoned(self, work: Work) -> None:
         """Whatever became of it, it is no longer being worked on. Does nothing for work that was settled."""
         if id(work) in self._open:
-            self._account(work, work.usd)
+            self._account(work, None if work.over else work.usd)
             self._wake()
 
     def _account(self, work: Work, usd: float | None) -> None:
         self.received(work)
+        for breaker in self.lanes[work.lane].breakers:
+            breaker.ended(work.started_s)  # unless what is known of it says more
         self._open.discard(id(work))
         self.unsettled -= 1
         self.reserved_usd -= work.reserved_usd
@@ -433,37 +495,54 @@ class Dispatch:
             else:
                 lane.shared.refund(work.place)
 
-    def _settle(self, lane: Lane, refused: Work, error: ProviderError, tries: Tries) -> Settlement:
-        now_s, work = self._clock(), Work(refused.sample, refused.lane, tries)
+    def _settle(self, lane: Lane, refused: Work, again: Work, error: ProviderError, now_s: float) -> Settlement:
         if error.scope == "run":
             self.stop(error.reason)
             return Returned()
-        if isinstance(error, RateLimited):
-            if (error.retry_after_s or 0.0) > LONG_HINT_S:
-                lane.park(error)  # hours: other lanes go on, and the run ends before them
-            else:
-                lane.cool(refused, error, now_s, self._policy, self._rng)
-        elif isinstance(error, DailyQuotaReached):
-            lane.park(error)
+        if isinstance(error, DailyQuotaReached) or (
+            isinstance(error, RateLimited) and (error.retry_after_s or 0.0) > LONG_HINT_S
+        ):
+            lane.park(error)  # hours: other lanes go on, and the run ends before them
+        elif isinstance(error, RateLimited):
+            lane.cool(refused, error, now_s, self._policy, self._rng)
         elif error.scope == "lane":
             lane.stopped = error.reason
             return GivenUp()
-        if lane.alike_in_a_row(work.sample.key, error) >= self._breaker:
-            lane.stopped = "breaker"  # no fault of the samples
-        delay = delay_s(error, tries, self._policy, self._rng)
-        if delay is None:
-            return GivenUp()
+        alike = lane.alike_in_a_row(refused.sample.key, error)
+        if alike >= (SAMPLES if isinstance(error, ModelUnavailable) else self._breaker):
+            lane.stopped = error.reason if isinstance(error, ModelUnavailable) else "breaker"  # no fault of the samples
         if self.stopping or not lane.open:
-            lane.ready.append(work)  # counted as left; the next run takes it
-            return Returned()
-        heapq.heappush(lane.later, (now_s + delay, next(self._order), work))
-        return Requeued(max(delay, lane.cooled_until_s - now_s))
+            gone = delay_s(error, again.tries, self._policy, self._rng) is None
+            return GivenUp() if gone else self._returned(lane, again)
+        caught = [breaker for breaker in lane.breakers if breaker.open and breaker.scope in error.suspects]
+        if caught and error.retryable:
+            if error.maybe_billed and again.tries.doubtful >= min(self._policy.outage, self._policy.attempts):
+                return GivenUp()
+            excused = again.tries if error.scope == "account" else again.tries.excused()
+            lane.ready.append(replace(again, tries=excused))
+            return Requeued(max(0.0, *(breaker.probe_at_s - now_s for breaker in caught)))
+        return self._again(lane, again, error, now_s)
+
+    def _again(self, lane: Lane, work: Work, error: ProviderError, now_s: float) -> Settlement:
+        delay = delay_s(error, work.tries, self._policy, self._rng)
+        if delay is not None:
+            heapq.heappush(lane.later, (now_s + delay, next(self._order), work))
+            return Requeued(max(delay, lane.cooled_until_s - now_s))
+        if error.retryable and not error.maybe_billed and not lane.to_blame(work):
+            lane.undecided.append(work)
+            return Requeued(self._policy.cap_s)
+        return GivenUp()
+
+    def _returned(self, lane: Lane, work: Work) -> Returned:
+        """Counted as left; the next run takes it."""
+        lane.ready.append(work)
+        return Returned()
 
     def supplied(self, lane: str) -> None:
         """The backlog has got more for this lane."""
         self.lanes[lane].left = self._supply.left(lane)
         if not self.lanes[lane].open:
-            self._pass_on(self.lanes[lane])
+            self._leave(self.lanes[lane])
         self._wake()
 
     def stop(self, reason: str) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from batchgen.records import Usage
 
-Scope = Literal["sample", "lane", "run"]
+Scope = Literal["sample", "lane", "account", "host", "run"]
 Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "tier", "none"]
 
 
@@ -100,11 +100,15 @@ class ProviderError(BatchgenError):
 
     reason: a stable slug for the ledger, `retry --reason` and statistics; message: the vendor's own words.
     retry_after_s: the server's own hint in seconds, None if it gave none. http_status: 0 when no answer came.
-    scope: what it stops (this sample, its lane, the run); budget: the count of retries it draws from.
-    maybe_billed: the server may have charged for it although no image came. usage: what the answer says was used.
+    scope: what it stops (this sample, its lane, the account, the run); budget: the count of retries it draws from.
+    suspects: wider scopes that are to blame, and not the sample, when several samples in a row end like this.
+    answered: the API itself has answered, whatever it said. maybe_billed: the server may have charged for it although no
+    image came. usage: what the answer says was used.
     """
 
     scope: ClassVar[Scope] = "sample"
+    suspects: ClassVar[tuple[Scope, ...]] = ()
+    answered: ClassVar[bool] = True
     retryable: ClassVar[bool] = False
     budget: ClassVar[Budget] = "none"
     maybe_billed: ClassVar[bool] = False
@@ -128,6 +132,16 @@ class ProviderError(BatchgenError):
         self.http_status = http_status
         self.usage = usage
 
+    def as_kind(self, kind: type[ProviderError]) -> ProviderError:
+        """The same with another class."""
+        return kind(
+            self.message,
+            reason=self.reason,
+            retry_after_s=self.retry_after_s,
+            http_status=self.http_status,
+            usage=self.usage,
+        )
+
 
 class RateLimited(ProviderError):
     """429 for a window of about a minute. The whole lane cools; the sample's attempts are not touched.
@@ -149,11 +163,28 @@ class DailyQuotaReached(ProviderError):
     reason = "daily_quota"
 
 
+class SpendRateReached(ProviderError):
+    """429 for the USD of ten minutes: every AI model of the account waits, and no lane's rate is to blame."""
+
+    scope = "account"
+    suspects = ("account",)
+    retryable = True
+    reason = "spend_rate"
+
+
 class ModelUnavailable(ProviderError):
     """404, or 429 with a limit of 0: this key cannot use this AI model. Its lane stops, others go on."""
 
-    scope = "lane"
+    scope: ClassVar[Scope] = "lane"
     reason = "model_unavailable"
+
+
+class ModelUnavailableOnce(ModelUnavailable):
+    """The same from a model that has served in this run: the sample's own, until different samples in a row get it."""
+
+    scope = "sample"
+    retryable = True
+    budget = "attempts"
 
 
 class KeyRejected(ProviderError):
@@ -205,6 +236,24 @@ class Malformed(ProviderError):
     reason = "malformed"
 
 
+class NotJson(Malformed):
+    """An answer of 200 that is not JSON: cut off on its way, or of something else than the API."""
+
+    suspects = ("host",)
+    answered = False
+    reason = "not_json"
+
+
+class NotTheApi(ProviderError):
+    """A web page, a redirect or a proxy's refusal in place of the API's answer: nothing has reached the model."""
+
+    suspects = ("host",)
+    answered = False
+    retryable = True
+    budget = "attempts"
+    reason = "html"
+
+
 class Unreadable(ProviderError):
     """An answer that a bug of ours could not read. It was paid for and is kept: only an explicit `retry` buys it again."""
 
@@ -237,6 +286,8 @@ class FileGone(ProviderError):
 class UploadFailed(ProviderError):
     """A reference could not be uploaded. Nothing was asked for, so nothing is billed."""
 
+    suspects = ("host",)
+    answered = False
     retryable = True
     budget = "attempts"
     reason = "upload_failed"
@@ -245,6 +296,7 @@ class UploadFailed(ProviderError):
 class ReferenceLinkFailed(ProviderError):
     """A reference's link gave no picture. The request was not sent."""
 
+    answered = False
     retryable = True
     budget = "attempts"
     reason = "reference_link"
@@ -263,6 +315,7 @@ class TierRefused(ProviderError):
     for_good: not for want of capacity but because this key or model does not have the tier.
     """
 
+    answered = False  # 503 is one of its forms, and says nothing about the model at its standard tier
     retryable = True
     budget = "tier"
     reason = "tier_refused"
@@ -270,22 +323,27 @@ class TierRefused(ProviderError):
 
 
 class ServerFault(ProviderError):
-    """408, 499, 500, 502, 503, 504: try again with backoff."""
+    """A 5xx that is known to come from before the model, such as 503: try again with backoff."""
 
+    suspects = ("lane", "host")
+    answered = False
     retryable = True
-    budget = "attempts"
+    budget: ClassVar[Budget] = "attempts"
     reason = "server_fault"
 
 
 class ServerFaultMaybeBilled(ServerFault):
-    """500, 502, 504: the work may have been done and charged before the fault."""
+    """Any other 5xx, 408 and 499: the work may have been done and charged before the fault. Repeated once."""
 
+    budget = "uncertain"
     maybe_billed = True
 
 
 class ConnectFailed(ProviderError):
     """The request never left: name not found, refused, certificate. Not billed."""
 
+    suspects = ("host",)
+    answered = False
     retryable = True
     budget = "attempts"
     reason = "connect_failed"
@@ -294,6 +352,8 @@ class ConnectFailed(ProviderError):
 class Unanswered(ProviderError):
     """Sent, then reset or timed out: the vendor may have made and billed the image."""
 
+    suspects = ("lane", "host")
+    answered = False
     retryable = True
     budget = "uncertain"
     maybe_billed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,6 +106,35 @@ class LaneStopped(Event):
     reason: str
     message: str
     left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage(Event):
+    """A model, account or host that is down: nothing is sent there but a probe now and then, and no sample pays for it.
+
+    scope: lane | account | host; name: the model or host; models: those that wait. since: of the first failure, UTC seconds;
+    retry_at: of the next probe, None once it answers again. message: of the last failure, in the words of who answered.
+    """
+
+    scope: str
+    name: str
+    models: Sequence[str]
+    since: float
+    retry_at: float | None
+    reason: str
+    message: str
+
+
+class OutageBegan(Outage):
+    pass
+
+
+class OutageContinues(Outage):
+    """A probe has failed."""
+
+
+class OutageEnded(Outage):
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from batchgen.errors import (
     DailyQuotaReached,
     ModelUnavailable,
     NoImage,
+    NotTheApi,
     OutputRefused,
     ProviderError,
     Refused,
@@ -30,7 +31,7 @@ def cause_of(error: ProviderError) -> str | None:
     """One of CAUSES; None when no other model would help, or when this one may have been paid already."""
     if isinstance(error, DailyQuotaReached):
         return "quota"
-    if isinstance(error, ModelUnavailable | ServerFault | ConnectFailed):
+    if isinstance(error, ModelUnavailable | ServerFault | ConnectFailed | NotTheApi):
         return "outage"
     return "refusal" if isinstance(error, Refused | OutputRefused | NoImage) else None
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from batchgen.errors import BadRequest, DailyQuotaReached, InputRejected, ProviderError, RateLimited, Unreadable
+from batchgen.breaker import Breaker
+from batchgen.errors import (
+    BadRequest,
+    DailyQuotaReached,
+    InputRejected,
+    ModelUnavailable,
+    ProviderError,
+    RateLimited,
+    Unreadable,
+)
 from batchgen.quota import SharedLog, Window
 from batchgen.records import Sample
 from batchgen.retry import RetryPolicy, Tries, backoff_s, with_margin_s
@@ -26,6 +37,8 @@ class Work:
 
     stamp_s, place: where it stands in the window of this process and in the log of all of them; before: requests in
     that window when it was admitted. reserved_usd: the estimate and some more, for usage often comes out higher.
+    started_s: when it was given out. error: how the last request for it ended; over: that was its last one, and nothing
+    is to be sent.
     """
 
     sample: Sample
@@ -36,6 +49,9 @@ class Work:
     place: int | None = None
     before: int = 0
     reserved_usd: float = 0.0
+    started_s: float = 0.0
+    error: ProviderError | None = None
+    over: bool = False
 
 
 @dataclass(slots=True)
@@ -44,9 +60,12 @@ class Lane:
 
     key: str
     window: Window | None
+    breakers: tuple[Breaker, ...]  # its own, its account's and its host's
     shared: SharedLog | None = None
     ready: deque[Work] = field(default_factory=deque)
     later: list[tuple[float, int, Work]] = field(default_factory=list)  # heap by not-before
+    undecided: list[Work] = field(default_factory=list)  # without an attempt left, should their failures be their own
+    over: deque[Work] = field(default_factory=deque)  # to be given up
     left: int = 0  # in the backlog
     in_flight: int = 0
     last_start: int = 0
@@ -64,11 +83,30 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        return len(self.ready) + len(self.later) + self.left
+        return len(self.ready) + len(self.later) + len(self.undecided) + len(self.over) + self.left
 
     @property
     def open(self) -> bool:
         return not self.parked and not self.stopped
+
+    @property
+    def down(self) -> bool:
+        """Whether it, its account or its host is not asked for the time being."""
+        return any(breaker.open for breaker in self.breakers)
+
+    @property
+    def has_served(self) -> bool:
+        return self.breakers[0].served_s > -math.inf
+
+    def works(self) -> Iterator[Work]:
+        """What waits here, without the backlog."""
+        yield from (*self.ready, *(work for _, _, work in self.later), *self.undecided, *self.over)
+
+    def clear(self) -> list[Work]:
+        """Take out all that could still be sent."""
+        works = [*self.ready, *(work for _, _, work in self.later), *self.undecided]
+        self.ready, self.later, self.undecided = deque(), [], []
+        return works
 
     def refill(self, supply: Supply, now_s: float) -> None:
         while self.later and self.later[0][0] <= now_s:
@@ -76,12 +114,36 @@ class Lane:
         if not self.ready and self.left:
             self.ready.extend(Work(sample, self.key) for sample in supply.take(self.key, PREFETCH))
             self.left = supply.left(self.key)
+        if self.undecided:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Whose failures were their own is given up, and so are all when nobody is left who could show that they were not."""
+        alone = not (self.ready or self.later or self.left or self.in_flight)
+        undecided, self.undecided = self.undecided, []
+        for work in undecided:
+            (self.over if alone or self.to_blame(work) else self.undecided).append(work)
+
+    def suspect(self, error: ProviderError) -> Breaker | None:
+        """The narrowest of the wider scopes that may be to blame for an error."""
+        return next((breaker for breaker in self.breakers if breaker.scope in error.suspects), None)
+
+    def to_blame(self, work: Work) -> bool:
+        """Whether a sample's failures are its own: what else could be to blame has served another one since."""
+        suspect = None if work.error is None else self.suspect(work.error)
+        return suspect is None or work.tries.suspected_s is None or suspect.served_s > work.tries.suspected_s
+
+    def excuse(self) -> None:
+        """Whatever has failed here may start again as if it had not: the model or its host is to blame."""
+        works = self.clear()
+        self.ready.extend(replace(work, tries=work.tries.excused()) if work.tries.spent else work for work in works)
 
     def opens_s(self, now_s: float) -> float:
-        """When it may start its next sample: cooldown, quota, and the first not-before if nothing is ready."""
+        """When it may start its next sample: cooldown, quota, breakers, and the first not-before if nothing is ready."""
         earliest_s = max(now_s, self.cooled_until_s, self.full_until_s, self.short_until_s)
+        earliest_s = max(earliest_s, *(breaker.earliest_s(now_s) for breaker in self.breakers))
         if not self.ready:
-            earliest_s = max(earliest_s, self.later[0][0])
+            earliest_s = max(earliest_s, self.later[0][0] if self.later else math.inf)
         if self.window is None:
             return earliest_s
         most = max(YOUNG_MOST, self.window.limit // 20)
@@ -112,7 +174,7 @@ class Lane:
 
     def alike_in_a_row(self, key: str, error: ProviderError) -> int:
         """How many different samples the same 4xx, or the same bug of ours, has now hit in a row."""
-        if not isinstance(error, BadRequest | InputRejected | Unreadable):
+        if not isinstance(error, BadRequest | InputRejected | ModelUnavailable | Unreadable):
             self.alike = ("", set())
             return 0
         text = f"{error.reason} {error.http_status} {error.message[:80]}"

@@ -11,7 +11,8 @@ from batchgen.errors import ProviderError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """limits: requests that may be spent per budget on one sample in one run, the first one included for `attempts`.
+    """How often one sample may be asked for in one run. attempts: requests, the first one included; with 1 nothing is
+    repeated but what `no_image` allows.
 
     `no_image`, `malformed` and `input` are small budgets of their own because each such answer may have cost money;
     `uncertain` counts repeats after a request that may have been billed.
@@ -22,32 +23,48 @@ class RetryPolicy:
     malformed: int = 2
     input: int = 1
     uncertain: int = 1
+    outage: int = 3  # requests that may have been billed, while the model or host is to blame for them
     base_s: float = 1.0
     cap_s: float = 60.0
 
     def repeats(self, budget: str) -> int:
         """How many repeats the budget allows after the first request."""
-        if budget == "attempts":
-            return self.attempts - 1
-        return {
-            "no_image": self.no_image,
+        if budget == "no_image":
+            return self.no_image
+        own = {
+            "attempts": self.attempts,
             "malformed": self.malformed,
             "input": self.input,
             "uncertain": self.uncertain,
             "tier": 1,
-        }.get(budget, 0)
+        }
+        return min(own.get(budget, 0), self.attempts - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """Errors of one sample in this run, counted by budget."""
+    """Errors of one sample in this run. spent: by budget; requests: how many have failed, whoever was to blame.
+
+    doubtful: how many of these may have been billed. suspected_s: when the first came for which a wider scope may be to
+    blame, seconds of the loop's clock.
+    """
 
     spent: Mapping[str, int] = field(default_factory=dict)
+    requests: int = 0
+    doubtful: int = 0
+    suspected_s: float | None = None
 
-    def after(self, error: ProviderError) -> Tries:
+    def after(self, error: ProviderError, now_s: float = 0.0) -> Tries:
         if error.scope != "sample":
             return self  # waiting for a quota never counts as failing
-        return Tries({**self.spent, error.budget: self.spent.get(error.budget, 0) + 1})
+        spent = {**self.spent, error.budget: self.spent.get(error.budget, 0) + 1}
+        suspected_s = now_s if error.suspects and self.suspected_s is None else self.suspected_s
+        return Tries(spent, self.requests + 1, self.doubtful + error.maybe_billed, suspected_s)
+
+    def excused(self) -> Tries:
+        """Without the failures that a host or model which was down is to blame for."""
+        kept = {budget: count for budget, count in self.spent.items() if budget not in ("attempts", "uncertain")}
+        return Tries(kept, self.requests, self.doubtful)
 
 
 def backoff_s(streak: int, base_s: float, cap_s: float, rng: random.Random) -> float:

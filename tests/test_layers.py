@@ -19,6 +19,8 @@ LAYERS: list[list[str]] = [
     [
         "retry",
         "quota",
+        "breaker",
+        "blame",
         "dispatch",
         "lane",
         "settlement",

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from batchgen.errors import DownloadFailed, Refused, Unanswered
+from batchgen.errors import DownloadFailed, Refused, ServerFault, Unanswered
+from batchgen.events import Outage
 from batchgen.ledger.chronicle import Chronicle
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
@@ -24,6 +25,8 @@ from batchgen.records import ImageFile, Reply, Usage
 from tests.conftest import make_sample
 
 FLAGGED = ("size",)
+OUTAGE = Outage(at=9.0, scope="host", name="api.example", models=("m", "n"), since=8.0, retry_at=11.0, reason="html",
+                message="it's ?")  # fmt: skip
 UNORDERED = {"current_samples", "files", "images_by_model", "requests_by_model", "usd_by_model", "maybe_usd_by_model",
              "texts_beside", "chunk_lanes", "unwanted_derivatives"}  # fmt: skip
 READER: dict[str, tuple[Any, ...]] = {
@@ -33,7 +36,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "flagged": (1, 9), "flagged_count": (1,), "images": (), "images_by_model": (), "known": (["a", "é", "none"],),
     "last_ended_run": (), "last_run": (), "last_success_at": (), "made_at": ("a", 1, "fp-a"), "made_in": (1,),
     "maybe_usd_by_model": (), "meta": ("name",), "money": (1,), "most_accepted": ("gemini/m", 0.0), "newest_paths": (1, 9),
-    "open_attempts": (), "open_chunks": (), "parked": (), "picture": ("a", 1), "picture_requests": (), "reasons": (9,),
+    "open_attempts": (), "open_chunks": (), "outages": (), "parked": (), "picture": ("a", 1), "picture_requests": (), "reasons": (9,),
     "recent_sends": ("gemini/m", 0.0), "requests_by_model": (), "results": (("succeeded", "refused"),),
     "results_in_order": (("succeeded", "refused", "running"),), "results_of": ("a",), "runs": (9,),
     "sent_since": ("gemini/m", 0.0), "spent_since": (0.0, ["gemini/m"]), "stored": (), "stored_count": (),
@@ -149,6 +152,8 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     ledger.parked("gemini/n", 9.5, "too much")
     ledger.unparked("gemini/n")
     ledger.cooled("gemini/m", 7.25)
+    ledger.outages([OUTAGE])
+    await ledger.sample_failed(make_sample("j"), ServerFault("busy"))
     ledger.apply([("UPDATE sample SET tags = ? WHERE item_id = ?", ("x,y", "a"))])
     ledger.catch_up()
     ledger.run_ended(3, "budget", {"made": 2})

@@ -77,6 +77,6 @@ def test_every_error_that_can_reach_the_user_says_whether_it_is_retryable_and_ho
 
     for kind in below(errors.ProviderError):
         assert isinstance(kind.retryable, bool)
-        assert kind.scope in ("sample", "lane", "run")
+        assert kind.scope in ("sample", "lane", "account", "run")
         assert kind.outcome in ("refused", "failed", "uncertain")
         assert kind.exit_code in (1, 5)

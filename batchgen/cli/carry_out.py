@@ -45,6 +45,7 @@ class Execution:
     concurrency: int | None
     max_usd: float | None
     deadline: float | None
+    stall_s: float | None
     hold_uncertain: bool
     engine: str
     batches: dict[str, Any]
@@ -58,7 +59,8 @@ class Execution:
         return cls(
             wishes=wishes, only=tuple(options.get("only", ())), limit=options.get("limit"), concurrency=options["concurrency"],
             max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
-            hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"], batches=batches_of(options), yes=options["yes"],
+            stall_s=options["stall"], hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"],
+            batches=batches_of(options), yes=options["yes"],
             quiet=options["quiet"], progress=not options["no_progress"], metrics_file=options["metrics_file"],
         )  # fmt: skip
 
@@ -119,8 +121,8 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
         _ask(invocation, job, execution)
     options = batchgen.RunOptions(
         wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
-        max_usd=execution.max_usd, deadline=execution.deadline, hold_uncertain=execution.hold_uncertain,
-        install_signal_handlers=True, batches=_batches(execution),
+        max_usd=execution.max_usd, deadline=execution.deadline, stall_s=execution.stall_s,
+        hold_uncertain=execution.hold_uncertain, install_signal_handlers=True, batches=_batches(execution),
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _terminated)
     board = Board()

@@ -236,6 +236,12 @@ def execution_options(function: F) -> F:
     return chain(
         click.option("--until", callback=read_clock, metavar="HH:MM", help="Start nothing after the next local HH:MM."),
         click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long."),
+        click.option(
+            "--stall",
+            callback=read_span,
+            metavar="30m",
+            help="Stop when nothing has succeeded for this long.  [default: 30m, or never with --until or --max-duration]",
+        ),
         engine_option,
         click.option(
             "--no-wait",

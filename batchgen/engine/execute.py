@@ -127,9 +127,12 @@ class Execution:
             self.dispatch.abandoned(work)  # a no-op for what was settled
 
     async def _attempt(self, work: Work) -> None:
+        if work.over and work.error is not None:
+            await self._give_up(work, work.error)
+            return
         sample, route = self._at_its_tier(work), self._routes[work.lane]
         asked, sent_as = as_sent(work.sample, sample, work.tries)
-        number = 1 + sum(work.tries.spent.values())
+        number = 1 + work.tries.requests
         prepared: Prepared | ProviderError
         try:
             prepared = await prepare(asked, route, self._enclosures)
@@ -260,8 +263,7 @@ class Execution:
             retry_in_s=_retry_in_s(settlement),
         )
         now, now_s = time.time(), asyncio.get_running_loop().time()
-        if isinstance(settlement, PassedOn):
-            self._emit(Noted(at=now, message=f"{sample.key} goes on with {settlement.lane.partition('/')[2]}"))
+        self._tell_passed_on(sample, settlement)
         for event in lane_events(self.dispatch, before, profile.id, error, now=now, now_s=now_s):
             if isinstance(event, LaneParked):
                 self._ledger.parked(work.lane, event.until, event.message)
@@ -270,6 +272,19 @@ class Execution:
             self._emit(event)
         if ended:
             await self._attempts.given_up(sample, error, state)
+
+    async def _give_up(self, work: Work, error: ProviderError) -> None:
+        """Its last failure is recorded already; only now is it known to have been its own."""
+        settlement = self.dispatch.gave_up(work, error)
+        self._tell_passed_on(work.sample, settlement)
+        if isinstance(settlement, GivenUp):
+            await self._ledger.sample_failed(work.sample, error)
+            await self._attempts.given_up(work.sample, error, error.outcome)
+
+    def _tell_passed_on(self, sample: Sample, settlement: Settlement) -> None:
+        if isinstance(settlement, PassedOn):
+            model = settlement.lane.partition("/")[2]
+            self._emit(Noted(at=time.time(), message=f"{sample.key} goes on with {model}"))
 
     def _say_where(self, sample: Sample, attempt: int) -> None:
         """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run."""
@@ -306,6 +321,6 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], e
 
 def worth_keeping(error: ProviderError, status: int, spooled: Sequence[SpoolFile]) -> bool:
     """Paid for, and perhaps a picture to other eyes than ours: unreadable, or said to hold none though long data came."""
-    if not 200 <= status < 300 or error.reason == "html":
+    if not 200 <= status < 300:
         return False
     return isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))

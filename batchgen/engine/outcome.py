@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from batchgen.batching import BatchOptions
 from batchgen.planning import Forecast, Wishes
 
+STALL_S = 1800.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -20,13 +22,20 @@ class RunOptions:
     max_usd: float | None = None
     deadline: float | None = None  # UTC seconds
     hold_uncertain: bool = False
-    stall_s: float | None = 1800.0  # stop when requests have failed for this long and none succeeded; None: never
+    stall_s: float | None = None  # stop when requests have failed for this long and none succeeded; None: `patience_s`
     batches: BatchOptions = field(default_factory=BatchOptions)
     emulator_url: str | None = None
     ledger: str | None = (
         None  # address of the PostgreSQL server that has it; None: BATCHGEN_LEDGER, else the job folder
     )
     install_signal_handlers: bool = False
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long requests may fail without a success: half an hour, or until the deadline for a run that has one."""
+        if self.stall_s is not None:
+            return self.stall_s
+        return STALL_S if self.deadline is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,8 @@ EXIT_BY_STOP = {
     "SIGTERM": 143,
     "SIGHUP": 129,
     "key_rejected": 5,
+    "location_unsupported": 5,
+    "account_restricted": 5,
     "billing": 5,
     "disk": 5,
 }

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from batchgen.dispatch import Dispatch, Supply
+from batchgen.blame import Served
+from batchgen.breaker import Breaker
+from batchgen.dispatch import Dispatch, Lane, Supply
+from batchgen.engine.lanes import Route
 from batchgen.engine.outcome import RunOptions
-from batchgen.events import Event, LaneCooled, LaneParked
+from batchgen.events import Event, LaneCooled, LaneParked, Outage, OutageBegan, OutageContinues, OutageEnded
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
 from batchgen.planning import LaneLoad
 from batchgen.quota import MARGIN_S, Held, NotBefore, Parked, SharedLog, Window, daily_reset
 from batchgen.retry import RetryPolicy
+from batchgen.shared import account_name
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
+OUTAGES_MOST = 50  # that are remembered of a run
 STORING = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 PROOF_S = 7 * 86400.0
 PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
@@ -41,10 +47,12 @@ class Pacing:
 
     ledger: Ledger
     loads: Mapping[str, LaneLoad]
+    routes: Mapping[str, Route]
     limits: Limits
     options: RunOptions
     emit: Callable[[Event], None]
     far: bool = False
+    outages: dict[tuple[str, str, float], Outage] = field(default_factory=dict)  # of this run, by what and since when
 
     @property
     def concurrency(self) -> int:
@@ -66,9 +74,12 @@ class Pacing:
             budget_usd=options.max_usd if options.max_usd is not None else self.limits.budget_usd,
             shared=logs,
             on_held=self._held,
-            stall_s=options.stall_s,
+            stall_s=options.patience_s,
+            served_by={lane: served_by(route) for lane, route in self.routes.items()},
+            on_breaker=self._breaker_changed,
             deadline_s=None if options.deadline is None else now_s + max(0.0, options.deadline - time.time()),
         )
+        self.ledger.outages(())
         for lane in parked:
             if lane in dispatch.lanes:
                 dispatch.park(lane)
@@ -98,6 +109,27 @@ class Pacing:
         self.ledger.parked(lane, until, message)
         self.emit(LaneParked(at=now, model=model, until=until, message=message))
 
+    def _breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
+        now, now_s = time.time(), asyncio.get_running_loop().time()
+        began = self.outages.get((breaker.scope, breaker.name, breaker.since_s))
+        error = breaker.error
+        if error is None and began is None:
+            return  # something wider was said to be down
+        kind = OutageEnded if error is None else OutageContinues if began else OutageBegan
+        outage = kind(
+            at=now,
+            scope=breaker.scope,
+            name=breaker.name.partition("|")[0],  # of an account, without the hash of its key
+            models=tuple(dict.fromkeys(self.loads[lane.key].model for lane in lanes)),
+            since=began.since if began else now - (now_s - breaker.since_s),
+            retry_at=None if error is None else now + breaker.probe_at_s - now_s,
+            reason=error.reason if error else began.reason if began else "",
+            message=error.message if error else began.message if began else "",
+        )
+        self.outages[breaker.scope, breaker.name, breaker.since_s] = outage
+        self.ledger.outages(list(self.outages.values())[-OUTAGES_MOST:])
+        self.emit(outage)
+
     def _window(self, lane: str, now_s: float) -> Window | None:
         """The lane's quota, seeded with what was sent in the minute before this process began."""
         rpm, reader = self.loads[lane].rpm, self.ledger.reader
@@ -108,3 +140,8 @@ class Pacing:
         sends = () if self.far else reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
         window.seed([now_s - (at - sent) for sent in sends], now_s)
         return window
+
+
+def served_by(route: Route) -> Served:
+    """Whose account and whose host answers the requests of a lane."""
+    return Served(account_name(route.base_url, route.auth[1] if route.auth else ""), urlsplit(route.base_url).netloc)

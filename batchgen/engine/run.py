@@ -322,7 +322,7 @@ class _Run:
         shared: SharedBook,
     ) -> Outcome:
         started, limits, options = time.time(), self.manifest.limits, self.options
-        pacing = Pacing(ledger, survey.loads, limits, options, self.emit, shared.far)
+        pacing = Pacing(ledger, survey.loads, routes, limits, options, self.emit, shared.far)
         purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
         logs = await purse.logs(survey.loads)
         budget, budget_of = await purse.tightest(options.max_usd)
@@ -470,7 +470,7 @@ class _Run:
 
     def _say_why_it_stopped(self, dispatch: Dispatch) -> None:
         if dispatch.stopping == "stalled":
-            self.stop_message = stalled_message(self.options.stall_s or 0.0)
+            self.stop_message = stalled_message(self.options.patience_s or 0.0)
         elif span := dispatch.budget_span:
             self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
 

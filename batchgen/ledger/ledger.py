@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from batchgen.errors import LedgerError, ProviderError
+from batchgen.events import Outage
 from batchgen.ledger.database import Connection, upsert
 from batchgen.ledger.places import Server, open_for_writing
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS
+from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS, OUTAGES
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 
@@ -258,6 +259,21 @@ class Ledger:
 
         await self.writer.write(change)
 
+    async def sample_failed(self, sample: Sample, error: ProviderError) -> None:
+        """The samples of a request end without another one: their last failure, recorded before, was their own after all."""
+        at = time.time()
+
+        def change(db: Connection) -> None:
+            if self._is_mine(db, sample.key):
+                for n in range(sample.n, sample.n + sample.images):
+                    set_state(db, sample.item.id, n, error.outcome, error.reason, error.message, at)
+
+        await self.writer.write(change)
+
+    def _is_mine(self, db: Connection, key: str) -> bool:
+        """Whether nobody else has been given the sample since."""
+        return True
+
     def blocked(self, samples: Sequence[tuple[Sample, str]]) -> None:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
         self._now(lambda db: insert_blocked(db, samples))
@@ -294,6 +310,11 @@ class Ledger:
     def cooled(self, lane: str, until: float) -> None:
         """For those who look on from outside; nobody waits for it."""
         self.writer.ride(lambda db: db.execute(PUT_META, (f"{COOLING}{lane}", str(until))))
+
+    def outages(self, outages: Sequence[Outage]) -> None:
+        """All that were in this run, as they stand now; nobody waits for it."""
+        text = json.dumps([dataclasses.asdict(outage) for outage in outages])
+        self.writer.ride(lambda db: db.execute(PUT_META, (f"{OUTAGES}{self.worker}", text)))
 
     def unparked(self, lane: str) -> None:
         self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))

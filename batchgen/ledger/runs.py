@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchgen.events import Outage
 from batchgen.ledger.connected import Connected
-from batchgen.ledger.schema import COOLING
+from batchgen.ledger.schema import COOLING, OUTAGES
 
 RUNS_LOOKED_AT = 100  # one that was killed has no end
 
@@ -36,8 +39,17 @@ class Runs(Connected):
 
     def cooling(self) -> dict[str, float]:
         """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""
-        rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", COOLING, f"{COOLING}\U0010ffff")
-        return {key.removeprefix(COOLING): float(until) for key, until in rows}
+        return {key: float(until) for key, until in self._metas(COOLING)}
+
+    def outages(self) -> list[Outage]:
+        """What was down in the last run, the earliest first; of a run that died also what was down then."""
+        found = [Outage(**facts) for _, text in self._metas(OUTAGES) for facts in json.loads(text)]
+        return sorted(found, key=lambda outage: outage.since)
+
+    def _metas(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """What follows the prefix, and the value."""
+        rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", prefix, f"{prefix}\U0010ffff")
+        return ((key.removeprefix(prefix), value) for key, value in rows)
 
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)

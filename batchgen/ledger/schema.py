@@ -14,6 +14,7 @@ from batchgen.ledger.database import Change
 
 VERSION = 5
 FILE_NAME = "ledger.sqlite"
+OUTAGES = "outages "  # in `meta`, before the name of a worker or nothing: what was down in the last run, as JSON
 COOLING = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 

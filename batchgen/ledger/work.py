@@ -35,7 +35,7 @@ TIME_IS_UP = "deadline <= extract(epoch FROM clock_timestamp())"
 class Submission:
     """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; bucket: of
     the pictures, empty when they are in it; lanes: requests a minute by lane; limits, models: as the manifest says;
-    recipes: of derivatives, by the names that `deriving.named` gives."""
+    recipes: of derivatives, by the names that `deriving.named` gives; stall_s: how long a worker asks without a success."""
 
     name: str
     folder: str
@@ -47,6 +47,7 @@ class Submission:
     emulator_url: str | None
     version: str
     recipes: Mapping[str, Any] = field(default_factory=dict)
+    stall_s: float | None = 1800.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
 from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
 from batchgen.providers.request_body import encoded, merged, reference_mark
+from batchgen.providers.server_faults import not_the_api, something_else
 from batchgen.records import Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
 
 PROMPT_CHARS = 10_000
@@ -127,9 +128,9 @@ class AimlApi:
         try:
             answer = Answer.model_validate_json(body)
         except ValidationError as error:
-            raise (
-                malformed(status, body, error) if 200 <= status < 300 else read_error(status, headers, body)
-            ) from None
+            if not 200 <= status < 300:
+                raise read_error(status, headers, body) from None
+            raise not_the_api(status, headers, body) or malformed(status, body, error) from None
         try:
             return self._reply(answer, status, headers, body)
         except ProviderError as error:
@@ -145,7 +146,7 @@ class AimlApi:
         if not images and not links:
             if error_words(body):  # an error in the clothes of a success
                 raise read_error(status, headers, body)
-            raise NoImage("the answer holds no picture", http_status=status)
+            raise something_else(answer, body, status) or NoImage("the answer holds no picture", http_status=status)
         rewritten = _rewritten(pictures)
         return Reply(
             images=images,

@@ -21,12 +21,19 @@ from batchgen.errors import (
     RateLimited,
     Refused,
 )
+from batchgen.providers import google_errors
 from batchgen.providers.answer_body import clean, loaded, page_words
 from batchgen.providers.delays import hinted_delay_s
-from batchgen.providers.server_faults import server_fault
+from batchgen.providers.server_faults import BLOCKED, ONE_MODEL, not_the_api, server_fault
 
 HOUR_S = 3600.0
-SPENT = re.compile(r"run out of credits|insufficient[_ ](quota|credits|balance|funds)|top up|billing", re.IGNORECASE)
+SPENT = re.compile(
+    r"run out of credits|insufficient[_ ](quota|credits|balance|funds)|top up|billing[_ ](hard[_ ]limit|not[_ ]active)"
+    r"|billing (is |has been )?(disabled|inactive)|enable billing|account is not active",
+    re.IGNORECASE,
+)
+# "…check your plan and billing details … limit: 10 … retry in 8.2s": Google's refusal as a gateway passes it on.
+OF_GOOGLE = re.compile(r"quota exceeded for metric|generativelanguage\.googleapis\.com|ai\.google\.dev", re.IGNORECASE)
 HOURLY = re.compile(r"free-tier limit|limit for the hour", re.IGNORECASE)
 POLICY = re.compile(r"content[_ ]policy|moderation|safety (system|filter)|flagged|nsfw", re.IGNORECASE)
 NO_MODEL = re.compile(r"model_not_found|model .{0,80}(does not exist|not found)", re.IGNORECASE)
@@ -36,11 +43,16 @@ MAINTENANCE = re.compile(r"under maintenance", re.IGNORECASE)
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """The error an answer amounts to. A status below 400 gives way to the body's own. Never raises."""
     value = loaded(body)
-    said = error_words(body) or page_words(body)
+    words = error_words(body)
+    if not words and (other := not_the_api(status, headers, body)) is not None:
+        return other
+    said = words or page_words(body)
     if status < 400:
         status = _status(value) or status
     message = clean(said) or f"HTTP {status} without a body"
     delay_s = hinted_delay_s(headers, message=message)
+    if status == 429 and OF_GOOGLE.search(said):
+        return google_errors.classified(google_errors.Fault(status, message, delay_s=delay_s, raw_message=said))
     kind, reason = _kind(status, said)
     if kind is None:
         return server_fault(status, message, delay_s)
@@ -75,8 +87,10 @@ def _kind(status: int, said: str) -> tuple[type[ProviderError] | None, str | Non
     """Class and reason, (None, None) where the status alone decides."""
     if status == 402 or (status in (400, 403, 429) and SPENT.search(said)):
         return BillingStopped, None
-    if status in (400, 403, 422) and POLICY.search(said):
+    if (status in (400, 403, 422) and POLICY.search(said)) or (status >= 500 and BLOCKED.search(said)):
         return Refused, "content_policy"
+    if status == 403 and ONE_MODEL.search(said):
+        return ModelUnavailable, "model_forbidden"
     if status in (401, 403):
         return KeyRejected, None
     if status == 404 or (status == 400 and NO_MODEL.search(said)):

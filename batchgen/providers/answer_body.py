@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
-from batchgen.errors import Malformed
+from batchgen.errors import Malformed, NotJson
 from batchgen.records import LIFTED, ReplyImage, Role
 
 MESSAGE_CHARS = 500
@@ -53,13 +53,11 @@ LENIENT = WrapValidator(_or_none)  # what cannot be read is None: no oddity besi
 
 
 def malformed(status: int, body: bytes, error: ValidationError) -> Malformed:
-    """Why a 2xx body is no answer: a page, no JSON at all (too deeply nested included), or JSON of another shape."""
-    if body[:200].lstrip().startswith(b"<"):
-        return Malformed(f"a web page instead of JSON: {page_words(body)}", reason="html", http_status=status)
+    """Why a 2xx body is no answer: no JSON at all (too deeply nested included), or JSON of another shape."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "json_invalid" or not place:
-        return Malformed(f"not a JSON object: {clean(first['msg'])}", reason="not_json", http_status=status)
+        return NotJson(f"not a JSON object: {clean(first['msg'])}", http_status=status)
     return Malformed(f"{clean(place)}: {clean(first['msg'])}", reason="malformed", http_status=status)
 
 
@@ -99,6 +97,13 @@ def clean(text: str, limit: int = MESSAGE_CHARS) -> str:
     kept = "".join(char if char.isprintable() else " " for char in text)
     line = " ".join(kept.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def is_page(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether a body is markup: an API of ours answers in JSON."""
+    return (header(headers, "content-type") or "").lower().startswith("text/html") or body[:200].lstrip().startswith(
+        b"<"
+    )
 
 
 def page_words(body: bytes) -> str:

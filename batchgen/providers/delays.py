@@ -10,8 +10,10 @@ from typing import Any
 from batchgen.providers.answer_body import header
 
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)  # google.protobuf.Duration as JSON
-# "Please retry in 1h52m56.409571576s.", "… in 26.660s.", "… in 750ms."
-IN_WORDS = re.compile(r"retry in (?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d+)?)(ms|s))?(?![\w])", re.ASCII)
+# "Please retry in 1h52m56.409571576s.", "… in 26.660s.", "… in 750ms."; OpenAI and gateways: "Please try again in 2s."
+IN_WORDS = re.compile(
+    r"(?:retry|try again) in (?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d+)?)(ms|s))?(?![\w])", re.ASCII
+)
 LONGEST_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more than that is nonsense
 
 

@@ -9,7 +9,7 @@ github.com/google-gemini/gemini-cli#8437 and googleapis/js-genai#1322.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,11 +27,12 @@ from batchgen.errors import (
     RateLimited,
     Refused,
     ServerFault,
+    SpendRateReached,
     TierRefused,
 )
 from batchgen.providers.answer_body import MESSAGE_CHARS, Envelope, clean, loaded, malformed, page_words
 from batchgen.providers.delays import hinted_delay_s
-from batchgen.providers.server_faults import server_fault
+from batchgen.providers.server_faults import BLOCKED, ONE_MODEL, not_the_api, server_fault, something_else
 
 E = TypeVar("E", bound=Envelope)
 
@@ -45,6 +46,9 @@ HTTP_OF_WORD: Mapping[str, int] = {"authentication": 401, "permission_denied": 4
 LONG_S = 3600.0  # a hint of hours belongs to a rolling daily window; one of seconds beside a daily quota is noise
 
 SPENT = re.compile(r"spend(ing)? cap|ai\.studio/spend|prepay(ment)? credits|credits are depleted", re.IGNORECASE)
+# "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed limit for your account's billing
+# history and tier." Seen in five public repositories, 2026-07-28 to 10-04.
+SPEND_RATE = re.compile(r"spend-based rate limit|spending rate has exceeded", re.IGNORECASE)
 NO_LIMIT = re.compile(r"\blimit: 0(?![\d.])")
 RPM_ID = re.compile(r"RequestsPerMinute")
 PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
@@ -81,6 +85,8 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Provider
     error = error_in(value)
     if error is not None:
         return classified(fault(error, status, headers))
+    if (other := not_the_api(status, headers, body)) is not None:
+        return other
     said = page_words(body)  # HTML and plain text come from proxies and Google's front end
     message = f"HTTP {status}: {said}" if said else f"HTTP {status} without a body"
     return classified(Fault(status, clean(message), delay_s=hinted_delay_s(headers), raw_message=said))
@@ -91,10 +97,15 @@ def envelope(kind: type[E], status: int, headers: Mapping[str, str], body: bytes
     if not 200 <= status < 300:
         raise read_error(status, headers, body)
     try:
-        return kind.model_validate_json(body)
+        answer = kind.model_validate_json(body)
     except ValidationError as error:
         inner = error_in(loaded(body))
-        raise classified(fault(inner, status, headers)) if inner else malformed(status, body, error) from None
+        if inner is not None:
+            raise classified(fault(inner, status, headers)) from None
+        raise not_the_api(status, headers, body) or malformed(status, body, error) from None
+    if (other := something_else(answer, body, status)) is not None:
+        raise other
+    return answer
 
 
 def hidden_error(error: Any, status: int, headers: Mapping[str, str]) -> ProviderError:
@@ -118,12 +129,7 @@ def fault(error: Mapping[str, Any], http_status: int, headers: Mapping[str, str]
     """An `error` member taken apart. http_status below 400: the error's own code counts."""
     details = [entry for entry in _list(error.get("details")) if isinstance(entry, dict)]
     message = _text(error.get("message"))
-    extra = " ".join(
-        _text(violation.get("description"))
-        for detail in _of(details, "BadRequest")
-        for violation in _list(detail.get("fieldViolations", detail.get("field_violations")))
-        if isinstance(violation, dict) and _text(violation.get("description")) not in message
-    )
+    extra = " ".join(dict.fromkeys(words for words in _explanations(details) if words not in message))
     status = http_status if http_status >= 400 else _http_status(error.get("code"))
     raw = f"{message} {extra}".strip()
     return Fault(
@@ -131,15 +137,35 @@ def fault(error: Mapping[str, Any], http_status: int, headers: Mapping[str, str]
         message=clean(raw) or f"HTTP {status}",
         rpc_status=_text(error.get("status")),
         reasons=frozenset(_text(detail.get("reason")) for detail in _of(details, "ErrorInfo")),
-        violations=tuple(
-            violation
-            for detail in _of(details, "QuotaFailure")
-            for violation in _list(detail.get("violations"))
-            if isinstance(violation, dict)
-        ),
+        violations=(*_entries(details, "QuotaFailure", "violations"), *_named_in_metadata(details)),
         delay_s=hinted_delay_s(headers, _of(details, "RetryInfo"), message),
         raw_message=raw[: 4 * MESSAGE_CHARS],
     )
+
+
+def _entries(details: list[dict[str, Any]], kind: str, *names: str) -> Iterator[Mapping[str, Any]]:
+    for detail in _of(details, kind):
+        for name in names:
+            yield from (entry for entry in _list(detail.get(name)) if isinstance(entry, dict))
+
+
+def _explanations(details: list[dict[str, Any]]) -> Iterator[str]:
+    """What details say beyond the message: the field, the quota, and the reason that stands in DebugInfo alone."""
+    for entry in _entries(details, "BadRequest", "fieldViolations", "field_violations"):
+        yield _text(entry.get("description"))
+    for entry in _entries(details, "QuotaFailure", "violations"):
+        yield _text(entry.get("description"))
+    for detail in _of(details, "DebugInfo"):
+        yield _text(detail.get("detail"))
+
+
+def _named_in_metadata(details: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """A quota that ErrorInfo alone names, in the shape of a violation. Source: FirebaseExtended/vertexai-sdk-test-data."""
+    for detail in _of(details, "ErrorInfo"):
+        metadata = detail.get("metadata")
+        if isinstance(metadata, dict) and "quota_limit" in metadata:
+            yield {"quotaId": metadata["quota_limit"], "quotaValue": metadata.get("quota_limit_value"),
+                   "quotaMetric": metadata.get("quota_metric")}  # fmt: skip
 
 
 def classified(fault: Fault) -> ProviderError:
@@ -159,6 +185,8 @@ def classified(fault: Fault) -> ProviderError:
         return fault.error(FileGone) if gone else fault.error(ModelUnavailable)
     if fault.status == 413:
         return fault.error(BadRequest, "request_too_large")
+    if fault.status >= 500 and BLOCKED.search(fault.raw_message):  # a gateway's way of saying so
+        return fault.error(Refused, "content_policy")
     return server_fault(fault.status, fault.message, fault.delay_s)
 
 
@@ -187,6 +215,8 @@ def _quota(fault: Fault) -> ProviderError:
 
     Several violations at once: a limit of zero outweighs a day, a day outweighs a minute.
     """
+    if SPEND_RATE.search(fault.raw_message):
+        return fault.error(SpendRateReached)
     if SPENT.search(fault.raw_message):
         return fault.error(BillingStopped)
     if "MODEL_CAPACITY_EXHAUSTED" in fault.reasons:  # the vendor's shortage, not our quota
@@ -249,6 +279,8 @@ def _forbidden(fault: Fault) -> ProviderError:
         return fault.error(FileGone)
     if "BILLING_DISABLED" in fault.reasons:
         return fault.error(BillingStopped)
+    if ONE_MODEL.search(fault.raw_message):
+        return fault.error(ModelUnavailable, "model_forbidden")
     return fault.error(KeyRejected)
 
 

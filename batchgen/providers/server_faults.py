@@ -1,31 +1,67 @@
-"""What a status alone means, when nothing more specific is known. Shared by all codecs."""
+"""What a status alone means, and what is no answer of the API at all. Shared by all codecs."""
 
 from __future__ import annotations
 
-from batchgen.errors import BadRequest, ProviderError, ServerFault, ServerFaultMaybeBilled
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from batchgen.errors import BadRequest, NotTheApi, ProviderError, ServerFault, ServerFaultMaybeBilled
+from batchgen.providers.answer_body import clean, header, is_page, page_words
+
+# Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
+# that say that the origin was not reached. 520 and 524 are not among them: the origin had the request.
+# Source: developers.cloudflare.com/support/troubleshooting/http-status-codes; Wei-Shaw/sub2api#4326.
+NEVER_BILLED = frozenset({501, 503, 505, 521, 522, 523, 525, 526, 530})
+# Statuses that a proxy or a login page gives with a page of its own, while the API gives JSON: 407 and 511 by definition
+# (RFC 9110, 15.5.8; RFC 6585, 6). 404 and 413 are not among them: Google's own front end answers those as pages.
+OF_A_PROXY = frozenset({401, 403, 407, 511})
+# How gateways report that the vendor's filter blocked a picture as a fault of the server.
+BLOCKED = re.compile(
+    r"(content|prompt|image|output)\b.{0,40}\b(blocked|prohibited|violat|flagged)|blocked (by|due to|because of)\b.{0,60}"
+    r"(safety|policy|policies|filter|moderation)|PROHIBITED_CONTENT|IMAGE_SAFETY|content[_ ]policy|moderation[_ ]blocked",
+    re.IGNORECASE | re.DOTALL,
+)
+
+# A 403 that is about one AI model, while the key is good for others: OpenAI's "Your organization must be verified to use
+# the model", "does not have access to model", Google's "Permission denied on resource model".
+ONE_MODEL = re.compile(
+    r"organization must be verified|(not|n't) have (access to|permission to (use|access))\b.{0,40}\bmodel|"
+    r"\bmodel\b.{0,80}\b(not (allowed|permitted|enabled)|no access)|permission denied on resource model",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def not_the_api(status: int, headers: Mapping[str, str], body: bytes) -> NotTheApi | None:
+    """The error when something else than the API has answered: a page, a redirect, a proxy. Nothing of it is billed."""
+    if 300 <= status < 400:
+        to = urlsplit(header(headers, "location") or "").netloc
+        message = f"HTTP {status}: a redirect{f' to {clean(to)}' if to else ''}, which is not followed"
+        return NotTheApi(message, reason="redirect", http_status=status)
+    if (200 <= status < 300 or status in OF_A_PROXY) and is_page(headers, body):
+        return NotTheApi(f"a web page (HTTP {status}): {page_words(body)}", http_status=status)
+    if status in (407, 511):
+        return NotTheApi(f"HTTP {status}: {page_words(body) or 'a proxy or login page'}", http_status=status)
+    return None
+
+
+def something_else(answer: BaseModel, body: bytes, status: int) -> NotTheApi | None:
+    """The error when a JSON object of a 2xx has fields and none that the API's answers have."""
+    if answer.model_fields_set or body.strip() == b"{}":
+        return None
+    return NotTheApi("JSON that is no answer of this API", reason="not_the_api", http_status=status)
 
 
 def server_fault(status: int, message: str, retry_after_s: float | None) -> ProviderError:
-    """5xx and the 4xx that are about time, else a BadRequest.
-
-    503 says that nothing was started; 500, 502, 504 and a gateway's 408 say nothing about the work already done.
-    """
-    if status == 503:
-        # "Deadline expired before operation could complete." comes as 503 as well, and then work was done.
-        if "deadline" in message.lower():
-            return _made(ServerFaultMaybeBilled, "deadline", status, message, retry_after_s)
-        return _made(ServerFault, "overloaded", status, message, retry_after_s)
-    if status in (408, 504):
-        return _made(ServerFaultMaybeBilled, "deadline", status, message, retry_after_s)
-    if status in (500, 502):
-        return _made(ServerFaultMaybeBilled, None, status, message, retry_after_s)
+    """5xx and the 4xx that are about time, else a BadRequest. Maybe billed is every 5xx but those of `NEVER_BILLED`."""
+    if status == 503 and "deadline" not in message.lower():
+        return ServerFault(message, reason="overloaded", retry_after_s=retry_after_s, http_status=status)
+    if status in (408, 503, 504):  # a 503 with "Deadline expired before operation could complete.": work was done
+        return ServerFaultMaybeBilled(message, reason="deadline", retry_after_s=retry_after_s, http_status=status)
     if status == 499 or status >= 500:
-        return _made(ServerFault, None, status, message, retry_after_s)
+        kind = ServerFault if status in NEVER_BILLED else ServerFaultMaybeBilled
+        return kind(message, retry_after_s=retry_after_s, http_status=status)
     reason = None if 400 <= status < 500 and status != 405 else "unexpected_status"
-    return _made(BadRequest, reason, status, message, retry_after_s)
-
-
-def _made(
-    kind: type[ProviderError], reason: str | None, status: int, message: str, retry_after_s: float | None
-) -> ProviderError:
-    return kind(message, reason=reason, retry_after_s=retry_after_s, http_status=status)
+    return BadRequest(message, reason=reason, retry_after_s=retry_after_s, http_status=status)

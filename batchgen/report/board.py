@@ -14,6 +14,8 @@ from batchgen.events import (
     LaneCooled,
     LaneParked,
     LaneStopped,
+    Outage,
+    OutageEnded,
     RunEnded,
     RunStarted,
     SampleEnded,
@@ -58,6 +60,7 @@ class Board:
     ended: bool = False
     batches: dict[str, tuple[int, int]] = field(default_factory=dict)  # those that are out: requests answered, and all
     models: dict[str, ModelBoard] = field(default_factory=dict)
+    outages: dict[tuple[str, str], Outage] = field(default_factory=dict)  # those that last, by scope and name
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -91,6 +94,10 @@ class Board:
                 self._model(event.model).parked_until = event.until
             case LaneStopped():
                 self._model(event.model).stopped = event.reason
+            case OutageEnded():
+                self.outages.pop((event.scope, event.name), None)
+            case Outage():
+                self.outages[event.scope, event.name] = event
             case Stopping():
                 if not self.stopping:
                     self.stopping, self.stopping_message = event.reason, event.message
@@ -102,6 +109,10 @@ class Board:
         self.kept, self.started_at, self.estimate_usd, self.eta_s = event.kept, event.at, event.usd, event.eta_s
         for model, wanted in event.samples.items():
             self._model(model).wanted = wanted
+
+    def outage_of(self, model: str) -> Outage | None:
+        """What keeps a model from being asked."""
+        return next((outage for outage in self.outages.values() if model in outage.models), None)
 
     def _model(self, name: str) -> ModelBoard:
         return self.models.setdefault(name, ModelBoard())

@@ -17,7 +17,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
 from batchgen.report.account import account
-from batchgen.report.figures import utc_iso
+from batchgen.report.figures import utc_iso, utc_seconds
 from batchgen.store.unread import kept_attempts, kept_bytes
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
             "estimate_usd": forecast.usd,
         },
         "parked": {lane_model(lane): utc_iso(until) for lane, until in outcome.parked.items()},
+        "outages": outages(reader),
         "stopped_models": {lane_model(lane): reason for lane, reason in outcome.stopped_lanes.items()},
         "batches": {
             "submitted": outcome.submitted,
@@ -106,6 +107,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "uncertain": uncertain(reader),
         "account": books(reader),
         "derivatives": Derived.of(reader).derivative_counts(),
+        "outages": outages(reader),
         "parked": {
             lane_model(lane): {"until": utc_iso(until), "message": message}
             for lane, (until, message) in reader.parked().items()
@@ -158,6 +160,16 @@ def reasons(reader: Reader) -> list[Facts]:
 
 def uncertain(reader: Reader) -> list[Facts]:
     return [{"id": key, "maybe_usd": usd} for key, usd in reader.uncertain(UNCERTAIN_MOST)]
+
+
+def outages(reader: Reader) -> list[Facts]:
+    """What was down in the last run. until: null while it lasts, then retry_at says when it is asked next."""
+    return [
+        {"scope": outage.scope, "name": outage.name, "models": list(outage.models), "since": utc_iso(outage.since),
+         "until": None if outage.retry_at is not None else utc_iso(outage.at), "retry_at": utc_iso(outage.retry_at),
+         "reason": outage.reason, "message": outage.message}
+        for outage in reader.outages()
+    ]  # fmt: skip
 
 
 def batches(reader: Reader) -> list[Facts]:
@@ -278,6 +290,4 @@ def _is_zombie(pid: int) -> bool:
 
 def seconds_since(iso: str | None) -> float:
     """Seconds from a UTC time as `utc_iso` writes it until now, 0 without one."""
-    import calendar
-
-    return 0.0 if iso is None else max(0.0, time.time() - calendar.timegm(time.strptime(iso, "%Y-%m-%dT%H:%M:%SZ")))
+    return 0.0 if iso is None else max(0.0, time.time() - utc_seconds(iso))

@@ -19,13 +19,15 @@ from batchgen.events import (
     NightSaid,
     NightSkipped,
     Noted,
+    OutageBegan,
+    OutageEnded,
     RunEnded,
     RunStarted,
     SampleEnded,
     SampleSucceeded,
     Stopping,
 )
-from batchgen.report import figures
+from batchgen.report import figures, outages
 from batchgen.report.board import Board
 from batchgen.report.clean import brief
 from batchgen.report.screen import Screen
@@ -73,6 +75,10 @@ class Telling:
             case LaneStopped():
                 left = f"; {figures.count(event.left, 'sample')} not tried" if event.left else ""
                 yield f"{event.model}: stopped ({event.reason}): {brief(event.message)}{left}", "red"
+            case OutageBegan():
+                yield outages.began_line(event), "yellow"
+            case OutageEnded():
+                yield outages.ended_line(event), ""
             case Stopping():
                 yield f"stopping ({event.reason}): {brief(event.message)}", "yellow"
 
@@ -187,6 +193,7 @@ def standing(board: Board, now: float) -> str:
     """How a run stands, in one line."""
     left = board.left_s(now)
     parts = [f"{board.done:,} of {board.wanted:,}", f"{board.in_flight} in flight", figures.usd(board.usd)]
+    parts += [f"{outage.name} {outages.note(outage, now)}" for outage in board.outages.values()]
     if board.batches:
         answered, asked = (sum(part) for part in zip(*board.batches.values(), strict=True))
         parts.append(

@@ -22,6 +22,10 @@ from batchgen.events import (
     NightSaid,
     NightSkipped,
     Noted,
+    Outage,
+    OutageBegan,
+    OutageContinues,
+    OutageEnded,
     RunEnded,
     RunStarted,
     SampleEnded,
@@ -41,6 +45,7 @@ class Kind(NamedTuple):
     sometimes: tuple[str, ...] = ()
 
 
+_OUTAGE = ("scope", "name", "models", "since", "retry_at", "reason", "message")
 # Programs of others read these names: one is never changed or given another meaning, only added.
 KINDS: Mapping[str, Kind] = {
     "run.started": Kind("What this run wants to make.", ("emulated", "wanted", "kept", "estimate_usd", "eta_s")),
@@ -65,6 +70,9 @@ KINDS: Mapping[str, Kind] = {
     "lane.cooled": Kind("A model waits for its quota.", ("model", "wait_s", "reason", "rpm")),
     "lane.parked": Kind("A model's daily quota is used up.", ("model", "until", "message")),
     "lane.stopped": Kind("No more of a model in this run.", ("model", "reason", "message", "left")),
+    "outage.began": Kind("A model, account or host is down: only a probe is sent now and then.", _OUTAGE),
+    "outage.continues": Kind("A probe has failed.", _OUTAGE),
+    "outage.ended": Kind("It answers again.", _OUTAGE),
     "batch.submitted": Kind("A batch exists at the vendor's.", ("model", "batch", "requests", "estimate_usd")),
     "batch.seen": Kind(
         "How a batch stands there, when that has changed.", ("model", "batch", "state", "requests", "succeeded", "failed")
@@ -138,6 +146,14 @@ def _lane_stopped(event: LaneStopped) -> Facts:
     return {"model": event.model, "reason": event.reason, "message": event.message, "left": event.left}
 
 
+def _outage(event: Outage) -> Facts:
+    retry_at = None if event.retry_at is None else iso(event.retry_at)
+    return {
+        "scope": event.scope, "name": event.name, "models": list(event.models), "since": iso(event.since),
+        "retry_at": retry_at, "reason": event.reason, "message": event.message,
+    }  # fmt: skip
+
+
 def _stopping(event: Stopping) -> Facts:
     return {"reason": event.reason, "message": event.message, "in_flight": event.in_flight}
 
@@ -196,6 +212,9 @@ NAMES: Mapping[type[Event], tuple[str, Callable[[Any], Facts]]] = {
     LaneCooled: ("lane.cooled", _lane_cooled),
     LaneParked: ("lane.parked", _lane_parked),
     LaneStopped: ("lane.stopped", _lane_stopped),
+    OutageBegan: ("outage.began", _outage),
+    OutageContinues: ("outage.continues", _outage),
+    OutageEnded: ("outage.ended", _outage),
     Stopping: ("run.stopping", _stopping),
     Noted: ("run.noted", _noted),
     RunEnded: ("run.ended", _run_ended),
@@ -208,7 +227,9 @@ NAMES: Mapping[type[Event], tuple[str, Callable[[Any], Facts]]] = {
     NightEnded: ("night.ended", _night_ended),
     NightSkipped: ("night.skipped", _night),
 }
-_WARNINGS = (AttemptFailed, LaneCooled, LaneParked, LaneStopped, SampleEnded, Stopping)
+_WARNINGS = (
+    AttemptFailed, LaneCooled, LaneParked, LaneStopped, OutageBegan, OutageContinues, SampleEnded, Stopping,
+)  # fmt: skip
 
 
 def line_of(event: Event) -> tuple[str, str, Facts]:
@@ -279,6 +300,11 @@ FIELDS: Mapping[str, Facts] = {
     "exposed_ms": _number("From the answer's last byte to its durable record; null for a picture that a link gave."),
     "rpm": _number("Requests a minute from now on; null: none declared."),
     "until": _field("string", "UTC.", **_TIME),
+    "scope": {"enum": ["lane", "account", "host"], "description": "How far an outage reaches; lane: one model."},
+    "name": _field("string", "Of the model, or of the host of the API."),
+    "models": _field("array", "AI models that wait for it.", items={"type": "string"}),
+    "since": _field("string", "When its first request failed; UTC.", **_TIME),
+    "retry_at": _field(["string", "null"], "When the next probe is sent, UTC; null: it answers again.", **_TIME),
     "maybe_billed": _field("boolean", "The vendor may charge for it all the same."),
     "notes": _field("array", "What was unexpected in the answer.", items={"type": "string"}),
     "files": _field("array", "The picture, and drafts of the same answer.",

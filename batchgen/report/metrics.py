@@ -60,6 +60,9 @@ NAMES = {
     "batchgen_in_flight": Name("gauge", ("job", "model"), "Requests on their way now."),
     "batchgen_lane_cooled": Name("gauge", ("job", "model"), "1 while a model waits for its quota after a 429."),
     "batchgen_lane_parked": Name("gauge", ("job", "model"), "1 while a model's daily quota is used up."),
+    "batchgen_model_down": Name(
+        "gauge", ("job", "model"), "1 while a model, its account or its host is down and only probed now and then."
+    ),
     "batchgen_exposed_seconds": Name(
         "gauge", ("job", "model"), "Longest time in this run for which an answer was received and not yet durable."
     ),
@@ -90,6 +93,7 @@ def run_values(board: Board, exposed_s: dict[str, float], now: float) -> Iterato
         yield "batchgen_in_flight", (name,), 0 if board.ended else len(model.open)
         yield "batchgen_lane_cooled", (name,), float(not board.ended and model.cooling_until > now)
         yield "batchgen_lane_parked", (name,), float(model.parked_until > now)
+        yield "batchgen_model_down", (name,), float(not board.ended and board.outage_of(name) is not None)
         yield "batchgen_exposed_seconds", (name,), exposed_s.get(name, 0.0)
 
 
@@ -206,10 +210,12 @@ def standing_values(reader: Reader, folder: Path, now: float) -> Iterator[Value]
     flying = Counter(lane_model(attempt.lane) for attempt in reader.open_attempts())
     cooling = {lane_model(lane): until for lane, until in reader.cooling().items()}
     parked = {lane_model(lane): until for lane, (until, _) in reader.parked().items()}
-    for model in {*reader.counts_by_model(), *flying, *cooling, *parked}:
+    down = {model for outage in reader.outages() if outage.retry_at is not None for model in outage.models}
+    for model in {*reader.counts_by_model(), *flying, *cooling, *parked, *down}:
         yield "batchgen_in_flight", (model,), flying[model] if running else 0
         yield "batchgen_lane_cooled", (model,), float(running and cooling.get(model, 0.0) > now)
         yield "batchgen_lane_parked", (model,), float(parked.get(model, 0.0) > now)
+        yield "batchgen_model_down", (model,), float(running and model in down)
     if ended is not None:
         yield "batchgen_run_exit_code", (), ended.exit_code or 0
     if last is not None and running:

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from batchgen.events import Event
-from batchgen.report import figures
+from batchgen.events import Event, Outage
+from batchgen.report import figures, outages
 from batchgen.report.board import Board, ModelBoard
 from batchgen.report.clean import ascii_only, cells, shortened
 from batchgen.report.lines import Telling
@@ -30,7 +30,9 @@ def draw(
     name_width = min(max(map(cells, names.values()), default=0), max(14, width // 3) if width < NARROW else 32)
     digits = max((len(f"{model.wanted:,}") for model in board.models.values()), default=1)
     for name, shown in names.items():
-        lines += _model(board.models[name], shown, name_width, digits, width, now, unicode)
+        model = board.models[name]
+        notes = _notes(model, board.outage_of(name), now)
+        lines += _model(model, notes, shown, name_width, digits, width, unicode)
     if len(board.models) > MODELS_MOST:
         lines.append([(f"… and {len(board.models) - MODELS_MOST} more models", "dim")])
     lines.append(_foot(board, now, width))
@@ -53,7 +55,7 @@ def _head(board: Board, fit: Callable[[str], str]) -> list[Segment]:
 
 
 def _model(
-    model: ModelBoard, name: str, name_width: int, digits: int, width: int, now: float, unicode: bool
+    model: ModelBoard, notes: list[Segment], name: str, name_width: int, digits: int, width: int, unicode: bool
 ) -> list[list[Segment]]:
     name = shortened(name, name_width, _mark(unicode))
     name += " " * (name_width - cells(name))
@@ -62,7 +64,7 @@ def _model(
     room = width - name_width - len(figure) - 4
     bar_width = max(4, room if narrow else min(40, max(8, room - NOTES_ROOM)))
     line: list[Segment] = [(name + "  ", ""), *_bar(model, bar_width, unicode), ("  " + figure, "")]
-    notes = _as_many_as_fit(_notes(model, now), width - 2 - (0 if narrow else name_width + bar_width + len(figure) + 4))
+    notes = _as_many_as_fit(notes, width - 2 - (0 if narrow else name_width + bar_width + len(figure) + 4))
     if not narrow:
         return [[*line, ("  ", ""), *notes]]
     return [line, [("  ", ""), *notes]] if notes else [line]
@@ -87,13 +89,15 @@ def _bar(model: ModelBoard, width: int, unicode: bool) -> list[Segment]:
     return [(full * made, "green"), (full * ended, "yellow"), (rest * (width - made - ended), "dim")]
 
 
-def _notes(model: ModelBoard, now: float) -> list[Segment]:
+def _notes(model: ModelBoard, outage: Outage | None, now: float) -> list[Segment]:
     """What keeps the model busy or back, the most telling first."""
     notes: list[Segment] = []
     if model.stopped:
         notes.append((f"stopped: {model.stopped}", "red"))
     if model.parked_until > now:
         notes.append((f"parked until {figures.local_time(model.parked_until, now)}", "red"))
+    elif outage is not None:
+        notes.append((outages.note(outage, now), "yellow"))
     elif model.cooling_until > now:
         notes.append((f"cooling until {figures.local_time(model.cooling_until, now)}", "yellow"))
     if model.open:

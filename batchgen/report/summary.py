@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchgen.ledger.samples import WITH_WORKERS
-from batchgen.report import figures
+from batchgen.report import figures, outages
 from batchgen.report.account import account_lines
 from batchgen.report.clean import brief
 from batchgen.report.facts import Facts
@@ -26,6 +26,8 @@ STOPS = {
     "SIGTERM": "told to stop (SIGTERM)",
     "SIGHUP": "the terminal went away (SIGHUP)",
     "key_rejected": "the API key was rejected",
+    "location_unsupported": "the API does not serve this location",
+    "account_restricted": "the vendor has restricted this account",
     "billing": "the vendor stopped billing this account",
     "disk": "the disk or the ledger did not take what was to be written",
 }
@@ -58,7 +60,7 @@ def headline(facts: Facts) -> str:
         out, where = facts["cluster"]["samples"], WITH_WORKERS
     missing = sum(samples.get(state, 0) for state in NOT_MADE)
     job = facts["job"]
-    why = f": stopped, {STOPS.get(facts['stopped_by'], facts['stopped_by'])}" if facts["stopped_by"] else ""
+    why = f": stopped, {_why_stopped(facts)}" if facts["stopped_by"] else ""
     if why:
         waiting = f", {out:,} {where}" if out else ""
         return f"{job}{why}; {figures.count(images['made'], 'image')} made{waiting}{files}"
@@ -71,6 +73,15 @@ def headline(facts: Facts) -> str:
         done = "" if _files_missing(facts["derivatives"]) or facts["waiting"] else "all done, "
         return f"{job}: {done}{figures.count(images['made'], 'image')} made{files}"
     return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
+
+
+def _why_stopped(facts: Facts) -> str:
+    """What ended the run; an outage says more than the limit that it ran into."""
+    words = STOPS.get(facts["stopped_by"], facts["stopped_by"])
+    down = outages.still_down(facts["outages"]) if facts["stopped_by"] in ("stalled", "deadline") else None
+    if down is None:
+        return str(words)
+    return down if facts["stopped_by"] == "stalled" else f"{words} and {down}"
 
 
 def _files_missing(derived: Facts) -> str:
@@ -152,6 +163,8 @@ def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
         yield "uncertain", _uncertain(facts)
     if lines := account_lines(facts["account"]):
         yield "account", lines
+    if facts["outages"]:
+        yield "down", [outages.summary_line(outage) for outage in facts["outages"]]
     for model, reason in facts.get("stopped_models", {}).items():
         yield "stopped", [f"{model}: {reason}"]
     for model, until in facts["parked"].items():

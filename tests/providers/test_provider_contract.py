@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batchgen.errors
-from batchgen.errors import Malformed, ProviderError, UsageError
+from batchgen.errors import Malformed, NotJson, NotTheApi, ProviderError, UsageError
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.providers import gemini_answer, registry
@@ -76,14 +76,19 @@ def test_no_picture_is_an_error_with_a_reason(name):
         (b"[" * 100_000, "not_json"),
         (b'{"a":' * 100_000, "not_json"),
         (b'{"a":' + b"9" * 5_000 + b"}", "not_json"),
-        (b"<!DOCTYPE html><title>Login</title>", "html"),
-        (b"\n <html>", "html"),
     ],
     ids=lambda value: str(value[:20]),
 )
 def test_a_200_that_is_no_answer_is_malformed_and_says_how(name, body, reason):
     error = outcome(name, 200, body)
-    assert (type(error), error.reason) == (Malformed, reason)
+    assert (type(error), error.reason, error.maybe_billed) == (NotJson, reason, True)
+
+
+@each_codec
+@pytest.mark.parametrize("body", [b"<!DOCTYPE html><title>Login</title>", b"\n <html>"])
+def test_a_200_that_is_a_web_page_is_not_the_api_and_was_not_billed(name, body):
+    error = outcome(name, 200, body)
+    assert (type(error), error.reason, error.maybe_billed) == (NotTheApi, "html", False)
 
 
 @each_codec

@@ -14,11 +14,13 @@ from batchgen.errors import (
     InputRejected,
     KeyRejected,
     ModelUnavailable,
+    NotTheApi,
     ProviderError,
     RateLimited,
     Refused,
     ServerFault,
     ServerFaultMaybeBilled,
+    SpendRateReached,
 )
 from batchgen.providers.delays import hinted_delay_s
 from batchgen.providers.google_errors import classified, fault
@@ -143,7 +145,47 @@ GOOGLE_TABLE = [
     (429, google(429, "Resource has been exhausted (e.g. check quota).", "RESOURCE_EXHAUSTED"), RateLimited, None),
     (429, google(429, "x", "", info("ErrorInfo", reason="MODEL_CAPACITY_EXHAUSTED")), ServerFault, "overloaded"),
     (429, b"Too Many Requests", RateLimited, "rate_limited"),
-    (499, google(499, "The operation was cancelled.", "CANCELLED"), ServerFault, "server_fault"),
+    (
+        429,
+        google(
+            429,
+            "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed limit for your"
+            " account's billing history and tier.",
+            "RESOURCE_EXHAUSTED",
+        ),
+        SpendRateReached,
+        "spend_rate",
+    ),
+    (
+        429,
+        google(429, "x", "", info("ErrorInfo", metadata={"quota_limit": DAY, "quota_limit_value": "250"})),
+        DailyQuotaReached,
+        "daily_quota",
+    ),
+    (
+        429,
+        google(429, "x", "", info("ErrorInfo", metadata={"quota_limit": MINUTE, "quota_limit_value": "0"})),
+        ModelUnavailable,
+        "no_quota",
+    ),
+    (499, google(499, "The operation was cancelled.", "CANCELLED"), ServerFaultMaybeBilled, "server_fault"),
+    (500, google(500, "Content blocked by the safety filter (PROHIBITED_CONTENT)"), Refused, "content_policy"),
+    (501, b"", ServerFault, "server_fault"),
+    (507, b"", ServerFaultMaybeBilled, "server_fault"),
+    (520, b"<html><title>Web server is returning an unknown error</title></html>", ServerFaultMaybeBilled, None),
+    (521, b"<html><title>Web server is down</title></html>", ServerFault, "server_fault"),
+    (522, b"", ServerFault, "server_fault"),
+    (523, b"", ServerFault, "server_fault"),
+    (524, b"<html><title>A timeout occurred</title></html>", ServerFaultMaybeBilled, "server_fault"),
+    (525, b"", ServerFault, "server_fault"),
+    (526, b"", ServerFault, "server_fault"),
+    (530, b"", ServerFault, "server_fault"),
+    (403, google(403, "Your organization must be verified to use the model."), ModelUnavailable, "model_forbidden"),
+    (403, google(403, "Permission denied on resource model x."), ModelUnavailable, "model_forbidden"),
+    (403, b"<html><title>Access denied by policy</title></html>", NotTheApi, "html"),
+    (401, b"<!doctype html><title>Sign in</title>", NotTheApi, "html"),
+    (407, b"", NotTheApi, "html"),
+    (511, b"<html>Log in to the network</html>", NotTheApi, "html"),
     (500, google(500, f"An internal error has occurred. {RETRY_LATER}", "INTERNAL"), ServerFaultMaybeBilled, None),
     (502, b"<html><title>Error 502</title></html>", ServerFaultMaybeBilled, "server_fault"),
     (503, google(503, "The model is overloaded. Please try again later."), ServerFault, "overloaded"),
@@ -154,8 +196,9 @@ GOOGLE_TABLE = [
         ServerFaultMaybeBilled,
         "deadline",
     ),
-    (529, b"", ServerFault, "server_fault"),
-    (301, b"<html>moved</html>", BadRequest, "unexpected_status"),
+    (529, b"", ServerFaultMaybeBilled, "server_fault"),
+    (301, b"<html>moved</html>", NotTheApi, "redirect"),
+    (302, b"", NotTheApi, "redirect"),
     (409, google(409, "conflict"), BadRequest, "bad_request"),
 ]
 
@@ -315,13 +358,67 @@ AIML_TABLE = [
     (400, {"error": {"message": "rejected by our safety system"}}, Refused, "content_policy"),
     (400, {"error": {"message": "x", "code": "model_not_found"}}, ModelUnavailable, "model_unavailable"),
     (429, {"error": {"message": "x", "code": "insufficient_quota"}}, BillingStopped, "billing"),
+    (
+        429,
+        {
+            "error": {
+                "message": "You exceeded your current quota, please check your plan and billing details. * Quota exceeded"
+                " for metric: x/requests_per_minute, limit: 10, model: m Please retry in 8.2s."
+            }
+        },
+        RateLimited,
+        None,
+    ),
+    (
+        429,
+        {"error": {"message": "please check your plan and billing details", "type": "rate_limit"}},
+        RateLimited,
+        None,
+    ),
+    (
+        403,
+        {"error": {"message": "Your organization must be verified to use the model `gpt-image-1`."}},
+        ModelUnavailable,
+        "model_forbidden",
+    ),
+    (403, {"error": {"message": "Project does not have access to model `x`"}}, ModelUnavailable, "model_forbidden"),
+    (500, {"error": {"message": "The generated image was blocked by the content filter"}}, Refused, "content_policy"),
+    (502, {"error": {"message": "upstream: IMAGE_SAFETY"}}, Refused, "content_policy"),
+    (520, b"", ServerFaultMaybeBilled, "server_fault"),
+    (403, b"<html>blocked by your administrator</html>", NotTheApi, "html"),
+    (302, b"", NotTheApi, "redirect"),
 ]
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "reason"), AIML_TABLE, ids=lambda value: str(value)[:60])
 def test_each_aiml_and_openai_error_has_its_class_and_reason(codec, status, body, kind, reason):
     error = failure(codec("aiml-pro"), status, body)
-    assert (type(error), error.reason) == (kind, reason)
+    assert (type(error), error.reason) == (kind, reason or kind.reason)
+
+
+def test_a_gateways_delay_in_words_is_read(codec):
+    body = {"error": {"message": "Rate limit reached. Please try again in 2s.", "type": "tokens"}}
+    assert failure(codec("aiml-pro"), 429, body).retry_after_s == 2.0
+
+
+@pytest.mark.parametrize("model", ["pro", "imagen", "aiml-pro"])
+def test_json_of_something_else_is_no_answer_of_the_api(codec, model):
+    error = failure(codec(model), 200, {"status": "ok"})
+    assert (type(error), error.reason) == (NotTheApi, "not_the_api")
+
+
+def test_a_redirect_says_where_it_leads(codec):
+    error = failure(codec("pro"), 302, b"", {"Location": "https://login.example/?to=x"})
+    assert "redirect to login.example" in error.message
+
+
+def test_what_details_say_beyond_the_message_is_shown(codec):
+    debug = info("DebugInfo", detail="Source image 0 too short")
+    quota = info("QuotaFailure", violations=[{"description": "images per minute: 10"}])
+    assert failure(codec("pro"), 400, google(400, "Invalid argument.", "", debug)).message.endswith(
+        "Source image 0 too short"
+    )
+    assert failure(codec("pro"), 429, google(429, "Exhausted.", "", quota)).message.endswith("images per minute: 10")
 
 
 def test_an_hourly_free_tier_waits_an_hour(codec, answer):

@@ -15,7 +15,7 @@ import pytest
 
 from batchgen import events
 from batchgen.errors import UsageError
-from batchgen.events import Event, LaneParked, Noted, RunEnded, RunStarted, SampleEnded
+from batchgen.events import Event, LaneParked, Noted, Outage, RunEnded, RunStarted, SampleEnded
 from batchgen.report.log import Log, Stream
 from batchgen.report.log_file import LogFile
 from batchgen.report.log_lines import FIELDS, KINDS, NAMES, log_schema
@@ -47,6 +47,9 @@ def test_no_name_ever_changes():
         "LaneCooled": "lane.cooled",
         "LaneParked": "lane.parked",
         "LaneStopped": "lane.stopped",
+        "OutageBegan": "outage.began",
+        "OutageContinues": "outage.continues",
+        "OutageEnded": "outage.ended",
         "Stopping": "run.stopping",
         "Noted": "run.noted",
         "RunEnded": "run.ended",
@@ -64,7 +67,7 @@ def test_no_name_ever_changes():
 
 def test_every_event_has_a_name():
     found = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
-    assert found - {Event} == set(NAMES)
+    assert found - {Event, Outage} == set(NAMES)
 
 
 def test_every_field_is_described_and_every_description_used():

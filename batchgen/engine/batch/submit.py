@@ -18,6 +18,7 @@ from batchgen.errors import (
     ConnectFailed,
     DailyQuotaReached,
     Malformed,
+    NotTheApi,
     ProviderError,
     RateLimited,
     ServerFault,
@@ -82,7 +83,7 @@ class Submission:
         for sample in samples:
             tries = self._endings.tries(sample)
             sent, words = as_sent(sample, sample, tries)
-            number = 1 + sum(tries.spent.values())
+            number = 1 + tries.requests
             requests.append((sent, number, means.price(sample, lane), words, request_facts(sample)))
         chunk, numbers = await means.chunks.recorded(lane, means.prefix, requests)
         self.places[chunk.id] = place
@@ -195,7 +196,7 @@ class Submission:
         chunk = await means.chunks.asked(chunk)
         try:
             batch = codec.seen(*await means.ask(chunk.lane, codec.create(chunk.name, chunk.input_file)))
-        except ConnectFailed:
+        except (ConnectFailed, NotTheApi):
             await means.chunks.stepped(chunk, step="uploaded")
             raise
         except (Unanswered, ServerFault, Malformed) as error:

@@ -73,6 +73,7 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
         models=run.manifest.models,
         lanes={lane: load.rpm for lane, load in run.survey.loads.items() if not load.batch},
         hold_uncertain=options.hold_uncertain,
+        stall_s=options.patience_s,
         emulator_url=options.emulator_url,
         version=__version__,
     )

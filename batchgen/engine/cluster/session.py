@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable
@@ -103,11 +104,14 @@ class Session:
             place.note(warning)
         loads = {lane: lane_load(self.routes[lane].profile, limits) for lane in facts.lanes}
         options = RunOptions(
-            concurrency=place.concurrency, hold_uncertain=facts.hold_uncertain, emulator_url=facts.emulator_url
+            concurrency=place.concurrency,
+            hold_uncertain=facts.hold_uncertain,
+            stall_s=math.inf if facts.stall_s is None else facts.stall_s,
+            emulator_url=facts.emulator_url,
         )
         self._catalogue = catalogue
         await asyncio.to_thread(self._own_spool)
-        pacing = Pacing(self.ledger, loads, limits, options, self._emit, shared.far)
+        pacing = Pacing(self.ledger, loads, self.routes, limits, options, self._emit, shared.far)
         emulated = facts.emulator_url is not None
         purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
         executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
@@ -339,7 +343,7 @@ class Session:
 
     def _waits(self, key: str) -> bool:
         lanes = self.dispatch.lanes.values()
-        return any(each.sample.key == key for lane in lanes for each in (*lane.ready, *(w for _, _, w in lane.later)))
+        return any(each.sample.key == key for lane in lanes for each in lane.works())
 
     def _returned(self, *, everything: bool = False) -> None:
         """What waits in lanes that have closed goes back into the queue, or out of it."""
@@ -347,7 +351,7 @@ class Session:
         for lane in self.dispatch.lanes.values():
             if lane.open and not self.dispatch.stopping and not everything:
                 continue
-            keys = [each.sample.key for each in (*lane.ready, *(work for _, _, work in lane.later))]
+            keys = [each.sample.key for each in lane.works()]
             keys += [sample.key for sample in self._supply.take(lane.key, lane.left)]
             self.dispatch.withdraw(lane.key)
             until, _ = self.ledger.reader.parked().get(lane.key, (0.0, "")) if lane.parked else (now, "")

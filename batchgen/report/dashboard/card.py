@@ -51,11 +51,13 @@ def lanes(ledger: Chronicle, facts: Facts, lasts: bool, now: float) -> list[Fact
     flying = Counter(entry["model"] for entry in facts["in_flight"])
     cooling = {lane_model(lane): until for lane, until in ledger.cooling().items() if lasts and until > now}
     parked = {lane_model(lane): (until, why) for lane, (until, why) in ledger.parked().items() if until > now}
-    names = sorted({*facts["by_model"], *flying, *cooling, *parked})
+    down = {model: outage for outage in ledger.outages() if lasts and outage.retry_at for model in outage.models}
+    names = sorted({*facts["by_model"], *flying, *cooling, *parked, *down})
     return [
         {"model": name, "samples": facts["by_model"].get(name, {}), "in_flight": flying[name],
          "cooling_until": cooling.get(name, 0), "parked_until": parked.get(name, (0, ""))[0],
-         "message": parked.get(name, (0, ""))[1]}
+         "retry_at": (down[name].retry_at or 0) if name in down else 0,
+         "message": down[name].message if name in down else parked.get(name, (0, ""))[1]}
         for name in names
     ]  # fmt: skip
 

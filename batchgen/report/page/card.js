@@ -43,7 +43,7 @@ function tick(element) {
 const exact = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 setInterval(() => document.querySelectorAll(".tick").forEach(tick), 1000);
 function laneLine(lane, lasts) {
-  const made = lane.samples.succeeded || 0, state = lane.parked_until ? ticking(lane.parked_until, "parked", "open again") : lane.cooling_until ? ticking(lane.cooling_until, "cooling", "open") : null;
+  const made = lane.samples.succeeded || 0, state = lane.parked_until ? ticking(lane.parked_until, "parked", "open again") : lane.retry_at ? ticking(lane.retry_at, "down", "next try") : lane.cooling_until ? ticking(lane.cooling_until, "cooling", "open") : null;
   if (state) tick(state);
   return make("li", {}, make("span", { class: "model" }, lane.model), make("span", { class: "soft" }, `${number(made)} made`),
     lasts || lane.in_flight ? make("span", { class: "soft" }, lasts ? `${lane.in_flight} in flight` : `${lane.in_flight} without an end`) : null,

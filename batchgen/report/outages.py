@@ -1,0 +1,58 @@
+"""How an outage is said: which model, account or host was down, since when, why, and until when."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from batchgen.events import Outage
+from batchgen.report import figures
+from batchgen.report.clean import brief
+
+
+def began_line(outage: Outage) -> str:
+    """One sentence for the moment at which it was found."""
+    since = figures.local_time(outage.since, outage.at)
+    what = _what(outage.scope, outage.name)
+    return f"{what} since {since} ({_why(outage.reason, outage.message)}): probing now and then, no item pays for it"
+
+
+def ended_line(outage: Outage) -> str:
+    return f"{outage.name} answers again, after {figures.duration(outage.at - outage.since)}"
+
+
+def note(outage: Outage, now: float) -> str:
+    """A few words beside a model's bar."""
+    retry = "" if outage.retry_at is None else f", next try {figures.local_time(max(now, outage.retry_at), now)}"
+    what = "spending limit reached" if outage.scope == "account" else "down"
+    return f"{what} since {figures.local_time(outage.since, now)}{retry}"
+
+
+def summary_line(outage: dict[str, Any]) -> str:
+    """After the run, or from outside. outage: as `facts.outages` has it."""
+    now, why = time.time(), _why(outage["reason"], outage["message"])
+    since = figures.local_time(figures.utc_seconds(outage["since"]), now)
+    if outage["until"] is None:
+        return f"{_what(outage['scope'], outage['name'])} since {since} ({why})"
+    until = figures.local_time(figures.utc_seconds(outage["until"]), now)
+    return f"{outage['name']} was down from {since} to {until} ({why})"
+
+
+def still_down(outages: list[dict[str, Any]]) -> str | None:
+    """What the run ended with, in words, of the widest reach."""
+    lasting = [outage for outage in outages if outage["until"] is None]
+    widest = max(lasting, key=lambda outage: ("lane", "account", "host").index(outage["scope"]), default=None)
+    if widest is None:
+        return None
+    name = "the API" if widest["scope"] == "host" else widest["name"]
+    return (
+        f"{_what(widest['scope'], name)} since {figures.local_time(figures.utc_seconds(widest['since']), time.time())}"
+    )
+
+
+def _what(scope: str, name: str) -> str:
+    return f"the account at {name} has been at its spending limit" if scope == "account" else f"{name} has been down"
+
+
+def _why(reason: str, message: str) -> str:
+    return f"{reason}: {brief(message)}"
