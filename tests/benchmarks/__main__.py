@@ -17,6 +17,7 @@ from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
 from tests.benchmarks.machine import machine
 from tests.benchmarks.measure import BENCH, WORK
+from tests.benchmarks.outage import outage
 from tests.benchmarks.post import post
 from tests.benchmarks.quota import quotas
 from tests.benchmarks.references import references
@@ -38,6 +39,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "cluster-post": cluster_post,
     "dashboard": dashboard,
     "shared": shared,
+    "outage": outage,
 }
 
 
