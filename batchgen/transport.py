@@ -6,9 +6,9 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -18,11 +18,13 @@ import pybase64
 from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
+from batchgen.content_encoding import Unpacker
 from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
-from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
+from batchgen.lift import NEVER_BYTES, THRESHOLD_BYTES, Lifter, Sink
 from batchgen.records import Request
 from batchgen.settings import is_loopback
 from batchgen.store.spool import disk_error
+from batchgen.time_limit import TimeLimit
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 ERROR_MAX_BYTES = 1024 * 1024
@@ -30,6 +32,8 @@ BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth 
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 REDIRECTS_MOST = 3
+CONNECT_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
+NO_ANSWER = (aiohttp.ClientError, OSError, UnicodeError)  # the last: of a host's name that cannot be one
 
 
 class Answer:
@@ -40,21 +44,23 @@ class Answer:
 
     __slots__ = ("_lifter", "_rest", "_secret", "headers", "received_s", "status")
 
-    def __init__(
-        self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None, secret: str = ""
-    ) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter, secret: str = "") -> None:
         self.received_s = time.monotonic()
         self.status = status
         self.headers = headers
         self._rest = rest
-        self._lifter = lifter
+        self._lifter: Lifter | None = lifter
         self._secret = secret
 
     def envelope(self) -> bytes:
-        """The body without its long strings, and without our key should the server have echoed it; the same every time."""
+        """The body without its long strings, and without our key should the server have echoed it; the same every time.
+
+        Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
+        """
         if self._lifter is not None and (len(self._rest) >= THRESHOLD_BYTES or self._lifter.begun):
-            self._lifter.feed(self._rest)
-            self._rest = self._lifter.close()
+            with _of_status(self.status):
+                self._lifter.feed(self._rest)
+                self._rest = self._lifter.close()
         self._lifter = None  # what is left holds no long string
         return without_key(self._rest, self._secret)
 
@@ -88,6 +94,7 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace],
             read_bufsize=256 * 1024,
+            auto_decompress=False,
         )
         self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they lead to this machine
 
@@ -120,23 +127,24 @@ class Transport:
         if auth is not None:
             headers[auth[0]] = auth[1]
         try:
-            async with self._going(base_url, request, headers, sent) as response:
-                return await self._receive(
-                    response, Lifter(open_sink, signatures=signatures), auth[1].split()[-1] if auth else ""
+            async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
+                lifter = (
+                    Lifter(open_sink, signatures=signatures) if _good(response) else Lifter(threshold_bytes=NEVER_BYTES)
                 )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                return await self._receive(response, lifter, _secret(auth))
+        except NO_ANSWER as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
 
     def _going(
         self, base_url: str, request: Request, headers: Mapping[str, str], context: SimpleNamespace
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """A request under way: within its time limits, and never to where a redirect would take our key."""
+        """A request under way, and never to where a redirect would take our key."""
         return self._session.request(
             request.method,
             base_url + request.path,
             data=_body(request),
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            timeout=CONNECT_LIMIT,
             allow_redirects=False,
             trace_request_ctx=context,
         )
@@ -154,7 +162,7 @@ class Transport:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
 
     async def ask(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, most_bytes: int = ERROR_MAX_BYTES
     ) -> tuple[int, Mapping[str, str], bytes]:
         """A short answer: status, headers and body, without our key should the server have echoed it.
 
@@ -163,15 +171,9 @@ class Transport:
         sent = SimpleNamespace(yes=False, tell=lambda: None)
         headers = {**_sized(request), **dict([auth] if auth else [])}
         try:
-            async with self._going(base_url, request, headers, sent) as response:
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > ERROR_MAX_BYTES:
-                        raise Malformed("the answer is far too long", http_status=response.status)
-                secret = auth[1].split()[-1] if auth else ""
-                return response.status, response.headers, without_key(bytes(body), secret)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
+                return response.status, response.headers, without_key(await _short(response, most_bytes), _secret(auth))
+        except NO_ANSWER as error:
             raise _lost(error, sent.yes, request.timeout_s) from None
 
     async def download(
@@ -183,64 +185,75 @@ class Transport:
         far as it goes.
         """
         headers = {**request.headers, **dict([auth] if auth else [])}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=request.timeout_s)
         context = SimpleNamespace(yes=True)
-        loop = asyncio.get_running_loop()
         try:
-            async with self._session.get(
-                base_url + request.path,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                trace_request_ctx=context,
-            ) as response:
+            async with (
+                TimeLimit(request.timeout_s) as limit,
+                self._going(base_url, request, headers, context) as response,
+            ):
                 if response.status not in (200, 206):
-                    body = await response.content.read(ERROR_MAX_BYTES)
-                    return response.status, response.headers, without_key(body, auth[1].split()[-1] if auth else "")
+                    body = without_key(await _short(response, ERROR_MAX_BYTES), _secret(auth))
+                    return response.status, response.headers, body
                 at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
                 if at > file.tell():
                     raise DownloadFailed("the server continues a file beyond where it was asked to")
                 file.seek(at)
                 file.truncate()
-                async for chunk in response.content.iter_chunked(BATCH_BYTES):
-                    await loop.run_in_executor(self._executor, _write, file, chunk)
+                unpacker = _unpacker(response)
+                async for chunk in response.content.iter_any():
+                    limit.restart()
+                    for piece in unpacker.feed(chunk):
+                        await self._in_thread(_write, file, piece)
                 return response.status, response.headers, b""
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except NO_ANSWER as error:
             raise DownloadFailed(f"the download broke off: {_words(error)}") from None
+        except Malformed as error:
+            raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    async def _receive(self, response: aiohttp.ClientResponse, lifting: Lifter, secret: str) -> Answer:
-        good = 200 <= response.status < 300
-        lifter = lifting if good else None
-        most = BODY_MAX_BYTES if good else ERROR_MAX_BYTES
-        loop = asyncio.get_running_loop()
+    async def _receive(self, response: aiohttp.ClientResponse, lifter: Lifter, secret: str) -> Answer:
+        most_bytes = BODY_MAX_BYTES if _good(response) else ERROR_MAX_BYTES
         held: list[bytes] = []
         held_bytes = total = 0
+        unpacker = _unpacker(response)
         async for chunk in response.content.iter_any():
-            held.append(chunk)
-            held_bytes += len(chunk)
-            total += len(chunk)
-            if total > most:
-                raise Malformed(
-                    f"the answer is larger than {most} bytes", reason="too_large", http_status=response.status
-                )
-            if lifter is not None and held_bytes >= BATCH_BYTES:
-                data, held, held_bytes = b"".join(held), [], 0
-                await loop.run_in_executor(self._executor, lifter.feed, data)
+            for piece in unpacker.feed(chunk):
+                held.append(piece)
+                held_bytes += len(piece)
+                total += len(piece)
+                if total > most_bytes:
+                    raise _too_large(response, most_bytes)
+                if held_bytes >= BATCH_BYTES:
+                    data, held, held_bytes = b"".join(held), [], 0
+                    with _of_status(response.status):
+                        await self._in_thread(lifter.feed, data)
         return Answer(response.status, response.headers, b"".join(held), lifter, secret)
+
+    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+        """Ends when the thread does, also when it is cancelled: what it writes to is closed next."""
+        doing = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        try:
+            await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            await asyncio.wait([doing])
+            if not doing.cancelled():
+                doing.exception()  # or asyncio complains that nobody asked for it
+            raise
 
     async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, loopback: bool) -> None:
         """Download a picture from a link of an answer, without credentials; every hop is checked.
 
         loopback: links to this machine over http are wanted (an emulator). Raises DownloadFailed.
         """
-        loop = asyncio.get_running_loop()
         received = 0
         try:
             for _ in range(REDIRECTS_MOST + 1):
                 check_link(link, loopback=loopback)
-                async with self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
-                    link, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
-                ) as response:
+                async with (
+                    TimeLimit(DOWNLOAD_TIMEOUT_S),
+                    self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
+                        link, allow_redirects=False, timeout=CONNECT_LIMIT
+                    ) as response,
+                ):
                     if response.status in (301, 302, 303, 307, 308):
                         link = urljoin(link, response.headers.get("Location", ""))
                         continue
@@ -248,17 +261,21 @@ class Transport:
                         raise DownloadFailed(
                             f"the picture's link answered {response.status}", http_status=response.status
                         )
-                    async for chunk in response.content.iter_chunked(BATCH_BYTES):
-                        received += len(chunk)
-                        if received > most_bytes:
-                            raise DownloadFailed(
-                                f"the picture is larger than {most_bytes} bytes", reason="link_refused"
-                            )
-                        await loop.run_in_executor(self._executor, write, chunk)
+                    unpacker = _unpacker(response)
+                    async for chunk in response.content.iter_any():
+                        for piece in unpacker.feed(chunk):
+                            received += len(piece)
+                            if received > most_bytes:
+                                raise DownloadFailed(
+                                    f"the picture is larger than {most_bytes} bytes", reason="link_refused"
+                                )
+                            await self._in_thread(write, piece)
                     return
             raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except NO_ANSWER as error:
             raise DownloadFailed(f"the picture's link could not be read: {_words(error)}") from None
+        except Malformed as error:
+            raise DownloadFailed(error.message, http_status=error.http_status) from None
 
     def _link_session(self, loopback: bool) -> aiohttp.ClientSession:
         if loopback not in self._links:
@@ -267,6 +284,7 @@ class Transport:
                 connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
             )
         return self._links[loopback]
 
@@ -319,6 +337,46 @@ def check_link(link: str, *, loopback: bool) -> None:
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.split("%")[0])
     return parsed.is_global and not parsed.is_multicast
+
+
+def _good(response: aiohttp.ClientResponse) -> bool:
+    return 200 <= response.status < 300
+
+
+def _secret(auth: tuple[str, str] | None) -> str:
+    """The key in a header's value, which may have a word before it."""
+    return auth[1].split()[-1] if auth else ""
+
+
+def _unpacker(response: aiohttp.ClientResponse) -> Unpacker:
+    return Unpacker(response.headers.get("Content-Encoding", ""), response.status)
+
+
+async def _short(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """A body that is read whole. Raises Malformed."""
+    lifter, unpacker, total = Lifter(threshold_bytes=NEVER_BYTES), _unpacker(response), 0
+    with _of_status(response.status):
+        async for chunk in response.content.iter_any():
+            for piece in unpacker.feed(chunk):
+                total += len(piece)
+                if total > most_bytes:
+                    raise _too_large(response, most_bytes)
+                lifter.feed(piece)
+        return lifter.close()
+
+
+def _too_large(response: aiohttp.ClientResponse, most_bytes: int) -> Malformed:
+    return Malformed(f"the answer is larger than {most_bytes} bytes", reason="too_large", http_status=response.status)
+
+
+@contextmanager
+def _of_status(http_status: int) -> Iterator[None]:
+    """What is raised in here belongs to an answer of this status."""
+    try:
+        yield
+    except Malformed as error:
+        error.http_status = http_status
+        raise
 
 
 def _write(file: IO[bytes], data: bytes) -> None:

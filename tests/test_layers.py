@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 
 # Bottom to top. A module may import from its own layer and from those above it in this list.
 LAYERS: list[list[str]] = [
-    ["records", "errors", "settings"],
+    ["records", "errors", "settings", "time_limit"],
     ["events", "profiles", "report.clean"],
     [
         "retry",
@@ -27,6 +27,7 @@ LAYERS: list[list[str]] = [
         "batching",
         "planning",
         "lift",
+        "content_encoding",
         "recipe",
         "single_flight",
         "providers",

@@ -8,6 +8,8 @@ import gzip
 import ipaddress
 import socket
 import ssl
+import threading
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,8 +18,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchgen import transport as transport_module
+from batchgen.content_encoding import STEP_BYTES, Unpacker
 from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
 from batchgen.records import Request
 from batchgen.settings import SettingsError, check_base_url
@@ -405,3 +410,91 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(b" ")
         await writer.drain()
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP"])
+async def test_an_answer_that_comes_compressed_though_nobody_asked_for_it_is_read(transport, encoding):
+    body = b'{"for": "%s"}' % (b"me " * 200_000)
+
+    async def packed(_: web.Request) -> web.Response:
+        data = zlib.compress(body) if encoding == "deflate" else gzip.compress(body)
+        return web.Response(body=data, headers={"Content-Encoding": encoding})
+
+    received: list[bytes] = []
+    async with serving(packed) as url:
+        answer = await send(transport, url)
+        _, _, asked = await transport.ask(url, REQUEST, None)
+        await transport.fetch(f"{url}/a.png", received.append, most_bytes=len(body), loopback=True)
+    assert answer.envelope() == asked == b"".join(received) == body
+
+
+@pytest.mark.parametrize(("encoding", "words"), [("br", "compressed as 'br'"), ("gzip", "cannot be decompressed")])
+async def test_an_answer_that_cannot_be_decompressed_says_so(transport, encoding, words):
+    async def packed(_: web.Request) -> web.Response:
+        return web.Response(body=b'{"not": "compressed"}', headers={"Content-Encoding": encoding})
+
+    async with serving(packed) as url:
+        with pytest.raises(Malformed, match=words) as error:
+            await send(transport, url)
+    assert (error.value.reason, error.value.http_status) == ("compressed", 200)
+
+
+@given(data=st.binary(max_size=2000), chunk=st.integers(1, 100), times=st.integers(1, 2000))
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_chunks_what_was_compressed_comes_out_whole_and_in_small_pieces(data, chunk, times):
+    packed, unpacker = gzip.compress(data * times), Unpacker("gzip", 200)
+    pieces = [piece for at in range(0, len(packed), chunk) for piece in unpacker.feed(packed[at : at + chunk])]
+    assert b"".join(pieces) == data * times
+    assert all(len(piece) <= STEP_BYTES for piece in pieces)
+
+
+async def test_who_is_cancelled_while_a_picture_is_written_ends_when_the_writing_has(transport):
+    writing, go_on, done = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def write(self, data: bytes) -> None:
+            writing.set()
+            go_on.wait(5)
+            done.append(len(data))
+
+    async def large(_: web.Request) -> web.Response:
+        return web.json_response({"data": "A" * 3_000_000})
+
+    async with serving(large) as url:
+        sending = transport.send(url, REQUEST, None, on_sent=lambda: None, open_sink=lambda _: Slow())
+        task = asyncio.ensure_future(sending)
+        await asyncio.to_thread(writing.wait, 5)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(done) == 1
+
+
+async def test_a_download_may_take_longer_than_its_limit_as_long_as_something_comes(transport, tmp_path):
+    async def slow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(6):
+            await response.write(b"line\n")
+            await asyncio.sleep(0.1)
+        return response
+
+    request = Request(method="GET", path="/", body=b"", timeout_s=0.3)
+    async with serving(slow) as url:
+        with (tmp_path / "results").open("w+b") as file:
+            await transport.download(url, request, None, file)
+    assert (tmp_path / "results").read_bytes() == b"line\n" * 6
+
+
+async def test_a_download_from_which_nothing_comes_any_more_is_given_up_at_its_limit(transport, tmp_path):
+    async def stuck(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nline\n")
+        await reader.read()
+
+    request = Request(method="GET", path="/", body=b"", timeout_s=0.2)
+    async with speaking(stuck) as url:
+        with (tmp_path / "results").open("w+b") as file, pytest.raises(DownloadFailed):
+            await transport.download(url, request, None, file)
+    assert (tmp_path / "results").read_bytes() == b"line\n"

@@ -16,6 +16,7 @@ from batchgen.report.clean import shortened
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
 from batchgen.settings import is_loopback
+from batchgen.time_limit import TimeLimit
 from batchgen.transport import Transport
 
 LINES_MOST = 10
@@ -142,5 +143,5 @@ def beat(address: str) -> str | None:
 async def _beat(address: str) -> None:
     loopback = is_loopback(urlsplit(address).hostname or "")
     with ThreadPoolExecutor(1) as threads:
-        async with asyncio.timeout(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
+        async with TimeLimit(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
             await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, loopback=loopback)
