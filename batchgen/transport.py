@@ -25,6 +25,7 @@ from batchgen.records import Request
 from batchgen.settings import is_loopback
 from batchgen.store.spool import disk_error
 from batchgen.time_limit import TimeLimit
+from batchgen.url import parts_of
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 ERROR_MAX_BYTES = 1024 * 1024
@@ -255,7 +256,7 @@ class Transport:
                     ) as response,
                 ):
                     if response.status in (301, 302, 303, 307, 308):
-                        link = urljoin(link, response.headers.get("Location", ""))
+                        link = _redirected(link, response.headers.get("Location", ""))
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
@@ -318,7 +319,10 @@ def without_key(body: bytes, key: str) -> bytes:
 
 def check_link(link: str, *, loopback: bool) -> None:
     """Raises DownloadFailed(link_refused) unless the link is https to a public host, or loopback where that is wanted."""
-    parts = urlsplit(link)
+    try:
+        parts = parts_of(link)
+    except ValueError as error:
+        raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
     host = parts.hostname or ""
     try:
         address: Any = ipaddress.ip_address(host)
@@ -328,10 +332,17 @@ def check_link(link: str, *, loopback: bool) -> None:
         raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
     if loopback and is_loopback(host) and parts.scheme in ("http", "https"):
         return
-    if parts.scheme != "https" or not host:
+    if parts.scheme != "https":
         raise DownloadFailed("the picture's link is not https", reason="link_refused")
     if is_loopback(host) or (address is not None and not _is_public(host)):
         raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
+
+
+def _redirected(link: str, location: str) -> str:
+    try:
+        return urljoin(link, location)
+    except ValueError:
+        raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
 
 
 def _is_public(address: str) -> bool:

@@ -249,6 +249,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_a_byte_of
         "https://[fe80::1]/a.png",
         "https://0.0.0.0/a.png",
         "https://100.64.0.1/a.png",
+        "https://[::1/a.png",
+        "https://cdn.example.com:99999/a.png",
+        "https://cdn..example.com/a.png",
     ],
 )
 def test_a_link_that_is_not_https_to_a_public_host_is_refused(link):
@@ -288,6 +291,18 @@ async def test_a_redirect_of_a_download_is_checked_like_the_link_itself(transpor
         return web.Response(status=302, headers={"Location": "http://10.0.0.1/a.png"})
 
     async with serving(away) as url:
+        with pytest.raises(DownloadFailed) as error:
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+    assert error.value.reason == "link_refused"
+
+
+@pytest.mark.parametrize("location", ["https://[::1", "https://cdn.example.com:x/a.png", "https:///a.png", "http://[x"])
+async def test_a_redirect_to_a_malformed_address_is_refused(transport, location):
+    async def away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    async with speaking(away) as url:
         with pytest.raises(DownloadFailed) as error:
             await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
     assert error.value.reason == "link_refused"

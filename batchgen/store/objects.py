@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 from batchgen.errors import SettingsError, StoreError
 from batchgen.settings import environment, is_loopback
+from batchgen.url import parts_of
 
 WHOLE_MOST_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
 PIECE_BYTES = 1 << 20
@@ -163,8 +164,11 @@ def _found(meta: Mapping[str, Any]) -> Found:
 
 
 def server_of(url: str, environ: Mapping[str, str]) -> str:
-    """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's."""
-    hosts = (urlsplit(environ[name]).netloc.rpartition("@")[2] for name in ENDPOINTS if environ.get(name))
+    """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's.
+
+    Raises SettingsError.
+    """
+    hosts = (_endpoint(name, environ[name]).netloc.rpartition("@")[2] for name in ENDPOINTS if environ.get(name))
     account = environ.get("AZURE_STORAGE_ACCOUNT_NAME", "") if url.startswith("az:") else ""
     return next(hosts, account)
 
@@ -202,7 +206,9 @@ def _plain_endpoint(environ: Mapping[str, str]) -> bool:
     """Whether an endpoint is plain http on loopback. Raises SettingsError for one elsewhere that was not allowed in words."""
     plain = False
     for name in ENDPOINTS:
-        parts = urlsplit(environ.get(name, ""))
+        if not environ.get(name):
+            continue
+        parts = _endpoint(name, environ[name])
         if parts.scheme != "http":
             continue
         if not is_loopback(parts.hostname or ""):
@@ -214,3 +220,10 @@ def _plain_endpoint(environ: Mapping[str, str]) -> bool:
             )
         plain = True
     return plain
+
+
+def _endpoint(name: str, value: str) -> SplitResult:
+    try:
+        return parts_of(value)
+    except ValueError as error:
+        raise SettingsError(f"{name}: the address {error}; write it as https://host:port") from None
