@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
 from typing import IO, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
 import pybase64
-from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
-from batchgen.content_encoding import Unpacker
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, SettingsError, Unanswered, UploadFailed
 from batchgen.lift import NEVER_BYTES, THRESHOLD_BYTES, Lifter, Sink
+from batchgen.network_errors import NO_ANSWER, in_words, lost
+from batchgen.proxies import Proxy, proxy_for
+from batchgen.public_addresses import PublicResolver, is_public, public_addresses
 from batchgen.records import Request
-from batchgen.settings import is_loopback
+from batchgen.response_body import of_status, short_body, too_large, unpacker_of
+from batchgen.settings import environment, is_loopback
 from batchgen.store.spool import disk_error
 from batchgen.time_limit import TimeLimit
 from batchgen.url import parts_of
@@ -34,7 +35,6 @@ CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 REDIRECTS_MOST = 3
 CONNECT_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
-NO_ANSWER = (aiohttp.ClientError, OSError, UnicodeError)  # the last: of a host's name that cannot be one
 
 
 class Answer:
@@ -59,7 +59,7 @@ class Answer:
         Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
         """
         if self._lifter is not None and (len(self._rest) >= THRESHOLD_BYTES or self._lifter.begun):
-            with _of_status(self.status):
+            with of_status(self.status):
                 self._lifter.feed(self._rest)
                 self._rest = self._lifter.close()
         self._lifter = None  # what is left holds no long string
@@ -97,7 +97,7 @@ class Transport:
             read_bufsize=256 * 1024,
             auto_decompress=False,
         )
-        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they lead to this machine
+        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they connect to public addresses only
 
     async def __aenter__(self) -> Transport:
         return self
@@ -123,7 +123,7 @@ class Transport:
         signatures: leave thought signatures in the envelope, where they are otherwise dropped.
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
-        sent = SimpleNamespace(yes=False, tell=on_sent)
+        sent = _sent(base_url, on_sent)
         headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
@@ -134,7 +134,7 @@ class Transport:
                 )
                 return await self._receive(response, lifter, _secret(auth))
         except NO_ANSWER as error:
-            raise _lost(error, sent.yes, request.timeout_s) from None
+            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     def _going(
         self, base_url: str, request: Request, headers: Mapping[str, str], context: SimpleNamespace
@@ -148,6 +148,7 @@ class Transport:
             timeout=CONNECT_LIMIT,
             allow_redirects=False,
             trace_request_ctx=context,
+            **_by(context.proxy),
         )
 
     async def upload(
@@ -169,13 +170,17 @@ class Transport:
 
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
-        sent = SimpleNamespace(yes=False, tell=lambda: None)
+        sent = _sent(base_url)
         headers = {**_sized(request), **dict([auth] if auth else [])}
         try:
             async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
-                return response.status, response.headers, without_key(await _short(response, most_bytes), _secret(auth))
+                return (
+                    response.status,
+                    response.headers,
+                    without_key(await short_body(response, most_bytes), _secret(auth)),
+                )
         except NO_ANSWER as error:
-            raise _lost(error, sent.yes, request.timeout_s) from None
+            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     async def download(
         self, base_url: str, request: Request, auth: tuple[str, str] | None, file: IO[bytes]
@@ -186,28 +191,28 @@ class Transport:
         far as it goes.
         """
         headers = {**request.headers, **dict([auth] if auth else [])}
-        context = SimpleNamespace(yes=True)
+        context = _sent(base_url)
         try:
             async with (
                 TimeLimit(request.timeout_s) as limit,
                 self._going(base_url, request, headers, context) as response,
             ):
                 if response.status not in (200, 206):
-                    body = without_key(await _short(response, ERROR_MAX_BYTES), _secret(auth))
+                    body = without_key(await short_body(response, ERROR_MAX_BYTES), _secret(auth))
                     return response.status, response.headers, body
                 at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
                 if at > file.tell():
                     raise DownloadFailed("the server continues a file beyond where it was asked to")
                 file.seek(at)
                 file.truncate()
-                unpacker = _unpacker(response)
+                unpacker = unpacker_of(response)
                 async for chunk in response.content.iter_any():
                     limit.restart()
                     for piece in unpacker.feed(chunk):
                         await self._in_thread(_write, file, piece)
                 return response.status, response.headers, b""
         except NO_ANSWER as error:
-            raise DownloadFailed(f"the download broke off: {_words(error)}") from None
+            raise DownloadFailed(f"the download broke off: {in_words(error, context.proxy)}") from None
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
@@ -215,17 +220,17 @@ class Transport:
         most_bytes = BODY_MAX_BYTES if _good(response) else ERROR_MAX_BYTES
         held: list[bytes] = []
         held_bytes = total = 0
-        unpacker = _unpacker(response)
+        unpacker = unpacker_of(response)
         async for chunk in response.content.iter_any():
             for piece in unpacker.feed(chunk):
                 held.append(piece)
                 held_bytes += len(piece)
                 total += len(piece)
                 if total > most_bytes:
-                    raise _too_large(response, most_bytes)
+                    raise too_large(response, most_bytes)
                 if held_bytes >= BATCH_BYTES:
                     data, held, held_bytes = b"".join(held), [], 0
-                    with _of_status(response.status):
+                    with of_status(response.status):
                         await self._in_thread(lifter.feed, data)
         return Answer(response.status, response.headers, b"".join(held), lifter, secret)
 
@@ -246,15 +251,12 @@ class Transport:
         loopback: links to this machine over http are wanted (an emulator). Raises DownloadFailed.
         """
         received = 0
+        proxy: Proxy | None = None
         try:
             for _ in range(REDIRECTS_MOST + 1):
                 check_link(link, loopback=loopback)
-                async with (
-                    TimeLimit(DOWNLOAD_TIMEOUT_S),
-                    self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
-                        link, allow_redirects=False, timeout=CONNECT_LIMIT
-                    ) as response,
-                ):
+                proxy = proxy_for(link, environment())
+                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._answer_of_link(link, proxy) as response:
                     if response.status in (301, 302, 303, 307, 308):
                         link = _redirected(link, response.headers.get("Location", ""))
                         continue
@@ -262,7 +264,7 @@ class Transport:
                         raise DownloadFailed(
                             f"the picture's link answered {response.status}", http_status=response.status
                         )
-                    unpacker = _unpacker(response)
+                    unpacker = unpacker_of(response)
                     async for chunk in response.content.iter_any():
                         for piece in unpacker.feed(chunk):
                             received += len(piece)
@@ -274,33 +276,46 @@ class Transport:
                     return
             raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")
         except NO_ANSWER as error:
-            raise DownloadFailed(f"the picture's link could not be read: {_words(error)}") from None
+            raise DownloadFailed(f"the picture's link could not be read: {in_words(error, proxy)}") from None
+        except SettingsError as error:  # of the proxy
+            raise DownloadFailed(str(error)) from None
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    def _link_session(self, loopback: bool) -> aiohttp.ClientSession:
-        if loopback not in self._links:
-            resolver = None if loopback else PublicResolver()
-            self._links[loopback] = aiohttp.ClientSession(
+    async def _answer_of_link(self, link: str, proxy: Proxy | None) -> aiohttp.ClientResponse:
+        """A proxy is asked for the very address that was checked here: it would look the name up again, and find another."""
+        if proxy is None:
+            session = self._link_session(public=not is_loopback(urlsplit(link).hostname or ""))
+            return await session.get(link, allow_redirects=False, timeout=CONNECT_LIMIT)
+        parts = urlsplit(link)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port or 443
+        refused: aiohttp.ClientHttpProxyError | None = None
+        for address in await public_addresses(host, port):
+            literal = f"[{address}]" if ":" in address else address
+            try:
+                return await self._link_session(public=False).get(
+                    parts._replace(netloc=f"{literal}:{port}").geturl(),
+                    headers={"Host": parts.netloc.encode("idna").decode()},
+                    server_hostname=host,
+                    allow_redirects=False,
+                    timeout=CONNECT_LIMIT,
+                    **_by(proxy),
+                )
+            except aiohttp.ClientHttpProxyError as error:
+                refused = error
+        raise refused or OSError("no address")
+
+    def _link_session(self, *, public: bool) -> aiohttp.ClientSession:
+        """public: connects to public addresses only."""
+        if public not in self._links:
+            resolver = PublicResolver() if public else None
+            self._links[public] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
-        return self._links[loopback]
-
-
-class PublicResolver(aiohttp.ThreadedResolver):
-    """Resolves to public addresses only, so that the address that was checked is the one that is connected to."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        public = [entry for entry in found if _is_public(entry["host"])]
-        if not public:
-            raise DownloadFailed(f"{host} is not a public address", reason="link_refused")
-        return public
+        return self._links[public]
 
 
 def without_key(body: bytes, key: str) -> bytes:
@@ -334,7 +349,7 @@ def check_link(link: str, *, loopback: bool) -> None:
         return
     if parts.scheme != "https":
         raise DownloadFailed("the picture's link is not https", reason="link_refused")
-    if is_loopback(host) or (address is not None and not _is_public(host)):
+    if is_loopback(host) or (address is not None and not is_public(host)):
         raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
 
 
@@ -345,11 +360,6 @@ def _redirected(link: str, location: str) -> str:
         raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
 
 
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.split("%")[0])
-    return parsed.is_global and not parsed.is_multicast
-
-
 def _good(response: aiohttp.ClientResponse) -> bool:
     return 200 <= response.status < 300
 
@@ -357,37 +367,6 @@ def _good(response: aiohttp.ClientResponse) -> bool:
 def _secret(auth: tuple[str, str] | None) -> str:
     """The key in a header's value, which may have a word before it."""
     return auth[1].split()[-1] if auth else ""
-
-
-def _unpacker(response: aiohttp.ClientResponse) -> Unpacker:
-    return Unpacker(response.headers.get("Content-Encoding", ""), response.status)
-
-
-async def _short(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
-    """A body that is read whole. Raises Malformed."""
-    lifter, unpacker, total = Lifter(threshold_bytes=NEVER_BYTES), _unpacker(response), 0
-    with _of_status(response.status):
-        async for chunk in response.content.iter_any():
-            for piece in unpacker.feed(chunk):
-                total += len(piece)
-                if total > most_bytes:
-                    raise _too_large(response, most_bytes)
-                lifter.feed(piece)
-        return lifter.close()
-
-
-def _too_large(response: aiohttp.ClientResponse, most_bytes: int) -> Malformed:
-    return Malformed(f"the answer is larger than {most_bytes} bytes", reason="too_large", http_status=response.status)
-
-
-@contextmanager
-def _of_status(http_status: int) -> Iterator[None]:
-    """What is raised in here belongs to an answer of this status."""
-    try:
-        yield
-    except Malformed as error:
-        error.http_status = http_status
-        raise
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
@@ -413,6 +392,17 @@ async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
         yield body[start : start + BATCH_BYTES]
 
 
+def _sent(base_url: str, tell: Callable[[], None] = lambda: None) -> SimpleNamespace:
+    """Whether a request's headers have left, who hears of it, and the proxy on its way. Raises SettingsError."""
+    return SimpleNamespace(yes=False, tell=tell, proxy=proxy_for(base_url, environment()))
+
+
+def _by(proxy: Proxy | None) -> dict[str, Any]:
+    if proxy is None:
+        return {}
+    return {"proxy": proxy.url, "proxy_headers": {"User-Agent": f"batchgen/{__version__}", **proxy.headers}}
+
+
 def _range_start(text: str) -> int:
     """Of `bytes 100-199/200` (RFC 9110, 14.4); 0 when it says none."""
     start = text.removeprefix("bytes ").partition("-")[0]
@@ -426,18 +416,3 @@ async def _headers_sent(
     if not sent.yes:
         sent.yes = True
         sent.tell()
-
-
-def _lost(error: Exception, sent: bool, timeout_s: float) -> ConnectFailed | Unanswered:
-    """No whole answer: never sent is free to repeat, sent may have been billed."""
-    if not sent:
-        return ConnectFailed(f"no connection: {_words(error)}")
-    if isinstance(error, TimeoutError):
-        return Unanswered(f"no answer within {timeout_s:.0f} s", reason="timeout")
-    return Unanswered(f"the connection broke before the answer: {_words(error)}")
-
-
-def _words(error: Exception) -> str:
-    """An error of the network in short, without addresses of credentials."""
-    text = str(error) or type(error).__name__
-    return "".join(character if character.isprintable() else " " for character in text)[:200]

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 
 # Bottom to top. A module may import from its own layer and from those above it in this list.
 LAYERS: list[list[str]] = [
-    ["records", "errors", "settings", "time_limit", "url"],
+    ["records", "errors", "settings", "time_limit", "url", "proxies"],
     ["events", "profiles", "report.clean"],
     [
         "retry",
@@ -27,14 +27,14 @@ LAYERS: list[list[str]] = [
         "batching",
         "planning",
         "lift",
-        "content_encoding",
+        "response_body",
         "recipe",
         "single_flight",
         "providers",
         "manifest",
         "schedule",
     ],
-    ["transport", "store", "ledger", "shared", "uploads"],
+    ["transport", "network_errors", "public_addresses", "store", "ledger", "shared", "uploads"],
     ["engine"],
     ["job"],
     ["report"],

@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen import transport as transport_module
-from batchgen.content_encoding import STEP_BYTES, Unpacker
 from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
 from batchgen.records import Request
+from batchgen.response_body import STEP_BYTES, Unpacker
 from batchgen.settings import SettingsError, check_base_url
 from batchgen.transport import Answer, Transport, check_link, without_key
 

@@ -60,6 +60,10 @@ class Objects:
         client: dict[str, Any] = {"timeout": f"{REQUEST_S}s", "connect_timeout": f"{CONNECT_S}s"}
         if _plain_endpoint(environment()):
             client["allow_http"] = True
+        if _is_here(
+            environment()
+        ):  # obstore would ask the proxy of the environment; one of its own excludes this machine
+            client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": "127.0.0.1,localhost,::1"}
         retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         try:
             self._store: Any = from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
@@ -220,6 +224,11 @@ def _plain_endpoint(environ: Mapping[str, str]) -> bool:
             )
         plain = True
     return plain
+
+
+def _is_here(environ: Mapping[str, str]) -> bool:
+    """Whether an endpoint is on this machine."""
+    return any(is_loopback(_endpoint(name, environ[name]).hostname or "") for name in ENDPOINTS if environ.get(name))
 
 
 def _endpoint(name: str, value: str) -> SplitResult:

@@ -95,7 +95,7 @@ def test_a_reference_with_a_malformed_link_is_complained_of_at_its_place(batchge
     assert (answer.code, "job.yaml:2:" in line, words in line) == (2, True, True), answer.err
 
 
-@pytest.mark.parametrize("address", ["https://[::1", "https://host:99999/ping", "https:/x"])
+@pytest.mark.parametrize("address", ["https://[::1", "https://host:99999/ping", "https:/x", "file:///etc/passwd"])
 def test_a_malformed_heartbeat_is_complained_of_at_its_place(batchgen, write, address):
     answer = batchgen("validate", str(write({"a": "A mug"}, head=f'notify: {{heartbeat: "{address}"}}\n')))
     assert (answer.code, "job.yaml:2:" in answer.err, "heartbeat: the address" in answer.err) == (2, True, True)

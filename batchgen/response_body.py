@@ -1,18 +1,24 @@
-"""Undoes a Content-Encoding that nobody asked for, step by step: what unpacks to gigabytes never stands in memory."""
+"""Reads the body of an answer within bounds: nothing of it is in memory that a hostile server could make large."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from batchgen.errors import Malformed
+from batchgen.lift import NEVER_BYTES, Lifter
+
+if TYPE_CHECKING:
+    import aiohttp
 
 STEP_BYTES = 256 * 1024
 _EITHER = 32 + zlib.MAX_WBITS  # zlib finds out by the header whether it is gzip or deflate
 
 
 class Unpacker:
-    """Of one answer. Source: RFC 9110, 8.4.1."""
+    """Undoes a Content-Encoding that nobody asked for, step by step. Source: RFC 9110, 8.4.1."""
 
     def __init__(self, encoding: str, http_status: int) -> None:
         """encoding: the header's value, '' without one. Raises Malformed for one that is not gzip or deflate."""
@@ -38,3 +44,34 @@ class Unpacker:
             data = self._inflate.unconsumed_tail
             if piece:
                 yield piece
+
+
+def unpacker_of(response: aiohttp.ClientResponse) -> Unpacker:
+    return Unpacker(response.headers.get("Content-Encoding", ""), response.status)
+
+
+async def short_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """A body that is read whole. Raises Malformed."""
+    lifter, unpacker, total = Lifter(threshold_bytes=NEVER_BYTES), unpacker_of(response), 0
+    with of_status(response.status):
+        async for chunk in response.content.iter_any():
+            for piece in unpacker.feed(chunk):
+                total += len(piece)
+                if total > most_bytes:
+                    raise too_large(response, most_bytes)
+                lifter.feed(piece)
+        return lifter.close()
+
+
+def too_large(response: aiohttp.ClientResponse, most_bytes: int) -> Malformed:
+    return Malformed(f"the answer is larger than {most_bytes} bytes", reason="too_large", http_status=response.status)
+
+
+@contextmanager
+def of_status(http_status: int) -> Iterator[None]:
+    """What is raised in here belongs to an answer of this status."""
+    try:
+        yield
+    except Malformed as error:
+        error.http_status = http_status
+        raise
