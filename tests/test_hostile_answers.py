@@ -74,14 +74,14 @@ def server(status: str = "200 OK", requests: list[str] | None = None):
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        name = next(name for name in {**LARGE, **HOSTILE} if f"/{name}" in head.split()[1])
+        name = next(name for name in ANSWERS if f"/{name}" in head.split()[1])
         if requests is not None:
             requests.append(head.split()[1])
         coding = "Content-Encoding: gzip\r\n" if name == "bomb" else ""
         writer.write(
             f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{coding}Connection: close\r\n\r\n".encode()
         )
-        for piece in {**LARGE, **HOSTILE}[name]():
+        for piece in ANSWERS[name]():
             writer.write(piece)
             await writer.drain()
 
@@ -123,6 +123,15 @@ def dense() -> Iterator[bytes]:
     yield b'{"candidates":[' + b'{"a":1},' * (TOKENS_MOST // 3 - 10) + b"1]}"
 
 
+def no_candidates() -> Iterator[bytes]:
+    """As many values as are just let through, each of which is an error to the reader."""
+    yield b'{"candidates":[' + b"1," * (TOKENS_MOST - 10) + b"1]}"
+
+
+def one_megabyte() -> Iterator[bytes]:
+    yield b"[" + b"[]," * (MB // 4) + b"1]"
+
+
 def long_text() -> Iterator[bytes]:
     yield b'{"candidates":[{"content":{"parts":[{"text":"' + b"wo rd " * ((ENVELOPE_MAX_BYTES - 1000) // 6)
     yield b'"}]}}]}'
@@ -134,7 +143,13 @@ def long_signatures() -> Iterator[bytes]:
     yield b'{"candidates":[{"content":{"parts":[' + b",".join([one] * (SIGNATURES_MAX_BYTES // (3 * MB))) + b"]}}]}"
 
 
-LARGE: dict[str, Pieces] = {"dense": dense, "long_text": long_text, "long_signatures": long_signatures}
+LARGE: dict[str, Pieces] = {
+    "dense": dense,
+    "no_candidates": no_candidates,
+    "long_text": long_text,
+    "long_signatures": long_signatures,
+}
+ANSWERS: dict[str, Pieces] = {**HOSTILE, **LARGE, "one_megabyte": one_megabyte}
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -143,6 +158,13 @@ async def test_the_largest_answer_that_is_read_takes_bounded_memory_too(name):
         mb, said = await child("send", f"{url}/{name}")
     assert mb < MOST_MB
     assert "holds more than" not in said
+
+
+@pytest.mark.parametrize(("way", "status"), [("ask", "200 OK"), ("send", "500 Broken"), ("download", "404 Gone")])
+async def test_many_small_values_in_a_short_answer_are_too_much_too(way, status):
+    async with server(status) as url:
+        _, said = await child(way, f"{url}/one_megabyte")
+    assert "holds more than 100,000 JSON values" in said
 
 
 @pytest.mark.parametrize("name", ["strings", "text"])

@@ -187,6 +187,15 @@ async def test_an_error_answer_without_end_is_cut_too(transport):
             await send(transport, url)
 
 
+async def test_nothing_is_lifted_out_of_an_error_answer(transport):
+    async def long(_: web.Request) -> web.Response:
+        return web.json_response({"error": "A" * 100_000}, status=400)
+
+    async with serving(long) as url:
+        answer = await transport.send(url, REQUEST, None, on_sent=lambda: None, open_sink=pytest.fail)
+        assert b"A" * 100_000 in answer.envelope()
+
+
 def self_signed(folder: Path) -> ssl.SSLContext:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
