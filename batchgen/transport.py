@@ -303,6 +303,8 @@ class Transport:
                 )
             except aiohttp.ClientHttpProxyError as error:
                 refused = error
+                if error.status == 407:
+                    break
         raise refused or OSError("no address")
 
     def _link_session(self, *, public: bool) -> aiohttp.ClientSession:

@@ -224,6 +224,15 @@ async def test_a_proxy_that_cannot_reach_one_address_is_asked_for_the_next(trans
     assert through.asked == [f"CONNECT {ADDRESS}:443 HTTP/1.1", "CONNECT [2606:2800:220:1::1]:443 HTTP/1.1"]
 
 
+async def test_a_proxy_that_wants_a_password_is_asked_once(transport, monkeypatch):
+    resolving(monkeypatch, cdn=["2606:2800:220:1::1", ADDRESS])
+    async with proxy(0, answer=REFUSALS["407"][0]) as through:
+        monkeypatch.setenv("HTTPS_PROXY", through.url())
+        with pytest.raises(DownloadFailed, match="wants a user name"):
+            await fetch(transport, f"https://{CDN}/a.png")
+    assert len(through.heads) == 1
+
+
 @pytest.mark.parametrize(
     ("host", "words"),
     [

@@ -60,6 +60,7 @@ REMEDIES: Mapping[str, str] = {
     "not_json": _ANSWER,
     "html": "a proxy, login page or wrong base URL answers in place of the API",
     "bad_base64": _ANSWER,
+    "compressed": _ANSWER,
     "continuation": _RETRY_LATER,
     "unreadable": "the answer is kept: report the bug; a newer batchgen reads it without buying again",
     # a request the vendor does not take
@@ -96,7 +97,7 @@ REMEDIES: Mapping[str, str] = {
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,
-    "too_large": "the picture is beyond the safety limits and was not decoded",
+    "too_large": "the answer or its picture is beyond the safety limits and was not read: the message says which",
     "damaged": _ANSWER,
     "error": "see the message",
 }

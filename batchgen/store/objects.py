@@ -60,9 +60,7 @@ class Objects:
         client: dict[str, Any] = {"timeout": f"{REQUEST_S}s", "connect_timeout": f"{CONNECT_S}s"}
         if _plain_endpoint(environment()):
             client["allow_http"] = True
-        if _is_here(
-            environment()
-        ):  # obstore would ask the proxy of the environment; one of its own excludes this machine
+        if _is_here(environment()):  # with a proxy of its own, which is for nothing here, obstore asks no other
             client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": "127.0.0.1,localhost,::1"}
         retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         try:

@@ -124,3 +124,12 @@ def test_a_malformed_endpoint_of_a_bucket_needs_a_person(batchgen, write, monkey
     monkeypatch.setenv(name, url)
     answer = batchgen("run", str(write({"a": "A mug"})), "--emulate", "--output", "s3://pictures/x")
     assert (answer.code, f"{name}: the address has a" in answer.err) == (5, True), answer.err
+
+
+@pytest.mark.parametrize("url", ["http://[::1]", "http://127.0.0.1", "http://localhost/"])
+def test_a_server_on_this_machine_needs_no_key_also_without_a_port(batchgen, write, monkeypatch, url):
+    monkeypatch.setenv("BATCHGEN_GEMINI_BASE_URL", url)
+    for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    answer = batchgen("run", str(write({"a": "A mug"}, head="limits: {attempts: 1}\n")))
+    assert (answer.code, "no API key" in answer.err) == (4, False)
