@@ -53,7 +53,7 @@ class TimeLimit:
         if late and not self._held_up:  # never twice running, or a machine that is always late would wait for ever
             self._left_s = max(self._left_s, READ_S)
         self._held_up = late
-        if self._left_s > 0:
+        if self._left_s > 0.001:
             self._start_tick()
         else:
             self._timeout.reschedule(self._loop.time())

@@ -501,10 +501,10 @@ async def test_a_download_may_take_longer_than_its_limit_as_long_as_something_co
         await response.prepare(request)
         for _ in range(6):
             await response.write(b"line\n")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
         return response
 
-    request = Request(method="GET", path="/", body=b"", timeout_s=0.3)
+    request = Request(method="GET", path="/", body=b"", timeout_s=1.0)
     async with serving(slow) as url:
         with (tmp_path / "results").open("w+b") as file:
             await transport.download(url, request, None, file)

@@ -97,13 +97,13 @@ def test_a_run_that_was_stopped_longer_than_its_time_limit_reads_the_answers_tha
 ):
     log = tmp_path / "log.jsonl"
     emulator("--latency", "0.7", "--rpm", "0")
-    manifest = write(dict.fromkeys("abcde", "A mug"), head="models: {gemini-nano-banana-2.1: {time_limit_s: 1}}\n")
+    manifest = write(dict.fromkeys("abcde", "A mug"), head="models: {gemini-nano-banana-2.1: {time_limit_s: 1.5}}\n")
     process = spawn("run", str(manifest), "--log-file", str(log), "--log-format", "json")
     while not log.exists() or log.read_text().count('"attempt.started"') < 5:
         time.sleep(0.02)
     time.sleep(0.2)  # their headers have left
     process.send_signal(signal.SIGSTOP)
-    time.sleep(2)
+    time.sleep(2.5)
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=20)
     events = log.read_text()
