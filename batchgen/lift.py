@@ -1,7 +1,8 @@
 """Takes long base64 strings out of a JSON body while it arrives and decodes them to files: memory stays flat whatever the picture's size.
 
 A push parser without I/O of its own: bytes go in, the body with each long string replaced by `"\\u0000lifted:N"` comes
-out, and string N has been written, decoded, to the sink that the caller opened for it.
+out, and string N has been written, decoded, to the sink that the caller opened for it. What is left is bounded, too: in
+bytes, and in what a JSON parser would make objects of.
 """
 
 from __future__ import annotations
@@ -14,20 +15,36 @@ from typing import Protocol
 
 import pybase64
 
+from batchgen.errors import Malformed
 from batchgen.records import LIFTED
 
 THRESHOLD_BYTES = 64 * 1024
+ENVELOPE_MAX_BYTES = 8 * 1024 * 1024  # of all that is not lifted; thoughts, sources and error pages stay far below it
+SIGNATURES_MAX_BYTES = 16 * 1024 * 1024  # besides, where they are kept: one for each picture, of 1 to 3 MB
+TOKENS_MOST = 100_000  # strings, commas and opening brackets: a parser makes up to 1 KB of each
 SIGNATURE_KEYS = frozenset({b"thoughtSignature", b"thought_signature"})  # megabytes that only conversations need again
-_BASE64_START = re.compile(rb"(?:[A-Za-z0-9+/]|\\/){256}")
-_OUTSIDE, _INSIDE, _LIFTING = range(3)
+_BASE64_START = re.compile(rb"(data:[\w.+;=/\\-]{0,100};base64,)?(?:[A-Za-z0-9+/]|\\/){256}")
+_REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
+NEVER_BYTES = 1 << 62  # a threshold for bodies that are only to be bounded
+_OUTSIDE, _INSIDE, _LIFTING, _PASSING = range(4)
 
 
 class Sink(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
+class Nowhere:
+    """A sink for what nobody wants."""
+
+    def __init__(self, number: int = 0) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
 class Lifter:
-    """Feed chunks, then `close()` for the envelope. Not thread-safe; one call at a time.
+    """Feed chunks, then `close()` for the envelope. Not thread-safe; one call at a time. Both raise Malformed(too_large).
 
     open_sink: called with the number of each long string, in order of appearance. A long string that is not base64
     is marked `lifted:bad` in the envelope, which a codec reads as a broken answer. signatures: keep them in the envelope,
@@ -35,12 +52,18 @@ class Lifter:
     """
 
     def __init__(
-        self, open_sink: Callable[[int], Sink], threshold_bytes: int = THRESHOLD_BYTES, *, signatures: bool = False
+        self,
+        open_sink: Callable[[int], Sink] = Nowhere,
+        threshold_bytes: int = THRESHOLD_BYTES,
+        *,
+        signatures: bool = False,
     ) -> None:
         self._open_sink = open_sink
         self._whole = SIGNATURE_KEYS if signatures else frozenset[bytes]()
         self._threshold = threshold_bytes
-        self._envelope: list[bytes] = []
+        self._envelope = bytearray()
+        self._signature_bytes = 0
+        self._tokens = 0
         self._buffer = b""
         self._state = _OUTSIDE
         self._key = b""  # the last short string outside: the key of what follows
@@ -56,47 +79,72 @@ class Lifter:
 
     def feed(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
-        position = 0
-        while position < len(buffer):
+        position, wait = 0, False
+        while position < len(buffer) and not wait:
             if self._state == _OUTSIDE:
-                position, wait = self._outside(buffer, position), False
+                position = self._outside(buffer, position)
             elif self._state == _INSIDE:
                 position, wait = self._inside(buffer, position)
+            elif self._state == _PASSING:
+                position, wait = self._passing(buffer, position)
             else:
-                position, wait = self._lifting(buffer, position), False
-            if wait:
-                break
+                position = self._lifting(buffer, position)
         self._buffer = buffer[position:]
 
     def close(self) -> bytes:
         """The envelope. An unfinished string stays unfinished in it, so that reading it fails as it should."""
-        if self._state == _LIFTING:
-            self._envelope.append(b'"')
-        else:
-            self._envelope.append(self._buffer)
+        self._pass(b'"' if self._state == _LIFTING else self._buffer)
         self._buffer = b""
-        return b"".join(self._envelope)
+        return bytes(self._envelope)
+
+    def _pass(self, data: bytes, *, signature: bool = False) -> None:
+        self._envelope += data
+        self._signature_bytes += len(data) if signature else 0
+        rest_bytes = len(self._envelope) - self._signature_bytes
+        if rest_bytes > ENVELOPE_MAX_BYTES or self._signature_bytes > SIGNATURES_MAX_BYTES:
+            most = ENVELOPE_MAX_BYTES if rest_bytes > ENVELOPE_MAX_BYTES else SIGNATURES_MAX_BYTES
+            what = "text" if most == ENVELOPE_MAX_BYTES else "thought signatures"
+            raise Malformed(f"the answer holds more than {most >> 20} MB of {what}", reason="too_large")
 
     def _outside(self, buffer: bytes, position: int) -> int:
         quote = buffer.find(b'"', position)
         end = len(buffer) if quote < 0 else quote + 1
-        self._envelope.append(buffer[position:end])
+        self._pass(buffer[position:end])
+        self._tokens += sum(buffer.count(mark, position, end) for mark in (b'"', b",", b"[", b"{"))
+        if self._tokens > TOKENS_MOST:
+            raise Malformed(f"the answer holds more than {TOKENS_MOST:,} JSON values", reason="too_large")
         if quote >= 0:
             self._state = _INSIDE
         return end
 
     def _inside(self, buffer: bytes, start: int) -> tuple[int, bool]:
-        """A string that began at `start`: pass it on when it ends soon, begin to lift it when it is long."""
+        """A string that began at `start`: pass it on when it ends soon, else lift it, or pass it on in pieces."""
         end = _string_end(buffer, start)
         length = (len(buffer) if end < 0 else end) - start
-        if length >= self._threshold and self._key not in self._whole and _BASE64_START.match(buffer, start):
+        if length >= self._threshold:
+            base64 = None if self._key in self._whole else _BASE64_START.match(buffer, start)
+            if base64 is None:
+                self._state = _PASSING
+                return start, False
             self._begin_lifting()
-            return start, False
+            return start if base64[1] is None else base64.end(1), False
         if end < 0:
             return start, True
         if end - start <= 64:
             self._key = buffer[start:end]
-        self._envelope.append(buffer[start : end + 1])
+        self._pass(buffer[start : end + 1])
+        self._state = _OUTSIDE
+        return end + 1, False
+
+    def _passing(self, buffer: bytes, position: int) -> tuple[int, bool]:
+        """The rest of a long string that stays. A backslash at the end waits for what it escapes."""
+        signature = self._key in self._whole
+        end = _string_end(buffer, position)
+        if end < 0:
+            end = len(buffer) - _is_escaped(buffer, position)
+            self._pass(buffer[position:end], signature=signature)
+            return end, True
+        self._pass(buffer[position : end + 1], signature=signature)
         self._state = _OUTSIDE
         return end + 1, False
 
@@ -114,7 +162,7 @@ class Lifter:
         self._decode(buffer[position:end], last=quote >= 0)
         if quote < 0:
             return end
-        self._envelope.append(json.dumps(LIFTED + self._label())[1:].encode())
+        self._pass(json.dumps(LIFTED + self._label())[1:].encode())
         self._state = _OUTSIDE
         return quote + 1
 
@@ -143,14 +191,10 @@ def _string_end(buffer: bytes, start: int) -> int:
     quote = buffer.find(b'"', start)
     if quote < 0 or buffer.find(b"\\", start, quote) < 0:
         return quote
-    position = start
-    while True:
-        quote = buffer.find(b'"', position)
-        if quote < 0:
-            return -1
-        backslashes = 0
-        while quote - backslashes > start and buffer[quote - backslashes - 1] == 0x5C:
-            backslashes += 1
-        if backslashes % 2 == 0:
-            return quote
-        position = quote + 1
+    rest = _REST_OF_STRING.match(buffer, start)
+    return -1 if rest is None else rest.end() - 1
+
+
+def _is_escaped(buffer: bytes, start: int) -> bool:
+    """Whether the last byte is a backslash that escapes what comes next. start: of the string, or of its rest."""
+    return (len(buffer) - max(start, len(buffer.rstrip(b"\\")))) % 2 == 1

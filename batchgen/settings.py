@@ -7,9 +7,9 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from batchgen.errors import SettingsError
+from batchgen.url import parts_of
 
 KEY_NAMES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -136,14 +136,22 @@ class Settings:
 
 def check_base_url(url: str, name: str) -> str:
     """`url` without a slash at its end. Raises SettingsError unless it is https, or http to this very machine."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{name}: {url!r} is no http(s) address")
+    shown = "the address" if set(url) & set("@?#") else repr(url)  # it may hold a key
+    try:
+        parts = parts_of(url)
+        if not url.isprintable() or " " in url:
+            raise ValueError("holds a space or a control character")
+        if not (parts.hostname or "").isascii():
+            raise ValueError("has a host with letters outside of ASCII: write it as DNS does, xn--...")
+    except ValueError as error:
+        raise SettingsError(f"{name}: {shown} {error}; write it as https://host:port/path") from None
+    if parts.scheme not in ("http", "https"):
+        raise SettingsError(f"{name}: {shown} does not begin with https://")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise SettingsError(
             f"{name}: leave user, password, ? and # out of the address; the key has a variable of its own"
         )
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise SettingsError(f"{name}: http would send the key in the clear to {parts.hostname}; use https")
     return url.rstrip("/")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
@@ -15,21 +14,26 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
 import pybase64
-from aiohttp.abc import ResolveResult
 
 from batchgen import __version__
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, SettingsError, Unanswered, UploadFailed
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
+from batchgen.network_errors import NO_ANSWER, in_words, lost
+from batchgen.proxies import Proxy, proxy_for
+from batchgen.public_addresses import PublicResolver, is_public, public_addresses
 from batchgen.records import Request
-from batchgen.settings import is_loopback
+from batchgen.response_body import ERROR_MAX_BYTES, error_body, of_status, short_body, too_large, unpacker_of
+from batchgen.settings import environment, is_loopback
 from batchgen.store.spool import disk_error
+from batchgen.time_limit import TimeLimit
+from batchgen.url import parts_of
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
-ERROR_MAX_BYTES = 1024 * 1024
 BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 REDIRECTS_MOST = 3
+CONNECT_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
 
 
 class Answer:
@@ -51,10 +55,14 @@ class Answer:
         self._secret = secret
 
     def envelope(self) -> bytes:
-        """The body without its long strings, and without our key should the server have echoed it; the same every time."""
+        """The body without its long strings, and without our key should the server have echoed it; the same every time.
+
+        Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
+        """
         if self._lifter is not None and (len(self._rest) >= THRESHOLD_BYTES or self._lifter.begun):
-            self._lifter.feed(self._rest)
-            self._rest = self._lifter.close()
+            with of_status(self.status):
+                self._lifter.feed(self._rest)
+                self._rest = self._lifter.close()
         self._lifter = None  # what is left holds no long string
         return without_key(self._rest, self._secret)
 
@@ -88,8 +96,9 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace],
             read_bufsize=256 * 1024,
+            auto_decompress=False,
         )
-        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they lead to this machine
+        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they connect to public addresses only
 
     async def __aenter__(self) -> Transport:
         return self
@@ -115,30 +124,32 @@ class Transport:
         signatures: leave thought signatures in the envelope, where they are otherwise dropped.
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
-        sent = SimpleNamespace(yes=False, tell=on_sent)
+        sent = _sent(base_url, on_sent)
         headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
         try:
-            async with self._going(base_url, request, headers, sent) as response:
-                return await self._receive(
-                    response, Lifter(open_sink, signatures=signatures), auth[1].split()[-1] if auth else ""
-                )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _lost(error, sent.yes, request.timeout_s) from None
+            async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
+                if not 200 <= response.status < 300:
+                    body = await error_body(response)
+                    return Answer(response.status, response.headers, body, None, _secret(auth))
+                return await self._receive(response, Lifter(open_sink, signatures=signatures), _secret(auth))
+        except NO_ANSWER as error:
+            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     def _going(
         self, base_url: str, request: Request, headers: Mapping[str, str], context: SimpleNamespace
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """A request under way: within its time limits, and never to where a redirect would take our key."""
+        """A request under way, and never to where a redirect would take our key."""
         return self._session.request(
             request.method,
             base_url + request.path,
             data=_body(request),
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            timeout=CONNECT_LIMIT,
             allow_redirects=False,
             trace_request_ctx=context,
+            **_by(context.proxy),
         )
 
     async def upload(
@@ -154,25 +165,23 @@ class Transport:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
 
     async def ask(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, most_bytes: int = ERROR_MAX_BYTES
     ) -> tuple[int, Mapping[str, str], bytes]:
         """A short answer: status, headers and body, without our key should the server have echoed it.
 
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
         """
-        sent = SimpleNamespace(yes=False, tell=lambda: None)
+        sent = _sent(base_url)
         headers = {**_sized(request), **dict([auth] if auth else [])}
         try:
-            async with self._going(base_url, request, headers, sent) as response:
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > ERROR_MAX_BYTES:
-                        raise Malformed("the answer is far too long", http_status=response.status)
-                secret = auth[1].split()[-1] if auth else ""
-                return response.status, response.headers, without_key(bytes(body), secret)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _lost(error, sent.yes, request.timeout_s) from None
+            async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
+                return (
+                    response.status,
+                    response.headers,
+                    without_key(await short_body(response, most_bytes), _secret(auth)),
+                )
+        except NO_ANSWER as error:
+            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     async def download(
         self, base_url: str, request: Request, auth: tuple[str, str] | None, file: IO[bytes]
@@ -183,105 +192,132 @@ class Transport:
         far as it goes.
         """
         headers = {**request.headers, **dict([auth] if auth else [])}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=request.timeout_s)
-        context = SimpleNamespace(yes=True)
-        loop = asyncio.get_running_loop()
+        context = _sent(base_url)
         try:
-            async with self._session.get(
-                base_url + request.path,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-                trace_request_ctx=context,
-            ) as response:
+            async with (
+                TimeLimit(request.timeout_s) as limit,
+                self._going(base_url, request, headers, context) as response,
+            ):
                 if response.status not in (200, 206):
-                    body = await response.content.read(ERROR_MAX_BYTES)
-                    return response.status, response.headers, without_key(body, auth[1].split()[-1] if auth else "")
+                    body = without_key(await short_body(response, ERROR_MAX_BYTES), _secret(auth))
+                    return response.status, response.headers, body
                 at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
                 if at > file.tell():
                     raise DownloadFailed("the server continues a file beyond where it was asked to")
                 file.seek(at)
                 file.truncate()
-                async for chunk in response.content.iter_chunked(BATCH_BYTES):
-                    await loop.run_in_executor(self._executor, _write, file, chunk)
+                unpacker = unpacker_of(response)
+                async for chunk in response.content.iter_any():
+                    limit.restart()
+                    for piece in unpacker.feed(chunk):
+                        await self._in_thread(_write, file, piece)
                 return response.status, response.headers, b""
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise DownloadFailed(f"the download broke off: {_words(error)}") from None
+        except NO_ANSWER as error:
+            raise DownloadFailed(f"the download broke off: {in_words(error, context.proxy)}") from None
+        except Malformed as error:
+            raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    async def _receive(self, response: aiohttp.ClientResponse, lifting: Lifter, secret: str) -> Answer:
-        good = 200 <= response.status < 300
-        lifter = lifting if good else None
-        most = BODY_MAX_BYTES if good else ERROR_MAX_BYTES
-        loop = asyncio.get_running_loop()
+    async def _receive(self, response: aiohttp.ClientResponse, lifter: Lifter, secret: str) -> Answer:
         held: list[bytes] = []
         held_bytes = total = 0
+        unpacker = unpacker_of(response)
         async for chunk in response.content.iter_any():
-            held.append(chunk)
-            held_bytes += len(chunk)
-            total += len(chunk)
-            if total > most:
-                raise Malformed(
-                    f"the answer is larger than {most} bytes", reason="too_large", http_status=response.status
-                )
-            if lifter is not None and held_bytes >= BATCH_BYTES:
-                data, held, held_bytes = b"".join(held), [], 0
-                await loop.run_in_executor(self._executor, lifter.feed, data)
+            for piece in unpacker.feed(chunk):
+                held.append(piece)
+                held_bytes += len(piece)
+                total += len(piece)
+                if total > BODY_MAX_BYTES:
+                    raise too_large(response, BODY_MAX_BYTES)
+                if held_bytes >= BATCH_BYTES:
+                    data, held, held_bytes = b"".join(held), [], 0
+                    with of_status(response.status):
+                        await self._in_thread(lifter.feed, data)
         return Answer(response.status, response.headers, b"".join(held), lifter, secret)
+
+    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+        """Ends when the thread does, also when it is cancelled: what it writes to is closed next."""
+        doing = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        try:
+            await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            await asyncio.wait([doing])
+            if not doing.cancelled():
+                doing.exception()  # or asyncio complains that nobody asked for it
+            raise
 
     async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, loopback: bool) -> None:
         """Download a picture from a link of an answer, without credentials; every hop is checked.
 
         loopback: links to this machine over http are wanted (an emulator). Raises DownloadFailed.
         """
-        loop = asyncio.get_running_loop()
         received = 0
+        proxy: Proxy | None = None
         try:
             for _ in range(REDIRECTS_MOST + 1):
                 check_link(link, loopback=loopback)
-                async with self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
-                    link, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
-                ) as response:
+                proxy = proxy_for(link, environment())
+                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._answer_of_link(link, proxy) as response:
                     if response.status in (301, 302, 303, 307, 308):
-                        link = urljoin(link, response.headers.get("Location", ""))
+                        link = _redirected(link, response.headers.get("Location", ""))
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
                             f"the picture's link answered {response.status}", http_status=response.status
                         )
-                    async for chunk in response.content.iter_chunked(BATCH_BYTES):
-                        received += len(chunk)
-                        if received > most_bytes:
-                            raise DownloadFailed(
-                                f"the picture is larger than {most_bytes} bytes", reason="link_refused"
-                            )
-                        await loop.run_in_executor(self._executor, write, chunk)
+                    unpacker = unpacker_of(response)
+                    async for chunk in response.content.iter_any():
+                        for piece in unpacker.feed(chunk):
+                            received += len(piece)
+                            if received > most_bytes:
+                                raise DownloadFailed(
+                                    f"the picture is larger than {most_bytes} bytes", reason="link_refused"
+                                )
+                            await self._in_thread(write, piece)
                     return
             raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise DownloadFailed(f"the picture's link could not be read: {_words(error)}") from None
+        except NO_ANSWER as error:
+            raise DownloadFailed(f"the picture's link could not be read: {in_words(error, proxy)}") from None
+        except SettingsError as error:  # of the proxy
+            raise DownloadFailed(str(error)) from None
+        except Malformed as error:
+            raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    def _link_session(self, loopback: bool) -> aiohttp.ClientSession:
-        if loopback not in self._links:
-            resolver = None if loopback else PublicResolver()
-            self._links[loopback] = aiohttp.ClientSession(
+    async def _answer_of_link(self, link: str, proxy: Proxy | None) -> aiohttp.ClientResponse:
+        """A proxy is asked for the very address that was checked here: it would look the name up again, and find another."""
+        if proxy is None:
+            session = self._link_session(public=not is_loopback(urlsplit(link).hostname or ""))
+            return await session.get(link, allow_redirects=False, timeout=CONNECT_LIMIT)
+        parts = urlsplit(link)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port or 443
+        refused: aiohttp.ClientHttpProxyError | None = None
+        for address in await public_addresses(host, port):
+            literal = f"[{address}]" if ":" in address else address
+            try:
+                return await self._link_session(public=False).get(
+                    parts._replace(netloc=f"{literal}:{port}").geturl(),
+                    headers={"Host": parts.netloc.encode("idna").decode()},
+                    server_hostname=host,
+                    allow_redirects=False,
+                    timeout=CONNECT_LIMIT,
+                    **_by(proxy),
+                )
+            except aiohttp.ClientHttpProxyError as error:
+                refused = error
+                if error.status == 407:
+                    break
+        raise refused or OSError("no address")
+
+    def _link_session(self, *, public: bool) -> aiohttp.ClientSession:
+        """public: connects to public addresses only."""
+        if public not in self._links:
+            resolver = PublicResolver() if public else None
+            self._links[public] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
                 headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
             )
-        return self._links[loopback]
-
-
-class PublicResolver(aiohttp.ThreadedResolver):
-    """Resolves to public addresses only, so that the address that was checked is the one that is connected to."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        public = [entry for entry in found if _is_public(entry["host"])]
-        if not public:
-            raise DownloadFailed(f"{host} is not a public address", reason="link_refused")
-        return public
+        return self._links[public]
 
 
 def without_key(body: bytes, key: str) -> bytes:
@@ -300,7 +336,10 @@ def without_key(body: bytes, key: str) -> bytes:
 
 def check_link(link: str, *, loopback: bool) -> None:
     """Raises DownloadFailed(link_refused) unless the link is https to a public host, or loopback where that is wanted."""
-    parts = urlsplit(link)
+    try:
+        parts = parts_of(link)
+    except ValueError as error:
+        raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
     host = parts.hostname or ""
     try:
         address: Any = ipaddress.ip_address(host)
@@ -310,15 +349,22 @@ def check_link(link: str, *, loopback: bool) -> None:
         raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
     if loopback and is_loopback(host) and parts.scheme in ("http", "https"):
         return
-    if parts.scheme != "https" or not host:
+    if parts.scheme != "https":
         raise DownloadFailed("the picture's link is not https", reason="link_refused")
-    if is_loopback(host) or (address is not None and not _is_public(host)):
+    if is_loopback(host) or (address is not None and not is_public(host)):
         raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
 
 
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.split("%")[0])
-    return parsed.is_global and not parsed.is_multicast
+def _redirected(link: str, location: str) -> str:
+    try:
+        return urljoin(link, location)
+    except ValueError:
+        raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
+
+
+def _secret(auth: tuple[str, str] | None) -> str:
+    """The key in a header's value, which may have a word before it."""
+    return auth[1].split()[-1] if auth else ""
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
@@ -344,6 +390,17 @@ async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
         yield body[start : start + BATCH_BYTES]
 
 
+def _sent(base_url: str, tell: Callable[[], None] = lambda: None) -> SimpleNamespace:
+    """Whether a request's headers have left, who hears of it, and the proxy on its way. Raises SettingsError."""
+    return SimpleNamespace(yes=False, tell=tell, proxy=proxy_for(base_url, environment()))
+
+
+def _by(proxy: Proxy | None) -> dict[str, Any]:
+    if proxy is None:
+        return {}
+    return {"proxy": proxy.url, "proxy_headers": {"User-Agent": f"batchgen/{__version__}", **proxy.headers}}
+
+
 def _range_start(text: str) -> int:
     """Of `bytes 100-199/200` (RFC 9110, 14.4); 0 when it says none."""
     start = text.removeprefix("bytes ").partition("-")[0]
@@ -357,18 +414,3 @@ async def _headers_sent(
     if not sent.yes:
         sent.yes = True
         sent.tell()
-
-
-def _lost(error: Exception, sent: bool, timeout_s: float) -> ConnectFailed | Unanswered:
-    """No whole answer: never sent is free to repeat, sent may have been billed."""
-    if not sent:
-        return ConnectFailed(f"no connection: {_words(error)}")
-    if isinstance(error, TimeoutError):
-        return Unanswered(f"no answer within {timeout_s:.0f} s", reason="timeout")
-    return Unanswered(f"the connection broke before the answer: {_words(error)}")
-
-
-def _words(error: Exception) -> str:
-    """An error of the network in short, without addresses of credentials."""
-    text = str(error) or type(error).__name__
-    return "".join(character if character.isprintable() else " " for character in text)[:200]

@@ -156,12 +156,12 @@ class Uploads:
 
     async def _ready(self, to: Destination, remote: RemoteFile) -> RemoteFile:
         """Once the server has looked at the file. Raises InputRejected when it cannot use it."""
-        loop = asyncio.get_running_loop()
-        give_up_s, wait_s = loop.time() + READY_S, POLL_S
+        waited_s, wait_s = 0.0, POLL_S  # counted and not measured: this process may have been stopped meanwhile
         while remote.state == "PROCESSING":
-            if loop.time() + wait_s > give_up_s:
+            if waited_s + wait_s > READY_S:
                 raise UploadFailed(f"the uploaded file was not ready within {READY_S:.0f} s")
             await asyncio.sleep(wait_s)
+            waited_s += wait_s
             wait_s = min(POLL_MOST_S, wait_s * 1.5)
             remote = to.files.seen(*await self._ask(to, to.files.look(remote.name)))
         if remote.state == "FAILED":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import io
 import json
+import os
 import sqlite3
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
 import batchgen
@@ -16,6 +20,8 @@ from batchgen.emulator import EmulatorOptions, read_comment, serve
 from batchgen.engine import exchange
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
+from tests.test_store import UNSOUND, WHOLE
+from tests.test_transport import serving
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)
 
@@ -89,3 +95,32 @@ async def test_links_that_an_older_version_wrote_are_fetched(run, monkeypatch, t
         ledger.commit()
     lines = await run(item)
     assert (lines["a"]["state"], lines["a"]["usd"]) == ("succeeded", None)
+
+
+async def run_answered(tmp_path, entry):
+    """The outcome of one request that is answered with this picture."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"data": [entry]})
+
+    (tmp_path / "job.yaml").write_text("items: [{id: a, prompt: A fox, model: google/nano-banana-pro}]\n")
+    async with serving(answer) as url:
+        job = batchgen.load(tmp_path / "job.yaml", output=tmp_path / "out", emulate=True, environ={})
+        return await batchgen.run(job, options=batchgen.RunOptions(emulator_url=url))
+
+
+async def test_a_large_picture_in_a_data_url_is_a_picture_and_no_link(tmp_path):
+    made = io.BytesIO()
+    Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3)).save(made, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(made.getvalue()).decode()}"
+    outcome = await run_answered(tmp_path, {"url": url})
+    assert outcome.exit_code == 0
+    assert (tmp_path / "out" / "a.png").read_bytes() == made.getvalue()
+
+
+@pytest.mark.parametrize(("picture", "code"), [(WHOLE["PNG"], 0), (UNSOUND["PNG"], 4)], ids=["whole", "unsound"])
+async def test_a_png_with_something_behind_its_end_counts_when_its_pixels_can_be_decoded(tmp_path, picture, code):
+    outcome = await run_answered(tmp_path, {"b64_json": base64.b64encode(picture + b"appended").decode()})
+    assert outcome.exit_code == code
+    if code == 0:
+        assert (tmp_path / "out" / "a.png").read_bytes() == picture + b"appended"

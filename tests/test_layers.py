@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 
 # Bottom to top. A module may import from its own layer and from those above it in this list.
 LAYERS: list[list[str]] = [
-    ["records", "errors", "settings"],
+    ["records", "errors", "settings", "time_limit", "url", "proxies"],
     ["events", "profiles", "report.clean"],
     [
         "retry",
@@ -29,13 +29,14 @@ LAYERS: list[list[str]] = [
         "batching",
         "planning",
         "lift",
+        "response_body",
         "recipe",
         "single_flight",
         "providers",
         "manifest",
         "schedule",
     ],
-    ["transport", "store", "ledger", "shared", "uploads"],
+    ["transport", "network_errors", "public_addresses", "store", "ledger", "shared", "uploads"],
     ["engine"],
     ["job"],
     ["report"],

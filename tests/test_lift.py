@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.lift import Lifter
+from batchgen.errors import Malformed
+from batchgen.lift import TOKENS_MOST, Lifter
 
 
 class MemorySink:
@@ -65,9 +66,13 @@ def test_short_strings_stay_where_they_are():
     assert lift(body) == (body, [])
 
 
-def test_a_long_text_that_is_no_base64_stays_where_it_is():
-    body = answer(text="word " * 2000)
-    assert lift(body) == (body, [])
+@pytest.mark.parametrize("text", ["word " * 2000, 'a "b" \\ ' * 800, "\\" * 5000, '"' * 5000])
+@pytest.mark.parametrize("chunk", [1, 7, 1000, 1 << 20])
+def test_a_long_text_that_is_no_base64_stays_where_it_is(text, chunk):
+    body = answer(b"x" * 3000, text=text)
+    envelope, lifted = lift(body, chunk)
+    parts = json.loads(envelope)["candidates"][0]["content"]["parts"]
+    assert (parts[0]["text"], parts[1]["inlineData"]["data"], lifted) == (text, "\x00lifted:0", [b"x" * 3000])
 
 
 def test_escaped_slashes_in_base64_are_understood():
@@ -87,6 +92,34 @@ def test_a_body_cut_off_inside_a_picture_does_not_become_json():
     envelope, _ = lift(answer(os.urandom(9000))[:6000])
     with pytest.raises(json.JSONDecodeError):
         json.loads(envelope)
+
+
+def test_a_picture_in_a_data_url_is_lifted_too():
+    picture = os.urandom(9000)
+    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    for body in (json.dumps({"url": url}).encode(), json.dumps({"url": url}).replace("/", "\\/").encode()):
+        envelope, lifted = lift(body)
+        assert (json.loads(envelope), lifted) == ({"url": "\x00lifted:0"}, [picture])
+
+
+def test_thought_signatures_that_a_conversation_keeps_stay_as_they_are():
+    said = {"parts": [{"thoughtSignature": "A" * 3_000_000 + letter} for letter in "BCDEF"]}
+    lifter = Lifter(lambda _: MemorySink(), signatures=True)
+    lifter.feed(json.dumps(said).encode())
+    assert json.loads(lifter.close()) == said
+
+
+@pytest.mark.parametrize("one", ['"a",', "1,", "[],", '{"a":1},', '"a" '])
+@pytest.mark.parametrize("chunk", [100, 1 << 20])
+def test_more_small_values_than_an_answer_can_have_are_refused(one, chunk):
+    with pytest.raises(Malformed) as error:
+        lift(b"[" + one.encode() * TOKENS_MOST, chunk)
+    assert error.value.reason == "too_large"
+
+
+def test_values_inside_of_a_text_are_none():
+    body = answer(text="1,[{" * TOKENS_MOST)
+    assert lift(body) == (body, [])
 
 
 def test_thought_signatures_are_dropped_without_being_written():

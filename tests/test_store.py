@@ -109,8 +109,53 @@ def test_checking_a_large_png_takes_memory_that_does_not_grow_with_it(tmp_path):
     assert peak < 2_000_000
 
 
-def test_a_jpeg_with_something_behind_its_end_is_decoded_to_be_sure():
-    assert check_bytes(WHOLE["JPEG"] + b"appended by a camera").format == "jpeg"
+BEHIND = {"words": b"appended by a camera", "zeros": bytes(1_000_000), "another picture": WHOLE["PNG"]}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_whole_picture_with_something_behind_its_end_is_one(kind, behind):
+    assert check_bytes(WHOLE[kind] + BEHIND[behind]) == Checked(kind.lower(), 40, 30)  # type: ignore[arg-type]
+
+
+HEADER = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 400, 300, 8, 2, 0, 0, 0))
+UNSOUND = {  # whole by its structure
+    "PNG": png_of(HEADER, png_chunk(b"IDAT", zlib.compress(bytes(100))), png_chunk(b"IEND", b"")),
+    "JPEG": WHOLE["JPEG"].replace(b"\xff\xdb", b"\xff\xfe"),  # its quantization tables have become comments
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_something_behind_the_end_has_the_pixels_decoded_whatever_the_format(kind):
+    check_bytes(UNSOUND[kind])
+    with pytest.raises(ImageError) as error:
+        check_bytes(UNSOUND[kind] + b"appended")
+    assert error.value.reason in ("truncated", "damaged")
+
+
+@pytest.mark.parametrize("pixels", [(100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_with_something_behind_its_end_is_refused_before_it_is_decoded(pixels):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *pixels, 8, 2, 0, 0, 0))
+    with pytest.raises(ImageError) as error:
+        check_bytes(png_of(header, png_chunk(b"IDAT", b"x"), png_chunk(b"IEND", b"")) + b"appended")
+    assert error.value.reason == "too_large"
+
+
+def animation(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.effect_noise((40, 30), 50).convert("RGB") for _ in range(3)]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+@pytest.mark.parametrize("missing_bytes", [1, 2, 20, 1000])
+def test_an_animation_that_ends_within_a_later_frame_is_truncated(kind, missing_bytes):
+    whole = animation(kind)
+    assert check_bytes(whole).format == kind.lower()
+    with pytest.raises(ImageError) as error:
+        check_bytes(whole[:-missing_bytes])
+    assert error.value.reason == "truncated"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import gzip
 import ipaddress
 import socket
 import ssl
+import threading
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,10 +18,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchgen import transport as transport_module
 from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
 from batchgen.records import Request
+from batchgen.response_body import STEP_BYTES, Unpacker
 from batchgen.settings import SettingsError, check_base_url
 from batchgen.transport import Answer, Transport, check_link, without_key
 
@@ -173,13 +178,22 @@ async def test_a_body_that_unpacks_without_end_is_cut_at_the_cap(transport, monk
     assert error.value.reason == "too_large"
 
 
-async def test_an_error_answer_without_end_is_cut_too(transport):
+async def test_an_error_answer_without_end_is_cut_and_keeps_its_status(transport):
     async def endless(_: web.Request) -> web.Response:
         return web.Response(status=500, body=b"x" * 3_000_000)
 
     async with serving(endless) as url:
-        with pytest.raises(Malformed):
-            await send(transport, url)
+        answer = await send(transport, url)
+    assert (answer.status, len(answer.envelope()) <= 20_000) == (500, True)
+
+
+async def test_nothing_is_lifted_out_of_an_error_answer(transport):
+    async def long(_: web.Request) -> web.Response:
+        return web.json_response({"error": "A" * 100_000}, status=400)
+
+    async with serving(long) as url:
+        answer = await transport.send(url, REQUEST, None, on_sent=lambda: None, open_sink=pytest.fail)
+        assert b"A" * 100_000 in answer.envelope()
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
@@ -244,6 +258,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_a_byte_of
         "https://[fe80::1]/a.png",
         "https://0.0.0.0/a.png",
         "https://100.64.0.1/a.png",
+        "https://[::1/a.png",
+        "https://cdn.example.com:99999/a.png",
+        "https://cdn..example.com/a.png",
     ],
 )
 def test_a_link_that_is_not_https_to_a_public_host_is_refused(link):
@@ -283,6 +300,18 @@ async def test_a_redirect_of_a_download_is_checked_like_the_link_itself(transpor
         return web.Response(status=302, headers={"Location": "http://10.0.0.1/a.png"})
 
     async with serving(away) as url:
+        with pytest.raises(DownloadFailed) as error:
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+    assert error.value.reason == "link_refused"
+
+
+@pytest.mark.parametrize("location", ["https://[::1", "https://cdn.example.com:x/a.png", "https:///a.png", "http://[x"])
+async def test_a_redirect_to_a_malformed_address_is_refused(transport, location):
+    async def away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    async with speaking(away) as url:
         with pytest.raises(DownloadFailed) as error:
             await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
     assert error.value.reason == "link_refused"
@@ -405,3 +434,91 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(b" ")
         await writer.drain()
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP"])
+async def test_an_answer_that_comes_compressed_though_nobody_asked_for_it_is_read(transport, encoding):
+    body = b'{"for": "%s"}' % (b"me " * 200_000)
+
+    async def packed(_: web.Request) -> web.Response:
+        data = zlib.compress(body) if encoding == "deflate" else gzip.compress(body)
+        return web.Response(body=data, headers={"Content-Encoding": encoding})
+
+    received: list[bytes] = []
+    async with serving(packed) as url:
+        answer = await send(transport, url)
+        _, _, asked = await transport.ask(url, REQUEST, None)
+        await transport.fetch(f"{url}/a.png", received.append, most_bytes=len(body), loopback=True)
+    assert answer.envelope() == asked == b"".join(received) == body
+
+
+@pytest.mark.parametrize(("encoding", "words"), [("br", "compressed as 'br'"), ("gzip", "cannot be decompressed")])
+async def test_an_answer_that_cannot_be_decompressed_says_so(transport, encoding, words):
+    async def packed(_: web.Request) -> web.Response:
+        return web.Response(body=b'{"not": "compressed"}', headers={"Content-Encoding": encoding})
+
+    async with serving(packed) as url:
+        with pytest.raises(Malformed, match=words) as error:
+            await send(transport, url)
+    assert (error.value.reason, error.value.http_status) == ("compressed", 200)
+
+
+@given(data=st.binary(max_size=2000), chunk=st.integers(1, 100), times=st.integers(1, 2000))
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_chunks_what_was_compressed_comes_out_whole_and_in_small_pieces(data, chunk, times):
+    packed, unpacker = gzip.compress(data * times), Unpacker("gzip", 200)
+    pieces = [piece for at in range(0, len(packed), chunk) for piece in unpacker.feed(packed[at : at + chunk])]
+    assert b"".join(pieces) == data * times
+    assert all(len(piece) <= STEP_BYTES for piece in pieces)
+
+
+async def test_who_is_cancelled_while_a_picture_is_written_ends_when_the_writing_has(transport):
+    writing, go_on, done = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def write(self, data: bytes) -> None:
+            writing.set()
+            go_on.wait(5)
+            done.append(len(data))
+
+    async def large(_: web.Request) -> web.Response:
+        return web.json_response({"data": "A" * 3_000_000})
+
+    async with serving(large) as url:
+        sending = transport.send(url, REQUEST, None, on_sent=lambda: None, open_sink=lambda _: Slow())
+        task = asyncio.ensure_future(sending)
+        await asyncio.to_thread(writing.wait, 5)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(done) == 1
+
+
+async def test_a_download_may_take_longer_than_its_limit_as_long_as_something_comes(transport, tmp_path):
+    async def slow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(6):
+            await response.write(b"line\n")
+            await asyncio.sleep(0.25)
+        return response
+
+    request = Request(method="GET", path="/", body=b"", timeout_s=1.0)
+    async with serving(slow) as url:
+        with (tmp_path / "results").open("w+b") as file:
+            await transport.download(url, request, None, file)
+    assert (tmp_path / "results").read_bytes() == b"line\n" * 6
+
+
+async def test_a_download_from_which_nothing_comes_any_more_is_given_up_at_its_limit(transport, tmp_path):
+    async def stuck(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nline\n")
+        await reader.read()
+
+    request = Request(method="GET", path="/", body=b"", timeout_s=0.2)
+    async with speaking(stuck) as url:
+        with (tmp_path / "results").open("w+b") as file, pytest.raises(DownloadFailed):
+            await transport.download(url, request, None, file)
+    assert (tmp_path / "results").read_bytes() == b"line\n"

@@ -20,9 +20,10 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
 from batchgen.ledger.schema import network_file_system
+from batchgen.proxies import bypass, proxy_for
 from batchgen.report import figures
 from batchgen.report.screen import Screen
-from batchgen.settings import LEDGER, Settings, is_loopback
+from batchgen.settings import LEDGER, Settings, environment, is_loopback
 
 if TYPE_CHECKING:
     from batchgen.cli.vendor_lists import Account, Lists
@@ -52,7 +53,7 @@ WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is p
 )
 @pass_invocation
 def command(invocation: Invocation, manifest: str | None, online: bool, quota: bool, as_json: bool) -> int:
-    """Check keys, addresses, models, folder, clock and versions; with MANIFEST, what that one needs; with BATCHGEN_LEDGER
+    """Check keys, addresses, proxies, models, folder, clock and versions; with MANIFEST, what that one needs; with BATCHGEN_LEDGER
     set, the server, the queue and who works.
 
     Exit code 5 when something is missing that a run needs. Keys are named, never shown.
@@ -95,6 +96,7 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
         yield folder(job.folder)
         if job.bucket:
             yield bucket(job.bucket, online=online)
+    yield from links()
     if settings.get(LEDGER) or settings.get(f"{LEDGER}_FILE"):
         from batchgen.cli.doctor_cluster import server
 
@@ -152,16 +154,34 @@ def address_of(settings: Settings, provider: str) -> Finding:
     from batchgen.profiles.vendor import PROVIDER_BASE_URLS
 
     what = f"address {provider}"
+    own = PROVIDER_BASE_URLS.get(provider)
     try:
-        url = settings.base_url(provider)
+        if (url := settings.base_url(provider)) is not None:
+            return Finding("ok", what, f"{url} (set by you){by_way_of(url)}")
+        if own is not None:
+            return Finding("ok", what, f"{own}{by_way_of(own)}")
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct or unset the variable")
-    if url is not None:
-        return Finding("ok", what, f"{url} (set by you)")
-    own = PROVIDER_BASE_URLS.get(provider)
-    if own is not None:
-        return Finding("ok", what, own)
     return Finding("fail", what, "not known", f"set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL")
+
+
+def by_way_of(url: str) -> str:
+    """Through which proxy, or why through none although there is one. Raises SettingsError."""
+    if (proxy := proxy_for(url, environment())) is not None:
+        return f", through the proxy {proxy}"
+    name = bypass(url, environment())
+    return f", directly because of {name}" if name else ""
+
+
+def links() -> Iterator[Finding]:
+    """Their hosts are not known before; the proxy of most of them is."""
+    try:
+        way = by_way_of("https://links.invalid")
+    except SettingsError as error:
+        yield Finding("warn", "links", str(error), "correct or unset the variable")
+        return
+    if way:
+        yield Finding("ok", "links", f"fetched over https{way}; this machine resolves and checks their hosts itself")
 
 
 def _local(url: str) -> bool:

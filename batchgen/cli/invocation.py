@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from batchgen.errors import SettingsError
+from batchgen.proxies import passwords
 from batchgen.report.screen import Screen
 from batchgen.settings import LEDGER, Settings, environment
 
@@ -118,7 +119,7 @@ def passwords_of(settings: Settings) -> set[str]:
 
 def started() -> Invocation:
     """With the keys of the process's own environment hidden from the first line on."""
-    secrets = keys_in(environment())
+    secrets = keys_in(environment()) | {word for word in passwords(environment()) if len(word) >= SECRET_MIN}
     with contextlib.suppress(SettingsError):  # said by the command that needs it
         secrets |= passwords_of(Settings.load())
     return Invocation(secrets=secrets)

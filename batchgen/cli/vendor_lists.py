@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from batchgen.engine.lanes import base_url_of
-from batchgen.errors import ModelUnavailable, SettingsError
+from batchgen.errors import ConnectFailed, Malformed, ModelUnavailable, SettingsError, Unanswered
 from batchgen.providers import aimlapi_errors, google_errors
 from batchgen.providers.listings import Balance, Listed, aiml_balance, aiml_list, google_page
 from batchgen.providers.registry import provider_class
+from batchgen.records import Request
 from batchgen.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
-    import aiohttp
+    from batchgen.transport import Transport
 
 PROVIDERS = ("gemini", "aimlapi")
 PAGES_MOST = 20
-ANSWER_MAX_BYTES = 16_000_000  # AIML lists some hundreds of models of all kinds, with descriptions
+ANSWER_MAX_BYTES = 8_000_000  # AIML lists some hundreds of models of all kinds, with descriptions
 TIMEOUT_S = 20
 
 
@@ -50,16 +52,19 @@ class Lists:
     """
 
     def __init__(self) -> None:
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+        self._opened = AsyncExitStack()
+        self._transport: Transport
         self.date: str | None = None  # the header of the last answer
 
     async def __aenter__(self) -> Lists:
+        from batchgen.transport import Transport  # imports aiohttp, and most commands ask nobody
+
+        threads = self._opened.enter_context(ThreadPoolExecutor(1))
+        self._transport = await self._opened.enter_async_context(Transport(1, threads))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        await self._opened.aclose()
 
     async def models(self, account: Account) -> list[Listed]:
         """Image models."""
@@ -68,8 +73,8 @@ class Lists:
         found: list[Listed] = []
         token = ""
         for _ in range(PAGES_MOST):
-            query = {"pageSize": "1000", **({"pageToken": token} if token else {})}
-            page, token = google_page(await self._get(account, "/v1beta/models", query))
+            query = urlencode({"pageSize": "1000", **({"pageToken": token} if token else {})})
+            page, token = google_page(await self._get(account, f"/v1beta/models?{query}"))
             found += page
             if not token:
                 break
@@ -82,27 +87,18 @@ class Lists:
         except ModelUnavailable:
             return None
 
-    async def _get(self, account: Account, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        import aiohttp
-
+    async def _get(self, account: Account, path: str) -> bytes:
+        request = Request(method="GET", path=path, body=b"", timeout_s=TIMEOUT_S)
         try:
-            async with self._session.get(
-                account.url + path, params=query, headers=[account.auth], allow_redirects=False
-            ) as response:
-                body = await _whole(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise SettingsError(f"{account.url} does not answer: {error or type(error).__name__}") from None
-        self.date = response.headers.get("Date")
-        if response.status != 200:
+            status, headers, body = await self._transport.ask(
+                account.url, request, account.auth, most_bytes=ANSWER_MAX_BYTES
+            )
+        except (ConnectFailed, Unanswered) as error:
+            raise SettingsError(f"{account.url} does not answer: {error.message}") from None
+        except Malformed as error:
+            raise SettingsError(f"{account.url}: {error.message}") from None
+        self.date = headers.get("Date")
+        if status != 200:
             errors = aimlapi_errors if account.provider == "aimlapi" else google_errors
-            raise errors.read_error(response.status, response.headers, body)
+            raise errors.read_error(status, headers, body)
         return body
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    pieces = bytearray()
-    async for piece in response.content.iter_any():
-        pieces += piece
-        if len(pieces) > ANSWER_MAX_BYTES:
-            raise SettingsError(f"{response.url.origin()} answers with more than {ANSWER_MAX_BYTES} bytes")
-    return bytes(pieces)

@@ -11,7 +11,9 @@ from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import PROVIDER_BASE_URLS
 from batchgen.providers.base import Batching, Provider
 from batchgen.providers.registry import provider_class
-from batchgen.settings import Settings, is_loopback
+from batchgen.proxies import proxy_for
+from batchgen.settings import Settings, environment, is_loopback
+from batchgen.url import parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def open_routes(
     for profile in profiles:
         codec_class = provider_class(profile.provider)
         url = base_url_of(profile.provider, settings, emulator_url)
-        loopback = is_loopback(url.split("://")[1].split("/")[0].rsplit(":", 1)[0].strip("[]"))
+        proxy_for(url, environment())  # one that cannot be used is said before anything is begun
+        loopback = is_loopback(parts_of(url).hostname or "")
         key, warning = (None, None) if emulator_url else settings.key(profile.provider)
         if warning:
             warnings[warning] = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.settings import environment_without_keys
+from batchgen.time_limit import TimeLimit
 
 ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
 START = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.store.derive_process import serve; serve()"
@@ -40,7 +41,7 @@ class Workbench:
         try:
             stdin.write(json.dumps(task).encode() + b"\n")
             await stdin.drain()
-            async with asyncio.timeout(TASK_MOST_S):
+            async with TimeLimit(TASK_MOST_S):
                 answer = await stdout.readline()
                 if not answer.endswith(b"\n"):
                     await process.wait()

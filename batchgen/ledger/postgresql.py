@@ -77,7 +77,10 @@ def is_address(url: str) -> bool:
 
 def shown(url: str) -> str:
     """The address without a password, fit to be shown and noted."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(a malformed address)"
     login, at, hosts = parts.netloc.rpartition("@")
     query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _SHOWN], safe="/,")
     return f"{parts.scheme}://{login.partition(':')[0]}{at}{hosts}{parts.path}{'?' if query else ''}{query}"

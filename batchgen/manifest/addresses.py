@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+
+from batchgen.url import parts_of
 
 # A manifest may come from somebody else: it must not be able to send a key or a password of yours to its address.
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -18,10 +19,21 @@ def variable_problem(address: str) -> str | None:
     return None
 
 
+def heartbeat_problem(address: str) -> str | None:
+    """Why nothing can be sent there; None when it can, or when variables say where."""
+    if VARIABLE.search(address):
+        return None
+    try:
+        parts_of(address)
+    except ValueError as error:
+        return f"the address {error}"
+    return None
+
+
 def secrets_in(address: str) -> list[str]:
-    """Parts that look like tokens or passwords: the password, and what is long and has digits."""
-    parts = urlsplit(VARIABLE.sub("", address))
-    words = [word for word in re.split(r"[/&=?@:+.,]", f"{parts.netloc}/{parts.path}/{parts.query}") if word]
-    found = [word for word in words if len(word) >= 10 and any(map(str.isdigit, word))]
-    _, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    """Parts that look like tokens or passwords: the password, and what is long and has digits. Of a malformed address too."""
+    text = VARIABLE.sub("", address).partition("#")[0]
+    rest = text.partition("://")[2] or text
+    found = [word for word in re.split(r"[/&=?@:+.,]", rest) if len(word) >= 10 and any(map(str.isdigit, word))]
+    _, _, password = re.split(r"[/?]", rest)[0].rpartition("@")[0].partition(":")
     return [password, *found] if password else found

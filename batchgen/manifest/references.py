@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
-from urllib.parse import urlsplit
 
 import aiofiles
 import pybase64
@@ -23,6 +22,7 @@ from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.records import ReferenceImage
 from batchgen.settings import is_loopback
 from batchgen.single_flight import SingleFlight
+from batchgen.url import parts_of
 
 FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
 LINK_MAX_CHARS = 2000
@@ -53,15 +53,19 @@ def is_link(name: str) -> bool:
 
 def link_problem(name: str) -> str | None:
     """Why this cannot be a reference's link; None when it can. Where it leads is seen when it is fetched."""
+    scheme = name.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        return f"{scheme}:// is not fetched: give an https:// link, or save the picture beside the manifest"
+    if not name.isprintable() or " " in name:
+        return "holds a space or a control character: write %20 for a space"
+    if len(name) > LINK_MAX_CHARS:
+        return f"is longer than {LINK_MAX_CHARS:,} characters"
     try:
-        parts = urlsplit(name)
-        host = parts.hostname or ""
-    except ValueError:
-        return "is no address"
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        return f"{parts.scheme}:// is not fetched: give an https:// link, or save the picture beside the manifest"
-    if not host or not name.isprintable() or " " in name or len(name) > LINK_MAX_CHARS:
-        return "is no address"
+        parts = parts_of(name)
+    except ValueError as error:
+        return str(error)
+    if scheme == "http" and not is_loopback(parts.hostname or ""):
+        return "http:// is not fetched: give an https:// link, or save the picture beside the manifest"
     if parts.username is not None:
         return "carries a user name or password: a link in a manifest must work without"
     return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from batchgen.fallback import FALLBACKS_MOST
-from batchgen.manifest.addresses import variable_problem
+from batchgen.manifest.addresses import heartbeat_problem, variable_problem
 from batchgen.manifest.complaints import did_you_mean, shown
 from batchgen.manifest.nightly import Schedule, at_alone
 from batchgen.manifest.post import TAGS, PostValue, known_fields
@@ -201,6 +201,12 @@ def _named_variables(value: Any) -> Any:
     return value
 
 
+def _callable(address: str | None) -> str | None:
+    if address is not None and (problem := heartbeat_problem(address)):
+        raise PydanticCustomError("told", "told", {"words": problem})
+    return address
+
+
 class Notify(_Strict):
     """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
 
@@ -211,7 +217,7 @@ class Notify(_Strict):
         None,
         description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
     )
-    heartbeat: Annotated[Text | None, BeforeValidator(_named_variables)] = Field(
+    heartbeat: Annotated[Text | None, BeforeValidator(_named_variables), AfterValidator(_callable)] = Field(
         None, description="A https address to call after each night that took place, for a dead man's switch."
     )
 

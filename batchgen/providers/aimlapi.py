@@ -18,9 +18,10 @@ from batchgen.providers.aimlapi_errors import error_words, read_error
 from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
 from batchgen.providers.request_body import encoded, merged, reference_mark
 from batchgen.providers.server_faults import not_the_api, something_else
-from batchgen.records import Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
+from batchgen.records import LIFTED, Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
 
 PROMPT_CHARS = 10_000
+INLINE = ("data:", LIFTED)  # how a `url` begins that is the picture itself
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio",
@@ -142,7 +143,7 @@ class AimlApi:
             raise read_error(status, headers, body)
         pictures = answer.data or answer.images or []
         images = tuple(image for image in map(_image, pictures) if image is not None)
-        links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith("data:"))
+        links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE))
         if not images and not links:
             if error_words(body):  # an error in the clothes of a success
                 raise read_error(status, headers, body)
@@ -160,7 +161,7 @@ class AimlApi:
 
 
 def _image(entry: Picture) -> ReplyImage | None:
-    inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith("data:") else None)
+    inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith(INLINE) else None)
     return picture(inline, entry.mime_type or entry.content_type) if inline else None
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Annotated, Any
 
-from pydantic import OnErrorOmit
+from pydantic import Field, OnErrorOmit
 
 from batchgen.errors import (
     BadRequest,
@@ -69,7 +69,8 @@ class PromptFeedback(Envelope):
 
 
 class Answer(Envelope):
-    candidates: list[Candidate] | None = None  # absent when the prompt was blocked
+    # Absent when the prompt was blocked. One error is enough: pydantic's take 1 KB each.
+    candidates: list[Candidate] | None = Field(None, fail_fast=True)
     prompt_feedback: Annotated[PromptFeedback | None, LENIENT] = None
     usage_metadata: Annotated[UsageMetadata | None, LENIENT] = None
     response_id: Annotated[str | None, LENIENT] = None

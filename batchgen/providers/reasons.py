@@ -64,6 +64,7 @@ REMEDIES: Mapping[str, str] = {
     "redirect": "the base URL leads elsewhere: check it, and whether a login page or proxy stands in between",
     "not_the_api": "something else than the API answers at the base URL: check the address",
     "bad_base64": _ANSWER,
+    "compressed": _ANSWER,
     "continuation": _RETRY_LATER,
     "unreadable": "the answer is kept: report the bug; a newer batchgen reads it without buying again",
     # a request the vendor does not take
@@ -100,7 +101,7 @@ REMEDIES: Mapping[str, str] = {
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,
-    "too_large": "the picture is beyond the safety limits and was not decoded",
+    "too_large": "the answer or its picture is beyond the safety limits and was not read: the message says which",
     "damaged": _ANSWER,
     "error": "see the message",
 }

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from urllib.parse import urlsplit
 
 from batchgen.errors import ProviderError, UsageError
 from batchgen.profiles.profile import Profile
@@ -16,7 +15,9 @@ from batchgen.report.clean import shortened
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
 from batchgen.settings import is_loopback
+from batchgen.time_limit import TimeLimit
 from batchgen.transport import Transport
+from batchgen.url import parts_of
 
 LINES_MOST = 10
 COLUMNS = 300
@@ -134,13 +135,16 @@ def beat(address: str) -> str | None:
         asyncio.run(_beat(address))
     except ProviderError as error:
         return error.message.replace("the picture's link", "the address")
-    except (TimeoutError, OSError, ValueError) as error:
+    except ValueError as error:
+        return f"the address {error}"
+    except OSError as error:
         return f"{type(error).__name__} {error}".strip()
     return None
 
 
 async def _beat(address: str) -> None:
-    loopback = is_loopback(urlsplit(address).hostname or "")
+    """Raises ProviderError, OSError, and ValueError for an address that is malformed."""
+    loopback = is_loopback(parts_of(address).hostname or "")
     with ThreadPoolExecutor(1) as threads:
-        async with asyncio.timeout(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
+        async with TimeLimit(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
             await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, loopback=loopback)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 from batchgen.errors import SettingsError, StoreError
 from batchgen.settings import environment, is_loopback
+from batchgen.url import parts_of
 
 WHOLE_MOST_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
 PIECE_BYTES = 1 << 20
@@ -59,6 +60,8 @@ class Objects:
         client: dict[str, Any] = {"timeout": f"{REQUEST_S}s", "connect_timeout": f"{CONNECT_S}s"}
         if _plain_endpoint(environment()):
             client["allow_http"] = True
+        if _is_here(environment()):  # with a proxy of its own, which is for nothing here, obstore asks no other
+            client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": "127.0.0.1,localhost,::1"}
         retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         try:
             self._store: Any = from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
@@ -163,8 +166,11 @@ def _found(meta: Mapping[str, Any]) -> Found:
 
 
 def server_of(url: str, environ: Mapping[str, str]) -> str:
-    """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's."""
-    hosts = (urlsplit(environ[name]).netloc.rpartition("@")[2] for name in ENDPOINTS if environ.get(name))
+    """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's.
+
+    Raises SettingsError.
+    """
+    hosts = (_endpoint(name, environ[name]).netloc.rpartition("@")[2] for name in ENDPOINTS if environ.get(name))
     account = environ.get("AZURE_STORAGE_ACCOUNT_NAME", "") if url.startswith("az:") else ""
     return next(hosts, account)
 
@@ -202,7 +208,9 @@ def _plain_endpoint(environ: Mapping[str, str]) -> bool:
     """Whether an endpoint is plain http on loopback. Raises SettingsError for one elsewhere that was not allowed in words."""
     plain = False
     for name in ENDPOINTS:
-        parts = urlsplit(environ.get(name, ""))
+        if not environ.get(name):
+            continue
+        parts = _endpoint(name, environ[name])
         if parts.scheme != "http":
             continue
         if not is_loopback(parts.hostname or ""):
@@ -214,3 +222,15 @@ def _plain_endpoint(environ: Mapping[str, str]) -> bool:
             )
         plain = True
     return plain
+
+
+def _is_here(environ: Mapping[str, str]) -> bool:
+    """Whether an endpoint is on this machine."""
+    return any(is_loopback(_endpoint(name, environ[name]).hostname or "") for name in ENDPOINTS if environ.get(name))
+
+
+def _endpoint(name: str, value: str) -> SplitResult:
+    try:
+        return parts_of(value)
+    except ValueError as error:
+        raise SettingsError(f"{name}: the address {error}; write it as https://host:port") from None

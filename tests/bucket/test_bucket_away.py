@@ -12,6 +12,7 @@ import batchgen
 from batchgen.store.bucket import BucketStore
 from batchgen.store.objects import BucketAway, Objects
 from tests.bucket.bench import ADDRESS
+from tests.https import proxy
 from tests.test_run import items
 
 THREE = items("a", "b", "c")
@@ -281,3 +282,26 @@ async def test_sigkill_in_the_middle_of_an_upload_is_finished_by_the_next_run(be
     with bench.reader() as ledger:
         assert await bench.requests() <= 3 + ledger.attempts().get("uncertain", 0)
         assert "i1" in bench.notes
+
+
+async def test_a_bucket_on_this_machine_is_reached_directly_whatever_proxy_the_environment_names(
+    bench, gate, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        outcome = await bench.run(THREE)
+    assert outcome.exit_code == 0
+    await all_three(bench, gate)
+
+
+async def test_a_bucket_elsewhere_is_reached_through_the_proxy_whose_password_is_not_shown(gate, monkeypatch):
+    monkeypatch.setattr("batchgen.store.objects.RETRIES", 0)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    refuses = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    async with proxy(0, answer=refuses) as through:
+        monkeypatch.setenv("HTTPS_PROXY", through.url("me:hush@"))
+        with pytest.raises(BucketAway) as error:
+            await asyncio.to_thread(Objects(ADDRESS).size, "a.png")
+    assert through.asked[0] == "CONNECT s3.us-east-1.amazonaws.com:443 HTTP/1.1"
+    assert "hush" not in str(error.value)

@@ -191,7 +191,7 @@ def test_the_heartbeat_is_sent_after_a_night_that_took_place_and_not_after_an_em
 
 
 @pytest.mark.parametrize(
-    "address", ["http://example.com/x", "https://10.0.0.1/x", "file:///etc/passwd", "http://127.0.0.1:9/x"]
+    "address", ["http://example.com/x", "https://10.0.0.1/x", "ftp://127.0.0.1/x", "http://127.0.0.1:9/x"]
 )
 def test_a_heartbeat_goes_to_a_public_host_over_https_or_to_this_machine(batchgen, write, emulator, address):
     emulator()

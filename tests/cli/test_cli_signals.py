@@ -90,3 +90,21 @@ def linked(folder) -> bool:
     """Whether an answer's link is durable and its picture is still to be fetched."""
     with Reader.open(folder) as reader:
         return any(attempt.links for attempt in reader.open_attempts())
+
+
+def test_a_run_that_was_stopped_longer_than_its_time_limit_reads_the_answers_that_came_meanwhile(
+    spawn, write, emulator, tmp_path
+):
+    log = tmp_path / "log.jsonl"
+    emulator("--latency", "0.7", "--rpm", "0")
+    manifest = write(dict.fromkeys("abcde", "A mug"), head="models: {gemini-nano-banana-2.1: {time_limit_s: 1.5}}\n")
+    process = spawn("run", str(manifest), "--log-file", str(log), "--log-format", "json")
+    while not log.exists() or log.read_text().count('"attempt.started"') < 5:
+        time.sleep(0.02)
+    time.sleep(0.2)  # their headers have left
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=20)
+    events = log.read_text()
+    assert (process.returncode, events.count('"attempt.started"'), events.count('"attempt.failed"')) == (0, 5, 0)

@@ -178,10 +178,10 @@ def test_a_picture_that_is_gone_is_a_clear_error(pictures):
     [
         ("http://example.com/a.png", "give an https:// link"),
         ("ftp://b/a.png", "give an https:// link"),
-        ("https:///a.png", "is no address"),
-        ("https://example.com/a b.png", "is no address"),
-        ("https://example.com/" + "a" * 2000, "is no address"),
-        ("https://[::1/a.png", "is no address"),
+        ("https:///a.png", "names no host"),
+        ("https://example.com/a b.png", "holds a space"),
+        ("https://example.com/" + "a" * 2000, "is longer than 2,000 characters"),
+        ("https://[::1/a.png", "has a malformed host"),
         ("https://me:secret@example.com/a.png", "carries a user name or password"),
     ],
 )

@@ -232,7 +232,9 @@ def test_every_finish_reason_has_a_remedy(finish_reason):
     assert finish_reason.lower() in REMEDIES
 
 
-@pytest.mark.parametrize("reason", ["not_an_image", "truncated", "too_large", "damaged", "download_failed"])
+@pytest.mark.parametrize(
+    "reason", ["not_an_image", "truncated", "too_large", "damaged", "download_failed", "compressed"]
+)
 def test_what_goes_wrong_after_the_answer_has_a_remedy(reason):
     assert REMEDIES[reason]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 from batchgen.engine.batch.endings import Endings
-from batchgen.engine.batch.lines import RawLine, lifted, take
+from batchgen.engine.batch.lines import RawLine, lifted, opened, take
 from batchgen.engine.batch.means import Means
 from batchgen.engine.batch.submit import Submission, forget_files
 from batchgen.engine.conversation import keep_turn
@@ -34,7 +34,6 @@ from batchgen.store.spool import NO_FOLLOW, SpoolFile, sync_folder
 from batchgen.store.unread import keep
 
 AT_ONCE = 16
-AT_ONCE_BYTES = 32 * 1024 * 1024  # of lines at work; one that is longer is at work alone
 FETCH_TRIES = 6
 LOST = {
     "expired": ("batch_expired", "the batch expired at the vendor's before it came to this request"),
@@ -102,12 +101,15 @@ class Collection:
     async def collect(self, chunk: Chunk) -> Chunk:
         means, tally = self._means, Tally()
         await means.chunks.adopted(chunk)  # what it costs and brings counts for the run that reads it
-        file = _opened(means.file(chunk, "results"))
-        if file is None and chunk.results_file:
-            return await means.chunks.stepped(chunk, step="ended")  # somebody deleted our copy: fetched anew
-        if file is not None:
+        path = means.file(chunk, "results")
+        try:
+            file = opened(path)
+        except FileNotFoundError:  # the batch named no results, or somebody deleted our copy, which is fetched again
+            if chunk.results_file:
+                return await means.chunks.stepped(chunk, step="ended")
+        else:
             with file:
-                await self._lines(chunk, file, tally)
+                await self._lines(chunk, file, path, tally)
         await self._missing(chunk, tally)
         usd = means.ledger.reader.chunk_usd(chunk.id)
         chunk = await means.chunks.stepped(chunk, step="collected", ended_at=time.time())
@@ -121,11 +123,10 @@ class Collection:
         )  # fmt: skip
         return chunk
 
-    async def _lines(self, chunk: Chunk, file: IO[bytes], tally: Tally) -> None:
+    async def _lines(self, chunk: Chunk, file: IO[bytes], path: str, tally: Tally) -> None:
         seen: set[int] = set()
-        while lines := await self._means.in_thread(lambda: take(file, AT_ONCE, AT_ONCE_BYTES)):
+        while lines := await self._means.in_thread(lambda: take(file, path, AT_ONCE)):
             await asyncio.gather(*(self._line(chunk, line, seen, tally) for line in lines))
-            lines.clear()  # each may have 40 MB, and the next ones come
 
     async def _line(self, chunk: Chunk, line: RawLine, seen: set[int], tally: Tally) -> None:
         means = self._means
@@ -163,7 +164,7 @@ class Collection:
             return spooled[-1]
 
         try:
-            answer = lifted(line.text, open_sink, signatures=sample.item.turn > 0)
+            answer = lifted(line, open_sink, signatures=sample.item.turn > 0)
             if answer.key != line.key:
                 raise Malformed("a line of the results has two keys", http_status=200)
         except ProviderError:
@@ -188,7 +189,7 @@ class Collection:
     async def _strange(self, chunk: Chunk, line: RawLine, why: str) -> None:
         """Perhaps paid for, and nobody's: kept as it came."""
         path = self._means.file(chunk, "strange")
-        await self._means.in_thread(lambda: _append(path, line.text))
+        await self._means.in_thread(lambda: _append(path, line))
         self._means.note(f"{chunk.batch}: a line of its results {why}; it is kept in {path}")
 
     async def _missing(self, chunk: Chunk, tally: Tally) -> None:
@@ -222,21 +223,17 @@ class Collection:
         return await means.chunks.stepped(chunk, step="done")
 
 
-def _opened(path: str) -> IO[bytes] | None:
-    """None when there is none: the batch named no results, or they are gone."""
-    try:
-        return os.fdopen(os.open(path, os.O_RDONLY | NO_FOLLOW), "rb")
-    except FileNotFoundError:
-        return None
-
-
 def _durable(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _append(path: str, text: bytes) -> None:
+def _append(path: str, line: RawLine) -> None:
     with open(path, "ab") as file:
-        file.write(text if text.endswith(b"\n") else text + b"\n")
+        last = b""
+        for piece in line.pieces():
+            file.write(piece)
+            last = piece
+        file.write(b"" if last.endswith(b"\n") else b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,120 @@
+"""Which proxy the environment names for an address: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in small letters too."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from batchgen.errors import SettingsError
+from batchgen.settings import is_loopback
+from batchgen.url import parts_of
+
+PORTS = {"http": 80, "https": 443}
+_ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")  # of NO_PROXY; an IPv6 address with a port has brackets
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """url: without credentials, which only the header has. source: the variable that names it."""
+
+    url: str
+    source: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.source})"
+
+
+def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
+    """None when requests go there directly, as they always do to this machine. url: one that `parts_of` takes.
+
+    environ: the process's own, never with what `.env` says: a manifest's folder may be a stranger's.
+    Raises SettingsError that names the variable for a proxy that is malformed or of another kind than http and https.
+    """
+    parts = parts_of(url)
+    host = (parts.hostname or "").rstrip(".")
+    if is_loopback(host) or _excepted(host, parts.port or PORTS.get(parts.scheme, 0), environ):
+        return None
+    source = next((name for name in _names(f"{parts.scheme}_proxy", "all_proxy") if environ.get(name)), None)
+    return None if source is None else _proxy(environ[source], source)
+
+
+def bypass(url: str, environ: Mapping[str, str]) -> str:
+    """The variable by which an address that has a proxy otherwise is reached directly, else ''. Raises SettingsError."""
+    without = {name: value for name, value in environ.items() if name.lower() != "no_proxy"}
+    if proxy_for(url, environ) is not None or proxy_for(url, without) is None:
+        return ""
+    return next(name for name in _names("no_proxy") if environ.get(name))
+
+
+def _names(*names: str) -> list[str]:
+    """As curl has them: small letters win."""
+    return [form for name in names for form in (name, name.upper())]
+
+
+def _proxy(value: str, source: str) -> Proxy:
+    url = value if "://" in value else f"http://{value}"
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise SettingsError(
+            f"{source}: {scheme}:// proxies are not supported: name one of http:// or https://, or unset it"
+        )
+    try:
+        parts = parts_of(url)
+        if not url.isprintable() or " " in url:
+            raise ValueError("holds a space or a control character")
+    except ValueError as error:
+        raise SettingsError(f"{source}: the address {error}; write it as http://host:port") from None
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    headers = {}
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {b64encode(login.encode()).decode()}"  # RFC 7617
+    return Proxy(f"{scheme}://{host}:{parts.port or PORTS[scheme]}", source, headers)
+
+
+def passwords(environ: Mapping[str, str]) -> set[str]:
+    """Of all proxies that are named, as they stand there and as they are meant."""
+    found = set()
+    for name in _names("https_proxy", "http_proxy", "all_proxy"):
+        login = environ.get(name, "").partition("://")[2].rpartition("@")[0]
+        password = login.partition(":")[2]
+        found |= {password, unquote(password)}
+    return found - {""}
+
+
+def _excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
+    """Whether NO_PROXY names the host: itself, a domain it is in, a network it is in, or `*`; each with a port or without."""
+    listed = next((environ[name] for name in _names("no_proxy") if environ.get(name)), "")
+    address = None
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+    for entry in listed.lower().replace(",", " ").split():
+        if entry == "*":
+            return True
+        name, its_port = entry, None
+        if entry.count(":") < 2 or entry.startswith("["):
+            match = _ENTRY.fullmatch(entry)
+            if match is None:
+                continue
+            name, its_port = match[1].strip("[]"), match[2]
+        if its_port in (None, str(port)) and (_is_in(address, name) if address else _is_below(host, name)):
+            return True
+    return False
+
+
+def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str) -> bool:
+    try:
+        return address in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return False
+
+
+def _is_below(host: str, name: str) -> bool:
+    name = name.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
