@@ -100,7 +100,8 @@ def watch_status(out: Screen, folder: Path) -> None:
 
 
 def _spent(facts: Facts) -> str:
-    return figures.usd(facts["usd"]["spent"] + facts["usd"]["estimated"])
+    usd = facts["usd"]
+    return figures.total((usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"])
 
 
 def show_status(out: Screen, facts: Facts) -> None:

@@ -307,6 +307,7 @@ _USAGE_FIELDS = (
     "total_tokens",
     "credits",
     "usd",
+    "queries",
     "tier",
 )
 

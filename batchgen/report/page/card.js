@@ -54,14 +54,13 @@ function batchLine(batch) {
   return make("li", {}, make("span", { class: "model" }, batch.model), make("span", { class: "soft" }, since));
 }
 function money(card) {
-  const { spent, estimated, maybe_billed: maybe, images_of_unknown_price: unknown } = card.usd;
-  if (card.emulated) return "nothing billed (emulated)";
-  return [usd(spent + estimated), estimated ? `${usd(estimated)} of it estimated` : "", maybe ? `maybe ${usd(maybe)} more` : "", unknown ? `${plural(unknown, "answer")} of unknown price` : ""].filter(Boolean).join(" · ");
+  const { spent, estimated, requests_of_unknown_price: unknown, maybe_billed: maybe, maybe_billed_of_unknown_price: maybeUnknown } = card.usd;
+  return card.emulated ? "nothing billed (emulated)" : bill({ spent, estimated, unknown, maybe, maybeUnknown });
 }
-function budget({ span, limit, spent }, emulated) {
+function budget({ span, limit, spent, unpriced }, emulated) {
   const share = spent / limit, bar = make("span", { class: `part ${share >= 1 ? "bad" : share >= 0.8 ? "warn" : "busy"}` });
   bar.style.width = `${Math.min(100, 100 * share)}%`;
-  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${usd(spent)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
+  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${inAll(spent, unpriced)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
 }
 function timeOf(card) {
   const run = card.run, began = fromIso(run.started_at);
@@ -75,7 +74,7 @@ function timeOf(card) {
 function nightCell(night) {
   const [tone, words] = night.state === "running" ? ["busy", "goes on"] : night.state === "died" ? ["bad", "died"] : night.state === "unknown" ? ["warn", "goes on elsewhere"] : EXITS[night.exit_code] || ["bad", ""];
   const sign = { running: "▶", died: "†", unknown: "?" }[night.state] || String(night.exit_code);
-  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${usd(night.usd.spent + night.usd.estimated)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
+  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${inAll(night.usd.spent + night.usd.estimated, night.usd.requests_of_unknown_price)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
   return make("li", { class: `night ${tone}`, title: told, "aria-label": told }, sign);
 }
 function row(name, ...content) {
@@ -172,7 +171,7 @@ async function forecast(card) {
     const answer = await fetch(`/jobs/${card.id}/prospect?states=${states.join(",")}`), told_ = await answer.json();
     if (mine !== asked_) return;
     if (!answer.ok) throw new Error(told_.error);
-    const price = told_.emulated ? "nothing billed (emulated)" : told_.usd == null ? `at least ${usd(told_.known_usd)}, some prices are unknown` : `estimated ${usd(told_.usd)}`;
+    const price = told_.emulated ? "nothing billed (emulated)" : `estimated ${inAll(told_.known_usd, told_.unpriced)}`;
     line.textContent = told_.images ? `${plural(told_.images, "picture")}, ${price}.` : "The manifest asks for none of these any more: run it instead.";
     $("confirm-yes").disabled = !told_.images;
   } catch (error) {
