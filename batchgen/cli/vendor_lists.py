@@ -1,4 +1,4 @@
-"""Asks the vendors' servers for what they list: models that a key may use, and AIML's balance. Nothing here is billed."""
+"""Asks the vendors' servers for what they list: models that a key may use or that are withdrawn, AIML's balance. All free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 from batchgen.engine.lanes import base_url_of
 from batchgen.errors import ModelUnavailable, SettingsError
 from batchgen.providers import aimlapi_errors, google_errors
-from batchgen.providers.listings import Balance, Listed, aiml_balance, aiml_list, google_page
+from batchgen.providers.listings import (
+    Balance,
+    Deprecation,
+    Listed,
+    aiml_balance,
+    aiml_deprecations,
+    aiml_list,
+    google_page,
+)
 from batchgen.providers.registry import provider_class
 from batchgen.settings import Settings, is_loopback
 
@@ -82,12 +90,27 @@ class Lists:
         except ModelUnavailable:
             return None
 
-    async def _get(self, account: Account, path: str, query: Mapping[str, str] | None = None) -> bytes:
+    async def deprecations(self, account: Account) -> list[Deprecation]:
+        """Models that are withdrawn or will be; empty where the vendor, or the server in its place, has no such page.
+
+        It is public, so the key stays here.
+        """
+        if account.provider != "aimlapi":
+            return []
+        try:
+            return aiml_deprecations(await self._get(account, "/v1/models/deprecations", with_key=False))
+        except ModelUnavailable:
+            return []
+
+    async def _get(
+        self, account: Account, path: str, query: Mapping[str, str] | None = None, *, with_key: bool = True
+    ) -> bytes:
         import aiohttp
 
+        headers = [account.auth] if with_key else []
         try:
             async with self._session.get(
-                account.url + path, params=query, headers=[account.auth], allow_redirects=False
+                account.url + path, params=query, headers=headers, allow_redirects=False
             ) as response:
                 body = await _whole(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
