@@ -137,8 +137,7 @@ def _ways(found: Plan) -> list[str]:
     """How much goes by batch, and of what goes online why."""
     loads = found.forecast.by_model.values()
     lines = [
-        f"{load.model}: {figures.count(load.images, 'image')} by batch, "
-        + figures.total(load.usd, load.unpriced)
+        f"{load.model}: {figures.count(load.images, 'image')} by batch, " + figures.total(load.usd, load.unpriced)
         for load in loads
         if load.batch and load.images
     ]
@@ -217,7 +216,7 @@ def as_object(
         "steps": [
             {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": step.why,
              "images": step.sample.images if step.action == "generate" else 0,
-             "usd": step.usd if step.action == "generate" else 0.0}
+             "usd": (None if step.usd is None else round(step.usd, 6)) if step.action == "generate" else 0.0}
             for step in rows.kept
         ],
         "warnings": list(found.warnings),

@@ -167,7 +167,9 @@ class Requests(Connected):
 
     def unpriced_since(self, at: float) -> int:
         """Requests begun since then that were or may have been billed, and have no price."""
-        sql = f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED} OR ({MAYBE} AND estimate_usd IS NULL))"
+        sql = (
+            f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED} OR ({MAYBE} AND estimate_usd IS NULL))"
+        )
         return int(self._connection.execute(sql, (at,)).fetchone()[0])
 
     def requests_by_model(self) -> Iterator[tuple[Any, ...]]:

@@ -53,7 +53,9 @@ NAMES = {
         "gauge", ("job", "model"), "USD that may have been charged on top for requests without a picture, an estimate."
     ),
     "batchgen_unpriced_requests_total": Name(
-        "counter", ("job", "model", "billed"), "Requests whose price nobody knows; billed: yes, or maybe without a picture."
+        "counter",
+        ("job", "model", "billed"),
+        "Requests whose price nobody knows; billed: yes, or maybe without a picture.",
     ),
     "batchgen_samples": Name(
         "gauge", ("job", "model", "state"), "How the job stands: wanted pictures by state, such as succeeded or failed."
