@@ -196,10 +196,10 @@ def money_lines(usd: Facts, *, emulated: bool) -> list[str]:
         parts.append(f"{figures.usd(usd['estimated'])} estimated ({_why_estimated(usd)})")
     if unpriced := usd["requests_of_unknown_price"]:
         parts.append(f"{'' if parts else 'unknown: '}{figures.count(unpriced, 'request')} of unknown price")
+    if usd["maybe_billed_requests"]:
+        parts.append(_maybe_billed(usd, "maybe billed on top" if parts else "maybe billed"))
     if not parts:
         parts = [f"{figures.usd(0)} charged"]
-    if usd["maybe_billed_requests"]:
-        parts.append(_maybe_billed(usd))
     if usd["searched_requests"]:
         requests = figures.count(usd["searched_requests"], "request")
         parts.append(f"the searches of {requests} count in full; some may have been free (a monthly allowance)")
@@ -213,15 +213,15 @@ def _why_estimated(usd: Facts) -> str:
     return f"no usage was reported, or {guess}" if usd["guessed"] else "no usage was reported"
 
 
-def _maybe_billed(usd: Facts) -> str:
-    """On top: of requests that brought no image."""
+def _maybe_billed(usd: Facts, words: str) -> str:
+    """For requests that brought no image."""
     requests = figures.count(usd["maybe_billed_requests"], "request")
     if usd["maybe_billed"] is None:
-        return f"an unknown amount maybe billed on top ({requests} that brought no image)"
+        return f"an unknown amount {words} ({requests} that brought no image)"
     unpriced = usd["maybe_billed_of_unknown_price"]
     rest = f", {unpriced:,} of them of unknown price" if unpriced else ""
     amount = figures.usd(usd["maybe_billed"])
-    return f"{amount} maybe billed on top, an estimate ({requests} that brought no image{rest})"
+    return f"{amount} {words}, an estimate ({requests} that brought no image{rest})"
 
 
 def _time(facts: Facts) -> str:

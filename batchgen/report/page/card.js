@@ -53,9 +53,8 @@ function batchLine(batch) {
   const since = `${batch.state}, ${number(batch.succeeded + batch.failed)} of ${plural(batch.requests, "request")} answered, for ${ago(nowS() - fromIso(batch.since))}`;
   return make("li", {}, make("span", { class: "model" }, batch.model), make("span", { class: "soft" }, since));
 }
-function money(card) {
-  const { spent, estimated, requests_of_unknown_price: unknown, maybe_billed: maybe, maybe_billed_of_unknown_price: maybeUnknown } = card.usd;
-  return card.emulated ? "nothing billed (emulated)" : bill({ spent, estimated, unknown, maybe, maybeUnknown });
+function money({ spent, estimated, requests_of_unknown_price: unknown, maybe_billed: maybe, maybe_billed_of_unknown_price: maybeUnknown }) {
+  return bill({ spent, estimated, unknown, maybe, maybeUnknown });
 }
 function budget({ span, limit, spent, unpriced }, emulated) {
   const share = spent / limit, bar = make("span", { class: `part ${share >= 1 ? "bad" : share >= 0.8 ? "warn" : "busy"}` });
@@ -74,7 +73,7 @@ function timeOf(card) {
 function nightCell(night) {
   const [tone, words] = night.state === "running" ? ["busy", "goes on"] : night.state === "died" ? ["bad", "died"] : night.state === "unknown" ? ["warn", "goes on elsewhere"] : EXITS[night.exit_code] || ["bad", ""];
   const sign = { running: "▶", died: "†", unknown: "?" }[night.state] || String(night.exit_code);
-  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${inAll(night.usd.spent + night.usd.estimated, night.usd.requests_of_unknown_price)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
+  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${money(night.usd)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
   return make("li", { class: `night ${tone}`, title: told, "aria-label": told }, sign);
 }
 function row(name, ...content) {
@@ -97,7 +96,7 @@ function drawJob(card, { full = false } = {}) {
   const list = make("dl", { class: "facts" });
   if (card.lanes.length) list.append(...row("Models", make("ul", { class: "lanes" }, ...card.lanes.map((lane) => laneLine(lane, lasts)))));
   if (card.files.made || card.files.failed) list.append(...row("Files", made(card.files)));
-  list.append(...row("Money", make("span", {}, money(card))));
+  list.append(...row("Money", make("span", {}, card.emulated ? "nothing billed (emulated)" : money(card.usd))));
   if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map((each) => budget(each, card.emulated)))));
   if (card.batches?.length) list.append(...row("Batches", make("ul", { class: "lanes" }, ...card.batches.map(batchLine))));
   if (card.run) list.append(...row("Time", timeOf(card)));

@@ -37,4 +37,7 @@ const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(byt
 const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 // A sum of which some parts have no price: when nothing is known it is unknown, never 0.
 const inAll = (amount, unpriced, noun = "request") => (!unpriced ? usd(amount) : amount ? `${usd(amount)} + ${plural(unpriced, noun)} of unknown price` : `unknown (${plural(unpriced, noun)} of unknown price)`);
-const bill = ({ spent, estimated, unknown, maybe, maybeUnknown }) => [inAll(spent + estimated, unknown), estimated ? `${usd(estimated)} of it estimated` : "", maybe || maybeUnknown ? `maybe ${inAll(maybe, maybeUnknown)} more` : ""].filter(Boolean).join(" · ");
+function bill({ spent, estimated, unknown, maybe, maybeUnknown }) {
+  const lost = maybe || maybeUnknown, charged = spent + estimated || unknown || !lost;
+  return [charged ? inAll(spent + estimated, unknown) : "", estimated ? `${usd(estimated)} of it estimated` : "", lost ? `maybe ${inAll(maybe, maybeUnknown)}${charged ? " more" : ""}` : ""].filter(Boolean).join(" · ");
+}
