@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 
 import pytest
 
+from batchgen.ledger.schema import ledger_path
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.place import Place
 from batchgen.report.dashboard.watch import Watch
@@ -24,7 +27,7 @@ def job(batchgen, emulator, tmp_path):
     """Run items, `id: (model, prompt)`; all that is said of it, by who says it."""
 
     def run(items, *argv, head=None, code=0):
-        emulator("--rpm", "0", "--latency", "0-0")
+        emulator("--rpm", "0", "--latency", "0-0", "--batch-pending", "0", "--batch-running", "0.1")
         listed = [{"id": name, "model": model, "prompt": prompt} for name, (model, prompt) in items.items()]
         path, page, prom = tmp_path / "job.yaml", tmp_path / "page.md", tmp_path / "job.prom"
         facts = {"version": 1, **(head or {}), "items": listed}
@@ -122,11 +125,17 @@ def test_a_tier_of_a_published_price_is_no_guess(job):
     assert {name for name in FOR_PEOPLE if "guess" in said[name]} == set()
 
 
-def test_searches_are_billed_by_the_answers_queries_and_said_to_count_in_full(job, tmp_path):
-    said = job({"a": (PRICED, "A map")}, head={"defaults": {"search": "web"}})
+@pytest.mark.parametrize(
+    ("engine", "share"), [("online", 1), ("batch", 0.5)], ids=["online", "batch"]
+)  # of the picture's price; a batch makes no search cheaper
+def test_searches_are_billed_by_the_answers_queries_and_said_to_count_in_full(job, tmp_path, engine, share):
+    said = job({"a": (PRICED, "A map")}, "--engine", engine, head={"defaults": {"search": "web"}})
     (result,) = [json.loads(line) for line in (tmp_path / "job" / "results.jsonl").read_text().splitlines()]
-    assert result["usd"] == pytest.approx(2 * 0.014 + 0.0387, rel=0.1)
+    assert result["usd"] == pytest.approx(2 * 0.014 + share * 0.0387, rel=0.1)
+    with contextlib.closing(sqlite3.connect(ledger_path(tmp_path / "job"))) as db:
+        ((usage,),) = db.execute("SELECT usage FROM attempt").fetchall()
+    assert json.loads(usage)["queries"] == 2
     for name in ("run", "page", "status"):
         assert "the searches of 1 request count in full; some may have been free (a monthly allowance)" in said[name]
-    assert "free" in said["plan"]
+    assert "the searches of 1 request count in full; some may be free (a monthly allowance)" in said["plan"]
     assert said["json"]["searched_requests"] == 1
