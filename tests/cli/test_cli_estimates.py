@@ -106,3 +106,18 @@ def test_a_batch_costs_what_plan_said(compare, profile):
     costs = compare(profile.id, items, "--engine", "batch").values()
     planned, cost = (sum(column) for column in zip(*costs, strict=True))
     assert abs(cost / planned - 1) <= CLOSE
+
+
+@pytest.mark.parametrize(("engine", "budget"), [("online", "0.05"), ("batch", "0.03")])
+@pytest.mark.parametrize(("count", "code"), [(0, 0), (14, 6)])
+def test_a_budget_that_the_references_go_beyond_sends_nothing(
+    batchgen, emulator, tmp_path, engine, budget, count, code
+):
+    emulator("--latency", "0-0", "--batch-pending", "0", "--batch-running", "0.1")
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    manifest = tmp_path / "job.yaml"
+    items = [{"id": "a", "prompt": "A mug", **references(count)}]
+    manifest.write_text(json.dumps({"version": 1, "items": items}), encoding="utf-8")
+    answer = batchgen("run", str(manifest), "--yes", "--json", "--engine", engine, "--max-cost", budget)
+    assert (answer.code, sum(answer.json["requests"].values())) == (code, 0 if code else 1), answer.err
