@@ -93,7 +93,9 @@ def watch_status(out: Screen, folder: Path) -> None:
             show_status(out, facts)
         elif not lasts or now_s - said_at >= LINE_EVERY_S:
             said_at = now_s
-            out.line(f"{figures.listed(facts['samples']) or 'nothing yet'}; {_spent(facts['usd'])}; {last_run(facts['run'])}")
+            out.line(
+                f"{figures.listed(facts['samples']) or 'nothing yet'}; {_spent(facts['usd'])}; {last_run(facts['run'])}"
+            )
         if not lasts:
             return
         time.sleep(LOOK_EVERY_S)
