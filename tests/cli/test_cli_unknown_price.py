@@ -68,6 +68,15 @@ def test_where_no_price_is_known_all_say_unknown(job):
     assert said["card"]["usd"] == said["json"]
 
 
+def test_a_batch_of_unknown_price_is_unknown_when_submitted_and_when_collected(job):
+    head = {"models": {PRICED: {"prices": {"batch_factor": None}}}}
+    said = job({"a": (PRICED, "A"), "b": (PRICED, "B")}, "--engine", "batch", head=head)
+    assert {name for name in FOR_PEOPLE if NOUGHT in said[name] or "unknown" not in said[name]} == set()
+    assert "submitted with 2 requests, price unknown\n" in said["run"]
+    assert "collected: 2 images, unknown (2 requests of unknown price)\n" in said["run"]
+    assert "2 images by batch, unknown (2 requests of unknown price)\n" in said["plan"]
+
+
 def test_where_no_price_is_known_no_metric_says_nought(job):
     parser = pytest.importorskip("prometheus_client.parser", reason="NOT TESTED: prometheus_client is not installed")
     said = job({"a": (STRANGE, UNTOLD), "b": (STRANGE, LOST)}, code=3)
