@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batchgen.planning import expected_bytes
+from batchgen.profiles.price import reference_tokens
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Sample
 
@@ -18,7 +19,6 @@ BATCH = ":batch"  # a lane of its own, `PROVIDER:batch/MODEL`: the quotas of a b
 RESULT_MOST_BYTES = 1_000_000_000
 REQUESTS_MOST = 2000
 OPEN_MOST = 90  # of the 100 batches that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
-REFERENCE_TOKENS = 1120  # of one picture that is sent along, as usage reports it for Gemini 3
 LOOK_FIRST_S, LOOK_MOST_S = 5.0, 300.0
 
 
@@ -90,7 +90,7 @@ class Load:
 
     def takes(self, sample: Sample, profile: Profile, limits: ChunkLimits) -> bool:
         """Whether one more fits; counted in when it does. The first one always fits."""
-        more = result_bytes(sample, profile), tokens(sample)
+        more = result_bytes(sample, profile), tokens(sample, profile)
         fits = (
             self.requests < limits.requests
             and self.result_bytes + more[0] <= limits.result_bytes
@@ -109,11 +109,11 @@ def result_bytes(sample: Sample, profile: Profile) -> int:
     return expected_bytes(sample.item.image_size or profile.default_size) * 4 // 3 * sample.images
 
 
-def tokens(sample: Sample) -> int:
+def tokens(sample: Sample, profile: Profile) -> int:
     """Of its prompt, on the safe side: a token is three or four characters of Latin text, one of others."""
     item = sample.item
     text = "".join((item.prompt, item.system or "", *item.history))
-    return len(text.encode()) // 3 + 1 + REFERENCE_TOKENS * len(item.references)
+    return len(text.encode()) // 3 + 1 + round(reference_tokens(profile, item) * len(item.references))
 
 
 def next_look_s(looks: int, first_s: float = LOOK_FIRST_S) -> float:

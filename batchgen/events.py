@@ -16,7 +16,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """samples: how many this run wants, by AI model; kept: those that were there already; usd: estimate, None unknown."""
+    """samples: how many this run wants, by AI model; kept: those that were there already; usd: estimate, None unknown.
+
+    known_usd: of the requests whose price is known; unpriced: those whose price is not.
+    """
 
     run_id: int
     job: str
@@ -25,6 +28,8 @@ class RunStarted(Event):
     usd: float | None
     eta_s: float | None
     emulated: bool = False
+    known_usd: float = 0.0
+    unpriced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +166,10 @@ class BatchSeen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCollected(Event):
-    """All that a batch has brought is settled. again: requests that are asked for once more; ended: those that are not."""
+    """All that a batch has brought is settled. again: requests that are asked for once more; ended: those that are not.
+
+    usd: what it has cost as far as prices are known; unpriced: requests whose price is not.
+    """
 
     model: str
     batch: str
@@ -169,6 +177,7 @@ class BatchCollected(Event):
     again: int
     ended: int
     usd: float
+    unpriced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,9 @@ def grouped(samples: Sequence[Sample], most: int) -> list[Sample]:
 class LaneLoad:
     """What a run asks of one lane. requests of `latency_s` each; rpm None: no quota declared.
 
+    usd: of the requests whose price is known; unpriced: those whose price is not; may_be_unpriced: so is that of a request
+    which this lane makes only when another one cannot. guessed: requests at a factor of the price that is a guess;
+    searches: those that may search, at the full price.
     rpd_left: of the day's declared requests; spend_rate: USD in any ten minutes; account: lanes with the same share it.
     batch: through the batch API, whose time nobody promises.
     """
@@ -134,6 +137,14 @@ class LaneLoad:
     spend_rate: float | None = None
     account: str = ""
     batch: bool = False
+    may_be_unpriced: bool = False
+    guessed: int = 0
+    searches: int = 0
+
+    @property
+    def price_unknown(self) -> bool:
+        """Whether anything that this lane makes, or may have to make, costs nobody knows how much."""
+        return self.unpriced > 0 or self.may_be_unpriced
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run asks for. usd: None when a price is unknown, known_usd: the sum of those that are; seconds: at best."""
+    """What a run asks for. usd: None when a price is unknown, known_usd: the sum of those that are known, unpriced: the
+    requests that are not; seconds: at best."""
 
     requests: int
     images: int
@@ -156,6 +168,7 @@ class Forecast:
     seconds: float
     limit: Limit
     by_model: Mapping[str, LaneLoad] = field(default_factory=dict)
+    unpriced: int = 0
 
 
 def quota_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
@@ -188,6 +201,7 @@ def forecast(
         seconds=max(seconds, by_cap_s, chain_s, *(spend_s(*account) for account in _accounts(asked))),
         limit=_limit(asked, concurrency, budget_usd, budget_of, chain_s),
         by_model={f"{load.model} (batch)" if load.batch else load.model: load for load in loads},
+        unpriced=sum(load.unpriced for load in asked),
     )
 
 

@@ -184,7 +184,7 @@ class ReplyImage:
 class Usage:
     """What the vendor says was used. Tokens; `credits` and `usd` where the vendor bills in those. None: not said.
 
-    tier: the service tier that served, in lower case, empty when not said.
+    queries: searches made for the answer. tier: the service tier that served, in lower case, empty when not said.
     """
 
     prompt_tokens: int = 0
@@ -194,6 +194,7 @@ class Usage:
     total_tokens: int | None = None
     credits: float | None = None
     usd: float | None = None
+    queries: int = 0
     tier: str = ""
 
 
@@ -247,7 +248,7 @@ class Result:
     model: str
     files: tuple[ImageFile, ...] = ()
     usd: float | None = None
-    usd_source: str = ""  # "usage" | "estimate" | "vendor" | "" when unknown
+    usd_source: str = ""  # "usage" | "vendor" | "estimate" | "guess" | "unknown"
     reason: str = ""
     message: str = ""
     attempts: int = 0

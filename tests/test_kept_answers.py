@@ -21,6 +21,7 @@ from batchgen.providers.gemini import Gemini
 from batchgen.records import Reply
 from batchgen.store.unread import kept_attempts, load
 from batchgen.transport import Answer
+from tests.conftest import FLASH_USD
 from tests.postgres import both_ledgers
 from tests.test_run import Bench, items
 
@@ -260,6 +261,6 @@ def test_headers_of_a_kept_answer_hold_no_key():
 
 
 async def test_words_that_cost_money_count_against_the_budget(bench):
-    one = 0.0336 * 1.15 + 1e-6  # reserved with room for what usage adds
+    one = FLASH_USD * 1.15 + 1e-4  # reserved with room for what usage adds
     outcome = await bench.run(items(*["[[fault:text_only]] x"] * 4), concurrency=1, max_usd=one)
     assert (outcome.exit_code, outcome.usd > 0, await bench.requests()) == (6, True, 1)

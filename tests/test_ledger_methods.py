@@ -42,7 +42,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "sent_since": ("gemini/m", 0.0), "spent_since": (0.0, ["gemini/m"]), "stored": (), "stored_count": (),
     "has_work": (), "queue": (), "at_work": (["a"],), "unplaced_of_workers": (),
     "submitted": (7,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
-    "unplaced": (), "usd_by_lane": (1,), "usd_by_model": (), "wire": ("a", 1),
+    "unplaced": (), "unpriced_since": (0.0,), "usd_by_lane": (1,), "usd_by_model": (), "wire": ("a", 1),
 }  # fmt: skip
 CHRONICLE: dict[str, tuple[Any, ...]] = {
     "hold_still": (), "all_attempts": (), "attempts_after": (3, [1]), "changed_since": (1004.0,), "derivative_of": ("a", 1, "ab"),

@@ -27,6 +27,7 @@ from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleS
 from batchgen.ledger.schema import ledger_path
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
+from tests.conftest import FLASH_USD
 from tests.marked_key import KEY
 from tests.postgres import both_ledgers
 
@@ -222,7 +223,7 @@ async def test_no_broken_answer_ever_becomes_a_file(bench, fault):
 async def test_a_lost_answer_is_uncertain_counted_and_repeated_once(bench):
     outcome = await bench.run(items("[[fault:reset]] x"))
     assert (outcome.counts, outcome.maybe_requests, await bench.requests()) == ({"uncertain": 1}, 2, 2)
-    assert outcome.maybe_usd == pytest.approx(2 * 0.0336)
+    assert outcome.maybe_usd == pytest.approx(2 * FLASH_USD, rel=1e-3)
 
 
 async def test_a_lost_answer_is_not_repeated_when_the_user_holds_them(bench):

@@ -10,9 +10,10 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import BadRequest, RateLimited, ServerFault, ServerFaultMaybeBilled
 from batchgen.events import AttemptFailed, AttemptStarted
 from batchgen.providers.google_errors import tier_refusal
+from tests.conftest import FLASH_USD
 from tests.test_run import Bench, items
 
-STANDARD_USD = 0.0336
+STANDARD_USD = FLASH_USD
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,16 @@ def column(bench, name):
 async def test_a_tier_that_serves_is_paid_for_at_its_price(tmp_path, tier, factor):
     _, outcome, requests = await run_with(tmp_path, {}, tier)
     assert (outcome.exit_code, requests) == (0, 1)
-    assert outcome.forecast.usd == pytest.approx(STANDARD_USD * factor)
-    assert outcome.usd == pytest.approx(STANDARD_USD * factor, rel=0.2)  # by usage: thoughts and text come to it
+    assert outcome.forecast.usd == pytest.approx(STANDARD_USD * factor, rel=1e-3)
+    assert outcome.usd + outcome.estimated_usd == pytest.approx(STANDARD_USD * factor, rel=0.15)
+
+
+@pytest.mark.parametrize(("model", "guessed"), [("flash", True), ("pro", False)])
+async def test_what_a_tier_cost_is_charged_only_where_its_price_is_published(tmp_path, model, guessed):
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
+        head = f"defaults: {{model: {model}, service_tier: flex}}\nitems:\n"
+        outcome = await Bench(emulator.base_url, tmp_path).run(items("a fox"), head)
+    assert (outcome.usd == 0, outcome.estimated_usd > 0) == (guessed, guessed)
 
 
 async def test_a_request_that_was_served_at_standard_is_paid_for_at_standard(tmp_path):
@@ -57,7 +66,7 @@ async def test_a_request_that_was_served_at_standard_is_paid_for_at_standard(tmp
 async def test_a_refused_tier_is_asked_for_once_more_at_standard_and_said(tmp_path, status):
     bench, outcome, requests = await run_with(tmp_path, {"flex": status})
     assert (outcome.exit_code, outcome.made, requests) == (0, 1, 2)
-    assert STANDARD_USD < outcome.usd < STANDARD_USD * 1.3
+    assert outcome.usd == pytest.approx(STANDARD_USD, rel=0.15)
     (failed,) = [event for event in bench.events if isinstance(event, AttemptFailed)]
     assert failed.reason == "tier_refused" and "flex was refused" in failed.message
     assert (
@@ -87,7 +96,7 @@ async def test_a_budget_is_not_overshot_by_what_is_asked_for_again_at_standard(t
 
 async def test_an_unanswered_request_may_have_cost_what_its_tier_does(tmp_path):
     _, outcome, _ = await run_with(tmp_path, {}, prompts=["[[fault:reset]] x"], hold_uncertain=True)
-    assert outcome.maybe_usd == pytest.approx(STANDARD_USD / 2)
+    assert outcome.maybe_usd == pytest.approx(STANDARD_USD / 2, rel=1e-3)
 
 
 async def test_another_tier_makes_no_picture_stale(tmp_path):

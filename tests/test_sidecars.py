@@ -57,7 +57,10 @@ async def test_what_a_search_found_stands_beside_the_picture(bench):
     assert names(bench) == ["a.jpg", "a.search.html", "a.sources.json"]
     assert read(bench, "a.search.html") == '<div class="container">Emulated search suggestions</div>'
     found = json.loads(read(bench, "a.sources.json"))
-    assert (found["queries"], [source["kind"] for source in found["sources"]]) == (["a fox"], ["web", "image"])
+    assert (found["queries"], [source["kind"] for source in found["sources"]]) == (
+        ["a fox", "about a fox"],
+        ["web", "image"],
+    )
     assert bench.lines()["a"]["sidecars"] == ["a.sources.json", "a.search.html"]
 
 
@@ -197,7 +200,7 @@ async def test_a_thought_that_is_no_whole_picture_costs_nothing_but_itself(bench
     monkeypatch.setattr(Gemini, "read", with_broken_thoughts)
     outcome = await bench.run(THOUGHTS)
     assert (outcome.exit_code, names(bench), len(names(bench, "drafts"))) == (0, ["a.jpg", "a.thoughts.md"], 2)
-    assert outcome.estimated_usd == pytest.approx(0.0336)  # of one picture
+    assert outcome.estimated_usd == pytest.approx(outcome.forecast.usd)  # of one picture
     assert list((bench.folder / "out" / ".batchgen" / "spool").iterdir()) == []
 
 

@@ -155,7 +155,10 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
-    """Once, on a terminal, and only when it is about money worth a question. Raises UsageError on a no."""
+    """Once, on a terminal, and only about money worth a question: a few dollars, or a price that nobody knows.
+
+    Raises UsageError on a no.
+    """
     import batchgen
 
     if job.emulated:
@@ -164,12 +167,14 @@ def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
         job, wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
         max_usd=execution.max_usd, engine=execution.engine,
     ).forecast  # fmt: skip
+    unknown = dict.fromkeys(load.model for load in prospect.by_model.values() if load.price_unknown)
     most = prospect.known_usd if execution.max_usd is None else min(prospect.known_usd, execution.max_usd)
-    if most <= ASK_ABOVE_USD:
+    if most <= ASK_ABOVE_USD and not unknown:
         return
     images = figures.count(prospect.images, "image")
-    unknown = "" if prospect.usd is not None else ", and some prices are unknown"
-    question = f"{images}, estimated {figures.usd(most)}{unknown}. Go ahead?"
+    known = f", estimated {figures.usd(most)}" if most else ""
+    nobody = f"{'; ' if most else ', '}no price is known for {', '.join(unknown)}" if unknown else ""
+    question = f"{images}{known}{nobody}. Go ahead?"
     if not click.confirm(invocation.err.fit(question), err=True):
         raise UsageError("nothing was sent")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchgen.cli.finding import Finding
+from batchgen.cli.finding import Finding, Verdict
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
@@ -75,6 +75,7 @@ def command(invocation: Invocation, manifest: str | None, online: bool, quota: b
 
 def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota: bool = False) -> Iterator[Finding]:
     """Every finding in the order it is shown. Raises ManifestError, SettingsError when the manifest cannot be opened."""
+    profiles: list[Profile] = []  # none: all that we know
     yield from versions()
     yield clock(time.time())
     if manifest is None:
@@ -106,7 +107,7 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
     if online or quota:
         import asyncio
 
-        yield from asyncio.run(ask(settings, quota=quota))
+        yield from asyncio.run(ask(settings, profiles, quota=quota))
 
 
 def versions() -> Iterator[Finding]:
@@ -240,8 +241,11 @@ def bucket(url: str, *, online: bool) -> Finding:
     return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")
 
 
-async def ask(settings: Settings, *, quota: bool) -> list[Finding]:
-    """Every provider with a key, by questions that are free and need a good one. quota: what the key may use, too."""
+async def ask(settings: Settings, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
+    """Every provider with a key, by questions that are free and need a good one.
+
+    used: models that a manifest asks for; none for all that we know. quota: what the key may use, too.
+    """
     from batchgen.cli.vendor_lists import Lists, accounts
 
     try:
@@ -251,10 +255,10 @@ async def ask(settings: Settings, *, quota: bool) -> list[Finding]:
     if not asked:
         return [Finding("fail", "online", "not asked: there is no key", "set GEMINI_API_KEY or AIMLAPI_API_KEY")]
     async with Lists() as lists:
-        return [finding for account in asked for finding in await one_account(lists, account, quota=quota)]
+        return [finding for account in asked for finding in await one_account(lists, account, used, quota=quota)]
 
 
-async def one_account(lists: Lists, account: Account, *, quota: bool) -> list[Finding]:
+async def one_account(lists: Lists, account: Account, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
     what = f"online {account.provider}"
     taken = Finding("ok", what, f"{account.url} answers and takes the key")
     try:
@@ -270,7 +274,28 @@ async def one_account(lists: Lists, account: Account, *, quota: bool) -> list[Fi
     except ProviderError as error:
         return [refusal(what, account.url, error)]
     findings += skew(clock_there, time.time())
+    findings += await withdrawn(lists, account, used)
     return findings + (list(may_use(account.provider, listed)) if quota else [])
+
+
+async def withdrawn(lists: Lists, account: Account, used: Sequence[Profile]) -> list[Finding]:
+    """Of the models that a manifest asks for, else of all that we know, those that their vendor withdraws."""
+    from batchgen.profiles.catalogue import load_catalogue
+    from batchgen.providers.listings import deprecation_of
+
+    what = f"withdrawn {account.provider}"
+    try:
+        feed = await lists.deprecations(account)
+    except (SettingsError, ProviderError) as error:
+        return [Finding("warn", what, f"not told: {error}")]
+    found = []
+    for profile in used or load_catalogue():
+        entry = deprecation_of(profile, feed) if profile.provider == account.provider else None
+        if entry is not None:
+            verdict: Verdict = "fail" if used and entry.status == "withdrawn" else "warn"
+            remedy = "`batchgen models --live` lists those still served"
+            found.append(Finding(verdict, what, f"{profile.id}: {entry.words}", remedy))
+    return found
 
 
 def refusal(what: str, url: str, error: ProviderError) -> Finding:

@@ -107,9 +107,12 @@ def _local(iso: str) -> str:
 
 
 def _money(usd: dict[str, Any]) -> str:
+    known, unpriced = (usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"]
+    if figures.known(known, unpriced + usd["maybe_billed_of_unknown_price"]) is None:
+        return "unknown"
     sign = "~" if usd["estimated"] else ""
-    more = "+?" if usd["maybe_billed"] or usd["images_of_unknown_price"] else ""
-    return f"{sign}{figures.usd(usd['spent'] + usd['estimated'])}{more}"
+    more = "+?" if usd["maybe_billed_requests"] or unpriced else ""
+    return f"{sign}{figures.usd(known)}{more}"
 
 
 def _end(run: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from batchgen.errors import ProviderError, SettingsError
 if TYPE_CHECKING:
     from batchgen.cli.vendor_lists import Account
     from batchgen.profiles.profile import Profile
-    from batchgen.providers.listings import Listed
+    from batchgen.providers.listings import Deprecation, Listed
 
 
 NOT_ALL = 5
@@ -31,8 +31,9 @@ NOT_ALL = 5
 def command(invocation: Invocation, show_all: bool, live: bool, as_json: bool) -> int:
     """List the AI models with their limits and prices. An id that is not listed may be used all the same.
 
-    Prices are USD for one image of that size, from the vendors' tables; `?` is unknown. The rpm is what batchgen keeps
-    to unless the manifest's `models:` says otherwise.
+    Prices are USD for one image of that size, from the vendors' tables; `?` is unknown. Prompt, references, thoughts and
+    searches are billed on top: `plan` counts them. The rpm is what batchgen keeps to unless the manifest's `models:` says
+    otherwise.
 
     \b
     Examples:
@@ -63,35 +64,56 @@ def table(invocation: Invocation, profiles: list[Profile], found: Found | None) 
     rows = [
         (profile.id, " ".join(profile.aliases) or "-", status(profile), str(profile.rpm or "?"), prices(profile),
          "?" if profile.references_max is None else str(profile.references_max),
-         *([found.word(profile)] if found else []))
+         *([found.words(profile)] if found else []))
         for profile in profiles
     ]  # fmt: skip
     invocation.out.table(head, rows, right=(3, 5), flexible=2)
+    if guessed := ", ".join(profile.id for profile in profiles if profile.prices.guessed_tiers):
+        invocation.out.line(f"The prices of service tiers (flex, priority) are a guess for {guessed}.", "dim")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """listed: by provider, each that was asked and answered. failures: why one that was asked did not."""
+    """listed: by provider, each that was asked and answered; withdrawn: likewise. failures: why one that was asked did not."""
 
     listed: Mapping[str, Sequence[Listed]]
     failures: tuple[str, ...]
+    withdrawn: Mapping[str, Sequence[Deprecation]]
 
     def word(self, profile: Profile) -> str:
-        """`live`, `absent`, `unlisted by us`, or `not asked`."""
+        """`live`, `absent`, `unlisted by us`, `not asked`, or what the vendor's feed of deprecations calls it."""
         if self._list(profile) is None:
             return "not asked"
+        if (deprecation := self._deprecation(profile)) is not None:
+            return deprecation.status
         if profile.status == "unknown":
             return "unlisted by us"
         return "live" if self._entry(profile) else "absent"
+
+    def words(self, profile: Profile) -> str:
+        """The same for people."""
+        deprecation = self._deprecation(profile)
+        return self.word(profile) if deprecation is None else deprecation.words
 
     def facts(self, profile: Profile) -> dict[str, Any]:
         """The same as an object, with what the API says of the model."""
         entry = self._entry(profile)
         return {
             "live": self.word(profile),
+            "deprecation": self._deprecation_facts(profile),
             "input_tokens": entry.input_tokens if entry else None,
             "methods": list(entry.methods) if entry else [],
         }
+
+    def _deprecation(self, profile: Profile) -> Deprecation | None:
+        from batchgen.providers.listings import deprecation_of
+
+        return deprecation_of(profile, self.withdrawn.get(profile.provider, ()))
+
+    def _deprecation_facts(self, profile: Profile) -> dict[str, Any] | None:
+        found = self._deprecation(profile)
+        names = ("status", "shutdown_at", "replaced_by")
+        return None if found is None else {name: getattr(found, name) or None for name in names}
 
     def _list(self, profile: Profile) -> Sequence[Listed] | None:
         return self.listed.get("gemini" if profile.provider == "imagen" else profile.provider)
@@ -136,16 +158,17 @@ def ask(invocation: Invocation) -> Found:
 async def ask_all(asked: Iterable[Account]) -> Found:
     from batchgen.cli.vendor_lists import Lists
 
-    listed, failures = {}, []
+    listed, withdrawn, failures = {}, {}, []
     async with Lists() as lists:
         for account in asked:
             try:
                 listed[account.provider] = await lists.models(account)
+                withdrawn[account.provider] = await lists.deprecations(account)
             except SettingsError as error:
                 failures.append(f"{account.provider}: {error}")
             except ProviderError as error:
                 failures.append(f"{account.provider}: {account.url} answers {error.http_status}: {error.message}")
-    return Found(listed, tuple(failures))
+    return Found(listed, tuple(failures), withdrawn)
 
 
 def retired(profile: Profile) -> bool:
@@ -183,6 +206,9 @@ def as_object(profile: Profile) -> dict[str, Any]:
         "sizes": list(profile.sizes),
         "ratios": list(profile.ratios),
         "usd_per_image": dict(profile.prices.image_usd),
+        "usd_per_1000_searches": profile.prices.search_usd_per_1000,
+        "tier_factor": dict(profile.prices.tier_factor),
+        "guessed_tiers": sorted(profile.prices.guessed_tiers),
         "references_max": profile.references_max,
         "images_per_request": profile.images_per_request,
         "note": profile.note,

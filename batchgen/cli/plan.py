@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ from batchgen.report import figures
 
 if TYPE_CHECKING:
     from batchgen.job import Job, Plan
-    from batchgen.planning import Step, Wishes
+    from batchgen.planning import LaneLoad, Step, Wishes
 
 ROWS_MOST = 40
 BATCH_TIME = "batches within 24 hours, by the vendor's aim"
@@ -119,6 +120,8 @@ def show(
     if not forecast.images:
         return
     out.line(f"cost   {_cost(found)}")
+    for line in _caveats(found):
+        out.line(f"       {line}")
     for line in _ways(found):
         out.line(f"way    {line}")
     if online is None:
@@ -134,8 +137,7 @@ def _ways(found: Plan) -> list[str]:
     """How much goes by batch, and of what goes online why."""
     loads = found.forecast.by_model.values()
     lines = [
-        f"{load.model}: {figures.count(load.images, 'image')} by batch, "
-        + ("price unknown" if load.unpriced else figures.usd(load.usd))
+        f"{load.model}: {figures.count(load.images, 'image')} by batch, " + figures.total(load.usd, load.unpriced)
         for load in loads
         if load.batch and load.images
     ]
@@ -154,14 +156,34 @@ def _cost(found: Plan) -> str:
     forecast = found.forecast
     if forecast.usd is not None:
         return f"{figures.usd(forecast.usd)}, estimated"
-    unpriced = ", ".join(load.model for load in forecast.by_model.values() if load.unpriced)
-    return f"unknown: no price is known for {unpriced}; the others {figures.usd(forecast.known_usd)}, estimated"
+    why = f"no price is known for {_models(found, lambda load: load.unpriced > 0)}"
+    if not forecast.known_usd:
+        return f"unknown: {why}"
+    return f"{figures.usd(forecast.known_usd)}, estimated, + {figures.count(forecast.unpriced, 'request')} of unknown price: {why}"
+
+
+def _caveats(found: Plan) -> list[str]:
+    """What a person should know of the figure."""
+    lines = []
+    if guessed := _models(found, lambda load: load.guessed > 0):
+        lines.append(f"a guess: no price of that service tier is published for {guessed}")
+    if searching := sum(load.searches for load in found.forecast.by_model.values() if not load.unpriced):
+        requests = figures.count(searching, "request")
+        lines.append(f"the searches of {requests} count in full; some may be free (a monthly allowance)")
+    if fallbacks := _models(found, lambda load: load.may_be_unpriced):
+        lines.append(f"more if a fallback has to serve: no price is known for {fallbacks}")
+    return lines
+
+
+def _models(found: Plan, chosen: Callable[[LaneLoad], bool]) -> str:
+    return ", ".join(dict.fromkeys(load.model for load in found.forecast.by_model.values() if chosen(load)))
 
 
 def as_object(
     name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool, online: Plan | None = None
 ) -> dict[str, Any]:
-    """usd is null when a price is unknown; `known_usd` is the rest. Every USD figure here is an estimate."""
+    """usd is null when a price is unknown; `known_usd` is the rest, `requests_of_unknown_price` what is not in it, and
+    `requests_at_guessed_price` says how many are priced by a guess. Every USD figure here is an estimate."""
     survey, forecast = found.survey, found.forecast
     return {
         "job": name,
@@ -171,6 +193,8 @@ def as_object(
         "requests": forecast.requests,
         "usd": None if forecast.usd is None else round(forecast.usd, 6),
         "known_usd": round(forecast.known_usd, 6),
+        "requests_of_unknown_price": forecast.unpriced,
+        "requests_at_guessed_price": sum(load.guessed for load in forecast.by_model.values()),
         "seconds_at_best": round(forecast.seconds, 1),
         "all_online": None if online is None else {
             "usd": None if online.forecast.usd is None else round(online.forecast.usd, 6),
@@ -192,7 +216,7 @@ def as_object(
         "steps": [
             {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": step.why,
              "images": step.sample.images if step.action == "generate" else 0,
-             "usd": step.usd if step.action == "generate" else 0.0}
+             "usd": (None if step.usd is None else round(step.usd, 6)) if step.action == "generate" else 0.0}
             for step in rows.kept
         ],
         "warnings": list(found.warnings),

@@ -177,4 +177,5 @@ def prospect(place: Place, states: frozenset[str]) -> Facts:
     manifest, emulated = origin(place.manifest or str(place.folder), place.folder)
     job = batchgen.load(manifest, output=place.folder, emulate=emulated)
     found = batchgen.plan(job, wishes=Wishes(explicit=True, states=states)).forecast
-    return {"images": found.images, "usd": found.usd, "known_usd": found.known_usd, "emulated": emulated}
+    facts = {"images": found.images, "usd": found.usd, "known_usd": found.known_usd, "unpriced": found.unpriced}
+    return {**facts, "emulated": emulated}

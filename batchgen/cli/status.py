@@ -93,14 +93,20 @@ def watch_status(out: Screen, folder: Path) -> None:
             show_status(out, facts)
         elif not lasts or now_s - said_at >= LINE_EVERY_S:
             said_at = now_s
-            out.line(f"{figures.listed(facts['samples']) or 'nothing yet'}; {_spent(facts)}; {last_run(facts['run'])}")
+            out.line(
+                f"{figures.listed(facts['samples']) or 'nothing yet'}; {_spent(facts['usd'])}; {last_run(facts['run'])}"
+            )
         if not lasts:
             return
         time.sleep(LOOK_EVERY_S)
 
 
-def _spent(facts: Facts) -> str:
-    return figures.usd(facts["usd"]["spent"] + facts["usd"]["estimated"])
+def _spent(usd: Facts) -> str:
+    spent, unknown = (usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"]
+    if not usd["maybe_billed_requests"]:
+        return figures.total(spent, unknown)
+    maybe = f"maybe {figures.total(usd['maybe_billed'], usd['maybe_billed_of_unknown_price'])}"
+    return f"{figures.total(spent, unknown)} and {maybe} more" if spent or unknown else maybe
 
 
 def show_status(out: Screen, facts: Facts) -> None:

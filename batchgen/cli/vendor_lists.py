@@ -1,4 +1,4 @@
-"""Asks the vendors' servers for what they list: models that a key may use, and AIML's balance. Nothing here is billed."""
+"""Asks the vendors' servers for what they list: models that a key may use or that are withdrawn, AIML's balance. All free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from urllib.parse import urlencode, urlsplit
 from batchgen.engine.lanes import base_url_of
 from batchgen.errors import ConnectFailed, Malformed, ModelUnavailable, SettingsError, Unanswered
 from batchgen.providers import aimlapi_errors, google_errors
-from batchgen.providers.listings import Balance, Listed, aiml_balance, aiml_list, google_page
+from batchgen.providers.listings import (
+    Balance,
+    Deprecation,
+    Listed,
+    aiml_balance,
+    aiml_deprecations,
+    aiml_list,
+    google_page,
+)
 from batchgen.providers.registry import provider_class
 from batchgen.records import Request
 from batchgen.settings import Settings, is_loopback
@@ -87,11 +95,23 @@ class Lists:
         except ModelUnavailable:
             return None
 
-    async def _get(self, account: Account, path: str) -> bytes:
+    async def deprecations(self, account: Account) -> list[Deprecation]:
+        """Models that are withdrawn or will be; empty where the vendor, or the server in its place, has no such page.
+
+        It is public, so the key stays here.
+        """
+        if account.provider != "aimlapi":
+            return []
+        try:
+            return aiml_deprecations(await self._get(account, "/v1/models/deprecations", with_key=False))
+        except ModelUnavailable:
+            return []
+
+    async def _get(self, account: Account, path: str, *, with_key: bool = True) -> bytes:
         request = Request(method="GET", path=path, body=b"", timeout_s=TIMEOUT_S)
         try:
             status, headers, body = await self._transport.ask(
-                account.url, request, account.auth, most_bytes=ANSWER_MAX_BYTES
+                account.url, request, account.auth if with_key else None, most_bytes=ANSWER_MAX_BYTES
             )
         except (ConnectFailed, Unanswered) as error:
             raise SettingsError(f"{account.url} does not answer: {error.message}") from None

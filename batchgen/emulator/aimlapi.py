@@ -33,6 +33,7 @@ from batchgen.emulator.orders import (  # fmt: skip
 )
 
 PATH = "/v1/images/generations"
+_SHUTDOWN, _SUCCESSOR = "2026-08-17", "google/gemini-nano-banana-2.1"
 _CREDITS_A_PICTURE = 84_000  # the example of google/imagen-4.0-generate-001
 _CREDITS_A_USD = 2_000_000  # ours: no two examples of the documents have the same ratio
 _LOW_BALANCE = 10_000
@@ -109,6 +110,7 @@ _IMAGEN4, _NANO, _PRO = (
     GEMINI["gemini-3-pro-image"],
 )
 _FLASH, _LITE = GEMINI["gemini-3.1-flash-image"], GEMINI["gemini-3.1-flash-lite-image"]
+_FLASH_21 = GEMINI["gemini-nano-banana-2.1"]
 # github.com/aimlapi/api-docs at f14fa72 (2026-08-21), docs/api-references/image-models/Google/*.json.
 OFFERS: Mapping[str, Offer] = dict(
     [
@@ -145,6 +147,8 @@ OFFERS: Mapping[str, Offer] = dict(
             _offer(name, _FLASH, {**_EDIT_FIELDS, "enable_web_search": flag})
             for name in ("google/nano-banana-2", "google/gemini-3-1-flash-image-preview")
         ),
+        # github.com/aimlapi/api-docs at 3c62315 (2026-10), image-models/Google/nano-banana-2.1.json
+        _offer("google/gemini-nano-banana-2.1", _FLASH_21, {**_EDIT_FIELDS, "enable_web_search": flag}),
         _offer("google/gemini-3-1-flash-lite-image", _LITE, {**_EDIT_FIELDS, "enable_web_search": flag}),
     ]
 )
@@ -162,13 +166,12 @@ class AimlOrder(Order):
 
 def refusal(status: int, message: str, path: str = PATH) -> Refusal:
     """The body of docs.aimlapi.com/errors-and-messages."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = {
         "message": message,
         "path": path,
         "requestId": str(uuid.uuid4()),
         "statusCode": status,
-        "timestamp": now,
+        "timestamp": _now(),
     }
     return Refusal(status, encoded(body))
 
@@ -201,8 +204,29 @@ def fault_refusal(fault: str) -> Refusal | None:
     return refusal(*found[fault]) if fault in found else None
 
 
-def parse(body: bytes) -> AimlOrder:
-    """Raises Refusal 400 as the validator words it; an unknown AI model is one of those, not a 404."""
+def withdrawn(name: str, options: EmulatorOptions) -> bool:
+    """Google's Imagen was shut down on 2026-08-17. Whether this vendor still serves it by another way is not known."""
+    return not options.serve_retired and name in OFFERS and OFFERS[name].model.family == "imagen"
+
+
+def _gone(name: str) -> Refusal:
+    """RFC 9457 as live bodies of 2026-08-30 have it (github.com/api-evangelist/aimlapi); these words are ours."""
+    message = f"The model {name} was withdrawn on {_SHUTDOWN}. Please use {_SUCCESSOR} instead."
+    body = {
+        "title": "Not Found",
+        "status": 404,
+        "message": message,
+        "instance": PATH,
+        "requestId": str(uuid.uuid4()),
+        "timestamp": _now(),
+        "error": {"name": "NotFoundException", "message": message},
+    }
+    return Refusal(404, encoded(body), "application/problem+json; charset=utf-8")
+
+
+def parse(body: bytes, options: EmulatorOptions) -> AimlOrder:
+    """Raises Refusal 400 as the validator words it; an unknown AI model is one of those, not a 404, which is for models that
+    were withdrawn."""
     try:
         request = json.loads(body)
     except ValueError as error:
@@ -212,6 +236,8 @@ def parse(body: bytes) -> AimlOrder:
     problem = one_of(*OFFERS)(request.get("model"))
     if problem:
         raise _invalid(problem)
+    if withdrawn(request["model"], options):
+        raise _gone(request["model"])
     offer = OFFERS[request["model"]]
     prompt = request.get("prompt")
     if not isinstance(prompt, str) or not prompt:
@@ -319,7 +345,9 @@ def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
 
     Source: docs.aimlapi.com/api-references/service-endpoints/complete-model-list.
     """
-    offered = [name for name in OFFERS if not options.models or name in options.models]
+    offered = [
+        name for name in OFFERS if (not options.models or name in options.models) and not withdrawn(name, options)
+    ]
     entries = [(name, "image", "Google", PATH) for name in offered]
     entries.append(("flux/kontext-max/text-to-image", "image", "Flux", PATH))
     entries.append(("o3-mini", "chat-completion", "Open AI", "/v1/chat/completions"))
@@ -329,6 +357,38 @@ def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     ]
 
 
+def deprecations(options: EmulatorOptions) -> dict[str, Any]:
+    """`GET /v1/models/deprecations`, for which the vendor wants no key: its own examples, and what is withdrawn here.
+
+    Source: docs.aimlapi.com/api-references/service-endpoints/model-deprecations (api-docs at 935f808, 2026-08).
+    """
+    gone = [name if name.startswith("google/") else f"google/{name}" for name in OFFERS if withdrawn(name, options)]
+    entries = [
+        _deprecation(name, name.partition("/")[2], "withdrawn", _SHUTDOWN, _SUCCESSOR) for name in dict.fromkeys(gone)
+    ]
+    entries.append(
+        _deprecation("openai/gpt-5.3-chat", "gpt-5.3-chat", "withdrawn", "2026-08-10", "openai/gpt-5.3-codex")
+    )
+    entries.append(_deprecation("aura-2-zeus-en", "deepgram/aura-2-zeus-en", "superseded", None, "deepgram/aura-2"))
+    return {"object": "list", "generated_at": _now(), "data": entries}
+
+
+def _deprecation(name: str, alias: str, status: str, shutdown_at: str | None, replaced_by: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "aliases": [alias],
+        "status": status,
+        "deprecated_at": shutdown_at,
+        "shutdown_at": shutdown_at,
+        "replaced_by": replaced_by,
+        "reason": "provider_delisted" if shutdown_at else "consolidated",
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def balance(images: int, credit: int) -> dict[str, Any]:
     """docs.aimlapi.com/api-references/service-endpoints/account-balance. images: billed so far of all the credit."""
     left = credit - images * _CREDITS_A_PICTURE
@@ -336,7 +396,7 @@ def balance(images: int, credit: int) -> dict[str, Any]:
         "balance": left,
         "lowBalance": left < _LOW_BALANCE,
         "lowBalanceThreshold": _LOW_BALANCE,
-        "lastUpdated": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "lastUpdated": _now(),
         "autoDebitStatus": "disabled",
         "status": "current",
         "statusExplanation": "Balance is current and up to date",

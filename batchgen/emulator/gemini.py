@@ -16,6 +16,7 @@ from batchgen.emulator.models import GEMINI, Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.orders import Answer, Job, Order, Refusal, clean, picture_size, sha256
 from batchgen.emulator.signatures import is_served
+from batchgen.emulator.usage import text_tokens
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
@@ -25,7 +26,8 @@ FindFile = Callable[[str], StoredFile | None]  # by its URI; None for a link to 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeminiOrder(Order):
-    """modalities: upper case. interim: pictures shown among the thoughts. reference_tokens: of each picture sent along.
+    """modalities: upper case. interim: pictures shown among the thoughts. prompt_tokens: of all text, earlier turns and
+    what the model said in them included. reference_tokens: of each picture sent along; thought_tokens: on average.
 
     search: which searches the googleSearch tool may do, empty without the tool. tier: the one it is served at.
     """
@@ -33,7 +35,9 @@ class GeminiOrder(Order):
     modalities: tuple[str, ...] = _DEFAULT_MODALITIES
     include_thoughts: bool = False
     interim: int = 0
-    reference_tokens: int = 560
+    prompt_tokens: int = 0
+    reference_tokens: int = 1120
+    thought_tokens: int = 0
     search: tuple[str, ...] = ()
     tier: str = "standard"
     stream: Stream = ""
@@ -86,7 +90,9 @@ def parse_value(
         include_thoughts=include_thoughts,
         # Up to two interim pictures (ai.google.dev, image generation); that it is one below HIGH is ours.
         interim=(2 if thinking.get("thinkingLevel") == "HIGH" else 1) if include_thoughts else 0,
+        prompt_tokens=_prompt_tokens([request.get("systemInstruction", {}), *contents]),
         reference_tokens=_reference_tokens(config.get("mediaResolution", ""), model),
+        thought_tokens=model.thoughts_at(thinking.get("thinkingLevel") or ""),
         search=_search(request.get("tools") or [], model),
         tier=_tier(request.get("serviceTier", "standard"), options),
         stream=stream,
@@ -234,14 +240,19 @@ def _check_thinking(level: str | None, model: Model) -> None:
     raise errors.refusal(400, f"Thinking level {level} is not supported for this model.")
 
 
-# ai.google.dev/gemini-api/docs/media-resolution, Gemini 3, still images; 560 is what image models charge unasked.
+# ai.google.dev/gemini-api/docs/media-resolution, Gemini 3, still images.
 _REFERENCE_TOKENS = {"LOW": 280, "MEDIUM": 560, "HIGH": 1120, "ULTRA_HIGH": 2240}
 
 
 def _reference_tokens(resolution: str, model: Model) -> int:
     if model.family == "2.5":
-        return 258
-    return _REFERENCE_TOKENS.get(resolution.removeprefix("MEDIA_RESOLUTION_"), 560)
+        return model.reference_tokens
+    return _REFERENCE_TOKENS.get(resolution.removeprefix("MEDIA_RESOLUTION_"), model.reference_tokens)
+
+
+def _prompt_tokens(contents: list[dict[str, Any]]) -> int:
+    parts = (part for content in contents for part in content.get("parts") or ())
+    return sum(text_tokens(clean(part["text"])) for part in parts if part.get("text"))
 
 
 def _tier(asked: str, options: EmulatorOptions) -> str:
@@ -308,7 +319,9 @@ def answer(job: Job[GeminiOrder]) -> Answer:
         modalities=order.modalities,
         include_thoughts=order.include_thoughts,
         interim=order.interim,
+        prompt_tokens=order.prompt_tokens,
         reference_tokens=order.reference_tokens,
+        thought_tokens=order.thought_tokens,
         search=order.search,
         tier=order.tier,
         stream=order.stream,

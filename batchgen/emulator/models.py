@@ -43,9 +43,11 @@ _TABLES: Mapping[Family, Mapping[str, Pixels]] = {"3": _PORTRAIT_3, "2.5": _PORT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One AI model. tokens: image tokens by size. thinking: levels it takes, none = it does not think.
+    """One AI model. tokens: image tokens by size; reference_tokens: of a picture that is sent along, unless the request
+    says at what resolution to look at it.
 
-    replacement: of an AI model that the vendor has shut down; empty while it is served.
+    thinking: levels it takes, none = it does not think. thoughts: tokens it thinks on average, by level; "" is for requests
+    that name none. replacement: of an AI model that the vendor has shut down; empty while it is served.
     """
 
     id: str
@@ -53,10 +55,15 @@ class Model:
     ratios: tuple[str, ...]
     sizes: tuple[str, ...]
     tokens: Mapping[str, int] = field(default_factory=dict)
+    reference_tokens: int = 1120
     thinking: tuple[str, ...] = ()
+    thoughts: Mapping[str, int] = field(default_factory=dict)
     search: tuple[str, ...] = ()
     mime: str = "image/jpeg"
     replacement: str = ""
+
+    def thoughts_at(self, level: str) -> int:
+        return self.thoughts.get(level, self.thoughts.get("", 0))
 
     @property
     def signs(self) -> bool:
@@ -82,6 +89,13 @@ class Model:
 _ALL_LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
 _PRO = {"1K": 1120, "2K": 1120, "4K": 2000}
 _FLASH = {"512": 747, "1K": 1120, "2K": 1680, "4K": 2520}
+# 4K of Nano Banana 2.1 is billed at $0.1134 by inference.sh (2026-11-06) and at 3797 tokens by fal.ai: half as much again.
+_FLASH_21 = {**_FLASH, "4K": 3780}
+# Recorded answers of 3-pro: 174 and 337 thoughts, whatever level was asked for; of 3.1-flash: none unless asked for. HIGH
+# costs $0.002 more there at $3 a million tokens (fal.ai). 2.1 thinks at MEDIUM by itself; no count of it is published.
+_PRO_THOUGHTS = {"": 255}
+_FLASH_THOUGHTS = {"HIGH": 667}
+_FLASH_21_THOUGHTS = {"": 333, "MEDIUM": 333, "MINIMAL": 0, "HIGH": 667}
 
 
 def _pro(model_id: str, replacement: str = "") -> Model:
@@ -91,7 +105,9 @@ def _pro(model_id: str, replacement: str = "") -> Model:
         ratios=TEN,
         sizes=("1K", "2K", "4K"),
         tokens=_PRO,
+        reference_tokens=560,  # ai.google.dev/gemini-api/docs/pricing: $0.0011 a picture at $2 a million
         thinking=_ALL_LEVELS,
+        thoughts=_PRO_THOUGHTS,
         search=("web",),
         replacement=replacement,
     )
@@ -105,18 +121,20 @@ def _flash_31(model_id: str, replacement: str = "") -> Model:
         sizes=("512", "1K", "2K", "4K"),
         tokens=_FLASH,
         thinking=("MINIMAL", "HIGH"),
+        thoughts=_FLASH_THOUGHTS,
         search=("web", "image"),
         replacement=replacement,
     )
 
 
-def _flash_25(model_id: str, replacement: str) -> Model:
+def _flash_25(model_id: str, replacement: str = "") -> Model:
     return Model(
         id=model_id,
         family="2.5",
         ratios=TEN,
         sizes=("1K",),
         tokens={"1K": 1290},
+        reference_tokens=258,  # ai.google.dev/gemini-api/docs/tokens, a picture of up to 384 pixels
         mime="image/png",
         replacement=replacement,
     )
@@ -129,8 +147,9 @@ _GEMINI = [
         family="3",
         ratios=FOURTEEN,
         sizes=("1K", "2K", "4K"),
-        tokens=_FLASH,
+        tokens=_FLASH_21,
         thinking=("MINIMAL", "MEDIUM", "HIGH"),
+        thoughts=_FLASH_21_THOUGHTS,
         search=("web", "image"),
     ),
     _pro("gemini-3-pro-image"),
@@ -142,9 +161,10 @@ _GEMINI = [
         sizes=("1K",),
         tokens={"1K": 1120},
         thinking=("MINIMAL", "HIGH"),
+        thoughts=_FLASH_THOUGHTS,
     ),
     _flash_31("gemini-3.1-flash-image"),
-    _flash_25("gemini-2.5-flash-image", "gemini-nano-banana-2.1"),
+    _flash_25("gemini-2.5-flash-image"),  # announced to end on 2026-10-02; still served by the changelog of 2026-09-18
     _pro("gemini-3-pro-image-preview", "gemini-3-pro-image"),
     _flash_31("gemini-3.1-flash-image-preview", "gemini-nano-banana-2.1"),
     _flash_25("gemini-2.5-flash-image-preview", "gemini-nano-banana-2.1"),

@@ -110,6 +110,7 @@ class _Routes:
     batches: BatchRoutes
 
     def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/v1/models/deprecations", self.aiml_deprecations)  # else taken for a model of Google's
         version = "/{version:v1(?:beta)?}"
         app.router.add_post(version + "/models/{model:[^:/]+}:{method}", self.model_method)
         app.router.add_get(version + "/models", self.model_list)
@@ -186,7 +187,7 @@ class _Routes:
             faults=_AIML_FAULTS,
             key=_bearer,
             too_large=lambda _: aimlapi.refusal(413, "request entity too large"),
-            parse=aimlapi.parse,
+            parse=partial(aimlapi.parse, options=self.reception.options),
             over_quota=lambda model, over: aimlapi.refusal(429, "Too Many Requests"),
             refuse=lambda fault, job: aimlapi.fault_refusal(fault),
             compose=partial(aimlapi.answer, links=self.links),
@@ -205,6 +206,9 @@ class _Routes:
 
     async def aiml_models(self, request: web.Request) -> web.StreamResponse:
         return await send(request, Answer(body=encoded(aimlapi.listing(self.reception.options))))
+
+    async def aiml_deprecations(self, request: web.Request) -> web.StreamResponse:
+        return await send(request, Answer(body=encoded(aimlapi.deprecations(self.reception.options))))
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """The content host; it wants no credentials."""

@@ -15,7 +15,7 @@ def text_tokens(text: str) -> int:
 def usage(
     model: Model,
     *,
-    prompt: str,
+    prompt_tokens: int,
     references: int,
     reference_tokens: int,
     size: str,
@@ -28,13 +28,14 @@ def usage(
 ) -> dict[str, Any]:
     """usageMetadata. total = prompt + candidates + thoughts + tool use.
 
+    prompt_tokens: of all text that was sent, earlier turns included; references: pictures that were, likewise.
     overhead: recorded answers of Gemini 3 have 88 to 630 candidate tokens more than the details add up to; they are
     billed as text. Answers without a picture have no candidatesTokensDetails (recorded), refusals no candidates.
     """
-    details: list[dict[str, Any]] = [{"modality": "TEXT", "tokenCount": text_tokens(prompt)}]
+    details: list[dict[str, Any]] = [{"modality": "TEXT", "tokenCount": prompt_tokens}]
     if references:
         details.append({"modality": "IMAGE", "tokenCount": references * reference_tokens})
-    prompt_tokens = sum(entry["tokenCount"] for entry in details)
+    prompt_tokens += references * reference_tokens
     image_tokens = images * model.tokens.get(size, 1120)
     candidates = image_tokens + text_tokens(text) + overhead
     found: dict[str, Any] = {"promptTokenCount": prompt_tokens}

@@ -66,15 +66,19 @@ class Attempts:
         reply: Reply,
         spooled: Sequence[SpoolFile],
         sent_at: float | None,
+        estimate_usd: float | None,
         *,
         batch: bool = False,
     ) -> Stored:
         """For a thread: check, spool, record and place what the reply brought, and write its line of the results.
 
-        spooled: the reply's pictures that are on disk already, by number. batch: at the price of a batch API, and the
-        sample knows of itself only what settling needs. Raises what `settle.settle` raises.
+        spooled: the reply's pictures that are on disk already, by number. estimate_usd: as `settle.settle` takes it. batch:
+        at the price of a batch API, and the sample knows of itself only what settling needs. Raises what `settle.settle`
+        raises.
         """
-        stored = settle(self._ledger, self._store, profile, attempt, sample, reply, spooled, sent_at, batch=batch)
+        stored = settle(
+            self._ledger, self._store, profile, attempt, sample, reply, spooled, sent_at, estimate_usd, batch=batch
+        )
         try:
             self._results.append(sample, None if stored.missing or batch else made_result(sample, reply, stored))
         except StoreError as error:

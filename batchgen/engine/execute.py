@@ -92,9 +92,7 @@ class Execution:
         return "; ".join([str(self.fault), *self._whereabouts]) if self.fault else ""
 
     def estimate_usd(self, sample: Sample) -> float | None:
-        profile = self._routes[lane_key(sample.item.provider, sample.item.model)].profile
-        item = sample.item
-        return estimate_usd(profile, item.image_size or profile.default_size, sample.images, tier=item.service_tier)
+        return estimate_usd(self._routes[lane_key(sample.item.provider, sample.item.model)].profile, sample)
 
     def reserve_usd(self, sample: Sample) -> float | None:
         """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
@@ -218,7 +216,9 @@ class Execution:
         return reply, self._settle(route, sample, flight, reply)
 
     def _settle(self, route: Route, sample: Sample, flight: Flight, reply: Reply) -> Stored:
-        return self._attempts.settle(route.profile, flight.attempt, sample, reply, flight.spooled, flight.sent_at)
+        return self._attempts.settle(
+            route.profile, flight.attempt, sample, reply, flight.spooled, flight.sent_at, self.estimate_usd(sample)
+        )
 
     # --- how it ended
 

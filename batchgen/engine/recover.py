@@ -21,7 +21,6 @@ from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
@@ -197,8 +196,7 @@ def _adopt(
     from dataclasses import replace
 
     drafts = max(0, len(found) - attempt.images)
-    profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
-    usd = estimate_usd(profile, None, attempt.images) if attempt.estimate_usd is None else attempt.estimate_usd
+    usd = attempt.estimate_usd
     pictures: list[Settled] = []
     for k, (name, file) in enumerate(found):
         n = attempt.n + max(0, k - drafts)
@@ -221,8 +219,9 @@ def _adopt(
     sync_folder(store.spool)
     make_room(ledger, store, pictures)
     ledger.attempt_succeeded(
-        attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
-    )
+        attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd,
+        usd_source="unknown" if usd is None else "estimate",
+    )  # fmt: skip
     place(ledger, store, attempt.id, pictures)
 
 
@@ -289,8 +288,9 @@ async def fetch_link(ledger: Ledger, store: Store, transport: Transport, route: 
     reply = with_pictures(Reply(usage=attempt.usage, text=attempt.text), len(files))
     try:
         await asyncio.to_thread(
-            settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None
-        )
+            settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None,
+            attempt.estimate_usd,
+        )  # fmt: skip
     except ProviderError:
         discard(files)
         raise

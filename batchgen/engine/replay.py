@@ -92,7 +92,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
         settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None,
-               batch=is_batch(attempt.lane))  # fmt: skip
+               attempt.estimate_usd, batch=is_batch(attempt.lane))  # fmt: skip
     except (ProviderError, UsageError, OSError, ValueError, KeyError) as error:
         discard(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):

@@ -275,7 +275,7 @@ class _Run:
         loads, limits = list(survey.loads.values()), self.manifest.limits
         if (never := too_dear(loads)) is not None:
             raise UsageError(never)
-        unknown = ", ".join(load.model for load in loads if load.unpriced)
+        unknown = ", ".join(dict.fromkeys(load.model for load in loads if load.price_unknown))
         if unknown and (self.options.max_usd is not None or limits.has_budget):
             raise UsageError(
                 f"a budget is set and the price of {unknown} is unknown: give it under models: …: prices, or drop the budget"
@@ -462,6 +462,8 @@ class _Run:
                 job=self.manifest.name,
                 kept=survey.kept,
                 usd=prospect.usd,
+                known_usd=prospect.known_usd,
+                unpriced=prospect.unpriced,
                 eta_s=None if any(load.batch and load.images for load in survey.loads.values()) else prospect.seconds,
                 samples=_wanted_by_model(survey),
                 emulated=self.options.emulator_url is not None,

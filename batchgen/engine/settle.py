@@ -49,12 +49,14 @@ def settle(
     reply: Reply,
     spooled: Sequence[SpoolFile],
     sent_at: float | None,
+    estimate_usd: float | None,
     *,
     batch: bool = False,
 ) -> Stored:
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
-    spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
+    spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here. estimate_usd: of
+    the request as it was sent, which is what it cost when the answer does not say.
     Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
     StoreError and LedgerError when disk or ledger refuse. batch: at the price of the batch API.
     """
@@ -71,8 +73,8 @@ def settle(
     sync_folder(store.spool)
     item = sample.item
     billed = sum(picture.file.role != "thought" for picture in pictures)
-    size = item.image_size or profile.default_size
-    usd, source = cost_usd(profile, reply.usage, size, billed, batch=batch, tier=item.service_tier)
+    estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
+    usd, source = cost_usd(profile, reply.usage, billed, estimate_usd, batch=batch, tier=item.service_tier)
     texts = beside(item, reply)
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]

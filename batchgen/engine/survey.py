@@ -19,7 +19,7 @@ from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.manifest import Limits, Manifest
 from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
 from batchgen.planning import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, overdue, selected
-from batchgen.profiles.price import estimate_usd
+from batchgen.profiles.price import estimate_usd, is_guess
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import PROVIDER_BASE_URLS
 from batchgen.providers.base import Batching
@@ -267,11 +267,14 @@ class Surveyor:
             self._left -= len(groups)
         size = item.image_size or profile.default_size
         for other in others if groups else ():
-            self._may_serve(other, item, max(group.images for group in groups))
+            self._may_serve(other, max(groups, key=lambda group: group.images))
+        prices: dict[tuple[int, bool], float | None] = {}  # what else is in a request is the same for all of an item
         for group in groups:
             batch = self._goes_by_batch(group, profile)
             load = self._load(profile, batch=batch)
-            usd = estimate_usd(profile, size, group.images, batch=batch, tier=item.service_tier)
+            if (group.images, batch) not in prices:
+                prices[group.images, batch] = estimate_usd(profile, group, batch=batch)
+            usd = prices[group.images, batch]
             load.requests += 1
             load.images += group.images
             load.busy_s += 0.0 if batch else profile.latency(size)
@@ -279,6 +282,8 @@ class Surveyor:
             load.usd += usd or 0.0
             load.dearest_usd = max(load.dearest_usd, usd or 0.0)
             load.unpriced += usd is None
+            load.guessed += is_guess(profile, item.service_tier, batch=batch)
+            load.searches += item.search is not None
             self.survey.wanted += group.images
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)
             self._schedule(
@@ -303,12 +308,12 @@ class Surveyor:
             self._batching[profile.id] = isinstance(provider_class(profile.provider)(profile), Batching)
         return self._batching[profile.id]
 
-    def _may_serve(self, profile: Profile, item: Item, images: int) -> None:
+    def _may_serve(self, profile: Profile, sample: Sample) -> None:
         """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
         load = self._load(profile)
-        usd = estimate_usd(profile, item.image_size or profile.default_size, images, tier=item.service_tier)
+        usd = estimate_usd(profile, sample)
         load.dearest_usd = max(load.dearest_usd, usd or 0.0)
-        load.unpriced += usd is None
+        load.may_be_unpriced = load.may_be_unpriced or usd is None
 
     def _load(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
         lane = (batch_lane if batch else lane_key)(profile.provider, profile.id)

@@ -328,6 +328,7 @@ _USAGE_FIELDS = (
     "total_tokens",
     "credits",
     "usd",
+    "queries",
     "tier",
 )
 

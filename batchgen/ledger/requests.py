@@ -12,6 +12,9 @@ from batchgen.ledger.database import marks
 from batchgen.records import Usage, sample_key
 
 IN_A_BATCH = "in a batch"
+MAYBE = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
+# Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
+UNPRICED = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
 BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
@@ -21,15 +24,22 @@ LATEST = (
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """USD. spent: charged by usage or the vendor's word; estimated: counted from the price table because usage was not
-    said; maybe: may have been charged for requests without an answer or a picture that do not say what they used;
-    unknown: attempts without a price."""
+    """USD, and the requests whose price nobody knows.
 
-    spent: float
-    estimated: float
-    maybe: float
-    maybe_requests: int
-    unknown: int
+    spent: charged by usage or the vendor's word. estimated: not known for sure, because usage was not said or a factor of
+    the price is a guess; guessed: the part of it for which that is so. unknown: requests that were billed and have no price.
+    maybe: may have been charged for requests without an answer or a picture that do not say what they used; maybe_unknown:
+    those of them without a price. searched: requests whose searches are part of what was spent, at the full price.
+    """
+
+    spent: float = 0.0
+    estimated: float = 0.0
+    guessed: float = 0.0
+    unknown: int = 0
+    maybe: float = 0.0
+    maybe_requests: int = 0
+    maybe_unknown: int = 0
+    searched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +141,12 @@ class Requests(Connected):
         where, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
         row = self._connection.execute(
             "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
-            " coalesce(sum(usd) FILTER (WHERE usd_source = 'estimate'), 0),"
-            " coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed <> 0 AND usd IS NULL), 0),"
-            " count(*) FILTER (WHERE maybe_billed <> 0 AND usd IS NULL),"
-            " count(*) FILTER (WHERE outcome = 'succeeded' AND usd IS NULL)"
+            " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"
+            " coalesce(sum(usd) FILTER (WHERE usd_source = 'guess'), 0),"
+            f" count(*) FILTER (WHERE {UNPRICED}),"
+            f" coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE}), 0), count(*) FILTER (WHERE {MAYBE}),"
+            f" count(*) FILTER (WHERE {MAYBE} AND estimate_usd IS NULL),"
+            """ count(*) FILTER (WHERE usd_source IN ('usage', 'guess') AND usage LIKE '%"queries"%')"""
             f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed <> 0) {where}",
             values,
         ).fetchone()
@@ -153,6 +165,13 @@ class Requests(Connected):
         ).fetchone()
         return float(row[0])
 
+    def unpriced_since(self, at: float) -> int:
+        """Requests begun since then that were or may have been billed, and have no price."""
+        sql = (
+            f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED} OR ({MAYBE} AND estimate_usd IS NULL))"
+        )
+        return int(self._connection.execute(sql, (at,)).fetchone()[0])
+
     def requests_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, outcome, requests that have ended) in all runs."""
         return self._rows(f"SELECT {MODEL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2")
@@ -164,9 +183,10 @@ class Requests(Connected):
         )
 
     def maybe_usd_by_model(self) -> Iterator[tuple[Any, ...]]:
-        """(AI model, USD as `Money.maybe`) in all runs."""
+        """(AI model, USD as `Money.maybe`, as `Money.unknown`, as `Money.maybe_unknown`) in all runs."""
         return self._rows(
-            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE maybe_billed <> 0 AND usd IS NULL), 0) FROM attempt a GROUP BY 1"
+            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE}), 0), count(*) FILTER (WHERE {UNPRICED}),"
+            f" count(*) FILTER (WHERE {MAYBE} AND estimate_usd IS NULL) FROM attempt a GROUP BY 1"
         )
 
     def billed_requests(self) -> int:

@@ -89,7 +89,8 @@ class Samples(Connected):
     def uncertain(self, most: int) -> list[tuple[str, float | None]]:
         """(key, USD that may have been charged, None unknown) of samples whose request was never answered."""
         rows = self._rows(
-            "SELECT s.item_id, s.n, (SELECT sum(a.estimate_usd / a.images) FROM attempt a WHERE a.item_id = s.item_id"
+            "SELECT s.item_id, s.n, (SELECT CASE WHEN count(*) = count(a.estimate_usd) THEN"
+            " sum(a.estimate_usd / a.images) END FROM attempt a WHERE a.item_id = s.item_id"
             " AND a.n <= s.n AND s.n < a.n + a.images AND a.maybe_billed <> 0 AND a.fingerprint = s.fingerprint)"
             " FROM sample s WHERE s.state = 'uncertain' ORDER BY s.id LIMIT ?",
             most,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchgen.ledger.connected import Connected
-from batchgen.ledger.requests import OpenAttempt, open_attempt
+from batchgen.ledger.requests import MAYBE, UNPRICED, OpenAttempt, open_attempt
 
 Step = Literal[
     "recorded", "written", "uploaded", "asked", "created", "ended", "fetched", "collected", "done", "dropped"
@@ -109,11 +109,13 @@ class Submissions(Connected):
         sql = "SELECT count(*) FROM attempt WHERE chunk = ? AND http_status = 200"
         return int(next(iter(self._rows(sql, chunk)))[0])
 
-    def chunk_usd(self, chunk: int) -> float:
-        """What a chunk's requests have cost so far."""
+    def chunk_usd(self, chunk: int) -> tuple[float, int]:
+        """What a chunk's requests have cost so far, and how many of them have no price."""
         usd = "coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd ELSE 0 END)), 0)"
-        sql = f"SELECT {usd} FROM attempt WHERE chunk = ? AND outcome IS NOT NULL"
-        return float(next(iter(self._rows(sql, chunk)))[0])
+        unpriced = f"count(*) FILTER (WHERE {UNPRICED} OR ({MAYBE} AND estimate_usd IS NULL))"
+        sql = f"SELECT {usd}, {unpriced} FROM attempt WHERE chunk = ? AND outcome IS NOT NULL"
+        known, number = next(iter(self._rows(sql, chunk)))
+        return float(known), int(number)
 
     def usd_by_lane(self, run_id: int) -> dict[str, float]:
         """What a run's requests have cost, by lane."""

@@ -233,8 +233,9 @@ class OneItem:
         profile = self._set.profile(name)
         if profile.status == "retired" and not self._set.allow_retired(profile):
             when = f" on {profile.shutdown}" if profile.shutdown else ""
-            instead = f"; use {profile.replacement}" if profile.replacement else ""
-            self._say(path, f"{profile.id} was shut down{when}{instead}")
+            instead = f"use {profile.replacement}, or " if profile.replacement else ""
+            override = f"`models: {{{profile.id}: {{status: live}}}}` at the head"
+            self._say(path, f"{profile.id} was shut down{when}; {instead}if it still answers you, say {override}")
         return profile
 
     def _check_capabilities(self, profile: Profile, fields: Values) -> None:

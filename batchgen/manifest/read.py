@@ -193,7 +193,8 @@ class Manifest:
         elif profile.status == "deprecated":
             when = f" and will be shut down on {profile.shutdown}" if profile.shutdown else ""
             instead = f"; use {profile.replacement}" if profile.replacement else ""
-            self._warn(f"{profile.id} is deprecated{when}{instead}")
+            note = f" ({profile.note})" if profile.note else ""
+            self._warn(f"{profile.id} is deprecated{when}{instead}{note}")
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:

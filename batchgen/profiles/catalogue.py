@@ -60,7 +60,8 @@ class Catalogue:
         return get_close_matches(name, [*self._id_by_alias, *self._by_id], n=3, cutoff=0.6)
 
     def with_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> Catalogue:
-        """With the `models:` of a manifest on top; a name nobody knows adds a model.
+        """With the `models:` of a manifest on top; a name nobody knows adds a model. A status that is given holds, whatever
+        day of its end we knew.
 
         Raises ValueError naming the model, the key and the keys there are.
         """
@@ -73,6 +74,8 @@ class Catalogue:
                 profile = dataclasses.replace(
                     stranger(profile.id, facts.get("provider", profile.provider)), status="live"
                 )
+            if "status" in facts:
+                profile = dataclasses.replace(profile, shutdown=None)
             try:
                 profiles[profile.id] = changed(profile, facts)
             except ValueError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TypeVar, get_args
 
-from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status
+from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status, Typical
 
 T = TypeVar("T")
 SCALE_OF_1K = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
@@ -129,9 +129,28 @@ def _prices(fact: Any, profile: Profile) -> Prices:
         elif key == "tier_factor":
             factors = {str(tier): _positive(factor) for tier, factor in _mapping(value).items()}
             values[key] = {**profile.prices.tier_factor, **factors}
+            values.setdefault(
+                "guessed_tiers", profile.prices.guessed_tiers - set(factors)
+            )  # who says it vouches for it
+        elif key == "guessed_tiers":
+            values[key] = frozenset(_texts(value, profile))
         else:
             values[key] = None if value is None else _positive(value)
     return dataclasses.replace(profile.prices, **values)
+
+
+def _typical(fact: Any, profile: Profile) -> Typical:
+    names = [field.name for field in dataclasses.fields(Typical)]
+    values: dict[str, Any] = {}
+    for key, value in _mapping(fact).items():
+        if key not in names:
+            raise ValueError(f"{key}: not known; there are {', '.join(names)}")
+        if key == "text_tokens":
+            values[key] = _positive(value)
+        else:
+            table = {str(choice): _positive(number) for choice, number in _mapping(value).items()}
+            values[key] = {**getattr(profile.typical, key), **table}
+    return dataclasses.replace(profile.typical, **values)
 
 
 def _pair(fact: Any) -> tuple[int, int]:
@@ -198,6 +217,7 @@ READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "images_per_request": _count,
     "prompt_max_chars": _or_none(_count),
     "prices": _prices,
+    "typical": _typical,
     "time_limit_s": lambda fact, profile: _time_limits(fact, profile),
     "latency_s": lambda fact, profile: _sizes_table(fact, profile, profile.latency_s),
     "wire": _wire,

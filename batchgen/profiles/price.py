@@ -2,44 +2,92 @@
 
 from __future__ import annotations
 
-from batchgen.profiles.profile import Profile
-from batchgen.records import Usage
+from collections.abc import Mapping
+
+from batchgen.profiles.profile import Prices, Profile
+from batchgen.records import Item, Sample, Usage
+
+# What a turn that is sent back says beside its picture, where text was asked for; a sentence or two in recorded answers.
+TURN_TEXT_TOKENS = 50
 
 
-def estimate_usd(
-    profile: Profile, size: str | None, images: int = 1, *, batch: bool = False, tier: str | None = None
-) -> float | None:
-    """US dollars for this many pictures of one size, from the table; None when the table does not say.
+def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False) -> float | None:
+    """US dollars that one request will cost, with all that it carries; None when the table of prices does not say.
 
-    tier: the service tier it is asked for at, None for the vendor's default.
+    profile: of the model that serves it. The pictures come from the table, what goes with them from `typical_usage`; a
+    model without prices by the token bills by the picture alone. What `extra` adds is not known here.
     """
-    each = profile.prices.image_usd.get(size or profile.default_size)
-    factor = _factor(profile, batch, tier)
-    return None if each is None or factor is None else each * images * factor
+    item, prices = sample.item, profile.prices
+    each = prices.image_usd.get(item.image_size or profile.default_size)
+    factor = _factor(profile, batch, item.service_tier)
+    if each is None or factor is None:
+        return None
+    usage = typical_usage(profile, item)
+    beside = sum(tokens * (rate or 0.0) for tokens, rate in _rated(prices, usage)) / 1_000_000
+    return (each * sample.images + beside) * factor + usage.queries * (prices.search_usd_per_1000 or 0.0) / 1000
+
+
+def typical_usage(profile: Profile, item: Item) -> Usage:
+    """What the answer to a request of this item is likely to report beside the tokens of its pictures.
+
+    Of a conversation, each turn sends back all that was said and drawn before it, interim pictures of kept thoughts too.
+    """
+    typical, turns = profile.typical, max(0, item.turn - 1)
+    said = turns * TURN_TEXT_TOKENS if "text" in item.modalities else 0
+    text = sum(map(text_tokens, (item.prompt, item.system or "", *item.history))) + said
+    pictures = len(item.references) + turns * (2 if item.keep_thoughts else 1)
+    return Usage(
+        prompt_tokens=text + round(pictures * reference_tokens(profile, item)),
+        text_tokens=round(typical.text_tokens),
+        thought_tokens=round(_of(typical.thought_tokens, item.thinking)),
+        queries=round(_of(typical.search_queries, item.search)) if item.search else 0,
+    )
+
+
+def text_tokens(text: str) -> int:
+    """A token is about four characters of Latin text, and about four bytes of any other (ai.google.dev/gemini-api/docs/tokens)."""
+    return -(-len(text.encode()) // 4)
+
+
+def reference_tokens(profile: Profile, item: Item) -> float:
+    """Input tokens of one picture that is sent along."""
+    return _of(profile.typical.reference_tokens, item.media_resolution)
+
+
+def _of(table: Mapping[str, float], choice: str | None) -> float:
+    """By what was asked for. Of a choice that nobody has counted, the dearest; of a model that nobody has counted, 0."""
+    value = table.get(choice or "default")
+    return value if value is not None else max(table.values(), default=0.0)
+
+
+def is_guess(profile: Profile, tier: str | None, *, batch: bool = False) -> bool:
+    """Whether the price at this service tier rests on a factor that nobody has published for the model."""
+    return not batch and tier in profile.prices.guessed_tiers
 
 
 def cost_usd(
     profile: Profile,
     usage: Usage | None,
-    size: str | None,
     images: int,
+    estimate_usd: float | None,
     *,
     batch: bool = False,
     tier: str | None = None,
 ) -> tuple[float | None, str]:
     """(US dollars, where the figure comes from) for one answer.
 
-    "vendor": the answer named the amount. "usage": computed from the tokens it reported. "estimate": from the table.
-    "unknown": None. tier: asked for; the one that served counts where the answer names it.
+    "vendor": the answer named the amount. "usage": computed from what it reported. "estimate": it did not say, so what
+    the request was estimated at when it was sent, given as `estimate_usd`, counts. "guess": either of these two, at the
+    price of a service tier that is a guess. "unknown": None.
+    tier: asked for; the one that served counts where the answer names it.
     """
-    tier = usage.tier or tier if usage is not None else tier
-    if usage is not None and usage.usd is not None:
-        return usage.usd, "vendor"
-    usd = _usd_of_tokens(profile, usage, images, batch, tier) if usage is not None else None
-    if usd is not None:
-        return usd, "usage"
-    usd = estimate_usd(profile, size, images, batch=batch, tier=tier)
-    return (None, "unknown") if usd is None else (usd, "estimate")
+    if usage is not None:
+        usd, source = lost_usd(profile, usage, images, batch=batch, tier=tier)
+        if usd is not None:
+            return usd, source
+    if estimate_usd is None:
+        return None, "unknown"
+    return estimate_usd, "guess" if is_guess(profile, tier, batch=batch) else "estimate"
 
 
 def lost_usd(
@@ -53,29 +101,37 @@ def lost_usd(
         return None, ""
     if usage.usd is not None:
         return usage.usd, "vendor"
-    usd = _usd_of_tokens(profile, usage, pictures, batch, usage.tier or tier)
-    return (None, "") if usd is None else (usd, "usage")
+    tier = usage.tier or tier
+    usd = _usd_of(profile, usage, pictures, batch, tier)
+    return (None, "") if usd is None else (usd, "guess" if is_guess(profile, tier, batch=batch) else "usage")
 
 
-def _usd_of_tokens(profile: Profile, usage: Usage, images: int, batch: bool, tier: str | None) -> float | None:
-    """Image tokens at the image rate, thoughts and text at the text rate, the prompt at the input rate.
+def _usd_of(profile: Profile, usage: Usage, images: int, batch: bool, tier: str | None) -> float | None:
+    """Image tokens at the image rate, thoughts and text at the text rate, the prompt at the input rate, and searches.
 
     Source: ai.google.dev/gemini-api/docs/pricing. None when a rate that is needed is unknown, or when pictures came
     without saying how many tokens they took: old models leave the breakdown out, and text prices would be far too low.
+    Searches are an upper bound: a project has some thousand free ones a month, shared by all it sends, and no answer
+    tells how many of them are left. Neither a batch nor a service tier makes them cheaper.
     """
     if usage.image_tokens == 0 and (images > 0 or not (usage.prompt_tokens or usage.text_tokens)):
         return None
-    usd = 0.0
-    for tokens, rate in (
-        (usage.image_tokens, profile.prices.image_usd_per_mtok),
-        (usage.text_tokens + usage.thought_tokens, profile.prices.text_usd_per_mtok),
-        (usage.prompt_tokens, profile.prices.input_usd_per_mtok),
-    ):
-        if tokens and rate is None:
-            return None
-        usd += tokens * (rate or 0.0) / 1_000_000
+    prices = profile.prices
+    rated = [*_rated(prices, usage), (usage.image_tokens, prices.image_usd_per_mtok)]
     factor = _factor(profile, batch, tier)
-    return None if factor is None else usd * factor
+    needed = [*rated, (usage.queries, prices.search_usd_per_1000)]
+    if factor is None or any(amount and rate is None for amount, rate in needed):
+        return None
+    tokens_usd = sum(tokens * (rate or 0.0) for tokens, rate in rated) / 1_000_000
+    return tokens_usd * factor + usage.queries * (prices.search_usd_per_1000 or 0.0) / 1000
+
+
+def _rated(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]:
+    """Tokens beside those of the pictures, each with its rate."""
+    return [
+        (usage.prompt_tokens, prices.input_usd_per_mtok),
+        (usage.text_tokens + usage.thought_tokens, prices.text_usd_per_mtok),
+    ]
 
 
 def _factor(profile: Profile, batch: bool, tier: str | None) -> float | None:

@@ -38,15 +38,33 @@ class Prices:
     """US dollars. None or a missing size means unknown, never free.
 
     image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price;
-    tier_factor: the same of each service tier that the model has beside `standard`.
+    tier_factor: the same of each service tier that the model has beside `standard`; guessed_tiers: those of them whose
+    factor no vendor has published for this model.
     """
 
     image_usd: Mapping[str, float] = field(default_factory=dict)
     input_usd_per_mtok: float | None = None
     text_usd_per_mtok: float | None = None  # thoughts and text
     image_usd_per_mtok: float | None = None
+    search_usd_per_1000: float | None = None  # queries, at the full price: no batch and no tier makes them cheaper
     batch_factor: float | None = None
     tier_factor: Mapping[str, float] = field(default_factory=dict)
+    guessed_tiers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typical:
+    """What one request takes beside the pictures it asks for. For estimates only: bills go by the answer's own usage.
+
+    Each table has `default` for requests that leave the choice to the model. reference_tokens: of one picture that is
+    sent along, by `media_resolution`. thought_tokens: by `thinking`. search_queries: by `search`. text_tokens: what an
+    answer bills as text, most of which nobody sees.
+    """
+
+    reference_tokens: Mapping[str, float] = field(default_factory=dict)
+    thought_tokens: Mapping[str, float] = field(default_factory=dict)
+    search_queries: Mapping[str, float] = field(default_factory=dict)
+    text_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +101,7 @@ class Profile:
     images_per_request: int = 1
     prompt_max_chars: int | None = None
     prices: Prices = field(default_factory=Prices)
+    typical: Typical = field(default_factory=Typical)
     time_limit_s: Mapping[str, float] = field(default_factory=dict)
     latency_s: Mapping[str, float] = field(default_factory=dict)
     wire: Mapping[str, Any] = field(default_factory=dict)

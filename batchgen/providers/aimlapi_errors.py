@@ -1,8 +1,10 @@
 """What an error of AIML or of an OpenAI-style endpoint means for us.
 
-AIML: `{"message", "path", "requestId", "statusCode": "429" or 429, "timestamp"}`; OpenAI style:
-`{"error": {"message", "type", "code"}}`. A missing credit is a 403 at AIML.
-Source: github.com/aimlapi/api-docs f14fa72, docs/errors-and-messages; platform.openai.com/docs/guides/error-codes.
+AIML: `{"message", "path", "requestId", "statusCode": "429" or 429, "timestamp"}`, and since August 2026 RFC 9457's
+`{"title", "status", "message", "instance", "error": {"name", "message"}}`; OpenAI style: `{"error": {"message", "type",
+"code"}}`. A missing credit is a 403 at AIML.
+Source: github.com/aimlapi/api-docs f14fa72, docs/errors-and-messages; github.com/api-evangelist/aimlapi 79b781f,
+errors/aimlapi-problem-types.yml (live bodies of 2026-08-30); platform.openai.com/docs/guides/error-codes.
 """
 
 from __future__ import annotations
@@ -68,12 +70,11 @@ def error_words(body: bytes) -> str:
         return ""
     inner = value.get("error")
     source = inner if isinstance(inner, dict) else value
-    words = [source.get("message"), source.get("code"), source.get("type"), source.get("meta")]
-    if isinstance(inner, str):
-        words.insert(0, inner)
-    if source is value and not isinstance(value.get("message"), str) and not isinstance(inner, str):
+    said = [inner, source.get("message"), value.get("message"), value.get("detail")]  # the last as RFC 9457 has it
+    if source is value and not any(isinstance(text, str) for text in said):
         return ""
-    return " · ".join(word for word in words if isinstance(word, str) and word)
+    words = [*said, source.get("code"), source.get("type"), source.get("meta")]
+    return " · ".join(dict.fromkeys(word for word in words if isinstance(word, str) and word))
 
 
 def _status(value: Any) -> int | None:

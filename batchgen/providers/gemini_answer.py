@@ -23,6 +23,7 @@ from batchgen.errors import (
     Refused,
 )
 from batchgen.providers.answer_body import LENIENT, Envelope, clean, header, picture
+from batchgen.providers.grounding import query_count
 from batchgen.records import LIFTED, Reply, ReplyImage, Role, Usage
 
 
@@ -120,8 +121,10 @@ SPECIAL: Mapping[str, tuple[type[ProviderError], str]] = {
 
 def reply_of(answer: Answer, status: int, headers: Mapping[str, str]) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
-    usage = _at_tier(usage_of(answer.usage_metadata), answer.usage_metadata, headers)
     candidates = answer.candidates or []
+    usage = _at_tier(usage_of(answer.usage_metadata), answer.usage_metadata, headers)
+    if usage is not None:
+        usage = replace(usage, queries=sum(query_count(c.grounding_metadata or {}) for c in candidates))
     try:
         images, notes = _images(candidates)
         if not any(image.role == "image" for image in images):

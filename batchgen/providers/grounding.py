@@ -27,6 +27,12 @@ def sources(grounding: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value}
 
 
+def query_count(grounding: Mapping[str, Any]) -> int:
+    """How many searches the vendor made for an answer: each is billed (ai.google.dev/gemini-api/docs/pricing)."""
+    lists = (_of(grounding, name) for name in ("webSearchQueries", "imageSearchQueries"))
+    return sum(len([text for text in found if isinstance(text, str)]) for found in lists if isinstance(found, list))
+
+
 def suggestions(grounding: Mapping[str, Any]) -> str:
     """The vendor's own markup of its search suggestions, as it came."""
     entry = _of(grounding, "searchEntryPoint")

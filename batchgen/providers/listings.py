@@ -1,7 +1,7 @@
-"""What the vendors list: models that a key may use, and AIML's balance. Pure, like the codecs.
+"""What the vendors list: models that a key may use or that were withdrawn, and AIML's balance. Pure, like the codecs.
 
 Sources: ai.google.dev/api/models#method:-models.list; docs.aimlapi.com/api-references/service-endpoints,
-complete-model-list and account-balance (2026-08-21).
+complete-model-list and account-balance (2026-08-21), model-deprecations (github.com/aimlapi/api-docs 935f808, 2026-08).
 """
 
 from __future__ import annotations
@@ -29,6 +29,29 @@ class Listed:
     id: str
     input_tokens: int | None = None
     methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """A model that its vendor withdraws. names: all under which it was reachable. shutdown_at: ISO date, "" when none is said;
+    replaced_by: likewise.
+
+    status: withdrawn (it answers 404), deprecated (it still serves), superseded (its name now means `replaced_by`).
+    """
+
+    names: frozenset[str]
+    status: str
+    shutdown_at: str = ""
+    replaced_by: str = ""
+
+    @property
+    def words(self) -> str:
+        instead = f", replaced by {self.replaced_by}" if self.replaced_by else ""
+        if self.status == "withdrawn":
+            return f"withdrawn{f' since {self.shutdown_at}' if self.shutdown_at else ''}{instead}"
+        if self.status == "superseded":
+            return f"now served as {self.replaced_by}" if self.replaced_by else "folded into another model"
+        return f"{f'ends on {self.shutdown_at}' if self.shutdown_at else 'is deprecated'}{instead}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +87,22 @@ class _AimlBalance(Envelope):
     low_balance: bool = False
 
 
+class _AimlDeprecation(Envelope):
+    id: str
+    aliases: tuple[OnErrorOmit[str], ...] = ()
+    status: str
+    shutdown_at: Annotated[str | None, LENIENT] = None
+    replaced_by: Annotated[str | None, LENIENT] = None
+
+
+class _AimlDeprecations(Envelope):
+    data: list[OnErrorOmit[_AimlDeprecation]]
+
+
 _PAGE = TypeAdapter(_GooglePage)
 _LIST = TypeAdapter(list[OnErrorOmit[_AimlModel]] | _AimlList)
 _BALANCE = TypeAdapter(_AimlBalance)
+_DEPRECATIONS = TypeAdapter(_AimlDeprecations)
 
 
 def google_page(body: bytes) -> tuple[list[Listed], str]:
@@ -91,6 +127,22 @@ def aiml_balance(body: bytes) -> Balance:
     """Raises Malformed."""
     found = _read(_BALANCE, body)
     return Balance(found.balance, found.low_balance or found.balance <= 0)
+
+
+def aiml_deprecations(body: bytes) -> list[Deprecation]:
+    """Raises Malformed."""
+    return [
+        Deprecation(
+            frozenset(map(_id, (entry.id, *entry.aliases))), _id(entry.status.lower()),
+            _id(entry.shutdown_at or ""), _id(entry.replaced_by or ""),
+        )
+        for entry in _read(_DEPRECATIONS, body).data
+    ]  # fmt: skip
+
+
+def deprecation_of(profile: Profile, feed: Iterable[Deprecation]) -> Deprecation | None:
+    name = name_on_wire(profile)
+    return next((entry for entry in feed if name in entry.names), None)
 
 
 def name_on_wire(profile: Profile) -> str:

@@ -16,6 +16,7 @@ from batchgen.ledger.reader import Money, Reader, RunRow
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
+from batchgen.report import figures
 from batchgen.report.account import account
 from batchgen.report.figures import utc_iso, utc_seconds
 from batchgen.store.unread import kept_attempts, kept_bytes
@@ -55,13 +56,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "images": {"made": outcome.made, "kept": outcome.kept, "moved": outcome.moved, "left": outcome.left},
         "samples": dict(outcome.counts),
         "requests": dict(outcome.attempts),
-        "usd": {
-            "spent": round(outcome.usd, 6),
-            "estimated": round(outcome.estimated_usd, 6),
-            "maybe_billed": round(outcome.maybe_usd, 6),
-            "maybe_billed_requests": outcome.maybe_requests,
-            "images_of_unknown_price": outcome.unpriced,
-        },
+        "usd": money_facts(reader.money(outcome.run_id)),
         "limit": {
             "binding": outcome.stopped_by if outcome.stopped_by in ("budget", "deadline") else forecast.limit.binding,
             "remedy": forecast.limit.remedy,
@@ -100,7 +95,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "samples": reader.counts(),
         "by_model": reader.counts_by_model(),
         "requests": reader.attempts(),
-        "usd": _money(reader.money()),
+        "usd": money_facts(reader.money()),
         "in_flight": _in_flight(reader),
         "batches": batches(reader),
         "cluster": cluster(reader),
@@ -128,7 +123,7 @@ def facts_of(folder: Path) -> Facts:
 
 def run_facts(reader: Reader, run: RunRow, state: str) -> Facts:
     """One run. state: as `process_state` says it."""
-    money, ends = reader.money(run.id), reader.ends_in(run.id)
+    ends = reader.ends_in(run.id)
     until = run.ended_at if run.ended_at is not None else time.time() if state == "running" else None
     return {
         "run": run.id,
@@ -138,8 +133,7 @@ def run_facts(reader: Reader, run: RunRow, state: str) -> Facts:
         "seconds": None if until is None else round(until - run.started_at, 1),
         "made": reader.made_in(run.id),
         "not_made": {end: ends[end] for end in NOT_MADE if ends.get(end)},
-        "usd": {"spent": round(money.spent, 6), "estimated": round(money.estimated, 6),
-                "maybe_billed": round(money.maybe, 6), "images_of_unknown_price": money.unknown},
+        "usd": money_facts(reader.money(run.id)),
         "exit_code": run.exit_code,
         "stopped_by": run.stopped_by,
     }  # fmt: skip
@@ -204,13 +198,20 @@ def _exposed(exposed_ms: tuple[float, float] | None) -> Facts | None:
     return exposed_ms and {"median": round(exposed_ms[0], 1), "largest": round(exposed_ms[1], 1)}
 
 
-def _money(money: Money) -> Facts:
+def money_facts(money: Money) -> Facts:
+    """Null is unknown: nothing was spent, or may have been, whose price anybody knows. Else the sum of what is known, and
+    beside it how many requests are not in it."""
+    spent = figures.known(money.spent, 0 if money.estimated else money.unknown)
+    maybe = figures.known(money.maybe, money.maybe_unknown)
     return {
-        "spent": round(money.spent, 6),
+        "spent": None if spent is None else round(spent, 6),
         "estimated": round(money.estimated, 6),
-        "maybe_billed": round(money.maybe, 6),
+        "guessed": round(money.guessed, 6),
+        "requests_of_unknown_price": money.unknown,
+        "maybe_billed": None if maybe is None else round(maybe, 6),
         "maybe_billed_requests": money.maybe_requests,
-        "images_of_unknown_price": money.unknown,
+        "maybe_billed_of_unknown_price": money.maybe_unknown,
+        "searched_requests": money.searched,
     }
 
 

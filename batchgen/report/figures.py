@@ -14,6 +14,19 @@ def usd(amount: float | None) -> str:
     return f"{amount:.4f} USD" if 0 < abs(amount) < 0.01 else f"{amount:,.2f} USD"
 
 
+def known(amount: float, unpriced: int) -> float | None:
+    """A sum of money of which `unpriced` parts have no price: None when that is all of it."""
+    return None if unpriced and not amount else amount
+
+
+def total(amount: float | None, unpriced: int, noun: str = "request") -> str:
+    """The same in words: `0.70 USD`, `0.70 USD + 3 requests of unknown price`, `unknown (3 requests of unknown price)`."""
+    if not unpriced:
+        return usd(amount)
+    rest = f"{count(unpriced, noun)} of unknown price"
+    return f"{usd(amount)} + {rest}" if amount else f"unknown ({rest})"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `35 s`, `1 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
     if seconds < 9.95:

@@ -57,13 +57,14 @@ class Telling:
             case SampleEnded():
                 yield from self._sample_ended(event)
             case BatchSubmitted():
-                usd = "" if event.usd is None else f", estimated {figures.usd(event.usd)}"
+                usd = ", price unknown" if event.usd is None else f", estimated {figures.usd(event.usd)}"
                 yield f"{event.model}: {event.batch} submitted with {figures.count(event.requests, 'request')}{usd}", ""
             case BatchCollected():
                 rest = f", {event.again:,} to ask for again" if event.again else ""
                 rest += f", {event.ended:,} without an image" if event.ended else ""
                 made = figures.count(event.made, "image")
-                yield f"{event.model}: {event.batch} collected: {made}{rest}, {figures.usd(event.usd)}", ""
+                usd = figures.total(event.usd, event.unpriced)
+                yield f"{event.model}: {event.batch} collected: {made}{rest}, {usd}", ""
             case LaneCooled():
                 yield from self._cooled(event)
             case LaneParked():
@@ -184,7 +185,10 @@ def started(event: RunStarted) -> str:
     emulated = " EMULATED" if event.emulated else ""
     if not wanted:
         return f"{event.job}{emulated}: nothing to ask for, {figures.count(event.kept, 'image')} kept"
-    estimate = f", estimated {figures.usd(event.usd)}" if event.usd is not None else ", price unknown"
+    if event.usd is None and not event.known_usd:
+        estimate = ", price unknown"
+    else:
+        estimate = f", estimated {figures.total(event.usd or event.known_usd, event.unpriced)}"
     time_s = f", at best {figures.duration(event.eta_s)}" if event.eta_s is not None else ""
     return f"{event.job}{emulated}: run {event.run_id}, {figures.count(wanted, 'image')} to make, {event.kept:,} kept{estimate}{time_s}"
 
@@ -192,7 +196,8 @@ def started(event: RunStarted) -> str:
 def standing(board: Board, now: float) -> str:
     """How a run stands, in one line."""
     left = board.left_s(now)
-    parts = [f"{board.done:,} of {board.wanted:,}", f"{board.in_flight} in flight", figures.usd(board.usd)]
+    spent = figures.total(board.usd, board.unpriced, "image")
+    parts = [f"{board.done:,} of {board.wanted:,}", f"{board.in_flight} in flight", spent]
     parts += [f"{outage.name} {outages.note(outage, now)}" for outage in board.outages.values()]
     if board.batches:
         answered, asked = (sum(part) for part in zip(*board.batches.values(), strict=True))

@@ -32,6 +32,7 @@ from batchgen.events import (
     SampleSucceeded,
     Stopping,
 )
+from batchgen.report import figures
 
 Facts = dict[str, Any]
 LEVELS = ("info", "warning", "error")
@@ -48,7 +49,7 @@ class Kind(NamedTuple):
 _OUTAGE = ("scope", "name", "models", "since", "retry_at", "reason", "message")
 # Programs of others read these names: one is never changed or given another meaning, only added.
 KINDS: Mapping[str, Kind] = {
-    "run.started": Kind("What this run wants to make.", ("emulated", "wanted", "kept", "estimate_usd", "eta_s")),
+    "run.started": Kind("What this run wants to make.", ("emulated", "wanted", "kept", "estimate_usd", "unpriced", "eta_s")),
     "run.noted": Kind("Something worth a line: a repair at start, a warning, a message that was not sent.", ("message",)),
     "run.stopping": Kind("Nothing new starts.", ("reason", "message", "in_flight")),
     "run.ended": Kind("The run is over.", ("exit_code", "duration_s", "counts"), ("derivatives",)),
@@ -78,7 +79,7 @@ KINDS: Mapping[str, Kind] = {
         "How a batch stands there, when that has changed.", ("model", "batch", "state", "requests", "succeeded", "failed")
     ),
     "batch.collected": Kind(
-        "What a batch has brought is settled.", ("model", "batch", "made", "again", "ended", "usd")
+        "What a batch has brought is settled.", ("model", "batch", "made", "again", "ended", "usd", "unpriced")
     ),
     "night.planned": Kind("`daemon`, `worker`: when a job's next night begins.", ("job", "manifest", "due")),
     "night.began": Kind("`daemon`, `worker`: a run of the job begins.", ("job", "manifest", "due", "reason")),
@@ -102,7 +103,7 @@ def _rounded(value: float | None, digits: int = 3) -> float | None:
 
 def _run_started(event: RunStarted) -> Facts:
     facts: Facts = {"emulated": event.emulated, "wanted": event.samples, "kept": event.kept}
-    return {**facts, "estimate_usd": _rounded(event.usd, 6), "eta_s": _rounded(event.eta_s)}
+    return {**facts, "estimate_usd": _rounded(event.usd, 6), "unpriced": event.unpriced, "eta_s": _rounded(event.eta_s)}
 
 
 def _attempt_started(event: AttemptStarted) -> Facts:
@@ -182,7 +183,7 @@ def _batch_seen(event: BatchSeen) -> Facts:
 def _batch_collected(event: BatchCollected) -> Facts:
     return {
         "model": event.model, "batch": event.batch, "made": event.made, "again": event.again, "ended": event.ended,
-        "usd": _rounded(event.usd, 6),
+        "usd": _rounded(figures.known(event.usd, event.unpriced), 6), "unpriced": event.unpriced,
     }  # fmt: skip
 
 
@@ -291,7 +292,8 @@ FIELDS: Mapping[str, Facts] = {
     "outcome": {"enum": ["refused", "failed", "uncertain"]},
     "reason": _field("string", "One word, such as safety or rate_limited."),
     "message": _field("string", "In words, the vendor's where it gave any."),
-    "usd": _number("What the picture cost; null is unknown."),
+    "usd": _number("What the picture cost, or a batch as far as prices are known; null is unknown."),
+    "unpriced": _field("integer", "Requests of unknown price.", minimum=0),
     "estimate_usd": _number("Of the whole run; null is unknown."),
     "eta_s": _number("How long the run takes at best; null is unknown."),
     "retry_in_s": _number("null: this ended the sample."),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.reader import Reader
+from batchgen.report import figures
 from batchgen.report.board import Board
 from batchgen.report.facts import lane_model, process_state
 
@@ -51,6 +52,11 @@ NAMES = {
     "batchgen_maybe_usd": Name(
         "gauge", ("job", "model"), "USD that may have been charged on top for requests without a picture, an estimate."
     ),
+    "batchgen_unpriced_requests_total": Name(
+        "counter",
+        ("job", "model", "billed"),
+        "Requests whose price nobody knows; billed: yes, or maybe without a picture.",
+    ),
     "batchgen_samples": Name(
         "gauge", ("job", "model", "state"), "How the job stands: wanted pictures by state, such as succeeded or failed."
     ),
@@ -78,8 +84,11 @@ def ledger_values(reader: Reader) -> Iterator[Value]:
         yield "batchgen_requests_total", (model, outcome), requests
     for model, source, usd in reader.usd_by_model():
         yield "batchgen_usd_total", (model, source), usd
-    for model, usd in reader.maybe_usd_by_model():
-        yield "batchgen_maybe_usd", (model,), usd
+    for model, usd, unpriced, maybe_unpriced in reader.maybe_usd_by_model():
+        if (known := figures.known(usd, maybe_unpriced)) is not None:  # else unknown, which no number says
+            yield "batchgen_maybe_usd", (model,), known
+        yield "batchgen_unpriced_requests_total", (model, "yes"), unpriced
+        yield "batchgen_unpriced_requests_total", (model, "maybe"), maybe_unpriced
     for model, states in reader.counts_by_model().items():
         for state, samples in states.items():
             yield "batchgen_samples", (model, state), samples

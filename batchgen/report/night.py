@@ -15,6 +15,7 @@ MINUTE_S = 60.0
 FAULTS_SHARE = 0.25  # of requests that failed from which on faults are what a person should look at first
 QUOTA_SHARE = 0.8
 BUSY_SHARE = 0.7
+ESTIMATES = ("estimate", "guess")  # sources of a figure that nobody has charged yet
 Facts = dict[str, Any]
 
 
@@ -93,12 +94,22 @@ _PARTS = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
 def money(rows: Sequence[AttemptRow]) -> Facts:
-    """USD. maybe: of requests without an answer that may have been billed. unknown: answers without a price."""
-    told = sum(row.usd for row in rows if row.usd is not None and row.usd_source != "estimate")
-    estimated = sum(row.usd for row in rows if row.usd is not None and row.usd_source == "estimate")
-    maybe = sum(row.estimate_usd or 0.0 for row in rows if row.usd is None and row.maybe_billed)
-    unknown = sum(1 for row in rows if row.usd is None and row.outcome == "succeeded")
-    return {"charged": round(told, 6), "estimated": round(estimated, 6), "maybe": round(maybe, 6), "unknown": unknown}
+    """USD. maybe: of requests without an answer that may have been billed, an estimate. unknown and maybe_unknown: how many
+    of the one and the other kind of requests have no price. As `Money` has them."""
+    told = sum(row.usd for row in rows if row.usd is not None and row.usd_source not in ESTIMATES)
+    estimated = sum(row.usd for row in rows if row.usd is not None and row.usd_source in ESTIMATES)
+    maybe = [row.estimate_usd for row in rows if row.usd is None and row.maybe_billed]
+    unknown = sum(row.usd is None and not row.maybe_billed and _billed(row) for row in rows)
+    known = {"charged": told, "estimated": estimated, "maybe": sum(usd or 0.0 for usd in maybe)}
+    return {
+        **{name: round(usd, 6) for name, usd in known.items()},
+        "unknown": unknown,
+        "maybe_unknown": sum(usd is None for usd in maybe),
+    }
+
+
+def _billed(row: AttemptRow) -> bool:
+    return row.outcome == "succeeded" or row.usage not in (None, "{}")
 
 
 def outcomes(rows: Sequence[AttemptRow]) -> list[list[Any]]:

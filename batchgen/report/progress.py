@@ -117,9 +117,9 @@ def _foot(board: Board, now: float, width: int) -> list[Segment]:
         return [(f"stopping ({board.stopping}): finishing {board.in_flight} in flight{again}", "yellow")]
     left = board.left_s(now)
     parts = ["time left not known yet" if left is None else f"about {figures.duration(left)} left"]
-    unpriced = f" + {board.unpriced:,} of unknown price" if board.unpriced else ""
+    so_far = figures.total(board.usd, board.unpriced, "image")
     of = f" of about {figures.usd(board.estimate_usd)}" if board.estimate_usd is not None else ""
-    for spent in (f"{figures.usd(board.usd)}{unpriced}{of}", f"{figures.usd(board.usd)}{unpriced}"):
+    for spent in (f"{so_far}{of}", so_far):
         if cells(parts[0]) + 3 + cells(spent) <= width:
             parts.append(spent)
             break

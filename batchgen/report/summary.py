@@ -204,17 +204,37 @@ def _images(facts: Facts) -> str:
 def money_lines(usd: Facts, *, emulated: bool) -> list[str]:
     """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
     charged = "that a vendor would have charged" if emulated else "charged, by the usage that the vendor reported"
-    parts = [f"{figures.usd(usd['spent'])} {charged}"]
+    parts = [f"{figures.usd(usd['spent'])} {charged}"] if usd["spent"] else []
     if usd["estimated"]:
-        parts.append(f"{figures.usd(usd['estimated'])} estimated (no usage was reported)")
+        parts.append(f"{figures.usd(usd['estimated'])} estimated ({_why_estimated(usd)})")
+    if unpriced := usd["requests_of_unknown_price"]:
+        parts.append(f"{'' if parts else 'unknown: '}{figures.count(unpriced, 'request')} of unknown price")
     if usd["maybe_billed_requests"]:
-        requests = figures.count(usd["maybe_billed_requests"], "request")
-        parts.append(
-            f"{figures.usd(usd['maybe_billed'])} maybe billed on top, an estimate ({requests} that brought no image)"
-        )
-    if usd["images_of_unknown_price"]:
-        parts.append(f"{figures.count(usd['images_of_unknown_price'], 'request')} of unknown price")
+        parts.append(_maybe_billed(usd, "maybe billed on top" if parts else "maybe billed"))
+    if not parts:
+        parts = [f"{figures.usd(0)} charged"]
+    if usd["searched_requests"]:
+        requests = figures.count(usd["searched_requests"], "request")
+        parts.append(f"the searches of {requests} count in full; some may have been free (a monthly allowance)")
     return parts
+
+
+def _why_estimated(usd: Facts) -> str:
+    guess = "the price of the service tier is a guess"
+    if usd["guessed"] >= usd["estimated"]:
+        return guess
+    return f"no usage was reported, or {guess}" if usd["guessed"] else "no usage was reported"
+
+
+def _maybe_billed(usd: Facts, words: str) -> str:
+    """For requests that brought no image."""
+    requests = figures.count(usd["maybe_billed_requests"], "request")
+    if usd["maybe_billed"] is None:
+        return f"an unknown amount {words} ({requests} that brought no image)"
+    unpriced = usd["maybe_billed_of_unknown_price"]
+    rest = f", {unpriced:,} of them of unknown price" if unpriced else ""
+    amount = figures.usd(usd["maybe_billed"])
+    return f"{amount} {words}, an estimate ({requests} that brought no image{rest})"
 
 
 def _time(facts: Facts) -> str:

@@ -65,7 +65,7 @@ def test_a_chunk_ends_at_the_first_limit_that_it_meets():
         load = Load()
         return sum(load.takes(sample(), PROFILE, limits) for _ in range(most))
 
-    each, words = result_bytes(sample(), PROFILE), tokens(sample())
+    each, words = result_bytes(sample(), PROFILE), tokens(sample(), PROFILE)
     assert held(ChunkLimits(requests=7)) == 7
     assert held(ChunkLimits(result_bytes=each * 5 + 1)) == 5
     assert held(ChunkLimits(tokens=words * 3 + words // 2)) == 3
@@ -73,8 +73,8 @@ def test_a_chunk_ends_at_the_first_limit_that_it_meets():
 
 
 def test_what_is_sent_along_counts_as_tokens():
-    assert tokens(sample(references=("x.png",))) - tokens(sample()) == 1120
-    assert tokens(sample(system="12345", history=("1234",))) > tokens(sample())
+    assert tokens(sample(references=("x.png",)), PROFILE) - tokens(sample(), PROFILE) == 1120
+    assert tokens(sample(system="12345", history=("1234",)), PROFILE) > tokens(sample(), PROFILE)
 
 
 def test_looks_become_rarer_to_a_limit():

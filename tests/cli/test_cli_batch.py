@@ -58,11 +58,14 @@ def test_plan_says_which_way_and_why_with_both_prices(batchgen, write):
     path = write(MUGS)
     path.write_text(path.read_text() + "  - {id: room, turns: [A room, Calmer]}\n")
     shown = batchgen("plan", str(path), "--engine", "auto")
-    assert "3 images by batch, 0.05 USD" in shown.out
+    assert "3 images by batch, 0.06 USD" in shown.out
     assert "1 online: a turn after the first needs the answer before it" in shown.out
-    assert "all online: 0.13 USD" in shown.out
+    assert "all online: 0.16 USD" in shown.out
     found = batchgen("plan", str(path), "--engine", "auto", "--json").json
-    assert found["usd"] == pytest.approx(found["all_online"]["usd"] * (3 * 0.5 + 1) / 4)
+    each = {step["id"]: step["usd"] for step in found["steps"]}
+    twice = 2 * (each["mug"] + each["jug"] + each["room-t1"])
+    assert found["usd"] == pytest.approx(sum(each.values()), abs=2e-6)
+    assert found["all_online"]["usd"] == pytest.approx(twice + each["room-t2"], abs=4e-6)
 
 
 def test_what_no_batch_can_have_is_an_error_that_names_the_way_out(batchgen, write):

@@ -37,7 +37,14 @@ def folder(job):
 def test_plan_says_what_is_new_and_writes_nothing(batchgen, write, tmp_path):
     answer = batchgen("plan", str(write({"mug": "A mug"})), "--json")
     assert answer.json["steps"] == [
-        {"id": "mug", "model": "gemini-nano-banana-2.1", "action": "generate", "why": "new", "images": 1, "usd": 0.0336}
+        {
+            "id": "mug",
+            "model": "gemini-nano-banana-2.1",
+            "action": "generate",
+            "why": "new",
+            "images": 1,
+            "usd": 0.03874,
+        }
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
 
@@ -56,7 +63,7 @@ def test_plan_shows_forty_rows_and_counts_the_others(batchgen, write):
 
 def test_plan_adds_up_to_whole_millionths_of_a_dollar(batchgen, write):
     facts = batchgen("plan", str(write({f"mug-{number}": "A mug" for number in range(13)})), "--json").json
-    assert (facts["usd"], facts["known_usd"]) == (0.4368, 0.4368)
+    assert (facts["usd"], facts["known_usd"]) == (0.503627, 0.503627)
 
 
 def test_plan_calls_an_unknown_price_unknown(batchgen, write):
@@ -130,7 +137,7 @@ def test_held_uncertain_samples_are_not_asked_for_again(batchgen, write):
     manifest = str(write({"lost": "x [[fault:reset*1]]"}))
     held = batchgen("run", manifest, "--emulate", "--on-uncertain", "hold", "--json").json
     again = batchgen("run", manifest, "--emulate", "--on-uncertain", "hold", "--json").json
-    assert (held["uncertain"], again["requests"]) == ([{"id": "lost", "maybe_usd": 0.0336}], {})
+    assert (held["uncertain"], again["requests"]) == ([{"id": "lost", "maybe_usd": 0.038745}], {})
 
 
 def test_run_takes_up_what_is_uncertain_unless_told_otherwise(batchgen, write):

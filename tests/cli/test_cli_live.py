@@ -8,7 +8,8 @@ from aiohttp import web
 from batchgen.cli.doctor import may_use
 from batchgen.cli.vendor_lists import Account, Lists
 from batchgen.errors import ProviderError
-from batchgen.providers.listings import Listed, aiml_balance, aiml_list, google_page
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.providers.listings import Listed, aiml_balance, aiml_deprecations, aiml_list, deprecation_of, google_page
 from tests.marked_key import KEY
 
 OFFLINE = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -133,8 +134,9 @@ def test_a_model_we_call_retired_is_shown_when_its_api_lists_it(batchgen, emulat
 
 def test_the_table_has_a_column_for_it(batchgen, emulator):
     emulator()
-    head, *rows = batchgen("models", "--live").out.splitlines()
+    head, *rows, below = batchgen("models", "--live").out.splitlines()
     assert (head.split()[-1], rows[0].endswith("live"), rows[-1].endswith("unlisted by us")) == ("now", True, True)
+    assert below.startswith("The prices of service tiers (flex, priority) are a guess for gemini-nano-banana-2.1, ")
 
 
 def test_one_api_that_fails_leaves_the_list_of_the_other(batchgen, emulator, monkeypatch):
@@ -144,6 +146,132 @@ def test_one_api_that_fails_leaves_the_list_of_the_other(batchgen, emulator, mon
     live = words(answer)
     assert (answer.code, live["gemini-3-pro-image"], live["google/nano-banana-2"]) == (5, "not asked", "live")
     assert "API key not valid" in answer.err
+
+
+# --- what a vendor's feed says of models that it withdraws
+
+GONE = "withdrawn since 2026-08-17, replaced by google/gemini-nano-banana-2.1"
+
+
+@pytest.mark.parametrize("option", ["--online", "--quota"])
+def test_doctor_names_each_model_that_its_vendor_has_withdrawn(batchgen, emulator, option):
+    emulator("--no-retired")
+    answer = batchgen("doctor", option, "--json")
+    checks = {check["says"]: check["verdict"] for check in found(answer, "withdrawn aimlapi")}
+    assert checks[f"google/imagen4/preview: {GONE}"] == "warn"
+    assert checks[f"aimlapi/imagen-3.0-generate-002: {GONE}"] == "warn"  # the feed has its name here as an alias
+    assert (answer.code, {says.partition(":")[2][1:] for says in checks}) == (0, {GONE})
+
+
+@pytest.mark.parametrize(("model", "verdict"), [("google/imagen4/preview", ["fail"]), ("google/nano-banana-2", [])])
+def test_doctor_fails_for_a_manifest_of_a_withdrawn_model_and_names_no_other(batchgen, emulator, write, model, verdict):
+    emulator("--no-retired")
+    manifest = write({"mug": "A mug"}, head=f"defaults: {{model: {model}}}\n")
+    answer = batchgen("doctor", str(manifest), "--online", "--json")
+    assert [check["verdict"] for check in found(answer, "withdrawn aimlapi")] == verdict
+    assert answer.code == (5 if verdict else 0)
+
+
+def test_live_says_which_models_are_withdrawn_since_when_and_what_replaces_them(batchgen, emulator):
+    emulator("--no-retired")
+    by_id = {model["id"]: model for model in batchgen("models", "--live", "--all", "--json").json}
+    facts = {"status": "withdrawn", "shutdown_at": "2026-08-17", "replaced_by": "google/gemini-nano-banana-2.1"}
+    told = by_id["google/imagen4/preview"]
+    assert (told["live"], told["deprecation"]) == ("withdrawn", facts)
+    told = by_id["google/nano-banana-2"]
+    assert (told["live"], told["deprecation"]) == ("live", None)
+    (row,) = [
+        line
+        for line in batchgen("models", "--live", "--all").out.splitlines()
+        if line.startswith("google/imagen4/preview ")
+    ]
+    assert row.rstrip().endswith(GONE)
+
+
+def test_a_withdrawn_models_answer_is_shown_in_its_own_words(batchgen, emulator, write, tmp_path):
+    emulator("--no-retired")
+    manifest = write({"mug": "A mug"}, head="defaults: {model: google/imagen4/preview}\n")
+    answer = batchgen("run", str(manifest), "--yes")
+    words = "The model google/imagen4/preview was withdrawn on 2026-08-17. Please use google/gemini-nano-banana-2.1 instead."
+    assert (answer.code, words in answer.err) == (4, True), answer.err
+
+
+@pytest.fixture
+async def feed():
+    """A server that answers with the status and body that a test puts into the dict; and the headers it was asked with."""
+    said, asked = {"status": 200, "body": '{"data": []}'}, []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.path_qs, request.headers))
+        return web.Response(status=said["status"], text=said["body"], content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield Account("aimlapi", url, ("Authorization", f"Bearer {KEY}")), said, asked
+    await runner.cleanup()
+
+
+async def test_the_feed_is_asked_for_without_the_key(feed):
+    account, _, asked = feed
+    async with Lists() as lists:
+        assert await lists.deprecations(account) == []
+    ((path, headers),) = asked
+    assert (path, "Authorization" in headers, KEY in str(headers)) == ("/v1/models/deprecations", False, False)
+
+
+@pytest.mark.parametrize("body", ["{}", '{"message": "Cannot GET /v1/models/deprecations"}'])
+async def test_a_server_without_the_feed_withdraws_nothing(feed, body):
+    account, said, _ = feed
+    said |= {"status": 404, "body": body}
+    async with Lists() as lists:
+        assert await lists.deprecations(account) == []
+
+
+async def test_a_vendor_that_has_no_feed_is_not_asked(feed):
+    account, _, asked = feed
+    async with Lists() as lists:
+        assert await lists.deprecations(Account("gemini", account.url, account.auth)) == []
+    assert asked == []
+
+
+def entry(**fields):
+    """What the feed makes of an entry with these fields."""
+    import json
+
+    (found,) = aiml_deprecations(json.dumps({"data": [{"id": "x", **fields}, 7]}).encode())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"status": "withdrawn", "shutdown_at": "2026-08-10", "replaced_by": "y"},
+            "withdrawn since 2026-08-10, replaced by y",
+        ),
+        ({"status": "withdrawn", "shutdown_at": None, "replaced_by": None}, "withdrawn"),
+        ({"status": "deprecated", "shutdown_at": "2027-03-15", "aliases": ["z"]}, "ends on 2027-03-15"),
+        ({"status": "Deprecated"}, "is deprecated"),
+        ({"status": "superseded", "replaced_by": "y"}, "now served as y"),
+        ({"status": "retiring", "shutdown_at": "2027-01-01"}, "ends on 2027-01-01"),
+        ({"status": "with\u001b[31mdrawn", "replaced_by": "y\u202e"}, "is deprecated, replaced by y"),
+    ],
+)
+def test_an_entry_of_the_feed_in_words(fields, words):
+    assert entry(**fields).words == words
+
+
+def test_a_model_is_found_in_the_feed_by_id_and_by_alias():
+    profile = load_catalogue().resolve("aimlapi/imagen-3.0-generate-002")
+    name = "imagen-3.0-generate-002"  # on the wire
+    assert deprecation_of(profile, [entry(id=name, status="withdrawn")]) is not None
+    assert deprecation_of(profile, [entry(aliases=["y", name], status="withdrawn")]) is not None
+    assert deprecation_of(profile, [entry(id=profile.id, status="withdrawn")]) is None
 
 
 # --- the lists themselves

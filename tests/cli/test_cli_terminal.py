@@ -96,6 +96,34 @@ def test_a_dear_run_asks_once_and_no_sends_nothing(at_terminal, write, emulator)
     assert (code, text.count("Go ahead?"), "nothing was sent" in text) == (2, 1, True)
 
 
+STRANGE = "google/gemini-nano-banana-2.1"  # nobody knows its prices
+
+
+@pytest.mark.parametrize(
+    ("facts", "question"),
+    [
+        ("defaults: {model: aiml-nano-banana-2.1}", f"1 image, no price is known for {STRANGE}. Go ahead?"),
+        (
+            f"defaults: {{fallback: [{STRANGE}]}}",
+            f"1 image, estimated 0.04 USD; no price is known for {STRANGE}. Go ahead?",
+        ),
+    ],
+    ids=["model", "fallback"],
+)
+def test_a_run_is_asked_about_when_any_price_is_unknown(at_terminal, write, emulator, facts, question):
+    emulator()
+    code, text = at_terminal(200, "run", str(write({"mug": "A mug"}, head=f"{facts}\n")), keys=b"n\n")
+    assert (code, question in text, "nothing was sent" in text) == (2, True, True), text
+
+
+def test_a_picture_of_unknown_price_that_exists_is_not_asked_about(at_terminal, write, emulator):
+    emulator("--latency", "0")
+    manifest = str(write({"mug": "A mug"}, head="defaults: {model: aiml-nano-banana-2.1}\n"))
+    assert [("Go ahead?" in text, code) for code, text in (
+        at_terminal(80, "run", manifest, "--yes"), at_terminal(80, "run", manifest)
+    )] == [(False, 0), (False, 0)]  # fmt: skip
+
+
 def test_yes_is_not_asked(at_terminal, write, emulator):
     emulator("--latency", "0")
     manifest = write({f"mug-{number}": "A mug" for number in range(200)})

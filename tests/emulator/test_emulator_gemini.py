@@ -223,7 +223,7 @@ async def test_text_alone_brings_no_picture_and_no_image_tokens(start, client):
     [
         (FLASH, "1K", 1120),
         (FLASH, "2K", 1680),
-        (FLASH, "4K", 2520),
+        (FLASH, "4K", 3780),
         (PRO, "2K", 1120),
         (PRO, "4K", 2000),
         ("gemini-3.1-flash-image", "512", 747),
@@ -504,4 +504,5 @@ async def test_earlier_turns_are_part_of_what_a_turn_costs(start, client):
     url = f"{emulator.base_url}/v1beta/models/{PRO}:generateContent"
     _, second = await client.post(url, {"contents": contents})
     counted = [answer["usageMetadata"]["promptTokenCount"] for answer in (first, second)]
-    assert counted == [2, 3 + 560]
+    said = 9  # "Here is the picture you asked for."
+    assert counted == [2, 2 + 2 + said + 560]

@@ -164,7 +164,7 @@ async def test_grounding_is_read_by_the_sdk(start):
         response = await client.models.generate_content(
             model=PRO, contents="Weather chart", config=types.GenerateContentConfig(tools=tools)
         )
-    assert response.candidates[0].grounding_metadata.web_search_queries == ["Weather chart"]
+    assert response.candidates[0].grounding_metadata.web_search_queries == ["Weather chart", "about Weather chart"]
 
 
 async def test_the_model_list_names_the_models_that_answer(start):
@@ -177,6 +177,7 @@ async def test_the_model_list_names_the_models_that_answer(start):
         "models/nano-banana-pro-preview",
         "models/gemini-3.1-flash-lite-image",
         "models/gemini-3.1-flash-image",
+        "models/gemini-2.5-flash-image",
     ]
 
 
@@ -244,7 +245,7 @@ async def test_image_search_is_read_by_the_sdk(start):
     async with sdk(emulator).aio as client:
         answer = await client.models.generate_content(model=FLASH, contents="quetzal", config=config)
     found = answer.candidates[0].grounding_metadata
-    assert (found.image_search_queries, found.web_search_queries) == (["quetzal"], ["quetzal"])
+    assert (found.image_search_queries, found.web_search_queries) == (["quetzal"], ["quetzal", "about quetzal"])
     assert found.grounding_chunks[1].image.source_uri.startswith("https://")
     assert found.search_entry_point.rendered_content
 

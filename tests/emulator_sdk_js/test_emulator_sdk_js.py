@@ -95,7 +95,8 @@ def test_files_are_listed_and_deleted(found):
 
 def test_both_searches_are_told_in_the_grounding(found):
     grounding = found["grounding"]
-    assert (grounding["webSearchQueries"], grounding["imageSearchQueries"]) == (["quetzal"], ["quetzal"])
+    assert grounding["webSearchQueries"] == ["quetzal", "about quetzal"]
+    assert grounding["imageSearchQueries"] == ["quetzal"]
 
 
 def test_the_models_are_listed(found):

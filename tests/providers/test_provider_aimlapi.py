@@ -9,6 +9,7 @@ import pytest
 
 from batchgen.emulator.aimlapi import OFFERS
 from batchgen.emulator.aimlapi import parse as read_by_the_emulator
+from batchgen.emulator.options import EmulatorOptions
 from batchgen.errors import BadRequest
 from batchgen.manifest.capability import check
 from batchgen.profiles.catalogue import load_catalogue
@@ -61,6 +62,7 @@ GOLDEN = {
     "google/nano-banana-2": FLASH,
     "google/gemini-3-1-flash-image-preview": FLASH,
     "google/gemini-3-1-flash-lite-image": FLASH,
+    "google/gemini-nano-banana-2.1": FLASH,
 }
 EXTRA = {  # beyond the fields of a manifest: given as `extra`
     "enhance_prompt": False,
@@ -125,7 +127,7 @@ def test_all_that_a_profile_supports_is_a_field_of_the_witness(model):
 def test_the_witness_reads_the_request(sample_of, model):
     asked, expected = GOLDEN[model]
     inputs = Inputs((FILE, LINKED)) if "image_urls" in expected else Inputs()
-    order = read_by_the_emulator(request_for(model, sample_of, inputs, **asked).body)
+    order = read_by_the_emulator(request_for(model, sample_of, inputs, **asked).body, EmulatorOptions())
     assert (order.ratio, order.count, len(order.links)) == (
         asked["aspect_ratio"],
         asked.get("images", 1),

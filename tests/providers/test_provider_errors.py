@@ -423,3 +423,24 @@ def test_what_details_say_beyond_the_message_is_shown(codec):
 
 def test_an_hourly_free_tier_waits_an_hour(codec, answer):
     assert failure(codec("aiml-pro"), 429, answer("aiml_free_tier.json")).retry_after_s == 3600
+
+
+PROBLEM = {"title": "Not Found", "status": 404, "instance": "/v1/images/generations", "requestId": "r"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            {**PROBLEM, "message": "m was withdrawn. Use n.", "error": {"name": "NotFoundException"}},
+            "m was withdrawn. Use n.",
+        ),
+        ({**PROBLEM, "message": "gone", "error": {"name": "x", "message": "gone"}}, "gone"),
+        ({**PROBLEM, "detail": "m is gone."}, "m is gone."),
+        ({**PROBLEM, "message": "gone", "error": {"name": "x", "message": "use n"}}, "use n · gone"),
+    ],
+    ids=["outer", "twice", "detail", "both"],
+)
+def test_a_problem_of_rfc_9457_is_shown_in_its_own_words(codec, body, said):
+    error = failure(codec("aiml-pro"), 404, body)
+    assert (type(error), str(error)) == (ModelUnavailable, said)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from batchgen.providers.grounding import sources, suggestions
+from batchgen.providers.grounding import query_count, sources, suggestions
 
 RECORDED = {
     "webSearchQueries": ["weather in Oslo"],
@@ -43,6 +43,15 @@ def test_queries_sources_and_what_they_support_are_kept(grounding):
     assert sources(grounding) == KEPT
 
 
+@pytest.mark.parametrize("grounding", [RECORDED, snake(RECORDED)], ids=["camel", "snake"])
+def test_queries_of_both_kinds_are_counted(grounding):
+    assert query_count(grounding) == 2
+
+
+def test_all_queries_are_counted_however_few_are_kept():
+    assert query_count({"webSearchQueries": [f"q{n}" for n in range(500)]}) == 500
+
+
 def test_the_suggestions_are_kept_as_they_came():
     assert suggestions(RECORDED) == "<div>Oslo</div>"
 
@@ -67,3 +76,4 @@ def test_control_and_bidi_characters_are_taken_out():
 def test_nothing_odd_in_it_can_raise(grounding):
     sources(grounding)
     assert suggestions(grounding) == ""
+    assert query_count(grounding) == 0

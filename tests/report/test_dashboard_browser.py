@@ -247,6 +247,42 @@ def test_the_token_is_asked_for_once_and_read_only_shows_no_button_that_changes_
     assert tab.locator("[data-do=retry]").count() == 0
 
 
+UNPRICED = """\
+defaults: {model: aiml-nano-banana-2.1}
+items:
+  - {id: untold, prompt: "A mug [[fault:tokens_used]]"}
+  - {id: lost, prompt: "A jug [[fault:truncated_json]]"}
+"""
+
+
+@pytest.fixture
+def unpriced(spawn: Any, tmp_path: Path) -> Path:
+    """A job that is not emulated, of a picture whose price nobody knows and of requests that brought none, likewise."""
+    address = spawn("emulate", "--picture", "tiny", "--latency", "0-0").stdout.readline().removeprefix("listening on ")
+    (tmp_path / "shop.yaml").write_text(UNPRICED)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "BATCHGEN_AIMLAPI_BASE_URL": address.strip()}
+    command = [sys.executable, "-m", "batchgen", "run", str(tmp_path / "shop.yaml"), "--quiet"]
+    assert subprocess.run(command, env=environ, check=False, timeout=60).returncode == 3
+    return tmp_path / "shop"
+
+
+def test_a_price_that_nobody_knows_is_unknown_on_every_page(visit, unpriced):
+    tab = visit(unpriced)
+    card = tab.inner_text(".job")
+    assert "unknown (1 request of unknown price) · maybe unknown (3 requests of unknown price) more" in card
+    told = tab.get_attribute(".night", "aria-label")
+    assert "unknown (1 request of unknown price)" in told
+    pages = [card, told]
+    open_job(tab)
+    pages.append(tab.inner_text("#totals"))
+    assert "unknown (1 picture of unknown price)" in pages[-1]
+    tab.click("#show-nights")
+    until(tab, "document.querySelector('#nights svg')")
+    pages.append(tab.inner_text("#nights"))
+    assert "unknown (1 request of unknown price) · maybe unknown (3 requests of unknown price) more" in pages[-1]
+    assert [page for page in pages if "0.00 USD" in page] == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_on_a_phone(visit, home, scheme):
     tab = visit(home, color_scheme=scheme, viewport={"width": 390, "height": 800})

@@ -71,7 +71,13 @@ def test_money_keeps_charged_estimated_doubtful_and_unknown_apart():
         request(0), request(0, usd_source="estimate"), request(0, usd=None),
         request(0, usd=None, outcome="uncertain", maybe_billed=1),
     ]  # fmt: skip
-    assert money(rows) == {"charged": 0.03, "estimated": 0.03, "maybe": 0.04, "unknown": 1}
+    assert money(rows) == {"charged": 0.03, "estimated": 0.03, "maybe": 0.04, "unknown": 1, "maybe_unknown": 0}
+
+
+def test_what_may_have_been_billed_at_an_unknown_price_is_counted_and_a_guess_is_an_estimate():
+    lost = request(0, usd=None, estimate_usd=None, outcome="uncertain", maybe_billed=1)
+    rows = [lost, request(0, usd_source="guess")]
+    assert money(rows) == {"charged": 0, "estimated": 0.03, "maybe": 0, "unknown": 0, "maybe_unknown": 1}
 
 
 def test_a_run_of_a_month_has_no_more_points_than_one_of_a_minute():

@@ -76,6 +76,19 @@ def test_money_is_never_rounded_to_nothing_and_never_guessed(amount, text):
     assert figures.usd(amount) == text
 
 
+@pytest.mark.parametrize(
+    ("amount", "unpriced", "known", "text"),
+    [
+        (0, 0, 0, "0.00 USD"),
+        (0.7, 0, 0.7, "0.70 USD"),
+        (0.7, 3, 0.7, "0.70 USD + 3 requests of unknown price"),
+        (0, 1, None, "unknown (1 request of unknown price)"),
+    ],
+)
+def test_a_sum_of_which_nothing_is_known_is_unknown(amount, unpriced, known, text):
+    assert (figures.known(amount, unpriced), figures.total(amount, unpriced)) == (known, text)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [
     (0.44, "0.4 s"), (35, "35 s"), (59.9, "1 min"), (80, "1 min 20 s"), (7500, "2 h 05 min"), (360000, "4 d 4 h"), (-1, "0.0 s"),
 ])  # fmt: skip

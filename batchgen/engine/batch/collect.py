@@ -111,14 +111,14 @@ class Collection:
             with file:
                 await self._lines(chunk, file, path, tally)
         await self._missing(chunk, tally)
-        usd = means.ledger.reader.chunk_usd(chunk.id)
+        usd, unpriced = means.ledger.reader.chunk_usd(chunk.id)
         chunk = await means.chunks.stepped(chunk, step="collected", ended_at=time.time())
         self._submission.free(chunk, usd)
         forget_files(means, chunk)
         means.emit(
             BatchCollected(
                 at=chunk.ended_at, model=means.routes[chunk.lane].profile.id, batch=chunk.batch, made=tally.made,
-                again=tally.again, ended=tally.ended, usd=usd,
+                again=tally.again, ended=tally.ended, usd=usd, unpriced=unpriced,
             )
         )  # fmt: skip
         return chunk
@@ -177,7 +177,9 @@ class Collection:
                 with our_bugs(ProviderError, StoreError, OSError):
                     keep_turn(means.store, route.codec, attempt, answer.body, [file.path for file in spooled])
             with our_bugs(BatchgenError, OSError):
-                stored = means.attempts.settle(route.profile, attempt, sample, reply, spooled, None, batch=True)
+                stored = means.attempts.settle(
+                    route.profile, attempt, sample, reply, spooled, None, sent.attempt.estimate_usd, batch=True
+                )
         except ProviderError as error:
             if worth_keeping(error, answer.status, spooled):
                 keep(means.store, attempt, (answer.status, {}, answer.body), spooled, sent.facts)

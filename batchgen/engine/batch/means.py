@@ -77,8 +77,7 @@ class Means:
 
     def price(self, sample: Sample, lane: str) -> float | None:
         """USD at the batch price, estimated."""
-        profile, item = self.routes[lane].profile, sample.item
-        return estimate_usd(profile, item.image_size or profile.default_size, sample.images, batch=True)
+        return estimate_usd(self.routes[lane].profile, sample, batch=True)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.executor, call)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from batchgen.ledger.chronicle import Chronicle
-from batchgen.ledger.reader import RunRow
+from batchgen.ledger.reader import Money, RunRow
 from batchgen.quota import span_start
 from batchgen.records import sample_key
 from batchgen.report.facts import Facts, job_facts, lane_model, run_facts, state_of
@@ -68,16 +68,20 @@ def files(derivatives: Facts) -> dict[str, int]:
 
 
 def budgets(ledger: Chronicle, declared: Declared, last: RunRow | None, now: float, *, emulated: bool) -> list[Facts]:
-    """USD spent of each budget that the manifest sets: in the last run by this job, in the day and month by all of the user."""
+    """USD spent of each budget that the manifest sets: in the last run by this job, in the day and month by all of the user.
+
+    unpriced: requests of this job that were or may have been billed and are not in `spent`, for want of a price.
+    """
     found = []
     for span, limit in declared.budgets.items():
         if span == "run":
-            money = ledger.money(last.id) if last else None
-            spent = money.spent + money.estimated + money.maybe if money else 0.0
+            money = ledger.money(last.id) if last else Money()
+            spent, unpriced = money.spent + money.estimated + money.maybe, money.unknown + money.maybe_unknown
         else:
             since = span_start("day" if span == "day" else "month", now)
             spent = max(ledger.spent_since(since), 0.0 if emulated else spent_so_far(declared.state, since))
-        found.append({"span": span, "limit": limit, "spent": round(spent, 6)})
+            unpriced = ledger.unpriced_since(since)
+        found.append({"span": span, "limit": limit, "spent": round(spent, 6), "unpriced": unpriced})
     return found
 
 

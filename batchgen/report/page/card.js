@@ -53,15 +53,13 @@ function batchLine(batch) {
   const since = `${batch.state}, ${number(batch.succeeded + batch.failed)} of ${plural(batch.requests, "request")} answered, for ${ago(nowS() - fromIso(batch.since))}`;
   return make("li", {}, make("span", { class: "model" }, batch.model), make("span", { class: "soft" }, since));
 }
-function money(card) {
-  const { spent, estimated, maybe_billed: maybe, images_of_unknown_price: unknown } = card.usd;
-  if (card.emulated) return "nothing billed (emulated)";
-  return [usd(spent + estimated), estimated ? `${usd(estimated)} of it estimated` : "", maybe ? `maybe ${usd(maybe)} more` : "", unknown ? `${plural(unknown, "answer")} of unknown price` : ""].filter(Boolean).join(" · ");
+function money({ spent, estimated, requests_of_unknown_price: unknown, maybe_billed: maybe, maybe_billed_of_unknown_price: maybeUnknown }) {
+  return bill({ spent, estimated, unknown, maybe, maybeUnknown });
 }
-function budget({ span, limit, spent }, emulated) {
+function budget({ span, limit, spent, unpriced }, emulated) {
   const share = spent / limit, bar = make("span", { class: `part ${share >= 1 ? "bad" : share >= 0.8 ? "warn" : "busy"}` });
   bar.style.width = `${Math.min(100, 100 * share)}%`;
-  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${usd(spent)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
+  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${inAll(spent, unpriced)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
 }
 function timeOf(card) {
   const run = card.run, began = fromIso(run.started_at);
@@ -75,7 +73,7 @@ function timeOf(card) {
 function nightCell(night) {
   const [tone, words] = night.state === "running" ? ["busy", "goes on"] : night.state === "died" ? ["bad", "died"] : night.state === "unknown" ? ["warn", "goes on elsewhere"] : EXITS[night.exit_code] || ["bad", ""];
   const sign = { running: "▶", died: "†", unknown: "?" }[night.state] || String(night.exit_code);
-  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${usd(night.usd.spent + night.usd.estimated)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
+  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${money(night.usd)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
   return make("li", { class: `night ${tone}`, title: told, "aria-label": told }, sign);
 }
 function row(name, ...content) {
@@ -98,7 +96,7 @@ function drawJob(card, { full = false } = {}) {
   const list = make("dl", { class: "facts" });
   if (card.lanes.length) list.append(...row("Models", make("ul", { class: "lanes" }, ...card.lanes.map((lane) => laneLine(lane, lasts)))));
   if (card.files.made || card.files.failed) list.append(...row("Files", made(card.files)));
-  list.append(...row("Money", make("span", {}, money(card))));
+  list.append(...row("Money", make("span", {}, card.emulated ? "nothing billed (emulated)" : money(card.usd))));
   if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map((each) => budget(each, card.emulated)))));
   if (card.batches?.length) list.append(...row("Batches", make("ul", { class: "lanes" }, ...card.batches.map(batchLine))));
   if (card.run) list.append(...row("Time", timeOf(card)));
@@ -172,7 +170,7 @@ async function forecast(card) {
     const answer = await fetch(`/jobs/${card.id}/prospect?states=${states.join(",")}`), told_ = await answer.json();
     if (mine !== asked_) return;
     if (!answer.ok) throw new Error(told_.error);
-    const price = told_.emulated ? "nothing billed (emulated)" : told_.usd == null ? `at least ${usd(told_.known_usd)}, some prices are unknown` : `estimated ${usd(told_.usd)}`;
+    const price = told_.emulated ? "nothing billed (emulated)" : `estimated ${inAll(told_.known_usd, told_.unpriced)}`;
     line.textContent = told_.images ? `${plural(told_.images, "picture")}, ${price}.` : "The manifest asks for none of these any more: run it instead.";
     $("confirm-yes").disabled = !told_.images;
   } catch (error) {

@@ -35,3 +35,9 @@ const date = (seconds) => (seconds ? when.format(seconds * 1000) : "");
 const seconds = (value) => (value == null ? "" : value < 10 ? `${value.toFixed(1)} s` : value < 120 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
 const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+// A sum of which some parts have no price: when nothing is known it is unknown, never 0.
+const inAll = (amount, unpriced, noun = "request") => (!unpriced ? usd(amount) : amount ? `${usd(amount)} + ${plural(unpriced, noun)} of unknown price` : `unknown (${plural(unpriced, noun)} of unknown price)`);
+function bill({ spent, estimated, unknown, maybe, maybeUnknown }) {
+  const lost = maybe || maybeUnknown, charged = spent + estimated || unknown || !lost;
+  return [charged ? inAll(spent + estimated, unknown) : "", estimated ? `${usd(estimated)} of it estimated` : "", lost ? `maybe ${inAll(maybe, maybeUnknown)}${charged ? " more" : ""}` : ""].filter(Boolean).join(" · ");
+}

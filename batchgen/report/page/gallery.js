@@ -6,8 +6,10 @@ const SETTINGS_APART = ["model", "provider"];
 
 // Figures
 const keyOf = (sample) => (sample.n === 1 ? sample.id : `${sample.id}#${sample.n}`);
-const PRICED = { usage: "from the tokens the vendor reported", vendor: "as the vendor said", estimate: "estimated from the price table", maybe: "estimated; may have been billed" };
+const PRICED = { usage: "from the tokens the vendor reported", vendor: "as the vendor said", estimate: "estimated from the price table", guess: "estimated: the price of its service tier is a guess", maybe: "estimated; may have been billed" };
 const cost = (amount, source) => (facts.emulated ? "nothing (emulated)" : amount == null ? "unknown" : `${usd(amount)}${PRICED[source] ? `, ${PRICED[source]}` : ""}`);
+const BRIEFLY = { estimate: " (estimated)", guess: " (estimated)", maybe: " (may have been billed)" };
+const attemptCost = (amount, source, outcome) => (facts.emulated || (amount == null && source !== "maybe" && outcome !== "succeeded") ? "" : `${amount == null ? "price unknown" : usd(amount)}${(amount != null || source === "maybe") && BRIEFLY[source] || ""}`);
 const percent = (path) => path.split("/").map(encodeURIComponent).join("/");
 // A page that is served names its pictures by their numbers in the ledger, with what changes when they do.
 const link = (picture) => (facts.live ? `pictures/${picture.thumbnail}` : facts.base + percent(picture.path));
@@ -319,7 +321,7 @@ function drawDetails(sample, all) {
     return make("li", {}, web ? make("a", { href: source.uri, target: "_blank", rel: "noopener noreferrer" }, title) : title);
   }), ...sample.sources.queries.map((query) => make("li", {}, make("small", {}, `searched for: ${query}`)))));
   if (sample.attempts.length) section(plural(sample.attempts.length, "attempt"), make("ol", {}, ...sample.attempts.map(([began, took, model, outcome, reason, message, status, amount, source, , otherwise]) => {
-    const facts_ = [date(began), took == null ? "" : seconds(took), model === sample.model ? "" : model, status ? `HTTP ${status}` : "", amount == null || facts.emulated ? "" : `${usd(amount)}${source === "estimate" ? " (estimated)" : source === "maybe" ? " (may have been billed)" : ""}`];
+    const facts_ = [date(began), took == null ? "" : seconds(took), model === sample.model ? "" : model, status ? `HTTP ${status}` : "", attemptCost(amount, source, outcome)];
     return make("li", {}, `${outcome}${reason ? `: ${reason}` : ""} `, make("small", {}, facts_.filter(Boolean).join(" · ")), ...[otherwise && `sent as: ${otherwise}`, message].filter(Boolean).map((text) => make("div", {}, make("small", {}, text))));
   })));
   $("details").replaceChildren(...parts);
@@ -558,8 +560,8 @@ function drawNight(night) {
   const requests = night.outcomes.reduce((sum, [, , number]) => sum + number, 0);
   const sent = [...models.map((model, index) => ({ values: night.sent[model], colour: colour(index) })), ...limits.map((model) => ({ values: [night.rpm[model]], colour: colour(models.indexOf(model)), dashed: true }))];
   const flight = [{ values: night.in_flight, colour: "c0" }, ...(night.cap ? [{ values: [night.cap], colour: "cw", dashed: true }] : [])];
-  const bill = (model) => night.money[model];
-  const billed = (model) => [usd(bill(model).charged + bill(model).estimated), bill(model).estimated ? `${usd(bill(model).estimated)} of it estimated` : "", bill(model).maybe ? `maybe ${usd(bill(model).maybe)} more` : "", bill(model).unknown ? `${plural(bill(model).unknown, "answer")} of unknown price` : ""].filter(Boolean).join(" · ");
+  const money = (model) => night.money[model];
+  const billed = (model) => bill({ ...money(model), spent: money(model).charged, maybeUnknown: money(model).maybe_unknown });
   return [
     make("p", { class: "verdict" }, make("b", {}, LIMITED[night.verdict.by]), `${night.verdict.why}.`),
     make("div", { class: "plots" },
@@ -568,7 +570,7 @@ function drawNight(night) {
       plot("Requests under way", "Requests under way at once", timePlot(night, flight, points), legend([["c0", "under way"], ...(night.cap ? [["cw", `at most ${night.cap} (limits: concurrency)`]] : [])])),
       plot("Latency by model", "Latency by model", latencyPlot(night, models), make("p", { class: "note" }, "From sent to answered, of requests that succeeded. Bar: the middle eight in ten; dot: the longest.")),
       plot(facts.emulated ? "Money by model (emulated: none was billed)" : "Money by model", "Money by model",
-        barPlot(models.map((model) => ({ name: model, text: billed(model), parts: [{ value: bill(model).charged, colour: "cg" }, { value: bill(model).estimated, colour: "c0" }, { value: bill(model).maybe, colour: "cw" }] }))),
+        barPlot(models.map((model) => ({ name: model, text: billed(model), parts: [{ value: money(model).charged, colour: "cg" }, { value: money(model).estimated, colour: "c0" }, { value: money(model).maybe, colour: "cw" }] }))),
         legend([["cg", "by usage or the vendor's word"], ["c0", "estimated"], ["cw", "may have been billed"]])),
       plot(`Outcomes of ${plural(requests, "request")}`, "Outcomes", barPlot(night.outcomes.slice(0, 12).map(([outcome, reason, number]) => ({ name: reason ? `${outcome}: ${reason}` : outcome, text: `${number.toLocaleString("en")} (${Math.round((100 * number) / requests)} %)`, parts: [{ value: number, colour: OUTCOME_COLOUR[outcome] || "c4" }] })))),
     ),
@@ -600,10 +602,10 @@ function total() {
   const made = current.filter((sample) => sample.state === "succeeded");
   const sums = made.reduce((sum, sample) => {
     if (sample.usd == null) sum.unknown += 1;
-    else { sum.usd += sample.usd; if (sample.usd_source === "estimate") sum.estimated += sample.usd; }
+    else { sum.usd += sample.usd; if (["estimate", "guess"].includes(sample.usd_source)) sum.estimated += sample.usd; }
     return sum;
   }, { usd: 0, estimated: 0, unknown: 0 });
-  const price = facts.emulated ? "nothing billed" : `${usd(sums.usd)} for these pictures${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}${sums.unknown ? `, ${sums.unknown} of unknown price` : ""}`;
+  const price = facts.emulated ? "nothing billed" : `${inAll(sums.usd, sums.unknown, "picture")} for these pictures${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}`;
   return `${made.length.toLocaleString("en")} of ${plural(Math.max(current.length, facts.wanted), "picture")} made · ${price} · as of ${date(facts.at)}`;
 }
 function head() {
