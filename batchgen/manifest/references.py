@@ -19,8 +19,8 @@ import pybase64
 
 from batchgen.errors import UsageError
 from batchgen.manifest.bucket import in_bucket
-from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.records import ReferenceImage
+from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.settings import is_loopback
 from batchgen.single_flight import SingleFlight
 
