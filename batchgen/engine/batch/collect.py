@@ -30,6 +30,7 @@ from batchgen.ledger.submissions import Chunk, Submitted
 from batchgen.providers.google_errors import read_error
 from batchgen.records import Reply, Sample
 from batchgen.retry import backoff_s
+from batchgen.safe_open import private
 from batchgen.store.spool import NO_FOLLOW, SpoolFile, sync_folder
 from batchgen.store.unread import keep
 
@@ -236,7 +237,7 @@ def _durable(file: IO[bytes]) -> None:
 
 
 def _append(path: str, text: bytes) -> None:
-    with open(path, "ab") as file:
+    with open(path, "ab", opener=private) as file:
         file.write(text if text.endswith(b"\n") else text + b"\n")
         file.flush()
         os.fsync(file.fileno())
