@@ -95,7 +95,7 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
         yield folder(job.folder)
         if job.bucket:
             yield bucket(job.bucket, online=online)
-    if settings.get(LEDGER) or settings.get(f"{LEDGER}_FILE"):
+    if settings.names(LEDGER):
         from batchgen.cli.doctor_cluster import server
 
         yield from server(settings)
@@ -136,13 +136,12 @@ def some_key(settings: Settings) -> Iterator[Finding]:
 def key_of(settings: Settings, provider: str) -> Finding:
     what = f"key {provider}"
     try:
-        key, warning = settings.key(provider)
-        url = settings.base_url(provider)
+        access = settings.access(provider)
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct the variable")
-    if key is not None:
-        return Finding("warn" if warning else "ok", what, warning or f"from {key.source}")
-    if url is not None and _local(url):
+    if access.key is not None:
+        return Finding("warn" if access.warning else "ok", what, access.warning or f"from {access.key.source}")
+    if access.base_url is not None and _local(access.base_url):
         return Finding("ok", what, "not set, and not needed for a server on this machine")
     names = settings.key_names(provider)
     return Finding("fail", what, "not set", f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate")
@@ -153,11 +152,11 @@ def address_of(settings: Settings, provider: str) -> Finding:
 
     what = f"address {provider}"
     try:
-        url = settings.base_url(provider)
+        access = settings.access(provider)
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct or unset the variable")
-    if url is not None:
-        return Finding("ok", what, f"{url} (set by you)")
+    if access.base_url is not None:
+        return Finding("ok", what, f"{access.base_url} ({access.source})")
     own = PROVIDER_BASE_URLS.get(provider)
     if own is not None:
         return Finding("ok", what, own)

@@ -83,6 +83,22 @@ class Afar(Protocol):
         ...
 
 
+class BucketsRefused:
+    """Stands for `Afar` where what lies in buckets must not be sent. why: what follows the name of a reference."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def find(self, name: str) -> list[Picture]:
+        raise BadReferenceError(f"{name!r} {self._why}")
+
+    def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
+        raise UsageError(f"{addresses[0]} {self._why}")
+
+    def bring(self, address: str, path: str) -> str:
+        raise UsageError(f"{address} {self._why}")
+
+
 class References:
     """References below one folder, and those in buckets. Safe to use from several threads.
 
