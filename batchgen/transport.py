@@ -10,18 +10,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
-from typing import IO, Any
-from urllib.parse import quote, urljoin, urlsplit
+from typing import IO
+from urllib.parse import quote, urljoin
 
 import aiohttp
 import pybase64
 from aiohttp.abc import ResolveResult
+from yarl import URL
 
 from batchgen import __version__
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
+from batchgen.errors import BadRequest, ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
 from batchgen.records import Request
-from batchgen.settings import is_loopback
+from batchgen.settings import SECRET_MIN_CHARS, is_loopback
 from batchgen.store.spool import disk_error
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
@@ -113,14 +114,15 @@ class Transport:
 
         on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
         signatures: leave thought signatures in the envelope, where they are otherwise dropped.
-        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        BadRequest as `address_of`.
         """
-        sent = SimpleNamespace(yes=False, tell=on_sent)
+        url, sent = address_of(base_url, request.path), SimpleNamespace(yes=False, tell=on_sent)
         headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
         try:
-            async with self._going(base_url, request, headers, sent) as response:
+            async with self._going(url, request, headers, sent) as response:
                 return await self._receive(
                     response, Lifter(open_sink, signatures=signatures), auth[1].split()[-1] if auth else ""
                 )
@@ -128,12 +130,12 @@ class Transport:
             raise _lost(error, sent.yes, request.timeout_s) from None
 
     def _going(
-        self, base_url: str, request: Request, headers: Mapping[str, str], context: SimpleNamespace
+        self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """A request under way: within its time limits, and never to where a redirect would take our key."""
         return self._session.request(
             request.method,
-            base_url + request.path,
+            url,
             data=_body(request),
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=request.timeout_s, sock_connect=CONNECT_TIMEOUT_S),
@@ -142,13 +144,15 @@ class Transport:
         )
 
     async def upload(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, granted: str = ""
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One step of an upload, as `ask`. Raises UploadFailed.
 
-        base_url: with an empty path in the request, an address that the server gave; without `auth` then.
+        granted: the address that the server gave for this upload, which stands for the request's path and the key.
         """
         try:
+            if granted:
+                return await self._ask(granted_address(base_url, granted), request, None)
             return await self.ask(base_url, request, auth)
         except (ConnectFailed, Unanswered) as error:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
@@ -158,12 +162,18 @@ class Transport:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """A short answer: status, headers and body, without our key should the server have echoed it.
 
-        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        BadRequest as `address_of`.
         """
+        return await self._ask(address_of(base_url, request.path), request, auth)
+
+    async def _ask(
+        self, url: URL, request: Request, auth: tuple[str, str] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         sent = SimpleNamespace(yes=False, tell=lambda: None)
         headers = {**_sized(request), **dict([auth] if auth else [])}
         try:
-            async with self._going(base_url, request, headers, sent) as response:
+            async with self._going(url, request, headers, sent) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
@@ -180,15 +190,16 @@ class Transport:
         """A long answer into `file`, from where that ends when the server continues there, else from its start.
 
         Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
-        far as it goes.
+        far as it goes, BadRequest as `address_of`.
         """
+        url = address_of(base_url, request.path)
         headers = {**request.headers, **dict([auth] if auth else [])}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=request.timeout_s)
         context = SimpleNamespace(yes=True)
         loop = asyncio.get_running_loop()
         try:
             async with self._session.get(
-                base_url + request.path,
+                url,
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -228,21 +239,21 @@ class Transport:
                 await loop.run_in_executor(self._executor, lifter.feed, data)
         return Answer(response.status, response.headers, b"".join(held), lifter, secret)
 
-    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, loopback: bool) -> None:
+    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, own: str = "") -> None:
         """Download a picture from a link of an answer, without credentials; every hop is checked.
 
-        loopback: links to this machine over http are wanted (an emulator). Raises DownloadFailed.
+        own: the API's address; when that is on this machine, links may lead to its host and port. Raises DownloadFailed.
         """
         loop = asyncio.get_running_loop()
         received = 0
         try:
             for _ in range(REDIRECTS_MOST + 1):
-                check_link(link, loopback=loopback)
-                async with self._link_session(is_loopback(urlsplit(link).hostname or "")).get(
-                    link, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
+                url = check_link(link, own)
+                async with self._link_session(is_loopback(url.raw_host or "")).get(
+                    url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S)
                 ) as response:
                     if response.status in (301, 302, 303, 307, 308):
-                        link = urljoin(link, response.headers.get("Location", ""))
+                        link = urljoin(str(url), response.headers.get("Location", ""))
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
@@ -289,7 +300,7 @@ def without_key(body: bytes, key: str) -> bytes:
 
     Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
     """
-    if len(key) < 8:  # a placeholder for a server on this machine; no vendor's key is that short
+    if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
         return body
     plain = key.encode()
     for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
@@ -298,22 +309,61 @@ def without_key(body: bytes, key: str) -> bytes:
     return body
 
 
-def check_link(link: str, *, loopback: bool) -> None:
-    """Raises DownloadFailed(link_refused) unless the link is https to a public host, or loopback where that is wanted."""
-    parts = urlsplit(link)
-    host = parts.hostname or ""
+def address_of(base_url: str, path: str) -> URL:
+    """Where a request goes: to `path` below the server that the settings name, whatever the path says.
+
+    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, or from a third
+    party's codec, and whoever chooses the server is sent the key.
+    """
+    base = URL(base_url)
+    plain = path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" \\#")
+    address = base.join(URL(base.raw_path.rstrip("/") + path, encoded=True)) if plain else None
+    if address is None or address.origin() != base.origin():
+        raise BadRequest(f"{path[:200]!r} is not a path at {base.origin()}: see `wire:` of the model")
+    return address
+
+
+def granted_address(base_url: str, granted: str) -> URL:
+    """An address that the server gave for the user's files to be sent to. Raises UploadFailed unless it is its own."""
     try:
-        address: Any = ipaddress.ip_address(host)
+        address = URL(granted, encoded=True)
+        own = address.origin() == URL(base_url).origin() and address.user is None and granted.isprintable()
     except ValueError:
-        address = None
-    if parts.username is not None or parts.password is not None:
+        own = False
+    if not own:
+        raise UploadFailed("the address given for an upload is not on the API's own server")
+    return address
+
+
+def check_link(link: str, own: str = "") -> URL:
+    """The link as it was understood here, which is how it has to be asked for.
+
+    Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
+    of `own`.
+    """
+    try:
+        url = URL(link)
+        host = url.raw_host or ""
+        its_own = own != "" and is_loopback(host) and url.origin() == URL(own).origin()
+    except ValueError:
+        raise DownloadFailed("the picture's link is not an address", reason="link_refused") from None
+    if url.user is not None or url.password is not None:
         raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
-    if loopback and is_loopback(host) and parts.scheme in ("http", "https"):
-        return
-    if parts.scheme != "https" or not host:
+    if its_own:
+        return url
+    if url.scheme != "https" or not host:
         raise DownloadFailed("the picture's link is not https", reason="link_refused")
-    if is_loopback(host) or (address is not None and not _is_public(host)):
+    if is_loopback(host) or not _may_be_public(host):
         raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
+    return url
+
+
+def _may_be_public(host: str) -> bool:
+    """Of an address; a name is looked at when it has been resolved."""
+    try:
+        return _is_public(host)
+    except ValueError:
+        return True
 
 
 def _is_public(address: str) -> bool:

@@ -13,6 +13,7 @@ from batchgen.providers import aimlapi_errors, google_errors
 from batchgen.providers.listings import Balance, Listed, aiml_balance, aiml_list, google_page
 from batchgen.providers.registry import provider_class
 from batchgen.settings import Settings, is_loopback
+from batchgen.transport import address_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -87,7 +88,7 @@ class Lists:
 
         try:
             async with self._session.get(
-                account.url + path, params=query, headers=[account.auth], allow_redirects=False
+                address_of(account.url, path), params=query, headers=[account.auth], allow_redirects=False
             ) as response:
                 body = await _whole(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -8,14 +8,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from urllib.parse import urlsplit
 
 from batchgen.errors import ProviderError, UsageError
 from batchgen.profiles.profile import Profile
 from batchgen.report.clean import shortened
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
-from batchgen.settings import is_loopback
 from batchgen.transport import Transport
 
 LINES_MOST = 10
@@ -140,7 +138,6 @@ def beat(address: str) -> str | None:
 
 
 async def _beat(address: str) -> None:
-    loopback = is_loopback(urlsplit(address).hostname or "")
     with ThreadPoolExecutor(1) as threads:
         async with asyncio.timeout(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
-            await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, loopback=loopback)
+            await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, own=address)
