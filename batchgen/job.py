@@ -20,20 +20,25 @@ from batchgen.engine.survey import Survey, Surveyor, refuse_derivatives, refuse_
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, server_url
+from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, ledger_url
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.bucket import bucket_url, names_bucket
+from batchgen.manifest.references import Afar, BucketsRefused
 from batchgen.planning import Forecast, Step, Wishes, forecast, too_dear
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import is_vendor
 from batchgen.quota import day_began
-from batchgen.settings import LEDGER, Settings, state_folder
+from batchgen.settings import Settings, state_folder
 from batchgen.store.afar import PicturesAfar
 from batchgen.store.whereabouts import open_store, refuse_elsewhere, remembered, take_up
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
 BY_BATCH: Mapping[str, By] = {"batch": "batch", "auto": "auto"}
+STRANGERS_SERVER = (
+    "is not read: your credentials open that bucket, and `.env` beside the manifest says where requests go; set their"
+    " address in the environment instead"
+)
 ENGINES = {
     **dict.fromkeys(("online", *BY_BATCH), "batchgen.engine.online:OnlineEngine"),
     "cluster": "batchgen.engine.cluster.engine:ClusterEngine",
@@ -83,7 +88,9 @@ def load(
     def allow_retired(profile: Profile) -> bool:
         return emulate or not is_vendor(profile.provider, settings.base_url(profile.provider))
 
-    def afar(warn: Callable[[str], None]) -> PicturesAfar:
+    def afar(warn: Callable[[str], None]) -> Afar:
+        if settings.folder_names_server and not emulate:
+            return BucketsRefused(STRANGERS_SERVER)
         return PicturesAfar(state_folder(settings), warn)
 
     manifest = open_manifest(path, allow_retired=allow_retired, afar=afar)
@@ -142,7 +149,7 @@ def plan(
         state = (
             None
             if job.emulated
-            else address(job.folder, None) or job.settings.text(LEDGER) or state_folder(job.settings)
+            else address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)
         )
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
@@ -161,12 +168,12 @@ def plan(
 
 def _reader(job: Job) -> Reader | None:
     """Of what is known so far; of a job that a server knows, even when this folder is new."""
-    url = job.settings.text(LEDGER)
+    url = ledger_url(job.settings)
     if has_ledger(job.folder):
         return Reader.open(job.folder, url)
     if url is None:
         return None
-    kept = kept_by(Server(server_url(url), job.manifest.name, known_as(job.bucket or str(job.folder))))
+    kept = kept_by(Server(url, job.manifest.name, known_as(job.bucket or str(job.folder))))
     return None if kept is None else Reader(kept)
 
 

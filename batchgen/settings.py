@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batchgen.errors import SettingsError
+from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.url import parts_of
 
 KEY_NAMES = {
@@ -24,7 +26,9 @@ BASE_URL_NAMES = {
 
 
 LEDGER = "BATCHGEN_LEDGER"  # the address of the PostgreSQL server that has the ledgers, perhaps with a password
-SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD", "LEDGER")
+SECRET_MIN_CHARS = 8  # a shorter value is never blackened: it would take ordinary words with it
+NOT_FROM_A_FOLDER = ("HOME", "XDG_STATE_HOME")  # where quota and budgets of all jobs are counted
+SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD", "LEDGER", "_PROXY")
 
 
 def environment() -> Mapping[str, str]:
@@ -71,67 +75,190 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What the environment says. Values of the real environment win over those of `.env` beside the manifest."""
+class Found:
+    """The value of the variable `name`. env_file: the `.env` of a folder that it stands in; None: the environment."""
 
-    values: Mapping[str, str] = field(repr=False)  # holds keys
+    text: str = field(repr=False)
+    name: str
+    env_file: Path | None
+
+    @property
+    def source(self) -> str:
+        return self.name if self.env_file is None else f"{self.name} in {self.env_file}"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the requests of a provider go, and the key that goes with them.
+
+    base_url: None means the vendor's own. source: what named it. warning: to show when the choice of key needs saying.
+    """
+
+    key: Key | None
+    base_url: str | None
+    source: str = ""
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """All that one place says: the environment, or with `env_file` the `.env` of a folder."""
+
+    values: Mapping[str, str] = field(repr=False)
+    env_file: Path | None = None
+
+    def find(self, name: str) -> Found | None:
+        """The value of a variable, else the contents of the file that NAME_FILE names. Raises SettingsError."""
+        if value := self.values.get(name):
+            return Found(unquoted(value), name, self.env_file)
+        if path := self.values.get(f"{name}_FILE"):
+            named = Found(path, f"{name}_FILE", self.env_file)
+            return replace(named, text=unquoted(_contents(named)))
+        return None
+
+    def is_file(self, name: str) -> bool:
+        """Whether the value of a variable is the path of a regular file."""
+        folder = "" if self.env_file is None else self.env_file.parent
+        return os.path.isfile(os.path.join(folder, self.values[name]))
+
+    def base_url(self, provider: str) -> Found | None:
+        names = BASE_URL_NAMES.get(provider) or (f"BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL",)
+        return next((found for name in names if self.values.get(name) and (found := self.find(name))), None)
+
+    def keys(self, names: Iterable[str]) -> list[Key]:
+        """Raises SettingsError."""
+        found = [found for name in names if (found := self.find(name)) is not None]
+        return [Key(Secret(_checked_key(each)), each.source) for each in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says, and `.env` beside the manifest, which never wins over it.
+
+    That folder may be a stranger's. So `get` and `text` know the environment alone, `access` never joins an address of
+    the one to a key of the other, and whoever takes from `.env` by `find` minds where the value came from.
+    """
+
+    values: Mapping[str, str] = field(repr=False)  # of the environment; holds keys
     warnings: tuple[str, ...] = ()
+    beside: Variables | None = None
 
     @classmethod
     def load(cls, manifest_folder: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
         """Raises SettingsError when `.env` is there and cannot be read."""
-        values: dict[str, str] = {}
         warnings: list[str] = []
-        if manifest_folder is not None and (manifest_folder / ".env").is_file():
-            values.update(_read_env_file(manifest_folder / ".env", warnings))
-        values.update(environment() if environ is None else environ)
-        return cls(values, tuple(warnings))
+        beside = None
+        if manifest_folder is not None and (path := manifest_folder / ".env").is_file():
+            beside = Variables(_read_env_file(path, warnings), path)
+            ignored = [name for name in NOT_FROM_A_FOLDER if beside.values.get(name)]
+            warnings += [f"{name} in {path} is not used: set it in the environment" for name in ignored]
+        return cls(dict(environment() if environ is None else environ), tuple(warnings), beside)
+
+    @property
+    def _places(self) -> tuple[Variables, ...]:
+        own = Variables(self.values)
+        return (own,) if self.beside is None else (own, self.beside)
 
     def get(self, name: str) -> str | None:
-        """The value of a variable, None when it is unset or empty."""
+        """The value of a variable of the environment, None when it is unset or empty."""
         return self.values.get(name) or None
 
     def text(self, name: str) -> str | None:
-        """The value of a variable, else the contents of the file that NAME_FILE names. Raises SettingsError."""
-        if (value := self.get(name)) or not (path := self.get(f"{name}_FILE")):
-            return value
-        try:
-            return Path(path).read_text(encoding="utf-8").strip() or None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{name}_FILE: cannot read {path}: {_why(error)}") from None
+        """The same, else the contents of the file that NAME_FILE names. Raises SettingsError."""
+        found = self._places[0].find(name)
+        return found.text or None if found is not None else None
+
+    def find(self, name: str) -> Found | None:
+        """The same, else of `.env`, which may be a stranger's: see where it was found. Raises SettingsError."""
+        found = next((found for place in self._places if (found := place.find(name)) is not None), None)
+        return found if found is not None and found.text else None
+
+    def names(self, name: str) -> bool:
+        """Whether `find` would look anywhere."""
+        return any(place.values.get(each) for place in self._places for each in (name, f"{name}_FILE"))
+
+    def access(self, provider: str) -> Access:
+        """Where a provider's requests go and with which key. Raises SettingsError on a bad address or key file.
+
+        An address in `.env` is used with a key in the same file and no other: whoever wrote it would be sent yours.
+        """
+        names = self.key_names(provider)
+        address = next((found for place in self._places if (found := place.base_url(provider)) is not None), None)
+        if address is None or address.env_file is None or self.beside is None:
+            keys = self._keys(names)
+        elif not (keys := self.beside.keys(names)):
+            raise SettingsError(
+                f"{address.source} would have requests and your key sent to {address.text}: set {address.name} in the"
+                f" environment if you mean that, or put the key for it beside it, as {names[0]}"
+            )
+        key = keys[0] if keys else None
+        if address is None:
+            return Access(key, None, warning=_other_keys(keys))
+        return Access(key, check_base_url(address.text, address.source), address.source, _other_keys(keys))
+
+    def _keys(self, names: Iterable[str]) -> list[Key]:
+        """Those of the environment first; one in `.env` counts where the environment has none of its name."""
+        own, *beside = self._places
+        left = [name for name in names if not self.get(name) and not self.get(f"{name}_FILE")]
+        return [*own.keys(names), *(key for place in beside for key in place.keys(left))]
 
     def key(self, provider: str) -> tuple[Key | None, str | None]:
-        """The provider's key, and a warning to show if the choice needs saying. Raises SettingsError on a bad key file.
+        """The provider's key, and a warning to show if the choice needs saying. Raises SettingsError, as `access`.
 
         A name with `_FILE` behind it holds the path of a file with the key, as systemd and Docker hand them over.
         """
-        names = KEY_NAMES.get(provider) or (f"{provider.upper().replace('-', '_')}_API_KEY",)
-        found = [key for name in names if (key := self._named_key(name)) is not None]
-        if not found:
-            return None, None
-        warning = None
-        if len({key.secret.reveal() for key in found}) > 1:
-            others = ", ".join(key.source for key in found[1:])
-            warning = f"{found[0].source} is used; {others} is set to another key and is not"
-        return found[0], warning
-
-    def _named_key(self, name: str) -> Key | None:
-        if value := self.get(name):
-            return Key(Secret(_clean_key(value, name)), name)
-        if self.get(f"{name}_FILE"):
-            return Key(Secret(_clean_key(self.text(name) or "", f"{name}_FILE")), f"{name}_FILE")
-        return None
+        access = self.access(provider)
+        return access.key, access.warning
 
     def key_names(self, provider: str) -> tuple[str, ...]:
         return KEY_NAMES.get(provider) or (f"{provider.upper().replace('-', '_')}_API_KEY",)
 
     def base_url(self, provider: str) -> str | None:
-        """A base URL set by the user, without a slash at its end; None means the vendor's own. Raises SettingsError."""
-        names = BASE_URL_NAMES.get(provider) or (f"BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL",)
-        for name in names:
-            if value := self.get(name):
-                return check_base_url(value, name)
+        """A base URL set by the user, without a slash at its end; None means the vendor's own. Raises as `access`."""
+        return self.access(provider).base_url
+
+    @property
+    def folder_names_server(self) -> bool:
+        """Whether `.env` says where requests go, be it to a provider that nobody asks."""
+        names = {name for names in BASE_URL_NAMES.values() for name in names}
+        found = self.beside.values if self.beside is not None else ()
+        return any(name in names or (name[:9] == "BATCHGEN_" and name.endswith("_BASE_URL")) for name in found)
+
+    def all_keys(self) -> set[str]:
+        """Whatever is named like a key, whoever's it is, also in files; what cannot be read is left out."""
+        found = set[str]()
+        for place in self._places:
+            for name in place.values:
+                # Not from a pipe, which gives what it holds only once.
+                if name.endswith("_API_KEY") or (name.endswith("_API_KEY_FILE") and place.is_file(name)):
+                    with contextlib.suppress(SettingsError):
+                        key = place.find(name.removesuffix("_FILE"))
+                        found |= {key.text} if key is not None else set()
+        return found
+
+
+def _other_keys(keys: list[Key]) -> str | None:
+    if len({key.secret.reveal() for key in keys}) < 2:
         return None
+    others = ", ".join(key.source for key in keys[1:])
+    return f"{keys[0].source} is used; {others} is set to another key and is not"
+
+
+def _contents(named: Found) -> str:
+    """Of the file whose path this is. One that `.env` names lies in its folder: it may have no other file sent away."""
+    try:
+        if named.env_file is None:
+            return Path(named.text).read_text(encoding="utf-8")
+        folder = os.path.realpath(named.env_file.parent)
+        inside = os.path.relpath(os.path.realpath(named.text), folder) if os.path.isabs(named.text) else named.text
+        with open_regular(resolve(folder, inside)) as file:
+            return file.read().decode()
+    except OutsideError as error:
+        raise SettingsError(
+            f"{named.source}: {named.text} {error}: put the file there, or set {named.name} in the environment"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{named.source}: cannot read {named.text}: {_why(error)}") from None
 
 
 def check_base_url(url: str, name: str) -> str:
@@ -175,18 +302,30 @@ def state_folder(settings: Settings) -> Path | None:
     return Path(platformdirs.user_state_dir("batchgen", appauthor=False))
 
 
-def _clean_key(text: str, name: str) -> str:
-    key = text.strip()
+def unquoted(text: str) -> str:
+    """Without space around it, and without quotes, which `docker --env-file` leaves."""
+    text = text.strip()
+    return text[1:-1].strip() if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def long_enough_to_hide(values: Iterable[str]) -> set[str]:
+    return {value for value in values if len(value) >= SECRET_MIN_CHARS}
+
+
+def _checked_key(found: Found) -> str:
+    key = found.text
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise SettingsError(f"{name}: this is no API key (empty, or with spaces or control characters)")
+        raise SettingsError(f"{found.source}: this is no API key (empty, or with spaces or control characters)")
     return key
 
 
 def _read_env_file(path: Path, warnings: list[str]) -> dict[str, str]:
     """`NAME=value` lines; `export`, quotes and `#` comments as shells have them; nothing is expanded."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        mode = path.stat().st_mode
+        with open_regular(resolve(os.path.realpath(path.parent), path.name)) as file:
+            text, mode = file.read().decode("utf-8-sig"), os.fstat(file.fileno()).st_mode
+    except OutsideError as error:
+        raise SettingsError(f"{path}: {error}: copy it, or set its variables in the environment") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {_why(error)}") from None
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):

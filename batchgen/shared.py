@@ -36,6 +36,7 @@ from batchgen.quota import (
     risen,
     span_start,
 )
+from batchgen.safe_open import private_folder
 
 FILE_NAME = "quota.sqlite"
 BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
@@ -541,7 +542,7 @@ def _open(place: Place) -> Keeping:
         keeping = ServerBook(place, SCHEMA, last="held")
     else:
         if place is not None:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(place)
             # SQLite gives its side files the same mode
             os.close(os.open(place / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
         keeping = _connect(":memory:" if place is None else place / FILE_NAME)

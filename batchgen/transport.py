@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
@@ -14,16 +13,25 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
 import pybase64
+from yarl import URL
 
 from batchgen import __version__
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, SettingsError, Unanswered, UploadFailed
+from batchgen.errors import (
+    BadRequest,
+    ConnectFailed,
+    DownloadFailed,
+    Malformed,
+    SettingsError,
+    Unanswered,
+    UploadFailed,
+)
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
 from batchgen.network_errors import NO_ANSWER, in_words, lost
 from batchgen.proxies import Proxy, proxy_for
 from batchgen.public_addresses import PublicResolver, is_public, public_addresses
 from batchgen.records import Request
 from batchgen.response_body import ERROR_MAX_BYTES, error_body, of_status, short_body, too_large, unpacker_of
-from batchgen.settings import environment, is_loopback
+from batchgen.settings import SECRET_MIN_CHARS, environment, is_loopback
 from batchgen.store.spool import disk_error
 from batchgen.time_limit import TimeLimit
 from batchgen.url import parts_of
@@ -122,14 +130,15 @@ class Transport:
 
         on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
         signatures: leave thought signatures in the envelope, where they are otherwise dropped.
-        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        BadRequest as `address_of`.
         """
-        sent = _sent(base_url, on_sent)
+        url, sent = address_of(base_url, request.path), _sent(base_url, on_sent)
         headers = {**_sized(request), "Content-Type": "application/json"}
         if auth is not None:
             headers[auth[0]] = auth[1]
         try:
-            async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
+            async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
                 if not 200 <= response.status < 300:
                     body = await error_body(response)
                     return Answer(response.status, response.headers, body, None, _secret(auth))
@@ -138,12 +147,12 @@ class Transport:
             raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     def _going(
-        self, base_url: str, request: Request, headers: Mapping[str, str], context: SimpleNamespace
+        self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """A request under way, and never to where a redirect would take our key."""
         return self._session.request(
             request.method,
-            base_url + request.path,
+            url,
             data=_body(request),
             headers=headers,
             timeout=CONNECT_LIMIT,
@@ -153,13 +162,15 @@ class Transport:
         )
 
     async def upload(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, granted: str = ""
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One step of an upload, as `ask`. Raises UploadFailed.
 
-        base_url: with an empty path in the request, an address that the server gave; without `auth` then.
+        granted: the address that the server gave for this upload, which stands for the request's path and the key.
         """
         try:
+            if granted:
+                return await self._ask(granted_address(base_url, granted), request, None)
             return await self.ask(base_url, request, auth)
         except (ConnectFailed, Unanswered) as error:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
@@ -169,17 +180,20 @@ class Transport:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """A short answer: status, headers and body, without our key should the server have echoed it.
 
-        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap.
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        BadRequest as `address_of`.
         """
-        sent = _sent(base_url)
+        return await self._ask(address_of(base_url, request.path), request, auth, most_bytes)
+
+    async def _ask(
+        self, url: URL, request: Request, auth: tuple[str, str] | None, most_bytes: int = ERROR_MAX_BYTES
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        sent = _sent(str(url))
         headers = {**_sized(request), **dict([auth] if auth else [])}
         try:
-            async with TimeLimit(request.timeout_s), self._going(base_url, request, headers, sent) as response:
-                return (
-                    response.status,
-                    response.headers,
-                    without_key(await short_body(response, most_bytes), _secret(auth)),
-                )
+            async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
+                body = without_key(await short_body(response, most_bytes), _secret(auth))
+                return response.status, response.headers, body
         except NO_ANSWER as error:
             raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
@@ -189,14 +203,15 @@ class Transport:
         """A long answer into `file`, from where that ends when the server continues there, else from its start.
 
         Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
-        far as it goes.
+        far as it goes, BadRequest as `address_of`.
         """
+        url = address_of(base_url, request.path)
         headers = {**request.headers, **dict([auth] if auth else [])}
         context = _sent(base_url)
         try:
             async with (
                 TimeLimit(request.timeout_s) as limit,
-                self._going(base_url, request, headers, context) as response,
+                self._going(url, request, headers, context) as response,
             ):
                 if response.status not in (200, 206):
                     body = without_key(await short_body(response, ERROR_MAX_BYTES), _secret(auth))
@@ -245,20 +260,20 @@ class Transport:
                 doing.exception()  # or asyncio complains that nobody asked for it
             raise
 
-    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, loopback: bool) -> None:
+    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, own: str = "") -> None:
         """Download a picture from a link of an answer, without credentials; every hop is checked.
 
-        loopback: links to this machine over http are wanted (an emulator). Raises DownloadFailed.
+        own: the API's address; when that is on this machine, links may lead to its host and port. Raises DownloadFailed.
         """
         received = 0
         proxy: Proxy | None = None
         try:
             for _ in range(REDIRECTS_MOST + 1):
-                check_link(link, loopback=loopback)
-                proxy = proxy_for(link, environment())
-                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._answer_of_link(link, proxy) as response:
+                url = check_link(link, own)
+                proxy = proxy_for(str(url), environment())
+                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._answer_of_link(url, proxy) as response:
                     if response.status in (301, 302, 303, 307, 308):
-                        link = _redirected(link, response.headers.get("Location", ""))
+                        link = _redirected(str(url), response.headers.get("Location", ""))
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
@@ -282,12 +297,12 @@ class Transport:
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    async def _answer_of_link(self, link: str, proxy: Proxy | None) -> aiohttp.ClientResponse:
+    async def _answer_of_link(self, url: URL, proxy: Proxy | None) -> aiohttp.ClientResponse:
         """A proxy is asked for the very address that was checked here: it would look the name up again, and find another."""
         if proxy is None:
-            session = self._link_session(public=not is_loopback(urlsplit(link).hostname or ""))
-            return await session.get(link, allow_redirects=False, timeout=CONNECT_LIMIT)
-        parts = urlsplit(link)
+            session = self._link_session(public=not is_loopback(url.raw_host or ""))
+            return await session.get(url, allow_redirects=False, timeout=CONNECT_LIMIT)
+        parts = urlsplit(str(url))
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port or 443
         refused: aiohttp.ClientHttpProxyError | None = None
         for address in await public_addresses(host, port):
@@ -325,7 +340,7 @@ def without_key(body: bytes, key: str) -> bytes:
 
     Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
     """
-    if len(key) < 8:  # a placeholder for a server on this machine; no vendor's key is that short
+    if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
         return body
     plain = key.encode()
     for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
@@ -334,25 +349,65 @@ def without_key(body: bytes, key: str) -> bytes:
     return body
 
 
-def check_link(link: str, *, loopback: bool) -> None:
-    """Raises DownloadFailed(link_refused) unless the link is https to a public host, or loopback where that is wanted."""
+def address_of(base_url: str, path: str) -> URL:
+    """Where a request goes: to `path` below the server that the settings name, whatever the path says.
+
+    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, or from a third
+    party's codec, and whoever chooses the server is sent the key.
+    """
+    base = URL(base_url)
+    plain = path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" \\#")
+    address = base.join(URL(base.raw_path.rstrip("/") + path, encoded=True)) if plain else None
+    if address is None or address.origin() != base.origin():
+        raise BadRequest(f"{path[:200]!r} is not a path at {base.origin()}: see `wire:` of the model")
+    return address
+
+
+def granted_address(base_url: str, granted: str) -> URL:
+    """An address that the server gave for the user's files to be sent to. Raises UploadFailed unless it is its own."""
     try:
-        parts = parts_of(link)
+        address = URL(granted, encoded=True)
+        own = address.origin() == URL(base_url).origin() and address.user is None and granted.isprintable()
+    except ValueError:
+        own = False
+    if not own:
+        raise UploadFailed("the address given for an upload is not on the API's own server")
+    return address
+
+
+def check_link(link: str, own: str = "") -> URL:
+    """The link as it was understood here, which is how it has to be asked for.
+
+    Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
+    of `own`.
+    """
+    try:
+        parts_of(link)
     except ValueError as error:
         raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
-    host = parts.hostname or ""
     try:
-        address: Any = ipaddress.ip_address(host)
+        url = URL(link)
+        host = url.raw_host or ""
+        its_own = own != "" and is_loopback(host) and url.origin() == URL(own).origin()
     except ValueError:
-        address = None
-    if parts.username is not None or parts.password is not None:
+        raise DownloadFailed("the picture's link is not an address", reason="link_refused") from None
+    if url.user is not None or url.password is not None:
         raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
-    if loopback and is_loopback(host) and parts.scheme in ("http", "https"):
-        return
-    if parts.scheme != "https":
+    if its_own:
+        return url
+    if url.scheme != "https" or not host:
         raise DownloadFailed("the picture's link is not https", reason="link_refused")
-    if is_loopback(host) or (address is not None and not is_public(host)):
+    if is_loopback(host) or not _may_be_public(host):
         raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
+    return url
+
+
+def _may_be_public(host: str) -> bool:
+    """Of an address; a name is looked at when it has been resolved."""
+    try:
+        return is_public(host)
+    except ValueError:
+        return True
 
 
 def _redirected(link: str, location: str) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
-from batchgen.errors import DownloadFailed, InputRejected, UploadFailed
+from batchgen.errors import InputRejected, UploadFailed
+from batchgen.safe_open import private_folder
 from batchgen.shared import account_name
 from batchgen.single_flight import SingleFlight
-from batchgen.transport import Transport, check_link
+from batchgen.transport import Transport, granted_address
 
 if TYPE_CHECKING:
     from batchgen.providers.gemini_files import GeminiFiles, RemoteFile
@@ -118,7 +118,7 @@ class Uploads:
     async def begin(self, to: Destination, mime_type: str, size_bytes: int, name: str) -> tuple[str, int]:
         """An address for the pieces, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
         url, granularity = to.files.started(*await self._ask(to, to.files.start(mime_type, size_bytes, name)))
-        _check_address(url, to.base_url)
+        granted_address(to.base_url, url)  # before it is remembered
         return url, granularity
 
     async def received(self, to: Destination, url: str) -> int:
@@ -170,8 +170,7 @@ class Uploads:
 
     async def _ask(self, to: Destination, request: Request, url: str = "") -> tuple[int, Mapping[str, str], bytes]:
         """url: an address that the server gave, which stands for the key."""
-        base_url, auth = (url, None) if url else (to.base_url, to.auth)
-        return await self._transport.upload(base_url, request, auth)
+        return await self._transport.upload(to.base_url, request, to.auth, url)
 
     # --- the memory on disk
 
@@ -187,17 +186,6 @@ class Uploads:
             return None
 
 
-def _check_address(url: str, base_url: str) -> None:
-    """Raises UploadFailed for one that a faulty server could have us send the user's file to."""
-    try:
-        if urlsplit(url)[:2] != urlsplit(base_url)[:2]:
-            check_link(url, loopback=False)
-    except (DownloadFailed, ValueError):
-        raise UploadFailed(
-            "the address given for an upload is neither the API's own nor https to a public host"
-        ) from None
-
-
 def _transaction(folder: Path, call: Callable[[sqlite3.Connection], T]) -> T:
     with _opened(folder) as connection, connection:
         return call(connection)
@@ -206,7 +194,7 @@ def _transaction(folder: Path, call: Callable[[sqlite3.Connection], T]) -> T:
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
     """Opened for each question: there is one per file and run."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S)) as connection:
         connection.execute(SCHEMA)

@@ -49,7 +49,7 @@ async def download(transport: Transport, url: str) -> str:
 
 
 async def fetch(transport: Transport, url: str) -> None:
-    await transport.fetch(url, lambda _: None, most_bytes=10_000_000, loopback=True)
+    await transport.fetch(url, lambda _: None, most_bytes=10_000_000, own=url)
 
 
 def line(path: str) -> None:

@@ -135,7 +135,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_password_and_nothing_wa
         with pytest.raises(ConnectFailed) as error:
             await send(transport, sent=sent)
         with pytest.raises(DownloadFailed) as of_link:
-            await transport.fetch(f"https://{ADDRESS}/a.png", lambda _: None, most_bytes=100, loopback=False)
+            await transport.fetch(f"https://{ADDRESS}/a.png", lambda _: None, most_bytes=100)
     assert (sent, server.seen) == ([], [])
     for said in (error.value.message, of_link.value.message):
         assert words in said and f"the proxy {through.url()} (HTTPS_PROXY)" in said
@@ -169,7 +169,7 @@ async def test_a_proxy_that_answers_in_the_servers_place_is_found_out_by_its_cer
         with pytest.raises(ConnectFailed, match="certificate"):
             await send(transport, sent=sent)
         with pytest.raises(DownloadFailed, match="certificate"):
-            await transport.fetch(f"https://{ADDRESS}/a.png", lambda _: None, most_bytes=100, loopback=False)
+            await transport.fetch(f"https://{ADDRESS}/a.png", lambda _: None, most_bytes=100)
     assert sent == []
 
 
@@ -181,7 +181,7 @@ async def test_what_is_on_this_machine_is_reached_directly_whatever_the_environm
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with serving(look) as url:
         assert (await send(transport, url)).status == 200
-        await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+        await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, own=url)
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> None:
@@ -201,7 +201,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> None:
 
 async def fetch(transport: Transport, link: str) -> bytes:
     received: list[bytes] = []
-    await transport.fetch(link, received.append, most_bytes=1000, loopback=False)
+    await transport.fetch(link, received.append, most_bytes=1000)
     return b"".join(received)
 
 

@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen import transport as transport_module
-from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, Unanswered
+from batchgen.errors import BadRequest, ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
 from batchgen.records import Request
 from batchgen.response_body import STEP_BYTES, Unpacker
 from batchgen.settings import SettingsError, check_base_url
-from batchgen.transport import Answer, Transport, check_link, without_key
+from batchgen.transport import Answer, Transport, address_of, check_link, without_key
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST = Request(method="POST", path="/v1/x", body=b'{"a": 1}', timeout_s=5.0)
@@ -265,19 +265,19 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_a_byte_of
 )
 def test_a_link_that_is_not_https_to_a_public_host_is_refused(link):
     with pytest.raises(DownloadFailed) as error:
-        check_link(link, loopback=False)
+        check_link(link)
     assert error.value.reason == "link_refused"
 
 
-@pytest.mark.parametrize("loopback", [False, True])
+@pytest.mark.parametrize("own", ["", "http://127.0.0.1:443", "https://127.0.0.1"])
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "private.example"])
-async def test_a_name_that_turns_out_to_be_a_private_address_is_refused(transport, monkeypatch, host, loopback):
+async def test_a_name_that_turns_out_to_be_a_private_address_is_refused(transport, monkeypatch, host, own):
     async def to_loopback(*_: object, **__: object) -> list[dict[str, object]]:
         return [{"hostname": host, "host": "127.0.0.1", "port": 443, "family": socket.AF_INET, "proto": 0, "flags": 0}]
 
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", to_loopback)
     with pytest.raises(DownloadFailed) as error:
-        await transport.fetch(f"https://{host}/a.png", lambda _: None, most_bytes=10, loopback=loopback)
+        await transport.fetch(f"https://{host}/a.png", lambda _: None, most_bytes=10, own=own)
     assert any(words in str(error.value) for words in ("not a public address", "not a canonical IPv4 address"))
 
 
@@ -290,7 +290,7 @@ async def test_a_download_carries_no_credentials(transport):
 
     received: list[bytes] = []
     async with serving(look) as url:
-        await transport.fetch(f"{url}/a.png", received.append, most_bytes=100, loopback=True)
+        await transport.fetch(f"{url}/a.png", received.append, most_bytes=100, own=url)
     assert b"".join(received) == b"picture"
     assert not {"x-goog-api-key", "authorization", "cookie"} & {name.lower() for name in seen[0].headers}
 
@@ -301,7 +301,7 @@ async def test_a_redirect_of_a_download_is_checked_like_the_link_itself(transpor
 
     async with serving(away) as url:
         with pytest.raises(DownloadFailed) as error:
-            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, own=url)
     assert error.value.reason == "link_refused"
 
 
@@ -313,8 +313,110 @@ async def test_a_redirect_to_a_malformed_address_is_refused(transport, location)
 
     async with speaking(away) as url:
         with pytest.raises(DownloadFailed) as error:
-            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, own=url)
     assert error.value.reason == "link_refused"
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+async def test_a_link_on_this_machine_leads_to_the_api_s_own_host_and_port_and_nowhere_else(transport, hops):
+    asked: list[str] = []
+
+    async def other(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(body=b"of another service")
+
+    async def own(request: web.Request) -> web.Response:
+        left = int(request.match_info["rest"])
+        return web.Response(status=302, headers={"Location": f"/{left - 1}" if left else f"{there}/secret"})
+
+    async with serving(other) as there, serving(own) as url:
+        link = f"{url}/{hops - 1}" if hops else f"{there}/secret"
+        with pytest.raises(DownloadFailed) as error:
+            await transport.fetch(link, lambda _: None, most_bytes=100, own=url)
+    assert (error.value.reason, asked) == ("link_refused", [])
+
+
+@pytest.mark.parametrize(
+    "link", ["http://[::1", "https://[x]/a.png", "https://h:port/a.png", "https://h:99999/a.png", ""]
+)
+async def test_a_link_that_is_no_address_is_refused(transport, link):
+    with pytest.raises(DownloadFailed) as error:
+        await transport.fetch(link, lambda _: None, most_bytes=100, own="http://127.0.0.1:1")
+    assert error.value.reason == "link_refused"
+
+
+STRAYING = [
+    ":1/x", ".evil.example/x", "//evil.example/x", "@evil.example/x", "\\evil.example/x", "/\\evil.example/x", "?x", "#x",
+    "/x#y", "", "x", "https://evil.example/x", "/a b", "/x\r\nHost: evil.example", "/\t/evil.example", "/\u2044evil.example",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["https://api.example.com", "https://api.example.com/tenant", "http://127.0.0.1:8080"])
+@pytest.mark.parametrize("path", STRAYING)
+def test_no_path_leads_away_from_the_server_that_the_settings_name(base, path):
+    try:
+        address = address_of(base, path)
+    except BadRequest:
+        return
+    assert str(address) == "https://api.example.com/tenant//evil.example/x"  # a folder of its own
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "address"),
+    [
+        ("https://h", "/v1beta/models/a%2Fb:generateContent", "https://h/v1beta/models/a%2Fb:generateContent"),
+        ("https://h/tenant/", "/v1/images", "https://h/tenant/v1/images"),
+        ("http://[::1]:8080", "/v1/batches?pageSize=1&pageToken=a%3D", "http://[::1]:8080/v1/batches?pageSize=1&pageToken=a%3D"),
+    ],
+)  # fmt: skip
+def test_a_path_is_joined_to_the_base_url_as_the_codec_wrote_it(base, path, address):
+    assert str(address_of(base, path)) == address
+
+
+@pytest.mark.parametrize("path", STRAYING)
+async def test_nothing_that_sends_goes_where_a_path_would_lead_it(transport, tmp_path, path):
+    arrived: list[str] = []
+
+    async def never(request: web.Request) -> web.Response:
+        arrived.append(request.path)
+        return web.json_response({})
+
+    request = Request(method="POST", path=path, body=b"", timeout_s=5.0)
+    key = ("x-goog-api-key", "SECRET-KEY-123")
+    async with serving(never) as url:
+        with pytest.raises(BadRequest):
+            await send(transport, url, request)
+        with pytest.raises(BadRequest):
+            await transport.ask(url, request, key)
+        with pytest.raises(BadRequest):
+            await transport.upload(url, request, key)
+        with (tmp_path / "file").open("wb") as file, pytest.raises(BadRequest):
+            await transport.download(url, request, key, file)
+    assert arrived == []
+
+
+@pytest.mark.parametrize(
+    "granted",
+    ["https://storage.example.com/x", "http://127.0.0.1:1/x", "https://127.0.0.1/x", "//evil.example/x", "/x", "x\r\ny", "http://[",
+     "http://u@127.0.0.1:8080/x"],
+)  # fmt: skip
+async def test_a_file_of_the_user_goes_to_no_server_but_the_api_s_own(transport, granted):
+    request = Request(method="POST", path="", body=b"picture", timeout_s=5.0)
+    with pytest.raises(UploadFailed, match="not on the API's own server"):
+        await transport.upload("http://127.0.0.1:8080", request, None, granted)
+
+
+async def test_an_address_granted_for_an_upload_stands_for_the_key(transport):
+    seen: list[web.Request] = []
+
+    async def look(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.json_response({})
+
+    request = Request(method="POST", path="", body=b"picture", timeout_s=5.0)
+    async with serving(look) as url:
+        await transport.upload(url, request, ("x-goog-api-key", "SECRET-KEY-123"), f"{url}/upload?id=a%2Fb")
+    assert (seen[0].raw_path, "x-goog-api-key" in seen[0].headers) == ("/upload?id=a%2Fb", False)
 
 
 async def test_a_download_that_redirects_in_circles_ends(transport):
@@ -323,7 +425,7 @@ async def test_a_download_that_redirects_in_circles_ends(transport):
 
     async with serving(around) as url:
         with pytest.raises(DownloadFailed, match="redirects"):
-            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, own=url)
 
 
 async def test_a_download_is_cut_at_its_cap(transport):
@@ -332,12 +434,22 @@ async def test_a_download_is_cut_at_its_cap(transport):
 
     async with serving(large) as url:
         with pytest.raises(DownloadFailed) as error:
-            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, loopback=True)
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=100, own=url)
     assert error.value.reason == "link_refused"
 
 
 @pytest.mark.parametrize(
-    "url", ["http://api.example.com", "ftp://x", "api.example.com", "https://u:p@x", "https://x/?key=1"]
+    "url",
+    [
+        "http://api.example.com",
+        "ftp://x",
+        "api.example.com",
+        "https://u:p@x",
+        "https://x/?key=1",
+        "https://h:port",
+        "https://h:99999",
+        "https://[::1",
+    ],
 )
 def test_a_base_url_that_would_show_the_key_or_is_none_is_refused(url):
     with pytest.raises(SettingsError):
@@ -392,7 +504,7 @@ async def test_a_stale_answer_is_never_taken_for_the_next_picture_of_a_link(tran
     async with speaking(one_too_many) as url:
         for name in ("/a.png", "/b.png"):
             received: list[bytes] = []
-            await transport.fetch(url + name, received.append, most_bytes=1000, loopback=True)
+            await transport.fetch(url + name, received.append, most_bytes=1000, own=url)
             assert b"".join(received) == b'{"for": "%s"}' % name.encode()
             await asyncio.sleep(0.1)
 
@@ -408,7 +520,7 @@ async def test_a_picture_that_drips_for_ever_behind_its_link_is_given_up_at_the_
     monkeypatch.setattr(transport_module, "DOWNLOAD_TIMEOUT_S", 0.3)
     async with speaking(drip) as url:
         with pytest.raises(DownloadFailed):
-            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=10**9, loopback=True)
+            await transport.fetch(f"{url}/a.png", lambda _: None, most_bytes=10**9, own=url)
 
 
 async def test_a_server_that_never_finishes_the_handshake_is_given_up_and_nothing_counts_as_sent(transport):
@@ -448,7 +560,7 @@ async def test_an_answer_that_comes_compressed_though_nobody_asked_for_it_is_rea
     async with serving(packed) as url:
         answer = await send(transport, url)
         _, _, asked = await transport.ask(url, REQUEST, None)
-        await transport.fetch(f"{url}/a.png", received.append, most_bytes=len(body), loopback=True)
+        await transport.fetch(f"{url}/a.png", received.append, most_bytes=len(body), own=url)
     assert answer.envelope() == asked == b"".join(received) == body
 
 

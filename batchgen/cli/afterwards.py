@@ -12,15 +12,16 @@ from pathlib import Path
 
 import click
 
-from batchgen.cli.invocation import SECRET_MIN, Invocation
+from batchgen.cli.invocation import Invocation
 from batchgen.errors import BatchgenError, JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.job import Job
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.addresses import VARIABLE, secrets_in
+from batchgen.manifest.addresses import VARIABLE, parameters_problem, secrets_in
 from batchgen.report import notify
 from batchgen.report.facts import Facts
 from batchgen.report.markdown import failure_markdown, summary_markdown
+from batchgen.safe_open import private
 from batchgen.settings import Settings
 
 TOLD_FILE = "told.json"  # in the state folder of a job: of which model's end people were told, and at how many days
@@ -49,25 +50,30 @@ class Afterwards:
         self._on = notify.DEFAULT_ON if wanted.on is None else frozenset(wanted.on)
         self._add([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], job.settings)
         if wanted.heartbeat and not job.emulated:  # an emulated night is none
-            self._heartbeat = self._resolved(wanted.heartbeat, job.settings)
+            self._heartbeat = self._resolved(wanted.heartbeat, job.settings, message=False)
 
     def _add(self, addresses: tuple[str, ...] | list[str], settings: Settings) -> None:
-        self._addresses += [found for address in addresses if (found := self._resolved(address, settings))]
+        self._addresses += [
+            found for address in addresses if (found := self._resolved(address, settings, message=True))
+        ]
 
-    def _resolved(self, address: str, settings: Settings) -> str | None:
+    def _resolved(self, address: str, settings: Settings, *, message: bool) -> str | None:
         """The address with its variables' values, from here on hidden in all output; None when one is not there."""
         for name in VARIABLE.findall(address):
             try:
-                value = settings.text(name)
+                found = settings.find(name)
             except SettingsError as error:
                 self._say(str(error))
                 return None
-            if value is None:
+            if found is None:
                 self._say(f"{name} is not set: nobody is told at the address that needs it")
                 return None
-            self._invocation.hide({value} if len(value) >= SECRET_MIN else ())
-            address = address.replace(f"${{{name}}}", value)
-        self._invocation.hide({address, *(word for word in secrets_in(address) if len(word) >= SECRET_MIN)})
+            self._invocation.hide([found.text])
+            if message and found.env_file is not None and (problem := parameters_problem(found.text)):
+                self._say(f"{found.source}: an address there {problem}")
+                return None
+            address = address.replace(f"${{{name}}}", found.text)
+        self._invocation.hide([address, *secrets_in(address)])
         return address
 
     @contextmanager
@@ -109,8 +115,10 @@ class Afterwards:
             return
         lines = [notify.shutdown_line(profile, today) for profile in profiles if profile.id in near]
         if self._send(*notify.message(facts, lines)) and near:
-            with contextlib.suppress(OSError):  # then it is told once more
-                (folder / STATE_FOLDER / TOLD_FILE).write_text(json.dumps({**told, **near}), encoding="utf-8")
+            path = folder / STATE_FOLDER / TOLD_FILE
+            # Where it cannot be written it is told once more.
+            with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", opener=private) as file:
+                file.write(json.dumps({**told, **near}))
 
     def _send(self, subject: str, body: str) -> bool:
         if not self._addresses:

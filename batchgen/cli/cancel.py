@@ -8,7 +8,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.places import pointer, server_url, url_of
+from batchgen.ledger.places import address, pointer
 from batchgen.report import figures
 
 
@@ -34,8 +34,7 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool)
         )
     from batchgen.engine.cluster.stopping import cancel
 
-    url = url_of(folder)
-    withdrawn, left = cancel(server_url(url) if url else there.server, there.schema)
+    withdrawn, left = cancel(address(folder, None) or "", there.schema)
     if as_json:
         invocation.out.json({"folder": str(folder), "withdrawn": withdrawn, "in_flight": left})
         return

@@ -17,13 +17,14 @@ import click
 from batchgen.cli.afterwards import Afterwards
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import UsageError
+from batchgen.ledger.places import ledger_url
 from batchgen.ledger.reader import Reader
 from batchgen.planning import Wishes
 from batchgen.report import figures
 from batchgen.report.board import Board
 from batchgen.report.facts import Facts, outcome_facts
 from batchgen.report.summary import next_steps, show_summary
-from batchgen.settings import LEDGER, use_ledger
+from batchgen.settings import use_ledger
 
 if TYPE_CHECKING:
     from batchgen.batching import BatchOptions
@@ -102,7 +103,7 @@ def load_job(
     if after is not None:
         after.of(job)
     invocation.keep_secret(job.settings)
-    use_ledger(job.settings.text(LEDGER))  # for whatever else looks at this job, wherever its folder is
+    use_ledger(ledger_url(job.settings))  # for whatever else looks at this job, wherever its folder is
     if invocation.log is not None:
         invocation.log.bind(job=job.manifest.name)
     return job

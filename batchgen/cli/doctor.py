@@ -98,7 +98,7 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
         if job.bucket:
             yield bucket(job.bucket, online=online)
     yield from links()
-    if settings.get(LEDGER) or settings.get(f"{LEDGER}_FILE"):
+    if settings.names(LEDGER):
         from batchgen.cli.doctor_cluster import server
 
         yield from server(settings)
@@ -139,13 +139,12 @@ def some_key(settings: Settings) -> Iterator[Finding]:
 def key_of(settings: Settings, provider: str) -> Finding:
     what = f"key {provider}"
     try:
-        key, warning = settings.key(provider)
-        url = settings.base_url(provider)
+        access = settings.access(provider)
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct the variable")
-    if key is not None:
-        return Finding("warn" if warning else "ok", what, warning or f"from {key.source}")
-    if url is not None and _local(url):
+    if access.key is not None:
+        return Finding("warn" if access.warning else "ok", what, access.warning or f"from {access.key.source}")
+    if access.base_url is not None and _local(access.base_url):
         return Finding("ok", what, "not set, and not needed for a server on this machine")
     names = settings.key_names(provider)
     return Finding("fail", what, "not set", f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate")
@@ -157,8 +156,9 @@ def address_of(settings: Settings, provider: str) -> Finding:
     what = f"address {provider}"
     own = PROVIDER_BASE_URLS.get(provider)
     try:
-        if (url := settings.base_url(provider)) is not None:
-            return Finding("ok", what, f"{url} (set by you){by_way_of(url)}")
+        access = settings.access(provider)
+        if access.base_url is not None:
+            return Finding("ok", what, f"{access.base_url} ({access.source}){by_way_of(access.base_url)}")
         if own is not None:
             return Finding("ok", what, f"{own}{by_way_of(own)}")
     except SettingsError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.cli.finding import Finding
 from batchgen.errors import SettingsError, UsageError
-from batchgen.ledger.places import SHARED, server_url
+from batchgen.ledger.places import SHARED, ledger_url
 from batchgen.report import figures
 from batchgen.settings import LEDGER, Settings
 
@@ -22,12 +22,12 @@ APART_S = 5.0  # budgets and quotas go by the server's clock, deadlines and nigh
 def server(settings: Settings) -> Iterator[Finding]:
     """Nothing when no server is named. Nothing is written there."""
     try:
-        url = settings.text(LEDGER)
+        url = ledger_url(settings)
         if url is None:
             return
         from batchgen.ledger.postgresql import PostgreSQL, shown
 
-        database = PostgreSQL(server_url(url), SHARED, "batchgen doctor")
+        database = PostgreSQL(url, SHARED, "batchgen doctor")
     except UsageError as error:
         yield Finding("fail", "ledger", str(error), "pip install 'batchgen[cluster]'")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 from batchgen.errors import SettingsError
 from batchgen.proxies import passwords
 from batchgen.report.screen import Screen
-from batchgen.settings import LEDGER, Settings, environment
+from batchgen.settings import LEDGER, Settings, environment, long_enough_to_hide
 
 if TYPE_CHECKING:
     from batchgen.report.log import Log, LogFormat
-
-SECRET_MIN = 6  # shorter values would blacken ordinary words
 
 
 @dataclass
@@ -77,49 +75,38 @@ class Invocation:
             self.err.line(text, "yellow")
 
     def keep_secret(self, settings: Settings) -> None:
-        """From here on no output shows a key of these settings, whoever quotes it. Raises SettingsError on a bad key file."""
-        found = keys_in(settings.values)
-        for provider in ("gemini", "aimlapi"):
-            key, _ = settings.key(provider)
-            if key is not None:
-                found.add(key.secret.reveal())
-        self.hide(found)
+        """From here on no output shows a key of these settings, whoever's it is and whoever quotes it. Raises SettingsError."""
+        self.hide(settings.all_keys())
         self.hide_passwords(settings)
 
     def hide_passwords(self, settings: Settings) -> None:
         """From here on no output shows how one gets into the ledger's database. Raises SettingsError on a bad file."""
-        found = passwords_of(settings)
-        if not found <= self.secrets:
-            self.hide(found)
+        self.hide(passwords_of(settings))
 
     def hide(self, values: Iterable[str]) -> None:
-        """From here on no output shows these."""
-        self.secrets |= set(values)
+        """From here on no output shows these, those apart that are too short to be told from ordinary words."""
+        found = long_enough_to_hide(values)
+        if found <= self.secrets:
+            return
+        self.secrets |= found
         self.out.secrets = self.err.secrets = tuple(sorted(self.secrets, key=len, reverse=True))
-
-
-def keys_in(values: Mapping[str, str]) -> set[str]:
-    """Values of variables that are named like keys."""
-    return {
-        value.strip()
-        for name, value in values.items()
-        if name.endswith("_API_KEY") and len(value.strip()) >= SECRET_MIN
-    }
 
 
 def passwords_of(settings: Settings) -> set[str]:
     """Of the ledger's server. Raises SettingsError."""
     found = {settings.get("PGPASSWORD") or ""}
-    if url := settings.text(LEDGER):
+    if (url := settings.find(LEDGER)) is not None:
         from batchgen.ledger.postgresql import passwords_in
 
-        found |= passwords_in(url)
-    return {password for password in found if len(password) >= SECRET_MIN}
+        found |= passwords_in(url.text)
+    return found
 
 
 def started() -> Invocation:
     """With the keys of the process's own environment hidden from the first line on."""
-    secrets = keys_in(environment()) | {word for word in passwords(environment()) if len(word) >= SECRET_MIN}
+    settings = Settings.load()
+    secrets = long_enough_to_hide(settings.all_keys() | passwords(environment()))
+    invocation = Invocation(secrets=secrets)
     with contextlib.suppress(SettingsError):  # said by the command that needs it
-        secrets |= passwords_of(Settings.load())
-    return Invocation(secrets=secrets)
+        invocation.hide_passwords(settings)
+    return invocation

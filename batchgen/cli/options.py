@@ -14,7 +14,7 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import SettingsError
 from batchgen.schedule.timetable import read_span_s
-from batchgen.settings import LEDGER, Settings, use_ledger
+from batchgen.settings import Settings, use_ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("failed", "refused", "uncertain")
@@ -90,10 +90,12 @@ def _use_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 def _with_its_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
+    from batchgen.ledger.places import ledger_url
+
     with contextlib.suppress(SettingsError):
         settings = Settings.load(Path(value).absolute().parent)
         ctx.ensure_object(Invocation).hide_passwords(settings)
-        use_ledger(settings.text(LEDGER))
+        use_ledger(ledger_url(settings))
     return value
 
 

@@ -187,10 +187,10 @@ def _needed(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str,
     keys = set[tuple[str, ...]]()
     if engine != "cluster":
         keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
-    elif not beside.text(LEDGER):
+    elif not beside.names(LEDGER):
         keys = {(LEDGER,)}
     addresses = " ".join([*notified, *(wanted.addresses if wanted else ())])
-    return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if beside.text(name) is None})
+    return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if not beside.names(name)})
 
 
 def _timetable(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> Timetable:

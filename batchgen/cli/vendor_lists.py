@@ -46,8 +46,8 @@ def accounts(settings: Settings) -> list[Account]:
     """Of each provider that has a key; a server on this machine needs none. Raises SettingsError."""
     found = []
     for provider in PROVIDERS:
-        key, _ = settings.key(provider)
-        url = base_url_of(provider, settings, None)
+        access = settings.access(provider)
+        key, url = access.key, base_url_of(provider, access)
         if key is not None or is_loopback(urlsplit(url).hostname or ""):
             auth = provider_class(provider).auth_header(key.secret.reveal() if key else "local")
             found.append(Account(provider, url, auth))

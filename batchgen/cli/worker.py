@@ -13,7 +13,7 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import ledger_option, log_options, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.places import server_url
+from batchgen.ledger.places import ledger_url
 from batchgen.settings import LEDGER, Settings
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
     invocation.open_log(quiet=options["quiet"])
     settings = Settings.load()
     invocation.keep_secret(settings)
-    url = settings.text(LEDGER)
+    url = ledger_url(settings)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER}")
     given = {name: options[name] for name in ("name", "post_processes") if options[name] not in (None, "")}
@@ -89,7 +89,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
         for observer in observers:
             observer(event, **context)
 
-    worker = Worker(server_url(url), settings, worker_options, emit)
+    worker = Worker(url, settings, worker_options, emit)
     with ExitStack() as stack:
         if invocation.log is None:
             from batchgen.report.lines import Faults

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from batchgen.errors import StoreError
+from batchgen.safe_open import PRIVATE_MODE, private, private_folder
 from batchgen.schedule.nights import Night
 from batchgen.schedule.timetable import unit_name
 from batchgen.store.spool import sync_folder
@@ -34,12 +35,12 @@ class Diary:
         name = f"{unit_name(manifest.stem)}-{hashlib.sha256(os.fsencode(manifest)).hexdigest()[:12]}"
         self._path = folder / f"{name}.json"
         self._manifest = str(manifest)
-        self._lock = FileLock(str(self._path.with_suffix(".lock")), timeout=0)
+        self._lock = FileLock(str(self._path.with_suffix(".lock")), mode=PRIVATE_MODE, timeout=0)
 
     def acquire(self) -> bool:
         """Whether no other daemon has this manifest. Raises StoreError."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self._path.parent)
             self._lock.acquire()
         except Timeout:
             return False
@@ -62,7 +63,7 @@ class Diary:
         """Durable when it returns. Raises StoreError."""
         beside = self._path.with_suffix(".new")
         try:
-            with open(beside, "w", encoding="utf-8") as file:
+            with open(beside, "w", encoding="utf-8", opener=private) as file:
                 file.write(json.dumps({"manifest": self._manifest, **asdict(entry)}, indent=1))
                 file.flush()
                 os.fsync(file.fileno())

@@ -21,6 +21,7 @@ from batchgen.manifest.capability import CONVERTIBLE, takes
 from batchgen.manifest.references import FILE_MAX_BYTES, Picture, References, is_link
 from batchgen.providers.base import TakingLinks, Uploading
 from batchgen.records import Inputs, ReferenceImage, Sample
+from batchgen.safe_open import private
 from batchgen.single_flight import SingleFlight
 from batchgen.store.bucket import BucketStore
 from batchgen.store.objects import BucketAway
@@ -121,7 +122,7 @@ class Enclosures:
         elif isinstance(route.codec, TakingLinks):
             return ReferenceImage("", uri=name)
         else:
-            among, path = self._kept, await self._making.do(name, lambda: self._fetched(name, route.loopback))
+            among, path = self._kept, await self._making.do(name, lambda: self._fetched(name, route.base_url))
         picture = among.look(path)
         if takes(route.profile, picture.mime_type):
             return Source(among, picture)
@@ -152,14 +153,14 @@ class Enclosures:
         self._store.plain_folder(os.path.join(STATE_FOLDER, os.path.basename(self._folder)), 0o700)
         return os.path.join(self._folder, sha256(name.encode()).hexdigest())
 
-    async def _fetched(self, link: str, loopback: bool) -> str:
+    async def _fetched(self, link: str, own: str) -> str:
         """Downloaded once per run. Raises ReferenceLinkFailed with the link in its message."""
         if (ready := self._ready.get(link)) is not None:
             return ready
         path = self._place(link)
         part = SpoolFile(self._folder, f"{os.path.basename(path)}.part")
         try:
-            await self._transport.fetch(link, part.write, most_bytes=FILE_MAX_BYTES, loopback=loopback)
+            await self._transport.fetch(link, part.write, most_bytes=FILE_MAX_BYTES, own=own)
             part.sync()
             os.rename(part.path, path)
             self._kept.look(path)
@@ -226,5 +227,6 @@ def _to_png(source: Source, path: str) -> None:
     """The first frame. Raises what Pillow raises; `store.check` has set how many pixels it takes."""
     with source.among.open_unchanged(source.picture.path) as file, Image.open(file) as image:
         see_through = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-        image.convert("RGBA" if see_through else "RGB").save(f"{path}.part", "PNG", compress_level=1)
+        with open(f"{path}.part", "wb", opener=private) as part:
+            image.convert("RGBA" if see_through else "RGB").save(part, "PNG", compress_level=1)
     os.rename(f"{path}.part", path)

@@ -91,7 +91,7 @@ class Exchange:
 
     async def _fetch(self, link: str, file: SpoolFile, route: Route) -> None:
         """A second Ctrl-C ends it too: the link is in the ledger, and the next run fetches from it."""
-        fetching = self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+        fetching = self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, own=route.base_url)
         await self._wait(
             fetching, DownloadFailed("the run was interrupted while the picture was fetched from its link")
         )

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from batchgen.batching import batch_lane
 from batchgen.errors import SettingsError
 from batchgen.profiles.profile import Profile
-from batchgen.profiles.vendor import PROVIDER_BASE_URLS
+from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor
 from batchgen.providers.base import Batching, Provider
 from batchgen.providers.registry import provider_class
 from batchgen.proxies import proxy_for
-from batchgen.settings import Settings, environment, is_loopback
+from batchgen.settings import Access, Settings, environment, is_loopback
 from batchgen.url import parts_of
 
 
@@ -36,9 +36,9 @@ def lane_key(provider: str, model: str) -> str:
     return f"{provider}/{model}"
 
 
-def base_url_of(provider: str, settings: Settings, emulator_url: str | None) -> str:
-    """The emulator's address, else the user's, else the vendor's. Raises SettingsError when there is none."""
-    url = emulator_url or settings.base_url(provider) or PROVIDER_BASE_URLS.get(provider)
+def base_url_of(provider: str, access: Access) -> str:
+    """The address that is set, else the vendor's. Raises SettingsError when there is none."""
+    url = access.base_url or PROVIDER_BASE_URLS.get(provider)
     if url is None:
         raise SettingsError(
             f"provider {provider}: set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL to its address"
@@ -49,20 +49,23 @@ def base_url_of(provider: str, settings: Settings, emulator_url: str | None) -> 
 def open_routes(
     profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
 ) -> tuple[dict[str, Route], list[str]]:
-    """A route for each lane of each AI model, and warnings to show. Raises SettingsError when a key is missing.
+    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing.
 
     A server on this machine that has no key set gets a placeholder: it has nothing to guard.
     """
     routes: dict[str, Route] = {}
-    warnings: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for profile in profiles:
         codec_class = provider_class(profile.provider)
-        url = base_url_of(profile.provider, settings, emulator_url)
+        access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
+        url = base_url_of(profile.provider, access)
         proxy_for(url, environment())  # one that cannot be used is said before anything is begun
         loopback = is_loopback(parts_of(url).hostname or "")
-        key, warning = (None, None) if emulator_url else settings.key(profile.provider)
-        if warning:
-            warnings[warning] = None
+        if access.warning:
+            notes[access.warning] = None
+        if access.source and not is_vendor(profile.provider, url):
+            notes[f"requests for {profile.provider} go to {url}, as {access.source} says"] = None
+        key = access.key
         if key is None and not loopback:
             names = " or ".join(settings.key_names(profile.provider))
             raise SettingsError(
@@ -73,4 +76,4 @@ def open_routes(
         routes[lane_key(profile.provider, profile.id)] = route
         if isinstance(route.codec, Batching):
             routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
-    return routes, list(warnings)
+    return routes, list(notes)

@@ -278,7 +278,7 @@ async def fetch_link(ledger: Ledger, store: Store, transport: Transport, route: 
     for k, link in enumerate(attempt.links):
         file = store.spool_file(attempt.id, k)
         try:
-            await transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
+            await transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, own=route.base_url)
         except DownloadFailed:
             file.discard()
             for earlier in files:

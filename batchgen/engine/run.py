@@ -44,14 +44,14 @@ from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stoppi
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import Server, address, has_ledger, known_as, pointer, server_url
+from batchgen.ledger.places import Server, address, has_ledger, known_as, ledger_url, pointer, server_url
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work import submitting_run
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.settings import LEDGER, Settings, state_folder
+from batchgen.settings import Settings, state_folder
 from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
@@ -159,22 +159,16 @@ class _Run:
 
     def _server(self) -> Server | None:
         """Where a new ledger goes, when not into the job folder."""
-        url = self.options.ledger or self.settings.text(LEDGER)
-        return (
-            None
-            if url is None
-            else Server(server_url(url), self.manifest.name, known_as(self.store.url or self.store.root))
-        )
+        url = server_url(self.options.ledger) if self.options.ledger else ledger_url(self.settings)
+        return None if url is None else Server(url, self.manifest.name, known_as(self.store.url or self.store.root))
 
     def _after_workers(self) -> None:
         """With a ledger that workers write: what those of them left that died."""
         if (there := pointer(self.store.folder)) is not None:
             from batchgen.engine.cluster.heirs import after_workers
 
-            server = self._server()
-            after_workers(
-                self.store, server.url if server else there.server, there.schema, self.manifest.catalogue, self.note
-            )
+            url = address(self.store.folder, self._server()) or ""
+            after_workers(self.store, url, there.schema, self.manifest.catalogue, self.note)
 
     async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
         emulated = self.options.emulator_url is not None
@@ -432,7 +426,7 @@ class _Run:
                 ledger=ledger,
                 store=self.store,
                 options=options,
-                url=server_url(options.ledger or self.settings.text(LEDGER) or ""),
+                url=address(self.store.folder, self._server()) or "",
                 emit=self.emit,
                 release=self._release,
             )

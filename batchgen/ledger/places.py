@@ -27,6 +27,7 @@ from batchgen.ledger.schema import (
     open_file_for_writing,
     stand_ins,
 )
+from batchgen.safe_open import private
 from batchgen.settings import LEDGER as VARIABLE
 from batchgen.settings import Settings
 
@@ -88,8 +89,23 @@ def pointer(job_folder: Path) -> Pointer | None:
 
 
 def url_of(job_folder: Path) -> str | None:
-    """What BATCHGEN_LEDGER says, in the environment or in `.env` beside the job folder. Raises SettingsError."""
-    return Settings.load(job_folder.absolute().parent).text(VARIABLE)
+    """What BATCHGEN_LEDGER says, in the environment or in `.env` beside the job folder. Raises as `ledger_url`."""
+    return ledger_url(Settings.load(job_folder.absolute().parent))
+
+
+def ledger_url(settings: Settings) -> str | None:
+    """The address of the server that has the ledgers, as BATCHGEN_LEDGER says; None when it says nothing.
+
+    One in `.env`, which may be a stranger's, gets nothing of the user's own. Raises SettingsError.
+    """
+    if (found := settings.find(VARIABLE)) is None:
+        return None
+    url = server_url(found.text, found.source)
+    if found.env_file is None:
+        return url
+    from batchgen.ledger.postgresql import self_contained
+
+    return self_contained(url, found.source)
 
 
 def server_url(text: str, name: str = VARIABLE) -> str:
@@ -291,7 +307,7 @@ def _write_pointer(job_folder: Path, there: Pointer) -> None:
         return
     beside = path.with_name(f"{POINTER}.new")
     try:
-        with open(beside, "w", encoding="utf-8") as file:
+        with open(beside, "w", encoding="utf-8", opener=private) as file:
             file.write(json.dumps(asdict(there), indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -306,8 +322,11 @@ def _write_pointer(job_folder: Path, there: Pointer) -> None:
 
 
 def _url_for(job_folder: Path, there: Pointer) -> str:
-    """The server's address with what it takes to be let in; without one, libpq finds the password as it does."""
-    given = url_of(job_folder)
-    if given is not None:
-        return server_url(given)
-    return there.server
+    """Of the server that the settings name: the job folder may be a stranger's, and libpq would send a password of the
+    user's to the server that it names. Raises LedgerError."""
+    if (given := url_of(job_folder)) is None:
+        raise LedgerError(
+            f"the ledger of {job_folder} is on a server that only this folder names: set {VARIABLE} to {there.server}, or"
+            " give it with --ledger, if you know it"
+        )
+    return given

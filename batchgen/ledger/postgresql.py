@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from batchgen.errors import JobLocked, LedgerError, UsageError
 from batchgen.ledger.database import Change, Cursor
-from batchgen.settings import LEDGER
+from batchgen.settings import LEDGER, long_enough_to_hide
 
 if TYPE_CHECKING:
     import psycopg
@@ -32,6 +32,15 @@ KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count"
 _SHOWN = frozenset(
     {"host", "hostaddr", "port", "dbname", "user", "service", "sslmode", "sslrootcert", "target_session_attrs"}
 )
+# What libpq would add of the user's own to an address, switched off: variables, password file, certificate, Kerberos.
+# What an address has itself wins over all of them. Source: PostgreSQL 17, 32.1.2, 32.15 to 32.17.
+_NOTHING_OF_THE_USER = {
+    "hostaddr": "", "options": "", "passfile": os.devnull, "sslcertmode": "disable", "gssencmode": "disable",
+    "require_auth": "password,md5,scram-sha-256,none",
+}  # fmt: skip
+_NAMES_NO_FILE = frozenset({"sslmode", "target_session_attrs"})
+_LIBPQ_OLDEST = 16  # the first that knows `sslcertmode` and `require_auth`
+_NETWORK_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")  # no socket of this machine
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^/?#@:\[\],]*)(?::\d*)?"
 _ADDRESS = re.compile(rf"(?:[^/?#@]*@)?{_HOST}(?:,{_HOST})*")
 _TYPES = (
@@ -73,6 +82,30 @@ def is_address(url: str) -> bool:
     if not is_server(url) or "@" in f"{parts.path}{parts.query}" or "#" in url:
         return False
     return _ADDRESS.fullmatch(parts.netloc) is not None
+
+
+def self_contained(url: str, source: str) -> str:
+    """The same address with nothing of the user's own offered to its server, for one that a stranger may have named.
+
+    It has to hold all that it takes. Raises LedgerError, which names its `source`.
+    """
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    found = [_NETWORK_HOST.fullmatch(host) for host in hosts.split(",")]
+    remedy = f"or set {LEDGER} in the environment"
+    if not (user and password and parts.path.strip("/") and all(found)):
+        raise LedgerError(f"{source}: there it has to be postgresql://user:password@host/database, {remedy}")
+    if others := sorted({name for name, _ in given} - _NAMES_NO_FILE):
+        raise LedgerError(f"{source}: {', '.join(others)} may not stand in an address there: leave it out, {remedy}")
+    if _psycopg().pq.version() // 10000 < _LIBPQ_OLDEST:
+        raise LedgerError(
+            f"{source}: an address there needs libpq {_LIBPQ_OLDEST} or later: pip install 'psycopg[binary]', {remedy}"
+        )
+    hosts = ",".join(match[0] if match[2] else f"{match[0]}:5432" for match in found if match)
+    query = urlencode([*given, *_NOTHING_OF_THE_USER.items()], safe="/,")
+    return f"{parts.scheme}://{login}@{hosts}{parts.path}?{query}"
 
 
 def shown(url: str) -> str:
@@ -346,7 +379,7 @@ def _try_lock(connection: psycopg.Connection[Any], number: int) -> bool:
 
 def _unreachable(url: str, error: Exception) -> LedgerError:
     said = " ".join(str(error).split())
-    for password in sorted(passwords_in(url), key=len, reverse=True):
+    for password in sorted(long_enough_to_hide(passwords_in(url)), key=len, reverse=True):
         said = said.replace(password, "***")
     remedy = ""
     if "password" in said:  # as English servers and libpq say it; in another language what they say stands alone

@@ -6,16 +6,38 @@ import re
 
 from batchgen.url import parts_of
 
-# A manifest may come from somebody else: it must not be able to send a key or a password of yours to its address.
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
-ALLOWED = re.compile(r"(?:NOTIFY|HEARTBEAT|BATCHGEN)(?:_[A-Z0-9_]+)?", re.ASCII)
+ALLOWED = re.compile(r"(?:NOTIFY|HEARTBEAT)(?:_[A-Z0-9_]+)?", re.ASCII)
 
 
 def variable_problem(address: str) -> str | None:
     """What is wrong with the variables of an address; None when nothing is."""
     for name in VARIABLE.findall(address):
         if not ALLOWED.fullmatch(name) or name.endswith("_API_KEY"):
-            return f"${{{name}}}: only variables that begin with NOTIFY_, HEARTBEAT_ or BATCHGEN_ may be sent to an address"
+            return f"${{{name}}}: only variables that begin with NOTIFY_ or HEARTBEAT_ may be sent to an address"
+    return None
+
+
+def manifest_problem(address: str) -> str | None:
+    """The same of an address in a manifest, which may be a stranger's: it must not send a secret of the user's to itself.
+
+    So a variable is the whole address, and decides itself where it is sent.
+    """
+    if VARIABLE.search(address) is None or VARIABLE.fullmatch(address) is not None:
+        return variable_problem(address)
+    whole = "a variable has to be the whole address: write ${NOTIFY_URL}, and set that to all of it"
+    return variable_problem(address) or whole
+
+
+def parameters_problem(address: str) -> str | None:
+    """Of an address that a folder gives, be it of a manifest or of its `.env`.
+
+    Parameters such as `?template=/home/…` make apprise read any file of the user's and send it.
+    """
+    if set(address) & set("?&"):
+        return (
+            "may have no parameters (`?`), which can name files to send: set ${NOTIFY_URL} in the environment instead"
+        )
     return None
 
 

@@ -16,7 +16,8 @@ from batchgen.manifest.expand import ExpandError, fill, templated
 from batchgen.manifest.post import post_record
 from batchgen.manifest.references import BadReferenceError, Picture, References, link_problem
 from batchgen.manifest.sources import FieldPath, Place
-from batchgen.profiles.catalogue import Catalogue
+from batchgen.profiles.catalogue import Catalogue, stranger
+from batchgen.profiles.fields import name_problem
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, item_ref_key
 
@@ -230,6 +231,9 @@ class OneItem:
         return stem
 
     def _profile(self, name: str, path: FieldPath = ("model",)) -> Profile:
+        if problem := name_problem(name):
+            self._say(path, f"{shown(name)}: a model's name {problem}")
+            return stranger(name, "")
         profile = self._set.profile(name)
         if profile.status == "retired" and not self._set.allow_retired(profile):
             when = f" on {profile.shutdown}" if profile.shutdown else ""

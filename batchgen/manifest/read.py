@@ -15,7 +15,7 @@ from batchgen.manifest import schema
 from batchgen.manifest.addresses import secrets_in
 from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.bucket import bucket_url, names_bucket
-from batchgen.manifest.complaints import Complaints, looks_like_key, named, shown, texts, unsendable
+from batchgen.manifest.complaints import KEY, Complaints, looks_like_key, named, shown, texts, unsendable
 from batchgen.manifest.names import folded, sample_stem
 from batchgen.manifest.needed import Needed
 from batchgen.manifest.nightly import Schedule
@@ -26,6 +26,7 @@ from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import Raw, Source, open_source
 from batchgen.manifest.unique import Seen
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
+from batchgen.profiles.fields import FactError
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
 
@@ -228,8 +229,8 @@ class Manifest:
         for name, facts in self.models.items():
             try:
                 self.catalogue = self.catalogue.with_overrides({name: facts})
-            except ValueError as error:
-                self._complain(raw, ("models", name), str(error).removeprefix(f"{name}: "))
+            except FactError as error:
+                self._complain(raw, ("models", *error.path), KEY.sub("…", error.message))
         self._header_complaints += [((p.line, p.column), p.field, p.message) for p in complaints.first]
 
     def _valid_header(self, raw: Raw) -> schema.Header:

@@ -18,8 +18,8 @@ import pybase64
 
 from batchgen.errors import UsageError
 from batchgen.manifest.bucket import in_bucket
-from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.records import ReferenceImage
+from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.settings import is_loopback
 from batchgen.single_flight import SingleFlight
 from batchgen.url import parts_of
@@ -85,6 +85,22 @@ class Afar(Protocol):
     def bring(self, address: str, path: str) -> str:
         """Fetch it into a new file; its sha256. Raises UsageError when it is gone, StoreError when the bucket is away."""
         ...
+
+
+class BucketsRefused:
+    """Stands for `Afar` where what lies in buckets must not be sent. why: what follows the name of a reference."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def find(self, name: str) -> list[Picture]:
+        raise BadReferenceError(f"{name!r} {self._why}")
+
+    def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
+        raise UsageError(f"{addresses[0]} {self._why}")
+
+    def bring(self, address: str, path: str) -> str:
+        raise UsageError(f"{address} {self._why}")
 
 
 class References:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from batchgen.manifest import jsonl
 from batchgen.manifest.complaints import shown, unsendable
-from batchgen.manifest.inside import OutsideError, open_regular, resolve
+from batchgen.safe_open import OutsideError, open_regular, resolve
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}

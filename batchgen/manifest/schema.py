@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from batchgen.fallback import FALLBACKS_MOST
-from batchgen.manifest.addresses import heartbeat_problem, variable_problem
+from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, parameters_problem
 from batchgen.manifest.complaints import did_you_mean, shown
 from batchgen.manifest.nightly import Schedule, at_alone
 from batchgen.manifest.post import TAGS, PostValue, known_fields
@@ -194,10 +194,17 @@ class Entry(Expansions, ItemFields):
     id: Text | None = Field(None, description="Names the picture for ever; default: words of the prompt and a hash.")
 
 
-def _named_variables(value: Any) -> Any:
+def _message_addresses(value: Any) -> Any:
     for address in value if isinstance(value, list) else [value]:
-        if isinstance(address, str) and (problem := variable_problem(address)):
+        if isinstance(address, str) and (problem := parameters_problem(address)):
             raise PydanticCustomError("told", "told", {"words": problem})
+        _heartbeat_address(address)
+    return value
+
+
+def _heartbeat_address(value: Any) -> Any:
+    if isinstance(value, str) and (problem := manifest_problem(value)):
+        raise PydanticCustomError("told", "told", {"words": problem})
     return value
 
 
@@ -210,14 +217,16 @@ def _callable(address: str | None) -> str | None:
 class Notify(_Strict):
     """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
 
-    to: Annotated[list[Text] | Text | None, BeforeValidator(_named_variables)] = Field(
-        None, description="Addresses as apprise knows them.", examples=["${NOTIFY_MAIL_URL}"]
+    to: Annotated[list[Text] | Text | None, BeforeValidator(_message_addresses)] = Field(
+        None,
+        description="Addresses as apprise knows them, without `?…`; best ${NOTIFY_…}, set to a whole one.",
+        examples=["${NOTIFY_MAIL_URL}"],
     )
     on: list[Literal["success", "failure", "partial", "budget", "deadline", "parked", "shutdown"]] | None = Field(
         None,
         description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
     )
-    heartbeat: Annotated[Text | None, BeforeValidator(_named_variables), AfterValidator(_callable)] = Field(
+    heartbeat: Annotated[Text | None, BeforeValidator(_heartbeat_address), AfterValidator(_callable)] = Field(
         None, description="A https address to call after each night that took place, for a dead man's switch."
     )
 

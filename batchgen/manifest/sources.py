@@ -8,7 +8,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from batchgen.manifest import jsonl, yaml_text
 from batchgen.manifest.complaints import Complaints, named, shown, stop
-from batchgen.manifest.inside import OutsideError, open_regular
+from batchgen.safe_open import OutsideError, open_regular
 
 YAML_MAX_BYTES = 64_000_000
 FieldPath = tuple[str | int, ...]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from batchgen.profiles.fields import changed
+from batchgen.profiles.fields import FactError, changed, name_problem
 from batchgen.profiles.profile import SUPPORTABLE, Profile
 
 FILE = os.path.join(os.path.dirname(__file__), "profiles.yaml")
@@ -63,13 +63,15 @@ class Catalogue:
         """With the `models:` of a manifest on top; a name nobody knows adds a model. A status that is given holds, whatever
         day of its end we knew.
 
-        Raises ValueError naming the model, the key and the keys there are.
+        Raises FactError naming the model, the key and the keys there are.
         """
         profiles = dict(self._by_id)
         for name, facts in overrides.items():
             profile = self.resolve(name)
+            if problem := name_problem(profile.id):
+                raise FactError((name,), problem)
             if not isinstance(facts, Mapping):
-                raise ValueError(f"{name}: must be a mapping of facts, not {facts!r}")
+                raise FactError((name,), f"must be a mapping of facts, not {facts!r}")
             if profile.id not in self._by_id:  # whoever declares a model vouches for it
                 profile = dataclasses.replace(
                     stranger(profile.id, facts.get("provider", profile.provider)), status="live"
@@ -78,8 +80,8 @@ class Catalogue:
                 profile = dataclasses.replace(profile, shutdown=None)
             try:
                 profiles[profile.id] = changed(profile, facts)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+            except FactError as error:
+                raise FactError.below(name, error) from None
         return Catalogue(profiles.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TypeVar, get_args
@@ -10,17 +11,40 @@ from typing import Any, TypeVar, get_args
 from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status, Typical
 
 T = TypeVar("T")
+# A name may become part of an address, where other characters would mean something: `..`, `//`, `@`, `?`, `#`, a line's end.
+NAME = re.compile(r"[A-Za-z0-9](?:[\w.:@+-]|/(?=[A-Za-z0-9])){0,199}", re.ASCII)
+PATH = re.compile(r"(?:/[A-Za-z0-9][\w.:@+~-]{0,199}){1,20}/?", re.ASCII)
 SCALE_OF_1K = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
+
+
+class FactError(ValueError):
+    """What is wrong with a fact of a model. path: the keys that lead to it, from the model's name on."""
+
+    def __init__(self, path: tuple[str, ...], message: str) -> None:
+        super().__init__(": ".join((*path, message)))
+        self.path = path
+        self.message = message
+
+    @classmethod
+    def below(cls, key: str, error: ValueError) -> FactError:
+        return cls((key, *error.path), error.message) if isinstance(error, FactError) else cls((key,), str(error))
+
+
+def name_problem(name: str) -> str | None:
+    """Why a model cannot be called so; None when it can."""
+    if NAME.fullmatch(name):
+        return None
+    return "must be letters, digits and . _ - / : @ +, at most 200 of them, and begin with a letter or digit"
 
 
 def changed(profile: Profile, facts: Mapping[str, Any]) -> Profile:
     """The profile with these facts in place of its own; tables by size, prices and wire are merged, not replaced.
 
-    Raises ValueError naming the key and, for an unknown one, the keys there are.
+    Raises FactError naming the key and, for an unknown one, the keys there are.
     """
     for key in facts:
         if key not in READERS:
-            raise ValueError(f"{key}: no such fact of a model; there are {', '.join(ALLOWED_KEYS)}")
+            raise FactError((key,), f"no such fact of a model; there are {', '.join(ALLOWED_KEYS)}")
     sizes_first = {key: facts[key] for key in ("sizes", "default_size") if key in facts}  # tables by size need them
     profile = dataclasses.replace(profile, **_read(sizes_first, profile))
     values = _read({key: fact for key, fact in facts.items() if key not in sizes_first}, profile)
@@ -35,7 +59,7 @@ def _read(facts: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
         try:
             values[key] = READERS[key](fact, profile)
         except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
+            raise FactError.below(key, error) from None
     return values
 
 
@@ -52,6 +76,12 @@ def _text(fact: Any, _: Profile) -> str:
     if not isinstance(fact, str):
         raise ValueError(f"must be text, not {fact!r}")
     return fact
+
+
+def _name(fact: Any, profile: Profile) -> str:
+    if problem := name_problem(text := _text(fact, profile)):
+        raise ValueError(problem)
+    return text
 
 
 def _texts(fact: Any, _: Profile) -> tuple[str, ...]:
@@ -179,12 +209,31 @@ def _by_tier(fact: Any, profile: Profile) -> dict[int, int]:
     return {int(tier): _count(number, profile) for tier, number in facts.items()}
 
 
+def _path(fact: Any, profile: Profile) -> str:
+    if not PATH.fullmatch(text := _text(fact, profile)):
+        raise ValueError("must be a path below the provider's address, such as /v1/images/generations")
+    return text
+
+
 def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
     merged = dict(profile.wire)
     for key, value in _mapping(fact).items():
+        try:
+            value = None if value is None else _wire_value(key, value, profile)
+        except ValueError as error:
+            raise FactError.below(str(key), error) from None
         current = merged.get(key)
         merged[key] = {**current, **value} if isinstance(current, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _wire_value(key: str, value: Any, profile: Profile) -> Any:
+    """Tables are of the body, which is JSON and may hold any text; what is text itself may become part of an address."""
+    if key in ("fields", "defaults"):
+        return _mapping(value)
+    if key == "path":
+        return _path(value, profile)
+    return _name(value, profile) if isinstance(value, str) or key in ("model", "api_version") else value
 
 
 def _or_none(reader: Callable[[Any, Profile], T]) -> Callable[[Any, Profile], T | None]:
@@ -192,7 +241,7 @@ def _or_none(reader: Callable[[Any, Profile], T]) -> Callable[[Any, Profile], T 
 
 
 READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
-    "provider": _text,
+    "provider": _name,
     "title": _text,
     "aliases": _texts,
     "status": _status,

@@ -21,13 +21,12 @@ from pydantic_core import from_json
 
 from batchgen.errors import Malformed, NotJson
 from batchgen.records import LIFTED, ReplyImage, Role
+from batchgen.report.clean import without_key_likes
 
 MESSAGE_CHARS = 500
 ERROR_BODY_BYTES = 1_000_000  # an error explains itself in far less; the rest is not worth parsing
 TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-# Google quotes the key in some messages ("Consumer 'api_key:…' has been suspended"); it must not be repeated.
-KEY_LIKE = re.compile(r"(?<=api_key:)[^\s'\"]+|\bAIza[\w-]{20,}|\b(?:Bearer\s+|sk-)[\w.-]{12,}")
 
 
 class Envelope(BaseModel):
@@ -93,7 +92,7 @@ def loaded(body: bytes) -> Any:
 
 def clean(text: str, limit: int = MESSAGE_CHARS) -> str:
     """One line of at most `limit` characters: no control, format or bidi characters, nothing that looks like a key."""
-    text = KEY_LIKE.sub("…", text[: 4 * limit])
+    text = without_key_likes(text[: 4 * limit])
     kept = "".join(char if char.isprintable() else " " for char in text)
     line = " ".join(kept.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

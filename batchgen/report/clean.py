@@ -29,6 +29,18 @@ _ASCII = {
     "╸": "-",
 }
 REDACTED = "[redacted]"
+# What looks like a key, whoever's it is: by its own form, or by what stands before it. Google quotes it in messages
+# ("Consumer 'api_key:…' has been suspended"), gateways as JSON or as a header, in quotes that may be escaped.
+_KEY_LIKE = re.compile(
+    r"""
+    \b(?:AIza[\w-]{20,} | AQ\.[\w-]{20,} | sk-[\w.-]{12,})
+    | (?<=api_key:) [^\s'"\\]+
+    | (?P<scheme> (?i:\bBearer\s+) (?:\\?["'])? ) (?:(?<=["']) [^\s"'\\]{8,} | [\w.~+/=-]{12,})
+    | (?P<name> (?i:\b(?:[\w-]{0,40}key|token|secret|password|authorization)) (?:\\?["'])? \s*[:=]\s* \\?["'] ) [^\s"'\\]{8,}
+    | (?P<plain> (?i:\b[\w-]{0,40}api[_-]?key) (?:\\?["'])? \s*[:=]\s* ) (?=[^\s"'\\]*\d) [^\s"'\\]{8,}
+    """,
+    re.VERBOSE,
+)
 
 
 def clean(text: str) -> str:
@@ -47,6 +59,11 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text
+
+
+def without_key_likes(text: str) -> str:
+    """Without what looks like a key, though nobody told us of one."""
+    return _KEY_LIKE.sub(lambda found: f"{found['scheme'] or found['name'] or found['plain'] or ''}…", text)
 
 
 def ascii_only(text: str) -> str:
@@ -120,4 +137,4 @@ def _prefix(text: str, columns: int) -> str:
 
 def brief(message: str, columns: int = 160) -> str:
     """A vendor's message, cleaned and cut to about two lines: the ledger and the log have all of it."""
-    return shortened(clean(" ".join(message.split())), columns)
+    return shortened(clean(without_key_likes(" ".join(message.split()))), columns)

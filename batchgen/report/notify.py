@@ -14,7 +14,6 @@ from batchgen.profiles.profile import Profile
 from batchgen.report.clean import shortened
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
-from batchgen.settings import is_loopback
 from batchgen.time_limit import TimeLimit
 from batchgen.transport import Transport
 from batchgen.url import parts_of
@@ -144,7 +143,7 @@ def beat(address: str) -> str | None:
 
 async def _beat(address: str) -> None:
     """Raises ProviderError, OSError, and ValueError for an address that is malformed."""
-    loopback = is_loopback(parts_of(address).hostname or "")
+    parts_of(address)
     with ThreadPoolExecutor(1) as threads:
         async with TimeLimit(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
-            await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, loopback=loopback)
+            await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, own=address)

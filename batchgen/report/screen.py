@@ -24,7 +24,7 @@ class Screen:
     def __init__(self, stream: TextIO, environ: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
         environ = environment() if environ is None else environ
         self.stream = stream
-        self.secrets = tuple(secrets)
+        self.secrets = tuple(sorted(secrets, key=len, reverse=True))
         self.tty = _is_tty(stream)
         dumb = environ.get("TERM") == "dumb"
         self.colour = self.tty and not dumb and not environ.get("NO_COLOR")

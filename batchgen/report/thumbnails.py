@@ -15,6 +15,7 @@ from typing import IO
 from PIL import Image
 
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.safe_open import private, private_folder
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import MAX_PIXELS
 from batchgen.store.store import Store
@@ -99,7 +100,8 @@ def _webp(image: Image.Image, side: int) -> bytes:
 
 
 def _keep(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    beside.write_bytes(data)
+    with open(beside, "wb", opener=private) as file:
+        file.write(data)
     os.replace(beside, path)

@@ -16,6 +16,7 @@ from batchgen.errors import SettingsError, StoreError, UsageError
 from batchgen.manifest.bucket import fixed_part, matching, object_address
 from batchgen.manifest.complaints import shown
 from batchgen.manifest.references import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, Picture, picture_type
+from batchgen.safe_open import private
 from batchgen.settings import environment
 from batchgen.store.known_objects import KnownObjects
 from batchgen.store.listings import LISTED_MOST, Listings, TooManyError
@@ -170,7 +171,7 @@ class PicturesAfar:
         except FileNotFoundError:
             raise UsageError(_gone(address)) from None
         digest = hashlib.sha256()
-        with open(path, "wb") as file:
+        with open(path, "wb", opener=private) as file:
             for piece in pieces:
                 digest.update(piece)
                 file.write(piece)

@@ -16,7 +16,7 @@ from batchgen.recipe import UNFINISHED, frame
 from batchgen.store import containers, provenance
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
-from batchgen.store.spool import SpoolFile, disk_error, sync_folder
+from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -201,7 +201,9 @@ def _resized(exif: bytes, size: tuple[int, int]) -> bytes:
 def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
     """Temporary, synced, renamed; the folder is synced once for all. A link in its place is replaced, not followed."""
     _make_way(task["root"], path)
-    file = SpoolFile(task["spool"], f"{UNFINISHED}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}")
+    file = SpoolFile(
+        task["spool"], f"{UNFINISHED}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}", mode=FILE_MODE
+    )
     file.write(data)
     file.sync()
     full = os.path.join(task["root"], path)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from batchgen.safe_open import private_folder
+
 FILE_NAME = "references.sqlite"
 KEPT_MOST = 250_000  # objects, of some 200 bytes each
 BUSY_S = 5.0
@@ -75,7 +77,7 @@ class KnownObjects:
 
 
 def _opened(folder: Path) -> sqlite3.Connection:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
     connection = sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S, check_same_thread=False)
     try:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from batchgen.errors import JobLocked
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.safe_open import PRIVATE_MODE, private
 from batchgen.store.spool import disk_error
 
 
@@ -20,7 +21,7 @@ class JobLock:
 
     def __init__(self, job_folder: Path) -> None:
         self._folder = job_folder / STATE_FOLDER
-        self._lock = FileLock(str(self._folder / "lock"), timeout=0)
+        self._lock = FileLock(str(self._folder / "lock"), mode=PRIVATE_MODE, timeout=0)
 
     def acquire(self) -> None:
         """Raises JobLocked, naming the holder's process and host when they are known, and StoreError."""
@@ -30,8 +31,9 @@ class JobLock:
             raise JobLocked(f"another run holds this job{self._holder()}: wait for it, or stop it") from None
         except OSError as error:
             raise disk_error(error, str(self._folder)) from None
-        with contextlib.suppress(OSError):  # only a note for people: the lock itself is what counts
-            (self._folder / "holder.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        note = self._folder / "holder.json"  # only for people: the lock itself is what counts
+        with contextlib.suppress(OSError), open(note, "w", encoding="utf-8", opener=private) as file:
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
     def release(self) -> None:
         (self._folder / "holder.json").unlink(missing_ok=True)

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import StoreError
+from batchgen.safe_open import PRIVATE_MODE
 from batchgen.store.rescue import Rescue
 
-FILE_MODE = 0o644  # never writable by others, whatever the umask; umask 077 still makes it 0600
+# Of what is to stand among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
+FILE_MODE = 0o644
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 BINARY = getattr(os, "O_BINARY", 0)
 PIECE_BYTES = 1 << 20
@@ -21,12 +23,13 @@ PIECE_BYTES = 1 << 20
 class SpoolFile:
     """One picture being written: exclusive, hashed on the way, durable after `sync`.
 
-    rescue: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError.
+    rescue: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError. mode: as
+    FILE_MODE for what is to be moved among the pictures.
     """
 
     __slots__ = ("_fd", "_folder", "_hash", "_places", "_rescue", "bytes", "name", "path")
 
-    def __init__(self, folder: str, name: str, rescue: Rescue | None = None) -> None:
+    def __init__(self, folder: str, name: str, rescue: Rescue | None = None, *, mode: int = PRIVATE_MODE) -> None:
         self.name = name
         self.path = os.path.join(folder, name)
         self.bytes = 0
@@ -36,7 +39,7 @@ class SpoolFile:
         self._places: Iterator[tuple[int, str]] | None = None
         self._fd = -1
         try:
-            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | NO_FOLLOW | BINARY, FILE_MODE)
+            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | NO_FOLLOW | BINARY, mode)
         except OSError as error:
             self._go_elsewhere(error)
 

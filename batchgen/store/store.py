@@ -17,7 +17,7 @@ from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
 from batchgen.store.rescue import Rescue
 from batchgen.store.sniff import EXTENSION, Format
-from batchgen.store.spool import SpoolFile, disk_error, sync_folder
+from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
 
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
@@ -83,7 +83,7 @@ class Store:
         return shutil.disk_usage(self.root).free
 
     def spool_file(self, attempt: int, k: int) -> SpoolFile:
-        return SpoolFile(self.spool, f"{attempt}.{k}", self.rescue)
+        return SpoolFile(self.spool, f"{attempt}.{k}", self.rescue, mode=FILE_MODE)
 
     def lay_ballast(self) -> None:
         """Set aside what answers in the air will need should the disk become full; only behind the lock. Raises StoreError."""
@@ -100,7 +100,7 @@ class Store:
         came_from = []
         for name, path in self.rescue.stranded(attempt, since):
             Path(self.spooled(name)).unlink(missing_ok=True)
-            copy = SpoolFile(self.spool, name)
+            copy = SpoolFile(self.spool, name, mode=FILE_MODE)
             with open(path, "rb") as file:
                 while piece := file.read(1 << 20):
                     copy.write(piece)
@@ -194,7 +194,7 @@ class Store:
                 continue
             spooled = self.spooled(f"beside-{threading.get_ident()}")  # a thread places one picture at a time
             Path(spooled).unlink(missing_ok=True)
-            file = SpoolFile(*os.path.split(spooled))
+            file = SpoolFile(*os.path.split(spooled), mode=FILE_MODE)
             file.write(data)
             file.sync()
             try:

@@ -92,8 +92,8 @@ def test_the_variable_its_file_and_an_env_file_say_it_too(batchgen, write, tmp_p
     (tmp_path / "secret").unlink()  # or the search for the password would find it
 
 
-def test_without_a_password_it_is_said_where_one_comes_from(batchgen, made):
-    answer = batchgen("status", str(folder_of(made)))
+def test_without_a_password_it_is_said_where_one_comes_from(batchgen, made, database):
+    answer = batchgen("status", str(folder_of(made)), "--ledger", shown(database))
     assert answer.code == 5
     assert "BATCHGEN_LEDGER, PGPASSWORD or ~/.pgpass" in answer.err
 

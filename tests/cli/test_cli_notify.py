@@ -205,6 +205,46 @@ def test_a_manifest_that_would_send_a_key_away_is_refused(batchgen, write):
     assert (answer.code, "job.yaml:2:10: notify.to: ${GEMINI_API_KEY}: only variables" in answer.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("field", "address"),
+    [
+        ("to", "json://evil.example/${NOTIFY_URL}"),
+        ("to", "mailto://me:${NOTIFY_PASS}@evil.example"),
+        ("to", "${NOTIFY_URL}@evil.example"),
+        ("to", "${NOTIFY_URL}${NOTIFY_PASS}"),
+        ("heartbeat", "https://evil.example/${HEARTBEAT_URL}"),
+    ],
+)
+def test_a_manifest_cannot_send_a_secret_to_an_address_of_its_own(batchgen, write, field, address):
+    answer = batchgen("validate", str(write({"mug": "A mug"}, head=f"notify: {{{field}: '{address}'}}\n")))
+    assert (answer.code, f"job.yaml:2:10: notify.{field}: a variable has to be the whole address" in answer.err) == (
+        2,
+        True,
+    )
+
+
+def test_a_manifest_cannot_have_a_file_of_the_user_sent(batchgen, write):
+    head = "notify: {to: ['tgram://123456789:abcdefg_hijklmnop/12315544/?template=/etc/passwd']}\n"
+    answer = batchgen("validate", str(write({"mug": "A mug"}, head=head)))
+    assert (answer.code, "job.yaml:2:10: notify.to: may have no parameters" in answer.err) == (2, True)
+
+
+def test_an_env_file_cannot_have_a_file_of_the_user_sent(night, receiver, tmp_path, monkeypatch):
+    monkeypatch.delenv("NOTIFY_URL")
+    (tmp_path / "secret").write_text("a file of the user's")
+    (tmp_path / ".env").write_text(f"NOTIFY_URL={receiver.url}?template={tmp_path / 'secret'}\n")
+    answer = night({"mug": "A mug", "bad": REFUSED})
+    assert (answer.code, receiver.messages) == (3, [])
+    assert f"NOTIFY_URL in {tmp_path / '.env'}: an address there may have no parameters" in answer.err
+
+
+def test_an_address_in_an_env_file_is_told(night, receiver, tmp_path, monkeypatch):
+    monkeypatch.delenv("NOTIFY_URL")
+    (tmp_path / ".env").write_text(f"NOTIFY_URL={receiver.url}\n")
+    assert night({"mug": "A mug", "bad": REFUSED}).code == 3
+    assert len(receiver.messages) == 1
+
+
 def test_a_secret_in_the_manifest_is_warned_of(batchgen, write):
     manifest = str(write({"mug": "A mug"}, head="notify: {to: 'mailto://me:swordfish@example.com'}\n"))
     assert "what looks like a secret; write ${NOTIFY_URL}" in batchgen("validate", manifest).err

@@ -259,7 +259,7 @@ def test_a_schedule_that_would_fail_at_night_is_refused_by_day(batchgen, manifes
 
 
 def test_the_addresses_of_messages_come_as_the_keys_do(batchgen, manifest):
-    manifest.write_text("notify: {to: 'mailto://me:${NOTIFY_PASS}@example.com'}\n" + manifest.read_text())
+    manifest.write_text("notify: {to: '${NOTIFY_PASS}'}\n" + manifest.read_text())
     schedule = ("schedule", str(manifest), "--at", "1:30", "--as")
     assert 'Environment="NOTIFY_PASS_FILE=%d/notify_pass"' in batchgen(*schedule, "systemd").out
     assert "NOTIFY_PASS: ${{ secrets.NOTIFY_PASS }}" in batchgen(*schedule, "github").out

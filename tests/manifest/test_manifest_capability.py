@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from batchgen.manifest import open_manifest
@@ -93,7 +95,7 @@ def test_the_manifest_can_change_what_is_known_of_a_model(folder):
 
 def test_a_wrong_fact_of_a_model_is_complained_about_in_its_place(folder):
     text = "models:\n  pro: {rpm: 15}\n  lite: {rmp: 15}\nitems: [{prompt: p}]"
-    assert folder.complaint(text).startswith("job.yaml:3:3: models.lite: rmp: no such fact")
+    assert folder.complaint(text).startswith("job.yaml:3:10: models.lite.rmp: no such fact")
 
 
 def test_models_to_fall_back_to_are_lanes_with_causes(one):
@@ -166,3 +168,80 @@ def test_a_suffix_counts_towards_the_length_of_the_prompt(folder):
 
 def test_what_is_neither_true_nor_false_is_refused(folder):
     assert "keep_thoughts: must be true or false, not 'perhaps'" in says(folder, keep_thoughts="perhaps")
+
+
+PATHS = [
+    ":8080/x", ".evil.example/x", "//evil.example/x", "/\\evil.example/x", "@evil.example/x", "/v1/@evil.example", "\\\\evil.example",
+    "https://evil.example/x", "?x", "/x?y=1", "/x#y", "/v1/../x", "/v1//x", "/v1/./x", "/%2e%2e/x", "/v1/x\r\nHost: evil.example",
+    "/v1/x\n", "/v1/x y", "/v1/ø", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_could_lead_away_from_the_provider_is_refused_where_it_stands(folder, path):
+    text = f"models:\n  acme/paint:\n    provider: aimlapi\n    wire: {{path: {json.dumps(path)}}}\nitems: [{{id: a, prompt: p}}]\n"
+    complaint = folder.complaint(text)
+    assert complaint.startswith(
+        "job.yaml:4:12: models.acme/paint.wire.path: must be a path below the provider's address"
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images/generations", "/openai/v1/images/generations/", "/v1/models/m-1.5:predict"]
+)
+def test_a_path_below_the_provider_s_address_is_taken(folder, path):
+    text = f"models: {{acme/paint: {{provider: aimlapi, wire: {{path: {json.dumps(path)}}}}}}}\nitems: [{{id: a, prompt: p}}]\n"
+    assert len(folder.items(text)) == 1
+
+
+NAMES = [
+    "../x",
+    "a/../b",
+    "a//b",
+    "/a",
+    "a/",
+    "@a",
+    "a?b",
+    "a#b",
+    "a b",
+    "a\r\nb",
+    "a\\b",
+    "a%2fb",
+    ".a",
+    "ä",
+    "a" * 201,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("items:\n  - {{id: a, prompt: p, model: {0}}}\n", "2:24: model"),
+        ("defaults: {{model: {0}}}\nitems:\n  - {{id: a, prompt: p}}\n", "3:5: model"),
+        ("items:\n  - {{id: a, prompt: p, fallback: [pro, {0}]}}\n", "2:40: fallback[1]"),
+        ("models: {{{0}: {{rpm: 5}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:10: models."),
+        ("models: {{flash: {{wire: {{model: {0}}}}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:25: models.flash.wire.model"),
+        ("models: {{flash: {{wire: {{api_version: {0}}}}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:25: models.flash.wire.api_version"),
+        ("models: {{flash: {{wire: {{region: {0}}}}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:25: models.flash.wire.region"),
+        ("models: {{flash: {{provider: {0}}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:18: models.flash.provider"),
+    ],
+)  # fmt: skip
+def test_a_name_that_could_mean_another_address_is_refused_where_it_stands(folder, text, place, name):
+    complaint = folder.complaint(text.format(json.dumps(name)))
+    assert complaint.startswith(f"job.yaml:{place}")
+    assert "letters, digits and . _ - / : @ +" in complaint
+
+
+@pytest.mark.parametrize("value", ["'Bearer {}'", "[{}]"])
+def test_a_key_in_a_wire_value_is_refused_and_not_repeated(folder, value):
+    key = "sk-" + "0123456789abcdef" * 2
+    text = f"models: {{flash: {{wire: {{path: {value.format(key)}}}}}}}\nitems: [{{id: a, prompt: p}}]\n"
+    assert [problem for problem in folder.complaints(text) if key in problem] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["flash", "vendor/model", "anthropic.x-v2:0", "publishers/google/models/x@001", "FLUX.1-dev+lora"]
+)
+def test_a_name_as_vendors_write_them_is_taken(folder, name):
+    assert len(folder.items(f"items: [{{id: a, prompt: p, model: {json.dumps(name)}}}]\n")) == 1

@@ -169,6 +169,10 @@ def test_an_unknown_key_of_an_override_is_answered_with_the_keys_there_are():
         ("prices", {"image_usd": -1}),
         ("pixels", {"1:1": {"1K": [1024]}}),
         ("wire", "x"),
+        ("wire", {"path": 5}),
+        ("wire", {"model": ["m"]}),
+        ("wire", {"fields": "f"}),
+        ("provider", "a b"),
     ],
 )
 def test_a_wrong_value_of_an_override_names_model_and_key(key, value):

@@ -288,6 +288,30 @@ def test_a_key_the_vendor_quotes_is_not_repeated(codec, secret):
     assert (secret.partition(":")[2] in error.message, "suspended" in error.message) == (False, True)
 
 
+KEY = "MARKED-5f1d0c7e4b9a"
+
+
+@pytest.mark.parametrize("model", ["pro", "aiml-pro"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        'Invalid api_key: "{}"', "Invalid api_key: '{}'", 'the body held {{"key": "{}", "model": "m"}}', "key='{}'", 'Bearer "{}"',
+        "Authorization: Bearer '{}'", "Authorization: Bearer {}", '{{\\"apiKey\\": \\"{}\\"}}', "X-Goog-Api-Key: {}", "?api_key={}&x=1",
+        '"token": "{}"', "bad key 'sk-{}'", "bad key \"sk-{}\"",
+    ],
+)  # fmt: skip
+def test_a_key_in_quotes_is_not_repeated_either(codec, model, words):
+    error = failure(codec(model), 400, {"error": {"message": f"{words.format(KEY)} is not valid"}, "message": "x"})
+    assert (KEY in error.message, "is not valid" in error.message) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "words", ["unknown key: temperature", '"key": "short"', "the bearer token is missing", "api key: required"]
+)
+def test_words_that_are_no_key_stay(codec, words):
+    assert words in failure(codec("pro"), 400, google(400, f"{words}.")).message
+
+
 @pytest.mark.parametrize("model", ["pro", "imagen", "aiml-pro"])
 def test_a_message_is_one_short_line_without_control_characters(codec, model):
     body = {

@@ -9,7 +9,8 @@ import re
 import pytest
 
 from batchgen.errors import BadRequest
-from batchgen.profiles.catalogue import load_catalogue
+from batchgen.profiles.catalogue import load_catalogue, stranger
+from batchgen.providers.gemini import Gemini
 from batchgen.providers.gemini_files import GeminiFiles
 from batchgen.providers.request_body import merged
 from batchgen.records import Inputs, ReferenceImage
@@ -130,7 +131,7 @@ def test_the_size_reaches_the_wire_in_upper_case(codec, sample_of):
 
 
 def test_a_strange_model_id_cannot_leave_its_place_in_the_path(codec, sample_of):
-    path = codec("x?key=1#\r\n../y", provider="gemini").build(sample_of(), NONE).path
+    path = Gemini(stranger("x?key=1#\r\n../y", "gemini")).build(sample_of(), NONE).path
     assert path == "/v1beta/models/x%3Fkey%3D1%23%0D%0A..%2Fy:generateContent"
 
 

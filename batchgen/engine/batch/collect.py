@@ -30,6 +30,7 @@ from batchgen.ledger.submissions import Chunk, Submitted
 from batchgen.providers.google_errors import read_error
 from batchgen.records import Reply, Sample
 from batchgen.retry import backoff_s
+from batchgen.safe_open import private
 from batchgen.store.spool import NO_FOLLOW, SpoolFile, sync_folder
 from batchgen.store.unread import keep
 
@@ -231,7 +232,7 @@ def _durable(file: IO[bytes]) -> None:
 
 
 def _append(path: str, line: RawLine) -> None:
-    with open(path, "ab") as file:
+    with open(path, "ab", opener=private) as file:
         last = b""
         for piece in line.pieces():
             file.write(piece)

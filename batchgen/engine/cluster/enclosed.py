@@ -13,6 +13,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest.bucket import in_bucket
 from batchgen.manifest.references import References, is_link
 from batchgen.records import Sample
+from batchgen.safe_open import private
 from batchgen.store.bucket import BucketStore
 from batchgen.store.spool import disk_error, sync_file, sync_folder
 from batchgen.store.store import Store
@@ -46,7 +47,7 @@ class Enclosing:
         name = f"{self._references.digest(path)}-{os.path.basename(path)[-80:]}"
         target = self._done[path] = os.path.join(self._folder, name)
         if not os.path.exists(target):
-            self._store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o755)
+            self._store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
             part = f"{target}.part"
             try:
                 self._copy(path, part)
@@ -63,7 +64,7 @@ class Enclosing:
         if in_bucket(path):
             self._references.bring(path, part)
             return
-        with self._references.open_unchanged(path) as source, open(part, "wb") as copy:
+        with self._references.open_unchanged(path) as source, open(part, "wb", opener=private) as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
 
 
@@ -75,7 +76,7 @@ class Enclosed:
         self._store = store
         self._folder = folder_of(store)
         try:
-            Path(self._folder).mkdir(exist_ok=True)
+            Path(self._folder).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self._folder}: {error.strerror}") from None
         self.references = References(self._folder)

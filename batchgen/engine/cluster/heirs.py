@@ -15,6 +15,7 @@ from batchgen.errors import StoreError
 from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.profiles.catalogue import Catalogue
+from batchgen.safe_open import PRIVATE_MODE
 from batchgen.store.bucket import BucketStore
 from batchgen.store.spool import disk_error
 from batchgen.store.store import SPOOL, Store
@@ -26,7 +27,7 @@ Note = Callable[[str], None]
 
 def own(store: Store) -> FileLock:
     """Hold a worker's spool until the end of its process, however it ends. Raises StoreError when another has it."""
-    lock = FileLock(f"{store.spool}{LOCK}", timeout=0)
+    lock = FileLock(f"{store.spool}{LOCK}", mode=PRIVATE_MODE, timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -47,7 +48,7 @@ def disown(store: Store, lock: FileLock) -> None:
 def take_over(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
     """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time."""
     state = os.path.join(store.root, STATE_FOLDER)
-    with FileLock(os.path.join(state, f"heirs{LOCK}")):
+    with FileLock(os.path.join(state, f"heirs{LOCK}"), mode=PRIVATE_MODE):
         spools = [_spool(store, entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for left in spools:
             with contextlib.suppress(StoreError):  # its worker lives

@@ -16,9 +16,9 @@ from pathlib import Path
 from batchgen.errors import BatchgenError
 from batchgen.ledger.reader import Reader, RunRow
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.inside import OutsideError, open_regular
 from batchgen.report.dashboard.place import Place
 from batchgen.report.facts import Facts, holder_of, process_state
+from batchgen.safe_open import OutsideError, open_regular
 from batchgen.store.spool import NO_FOLLOW
 
 LOG = "dashboard.log"  # in .batchgen/, what the run that a page began has said

@@ -14,8 +14,8 @@ from typing import IO
 
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.chronicle import Chronicle
-from batchgen.manifest.inside import OutsideError, open_regular, resolve
 from batchgen.report.thumbnails import Thumbnails
+from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.store.bucket import BucketStore
 from batchgen.store.objects import BucketAway
 from batchgen.store.sniff import HEAD_BYTES, sniff

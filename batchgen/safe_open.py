@@ -1,10 +1,13 @@
-"""Opens regular files below one folder, and nothing else: no way up, no link out, no device and no pipe."""
+"""Opens files with care: regular ones below one folder and nothing else, and new ones that only their owner may read."""
 
 from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from typing import IO
+
+PRIVATE_MODE = 0o600  # of what lies in `.batchgen`: it holds prompts and what vendors said
 
 
 class OutsideError(ValueError):
@@ -48,3 +51,15 @@ def open_regular(real: str) -> IO[bytes]:
         os.close(descriptor)
         raise OutsideError("is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def private(path: str, flags: int) -> int:
+    """For `open(…, opener=private)`: what is made is its owner's alone, whatever the umask; no link is followed."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_MODE)
+
+
+def private_folder(path: Path) -> None:
+    """The same for a folder, and for each above it that is missing: `mkdir` gives its mode to the last alone."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
