@@ -95,7 +95,8 @@ async def test_a_request_reaches_its_server_through_the_proxy_which_sees_its_hos
 async def test_so_do_uploads_and_the_results_of_batches(transport, server, monkeypatch, tmp_path):
     async with proxy(server.port) as through:
         monkeypatch.setenv("HTTPS_PROXY", through.url())
-        await transport.upload(f"https://{HOST}/upload", Request(method="POST", path="", body=b"x" * 600_000), None)
+        request = Request(method="POST", path="", body=b"x" * 600_000)
+        await transport.upload(f"https://{HOST}", request, None, f"https://{HOST}/upload")
         with (tmp_path / "results").open("w+b") as file:
             await transport.download(f"https://{HOST}", Request(method="GET", path="/results", body=b""), None, file)
     assert (tmp_path / "results").read_bytes() == b'{"for": "/results"}'
