@@ -12,14 +12,16 @@ from pathlib import Path
 from batchgen.batching import By
 from batchgen.engine.elsewhere import Distributed
 from batchgen.engine.foreseen import Coming, to_be_made
+from batchgen.engine.lost_state import refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
-from batchgen.engine.purse import left_of_budgets
+from batchgen.engine.purse import counts_all_jobs, left_of_budgets, refuse_unshared
 from batchgen.engine.run import run_job
 from batchgen.engine.survey import Survey, Surveyor, refuse_derivatives, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
+from batchgen.ledger.lost import has_lines
 from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, server_url
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
@@ -122,11 +124,14 @@ def plan(
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
+    has_lines(job.folder)
     reader = _reader(job)
     limits = job.manifest.limits
     coming = Coming(job.manifest.name, on_step)
     try:
         store = open_store(job.folder, job.bucket)
+        if reader is None or reader.last_run() is None:
+            refuse_lost_results(job.manifest, store)
         if reader is not None:
             refuse_elsewhere(reader, store)
             take_up(store, reader)
@@ -135,6 +140,7 @@ def plan(
             by=BY_BATCH.get(engine, "online"),
         ).walk()  # fmt: skip
         refuse_derivatives(job.manifest, store)
+        refuse_lost_pictures(job.manifest, store, survey, reader)
         files = coming.files
         if reader is not None and job.manifest.derives:
             due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
@@ -144,6 +150,9 @@ def plan(
             if job.emulated
             else address(job.folder, None) or job.settings.text(LEDGER) or state_folder(job.settings)
         )
+        providers = {profile.provider for profile in survey.profiles.values()}
+        if counts_all_jobs(limits, providers, emulated=job.emulated):
+            refuse_unshared(state)
         budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
         for lane, load in survey.loads.items():
             if load.rpd is not None:

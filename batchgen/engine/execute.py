@@ -32,6 +32,7 @@ from batchgen.errors import (
     FileGone,
     HeldUncertain,
     LedgerError,
+    LedgerGone,
     Malformed,
     NoImage,
     ProviderError,
@@ -169,8 +170,9 @@ class Execution:
         except ProviderError as error:
             await self._no_picture(work, sample, flight, prepared, error)
             return
-        except (StoreError, LedgerError, OSError):
-            await self._in_thread(lambda: self._say_where(sample, flight.attempt))
+        except (StoreError, LedgerError, OSError) as error:
+            kept = error.kept if isinstance(error, LedgerGone) else ()
+            await self._in_thread(lambda: self._say_where(sample, flight.attempt, kept))
             raise
         exposed_ms = None if received_s is None else (stored.recorded_s - received_s) * 1000
         usd, sent_at = stored.usd, flight.sent_at or time.time()
@@ -271,8 +273,14 @@ class Execution:
         if ended:
             await self._attempts.given_up(sample, error, state)
 
-    def _say_where(self, sample: Sample, attempt: int) -> None:
-        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run."""
+    def _say_where(self, sample: Sample, attempt: int, kept: Sequence[str] = ()) -> None:
+        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run.
+
+        kept: paths of its pictures that are placed already.
+        """
+        if kept:
+            self._whereabouts.append(f"the picture of {sample.key} is {', '.join(kept)}")
+            return
         try:
             paths = [path for _, path in self._store.rescue.stranded(attempt, 0.0)]
             paths += [self._store.spooled(name) for name, _ in whole_pictures(self._store, attempt)]
@@ -282,7 +290,8 @@ class Execution:
         self._whereabouts.append(f"the picture of {sample.key} {words}")
 
     def refused(self, error: StoreError | LedgerError) -> None:
-        self.fault = self.fault or error
+        if self.fault is None or (isinstance(error, LedgerGone) and not isinstance(self.fault, LedgerGone)):
+            self.fault = error  # that its folder has gone says more than what could not be written there
         self.stop("disk", str(error))
 
     def stop(self, reason: str, message: str) -> None:

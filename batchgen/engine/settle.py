@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from batchgen.engine.beside import beside
 from batchgen.engine.receipt import Receipt, receipt_of, to_facts
-from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
+from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.rows import sidecars, utc
@@ -30,7 +30,8 @@ BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 class Stored:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
-    recorded_s: when its success was durable, seconds of `time.monotonic()`.
+    recorded_s: when its success was durable, seconds of `time.monotonic()`. unrecorded: why the ledger does not have it,
+    although its pictures stand under their names.
     """
 
     pictures: tuple[Settled, ...]
@@ -38,6 +39,7 @@ class Stored:
     usd: float | None
     usd_source: str
     recorded_s: float
+    unrecorded: LedgerGone | None = None
 
 
 def settle(
@@ -84,11 +86,23 @@ def settle(
         receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
         make_room(ledger, store, pictures)
         away = deposit(store, receipt)
-    pictures = list(
-        ledger.attempt_succeeded(
-            attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
+    try:
+        pictures = list(
+            ledger.attempt_succeeded(
+                attempt,
+                sample,
+                reply,
+                pictures,
+                sent_at=sent_at,
+                usd=usd,
+                usd_source=source,
+                missing=missing,
+                beside=texts,
+            )
         )
-    )
+    except LedgerGone as gone:
+        _place_unrecorded(store, pictures, texts)
+        return Stored(tuple(pictures), missing, usd, source, time.monotonic(), gone)
     recorded_s = time.monotonic()
     try:
         place(ledger, store, attempt, pictures, texts, away)
@@ -125,6 +139,15 @@ def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequ
             with contextlib.suppress(StoreError):
                 sync_folder(os.path.dirname(file.path))
     raise StoreError("the job's disk did not take the picture")
+
+
+def _place_unrecorded(store: Store, pictures: Sequence[Settled], texts: Mapping[str, str]) -> None:
+    """There is no ledger that could say later what lies in the spool: under its name a picture says so itself."""
+    for picture in pictures:
+        store.place(picture.spool, picture.file.path)
+        if picture.file.role == "image":
+            store.write_beside(picture.file.path, texts)
+    store.sync(*(picture.file.path for picture in pictures))
 
 
 def place(

@@ -9,28 +9,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from batchgen.ledger.lost import RESULTS, WORST_FIRST
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
-FILE_NAME = "results.jsonl"
-_WORST_FIRST = (
-    "running",
-    "submitted",
-    "uncertain",
-    "failed",
-    "refused",
-    "blocked",
-    "wanted",
-    "succeeded",
-    "superseded",
-)
+FILE_NAME = RESULTS
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
     """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown."""
     first = samples[0]
-    worst = min(samples, key=lambda sample: _WORST_FIRST.index(sample.state))
+    worst = min(samples, key=lambda sample: WORST_FIRST.index(sample.state))
     prices = [sample.usd for sample in samples if sample.state == "succeeded"]
     return {
         "id": first.id,

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import StoreError
 from batchgen.ledger.pictures import StoredImage
@@ -16,7 +17,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
 from batchgen.store.rescue import Rescue
-from batchgen.store.sniff import EXTENSION, Format
+from batchgen.store.sniff import EXTENSION, Format, is_picture
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 
 SUPERSEDED = "superseded"
@@ -48,7 +49,7 @@ class Store:
         self.folder = folder
         self.root = str(folder)
         self.spool = os.path.join(self.root, STATE_FOLDER, spool)
-        self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER))
+        self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
 
     def prepare(self) -> None:
         """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
@@ -137,6 +138,18 @@ class Store:
     def draft_name(self, stem: str, n: int, k: int, attempt: int, kind: Format) -> str:
         """Earlier pictures of one answer: paid for, so kept."""
         return f"{DRAFTS}/{stem}{'' if n == 1 else f'-{n}'}.{attempt}-{k}{EXTENSION[kind]}"
+
+    def picture_at(self, stem: str, n: int) -> str | None:
+        """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
+        for kind in EXTENSION:
+            path = self.name(stem, n, kind)
+            if is_picture(f"{self.root}/{path}"):
+                return path
+        return None
+
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        """What a bucket keeps of each request beside the pictures; a folder has no need of that."""
+        return iter(())
 
     def has(self, path: str, size: int) -> bool:
         """Whether a picture is there with its size; `verify` compares the hash."""
