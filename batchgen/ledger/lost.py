@@ -86,8 +86,8 @@ def _read(line: bytes) -> object:
 def lost_ledger(folder: str | Path, found: str, job: str) -> LedgerError:
     """found: what lies there, in words; job: as `batchgen verify` takes it."""
     return LedgerError(
-        f"there is no ledger in {folder}, but {found}: the ledger is lost, or .batchgen/ was not copied along, and a run would"
-        " buy again what is there. Put .batchgen/ back, or build a new ledger from what is there:"
+        f"there is no ledger in {folder}, but {found}. Either the ledger is lost or .batchgen/ was not copied along; a run would"
+        " buy again what is there already. Put .batchgen/ back, or build a new ledger from what is there:"
         f" `batchgen verify {job} --repair`. To start over, and to pay again, choose another --output"
     )
 
@@ -107,7 +107,7 @@ def found_in(folder: Path) -> str:
     """What in a folder says that a run has paid for something there, in words; empty when nothing does. Raises StoreError as
     `has_lines` does."""
     if has_lines(folder):
-        return f"{RESULTS} says what a run has made there"
+        return f"{RESULTS} there says what a run has made"
     for path in sorted(folder.glob(f"{STATE_FOLDER}/spool*/*")):
         if is_picture(path):
             return f"a picture that was paid for lies in {path.parent}"
