@@ -75,7 +75,7 @@ class LedgerError(SettingsError):
 class LedgerGone(LedgerError):
     """The file that was opened does not stand under its name any more: what is written into it would be lost at its end.
 
-    kept: paths of pictures that came after it had gone, as they lie now.
+    kept: paths of pictures that came after it had gone, and stand under their names.
     """
 
     def __init__(self, message: str, kept: Sequence[str] = ()) -> None:

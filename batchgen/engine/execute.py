@@ -171,8 +171,8 @@ class Execution:
             await self._no_picture(work, sample, flight, prepared, error)
             return
         except (StoreError, LedgerError, OSError) as error:
-            kept = error.kept if isinstance(error, LedgerGone) else ()
-            await self._in_thread(lambda: self._say_where(sample, flight.attempt, kept))
+            if not (isinstance(error, LedgerGone) and error.kept):  # else it stands under its name
+                await self._in_thread(lambda: self._say_where(sample, flight.attempt))
             raise
         exposed_ms = None if received_s is None else (stored.recorded_s - received_s) * 1000
         usd, sent_at = stored.usd, flight.sent_at or time.time()
@@ -273,14 +273,8 @@ class Execution:
         if ended:
             await self._attempts.given_up(sample, error, state)
 
-    def _say_where(self, sample: Sample, attempt: int, kept: Sequence[str] = ()) -> None:
-        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run.
-
-        kept: paths of its pictures that are placed already.
-        """
-        if kept:
-            self._whereabouts.append(f"the picture of {sample.key} is {', '.join(kept)}")
-            return
+    def _say_where(self, sample: Sample, attempt: int) -> None:
+        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run."""
         try:
             paths = [path for _, path in self._store.rescue.stranded(attempt, 0.0)]
             paths += [self._store.spooled(name) for name, _ in whole_pictures(self._store, attempt)]

@@ -42,9 +42,13 @@ def refuse_lost_pictures(manifest: Manifest, store: Store, survey: Survey, reade
 def way_back(manifest: Manifest, store: Store) -> str:
     """What to do once the ledger has gone in the middle of a run."""
     if not store.rescue.folder_stands():
-        return f"Bring {store.folder} back to where it was and run again: what was in it goes on where it stopped"
+        return (
+            f"Bring {store.folder} back to where it was and run again: it goes on where it stopped. If it is lost, copy the"
+            " pictures that are named here into a new one, under the names of their items, and"
+            f" `batchgen verify {_job(manifest, store)} --repair` takes them in"
+        )
     return (
-        f"What was made lies in {store.url or store.folder}. Put the ledger back, or build a new one from that:"
+        f"Every picture that was made is in {store.url or store.folder}. Put the ledger back, or build a new one from them:"
         f" `batchgen verify {_job(manifest, store)} --repair`; then run again"
     )
 

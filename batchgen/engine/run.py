@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, closing, nullcontext
+from contextlib import AsyncExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 
@@ -449,6 +449,9 @@ class _Run:
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
                     self.waiting = await delivery.finish()
         self._say_why_it_stopped(dispatch)
+        if execution.fault is not None:
+            with suppress(LedgerError):
+                ledger.catch_up()  # whether it can still be written
         if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
             raise type(broken)(execution.trouble or str(broken)) from broken
         exposed = execution.exposed_ms

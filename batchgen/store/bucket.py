@@ -325,8 +325,9 @@ class BucketStore(Store):
         """What the bucket has there, whatever waits for the name."""
         if self._objects.size(path) is None:
             return None
-        new = self._aside(path)
-        self._move_all(path, new)
+        with self._making_way:
+            new = self._aside(path)
+            self._move_all(path, new)
         return path, new
 
     def _is_taken(self, stem: str) -> bool:

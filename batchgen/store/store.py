@@ -49,6 +49,7 @@ class Store:
         self.folder = folder
         self.root = str(folder)
         self.spool = os.path.join(self.root, STATE_FOLDER, spool)
+        self._making_way = threading.RLock()  # of two threads each gets a name of its own in `superseded/`
         self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
 
     def prepare(self) -> None:
@@ -240,23 +241,43 @@ class Store:
         try:
             if not os.path.islink(full) and Path(full).read_bytes() == data:
                 return True
-            self.plain_folder(SUPERSEDED)
-            number = 1
-            while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")):
-                number += 1
-            os.rename(full, aside)
+            with self._making_way:
+                self.plain_folder(SUPERSEDED)
+                number = 1
+                while os.path.lexists(
+                    aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")
+                ):
+                    number += 1
+                os.rename(full, aside)
         except OSError as error:
             raise disk_error(error, name) from error
         return False
 
+    def put_aside(self, path: str) -> None:
+        """Keep a file of somebody else's below `superseded/`, under its whole path, so that who moves another one at the same
+        time takes another name. Raises StoreError."""
+        folder = SUPERSEDED
+        self.plain_folder(folder)
+        for part in path.split("/")[:-1]:
+            folder = f"{folder}/{part}"
+            self.plain_folder(folder)
+        number = 1
+        while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{path}.{number}")):
+            number += 1
+        try:
+            os.rename(os.path.join(self.root, path), aside)
+        except OSError as error:
+            raise disk_error(error, path) from error
+
     def supersede(self, path: str) -> tuple[str, str] | None:
         """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
-        if not os.path.lexists(os.path.join(self.root, path)):
-            return None
-        self.plain_folder(SUPERSEDED)
-        new = self._aside(path)
-        self.move(path, new)
-        return path, new
+        with self._making_way:
+            if not os.path.lexists(os.path.join(self.root, path)):
+                return None
+            self.plain_folder(SUPERSEDED)
+            new = self._aside(path)
+            self.move(path, new)
+            return path, new
 
     def _aside(self, path: str) -> str:
         """A free name in `superseded/`."""
