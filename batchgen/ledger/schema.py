@@ -156,7 +156,7 @@ class SQLite(sqlite3.Connection):
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         """All of it durable when this returns, or none of it. Raises what a change raises, LedgerGone and sqlite3.Error."""
         if self._path is not None and file_identity(self._path) != self._opened:
-            raise LedgerGone(f"{self._path} has gone: it was open, and was deleted, moved or replaced")
+            raise LedgerGone(f"{self._path} has gone: it was deleted, moved or replaced while it was in use")
         self.execute("BEGIN IMMEDIATE")
         try:
             results = [change(self) for change in changes]
