@@ -87,8 +87,9 @@ def lost_ledger(folder: str | Path, found: str, job: str) -> LedgerError:
     """found: what lies there, in words; job: as `batchgen verify` takes it."""
     return LedgerError(
         f"there is no ledger in {folder}, but {found}. Either the ledger is lost or .batchgen/ was not copied along; a run would"
-        " buy again what is there already. Put .batchgen/ back, or build a new ledger from what is there:"
-        f" `batchgen verify {job} --repair`. To start over, and to pay again, choose another --output"
+        " buy again what is there already. Put .batchgen/ back, name the server if the ledger is on one (--ledger), or build a"
+        f" new ledger from what is there: `batchgen verify {job} --repair`. To start over, and to pay again, choose another"
+        " --output"
     )
 
 
