@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import struct
 import sys
@@ -181,6 +182,26 @@ def test_a_spool_file_is_never_written_over_another(store):
     spool(store, 1, b"first")
     with pytest.raises(StoreError):
         store.spool_file(1, 0)
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "the job folder as well"])
+def test_a_spool_file_whose_folder_goes_while_it_is_written_keeps_its_bytes_under_another_name(
+    store, tmp_path, monkeypatch, how
+):
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    store.lay_ballast()
+    file = store.spool_file(7, 0)
+    file.write(b"half of it, ")
+    if how == "deleted":
+        shutil.rmtree(store.folder / ".batchgen")
+    else:
+        (store.folder / ".batchgen" if how == "moved" else store.folder).rename(tmp_path / "away")
+    file.write(b"and the other half")
+    file.sync()
+    assert Path(file.path).read_bytes() == b"half of it, and the other half"
+    assert file.stranded == (how == "the job folder as well")
+    assert file.stranded == file.path.startswith(str(tmp_path / "temp"))
 
 
 def test_a_spool_file_knows_the_hash_and_size_of_what_it_holds(store):

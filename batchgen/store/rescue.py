@@ -77,8 +77,8 @@ class Rescue:
                 yield os.path.basename(path).removeprefix(f"{self._label}-").split("-")[0], path
 
 
-def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """Whether a path still leads to the same file or folder; None when to none."""
+def file_identity(path: str | os.PathLike[str] | int) -> tuple[int, int] | None:
+    """By which it is known whether a path, or an open file, is still the same file or folder; None for a path to nothing."""
     try:
         found = os.stat(path)
     except OSError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import StoreError
-from batchgen.store.rescue import Rescue
+from batchgen.store.rescue import Rescue, file_identity
 
 FILE_MODE = 0o644  # never writable by others, whatever the umask; umask 077 still makes it 0600
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -62,10 +62,13 @@ class SpoolFile:
         return os.read(self._fd, self.bytes)
 
     def sync(self) -> None:
-        """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie."""
+        """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie. So does a file
+        that was deleted or moved away while it was written: it has no name by which anybody would find it."""
         while True:
             try:
                 os.fsync(self._fd)
+                if file_identity(self.path) != file_identity(self._fd):
+                    raise FileNotFoundError(errno.ENOENT, "it has lost its name")
             except OSError as error:
                 self._go_elsewhere(error)
             else:

@@ -144,7 +144,7 @@ class Store:
         """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
         for kind in EXTENSION:
             path = self.name(stem, n, kind)
-            if is_picture(f"{self.root}/{path}"):
+            if os.path.lexists(f"{self.root}/{path}") and is_picture(f"{self.root}/{path}"):
                 return path
         return None
 
