@@ -238,7 +238,11 @@ class _Run:
         """One ledger's server counts for all machines; the state folder counts for this host. Raises LedgerError."""
         place = address(self.store.folder, self._server()) or state_folder(self.settings)
         usual = next(state_folders(self.settings), None)
-        if isinstance(place, Path) and place != usual:
+        if place is None and self.settings.of_process:
+            self.note(
+                "quota and spend are not shared with other runs: neither HOME nor the system names a folder for that"
+            )
+        elif isinstance(place, Path) and place != usual:
             self.note(f"quota and spend are counted in {place}: {usual} cannot be written")
         providers = {route.profile.provider for route in routes.values()}
         money = counts_all_jobs(self.manifest.limits, providers, emulated=emulated)
