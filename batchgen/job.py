@@ -145,15 +145,7 @@ def plan(
         if reader is not None and job.manifest.derives:
             due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
             files += sum(len(each.outputs) for each in due if each.key not in coming.again)
-        state = (
-            None
-            if job.emulated
-            else address(job.folder, None) or job.settings.text(LEDGER) or state_folder(job.settings)
-        )
-        providers = {profile.provider for profile in survey.profiles.values()}
-        if counts_all_jobs(limits, providers, emulated=job.emulated):
-            refuse_unshared(state)
-        budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
+        budget, budget_of = _left_of_budgets(job, survey, reader, max_usd)
         for lane, load in survey.loads.items():
             if load.rpd is not None:
                 load.rpd_left = max(0, load.rpd - (reader.sent_since(lane, day_began(time.time())) if reader else 0))
@@ -166,6 +158,19 @@ def plan(
         raise UsageError(never)
     prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
     return Plan(survey, prospect, tuple(job.manifest.warnings), files)
+
+
+def _left_of_budgets(
+    job: Job, survey: Survey, reader: Reader | None, max_usd: float | None
+) -> tuple[float | None, str]:
+    """(USD, of what). Raises LedgerError when a budget counts all jobs and what they spend cannot be read."""
+    state = (
+        None if job.emulated else address(job.folder, None) or job.settings.text(LEDGER) or state_folder(job.settings)
+    )
+    providers = {profile.provider for profile in survey.profiles.values()}
+    if counts_all_jobs(job.manifest.limits, providers, emulated=job.emulated):
+        refuse_unshared(state)
+    return left_of_budgets(job.manifest.limits, max_usd, state, reader)
 
 
 def _reader(job: Job) -> Reader | None:

@@ -280,7 +280,9 @@ class Execution:
             paths += [self._store.spooled(name) for name, _ in whole_pictures(self._store, attempt)]
         except OSError:
             paths = []
-        words = f"lies in {', '.join(paths)}: the next run takes it up" if paths else "is lost and was probably billed"
+        words = "is lost and was probably billed" if self._store.rescue.folder_stands() else "went away with the folder"
+        if paths:
+            words = f"lies in {', '.join(paths)}: the next run takes it up"
         self._whereabouts.append(f"the picture of {sample.key} {words}")
 
     def refused(self, error: StoreError | LedgerError) -> None:

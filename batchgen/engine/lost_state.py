@@ -28,11 +28,12 @@ def refuse_lost_pictures(manifest: Manifest, store: Store, survey: Survey, reade
     if survey.unrecorded:
         pictures = f"pictures lie in {where} under names that the manifest asks for ({named(survey.unrecorded)})"
         if reader is None or reader.last_run() is None:
-            raise lost_ledger(store.folder, pictures, _job(manifest, store))
+            lost = lost_ledger(store.folder, pictures, _job(manifest, store))
+            raise LedgerError(f"{lost}. If the pictures are your own, move them away")
         raise LedgerError(
             f"{pictures}, and the ledger has never seen a request for them: it is an older one, and a run would buy them"
             f" again. Put the newer one back, or add them to this one: `batchgen verify {_job(manifest, store)} --repair`."
-            " If they are your own, move them away"
+            " If the pictures are your own, move them away"
         )
     if reader is None and _has_receipts(manifest, store):
         receipts = f"receipts of pictures that the manifest asks for lie in {where}"

@@ -85,6 +85,8 @@ def repair(folder: Path, manifest: Manifest | None, bucket: str = "", server: Se
 
     The damaged file and results.jsonl are kept beside. Raises JobLocked, ManifestError, StoreError, LedgerError.
     """
+    if not bucket and not folder.is_dir():
+        raise StoreError(f"there is no folder {folder}: nothing to build a ledger from")
     store, done = open_store(folder, bucket), Repair()
     store.prepare()
     lock = JobLock(folder)

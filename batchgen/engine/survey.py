@@ -117,6 +117,7 @@ class Surveyor:
         self.families = Families(self)
         self.survey = Survey()
         self._unrecorded = UnrecordedFiles(store, reader)
+        self._nothing_there: bool | None = None  # asked with the first new sample
 
     def walk(self) -> Survey:
         """Raises ManifestError with everything that is wrong with the manifest."""
@@ -306,7 +307,11 @@ class Surveyor:
 
     def _note_unrecorded(self, group: Sample) -> None:
         """Pictures that stand where new ones would go: every request is in the ledger before a picture comes of it."""
-        for n in range(group.n, group.n + group.images) if not group.known else ():
+        if group.known:
+            return
+        if self._nothing_there is None:
+            self._nothing_there = self.store.is_empty()
+        for n in range(group.n, group.n + group.images) if not self._nothing_there else ():
             path = self.store.picture_at(group.item.filename, n)
             if path is not None and (self.reader is None or path in self._unrecorded):
                 self.survey.unrecorded.append(path)

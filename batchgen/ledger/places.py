@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.database import Connection, Database
-from batchgen.ledger.lost import no_ledger
+from batchgen.ledger.lost import lost_in
 from batchgen.ledger.schema import (
     CHUNK,
     MIGRATIONS,
@@ -110,7 +110,7 @@ def open_for_reading(job_folder: Path, url: str | None = None) -> Connection:
     cannot be read."""
     if (there := pointer(job_folder)) is None:
         if not ledger_path(job_folder).is_file():
-            raise no_ledger(job_folder, "nothing has run here yet")
+            raise lost_in(job_folder) or LedgerError(f"no ledger in {job_folder}: nothing has run here yet")
         return open_file_for_reading(ledger_path(job_folder))
     return _opened(url or _url_for(job_folder, there), there)
 

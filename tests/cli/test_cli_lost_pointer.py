@@ -48,8 +48,9 @@ def test_a_repair_with_the_server_named_finds_the_ledger_there(batchgen, job, pl
 def test_a_server_that_does_not_know_the_job_gets_a_ledger_by_the_remedy(batchgen, job, place, postgres):
     other = postgres.new_database("knows_nothing")
     sent = requests(place)
-    answer = batchgen("run", str(job), "--ledger", other)
-    assert (answer.code, requests(place)) == (5, sent), answer.err
+    for engine in ("cluster", "online"):
+        answer = batchgen("run", str(job), "--ledger", other, "--engine", engine)
+        assert (answer.code, requests(place)) == (5, sent), answer.err
     answer = batchgen(*remedy(answer.err), "--ledger", other)
     assert (answer.code, "6 images back in the ledger" in answer.err) == (0, True), answer.err
     assert pointer(job.with_name("job")) is not None
