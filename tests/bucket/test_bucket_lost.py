@@ -155,12 +155,12 @@ async def test_a_picture_that_was_renamed_in_the_bucket_is_found_and_only_those_
     objects = Objects(ADDRESS)
     before = gate.objects()
     objects.move("i1.jpg", "best/mine.jpg")
-    objects.create("of the same size.jpg", bytes(len(before["i1.jpg"])))
-    objects.create("larger.jpg", bytes(len(before["i1.jpg"]) + 1))
+    objects.create("a of the same size.jpg", bytes(len(before["i1.jpg"])))
+    objects.create("a larger one.jpg", bytes(len(before["i1.jpg"]) + 1))
     gate.seen.clear()
     outcome = await bench.run(THREE)
     assert (outcome.exit_code, outcome.moved, outcome.kept, await bench.requests()) == (0, 1, 2, 3)
     assert {name: data for name, data in gate.objects().items() if name in before} == before
     read = {path for method, path in gate.seen if method == "GET" and path.endswith(".jpg")}
-    assert "best/mine.jpg" in read and read <= {"best/mine.jpg", "of the same size.jpg"}
+    assert "best/mine.jpg" in read and read <= {"best/mine.jpg", "a of the same size.jpg"}
     assert "best/mine.jpg: by its bytes it is i1.jpg" in bench.notes

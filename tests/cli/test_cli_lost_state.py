@@ -110,6 +110,16 @@ def test_a_ledger_that_is_empty_is_a_lost_one(batchgen, job, ledger, place, hold
     assert (batchgen("run", str(job)).code, requests(place)) == (0, sent)
 
 
+def test_nor_is_it_new_where_results_name_pictures_that_are_gone(batchgen, job, ledger, place):
+    with closing(sqlite3.connect(ledger)) as connection:
+        connection.executescript("DELETE FROM run; DELETE FROM sample; DELETE FROM attempt; DELETE FROM image;")
+    for path in job.with_name("job").glob("*.jpg"):
+        path.unlink()
+    sent = requests(place)
+    answer = batchgen("run", str(job))
+    assert (answer.code, "results.jsonl there says" in answer.err, requests(place)) == (5, True, sent), answer.err
+
+
 def test_an_older_ledger_that_was_put_back_has_what_it_lacks_added(batchgen, write, place, ledger, job):
     folder = job.with_name("job")
     older = ledger.read_bytes()
@@ -195,7 +205,7 @@ def test_a_repair_finds_pictures_that_were_renamed_too(batchgen, copied, place):
 def test_results_that_name_files_outside_of_the_folder_are_not_believed(batchgen, copied, tmp_path):
     folder = copied.with_name("job")
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    shutil.copy(folder / "cup-0.jpg", tmp_path / "mine.jpg")
+    shutil.copy(folder / lines[0]["files"][0], tmp_path / "mine.jpg")
     lines[0]["files"] = ["../mine.jpg"]
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     answer = batchgen("verify", str(copied), "--repair")
@@ -269,10 +279,11 @@ def test_a_link_called_results_is_refused_and_what_it_leads_to_stays(batchgen, w
     manifest = write(ITEMS, head=FLASH)
     own = manifest.with_name("job.emulated") / "results.jsonl"
     own.parent.mkdir()
-    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "mine").touch()
     own.symlink_to(tmp_path / "mine")
-    assert batchgen("run", str(manifest), "--emulate").code == 5
-    assert ((tmp_path / "mine").read_text(), own.is_symlink()) == ("mine", True)
+    answer = batchgen("run", str(manifest), "--emulate")
+    assert (answer.code, "results.jsonl was not written by batchgen" in answer.err) == (5, True), answer.err
+    assert ((tmp_path / "mine").read_text(), own.is_symlink()) == ("", True)
 
 
 @pytest.mark.parametrize(
