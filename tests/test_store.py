@@ -204,6 +204,19 @@ def test_a_spool_file_whose_folder_goes_while_it_is_written_keeps_its_bytes_unde
     assert file.stranded == file.path.startswith(str(tmp_path / "temp"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="what is open cannot be deleted there")
+def test_a_file_that_is_deleted_from_the_spool_before_it_is_placed_comes_back(store):
+    store.lay_ballast()
+    file = store.spool_file(7, 0)
+    file.write(b"paid for")
+    file.sync(keep_open=True)
+    shutil.rmtree(store.folder / ".batchgen")
+    assert file.deleted
+    file.sync(keep_open=True)
+    file.close()
+    assert (Path(store.spooled("7.0")).read_bytes(), file.stranded) == (b"paid for", False)
+
+
 def test_a_spool_file_knows_the_hash_and_size_of_what_it_holds(store):
     file = SpoolFile(store.spool, "x")
     file.write(b"ab")
