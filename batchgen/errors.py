@@ -72,6 +72,17 @@ class LedgerError(SettingsError):
     """The ledger cannot be opened, is damaged, or belongs to another version."""
 
 
+class LedgerGone(LedgerError):
+    """The file that was opened does not stand under its name any more: what is written into it would be lost at its end.
+
+    kept: paths of pictures that came after it had gone, and stand under their names.
+    """
+
+    def __init__(self, message: str, kept: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.kept = tuple(kept)
+
+
 class JobLocked(BatchgenError):
     """Another run holds this job."""
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from batchgen.batching import By
 from batchgen.engine.elsewhere import Distributed
 from batchgen.engine.foreseen import Coming, to_be_made
+from batchgen.engine.lost_state import refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
-from batchgen.engine.purse import left_of_budgets
+from batchgen.engine.purse import counts_all_jobs, left_of_budgets, refuse_unshared
 from batchgen.engine.run import run_job
 from batchgen.engine.survey import Survey, Surveyor, refuse_derivatives, refuse_online_only
 from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derived import Derived
+from batchgen.ledger.lost import has_lines
 from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, ledger_url
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
@@ -129,11 +131,14 @@ def plan(
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
+    has_lines(job.folder)
     reader = _reader(job)
     limits = job.manifest.limits
     coming = Coming(job.manifest.name, on_step)
     try:
         store = open_store(job.folder, job.bucket)
+        if reader is None or reader.last_run() is None:
+            refuse_lost_results(job.manifest, store)
         if reader is not None:
             refuse_elsewhere(reader, store)
             take_up(store, reader)
@@ -142,16 +147,12 @@ def plan(
             by=BY_BATCH.get(engine, "online"),
         ).walk()  # fmt: skip
         refuse_derivatives(job.manifest, store)
+        refuse_lost_pictures(job.manifest, store, survey, reader)
         files = coming.files
         if reader is not None and job.manifest.derives:
             due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
             files += sum(len(each.outputs) for each in due if each.key not in coming.again)
-        state = (
-            None
-            if job.emulated
-            else address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)
-        )
-        budget, budget_of = left_of_budgets(limits, max_usd, state, reader)
+        budget, budget_of = _left_of_budgets(job, survey, reader, max_usd)
         for lane, load in survey.loads.items():
             if load.rpd is not None:
                 load.rpd_left = max(0, load.rpd - (reader.sent_since(lane, day_began(time.time())) if reader else 0))
@@ -164,6 +165,19 @@ def plan(
         raise UsageError(never)
     prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
     return Plan(survey, prospect, tuple(job.manifest.warnings), files)
+
+
+def _left_of_budgets(
+    job: Job, survey: Survey, reader: Reader | None, max_usd: float | None
+) -> tuple[float | None, str]:
+    """(USD, of what). Raises LedgerError when a budget counts all jobs and what they spend cannot be read."""
+    state = (
+        None if job.emulated else address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)
+    )
+    providers = {profile.provider for profile in survey.profiles.values()}
+    if counts_all_jobs(job.manifest.limits, providers, emulated=job.emulated):
+        refuse_unshared(state)
+    return left_of_budgets(job.manifest.limits, max_usd, state, reader)
 
 
 def _reader(job: Job) -> Reader | None:

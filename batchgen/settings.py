@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -142,6 +142,7 @@ class Settings:
     values: Mapping[str, str] = field(repr=False)  # of the environment; holds keys
     warnings: tuple[str, ...] = ()
     beside: Variables | None = None
+    of_process: bool = False  # of this very process, and not what a caller gave in their place
 
     @classmethod
     def load(cls, manifest_folder: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -152,7 +153,8 @@ class Settings:
             beside = Variables(_read_env_file(path, warnings), path)
             ignored = [name for name in NOT_FROM_A_FOLDER if beside.values.get(name)]
             warnings += [f"{name} in {path} is not used: set it in the environment" for name in ignored]
-        return cls(dict(environment() if environ is None else environ), tuple(warnings), beside)
+        values = dict(environment() if environ is None else environ)
+        return cls(values, tuple(warnings), beside, of_process=environ is None)
 
     @property
     def _places(self) -> tuple[Variables, ...]:
@@ -289,17 +291,69 @@ def is_loopback(host: str) -> bool:
 
 
 def state_folder(settings: Settings) -> Path | None:
-    """Where state shared between jobs lives: $XDG_STATE_HOME/batchgen or the system's own place for it.
+    """Where state shared between jobs lives: the first of `state_folders` that can be written; if none can, the usual one.
 
-    None when the settings know no home at all: whoever gives an environment of their own decides whether to share.
+    None when the settings know no home at all: a caller who gives an environment decides whether to share.
     """
+    folders = list(state_folders(settings))
+    return next(filter(can_be_written, folders), folders[0] if folders else None)
+
+
+def state_folders(settings: Settings) -> Iterator[Path]:
+    """Where it may be, the usual place first: $XDG_STATE_HOME/batchgen and nothing else, or the system's own place below
+    HOME, then below the home of the password entry, then systemd's $STATE_DIRECTORY.
+
+    A relative path is never one: it would mean another folder in every working directory. Sources: XDG Base Directory
+    Specification 0.8 ("should consider the path invalid and ignore it"); systemd.exec(5), StateDirectory=.
+    """
+    base = settings.get("XDG_STATE_HOME") or ""
+    if os.path.isabs(base):
+        yield Path(base) / "batchgen"
+        return
+    if settings.of_process or any(settings.get(name) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")):
+        yield from _below_home()
+    if settings.of_process and (home := _home_of_entry()):
+        yield Path(home, ".local", "state", "batchgen")
+    for folder in (settings.get("STATE_DIRECTORY") or "").split(":"):
+        if os.path.isabs(folder):
+            yield Path(folder) / "batchgen"
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether a folder is there and may be written, or may be made. Nothing is made."""
+    there = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _below_home() -> Iterator[Path]:
     import platformdirs
 
-    if base := settings.get("XDG_STATE_HOME"):
-        return Path(base) / "batchgen"
-    if not any(settings.get(name) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")):
-        return None
-    return Path(platformdirs.user_state_dir("batchgen", appauthor=False))
+    with contextlib.suppress(RuntimeError):  # neither HOME nor the password entry says where home is
+        folder = Path(platformdirs.user_state_dir("batchgen", appauthor=False))
+        if folder.is_absolute():
+            yield folder
+
+
+def config_home() -> Path:
+    """Where this user's settings of all programs are. Raises SettingsError when nothing absolute says where home is."""
+    base, home = os.environ.get("XDG_CONFIG_HOME") or "", os.path.expanduser("~")
+    if os.path.isabs(base):
+        return Path(base)
+    home = home if os.path.isabs(home) else _home_of_entry()
+    if not home:
+        raise SettingsError("there is no home folder: set HOME to an absolute path")
+    return Path(home, ".config")
+
+
+def _home_of_entry() -> str:
+    """Of the user that this process runs as; empty when there is none, or none that is absolute."""
+    try:
+        import pwd  # not on Windows
+
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except (ImportError, KeyError):
+        return ""
+    return home if os.path.isabs(home) else ""
 
 
 def unquoted(text: str) -> str:

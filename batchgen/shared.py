@@ -126,25 +126,28 @@ class Keeping(Database, Protocol):
 class SharedBook:
     """The book, open. One thread of its own talks to it, so that another process's transaction never holds up the loop.
 
-    In a file, the first fault ends the sharing for this run and is told once: a quota file is no reason not to make
-    pictures. A server is waited for instead, and told of once: to start without asking would overrun the quota and the
-    budgets of all other machines. Times are UTC seconds of this host with a file, because monotonic clocks of two processes
+    In a file, the first fault ends the sharing for this run and is told once: requests per minute are no reason not to make
+    pictures. Money is: where budgets count all jobs, the fault is raised, and nothing starts without having asked. A server
+    is waited for instead, and told of once: to start without asking would overrun the quota and the budgets of all other
+    machines. Times are UTC seconds of this host with a file, because monotonic clocks of two processes
     need not agree; its catch: a wall clock that jumps forward forgets too early, and the server's own refusals then do the
     rest. With a server they are its own seconds, whatever this host's clock says.
     """
 
-    def __init__(self, place: Place, note: Callable[[str], None]) -> None:
+    def __init__(self, place: Place, note: Callable[[str], None], *, counts_money: bool = False) -> None:
         """place: a folder, a server's URL, or None: in memory, for a run that shares nothing and still keeps its windows.
+        counts_money: budgets bind all jobs together.
 
         Raises OSError or sqlite3.Error when the folder or the file cannot be written, LedgerError without its server.
         """
         self.keeping = _open(place)
         self.far = self.keeping.far
+        self._place = place
+        self._counts_money = counts_money
         self._writer = Writer(self.keeping, "book of quota and spend")
         self._note = note
         self._told = False
         self._random = random.Random()
-        self.left_usd: float | None = None  # of the tightest budget, as last seen
 
     def starts(self, quota: str, period_s: float, terms: Terms | None = None) -> SharedStarts:
         return SharedStarts(self, quota, period_s, terms or Terms())
@@ -154,12 +157,14 @@ class SharedBook:
         return self._writer.broken is not None
 
     async def ask(self, call: Callable[[Connection], T], otherwise: T) -> T:
-        """The answer of one transaction; from the first fault on `otherwise`, or LedgerError with a server."""
+        """The answer of one transaction; from the first fault on `otherwise`, or LedgerError with a server or money."""
         try:
             return await (self._patiently(call) if self.far else self._writer.write(call))
-        except LedgerError:
+        except LedgerError as error:
             if self.far:
                 raise
+            if self._counts_money:
+                raise no_budget_without(self._place, error.__cause__ or error) from error
             self._tell()
             return otherwise
 
@@ -189,17 +194,13 @@ class SharedBook:
         self._writer.ride(lambda connection: connection.execute(sql, values))
 
     def _tell(self) -> None:
-        if not self._told and self._writer.broken is not None:
+        if not self._told and (fault := self._writer.broken) is not None:
             self._told = True
-            self._note(f"quota and spend are not shared with other runs from here on: {self._writer.broken.__cause__}")
+            self._note(f"quota and spend are not shared with other runs from here on: {fault.__cause__ or fault}")
 
-    def blind(self, usd: float) -> Answer:
-        """The answer to a start when the file cannot be asked any more: yes, within what was left of the budgets."""
+    def unshared(self) -> Answer:
+        """The answer to a start when the file cannot be asked any more and no budget counts all jobs: yes."""
         self._tell()
-        if self.left_usd is not None:
-            if usd > self.left_usd + 1e-9:
-                return BudgetReached("day")
-            self.left_usd -= usd
         return Reserved(None)
 
     # --- money
@@ -283,11 +284,11 @@ class SharedStarts:
             return self._reserve_behind(usd)
         change = Locked(lambda connection: self._reserve(connection, rate, usd), self._locks)
         answer = await self._book.ask(change, None)
-        return self._book.blind(usd) if answer is None else answer
+        return self._book.unshared() if answer is None else answer
 
     def _reserve_behind(self, usd: float) -> Answer:
         if self._book.broken and not self._book.far:
-            return self._book.blind(usd)
+            return self._book.unshared()
         place, now = self._book.new_place(), self._book.clock()
         change = Locked(lambda connection: self._write(connection, place, usd, now), self._own_lock)
         self._behind[place] = self._book.put(change), now
@@ -314,8 +315,6 @@ class SharedStarts:
         ]
         if left and usd > min(left)[0] + 1e-9:
             return BudgetReached(min(left)[1])
-        if left:
-            self._book.left_usd = min(left)[0] - usd
         rate = None if rate is None else _allowed(rate, now, refusals)
         money_s = self._money_s(connection, usd, now)
         if rate is not None and used >= rate:
@@ -484,17 +483,18 @@ def requests_on(connection: Connection, quota: str, day: float) -> int:
 
 
 def spent_so_far(place: Place, at: float) -> float:
-    """USD of all jobs since then, for who only looks; 0 when there is no book, or none that can be read."""
+    """USD of all jobs since then, for who only looks; 0 when there is no book yet. Raises LedgerError when there is one
+    that cannot be read."""
     if isinstance(place, str):
         return _spent_on_server(place, at)
-    if place is None or not (place / FILE_NAME).is_file():
+    if place is None or not (place / FILE_NAME).exists():
         return 0.0
     try:
         uri = f"{(place / FILE_NAME).absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S)) as connection:
             return spent(connection, at, None, None, "")
-    except sqlite3.Error:
-        return 0.0
+    except sqlite3.Error as error:
+        raise no_budget_without(place, error) from error
 
 
 def _spent_on_server(url: str, at: float) -> float:
@@ -508,16 +508,36 @@ def _spent_on_server(url: str, at: float) -> float:
         return 0.0
 
 
-def open_shared(place: Place, note: Callable[[str], None]) -> SharedBook:
-    """The book in the state folder, or in memory with a note when that cannot be had, or without a folder; or on a server.
+def open_shared(place: Place, note: Callable[[str], None], *, counts_money: bool = False) -> SharedBook:
+    """The book in the state folder, or on a server. Without a folder that can be used it is kept in memory, with a note,
+    unless budgets have to count what other jobs spend.
 
-    Raises LedgerError when the server cannot be reached.
+    Raises LedgerError when the server cannot be reached, or such a budget could not be kept.
     """
+    if place is None and counts_money:
+        raise no_budget_without(None)
     try:
-        return SharedBook(place, note)
+        return SharedBook(place, note, counts_money=counts_money)
     except (OSError, sqlite3.Error) as error:
+        if counts_money:
+            raise no_budget_without(place, error) from error
         note(f"quota and spend are not shared with other runs: {place} cannot be used: {error}")
         return SharedBook(None, note)
+
+
+def no_budget_without(place: Place, error: BaseException | None = None) -> LedgerError:
+    """Why a run whose budget counts all jobs does not start, or goes no further."""
+    limits = "a budget per day or month, usd_per_10_min or a tier counts what all jobs spend"
+    if place is None:
+        return LedgerError(
+            f"limits: {limits}, and there is no folder to keep that in: set HOME or XDG_STATE_HOME to an absolute path"
+            " (StateDirectory=batchgen in a system unit), or use --max-cost or limits: budget_usd, which count one run"
+        )
+    file = place if isinstance(place, str) else place / FILE_NAME
+    return LedgerError(
+        f"limits: {limits}, and {file}, which keeps that, cannot be used: {error}. Nothing more is started: see to the file"
+        " and run again. If it is damaged, move it away: each job adds again what it has spent when it next runs"
+    )
 
 
 class _File(SQLite):
@@ -562,6 +582,8 @@ def _connect(path: Path | str) -> _File:
     except BaseException:
         connection.close()
         raise
+    if isinstance(path, Path):
+        connection.watch(path)
     return connection
 
 

@@ -28,12 +28,13 @@ FLAGGED = ("size",)
 OUTAGE = Outage(at=9.0, scope="host", name="api.example", models=("m", "n"), since=8.0, retry_at=11.0, reason="html",
                 message="it's ?")  # fmt: skip
 UNORDERED = {"current_samples", "files", "images_by_model", "requests_by_model", "usd_by_model", "maybe_usd_by_model",
-             "texts_beside", "chunk_lanes", "unwanted_derivatives"}  # fmt: skip
+             "texts_beside", "chunk_lanes", "recorded_files", "unwanted_derivatives"}  # fmt: skip
 READER: dict[str, tuple[Any, ...]] = {
     "answered": (1,), "attempt": (1,), "attempts": (1,), "beside": (1,), "beyond_requests": (), "billed_requests": (),
     "chunk": (1,), "chunk_lanes": (), "chunk_usd": (1,), "cooling": (), "counts": (), "counts_by_model": (),
     "current_count": (), "current_samples": (), "earlier_image": ("a", 1, "fp-a"), "ends_in": (1,), "files": (),
     "flagged": (1, 9), "flagged_count": (1,), "images": (), "images_by_model": (), "known": (["a", "é", "none"],),
+    "last_attempt": (), "recorded_files": (),
     "last_ended_run": (), "last_run": (), "last_success_at": (), "made_at": ("a", 1, "fp-a"), "made_in": (1,),
     "maybe_usd_by_model": (), "meta": ("name",), "money": (1,), "most_accepted": ("gemini/m", 0.0), "newest_paths": (1, 9),
     "open_attempts": (), "open_chunks": (), "outages": (), "parked": (), "picture": ("a", 1), "picture_requests": (), "reasons": (9,),
@@ -51,7 +52,7 @@ CHRONICLE: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 DERIVED: dict[str, tuple[Any, ...]] = {
     "derivative_counts": (), "derivative_failures": (9,), "derivatives": (["a", "d"],), "made_derivatives": (),
-    "pictures": (["a", "g"],), "unwanted_derivatives": (),
+    "hashes_at": (["w/a.webp"],), "pictures": (["a", "g"],), "unwanted_derivatives": (),
 }  # fmt: skip
 OF_THE_CLUSTER = ("has_work", "queue", "at_work", "unplaced_of_workers")  # tests/cluster asks with something there
 HELD_OPEN = {"open", "of", "close"}  # they ask for nothing

@@ -23,12 +23,12 @@ def block(language: str, number: int = 0) -> str:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)[number]
 
 
-def test_the_readmes_manifest_is_valid(tmp_path):
+def test_the_readmes_manifest_is_valid(tmp_path, state_home):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "A1.jpg")
     (tmp_path / "products.csv").write_text("sku,title,colour\nA1,mug,sand\n")
     (tmp_path / "m.yaml").write_text(block("yaml"))
-    plan = batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={}))
+    plan = batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={"XDG_STATE_HOME": str(state_home)}))
     assert (plan.survey.items, plan.forecast.images, plan.warnings) == (6, 10, ())
 
 

@@ -20,7 +20,7 @@ from batchgen import shared as shared_module
 from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
-from batchgen.errors import UsageError
+from batchgen.errors import LedgerError, UsageError
 from batchgen.events import LaneCooled, LaneParked, Noted, RunStarted
 from batchgen.ledger.reader import Reader
 from batchgen.quota import (
@@ -431,7 +431,7 @@ async def test_one_budget_counts_all_jobs_of_the_user(tmp_path, state_home, span
 async def test_what_was_spent_before_there_was_a_shared_file_counts_once(tmp_path, state_home):
     limits, environ = {"budget_usd_per_day": 0.10}, {"XDG_STATE_HOME": str(state_home)}
     async with await serve(FAST) as emulator:
-        alone = await real_run(tmp_path, "one", emulator.base_url, limits, {})
+        alone = await real_run(tmp_path, "one", emulator.base_url, {"budget_usd": 0.10}, {})
         for _ in range(2):
             await real_run(tmp_path, "one", emulator.base_url, limits, environ)
     file = SharedBook(state_home / "batchgen", print)
@@ -568,13 +568,27 @@ async def test_requests_of_a_day_are_counted_over_all_jobs_and_given_back_when_n
     assert isinstance(await logs[0].reserve(60), Reserved)
 
 
-async def test_a_budget_holds_with_what_was_left_when_the_file_can_no_longer_be_asked(in_file, state_home):
-    log = in_file.starts("q", 60.0, Terms(budgets=(Budget("day", 1.0),)))
-    await log.reserve(None, 0.4)
-    connection = sqlite3.connect(state_home / FILE_NAME)
-    connection.execute("DROP TABLE spending")
-    connection.close()
-    assert [type(await log.reserve(None, 0.4)) for _ in range(2)] == [Reserved, BudgetReached]
+@pytest.mark.parametrize("counts_money", [False, True], ids=["requests", "money"])
+@pytest.mark.parametrize("harm", ["a table is gone", "the file is gone", "another file stands there"])
+async def test_when_the_file_fails_requests_go_on_unshared_and_money_does_not(state_home, harm, counts_money):
+    notes: list[str] = []
+    book = SharedBook(state_home, notes.append, counts_money=counts_money)
+    log = book.starts("q", 60.0, Terms(budgets=(Budget("day", 1.0),) if counts_money else ()))
+    await log.reserve(9, 0.4)
+    if harm == "a table is gone":
+        with contextlib.closing(sqlite3.connect(state_home / FILE_NAME)) as connection:
+            connection.execute("DROP TABLE spending")
+    else:
+        (state_home / FILE_NAME).unlink()
+        if harm.startswith("another"):
+            SharedBook(state_home, print).close()
+    if counts_money:
+        with pytest.raises(LedgerError, match=r"counts what all jobs spend, and .*quota\.sqlite"):
+            await log.reserve(9, 0.4)
+    else:
+        assert await log.reserve(9, 0.4) == Reserved(None)
+    book.close()
+    assert len(notes) == 1
 
 
 async def test_a_budget_of_one_account_does_not_count_the_spend_of_others(shared):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import struct
 import sys
@@ -226,6 +227,39 @@ def test_a_spool_file_is_never_written_over_another(store):
     spool(store, 1, b"first")
     with pytest.raises(StoreError):
         store.spool_file(1, 0)
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "the job folder as well"])
+def test_a_spool_file_whose_folder_goes_while_it_is_written_keeps_its_bytes_under_another_name(
+    store, tmp_path, monkeypatch, how
+):
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    store.lay_ballast()
+    file = store.spool_file(7, 0)
+    file.write(b"half of it, ")
+    if how == "deleted":
+        shutil.rmtree(store.folder / ".batchgen")
+    else:
+        (store.folder / ".batchgen" if how == "moved" else store.folder).rename(tmp_path / "away")
+    file.write(b"and the other half")
+    file.sync()
+    assert Path(file.path).read_bytes() == b"half of it, and the other half"
+    assert file.stranded == (how == "the job folder as well")
+    assert file.stranded == file.path.startswith(str(tmp_path / "temp"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="what is open cannot be deleted there")
+def test_a_file_that_is_deleted_from_the_spool_before_it_is_placed_comes_back(store):
+    store.lay_ballast()
+    file = store.spool_file(7, 0)
+    file.write(b"paid for")
+    file.sync(keep_open=True)
+    shutil.rmtree(store.folder / ".batchgen")
+    assert file.deleted
+    file.sync(keep_open=True)
+    file.close()
+    assert (Path(store.spooled("7.0")).read_bytes(), file.stranded) == (b"paid for", False)
 
 
 def test_a_spool_file_knows_the_hash_and_size_of_what_it_holds(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job
+from batchgen.cli.job_folder import find_job, folders_of
 from batchgen.cli.options import json_option, ledger_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger.lost import lost_in
 from batchgen.ledger.places import has_ledger
 from batchgen.ledger.reader import Reader
 from batchgen.report import figures
@@ -68,13 +70,11 @@ def found_in(folder: Path) -> set[Path]:
     if not folder.is_dir() or has_ledger(folder):
         return found
     for path in folder.glob("*"):
-        if path.is_dir() and has_ledger(path):
+        if path.is_dir() and (has_ledger(path) or lost_in(path)):
             found.add(path.absolute())
         elif path.suffix.lower() in MANIFESTS and path.is_file():
-            try:
-                found.add(find_job(str(path)).folder)
-            except (LedgerError, UsageError):
-                continue  # it has not run yet, or is another kind of file
+            with contextlib.suppress(UsageError):  # it cannot be read
+                found.update(folder.absolute() for folder in folders_of(path)[:1])
     return found
 
 

@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchgen.errors import LedgerError, UsageError
+from batchgen.errors import UsageError
+from batchgen.ledger.lost import lost_in, no_ledger, verify_words
 from batchgen.ledger.places import has_ledger
 from batchgen.manifest.bucket import names_bucket
 
@@ -36,17 +37,24 @@ def find_job(job: str, output: str | None = None) -> JobFolder:
         return _with_ledger(path)
     if not path.is_file():
         raise UsageError(f"{job}: there is no such manifest or folder")
-    real = manifest_folder(path)
-    emulated = real.with_name(real.name + EMULATED)
-    found = [folder for folder in (real, emulated) if has_ledger(folder)]
+    found = folders_of(path)
     if not found:
-        raise LedgerError(f"no ledger in {real}: nothing has run there yet; `batchgen run {job}` starts it")
+        real = manifest_folder(path)
+        raise no_ledger(real, f"nothing has run there yet; `batchgen run {job}` starts it", job)
+    if not has_ledger(found[0]):
+        raise no_ledger(found[0], "", verify_words(job, found[0], manifest_folder(path)))
     return JobFolder(found[0].absolute(), found[1].absolute() if len(found) > 1 else None)
+
+
+def folders_of(manifest: Path) -> list[Path]:
+    """Those of its job and its emulated job in which something has run, even where the ledger of that is lost."""
+    real = manifest_folder(manifest)
+    return [folder for folder in (real, real.with_name(real.name + EMULATED)) if has_ledger(folder) or lost_in(folder)]
 
 
 def _with_ledger(folder: Path) -> JobFolder:
     if not has_ledger(folder):
-        raise LedgerError(f"no ledger in {folder}: nothing has run there yet, or it is no job folder")
+        raise no_ledger(folder, "nothing has run there yet, or it is not a job folder")
     return JobFolder(folder.absolute())
 
 

@@ -29,7 +29,7 @@ from batchgen.schedule.timetable import (
     span_s,
     unit_name,
 )
-from batchgen.settings import KEY_NAMES, LEDGER, Settings, environment
+from batchgen.settings import KEY_NAMES, LEDGER, Settings, config_home, environment
 
 if TYPE_CHECKING:
     from batchgen.job import Job
@@ -196,7 +196,7 @@ def _needed(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str,
 def _timetable(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> Timetable:
     named = {key.variable for key in given["keys"]}
     missing = [names[0] for names in _needed(job, notified, _engine(given["options"])) if not named & set(names)]
-    keys = (*given["keys"], *(KeyFile(name, _config_folder() / "batchgen" / name.lower()) for name in missing))
+    keys = (*given["keys"], *(KeyFile(name, config_home() / "batchgen" / name.lower()) for name in missing))
     at, until = given["at"], given["until"]
     spans = [given["max_duration"] or DURATION_S, span_s(at, until) if until else DURATION_S]
     if given["timezone"]:
@@ -298,12 +298,8 @@ def _notes(form: str, table: Timetable, given: dict[str, Any], messages: bool) -
     return notes
 
 
-def _config_folder() -> Path:
-    return Path(environment().get("XDG_CONFIG_HOME") or Path.home() / ".config").absolute()
-
-
 def _user_units() -> Path:
-    return _config_folder() / "systemd" / "user"
+    return config_home() / "systemd" / "user"
 
 
 def _repository(table: Timetable) -> Path:

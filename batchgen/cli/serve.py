@@ -14,7 +14,7 @@ import click
 
 from batchgen.cli.history import found_in
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import EMULATED, manifest_folder
+from batchgen.cli.job_folder import folders_of, manifest_folder
 from batchgen.cli.options import ledger_option, pass_invocation
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.places import has_ledger
@@ -164,8 +164,7 @@ def _of_manifest(manifest: Path) -> list[Place]:
         real = manifest_folder(manifest).absolute()
     except UsageError:
         return []
-    both = [Place(folder, str(manifest.absolute())) for folder in (real, real.with_name(real.name + EMULATED))]
-    return [place for place in both if has_ledger(place.folder)] or both[:1]
+    return [Place(folder.absolute(), str(manifest.absolute())) for folder in folders_of(manifest) or [real]]
 
 
 def prospect(place: Place, states: frozenset[str]) -> Facts:

@@ -7,23 +7,23 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import EMULATED, find_job, manifest_folder
+from batchgen.cli.job_folder import find_job, folders_of, head_fields, manifest_folder
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import pointer
+from batchgen.ledger.places import Server, known_as, pointer, server_url, url_of
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
-from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.ledger.schema import STATE_FOLDER, ledger_path
 from batchgen.manifest.bucket import names_bucket
 from batchgen.report import figures
 from batchgen.report.gallery import FILE_NAME as GALLERY
@@ -31,6 +31,9 @@ from batchgen.report.screen import Screen
 from batchgen.store.bucket import BucketStore
 from batchgen.store.store import Store, family
 from batchgen.store.whereabouts import remembered, store_of
+
+if TYPE_CHECKING:
+    from batchgen.engine.repair import Repair
 
 NOT_ALL_RIGHT = 3
 CHUNK_BYTES = 1 << 20
@@ -62,7 +65,12 @@ class Findings:
 @click.command("verify")
 @job_argument
 @folder_option
-@click.option("--repair", "rebuild", is_flag=True, help="Build a damaged or lost ledger anew from results.jsonl.")
+@click.option(
+    "--repair",
+    "rebuild",
+    is_flag=True,
+    help="Build a ledger that is damaged or lost from what is left, or add to an older one what it lacks.",
+)
 @json_option()
 @pass_invocation
 def command(invocation: Invocation, job: str, output: str | None, rebuild: bool, as_json: bool) -> int:
@@ -101,36 +109,55 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
             f"the ledger of {folder} is on a server, {there.server}, schema {there.schema}: --repair is for a ledger in the"
             " folder. Restore that one from the server's backups"
         )
-    loaded = batchgen.load(job, output=folder, emulate=True) if Path(job).is_file() else None
-    manifest = loaded.manifest if loaded is not None else None
-    done = repair(folder, manifest, remembered(folder))
+    loaded = None
+    if Path(job).is_file():
+        loaded = batchgen.load(job, output=output if output and names_bucket(output) else folder, emulate=True)
+    manifest, bucket = (None, remembered(folder)) if loaded is None else (loaded.manifest, loaded.bucket)
+    if manifest is not None and not bucket and output is None and folder == Path(os.path.abspath(manifest.output)):
+        bucket = manifest.bucket  # nothing in the folder says so any more
+    url = None if ledger_path(folder).is_file() else url_of(folder)  # a damaged file is replaced by a file
+    name = folder.name if manifest is None else manifest.name
+    server = None if url is None else Server(server_url(url), name, known_as(bucket or str(folder)))
+    done = repair(folder, manifest, bucket, server)
     if done is None:
         say("the ledger is whole: there is nothing to repair")
         return
+    tell(done, say, with_manifest=manifest is not None)
+
+
+def tell(done: Repair, say: Callable[..., None], *, with_manifest: bool) -> None:
     if done.kept_as:
         say(f"the damaged ledger is kept as {done.kept_as}")
     say(f"{figures.count(done.restored, 'image')} back in the ledger")
     if done.unmarked:
         then = (
-            "no manifest was given): the next run keeps those whose prompt and model it still asks for"
-            if manifest is None
-            else "the manifest asks for something else now): the next run would make them again"
+            "the manifest asks for something else now): the next run would make them again"
+            if with_manifest
+            else "no manifest was given): the next run keeps those whose prompt and model it still asks for"
         )
         say(f"{len(done.unmarked):,} of them without a fingerprint ({then}", "yellow")
+    for path in done.by_name:
+        say(f"taken by its name alone, for nothing says what it was asked for: {path}", "yellow")
+    for old, new in done.moved:
+        say(f"{old} is {new} by its bytes, and has that name again")
     for label, paths in (("not there as it was", done.gone), ("of a forgotten request, kept as", done.unassigned)):
         for path in paths:
             say(f"{label}: {path}", "yellow")
 
 
 def folder_to_repair(job: str, output: str | None) -> Path:
-    """The job's folder, with or without a ledger. Raises UsageError."""
+    """The job's folder, with or without a ledger: of the job and its emulated job the one whose ledger is not whole. Raises
+    UsageError."""
+    from batchgen.engine.repair import is_whole
+
     if Path(job).is_dir() or (output is not None and not names_bucket(output)):
         return Path(output or job).absolute()
-    real = manifest_folder(Path(job))
-    folders = [folder for folder in (real, real.with_name(real.name + EMULATED)) if (folder / RESULTS).is_file()]
-    if not folders:
-        raise UsageError(f"there is no {RESULTS} in {real}: nothing to build a ledger from")
-    return folders[0].absolute()
+    if not Path(job).is_file():
+        raise UsageError(f"{job}: there is no such manifest or folder")
+    real, folders = manifest_folder(Path(job)), folders_of(Path(job))
+    if real not in folders and (real.is_dir() or not folders or names_bucket(head_fields(Path(job)).get("output", ""))):
+        folders.append(real)
+    return next((folder for folder in folders if not is_whole(folder)), folders[0]).absolute()
 
 
 def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:

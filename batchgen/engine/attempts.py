@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.settle import Stored, made_result, settle
-from batchgen.errors import DownloadFailed, ProviderError, StoreError
+from batchgen.errors import DownloadFailed, LedgerGone, ProviderError, StoreError
 from batchgen.events import AttemptFailed, AttemptStarted, Event, SampleEnded, SampleSucceeded
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
@@ -83,6 +83,8 @@ class Attempts:
             self._results.append(sample, None if stored.missing or batch else made_result(sample, reply, stored))
         except StoreError as error:
             self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
+        if (gone := stored.unrecorded) is not None:
+            raise LedgerGone(str(gone), [picture.file.path for picture in stored.pictures]) from gone
         return stored
 
     async def succeeded(

@@ -19,6 +19,7 @@ from batchgen.errors import BatchgenError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.lost import has_lines
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
@@ -226,6 +227,7 @@ async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str]
     LedgerError."""
     for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
         pass
+    has_lines(folder)  # a user's own results.jsonl is never written over
     store = Store(folder)
     store.prepare()
     lock = JobLock(folder)
@@ -237,6 +239,7 @@ async def make_derivatives(manifest: Manifest, folder: Path, only: Sequence[str]
             emulated = ledger.reader.meta("emulated") == "yes"
             async with Derivatives(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
                 tally = await derivatives.finish()
+            ledger.catch_up()  # unless it has gone meanwhile
             if tally.changed:
                 ResultsFile(folder, ledger.reader).rebuild()
             return tally

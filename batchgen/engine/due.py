@@ -127,12 +127,14 @@ class Lookout:
         self, picture: Picture, post: Post, due: Mapping[str, Output], there: Mapping[str, DerivativeRow]
     ) -> dict[str, Any]:
         kept = [row for path, row in there.items() if path not in due and row.state == "made"]
+        paths = [*due, *(f"{os.path.splitext(path)[0]}.xmp" for path in due)]
         return {
             "source": os.path.join(self._root, picture.path),
             "sha256": picture.sha256,
             "embed": post.embed,
             "source_type": post.source_type,
             "outputs": [output.spec for output in due.values()],
+            "made": self._view.hashes_at(paths),
             "there": [{name: getattr(row, name) for name in ("path", "format", "width", "height", "bytes", "sha256")} for row in kept],
             "facts": self._facts(picture),
         }  # fmt: skip

@@ -32,6 +32,7 @@ from batchgen.errors import (
     FileGone,
     HeldUncertain,
     LedgerError,
+    LedgerGone,
     Malformed,
     NoImage,
     ProviderError,
@@ -170,8 +171,9 @@ class Execution:
         except ProviderError as error:
             await self._no_picture(work, sample, flight, prepared, error)
             return
-        except (StoreError, LedgerError, OSError):
-            await self._in_thread(lambda: self._say_where(sample, flight.attempt))
+        except (StoreError, LedgerError, OSError) as error:
+            if not (isinstance(error, LedgerGone) and error.kept):  # else it stands under its name
+                await self._in_thread(lambda: self._say_where(sample, flight.attempt))
             raise
         exposed_ms = None if received_s is None else (stored.recorded_s - received_s) * 1000
         usd, sent_at = stored.usd, flight.sent_at or time.time()
@@ -293,11 +295,14 @@ class Execution:
             paths += [self._store.spooled(name) for name, _ in whole_pictures(self._store, attempt)]
         except OSError:
             paths = []
-        words = f"lies in {', '.join(paths)}: the next run takes it up" if paths else "is lost and was probably billed"
+        words = "is lost and was probably billed" if self._store.rescue.folder_stands() else "went away with the folder"
+        if paths:
+            words = f"lies in {', '.join(paths)}: the next run takes it up"
         self._whereabouts.append(f"the picture of {sample.key} {words}")
 
     def refused(self, error: StoreError | LedgerError) -> None:
-        self.fault = self.fault or error
+        if self.fault is None or (isinstance(error, LedgerGone) and not isinstance(self.fault, LedgerGone)):
+            self.fault = error  # that its folder has gone says more than what could not be written there
         self.stop("disk", str(error))
 
     def stop(self, reason: str, message: str) -> None:

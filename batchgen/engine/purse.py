@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from batchgen.engine.lanes import Route
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.planning import LaneLoad
 from batchgen.quota import MARGIN_S, Budget, SharedLog, Span, day_began, span_start
-from batchgen.shared import TEN_MINUTES_S, Place, SharedBook, Terms, account_name, quota_name, spent_so_far
+from batchgen.shared import (
+    TEN_MINUTES_S,
+    Place,
+    SharedBook,
+    Terms,
+    account_name,
+    no_budget_without,
+    quota_name,
+    spent_so_far,
+)
 
 PERIOD_S = 60.0 + MARGIN_S
 
@@ -122,6 +131,18 @@ class Purse:
             return 0.0
         self._shared.spend(self._job, usd, at, account, self._purse)
         return usd
+
+
+def counts_all_jobs(limits: Limits, providers: Iterable[str], *, emulated: bool) -> bool:
+    """Whether what other jobs spend binds this one. An emulator's money is no money, and each emulated job's is its own."""
+    return not emulated and any(map(limits.counts_all_jobs, set(providers)))
+
+
+def refuse_unshared(state: Place) -> None:
+    """For a job that other jobs' spend binds: what keeps count of it has to be there. Raises LedgerError."""
+    if state is None:
+        raise no_budget_without(None)
+    spent_so_far(state, time.time())
 
 
 def left_of_budgets(

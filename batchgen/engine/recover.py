@@ -160,8 +160,9 @@ def _set_drafts_aside(store: Store, attempt: OpenAttempt, found: list[tuple[str,
 def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
     """Spool files of an attempt that are whole pictures, in the order in which they came."""
     prefix = f"{attempt}."
+    there = os.listdir(store.spool) if os.path.isdir(store.spool) else []
     names = sorted(
-        (entry for entry in os.listdir(store.spool) if entry.startswith(prefix)),
+        (entry for entry in there if entry.startswith(prefix)),
         key=lambda name: int(name[len(prefix) :]),
     )
     found = []
@@ -337,7 +338,10 @@ def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog)
             store.sync(old, move.new)  # each is durable before the next takes a name that it has left
         sample = move.sample
         changes: list[Change] = [
-            ("UPDATE image SET path = ? WHERE path = ?", (move.new, old)),
+            (
+                "UPDATE image SET path = ? WHERE item_id = ? AND n = ? AND (path = ? OR (attempt_id = ? AND k = ?))",
+                (move.new, sample.item.id, sample.n, old, *move.image),
+            ),
             (
                 "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, fingerprint = ?, made_fingerprint = ?, wire = ?, model = ?,"
                 " reason = '', message = '', updated_at = ? WHERE item_id = ? AND n = ?",

@@ -1,82 +1,109 @@
-"""Builds a ledger anew from what is left of a job: `results.jsonl`, the pictures it names, and the spool."""
+"""Builds a ledger from what is left of a job, or adds to one what it lacks: `results.jsonl`, pictures, receipts, the spool."""
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import hashlib
-import json
 import os
+import posixpath
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from batchgen.engine.conversation import contents_of
-from batchgen.engine.dependents import wire_of
-from batchgen.engine.lanes import lane_key
+from batchgen.engine.repair_lines import (
+    NOT_AS_WANTED,
+    Entry,
+    Known,
+    Line,
+    entries,
+    lines_by_name,
+    lines_of_receipts,
+    pictures,
+    read_lines,
+    sent,
+)
+from batchgen.engine.repair_records import record_end, record_kept, record_picture
 from batchgen.errors import ImageError, LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.results import FILE_NAME as RESULTS
+from batchgen.ledger.lost import RESULTS
+from batchgen.ledger.places import Server
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_file_for_reading
+from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
-from batchgen.manifest.fingerprint import fingerprint
-from batchgen.records import Item, needs, sample_key
 from batchgen.store.check import check_file
 from batchgen.store.lock import JobLock
-from batchgen.store.sniff import EXTENSION
+from batchgen.store.sniff import EXTENSION, is_picture
 from batchgen.store.spool import disk_error
-from batchgen.store.store import SUPERSEDED, TURNS, Store
+from batchgen.store.store import DRAFTS, SUPERSEDED, TURNS, Store
 from batchgen.store.unread import finish_keeping, kept_attempts, load
 from batchgen.store.whereabouts import META, open_store
-
-Line = dict[str, Any]
-Entry = tuple[Item, tuple[str, ...]]  # with what its samples send, the last for all further ones
 
 
 @dataclass(slots=True)
 class Repair:
     """kept_as: the damaged ledger's new name, None when there was none. unmarked: restored, but not known to be what the
-    manifest asks for now; gone: named in results.jsonl and not there as it was; unassigned: pictures of the spool."""
+    manifest asks for now; by_name: nothing but their names says what they are; moved: (old, new) of those that lay under
+    other names; gone: named in results.jsonl and not there as it was; unassigned: pictures of the spool."""
 
     kept_as: str | None = None
     restored: int = 0
     unmarked: list[str] = field(default_factory=list)
+    by_name: list[str] = field(default_factory=list)
+    moved: list[tuple[str, str]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     unassigned: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is to be in the ledger: lines by item, what the manifest says of them, and paths that nothing but a name tells of."""
+
+    lines: Mapping[str, Line]
+    entries: Mapping[str, Entry]
+    by_name: Collection[str]
+    known: Known
+
+
 def is_whole(folder: Path) -> bool:
-    """Whether there is a ledger and every page of it can be read."""
+    """Whether there is a ledger that knows of a run, and every page of it can be read."""
     try:
-        connection = open_file_for_reading(ledger_path(folder))
-        with contextlib.closing(connection):
-            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+        with contextlib.closing(open_file_for_reading(ledger_path(folder))) as connection:
+            sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
+            return sound and Reader(connection).last_run() is not None
     except (LedgerError, sqlite3.DatabaseError):
         return False
 
 
-def repair(folder: Path, manifest: Manifest | None, bucket: str = "") -> Repair | None:
-    """Build the ledger anew. None when it is whole. bucket: where the pictures are, when not in the folder.
+def repair(folder: Path, manifest: Manifest | None, bucket: str = "", server: Server | None = None) -> Repair | None:
+    """Build the ledger. None when it is whole and lacks nothing. bucket: where the pictures are, when not in the folder;
+    server: where the ledger goes, when not into the folder.
 
     The damaged file and results.jsonl are kept beside. Raises JobLocked, ManifestError, StoreError, LedgerError.
     """
+    if not bucket and not folder.is_dir():
+        raise StoreError(f"there is no folder {folder}: nothing to build a ledger from")
     store, done = open_store(folder, bucket), Repair()
     store.prepare()
     lock = JobLock(folder)
     lock.acquire()
     try:
-        if is_whole(folder):
+        whole = is_whole(folder)
+        found = _lacking(store, manifest) if whole else _left(store, manifest)
+        if whole and not found.lines:
             return None
-        lines = read_lines(folder / RESULTS)
-        wanted = _wanted(manifest, lines, store) if manifest is not None else {}
-        done.kept_as = _put_aside(folder)
-        ledger = Ledger(folder)
+        if not whole:
+            done.kept_as = _put_aside(folder)
+        ledger = Ledger(folder, server)
         try:
-            _rebuild(ledger, store, lines, wanted, done)
+            ServerLock(ledger).acquire()
+            if not whole and ledger.reader.last_run() is not None:
+                return None  # it is on the server, and only the folder had forgotten so
+            _rebuild(ledger, store, found, done, anew=not whole)
         finally:
             ledger.close()
     except OSError as error:
@@ -86,49 +113,52 @@ def repair(folder: Path, manifest: Manifest | None, bucket: str = "") -> Repair 
     return done
 
 
-def read_lines(path: Path) -> dict[str, Line]:
-    """The last whole line of each item. Raises StoreError without the file: there would be nothing to build from."""
-    found: dict[str, Line] = {}
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for text in file:
-                with contextlib.suppress(ValueError):  # a crash may have torn one
-                    line = json.loads(text)
-                    if isinstance(line, dict) and isinstance(line.get("id"), str):
-                        found[line["id"]] = line
-    except FileNotFoundError:
-        raise StoreError(f"{path} is gone too: without it nothing says which picture is whose") from None
-    return found
+def _left(store: Store, manifest: Manifest | None) -> Found:
+    """All that a new ledger can be built from. Raises StoreError when nothing says which picture is whose, or none of those
+    that are named is there: all would be bought again."""
+    lines, by_name = read_lines(store.folder / RESULTS), list[str]()
+    if manifest is not None:
+        lines = {**lines_of_receipts(store, manifest), **lines}
+        named, by_name = lines_by_name(manifest, store, lines, Known())
+        lines |= named
+    where = store.url or store.root
+    if not lines and not kept_attempts(store.root):
+        more = "no picture under a name that the manifest asks for" if manifest is not None else "no manifest was named"
+        raise StoreError(f"nothing says which picture in {where} is whose: there is no {RESULTS}, and {more}")
+    there = {path for path, _ in store.files()}
+    wanted = {path for line in lines.values() for path in line["files"]}
+    if (
+        wanted
+        and not wanted & there
+        and not _pictures_below(store)
+        and not any(is_picture(entry.path) for entry in os.scandir(store.spool))
+    ):
+        raise StoreError(
+            f"none of the {len(wanted):,} picture(s) that {store.folder / RESULTS} names is in {where}: bring them back first,"
+            f" or say where they are, --output DIR or --output s3://bucket/prefix. To pay for all of them again, remove {RESULTS}"
+        )
+    return Found(lines, entries(manifest, lines, store) if manifest is not None else {}, by_name, Known())
 
 
-def _wanted(manifest: Manifest, lines: Mapping[str, Line], store: Store) -> dict[str, Entry]:
-    """Items whose prompt and model are still those of their line, with what they send. Reads the manifest to its end."""
-    made: dict[str, str] = {}  # sha256 of the pictures that others need, by sample
-    wanted = {item.id: _entry(manifest, item, made) for item in _unchanged(manifest, lines) if not needs(item, 1)}
-    if not manifest.needed_ids:  # known once the manifest was read
-        return wanted
-    for item in manifest.items():
-        if item.id in manifest.needed_ids and (line := lines.get(item.id)) is not None:
-            made |= {
-                sample_key(item.id, n): sha256 for _, sha256, n, draft in _pictures(line, item, store) if not draft
-            }
-    for item in _unchanged(manifest, lines):
-        if needs(item, 1):
-            with contextlib.suppress(KeyError):  # what it needs has no line: only prompt and model can be compared
-                wanted[item.id] = _entry(manifest, item, made)
-    return wanted
-
-
-def _unchanged(manifest: Manifest, lines: Mapping[str, Line]) -> Iterator[Item]:
-    for item in manifest.items():
-        line = lines.get(item.id)
-        if line is not None and (line.get("prompt"), line.get("model")) == (item.prompt, item.model):
-            yield item
-
-
-def _entry(manifest: Manifest, item: Item, made: Mapping[str, str]) -> Entry:
-    samples = range(1, item.count + 1 if item.turn > 1 else 2)  # otherwise all send the same
-    return item, tuple(wire_of(item, n, manifest.references.digest, made.__getitem__) for n in samples)
+def _lacking(store: Store, manifest: Manifest | None) -> Found:
+    """What a ledger that is whole has never heard of: it is older than what lies there."""
+    with Reader.open(store.folder) as reader:
+        samples = {(result.id, result.n) for result in reader.results()}
+        known = Known(samples, {path for path, _ in reader.recorded_files()})
+    lines, by_name = read_lines(store.folder / RESULTS), list[str]()
+    if manifest is not None:
+        named, by_name = lines_by_name(manifest, store, lines, known)
+        lines |= named
+    counts = {item.id: item for item in manifest.items() if item.id in lines} if manifest is not None else {}
+    lines = {
+        item_id: line
+        for item_id, line in lines.items()
+        if any(
+            not draft and (item_id, n) not in samples and path not in known.paths
+            for path, _, n, draft in pictures(line, counts.get(item_id), store)
+        )
+    }
+    return Found(lines, entries(manifest, lines, store) if manifest is not None and lines else {}, by_name, known)
 
 
 def _put_aside(folder: Path) -> str | None:
@@ -138,40 +168,89 @@ def _put_aside(folder: Path) -> str | None:
     for ending in ("-wal", "-shm", ""):  # under names by which SQLite still finds them
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{ending}", f"{aside}{ending}")
-    shutil.copy2(folder / RESULTS, path.with_name(f"{RESULTS}.before-{stamp}"))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(folder / RESULTS, path.with_name(f"{RESULTS}.before-{stamp}"))
     return str(aside) if aside.exists() else None
 
 
-def _rebuild(
-    ledger: Ledger, store: Store, lines: Mapping[str, Line], wanted: Mapping[str, Entry], done: Repair
-) -> None:
-    if store.root.endswith(".emulated"):
-        ledger.set_meta(emulated="yes")
-    if store.url:
-        ledger.set_meta(**{META: store.url})
+def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, anew: bool) -> None:
+    """anew: nothing is in the ledger yet, and whatever the state folder holds belongs to it."""
+    number, spooled, turns = ledger.reader.last_attempt(), dict[str, str](), dict[str, str]()
+    if anew:
+        if store.root.endswith(".emulated"):
+            ledger.set_meta(emulated="yes")
+        if store.url:
+            ledger.set_meta(**{META: store.url})
+        finish_keeping(store)
+        spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
+        number = max(kept_attempts(store.root), default=0)  # whose numbers stay theirs
+        turns = _turns_put_aside(store)
     ledger.run_started(os.getpid(), "", "repair")
-    finish_keeping(store)
-    spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
-    number = max(kept_attempts(store.root), default=0)  # whose numbers stay theirs
-    turns = _turns_put_aside(store)
-    for item_id, line in lines.items():
-        entry = wanted.get(item_id)
-        for path, sha256, n, draft in _pictures(line, entry[0] if entry else None, store):
-            if not _is_there(store, path, sha256, spooled):
+    renamed = _Renamed(store, found.lines)
+    for item_id, line in found.lines.items():
+        entry = found.entries.get(item_id)
+        for path, sha256, n, draft in pictures(line, entry[0] if entry else None, store):
+            if (item_id, n) in found.known.samples or path in found.known.paths:
+                continue
+            if not (_is_there(store, path, sha256, spooled) or renamed.moved_back(path, sha256, done)):
                 done.gone.append(path)
                 continue
             number += 1
             if (turn := turns.get(sha256)) is not None:
                 store.keep_turn(number, Path(turn).read_bytes())
-            _record(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft))
-            done.restored += not draft
-            if entry is None and not draft:
-                done.unmarked.append(path)
-    for attempt in kept_attempts(store.root):
-        with contextlib.suppress(ValueError, KeyError):  # not whole: its number is all that is taken
-            _restore_kept(ledger, attempt, load(store.root, attempt).facts)
-    _save_spool(store, done)
+            mark, wire = sent(line, entry, path, n)
+            record_picture(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft), (mark, wire))
+            if not draft:
+                done.restored += 1
+                if path in found.by_name:
+                    done.by_name.append(path)
+                elif not mark or wire == NOT_AS_WANTED:
+                    done.unmarked.append(path)
+        if not line["files"]:
+            record_end(ledger, line, entry)
+    if anew:
+        for attempt in kept_attempts(store.root):
+            with contextlib.suppress(ValueError, KeyError):  # not whole: its number is all that is taken
+                record_kept(ledger, attempt, load(store.root, attempt).facts)
+        _save_spool(store, done)
+    if not isinstance(ledger.database, sqlite3.Connection):  # SQLite counts on from the largest number by itself
+        ledger.apply([("SELECT setval(pg_get_serial_sequence('attempt', 'id'), (SELECT max(id) FROM attempt))", ())])
     ledger.run_ended(0, "", {"restored": done.restored})
+
+
+class _Renamed:
+    """Pictures of a folder that no line names, by their bytes: read only when one that is named is missing."""
+
+    def __init__(self, store: Store, lines: Mapping[str, Line]) -> None:
+        self._store = store
+        self._lines = lines
+        self._by_hash: dict[str, str] | None = None
+
+    def moved_back(self, path: str, sha256: str, done: Repair) -> bool:
+        """Whether it lay under another name, and has its own again."""
+        if self._store.url or not _is_inside(path):  # a bucket may hold any number of other objects
+            return False
+        if self._by_hash is None:
+            named = {name for line in self._lines.values() for name in line["files"]}
+            others = [name for name in _pictures_below(self._store) if name not in named]
+            self._by_hash = {self._store.sha256(name): name for name in others}
+        if (old := self._by_hash.pop(sha256, None)) is None:
+            return False
+        self._store.supersede(path)
+        if "/" in path:
+            self._store.plain_folder(path.rsplit("/", 1)[0])
+        self._store.move(old, path)
+        self._store.sync(old, path)
+        done.moved.append((old, path))
+        return True
+
+
+def _pictures_below(store: Store) -> list[str]:
+    """Of a folder, all pictures but those that were put aside."""
+    if store.url:
+        return []
+    paths = (path for path, _ in store.files() if path.partition("/")[0] not in (SUPERSEDED, DRAFTS))
+    return [path for path in paths if is_picture(os.path.join(store.root, path))]
 
 
 def _turns_put_aside(store: Store) -> dict[str, str]:
@@ -188,31 +267,14 @@ def _turns_put_aside(store: Store) -> dict[str, str]:
     return found
 
 
-def _pictures(line: Line, item: Item | None, store: Store) -> Iterator[tuple[str, str, int, bool]]:
-    """(path, sha256, sample, whether it is a draft) of each picture that a line names."""
-    n = 0
-    for path, sha256 in zip(line.get("files", ()), line.get("sha256", ()), strict=False):
-        draft = path.startswith("drafts/")
-        n = n if draft else _number(path, item, store, n)
-        yield path, sha256, n, draft
-
-
-def _number(path: str, item: Item | None, store: Store, last: int) -> int:
-    """Which sample a picture is: by its name where the manifest tells the stem, else the next one."""
-    stem = os.path.splitext(path)[0]
-    if item is not None:
-        for n in range(1, item.count + 1):
-            if stem == os.path.splitext(store.name(item.filename, n, "png"))[0]:
-                return n
-    return last + 1
-
-
 def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> bool:
     """In its place, or recorded and not yet moved there."""
+    if not _is_inside(path):
+        return False
     with contextlib.suppress(OSError):
         if not os.path.islink(os.path.join(store.root, path)) and store.sha256(path) == sha256:
             return True
-    if sha256 in spooled and os.path.normpath(path) == path and not os.path.isabs(path) and ".." not in path.split("/"):
+    if sha256 in spooled:
         name = spooled.pop(sha256)
         store.place(name, path)
         store.sync(path)
@@ -221,70 +283,9 @@ def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> 
     return False
 
 
-def _record(
-    ledger: Ledger,
-    store: Store,
-    number: int,
-    origin: tuple[Line, Entry | None],
-    picture: tuple[str, str],
-    place: tuple[int, bool],
-) -> None:
-    """One picture as an attempt that succeeded when its line says so; the price is its share of the item's."""
-    (line, entry), (path, sha256), (n, draft) = origin, picture, place
-    with store.at_hand(path) as full:
-        checked, size = check_file(full), os.path.getsize(full)
-    made = sum(not name.startswith("drafts/") for name in line["files"])
-    usd = None if line.get("usd") is None or draft else line["usd"] / made
-    source, model, at = line.get("usd_source", ""), str(line.get("model", "")), _seconds(line.get("updated_at"))
-    wire = (
-        entry[1][min(n, len(entry[1])) - 1] if entry else json.dumps({"model": model, "prompt": line.get("prompt", "")})
-    )
-    mark = fingerprint(wire) if entry else ""
-    lane = lane_key(entry[0].provider, model) if entry else f"restored/{model}"
-    texts = json.dumps(store.read_beside(path, line.get("sidecars", ())))
-    stem = entry[0].filename if entry else os.path.splitext(path)[0]
-    ledger.apply(
-        [
-            (
-                "INSERT INTO attempt (id, run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, sent_at,"
-                " ended_at, outcome, reason, http_status, usd, usd_source, beside)"
-                " VALUES (?, ?, ?, ?, 1, 1, ?, ?, ?, ?, ?, ?, 'succeeded', 'restored', 200, ?, ?, ?)",
-                (number, ledger.run_id, line["id"], n, lane, mark, stem, at, at, at, usd, source, texts),
-            ),
-            (
-                "INSERT INTO image VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",
-                (number, line["id"], n, "draft" if draft else "image", mark, path, sha256, size, checked.width,
-                 checked.height, checked.format, "" if draft else ",".join(line.get("flags", ()))),
-            ),
-            *([] if draft else [(
-                "INSERT OR REPLACE INTO sample (item_id, n, model, tags, state, fingerprint, wire, path, bytes,"
-                " made_fingerprint, attempts, usd, usd_source, text, updated_at)"
-                " VALUES (?, ?, ?, ?, 'succeeded', ?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
-                (line["id"], n, model, ",".join(line.get("tags", ())), mark, wire, path, size, mark, usd, source,
-                 line.get("text", ""), at),
-            )]),
-        ]
-    )  # fmt: skip
-
-
-def _restore_kept(ledger: Ledger, attempt: int, facts: Mapping[str, Any]) -> None:
-    """An answer that is kept and could not be read: paid for, so its samples are not new to the next run."""
-    at, item, n, mark = time.time(), facts["item"], facts["n"], facts["fingerprint"]
-    ledger.apply(
-        [
-            (
-                "INSERT INTO attempt (id, run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, ended_at,"
-                " outcome, reason, maybe_billed) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, 'failed', 'unreadable', 1)",
-                (attempt, ledger.run_id, item, n, facts["images"], lane_key(facts["provider"], facts["model"]), mark,
-                 facts["stem"], at, at),
-            ),
-            *((
-                "INSERT OR IGNORE INTO sample (item_id, n, model, state, fingerprint, wire, attempts, reason, updated_at)"
-                " VALUES (?, ?, ?, 'failed', ?, ?, 1, 'unreadable', ?)",
-                (item, k, facts["model"], mark, facts["wire"], at),
-            ) for k in range(n, n + facts["images"])),
-        ]
-    )  # fmt: skip
+def _is_inside(path: str) -> bool:
+    """Whoever may write results.jsonl may have made a path up."""
+    return posixpath.normpath(path) == path and not path.startswith((".", "/"))
 
 
 def _save_spool(store: Store, done: Repair) -> None:
@@ -298,13 +299,6 @@ def _save_spool(store: Store, done: Repair) -> None:
         os.makedirs(os.path.join(store.root, SUPERSEDED), exist_ok=True)
         os.rename(entry.path, os.path.join(store.root, path))
         done.unassigned.append(path)
-
-
-def _seconds(text: object) -> float:
-    try:
-        return float(calendar.timegm(time.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ")))
-    except ValueError:
-        return time.time()
 
 
 def _sha256(path: str) -> str:

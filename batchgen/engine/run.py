@@ -10,14 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
 from batchgen.batching import RESULT_MOST_BYTES, is_batch
 from batchgen.dispatch import Dispatch
-from batchgen.engine.astray import find_astray
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
 from batchgen.engine.batch.means import Means
@@ -30,28 +29,32 @@ from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
+from batchgen.engine.lost_state import refuse_lost_pictures, refuse_lost_results, way_back
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing, hearing
-from batchgen.engine.purse import Purse
+from batchgen.engine.purse import Purse, counts_all_jobs
 from batchgen.engine.receipt import bind
 from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
-from batchgen.errors import LedgerError, StoreError, UsageError
+from batchgen.engine.unrecorded_files import find_moved_files
+from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import Server, address, has_ledger, known_as, ledger_url, pointer, server_url
+from batchgen.ledger.lost import has_lines
+from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, ledger_url, pointer, server_url
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work import submitting_run
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.settings import Settings, state_folder
+from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
@@ -60,6 +63,7 @@ from batchgen.transport import Transport
 from batchgen.uploads import Uploads
 
 log = logging.getLogger("batchgen")
+MOVES_TOLD = 10
 
 
 async def run_job(
@@ -125,10 +129,16 @@ class _Run:
                 "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or BATCHGEN_LEDGER"
             )
         try:
+            has_lines(self.store.folder)  # a user's own results.jsonl is never written over
             if not has_ledger(self.store.folder):
+                known = self._known_to_server()
+                if not known:
+                    refuse_lost_results(self.manifest, self.store)
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
                 self.first_survey = self._survey(None)
                 refuse_derivatives(self.manifest, self.store)
+                if not known:
+                    refuse_lost_pictures(self.manifest, self.store, self.first_survey, None)
                 if not isinstance(engine, Distributed):
                     open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
             self.store.prepare()
@@ -136,11 +146,22 @@ class _Run:
             lock.acquire()
             try:
                 return await self._behind_lock(engine)
+            except LedgerGone as gone:
+                raise LedgerGone(f"{gone}. {way_back(self.manifest, self.store)}", gone.kept) from gone
             finally:
                 self.store.rescue.release_ballast()
                 lock.release()
         finally:
             self.backlog.close()
+
+    def _known_to_server(self) -> bool:
+        """Whether a server has a ledger of this job although the folder does not say so: the pointer may be lost."""
+        server = self._server()
+        kept = None if server is None else kept_by(server)
+        if kept is None:
+            return False
+        with closing(Reader(kept)) as reader:
+            return reader.last_run() is not None
 
     async def _behind_lock(self, engine: Engine | Distributed) -> Outcome:
         self.store.lay_ballast()
@@ -173,20 +194,14 @@ class _Run:
     async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
+        if ledger.reader.last_run() is None:
+            refuse_lost_results(self.manifest, self.store)
         bind(ledger, self.store)
-        self._after_workers()
-        repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
-        finish_placing(ledger, self.store, self.note)
-        repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
-        settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
-        ledger.catch_up()  # placing is not waited for
-        take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
-        find_astray(ledger, self.store, self.note)
-        await self._fetch_earlier(ledger)
-        ledger.catch_up()
+        repairs = await self._recovered(ledger)
         survey = self.first_survey or self._survey(ledger)
         refuse_online_only(survey)
         refuse_derivatives(self.manifest, self.store)
+        refuse_lost_pictures(self.manifest, self.store, survey, ledger.reader)
         self._check_price(survey)
         self._check_room(survey, emulated)
         routes, warnings = dict[str, Route](), list[str]()
@@ -194,6 +209,49 @@ class _Run:
             routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
+        if isinstance(engine, Distributed):
+            return await self._carried_out(ledger, engine, survey, routes, None, repairs)
+        with closing(self._open_shared(routes, emulated=emulated)) as shared:
+            return await self._carried_out(ledger, engine, survey, routes, shared, repairs)
+
+    async def _recovered(self, ledger: Ledger) -> bool:
+        """What earlier runs left is put in order. Whether lines of results.jsonl may be of before."""
+        self._after_workers()
+        repairs = bool(ledger.reader.open_attempts())
+        finish_placing(ledger, self.store, self.note)
+        repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
+        settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        ledger.catch_up()  # placing is not waited for
+        take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
+        find_moved_files(ledger, self.store, self.note)
+        await self._fetch_earlier(ledger)
+        ledger.catch_up()
+        return repairs
+
+    def _open_shared(self, routes: Mapping[str, Route], *, emulated: bool) -> SharedBook:
+        """One ledger's server counts for all machines; the state folder counts for this host. Raises LedgerError."""
+        place = address(self.store.folder, self._server()) or state_folder(self.settings)
+        usual = next(state_folders(self.settings), None)
+        if place is None and self.settings.of_process:
+            self.note(
+                "quota and spend are not shared with other runs: neither HOME nor the system names a folder for that"
+            )
+        elif isinstance(place, Path) and place != usual:
+            self.note(f"quota and spend are counted in {place}: {usual} cannot be written")
+        providers = {route.profile.provider for route in routes.values()}
+        money = counts_all_jobs(self.manifest.limits, providers, emulated=emulated)
+        return open_shared(place, self.note, counts_money=money)
+
+    async def _carried_out(
+        self,
+        ledger: Ledger,
+        engine: Engine | Distributed,
+        survey: Survey,
+        routes: Mapping[str, Route],
+        shared: SharedBook | None,
+        repairs: bool,
+    ) -> Outcome:
+        """shared: None with workers elsewhere, who ask for themselves."""
         going = submitting_run(ledger.database) if isinstance(engine, Distributed) and not survey.wanted else None
         if going is not None:
             ledger.run_id = going  # nothing is new: its own run goes on
@@ -205,17 +263,16 @@ class _Run:
         ledger.set_meta(
             results_tidy="no",
             manifest=self.manifest_path,
-            emulated="yes" if emulated else "no",
+            emulated="yes" if self.options.emulator_url is not None else "no",
             name=self.manifest.name,
         )
         results.open(tidy=tidy)
         apply_survey(ledger, self.store, survey, self.backlog)
-        if survey.adopted:
-            self.note(f"{survey.adopted:,} image(s) {RESTORED}")
+        self._note_moves(survey)
         if isinstance(engine, Distributed):
             outcome = await self._hand_over(ledger, engine, survey)
-        else:
-            outcome = await self._drive_here(ledger, engine, survey, routes, results)
+        elif shared is not None:
+            outcome = await self._drive(ledger, engine, survey, routes, results, shared)
         forget_settled(ledger.reader, self.store)
         try:
             results.tidy(
@@ -234,20 +291,16 @@ class _Run:
                 raise
         return outcome
 
-    async def _drive_here(
-        self,
-        ledger: Ledger,
-        engine: Engine,
-        survey: Survey,
-        routes: Mapping[str, Route],
-        results: ResultsFile,
-    ) -> Outcome:
-        # One ledger's server counts for all machines; the state folder counts for this host.
-        shared = open_shared(address(self.store.folder, self._server()) or state_folder(self.settings), self.note)
-        try:
-            return await self._drive(ledger, engine, survey, routes, results, shared)
-        finally:
-            shared.close()
+    def _note_moves(self, survey: Survey) -> None:
+        if survey.adopted:
+            self.note(f"{survey.adopted:,} image(s) {RESTORED}")
+        found = [move for move in survey.moves if move.found]
+        for move in found[:MOVES_TOLD]:
+            self.note(
+                f"{move.old}: by its bytes it is {move.new}, which was missing; moved back, and nothing is bought"
+            )
+        if len(found) > MOVES_TOLD:
+            self.note(f"… and {len(found) - MOVES_TOLD:,} more that had been renamed")
 
     def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
         was = ledger.reader.meta("emulated")
@@ -394,8 +447,11 @@ class _Run:
                     self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
                     self.waiting = await delivery.finish()
         self._say_why_it_stopped(dispatch)
-        if isinstance(execution.fault, LedgerError):
-            raise LedgerError(execution.trouble) from execution.fault
+        if execution.fault is not None:
+            with suppress(LedgerError):
+                ledger.catch_up()  # whether it can still be written
+        if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
+            raise type(broken)(execution.trouble or str(broken)) from broken
         exposed = execution.exposed_ms
         ending = Ending(
             stopping=dispatch.stopping,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from batchgen.engine.beside import beside
 from batchgen.engine.receipt import Receipt, receipt_of, to_facts
-from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
+from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.rows import sidecars, utc
@@ -30,7 +30,8 @@ BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 class Stored:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
-    recorded_s: when its success was durable, seconds of `time.monotonic()`.
+    recorded_s: when its success was durable, seconds of `time.monotonic()`. unrecorded: why the ledger does not have it,
+    although its pictures stand under their names.
     """
 
     pictures: tuple[Settled, ...]
@@ -38,6 +39,7 @@ class Stored:
     usd: float | None
     usd_source: str
     recorded_s: float
+    unrecorded: LedgerGone | None = None
 
 
 def settle(
@@ -66,11 +68,6 @@ def settle(
     pictures, unlike = _judged(store, attempt, sample, pictures)
     used = {file.name for _, file in files}
     discard([file for file in spooled if file.name not in used])  # lifted, and not wanted
-    for _, file in files:
-        file.sync()
-    if any(file.stranded for _, file in files):
-        _leave_outside(files, pictures)
-    sync_folder(store.spool)
     item = sample.item
     billed = sum(picture.file.role != "thought" for picture in pictures)
     estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
@@ -79,25 +76,89 @@ def settle(
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
-    away = None
-    if isinstance(store, BucketStore):
-        price = (usd, source)
-        pictures = list(ledger.foreseen(attempt, sample, pictures))
-        receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
-        make_room(ledger, store, pictures)
-        away = deposit(store, receipt)
-    pictures = list(
-        ledger.attempt_succeeded(
-            attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
-        )
-    )
-    recorded_s = time.monotonic()
+    held = _Held(store, files, pictures)
+    try:
+        held.secure()
+        away = None
+        if isinstance(store, BucketStore):
+            price = (usd, source)
+            pictures = list(ledger.foreseen(attempt, sample, pictures))
+            receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
+            make_room(ledger, store, pictures)
+            away = deposit(store, receipt)
+        try:
+            recorded = ledger.attempt_succeeded(
+                attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
+            )  # fmt: skip
+        except LedgerGone as gone:
+            held.restore()
+            _place_unrecorded(store, pictures, texts)
+            return Stored(tuple(pictures), missing, usd, source, time.monotonic(), gone)
+        recorded_s = time.monotonic()
+        _place_recorded(ledger, store, attempt, recorded, texts, away, held)
+        return Stored(tuple(recorded), missing, usd, source, recorded_s)
+    finally:
+        held.close()
+
+
+class _Held:
+    """The files of an answer's pictures, open until these stand under their names: what somebody deletes from the spool
+    before that is not lost."""
+
+    def __init__(
+        self, store: Store, files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]
+    ) -> None:
+        self._store = store
+        self._files = [file for _, file in files]
+        self._pictures = pictures
+
+    def secure(self) -> None:
+        """Durable in the spool. Raises StoreError when they lie elsewhere or cannot be kept."""
+        for file in self._files:
+            file.sync(keep_open=True)
+        self._refuse_stranded()
+        try:
+            sync_folder(self._store.spool)
+        except StoreError:
+            if not self.restore():
+                raise
+
+    def restore(self) -> bool:
+        """Whether some were deleted, and are in the spool again. Raises StoreError."""
+        deleted = [file for file in self._files if file.deleted]
+        for file in deleted:
+            file.sync(keep_open=True)
+        self._refuse_stranded()
+        if deleted:
+            sync_folder(self._store.spool)
+        return bool(deleted)
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _refuse_stranded(self) -> None:
+        if any(file.stranded for file in self._files):
+            _leave_outside(self._files, self._pictures)
+
+
+def _place_recorded(
+    ledger: Ledger,
+    store: Store,
+    attempt: int,
+    pictures: Sequence[Settled],
+    texts: Mapping[str, str],
+    away: BucketAway | None,
+    held: _Held,
+) -> None:
+    """What cannot be moved now is durable and recorded: the next run moves it to its name."""
     try:
         place(ledger, store, attempt, pictures, texts, away)
     except (StoreError, OSError) as error:
-        refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
-        store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
-    return Stored(tuple(pictures), missing, usd, source, recorded_s)
+        if held.restore():
+            with contextlib.suppress(StoreError, OSError):
+                place(ledger, store, attempt, pictures, texts, away)
+        store.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, store.root))
 
 
 @contextlib.contextmanager
@@ -116,9 +177,9 @@ def our_bugs(*foreseen: type[Exception], usage: Usage | None = None, kept: bool 
         raise Unreadable(message, http_status=200, usage=usage) from error
 
 
-def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]) -> None:
+def _leave_outside(files: Sequence[SpoolFile], pictures: Sequence[Settled]) -> None:
     """The job's disk has no room: the attempt stays open, and the next run brings its pictures back. Raises StoreError."""
-    for (_, file), picture in zip(files, pictures, strict=True):
+    for file, picture in zip(files, pictures, strict=True):
         if file.stranded:
             with contextlib.suppress(OSError):  # an ending is only for whoever wants to look at it
                 named = file.path + os.path.splitext(picture.file.path)[1]
@@ -127,6 +188,15 @@ def _leave_outside(files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequ
             with contextlib.suppress(StoreError):
                 sync_folder(os.path.dirname(file.path))
     raise StoreError("the job's disk did not take the picture")
+
+
+def _place_unrecorded(store: Store, pictures: Sequence[Settled], texts: Mapping[str, str]) -> None:
+    """There is no ledger that could say later what lies in the spool: under its name a picture says so itself."""
+    for picture in pictures:
+        store.place(picture.spool, picture.file.path)
+        if picture.file.role == "image":
+            store.write_beside(picture.file.path, texts)
+    store.sync(*(picture.file.path for picture in pictures))
 
 
 def place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from batchgen.batching import By, batch_lane, why_online
 from batchgen.engine.families import Families
 from batchgen.engine.lanes import lane_key
+from batchgen.engine.unrecorded_files import UnrecordedFiles
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
@@ -29,18 +31,24 @@ from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
 IN_A_BATCH = "in a batch at the vendor's"
+FOUND = "found under another name, by its bytes"
 RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A picture that exists and belongs under another name, or came back into the manifest. Costs nothing."""
+    """A picture that exists and belongs under another name, or came back into the manifest. Costs nothing.
+
+    image: its attempt and number there. found: it lies where the ledger does not know of, and was found by its bytes.
+    """
 
     sample: Sample
     old: str
     new: str
     bytes: int
+    image: tuple[int, int]
     restored: bool = False  # by a repair that had no manifest, so not fully compared
+    found: bool = False
 
 
 @dataclass(slots=True)
@@ -54,6 +62,9 @@ class Survey:
     profiles: dict[str, Profile] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
+    unrecorded: list[str] = field(
+        default_factory=list
+    )  # pictures under names of samples that the ledger never heard of
     chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
     blocked: int = 0  # of the skipped ones: what they need has failed
     beyond: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
@@ -105,9 +116,15 @@ class Surveyor:
         self._scheduled: set[str] | None = None if limit is None else set()  # keys; without a limit, all that is wanted
         self.families = Families(self)
         self.survey = Survey()
+        self._unrecorded = UnrecordedFiles(store, reader)
+        self._nothing_there: bool | None = None  # asked with the first new sample
 
     def walk(self) -> Survey:
         """Raises ManifestError with everything that is wrong with the manifest."""
+        with contextlib.closing(self._unrecorded):
+            return self._walk()
+
+    def _walk(self) -> Survey:
         for item, known in self.each():
             if not needs(item, 1):
                 self._item(item, known)
@@ -171,8 +188,7 @@ class Surveyor:
         if entry is not None and not self.wishes.fresh:
             move = self._move(sample, entry, action, why)
             if move is not None:
-                bought = "renamed" if entry.state == "succeeded" and move.old == entry.path else "it was bought before"
-                return "move", RESTORED if move.restored else bought, move
+                return "move", _why_moved(move, entry), move
         return "generate" if action == "keep" else action, why, None
 
     def _too_old(self, sample: Sample, most_s: float) -> bool:
@@ -241,10 +257,13 @@ class Surveyor:
         new = self.store.name(sample.item.filename, sample.n, file.format)
         old = file.path
         if not self.store.has(old, file.bytes):
-            if not (self.store.has(new, file.bytes) and self.store.sha256(new) == file.sha256):
+            if self.store.has(new, file.bytes) and self.store.sha256(new) == file.sha256:
+                old = new
+            elif (elsewhere := self._unrecorded.find(sample.key, file.bytes, file.sha256)) is not None:
+                old = elsewhere
+            else:
                 return None
-            old = new
-        return Move(sample, old, new, file.bytes, restored)
+        return Move(sample, old, new, file.bytes, (found.attempt, found.k), restored, old not in (file.path, new))
 
     def _is_restored(self, reader: Reader, sample: Sample, entry: Known) -> bool:
         """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
@@ -285,10 +304,22 @@ class Surveyor:
             load.guessed += is_guess(profile, item.service_tier, batch=batch)
             load.searches += item.search is not None
             self.survey.wanted += group.images
+            self._note_unrecorded(group)
             self._tell(Step(group, "generate", whys[group.n], usd), group.images)
             self._schedule(
                 batch_lane(item.provider, item.model) if batch else lane_key(item.provider, item.model), group
             )
+
+    def _note_unrecorded(self, group: Sample) -> None:
+        """Pictures that stand where new ones would go: every request is in the ledger before a picture comes of it."""
+        if group.known:
+            return
+        if self._nothing_there is None:
+            self._nothing_there = self.store.is_empty()
+        for n in range(group.n, group.n + group.images) if not self._nothing_there else ():
+            path = self.store.picture_at(group.item.filename, n)
+            if path is not None and (self.reader is None or path in self._unrecorded):
+                self.survey.unrecorded.append(path)
 
     def _goes_by_batch(self, sample: Sample, profile: Profile) -> bool:
         if self._by == "online":
@@ -357,6 +388,14 @@ class Surveyor:
                 if row is None or n > row[0]:
                     yield item_id, n, path
         wanted.close()
+
+
+def _why_moved(move: Move, entry: Known) -> str:
+    if move.restored:
+        return RESTORED
+    if move.found:
+        return FOUND
+    return "renamed" if entry.state == "succeeded" and move.old == entry.path else "it was bought before"
 
 
 def refuse_online_only(survey: Survey) -> None:

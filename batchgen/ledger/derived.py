@@ -80,6 +80,11 @@ class Derived(Reader):
             found.setdefault((row[1], row[2]), []).append(DerivativeRow(*row))
         return found
 
+    def hashes_at(self, paths: Sequence[str]) -> dict[str, str]:
+        """sha256 of what was made, by path, of whichever sample."""
+        sql = f"SELECT path, sha256 FROM derivative WHERE state = 'made' AND path IN ({marks(paths)})"
+        return dict(self._rows(sql, *paths))
+
     def unwanted_derivatives(self) -> list[DerivativeRow]:
         """Those of samples that the manifest no longer wants."""
         columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)

@@ -62,6 +62,10 @@ class Pictures(Connected):
         )
         return map(_stored, rows)
 
+    def recorded_files(self) -> Iterator[tuple[str, int]]:
+        """(path, bytes) of every picture that was ever recorded, as it last lay."""
+        return self._many("SELECT path, bytes FROM image")
+
     def earlier_image(self, item_id: str, n: int, fingerprint: str) -> StoredImage | None:
         """A picture bought before for exactly this request, wherever it lies now."""
         row = self._connection.execute(

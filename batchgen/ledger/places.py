@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.database import Connection, Database
+from batchgen.ledger.lost import lost_in
 from batchgen.ledger.schema import (
     CHUNK,
     MIGRATIONS,
@@ -124,6 +125,8 @@ def open_for_reading(job_folder: Path, url: str | None = None) -> Connection:
     """url: of the server, for who knows it better than the folder. Raises LedgerError when there is no ledger, or it
     cannot be read."""
     if (there := pointer(job_folder)) is None:
+        if not ledger_path(job_folder).is_file():
+            raise lost_in(job_folder) or LedgerError(f"no ledger in {job_folder}: nothing has run here yet")
         return open_file_for_reading(ledger_path(job_folder))
     return _opened(url or _url_for(job_folder, there), there)
 

@@ -86,6 +86,10 @@ class Requests(Connected):
             self._rows(f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1", *values)
         )
 
+    def last_attempt(self) -> int:
+        """The largest number of any attempt."""
+        return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()[0])
+
     def open_attempts(self) -> list[OpenAttempt]:
         """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
         rows = self._rows(

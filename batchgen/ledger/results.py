@@ -9,28 +9,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from batchgen.ledger.lost import RESULTS, WORST_FIRST, has_lines
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
-FILE_NAME = "results.jsonl"
-_WORST_FIRST = (
-    "running",
-    "submitted",
-    "uncertain",
-    "failed",
-    "refused",
-    "blocked",
-    "wanted",
-    "succeeded",
-    "superseded",
-)
+FILE_NAME = RESULTS
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
     """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown."""
     first = samples[0]
-    worst = min(samples, key=lambda sample: _WORST_FIRST.index(sample.state))
+    worst = min(samples, key=lambda sample: WORST_FIRST.index(sample.state))
     prices = [sample.usd for sample in samples if sample.state == "succeeded"]
     return {
         "id": first.id,
@@ -78,7 +68,8 @@ class ResultsFile:
         self._fd = -1
 
     def open(self, *, tidy: bool) -> None:
-        """tidy: what the ledger says of how the last run left the file. Raises StoreError."""
+        """tidy: what the ledger says of how the last run left the file. Raises StoreError, also for a user's own file."""
+        has_lines(self._path.parent)
         if not tidy:
             self.rebuild()
         try:
@@ -126,7 +117,9 @@ class ResultsFile:
         sync_folder(str(self._path.parent))
 
     def rebuild(self) -> None:
-        """Write the file anew from the ledger, beside it, and rename. Superseded items have no line."""
+        """Write the file anew from the ledger, beside it, and rename. Superseded items have no line. Raises StoreError, also
+        for a user's own file."""
+        has_lines(self._path.parent)
         beside = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind
         states = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
         try:

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchgen.errors import LedgerError
+from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
+from batchgen.store.rescue import file_identity
 
 VERSION = 5
 FILE_NAME = "ledger.sqlite"
@@ -144,10 +145,19 @@ def ledger_path(job_folder: Path) -> Path:
 
 
 class SQLite(sqlite3.Connection):
-    """The one connection that writes."""
+    """A connection that writes. SQLite itself goes on writing into a file that was deleted or moved, and says nothing."""
+
+    _path: Path | None = None
+    _opened: tuple[int, int] | None = None
+
+    def watch(self, path: Path) -> None:
+        """From now on nothing is written once another file, or none, stands at `path`, which this connection has open."""
+        self._path, self._opened = path, file_identity(path)
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
-        """All of it durable when this returns, or none of it. Raises what a change raises, and sqlite3.Error."""
+        """All of it durable when this returns, or none of it. Raises what a change raises, LedgerGone and sqlite3.Error."""
+        if self._path is not None and file_identity(self._path) != self._opened:
+            raise LedgerGone(f"{self._path} has gone: it was deleted, moved or replaced while it was in use")
         self.execute("BEGIN IMMEDIATE")
         try:
             results = [change(self) for change in changes]
@@ -184,13 +194,12 @@ def open_file_for_writing(path: Path) -> SQLite:
             connection.executescript(f"BEGIN; {TABLES} {CHUNK} PRAGMA user_version={VERSION}; COMMIT;")
         _check_version(connection, path)
         _migrate(connection)
+    connection.watch(path)
     return connection
 
 
 def open_file_for_reading(path: Path) -> sqlite3.Connection:
     """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
-    if not path.is_file():
-        raise LedgerError(f"no ledger at {path}: nothing has run here yet")
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         # Asked from several threads: none may be handed the statement that another is about to step.
@@ -231,6 +240,11 @@ def _closed_on_failure(connection: sqlite3.Connection, path: Path) -> Iterator[N
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if not version:
+        raise LedgerError(
+            f"the ledger {path} is empty: it was cut off, or not copied as a whole. `batchgen verify JOB --repair` builds a"
+            " new one from results.jsonl and the pictures"
+        )
     if not 1 <= version <= VERSION:
         raise LedgerError(
             f"{path} was written by another version of batchgen (ledger {version}, this one knows 1 to {VERSION})"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from batchgen.errors import LedgerError
+from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change, Connection, Database
 
 T = TypeVar("T")
@@ -82,6 +82,9 @@ class Writer:
             return self.broken
         try:
             results = self._database.transact(changes)
+        except LedgerGone as gone:
+            self.broken = gone
+            return gone
         except Exception as error:
             self.broken = LedgerError(f"the {self._name} could not be written: {error}")
             self.broken.__cause__ = error

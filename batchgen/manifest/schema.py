@@ -92,6 +92,10 @@ class Limits(_Strict):
             budgets.append(Budget("month", tier.usd_per_month, account))
         return tuple(budgets)
 
+    def counts_all_jobs(self, provider: str) -> bool:
+        """Whether money spent by other jobs binds a lane of this provider."""
+        return bool(self.shared_budgets(provider, "")) or self.spend_rate(provider) is not None
+
     def _tier_of(self, provider: str) -> Tier | None:
         tier = None if self.tier is None else load_tiers()[self.tier]
         return tier if tier is not None and provider in tier.providers else None

@@ -19,6 +19,7 @@ from batchgen.ledger.chronicle import Chronicle, PictureRow
 from batchgen.planning import named
 from batchgen.records import sample_key
 from batchgen.report.clean import clean
+from batchgen.report.gallery import refuse_foreign
 from batchgen.report.thumbnails import SIDE_PX, Thumbnails, shrunk_of
 from batchgen.store.store import Store
 
@@ -27,6 +28,7 @@ KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 SHEET_MOST_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto another sheet
 SIDE_MOST_PX = 16_000  # WebP ends at 16,383
 GAP_PX = 8
+SOFTWARE = 0x0131
 PAPER, CELL, INK, FAINT, MARK = (250, 250, 248), (236, 236, 232), (30, 32, 38), (110, 112, 120), (178, 90, 0)
 FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc",
          "NotoSansCJKsc-Regular.otf", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "wqy-microhei.ttc")  # fmt: skip
@@ -102,23 +104,40 @@ def cells_of(ledger: Chronicle, wants: Sequence[str]) -> Iterator[Cell]:
 def write_sheets(
     target: Path, store: Store, title: str, cells: Iterable[Cell], layout: Layout, *, emulated: bool
 ) -> list[Path]:
-    """One file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError."""
+    """One file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError, also when a file of
+    somebody else's has one of these."""
     kind, paths = KINDS[target.suffix.lower()], list[Path]()
     most, left = layout.rows_most() * layout.columns, iter(cells)
     while chunk := list(islice(left, most)):
         number = len(paths) + 1
         path = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
+        refuse_foreign(path, _is_sheet)
         sheet = _sheet(store, f"{title}{f' · {number}' if number > 1 else ''}", chunk, layout, emulated=emulated)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with open(beside, "xb") as file:
-                sheet.save(file, kind, **({} if kind == "PNG" else {"quality": 85}))
+                sheet.save(file, kind, exif=_mark(), **({} if kind == "PNG" else {"quality": 85}))
             os.replace(beside, path)
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise StoreError(f"{path}: {error.strerror or error}") from None
         paths.append(path)
     return paths
+
+
+def _mark() -> Image.Exif:
+    """By which a sheet is known as one of ours. Source: Exif 2.32, 4.6.5, tag 0131 (Software)."""
+    exif = Image.Exif()
+    exif[SOFTWARE] = "batchgen"
+    return exif
+
+
+def _is_sheet(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=tuple(set(KINDS.values()))) as image:
+            return str(image.getexif().get(SOFTWARE)) == "batchgen"
+    except Exception:  # Pillow raises all sorts of them on what is no picture
+        return False
 
 
 def _sheet(store: Store, title: str, cells: Sequence[Cell], layout: Layout, *, emulated: bool) -> Image.Image:

@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -22,11 +22,15 @@ from batchgen.errors import StoreError
 from batchgen.report.clean import without_secrets
 
 FILE_NAME = "report.html"
+TITLE_END = b" \xc2\xb7 batchgen</title>"
+HEAD_BYTES = 20_000  # the title stands in them, however long the job's name
 CHUNK = 100  # thumbnails in one script element: the page decodes an element when one of them comes into view
 
 
 def write_gallery(target: Path, facts: Any, thumbnails: Iterable[bytes], folder: Path, secrets: Sequence[str]) -> int:
-    """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError."""
+    """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError, also when
+    a file of somebody else's stands there."""
+    refuse_foreign(target, _is_page)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with open(beside, "x", encoding="utf-8", newline="\n") as file:
@@ -38,6 +42,20 @@ def write_gallery(target: Path, facts: Any, thumbnails: Iterable[bytes], folder:
             os.unlink(beside)
         raise StoreError(f"{target}: {error.strerror or error}") from None
     return size
+
+
+def refuse_foreign(target: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raises StoreError rather than have a file written over that is not one of ours."""
+    if os.path.lexists(target) and not is_ours(target):
+        raise StoreError(f"{target} was not written by batchgen and stays as it is: rename it, or name another file")
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return TITLE_END in file.read(HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:

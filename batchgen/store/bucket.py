@@ -20,7 +20,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
 from batchgen.store.objects import BucketAway, Objects
-from batchgen.store.sniff import EXTENSION
+from batchgen.store.sniff import EXTENSION, HEAD_BYTES, sniff
 from batchgen.store.spool import NO_FOLLOW, SpoolFile
 from batchgen.store.store import SPOOL, SUPERSEDED, TURNS, Store, beside
 from batchgen.store.whereabouts import NOTE, noted
@@ -49,6 +49,7 @@ class BucketStore(Store):
         self.moving = threading.RLock()
         self._objects = Objects(url)
         self._sizes: dict[str, int] | None = None
+        self._receipts: list[str] = []  # their paths, when the bucket was listed
         self._listed = threading.Lock()
         self._put: dict[str, tuple[str, str] | None] = {}  # by spool name: what made way for it
         self._moved: dict[str, tuple[str, str]] = {}  # the same for those that have not gone up yet
@@ -129,6 +130,14 @@ class BucketStore(Store):
             with contextlib.suppress(FileNotFoundError):
                 found = _facts(self._objects.read(self._receipt_path(attempt)))
         return found
+
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        """All that lie below the address, of whichever job. Raises BucketAway."""
+        self._listing()
+        for path in self._receipts:
+            with contextlib.suppress(FileNotFoundError):
+                if (found := _facts(self._objects.read(path))) is not None:
+                    yield found
 
     def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
         """As in a folder, but the spooled file stays until `forget_placed`. Raises BucketAway."""
@@ -217,6 +226,17 @@ class BucketStore(Store):
         except FileNotFoundError:
             return "missing"
 
+    def is_empty(self) -> bool:
+        return not self._listing()
+
+    def picture_at(self, stem: str, n: int) -> str | None:
+        listing = self._listing()
+        for path in (self.name(stem, n, kind) for kind in EXTENSION):
+            with contextlib.suppress(FileNotFoundError):
+                if path in listing and sniff(self._objects.start(path, HEAD_BYTES)[1]) is not None:
+                    return path
+        return None
+
     def has(self, path: str, size: int) -> bool:
         if (spool := self.waiting.get(path)) is not None:
             with contextlib.suppress(OSError):
@@ -282,8 +302,9 @@ class BucketStore(Store):
         """Sizes by path: listed once, a thousand to a request, and kept up to date by what this process does."""
         with self._listed:
             if self._sizes is None:
-                found = self._objects.all()
-                self._sizes = {path: size for path, size in found if not path.startswith(f"{STATE_FOLDER}/")}
+                sizes = dict(self._objects.all())
+                self._receipts = [path for path in sizes if path.startswith(f"{RECEIPTS}/")]
+                self._sizes = {path: size for path, size in sizes.items() if not path.startswith(f"{STATE_FOLDER}/")}
             return self._sizes
 
     def _knows(self, path: str, size: int | None) -> None:
@@ -307,8 +328,9 @@ class BucketStore(Store):
         """What the bucket has there, whatever waits for the name."""
         if self._objects.size(path) is None:
             return None
-        new = self._aside(path)
-        self._move_all(path, new)
+        with self._making_way:
+            new = self._aside(path)
+            self._move_all(path, new)
         return path, new
 
     def _is_taken(self, stem: str) -> bool:

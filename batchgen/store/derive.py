@@ -55,7 +55,7 @@ def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) 
     `failed` with the reason; never raises for what a picture or a disk may do.
 
     task: root and spool (folders), source (path), sha256, facts, embed, source_type, outputs (specs), there (files of the
-    same picture that are there already, for the sidecar).
+    same picture that are there already, for the sidecar), made (sha256 of what this job has made before, by path).
     """
     try:
         source = Source(task["source"], task["sha256"])
@@ -199,8 +199,9 @@ def _resized(exif: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
-    """Temporary, synced, renamed; the folder is synced once for all. A link in its place is replaced, not followed."""
+    """Temporary, synced, renamed; the folder is synced once for all. A link in its place is not followed."""
     _make_way(task["root"], path)
+    _spare(task, path, data)
     file = SpoolFile(
         task["spool"], f"{UNFINISHED}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}", mode=FILE_MODE
     )
@@ -218,6 +219,17 @@ def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, i
         raise
     return {"path": path, "state": "made", "format": kind, "sha256": file.sha256, "bytes": file.bytes, "width": size[0],
             "height": size[1], "mtime_ns": os.stat(full).st_mtime_ns, "message": ""}  # fmt: skip
+
+
+def _spare(task: Mapping[str, Any], path: str, data: bytes) -> None:
+    """Whatever stands there and was not made by this job is somebody's own, and is kept in `superseded/`. Raises StoreError."""
+    full = Path(task["root"], path)
+    if full.is_file() and not full.is_symlink():
+        there = full.read_bytes()
+        if there == data or hashlib.sha256(there).hexdigest() == task.get("made", {}).get(path):
+            return
+    if full.is_file() or full.is_symlink():
+        Store(Path(task["root"])).put_aside(path)
 
 
 def _make_way(root: str, path: str) -> None:

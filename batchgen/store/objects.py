@@ -205,7 +205,7 @@ def in_words(error: Exception, url: str) -> str:
 
 
 def _plain_endpoint(environ: Mapping[str, str]) -> bool:
-    """Whether an endpoint is plain http on loopback. Raises SettingsError for one elsewhere that was not allowed in words."""
+    """Whether an endpoint is plain http, on loopback or allowed in words. Raises SettingsError for any other."""
     plain = False
     for name in ENDPOINTS:
         if not environ.get(name):
@@ -213,9 +213,8 @@ def _plain_endpoint(environ: Mapping[str, str]) -> bool:
         parts = _endpoint(name, environ[name])
         if parts.scheme != "http":
             continue
-        if not is_loopback(parts.hostname or ""):
-            if any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOWING):
-                continue
+        allowed = any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOWING)
+        if not is_loopback(parts.hostname or "") and not allowed:
             raise SettingsError(
                 f"{name}: plain http would show pictures and requests to the network:"
                 f" use https, or say {ALLOWING[0]}=true"

@@ -20,9 +20,11 @@ PREFIX = "batchgen-rescue"
 class Rescue:
     """The places of last resort of one job. tell: hears of the first trouble at once, from whichever thread it is in."""
 
-    def __init__(self, job_folder: str, state_folder: str) -> None:
+    def __init__(self, job_folder: str, state_folder: str, spool: str) -> None:
         self.tell: Callable[[StoreError], None] = lambda error: None
-        self._spool = os.path.join(state_folder, "spool")
+        self._job_folder = job_folder
+        self._job_folder_was: tuple[int, int] | None = None
+        self._spool = spool
         self._ballast = os.path.join(state_folder, "ballast")
         path = os.path.abspath(job_folder)
         name = re.sub(r"[^\w.-]", "_", os.path.basename(path))[:50]
@@ -30,6 +32,7 @@ class Rescue:
 
     def lay_ballast(self) -> None:
         """Space that is given up at the first failed write. Raises OSError, leaving nothing behind."""
+        self._job_folder_was = file_identity(self._job_folder)
         fd = os.open(self._ballast, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -47,10 +50,17 @@ class Rescue:
         with contextlib.suppress(OSError):
             os.unlink(self._ballast)
 
+    def folder_stands(self) -> bool:
+        """Whether the job folder is the one in which the run began, not moved away, nor the empty folder below a disk that
+        is no longer mounted."""
+        return self._job_folder_was is not None and file_identity(self._job_folder) == self._job_folder_was
+
     def places(self, name: str) -> Iterator[tuple[int, str]]:
         """A new file in one place after another, as (descriptor, path), for the spool file `name`."""
         self.release_ballast()
         with contextlib.suppress(OSError):
+            if self.folder_stands():
+                os.makedirs(self._spool, 0o700, exist_ok=True)
             path = os.path.join(self._spool, name)
             yield os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o600), path
         with contextlib.suppress(OSError):
@@ -65,3 +75,12 @@ class Rescue:
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
             if stat.S_ISREG(found.st_mode) and mine and found.st_mtime >= since - 1:
                 yield os.path.basename(path).removeprefix(f"{self._label}-").split("-")[0], path
+
+
+def file_identity(path: str | os.PathLike[str] | int) -> tuple[int, int] | None:
+    """By which it is known whether a path, or an open file, is still the same file or folder; None for a path to nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import Literal
 
 Format = Literal["png", "jpeg", "webp", "gif"]
@@ -23,3 +26,13 @@ def sniff(head: bytes) -> Format | None:
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
     return None
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file that can be read is one. A link is none, whatever it leads to."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+    with contextlib.suppress(OSError):
+        fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        with os.fdopen(fd, "rb") as file:
+            return sniff(file.read(HEAD_BYTES)) is not None
+    return False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.safe_open import PRIVATE_MODE
-from batchgen.store.rescue import Rescue
+from batchgen.store.rescue import Rescue, file_identity
 
 # Of what is to stand among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
 FILE_MODE = 0o644
@@ -48,6 +48,11 @@ class SpoolFile:
         """Whether the bytes lie outside the spool, because nothing else would take them."""
         return os.path.dirname(self.path) != self._folder
 
+    @property
+    def deleted(self) -> bool:
+        """Whether the file has no name any more, and its bytes are still there because it is open."""
+        return self._fd >= 0 and os.fstat(self._fd).st_nlink == 0
+
     def write(self, data: bytes) -> None:
         """Raises StoreError when no disk takes it."""
         self._hash.update(data)
@@ -64,16 +69,23 @@ class SpoolFile:
         os.lseek(self._fd, 0, os.SEEK_SET)
         return os.read(self._fd, self.bytes)
 
-    def sync(self) -> None:
-        """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie."""
+    def sync(self, *, keep_open: bool = False) -> None:
+        """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie. So does a file
+        that was deleted or moved away while it was written: it has no name by which anybody would find it.
+
+        keep_open: until `close`; another call then brings back what somebody has deleted meanwhile.
+        """
         while True:
             try:
                 os.fsync(self._fd)
+                if file_identity(self.path) != file_identity(self._fd):
+                    raise FileNotFoundError(errno.ENOENT, "it has lost its name")
             except OSError as error:
                 self._go_elsewhere(error)
             else:
                 break
-        self.close()
+        if not keep_open or os.name == "nt":  # which does not rename what is open
+            self.close()
 
     def _go_elsewhere(self, error: OSError, rest: bytes | memoryview = b"") -> None:
         """Take what was written and the rest to the next place that has not been tried. Raises StoreError after the last."""

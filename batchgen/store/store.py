@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import StoreError
 from batchgen.ledger.pictures import StoredImage
@@ -16,7 +17,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
 from batchgen.store.rescue import Rescue
-from batchgen.store.sniff import EXTENSION, Format
+from batchgen.store.sniff import EXTENSION, Format, is_picture
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
 
 SUPERSEDED = "superseded"
@@ -48,7 +49,8 @@ class Store:
         self.folder = folder
         self.root = str(folder)
         self.spool = os.path.join(self.root, STATE_FOLDER, spool)
-        self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER))
+        self._making_way = threading.RLock()  # of two threads each gets a name of its own in `superseded/`
+        self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
 
     def prepare(self) -> None:
         """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
@@ -137,6 +139,27 @@ class Store:
     def draft_name(self, stem: str, n: int, k: int, attempt: int, kind: Format) -> str:
         """Earlier pictures of one answer: paid for, so kept."""
         return f"{DRAFTS}/{stem}{'' if n == 1 else f'-{n}'}.{attempt}-{k}{EXTENSION[kind]}"
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there but what is hidden."""
+        try:
+            with os.scandir(self.root) as entries:
+                return all(entry.name.startswith(".") for entry in entries)
+        except OSError:
+            return True
+
+    def picture_at(self, stem: str, n: int) -> str | None:
+        """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
+        path = os.path.splitext(self.name(stem, n, "png"))[0]
+        full = f"{self.root}/{path}"
+        for ending in EXTENSION.values():
+            if os.path.lexists(full + ending) and is_picture(full + ending):
+                return path + ending
+        return None
+
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        """What a bucket keeps of each request beside the pictures; a folder has no need of that."""
+        return iter(())
 
     def has(self, path: str, size: int) -> bool:
         """Whether a picture is there with its size; `verify` compares the hash."""
@@ -227,23 +250,43 @@ class Store:
         try:
             if not os.path.islink(full) and Path(full).read_bytes() == data:
                 return True
-            self.plain_folder(SUPERSEDED)
-            number = 1
-            while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")):
-                number += 1
-            os.rename(full, aside)
+            with self._making_way:
+                self.plain_folder(SUPERSEDED)
+                number = 1
+                while os.path.lexists(
+                    aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")
+                ):
+                    number += 1
+                os.rename(full, aside)
         except OSError as error:
             raise disk_error(error, name) from error
         return False
 
+    def put_aside(self, path: str) -> None:
+        """Keep a file of somebody else's below `superseded/`, under its whole path, so that who moves another one at the same
+        time takes another name. Raises StoreError."""
+        folder = SUPERSEDED
+        self.plain_folder(folder)
+        for part in path.split("/")[:-1]:
+            folder = f"{folder}/{part}"
+            self.plain_folder(folder)
+        number = 1
+        while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{path}.{number}")):
+            number += 1
+        try:
+            os.rename(os.path.join(self.root, path), aside)
+        except OSError as error:
+            raise disk_error(error, path) from error
+
     def supersede(self, path: str) -> tuple[str, str] | None:
         """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
-        if not os.path.lexists(os.path.join(self.root, path)):
-            return None
-        self.plain_folder(SUPERSEDED)
-        new = self._aside(path)
-        self.move(path, new)
-        return path, new
+        with self._making_way:
+            if not os.path.lexists(os.path.join(self.root, path)):
+                return None
+            self.plain_folder(SUPERSEDED)
+            new = self._aside(path)
+            self.move(path, new)
+            return path, new
 
     def _aside(self, path: str) -> str:
         """A free name in `superseded/`."""

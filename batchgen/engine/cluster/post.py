@@ -16,6 +16,7 @@ from batchgen.events import Event, Noted
 from batchgen.ledger import deriving, work
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.lost import has_lines
 from batchgen.ledger.places import Pointer, address, pointer
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.server_lock import ServerLock
@@ -37,6 +38,7 @@ async def hand_over(manifest: Manifest, folder: Path, only: Sequence[str], note:
         raise UsageError(f"{folder} has its ledger in a file, which workers cannot reach: leave --engine cluster away")
     for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
         pass
+    has_lines(folder)  # a user's own results.jsonl is never written over
     url = address(folder, None) or ""
     await asyncio.to_thread(prepare, url)
     await asyncio.to_thread(_submit, manifest, folder, only, url, there)

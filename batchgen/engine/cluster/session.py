@@ -144,11 +144,12 @@ class Session:
         return self
 
     def _open_store(self) -> Store:
-        """Raises StoreError when this machine does not see the job's folder, SettingsError."""
+        """Raises StoreError when this machine does not see the job's folder or has no place for one, SettingsError."""
         facts, name = self.facts, re.sub(r"[^\w.-]", "_", self._place.name)
         spool = f"{SPOOL}-{name}-{self.run_id}"
         if facts.bucket:
-            state = state_folder(self._place.settings) or Path.cwd()
+            if (state := state_folder(self._place.settings)) is None:
+                raise StoreError("there is no home folder for what a worker stores: set HOME or XDG_STATE_HOME")
             return open_store(state / "worker" / self.schema, facts.bucket, spool)
         store = open_store(Path(facts.folder), spool=spool)
         there = pointer(store.folder)

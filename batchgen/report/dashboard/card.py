@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from batchgen.errors import LedgerError
 from batchgen.ledger.chronicle import Chronicle
 from batchgen.ledger.reader import Money, RunRow
 from batchgen.quota import span_start
@@ -68,20 +69,27 @@ def files(derivatives: Facts) -> dict[str, int]:
 
 
 def budgets(ledger: Chronicle, declared: Declared, last: RunRow | None, now: float, *, emulated: bool) -> list[Facts]:
-    """USD spent of each budget that the manifest sets: in the last run by this job, in the day and month by all of the user.
+    """USD spent of each budget that the manifest sets: in the last run by this job, in the day and month by all jobs of the
+    user; None when that cannot be read.
 
     unpriced: requests of this job that were or may have been billed and are not in `spent`, for want of a price.
     """
-    found = []
+    found: list[Facts] = []
     for span, limit in declared.budgets.items():
         if span == "run":
             money = ledger.money(last.id) if last else Money()
-            spent, unpriced = money.spent + money.estimated + money.maybe, money.unknown + money.maybe_unknown
+            spent: float | None = money.spent + money.estimated + money.maybe
+            unpriced = money.unknown + money.maybe_unknown
         else:
             since = span_start("day" if span == "day" else "month", now)
-            spent = max(ledger.spent_since(since), 0.0 if emulated else spent_so_far(declared.state, since))
             unpriced = ledger.unpriced_since(since)
-        found.append({"span": span, "limit": limit, "spent": round(spent, 6), "unpriced": unpriced})
+            try:
+                spent = max(ledger.spent_since(since), 0.0 if emulated else spent_so_far(declared.state, since))
+            except LedgerError:
+                spent = None
+        found.append(
+            {"span": span, "limit": limit, "spent": None if spent is None else round(spent, 6), "unpriced": unpriced}
+        )
     return found
 
 

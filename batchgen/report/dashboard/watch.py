@@ -11,6 +11,7 @@ from pathlib import Path
 
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.lost import lost_in, verify_words
 from batchgen.ledger.places import has_ledger
 from batchgen.ledger.places import identity as identity_of
 from batchgen.ledger.reader import RunRow
@@ -72,6 +73,9 @@ class Watch:
         blank = {"job": Path(self.place.manifest).stem or folder.name, "folder": str(folder), "at": now}
         if not has_ledger(folder):
             self.feed = self._last = None
+            job = verify_words(self.place.manifest, folder, "") if self.place.manifest else str(folder)
+            if (lost := lost_in(folder, job)) is not None:
+                return blank | {"problem": str(lost), "begun": True}
             return blank | {"problem": GONE if self._identity else NOT_BEGUN, "begun": False}
         try:
             with closing(Chronicle.open(folder)) as ledger:

@@ -59,7 +59,7 @@ function money({ spent, estimated, requests_of_unknown_price: unknown, maybe_bil
 function budget({ span, limit, spent, unpriced }, emulated) {
   const share = spent / limit, bar = make("span", { class: `part ${share >= 1 ? "bad" : share >= 0.8 ? "warn" : "busy"}` });
   bar.style.width = `${Math.min(100, 100 * share)}%`;
-  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${inAll(spent, unpriced)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
+  return make("li", {}, make("span", {}, emulated ? SPANS[span].replace("all jobs", "emulated") : SPANS[span]), make("span", { class: "soft" }, `${spent == null ? "unknown" : inAll(spent, unpriced)} of ${usd(limit)}`), make("div", { class: "progress thin", role: "img", "aria-label": `${Math.round(100 * share)} % used` }, bar));
 }
 function timeOf(card) {
   const run = card.run, began = fromIso(run.started_at);

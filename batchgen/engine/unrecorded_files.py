@@ -1,0 +1,102 @@
+"""Pictures that do not lie where the ledger says: renamed by a person, or by a run that died, and found by their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.reader import Reader, StoredImage
+from batchgen.store.store import DRAFTS, SUPERSEDED, Store
+
+Change = tuple[str, tuple[Any, ...]]
+
+
+class UnrecordedFiles:
+    """Files of a store that are not what the ledger has under their names. They are listed when they are first asked for,
+    in memory that does not grow with them, and read only where size and wish agree.
+
+    aside: whether those in `superseded/` and `drafts/` count; a person who moves a picture there wants it out of the way.
+    """
+
+    def __init__(self, store: Store, reader: Reader | None, *, aside: bool = False) -> None:
+        self._store = store
+        self._reader = reader
+        self._aside = aside
+        self._listed: sqlite3.Connection | None = None
+        self._found: dict[str, str] = {}  # by sample
+
+    def __contains__(self, path: str) -> bool:
+        return self._files().execute("SELECT 1 FROM file WHERE path = ?", (path,)).fetchone() is not None
+
+    def find(self, key: str, size_bytes: int, sha256: str) -> str | None:
+        """Where exactly these bytes lie. No two samples are given the same file, and a sample always the same one."""
+        if key in self._found:
+            return self._found[key]
+        files = self._files()
+        sql = "SELECT path FROM file WHERE bytes = ? ORDER BY path"
+        for (path,) in files.execute(sql, (size_bytes,)).fetchall():
+            with contextlib.suppress(OSError):  # it has gone since
+                if self._store.sha256(path) == sha256:
+                    files.execute("DELETE FROM file WHERE path = ?", (path,))
+                    self._found[key] = path
+                    return str(path)
+        return None
+
+    def close(self) -> None:
+        if self._listed is not None:
+            self._listed.close()
+            self._listed = None
+
+    def _files(self) -> sqlite3.Connection:
+        if self._listed is None:
+            files = self._listed = sqlite3.connect("", isolation_level=None)
+            files.execute("CREATE TABLE file (path TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID")
+            files.execute("BEGIN")
+            files.executemany("INSERT OR IGNORE INTO file VALUES (?, ?)", self._candidates())
+            if self._reader is not None:
+                files.executemany("DELETE FROM file WHERE path = ? AND bytes = ?", self._reader.recorded_files())
+            files.execute("CREATE INDEX by_size ON file (bytes)")
+            files.execute("COMMIT")
+        return self._listed
+
+    def _candidates(self) -> Iterator[tuple[str, int]]:
+        for path, size in self._store.files():
+            if self._aside or path.partition("/")[0] not in (SUPERSEDED, DRAFTS):
+                yield path, size
+
+
+def find_moved_files(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
+    """Put right where the ledger says pictures lie, and write what is missing beside them.
+
+    Reads the folder only after a run that did not end in order.
+    """
+    run = ledger.reader.last_run()
+    if run is None or run.ended_at is not None:
+        return
+    owners: dict[str, int] = {}
+    misplaced: list[StoredImage] = []
+    for image in ledger.reader.images():
+        path = image.file.path
+        latest = owners.setdefault(path, image.attempt) == image.attempt
+        if not latest or not store.has(path, image.file.bytes):
+            misplaced.append(image)
+    with contextlib.closing(UnrecordedFiles(store, ledger.reader, aside=True)) as files:
+        for image in misplaced:
+            found = files.find(f"{image.attempt} {image.k}", image.file.bytes, image.file.sha256)
+            if found is not None:
+                ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
+                note(f"{image.file.path}: an interrupted run had moved it to {found}")
+    for path, texts in ledger.reader.texts_beside():
+        if store.lacks_beside(path, texts):
+            store.write_beside(path, texts)
+            store.sync(path)
+
+
+def _now_at(image: StoredImage, path: str, *, owner: bool) -> Iterator[Change]:
+    yield "UPDATE image SET path = ? WHERE attempt_id = ? AND k = ?", (path, image.attempt, image.k)
+    if owner:
+        where = "WHERE item_id = ? AND n = ? AND path = ?"
+        yield f"UPDATE sample SET path = ? {where}", (path, image.item_id, image.n, image.file.path)
