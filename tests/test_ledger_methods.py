@@ -38,7 +38,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "results_in_order": (("succeeded", "refused", "running"),), "results_of": ("a",), "runs": (9,),
     "sent_since": ("gemini/m", 0.0), "spent_since": (0.0, ["gemini/m"]), "stored": (), "stored_count": (),
     "has_work": (), "queue": (), "at_work": (["a"],), "unplaced_of_workers": (),
-    "submitted": (7,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
+    "submitted": (8,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
     "unplaced": (), "usd_by_lane": (1,), "usd_by_model": (), "wire": ("a", 1),
 }  # fmt: skip
 CHRONICLE: dict[str, tuple[Any, ...]] = {
@@ -124,14 +124,20 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     again = await ledger.attempt_started(a, "gemini/m", 2, 0.05)
     ledger.attempt_succeeded(again, a, reply, [settled("a")], sent_at=4.5, usd=0.05, usd_source="estimate")
     ledger.placed(again, [("a-1.png", "superseded/a-1.png")])
+    ledger.stamped([("5", again, 0)])
+    assert [image.file.path for image in ledger.to_place(ledger.reader.unplaced())] == ["g-1.png"]
+    await ledger.attempt_started(make_sample("l"), "gemini/m", 1, 0.05)
+    half = ledger.reader.open_attempts()[-1]
+    ledger.drafts_found(half, [settled("l", role="draft")])
+    ledger.without_picture(half, "uncertain", "interrupted", "it's over")
     ledger.blocked([(make_sample("f"), "because of e")])
     chunk, numbers = await chunks.recorded(
         "gemini/m", "job", [(e, 1, 0.02, "", {"x": 1}), (make_sample("k"), 1, 0.02, "", {})]
     )
-    assert numbers == [7, 8]
+    assert numbers == [8, 9]
     chunk = await chunks.asked(await chunks.stepped(chunk, step="uploaded", input_file="f/1"))
     await chunks.adopted(chunk)
-    ledger.attempt_succeeded(7, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage")
+    ledger.attempt_succeeded(8, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage")
     other, _ = await chunks.recorded("gemini/m", "job", [(make_sample("h"), 1, 0.02, "", {})])
     await chunks.dropped(other, "no room")
     await chunks.recorded("gemini/n", "job", [(make_sample("i"), 1, 0.02, "", {})])
@@ -164,7 +170,7 @@ def both(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         folder = tmp_path / kind
         (folder / ".batchgen").mkdir(parents=True)
         clock = SimpleNamespace(time=itertools.count(1000.25).__next__)
-        for module in ("ledger", "chunks"):
+        for module in ("ledger", "chunks", "verdict"):
             monkeypatch.setattr(f"batchgen.ledger.{module}.time", clock)
         server = None if kind == "sqlite" else Server(database, "job", known_as(str(folder)))
         ledgers.append(Ledger(folder, server))
@@ -200,7 +206,7 @@ def test_both_databases_are_asked_about_nothing_alike(both):
         ]
         assert not any(asked)
         assert ledger.reader.spent_since(0.0, []) == 0.0
-        assert len(list(chronicle.attempts_after(6, []))) == 5
+        assert len(list(chronicle.attempts_after(7, []))) == 5
 
 
 @pytest.mark.parametrize(("owner", "questions"), [(Derived, DERIVED), (Chronicle, CHRONICLE)])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchgen.engine.beside import beside
-from batchgen.engine.receipt import Receipt, receipt_of, to_facts
+from batchgen.engine.receipt import Receipt, receipt_of, settle_by, to_facts
 from batchgen.errors import BatchgenError, ImageError, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.pictures import StoredImage
@@ -73,29 +73,53 @@ def settle(
     billed = sum(picture.file.role != "thought" for picture in pictures)
     size = item.image_size or profile.default_size
     usd, source = cost_usd(profile, reply.usage, size, billed, batch=batch, tier=item.service_tier)
-    texts = beside(item, reply)
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
-    away = None
-    if isinstance(store, BucketStore):
-        price = (usd, source)
-        pictures = list(ledger.foreseen(attempt, sample, pictures))
-        receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
-        make_room(ledger, store, pictures)
-        away = deposit(store, receipt)
-    pictures = list(
-        ledger.attempt_succeeded(
-            attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
-        )
+    receipt = receipt_of(
+        attempt, sample, reply, pictures, missing, price=(usd, source), sent_at=sent_at, beside=beside(item, reply)
     )
+    recorded, recorded_s = conclude(ledger, store, sample, receipt, fresh=True)
+    return Stored(tuple(recorded), missing, usd, source, recorded_s)
+
+
+def conclude(
+    ledger: Ledger, store: Store, sample: Sample, receipt: Receipt, *, fresh: bool = False
+) -> tuple[Sequence[Settled], float]:
+    """Record what an attempt has brought, and do with its pictures what the ledger answers: whoever has them, and however
+    late. Durable in the spool they are already, or where their receipt says. Answers them as they were recorded, and when
+    (`time.monotonic()`).
+
+    fresh: the answer has just come. It goes into the bucket first; and a disk that does not let its pictures have their
+    names is told of and not raised, for the next run finishes what is recorded.
+    """
+    away = None
+    if fresh and isinstance(store, BucketStore):
+        receipt = replace(receipt, pictures=tuple(ledger.foreseen(receipt.attempt, sample, receipt.pictures)))
+    make_room(ledger, store, receipt.pictures)
+    if fresh and isinstance(store, BucketStore):
+        away = deposit(store, receipt)
+    recorded = settle_by(receipt, ledger, sample)
     recorded_s = time.monotonic()
     try:
-        place(ledger, store, attempt, pictures, texts, away)
+        place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
     except (StoreError, OSError) as error:
-        refusal = error if isinstance(error, StoreError) else disk_error(error, store.root)
-        store.rescue.tell(refusal)  # it is durable and recorded: the next run moves it to its name
-    return Stored(tuple(pictures), missing, usd, source, recorded_s)
+        if not fresh:
+            raise
+        store.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, store.root))
+    return recorded, recorded_s
+
+
+def finish(
+    ledger: Ledger, store: Store, attempt: int, spooled: Sequence[StoredImage], stands: Sequence[StoredImage] = ()
+) -> bool:
+    """Place what of an attempt was recorded some time ago: the ledger is asked again where its spooled pictures go. stands:
+    those that are in their places. Answers as `place` does."""
+    due = ledger.to_place(spooled)
+    for was, now in zip(spooled, due, strict=True):
+        if was.file.path != now.file.path and store.waiting.get(was.file.path) == was.spool:
+            store.move(was.file.path, now.file.path)
+    return place(ledger, store, attempt, [*due, *stands], ledger.reader.beside(attempt))
 
 
 @contextlib.contextmanager
@@ -135,10 +159,13 @@ def place(
     texts: Mapping[str, str] = EMPTY,
     away: BucketAway | None = None,
 ) -> bool:
-    """Move durable pictures from the spool to their names, and write beside them. Safe to repeat after a crash.
+    """Move durable pictures to the names that the ledger has just given them, and write beside them. Safe to repeat after a
+    crash.
 
     Answers False when they have to wait for their bucket. away: why it is known not to take them now.
     """
+    if not pictures:
+        return True
     names = [(picture.spool, picture.file.path) for picture in pictures]
     try:
         if away is not None:
@@ -156,7 +183,7 @@ def place(
         return False
     made_way = [pair for pair in placed if pair is not None]
     store.sync(*(path for _, path in names), *(new for _, new in made_way))
-    ledger.placed(attempt, made_way)
+    ledger.placed(attempt, made_way, [(path, store.stamp(spool, path)) for spool, path in names])
     store.forget_placed(attempt, names)
     return True
 

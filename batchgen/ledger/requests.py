@@ -12,6 +12,7 @@ from batchgen.ledger.database import marks
 from batchgen.records import Usage, sample_key
 
 IN_A_BATCH = "in a batch"
+LATE = "late"  # the reason of a request whose sample had its picture from another one before
 BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from filelock import FileLock, Timeout
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.stopping import stop_what_is_over
-from batchgen.engine.recover import adopted, place_left, settled_by_receipt
+from batchgen.engine.recover import adopted, is_in_place, place_left, settled_by_receipt
+from batchgen.engine.settle import finish
 from batchgen.errors import StoreError
 from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.schema import STATE_FOLDER
@@ -76,10 +78,11 @@ def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -
 
 def _note_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) -> None:
     """Pictures that stand under their names, of workers that died before they could say so."""
-    for image in ledger.reader.unplaced_of_workers():
-        waits = any(os.path.exists(each.spooled(image.spool)) for each in spools)
-        if not waits and store.has(image.file.path, image.file.bytes):
-            ledger.placed(image.attempt)
+    for attempt, found in groupby(ledger.reader.unplaced_of_workers(), key=lambda image: image.attempt):
+        images = list(found)
+        waits = any(os.path.exists(each.spooled(image.spool)) for each in spools for image in images)
+        if not waits and all(is_in_place(store, image) for image in images):
+            finish(ledger, store, attempt, (), images)
 
 
 def after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:
