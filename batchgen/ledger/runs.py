@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from batchgen.ledger.connected import Connected
 from batchgen.ledger.schema import COOLING
@@ -53,6 +55,11 @@ class Runs(Connected):
 
     def last_ended_run(self) -> RunRow | None:
         return next((run for run in self.runs(RUNS_LOOKED_AT) if run.exit_code is not None), None)
+
+    def last_summary(self) -> dict[str, Any]:
+        """What the last run that came to its end noted of it; empty when there is none."""
+        rows = self._rows("SELECT summary FROM run WHERE summary IS NOT NULL ORDER BY id DESC LIMIT 1")
+        return next((json.loads(text) for (text,) in rows), {})
 
     def last_success_at(self) -> float | None:
         """UTC seconds at which a run last ended with exit code 0."""
