@@ -12,7 +12,7 @@ import sqlite3
 import pytest
 
 from batchgen.cli.doctor import folder as folder_finding
-from batchgen.cli.verify import judge
+from batchgen.store.store import judge_file
 from tests.marked_key import KEY
 
 REFUSED = "x [[fault:safety]]"
@@ -268,7 +268,7 @@ def test_verify_takes_a_link_for_a_change_even_when_size_and_bytes_agree(tmp_pat
     data = b"x" * len(str(target))  # the size of a link is the length of what it names
     target.write_bytes(data)
     link.symlink_to(target)
-    assert judge(str(link), hashlib.sha256(data).hexdigest(), len(data)) == "changed"
+    assert judge_file(str(link), hashlib.sha256(data).hexdigest(), len(data)) == "changed"
 
 
 def test_verify_lists_a_stranger_and_does_not_mind_it(batchgen, job, folder):

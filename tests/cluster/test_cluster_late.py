@@ -1,0 +1,164 @@
+"""A worker that lost its server, and whose pictures were bought again meanwhile: they are found, and replace nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchgen.cli.verify import Findings, verify
+from batchgen.emulator import EmulatorOptions, serve
+from batchgen.report.facts import books
+from batchgen.report.screen import Screen
+from tests.bucket.conftest import _server, gate  # noqa: F401 - fixtures
+from tests.cluster.conftest import HEAD, ROOT, Cluster
+from tests.cluster.test_cluster_bucket import BucketCluster, waiting
+from tests.cluster.test_cluster_deaths import unplaced
+from tests.cluster.worker_child import STALE_S
+from tests.pg_proxy import Proxy
+from tests.test_run import items
+
+FIVE = items(*"abcde")
+
+
+def verified(cluster: Cluster) -> Findings:
+    """What `batchgen verify` finds; the books balance."""
+    with cluster.reader() as reader:
+        assert books(reader)["holds"], books(reader)
+        assert reader.unplaced_of_workers() == []
+        folder = cluster.folder / ("job.emulated" if isinstance(cluster, BucketCluster) else "out")
+        return verify(folder, reader, Screen(sys.stderr))
+
+
+def assert_whole(found: Findings, files: int) -> None:
+    assert (found.checked, found.missing, found.changed, found.gone, found.extra) == (files, [], [], [], [])
+
+
+def whole_in_spool(folder: Path) -> int:
+    return sum(path.stat().st_size > 0 for path in folder.rglob("spool-w1-*/*.0"))
+
+
+async def cut_off_with_five_in_flight(cluster: Cluster, port: int) -> Proxy:
+    """w1 has lost its server, and w2 has made all five again."""
+    wire = Proxy(port)
+    await cluster.submit(FIVE)
+    first = cluster.fork(ledger=wire.url(str(cluster.ledger)))
+    await cluster.until(lambda: cluster.open_of("w1") == 5)
+    wire.refusing = True
+    wire.hang_up()
+    second = cluster.fork()
+    outcome = await asyncio.wait_for(cluster.watch(FIVE), 40.0)
+    assert (outcome.exit_code, await cluster.requests()) == (0, 10)
+    await cluster.until(lambda: whole_in_spool(cluster.folder) == 5)
+    first.kill()
+    second.kill()
+    return wire
+
+
+async def test_pictures_of_a_worker_that_was_cut_off_and_killed_become_drafts_and_replace_nothing(slow_fleet, postgres):
+    fleet = slow_fleet
+    wire = await cut_off_with_five_in_flight(fleet, postgres.port)
+    made = fleet.pictures()
+    outcome = await fleet.watch(FIVE)
+    drafts = sorted((fleet.folder / "out" / "drafts").iterdir())
+    assert (outcome.exit_code, outcome.kept, fleet.pictures(), await fleet.requests()) == (0, 5, made, 10)
+    assert_whole(verified(fleet), 10)
+    served = await fleet.served()
+    both = [{made[f"i{n}.jpg"], hashlib.sha256(drafts[n].read_bytes()).hexdigest()} for n in range(5)]
+    assert both == [served[prompt] for prompt in "abcde"]
+    assert not (fleet.folder / "out" / "superseded").exists()
+    wire.close()
+
+
+async def test_whoever_takes_them_up_may_die_at_any_step_and_the_ledger_names_no_file_that_is_not_there(
+    slow_fleet, postgres
+):
+    fleet = slow_fleet
+    wire = await cut_off_with_five_in_flight(fleet, postgres.port)
+    made = fleet.pictures()
+    said = json.dumps({"engine": "cluster", "ledger": fleet.ledger, "wait": False})
+    for place, k in (
+        ("batchgen.engine.settle:place", 1),  # recorded as a draft, and still in the spool
+        ("batchgen.store.store:os.replace", 1),
+        ("batchgen.ledger.fenced:FencedLedger.placed", 2),  # in its place, and nobody has said so
+    ):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.crash_child", str(fleet.manifest(FIVE, HEAD)), str(fleet.folder / "out"), fleet.url,
+            place, str(k), said, cwd=ROOT,
+        )  # fmt: skip
+        assert await child.wait() == 9
+        with fleet.reader() as reader:
+            there = {
+                path.relative_to(fleet.folder / "out").as_posix() for path in (fleet.folder / "out").rglob("*.jpg")
+            }
+            assert {path for path, *_ in reader.stored()} <= there
+    outcome = await fleet.watch(FIVE)
+    assert (outcome.exit_code, fleet.pictures(), await fleet.requests()) == (0, made, 10)
+    assert_whole(verified(fleet), 10)
+    wire.close()
+
+
+@pytest.fixture
+async def bucket_fleet(gate, tmp_path, database, monkeypatch, nursery):  # noqa: F811
+    """Workers whose pictures go to a bucket; each has a spool that no other sees."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    async with await serve(EmulatorOptions(latency_s=(2.5, 2.5), picture="tiny", rpm=0)) as emulator:
+        made = BucketCluster(emulator.base_url, tmp_path, database)
+        made.nursery = nursery
+        try:
+            yield made
+        finally:
+            made.finish()
+
+
+async def test_in_a_bucket_they_become_drafts_too_when_their_machine_is_back(bucket_fleet, postgres, gate):  # noqa: F811
+    fleet = bucket_fleet
+    wire = await cut_off_with_five_in_flight(fleet, postgres.port)
+    made = gate.objects()
+    fleet.fork(name="w1")
+    six = items(*"abcdef")
+    outcome = await asyncio.wait_for(fleet.watch(six), 40.0)
+    assert (outcome.exit_code, outcome.kept, await fleet.requests()) == (0, 5, 11)
+    await fleet.until(lambda: len(gate.objects()) == 11)
+    found, served = gate.objects(), await fleet.served()
+    assert {name: found[name] for name in made} == made
+    drafts = [found[name] for name in sorted(found) if name.startswith("drafts/")]
+    both = [{digest(made[f"i{n}.jpg"]), digest(drafts[n])} for n in range(5)]
+    assert both == [served[prompt] for prompt in "abcde"]
+    await fleet.until(lambda: not unplaced(fleet))
+    assert_whole(verified(fleet), 11)
+    wire.close()
+
+
+async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_meanwhile(
+    bucket_fleet,
+    gate,  # noqa: F811
+    monkeypatch,
+):
+    """Its machine was away, so that it counted as missing; it had counted as made before that."""
+    monkeypatch.setattr("batchgen.engine.cluster.queue.STALE_S", STALE_S)
+    fleet = bucket_fleet
+    await fleet.submit(items("a"))
+    gate.refuse = lambda method, path: 403 if (method, path) == ("PUT", "i0.jpg") else None
+    first = fleet.fork()
+    await fleet.until(lambda: waiting(fleet) == 1)
+    first.kill()
+    gate.refuse = lambda method, path: None
+    second = fleet.fork()
+    outcome = await asyncio.wait_for(fleet.watch(items("a")), 40.0)
+    assert (outcome.exit_code, await fleet.requests()) == (0, 2)
+    made = gate.objects()["i0.jpg"]
+    second.kill()
+    fleet.fork(name="w1")
+    outcome = await asyncio.wait_for(fleet.watch(items("a", "b")), 40.0)
+    await fleet.until(lambda: not unplaced(fleet))
+    assert (outcome.exit_code, outcome.kept, gate.objects()["i0.jpg"]) == (0, 1, made)
+    assert_whole(verified(fleet), 3)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
