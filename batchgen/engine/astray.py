@@ -13,14 +13,16 @@ from batchgen.store.store import Store
 Change = tuple[str, tuple[Any, ...]]
 
 
-def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
-    """Put right where the ledger says pictures lie, and write what is missing beside them.
-
-    Reads the folder only after a run that did not end in order.
-    """
+def ended_in_order(ledger: Ledger) -> bool:
+    """Whether the last run did, if there was one."""
     run = ledger.reader.last_run()
-    if run is None or run.ended_at is not None:
-        return
+    return run is None or run.ended_at is not None
+
+
+def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
+    """Put right where the ledger says pictures lie, and write what is missing beside them. For after the death of a process
+    that moves pictures: it reads the folder."""
+    store.look()  # of a bucket: what is known of it may be of before
     owners: dict[str, int] = {}
     astray: list[StoredImage] = []
     for image in ledger.reader.images():
@@ -33,11 +35,13 @@ def find_astray(ledger: Ledger, store: Store, note: Callable[[str], None]) -> No
         if path not in owners:
             strangers[size].append(path)
     for image in astray:
-        found = next((path for path in strangers[image.file.bytes] if store.sha256(path) == image.file.sha256), None)
+        file = image.file
+        same = (path for path in strangers[file.bytes] if store.judge(path, file.sha256, file.bytes) == "right")
+        found = next(same, None)
         if found is not None:
-            strangers[image.file.bytes].remove(found)
-            ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
-            note(f"{image.file.path}: an interrupted run had moved it to {found}")
+            strangers[file.bytes].remove(found)
+            ledger.apply(_now_at(image, found, owner=owners[file.path] == image.attempt))
+            note(f"{file.path}: an interrupted run had moved it to {found}")
     for path, texts in ledger.reader.texts_beside():
         if store.lacks_beside(path, texts):
             store.write_beside(path, texts)

@@ -29,7 +29,7 @@ async def find_discrepancies(ledger: Ledger, store: Store, note: Callable[[str],
             missing += read["missing"]
             changed += read["changed"]
     except BucketAway as error:
-        return Discrepancies(unread=str(error))
+        return Discrepancies(unread=f"whether the images are there could not be seen: {error}")
     return Discrepancies(tuple(missing), tuple(changed))
 
 

@@ -17,7 +17,7 @@ from statistics import median
 from batchgen import __version__
 from batchgen.batching import RESULT_MOST_BYTES, is_batch
 from batchgen.dispatch import Dispatch
-from batchgen.engine.astray import find_astray
+from batchgen.engine.astray import ended_in_order, find_astray
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
 from batchgen.engine.batch.means import Means
@@ -188,7 +188,8 @@ class _Run:
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         ledger.catch_up()  # placing is not waited for
         take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
-        find_astray(ledger, self.store, self.note)
+        if not ended_in_order(ledger):
+            find_astray(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         ledger.catch_up()
         survey = self.first_survey or self._survey(ledger)

@@ -11,6 +11,9 @@ import pytest
 
 import batchgen
 from batchgen.errors import SettingsError, StoreError, UsageError
+from batchgen.ledger.ledger import Settled
+from batchgen.records import ImageFile
+from batchgen.store.bucket import BucketStore
 from tests.bucket.bench import ADDRESS, ROOT
 from tests.test_run import items
 
@@ -33,13 +36,59 @@ async def test_pictures_go_to_the_bucket_and_the_records_stay_in_the_folder(benc
     assert bench.spooled == []
 
 
-async def test_a_picture_costs_two_puts_and_a_run_three_puts_and_one_listing(bench, gate):
+async def test_a_picture_costs_two_puts_and_a_run_three_puts_and_a_listing_at_either_end(bench, gate):
     await bench.run(items("a", "b", "c", "d"))
-    assert (gate.count("PUT"), gate.count("HEAD"), gate.count("GET")) == (2 + 2 * 4, 0, 0)
+    assert (gate.count("PUT"), gate.count("HEAD"), gate.count("GET")) == (2 + 2 * 4, 0, 1)
     gate.seen.clear()
     outcome = await bench.run(items("a", "b", "c", "d"))
-    assert (outcome.kept, await bench.requests()) == (4, 4)
-    assert (gate.count("PUT"), gate.count("GET"), len(gate.seen)) == (2, 1, 4)  # the probe twice, its end, the listing
+    assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 4, 4)
+    assert (gate.count("PUT"), gate.count("GET"), len(gate.seen)) == (2, 2, 5)  # the probe twice, its end, the listings
+
+
+@pytest.mark.parametrize("size", [0, 5])
+async def test_an_object_that_somebody_wrote_over_is_named_and_not_bought_again(bench, gate, size):
+    await bench.run(items("a", "b"))
+    before = gate.objects()["i1.jpg"]
+    gate.put("pictures", "shop/catalog/i1.jpg", b"x" * (len(before) + size))
+    for _ in range(2):
+        outcome = await bench.run(items("a", "b"))
+        assert (outcome.exit_code, outcome.discrepancies.changed, await bench.requests()) == (5, ("i1.jpg",), 2)
+    gate.put("pictures", "shop/catalog/i1.jpg", before)
+    assert (await bench.run(items("a", "b"))).exit_code == 0
+
+
+async def test_an_object_with_another_etag_and_the_same_bytes_is_read_once(bench, gate):
+    await bench.run(items("a", "b"))
+    with bench.writer() as db:
+        db.execute("UPDATE image SET stamp = 'of another service' WHERE path = 'i1.jpg'")
+    gate.seen.clear()
+    for _ in range(2):
+        assert (await bench.run(items("a", "b"))).exit_code == 0
+    assert [path for method, path in gate.seen if method == "GET" and path.endswith(".jpg")] == ["i1.jpg"]
+
+
+async def test_a_bucket_that_cannot_be_listed_at_the_end_leaves_the_run_without_success(bench, gate, monkeypatch):
+    monkeypatch.setattr("batchgen.store.objects.RETRIES", 0)
+    gate.refuse = lambda method, path: 503 if method == "GET" and path.startswith("/pictures") else None
+    outcome = await bench.run(items("a"))
+    assert (outcome.exit_code, outcome.made, "HTTP 503" in outcome.message) == (5, 1, True)
+
+
+async def test_a_deposit_pushes_nothing_aside_and_leaves_a_name_that_the_ledger_gave_to_another(gate, tmp_path):
+    """Another worker may have made the picture while this one could not hear from the ledger."""
+    store = BucketStore(tmp_path / "job", ADDRESS)
+    store.prepare()
+    for name in ("1.0", "2.0"):
+        (tmp_path / "job" / ".batchgen" / "spool" / name).write_bytes(name.encode())
+    settled = [Settled(1, 0, name, ImageFile(path=path, sha256="", bytes=3, width=1, height=1, format="jpeg"), None)
+               for name, path in (("1.0", "i0.jpg"), ("2.0", "i1.jpg"))]  # fmt: skip
+    gate.put("pictures", "shop/catalog/i0.jpg", b"made meanwhile")
+    store.deposit(1, settled[:1], {})
+    store.deposit(2, settled[1:], {})
+    assert gate.objects() == {"i0.jpg": b"made meanwhile", "i1.jpg": b"2.0"}
+    for name in ("1.0", "2.0"):
+        assert store.place(name, f"drafts/{name}.jpg") is None
+    assert gate.objects() == {"i0.jpg": b"made meanwhile", "drafts/1.0.jpg": b"1.0", "drafts/2.0.jpg": b"2.0"}
 
 
 async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictures(bench, gate):

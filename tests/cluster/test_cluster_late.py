@@ -12,6 +12,7 @@ import pytest
 
 from batchgen.cli.verify import Findings, verify
 from batchgen.emulator import EmulatorOptions, serve
+from batchgen.planning import Wishes
 from batchgen.report.facts import books
 from batchgen.report.screen import Screen
 from tests.bucket.conftest import _server, gate  # noqa: F401 - fixtures
@@ -158,6 +159,35 @@ async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_
     await fleet.until(lambda: not unplaced(fleet))
     assert (outcome.exit_code, outcome.kept, gate.objects()["i0.jpg"]) == (0, 1, made)
     assert_whole(verified(fleet), 3)
+
+
+@pytest.mark.parametrize("place", ["batchgen.store.store:os.replace", "batchgen.ledger.fenced:FencedLedger.placed"])
+async def test_what_made_way_for_a_worker_that_died_before_it_could_say_so_is_known_by_the_ledger(fleet, place):
+    await fleet.submit(items("a"))
+    first = fleet.fork()
+    await asyncio.wait_for(fleet.watch(items("a")), 40.0)
+    first.kill()
+    await fleet.submit(items("a"), wishes=Wishes(fresh=True))
+    dying = fleet.fork(die=(place, 1))
+    assert await asyncio.to_thread(dying.wait) == 9
+    fleet.fork()
+    outcome = await asyncio.wait_for(fleet.watch(items("a")), 40.0)
+    await fleet.until(lambda: not unplaced(fleet))
+    again = await fleet.watch(items("a"))
+    assert (outcome.exit_code, again.exit_code, again.kept, await fleet.requests()) == (0, 0, 1, 2)
+    assert_whole(verified(fleet), 2)
+
+
+async def test_whoever_submitted_the_work_looks_whether_what_the_workers_made_is_there(fleet):
+    watching = asyncio.create_task(fleet.watch(items(*"abcdef")))
+    fleet.fork("--concurrency", "1")
+    out = fleet.folder / "out"
+    await fleet.until(lambda: (out / "i0.jpg").is_file() and (out / "i1.jpg").is_file() and not unplaced(fleet))
+    (out / "i0.jpg").write_bytes(b"drawn over")
+    (out / "i1.jpg").unlink()
+    outcome = await asyncio.wait_for(watching, 40.0)
+    found = outcome.discrepancies
+    assert (outcome.exit_code, outcome.made, found.changed, found.missing) == (5, 6, ("i0.jpg",), ("i1.jpg",))
 
 
 def digest(data: bytes) -> str:

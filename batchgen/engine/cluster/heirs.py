@@ -9,6 +9,7 @@ from itertools import groupby
 
 from filelock import FileLock, Timeout
 
+from batchgen.engine.astray import find_astray
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.stopping import stop_what_is_over
 from batchgen.engine.recover import adopted, is_in_place, place_left, settled_by_receipt
@@ -18,6 +19,7 @@ from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import BucketAway
 from batchgen.store.spool import disk_error
 from batchgen.store.store import SPOOL, Store
 from batchgen.store.whereabouts import open_store
@@ -46,20 +48,24 @@ def disown(store: Store, lock: FileLock) -> None:
     lock.release()
 
 
-def take_over(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
-    """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time."""
+def take_over(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note, *, died: bool = False) -> None:
+    """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
+    whether one has that is not among these any more: this worker's own forerunner."""
     state = os.path.join(store.root, STATE_FOLDER)
     with FileLock(os.path.join(state, f"heirs{LOCK}")):
         spools = [_spool(store, entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for left in spools:
             with contextlib.suppress(StoreError):  # its worker lives
-                lock = own(left)
+                lock, died = own(left), True
                 try:
                     empty(ledger, left, catalogue, note)
                 finally:
                     disown(left, lock)
-        _note_placed(ledger, store, spools)
-        ledger.catch_up()
+        with contextlib.suppress(BucketAway):  # then another time
+            _note_placed(ledger, store, spools)
+            ledger.catch_up()
+            if died:
+                find_astray(ledger, store, note)
 
 
 def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -> None:
