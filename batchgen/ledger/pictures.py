@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from batchgen.ledger.connected import MODEL, Connected
@@ -100,9 +99,13 @@ class Pictures(Connected):
             "SELECT i.attempt_id, i.k, i.path, i.sha256, i.bytes, i.stamp FROM sample s JOIN image i ON i.item_id = s.item_id"
             " AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state = 'succeeded' ORDER BY s.id, i.attempt_id"
         )
-        for _, of_one in groupby(rows, key=lambda row: row[2]):
-            *_, latest = of_one
-            yield CurrentPicture(*latest)
+        latest: CurrentPicture | None = None
+        for picture in map(CurrentPicture._make, rows):
+            if latest is not None and latest.path != picture.path:
+                yield latest
+            latest = picture
+        if latest is not None:
+            yield latest
 
     def made_at(self, item_id: str, n: int, fingerprint: str) -> float:
         """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""
