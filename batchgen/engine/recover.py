@@ -13,8 +13,8 @@ from itertools import groupby
 from typing import Any
 
 from batchgen.engine.lanes import Route
-from batchgen.engine.receipt import from_facts, receipt_of
-from batchgen.engine.settle import conclude, finish, place
+from batchgen.engine.receipt import Receipt, from_facts, receipt_of
+from batchgen.engine.settle import conclude, finish, late, late_words, place
 from batchgen.engine.survey import Survey
 from batchgen.errors import DownloadFailed, ImageError, ProviderError
 from batchgen.ledger.backlog import Backlog
@@ -69,8 +69,7 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
-        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt):
-            note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
+        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt, note):
             continue
         if attempt.links:
             continue
@@ -97,12 +96,11 @@ def adopted(
         _set_drafts_aside(ledger, store, attempt, found, note)
         found = []
     if found:
-        _adopt(ledger, store, catalogue, attempt, found)
-        note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
+        _adopt(ledger, store, catalogue, attempt, found, note, f"was found in the {place}")
     return bool(found)
 
 
-def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt) -> bool:
+def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt, note: Note) -> bool:
     """Whether a process deposited this attempt and died before the ledger heard of it. Its pictures are read again."""
     facts = store.receipt(attempt.id)
     receipt = None if facts is None else from_facts(facts, attempt)
@@ -115,8 +113,15 @@ def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt)
         if store.judge(file.path, file.sha256, file.bytes) != "right":
             return False
         store.was_put(picture.spool, file.path)
-    conclude(ledger, store, _sample_of(attempt), receipt)
+    _conclude(ledger, store, attempt, receipt, note, "was on its way to the bucket")
     return True
+
+
+def _conclude(ledger: Ledger, store: Store, attempt: OpenAttempt, receipt: Receipt, note: Note, where: str) -> None:
+    recorded, _ = conclude(ledger, store, _sample_of(attempt), receipt)
+    came_late = late(receipt, recorded)
+    then = f"; it {late_words(came_late)}" if came_late else " and needs not be bought again"
+    note(f"{attempt.item_id}: its picture {where}{then}")
 
 
 def _may_be_half(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
@@ -183,7 +188,13 @@ def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
 
 
 def _adopt(
-    ledger: Ledger, store: Store, catalogue: Catalogue, attempt: OpenAttempt, found: list[tuple[str, ImageFile]]
+    ledger: Ledger,
+    store: Store,
+    catalogue: Catalogue,
+    attempt: OpenAttempt,
+    found: list[tuple[str, ImageFile]],
+    note: Note,
+    where: str,
 ) -> None:
     """Rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
     drafts = max(0, len(found) - attempt.images)
@@ -196,9 +207,9 @@ def _adopt(
             Settled(n, len(pictures), name, replace(file, path=path), None if usd is None else usd / attempt.images)
         )
     _make_durable(store, found)
-    sample = _sample_of(attempt)
-    receipt = receipt_of(attempt.id, sample, Reply(), pictures, (), price=(usd, "estimate"), sent_at=None, beside=EMPTY)
-    conclude(ledger, store, sample, receipt)
+    price, sample = (usd, "estimate"), _sample_of(attempt)
+    receipt = receipt_of(attempt.id, sample, Reply(), pictures, (), price=price, sent_at=None, beside=EMPTY)
+    _conclude(ledger, store, attempt, receipt, note, where)
 
 
 def _sample_of(attempt: OpenAttempt) -> Sample:

@@ -21,7 +21,7 @@ from batchgen.engine.lanes import lane_key
 from batchgen.errors import ImageError, LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import FILE_NAME as RESULTS
-from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_file_for_reading
+from batchgen.ledger.schema import IMAGE_COLUMNS, STATE_FOLDER, ledger_path, open_file_for_reading
 from batchgen.manifest import Manifest
 from batchgen.manifest.fingerprint import fingerprint
 from batchgen.records import Item, needs, sample_key
@@ -252,7 +252,7 @@ def _record(
                 (number, ledger.run_id, line["id"], n, lane, mark, stem, at, at, at, usd, source, texts),
             ),
             (
-                "INSERT INTO image VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO image ({', '.join(IMAGE_COLUMNS)}) VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",
                 (number, line["id"], n, "draft" if draft else "image", mark, path, sha256, size, checked.width,
                  checked.height, checked.format, "" if draft else ",".join(line.get("flags", ()))),
             ),

@@ -30,7 +30,7 @@ BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 class Stored:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
-    recorded_s: when its success was durable, seconds of `time.monotonic()`.
+    recorded_s: when its success was durable, seconds of `time.monotonic()`. late: those of its pictures that no sample took.
     """
 
     pictures: tuple[Settled, ...]
@@ -38,6 +38,12 @@ class Stored:
     usd: float | None
     usd_source: str
     recorded_s: float
+    late: tuple[Settled, ...] = ()
+
+    @property
+    def made(self) -> list[Settled]:
+        """The pictures that are their samples' now."""
+        return [picture for picture in self.pictures if picture.file.role == "image" and picture not in self.late]
 
 
 def settle(
@@ -80,7 +86,7 @@ def settle(
         attempt, sample, reply, pictures, missing, price=(usd, source), sent_at=sent_at, beside=beside(item, reply)
     )
     recorded, recorded_s = conclude(ledger, store, sample, receipt, fresh=True)
-    return Stored(tuple(recorded), missing, usd, source, recorded_s)
+    return Stored(tuple(recorded), missing, usd, source, recorded_s, tuple(late(receipt, recorded)))
 
 
 def conclude(
@@ -108,6 +114,17 @@ def conclude(
             raise
         store.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, store.root))
     return recorded, recorded_s
+
+
+def late(receipt: Receipt, recorded: Sequence[Settled]) -> list[Settled]:
+    """Pictures that go elsewhere than whoever brought them had meant."""
+    meant = {picture.file.path for picture in receipt.pictures}
+    return [picture for picture in recorded if picture.file.path not in meant]
+
+
+def late_words(pictures: Sequence[Settled]) -> str:
+    names = ", ".join(picture.file.path for picture in pictures)
+    return f"came when its image was there already, or no longer wanted, and is kept as {names}"
 
 
 def finish(
@@ -324,7 +341,7 @@ def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[Missing]:
 def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:
     """The result of an item with one sample, as the ledger has it."""
     item = sample.item
-    made = next((picture for picture in stored.pictures if picture.file.role == "image"), None)
+    made = next(iter(stored.made), None)
     files = tuple(sorted((picture.file for picture in stored.pictures), key=lambda file: file.role != "image"))
     return Result(
         id=item.id,

@@ -74,7 +74,7 @@ def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -
     numbers = {int(name) for name in names if name.isdigit()}
     place_left(ledger, left, [image for image in ledger.reader.unplaced_of_workers() if image.attempt in numbers], note)
     for attempt in ledger.unanswered(sorted(numbers)):
-        if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt):
+        if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt, note):
             continue
         adopted(ledger, left, catalogue, attempt, note, "spool of a worker that has died")
     ledger.catch_up()
