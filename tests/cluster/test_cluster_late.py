@@ -7,19 +7,28 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from batchgen.cli.verify import Findings, verify
 from batchgen.emulator import EmulatorOptions, serve
+from batchgen.engine.cluster.heirs import take_over
+from batchgen.ledger.fenced import FencedLedger
+from batchgen.ledger.ledger import Ledger, Settled, insert_attempt
+from batchgen.ledger.places import Server, known_as
 from batchgen.planning import Wishes
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.records import ImageFile, Reply
 from batchgen.report.facts import books
 from batchgen.report.screen import Screen
+from batchgen.store.store import Store
 from tests.bucket.conftest import _server, gate  # noqa: F401 - fixtures
 from tests.cluster.conftest import HEAD, ROOT, Cluster
 from tests.cluster.test_cluster_bucket import BucketCluster, waiting
 from tests.cluster.test_cluster_deaths import unplaced
 from tests.cluster.worker_child import STALE_S
+from tests.conftest import make_sample
 from tests.pg_proxy import Proxy
 from tests.test_run import items
 
@@ -140,14 +149,16 @@ async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_
     gate,  # noqa: F811
     monkeypatch,
 ):
-    """Its machine was away, so that it counted as missing; it had counted as made before that."""
+    """Its machine was away: it was recorded, and no success before it was there, and made again."""
     monkeypatch.setattr("batchgen.engine.cluster.queue.STALE_S", STALE_S)
     fleet = bucket_fleet
-    await fleet.submit(items("a"))
+    watching = asyncio.create_task(fleet.watch(items("a")))
     gate.refuse = lambda method, path: 403 if (method, path) == ("PUT", "i0.jpg") else None
     first = fleet.fork()
-    await fleet.until(lambda: waiting(fleet) == 1)
+    await fleet.until(lambda: (fleet.folder / "job.emulated").exists() and waiting(fleet) == 1)
     first.kill()
+    outcome = await asyncio.wait_for(watching, 40.0)
+    assert (outcome.exit_code, outcome.made, outcome.discrepancies.missing) == (3, 1, ("i0.jpg",))
     gate.refuse = lambda method, path: None
     second = fleet.fork()
     outcome = await asyncio.wait_for(fleet.watch(items("a")), 40.0)
@@ -188,6 +199,28 @@ async def test_whoever_submitted_the_work_looks_whether_what_the_workers_made_is
     outcome = await asyncio.wait_for(watching, 40.0)
     found = outcome.discrepancies
     assert (outcome.exit_code, outcome.made, found.changed, found.missing) == (5, 6, ("i0.jpg",), ("i1.jpg",))
+
+
+def test_another_picture_of_the_same_size_is_not_taken_for_one_that_is_still_to_be_placed(
+    tmp_path, database, monkeypatch
+):
+    """Its spool may be on a machine that is away; what is thought to be placed is not looked for there any more."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    store = Store(tmp_path / "out")
+    store.prepare()
+    ledger = Ledger(store.folder, Server(database, "job", known_as(store.root)))
+    sample = make_sample("a")
+    attempt = ledger.writer.submit(
+        lambda db: insert_attempt(db, 0, sample, "gemini/m", 1, None, "", 1.0, worker="away")
+    ).result()
+    file = ImageFile(path="a.png", sha256=digest(b"mine"), bytes=4, width=1, height=1, format="png")
+    settled = [Settled(1, 0, f"{attempt}.0", file, None)]
+    ledger.attempt_succeeded(attempt, sample, Reply(), settled, sent_at=1.0, usd=None, usd_source="")
+    for data, unplaced_left in ((b"her's", 1), (b"mine", 0)):
+        (store.folder / "a.png").write_bytes(data)
+        take_over(cast("FencedLedger", ledger), store, load_catalogue(), print)
+        assert len(ledger.reader.unplaced_of_workers()) == unplaced_left
+    ledger.close()
 
 
 def digest(data: bytes) -> str:
