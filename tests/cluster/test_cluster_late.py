@@ -216,7 +216,7 @@ def test_another_picture_of_the_same_size_is_not_taken_for_one_that_is_still_to_
     file = ImageFile(path="a.png", sha256=digest(b"mine"), bytes=4, width=1, height=1, format="png")
     settled = [Settled(1, 0, f"{attempt}.0", file, None)]
     ledger.attempt_succeeded(attempt, sample, Reply(), settled, sent_at=1.0, usd=None, usd_source="")
-    for data, unplaced_left in ((b"her's", 1), (b"mine", 0)):
+    for data, unplaced_left in ((b"hers", 1), (b"mine", 0)):
         (store.folder / "a.png").write_bytes(data)
         take_over(cast("FencedLedger", ledger), store, load_catalogue(), print)
         assert len(ledger.reader.unplaced_of_workers()) == unplaced_left
