@@ -69,7 +69,7 @@ async def test_a_file_that_was_changed_is_named_and_not_bought_again_and_the_run
         assert (outcome.exit_code, outcome.discrepancies.changed, await bench.requests()) == (5, ("i1.jpg",), 3)
         assert (bench.folder / "out" / "i1.jpg").read_bytes() == changed
     with Reader.open(bench.folder / "out") as reader:
-        assert reader.last_summary()["discrepancies"]["changed"] == ["i1.jpg"]
+        assert reader.last_discrepancies()["changed"] == ["i1.jpg"]
     assert [event.discrepancies for event in bench.events if isinstance(event, RunEnded)] == [{"changed": 1}]
     (bench.folder / "out" / "i1.jpg").write_bytes(kept)
     outcome = await bench.run(THREE)
@@ -85,6 +85,15 @@ async def test_a_file_with_another_time_and_the_same_bytes_is_read_once(bench, r
         outcome = await bench.run(THREE)
         assert (outcome.exit_code, outcome.discrepancies.counts) == (0, {})
     assert sorted(read) == ["i0.jpg", "i1.jpg", "i2.jpg"]
+
+
+async def test_a_file_of_another_size_is_a_change_whatever_its_time_says(bench):
+    await bench.run(THREE)
+    picture = bench.folder / "out" / "i1.jpg"
+    made_ns = picture.stat().st_mtime_ns
+    edit(picture, size=5)
+    os.utime(picture, ns=(made_ns, made_ns))
+    assert (await bench.run(THREE)).exit_code == 5
 
 
 async def test_a_link_in_the_place_of_an_image_is_a_change(bench):
@@ -166,8 +175,12 @@ async def test_many_files_that_have_to_be_read_are_spoken_of(bench, monkeypatch)
     assert any("3 images have another time" in note for note in notes)
 
 
-async def test_a_run_that_is_stopped_reads_nothing_more(bench, read):
+async def test_a_run_that_is_stopped_reads_nothing_more_and_forgets_nothing(bench, read):
     await bench.run(THREE)
     edit(bench.folder / "out" / "i1.jpg")
+    await bench.run(THREE)
+    read.clear()
     outcome = await bench.run(THREE + "  - {id: more, prompt: d}\n", HEAD, max_usd=0.001)
     assert (outcome.stopped_by, outcome.exit_code, read) == ("budget", 6, [])
+    with Reader.open(bench.folder / "out") as reader:
+        assert reader.last_discrepancies()["changed"] == ["i1.jpg"]  # what was found before is still so

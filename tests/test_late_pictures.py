@@ -38,9 +38,9 @@ class Wire(Bench):
         self.proxy = Proxy(urlsplit(url).port or 0)
         self.direct, self.wired = url, f"http://127.0.0.1:{self.proxy.port}"
 
-    async def die(self, place: str, k: int = 1) -> None:
+    async def die(self, place: str, k: int = 1, entries: str = LINKED) -> None:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.crash_child", str(self.manifest(LINKED, HEAD)), str(self.folder / "out"),
+            sys.executable, "-m", "tests.crash_child", str(self.manifest(entries, HEAD)), str(self.folder / "out"),
             self.wired, place, str(k), cwd=ROOT,
         )  # fmt: skip
         assert await child.wait() == 9
@@ -110,6 +110,21 @@ async def test_whatever_step_a_run_dies_at_with_a_late_picture_the_ledger_names_
     assert not (out / "superseded").exists()
 
 
+async def test_parts_of_an_answer_that_nobody_has_as_a_whole_are_known_by_the_ledger_whatever_step_a_run_dies_at(wire):
+    text = "  - {id: i0, prompt: only one, model: pro, keep_thoughts: true}\n"
+    for place in (
+        "batchgen.engine.settle:Ledger.attempt_succeeded",  # a thought and the picture are in the spool
+        "batchgen.engine.recover:Ledger.drafts_found!",
+        "batchgen.store.store:os.replace",
+    ):
+        await wire.die(place, entries=text)
+    outcome = await wire.run(text)
+    assert (outcome.exit_code, outcome.made, await wire.requests()) == (0, 1, 2)
+    drafts = {path.name for path in (wire.folder / "out" / "drafts").iterdir()}
+    assert {name for name in drafts if name.startswith("i0.1-")} == {"i0.1-0.jpg", "i0.1-1.jpg"}
+    assert wire.whole(1 + len(drafts))
+
+
 # --- the verdict itself, of both ledgers
 
 
@@ -132,12 +147,10 @@ def picture(name: str = "a") -> Settled:
 
 
 def comes(ledger: Ledger, attempt: int, sample: Sample, name: str = "a") -> list[tuple[str, str]]:
-    """(path, role) of its picture, as it was foreseen and as it is recorded."""
-    foreseen = ledger.foreseen(attempt, sample, [picture(name)])
+    """(path, role) of its picture, as it is recorded."""
     recorded = ledger.attempt_succeeded(
         attempt, sample, Reply(), [picture(name)], sent_at=1.0, usd=0.04, usd_source="usage"
     )
-    assert recorded == foreseen
     return [(each.file.path, each.file.role) for each in recorded]
 
 

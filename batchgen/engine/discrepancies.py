@@ -30,7 +30,7 @@ async def find_discrepancies(ledger: Ledger, store: Store, note: Callable[[str],
             changed += read["changed"]
     except BucketAway as error:
         return Discrepancies(unread=f"whether the images are there could not be seen: {error}")
-    return Discrepancies(tuple(missing), tuple(changed))
+    return Discrepancies(tuple(missing), tuple(changed), looked=True)
 
 
 def _look(ledger: Ledger, store: Store) -> tuple[list[str], list[str], list[tuple[CurrentPicture, str]]]:

@@ -57,11 +57,12 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
     """Images that the ledger names and that are not there, or are not what it recorded, by path. unread: why the bucket could
-    not be asked; empty when it was."""
+    not be asked; empty when it was. looked: whether anybody has compared them."""
 
     missing: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     unread: str = ""
+    looked: bool = False
 
     @property
     def counts(self) -> dict[str, int]:

@@ -550,7 +550,8 @@ class _Run:
             exposed_ms=ending.exposed_ms,
         )
         summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated}
-        ledger.run_ended(code, ending.stopping, {**summary, "discrepancies": discrepancies.listed})
+        found = {"discrepancies": discrepancies.listed} if discrepancies.looked else {}
+        ledger.run_ended(code, ending.stopping, {**summary, **found})
         self._say_ended(outcome)
         return outcome
 

@@ -99,12 +99,8 @@ def conclude(
     fresh: the answer has just come. It goes into the bucket first; and a disk that does not let its pictures have their
     names is told of and not raised, for the next run finishes what is recorded.
     """
-    away = None
-    if fresh and isinstance(store, BucketStore):
-        receipt = replace(receipt, pictures=tuple(ledger.foreseen(receipt.attempt, sample, receipt.pictures)))
     make_room(ledger, store, receipt.pictures)
-    if fresh and isinstance(store, BucketStore):
-        away = deposit(store, receipt)
+    away = deposit(store, receipt) if fresh and isinstance(store, BucketStore) else None
     recorded = settle_by(receipt, ledger, sample)
     recorded_s = time.monotonic()
     try:

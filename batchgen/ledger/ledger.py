@@ -185,17 +185,6 @@ class Ledger:
 
         return cast("Sequence[Settled]", self._now(change))
 
-    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
-        """The pictures as `attempt_succeeded` would record them now, for a store that takes them before the ledger does."""
-
-        def look(db: Connection) -> Sequence[Settled]:
-            (outcome,) = db.execute("SELECT outcome FROM attempt WHERE id = ?", (attempt,)).fetchone()
-            if outcome == "succeeded":
-                return still_unplaced(db, attempt, pictures)
-            return [verdict(db, attempt, sample, picture) for picture in pictures]
-
-        return cast("Sequence[Settled]", self._now(look))
-
     def to_place(self, images: Sequence[StoredImage]) -> list[StoredImage]:
         """Pictures that were recorded earlier, as they are to be placed now: one whose sample has got another picture
         meanwhile, or is no longer asked for, goes to `superseded/`, as if it had been in its place when that happened."""

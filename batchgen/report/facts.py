@@ -97,7 +97,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "folder": folder,
         "bucket": (bucket := reader.meta("store") or ""),
         "waiting": len(reader.unplaced()) if bucket else 0,
-        "discrepancies": reader.last_summary().get("discrepancies", NO_DISCREPANCIES),
+        "discrepancies": reader.last_discrepancies() or NO_DISCREPANCIES,
         "emulated": reader.meta("emulated") == "yes",
         "samples": reader.counts(),
         "by_model": reader.counts_by_model(),

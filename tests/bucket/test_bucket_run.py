@@ -6,15 +6,17 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 import batchgen
 from batchgen.errors import SettingsError, StoreError, UsageError
-from batchgen.ledger.ledger import Settled
-from batchgen.records import ImageFile
+from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.records import ImageFile, Reply
 from batchgen.store.bucket import BucketStore
 from tests.bucket.bench import ADDRESS, ROOT
+from tests.conftest import make_sample
 from tests.test_run import items
 
 OWN = {"ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "lock", "bucket"}
@@ -105,6 +107,29 @@ async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictur
         (result,) = ledger.results_in_order(("succeeded",))
     assert (receipt["usd"], receipt["fingerprint"]) == (result.usd, result.fingerprint)
     assert receipt["usage"]["image_tokens"] > 0
+
+
+async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_draft_and_leaves_its_name(bench, gate):
+    """By its receipt alone, as on another machine than the one that had it in its spool."""
+    assert await (await bench.child("batchgen.engine.settle:deposit!", 1, items("only one"))).wait() == 9
+    for path in (bench.job / ".batchgen" / "spool").iterdir():
+        path.unlink()
+    first, again = gate.objects()["i0.jpg"], b"made again"
+    gate.put("pictures", "shop/catalog/i0.png", again)
+    ledger = Ledger(bench.job)
+    (lost,) = ledger.reader.open_attempts()
+    sample = replace(make_sample("i0"), fingerprint=lost.fingerprint, wire=ledger.reader.wire("i0", 1))
+    attempt = await ledger.attempt_started(sample, lost.lane, 2, None)
+    file = ImageFile(path="i0.png", sha256=digest(again), bytes=len(again), width=1, height=1, format="png")
+    picture = Settled(1, 0, f"{attempt}.0", file, None)
+    ledger.attempt_succeeded(attempt, sample, Reply(), [picture], sent_at=None, usd=None, usd_source="")
+    ledger.placed(attempt)
+    ledger.close()
+    outcome = await bench.run(items("only one"))
+    assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 1, 1)
+    assert gate.objects() == {"i0.png": again, f"drafts/i0.{lost.id}-0.jpg": first}
+    with bench.reader() as reader:
+        assert {path for path, *_ in reader.stored()} == set(gate.objects())
 
 
 async def test_a_changed_prompt_keeps_the_earlier_picture_aside(bench, gate):
