@@ -108,11 +108,13 @@ def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt,
         return False
     for picture in receipt.pictures:
         file = picture.file
-        if judge_file(store.spooled(picture.spool), file.sha256, file.bytes) == "right":
-            continue
-        if store.judge(file.path, file.sha256, file.bytes) != "right":
+        if (
+            judge_file(store.spooled(picture.spool), file.sha256, file.bytes) != "right"
+            and store.judge(file.path, file.sha256, file.bytes) != "right"
+        ):
             return False
-        store.was_put(picture.spool, file.path)
+    for picture in receipt.pictures:
+        store.was_deposited(picture.spool, picture.file.path)
     _conclude(ledger, store, attempt, receipt, note, "was on its way to the bucket")
     return True
 

@@ -57,14 +57,15 @@ def aside(path: str, attempt: int, k: int) -> str:
 
 
 def still_unplaced(db: Connection, attempt: int, pictures: Sequence[Settled]) -> Sequence[Settled]:
-    """Those of these pictures that were recorded before and are not placed yet, as they were recorded."""
+    """These pictures as they were recorded before, when all of them are still to be placed and these are their very bytes."""
     sql = "SELECT k, sha256, path, role FROM image WHERE attempt_id = ? AND placed = 0"
     recorded = {(k, sha256): {"path": path, "role": role} for k, sha256, path, role in db.execute(sql, (attempt,))}
-    return [
+    found = [
         replace(picture, file=replace(picture.file, **recorded[key]))
         for picture in pictures
         if (key := (picture.k, picture.file.sha256)) in recorded
     ]
+    return found if len(found) == len(recorded) else []
 
 
 def as_it_stands(db: Connection, image: StoredImage) -> StoredImage:

@@ -51,6 +51,7 @@ class BucketStore(Store):
         self._found: dict[str, Found] | None = None
         self._listed = threading.Lock()
         self._put: dict[str, tuple[Found, tuple[str, str] | None]] = {}  # by spool name: where it is, and what made way
+        self._deposited: dict[str, str] = {}  # by spool name: where another process has put it
         self._moved: dict[str, tuple[str, str]] = {}  # by spool name: what made way for one that has not gone up yet
         self._taken: set[tuple[str, str]] = set()  # (spool name, path) of those whose name something else has
 
@@ -133,15 +134,18 @@ class BucketStore(Store):
                 found = _facts(self._objects.read(self._receipt_path(attempt)))
         return found
 
-    def was_put(self, spool_name: str, path: str) -> None:
-        """A receipt says so, and the object there is the picture."""
-        self._put[spool_name] = (self._objects.head(path) or Found(path, 0, "")), None
+    def was_deposited(self, spool_name: str, path: str) -> None:
+        """By another process, as its receipt says. Of one that is in no spool here it has been verified."""
+        self._deposited[spool_name] = path
 
     def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
         """As in a folder, but the spooled file stays until `forget_placed`. Raises BucketAway."""
         found, moved = self._put.get(spool_name, (None, None))
-        if found is not None and (found.path == path or self._comes_back(spool_name, found.path, path)):
+        if found is not None and found.path == path:
             return moved
+        was = self._deposited.get(spool_name, path) if found is None else found.path
+        if was != path and self._comes_back(spool_name, was, path):
+            return None
         if not os.path.exists(self.spooled(spool_name)) and self._objects.size(path) is not None:
             return None  # it went up, and another process has forgotten it
         for _ in range(TRIES):
@@ -221,6 +225,7 @@ class BucketStore(Store):
             if self.waiting.get(path) == spool:
                 del self.waiting[path]
             self._put.pop(spool, None)
+            self._deposited.pop(spool, None)
             self.forget_spooled(spool)
         self.forget_spooled(_receipt_name(attempt))
 

@@ -109,10 +109,12 @@ async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictur
     assert receipt["usage"]["image_tokens"] > 0
 
 
-async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_draft_and_leaves_its_name(bench, gate):
-    """By its receipt alone, as on another machine than the one that had it in its spool."""
+@pytest.mark.parametrize("spooled", [True, False], ids=["in the spool", "by its receipt alone"])
+async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_draft_and_leaves_its_name(
+    bench, gate, spooled
+):
     assert await (await bench.child("batchgen.engine.settle:deposit!", 1, items("only one"))).wait() == 9
-    for path in (bench.job / ".batchgen" / "spool").iterdir():
+    for path in () if spooled else (bench.job / ".batchgen" / "spool").iterdir():
         path.unlink()
     first, again = gate.objects()["i0.jpg"], b"made again"
     gate.put("pictures", "shop/catalog/i0.png", again)
