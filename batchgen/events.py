@@ -198,13 +198,15 @@ class Noted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """derived: files of `post:` by what became of them; empty when there was nothing to do."""
+    """derived: files of `post:` by what became of them; empty when there was nothing to do. discrepancies: images that are
+    missing or changed; empty when all are what the ledger recorded."""
 
     run_id: int
     exit_code: int
     seconds: float
     counts: dict[str, int] = field(default_factory=dict)
     derived: dict[str, int] = field(default_factory=dict)
+    discrepancies: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -265,7 +265,7 @@ async def test_a_picture_that_was_changed_by_hand_is_not_sent_as_if_it_were_the_
     data = (bench.out / "mug.png").read_bytes()
     (bench.out / "mug.png").write_bytes(data[:-1] + b"\x00")  # the same size
     outcome = await bench.run(MUG + SNOW)
-    assert (outcome.exit_code, bench.server.asked) == (4, [])
+    assert (outcome.exit_code, bench.server.asked) == (5, [])
     assert "changed" in bench.results()["snow"]["message"]
 
 

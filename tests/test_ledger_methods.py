@@ -31,10 +31,10 @@ UNORDERED = {"current_samples", "files", "images_by_model", "requests_by_model",
              "texts_beside", "chunk_lanes", "recorded_files", "unwanted_derivatives"}  # fmt: skip
 READER: dict[str, tuple[Any, ...]] = {
     "answered": (1,), "attempt": (1,), "attempts": (1,), "beside": (1,), "beyond_requests": (), "billed_requests": (),
-    "chunk": (1,), "chunk_lanes": (), "chunk_usd": (1,), "cooling": (), "counts": (), "counts_by_model": (),
+    "chunk": (1,), "chunk_lanes": (), "chunk_usd": (1,), "cooling": (), "counts": (), "counts_by_model": (), "current_pictures": (),
     "current_count": (), "current_samples": (), "earlier_image": ("a", 1, "fp-a"), "ends_in": (1,), "files": (),
     "flagged": (1, 9), "flagged_count": (1,), "images": (), "images_by_model": (), "known": (["a", "é", "none"],),
-    "last_attempt": (), "recorded_files": (),
+    "last_attempt": (), "last_discrepancies": (), "recorded_files": (),
     "last_ended_run": (), "last_run": (), "last_success_at": (), "made_at": ("a", 1, "fp-a"), "made_in": (1,),
     "maybe_usd_by_model": (), "meta": ("name",), "money": (1,), "most_accepted": ("gemini/m", 0.0), "newest_paths": (1, 9),
     "open_attempts": (), "open_chunks": (), "outages": (), "parked": (), "picture": ("a", 1), "picture_requests": (), "reasons": (9,),
@@ -42,7 +42,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "results_in_order": (("succeeded", "refused", "running"),), "results_of": ("a",), "runs": (9,),
     "sent_since": ("gemini/m", 0.0), "spent_since": (0.0, ["gemini/m"]), "stored": (), "stored_count": (),
     "has_work": (), "queue": (), "at_work": (["a"],), "unplaced_of_workers": (),
-    "submitted": (7,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
+    "submitted": (8,), "texts_beside": (), "unanswered": (1, 0, 9), "uncertain": (9,), "uncleaned_chunks": (),
     "unplaced": (), "unpriced_since": (0.0,), "usd_by_lane": (1,), "usd_by_model": (), "wire": ("a", 1),
 }  # fmt: skip
 CHRONICLE: dict[str, tuple[Any, ...]] = {
@@ -98,7 +98,6 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     ledger.set_meta(name="it's ?", manifest="m.yaml")
     a, b, c, d, e = (make_sample(name) for name in ("a", "\u00e9", "c", "d", "e"))
     first = await ledger.attempt_started(a, "gemini/m", 1, 0.05, "smaller")
-    assert len(ledger.foreseen(first, a, [settled("a")])) == 1
     ledger.attempt_succeeded(
         first, a, reply, [settled("a", flags=FLAGGED)], sent_at=1.5, usd=0.04, usd_source="usage", beside={".txt": "so"}
     )
@@ -128,14 +127,20 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     again = await ledger.attempt_started(a, "gemini/m", 2, 0.05)
     ledger.attempt_succeeded(again, a, reply, [settled("a")], sent_at=4.5, usd=0.05, usd_source="estimate")
     ledger.placed(again, [("a-1.png", "superseded/a-1.png")])
+    ledger.stamped([("5", again, 0)])
+    assert [image.file.path for image in ledger.to_place(ledger.reader.unplaced())] == ["g-1.png"]
+    await ledger.attempt_started(make_sample("l"), "gemini/m", 1, 0.05)
+    half = ledger.reader.open_attempts()[-1]
+    ledger.drafts_found(half, [settled("l", role="draft")])
+    ledger.without_picture(half, "uncertain", "interrupted", "it's over")
     ledger.blocked([(make_sample("f"), "because of e")])
     chunk, numbers = await chunks.recorded(
         "gemini/m", "job", [(e, 1, 0.02, "", {"x": 1}), (make_sample("k"), 1, 0.02, "", {})]
     )
-    assert numbers == [7, 8]
+    assert numbers == [8, 9]
     chunk = await chunks.asked(await chunks.stepped(chunk, step="uploaded", input_file="f/1"))
     await chunks.adopted(chunk)
-    ledger.attempt_succeeded(7, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage")
+    ledger.attempt_succeeded(8, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage")
     other, _ = await chunks.recorded("gemini/m", "job", [(make_sample("h"), 1, 0.02, "", {})])
     await chunks.dropped(other, "no room")
     await chunks.recorded("gemini/n", "job", [(make_sample("i"), 1, 0.02, "", {})])
@@ -157,7 +162,7 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     await ledger.sample_failed(make_sample("j"), ServerFault("busy"))
     ledger.apply([("UPDATE sample SET tags = ? WHERE item_id = ?", ("x,y", "a"))])
     ledger.catch_up()
-    ledger.run_ended(3, "budget", {"made": 2})
+    ledger.run_ended(3, "budget", {"made": 2, "discrepancies": {"missing": ["a-1.png"]}})
     ledger.run_started(2, "host", "0")
     ledger.run_ended(0, "", {})
 
@@ -170,7 +175,7 @@ def both(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         folder = tmp_path / kind
         (folder / ".batchgen").mkdir(parents=True)
         clock = SimpleNamespace(time=itertools.count(1000.25).__next__)
-        for module in ("ledger", "chunks"):
+        for module in ("ledger", "chunks", "verdict"):
             monkeypatch.setattr(f"batchgen.ledger.{module}.time", clock)
         server = None if kind == "sqlite" else Server(database, "job", known_as(str(folder)))
         ledgers.append(Ledger(folder, server))
@@ -206,7 +211,7 @@ def test_both_databases_are_asked_about_nothing_alike(both):
         ]
         assert not any(asked)
         assert ledger.reader.spent_since(0.0, []) == 0.0
-        assert len(list(chronicle.attempts_after(6, []))) == 5
+        assert len(list(chronicle.attempts_after(7, []))) == 5
 
 
 @pytest.mark.parametrize(("owner", "questions"), [(Derived, DERIVED), (Chronicle, CHRONICLE)])

@@ -12,6 +12,8 @@ from batchgen.cli.main import run_command_line
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.derived import Derived
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.places import SHARED
+from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import VERSION, ledger_path
 from tests.test_run import Bench, items
@@ -19,9 +21,11 @@ from tests.test_run import Bench, items
 TABLES = (Path(__file__).parent / "ledger_version_1.sql").read_text()
 
 
+WITHOUT_STAMPS = "ALTER TABLE image DROP COLUMN stamp;"  # of version 5
+WITHOUT_WORKERS = f"{WITHOUT_STAMPS} ALTER TABLE attempt DROP COLUMN worker;"  # of version 4
 WITHOUT_CHUNKS = (
-    "DROP INDEX attempt_of_chunk; DROP TABLE chunk; ALTER TABLE attempt DROP COLUMN chunk;"
-    " ALTER TABLE attempt DROP COLUMN facts; ALTER TABLE attempt DROP COLUMN worker;"
+    f"{WITHOUT_WORKERS} DROP INDEX attempt_of_chunk; DROP TABLE chunk; ALTER TABLE attempt DROP COLUMN chunk;"
+    " ALTER TABLE attempt DROP COLUMN facts;"
 )
 
 
@@ -130,3 +134,41 @@ async def test_a_ledger_of_version_3_knows_no_batches_until_a_run_submits_some(b
     assert version_of(folder) == 3
     outcome = await bench.run(items("a", "[[fault:safety]] b"))
     assert (version_of(folder), outcome.kept) == (VERSION, 1)
+
+
+@pytest.mark.parametrize(("version", "changes"), [(4, WITHOUT_WORKERS), (5, WITHOUT_STAMPS)])
+async def test_a_ledger_of_a_later_version_is_read_as_it_is_and_brought_up_to_date_by_a_run(bench, version, changes):
+    folder = bench.folder / "out"
+    Ledger(folder).close()
+    db = sqlite3.connect(ledger_path(folder))
+    db.executescript(f"{changes} PRAGMA user_version={version};")
+    db.close()
+    with Reader.open(folder) as reader:
+        assert [(each.path, each.stamp) for each in reader.current_pictures()] == [("i0.jpg", None)]
+        assert (reader.unplaced_of_workers(), reader.attempts()) == ([], {"succeeded": 1, "refused": 1})
+    assert await asyncio.to_thread(run_command_line, ["verify", str(folder)]) == 0
+    assert version_of(folder) == version
+    outcome = await bench.run(items("a", "[[fault:safety]] b"))
+    with Reader.open(folder) as reader:
+        ((_, *_, stamp),) = reader.current_pictures()
+    assert (version_of(folder), outcome.kept, stamp) == (VERSION, 1, str((folder / "i0.jpg").stat().st_mtime_ns))
+
+
+async def test_a_ledger_of_version_5_on_a_server_is_brought_up_to_date_too(bench, database, monkeypatch, tmp_path):
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    (tmp_path / "server").mkdir()
+    elsewhere = Bench(bench.url, tmp_path / "server")
+    await elsewhere.run(items("a"))
+    folder = elsewhere.folder / "out"
+    server = PostgreSQL(database, SHARED)
+    schema = server.execute("SELECT schema FROM batchgen.job").fetchone()[0]
+    server.execute(f"ALTER TABLE {schema}.image DROP COLUMN stamp")
+    server.execute("UPDATE batchgen.job SET version = 5")
+    with Reader.open(folder) as reader:
+        assert [each.stamp for each in reader.current_pictures()] == [None]
+    outcome = await elsewhere.run(items("a"))
+    with Reader.open(folder) as reader:
+        assert [each.stamp for each in reader.current_pictures()] == [str((folder / "i0.jpg").stat().st_mtime_ns)]
+    version = server.execute("SELECT version FROM batchgen.job").fetchone()[0]
+    server.close()
+    assert (outcome.exit_code, outcome.kept, version) == (0, 1, VERSION)

@@ -356,7 +356,7 @@ def job(vendor: Vendor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     monkeypatch.setattr(breaker, "PROBE_FIRST_S", {"lane": 0.05, "host": 0.05, "account": 0.05})
 
     async def run(count: int, limits: str = "concurrency: 5", **options: Any) -> tuple[Any, list[Event]]:
-        environ = {"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": vendor.url}
+        environ = {"GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": vendor.url, "HOME": str(tmp_path)}
         events: list[Event] = []
         job = batchgen.load(manifest(tmp_path, count, limits), environ=environ)
         outcome = await batchgen.run(job, observers=[events.append], options=batchgen.RunOptions(**options))

@@ -99,6 +99,7 @@ async def older(bench, database):
     with psycopg.connect(database, autocommit=True) as server:
         (schema,) = server.execute("SELECT schema FROM batchgen.job").fetchone()
         server.execute(f"SET search_path = {schema}")
+        server.execute("ALTER TABLE image DROP COLUMN stamp")
         server.execute("ALTER TABLE attempt DROP COLUMN worker")
         server.execute("DROP INDEX attempt_doubtful")
         server.execute("CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed = 1")

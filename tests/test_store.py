@@ -198,6 +198,12 @@ def test_what_stands_under_a_name_makes_way_and_is_never_overwritten(store):
     assert kept == [b"first", b"second"]
 
 
+def test_placing_a_picture_that_has_its_name_already_moves_nothing(store):
+    name = spool(store, 1, b"picture")
+    assert [store.place(name, "a.png") for _ in range(2)] == [None, None]
+    assert ((store.folder / "a.png").read_bytes(), (store.folder / "superseded").exists()) == (b"picture", False)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
 def test_a_link_planted_at_a_pictures_name_is_not_followed(store, tmp_path):
     outside = tmp_path / "precious"

@@ -235,7 +235,7 @@ def bucket(url: str, *, online: bool) -> Finding:
     try:
         objects = Objects(url)
         if online:
-            next(objects.all(), None)
+            next(objects.below(""), None)
     except SettingsError as error:
         return Finding("fail", "bucket", str(error), "mend that, or choose a folder as output")
     return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,18 +27,16 @@ from batchgen.report import figures
 from batchgen.report.gallery import FILE_NAME as GALLERY
 from batchgen.report.screen import Screen
 from batchgen.store.bucket import BucketStore
-from batchgen.store.store import Store, family
+from batchgen.store.store import Judgement, Store, family, judge_file
 from batchgen.store.whereabouts import remembered, store_of
 
 if TYPE_CHECKING:
     from batchgen.engine.repair import Repair
 
 NOT_ALL_RIGHT = 3
-CHUNK_BYTES = 1 << 20
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
 SHOWN_MOST = 20
 READERS = 8  # objects of a bucket that are read at once
-Verdict = Literal["right", "missing", "changed"]
 
 
 @dataclass(slots=True)
@@ -188,14 +184,14 @@ def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
     return findings
 
 
-def judged(store: Store, reader: Reader) -> Iterator[tuple[str, int, bool, Verdict]]:
+def judged(store: Store, reader: Reader) -> Iterator[tuple[str, int, bool, Judgement]]:
     """(path, bytes, whether it is its sample's latest image, verdict) of all that the ledger knows. Of a bucket a few are
     read at once."""
     if not isinstance(store, BucketStore):
         for path, sha256, size, latest in reader.stored():
-            yield path, size, latest, judge(os.path.join(store.root, path), sha256, size)
+            yield path, size, latest, store.judge(path, sha256, size)
         return
-    waiting: deque[tuple[str, int, bool, Future[Verdict]]] = deque()
+    waiting: deque[tuple[str, int, bool, Future[Judgement]]] = deque()
     with ThreadPoolExecutor(READERS, "verify") as pool:
         for path, sha256, size, latest in reader.stored():
             waiting.append((path, size, latest, pool.submit(store.judge, path, sha256, size)))
@@ -211,7 +207,7 @@ def verify_derivatives(folder: Path, reader: Reader, findings: Findings) -> Iter
     for path, sha256, size in Derived.of(reader).made_derivatives():
         yield path
         full = os.path.join(folder, path)
-        match judge(full, sha256, size):
+        match judge_file(full, sha256, size):
             case "right":
                 findings.derived += 1
             case verdict:
@@ -219,23 +215,6 @@ def verify_derivatives(folder: Path, reader: Reader, findings: Findings) -> Iter
                 if verdict == "changed":
                     with contextlib.suppress(OSError):
                         os.utime(full, follow_symlinks=False)
-
-
-def judge(path: str, sha256: str, size: int) -> Verdict:
-    """A link in a file's place is a change: what it leads to is not what was stored."""
-    try:
-        found = os.lstat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-            return "changed"
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-    except (FileNotFoundError, NotADirectoryError):
-        return "missing"
-    except OSError:
-        return "changed"
-    return "right" if digest.hexdigest() == sha256 else "changed"
 
 
 def files_in(folder: Path) -> Iterator[str]:
@@ -269,6 +248,7 @@ def show(out: Screen, findings: Findings) -> None:
     if findings.waiting:
         out.line(f"{findings.waiting:,} in the spool: `batchgen run` uploads them, and nothing is bought again")
     if findings.missing or findings.changed:
-        out.line("a missing image is made again by `batchgen run`; move a changed one away first, and it is missing")
+        out.line("a missing image is made again by `batchgen run`, a changed one is not: put the original back, or")
+        out.line("`batchgen run --fresh --only ID` makes it again and keeps the changed file in superseded/")
     if findings.derived_amiss:
         out.line("derivatives are made again by `batchgen run` and `batchgen post`, and nothing is sent for them")

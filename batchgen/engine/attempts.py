@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from batchgen.engine.dependents import Dependents
-from batchgen.engine.settle import Stored, made_result, settle
+from batchgen.engine.settle import Stored, late_words, made_result, settle
 from batchgen.errors import DownloadFailed, LedgerGone, ProviderError, StoreError
-from batchgen.events import AttemptFailed, AttemptStarted, Event, SampleEnded, SampleSucceeded
+from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleEnded, SampleSucceeded
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.profiles.profile import Profile
@@ -80,7 +80,8 @@ class Attempts:
             self._ledger, self._store, profile, attempt, sample, reply, spooled, sent_at, estimate_usd, batch=batch
         )
         try:
-            self._results.append(sample, None if stored.missing or batch else made_result(sample, reply, stored))
+            as_asked = not (stored.missing or stored.late or batch)
+            self._results.append(sample, made_result(sample, reply, stored) if as_asked else None)
         except StoreError as error:
             self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
         if (gone := stored.unrecorded) is not None:
@@ -104,7 +105,7 @@ class Attempts:
         account: tells whoever gave the sample out; called when what waited for the picture has been let go.
         """
         item = sample.item
-        made = [picture for picture in stored.pictures if picture.file.role == "image"]
+        made = stored.made
         if lets_go:
             self._dependents.made([sample_key(item.id, picture.n) for picture in made])
         for left in stored.missing:
@@ -125,6 +126,8 @@ class Attempts:
                     exposed_ms=exposed_ms,
                 )
             )
+        if stored.late:
+            self._emit(Noted(at=now, message=f"{sample.key}: a picture {late_words(stored.late)}"))
         for left in stored.missing:
             self._emit_end(now, sample_key(item.id, left.n), item.model, left.state, left.reason, left.message)
 

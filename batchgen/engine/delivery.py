@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from itertools import groupby
 from types import TracebackType
 
-from batchgen.engine.settle import place
+from batchgen.engine.settle import finish
 from batchgen.errors import StoreError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import StoredImage
@@ -89,10 +89,9 @@ class Delivery:
         by_attempt = groupby(self._unplaced(), key=lambda image: image.attempt)
         waiting = {attempt: images for attempt, found in by_attempt if (images := _still(bucket, found))}
         for attempt in sorted(waiting, key=lambda attempt: (attempt in self._later, attempt)):
-            texts = self._ledger.reader.beside(attempt)
             if await asyncio.get_running_loop().run_in_executor(
                 self._executor,
-                lambda attempt=attempt, texts=texts: self._place(bucket, attempt, waiting[attempt], texts),  # type: ignore[misc]
+                lambda attempt=attempt: self._place(bucket, attempt, waiting[attempt]),  # type: ignore[misc]
             ):
                 went, bucket.away = went + 1, ""
             else:
@@ -100,10 +99,10 @@ class Delivery:
                 break
         return went
 
-    def _place(self, bucket: BucketStore, attempt: int, images: list[StoredImage], texts: dict[str, str]) -> bool:
+    def _place(self, bucket: BucketStore, attempt: int, images: list[StoredImage]) -> bool:
         try:
             with bucket.moving:
-                return bool(_still(bucket, images)) and place(self._ledger, bucket, attempt, images, texts)
+                return bool(_still(bucket, images)) and finish(self._ledger, bucket, attempt, images)
         except (StoreError, OSError) as error:
             bucket.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, bucket.root))
             return False

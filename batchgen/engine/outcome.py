@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from batchgen.batching import BatchOptions
 from batchgen.planning import Forecast, Wishes
 
 STALL_S = 1800.0
+LISTED_MOST = 10  # discrepancies of each kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,32 @@ class Tally:
     def counts(self) -> dict[str, int]:
         """Those that there are."""
         return {name: n for name in ("made", "skipped", "removed", "failed") if (n := getattr(self, name))}
+
+
+@dataclass(frozen=True, slots=True)
+class Discrepancies:
+    """Images that the ledger names and that are not there, or are not what it recorded, by path. unread: why the bucket could
+    not be asked; empty when it was. looked: whether anybody has compared them."""
+
+    missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    unread: str = ""
+    looked: bool = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: n for name in ("missing", "changed") if (n := len(getattr(self, name)))}
+
+    @property
+    def listed(self) -> dict[str, Any]:
+        """The first of each kind and how many they are, as JSON holds it."""
+        return {
+            "missing": list(self.missing[:LISTED_MOST]),
+            "missing_total": len(self.missing),
+            "changed": list(self.changed[:LISTED_MOST]),
+            "changed_total": len(self.changed),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +142,7 @@ class Outcome:
     derived: Tally = field(default_factory=Tally)
     bucket: str = ""  # where the pictures are, when not in the folder
     waiting: int = 0  # pictures in the spool that the bucket did not take
+    discrepancies: Discrepancies = Discrepancies()
 
 
 EXIT_BY_STOP = {
@@ -146,12 +175,13 @@ def exit_code(
     submitted: bool = False,
     spoilt: bool = False,
     waiting: bool = False,
+    changed: bool = False,
 ) -> int:
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then batches that are out; then whether everything, something or nothing of
     what was tried came out. spoilt: something that was to be made of the pictures is missing. waiting: pictures that the
-    bucket did not take.
+    bucket did not take; changed: an image is not what the ledger recorded, which no further run mends.
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
@@ -163,6 +193,8 @@ def exit_code(
         return 8
     if submitted:
         return 9
+    if changed:
+        return EXIT_BY_STOP["disk"]
     if missing <= 0:
         return 3 if spoilt else 0
     return 4 if breaker or (tried and not made) else 3

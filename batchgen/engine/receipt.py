@@ -104,12 +104,12 @@ def bind(ledger: Ledger, store: Store) -> None:
         ledger.set_meta(**{RECEIPTS: store.token})
 
 
-def settle_by(receipt: Receipt, ledger: Ledger, sample: Sample) -> None:
-    """Tell the ledger what the process that wrote the receipt could not."""
+def settle_by(receipt: Receipt, ledger: Ledger, sample: Sample) -> Sequence[Settled]:
+    """Tell the ledger. Answers the pictures as they were recorded."""
     reply = Reply(
         text=receipt.text, usage=receipt.usage, reply_id=receipt.reply_id, model_version=receipt.model_version
     )
-    ledger.attempt_succeeded(
+    return ledger.attempt_succeeded(
         receipt.attempt, sample, reply, receipt.pictures, sent_at=receipt.sent_at, usd=receipt.usd,
         usd_source=receipt.usd_source, missing=receipt.missing, beside=receipt.beside,
     )  # fmt: skip

@@ -8,12 +8,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from batchgen.engine.lanes import Route
-from batchgen.engine.receipt import from_facts, settle_by
-from batchgen.engine.settle import make_room, place
+from batchgen.engine.receipt import Receipt, from_facts, receipt_of
+from batchgen.engine.settle import conclude, finish, late, late_words, place
 from batchgen.engine.survey import Survey
 from batchgen.errors import DownloadFailed, ImageError, ProviderError
 from batchgen.ledger.backlog import Backlog
@@ -21,11 +22,11 @@ from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.records import ImageFile, Item, Reply, Sample
+from batchgen.records import EMPTY, ImageFile, Item, Reply, Sample
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
 from batchgen.store.spool import SpoolFile, sync_file, sync_folder
-from batchgen.store.store import SUPERSEDED, Store
+from batchgen.store.store import SUPERSEDED, Store, judge_file
 from batchgen.transport import BODY_MAX_BYTES, Transport
 
 Change = tuple[str, tuple[Any, ...]]
@@ -39,42 +40,24 @@ def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
 
 
 def place_left(ledger: Ledger, store: Store, images: Sequence[StoredImage], note: Note) -> None:
-    attempts: dict[int, list[tuple[str, str]]] = {}
-    paths: list[str] = []
-    if isinstance(store, BucketStore):
-        _finish_uploading(ledger, store, images, note)
-        return
-    for image in images:
-        moved = attempts.setdefault(image.attempt, [])
-        if os.path.exists(store.spooled(image.spool)):
-            made_way = store.place(image.spool, image.file.path)
-            if made_way is not None:
-                moved.append(made_way)
-            note(f"{image.file.path}: finished what an interrupted run had begun")
-        if store.has(image.file.path, image.file.bytes):
-            paths.append(image.file.path)
-            if image.file.role == "image":
-                store.write_beside(image.file.path, ledger.reader.beside(image.attempt))
-    store.sync(*paths, *(new for moved in attempts.values() for _, new in moved))
-    for attempt, moved in attempts.items():
-        ledger.placed(attempt, moved)
-
-
-def _finish_uploading(ledger: Ledger, store: BucketStore, unplaced: Sequence[StoredImage], note: Note) -> None:
-    """The same for a bucket. What it does not take now waits on, and is tried again while the run goes on."""
-    store.take_up(unplaced)
-    for attempt, found in groupby(unplaced, key=lambda image: image.attempt):
-        images = list(found)
-        if all(os.path.exists(store.spooled(image.spool)) or store.has(*_place_of(image)) for image in images):
-            if place(ledger, store, attempt, images, ledger.reader.beside(attempt)):
-                note(f"{', '.join(image.file.path for image in images)}: uploaded, as an earlier run had not")
-        else:
+    """What a bucket does not take now waits on, and is tried again while the run goes on."""
+    store.take_up(images)
+    for attempt, found in groupby(images, key=lambda image: image.attempt):
+        recorded = list(found)
+        spooled = [image for image in recorded if os.path.exists(store.spooled(image.spool))]
+        stands = [image for image in recorded if image not in spooled and is_in_place(store, image)]
+        if not spooled and not stands:
             ledger.placed(attempt)  # gone from both: the survey sees that it is missing
-            store.forget_placed(attempt, [(image.spool, image.file.path) for image in images])
+            store.forget_placed(attempt, [(image.spool, image.file.path) for image in recorded])
+        elif finish(ledger, store, attempt, spooled, stands) and spooled:
+            names = ", ".join(image.file.path for image in spooled)
+            note(f"{names}: put in place, which an interrupted run had not finished")
 
 
-def _place_of(image: StoredImage) -> tuple[str, int]:
-    return image.file.path, image.file.bytes
+def is_in_place(store: Store, image: StoredImage) -> bool:
+    """By its bytes: another picture of the same size may have the name."""
+    file = image.file
+    return store.judge(file.path, file.sha256, file.bytes) == "right"
 
 
 def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, note: Note) -> int:
@@ -85,15 +68,15 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
-        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt):
-            note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
+        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt, note):
             continue
         if attempt.links:
             continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
         if not adopted(ledger, store, catalogue, attempt, note, "temporary folder" if stranded else "spool"):
             uncertain += 1
-            _mark_uncertain(ledger, attempt)
+            message = "the run ended while the request was in flight"
+            ledger.without_picture(attempt, "uncertain", "interrupted", message)
         for path in stranded:
             os.unlink(path)
     ledger.catch_up()
@@ -109,35 +92,37 @@ def adopted(
     """Whether the spool has the whole answer to a request, which is settled then."""
     found = whole_pictures(store, attempt.id)
     if found and _may_be_half(ledger, store, attempt):
-        _set_drafts_aside(store, attempt, found, note)
+        _set_drafts_aside(ledger, store, attempt, found, note)
         found = []
     if found:
-        _adopt(ledger, store, catalogue, attempt, found)
-        note(f"{attempt.item_id}: its picture was found in the {place} and needs not be bought again")
+        _adopt(ledger, store, catalogue, attempt, found, note, f"was found in the {place}")
     return bool(found)
 
 
-def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt) -> bool:
+def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt, note: Note) -> bool:
     """Whether a process deposited this attempt and died before the ledger heard of it. Its pictures are read again."""
     facts = store.receipt(attempt.id)
     receipt = None if facts is None else from_facts(facts, attempt)
     if receipt is None:
         return False
     for picture in receipt.pictures:
-        try:
-            with open(store.spooled(picture.spool), "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            try:
-                found = store.sha256(picture.file.path)
-            except FileNotFoundError:
-                return False
-        if found != picture.file.sha256:
+        file = picture.file
+        if (
+            judge_file(store.spooled(picture.spool), file.sha256, file.bytes) != "right"
+            and store.judge(file.path, file.sha256, file.bytes) != "right"
+        ):
             return False
-    make_room(ledger, store, receipt.pictures)
-    settle_by(receipt, ledger, _sample_of(attempt))
-    place(ledger, store, attempt.id, receipt.pictures, receipt.beside)
+    for picture in receipt.pictures:
+        store.was_deposited(picture.spool, picture.file.path)
+    _conclude(ledger, store, attempt, receipt, note, "was on its way to the bucket")
     return True
+
+
+def _conclude(ledger: Ledger, store: Store, attempt: OpenAttempt, receipt: Receipt, note: Note, where: str) -> None:
+    recorded, _ = conclude(ledger, store, _sample_of(attempt), receipt)
+    came_late = late(receipt, recorded)
+    then = f"; it {late_words(came_late)}" if came_late else " and needs not be bought again"
+    note(f"{attempt.item_id}: its picture {where}{then}")
 
 
 def _may_be_half(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
@@ -147,14 +132,28 @@ def _may_be_half(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
     return "keep_thoughts" in wire or ("turn" in wire and not os.path.exists(store.turn_path(attempt.id)))
 
 
-def _set_drafts_aside(store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note) -> None:
+def _set_drafts_aside(
+    ledger: Ledger, store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note
+) -> None:
     """They may have been paid for, so they stay to be looked at."""
-    paths = []
-    for k, (name, file) in enumerate(found):
-        paths.append(store.draft_name(attempt.stem, attempt.n, k, attempt.id, file.format))
-        store.place(name, paths[-1])
-    store.sync(*paths)
-    note(f"{attempt.item_id}: part of an answer that an interrupted run did not finish is kept as {', '.join(paths)}")
+    drafts = [_draft(store, attempt, k, name, file) for k, (name, file) in enumerate(found)]
+    _make_durable(store, found)
+    ledger.drafts_found(attempt, drafts)
+    place(ledger, store, attempt.id, drafts)
+    names = ", ".join(draft.file.path for draft in drafts)
+    note(f"{attempt.item_id}: part of an answer that an interrupted run did not finish is kept as {names}")
+
+
+def _draft(store: Store, attempt: OpenAttempt, k: int, spool: str, file: ImageFile) -> Settled:
+    path = store.draft_name(attempt.stem, attempt.n, k, attempt.id, file.format)
+    return Settled(attempt.n, k, spool, replace(file, path=path, role="draft"), None)
+
+
+def _make_durable(store: Store, found: Sequence[tuple[str, ImageFile]]) -> None:
+    """A process that was killed may have written and not synced it."""
+    for name, _ in found:
+        sync_file(store.spooled(name))
+    sync_folder(store.spool)
 
 
 def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
@@ -191,64 +190,32 @@ def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
 
 
 def _adopt(
-    ledger: Ledger, store: Store, catalogue: Catalogue, attempt: OpenAttempt, found: list[tuple[str, ImageFile]]
+    ledger: Ledger,
+    store: Store,
+    catalogue: Catalogue,
+    attempt: OpenAttempt,
+    found: list[tuple[str, ImageFile]],
+    note: Note,
+    where: str,
 ) -> None:
-    """Record and place rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
-    from dataclasses import replace
-
+    """Rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
     drafts = max(0, len(found) - attempt.images)
     usd = attempt.estimate_usd
-    pictures: list[Settled] = []
-    for k, (name, file) in enumerate(found):
-        n = attempt.n + max(0, k - drafts)
-        path = (
-            store.draft_name(attempt.stem, attempt.n, k, attempt.id, file.format)
-            if k < drafts
-            else store.name(attempt.stem, n, file.format)
-        )
+    pictures = [_draft(store, attempt, k, name, file) for k, (name, file) in enumerate(found[:drafts])]
+    for n, (name, file) in enumerate(found[drafts:], attempt.n):
+        path = store.name(attempt.stem, n, file.format)
         pictures.append(
-            Settled(
-                n,
-                k,
-                name,
-                replace(file, path=path, role="draft" if k < drafts else "image"),
-                None if usd is None or k < drafts else usd / attempt.images,
-            )
+            Settled(n, len(pictures), name, replace(file, path=path), None if usd is None else usd / attempt.images)
         )
-    for name, _ in found:
-        sync_file(store.spooled(name))  # a process that was killed may have written and not synced it
-    sync_folder(store.spool)
-    make_room(ledger, store, pictures)
-    ledger.attempt_succeeded(
-        attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd,
-        usd_source="unknown" if usd is None else "estimate",
-    )  # fmt: skip
-    place(ledger, store, attempt.id, pictures)
+    _make_durable(store, found)
+    price, sample = (usd, "unknown" if usd is None else "estimate"), _sample_of(attempt)
+    receipt = receipt_of(attempt.id, sample, Reply(), pictures, (), price=price, sent_at=None, beside=EMPTY)
+    _conclude(ledger, store, attempt, receipt, note, where)
 
 
 def _sample_of(attempt: OpenAttempt) -> Sample:
     item = Item(id=attempt.item_id, prompt="", model="", provider="", filename=attempt.stem)
     return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)
-
-
-def _mark_uncertain(ledger: Ledger, attempt: OpenAttempt) -> None:
-    at = time.time()
-    message = "the run ended while the request was in flight"
-    changes: list[Change] = [
-        (
-            "UPDATE attempt SET outcome = 'uncertain', reason = 'interrupted', message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
-            (message, at, attempt.id),
-        ),
-    ]
-    changes += [
-        (
-            "UPDATE sample SET state = 'uncertain', reason = 'interrupted', message = ?, updated_at = ?"
-            " WHERE item_id = ? AND n = ? AND state = 'running'",
-            (message, at, attempt.item_id, n),
-        )
-        for n in range(attempt.n, attempt.n + attempt.images)
-    ]
-    ledger.apply(changes)
 
 
 async def fetch_links(
@@ -298,21 +265,8 @@ async def fetch_link(ledger: Ledger, store: Store, transport: Transport, route: 
 
 
 def mark_failed(ledger: Ledger, attempt: OpenAttempt, reason: str, message: str) -> None:
-    """Paid for, and no picture came of it: the attempt ends, and with it the samples it was for."""
-    at = time.time()
-    ledger.apply(
-        [
-            (
-                "UPDATE attempt SET outcome = 'failed', reason = ?, message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
-                (reason, message, at, attempt.id),
-            ),
-            (
-                "UPDATE sample SET state = 'failed', reason = ?, message = ?, updated_at = ?"
-                " WHERE item_id = ? AND n >= ? AND n < ?",
-                (reason, message, at, attempt.item_id, attempt.n, attempt.n + attempt.images),
-            ),
-        ]
-    )
+    """Paid for, and no picture came of it."""
+    ledger.without_picture(attempt, "failed", reason, message)
 
 
 def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog) -> None:

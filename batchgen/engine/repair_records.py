@@ -13,6 +13,7 @@ from batchgen.engine.lanes import lane_key
 from batchgen.engine.repair_lines import Entry, Line, sent
 from batchgen.ledger.database import upsert
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.schema import IMAGE_COLUMNS
 from batchgen.store.check import check_file
 from batchgen.store.store import Store
 
@@ -56,7 +57,7 @@ def record_picture(
                 (number, ledger.run_id, line["id"], n, lane, mark, stem, at, at, at, usd, source, texts),
             ),
             (
-                "INSERT INTO image VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO image ({', '.join(IMAGE_COLUMNS)}) VALUES (?, 0, ?, ?, ?, ?, '', ?, 1, ?, ?, ?, ?, ?, ?)",
                 (number, line["id"], n, "draft" if draft else "image", mark, path, sha256, size, checked.width,
                  checked.height, checked.format, "" if draft else ",".join(line.get("flags", ()))),
             ),

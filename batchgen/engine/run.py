@@ -24,6 +24,7 @@ from batchgen.engine.batch.opening import looking, name_prefix, saved_usd, take_
 from batchgen.engine.delivery import Delivery
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
+from batchgen.engine.discrepancies import find_discrepancies
 from batchgen.engine.elsewhere import Distributed, Handover
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
@@ -31,7 +32,7 @@ from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
 from batchgen.engine.lost_state import refuse_lost_pictures, refuse_lost_results, way_back
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
+from batchgen.engine.outcome import Discrepancies, Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse, counts_all_jobs
 from batchgen.engine.receipt import bind
@@ -39,7 +40,7 @@ from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, s
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
-from batchgen.engine.unrecorded_files import find_moved_files
+from batchgen.engine.unrecorded_files import ended_in_order, find_moved_files
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
@@ -223,7 +224,8 @@ class _Run:
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         ledger.catch_up()  # placing is not waited for
         take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
-        find_moved_files(ledger, self.store, self.note)
+        if not ended_in_order(ledger):
+            find_moved_files(ledger, self.store, self.note)
         await self._fetch_earlier(ledger)
         ledger.catch_up()
         return repairs
@@ -466,7 +468,7 @@ class _Run:
             out=_with_workers(ledger),
             exposed_ms=(median(exposed), max(exposed)) if exposed else None,
         )
-        return self._end(ledger, survey, ending, prospect, started, parked)
+        return await self._end(ledger, survey, ending, prospect, started, parked)
 
     async def _hand_over(self, ledger: Ledger, engine: Distributed, survey: Survey) -> Outcome:
         """To workers elsewhere. What is in the queue already belongs to the run that put it there, which goes on."""
@@ -488,7 +490,7 @@ class _Run:
             )
         )
         self.derived = ending.derived
-        return self._end(ledger, survey, ending, prospect, started, {})
+        return await self._end(ledger, survey, ending, prospect, started, {})
 
     def _release(self) -> None:
         self.server_lock.release()
@@ -528,7 +530,13 @@ class _Run:
 
     # --- the end
 
-    def _end(
+    async def _discrepancies(self, ledger: Ledger, ending: Ending) -> Discrepancies:
+        """Not of a run that was stopped: it does not end with 0, and whoever stopped it waits."""
+        if ending.stopping or self.waiting:
+            return Discrepancies()
+        return await find_discrepancies(ledger, self.store, self.note)
+
+    async def _end(
         self,
         ledger: Ledger,
         survey: Survey,
@@ -537,6 +545,7 @@ class _Run:
         started: float,
         parked: Mapping[str, float],
     ) -> Outcome:
+        discrepancies = await self._discrepancies(ledger, ending)
         reader = ledger.reader
         money = reader.money(ledger.run_id)
         attempts = reader.attempts(ledger.run_id)
@@ -551,7 +560,7 @@ class _Run:
         )
         code = exit_code(
             ending.stopping,
-            missing,
+            max(0, missing) + len(discrepancies.missing),
             made,
             sum(attempts.values()),
             bool(ending.stopped_lanes),
@@ -559,12 +568,13 @@ class _Run:
             counts.get("submitted", 0) + ending.unsubmitted + ending.out + ending.derived.queued > 0,
             self.derived.failed > 0 or not self.derived.finished,
             self.waiting > 0,
+            bool(discrepancies.changed or discrepancies.unread),
         )
         outcome = Outcome(
             run_id=ledger.run_id,
             exit_code=code,
             stopped_by=ending.stopping,
-            message=ending.message,
+            message=ending.message or discrepancies.unread,
             seconds=time.time() - started,
             kept=survey.kept,
             moved=len(survey.moves),
@@ -588,9 +598,12 @@ class _Run:
             derived=self.derived,
             bucket=self.store.url,
             waiting=self.waiting,
+            discrepancies=discrepancies,
             exposed_ms=ending.exposed_ms,
         )
-        ledger.run_ended(code, ending.stopping, {"made": made, "usd": money.spent, "estimated_usd": money.estimated})
+        summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated}
+        found = {"discrepancies": discrepancies.listed} if discrepancies.looked else {}
+        ledger.run_ended(code, ending.stopping, {**summary, **found})
         self._say_ended(outcome)
         return outcome
 
@@ -603,6 +616,7 @@ class _Run:
                 seconds=outcome.seconds,
                 counts=dict(outcome.counts),
                 derived=outcome.derived.counts,
+                discrepancies=outcome.discrepancies.counts,
             )
         )
 

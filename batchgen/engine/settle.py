@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchgen.engine.beside import beside
-from batchgen.engine.receipt import Receipt, receipt_of, to_facts
+from batchgen.engine.receipt import Receipt, receipt_of, settle_by, to_facts
 from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.pictures import StoredImage
@@ -30,8 +30,8 @@ BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 class Stored:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
-    recorded_s: when its success was durable, seconds of `time.monotonic()`. unrecorded: why the ledger does not have it,
-    although its pictures stand under their names.
+    recorded_s: when its success was durable, seconds of `time.monotonic()`. late: those of its pictures that no sample took.
+    unrecorded: why the ledger does not have it, although its pictures stand under their names.
     """
 
     pictures: tuple[Settled, ...]
@@ -39,7 +39,13 @@ class Stored:
     usd: float | None
     usd_source: str
     recorded_s: float
+    late: tuple[Settled, ...] = ()
     unrecorded: LedgerGone | None = None
+
+    @property
+    def made(self) -> list[Settled]:
+        """The pictures that are their samples' now."""
+        return [picture for picture in self.pictures if picture.file.role == "image" and picture not in self.late]
 
 
 def settle(
@@ -72,31 +78,21 @@ def settle(
     billed = sum(picture.file.role != "thought" for picture in pictures)
     estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
     usd, source = cost_usd(profile, reply.usage, billed, estimate_usd, batch=batch, tier=item.service_tier)
-    texts = beside(item, reply)
     made = [picture for picture in pictures if picture.file.role == "image"]
     pictures = [_priced(picture, usd, len(made)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
+    receipt = receipt_of(
+        attempt, sample, reply, pictures, missing, price=(usd, source), sent_at=sent_at, beside=beside(item, reply)
+    )
     held = _Held(store, files, pictures)
     try:
         held.secure()
-        away = None
-        if isinstance(store, BucketStore):
-            price = (usd, source)
-            pictures = list(ledger.foreseen(attempt, sample, pictures))
-            receipt = receipt_of(attempt, sample, reply, pictures, missing, price=price, sent_at=sent_at, beside=texts)
-            make_room(ledger, store, pictures)
-            away = deposit(store, receipt)
-        try:
-            recorded = ledger.attempt_succeeded(
-                attempt, sample, reply, pictures, sent_at=sent_at, usd=usd, usd_source=source, missing=missing, beside=texts
-            )  # fmt: skip
-        except LedgerGone as gone:
-            held.restore()
-            _place_unrecorded(store, pictures, texts)
-            return Stored(tuple(pictures), missing, usd, source, time.monotonic(), gone)
-        recorded_s = time.monotonic()
-        _place_recorded(ledger, store, attempt, recorded, texts, away, held)
-        return Stored(tuple(recorded), missing, usd, source, recorded_s)
+        recorded, recorded_s = conclude(ledger, store, sample, receipt, held)
+        return Stored(tuple(recorded), missing, usd, source, recorded_s, tuple(late(receipt, recorded)))
+    except LedgerGone as gone:
+        held.restore()
+        _place_unrecorded(store, pictures, receipt.beside)
+        return Stored(tuple(pictures), missing, usd, source, time.monotonic(), unrecorded=gone)
     finally:
         held.close()
 
@@ -142,23 +138,53 @@ class _Held:
             _leave_outside(self._files, self._pictures)
 
 
-def _place_recorded(
-    ledger: Ledger,
-    store: Store,
-    attempt: int,
-    pictures: Sequence[Settled],
-    texts: Mapping[str, str],
-    away: BucketAway | None,
-    held: _Held,
-) -> None:
-    """What cannot be moved now is durable and recorded: the next run moves it to its name."""
+def conclude(
+    ledger: Ledger, store: Store, sample: Sample, receipt: Receipt, held: _Held | None = None
+) -> tuple[Sequence[Settled], float]:
+    """Record what an attempt has brought, and do with its pictures what the ledger answers: whoever has them, and however
+    late. Durable in the spool they are already, or where their receipt says. Answers them as they were recorded, and when
+    (`time.monotonic()`).
+
+    held: of an answer that has just come. It goes into the bucket first; and a disk that does not let its pictures have
+    their names is told of and not raised, for the next run finishes what is recorded.
+    """
+    make_room(ledger, store, receipt.pictures)
+    away = deposit(store, receipt) if held is not None and isinstance(store, BucketStore) else None
+    recorded = settle_by(receipt, ledger, sample)
+    recorded_s = time.monotonic()
     try:
-        place(ledger, store, attempt, pictures, texts, away)
+        place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
     except (StoreError, OSError) as error:
+        if held is None:
+            raise
         if held.restore():
             with contextlib.suppress(StoreError, OSError):
-                place(ledger, store, attempt, pictures, texts, away)
+                place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
         store.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, store.root))
+    return recorded, recorded_s
+
+
+def late(receipt: Receipt, recorded: Sequence[Settled]) -> list[Settled]:
+    """Pictures that go elsewhere than whoever brought them had meant."""
+    meant = {picture.file.path for picture in receipt.pictures}
+    return [picture for picture in recorded if picture.file.path not in meant]
+
+
+def late_words(pictures: Sequence[Settled]) -> str:
+    names = ", ".join(picture.file.path for picture in pictures)
+    return f"came when its image was there already, or no longer wanted, and is kept as {names}"
+
+
+def finish(
+    ledger: Ledger, store: Store, attempt: int, spooled: Sequence[StoredImage], stands: Sequence[StoredImage] = ()
+) -> bool:
+    """Place what of an attempt was recorded some time ago: the ledger is asked again where its spooled pictures go. stands:
+    those that are in their places. Answers as `place` does."""
+    due = ledger.to_place(spooled)
+    for was, now in zip(spooled, due, strict=True):
+        if was.file.path != now.file.path and store.waiting.get(was.file.path) == was.spool:
+            store.move(was.file.path, now.file.path)
+    return place(ledger, store, attempt, [*due, *stands], ledger.reader.beside(attempt))
 
 
 @contextlib.contextmanager
@@ -207,10 +233,13 @@ def place(
     texts: Mapping[str, str] = EMPTY,
     away: BucketAway | None = None,
 ) -> bool:
-    """Move durable pictures from the spool to their names, and write beside them. Safe to repeat after a crash.
+    """Move durable pictures to the names that the ledger has just given them, and write beside them. Safe to repeat after a
+    crash.
 
     Answers False when they have to wait for their bucket. away: why it is known not to take them now.
     """
+    if not pictures:
+        return True
     names = [(picture.spool, picture.file.path) for picture in pictures]
     try:
         if away is not None:
@@ -228,7 +257,7 @@ def place(
         return False
     made_way = [pair for pair in placed if pair is not None]
     store.sync(*(path for _, path in names), *(new for _, new in made_way))
-    ledger.placed(attempt, made_way)
+    ledger.placed(attempt, made_way, [(path, store.stamp(spool, path)) for spool, path in names])
     store.forget_placed(attempt, names)
     return True
 
@@ -369,7 +398,7 @@ def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[Missing]:
 def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:
     """The result of an item with one sample, as the ledger has it."""
     item = sample.item
-    made = next((picture for picture in stored.pictures if picture.file.role == "image"), None)
+    made = next(iter(stored.made), None)
     files = tuple(sorted((picture.file for picture in stored.pictures), key=lambda file: file.role != "image"))
     return Result(
         id=item.id,

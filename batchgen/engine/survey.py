@@ -32,6 +32,7 @@ from batchgen.store.store import Store
 CHUNK = 500  # items looked up in the ledger at once
 IN_A_BATCH = "in a batch at the vendor's"
 FOUND = "found under another name, by its bytes"
+OTHER_FILE = "another file has its name"
 RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
 
 
@@ -181,15 +182,29 @@ class Surveyor:
             return "skip", WITH_WORKERS if entry.reason == WITH_WORKERS else IN_A_BATCH, None
         changed = lambda: changes(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
         action, why = judge(entry, sample.fingerprint, self.wishes, self.store.has, changed)
+        other = action == "generate" and self._other_file(sample, entry)
+        if other:
+            action, why = "keep", OTHER_FILE
         if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
             return *overdue(action, why, item.max_age_s, self.wishes), None
-        if action == "keep" and entry is not None and self._in_place(item, entry):
+        if action == "keep" and not other and entry is not None and self._in_place(item, entry):
             return action, why, None
         if entry is not None and not self.wishes.fresh:
             move = self._move(sample, entry, action, why)
             if move is not None:
                 return "move", _why_moved(move, entry), move
-        return "generate" if action == "keep" else action, why, None
+        return "generate" if action == "keep" and not other else action, why, None
+
+    def _other_file(self, sample: Sample, entry: Known | None) -> bool:
+        """Whether another file has the name of the sample's picture. It may be a person's work, so it stays and nothing is
+        bought in its place; the end of the run tells of it."""
+        return (
+            entry is not None
+            and (entry.state, entry.made_fingerprint) == ("succeeded", sample.fingerprint)
+            and entry.path is not None
+            and not self.wishes.fresh
+            and self.store.has_name(entry.path)
+        )
 
     def _too_old(self, sample: Sample, most_s: float) -> bool:
         made_at = self.reader.made_at(sample.item.id, sample.n, sample.fingerprint) if self.reader else 0.0

@@ -68,14 +68,16 @@ class UnrecordedFiles:
                 yield path, size
 
 
-def find_moved_files(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
-    """Put right where the ledger says pictures lie, and write what is missing beside them.
-
-    Reads the folder only after a run that did not end in order.
-    """
+def ended_in_order(ledger: Ledger) -> bool:
+    """Whether the last run did, if there was one."""
     run = ledger.reader.last_run()
-    if run is None or run.ended_at is not None:
-        return
+    return run is None or run.ended_at is not None
+
+
+def find_moved_files(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
+    """Put right where the ledger says pictures lie, and write what is missing beside them. For after the death of a process
+    that moves pictures: it reads the folder."""
+    store.look()  # of a bucket: what is known of it may be of before
     owners: dict[str, int] = {}
     misplaced: list[StoredImage] = []
     for image in ledger.reader.images():

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from batchgen.ledger.database import Connection
-from batchgen.ledger.ledger import Ledger, insert_attempt, set_state
+from batchgen.ledger.ledger import Ledger, insert_attempt
 from batchgen.ledger.submissions import UNSENT, Chunk
+from batchgen.ledger.verdict import end_sample
 from batchgen.records import Sample
 
 
@@ -99,8 +100,8 @@ def _drop(db: Connection, chunk: int, message: str) -> None:
     db.execute("UPDATE chunk SET step = 'dropped', ended_at = ?, message = ? WHERE id = ?", (at, message, chunk))
     rows = db.execute(
         "UPDATE attempt SET outcome = 'failed', reason = 'not_sent', message = ?, maybe_billed = 0, sent_at = NULL,"
-        " ended_at = ? WHERE chunk = ? AND outcome IS NULL RETURNING item_id, n",
+        " ended_at = ? WHERE chunk = ? AND outcome IS NULL RETURNING id, item_id, n",
         (message, at, chunk),
     ).fetchall()
-    for item_id, n in rows:
-        set_state(db, item_id, n, "wanted", "not_sent", message, at)
+    for attempt, item_id, n in rows:
+        end_sample(db, attempt, item_id, n, ("wanted", "not_sent", message), at)

@@ -11,10 +11,11 @@ from batchgen.errors import Fenced
 from batchgen.ledger import deriving, work
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.database import Connection
-from batchgen.ledger.ledger import Ledger, Settled, insert_attempt, insert_blocked, set_state
+from batchgen.ledger.ledger import Ledger, insert_attempt, insert_blocked
 from batchgen.ledger.places import open_schema
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt, open_attempt
+from batchgen.ledger.verdict import end_attempt
 from batchgen.ledger.writer import Writer
 from batchgen.records import Sample, sample_key
 
@@ -35,10 +36,9 @@ class Claimed:
 
 
 class FencedLedger(Ledger):
-    """Every record of an attempt asks, in its own transaction, whether the sample is still this worker's.
+    """What begins an attempt asks, in its own transaction, whether the sample is still this worker's.
 
-    A request starts only under the worker's claim and within the submission's budget. One that was given up for lost and
-    has come back is recorded as what it is: its pictures count when nobody has asked for them again, else they are drafts.
+    A request starts only under the worker's claim and within the submission's budget.
     """
 
     def __init__(self, url: str, schema: str, run_id: int, worker: str) -> None:
@@ -162,37 +162,6 @@ class FencedLedger(Ledger):
             raise Fenced(sample.key, answer)
         return answer
 
-    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
-        def change(db: Connection) -> Sequence[Settled]:
-            row = db.execute("SELECT outcome FROM attempt WHERE id = ?", (attempt,)).fetchone()
-            return pictures if row[0] is None else [self._late(db, attempt, sample, each) for each in pictures]
-
-        return cast("Sequence[Settled]", self._now(change))
-
-    def _standing(
-        self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
-    ) -> Sequence[Settled] | None:
-        row = db.execute("SELECT outcome FROM attempt WHERE id = ? FOR UPDATE", (attempt,)).fetchone()
-        if row[0] is None:
-            return pictures
-        if row[0] == "succeeded" or not pictures:
-            return None
-        return [self._late(db, attempt, sample, picture) for picture in pictures]
-
-    def _late(self, db: Connection, attempt: int, sample: Sample, picture: Settled) -> Settled:
-        """A picture of a request that was given up for lost. Paid for, so kept, whatever has become of its sample."""
-        later = db.execute(
-            "SELECT 1 FROM attempt WHERE item_id = ? AND n <= ? AND ? < n + images AND id > ?"
-            " AND (outcome IS NULL OR outcome = 'succeeded') LIMIT 1",
-            (sample.item.id, picture.n, picture.n, attempt),
-        ).fetchone()
-        if later is None or picture.file.role != "image":
-            return picture
-        _, _, name = picture.file.path.rpartition("/")
-        stem, dot, ending = name.rpartition(".")
-        path = f"drafts/{stem}.{attempt}-{picture.k}{dot}{ending}"
-        return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
-
     def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
         sql = "SELECT item_id, n, images, estimate_usd, run_id, outcome FROM attempt WHERE id = ?"
         item_id, n, images, estimate_usd, run_id, outcome = db.execute(sql, (attempt,)).fetchone()
@@ -257,21 +226,8 @@ class FencedLedger(Ledger):
 
     async def given_up(self, attempt: OpenAttempt) -> bool:
         """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
-        at, message = time.time(), "its worker fell silent while the request was in flight"
-
-        def change(db: Connection) -> bool:
-            row = db.execute(
-                "UPDATE attempt SET outcome = 'uncertain', reason = 'interrupted', message = ?, maybe_billed = 1,"
-                " ended_at = ? WHERE id = ? AND outcome IS NULL RETURNING id",
-                (message, at, attempt.id),
-            ).fetchone()
-            if row is None:
-                return False
-            for n in range(attempt.n, attempt.n + attempt.images):
-                set_state(db, attempt.item_id, n, "uncertain", "interrupted", message, at)
-            return True
-
-        return bool(await self.writer.write(change))
+        message = "its worker fell silent while the request was in flight"
+        return await self.writer.write(lambda db: end_attempt(db, attempt, "uncertain", "interrupted", message))
 
 
 def _blocked(db: Connection, ended: Sequence[tuple[str, str]]) -> list[tuple[Sample, str]]:

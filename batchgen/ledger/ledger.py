@@ -13,9 +13,12 @@ from typing import Any, Literal, cast
 from batchgen.errors import LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.database import Connection, upsert
+from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.places import Server, open_for_writing
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import LATE, OpenAttempt
 from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS, OUTAGES
+from batchgen.ledger.verdict import as_it_stands, end_attempt, end_sample, still_unplaced, takes, verdict
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 
@@ -148,7 +151,8 @@ class Ledger:
     ) -> Sequence[Settled]:
         """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for.
 
-        beside: texts that belong beside the pictures, by file ending. Answers the pictures as they were recorded.
+        beside: texts that belong beside the pictures, by file ending. Answers the pictures as they were recorded, which
+        says where they go (`verdict.verdict`). Of an attempt that has its pictures already: those that are still to be placed.
         """
         at = time.time()
         usage = _usage_text(reply.usage)
@@ -158,54 +162,47 @@ class Ledger:
         texts = json.dumps(dict(beside)) if beside else None
 
         def change(db: Connection) -> Sequence[Settled]:
-            recorded = self._standing(db, attempt, sample, pictures)
-            if recorded is None:
-                return ()
-            db.execute(
+            first = db.execute(
                 "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
-                " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?",
+                " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?"
+                " AND (outcome IS NULL OR outcome <> 'succeeded') RETURNING id",
                 (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
-            )
-            for picture in recorded:
+            ).fetchone()
+            if first is None:
+                return still_unplaced(db, attempt, pictures)
+            recorded = []
+            for picture in pictures:
+                if picture.file.role == "image" and not takes(db, sample, picture, usd_source, reply.text, at):
+                    picture = verdict(db, attempt, sample, picture)
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
-                if picture.file.role == "image":
-                    db.execute(
-                        "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, made_fingerprint = fingerprint, usd = ?,"
-                        " usd_source = ?, reason = '', message = '', text = ?, updated_at = ? WHERE item_id = ? AND n = ?",
-                        (
-                            picture.file.path,
-                            picture.file.bytes,
-                            picture.usd,
-                            usd_source,
-                            reply.text,
-                            at,
-                            item_id,
-                            picture.n,
-                        ),
-                    )
-            for sample_left in missing:
-                set_state(db, item_id, sample_left.n, sample_left.state, sample_left.reason, sample_left.message, at)
+                recorded.append(picture)
+            if made and not any(picture.file.role == "image" for picture in recorded):
+                db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE, attempt))
+            for left in missing:
+                end_sample(db, attempt, item_id, left.n, (left.state, left.reason, left.message), at)
             self._ended(db, attempt, usd)
             return recorded
 
         return cast("Sequence[Settled]", self._now(change))
 
-    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
-        """The pictures as `attempt_succeeded` will record them, for a store that takes them before the ledger does."""
-        return pictures
+    def to_place(self, images: Sequence[StoredImage]) -> list[StoredImage]:
+        """Pictures that were recorded earlier, as they are to be placed now: one whose sample has got another picture
+        meanwhile, or is no longer asked for, goes to `superseded/`, as if it had been in its place when that happened."""
 
-    def _standing(
-        self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
-    ) -> Sequence[Settled] | None:
-        """The pictures as they count now that they are here; None when the attempt has its pictures already."""
-        return pictures
+        def change(db: Connection) -> list[StoredImage]:
+            return [as_it_stands(db, image) if image.file.role == "image" else image for image in images]
+
+        return cast("list[StoredImage]", self._now(change))
 
     def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
         """Goes along with the end of an attempt. usd: None when nothing says what it has cost."""
 
-    def placed(self, attempt: int, moved: Sequence[tuple[str, str]] = ()) -> None:
-        """The pictures stand under their final names; moved: (old, new) paths of those that made way.
+    def placed(
+        self, attempt: int, moved: Sequence[tuple[str, str]] = (), stamps: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """The pictures stand under their final names; moved: (old, new) paths of those that made way; stamps: (path, stamp)
+        of those that this process has put there.
 
         Not waited for: a crash before it is durable is repaired at the next start.
         """
@@ -214,8 +211,14 @@ class Ledger:
             for old, new in moved:
                 db.execute("UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?", (new, old, attempt))
             db.execute("UPDATE image SET placed = 1 WHERE attempt_id = ?", (attempt,))
+            for path, stamp in stamps:
+                db.execute("UPDATE image SET stamp = ? WHERE attempt_id = ? AND path = ?", (stamp, attempt, path))
 
         self.writer.ride(change)
+
+    def stamped(self, stamps: Sequence[tuple[str, int, int]]) -> None:
+        """(stamp, attempt, k) of files that were read and are what the ledger has, whatever their stamps were before."""
+        self._now(lambda db: db.executemany("UPDATE image SET stamp = ? WHERE attempt_id = ? AND k = ?", stamps))
 
     async def attempt_failed(
         self,
@@ -235,11 +238,10 @@ class Ledger:
         usage = _usage_text(error.usage)
 
         def change(db: Connection) -> None:
-            if self._standing(db, attempt, sample, ()) is None:
-                return
-            db.execute(
+            first = db.execute(
                 "UPDATE attempt SET outcome = ?, reason = ?, message = ?, http_status = ?, maybe_billed = ?,"
-                " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?",
+                " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?"
+                " AND outcome IS NULL RETURNING id",
                 (
                     error.outcome,
                     error.reason,
@@ -252,9 +254,11 @@ class Ledger:
                     usage,
                     attempt,
                 ),
-            )
+            ).fetchone()
+            if first is None:
+                return
             for n in range(sample.n, sample.n + sample.images):
-                set_state(db, item_id, n, state, error.reason, error.message, at)
+                end_sample(db, attempt, item_id, n, (state, error.reason, error.message), at)
             self._ended(db, attempt, cost[0] if cost[0] is not None or error.maybe_billed else 0.0)
 
         await self.writer.write(change)
@@ -265,8 +269,12 @@ class Ledger:
 
         def change(db: Connection) -> None:
             if self._is_mine(db, sample.key):
+                item_id = sample.item.id
+                (last,) = db.execute(
+                    "SELECT coalesce(max(id), 0) FROM attempt WHERE item_id = ?", (item_id,)
+                ).fetchone()
                 for n in range(sample.n, sample.n + sample.images):
-                    set_state(db, sample.item.id, n, error.outcome, error.reason, error.message, at)
+                    end_sample(db, last, item_id, n, (error.outcome, error.reason, error.message), at)
 
         await self.writer.write(change)
 
@@ -288,9 +296,22 @@ class Ledger:
                 (error.reason, error.message, attempt),
             )
             for n in range(sample.n, sample.n + sample.images):
-                set_state(db, item_id, n, "failed", error.reason, error.message, at)
+                end_sample(db, attempt, item_id, n, ("failed", error.reason, error.message), at)
 
         await self.writer.write(change)
+
+    def without_picture(self, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> None:
+        """An open request of a process that has died: nothing came of it, and it may have been billed."""
+        self._now(lambda db: end_attempt(db, attempt, outcome, reason, message))
+
+    def drafts_found(self, attempt: OpenAttempt, pictures: Sequence[Settled]) -> None:
+        """Parts of an answer that nobody has as a whole, durable in the spool: kept, and no result."""
+
+        def change(db: Connection) -> None:
+            for picture in pictures:
+                insert_image(db, attempt.id, attempt.item_id, attempt.fingerprint, picture)
+
+        self._now(change)
 
     # --- repairs, moves, parking
 
@@ -427,11 +448,4 @@ def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, p
             file.format,
             ",".join(file.flags),
         ),
-    )
-
-
-def set_state(db: Connection, item_id: str, n: int, state: str, reason: str, message: str, at: float) -> None:
-    db.execute(
-        "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?",
-        (state, reason, message, at, item_id, n),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchgen.ledger.connected import MODEL, Connected
 from batchgen.ledger.rows import image_file
@@ -22,6 +22,17 @@ class StoredImage:
     n: int
     spool: str
     file: ImageFile
+
+
+class CurrentPicture(NamedTuple):
+    """What a sample shows. stamp: of its file when it was placed or last read (`store.Stands`), None: never looked at."""
+
+    attempt: int
+    k: int
+    path: str
+    sha256: str
+    bytes: int
+    stamp: str | None
 
 
 class Pictures(Connected):
@@ -85,6 +96,20 @@ class Pictures(Connected):
             (item_id, n),
         ).fetchone()
         return None if row is None else _stored(row)
+
+    def current_pictures(self) -> Iterator[CurrentPicture]:
+        """Of all samples that have one, placed or not, in the order of the samples."""
+        rows = self._many(
+            "SELECT i.attempt_id, i.k, i.path, i.sha256, i.bytes, i.stamp FROM sample s JOIN image i ON i.item_id = s.item_id"
+            " AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state = 'succeeded' ORDER BY s.id, i.attempt_id"
+        )
+        latest: CurrentPicture | None = None
+        for picture in map(CurrentPicture._make, rows):
+            if latest is not None and latest.path != picture.path:
+                yield latest
+            latest = picture
+        if latest is not None:
+            yield latest
 
     def made_at(self, item_id: str, n: int, fingerprint: str) -> float:
         """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""

@@ -15,6 +15,7 @@ IN_A_BATCH = "in a batch"
 MAYBE = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
 # Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
 UNPRICED = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
+LATE = "late"  # the reason of a request whose sample had its picture from another one before
 BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"

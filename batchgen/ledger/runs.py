@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from batchgen.events import Outage
 from batchgen.ledger.connected import Connected
@@ -65,6 +66,12 @@ class Runs(Connected):
 
     def last_ended_run(self) -> RunRow | None:
         return next((run for run in self.runs(RUNS_LOOKED_AT) if run.exit_code is not None), None)
+
+    def last_discrepancies(self) -> dict[str, Any] | None:
+        """What the last run that compared its images with the ledger found; None when none did."""
+        sql = "SELECT summary FROM run WHERE summary IS NOT NULL ORDER BY id DESC LIMIT ?"
+        found = (json.loads(text).get("discrepancies") for (text,) in self._rows(sql, RUNS_LOOKED_AT))
+        return next(filter(None, found), None)
 
     def last_success_at(self) -> float | None:
         """UTC seconds at which a run last ended with exit code 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
 from batchgen.store.rescue import file_identity
 
-VERSION = 5
+VERSION = 6
 FILE_NAME = "ledger.sqlite"
 OUTAGES = "outages "  # in `meta`, before the name of a worker or nothing: what was down in the last run, as JSON
 COOLING = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
@@ -78,7 +78,7 @@ CREATE TABLE image (
   attempt_id INTEGER NOT NULL, k INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL, role TEXT NOT NULL,
   fingerprint TEXT NOT NULL, spool TEXT NOT NULL, path TEXT NOT NULL, placed INTEGER NOT NULL,
   sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
-  format TEXT NOT NULL, flags TEXT NOT NULL DEFAULT '',
+  format TEXT NOT NULL, flags TEXT NOT NULL DEFAULT '', stamp TEXT,
   PRIMARY KEY (attempt_id, k)) WITHOUT ROWID;
 CREATE INDEX image_of_sample ON image (item_id, n);
 CREATE INDEX image_unplaced ON image (attempt_id) WHERE placed = 0;
@@ -87,18 +87,18 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 
 # What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
 # pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON; worker: who
-# sent it, when that was not the run itself.
+# sent it, when that was not the run itself; stamp: of the placed file, as `store.Stands` has it, NULL when nobody looked.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
     2: DERIVATIVE,
     3: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK}",
     4: f"ALTER TABLE attempt ADD COLUMN worker TEXT; DROP INDEX attempt_doubtful; {DOUBTFUL}",
+    5: "ALTER TABLE image ADD COLUMN stamp TEXT;",
 }
-_ADDED = {
-    1: ("sent_as", "beside"),
-    3: ("chunk", "facts"),
-    4: ("worker",),
-}  # columns of `attempt`, by the version before
+_ADDED: Mapping[str, Mapping[int, tuple[str, ...]]] = {
+    "attempt": {1: ("sent_as", "beside"), 3: ("chunk", "facts"), 4: ("worker",)},
+    "image": {5: ("stamp",)},
+}  # columns by table and by the version before
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
@@ -216,9 +216,10 @@ def open_file_for_reading(path: Path) -> sqlite3.Connection:
 
 def stand_ins(version: int) -> Iterator[str]:
     """For who only looks at an older file: what later versions added, empty."""
-    if added := [name for since, names in _ADDED.items() if version <= since for name in names]:
-        columns = ", ".join(f"NULL AS {name}" for name in added)
-        yield f"CREATE TEMP VIEW attempt AS SELECT *, {columns} FROM main.attempt"
+    for table, additions in _ADDED.items():
+        if added := [name for since, names in additions.items() if version <= since for name in names]:
+            columns = ", ".join(f"NULL AS {name}" for name in added)
+            yield f"CREATE TEMP VIEW {table} AS SELECT *, {columns} FROM main.{table}"
     if version <= 2:
         columns = ", ".join(f"NULL AS {name}" for name in DERIVATIVE_COLUMNS)
         yield f"CREATE TEMP VIEW derivative AS SELECT {columns} WHERE 0"

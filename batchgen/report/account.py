@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from batchgen.ledger.reader import Beyond
-from batchgen.ledger.requests import IN_A_BATCH
+from batchgen.ledger.requests import IN_A_BATCH, LATE
 
 LISTED_MOST = 10
 LABELS = {
@@ -29,6 +29,8 @@ def kind_and_cause(request: Beyond) -> tuple[str, str]:
         doubtful = request.outcome == "uncertain" or request.http_status >= 500
         kinds = ("maybe_twice", "maybe_once") if doubtful else ("again", "no_picture")
         return kinds[0 if request.made_later else 1], request.reason
+    if request.reason == LATE:
+        return "again", "came late; kept in drafts/"
     if not request.pictures:
         return "no_picture", request.reason or "withheld"
     if request.later_fingerprint not in (None, request.fingerprint):

@@ -28,6 +28,7 @@ REASONS_MOST = 3
 UNCERTAIN_MOST = 10
 NEWEST_MOST = 5
 FAILURES_MOST = 5
+NO_DISCREPANCIES = {"missing": [], "missing_total": 0, "changed": [], "changed_total": 0}
 NOT_MADE = ("refused", "failed", "uncertain")
 Facts = dict[str, Any]
 
@@ -52,6 +53,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "own_folder": own_folder,
         "bucket": outcome.bucket,
         "waiting": outcome.waiting,
+        "discrepancies": outcome.discrepancies.listed,
         "results": os.path.join(outcome.folder, "results.jsonl"),
         "images": {"made": outcome.made, "kept": outcome.kept, "moved": outcome.moved, "left": outcome.left},
         "samples": dict(outcome.counts),
@@ -91,6 +93,7 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "folder": folder,
         "bucket": (bucket := reader.meta("store") or ""),
         "waiting": len(reader.unplaced()) if bucket else 0,
+        "discrepancies": reader.last_discrepancies() or NO_DISCREPANCIES,
         "emulated": reader.meta("emulated") == "yes",
         "samples": reader.counts(),
         "by_model": reader.counts_by_model(),

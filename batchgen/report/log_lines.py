@@ -52,7 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "run.started": Kind("What this run wants to make.", ("emulated", "wanted", "kept", "estimate_usd", "unpriced", "eta_s")),
     "run.noted": Kind("Something worth a line: a repair at start, a warning, a message that was not sent.", ("message",)),
     "run.stopping": Kind("Nothing new starts.", ("reason", "message", "in_flight")),
-    "run.ended": Kind("The run is over.", ("exit_code", "duration_s", "counts"), ("derivatives",)),
+    "run.ended": Kind("The run is over.", ("exit_code", "duration_s", "counts"), ("derivatives", "discrepancies")),
     "run.failed": Kind(
         "An error ended it, most often before anything was sent.", ("error", "exit_code", "message"), ("problems", "total")
     ),
@@ -160,8 +160,9 @@ def _stopping(event: Stopping) -> Facts:
 
 
 def _run_ended(event: RunEnded) -> Facts:
-    derived = {"derivatives": event.derived} if event.derived else {}
-    return {"exit_code": event.exit_code, "duration_s": _rounded(event.seconds), "counts": event.counts, **derived}
+    more = {"derivatives": event.derived, "discrepancies": event.discrepancies}
+    facts: Facts = {"exit_code": event.exit_code, "duration_s": _rounded(event.seconds), "counts": event.counts}
+    return {**facts, **{name: counts for name, counts in more.items() if counts}}
 
 
 def _noted(event: Noted) -> Facts:
@@ -283,6 +284,8 @@ FIELDS: Mapping[str, Facts] = {
     "counts": _field("object", "Wanted samples by state.", additionalProperties=_COUNT),
     "derivatives": _field("object", "Files of `post:`: made, left out, removed; failed are all that stand so now.",
                           additionalProperties=_COUNT),
+    "discrepancies": _field("object", "Images that are missing, and that are not what the ledger recorded.",
+                            additionalProperties=_COUNT),
     "in_flight": _field("integer", "Requests without an answer yet.", minimum=0),
     "left": _field("integer", "Samples that were not tried.", minimum=0),
     "state": {

@@ -28,7 +28,21 @@ SILENT_CODES = frozenset((11, 129, 130, 143))  # another run has the job, or a p
 ALIVE_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
 _OCCASIONS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
-_TOLD = ("stopped", "down", "images", "derived", "money", "why", "uncertain", "parked", "unlike", "folder", "next")
+_TOLD = (
+    "stopped",
+    "down",
+    "images",
+    "changed",
+    "missing",
+    "derived",
+    "money",
+    "why",
+    "uncertain",
+    "parked",
+    "unlike",
+    "folder",
+    "next",
+)
 MISSING = "messages need the library apprise: pip install 'batchgen[notify]'"
 
 

@@ -55,6 +55,7 @@ def headline(facts: Facts) -> str:
     files = f", {figures.count(derived, 'file')} made of them" if derived else ""
     files += _files_missing(facts["derivatives"])
     files += f", {facts['waiting']:,} not in the bucket yet" if facts["waiting"] else ""
+    files += _discrepant(facts["discrepancies"])
     out, where = facts["batches"]["submitted"], "in batches"
     if facts["cluster"] is not None and facts["cluster"]["samples"]:
         out, where = facts["cluster"]["samples"], WITH_WORKERS
@@ -70,7 +71,8 @@ def headline(facts: Facts) -> str:
         nothing = "nothing to ask for" if files else "nothing to do"
         return f"{job}: {nothing}, {figures.count(images['kept'], 'image')} kept{files}"
     if not missing and not images["left"]:
-        done = "" if _files_missing(facts["derivatives"]) or facts["waiting"] else "all done, "
+        incomplete = _files_missing(facts["derivatives"]) or facts["waiting"] or _discrepant(facts["discrepancies"])
+        done = "" if incomplete else "all done, "
         return f"{job}: {done}{figures.count(images['made'], 'image')} made{files}"
     return f"{job}: {figures.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
 
@@ -91,6 +93,12 @@ def _files_missing(derived: Facts) -> str:
     if derived["queued"]:
         return f", files of {figures.count(derived['queued'], 'picture')} left to workers"
     return "" if derived["finished"] else ", files of them are missing"
+
+
+def _discrepant(found: Facts) -> str:
+    changed, missing = found["changed_total"], found["missing_total"]
+    words = f", {figures.count(changed, 'file')} changed" if changed else ""
+    return words + (f", {figures.count(missing, 'file')} missing" if missing else "")
 
 
 def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
@@ -156,6 +164,7 @@ def cluster_lines(cluster: Facts | None) -> Iterator[tuple[str, list[str]]]:
 
 def trouble(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     """What went wrong and what helps; the same for a closing run and for `status`."""
+    yield from discrepancy_lines(facts["discrepancies"])
     lines = [line for reason in facts["reasons"] for line in _reason(reason)]
     if lines:
         yield "why", lines
@@ -188,6 +197,23 @@ def derivative_lines(derived: Facts) -> list[str]:
     if derived["queued"]:
         return [*lines, f"workers go on with the files of {figures.count(derived['queued'], 'picture')}"]
     return lines + ([] if derived["finished"] else ["the rest is made by the next run, or by batchgen post"])
+
+
+def discrepancy_lines(found: Facts) -> Iterator[tuple[str, list[str]]]:
+    """Of the images that the last run did not find as the ledger has them."""
+    for kind, words, remedy in (
+        (
+            "changed",
+            "not what the ledger recorded",
+            "put the original back; or --fresh --only ID makes it again, and the file goes to superseded/",
+        ),
+        ("missing", "no longer there", "the next run makes it again"),
+    ):
+        if total := found[f"{kind}_total"]:
+            lines = [f"{figures.count(total, 'image')} {'is' if total == 1 else 'are'} {words}:"]
+            lines += [f"    {path}" for path in found[kind]]
+            lines += [f"    … and {total - len(found[kind]):,} more"] if total > len(found[kind]) else []
+            yield kind, [*lines, f"    → {remedy}"]
 
 
 def _images(facts: Facts) -> str:
@@ -279,6 +305,11 @@ def next_steps(facts: Facts) -> list[str]:
             return _after_failures(facts, run, f"batchgen retry {manifest}{output}", samples)
         case 5 if facts["waiting"]:
             return [f"{run} uploads what waits, once {facts['bucket'] or 'the bucket'} takes it"]
+        case 5 if facts["discrepancies"]["changed_total"]:
+            return [
+                f"batchgen verify {manifest}{output} reads every file and lists those that differ",
+                f"{run} once the originals are back, or with --fresh --only ID to make an image again",
+            ]
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:
@@ -305,6 +336,8 @@ def next_steps(facts: Facts) -> list[str]:
 
 def _after_failures(facts: Facts, run: str, retry: str, samples: dict[str, Any]) -> list[str]:
     steps = []
+    if facts["discrepancies"]["missing_total"]:
+        steps.append(f"{run} makes what is missing again")
     if any(samples.get(state) for state in ("failed", "uncertain", "wanted")) or facts["images"]["left"]:
         steps.append(f"{run} tries again what failed")
     if samples.get("refused"):

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from batchgen.errors import StoreError
 from batchgen.ledger.ledger import Settled
@@ -19,10 +19,10 @@ from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
-from batchgen.store.objects import BucketAway, Objects
+from batchgen.store.objects import BucketAway, Found, Objects
 from batchgen.store.sniff import EXTENSION, HEAD_BYTES, sniff
 from batchgen.store.spool import NO_FOLLOW, SpoolFile
-from batchgen.store.store import SPOOL, SUPERSEDED, TURNS, Store, beside
+from batchgen.store.store import SPOOL, SUPERSEDED, TURNS, Judgement, Stands, Store, beside
 from batchgen.store.whereabouts import NOTE, noted
 
 RECEIPTS = f"{STATE_FOLDER}/receipts"
@@ -48,11 +48,13 @@ class BucketStore(Store):
         self.waiting: dict[str, str] = {}
         self.moving = threading.RLock()
         self._objects = Objects(url)
-        self._sizes: dict[str, int] | None = None
+        self._found: dict[str, Found] | None = None
         self._receipts: list[str] = []  # their paths, when the bucket was listed
         self._listed = threading.Lock()
-        self._put: dict[str, tuple[str, str] | None] = {}  # by spool name: what made way for it
-        self._moved: dict[str, tuple[str, str]] = {}  # the same for those that have not gone up yet
+        self._put: dict[str, tuple[Found, tuple[str, str] | None]] = {}  # by spool name: where it is, and what made way
+        self._deposited: dict[str, str] = {}  # by spool name: where another process has put it
+        self._moved: dict[str, tuple[str, str]] = {}  # by spool name: what made way for one that has not gone up yet
+        self._taken: set[tuple[str, str]] = set()  # (spool name, path) of those whose name something else has
 
     def prepare(self) -> None:
         """Prove besides that the bucket takes a new object, and refuses to write over one. Raises StoreError."""
@@ -100,9 +102,10 @@ class BucketStore(Store):
     # --- an answer's way into the bucket
 
     def deposit(self, attempt: int, pictures: Sequence[Settled], receipt: Mapping[str, Any]) -> None:
-        """Put the pictures of an attempt, durable in the spool, under their names, and then its receipt.
+        """Put the pictures of an attempt, durable in the spool, under their names where these are free, and then its receipt.
 
-        receipt: all that settling needs, so that nothing has to be bought again by a process that finds it.
+        Nothing makes way yet: the ledger may give the name to another. receipt: all that settling needs, so that nothing
+        has to be bought again by a process that finds it.
         Raises BucketAway, at once after an earlier failure: then the ledger is told first and the pictures wait.
         """
         if self.away:
@@ -114,7 +117,8 @@ class BucketStore(Store):
         kept.sync()
         try:
             for picture in pictures:
-                self.place(picture.spool, picture.file.path)
+                if not self._goes_up(picture.spool, picture.file.path):
+                    self._taken.add((picture.spool, picture.file.path))
             self._objects.create(self._receipt_path(attempt), text)
         except BucketAway as error:
             self.away = str(error)
@@ -139,23 +143,64 @@ class BucketStore(Store):
                 if (found := _facts(self._objects.read(path))) is not None:
                     yield found
 
+    def was_deposited(self, spool_name: str, path: str) -> None:
+        """By another process, as its receipt says. Of one that is in no spool here it has been verified."""
+        self._deposited[spool_name] = path
+
     def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
         """As in a folder, but the spooled file stays until `forget_placed`. Raises BucketAway."""
-        if spool_name in self._put:
-            return self._put[spool_name]
-        file = Path(self.spooled(spool_name))
-        if not file.exists() and self._objects.size(path) is not None:
+        found, moved = self._put.get(spool_name, (None, None))
+        if found is not None and found.path == path:
+            return moved
+        was = self._deposited.get(spool_name, path) if found is None else found.path
+        if was != path and self._comes_back(spool_name, was, path):
+            return None
+        if not os.path.exists(self.spooled(spool_name)) and self._objects.size(path) is not None:
             return None  # it went up, and another process has forgotten it
         for _ in range(TRIES):
-            if self._objects.create(path, file) or self._holds(path, file):
+            if (spool_name, path) not in self._taken and self._goes_up(spool_name, path):
                 break
+            self._taken.discard((spool_name, path))
             if (pair := self._supersede(path)) is not None:
                 self._moved[spool_name] = pair
         else:
             raise BucketAway(f"{self.url}/{path}: another program keeps writing there")
-        self._knows(path, file.stat().st_size)
-        self._put[spool_name] = moved = self._moved.pop(spool_name, None)
+        moved = self._moved.pop(spool_name, None)
+        self._put[spool_name] = self._put[spool_name][0], moved
         return moved
+
+    def _goes_up(self, spool_name: str, path: str) -> bool:
+        """Whether it stands there now; False when something else does."""
+        file = Path(self.spooled(spool_name))
+        found = self._objects.create(path, file) or self._same_as(path, file)
+        if found is not None:
+            self._knows(path, found)
+            self._put[spool_name] = found, None
+        return found is not None
+
+    def _comes_back(self, spool_name: str, was: str, path: str) -> bool:
+        """Whether a picture that was deposited under a name which the ledger gave to another has its own now. The other may
+        have moved it to `superseded/` meanwhile."""
+        file = Path(self.spooled(spool_name))
+        if file.exists():
+            places = (place for place in (was, *self._aside_of(was)) if self._same_as(place, file))
+            if (where := next(places, None)) is None:
+                return False  # it goes up again
+            was = where
+        self._move(was, path)
+        self._put[spool_name] = self._listing()[path], None
+        return True
+
+    def _aside_of(self, path: str) -> Iterator[str]:
+        """Where what had this name may lie in `superseded/` by now, whoever moved it."""
+        stem, extension = os.path.splitext(os.path.basename(path))
+        for found in self._objects.below(SUPERSEDED):
+            if found.path.startswith(f"{SUPERSEDED}/{stem}.") and found.path.endswith(extension):
+                yield found.path
+
+    def stamp(self, spool_name: str, path: str) -> str:
+        found, _ = self._put.get(spool_name, (None, None))
+        return found.etag if found is not None else ""
 
     def make_room(self, pictures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Of two pictures that wait for one name the earlier makes way. Answers (its new path, its spool name)."""
@@ -188,7 +233,7 @@ class BucketStore(Store):
         self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
         self.away = str(error)
         self.on_away()
-        pairs = [self._moved.pop(spool, None) or self._put.get(spool) for spool, _ in pictures]
+        pairs = [self._moved.pop(spool, None) or self._put.get(spool, (None, None))[1] for spool, _ in pictures]
         return made_way, [(new, old) for old, new in filter(None, pairs)]
 
     def take_up(self, unplaced: Iterable[StoredImage]) -> None:
@@ -200,27 +245,27 @@ class BucketStore(Store):
             if self.waiting.get(path) == spool:
                 del self.waiting[path]
             self._put.pop(spool, None)
+            self._deposited.pop(spool, None)
             self.forget_spooled(spool)
         self.forget_spooled(_receipt_name(attempt))
 
     def _receipt_path(self, attempt: int) -> str:
         return f"{RECEIPTS}/{self.token}-{attempt}.json"
 
-    def _holds(self, path: str, file: Path) -> bool:
-        """Whether exactly this stands there: put by a run that died before it could say so."""
-        if self._objects.size(path) != file.stat().st_size:
-            return False
+    def _same_as(self, path: str, file: Path) -> Found | None:
+        """What stands there, when it is exactly this: put by a run that died before it could say so."""
+        found = self._objects.head(path)
+        if found is None or found.bytes != file.stat().st_size:
+            return None
         with contextlib.suppress(FileNotFoundError), open(file, "rb") as data:
-            return self._sha256(path) == hashlib.file_digest(data, "sha256").hexdigest()
-        return False
+            if self._sha256(path) == hashlib.file_digest(data, "sha256").hexdigest():
+                return found
+        return None
 
     # --- what is there
 
-    def judge(self, path: str, sha256: str, size: int) -> Literal["right", "missing", "changed"]:
-        """Every byte is read again, and none is kept."""
-        found = self._listing().get(path)
-        if found != size:
-            return "missing" if found is None else "changed"
+    def judge(self, path: str, sha256: str, size: int) -> Judgement:
+        """None of what is read is kept. Raises BucketAway."""
         try:
             return "right" if self._sha256(path) == sha256 else "changed"
         except FileNotFoundError:
@@ -241,7 +286,16 @@ class BucketStore(Store):
         if (spool := self.waiting.get(path)) is not None:
             with contextlib.suppress(OSError):
                 return os.path.getsize(self.spooled(spool)) == size
-        return self._listing().get(path) == size
+        found = self._listing().get(path)
+        return found is not None and found.bytes == size
+
+    def has_name(self, path: str) -> bool:
+        return path in self.waiting or path in self._listing()
+
+    def look(self) -> Callable[[str], Stands | None]:
+        with self._listed:
+            found = self._found = self._list()
+        return lambda path: Stands(found[path].bytes, found[path].etag) if path in found else None
 
     def sha256(self, path: str) -> str:
         with self._waiting_file(path) as file:
@@ -274,9 +328,9 @@ class BucketStore(Store):
             Path(copy).unlink(missing_ok=True)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        for path, size in self._listing().items():
+        for path, found in self._listing().items():
             if not any(part.startswith(".") for part in path.split("/")) and not path.startswith(f"{DERIVATIVES}/"):
-                yield path, size
+                yield path, found.bytes
 
     @contextlib.contextmanager
     def _waiting_file(self, path: str) -> Iterator[IO[bytes] | None]:
@@ -298,22 +352,25 @@ class BucketStore(Store):
             digest.update(piece)
         return digest.hexdigest()
 
-    def _listing(self) -> dict[str, int]:
-        """Sizes by path: listed once, a thousand to a request, and kept up to date by what this process does."""
+    def _listing(self) -> dict[str, Found]:
+        """By path: listed once, a thousand to a request, and kept up to date by what this process does."""
         with self._listed:
-            if self._sizes is None:
-                sizes = dict(self._objects.all())
-                self._receipts = [path for path in sizes if path.startswith(f"{RECEIPTS}/")]
-                self._sizes = {path: size for path, size in sizes.items() if not path.startswith(f"{STATE_FOLDER}/")}
-            return self._sizes
+            if self._found is None:
+                self._found = self._list()
+            return self._found
 
-    def _knows(self, path: str, size: int | None) -> None:
-        if self._sizes is None:
+    def _list(self) -> dict[str, Found]:
+        listed = list(self._objects.below(""))
+        self._receipts = [found.path for found in listed if found.path.startswith(f"{RECEIPTS}/")]
+        return {found.path: found for found in listed if not found.path.startswith(f"{STATE_FOLDER}/")}
+
+    def _knows(self, path: str, found: Found | None) -> None:
+        if self._found is None:
             return
-        if size is None:
-            self._sizes.pop(path, None)
+        if found is None:
+            self._found.pop(path, None)
         else:
-            self._sizes[path] = size
+            self._found[path] = found
 
     # --- making way
 
@@ -359,7 +416,8 @@ class BucketStore(Store):
             self._objects.move(path, new)
         except FileNotFoundError:
             raise StoreError(f"{self.url}/{path}: it has gone: it was there when the run began") from None
-        self._knows(new, self._listing().get(path, 0))
+        was = self._listing().get(path)
+        self._knows(new, Found(new, was.bytes if was is not None else 0, ""))  # the ETag of the copy is its own
         self._knows(path, None)
 
     def _set_aside(self, name: str) -> None:
@@ -376,7 +434,7 @@ class BucketStore(Store):
             if not self._objects.create(name, data) and not self._same(name, data):
                 self._set_aside(name)
                 self._objects.create(name, data)
-            self._knows(name, len(data))
+            self._knows(name, Found(name, len(data), ""))
 
     def _same(self, name: str, data: bytes) -> bool:
         with contextlib.suppress(FileNotFoundError):

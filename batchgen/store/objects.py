@@ -68,27 +68,32 @@ class Objects:
         except Exception as error:
             raise SettingsError(f"{url}: {in_words(error, url)}") from None
 
-    def create(self, path: str, data: bytes | Path) -> bool:
-        """Whether it was written: False when the name is taken. data: the bytes, or the file that holds them."""
+    def create(self, path: str, data: bytes | Path) -> Found | None:
+        """The new object; None when the name is taken. data: the bytes, or the file that holds them."""
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         kind = _CONTENT_TYPES.get(path.rpartition(".")[2])
         options: dict[str, Any] = {"attributes": {"Content-Type": kind}} if kind else {}
         if size <= WHOLE_MOST_BYTES:
             options |= {"mode": "create", "use_multipart": False}
         elif self.size(path) is not None:  # no service knows a create-only upload in parts
-            return False
+            return None
         with self._asking(found=False):
             try:
-                self._do.put(self._store, path, data, **options)
+                put = self._do.put(self._store, path, data, **options)
             except self._do.exceptions.AlreadyExistsError:
-                return False
-        return True
+                return None
+        return Found(path, size, put["e_tag"] or "")
 
     def size(self, path: str) -> int | None:
         """Bytes of the object; None when there is none."""
+        found = self.head(path)
+        return None if found is None else found.bytes
+
+    def head(self, path: str) -> Found | None:
+        """The object; None when there is none."""
         try:
             with self._asking():
-                return int(self._do.head(self._store, path)["size"])
+                return _found(self._do.head(self._store, path))
         except FileNotFoundError:
             return None
 
@@ -130,13 +135,6 @@ class Objects:
         with self._asking():
             for page in self._do.list(self._store, folder or None, offset=after or None, chunk_size=PAGE):
                 yield from map(_found, page)
-
-    def all(self) -> Iterator[tuple[str, int]]:
-        """(path, bytes) of every object below the prefix."""
-        with self._asking():
-            for page in self._do.list(self._store, chunk_size=PAGE):
-                for found in page:
-                    yield found["path"], found["size"]
 
     def move(self, path: str, new: str) -> None:
         """To a name that is free. The copy is there before the original goes. Raises FileNotFoundError."""

@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from batchgen.errors import StoreError
 from batchgen.ledger.pictures import StoredImage
@@ -24,6 +25,15 @@ SUPERSEDED = "superseded"
 DRAFTS = "drafts"
 TURNS = "turns"
 SPOOL = "spool"
+Judgement = Literal["right", "missing", "changed"]
+
+
+class Stands(NamedTuple):
+    """A file as its folder or bucket tells of it, unread. bytes: -1 for what is no plain file. stamp: the time of its last
+    change in nanoseconds, or its ETag: with the same one it is the same file; '' when that is not known."""
+
+    bytes: int
+    stamp: str
 
 
 def beside(path: str, ending: str) -> str:
@@ -40,9 +50,11 @@ class Store:
     """Files of one job. Paths it takes and gives are relative to the job folder, with `/` between parts.
 
     `bucket.BucketStore` keeps spool and state here too, and the pictures in a bucket. url: of that, empty for a folder.
+    waiting: spool names, by path, of pictures that the ledger has and the bucket has not; in a folder none waits.
     """
 
     url = ""
+    waiting: Mapping[str, str] = {}
 
     def __init__(self, folder: Path, spool: str = SPOOL) -> None:
         """spool: the name of its folder; each of several processes has its own."""
@@ -162,11 +174,28 @@ class Store:
         return iter(())
 
     def has(self, path: str, size: int) -> bool:
-        """Whether a picture is there with its size; `verify` compares the hash."""
+        """Whether a picture is there with its size; `judge` compares the hash."""
         try:
             return os.stat(f"{self.root}/{path}", follow_symlinks=False).st_size == size
         except OSError:
             return False
+
+    def has_name(self, path: str) -> bool:
+        """Whether anything stands there."""
+        return os.path.lexists(f"{self.root}/{path}")
+
+    def look(self) -> Callable[[str], Stands | None]:
+        """What stands under a path now; None when nothing does. Of a bucket it is asked once for all. Raises StoreError."""
+        return lambda path: _stands(f"{self.root}/{path}")
+
+    def stamp(self, spool_name: str, path: str) -> str:
+        """Of the picture that `place` has put there; '' when that is not known."""
+        found = _stands(f"{self.root}/{path}")
+        return found.stamp if found is not None else ""
+
+    def judge(self, path: str, sha256: str, size: int) -> Judgement:
+        """Every byte is read. A link in a file's place is a change: what it leads to is not what was stored."""
+        return judge_file(os.path.join(self.root, path), sha256, size)
 
     def sha256(self, path: str) -> str:
         """In hex. Raises OSError when there is no such picture."""
@@ -195,11 +224,14 @@ class Store:
     def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
         """Move a spooled picture to its name. What stands there makes way: answers (old path, new path) then.
 
-        The rename replaces a planted link instead of following it. Call `sync` for the folder afterwards.
+        The rename replaces a planted link instead of following it. Call `sync` for the folder afterwards. Safe to repeat.
         """
         if "/" in path:
             self.plain_folder(path.rsplit("/", 1)[0])
-        moved = self.supersede(path)
+        taken = self.has_name(path)
+        if taken and not os.path.lexists(self.spooled(spool_name)):
+            return None  # it is there already
+        moved = self.supersede(path) if taken else None
         try:
             os.replace(os.path.join(self.spool, spool_name), os.path.join(self.root, path))
         except OSError as error:
@@ -345,3 +377,29 @@ class Store:
                 os.unlink(entry.path)
                 removed += 1
         return removed
+
+
+def _stands(path: str) -> Stands | None:
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        return Stands(-1, "")
+    return Stands(found.st_size if stat.S_ISREG(found.st_mode) else -1, str(found.st_mtime_ns))
+
+
+def judge_file(path: str, sha256: str, size: int) -> Judgement:
+    """`Store.judge` of any file of this machine."""
+    found = _stands(path)
+    if found is None:
+        return "missing"
+    if found.bytes != size:
+        return "changed"
+    try:
+        with open(path, "rb") as file:
+            return "right" if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else "changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        return "changed"

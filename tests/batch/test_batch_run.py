@@ -305,6 +305,18 @@ async def test_an_item_that_left_the_manifest_is_paid_for_and_set_aside(bench):
     await assert_all_are_right(bench, names)
 
 
+async def test_an_item_that_left_and_comes_back_has_the_picture_that_came_meanwhile(bench):
+    await bench.submit(items(*MUGS), wait=False)
+    await asyncio_sleep(0.3)
+    outcome = await bench.submit(items(*MUGS[:-1]))
+    came = [event.message for event in bench.events if isinstance(event, Noted) and "no longer wanted" in event.message]
+    assert (outcome.exit_code, len(came), "i11.jpg" in bench.pictures()) == (0, 1, False)
+    assert len(list((bench.folder / "out" / "superseded").iterdir())) == 1
+    outcome = await bench.submit(items(*MUGS))
+    assert (outcome.exit_code, outcome.moved, (await bench.stats())["batch_lines"]) == (0, 1, 12)
+    await assert_all_are_right(bench, NAMED)
+
+
 async def test_a_manifest_that_has_lost_all_its_items_still_collects(bench):
     await bench.submit(items(*MUGS), wait=False)
     await asyncio_sleep(0.3)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import batchgen
 from batchgen.engine.outcome import Outcome
 from batchgen.events import Noted
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import ledger_path
 from tests.test_run import HEAD, Bench, items
 
 ADDRESS = "s3://pictures/shop/catalog"
@@ -48,3 +52,9 @@ class BucketBench(Bench):
 
     def reader(self) -> Reader:
         return Reader.open(self.job)
+
+    @contextmanager
+    def writer(self) -> Iterator[sqlite3.Connection]:
+        """Into the ledger, past the program."""
+        with closing(sqlite3.connect(ledger_path(self.job))) as db, db:
+            yield db

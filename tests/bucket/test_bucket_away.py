@@ -257,7 +257,7 @@ async def test_a_receipt_that_names_other_files_is_not_believed(bench, gate, for
     for path in (bench.job / ".batchgen" / "spool").iterdir():
         path.unlink()
     objects = Objects(ADDRESS)
-    (name,) = [path for path, _ in objects.all() if "receipts" in path]
+    (name,) = [found.path for found in objects.below("") if "receipts" in found.path]
     receipt = json.loads(objects.read(name))
     picture = receipt["pictures"][0]
     picture |= {**forged, "file": {**picture["file"], **forged.get("file", {})}}

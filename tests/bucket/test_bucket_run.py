@@ -6,12 +6,17 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 import batchgen
 from batchgen.errors import SettingsError, StoreError, UsageError
+from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.records import ImageFile, Reply
+from batchgen.store.bucket import BucketStore
 from tests.bucket.bench import ADDRESS, ROOT
+from tests.conftest import make_sample
 from tests.test_run import items
 
 OWN = {"ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "lock", "bucket"}
@@ -33,13 +38,59 @@ async def test_pictures_go_to_the_bucket_and_the_records_stay_in_the_folder(benc
     assert bench.spooled == []
 
 
-async def test_a_picture_costs_two_puts_and_a_run_three_puts_and_one_listing(bench, gate):
+async def test_a_picture_costs_two_puts_and_a_run_three_puts_and_a_listing_at_either_end(bench, gate):
     await bench.run(items("a", "b", "c", "d"))
-    assert (gate.count("PUT"), gate.count("HEAD"), gate.count("GET")) == (2 + 2 * 4, 0, 1)
+    assert (gate.count("PUT"), gate.count("HEAD"), gate.count("GET")) == (2 + 2 * 4, 0, 2)
     gate.seen.clear()
     outcome = await bench.run(items("a", "b", "c", "d"))
-    assert (outcome.kept, await bench.requests()) == (4, 4)
-    assert (gate.count("PUT"), gate.count("GET"), len(gate.seen)) == (2, 1, 4)  # the probe twice, its end, the listing
+    assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 4, 4)
+    assert (gate.count("PUT"), gate.count("GET"), len(gate.seen)) == (2, 2, 5)  # the probe twice, its end, the listings
+
+
+@pytest.mark.parametrize("size", [0, 5])
+async def test_an_object_that_somebody_wrote_over_is_named_and_not_bought_again(bench, gate, size):
+    await bench.run(items("a", "b"))
+    before = gate.objects()["i1.jpg"]
+    gate.put("pictures", "shop/catalog/i1.jpg", b"x" * (len(before) + size))
+    for _ in range(2):
+        outcome = await bench.run(items("a", "b"))
+        assert (outcome.exit_code, outcome.discrepancies.changed, await bench.requests()) == (5, ("i1.jpg",), 2)
+    gate.put("pictures", "shop/catalog/i1.jpg", before)
+    assert (await bench.run(items("a", "b"))).exit_code == 0
+
+
+async def test_an_object_with_another_etag_and_the_same_bytes_is_read_once(bench, gate):
+    await bench.run(items("a", "b"))
+    with bench.writer() as db:
+        db.execute("UPDATE image SET stamp = 'of another service' WHERE path = 'i1.jpg'")
+    gate.seen.clear()
+    for _ in range(2):
+        assert (await bench.run(items("a", "b"))).exit_code == 0
+    assert [path for method, path in gate.seen if method == "GET" and path.endswith(".jpg")] == ["i1.jpg"]
+
+
+async def test_a_bucket_that_cannot_be_listed_at_the_end_leaves_the_run_without_success(bench, gate, monkeypatch):
+    monkeypatch.setattr("batchgen.store.objects.RETRIES", 0)
+    gate.refuse = lambda method, path: 503 if method == "GET" and any(gate.objects()) else None
+    outcome = await bench.run(items("a"))
+    assert (outcome.exit_code, outcome.made, "HTTP 503" in outcome.message) == (5, 1, True)
+
+
+async def test_a_deposit_pushes_nothing_aside_and_leaves_a_name_that_the_ledger_gave_to_another(gate, tmp_path):
+    """Another worker may have made the picture while this one could not hear from the ledger."""
+    store = BucketStore(tmp_path / "job", ADDRESS)
+    store.prepare()
+    for name in ("1.0", "2.0"):
+        (tmp_path / "job" / ".batchgen" / "spool" / name).write_bytes(name.encode())
+    settled = [Settled(1, 0, name, ImageFile(path=path, sha256="", bytes=3, width=1, height=1, format="jpeg"), None)
+               for name, path in (("1.0", "i0.jpg"), ("2.0", "i1.jpg"))]  # fmt: skip
+    gate.put("pictures", "shop/catalog/i0.jpg", b"made meanwhile")
+    store.deposit(1, settled[:1], {})
+    store.deposit(2, settled[1:], {})
+    assert gate.objects() == {"i0.jpg": b"made meanwhile", "i1.jpg": b"2.0"}
+    for name in ("1.0", "2.0"):
+        assert store.place(name, f"drafts/{name}.jpg") is None
+    assert gate.objects() == {"i0.jpg": b"made meanwhile", "drafts/1.0.jpg": b"1.0", "drafts/2.0.jpg": b"2.0"}
 
 
 async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictures(bench, gate):
@@ -47,7 +98,7 @@ async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictur
     from batchgen.store.objects import Objects
 
     objects = Objects(ADDRESS)
-    (path,) = [path for path, _ in objects.all() if path.startswith(".batchgen/receipts/")]
+    (path,) = [found.path for found in objects.below(".batchgen/receipts")]
     receipt = json.loads(objects.read(path))
     picture = receipt["pictures"][0]
     assert (receipt["item"], receipt["n"], picture["file"]["path"]) == ("i0", 1, "i0.jpg")
@@ -56,6 +107,31 @@ async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictur
         (result,) = ledger.results_in_order(("succeeded",))
     assert (receipt["usd"], receipt["fingerprint"]) == (result.usd, result.fingerprint)
     assert receipt["usage"]["image_tokens"] > 0
+
+
+@pytest.mark.parametrize("spooled", [True, False], ids=["in the spool", "by its receipt alone"])
+async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_draft_and_leaves_its_name(
+    bench, gate, spooled
+):
+    assert await (await bench.child("batchgen.engine.settle:deposit!", 1, items("only one"))).wait() == 9
+    for path in () if spooled else (bench.job / ".batchgen" / "spool").iterdir():
+        path.unlink()
+    first, again = gate.objects()["i0.jpg"], b"made again"
+    gate.put("pictures", "shop/catalog/i0.png", again)
+    ledger = Ledger(bench.job)
+    (lost,) = ledger.reader.open_attempts()
+    sample = replace(make_sample("i0"), fingerprint=lost.fingerprint, wire=ledger.reader.wire("i0", 1))
+    attempt = await ledger.attempt_started(sample, lost.lane, 2, None)
+    file = ImageFile(path="i0.png", sha256=digest(again), bytes=len(again), width=1, height=1, format="png")
+    picture = Settled(1, 0, f"{attempt}.0", file, None)
+    ledger.attempt_succeeded(attempt, sample, Reply(), [picture], sent_at=None, usd=None, usd_source="")
+    ledger.placed(attempt)
+    ledger.close()
+    outcome = await bench.run(items("only one"))
+    assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 1, 1)
+    assert gate.objects() == {"i0.png": again, f"drafts/i0.{lost.id}-0.jpg": first}
+    with bench.reader() as reader:
+        assert {path for path, *_ in reader.stored()} == set(gate.objects())
 
 
 async def test_a_changed_prompt_keeps_the_earlier_picture_aside(bench, gate):

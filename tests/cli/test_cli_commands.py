@@ -12,7 +12,7 @@ import sqlite3
 import pytest
 
 from batchgen.cli.doctor import folder as folder_finding
-from batchgen.cli.verify import judge
+from batchgen.store.store import judge_file
 from tests.marked_key import KEY
 
 REFUSED = "x [[fault:safety]]"
@@ -270,12 +270,33 @@ def test_verify_finds_a_missing_file(batchgen, job, folder):
     assert (answer.code, answer.json["missing"]) == (3, ["mug.jpg"])
 
 
+def test_a_run_status_and_their_json_name_an_image_that_somebody_changed_and_say_what_helps(batchgen, write, tmp_path):
+    job, folder = str(write({"mug": "A mug", "jug": "A jug"})), tmp_path / "job.emulated"
+    batchgen("run", job, "--emulate")
+    (folder / "mug.jpg").write_bytes(b"drawn over")
+    (folder / "jug.jpg").unlink()
+    run, status = batchgen("run", job, "--emulate", "--only", "mug"), batchgen("status", str(folder))
+    assert run.code == 5
+    for text in (run.err, status.out):
+        assert "1 image is not what the ledger recorded:\n" in text
+        assert "    mug.jpg\n" in text and "put the original back; or --fresh --only ID makes it again" in text
+        assert "1 image is no longer there:\n" in text and "    jug.jpg\n" in text
+    assert "batchgen verify job.yaml reads every file" in run.err
+    expected = {"missing": ["jug.jpg"], "missing_total": 1, "changed": ["mug.jpg"], "changed_total": 1}
+    assert batchgen("run", job, "--emulate", "--only", "mug", "--json").json["discrepancies"] == expected
+    assert batchgen("status", str(folder), "--json").json["discrepancies"] == expected
+    assert (
+        batchgen("run", job, "--emulate", "--fresh", "--only", "mug").code == 3
+    )  # the jug has not been made again yet
+    assert batchgen("run", job, "--emulate").code == 0
+
+
 def test_verify_takes_a_link_for_a_change_even_when_size_and_bytes_agree(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     data = b"x" * len(str(target))  # the size of a link is the length of what it names
     target.write_bytes(data)
     link.symlink_to(target)
-    assert judge(str(link), hashlib.sha256(data).hexdigest(), len(data)) == "changed"
+    assert judge_file(str(link), hashlib.sha256(data).hexdigest(), len(data)) == "changed"
 
 
 def test_verify_lists_a_stranger_and_does_not_mind_it(batchgen, job, folder):

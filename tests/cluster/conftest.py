@@ -102,6 +102,7 @@ class Cluster(Bench):
         state = self.folder / "state" / name
         state.mkdir(parents=True, exist_ok=True)
         environment = {
+            **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
             "BATCHGEN_LEDGER": ledger or str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state),
         }  # fmt: skip
         log = str(self.folder / f"{name}.log")

@@ -29,6 +29,7 @@ MADE = replace(LOST, outcome="succeeded", reason="", pictures=1)
         (replace(MADE, later_fingerprint="other"), "again"),
         (replace(MADE, later_run=2), "again"),
         (replace(MADE, pictures=0), "no_picture"),
+        (replace(MADE, pictures=0, reason="late"), "again"),
         (MADE, "unexplained"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from batchgen.report import figures
 from batchgen.report.clean import ascii_only, brief, cells, clean, json_text, shortened
-from batchgen.report.facts import process_lives
+from batchgen.report.facts import NO_DISCREPANCIES, process_lives
 from batchgen.report.screen import Screen
 from batchgen.report.summary import headline, next_steps
 
@@ -119,7 +119,7 @@ def test_a_table_aligns_figures_to_the_right():
 
 FACTS = {
     "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
-    "bucket": "", "waiting": 0, "cluster": None,
+    "bucket": "", "waiting": 0, "cluster": None, "discrepancies": NO_DISCREPANCIES,
     "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
     "batches": {"submitted": 0, "unsubmitted": 0, "saved_usd": 0.0, "out": []},
     "derivatives": {"made": 0, "skipped": 0, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
@@ -139,6 +139,10 @@ FACTS = {
     ({"images": {"made": 1, "kept": 0, "moved": 0, "left": 9}, "stopped_by": "budget"},
      "shop: stopped, the budget is used up; 1 image made"),
     ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 2}},
+     "shop: nothing to ask for, 4 images kept, 2 files changed"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}},
+     "shop: 4 images made, 1 file missing"),
 ])  # fmt: skip
 def test_the_headline_says_how_it_went(facts, text):
     assert headline({**FACTS, **facts}) == text
@@ -150,6 +154,8 @@ def test_the_headline_says_how_it_went(facts, text):
     ({"exit_code": 3, "derivatives": {"failed": 1}}, "batchgen post MANIFEST tries the failed derivatives again"),
     ({"exit_code": 5}, "batchgen doctor"),
     ({"exit_code": 5, "waiting": 2}, "batchgen run MANIFEST uploads what waits"),
+    ({"exit_code": 5, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 1}}, "batchgen verify MANIFEST"),
+    ({"exit_code": 3, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}}, "makes what is missing again"),
     ({"exit_code": 6}, "--max-cost"),
     ({"exit_code": 7}, "goes on"),
     ({"exit_code": 8, "parked": {"pro": "2026-11-21T08:00:00Z"}}, "after 2026-11-21T08:00:00Z"),

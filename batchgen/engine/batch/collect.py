@@ -152,7 +152,7 @@ class Collection:
             again = await self._endings.failed(sent, chunk.lane, sample, error)
             tally.again, tally.ended = tally.again + again, tally.ended + (not again)
             return
-        tally.made += sum(one.file.role == "image" for one in stored.pictures)
+        tally.made += len(stored.made)
         await self._endings.succeeded(sent, chunk.lane, sample, reply, stored)
 
     def _settle(self, chunk: Chunk, sent: Submitted, sample: Sample, line: RawLine) -> tuple[Reply, Stored]:

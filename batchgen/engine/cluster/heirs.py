@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from filelock import FileLock, Timeout
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.stopping import stop_what_is_over
-from batchgen.engine.recover import adopted, place_left, settled_by_receipt
+from batchgen.engine.recover import adopted, is_in_place, place_left, settled_by_receipt
+from batchgen.engine.settle import finish
+from batchgen.engine.unrecorded_files import find_moved_files
 from batchgen.errors import StoreError
 from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import BucketAway
 from batchgen.store.spool import disk_error
 from batchgen.store.store import SPOOL, Store
 from batchgen.store.whereabouts import open_store
@@ -45,20 +49,24 @@ def disown(store: Store, lock: FileLock) -> None:
     lock.release()
 
 
-def take_over(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
-    """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time."""
+def take_over(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note, *, died: bool = False) -> None:
+    """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
+    whether one has that is not among these any more: this worker's own forerunner."""
     state = os.path.join(store.root, STATE_FOLDER)
     with FileLock(os.path.join(state, f"heirs{LOCK}"), mode=PRIVATE_MODE):
         spools = [_spool(store, entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for left in spools:
             with contextlib.suppress(StoreError):  # its worker lives
-                lock = own(left)
+                lock, died = own(left), True
                 try:
                     empty(ledger, left, catalogue, note)
                 finally:
                     disown(left, lock)
-        _note_placed(ledger, store, spools)
-        ledger.catch_up()
+        with contextlib.suppress(BucketAway):  # then another time
+            _note_placed(ledger, store, spools)
+            ledger.catch_up()
+            if died:
+                find_moved_files(ledger, store, note)
 
 
 def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -> None:
@@ -67,7 +75,7 @@ def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -
     numbers = {int(name) for name in names if name.isdigit()}
     place_left(ledger, left, [image for image in ledger.reader.unplaced_of_workers() if image.attempt in numbers], note)
     for attempt in ledger.unanswered(sorted(numbers)):
-        if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt):
+        if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt, note):
             continue
         adopted(ledger, left, catalogue, attempt, note, "spool of a worker that has died")
     ledger.catch_up()
@@ -77,10 +85,11 @@ def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -
 
 def _note_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) -> None:
     """Pictures that stand under their names, of workers that died before they could say so."""
-    for image in ledger.reader.unplaced_of_workers():
-        waits = any(os.path.exists(each.spooled(image.spool)) for each in spools)
-        if not waits and store.has(image.file.path, image.file.bytes):
-            ledger.placed(image.attempt)
+    for attempt, found in groupby(ledger.reader.unplaced_of_workers(), key=lambda image: image.attempt):
+        images = list(found)
+        waits = any(os.path.exists(each.spooled(image.spool)) for each in spools for image in images)
+        if not waits and all(is_in_place(store, image) for image in images):
+            finish(ledger, store, attempt, (), images)
 
 
 def after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:

@@ -66,8 +66,7 @@ class Redelivered:
 
     def _stored(self, attempt: OpenAttempt) -> bool:
         """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""
-        if isinstance(self._store, BucketStore) and settled_by_receipt(self._ledger, self._store, attempt):
-            self._note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
+        if isinstance(self._store, BucketStore) and settled_by_receipt(self._ledger, self._store, attempt, self._note):
             return True
         take_over(self._ledger, self._store, self._catalogue, self._note)
         return self._ledger.has_come(attempt.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 import time
 from collections.abc import Callable
@@ -161,17 +162,18 @@ class Session:
 
     def _own_spool(self) -> None:
         """One worker of the same name may have been here before and died."""
+        died = os.path.isdir(self.store.spool)
         self.store.prepare()
         if isinstance(self.store, BucketStore):
             bind(self.ledger, self.store)
             self.store.shared = True
         self._spool = own(self.store)
         empty(self.ledger, self.store, self._catalogue, self._place.note)
-        self._take_over()
+        self._take_over(died=died)
 
-    def _take_over(self) -> None:
+    def _take_over(self, *, died: bool = False) -> None:
         self._took_over_s = time.monotonic()
-        take_over(self.ledger, self.store, self._catalogue, self._place.note)
+        take_over(self.ledger, self.store, self._catalogue, self._place.note, died=died)
 
     async def _drive(self) -> None:
         async with hearing(self.dispatch):
