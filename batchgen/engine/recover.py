@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from batchgen.engine.lanes import Route
 from batchgen.engine.receipt import from_facts, settle_by
 from batchgen.engine.settle import make_room, place
 from batchgen.engine.survey import Survey
-from batchgen.errors import DownloadFailed, ImageError, ProviderError
+from batchgen.errors import ImageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.pictures import StoredImage
@@ -25,13 +23,11 @@ from batchgen.profiles.price import estimate_usd
 from batchgen.records import ImageFile, Item, Reply, Sample
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
-from batchgen.store.spool import SpoolFile, sync_file, sync_folder
+from batchgen.store.spool import sync_file, sync_folder
 from batchgen.store.store import SUPERSEDED, Store
-from batchgen.transport import BODY_MAX_BYTES, Transport
 
 Change = tuple[str, tuple[Any, ...]]
 Note = Callable[[str], None]
-GONE = (403, 404, 410)
 
 
 def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
@@ -86,7 +82,8 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
-        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt):
+        partly = attempt.answer is not None and attempt.answer.recorded  # else its receipt tells nothing new
+        if isinstance(store, BucketStore) and not partly and settled_by_receipt(ledger, store, attempt):
             note(f"{attempt.item_id}: its picture was on its way to the bucket and needs not be bought again")
             continue
         if attempt.links:
@@ -136,7 +133,7 @@ def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt)
         if found != picture.file.sha256:
             return False
     make_room(ledger, store, receipt.pictures)
-    settle_by(receipt, ledger, _sample_of(attempt))
+    settle_by(receipt, ledger, bare_sample(attempt))
     place(ledger, store, attempt.id, receipt.pictures, receipt.beside)
     return True
 
@@ -221,12 +218,13 @@ def _adopt(
     sync_folder(store.spool)
     make_room(ledger, store, pictures)
     ledger.attempt_succeeded(
-        attempt.id, _sample_of(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
+        attempt.id, bare_sample(attempt), Reply(), pictures, sent_at=None, usd=usd, usd_source="estimate"
     )
     place(ledger, store, attempt.id, pictures)
 
 
-def _sample_of(attempt: OpenAttempt) -> Sample:
+def bare_sample(attempt: OpenAttempt) -> Sample:
+    """As much of it as an attempt's own columns tell."""
     item = Item(id=attempt.item_id, prompt="", model="", provider="", filename=attempt.stem)
     return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)
 
@@ -249,69 +247,6 @@ def _mark_uncertain(ledger: Ledger, attempt: OpenAttempt) -> None:
         for n in range(attempt.n, attempt.n + attempt.images)
     ]
     ledger.apply(changes)
-
-
-async def fetch_links(
-    ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Note
-) -> None:
-    """Pictures that exist behind a link an earlier run received: fetched, never generated again."""
-    for attempt in ledger.reader.open_attempts():
-        route = routes.get(attempt.lane)
-        if not attempt.links or route is None:
-            continue
-        try:
-            await fetch_link(ledger, store, transport, route, attempt)
-            note(f"{attempt.item_id}: fetched from the link of an earlier run")
-        except DownloadFailed as error:
-            gone = error.http_status in GONE
-            note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
-            if gone:
-                mark_failed(ledger, attempt, "link_gone", str(error))
-        except ProviderError as error:  # fetched, and no whole picture
-            mark_failed(ledger, attempt, error.reason, str(error))
-
-
-async def fetch_link(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
-    from batchgen.engine.exchange import with_pictures
-    from batchgen.engine.settle import discard, settle
-
-    files: list[SpoolFile] = []
-    for k, link in enumerate(attempt.links):
-        file = store.spool_file(attempt.id, k)
-        try:
-            await transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, loopback=route.loopback)
-        except DownloadFailed:
-            file.discard()
-            for earlier in files:
-                earlier.discard()
-            raise
-        files.append(file)
-    reply = with_pictures(Reply(usage=attempt.usage, text=attempt.text), len(files))
-    try:
-        await asyncio.to_thread(
-            settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None
-        )
-    except ProviderError:
-        discard(files)
-        raise
-
-
-def mark_failed(ledger: Ledger, attempt: OpenAttempt, reason: str, message: str) -> None:
-    """Paid for, and no picture came of it: the attempt ends, and with it the samples it was for."""
-    at = time.time()
-    ledger.apply(
-        [
-            (
-                "UPDATE attempt SET outcome = 'failed', reason = ?, message = ?, maybe_billed = 1, ended_at = ? WHERE id = ?",
-                (reason, message, at, attempt.id),
-            ),
-            (
-                "UPDATE sample SET state = 'failed', reason = ?, message = ?, updated_at = ?"
-                " WHERE item_id = ? AND n >= ? AND n < ?",
-                (reason, message, at, attempt.item_id, attempt.n, attempt.n + attempt.images),
-            ),
-        ]
-    )
 
 
 def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog) -> None:

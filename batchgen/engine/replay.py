@@ -7,7 +7,7 @@ from typing import Any
 
 from batchgen.batching import is_batch
 from batchgen.engine.conversation import keep_turn
-from batchgen.engine.recover import mark_failed
+from batchgen.engine.recover import bare_sample
 from batchgen.engine.settle import discard, our_bugs, settle
 from batchgen.errors import BatchgenError, ProviderError, UsageError
 from batchgen.ledger.ledger import Ledger
@@ -88,7 +88,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             if kept.facts["turn"]:
                 keep_turn(store, codec, number, kept.envelope, kept.files)
         if reply.links:
-            ledger.reopened(number, reply)
+            ledger.reopened(number, reply, kept.facts)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
         settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None,
@@ -97,7 +97,8 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
         discard(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):
             reason = error.reason if isinstance(error, ProviderError) else "unreadable"
-            mark_failed(ledger, attempt, reason, str(error) if isinstance(error, BatchgenError) else repr(error))
+            words = str(error) if isinstance(error, BatchgenError) else repr(error)
+            ledger.given_up_for_good(number, bare_sample(attempt), reason, words)
         return False
     forget(store.root, number)
     note(f"{attempt.item_id}: the kept answer of an earlier run could be read now; nothing was bought again")

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 
@@ -30,16 +30,17 @@ from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
 from batchgen.engine.lanes import Route, open_routes
+from batchgen.engine.links import fetch_earlier, take_up
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse
 from batchgen.engine.receipt import bind
-from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
+from batchgen.engine.recover import apply_survey, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
-from batchgen.errors import LedgerError, StoreError, UsageError
+from batchgen.errors import LedgerError, SettingsError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
@@ -184,6 +185,7 @@ class _Run:
         repairs = bool(ledger.reader.open_attempts())  # their lines in results.jsonl are of before
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
+        take_up(ledger, self.store, self.manifest.catalogue, ledger.reader.open_attempts())
         settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
         ledger.catch_up()  # placing is not waited for
         take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
@@ -306,11 +308,13 @@ class _Run:
         """Before anything is planned: pictures that an earlier run paid for and could not fetch from their links."""
         models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
         if models:
-            profiles = [self.manifest.catalogue.resolve(model) for model in models]
-            routes, _ = open_routes(profiles, self.settings, self.options.emulator_url)
+            routes = dict[str, Route]()
+            for profile in map(self.manifest.catalogue.resolve, models):
+                with suppress(SettingsError):  # without a key for it any more: that is no reason to buy
+                    routes |= open_routes([profile], self.settings, self.options.emulator_url)[0]
             with ThreadPoolExecutor(1) as executor:
                 async with Transport(1, executor) as transport:
-                    await fetch_links(ledger, self.store, transport, routes, self.note)
+                    await fetch_earlier(ledger, self.store, transport, routes, self.note)
 
     async def _drive(
         self,
@@ -357,7 +361,7 @@ class _Run:
                     ledger=ledger,
                     store=self.store,
                     attempts=attempts,
-                    exchange=Exchange(transport, self.store, pacing.policy),
+                    exchange=Exchange(transport, self.store),
                     enclosures=enclosures,
                     executor=executor,
                     emit=self.emit,

@@ -10,15 +10,13 @@ from typing import cast
 from batchgen.errors import Fenced
 from batchgen.ledger import deriving, work
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.database import Connection
+from batchgen.ledger.database import Connection, marks
 from batchgen.ledger.ledger import Ledger, Settled, insert_attempt, insert_blocked, set_state
 from batchgen.ledger.places import open_schema
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import OpenAttempt, open_attempt
+from batchgen.ledger.requests import OPEN, OpenAttempt, open_attempt
 from batchgen.ledger.writer import Writer
 from batchgen.records import Sample, sample_key
-
-OPEN = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,36 +160,13 @@ class FencedLedger(Ledger):
             raise Fenced(sample.key, answer)
         return answer
 
-    def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
-        def change(db: Connection) -> Sequence[Settled]:
-            row = db.execute("SELECT outcome FROM attempt WHERE id = ?", (attempt,)).fetchone()
-            return pictures if row[0] is None else [self._late(db, attempt, sample, each) for each in pictures]
-
-        return cast("Sequence[Settled]", self._now(change))
-
     def _standing(
         self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
     ) -> Sequence[Settled] | None:
         row = db.execute("SELECT outcome FROM attempt WHERE id = ? FOR UPDATE", (attempt,)).fetchone()
-        if row[0] is None:
-            return pictures
-        if row[0] == "succeeded" or not pictures:
+        if row[0] == "succeeded" or (row[0] is not None and not pictures):
             return None
-        return [self._late(db, attempt, sample, picture) for picture in pictures]
-
-    def _late(self, db: Connection, attempt: int, sample: Sample, picture: Settled) -> Settled:
-        """A picture of a request that was given up for lost. Paid for, so kept, whatever has become of its sample."""
-        later = db.execute(
-            "SELECT 1 FROM attempt WHERE item_id = ? AND n <= ? AND ? < n + images AND id > ?"
-            " AND (outcome IS NULL OR outcome = 'succeeded') LIMIT 1",
-            (sample.item.id, picture.n, picture.n, attempt),
-        ).fetchone()
-        if later is None or picture.file.role != "image":
-            return picture
-        _, _, name = picture.file.path.rpartition("/")
-        stem, dot, ending = name.rpartition(".")
-        path = f"drafts/{stem}.{attempt}-{picture.k}{dot}{ending}"
-        return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
+        return super()._standing(db, attempt, sample, pictures)
 
     def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
         sql = "SELECT item_id, n, images, estimate_usd, run_id, outcome FROM attempt WHERE id = ?"
@@ -199,7 +174,7 @@ class FencedLedger(Ledger):
         if usd is not None:
             sql = "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
             db.execute(sql, (usd - (estimate_usd or 0.0), run_id))
-        if outcome != "succeeded":
+        if outcome not in (None, "succeeded"):  # None: some of its pictures came, and the others are behind their links
             return
         sql = "SELECT n, state, reason FROM sample WHERE item_id = ? AND n >= ? AND n < ?"
         rows = db.execute(sql, (item_id, n, n + images)).fetchall()
@@ -231,14 +206,20 @@ class FencedLedger(Ledger):
 
     def unanswered(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
+        return self._of(
+            numbers,
+            "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))",
+        )
+
+    def behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
+        """Those of these attempts whose answers came with links and are not settled."""
+        return self._of(numbers, "links IS NOT NULL AND outcome IS NULL")
+
+    def _of(self, numbers: Sequence[int], where: str) -> list[OpenAttempt]:
         if not numbers:
             return []
-        rows = self.reader._rows(
-            f"SELECT {OPEN} FROM attempt WHERE id IN ({', '.join('?' * len(numbers))}) AND links IS NULL"
-            " AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted')) ORDER BY id",
-            *numbers,
-        )
-        return [open_attempt(row) for row in rows]
+        sql = f"SELECT {OPEN} FROM attempt WHERE id IN ({marks(numbers)}) AND {where} ORDER BY id"
+        return [open_attempt(row) for row in self.reader._rows(sql, *numbers)]
 
     def has_come(self, attempt: int) -> bool:
         """Whether a request has brought its picture by now."""

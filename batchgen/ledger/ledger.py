@@ -6,14 +6,15 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from batchgen.errors import LedgerError, ProviderError
+from batchgen.errors import BEHIND_LINK, LedgerError, ProviderError
 from batchgen.ledger.database import Connection, upsert
 from batchgen.ledger.places import Server, open_for_writing
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import linked_answer
 from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
@@ -21,6 +22,11 @@ from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 PUT_META = upsert("meta", ("key", "value"), ("key",))
 PUT_LANE = upsert("lane", ("key", "parked_until", "message"), ("key",))
 PUT_IMAGE = upsert("image", IMAGE_COLUMNS, ("attempt_id", "k"))
+# Requests of the same sample after one: those that have brought its picture or are on their way, a link that gave none apart.
+LATER = (
+    "SELECT 1 FROM attempt WHERE item_id = ? AND n <= ? AND ? < n + images AND id > ? AND (outcome = 'succeeded'"
+    f" OR (outcome IS NULL AND coalesce(reason, '') NOT IN ({', '.join(map(repr, sorted(BEHIND_LINK)))}))) LIMIT 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +128,22 @@ class Ledger:
             lambda db: insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at)
         )
 
-    def links_received(self, attempt: int, reply: Reply) -> None:
-        """The answer is a link: durable before the download starts, so that a crash never generates again."""
-        text = _linked_text(reply)
+    def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
+        """The answer is a link: durable before the download starts, so that a crash never generates again.
+
+        facts: of the request, as `replay.request_facts` gives them.
+        """
+        text = _linked_text(reply, facts)
         self._now(lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (text, attempt)))
 
-    def reopened(self, attempt: int, reply: Reply) -> None:
-        """An answer that was read at last holds links: they are fetched like those of a run that died."""
-        sql, text = "UPDATE attempt SET outcome = NULL, ended_at = NULL, links = ? WHERE id = ?", _linked_text(reply)
+    def reopened(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
+        """An answer that was read at last holds links: they are fetched like those of a run that died. Not so links that were
+        known before: what became of them stands."""
+        sql = (
+            "UPDATE attempt SET outcome = NULL, reason = '', ended_at = NULL, links = ? WHERE id = ?"
+            " AND (links IS NULL OR reason = 'unreadable')"
+        )
+        text = _linked_text(reply, facts)
         self._now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(
@@ -145,14 +159,19 @@ class Ledger:
         missing: Sequence[Missing] = (),
         beside: Mapping[str, str] = EMPTY,
     ) -> Sequence[Settled]:
-        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for.
+        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, not as asked for, or still
+        behind a link: then the attempt stays open for the rest.
 
         beside: texts that belong beside the pictures, by file ending. Answers the pictures as they were recorded.
         """
         at = time.time()
         usage = _usage_text(reply.usage)
         made = any(picture.file.role == "image" for picture in pictures)
+        left = next((one for one in missing if one.reason in BEHIND_LINK), None)
         reason = missing[0].reason if missing and not made else ""
+        end: tuple[Any, ...] = ("succeeded", reason, "", 0, sent_at, at)
+        if left is not None:
+            end = (None, left.reason, left.message, 1, sent_at, None)
         item_id = sample.item.id
         texts = json.dumps(dict(beside)) if beside else None
 
@@ -161,11 +180,13 @@ class Ledger:
             if recorded is None:
                 return ()
             db.execute(
-                "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
+                "UPDATE attempt SET outcome = ?, reason = ?, message = ?, maybe_billed = ?,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
                 " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?",
-                (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
+                (*end, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
             )
+            if left is not None:
+                _note_fetched(db, attempt, [picture.k for picture in recorded])
             for picture in recorded:
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
                 if picture.file.role == "image":
@@ -183,8 +204,8 @@ class Ledger:
                             picture.n,
                         ),
                     )
-            for sample_left in missing:
-                set_state(db, item_id, sample_left.n, sample_left.state, sample_left.reason, sample_left.message, at)
+            for one in missing:
+                without_picture(db, attempt, item_id, (one.n, 1), one.state, one.reason, one.message, at)
             self._ended(db, attempt, usd)
             return recorded
 
@@ -192,13 +213,32 @@ class Ledger:
 
     def foreseen(self, attempt: int, sample: Sample, pictures: Sequence[Settled]) -> Sequence[Settled]:
         """The pictures as `attempt_succeeded` will record them, for a store that takes them before the ledger does."""
-        return pictures
+
+        def change(db: Connection) -> Sequence[Settled]:
+            return [self._late(db, attempt, sample, each) for each in pictures]
+
+        return cast("Sequence[Settled]", self._now(change))
 
     def _standing(
         self, db: Connection, attempt: int, sample: Sample, pictures: Sequence[Settled]
     ) -> Sequence[Settled] | None:
         """The pictures as they count now that they are here; None when the attempt has its pictures already."""
-        return pictures
+        return [self._late(db, attempt, sample, each) for each in pictures]
+
+    def _late(self, db: Connection, attempt: int, sample: Sample, picture: Settled) -> Settled:
+        """A draft when its sample was asked for again since, or is to be another picture. Paid for, so kept all the same."""
+        if picture.file.role != "image":
+            return picture
+        key = (sample.item.id, picture.n)
+        later = db.execute(LATER, (*key, picture.n, attempt)).fetchone()
+        sql = "SELECT fingerprint FROM sample WHERE item_id = ? AND n = ?"
+        wanted = db.execute(sql, key).fetchone()
+        if later is None and (wanted is None or wanted[0] == sample.fingerprint):
+            return picture
+        _, _, name = picture.file.path.rpartition("/")
+        stem, dot, ending = name.rpartition(".")
+        path = f"drafts/{stem}.{attempt}-{picture.k}{dot}{ending}"
+        return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
 
     def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
         """Goes along with the end of an attempt. usd: None when nothing says what it has cost."""
@@ -262,19 +302,40 @@ class Ledger:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
         self._now(lambda db: insert_blocked(db, samples))
 
-    async def download_failed(self, attempt: int, sample: Sample, error: ProviderError) -> None:
-        """The picture was made and its link could not be fetched: the attempt stays open, the next run fetches again."""
-        at, item_id = time.time(), sample.item.id
+    async def download_failed(
+        self, attempt: int, sample: Sample, error: ProviderError, cost: tuple[float | None, str] = (None, "")
+    ) -> None:
+        """The pictures were made and none could be fetched: the attempt stays open, and the next run fetches again.
+
+        cost: as `attempt_failed` takes it.
+        """
+        at = time.time()
 
         def change(db: Connection) -> None:
             db.execute(
-                "UPDATE attempt SET reason = ?, message = ?, maybe_billed = 1 WHERE id = ?",
-                (error.reason, error.message, attempt),
+                "UPDATE attempt SET reason = ?, message = ?, maybe_billed = 1, usd = coalesce(?, usd),"
+                " usd_source = coalesce(?, usd_source) WHERE id = ?",
+                (error.reason, error.message, cost[0], cost[1] or None, attempt),
             )
-            for n in range(sample.n, sample.n + sample.images):
-                set_state(db, item_id, n, "failed", error.reason, error.message, at)
+            samples = (sample.n, sample.images)
+            without_picture(db, attempt, sample.item.id, samples, "failed", error.reason, error.message, at)
 
         await self.writer.write(change)
+
+    def given_up_for_good(self, attempt: int, sample: Sample, reason: str, message: str) -> None:
+        """An answer that was paid for brings nothing more: its attempt ends, and so do those of its samples that have no
+        picture."""
+        at = time.time()
+
+        def change(db: Connection) -> None:
+            made = db.execute("SELECT 1 FROM image WHERE attempt_id = ? LIMIT 1", (attempt,)).fetchone() is not None
+            db.execute(
+                "UPDATE attempt SET outcome = ?, reason = ?, message = ?, maybe_billed = ?, ended_at = ? WHERE id = ?",
+                ("succeeded" if made else "failed", reason, message, int(not made), at, attempt),
+            )
+            without_picture(db, attempt, sample.item.id, (sample.n, sample.images), "failed", reason, message, at)
+
+        self._now(change)
 
     # --- repairs, moves, parking
 
@@ -311,10 +372,21 @@ _USAGE_FIELDS = (
 )
 
 
-def _linked_text(reply: Reply) -> str:
-    """The links, and what the answer said besides: whoever fetches them has nothing else of it."""
+def _linked_text(reply: Reply, facts: Mapping[str, Any]) -> str:
+    """The links, and what the answer said besides: whoever fetches them has nothing else of it. inline: pictures that came
+    before them, in the answer itself."""
     usage = dataclasses.asdict(reply.usage) if reply.usage else None
-    return json.dumps({"links": list(reply.links), "usage": usage, "text": reply.text})
+    said = {"links": list(reply.links), "inline": len(reply.images), "usage": usage, "text": reply.text}
+    return json.dumps({**said, "facts": {name: value for name, value in facts.items() if name != "wire"}})
+
+
+def _note_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None:
+    """These pictures of an answer with links are recorded; the others are fetched later."""
+    (text,) = db.execute("SELECT links FROM attempt WHERE id = ?", (attempt,)).fetchone()
+    found = json.loads(text)
+    said = {"links": found} if isinstance(found, list) else found
+    said["recorded"] = sorted({*numbers, *linked_answer(text).recorded})
+    db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(said), attempt))
 
 
 def _usage_text(usage: Usage | None) -> str | None:
@@ -412,4 +484,26 @@ def set_state(db: Connection, item_id: str, n: int, state: str, reason: str, mes
     db.execute(
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?",
         (state, reason, message, at, item_id, n),
+    )
+
+
+def without_picture(
+    db: Connection,
+    attempt: int,
+    item_id: str,
+    samples: tuple[int, int],
+    state: str,
+    reason: str,
+    message: str,
+    at: float,
+) -> None:
+    """How samples end for which an attempt has no picture, but for those that were asked for again since, or are to be
+    another picture by now. samples: the first one's number, and how many they are."""
+    db.execute(
+        "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n >= ? AND n < ?"
+        " AND fingerprint = (SELECT fingerprint FROM attempt WHERE id = ?) AND NOT EXISTS (SELECT 1 FROM image i"
+        " WHERE i.attempt_id = ? AND i.item_id = sample.item_id AND i.n = sample.n AND i.role = 'image')"
+        " AND NOT EXISTS (SELECT 1 FROM attempt l WHERE l.item_id = sample.item_id AND l.n <= sample.n"
+        " AND sample.n < l.n + l.images AND l.id > ?)",
+        (state, reason, message, at, item_id, samples[0], sum(samples), attempt, attempt, attempt),
     )

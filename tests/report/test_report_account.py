@@ -28,7 +28,11 @@ MADE = replace(LOST, outcome="succeeded", reason="", pictures=1)
         (replace(LOST, outcome=None), "open"),
         (replace(MADE, later_fingerprint="other"), "again"),
         (replace(MADE, later_run=2), "again"),
-        (replace(MADE, pictures=0), "no_picture"),
+        (replace(LOST, outcome=None, linked=True), "link"),
+        (replace(MADE, pictures=0, reason="mismatch"), "no_picture"),
+        (replace(MADE, pictures=0, made_later=False), "no_picture"),
+        (replace(MADE, pictures=0), "again"),
+        (replace(MADE, linked=True), "again"),
         (MADE, "unexplained"),
     ],
 )

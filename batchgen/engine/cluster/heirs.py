@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.stopping import stop_what_is_over
+from batchgen.engine.links import take_up
 from batchgen.engine.recover import adopted, place_left, settled_by_receipt
 from batchgen.errors import StoreError
 from batchgen.ledger.fenced import FencedLedger
@@ -65,6 +66,7 @@ def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -
     names = (entry.partition(".")[0] for entry in os.listdir(left.spool))
     numbers = {int(name) for name in names if name.isdigit()}
     place_left(ledger, left, [image for image in ledger.reader.unplaced_of_workers() if image.attempt in numbers], note)
+    take_up(ledger, left, catalogue, ledger.behind_links(sorted(numbers)))
     for attempt in ledger.unanswered(sorted(numbers)):
         if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt):
             continue
