@@ -1,12 +1,12 @@
-"""A vendor that answers with links, on loopback: what it was asked, and what its content host does about each picture."""
+"""A vendor that answers with links, on loopback: what it was asked for, and what its content host does about each picture."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,94 +14,87 @@ from aiohttp import web
 from PIL import Image
 
 USD = 0.04  # of one picture, as the answers say
-LOGIN = b"<!DOCTYPE html><html><title>Sign in</title></html>"
+EVERY = range(10)
+Gift = Callable[[bytes], web.StreamResponse]  # what a link answers in place of its picture
 
 
-def picture(number: int) -> bytes:
-    """Unlike that of any other number."""
-    image = Image.new("RGB", (64, 64))
-    image.putdata([(number % 256, n % 256, n // 16) for n in range(64 * 64)])
-    held = io.BytesIO()
-    image.save(held, "PNG")
-    return held.getvalue()
+def _answer(status: int = 200, kind: str = "image/png", **rest: Any) -> Gift:
+    return lambda data: web.Response(status=status, content_type=kind, **rest)
 
 
-PICTURE = picture(0)
-Gift = Callable[[bytes], web.StreamResponse]  # what a link answers in place of the picture
-
-# What the issue of a link can be that is not the picture; each is tried again, and none is a reason to buy.
 BAD: dict[str, Gift] = {
-    "a web page": lambda _: web.Response(body=LOGIN, content_type="text/html"),
-    "JSON": lambda _: web.json_response({"error": "not yet"}),
-    "nothing": lambda _: web.Response(body=b""),
-    "half a picture": lambda data: web.Response(body=data[: len(data) // 2], content_type="image/png"),
-    "a damaged picture": lambda data: web.Response(body=data[:60] + b"\0" + data[61:], content_type="image/png"),
-    "202": lambda _: web.Response(status=202),
-    "404": lambda _: web.Response(status=404),
-    "403": lambda _: web.Response(status=403),
-    "410": lambda _: web.Response(status=410),
-    "500": lambda _: web.Response(status=500),
-    "503": lambda _: web.Response(status=503),
-    "a redirect into a private network": lambda _: web.Response(status=302, headers={"Location": "http://10.0.0.1/a"}),
-    "a redirect to nowhere": lambda _: web.Response(status=302),
+    "a web page": _answer(kind="text/html", body=b"<!DOCTYPE html><html><title>Sign in</title></html>"),
+    "JSON": _answer(kind="application/json", body=b'{"error": "not yet"}'),
+    "nothing": _answer(body=b""),
+    "half a picture": lambda data: web.Response(body=data[: len(data) // 2]),
+    "a damaged picture": lambda data: web.Response(body=data[:60] + bytes([data[60] ^ 1]) + data[61:]),
+    "a redirect into a private network": _answer(302, headers={"Location": "http://10.0.0.1/a.png"}),
+    "a redirect to nowhere": _answer(302),
+    **{str(status): _answer(status) for status in (202, 403, 404, 410, 429, 500, 503)},
 }
 
 
 class Vendor:
-    """requests: generations asked for. Answers are as AIML's, one link for each picture.
+    """Answers as AIML does, one link a picture. requests: how often pictures were asked for, fetched: how often each was
+    looked for since `goes_bad`.
 
-    bad: what the links whose place in their answer is in `places` give in place of their picture, None for the picture; they
-    do so `times` times each, for ever when None. inline: how many pictures of an answer come in the answer itself.
+    inline: how many pictures of an answer come in the answer itself. hangs: links are not answered at all, nor are they
+    when `resets`, which closes the connection.
     """
 
     def __init__(self) -> None:
         self.url = ""
-        self.requests = 0
+        self.requests: list[int] = []  # pictures asked for by each
         self.fetched: Counter[str] = Counter()
-        self.bad: Gift | None = None
-        self.times: int | None = None
-        self.places: tuple[int, ...] = (0, 1, 2, 3)
         self.inline = 0
-        self.refuses = False
-        self.hung = asyncio.Event()
-        self.hangs = False
+        self.hangs = self.resets = False
         self._pictures: dict[str, bytes] = {}
+        self._bad: tuple[Gift | None, Iterable[int], int | None] = (None, EVERY, None)
 
-    def goes_bad(self, kind: str | None, *, times: int | None = None, places: tuple[int, ...] = (0, 1, 2, 3)) -> None:
-        """From now on; None: all is well again."""
-        self.bad, self.times, self.places = BAD[kind] if kind else None, times, places
+    def goes_bad(self, kind: str, places: Iterable[int] = EVERY, times: int | None = None) -> None:
+        """From now on links give this in place of the picture: those at these places of their answers, so many times each."""
+        self._bad = BAD[kind], places, times
         self.fetched.clear()
 
-    async def generate(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        self.requests += 1
-        entries: list[dict[str, Any]] = []
-        for place in range(asked.get("num_images", 1)):
-            name = f"{self.requests}-{place}.png"
-            self._pictures[name] = picture(len(self._pictures) + 1)
-            if place < self.inline:
-                import base64
+    def is_well(self) -> None:
+        self._bad, self.hangs, self.resets = (None, EVERY, None), False, False
+        self.fetched.clear()
 
-                entries.append({"b64_json": base64.b64encode(self._pictures[name]).decode()})
-            else:
-                entries.append({"url": f"{self.url}/cdn/{name}?signature=secret"})
-        return web.json_response({"data": entries, "meta": {"usage": {"usd_spent": USD * len(entries)}}})
+    def served(self) -> set[bytes]:
+        """Every picture that was asked for."""
+        return set(self._pictures.values())
+
+    async def generate(self, request: web.Request) -> web.Response:
+        count = int((await request.json()).get("num_images", 1))
+        self.requests.append(count)
+        entries: list[dict[str, str]] = []
+        for place in range(count):
+            name = f"{len(self.requests)}-{place}.png"
+            data = self._pictures[name] = picture(len(self._pictures) + 1)
+            inline = place < self.inline
+            link = f"{self.url}/cdn/{name}?signature=secret"
+            entries.append({"b64_json": base64.b64encode(data).decode()} if inline else {"url": link})
+        return web.json_response({"data": entries, "meta": {"usage": {"usd_spent": USD * count}}})
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         self.fetched[name] += 1
         if self.hangs:
-            self.hung.set()
             await asyncio.sleep(30)
-        bad = self.bad if int(name.partition("-")[2][0]) in self.places else None
-        if bad is not None and (self.times is None or self.fetched[name] <= self.times):
-            if self.refuses and request.transport is not None:
-                request.transport.abort()
-            return bad(self._pictures[name])
+        if self.resets and request.transport is not None:
+            request.transport.abort()
+        gift, places, times = self._bad
+        place = int(name.removesuffix(".png").partition("-")[2])
+        if gift is not None and place in places and (times is None or self.fetched[name] <= times):
+            return gift(self._pictures[name])
         return web.Response(body=self._pictures[name], content_type="image/png")
 
-    def pictures(self) -> set[bytes]:
-        return set(self._pictures.values())
+
+def picture(number: int) -> bytes:
+    """Unlike that of any other number."""
+    held = io.BytesIO()
+    Image.effect_mandelbrot((64, 64), (-2.0, -1.5 - number / 50, 1.0, 1.5), 40).save(held, "PNG")
+    return held.getvalue()
 
 
 @asynccontextmanager
@@ -109,10 +102,9 @@ async def vendor() -> AsyncIterator[Vendor]:
     shop, app = Vendor(), web.Application()
     app.router.add_post("/v1/images/generations", shop.generate)
     app.router.add_get("/cdn/{name}", shop.serve)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
     shop.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield shop
