@@ -150,7 +150,7 @@ class Transport:
         """
         try:
             return await self.ask(base_url, request, auth)
-        except (ConnectFailed, Unanswered) as error:
+        except (ConnectFailed, Unanswered, Malformed) as error:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
 
     async def ask(
@@ -168,7 +168,7 @@ class Transport:
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > ERROR_MAX_BYTES:
-                        raise Malformed("the answer is far too long", http_status=response.status)
+                        raise Malformed("the answer is far too long", reason="too_large", http_status=response.status)
                 secret = auth[1].split()[-1] if auth else ""
                 return response.status, response.headers, without_key(bytes(body), secret)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

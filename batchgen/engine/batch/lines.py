@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from batchgen.errors import Malformed
+from batchgen.errors import DownloadFailed, Malformed
 from batchgen.lift import Lifter, Sink
+from batchgen.providers import gemini_inline
 from batchgen.providers.gemini_batch import Line, read_line
 
 LINE_MOST_BYTES = 512 * 1024 * 1024
@@ -23,6 +27,83 @@ class RawLine:
 
     key: str | None
     text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a copy of results holds. answers: to how many requests; broken: lines that are none; cut: whether the copy ends
+    inside a line, and whole_bytes: where the line before that ends. sha256: of all its bytes."""
+
+    answers: int
+    broken: int
+    cut: bool
+    whole_bytes: int
+    sha256: bytes
+
+
+def contents(file: IO[bytes]) -> Contents:
+    """Of the whole file, from its start."""
+    digest, keys, keyless, broken, whole = hashlib.sha256(), set[str](), 0, 0, 0
+    cut = False
+    file.seek(0)
+    while text := file.readline(LINE_MOST_BYTES):
+        digest.update(text)
+        key = answered(text) if text.strip() else ""
+        cut = key is None and not text.endswith(b"\n")
+        whole += 0 if cut else len(text)
+        if text.strip():
+            keyless, broken = keyless + (key == ""), broken + (key is None)
+            keys.add(key or "")
+    return Contents(len(keys - {""}) + keyless, broken, cut, whole, digest.digest())
+
+
+def flaw(found: Contents, expected: int) -> str:
+    """Why a copy is not all of a batch's results, in words; empty when it is. expected: answers, by the batch's own count.
+
+    Pure.
+    """
+    if found.broken and not found.answers:
+        return "what came is no file of results"
+    if found.cut:
+        return "they end in the middle of a line"
+    if found.broken:
+        return f"{found.broken} of the lines are broken"
+    if found.answers < expected:
+        return f"{found.answers} answers came of {expected}"
+    return ""
+
+
+def answered(text: bytes) -> str | None:
+    """The key of the request that a line answers, empty when it names none; None when it answers nothing: cut off, a page."""
+    first = _KEY_FIRST.match(text, 0, 1000)
+    try:
+        if first is not None:
+            return str(json.loads(first[1])) if text.rstrip().endswith(b"}") else None
+        line = lifted(text, lambda _: _Nowhere())
+    except (ValueError, Malformed):
+        return None
+    return line.key if line.key is not None else "" if line.status == 200 and line.body != b"null" else None
+
+
+def take_out(operation: IO[bytes], file: IO[bytes]) -> None:
+    """Make `file` the answers that an operation holds, as lines. Raises DownloadFailed when it breaks off."""
+    try:
+        json.loads(outline(operation))
+    except ValueError:
+        raise DownloadFailed("the answer that holds them breaks off", http_status=200) from None
+    file.seek(0)
+    file.truncate()
+    with mmap.mmap(operation.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        file.writelines(gemini_inline.lines(body))
+
+
+def outline(operation: IO[bytes]) -> bytes:
+    """An operation without the answers in it."""
+    operation.flush()
+    if not operation.seek(0, os.SEEK_END):
+        return b""
+    with mmap.mmap(operation.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        return gemini_inline.outline(body)
 
 
 def take(file: IO[bytes], most: int, most_bytes: int) -> list[RawLine]:
