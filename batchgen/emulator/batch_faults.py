@@ -12,7 +12,8 @@ from batchgen.emulator.faults import fault_for, markers
 
 # METHOD_KIND: an HTTP status; reset: the connection ends before anything is done; lost: it ends when all is done;
 # half: after half of what is left to download. An upload's reset comes when half of a piece is stored. html: 200 with a web
-# page, as a proxy in between may have it; empty: 200 with nothing; cut: half of a download, without a length to tell by.
+# page, as a proxy in between may have it; empty: 200 with nothing; cut: at most half of a file at a time, without a length to
+# tell by.
 _KINDS = {
     "create": ("429", "500", "503", "reset", "lost"),
     "get": ("404", "429", "500", "503", "reset", "html"),

@@ -69,7 +69,9 @@ class Downloads:
         if fault != "cut":
             response.content_length = stop - start
         await response.prepare(request)
-        ends = start + (stop - start) // 2 if fault in ("half", "cut") else stop
+        ends = start + (stop - start) // 2 if fault == "half" else stop
+        if fault == "cut":
+            ends = min(stop, start + stored.size_bytes // 2)
         with stored.path.open("rb") as file:
             file.seek(start)
             while start < ends:

@@ -20,9 +20,7 @@ from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
 from batchgen.transport import BODY_MAX_BYTES, Answer, Transport
 
-DOWNLOAD_TRIES = (
-    7  # of a link that has just come: about half a minute, for some hosts have a picture only after a while
-)
+DOWNLOAD_TRIES = 7  # of a link that has just come: about half a minute, for hosts may have a picture only then
 PAUSE_S, PAUSE_MOST_S = 1.0, 32.0
 T = TypeVar("T")
 

@@ -102,6 +102,24 @@ async def test_a_picture_that_comes_late_after_it_was_bought_again_is_kept_as_a_
     assert bench.pictures() | bench.pictures("drafts") == bench.vendor.served()
 
 
+async def test_the_first_picture_counts_when_the_one_bought_in_its_place_is_behind_a_link_too(bench):
+    bench.vendor.goes_bad("404")
+    await bench.run()
+    await retry_failed(bench)
+    bench.vendor.goes_bad("404", of=[2])
+    assert (await bench.run(), bench.states(), len(bench.pictures())) == (0, MADE, 1)
+
+
+async def test_a_link_that_dies_after_its_picture_was_bought_again_takes_nothing_from_the_new_one(bench):
+    bench.vendor.goes_bad("404")
+    await bench.run()
+    bench.vendor.goes_bad("404", times=3)
+    await retry_failed(bench)
+    bench.vendor.goes_bad("404")
+    bench.ages(days=2)
+    assert (await bench.run(), bench.states(), bench.attempts()) == (0, MADE, {"succeeded": 1, "failed": 1})
+
+
 async def test_two_pictures_of_one_sample_behind_their_links_come_both_and_one_of_them_counts(bench):
     bench.vendor.goes_bad("404")
     await bench.run()
@@ -123,6 +141,18 @@ async def test_a_late_picture_of_a_prompt_that_has_changed_since_does_not_take_t
     now = bench.pictures()
     bench.vendor.is_well()
     assert (await bench.run(changed), bench.pictures(), len(bench.pictures("drafts"))) == (0, now, 1)
+
+
+async def test_a_late_picture_is_none_of_a_prompt_that_has_none_yet(bench):
+    changed = ONE.replace("fox", "hare")
+    bench.vendor.goes_bad("404")
+    await bench.run()
+    bench.vendor.refuses = True
+    assert (await bench.run(changed), bench.states()) == (4, [("failed", "bad_request")])
+    bench.vendor.is_well()
+    bench.vendor.refuses = True
+    assert (await bench.run(changed), bench.states(), bench.pictures()) == (4, [("failed", "bad_request")], set())
+    assert bench.pictures("drafts") == bench.vendor.served()
 
 
 # --- several links in one answer

@@ -59,4 +59,4 @@ async def test_of_two_kept_answers_to_one_request_one_becomes_the_picture(bench,
     assert (kept(bench), bench.vendor.requests) == (2, [1, 1])
     monkeypatch.undo()
     assert await run(bench) == 0
-    assert (kept(bench), bench.states(), len(bench.pictures())) == (0, MADE, 1)
+    assert (kept(bench), bench.states(), len(bench.pictures()), bench.pictures("superseded")) == (0, MADE, 1, set())

@@ -47,17 +47,22 @@ class Vendor:
         self.requests: list[int] = []  # pictures asked for by each
         self.fetched: Counter[str] = Counter()
         self.inline = 0
-        self.hangs = self.resets = False
+        self.hangs = self.resets = self.refuses = False  # refuses: to make any picture
         self._pictures: dict[str, bytes] = {}
-        self._bad: tuple[Gift | None, Iterable[int], int | None] = (None, EVERY, None)
+        self._bad: tuple[Gift | None, Iterable[int], int | None, Iterable[int]] = (None, EVERY, None, EVERY)
 
-    def goes_bad(self, kind: str, places: Iterable[int] = EVERY, times: int | None = None) -> None:
-        """From now on links give this in place of the picture: those at these places of their answers, so many times each."""
-        self._bad = BAD[kind], places, times
+    def goes_bad(
+        self, kind: str, places: Iterable[int] = EVERY, times: int | None = None, of: Iterable[int] = EVERY
+    ) -> None:
+        """From now on links give this in place of the picture: those at these places of their answers, so many times each.
+
+        of: the links of these answers alone, counted from 1.
+        """
+        self._bad = BAD[kind], places, times, of
         self.fetched.clear()
 
     def is_well(self) -> None:
-        self._bad, self.hangs, self.resets = (None, EVERY, None), False, False
+        self._bad, self.hangs, self.resets, self.refuses = (None, EVERY, None, EVERY), False, False, False
         self.fetched.clear()
 
     def served(self) -> set[bytes]:
@@ -66,6 +71,8 @@ class Vendor:
 
     async def generate(self, request: web.Request) -> web.Response:
         count = int((await request.json()).get("num_images", 1))
+        if self.refuses:
+            return web.json_response({"message": "Body validation error!", "statusCode": 400}, status=400)
         self.requests.append(count)
         entries: list[dict[str, str]] = []
         for place in range(count):
@@ -83,9 +90,10 @@ class Vendor:
             await asyncio.sleep(30)
         if self.resets and request.transport is not None:
             request.transport.abort()
-        gift, places, times = self._bad
-        place = int(name.removesuffix(".png").partition("-")[2])
-        if gift is not None and place in places and (times is None or self.fetched[name] <= times):
+        gift, places, times, of = self._bad
+        answer, place = map(int, name.removesuffix(".png").split("-"))
+        wanted = answer in of and place in places and (times is None or self.fetched[name] <= times)
+        if gift is not None and wanted:
             return gift(self._pictures[name])
         return web.Response(body=self._pictures[name], content_type="image/png")
 
