@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from batchgen.batching import batch_lane
@@ -56,7 +57,7 @@ def open_routes(
     for profile in profiles:
         codec_class = provider_class(profile.provider)
         url = base_url_of(profile.provider, settings, emulator_url)
-        loopback = is_loopback(url.split("://")[1].split("/")[0].rsplit(":", 1)[0].strip("[]"))
+        loopback = _on_this_machine(url)
         key, warning = (None, None) if emulator_url else settings.key(profile.provider)
         if warning:
             warnings[warning] = None
@@ -71,3 +72,19 @@ def open_routes(
         if isinstance(route.codec, Batching):
             routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
     return routes, list(warnings)
+
+
+def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: str | None) -> dict[str, Route]:
+    """Where answers came from, for the links in them: these need no key, and none is looked for. An API without an address
+    has no route."""
+    routes: dict[str, Route] = {}
+    for profile in profiles:
+        with suppress(SettingsError):
+            url = base_url_of(profile.provider, settings, emulator_url)
+            codec = provider_class(profile.provider)(profile)
+            routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, _on_this_machine(url))
+    return routes
+
+
+def _on_this_machine(url: str) -> bool:
+    return is_loopback(url.split("://")[1].split("/")[0].rsplit(":", 1)[0].strip("[]"))

@@ -95,14 +95,14 @@ async def fetch_earlier(
 
 
 async def fetch(ledger: Ledger, store: Store, exchange: Exchange, route: Route | None, attempt: OpenAttempt) -> None:
-    """Fetch what is left of an answer, and settle what comes. route: None when its API has no address or key any more.
+    """Fetch what is left of an answer, and settle what comes. route: None when its API has no address any more.
 
     Raises DownloadFailed when a picture is still missing; the ledger knows by then.
     """
     came: dict[int, SpoolFile] = {}
     failed: dict[int, DownloadFailed] = {}
     if route is None:
-        failed = dict.fromkeys(attempt.links, DownloadFailed(f"no address or key is set for {attempt.lane}"))
+        failed = dict.fromkeys(attempt.links, DownloadFailed(f"no address is set for {attempt.lane}"))
     else:
         came, failed = await exchange.fetch(attempt.id, attempt.links, route)
         if came:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +29,7 @@ from batchgen.engine.elsewhere import Distributed, Handover
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
-from batchgen.engine.lanes import Route, open_routes
+from batchgen.engine.lanes import Route, link_routes, open_routes
 from batchgen.engine.links import fetch_earlier, take_up
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
@@ -40,7 +40,7 @@ from batchgen.engine.recover import apply_survey, finish_placing, settle_open_at
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
-from batchgen.errors import LedgerError, SettingsError, StoreError, UsageError
+from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
@@ -308,10 +308,8 @@ class _Run:
         """Before anything is planned: pictures that an earlier run paid for and could not fetch from their links."""
         models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
         if models:
-            routes = dict[str, Route]()
-            for profile in map(self.manifest.catalogue.resolve, models):
-                with suppress(SettingsError):  # without a key for it any more: that is no reason to buy
-                    routes |= open_routes([profile], self.settings, self.options.emulator_url)[0]
+            profiles = map(self.manifest.catalogue.resolve, models)
+            routes = link_routes(profiles, self.settings, self.options.emulator_url)
             with ThreadPoolExecutor(1) as executor:
                 async with Transport(1, executor) as transport:
                     await fetch_earlier(ledger, self.store, transport, routes, self.note)

@@ -138,6 +138,19 @@ def test_what_a_copy_of_results_lacks_is_seen_in_it(tmp_path, text, found, why):
     assert flaw(seen, 2) == why
 
 
+def test_a_copy_is_looked_at_in_memory_that_does_not_grow_with_its_lines(tmp_path):
+    picture = b"iVBORw0KGgo" * 2_000_000
+    with open(tmp_path / "results", "w+b") as file:
+        file.write(b'{"key": "1", "response": {"data": "' + picture + b'"}}\n')
+        file.write(b'{"response": {"data": "' + picture + b'"}, "metadata": {"key": "2"}}\n')
+        file.write(b'{"key": "3", "response": {"data": "' + picture)
+        tracemalloc.start()
+        seen = contents(file)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (seen.answers, seen.broken, seen.cut, peak_bytes < 4_000_000) == (2, 1, True, True)
+
+
 def test_a_copy_with_more_answers_than_the_batch_counts_is_whole():
     assert flaw(Contents(3, 0, False, 9, b""), 0) == ""
 

@@ -60,6 +60,10 @@ class LinkBench:
         """Those that lie in the job folder, or in a folder of it."""
         return {path.read_bytes() for path in (self.out / under).glob("*.png")}
 
+    def aside(self) -> set[bytes]:
+        """Those that are kept and are no sample's picture."""
+        return self.pictures("drafts") | self.pictures("superseded")
+
     def attempts(self) -> dict[str, int]:
         with self.reader() as reader:
             return reader.attempts()

@@ -6,11 +6,15 @@ import asyncio
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 import batchgen
 from batchgen.engine import links
+from batchgen.engine.lanes import link_routes
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.settings import Settings
 from tests.links.bench import MODEL, ONE
 from tests.links.test_links_histories import BEHIND
 from tests.marked_key import KEY
@@ -65,16 +69,22 @@ async def test_summary_and_status_say_what_happened_where_and_what_to_do(bench, 
     assert (code, "a: fetched from the link of an earlier run" in err, len(bench.vendor.requests)) == (0, True, 2)
 
 
-async def test_a_link_is_fetched_by_a_run_that_has_no_key_for_its_vendor_any_more(bench, job):
+async def test_a_link_is_fetched_by_a_run_that_has_no_key_for_its_vendor_and_refused_without_its_address(bench, job):
     arguments, environ = job
     bench.vendor.goes_bad("503")
     await said(await start(bench, "run", *arguments, "--yes", **environ))
-    _, err, code = await said(await start(bench, "run", *arguments))
-    assert (code, "no address or key is set for aimlapi/" in err) == (3, True)
-    assert len(bench.vendor.requests) == 2
     bench.vendor.is_well()
-    _, _, code = await said(await start(bench, "run", *arguments, **environ))
+    _, err, code = await said(await start(bench, "run", *arguments))  # then the links of this machine are no vendor's
+    assert (code, "2 × link_refused: 127.0.0.1: the picture's link is not https" in err) == (3, True)
+    address = {"BATCHGEN_AIMLAPI_BASE_URL": bench.vendor.url}
+    _, _, code = await said(await start(bench, "run", *arguments, **address))
     assert (code, len(bench.vendor.requests)) == (0, 2)
+
+
+def test_links_of_a_vendor_need_no_key_and_an_api_without_an_address_has_no_route():
+    profile = load_catalogue().resolve(MODEL)
+    routes = link_routes([profile, replace(profile, provider="nobody")], Settings({}), None)
+    assert {lane: (route.auth, route.loopback) for lane, route in routes.items()} == {f"aimlapi/{MODEL}": (None, False)}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")

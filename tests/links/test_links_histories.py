@@ -89,7 +89,7 @@ async def test_a_link_that_answers_anything_else_is_looked_for_through_a_month(b
 # --- bought again on purpose, or another picture is wanted
 
 
-async def test_a_picture_that_comes_late_after_it_was_bought_again_is_kept_as_a_draft(bench):
+async def test_a_picture_that_comes_late_after_it_was_bought_again_is_kept_aside(bench):
     bench.vendor.goes_bad("404")
     await bench.run()
     bench.vendor.goes_bad("404", times=3)  # as often as a run tries; a new link more often
@@ -98,8 +98,8 @@ async def test_a_picture_that_comes_late_after_it_was_bought_again_is_kept_as_a_
     now = bench.pictures()
     bench.vendor.is_well()
     assert await bench.run() == 0
-    assert (bench.vendor.requests, bench.pictures(), len(bench.pictures("drafts"))) == ([1, 1], now, 1)
-    assert bench.pictures() | bench.pictures("drafts") == bench.vendor.served()
+    assert (bench.vendor.requests, bench.pictures(), len(bench.aside())) == ([1, 1], now, 1)
+    assert bench.pictures() | bench.aside() == bench.vendor.served()
 
 
 async def test_the_first_picture_counts_when_the_one_bought_in_its_place_is_behind_a_link_too(bench):
@@ -127,8 +127,7 @@ async def test_two_pictures_of_one_sample_behind_their_links_come_both_and_one_o
     assert (bench.vendor.requests, bench.states()) == ([1, 1], BEHIND)
     bench.vendor.is_well()
     assert (await bench.run(), bench.vendor.requests, bench.states()) == (0, [1, 1], MADE)
-    everywhere = bench.pictures() | bench.pictures("drafts") | bench.pictures("superseded")
-    assert (len(bench.pictures()), everywhere) == (1, bench.vendor.served())
+    assert (len(bench.pictures()), bench.pictures() | bench.aside()) == (1, bench.vendor.served())
 
 
 @both_ledgers
@@ -140,7 +139,7 @@ async def test_a_late_picture_of_a_prompt_that_has_changed_since_does_not_take_t
     assert (await bench.run(changed), bench.vendor.requests) == (0, [1, 1])
     now = bench.pictures()
     bench.vendor.is_well()
-    assert (await bench.run(changed), bench.pictures(), len(bench.pictures("drafts"))) == (0, now, 1)
+    assert (await bench.run(changed), bench.pictures(), len(bench.aside())) == (0, now, 1)
 
 
 async def test_a_late_picture_is_none_of_a_prompt_that_has_none_yet(bench):
@@ -152,7 +151,7 @@ async def test_a_late_picture_is_none_of_a_prompt_that_has_none_yet(bench):
     bench.vendor.is_well()
     bench.vendor.refuses = True
     assert (await bench.run(changed), bench.states(), bench.pictures()) == (4, [("failed", "bad_request")], set())
-    assert bench.pictures("drafts") == bench.vendor.served()
+    assert bench.aside() == bench.vendor.served()
 
 
 # --- several links in one answer

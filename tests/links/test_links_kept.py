@@ -53,6 +53,7 @@ async def test_an_answer_whose_link_has_died_does_not_have_it_fetched_again(benc
 
 
 async def test_of_two_kept_answers_to_one_request_one_becomes_the_picture(bench, monkeypatch):
+    bench.vendor.inline = 1
     plant(monkeypatch, AimlApi, 3, KeyError("x"))  # the second time the kept answer is read in vain first
     await run(bench)
     await retry_failed(bench)

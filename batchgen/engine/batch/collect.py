@@ -168,7 +168,7 @@ class Collection:
     async def _line(self, chunk: Chunk, line: RawLine, seen: set[int], tally: Tally) -> None:
         means = self._means
         number = int(line.key) if line.key and line.key.isascii() and line.key.isdecimal() and len(line.key) < 16 else 0
-        if chunk.requests == 1 and line.key is None and answered(line.text) == "":
+        if chunk.requests == 1 and line.key is None and answered([line.text]) == "":
             number = next(iter(means.ledger.reader.unanswered(chunk.id, 0, 1)), 0)  # it can be nobody else's
         sent = means.ledger.reader.submitted(number) if number else None
         if sent is None or sent.chunk != chunk.id:

@@ -7,7 +7,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -42,19 +42,28 @@ class Contents:
 
 
 def contents(file: IO[bytes]) -> Contents:
-    """Of the whole file, from its start."""
-    digest, keys, keyless, broken, whole = hashlib.sha256(), set[str](), 0, 0, 0
-    cut = False
+    """Of the whole file, from its start, in memory that does not grow with its lines."""
     file.seek(0)
-    while text := file.readline(LINE_MOST_BYTES):
-        digest.update(text)
-        key = answered(text) if text.strip() else ""
-        cut = key is None and not text.endswith(b"\n")
-        whole += 0 if cut else len(text)
-        if text.strip():
+    digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+    keys, keyless, broken, start = set[str](), 0, 0, 0
+    key: str | None = ""
+    file.seek(0)
+    while piece := file.readline(PIECE_BYTES):
+        if piece.strip():
+            start, key = file.tell() - len(piece), answered(_line(file, piece))
             keyless, broken = keyless + (key == ""), broken + (key is None)
             keys.add(key or "")
-    return Contents(len(keys - {""}) + keyless, broken, cut, whole, digest.digest())
+    end = file.tell()
+    file.seek(max(0, end - 1))
+    cut = key is None and file.read(1) != b"\n"  # of the last line
+    return Contents(len(keys - {""}) + keyless, broken, cut, start if cut else end, digest)
+
+
+def _line(file: IO[bytes], piece: bytes) -> Iterator[bytes]:
+    """What belongs to the line that begins with `piece`."""
+    yield piece
+    while not piece.endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
+        yield piece
 
 
 def flaw(found: Contents, expected: int) -> str:
@@ -73,13 +82,18 @@ def flaw(found: Contents, expected: int) -> str:
     return ""
 
 
-def answered(text: bytes) -> str | None:
+def answered(pieces: Iterable[bytes]) -> str | None:
     """The key of the request that a line answers, empty when it names none; None when it answers nothing: cut off, a page."""
-    first = _KEY_FIRST.match(text, 0, 1000)
+    lifter, first, last = Lifter(lambda _: _Nowhere()), None, b""
+    for piece in pieces:
+        first = first if last else _KEY_FIRST.match(piece, 0, 1000)
+        last = piece if piece.strip() else last
+        if first is None:
+            lifter.feed(piece)
     try:
         if first is not None:
-            return str(json.loads(first[1])) if text.rstrip().endswith(b"}") else None
-        line = lifted(text, lambda _: _Nowhere())
+            return str(json.loads(first[1])) if last.rstrip().endswith(b"}") else None
+        line = read_line(lifter.close())
     except (ValueError, Malformed):
         return None
     return line.key if line.key is not None else "" if line.status == 200 and line.body != b"null" else None
