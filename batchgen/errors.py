@@ -394,6 +394,11 @@ class BatchLostMaybeBilled(BatchLost):
 
 
 class DownloadFailed(ProviderError):
-    """The picture exists at the vendor's link but could not be fetched. Never a reason to generate again."""
+    """The picture exists at the vendor's link but could not be fetched whole. It is paid for, so it is fetched again, in this
+    run and by the next ones, and never generated again."""
 
+    maybe_billed = True
     reason = "download_failed"
+
+
+BEHIND_LINK = frozenset({"download_failed", "link_refused"})  # reasons of DownloadFailed: the link is tried again

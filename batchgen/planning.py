@@ -11,9 +11,9 @@ from batchgen.records import Item, Known, Sample
 
 Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
-_BY_LINK = "fetched by the next run if its link answers"
+_BY_LINK = "every run fetches it again from its link"
 FINAL_REASONS: Mapping[str, str] = {
-    "link_gone": _BY_LINK,
+    "link_gone": "its link is dead",
     "link_refused": _BY_LINK,
     "download_failed": _BY_LINK,
     "unreadable": "its answer is kept and read again by every run",

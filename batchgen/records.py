@@ -202,12 +202,14 @@ class Usage:
 class Reply:
     """A usable answer: pictures, or links to fetch, in the order of the samples they belong to.
 
-    filtered: reasons for pictures that were asked for and withheld. text: what the model wrote besides; thoughts: what
-    it let see of its thinking. grounding: what a search found, as the vendor says it.
+    absent: pictures that are not at hand, by their place in `images`: (reason, message) of one that could not be had, None
+    for one that is recorded already. filtered: reasons for pictures that were asked for and withheld. text: what the model
+    wrote besides; thoughts: what it let see of its thinking. grounding: what a search found, as the vendor says it.
     """
 
     images: tuple[ReplyImage, ...] = ()
     links: tuple[str, ...] = ()
+    absent: Mapping[int, tuple[str, str] | None] = field(default_factory=dict)
     text: str = ""
     thoughts: str = ""
     usage: Usage | None = None

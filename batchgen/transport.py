@@ -172,7 +172,7 @@ class Transport:
             if granted:
                 return await self._ask(granted_address(base_url, granted), request, None)
             return await self.ask(base_url, request, auth)
-        except (ConnectFailed, Unanswered) as error:
+        except (ConnectFailed, Unanswered, Malformed) as error:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
 
     async def ask(

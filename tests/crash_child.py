@@ -1,7 +1,8 @@
 """Runs a job and dies the hard way just before or after the k-th call of one function.
 
 `crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`, or `crash_child serve` for many in turn. `MODULE:NAME!` dies when
-the call has returned, awaited where it can be. OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads; ledger; wait.
+the call has returned, awaited where it can be. OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads; ledger; wait;
+pause_s between tries of a link.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import batchgen
 from batchgen import uploads
 from batchgen.batching import BatchOptions, ChunkLimits
+from batchgen.engine import exchange
 
 
 def die_at(place: str, k: int) -> None:
@@ -53,6 +55,7 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     """The engine, and the run's options."""
     said = json.loads(text)
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
+    exchange.PAUSE_S = said.get("pause_s", exchange.PAUSE_S)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
     batches = BatchOptions(limits=limits, wait=said.get("wait", True))
     if "ledger" in said:  # whatever was set when the process that forks was started

@@ -139,6 +139,19 @@ async def test_one_attempt_can_bring_several_samples_and_withhold_one(ledger):
         (1, "succeeded", ""), (2, "succeeded", ""), (3, "refused", "filtered")]  # fmt: skip
 
 
+async def test_an_answer_that_is_given_up_ends_none_of_its_samples_that_were_asked_for_again(ledger):
+    pair = Sample(item=make_sample("a").item, n=1, fingerprint="fp-a", wire="{}", images=2)
+    first = await ledger.attempt_started(pair, "lane", 1, 0.05)
+    ledger.links_received(first, Reply(links=("https://a/1", "https://a/2")))
+    again = await ledger.attempt_started(make_sample("a"), "lane", 1, 0.05)
+    ledger.without_picture(ledger.reader.attempt(first), "failed", "link_gone", "404")
+    assert [(known.state, known.reason) for known in ledger.reader.known(["a"])["a"]] == [
+        ("running", ""), ("failed", "link_gone"),
+    ]  # fmt: skip
+    await ledger.download_failed(again, make_sample("a"), Unanswered("gone"))
+    assert ledger.reader.known(["a"])["a"][0].state == "failed"
+
+
 async def test_failure_keeps_the_vendors_words_and_counts_what_may_have_been_billed(ledger):
     for name, error, state in [
         ("a", Refused("no such pictures", reason="safety", http_status=200), "refused"),

@@ -154,6 +154,15 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     ]
     await ledger.writer.write(recorded([*rows, rows[0]]))
     await ledger.writer.write(forgotten(rows[2:]))
+    two = replace(make_sample("l"), images=2)
+    partly = await ledger.attempt_started(two, "aimlapi/n", 1, 0.08)
+    ledger.links_received(partly, Reply(links=("https://a/d", "https://a/e"), usage=usage), {"wire": "{}", "n": 1})
+    behind = [Missing(2, "download_failed", "404", "failed")]
+    ledger.attempt_succeeded(
+        partly, two, reply, [settled("l")], sent_at=None, usd=0.08, usd_source="vendor", missing=behind
+    )
+    assert [dict(each.links) for each in ledger.reader.open_attempts() if each.id == partly] == [{1: "https://a/e"}]
+    ledger.without_picture(ledger.reader.attempt(partly), "failed", "link_gone", "410")
     ledger.parked("gemini/m", 9.5, "too much")
     ledger.parked("gemini/n", 9.5, "too much")
     ledger.unparked("gemini/n")
@@ -211,7 +220,7 @@ def test_both_databases_are_asked_about_nothing_alike(both):
         ]
         assert not any(asked)
         assert ledger.reader.spent_since(0.0, []) == 0.0
-        assert len(list(chronicle.attempts_after(7, []))) == 5
+        assert len(list(chronicle.attempts_after(7, []))) == 6
 
 
 @pytest.mark.parametrize(("owner", "questions"), [(Derived, DERIVED), (Chronicle, CHRONICLE)])

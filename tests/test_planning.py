@@ -21,7 +21,8 @@ def verdict(entry: Known | None, wishes: Wishes | None = None, *, there: bool = 
 
 FAILED = known("failed", made=None, reason="overloaded")
 REFUSED = known("refused", made=None, reason="safety")
-PAID = "paid for: fetched by the next run if its link answers, retry --failed buys it again"
+BUYS = "retry --failed buys it again"
+BEHIND = f"paid for: every run fetches it again from its link, {BUYS}"
 UNCERTAIN = known("uncertain", made=None, reason="timeout")
 
 
@@ -38,11 +39,15 @@ UNCERTAIN = known("uncertain", made=None, reason="timeout")
         (FAILED, True, ("generate", "retry: failed: overloaded")),
         (UNCERTAIN, True, ("generate", "retry: uncertain: timeout (it may have been billed)")),
         (REFUSED, True, ("skip", "refused: safety; change the prompt, or retry --refused")),
-        (known("failed", made=None, reason="link_gone"), True, ("skip", f"failed: link_gone; {PAID}")),
+        (
+            known("failed", made=None, reason="link_gone"),
+            True,
+            ("skip", f"failed: link_gone; paid for: its link is dead, {BUYS}"),
+        ),
         (
             known("failed", made=None, reason="download_failed"),
             True,
-            ("skip", f"failed: download_failed; {PAID}"),
+            ("skip", f"failed: download_failed; {BEHIND}"),
         ),
     ],
 )

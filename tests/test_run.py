@@ -266,7 +266,12 @@ async def test_a_link_that_cannot_be_fetched_is_fetched_by_the_next_run_and_not_
     text = '  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n'
     first = await bench.run(text)
     second = await bench.run(text)
-    assert (first.made, first.maybe_requests, second.exit_code) == (0, 1, 0)
+    assert (first.made, first.usd, first.maybe_requests, second.exit_code) == (
+        0,
+        0.042,
+        0,
+        0,
+    )  # it is paid, and said so
     assert ((await bench.get("/_emulator/stats"))["requests"], len(bench.pictures())) == (1, 1)
     with batchgen.Ledger.open(bench.folder / "out") as ledger:
         assert ledger.money().maybe_requests == 0

@@ -27,6 +27,7 @@ from batchgen.report.summary import (
 
 STATES = ("succeeded", "running", "submitted", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
+TO_FETCH = "paid for and still behind their links; the next run fetches them and buys nothing"
 LOOK_EVERY_S = 2.0
 LINE_EVERY_S = 30.0
 CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and nothing below it
@@ -123,8 +124,11 @@ def show_status(out: Screen, facts: Facts) -> None:
     if facts["requests"]:
         show_block(out, "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"])
         show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))
-    if facts["in_flight"]:
+    behind = [entry for entry in facts["in_flight"] if entry["to_fetch"]]
+    if len(behind) < len(facts["in_flight"]):
         show_block(out, "in flight", _in_flight(facts))
+    if behind:
+        show_block(out, "to fetch", [f"{TO_FETCH}:", *_listed(behind)])
     for label, lines in batch_lines(facts["batches"]):
         show_block(out, label, lines)
     for label, lines in cluster_lines(facts["cluster"]):
@@ -176,13 +180,14 @@ def last_run(run: Facts | None) -> str:
 
 
 def _in_flight(facts: Facts) -> list[str]:
-    entries = facts["in_flight"]
     running = facts["run"] is not None and facts["run"]["state"] in ("running", "unknown")
     head = [] if running else ["sent and their end not recorded; the next run settles them:"]
+    return [*head, *_listed([entry for entry in facts["in_flight"] if not entry["to_fetch"]])]
+
+
+def _listed(entries: list[Facts]) -> list[str]:
     lines = [
         f"{entry['id']}  {entry['model']}  {figures.duration(seconds_since(entry['since']))}"
-        + ("  answered, to be fetched" if entry["to_fetch"] else "")
         for entry in entries[:IN_FLIGHT_MOST]
     ]
-    more = [f"… and {len(entries) - IN_FLIGHT_MOST:,} more"] if len(entries) > IN_FLIGHT_MOST else []
-    return [*head, *lines, *more]
+    return [*lines, f"… and {len(entries) - IN_FLIGHT_MOST:,} more"] if len(entries) > IN_FLIGHT_MOST else lines

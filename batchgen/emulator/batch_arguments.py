@@ -24,6 +24,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch-tokens", type=int, default=0, metavar="N", help="enqueued tokens per AI model; 0 = no limit (default)")
     add("--batch-most", type=int, default=default.most_at_once, metavar="N", help="batches at once (100)")
+    add(
+        "--batch-inline",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batches of up to N requests answer in their operation, not in a file (0)",
+    )
     add("--batch-no-ranges", action="store_true", help="downloads begin anew instead of going on")
     add("--batch-drop-cancelled", action="store_true", help="a cancelled batch has no results")
     add(
@@ -48,5 +55,6 @@ def options_from(arguments: argparse.Namespace) -> BatchOptions:
         most_at_once=arguments.batch_most,
         keeps_cancelled=not arguments.batch_drop_cancelled,
         ranges=not arguments.batch_no_ranges,
+        inline_most=arguments.batch_inline,
         faults=tuple(arguments.batch_fault),
     )

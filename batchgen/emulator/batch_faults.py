@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from batchgen.emulator.faults import fault_for, markers
 
 # METHOD_KIND: an HTTP status; reset: the connection ends before anything is done; lost: it ends when all is done;
-# half: after half of what is left to download. An upload's reset comes when half of a piece is stored.
+# half: after half of what is left to download. An upload's reset comes when half of a piece is stored. html: 200 with a web
+# page, as a proxy in between may have it; empty: 200 with nothing; cut: at most half of a file at a time, without a length to
+# tell by.
 _KINDS = {
     "create": ("429", "500", "503", "reset", "lost"),
-    "get": ("404", "429", "500", "503", "reset"),
+    "get": ("404", "429", "500", "503", "reset", "html"),
     "list": ("429", "500", "503", "reset"),
     "cancel": ("404", "429", "500", "503", "reset", "lost"),
     "delete": ("404", "429", "500", "503", "reset", "lost"),
-    "download": ("404", "429", "500", "503", "reset", "half"),
+    "download": ("404", "429", "500", "503", "reset", "half", "html", "empty", "cut"),
     "upload": ("500", "503", "reset", "lost"),
 }
 METHODS = {method: frozenset(f"{method}_{kind}" for kind in kinds) for method, kinds in _KINDS.items()}

@@ -23,6 +23,8 @@ class BatchOptions:
     enqueued_tokens: for each (key, AI model), over batches that have not ended; 0 = no limit. most_at_once: such
     batches of one key (100 by the documents).
     keeps_cancelled: a cancelled batch names the lines that were answered before.
+    inline_most: batches made of a file with so many requests at most answer in their operation, and name no file: one report,
+    not confirmed (maximhq/bifrost#3951).
     ranges: downloads obey a Range header, an assumption; otherwise they begin anew, which HTTP allows.
     faults: as `batch_faults` names them, `create_lost` or `create_lost*2`.
     """
@@ -37,6 +39,7 @@ class BatchOptions:
     most_at_once: int = 100
     keeps_cancelled: bool = True
     ranges: bool = True
+    inline_most: int = 0
     faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,5 +49,7 @@ class BatchOptions:
             raise ValueError(f"places of results {', '.join(self.places)!r}: expected some of {', '.join(PLACES)}")
         if self.states not in ("batch", "job"):
             raise ValueError(f"batch states {self.states!r}: expected batch or job")
+        if self.inline_most < 0:
+            raise ValueError(f"inline batches of up to {self.inline_most} requests: expected 0 or more")
         if min(self.pending_s, self.running_s, self.life_s, self.list_lag_s) < 0:
             raise ValueError("the times of a batch cannot be negative")

@@ -6,7 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchgen.emulator.batch_faults import ENDS, BatchFaults, End
 from batchgen.emulator.batch_lines import LineWork
@@ -69,7 +69,7 @@ class BatchRuns:
     async def _run(self, batch: Batch, end: End) -> None:
         options, count = self._options, len(batch.index.starts)
         dies_s = batch.created_s + options.life_s
-        writer = Writer(self._work.files.place(f"results-{batch.id}"), inline=not batch.source)
+        writer = Writer(self._work.files.place(f"results-{batch.id}"), inline=self._is_inline(batch))
         seed = f"{self._work.reception.options.seed}|{batch.display_name}|{count}"
         order = batch.index.order(seed) if batch.source else list(range(count))
         progress = _Progress(writer, order, 0 if batch.index.bad else int(count * end.share))
@@ -106,7 +106,8 @@ class BatchRuns:
         while progress.done < due and time.monotonic() < until_s:
             raw = batch.index.line(progress.order[progress.done])
             line = self._work.answer(raw, batch.model, batch.key, inline=not batch.source)
-            progress.writer.put(line)
+            named = {"key": line.key} if batch.source and self._is_inline(batch) else line.key
+            progress.writer.put(replace(line, key=named))
             progress.done += 1
             batch.succeeded += line.succeeded
             batch.failed += not line.succeeded
@@ -129,8 +130,11 @@ class BatchRuns:
             progress.writer.path.unlink()
         batch.end(state, _ERRORS.get(state))
 
+    def _is_inline(self, batch: Batch) -> bool:
+        return not batch.source or len(batch.index.starts) <= self._options.inline_most
+
     def _keep(self, batch: Batch, writer: Writer) -> None:
-        if batch.source:
+        if not self._is_inline(batch):
             facts = writer.path, writer.size_bytes, writer.digest.hexdigest()
             batch.results = self._work.files.add_generated(batch.key, f"batch-{batch.id}", *facts)
         else:

@@ -39,8 +39,7 @@ class Downloads:
     async def download(self, request: web.Request) -> web.StreamResponse:
         try:
             stored = self._found(request)
-            half = meet(self.faults, "download", stored.id) == "half"
-            return await self._send(request, stored, half=half)
+            return await self._send(request, stored, meet(self.faults, "download", stored.id))
         except Refusal as refusal:
             answer = Answer(status=refusal.status, body=refusal.body, content_type=refusal.content_type)
             return await send(request, answer)
@@ -56,7 +55,9 @@ class Downloads:
             raise errors.refusal(400, "emulator: alt=media is what makes it a download.")
         return stored
 
-    async def _send(self, request: web.Request, stored: StoredFile, *, half: bool) -> web.StreamResponse:
+    async def _send(self, request: web.Request, stored: StoredFile, fault: str | None) -> web.StreamResponse:
+        if fault == "empty":
+            return web.Response(headers=self.headers)
         start, stop = self._part(request, stored)
         part = self.ranges and "Range" in request.headers and (start, stop) != (0, stored.size_bytes)
         headers = {**self.headers, "Content-Type": stored.mime, "ETag": f'"{stored.sha256}"'}
@@ -65,16 +66,19 @@ class Downloads:
         if part:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size_bytes}"
         response = web.StreamResponse(status=206 if part else 200, headers=headers)
-        response.content_length = stop - start
+        if fault != "cut":
+            response.content_length = stop - start
         await response.prepare(request)
-        ends = start + (stop - start) // 2 if half else stop
+        ends = start + (stop - start) // 2 if fault == "half" else stop
+        if fault == "cut":
+            ends = min(stop, start + stored.size_bytes // 2)
         with stored.path.open("rb") as file:
             file.seek(start)
             while start < ends:
                 piece = file.read(min(_PIECE_BYTES, ends - start))
                 start += len(piece)
                 await response.write(piece)
-        if half and request.transport is not None:
+        if fault == "half" and request.transport is not None:
             request.transport.close()  # what is written still arrives
             return response
         await response.write_eof()

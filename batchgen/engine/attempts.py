@@ -144,7 +144,7 @@ class Attempts:
     ) -> None:
         """state, cost: as `Ledger.attempt_failed` takes them; retry_in_s: None when no further attempt follows."""
         if isinstance(error, DownloadFailed):
-            await self._ledger.download_failed(attempt, sample, error)
+            await self._ledger.download_failed(attempt, sample, error, cost)
         else:
             await self._ledger.attempt_failed(attempt, sample, error, sent_at=sent_at, state=state, cost=cost)
         self._emit(

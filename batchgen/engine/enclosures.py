@@ -14,7 +14,14 @@ from PIL import Image
 
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.lanes import Route
-from batchgen.errors import DownloadFailed, FileGone, ReferenceLinkFailed, ReferenceLinkRefused, UsageError
+from batchgen.errors import (
+    DownloadFailed,
+    FileGone,
+    ImageError,
+    ReferenceLinkFailed,
+    ReferenceLinkRefused,
+    UsageError,
+)
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest.bucket import in_bucket
 from batchgen.manifest.capability import CONVERTIBLE, takes
@@ -24,6 +31,7 @@ from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.safe_open import private
 from batchgen.single_flight import SingleFlight
 from batchgen.store.bucket import BucketStore
+from batchgen.store.check import check_file
 from batchgen.store.objects import BucketAway
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import SPOOL, Store
@@ -162,6 +170,8 @@ class Enclosures:
         try:
             await self._transport.fetch(link, part.write, most_bytes=FILE_MAX_BYTES, own=own)
             part.sync()
+            if await asyncio.to_thread(_is_cut, part.path):
+                raise ReferenceLinkFailed(f"the reference {link}: what it gives is half a picture")
             os.rename(part.path, path)
             self._kept.look(path)
         except DownloadFailed as error:
@@ -221,6 +231,16 @@ class Enclosures:
         self._note(f"{name}: sent as PNG{frame}, for {route.profile.id} does not take {was}")
         self._ready[f"png of {source.picture.path}"] = path
         return path
+
+
+def _is_cut(path: str) -> bool:
+    """Whether a picture ends too early: a picture made after half of it would be paid for. Another fault is the vendor's to
+    judge."""
+    try:
+        check_file(path)
+    except ImageError as error:
+        return error.reason == "truncated"
+    return False
 
 
 def _to_png(source: Source, path: str) -> None:

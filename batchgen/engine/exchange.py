@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from batchgen.engine.lanes import Route
-from batchgen.engine.settle import discard, our_bugs
-from batchgen.errors import BatchgenError, DownloadFailed, ProviderError, Unanswered
+from batchgen.engine.settle import our_bugs
+from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
 from batchgen.records import Reply, ReplyImage, Request
-from batchgen.retry import RetryPolicy, backoff_s
+from batchgen.retry import backoff_s
+from batchgen.store.check import check_file
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
 from batchgen.transport import BODY_MAX_BYTES, Answer, Transport
 
-DOWNLOAD_TRIES = 5
+DOWNLOAD_TRIES = 7  # of a link that has just come: about half a minute, for hosts may have a picture only then
+PAUSE_S, PAUSE_MOST_S = 1.0, 32.0
 T = TypeVar("T")
 
 
@@ -35,17 +38,19 @@ class Flight:
 
 
 class Exchange:
-    def __init__(self, transport: Transport, store: Store, policy: RetryPolicy) -> None:
+    """tries: of each link, with growing pauses; None: as many as a link deserves that has just come."""
+
+    def __init__(self, transport: Transport, store: Store, tries: int | None = None) -> None:
         self._transport = transport
         self._store = store
-        self._policy = policy
+        self._tries = tries
         self._going: set[asyncio.Task[Answer] | asyncio.Task[None]] = set()
-        self._interrupted = False
+        self._given_up = ""
         self._rng = random.Random()
 
-    def cancel(self) -> None:
+    def cancel(self, why: str = "the run was interrupted") -> None:
         """Give up waiting for answers and downloads."""
-        self._interrupted = True
+        self._given_up = why
         for task in self._going:
             task.cancel()
 
@@ -70,31 +75,85 @@ class Exchange:
             flight.answer = answer = await self._wait(sending, lost)
         return answer
 
-    async def download(self, flight: Flight, reply: Reply, route: Route) -> None:
-        """Fetch what the answer links to: a stage of its own, retried by itself. Raises DownloadFailed."""
-        files: list[SpoolFile] = []
-        for k, link in enumerate(reply.links, len(flight.spooled)):
-            for failures in range(DOWNLOAD_TRIES):
-                file = self._store.spool_file(flight.attempt, k)
-                try:
-                    await self._fetch(link, file, route)
-                except DownloadFailed as error:
-                    file.discard()
-                    if self._interrupted or failures + 1 == DOWNLOAD_TRIES or error.reason != "download_failed":
-                        discard(files)
-                        raise
-                    await asyncio.sleep(backoff_s(failures, self._policy.base_s, self._policy.cap_s, self._rng))
-                else:
-                    files.append(file)
-                    break
-        flight.spooled.extend(files)
+    # --- links: a stage of its own, which costs nothing and is never a reason to ask again
 
-    async def _fetch(self, link: str, file: SpoolFile, route: Route) -> None:
-        """A second Ctrl-C ends it too: the link is in the ledger, and the next run fetches from it."""
-        fetching = self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, own=route.base_url)
-        await self._wait(
-            fetching, DownloadFailed("the run was interrupted while the picture was fetched from its link")
+    async def download(self, flight: Flight, reply: Reply, route: Route) -> Reply:
+        """The reply with its pictures on disk; `absent` has those whose links gave none.
+
+        Raises DownloadFailed when there is no picture at all.
+        """
+        images = [self._on_disk(flight, image) for image in reply.images]
+        links = dict(enumerate(reply.links, len(images)))
+        came, failed = await self.fetch(flight.attempt, links, route)
+        if not images and not came:
+            error = next(iter(failed.values()))
+            error.usage = reply.usage
+            raise error
+        return with_fetched(
+            replace(reply, images=tuple(images)), flight.spooled, len(images) + len(links), came, failed
         )
+
+    def _on_disk(self, flight: Flight, image: ReplyImage) -> ReplyImage:
+        """Of a picture in the answer itself: before a file of a link could take its name."""
+        if image.data is None:
+            return image
+        file = self._store.spool_file(flight.attempt, len(flight.spooled))
+        flight.spooled.append(file)
+        file.write(image.data)
+        return replace(image, data=None, lifted=len(flight.spooled) - 1)
+
+    async def fetch(
+        self, attempt: int, links: Mapping[int, str], route: Route
+    ) -> tuple[dict[int, SpoolFile], dict[int, DownloadFailed]]:
+        """Of pictures behind links, by number: those that came, each whole, and why the others did not."""
+        came: dict[int, SpoolFile] = {}
+        failed: dict[int, DownloadFailed] = {}
+
+        async def one(k: int, link: str) -> None:
+            try:
+                came[k] = await self._picture(attempt, k, link, route)
+            except DownloadFailed as error:
+                failed[k] = error
+
+        ends = await asyncio.gather(*(one(k, link) for k, link in links.items()), return_exceptions=True)
+        for error in filter(None, ends):  # the disk refuses: what came is found by the next run
+            raise error
+        return came, dict(sorted(failed.items()))
+
+    async def _picture(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
+        """Raises DownloadFailed, with the link's host, when no try gave a whole picture."""
+        tries = self._tries or DOWNLOAD_TRIES
+        error = DownloadFailed(f"{self._given_up}: its link was not tried")
+        tried = 0
+        while tried < tries and not self._given_up:
+            try:
+                if tried:
+                    await self._wait(asyncio.sleep(backoff_s(tried - 1, PAUSE_S, PAUSE_MOST_S, self._rng)), error)
+                tried += 1
+                return await self._try(attempt, k, link, route)
+            except DownloadFailed as failure:
+                error = failure
+                if error.reason == "link_refused":
+                    break
+        times = f" (tried {tried} times)" if tried > 1 else ""
+        raise DownloadFailed(f"{_host(link)}{error.message}{times}", reason=error.reason, http_status=error.http_status)
+
+    async def _try(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
+        file = self._store.spool_file(attempt, k)
+        try:
+            fetching = self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, own=route.base_url)
+            lost = DownloadFailed("the run was interrupted while the picture was fetched from its link")
+            await self._wait(fetching, lost)
+            if not file.bytes:
+                raise DownloadFailed("the picture's link answered 200 and sent nothing", http_status=200)
+            await asyncio.to_thread(check_file, file.path)
+        except ImageError as error:
+            file.discard()
+            raise DownloadFailed(f"the picture's link answered 200, but {error}", http_status=200) from None
+        except BaseException:
+            file.discard()
+            raise
+        return file
 
     async def _wait(self, going: Coroutine[object, object, T], cancelled: ProviderError) -> T:
         task = asyncio.ensure_future(going)
@@ -108,6 +167,29 @@ class Exchange:
             self._going.discard(task)
 
 
-def with_pictures(reply: Reply, count: int) -> Reply:
-    """The same answer with its links fetched: picture k is spool file k."""
-    return replace(reply, links=(), images=tuple(ReplyImage("", lifted=k) for k in range(count)))
+def with_fetched(
+    reply: Reply,
+    spooled: list[SpoolFile],
+    pictures: int,
+    came: Mapping[int, SpoolFile],
+    failed: Mapping[int, DownloadFailed],
+) -> Reply:
+    """The reply as if its pictures had come in it. pictures: how many it has in all, those at hand first; came and failed:
+    of the others, by number. What is in neither is recorded already. `spooled` gets the files that came."""
+    images, absent = list(reply.images), dict[int, tuple[str, str] | None]()
+    for k in range(len(images), pictures):
+        if k in came:
+            images.append(ReplyImage("", lifted=len(spooled)))
+            spooled.append(came[k])
+        else:
+            images.append(ReplyImage(""))
+            absent[k] = (failed[k].reason, failed[k].message) if k in failed else None
+    return replace(reply, images=tuple(images), links=(), absent=absent)
+
+
+def _host(link: str) -> str:
+    """For people: a link's query may hold a signature, and its host may be no host at all."""
+    try:
+        return f"{urlsplit(link).hostname or ''}: ".removeprefix(": ")
+    except ValueError:
+        return ""

@@ -18,7 +18,7 @@ from batchgen.dispatch import Dispatch, GivenUp, PassedOn, Requeued, Settlement,
 from batchgen.engine.attempts import Attempts, Emit
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.enclosures import Enclosures
-from batchgen.engine.exchange import Exchange, Flight, with_pictures
+from batchgen.engine.exchange import Exchange, Flight
 from batchgen.engine.lane_events import lane_events, lane_state
 from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.prepare import Prepared, as_sent, prepare
@@ -165,8 +165,7 @@ class Execution:
             received_s: float | None = answer.received_s
             if stored is None:
                 received_s = None  # what was received is a link, durable by now
-                await self._exchange.download(flight, reply, route)
-                reply = with_pictures(reply, len(reply.links))
+                reply = await self._exchange.download(flight, reply, route)
                 stored = await self._in_thread(lambda: self._settle(route, sample, flight, reply))
         except ProviderError as error:
             await self._no_picture(work, sample, flight, prepared, error)
@@ -213,7 +212,7 @@ class Execution:
             with our_bugs(ProviderError, StoreError, OSError):
                 keep_turn(self._store, route.codec, flight.attempt, envelope, [file.path for file in flight.spooled])
         if links:
-            self._ledger.links_received(flight.attempt, reply)
+            self._ledger.links_received(flight.attempt, reply, request_facts(sample))
             return reply, None
         return reply, self._settle(route, sample, flight, reply)
 

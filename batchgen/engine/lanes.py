@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from batchgen.batching import batch_lane
@@ -60,7 +61,7 @@ def open_routes(
         access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
         url = base_url_of(profile.provider, access)
         proxy_for(url, environment())  # one that cannot be used is said before anything is begun
-        loopback = is_loopback(parts_of(url).hostname or "")
+        loopback = _on_this_machine(url)
         if access.warning:
             notes[access.warning] = None
         if access.source and not is_vendor(profile.provider, url):
@@ -77,3 +78,20 @@ def open_routes(
         if isinstance(route.codec, Batching):
             routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
     return routes, list(notes)
+
+
+def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: str | None) -> dict[str, Route]:
+    """Where answers came from, for the links in them: these need no key, and none is looked for. An API without an address
+    has no route."""
+    routes: dict[str, Route] = {}
+    for profile in profiles:
+        with suppress(SettingsError):
+            access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
+            url = base_url_of(profile.provider, access)
+            codec = provider_class(profile.provider)(profile)
+            routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, _on_this_machine(url))
+    return routes
+
+
+def _on_this_machine(url: str) -> bool:
+    return is_loopback(parts_of(url).hostname or "")

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from batchgen.engine.lanes import Route
 from batchgen.engine.receipt import Receipt, from_facts, receipt_of
 from batchgen.engine.settle import conclude, finish, late, late_words, place
 from batchgen.engine.survey import Survey
-from batchgen.errors import DownloadFailed, ImageError, ProviderError
+from batchgen.errors import ImageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.reader import OpenAttempt
-from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import EMPTY, ImageFile, Item, Reply, Sample
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
-from batchgen.store.spool import SpoolFile, sync_file, sync_folder
+from batchgen.store.spool import sync_file, sync_folder
 from batchgen.store.store import SUPERSEDED, Store, judge_file
-from batchgen.transport import BODY_MAX_BYTES, Transport
 
 Change = tuple[str, tuple[Any, ...]]
 Note = Callable[[str], None]
-GONE = (403, 404, 410)
 
 
 def finish_placing(ledger: Ledger, store: Store, note: Note) -> None:
@@ -60,7 +55,7 @@ def is_in_place(store: Store, image: StoredImage) -> bool:
     return store.judge(file.path, file.sha256, file.bytes) == "right"
 
 
-def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, note: Note) -> int:
+def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
     """Requests that were sent and whose end was not recorded. Answers how many are uncertain now.
 
     Whole pictures in the spool are adopted, their usage unknown and their price estimated. Answers with a link stay open
@@ -68,12 +63,13 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
-        if isinstance(store, BucketStore) and settled_by_receipt(ledger, store, attempt, note):
+        partly = attempt.answer is not None and attempt.answer.recorded  # else its receipt tells nothing new
+        if isinstance(store, BucketStore) and not partly and settled_by_receipt(ledger, store, attempt, note):
             continue
         if attempt.links:
             continue
         stranded = store.bring_back(attempt.id, attempt.started_at)
-        if not adopted(ledger, store, catalogue, attempt, note, "temporary folder" if stranded else "spool"):
+        if not adopted(ledger, store, attempt, note, "temporary folder" if stranded else "spool"):
             uncertain += 1
             message = "the run ended while the request was in flight"
             ledger.without_picture(attempt, "uncertain", "interrupted", message)
@@ -86,16 +82,14 @@ def settle_open_attempts(ledger: Ledger, store: Store, catalogue: Catalogue, not
     return uncertain
 
 
-def adopted(
-    ledger: Ledger, store: Store, catalogue: Catalogue, attempt: OpenAttempt, note: Note, place: str = "spool"
-) -> bool:
+def adopted(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note, place: str = "spool") -> bool:
     """Whether the spool has the whole answer to a request, which is settled then."""
     found = whole_pictures(store, attempt.id)
     if found and _may_be_half(ledger, store, attempt):
         _set_drafts_aside(ledger, store, attempt, found, note)
         found = []
     if found:
-        _adopt(ledger, store, catalogue, attempt, found, note, f"was found in the {place}")
+        _adopt(ledger, store, attempt, found, note, f"was found in the {place}")
     return bool(found)
 
 
@@ -119,9 +113,9 @@ def settled_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt,
 
 
 def _conclude(ledger: Ledger, store: Store, attempt: OpenAttempt, receipt: Receipt, note: Note, where: str) -> None:
-    recorded, _ = conclude(ledger, store, _sample_of(attempt), receipt)
+    recorded, _ = conclude(ledger, store, bare_sample(attempt), receipt)
     came_late = late(receipt, recorded)
-    then = f"; it {late_words(came_late)}" if came_late else " and needs not be bought again"
+    then = f"; it {late_words(came_late)}" if came_late else " and need not be bought again"
     note(f"{attempt.item_id}: its picture {where}{then}")
 
 
@@ -192,7 +186,6 @@ def whole_pictures(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
 def _adopt(
     ledger: Ledger,
     store: Store,
-    catalogue: Catalogue,
     attempt: OpenAttempt,
     found: list[tuple[str, ImageFile]],
     note: Note,
@@ -208,65 +201,15 @@ def _adopt(
             Settled(n, len(pictures), name, replace(file, path=path), None if usd is None else usd / attempt.images)
         )
     _make_durable(store, found)
-    price, sample = (usd, "unknown" if usd is None else "estimate"), _sample_of(attempt)
+    price, sample = (usd, "unknown" if usd is None else "estimate"), bare_sample(attempt)
     receipt = receipt_of(attempt.id, sample, Reply(), pictures, (), price=price, sent_at=None, beside=EMPTY)
     _conclude(ledger, store, attempt, receipt, note, where)
 
 
-def _sample_of(attempt: OpenAttempt) -> Sample:
+def bare_sample(attempt: OpenAttempt) -> Sample:
+    """As much of it as an attempt's own columns tell."""
     item = Item(id=attempt.item_id, prompt="", model="", provider="", filename=attempt.stem)
     return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)
-
-
-async def fetch_links(
-    ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Note
-) -> None:
-    """Pictures that exist behind a link an earlier run received: fetched, never generated again."""
-    for attempt in ledger.reader.open_attempts():
-        route = routes.get(attempt.lane)
-        if not attempt.links or route is None:
-            continue
-        try:
-            await fetch_link(ledger, store, transport, route, attempt)
-            note(f"{attempt.item_id}: fetched from the link of an earlier run")
-        except DownloadFailed as error:
-            gone = error.http_status in GONE
-            note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
-            if gone:
-                mark_failed(ledger, attempt, "link_gone", str(error))
-        except ProviderError as error:  # fetched, and no whole picture
-            mark_failed(ledger, attempt, error.reason, str(error))
-
-
-async def fetch_link(ledger: Ledger, store: Store, transport: Transport, route: Route, attempt: OpenAttempt) -> None:
-    from batchgen.engine.exchange import with_pictures
-    from batchgen.engine.settle import discard, settle
-
-    files: list[SpoolFile] = []
-    for k, link in enumerate(attempt.links):
-        file = store.spool_file(attempt.id, k)
-        try:
-            await transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, own=route.base_url)
-        except DownloadFailed:
-            file.discard()
-            for earlier in files:
-                earlier.discard()
-            raise
-        files.append(file)
-    reply = with_pictures(Reply(usage=attempt.usage, text=attempt.text), len(files))
-    try:
-        await asyncio.to_thread(
-            settle, ledger, store, route.profile, attempt.id, _sample_of(attempt), reply, files, None,
-            attempt.estimate_usd,
-        )  # fmt: skip
-    except ProviderError:
-        discard(files)
-        raise
-
-
-def mark_failed(ledger: Ledger, attempt: OpenAttempt, reason: str, message: str) -> None:
-    """Paid for, and no picture came of it."""
-    ledger.without_picture(attempt, "failed", reason, message)
 
 
 def apply_survey(ledger: Ledger, store: Store, survey: Survey, backlog: Backlog) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchgen.batching import is_batch
 from batchgen.engine.conversation import keep_turn
-from batchgen.engine.recover import mark_failed
 from batchgen.engine.settle import discard, our_bugs, settle
 from batchgen.errors import BatchgenError, ProviderError, UsageError
 from batchgen.ledger.ledger import Ledger
@@ -76,8 +76,12 @@ def _samples(reader: Reader, attempt: OpenAttempt) -> list[tuple[str, str | None
 
 def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int, note: Callable[[str], None]) -> bool:
     attempt = ledger.reader.attempt(number)
-    if attempt is None or any(wanted != attempt.fingerprint for wanted, _ in _samples(ledger.reader, attempt)):
-        return False  # of another ledger, or no longer what its sample asks for
+    if attempt is None:
+        return False  # of another ledger
+    samples = _samples(ledger.reader, attempt)
+    mark = attempt.fingerprint
+    if any(wanted != mark for wanted, _ in samples) or all(made == mark for _, made in samples):
+        return False  # no longer what its sample asks for, or another answer to the same was read before
     spooled: list[SpoolFile] = []
     try:
         kept = load(store.root, number)
@@ -88,7 +92,9 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             if kept.facts["turn"]:
                 keep_turn(store, codec, number, kept.envelope, kept.files)
         if reply.links:
-            ledger.reopened(number, reply)
+            for k, image in enumerate(reply.images):  # where `links.take_up` finds them
+                _copy(store, number, k, image.data or kept.files[image.lifted or 0]).sync()
+            ledger.reopened(number, reply, kept.facts)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
         settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None,
@@ -97,18 +103,22 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
         discard(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):
             reason = error.reason if isinstance(error, ProviderError) else "unreadable"
-            mark_failed(ledger, attempt, reason, str(error) if isinstance(error, BatchgenError) else repr(error))
+            words = str(error) if isinstance(error, BatchgenError) else repr(error)
+            ledger.without_picture(attempt, "failed", reason, words)
         return False
     forget(store.root, number)
     note(f"{attempt.item_id}: the kept answer of an earlier run could be read now; nothing was bought again")
     return True
 
 
-def _copy(store: Store, attempt: int, k: int, path: str) -> SpoolFile:
-    """Into the spool, from where settling goes its usual way; what a crash left of an earlier copy makes room."""
+def _copy(store: Store, attempt: int, k: int, picture: str | bytes) -> SpoolFile:
+    """Into the spool, from where settling goes its usual way; what a crash left of an earlier copy makes room.
+
+    picture: the path of its file, or its bytes.
+    """
     store.forget_spooled(f"{attempt}.{k}")
     copy = store.spool_file(attempt, k)
-    with open(path, "rb") as file:
+    with io.BytesIO(picture) if isinstance(picture, bytes) else open(picture, "rb") as file:
         while piece := file.read(PIECE_BYTES):
             copy.write(piece)
     return copy

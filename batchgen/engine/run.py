@@ -29,14 +29,15 @@ from batchgen.engine.elsewhere import Distributed, Handover
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
-from batchgen.engine.lanes import Route, open_routes
+from batchgen.engine.lanes import Route, link_routes, open_routes
+from batchgen.engine.links import fetch_earlier, take_up
 from batchgen.engine.lost_state import refuse_lost_pictures, refuse_lost_results, way_back
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Discrepancies, Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing, hearing
 from batchgen.engine.purse import Purse, counts_all_jobs
 from batchgen.engine.receipt import bind
-from batchgen.engine.recover import apply_survey, fetch_links, finish_placing, settle_open_attempts
+from batchgen.engine.recover import apply_survey, finish_placing, settle_open_attempts
 from batchgen.engine.replay import forget_settled, read_kept_answers
 from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
@@ -221,7 +222,8 @@ class _Run:
         repairs = bool(ledger.reader.open_attempts())
         finish_placing(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
-        settle_open_attempts(ledger, self.store, self.manifest.catalogue, self.note)
+        take_up(ledger, self.store, self.manifest.catalogue, ledger.reader.open_attempts())
+        settle_open_attempts(ledger, self.store, self.note)
         ledger.catch_up()  # placing is not waited for
         take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
         if not ended_in_order(ledger):
@@ -355,11 +357,11 @@ class _Run:
         """Before anything is planned: pictures that an earlier run paid for and could not fetch from their links."""
         models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
         if models:
-            profiles = [self.manifest.catalogue.resolve(model) for model in models]
-            routes, _ = open_routes(profiles, self.settings, self.options.emulator_url)
+            profiles = map(self.manifest.catalogue.resolve, models)
+            routes = link_routes(profiles, self.settings, self.options.emulator_url)
             with ThreadPoolExecutor(1) as executor:
                 async with Transport(1, executor) as transport:
-                    await fetch_links(ledger, self.store, transport, routes, self.note)
+                    await fetch_earlier(ledger, self.store, transport, routes, self.note)
 
     async def _drive(
         self,
@@ -406,7 +408,7 @@ class _Run:
                     ledger=ledger,
                     store=self.store,
                     attempts=attempts,
-                    exchange=Exchange(transport, self.store, pacing.policy),
+                    exchange=Exchange(transport, self.store),
                     enclosures=enclosures,
                     executor=executor,
                     emit=self.emit,

@@ -69,22 +69,22 @@ def settle(
     StoreError and LedgerError when disk or ledger refuse. batch: at the price of the batch API.
     """
     with our_bugs(BatchgenError, OSError, usage=reply.usage):
-        files = _to_disk(store, attempt, reply, spooled, sample.item.keep_thoughts)
-        pictures = _describe(store, profile, attempt, sample, files, reply.usage)
+        parts = _to_disk(store, attempt, sample, reply, spooled)
+        pictures = _describe(store, profile, attempt, sample, parts, reply.usage)
     pictures, unlike = _judged(store, attempt, sample, pictures)
-    used = {file.name for _, file in files}
+    used = {part.file.name for part in parts}
     discard([file for file in spooled if file.name not in used])  # lifted, and not wanted
     item = sample.item
-    billed = sum(picture.file.role != "thought" for picture in pictures)
+    billed = sum(picture.file.role != "thought" for picture in pictures) + len(reply.absent)
     estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
     usd, source = cost_usd(profile, reply.usage, billed, estimate_usd, batch=batch, tier=item.service_tier)
     made = [picture for picture in pictures if picture.file.role == "image"]
-    pictures = [_priced(picture, usd, len(made)) for picture in pictures]
+    pictures = [_priced(picture, usd, len(made) + len(reply.absent)) for picture in pictures]
     missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
     receipt = receipt_of(
         attempt, sample, reply, pictures, missing, price=(usd, source), sent_at=sent_at, beside=beside(item, reply)
     )
-    held = _Held(store, files, pictures)
+    held = _Held(store, [part.file for part in parts], pictures)
     try:
         held.secure()
         recorded, recorded_s = conclude(ledger, store, sample, receipt, held)
@@ -101,11 +101,9 @@ class _Held:
     """The files of an answer's pictures, open until these stand under their names: what somebody deletes from the spool
     before that is not lost."""
 
-    def __init__(
-        self, store: Store, files: Sequence[tuple[ReplyImage, SpoolFile]], pictures: Sequence[Settled]
-    ) -> None:
+    def __init__(self, store: Store, files: Sequence[SpoolFile], pictures: Sequence[Settled]) -> None:
         self._store = store
-        self._files = [file for _, file in files]
+        self._files = files
         self._pictures = pictures
 
     def secure(self) -> None:
@@ -278,24 +276,46 @@ def deposit(store: BucketStore, receipt: Receipt) -> BucketAway | None:
     return None
 
 
-def _to_disk(
-    store: Store, attempt: int, reply: Reply, spooled: Sequence[SpoolFile], keep_thoughts: bool
-) -> list[tuple[ReplyImage, SpoolFile]]:
-    """Every wanted picture of the answer as a spool file."""
-    files: list[tuple[ReplyImage, SpoolFile]] = []
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A picture of an answer, on disk. k: its number in the answer; n: its sample; wanted: whether it is that sample's
+    picture, else it is a draft of it."""
+
+    k: int
+    n: int
+    wanted: bool
+    image: ReplyImage
+    file: SpoolFile
+
+
+def _to_disk(store: Store, attempt: int, sample: Sample, reply: Reply, spooled: Sequence[SpoolFile]) -> list[_Part]:
+    """Every wanted picture of the answer as a spool file. The n-th `image` belongs to the n-th sample asked for; more than
+    that are drafts."""
+    parts: list[_Part] = []
+    k = made = 0
     for number, image in enumerate(reply.images):
-        if image.role == "thought" and not (keep_thoughts and _is_whole(image, spooled)):
+        if image.role == "thought" and not (sample.item.keep_thoughts and _is_whole(image, spooled)):
             continue  # interim pictures are not billed, and none of them may spoil the answer
-        if image.data is not None:
-            file = store.spool_file(attempt, len(spooled) + number)
-            file.write(image.data)
-        elif image.lifted is not None and image.lifted < len(spooled):
-            file = spooled[image.lifted]
-        else:
-            discard([other for earlier, other in files if earlier.data is not None])
-            raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
-        files.append((image, file))
-    return files
+        wanted = image.role == "image" and made < sample.images
+        if number not in reply.absent:
+            file = _file_of(store, attempt, number, image, spooled)
+            if file is None:
+                discard([part.file for part in parts if part.image.data is not None])
+                raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
+            parts.append(_Part(k, sample.n + made if wanted else sample.n, wanted, image, file))
+        k, made = k + 1, made + wanted
+    return parts
+
+
+def _file_of(
+    store: Store, attempt: int, number: int, image: ReplyImage, spooled: Sequence[SpoolFile]
+) -> SpoolFile | None:
+    """None when the picture is in neither place."""
+    if image.data is not None:
+        file = store.spool_file(attempt, len(spooled) + number)
+        file.write(image.data)
+        return file
+    return spooled[image.lifted] if image.lifted is not None and image.lifted < len(spooled) else None
 
 
 def _is_whole(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
@@ -316,34 +336,31 @@ def _describe(
     profile: Profile,
     attempt: int,
     sample: Sample,
-    files: Sequence[tuple[ReplyImage, SpoolFile]],
+    parts: Sequence[_Part],
     usage: Usage | None,
 ) -> list[Settled]:
-    """Check each picture and name it. The n-th `image` belongs to the n-th sample asked for; more than that are drafts."""
+    """Check each picture and name it."""
     item = sample.item
     expected = profile.expected_pixels(item.aspect_ratio, item.image_size)
     pictures: list[Settled] = []
-    made = 0
-    for k, (image, file) in enumerate(files):
+    for part in parts:
+        image, file, wanted = part.image, part.file, part.wanted
         try:
             checked = _check(image, file)
         except ImageError as error:
-            discard([other for image, other in files if image.data is not None])  # the envelope still holds these
+            discard([other.file for other in parts if other.image.data is not None])  # the envelope still holds these
             raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
         except OSError as error:
             raise disk_error(error, file.path) from error
-        wanted = image.role == "image" and made < sample.images
-        n = sample.n + made if wanted else sample.n
-        made += wanted
         path = (
-            store.name(item.filename, n, checked.format)
+            store.name(item.filename, part.n, checked.format)
             if wanted
-            else store.draft_name(item.filename, n, k, attempt, checked.format)
+            else store.draft_name(item.filename, part.n, part.k, attempt, checked.format)
         )
         pictures.append(
             Settled(
-                n,
-                k,
+                part.n,
+                part.k,
                 file.name,
                 ImageFile(
                     path=path,
@@ -390,9 +407,15 @@ def _judged(
 
 
 def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[Missing]:
+    """Samples without a picture: those behind a link that failed, and those that the answer withheld."""
+    asked = range(sample.n, sample.n + sample.images)
+    behind = {sample.n + place: why for place, why in reply.absent.items() if sample.n + place in asked}
     reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
-    absent = [n for n in range(sample.n, sample.n + sample.images) if n not in made]
-    return [Missing(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(absent)]
+    withheld = [n for n in asked if n not in made and n not in behind]
+    return [
+        *(Missing(n, *why, "failed") for n, why in behind.items() if why is not None),
+        *(Missing(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(withheld)),
+    ]
 
 
 def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:

@@ -10,16 +10,14 @@ from typing import cast
 from batchgen.errors import Fenced
 from batchgen.ledger import deriving, work
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.database import Connection
+from batchgen.ledger.database import Connection, marks
 from batchgen.ledger.ledger import Ledger, insert_attempt, insert_blocked
 from batchgen.ledger.places import open_schema
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import OpenAttempt, open_attempt
+from batchgen.ledger.requests import OPEN, OpenAttempt, open_attempt
 from batchgen.ledger.verdict import end_attempt
 from batchgen.ledger.writer import Writer
 from batchgen.records import Sample, sample_key
-
-OPEN = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +166,7 @@ class FencedLedger(Ledger):
         if usd is not None:
             sql = "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
             db.execute(sql, (usd - (estimate_usd or 0.0), run_id))
-        if outcome != "succeeded":
+        if outcome not in (None, "succeeded"):  # None: some of its pictures came, and the others are behind their links
             return
         sql = "SELECT n, state, reason FROM sample WHERE item_id = ? AND n >= ? AND n < ?"
         rows = db.execute(sql, (item_id, n, n + images)).fetchall()
@@ -200,14 +198,20 @@ class FencedLedger(Ledger):
 
     def unanswered(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
+        return self._of(
+            numbers,
+            "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))",
+        )
+
+    def behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
+        """Those of these attempts whose answers came with links and are not settled."""
+        return self._of(numbers, "links IS NOT NULL AND outcome IS NULL")
+
+    def _of(self, numbers: Sequence[int], where: str) -> list[OpenAttempt]:
         if not numbers:
             return []
-        rows = self.reader._rows(
-            f"SELECT {OPEN} FROM attempt WHERE id IN ({', '.join('?' * len(numbers))}) AND links IS NULL"
-            " AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted')) ORDER BY id",
-            *numbers,
-        )
-        return [open_attempt(row) for row in rows]
+        sql = f"SELECT {OPEN} FROM attempt WHERE id IN ({marks(numbers)}) AND {where} ORDER BY id"
+        return [open_attempt(row) for row in self.reader._rows(sql, *numbers)]
 
     def has_come(self, attempt: int) -> bool:
         """Whether a request has brought its picture by now."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from batchgen.errors import LedgerError, ProviderError
+from batchgen.errors import BEHIND_LINK, LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.database import Connection, upsert
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.places import Server, open_for_writing
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import LATE, OpenAttempt
+from batchgen.ledger.requests import LATE, OpenAttempt, linked_answer
 from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS, OUTAGES
 from batchgen.ledger.verdict import as_it_stands, end_attempt, end_sample, still_unplaced, takes, verdict
 from batchgen.ledger.writer import Writer
@@ -25,6 +25,11 @@ from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 PUT_META = upsert("meta", ("key", "value"), ("key",))
 PUT_LANE = upsert("lane", ("key", "parked_until", "message"), ("key",))
 PUT_IMAGE = upsert("image", IMAGE_COLUMNS, ("attempt_id", "k"))
+# Requests of the same sample after one: those that have brought its picture or are on their way, a link that gave none apart.
+LATER = (
+    "SELECT 1 FROM attempt WHERE item_id = ? AND n <= ? AND ? < n + images AND id > ? AND (outcome = 'succeeded'"
+    f" OR (outcome IS NULL AND coalesce(reason, '') NOT IN ({', '.join(map(repr, sorted(BEHIND_LINK)))}))) LIMIT 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +131,22 @@ class Ledger:
             lambda db: insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at)
         )
 
-    def links_received(self, attempt: int, reply: Reply) -> None:
-        """The answer is a link: durable before the download starts, so that a crash never generates again."""
-        text = _linked_text(reply)
+    def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
+        """The answer is a link: durable before the download starts, so that a crash never generates again.
+
+        facts: of the request, as `replay.request_facts` gives them.
+        """
+        text = _linked_text(reply, facts)
         self._now(lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (text, attempt)))
 
-    def reopened(self, attempt: int, reply: Reply) -> None:
-        """An answer that was read at last holds links: they are fetched like those of a run that died."""
-        sql, text = "UPDATE attempt SET outcome = NULL, ended_at = NULL, links = ? WHERE id = ?", _linked_text(reply)
+    def reopened(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
+        """An answer that was read at last holds links: they are fetched like those of a run that died. Not so links that were
+        known before: what became of them stands."""
+        sql = (
+            "UPDATE attempt SET outcome = NULL, reason = '', ended_at = NULL, links = ? WHERE id = ?"
+            " AND (links IS NULL OR reason = 'unreadable')"
+        )
+        text = _linked_text(reply, facts)
         self._now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(
@@ -149,7 +162,8 @@ class Ledger:
         missing: Sequence[Missing] = (),
         beside: Mapping[str, str] = EMPTY,
     ) -> Sequence[Settled]:
-        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, or not as asked for.
+        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, not as asked for, or still
+        behind a link: then the attempt stays open for the rest.
 
         beside: texts that belong beside the pictures, by file ending. Answers the pictures as they were recorded, which
         says where they go (`verdict.verdict`). Of an attempt that has its pictures already: those that are still to be placed.
@@ -157,30 +171,36 @@ class Ledger:
         at = time.time()
         usage = _usage_text(reply.usage)
         made = any(picture.file.role == "image" for picture in pictures)
+        left = next((one for one in missing if one.reason in BEHIND_LINK), None)
         reason = missing[0].reason if missing and not made else ""
+        end: tuple[Any, ...] = ("succeeded", reason, "", 0, sent_at, at)
+        if left is not None:
+            end = (None, left.reason, left.message, 1, sent_at, None)
         item_id = sample.item.id
         texts = json.dumps(dict(beside)) if beside else None
 
         def change(db: Connection) -> Sequence[Settled]:
             first = db.execute(
-                "UPDATE attempt SET outcome = 'succeeded', reason = ?, message = '', maybe_billed = 0,"
+                "UPDATE attempt SET outcome = ?, reason = ?, message = ?, maybe_billed = ?,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
                 " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?"
                 " AND (outcome IS NULL OR outcome <> 'succeeded') RETURNING id",
-                (reason, sent_at, at, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
+                (*end, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
             ).fetchone()
             if first is None:
                 return still_unplaced(db, attempt, pictures)
+            if left is not None:
+                _note_fetched(db, attempt, [picture.k for picture in pictures])
             recorded = []
             for picture in pictures:
                 if picture.file.role == "image" and not takes(db, sample, picture, usd_source, reply.text, at):
                     picture = verdict(db, attempt, sample, picture)
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
                 recorded.append(picture)
-            if made and not any(picture.file.role == "image" for picture in recorded):
+            if made and left is None and not any(picture.file.role == "image" for picture in recorded):
                 db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE, attempt))
-            for left in missing:
-                end_sample(db, attempt, item_id, left.n, (left.state, left.reason, left.message), at)
+            for one in missing:
+                end_sample(db, attempt, item_id, one.n, (one.state, one.reason, one.message), at)
             self._ended(db, attempt, usd)
             return recorded
 
@@ -286,22 +306,28 @@ class Ledger:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
         self._now(lambda db: insert_blocked(db, samples))
 
-    async def download_failed(self, attempt: int, sample: Sample, error: ProviderError) -> None:
-        """The picture was made and its link could not be fetched: the attempt stays open, the next run fetches again."""
-        at, item_id = time.time(), sample.item.id
+    async def download_failed(
+        self, attempt: int, sample: Sample, error: ProviderError, cost: tuple[float | None, str] = (None, "")
+    ) -> None:
+        """The pictures were made and none could be fetched: the attempt stays open, and the next run fetches again.
+
+        cost: as `attempt_failed` takes it.
+        """
+        at = time.time()
 
         def change(db: Connection) -> None:
             db.execute(
-                "UPDATE attempt SET reason = ?, message = ?, maybe_billed = 1 WHERE id = ?",
-                (error.reason, error.message, attempt),
+                "UPDATE attempt SET reason = ?, message = ?, maybe_billed = 1, usd = coalesce(?, usd),"
+                " usd_source = coalesce(?, usd_source) WHERE id = ?",
+                (error.reason, error.message, cost[0], cost[1] or None, attempt),
             )
             for n in range(sample.n, sample.n + sample.images):
-                end_sample(db, attempt, item_id, n, ("failed", error.reason, error.message), at)
+                end_sample(db, attempt, sample.item.id, n, ("failed", error.reason, error.message), at)
 
         await self.writer.write(change)
 
     def without_picture(self, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> None:
-        """An open request of a process that has died: nothing came of it, and it may have been billed."""
+        """A request that is still open brings nothing, or nothing more: it may have been billed."""
         self._now(lambda db: end_attempt(db, attempt, outcome, reason, message))
 
     def drafts_found(self, attempt: OpenAttempt, pictures: Sequence[Settled]) -> None:
@@ -354,10 +380,21 @@ _USAGE_FIELDS = (
 )
 
 
-def _linked_text(reply: Reply) -> str:
-    """The links, and what the answer said besides: whoever fetches them has nothing else of it."""
+def _linked_text(reply: Reply, facts: Mapping[str, Any]) -> str:
+    """The links, and what the answer said besides: whoever fetches them has nothing else of it. inline: pictures that came
+    before them, in the answer itself."""
     usage = dataclasses.asdict(reply.usage) if reply.usage else None
-    return json.dumps({"links": list(reply.links), "usage": usage, "text": reply.text})
+    said = {"links": list(reply.links), "inline": len(reply.images), "usage": usage, "text": reply.text}
+    return json.dumps({**said, "facts": {name: value for name, value in facts.items() if name != "wire"}})
+
+
+def _note_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None:
+    """These pictures of an answer with links are recorded; the others are fetched later."""
+    (text,) = db.execute("SELECT links FROM attempt WHERE id = ?", (attempt,)).fetchone()
+    found = json.loads(text)
+    said = {"links": found} if isinstance(found, list) else found
+    said["recorded"] = sorted({*numbers, *linked_answer(text).recorded})
+    db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(said), attempt))
 
 
 def _usage_text(usage: Usage | None) -> str | None:

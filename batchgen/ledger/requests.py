@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.ledger.connected import MODEL, Connected
@@ -16,6 +16,7 @@ MAYBE = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does 
 # Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
 UNPRICED = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
 LATE = "late"  # the reason of a request whose sample had its picture from another one before
+OPEN = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"  # what `open_attempt` takes
 BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
@@ -44,9 +45,22 @@ class Money:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkedAnswer:
+    """An answer that came with links. links: those whose pictures are still to be fetched, by the picture's number in the
+    answer; recorded: numbers of the pictures that are not; pictures: how many there are. usage and text: what it said
+    besides; facts: of its request, as `replay.request_facts` gave them, empty in ledgers of earlier versions."""
+
+    links: Mapping[int, str]
+    recorded: frozenset[int]
+    pictures: int
+    usage: Usage | None = None
+    text: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class OpenAttempt:
-    """A request that was recorded and whose end was not. links: the answer came and its pictures are still to be fetched;
-    usage and text: what it said besides."""
+    """A request that was recorded and whose end was not. answer: what came, when its pictures are behind links."""
 
     id: int
     item_id: str
@@ -57,14 +71,17 @@ class OpenAttempt:
     stem: str
     started_at: float
     estimate_usd: float | None
-    links: tuple[str, ...]
-    usage: Usage | None = None
-    text: str = ""
+    answer: LinkedAnswer | None = None
+
+    @property
+    def links(self) -> Mapping[int, str]:
+        return self.answer.links if self.answer else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Beyond:
-    """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture."""
+    """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture;
+    linked: its answer came with links."""
 
     key: str
     run_id: int
@@ -76,6 +93,7 @@ class Beyond:
     made_later: bool
     later_fingerprint: str | None
     later_run: int | None
+    linked: bool = False
 
 
 class Requests(Connected):
@@ -94,15 +112,13 @@ class Requests(Connected):
     def open_attempts(self) -> list[OpenAttempt]:
         """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
         rows = self._rows(
-            "SELECT id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links FROM attempt"
-            " WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
+            f"SELECT {OPEN} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
         )
         return [open_attempt(row) for row in rows]
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""
-        columns = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
-        row = self._connection.execute(f"SELECT {columns} FROM attempt WHERE id = ?", (number,)).fetchone()
+        row = self._connection.execute(f"SELECT {OPEN} FROM attempt WHERE id = ?", (number,)).fetchone()
         return None if row is None else open_attempt(row)
 
     def recent_sends(self, lane: str, since: float) -> list[float]:
@@ -212,30 +228,26 @@ class Requests(Connected):
             f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_A_BATCH}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
-            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1) FROM attempt a WHERE {BILLED}"
+            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL FROM attempt a WHERE {BILLED}"
             f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST}) ORDER BY a.id"
         )
         return (Beyond(sample_key(item_id, n), *facts) for item_id, n, *facts in rows)
 
 
 def open_attempt(row: tuple[Any, ...]) -> OpenAttempt:
-    *facts, links = row
-    attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd = facts
-    linked = json.loads(links) if links else []
-    # A bare list was written before what an answer said besides was kept.
-    said: dict[str, Any] = {"links": linked} if isinstance(linked, list) else linked
-    found, usage = tuple(said["links"]), Usage(**said["usage"]) if said.get("usage") else None
-    return OpenAttempt(
-        attempt,
-        item_id,
-        n,
-        images,
-        lane,
-        fingerprint,
-        stem,
-        started_at,
-        estimate_usd,
-        found,
-        usage,
-        said.get("text", ""),
+    """row: the columns of OPEN."""
+    attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links = row
+    answer = linked_answer(links) if links else None
+    return OpenAttempt(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, answer)
+
+
+def linked_answer(text: str) -> LinkedAnswer:
+    """As `Ledger.links_received` wrote it, and earlier versions: a bare list, or nothing but links, usage and text."""
+    found = json.loads(text)
+    said: dict[str, Any] = {"links": found} if isinstance(found, list) else found
+    recorded, inline = frozenset(said.get("recorded", ())), said.get("inline", 0)
+    links = {inline + k: link for k, link in enumerate(said["links"]) if inline + k not in recorded}
+    usage = Usage(**said["usage"]) if said.get("usage") else None
+    return LinkedAnswer(
+        links, recorded, inline + len(said["links"]), usage, said.get("text", ""), said.get("facts", {})
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchgen.ledger.connected import Connected
-from batchgen.ledger.requests import MAYBE, UNPRICED, OpenAttempt, open_attempt
+from batchgen.ledger.requests import MAYBE, OPEN, UNPRICED, OpenAttempt, open_attempt
 
 Step = Literal[
     "recorded", "written", "uploaded", "asked", "created", "ended", "fetched", "collected", "done", "dropped"
@@ -91,8 +91,7 @@ class Submissions(Connected):
 
     def submitted(self, number: int) -> Submitted | None:
         """The request that an attempt's number names; None when there is none, or it went out by itself."""
-        columns = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
-        sql = f"SELECT {columns}, chunk, number, outcome, facts FROM attempt WHERE id = ? AND chunk IS NOT NULL"
+        sql = f"SELECT {OPEN}, chunk, number, outcome, facts FROM attempt WHERE id = ? AND chunk IS NOT NULL"
         row = next(iter(self._rows(sql, number)), None)
         if row is None:
             return None

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from batchgen.ledger.ledger import Settled
 
 
+# The others are behind links.
+BROUGHT_SOME = "(links IS NOT NULL AND EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = attempt.id))"
+
+
 def takes(db: Connection, sample: Sample, picture: Settled, usd_source: str, text: str, at: float) -> bool:
     """Whether the sample takes the picture: it does when it still waits for one, of just this request. The first to come is
     taken; the question and its answer are one statement, so that of two writers one is the first."""
@@ -89,21 +93,23 @@ def as_it_stands(db: Connection, image: StoredImage) -> StoredImage:
 
 def end_sample(db: Connection, attempt: int, item_id: str, n: int, end: tuple[str, str, str], at: float) -> None:
     """An attempt has brought no picture for this sample. Its (state, reason, message) stays as it is when the sample has its
-    picture from another attempt, when a later one is to bring it, and when nobody asks for it any more."""
+    picture from another attempt, when a later one is to bring it, and when nobody asks for this picture any more."""
     db.execute(
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?"
-        " AND state NOT IN ('succeeded', 'superseded') AND NOT EXISTS (SELECT 1 FROM attempt later WHERE later.id > ?"
+        " AND state NOT IN ('succeeded', 'superseded') AND fingerprint = (SELECT fingerprint FROM attempt WHERE id = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM attempt later WHERE later.id > ?"
         " AND later.item_id = ? AND later.n <= ? AND ? < later.n + later.images)",
-        (*end, at, item_id, n, attempt, item_id, n, n),
+        (*end, at, item_id, n, attempt, attempt, item_id, n, n),
     )
 
 
 def end_attempt(db: Connection, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> bool:
-    """An open request, and its samples, end without a picture; it may have been billed. False when it has ended meanwhile."""
+    """An open request ends, and so do those of its samples that have no picture; it may have been billed. One that has
+    brought some of its pictures has succeeded. False when it has ended meanwhile."""
     at = time.time()
     first = db.execute(
-        "UPDATE attempt SET outcome = ?, reason = ?, message = ?, maybe_billed = 1, ended_at = ?"
-        " WHERE id = ? AND outcome IS NULL RETURNING id",
+        f"UPDATE attempt SET outcome = CASE WHEN {BROUGHT_SOME} THEN 'succeeded' ELSE ? END, reason = ?, message = ?,"
+        f" maybe_billed = CASE WHEN {BROUGHT_SOME} THEN 0 ELSE 1 END, ended_at = ? WHERE id = ? AND outcome IS NULL RETURNING id",
         (outcome, reason, message, at, attempt.id),
     ).fetchone()
     for n in range(attempt.n, attempt.n + attempt.images) if first is not None else ():

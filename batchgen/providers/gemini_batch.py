@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from batchgen.errors import Malformed
-from batchgen.providers.answer_body import LENIENT, Envelope, clean
-from batchgen.providers.google_errors import HTTP_OF_RPC, envelope, read_error
+from batchgen.providers.answer_body import LENIENT, Envelope, clean, loaded
+from batchgen.providers.google_errors import HTTP_OF_RPC, envelope, error_in, read_error
 from batchgen.records import Request
 
 TIMEOUT_S = 120.0
@@ -35,6 +35,7 @@ Headers = Mapping[str, str]
 class Output(Envelope):
     responses_file: Annotated[str | None, LENIENT] = None
     file_name: Annotated[str | None, LENIENT] = None
+    inlined_responses: Any = None
 
 
 class Stats(Envelope):
@@ -73,7 +74,8 @@ class Listing(Envelope):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteBatch:
-    """A batch at the vendor's. name: `batches/…`; results_file: `files/…`, empty while there is none. Counts of requests."""
+    """A batch at the vendor's. name: `batches/…`; results_file: `files/…`, the batch's own name when its operation holds the
+    answers themselves, empty while there are none. Counts of requests."""
 
     name: str
     display_name: str
@@ -125,7 +127,10 @@ class GeminiBatch:
         return self._ask("DELETE", name)
 
     def download(self, file: str, offset_bytes: int = 0) -> Request:
-        """From `offset_bytes` on, where the server can; one that answers 200 begins at the start."""
+        """From `offset_bytes` on, where the server can; one that answers 200 begins at the start. file: or a batch's name,
+        whose operation has the answers."""
+        if file.startswith("batches/"):
+            return self.look(file)
         headers = {"Range": f"bytes={offset_bytes}-"} if offset_bytes else {}
         path = f"/download/{self._version}/{quote(file, safe='/')}:download?alt=media"
         return Request(method="GET", path=path, body=b"", headers=headers, timeout_s=TIMEOUT_S)
@@ -133,6 +138,10 @@ class GeminiBatch:
     def seen(self, status: int, headers: Headers, body: bytes) -> RemoteBatch:
         """The answer to `create` and `look`. Raises ProviderError."""
         return _remote(envelope(Operation, status, headers, body))
+
+    def missing(self, status: int, body: bytes) -> bool:
+        """Whether the answer to `look` says that there is no such batch: in the API's own words, not by a page of a proxy."""
+        return status == 404 and error_in(loaded(body)) is not None
 
     def listed(self, status: int, headers: Headers, body: bytes) -> tuple[list[RemoteBatch], str]:
         """Batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
@@ -191,7 +200,7 @@ def _remote(found: Operation) -> RemoteBatch:
         requests=stats.request_count or 0,
         succeeded=stats.successful_request_count or 0,
         failed=stats.failed_request_count or 0,
-        results_file=_results_file([inner.output, found.response, found.output, found.dest]),
+        results_file=_results_file([inner.output, found.response, found.output, found.dest], found.name),
         message=clean(str((found.error or {}).get("message") or "")),
     )
 
@@ -205,9 +214,18 @@ def _named(name: str) -> str:
     return name
 
 
-def _results_file(places: Sequence[Output | None]) -> str:
+def _results_file(places: Sequence[Output | None], batch: str) -> str:
     name = next((name for one in places if one for name in (one.responses_file, one.file_name) if name), "")
+    if not name and any(_has_answers(one.inlined_responses) for one in places if one):
+        return batch
     return _named(name) if name else ""
+
+
+def _has_answers(inlined: Any) -> bool:
+    """Of a list, which may stand in an object of the same name."""
+    if isinstance(inlined, dict):
+        inlined = inlined.get("inlinedResponses") or inlined.get("inlined_responses")
+    return bool(inlined)
 
 
 def _state(word: str, found: Operation) -> State:

@@ -86,9 +86,9 @@ REMEDIES: Mapping[str, str] = {
     "deadline": "the vendor ran out of time: ask for a smaller `image_size` or run again later",
     "connect_failed": "check network, proxy and base URL; nothing was billed",
     "unanswered": "possibly billed: `--on-uncertain retry` asks again, `hold` leaves it for you to decide",
-    "download_failed": "the picture is paid for: run again to fetch it from its link, while the link lives",
-    "link_gone": "the picture was paid for and its link has died: `retry --failed --reason link_gone` buys it again",
-    "link_refused": "the picture was paid for and its link is not safe to follow; look at the link, or buy it again with `retry`",
+    "download_failed": "the picture is paid for and still behind its link: run again, which fetches it and buys nothing",
+    "link_gone": "the picture was paid for and its link is dead: `retry --failed --reason link_gone` buys it again",
+    "link_refused": "the picture is paid for, but its link is not safe to follow: `retry --failed --reason link_refused` buys it again",
     "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
     # batches
     "batch_lost": _BATCH,

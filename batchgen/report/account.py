@@ -15,6 +15,7 @@ LABELS = {
     "again": "bought again",
     "no_picture": "billed without a picture",
     "open": "not settled yet",
+    "link": "paid for and still behind a link",
     "batch": "in batches",
 }
 
@@ -24,7 +25,7 @@ def kind_and_cause(request: Beyond) -> tuple[str, str]:
     if request.outcome is None:
         if request.reason == IN_A_BATCH:
             return "batch", request.reason
-        return "open", "in flight, or its link still to be fetched"
+        return ("link", request.reason or "to be fetched") if request.linked else ("open", "in flight")
     if request.outcome != "succeeded":
         doubtful = request.outcome == "uncertain" or request.http_status >= 500
         kinds = ("maybe_twice", "maybe_once") if doubtful else ("again", "no_picture")
@@ -35,6 +36,8 @@ def kind_and_cause(request: Beyond) -> tuple[str, str]:
         return "no_picture", request.reason or "withheld"
     if request.later_fingerprint not in (None, request.fingerprint):
         return "again", "changed"
+    if request.linked:
+        return "again", "its own picture came late, from its link"
     if request.later_run not in (None, request.run_id):
         return "again", "asked for anew, or its file was gone"
     return "unexplained", "bought twice in one run without a cause"

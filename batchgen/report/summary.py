@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from batchgen.errors import BEHIND_LINK
 from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.report import figures, outages
 from batchgen.report.account import account_lines
@@ -338,7 +339,10 @@ def _after_failures(facts: Facts, run: str, retry: str, samples: dict[str, Any])
     steps = []
     if facts["discrepancies"]["missing_total"]:
         steps.append(f"{run} makes what is missing again")
-    if any(samples.get(state) for state in ("failed", "uncertain", "wanted")) or facts["images"]["left"]:
+    behind = sum(reason["samples"] for reason in facts["reasons"] if reason["reason"] in BEHIND_LINK)
+    if behind:
+        steps.append(f"{run} fetches what is paid for and still behind its link")
+    if sum(samples.get(state, 0) for state in ("failed", "uncertain", "wanted")) > behind or facts["images"]["left"]:
         steps.append(f"{run} tries again what failed")
     if samples.get("refused"):
         steps.append(f"change the refused prompts, or {retry} --refused")

@@ -24,12 +24,14 @@ class SpoolFile:
     """One picture being written: exclusive, hashed on the way, durable after `sync`.
 
     rescue: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError. mode: as
-    FILE_MODE for what is to be moved among the pictures.
+    FILE_MODE for what is to be moved among the pictures. found: it is there, written by a process that has died.
     """
 
     __slots__ = ("_fd", "_folder", "_hash", "_places", "_rescue", "bytes", "name", "path")
 
-    def __init__(self, folder: str, name: str, rescue: Rescue | None = None, *, mode: int = PRIVATE_MODE) -> None:
+    def __init__(
+        self, folder: str, name: str, rescue: Rescue | None = None, *, mode: int = PRIVATE_MODE, found: bool = False
+    ) -> None:
         self.name = name
         self.path = os.path.join(folder, name)
         self.bytes = 0
@@ -38,10 +40,14 @@ class SpoolFile:
         self._rescue = rescue
         self._places: Iterator[tuple[int, str]] | None = None
         self._fd = -1
+        new = 0 if found else os.O_CREAT | os.O_EXCL
         try:
-            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | NO_FOLLOW | BINARY, mode)
+            self._fd = os.open(self.path, new | os.O_RDWR | NO_FOLLOW | BINARY, mode)
         except OSError as error:
             self._go_elsewhere(error)
+        while found and (piece := os.read(self._fd, PIECE_BYTES)):
+            self._hash.update(piece)
+            self.bytes += len(piece)
 
     @property
     def stranded(self) -> bool:

@@ -157,7 +157,7 @@ async def test_both_families_of_states_and_all_places_of_results_are_understood(
     [
         "create_lost*1", "create_reset*1", "create_500*1", "create_503*2", "create_429*1", "get_404*2", "get_503*3", "get_reset*2",
         "list_503*1", "download_half*2", "download_reset*2", "download_503*1", "upload_reset*2", "upload_lost*1",
-        "upload_503*1", "no_file*2", "delete_503*1",
+        "upload_503*1", "no_file*2", "delete_503*1", "get_html*2", "download_html*2", "download_empty*2", "download_cut*2",
     ],
 )  # fmt: skip
 async def test_a_fault_of_the_service_costs_nothing_but_time(tmp_path, fault):

@@ -97,7 +97,7 @@ def test_when_the_folder_goes_it_is_said_where_each_picture_lies_and_the_next_ru
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     answer = batchgen("run", str(manifest))
     assert answer.code == 0, answer.err
-    assert answer.err.count("found in the temporary folder and needs not be bought again") == len(strays)
+    assert answer.err.count("found in the temporary folder and need not be bought again") == len(strays)
     assert (requests(url), len(pictures(folder)), list((tmp_path / "temp").iterdir())) == (COUNT, COUNT, [])
     assert sent < COUNT
 

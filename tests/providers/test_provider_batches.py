@@ -121,6 +121,20 @@ def test_errors_are_those_of_any_call(answer):
         BATCH.gone(500, {}, b"")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "missing"),
+    [
+        (404, b'{"error": {"code": 404, "message": "Requested entity was not found."}}', True),
+        (404, b"<html><title>404 Not Found</title></html>", False),
+        (404, b"", False),
+        (200, b"{}", False),
+        (503, b'{"error": {"code": 503}}', False),
+    ],
+)
+def test_a_batch_is_missing_in_the_words_of_the_api_and_not_of_a_proxy(status, body, missing):
+    assert BATCH.missing(status, body) is missing
+
+
 # --- lines of the results
 
 

@@ -30,6 +30,9 @@ MADE = replace(LOST, outcome="succeeded", reason="", pictures=1)
         (replace(MADE, later_run=2), "again"),
         (replace(MADE, pictures=0), "no_picture"),
         (replace(MADE, pictures=0, reason="late"), "again"),
+        (replace(LOST, outcome=None, linked=True), "link"),
+        (replace(MADE, pictures=0, reason="mismatch"), "no_picture"),
+        (replace(MADE, linked=True), "again"),
         (MADE, "unexplained"),
     ],
 )

@@ -117,9 +117,10 @@ def test_a_table_aligns_figures_to_the_right():
     assert stream.getvalue() == "id    USD\n模型    1\na      10\n"
 
 
+BEHIND = [{"reason": "download_failed", "samples": 1, "message": "", "remedy": ""}]
 FACTS = {
     "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
-    "bucket": "", "waiting": 0, "cluster": None, "discrepancies": NO_DISCREPANCIES,
+    "bucket": "", "waiting": 0, "cluster": None, "discrepancies": NO_DISCREPANCIES, "reasons": [],
     "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
     "batches": {"submitted": 0, "unsubmitted": 0, "saved_usd": 0.0, "out": []},
     "derivatives": {"made": 0, "skipped": 0, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
@@ -151,6 +152,7 @@ def test_the_headline_says_how_it_went(facts, text):
 @pytest.mark.parametrize(("facts", "words"), [
     ({"exit_code": 3, "samples": {"refused": 1}}, "batchgen retry MANIFEST --refused"),
     ({"exit_code": 3, "samples": {"failed": 1}}, "tries again"),
+    ({"exit_code": 3, "samples": {"failed": 2}, "reasons": BEHIND}, "still behind its link batchgen run MANIFEST tries again"),
     ({"exit_code": 3, "derivatives": {"failed": 1}}, "batchgen post MANIFEST tries the failed derivatives again"),
     ({"exit_code": 5}, "batchgen doctor"),
     ({"exit_code": 5, "waiting": 2}, "batchgen run MANIFEST uploads what waits"),

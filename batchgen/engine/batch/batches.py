@@ -14,19 +14,18 @@ from batchgen.engine.batch.collect import Collection
 from batchgen.engine.batch.endings import Endings
 from batchgen.engine.batch.means import Means, reserved_usd
 from batchgen.engine.batch.submit import Full, Submission
-from batchgen.errors import BadRequest, DownloadFailed, LedgerError, ProviderError, StoreError
+from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, ProviderError, StoreError
 from batchgen.events import BatchSeen, LaneStopped
 from batchgen.ledger.submissions import UNSENT, Chunk
 from batchgen.providers.gemini_batch import ENDED
 from batchgen.quota import Reserved
 from batchgen.store.spool import disk_error
 
-NEW_S = 600.0  # within which a batch that was just created may not be found yet
+MISSING_S = 600.0  # for which a batch that is not there is looked for: one that was just created may not be found yet
 RESULTLESS_S = 900.0  # for which a batch that succeeded and names no results is looked at again
 REFUSALS_MOST = 3  # of a chunk while none of ours is out: then it is too large by itself
 CANCEL_S = 600.0  # within which a batch that was cancelled should have ended
-FETCH_MOST = 3  # rounds in which results are not there, until they count as gone
-KEPT_S = 3 * 86400.0  # results that are not there for that long after their batch began are gone, whoever looks
+KEPT_S = 3 * 86400.0  # results that are not there so long after their batch began are gone
 TOLD_AFTER = 5  # troubles of one kind with a chunk, then they are mentioned
 
 
@@ -234,11 +233,14 @@ class Batches:
         self._looks[chunk.id] += 1
         if self._endings.fallen_back and chunk.id not in self._cancelled:
             await self._cancel(chunk)
-        status, headers, body = await means.ask(chunk.lane, codec.look(chunk.batch))
-        if status == 404:
-            if time.time() - chunk.created_at < NEW_S * min(1.0, means.options.look_s / 5.0):
-                return chunk
-            return await means.chunks.stepped(chunk, step="ended", state="gone")
+        try:
+            status, headers, body = await means.ask(chunk.lane, codec.look(chunk.batch))
+        except Malformed as error:
+            if error.reason != "too_large":
+                raise
+            status, headers, body = 200, {}, await self._collection.outline(chunk)  # so long with its answers alone
+        if codec.missing(status, body):
+            return await self._waited(chunk, MISSING_S) or await means.chunks.stepped(chunk, step="ended", state="gone")
         seen = codec.seen(status, headers, body)
         if (seen.state, seen.succeeded, seen.failed) != (chunk.state, chunk.succeeded, chunk.failed):
             means.emit(
@@ -250,12 +252,21 @@ class Batches:
             counts = {"state": seen.state, "succeeded": seen.succeeded, "failed": seen.failed}
             chunk = await means.chunks.stepped(chunk, **counts)
         if seen.state not in ENDED:
+            chunk = await means.chunks.stepped(chunk, ended_at=0.0) if chunk.ended_at else chunk
             return await self._cancelled_in_vain(chunk)
+        waited = None
         if seen.state == "succeeded" and not seen.results_file:
-            since = chunk.ended_at or time.time()
-            if time.time() - since < RESULTLESS_S * min(1.0, means.options.look_s / 5.0):
-                return chunk if chunk.ended_at else await means.chunks.stepped(chunk, ended_at=since)
-        return await means.chunks.stepped(chunk, step="ended", results_file=seen.results_file, message=seen.message)
+            waited = await self._waited(chunk, RESULTLESS_S)
+        return waited or await means.chunks.stepped(
+            chunk, step="ended", results_file=seen.results_file, message=seen.message
+        )
+
+    async def _waited(self, chunk: Chunk, most_s: float) -> Chunk | None:
+        """The chunk while it is not yet for so long that looks bring nothing, whichever run looks; else None."""
+        since = chunk.ended_at or time.time()
+        if time.time() - since >= most_s * min(1.0, self._means.options.look_s / 5.0):
+            return None
+        return chunk if chunk.ended_at else await self._means.chunks.stepped(chunk, ended_at=since)
 
     async def _cancelled_in_vain(self, chunk: Chunk) -> Chunk:
         """A batch that goes on long after it was cancelled is waited for no more: what it does may be billed."""
@@ -290,17 +301,14 @@ class Batches:
         self._chunks[chunk.id] = now
         if error.scope == "run":
             means.execution.stop(error.reason, error.message)
-        elif isinstance(error, DownloadFailed):
-            self._oddities[chunk.id, "fetch"] += 1
-            often = self._oddities[chunk.id, "fetch"] >= FETCH_MOST or time.time() - now.created_at > KEPT_S
-            if often and error.http_status in (403, 404, 410):
-                self._chunks[chunk.id] = await means.chunks.stepped(now, results_file="", state="gone")
+        elif _are_gone(error, time.time() - now.created_at):
+            self._chunks[chunk.id] = await means.chunks.stepped(now, results_file="", state="gone")
         elif now.step in UNSENT and not error.retryable:
             await self._unwanted(now, error)
         else:
             self._looks[chunk.id] += 1  # the network, or a fault of the server: later
             self._oddities[chunk.id, error.reason] += 1
-            if self._oddities[chunk.id, error.reason] == TOLD_AFTER:
+            if self._oddities[chunk.id, error.reason] == (1 if isinstance(error, DownloadFailed) else TOLD_AFTER):
                 means.note(f"{now.batch or now.name}: {error.message}; it is tried again")
             self._failing_since = self._failing_since or time.time()
             stall_s = means.dispatch.stall_s
@@ -350,3 +358,8 @@ class Batches:
         with contextlib.suppress(ProviderError):  # tried again at the next look
             codec.gone(*await self._means.ask(chunk.lane, codec.cancel(chunk.batch)))
             self._cancelled.add(chunk.id)
+
+
+def _are_gone(error: ProviderError, age_s: float) -> bool:
+    """Whether results will not be had any more. age_s: of their batch. Pure."""
+    return isinstance(error, DownloadFailed) and error.http_status in (403, 404, 410) and age_s > KEPT_S

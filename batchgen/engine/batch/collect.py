@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 from batchgen.engine.batch.endings import Endings
-from batchgen.engine.batch.lines import RawLine, lifted, opened, take
+from batchgen.engine.batch.lines import (
+    RawLine,
+    answered,
+    contents,
+    flaw,
+    lifted,
+    opened,
+    outline,
+    take,
+    take_out,
+)
 from batchgen.engine.batch.means import Means
 from batchgen.engine.batch.submit import Submission, forget_files
 from batchgen.engine.conversation import keep_turn
@@ -36,6 +46,7 @@ from batchgen.store.unread import keep
 
 AT_ONCE = 16
 FETCH_TRIES = 6
+COPIES_MOST = 3  # of results that are not whole; two that are alike are what the vendor has
 LOST = {
     "expired": ("batch_expired", "the batch expired at the vendor's before it came to this request"),
     "cancelled": ("batch_cancelled", "the batch was cancelled before it came to this request"),
@@ -65,37 +76,74 @@ class Collection:
     # --- fetched: the results in a file of ours
 
     async def fetch(self, chunk: Chunk) -> Chunk:
-        """A download that breaks off goes on where it was, in this run or the next. Raises DownloadFailed."""
+        """A download that breaks off goes on where it was, in this run or the next; one that has brought something else than
+        the results, or not all of them, begins anew. Raises DownloadFailed."""
         if chunk.results_file:
-            await self._download(chunk)
+            with self._opened(chunk, "results") as file:
+                await self._whole(chunk, file)
+                await asyncio.to_thread(_durable, file)
+            await asyncio.to_thread(sync_folder, self._means.folder())
         return await self._means.chunks.stepped(chunk, step="fetched")
 
-    async def _download(self, chunk: Chunk) -> None:
-        means, path = self._means, self._means.file(chunk, "results")
-        fd = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o600)
-        with os.fdopen(fd, "r+b") as file:
-            for failures in range(FETCH_TRIES):
-                file.seek(0, os.SEEK_END)
-                try:
-                    await self._rest(chunk, file)
-                except DownloadFailed:
-                    if failures + 1 == FETCH_TRIES:
-                        raise
-                    await asyncio.sleep(backoff_s(failures, means.options.look_s / 5, 30.0, self._endings.rng))
-                else:
-                    break
-            await asyncio.to_thread(_durable, file)
-        await asyncio.to_thread(sync_folder, means.folder())
+    async def outline(self, chunk: Chunk) -> bytes:
+        """How a batch stands whose answers are in its own operation, which may be long. Raises DownloadFailed."""
+        with self._opened(chunk, "inline") as operation:
+            await self._rest(chunk, operation, chunk.batch)
+            return await self._means.in_thread(lambda: outline(operation))
 
-    async def _rest(self, chunk: Chunk, file: IO[bytes]) -> None:
+    def _opened(self, chunk: Chunk, kind: str) -> IO[bytes]:
+        path = self._means.file(chunk, kind)
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o600), "r+b")
+
+    async def _whole(self, chunk: Chunk, file: IO[bytes]) -> None:
+        """What it lacks would be asked for again, and be paid twice: so what came is looked at first."""
+        before = b""
+        for copies in range(1, COPIES_MOST + 1):
+            await self._copied(chunk, file, chunk.results_file)
+            found = await self._means.in_thread(lambda: contents(file))
+            why = flaw(found, chunk.succeeded + chunk.failed)
+            if not why or (found.answers and not found.cut and found.sha256 == before):
+                return
+            before = found.sha256
+            file.truncate(found.whole_bytes if found.answers and found.cut else 0)
+            if copies == COPIES_MOST:
+                raise DownloadFailed(f"its results could not be fetched: {why}", http_status=200)
+            await self._pause(copies)
+
+    async def _copied(self, chunk: Chunk, file: IO[bytes], name: str) -> None:
+        """name: of a file, or of the batch. Raises DownloadFailed after the last try."""
+        for failures in range(FETCH_TRIES):
+            file.seek(0, os.SEEK_END)
+            try:
+                if name == chunk.batch:
+                    await self._taken_out(chunk, file)
+                else:
+                    await self._rest(chunk, file, name)
+            except DownloadFailed:
+                if failures + 1 == FETCH_TRIES:
+                    raise
+                await self._pause(failures)
+            else:
+                return
+
+    async def _taken_out(self, chunk: Chunk, file: IO[bytes]) -> None:
+        """Of an operation that holds its answers: these, as lines."""
+        with self._opened(chunk, "inline") as operation:
+            await self._rest(chunk, operation, chunk.batch)
+            await self._means.in_thread(lambda: take_out(operation, file))
+
+    async def _pause(self, failures: int) -> None:
+        await asyncio.sleep(backoff_s(failures, self._means.options.look_s / 5, 30.0, self._endings.rng))
+
+    async def _rest(self, chunk: Chunk, file: IO[bytes], name: str) -> None:
         means, route = self._means, self._means.routes[chunk.lane]
-        request = means.codec(chunk.lane).download(chunk.results_file, file.tell())
+        request = means.codec(chunk.lane).download(name, file.tell())
         status, headers, body = await means.transport.download(route.base_url, request, route.auth, file)
         if status == 416:  # asked from its end on: all of it is here
             return
         if status not in (200, 206):
             error = read_error(status, headers, body)
-            raise DownloadFailed(f"the results of {chunk.batch}: {error.message}", http_status=status)
+            raise DownloadFailed(f"its results could not be fetched: {error.message}", http_status=status)
 
     # --- collected: every request of the chunk has ended
 
@@ -132,6 +180,8 @@ class Collection:
     async def _line(self, chunk: Chunk, line: RawLine, seen: set[int], tally: Tally) -> None:
         means = self._means
         number = int(line.key) if line.key and line.key.isascii() and line.key.isdecimal() and len(line.key) < 16 else 0
+        if chunk.requests == 1 and line.key is None and answered(line.pieces()) == "":
+            number = next(iter(means.ledger.reader.unanswered(chunk.id, 0, 1)), 0)  # it can be nobody else's
         sent = means.ledger.reader.submitted(number) if number else None
         if sent is None or sent.chunk != chunk.id:
             why = (
@@ -216,7 +266,7 @@ class Collection:
     async def clean(self, chunk: Chunk) -> Chunk:
         """What cannot be deleted now is tried again by the next run; it goes by itself within weeks."""
         means, codec = self._means, self._means.codec(chunk.lane)
-        for name in (chunk.input_file, chunk.results_file, chunk.batch):
+        for name in dict.fromkeys((chunk.input_file, chunk.results_file, chunk.batch)):
             try:
                 if name:
                     codec.gone(*await means.ask(chunk.lane, codec.delete(name)))

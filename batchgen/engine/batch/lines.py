@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import IO
 
-from batchgen.errors import Malformed
+from batchgen.errors import DownloadFailed, Malformed
 from batchgen.lift import Lifter, Nowhere, Sink
+from batchgen.providers import gemini_inline
 from batchgen.providers.gemini_batch import Line, read_line
 from batchgen.store.spool import NO_FOLLOW
 
@@ -40,6 +43,97 @@ class RawLine:
 def opened(path: str) -> IO[bytes]:
     """Raises FileNotFoundError."""
     return os.fdopen(os.open(path, os.O_RDONLY | NO_FOLLOW), "rb")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a copy of results holds. answers: to how many requests; broken: lines that are none; cut: whether the copy ends
+    inside a line, and whole_bytes: where the line before that ends. sha256: of all its bytes."""
+
+    answers: int
+    broken: int
+    cut: bool
+    whole_bytes: int
+    sha256: bytes
+
+
+def contents(file: IO[bytes]) -> Contents:
+    """Of the whole file, from its start, in memory that does not grow with its lines."""
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+    keys, keyless, broken, start = set[str](), 0, 0, 0
+    key: str | None = ""
+    file.seek(0)
+    while piece := file.readline(PIECE_BYTES):
+        if piece.strip():
+            start, key = file.tell() - len(piece), answered(_line(file, piece))
+            keyless, broken = keyless + (key == ""), broken + (key is None)
+            keys.add(key or "")
+    end = file.tell()
+    file.seek(max(0, end - 1))
+    cut = key is None and file.read(1) != b"\n"  # of the last line
+    return Contents(len(keys - {""}) + keyless, broken, cut, start if cut else end, digest)
+
+
+def _line(file: IO[bytes], piece: bytes) -> Iterator[bytes]:
+    """What belongs to the line that begins with `piece`."""
+    yield piece
+    while not piece.endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
+        yield piece
+
+
+def flaw(found: Contents, expected: int) -> str:
+    """Why a copy is not all of a batch's results, in words; empty when it is. expected: answers, by the batch's own count.
+
+    Pure.
+    """
+    if found.broken and not found.answers:
+        return "what came is no file of results"
+    if found.cut:
+        return "they end in the middle of a line"
+    if found.broken:
+        return f"{found.broken} of the lines are broken"
+    if found.answers < expected:
+        return f"{found.answers} answers came of {expected}"
+    return ""
+
+
+def answered(pieces: Iterable[bytes]) -> str | None:
+    """The key of the request that a line answers, empty when it names none; None when it answers nothing: cut off, a page."""
+    lifter, first, last = Lifter(), None, b""
+    for piece in pieces:
+        first = first if last else _KEY_FIRST.match(piece, 0, 1000)
+        last = piece if piece.strip() else last
+        if first is None:
+            lifter.feed(piece)
+    try:
+        if first is not None:
+            return str(json.loads(first[1])) if last.rstrip().endswith(b"}") else None
+        line = read_line(lifter.close())
+    except (ValueError, Malformed):
+        return None
+    return line.key if line.key is not None else "" if line.status == 200 and line.body != b"null" else None
+
+
+def take_out(operation: IO[bytes], file: IO[bytes]) -> None:
+    """Make `file` the answers that an operation holds, as lines. Raises DownloadFailed when it breaks off."""
+    try:
+        json.loads(outline(operation))
+    except ValueError:
+        raise DownloadFailed("the answer that holds them breaks off", http_status=200) from None
+    file.seek(0)
+    file.truncate()
+    with mmap.mmap(operation.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        file.writelines(gemini_inline.lines(body))
+
+
+def outline(operation: IO[bytes]) -> bytes:
+    """An operation without the answers in it."""
+    operation.flush()
+    if not operation.seek(0, os.SEEK_END):
+        return b""
+    with mmap.mmap(operation.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        return gemini_inline.outline(body)
 
 
 def take(file: IO[bytes], path: str, most: int) -> list[RawLine]:

@@ -87,7 +87,8 @@ class Means:
         return self.store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
 
     def file(self, chunk: Chunk, kind: str) -> str:
-        """kind: `jsonl` for what is sent, `results` for what came back, `strange` for lines that belong to nothing."""
+        """kind: `jsonl` for what is sent, `results` for what came back, `inline` for an operation that holds it, `strange` for
+        lines that belong to nothing."""
         return os.path.join(self.folder(), f"{chunk.id}.{kind}")
 
 

@@ -33,7 +33,7 @@ from batchgen.quota import BudgetReached, Reserved
 from batchgen.records import Sample
 from batchgen.store.spool import NO_FOLLOW, sync_folder
 
-OURS = ("jsonl", "results")  # endings of a chunk's files that go when it is over
+OURS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
 WRITE_BYTES = 1 << 20
 PAGES_MOST = 200  # of the list of batches, a hundred each
 

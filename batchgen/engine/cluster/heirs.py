@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.stopping import stop_what_is_over
+from batchgen.engine.links import take_up
 from batchgen.engine.recover import adopted, is_in_place, place_left, settled_by_receipt
 from batchgen.engine.settle import finish
 from batchgen.engine.unrecorded_files import find_moved_files
@@ -74,10 +75,11 @@ def empty(ledger: FencedLedger, left: Store, catalogue: Catalogue, note: Note) -
     names = (entry.partition(".")[0] for entry in os.listdir(left.spool))
     numbers = {int(name) for name in names if name.isdigit()}
     place_left(ledger, left, [image for image in ledger.reader.unplaced_of_workers() if image.attempt in numbers], note)
+    take_up(ledger, left, catalogue, ledger.behind_links(sorted(numbers)))
     for attempt in ledger.unanswered(sorted(numbers)):
         if isinstance(left, BucketStore) and settled_by_receipt(ledger, left, attempt, note):
             continue
-        adopted(ledger, left, catalogue, attempt, note, "spool of a worker that has died")
+        adopted(ledger, left, attempt, note, "spool of a worker that has died")
     ledger.catch_up()
     waits = ledger.reader.unplaced_of_workers() if left.url else ()  # a bucket that is away has not taken them
     left.forget_spool({image.spool for image in waits})

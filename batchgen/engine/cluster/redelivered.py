@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from batchgen.engine.cluster.heirs import take_over
+from batchgen.engine.exchange import Exchange
 from batchgen.engine.lanes import Route
-from batchgen.engine.recover import fetch_link, settled_by_receipt
-from batchgen.errors import DownloadFailed, ProviderError
+from batchgen.engine.links import fetch
+from batchgen.engine.recover import settled_by_receipt
+from batchgen.errors import DownloadFailed
 from batchgen.ledger.fenced import Claimed, FencedLedger
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.store.bucket import BucketStore
 from batchgen.store.store import Store
-from batchgen.transport import Transport
 
 
 class Redelivered:
@@ -23,7 +24,7 @@ class Redelivered:
         ledger: FencedLedger,
         store: Store,
         catalogue: Catalogue,
-        transport: Transport,
+        exchange: Exchange,
         routes: Mapping[str, Route],
         note: Callable[[str], None],
         hold_uncertain: bool,
@@ -32,7 +33,7 @@ class Redelivered:
         self._ledger = ledger
         self._store = store
         self._catalogue = catalogue
-        self._transport = transport
+        self._exchange = exchange
         self._routes = routes
         self._note = note
 
@@ -55,10 +56,10 @@ class Redelivered:
 
     async def _found(self, attempt: OpenAttempt) -> tuple[str, str] | None:
         """How it ended, when its picture exists. A link that cannot be fetched now is fetched by the next run."""
-        if attempt.links and (route := self._routes.get(attempt.lane)) is not None:
+        if attempt.links:
             try:
-                await fetch_link(self._ledger, self._store, self._transport, route, attempt)
-            except (DownloadFailed, ProviderError) as error:
+                await fetch(self._ledger, self._store, self._exchange, self._routes.get(attempt.lane), attempt)
+            except DownloadFailed as error:
                 self._note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
                 return "failed", error.reason
             return "succeeded", ""

@@ -130,16 +130,17 @@ class Session:
             ledger=self.ledger, store=self.store, results=_Elsewhere(), dependents=dependents, executor=executor,
             emit=self._emit,
         )  # fmt: skip
+        exchange = Exchange(transport, self.store)
         self.execution = Execution(
             dispatch=self.dispatch, routes=self.routes, ledger=self.ledger, store=self.store, attempts=self.attempts,
-            exchange=Exchange(transport, self.store, pacing.policy), enclosures=enclosures, executor=executor,
+            exchange=exchange, enclosures=enclosures, executor=executor,
             emit=self._emit, hold_uncertain=facts.hold_uncertain,
         )  # fmt: skip
         self.dispatch.price(self.execution.reserve_usd)
         self._dependents = dependents
         self._delivery = await self._tasks.enter_async_context(Delivery(self.ledger, self.store, executor, place.note))
         self._redelivered = Redelivered(
-            self.ledger, self.store, catalogue, transport, self.routes, place.note, facts.hold_uncertain
+            self.ledger, self.store, catalogue, exchange, self.routes, place.note, facts.hold_uncertain
         )
         self._driving = asyncio.create_task(self._drive())
         return self

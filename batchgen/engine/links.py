@@ -1,0 +1,146 @@
+"""Pictures behind the links of answers that an earlier process received: fetched again by every run, bought by none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from batchgen.engine.exchange import Exchange, with_fetched
+from batchgen.engine.lanes import Route
+from batchgen.engine.recover import bare_sample, whole_pictures
+from batchgen.engine.replay import sample_of
+from batchgen.engine.settle import discard, settle
+from batchgen.errors import DownloadFailed, ProviderError
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.requests import LinkedAnswer, OpenAttempt
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.profiles.price import lost_usd
+from batchgen.profiles.profile import Profile
+from batchgen.records import Reply, Sample
+from batchgen.store.spool import SpoolFile
+from batchgen.store.store import Store
+from batchgen.transport import Transport
+
+TRIES = 3  # of a link in each run that finds it
+AT_ONCE = 8
+PATIENCE_S = 60.0  # without a picture from any link; then the others are left to the next run
+# A link that answers like this is dead, but not on its first day: hosts have a picture late, and have faults of their own.
+GONE, GONE_AFTER_S = (403, 404, 410), 86400.0
+HOPELESS_AFTER_S = 30 * 86400.0  # whatever it answers; how long links live is documented nowhere
+
+
+def is_gone(error: DownloadFailed, age_s: float) -> bool:
+    """Whether a link is not worth another try. age_s: since its answer was asked for. Pure."""
+    return age_s > (GONE_AFTER_S if error.http_status in GONE else HOPELESS_AFTER_S)
+
+
+def take_up(ledger: Ledger, store: Store, catalogue: Catalogue, attempts: Iterable[OpenAttempt]) -> None:
+    """What a process had fetched into this spool when it died is not fetched again: its link may be dead by now."""
+    for attempt in attempts:
+        if not attempt.links:
+            continue
+        stranded = store.bring_back(attempt.id, attempt.started_at)
+        if came := dict(_in_spool(store, attempt)):
+            left = DownloadFailed("the run ended before the picture was fetched from its link")
+            failed = dict.fromkeys(attempt.links.keys() - came.keys(), left)
+            _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, came, failed)
+        for path in stranded:
+            os.unlink(path)
+
+
+def _in_spool(store: Store, attempt: OpenAttempt) -> Iterable[tuple[int, SpoolFile]]:
+    """Whole pictures of an answer that are not recorded, by number."""
+    left = set(range(attempt.answer.pictures)) - attempt.answer.recorded if attempt.answer else set[int]()
+    for name, _ in whole_pictures(store, attempt.id):
+        if (k := int(name.partition(".")[2])) in left:
+            yield k, SpoolFile(store.spool, name, found=True)
+
+
+async def fetch_earlier(
+    ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Callable[[str], None]
+) -> None:
+    """All that is left of earlier runs, several at once. Raises StoreError and LedgerError."""
+    exchange, slots, loop = Exchange(transport, store, TRIES), asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop()
+    waiting = [attempt for attempt in ledger.reader.open_attempts() if attempt.links]
+    random.shuffle(waiting)  # each gets its turn, however many of the others keep us waiting
+    failures: list[str] = []
+
+    async def one(attempt: OpenAttempt) -> bool:
+        async with slots:
+            try:
+                await fetch(ledger, store, exchange, routes.get(attempt.lane), attempt)
+            except DownloadFailed as error:
+                failures.append(f"{attempt.item_id} ({error})")
+                return False
+        note(f"{attempt.item_id}: fetched from the link of an earlier run")
+        return True
+
+    tasks = {asyncio.create_task(one(attempt)) for attempt in waiting}
+    came_s = loop.time()
+    try:
+        while tasks:
+            done, tasks = await asyncio.wait(tasks, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            if sum(task.result() for task in done):
+                came_s = loop.time()
+            elif loop.time() - came_s >= PATIENCE_S:
+                exchange.cancel(f"no link has given a picture for {PATIENCE_S:.0f} s")
+    finally:
+        exchange.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if failures:
+        note(f"paid for and still behind their links: {len(failures)} answer(s), among them {failures[0]}")
+
+
+async def fetch(ledger: Ledger, store: Store, exchange: Exchange, route: Route | None, attempt: OpenAttempt) -> None:
+    """Fetch what is left of an answer, and settle what comes. route: None when its API has no address any more.
+
+    Raises DownloadFailed when a picture is still missing; the ledger knows by then.
+    """
+    came: dict[int, SpoolFile] = {}
+    failed: dict[int, DownloadFailed] = {}
+    if route is None:
+        failed = dict.fromkeys(attempt.links, DownloadFailed(f"no address is set for {attempt.lane}"))
+    else:
+        came, failed = await exchange.fetch(attempt.id, attempt.links, route)
+        if came:
+            await asyncio.to_thread(_settle, ledger, store, route.profile, attempt, came, failed)
+    if not failed:
+        return
+    error, sample = next(iter(failed.values())), _sample(attempt)
+    if all(is_gone(each, time.time() - attempt.started_at) for each in failed.values()):
+        await asyncio.to_thread(ledger.without_picture, attempt, "failed", "link_gone", error.message)
+    elif not came:
+        usage = attempt.answer.usage if attempt.answer else None
+        cost = (
+            (None, "")
+            if route is None
+            else lost_usd(route.profile, usage, attempt.images, tier=sample.item.service_tier)
+        )
+        await ledger.download_failed(attempt.id, sample, error, cost)
+    raise error
+
+
+def _settle(
+    ledger: Ledger,
+    store: Store,
+    profile: Profile,
+    attempt: OpenAttempt,
+    came: Mapping[int, SpoolFile],
+    failed: Mapping[int, DownloadFailed],
+) -> None:
+    """Raises DownloadFailed for a bug of ours: the links stay, and a newer version may do better."""
+    spooled: list[SpoolFile] = []
+    answer = attempt.answer or LinkedAnswer({}, frozenset(), 0)
+    reply = with_fetched(Reply(usage=answer.usage, text=answer.text), spooled, answer.pictures, came, failed)
+    try:
+        settle(ledger, store, profile, attempt.id, _sample(attempt), reply, spooled, None, attempt.estimate_usd)
+    except ProviderError as error:
+        discard(spooled)
+        raise DownloadFailed(error.message) from error
+
+
+def _sample(attempt: OpenAttempt) -> Sample:
+    return sample_of(attempt, attempt.answer.facts) if attempt.answer and attempt.answer.facts else bare_sample(attempt)

@@ -1,0 +1,93 @@
+"""Answers that a batch gives in its own operation in place of a file, as lines of such a file.
+
+`response.inlinedResponses.inlinedResponses`, and the same below `metadata.output` and `dest`: ai.google.dev/api/batch-api,
+and maximhq/bifrost#3951 of small batches that were made from a file. Pure, over bytes or a file mapped into memory.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Body = bytes | mmap.mmap
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
+_PLACES = frozenset({("response",), ("dest",), ("output",), ("metadata", "output")})
+_NAMES = ("inlinedResponses", "inlined_responses")
+_NAME_BYTES = 64  # a key that is longer is none of these
+_DEPTH_MOST, _ANSWERS_MOST = 200, 10_000  # of an operation; what goes beyond is none
+
+
+@dataclass(slots=True)
+class Answers:
+    """One list of answers. inside: from behind its bracket to the one that closes it; answers: where each begins and ends."""
+
+    inside: tuple[int, int]
+    answers: list[tuple[int, int]]
+
+
+def lists_of_answers(body: Body) -> list[Answers]:
+    """Those of an operation, in their order; one that breaks off has what is whole of it."""
+    found: list[Answers] = []
+    path: list[str] = []  # keys of the containers that are open
+    text, key = (0, 0), ""
+    listing: tuple[int, Answers] | None = None  # its depth
+    start = 0
+    for token in _TOKEN.finditer(body):
+        match token[0][:1]:
+            case b'"':
+                text = token.span()
+            case b":":
+                key = _name(body, text)
+            case b"{" | b"[" as opened:
+                if listing is None and opened == b"[" and _is_place(path[1:], key):
+                    listing = len(path), Answers((token.end(), token.end()), [])
+                    found.append(listing[1])
+                elif listing is not None and len(path) == listing[0] + 1:
+                    start = token.start()
+                path.append(key)
+                key = ""
+            case _:
+                del path[-1:]
+                if listing is not None and len(path) == listing[0] + 1:
+                    listing[1].answers.append((start, token.end()))
+                elif listing is not None and len(path) == listing[0]:
+                    listing[1].inside = listing[1].inside[0], token.start()
+                    listing = None
+        if len(path) > _DEPTH_MOST or (listing is not None and len(listing[1].answers) > _ANSWERS_MOST):
+            return []
+    return found
+
+
+def lines(body: Body) -> Iterator[bytes]:
+    """Each answer as a line with its end: line ends between the parts of an answer are no part of its JSON."""
+    for one in next((each for each in lists_of_answers(body) if each.answers), Answers((0, 0), [])).answers:
+        yield body[slice(*one)].replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
+
+
+def outline(body: Body) -> bytes:
+    """The operation with `{}` for all the answers of a list: it says how the batch stands, and is short."""
+    pieces, at = [], 0
+    for one in lists_of_answers(body):
+        if one.answers:
+            pieces += [body[at : one.inside[0]], b"{}"]
+            at = one.inside[1]
+    return b"".join([*pieces, body[at:]])
+
+
+def _name(body: Body, text: tuple[int, int]) -> str:
+    if text[1] - text[0] > _NAME_BYTES:
+        return ""
+    try:
+        return str(json.loads(body[slice(*text)]))
+    except ValueError:
+        return ""
+
+
+def _is_place(path: list[str], key: str) -> bool:
+    """path: keys from the operation down to the list. The list stands in an object of the same name, or by itself."""
+    if key not in _NAMES:
+        return False
+    return tuple(path) in _PLACES or (path[-1:] != [] and path[-1] in _NAMES and tuple(path[:-1]) in _PLACES)
