@@ -75,7 +75,7 @@ class Afterwards:
         """A run that ends by an error is told of too, unless a person sits before it and mistyped."""
         try:
             yield
-        except (click.ClickException, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.Abort):
             raise
         except Exception as error:
             text = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 import tempfile
 import traceback
 from typing import Any
@@ -12,18 +13,23 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
+from batchgen.cli.streams import OutputLost, ignore_failures
 from batchgen.errors import BatchgenError, LedgerError, ManifestError, UsageError
 from batchgen.ledger.schema import unreadable
 from batchgen.report.clean import without_secrets
 
 BUG = 1
 USAGE = 2
+BROKEN_PIPE = 141  # what a shell reports for a reader that went away
 
 
 def failed(error: Exception, invocation: Invocation) -> int:
     """Say it on stderr, and as an object on stdout when `--json` was asked for. Answers the exit code."""
+    ignore_failures(sys.stdout)
     if isinstance(error, click.Abort):
         return 130
+    if isinstance(error, OutputLost) and error.gone:
+        return BROKEN_PIPE
     if isinstance(error, sqlite3.Error):
         error = unreadable(error)
     if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
