@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -133,7 +134,7 @@ def test_an_error_keeps_its_exit_code_though_it_cannot_be_said(redirected, redir
 def test_what_was_not_flushed_before_an_end_does_not_change_its_exit_code():
     code = (
         "import batchgen.__main__ as m, batchgen.cli.main as c\n"
-        "def stop(argv): print('half an answer'); raise KeyboardInterrupt\n"
+        "def stop(argv): print('half an answer', end=''); raise KeyboardInterrupt\n"
         "c.run_command_line = stop\n"
         "m.main()\n"
     )
@@ -162,13 +163,13 @@ def test_a_watch_of_the_status_ends_when_its_reader_goes_away(redirected, write,
 
 
 def test_a_slow_reader_of_a_non_blocking_stdout_gets_every_line(redirected, write, batchgen):
-    manifest = str(write({f"item-{number}": "x " * 200 for number in range(500)}))
+    manifest = str(write({f"item-{number}": "A mug" for number in range(2000)}))
     whole = batchgen("plan", manifest, "--all").out
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     process = redirected("", "plan", manifest, "--all", stdout=writing)
+    until(lambda: not select.select((), (writing,), (), 0)[1])  # the pipe is full
     os.close(writing)
-    time.sleep(1.0)  # the pipe is full by now
     with open(reading, encoding="utf-8") as file:
         assert (file.read(), process.wait(20)) == (whole, 0)
 
