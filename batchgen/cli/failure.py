@@ -14,8 +14,9 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.streams import OutputLost, ignore_failures
-from batchgen.errors import BatchgenError, LedgerError, ManifestError, UsageError
+from batchgen.errors import BatchgenError, LedgerError, ManifestError, SettingsError, UsageError
 from batchgen.ledger.schema import unreadable
+from batchgen.machine import refusal
 from batchgen.report.clean import without_secrets
 
 BUG = 1
@@ -30,10 +31,7 @@ def failed(error: Exception, invocation: Invocation) -> int:
         return 130
     if isinstance(error, OutputLost) and error.gone:
         return BROKEN_PIPE
-    if isinstance(error, sqlite3.Error):
-        error = unreadable(error)
-    if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
-        error = LedgerError(f"the ledger's database failed: {' '.join(str(error).split())}")
+    error = explained(error)
     if isinstance(error, click.ClickException):
         code, lines = error.exit_code, _usage(error)
     elif isinstance(error, BatchgenError):
@@ -46,6 +44,17 @@ def failed(error: Exception, invocation: Invocation) -> int:
     if invocation.json:
         invocation.out.json(_as_object(error, code, lines))
     return code
+
+
+def explained(error: Exception) -> Exception:
+    """What databases and the machine refused, as an error of ours; a bug stays as it is."""
+    if isinstance(error, sqlite3.Error):
+        return unreadable(error)
+    if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
+        return LedgerError(f"the ledger's database failed: {' '.join(str(error).split())}")
+    if not isinstance(error, BatchgenError) and (refused := refusal(error)):
+        return SettingsError(refused)
+    return error
 
 
 def _log(error: Exception, code: int, lines: list[str], invocation: Invocation) -> None:

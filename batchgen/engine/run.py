@@ -49,6 +49,7 @@ from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work import submitting_run
+from batchgen.machine import allow_open_files, started_threads
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import LEDGER, Settings, state_folder
@@ -328,7 +329,8 @@ class _Run:
         budget, budget_of = await purse.tightest(options.max_usd)
         prospect = forecast(list(survey.loads.values()), pacing.concurrency, budget, budget_of, chain_s=survey.chain_s)
         parked = pacing.still_parked()
-        with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
+        allow_open_files(pacing.concurrency)
+        with started_threads(8, "store") as executor:
             async with Transport(pacing.concurrency, executor) as transport, AsyncExitStack() as held:
                 dispatch = pacing.dispatch(self.backlog, logs, parked)
 
