@@ -72,6 +72,10 @@ class LedgerError(SettingsError):
     """The ledger cannot be opened, is damaged, or belongs to another version."""
 
 
+class ServerAway(LedgerError):
+    """The server that holds the ledger cannot be reached now, and may be later."""
+
+
 class JobLocked(BatchgenError):
     """Another run holds this job."""
 

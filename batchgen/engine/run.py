@@ -125,6 +125,11 @@ class _Run:
             raise UsageError(
                 "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or BATCHGEN_LEDGER"
             )
+        if url := address(self.store.folder, self._server()):
+            from batchgen.ledger.postgresql import PATIENCE_S
+            from batchgen.ledger.reachable import until_reachable
+
+            await until_reachable(url, self.note, PATIENCE_S)
         try:
             if not has_ledger(self.store.folder):
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
