@@ -41,10 +41,12 @@ from batchgen.engine.signals import stop_on_signals
 from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
 from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.places import Server, address, has_ledger, known_as, pointer, server_url
+from batchgen.ledger.reachable import until_reachable
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
@@ -126,10 +128,7 @@ class _Run:
                 "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or BATCHGEN_LEDGER"
             )
         if url := address(self.store.folder, self._server()):
-            from batchgen.ledger.postgresql import PATIENCE_S
-            from batchgen.ledger.reachable import until_reachable
-
-            await until_reachable(url, self.note, PATIENCE_S)
+            await until_reachable(url, self.note, postgresql.PATIENCE_S)
         try:
             if not has_ledger(self.store.folder):
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
