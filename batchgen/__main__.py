@@ -8,9 +8,15 @@ import sys
 def main() -> None:
     """Never returns: leaves with the exit code that the README lists."""
     try:
-        from batchgen.cli.main import run_command_line
+        from batchgen.cli.streams import ignore_failures, open_standard_streams
 
-        code = run_command_line(sys.argv[1:])
+        open_standard_streams()
+        try:
+            from batchgen.cli.main import run_command_line
+
+            code = run_command_line(sys.argv[1:])
+        finally:
+            ignore_failures(sys.stdout)  # the interpreter flushes it once more
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

@@ -83,6 +83,10 @@ class LedgerGone(LedgerError):
         self.kept = tuple(kept)
 
 
+class ServerAway(LedgerError):
+    """The server that holds the ledger cannot be reached now, and may be later."""
+
+
 class JobLocked(BatchgenError):
     """Another run holds this job."""
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import selectors
+import signal
 import socket
 import sys
 import uuid
@@ -21,6 +22,8 @@ import pytest
 from batchgen.records import Item, Sample
 from tests.postgres import running
 
+ROOT = Path(__file__).resolve().parent.parent
+
 pytest_plugins = ["tests.marked_key"]
 
 
@@ -29,6 +32,18 @@ def pytest_xdist_auto_num_workers() -> int:
     """Half as many again as there are cores: tests wait for other processes much of the time."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return cores + (cores + 1) // 2
+
+
+def pytest_configure() -> None:
+    """Under nohup, in a shell's background or below a supervisor, signals may be ignored or blocked. The processes that
+    tests start must not inherit that: a signal with a handler is one at its default for them (signal(7)), and here
+    it is ignored as before."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these Python ignores, and gives back
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

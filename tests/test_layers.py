@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "batchgen"
 
 # Bottom to top. A module may import from its own layer and from those above it in this list.
 LAYERS: list[list[str]] = [
-    ["records", "errors", "settings", "safe_open", "time_limit", "url", "proxies"],
+    ["records", "errors", "machine", "settings", "safe_open", "time_limit", "url", "proxies"],
     ["events", "profiles", "report.clean"],
     [
         "retry",

@@ -199,7 +199,8 @@ def test_a_user_who_may_not_make_schemas_is_told_what_to_grant(folder, postgres,
         opened(folder, database.replace(f"{USER}:{PASSWORD}", f"{user}:guest-of-the-tests"))
 
 
-async def test_a_run_whose_server_is_not_there_sends_nothing(tmp_path):
+async def test_a_run_whose_server_is_not_there_sends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(postgresql, "PATIENCE_S", 0.0)
     async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
         bench = Bench(emulator.base_url, tmp_path, f"postgresql://{USER}:{PASSWORD}@127.0.0.1:1/x")
         with pytest.raises(LedgerError) as caught:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from batchgen.cli.failure import explained
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import BatchgenError, JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.job import Job
@@ -81,14 +82,12 @@ class Afterwards:
         """A run that ends by an error is told of too, unless a person sits before it and mistyped."""
         try:
             yield
-        except (click.ClickException, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.Abort):
             raise
         except Exception as error:
-            text = (
-                str(error)
-                if isinstance(error, BatchgenError)
-                else f"a bug in batchgen: {type(error).__name__}: {error}"
-            )
+            why = explained(error)
+            bug = f"a bug in batchgen: {type(error).__name__}: {error}"
+            text = str(why) if isinstance(why, BatchgenError) else bug
             name = Path(self._manifest).stem
             self._append(failure_markdown(name, text, self._invocation.err.fit))
             typed = isinstance(error, UsageError) and not isinstance(error, ManifestError) and sys.stdin.isatty()

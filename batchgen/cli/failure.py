@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 import tempfile
 import traceback
 from typing import Any
@@ -12,22 +13,25 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.errors import BatchgenError, LedgerError, ManifestError, UsageError
+from batchgen.cli.streams import OutputLost, ignore_failures
+from batchgen.errors import BatchgenError, LedgerError, ManifestError, SettingsError, UsageError
 from batchgen.ledger.schema import unreadable
+from batchgen.machine import refusal
 from batchgen.report.clean import without_secrets
 
 BUG = 1
 USAGE = 2
+BROKEN_PIPE = 141  # what a shell reports for a reader that went away
 
 
 def failed(error: Exception, invocation: Invocation) -> int:
     """Say it on stderr, and as an object on stdout when `--json` was asked for. Answers the exit code."""
+    ignore_failures(sys.stdout)
     if isinstance(error, click.Abort):
         return 130
-    if isinstance(error, sqlite3.Error):
-        error = unreadable(error)
-    if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
-        error = LedgerError(f"the ledger's database failed: {' '.join(str(error).split())}")
+    if isinstance(error, OutputLost) and error.gone:
+        return BROKEN_PIPE
+    error = explained(error)
     if isinstance(error, click.ClickException):
         code, lines = error.exit_code, _usage(error)
     elif isinstance(error, BatchgenError):
@@ -40,6 +44,17 @@ def failed(error: Exception, invocation: Invocation) -> int:
     if invocation.json:
         invocation.out.json(_as_object(error, code, lines))
     return code
+
+
+def explained(error: Exception) -> Exception:
+    """What databases and the machine refused, as an error of ours; a bug stays as it is."""
+    if isinstance(error, sqlite3.Error):
+        return unreadable(error)
+    if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
+        return LedgerError(f"the ledger's database failed: {' '.join(str(error).split())}")
+    if not isinstance(error, BatchgenError) and (refused := refusal(error)):
+        return SettingsError(refused)
+    return error
 
 
 def _log(error: Exception, code: int, lines: list[str], invocation: Invocation) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,11 +11,15 @@ import click
 from batchgen import __version__
 from batchgen.cli.failure import failed
 from batchgen.cli.invocation import Invocation, started
+from batchgen.cli.streams import ignore_failures, loss
 from batchgen.schedule.timetable import LATER_CODES
 from batchgen.settings import LEDGER, environment, use_ledger
 
 COMPLETE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
-BROKEN_PIPE = 141  # what a shell reports for a reader that went away
+# Run for what they do, or for their exit code: a stdout that is closed, full or unread costs them lines and nothing else.
+NOT_FOR_OUTPUT = frozenset(
+    {"run", "retry", "post", "cancel", "report", "serve", "emulate", "validate", "verify", "doctor"}
+)
 SECTIONS = {
     "Make images": {
         "run": "Make what is missing; running again goes on.",
@@ -85,6 +87,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if name in NOT_FOR_OUTPUT:
+            ignore_failures(sys.stdout)
         if name in self.list_commands(ctx) or name.startswith("-"):
             return super().resolve_command(ctx, args)
         from difflib import get_close_matches
@@ -106,15 +110,14 @@ def run_command_line(argv: Sequence[str]) -> int:
     try:
         code = _invoke(argv, invocation)
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = BROKEN_PIPE
     except Exception as error:
         code = failed(error, invocation)
+    else:
+        if why := loss(sys.stdout):
+            invocation.warn(f"stdout did not take all of the answer: {why}")
     finally:
         use_ledger(ledger)
         invocation.close_log()
-    if code == BROKEN_PIPE:
-        _silence()
     return 0 if invocation.later_ok and code in LATER_CODES else code
 
 
@@ -124,15 +127,9 @@ def _invoke(argv: Sequence[str], invocation: Invocation) -> int:
 
         return shell_complete(cli, {}, "batchgen", COMPLETE, instruction)
     try:
-        # click would answer a broken pipe with 1, which is our code for a bug.
+        # Not cli.main: it would answer some errors itself.
         with cli.make_context("batchgen", list(argv), obj=invocation) as context:
             result = cli.invoke(context)
     except click.exceptions.Exit as leave:
         return leave.exit_code
     return result if isinstance(result, int) else 0
-
-
-def _silence() -> None:
-    """Nobody reads stdout any more: the interpreter's last flush shall not complain."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,30 +96,39 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
             from batchgen.report.lines import Faults
 
             stack.enter_context(Faults(invocation.err.line))
-        shift = _shift(url, worker_options.name, manifests, emit, stack) if manifests else None
+        shift = partial(_shift, url, worker_options.name, manifests, emit, stack) if manifests else None
         return asyncio.run(_run(worker, shift))
 
 
-async def _run(worker: Worker, shift: Shift | None) -> int:
+async def _run(worker: Worker, make_shift: Callable[[], Shift] | None) -> int:
+    """make_shift: of the nights, called once the server is there. Raises LedgerError, UsageError."""
     from batchgen.engine.signals import minded
 
     left = list[str]()
-    nights = None if shift is None else asyncio.create_task(shift.run())
+    shifts: list[Shift] = []
 
     def stop(number: int) -> None:
         left.append(signal.Signals(number).name)
         worker.stop()
-        if shift is not None:
+        for shift in shifts:
             shift.stop()
 
-    try:
-        with minded(stop):
+    with minded(stop):
+        if make_shift is None:
             await worker.run()
-    finally:
-        if shift is not None and nights is not None:
-            shift.stop()
-            await nights
+        elif await worker.reached():
+            shifts.append(make_shift())
+            await _with_nights(worker, shifts[0])
     return LEFT[left[0]] if left else 0
+
+
+async def _with_nights(worker: Worker, shift: Shift) -> None:
+    nights = asyncio.create_task(shift.run())
+    try:
+        await worker.run()
+    finally:
+        shift.stop()
+        await nights
 
 
 def _shift(url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack) -> Shift:

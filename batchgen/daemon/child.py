@@ -51,14 +51,13 @@ class Child:
             if len(rest) > LINE_MOST_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                _tell(on_line, line)
+                on_line(_text(line))
         if rest:
-            _tell(on_line, rest)
+            on_line(_text(rest))
 
 
-def _tell(on_line: Callable[[str], None], line: bytes) -> None:
-    with suppress(OSError):
-        on_line(line.decode(errors="replace").rstrip("\r"))
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r")
 
 
 def reap_orphans(ours: Collection[int]) -> None:

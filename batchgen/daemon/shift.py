@@ -15,7 +15,7 @@ from batchgen.daemon.child import Child
 from batchgen.daemon.diary import Entry
 from batchgen.daemon.roster import Roster, Scheduled, times_of
 from batchgen.daemon.rota import KILLED, Rota, Turn
-from batchgen.daemon.watch import BY_SIGNAL, GIVE_UP_S, LOOK_EVERY_S, MEANINGS
+from batchgen.daemon.watch import BY_SIGNAL, GIVE_UP_S, LOOK_EVERY_S, MEANINGS, log_failure
 from batchgen.engine.cluster.queue import STALE_S
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.events import Event, NightBegan, NightEnded, NightPlanned, NightSaid, NightSkipped
@@ -158,10 +158,8 @@ class Shift:
             self.orders.emit(
                 NightEnded(at=time.time(), exit_code=code, seconds=seconds, meaning=meaning, again=again, **facts)
             )
-        except (BatchgenError, OSError) as error:
-            _logger.error("%s: %s", job.name, error)
-        except Exception:
-            _logger.exception("%s: a bug in batchgen; the worker goes on", job.name)
+        except Exception as error:
+            log_failure(job.name, error, "the worker goes on")
         finally:
             job.running = False
             self._wake.set()

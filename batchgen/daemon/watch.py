@@ -22,6 +22,7 @@ from batchgen.daemon.child import Child, reap_orphans
 from batchgen.daemon.roster import Roster, Scheduled
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.events import Event, NightBegan, NightEnded, NightPlanned, NightSkipped
+from batchgen.machine import refusal
 from batchgen.report.figures import count, utc_iso
 from batchgen.schedule.nights import PERSON, Due, Night, Skipped, Wait
 from batchgen.schedule.timetable import LATER_CODES
@@ -152,10 +153,8 @@ class Watch:
                 verdict = self._verdict(job)
             if isinstance(verdict, Wait):
                 self._plan(job, verdict)
-        except (BatchgenError, OSError) as error:
-            _logger.error("%s: %s", job.name, error)
-        except Exception:
-            _logger.exception("%s: a bug in batchgen; the other jobs go on", job.name)
+        except Exception as error:
+            log_failure(job.name, error, "the other jobs go on")
         finally:
             job.running = False
             self._turns.discard(task)
@@ -266,6 +265,14 @@ class Watch:
                 self._tell_all(number)
         if self._turns:
             await asyncio.wait(self._turns)
+
+
+def log_failure(name: str, error: Exception, rest: str) -> None:
+    """One job's trouble, which is not the others'. rest: what goes on."""
+    if isinstance(error, (BatchgenError, OSError)) or refusal(error):
+        _logger.error("%s: %s", name, refusal(error) or error)
+    else:
+        _logger.error("%s: a bug in batchgen; %s", name, rest, exc_info=error)
 
 
 def _scheduler() -> Any:

@@ -22,6 +22,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.lost import has_lines
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.server_lock import ServerLock
+from batchgen.machine import refusal
 from batchgen.manifest import Manifest
 from batchgen.planning import selected
 from batchgen.recipe import UNFINISHED
@@ -145,8 +146,9 @@ class Derivatives:
     def _give_up(self, error: Exception) -> None:
         """No trouble with derivatives ever costs a picture: what is missing is left to the next run."""
         self._full = True
-        self._note(f"derivatives are left to the next run: {error}")
-        if not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
+        why = refusal(error)
+        self._note(f"derivatives are left to the next run: {why or error}")
+        if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
             log.error("a bug of batchgen", exc_info=error)
 
     async def _walk(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from batchgen.engine.enclosures import Enclosures
 from batchgen.engine.lanes import Route
 from batchgen.errors import BadRequest, BatchgenError, ProviderError, UsageError
+from batchgen.machine import refusal
 from batchgen.providers.base import Conversing
 from batchgen.records import Inputs, Request, Sample
 from batchgen.retry import Tries
@@ -41,7 +42,8 @@ async def prepare(sample: Sample, route: Route, enclosures: Enclosures) -> Prepa
     except BatchgenError:
         raise
     except Exception as error:
-        message = f"{type(error).__name__} in writing the request: a bug of batchgen or of its codec"
+        why = refusal(error) or "a bug of batchgen or of its codec"
+        message = f"{type(error).__name__} in writing the request: {why}"
         raise BadRequest(message) from error
 
 

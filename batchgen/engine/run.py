@@ -44,16 +44,19 @@ from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivative
 from batchgen.engine.unrecorded_files import ended_in_order, find_moved_files
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.lost import has_lines
 from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, ledger_url, pointer, server_url
+from batchgen.ledger.reachable import until_reachable
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work import submitting_run
+from batchgen.machine import allow_open_files, started_threads
 from batchgen.manifest import Manifest
 from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.settings import Settings, state_folder, state_folders
@@ -130,6 +133,8 @@ class _Run:
             raise UsageError(
                 "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or BATCHGEN_LEDGER"
             )
+        if url := address(self.store.folder, self._server()):
+            await until_reachable(url, self.note, postgresql.PATIENCE_S)
         try:
             has_lines(self.store.folder)  # a user's own results.jsonl is never written over
             if not has_ledger(self.store.folder):
@@ -379,7 +384,8 @@ class _Run:
         budget, budget_of = await purse.tightest(options.max_usd)
         prospect = forecast(list(survey.loads.values()), pacing.concurrency, budget, budget_of, chain_s=survey.chain_s)
         parked = pacing.still_parked()
-        with ThreadPoolExecutor(8, thread_name_prefix="store") as executor:
+        allow_open_files(pacing.concurrency)
+        with started_threads(8, "store") as executor:
             async with Transport(pacing.concurrency, executor) as transport, AsyncExitStack() as held:
                 dispatch = pacing.dispatch(self.backlog, logs, parked)
 

@@ -14,6 +14,7 @@ from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, St
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.rows import sidecars, utc
+from batchgen.machine import refusal
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import EMPTY, ImageFile, Reply, ReplyImage, Result, Sample, Usage
@@ -197,7 +198,8 @@ def our_bugs(*foreseen: type[Exception], usage: Usage | None = None, kept: bool 
         raise
     except Exception as error:
         rest = "; the answer is kept and can be read again without buying it" if kept else ""
-        message = f"{type(error).__name__} in reading the answer: a bug of batchgen or of its codec{rest}"
+        why = refusal(error) or "a bug of batchgen or of its codec"
+        message = f"{type(error).__name__} in reading the answer: {why}{rest}"
         raise Unreadable(message, http_status=200, usage=usage) from error
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from batchgen.errors import JobLocked, LedgerError, UsageError
+from batchgen.errors import JobLocked, LedgerError, ServerAway, UsageError
 from batchgen.ledger.database import Change, Cursor
 from batchgen.settings import LEDGER, long_enough_to_hide
 
@@ -60,6 +60,11 @@ _PREPARE = (
 _END = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ?"
     " AND backend_xid::text = (?::text::numeric % 4294967296)::text"
+)
+# What time does not mend, as English servers and libpq say it.
+_FOR_A_PERSON = re.compile(
+    r"authentication failed|no password supplied|does not exist|permission denied|no pg_hba\.conf entry"
+    r"|not permitted to log in|invalid port number"
 )
 _HOLDERS = (
     "SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.granted"
@@ -153,7 +158,8 @@ class PostgreSQL:
     def __init__(self, url: str, schema: str, application: str = "batchgen", patience_s: float | None = None) -> None:
         """patience_s: how long a server may be away before what waits for it is given up, PATIENCE_S by default.
 
-        Raises LedgerError when the server cannot be reached now, UsageError without the package that speaks to it.
+        Raises ServerAway when the server cannot be reached now, LedgerError when it never will be by this address,
+        UsageError without the package that speaks to it.
         """
         self.url = url
         self.schema = schema
@@ -386,7 +392,10 @@ def _unreachable(url: str, error: Exception) -> LedgerError:
         remedy = f". A password comes from {LEDGER}, PGPASSWORD or ~/.pgpass"
     elif "database" in said and "does not exist" in said:
         remedy = ". Make the database first (createdb), or name another"
-    return LedgerError(f"the ledger's server {shown(url)} cannot be used: {said}{remedy}")
+    # An address that libpq does not understand is its ProgrammingError, or a ValueError of Python's.
+    lasting = not isinstance(error, _psycopg().OperationalError) or _FOR_A_PERSON.search(said)
+    kind = LedgerError if lasting else ServerAway
+    return kind(f"the ledger's server {shown(url)} cannot be used: {said}{remedy}")
 
 
 def _failed(error: Exception, connection: psycopg.Connection[Any]) -> LedgerError:
@@ -394,7 +403,8 @@ def _failed(error: Exception, connection: psycopg.Connection[Any]) -> LedgerErro
     if getattr(error, "sqlstate", None) == "42501":
         user, name = connection.info.user, connection.info.dbname
         said += f". Its user has to be let: GRANT CREATE ON DATABASE {name} TO {user}"
-    failed = LedgerError(f"the ledger's database refused: {said}")
+    kind = ServerAway if connection.broken else LedgerError
+    failed = kind(f"the ledger's database refused: {said}")
     failed.__cause__ = error
     return failed
 

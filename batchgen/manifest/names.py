@@ -1,4 +1,4 @@
-"""Ids and file names: what they may look like, and the ones made from a prompt. Pure.
+"""Ids and file names: what they may look like, and the ones made from a prompt. Pure but for the encoding of file names.
 
 Reserved names and characters: learn.microsoft.com/windows/win32/fileio/naming-a-file.
 """
@@ -6,6 +6,7 @@ Reserved names and characters: learn.microsoft.com/windows/win32/fileio/naming-a
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 
@@ -50,7 +51,17 @@ def stem_problem(text: str) -> str | None:
         return "holds a character that cannot be seen"
     if text[0] in ".- " or text[-1] in ". ":
         return "must not start with a dot, a dash or a space, nor end with a dot or a space"
+    if not text.isascii() and (problem := _not_in_locale(text)):
+        return problem
     return None if _RESERVED_STEM.match(text) else "is a name that Windows reserves"
+
+
+def _not_in_locale(text: str) -> str | None:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        return f"holds {text[error.start]!r}, which a file name cannot hold in this locale: set LC_ALL=C.UTF-8"
+    return None
 
 
 def composed(text: str) -> str:

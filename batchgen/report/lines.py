@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 from batchgen.events import (
     BatchCollected,
@@ -114,8 +113,7 @@ class Faults(logging.Handler):
         logging.getLogger().removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # nobody reads any more: that is no reason to end a run half way
-            self._say(brief(record.getMessage()))
+        self._say(brief(record.getMessage()))
 
 
 class Lines:

@@ -87,21 +87,17 @@ class Log(logging.Handler):
 
 
 class Stream:
-    """A stream that may go away while the run goes on. plain: it takes ASCII only."""
+    """stderr, which loses lines without a word. plain: it takes ASCII only."""
+
+    lost, why = 0, ""
 
     def __init__(self, stream: TextIO, *, plain: bool) -> None:
         self._stream = stream
         self.plain = plain
-        self.lost = 0
-        self.why = ""
 
     def write(self, line: str) -> None:
-        try:
-            self._stream.write(line)
-            self._stream.flush()
-        except (OSError, ValueError) as error:
-            self.lost += 1
-            self.why = getattr(error, "strerror", None) or str(error)
+        self._stream.write(line)
+        self._stream.flush()
 
     def flush(self) -> None:
         """Each line was."""

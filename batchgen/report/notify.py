@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 from batchgen.errors import ProviderError, UsageError
+from batchgen.machine import refusal
 from batchgen.profiles.profile import Profile
 from batchgen.report.clean import shortened
 from batchgen.report.facts import Facts
@@ -106,7 +107,10 @@ def send(addresses: Sequence[str], subject: str, body: str) -> list[str]:
     """Answers what went wrong, in words that may hold an address: the caller hides it. Never raises."""
     problems: list[str] = []
     thread = threading.Thread(target=_send, args=(addresses, subject, body, problems), daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        return [refusal(error)]
     thread.join(SEND_LIMIT_S)
     return [f"no end after {SEND_LIMIT_S:.0f} s"] if thread.is_alive() else problems
 
@@ -150,8 +154,8 @@ def beat(address: str) -> str | None:
         return error.message.replace("the picture's link", "the address")
     except ValueError as error:
         return f"the address {error}"
-    except OSError as error:
-        return f"{type(error).__name__} {error}".strip()
+    except (OSError, RuntimeError) as error:
+        return refusal(error) or f"{type(error).__name__} {error}".strip()
     return None
 
 

@@ -296,8 +296,8 @@ def _flagged(facts: Facts) -> list[str]:
 
 def next_steps(facts: Facts) -> list[str]:
     """What to type now, by the exit code."""
-    manifest = shlex.quote(os.path.relpath(facts["manifest"])) if facts["manifest"] else "MANIFEST"
-    output = f" --output {shlex.quote(os.path.relpath(facts['folder']))}" if facts["own_folder"] else ""
+    manifest = _typed(facts["manifest"]) if facts["manifest"] else "MANIFEST"
+    output = f" --output {_typed(facts['folder'])}" if facts["own_folder"] else ""
     engine = "" if facts.get("engine", "online") == "online" else f" --engine {facts['engine']}"
     run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if facts["emulated"] else "")
     samples: dict[str, Any] = facts["samples"]
@@ -333,6 +333,14 @@ def next_steps(facts: Facts) -> list[str]:
         case 129 | 130 | 143:
             return [f"{run} goes on from here"]
     return []
+
+
+def _typed(path: str) -> str:
+    """As a person types it here; whole when the working folder has gone, or is on another drive of Windows."""
+    try:
+        return shlex.quote(os.path.relpath(path))
+    except (OSError, ValueError):
+        return shlex.quote(path)
 
 
 def _after_failures(facts: Facts, run: str, retry: str, samples: dict[str, Any]) -> list[str]:

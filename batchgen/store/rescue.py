@@ -68,7 +68,11 @@ class Rescue:
 
     def stranded(self, attempt: int, since: float) -> Iterator[tuple[str, str]]:
         """(spool name, path) of files of ours in the temporary folder that an attempt begun at `since` left there."""
-        pattern = os.path.join(glob.escape(tempfile.gettempdir()), f"{glob.escape(self._label)}-{attempt}.*-*")
+        try:
+            folder = tempfile.gettempdir()
+        except OSError:  # there is none that can be written to, so nothing is in it
+            return
+        pattern = os.path.join(glob.escape(folder), f"{glob.escape(self._label)}-{attempt}.*-*")
         for path in sorted(glob.glob(pattern)):
             found = os.lstat(path)
             # Everyone may write there: a link or another's file is not ours; an older one is of a ledger that is gone.

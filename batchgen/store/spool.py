@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import StoreError
+from batchgen.machine import REMEDIES
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.store.rescue import Rescue, file_identity
 
@@ -181,15 +182,4 @@ def sync_folder(folder: str) -> None:
 
 def disk_error(error: OSError, path: str) -> StoreError:
     """An OSError in words that say what to do."""
-    remedy = {
-        errno.ENOSPC: "the disk is full: make room, then run the same command again",
-        errno.EDQUOT: "your disk quota is used up: make room, then run the same command again",
-        errno.EROFS: "the file system is read-only: choose another --output",
-        errno.EACCES: "permission denied: check the folder's owner and mode",
-        errno.EPERM: "not permitted: check the folder's owner and mode",
-        errno.EMFILE: "too many open files: raise `ulimit -n`",
-        errno.ENFILE: "too many open files on this system",
-        errno.ENOENT: "the folder has gone: it was there when the run began",
-        errno.ELOOP: "a symbolic link stands where a file should be: remove it",
-    }.get(error.errno or 0, error.strerror or str(error))
-    return StoreError(f"{path}: {remedy}")
+    return StoreError(f"{path}: {REMEDIES.get(error.errno or 0, error.strerror or str(error))}")

@@ -108,12 +108,13 @@ def test_what_is_no_address_is_refused_and_not_repeated(batchgen, write, given):
     assert "same" not in answer.err
 
 
-def test_a_server_that_is_not_there_is_one_line_without_the_password(batchgen, write, tmp_path):
+def test_a_server_that_is_not_there_is_one_line_without_the_password(batchgen, write, tmp_path, monkeypatch):
+    monkeypatch.setattr("batchgen.ledger.postgresql.PATIENCE_S", 0.0)
     answer = batchgen(
         "run", str(write({"a": "a"})), "--emulate", "--json", "--ledger", f"postgresql://u:{PASSWORD}@127.0.0.1:1/d",
         "--log-file", str(tmp_path / "log"),
     )  # fmt: skip
-    assert (answer.code, answer.json["error"]) == (5, "LedgerError")
+    assert (answer.code, answer.json["error"]) == (5, "ServerAway")
     assert "postgresql://u@127.0.0.1:1/d cannot be used" in answer.json["message"]
     assert PASSWORD not in answer.out + answer.err + (tmp_path / "log").read_text()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
@@ -167,17 +166,6 @@ def test_after_the_log_is_closed_logging_is_as_before():
     before = (list(logging.getLogger().handlers), logging.getLogger("batchgen").level, warnings.showwarning)
     lines(ENDED)
     assert (list(logging.getLogger().handlers), logging.getLogger("batchgen").level, warnings.showwarning) == before
-
-
-def test_a_reader_that_went_away_stops_nothing():
-    class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-    with Log(Stream(Gone(), plain=False), "json", lambda: ()) as log:
-        log(ENDED)
-        log(ENDED)
-    assert log.lost == "2 line(s) of the log could not be written: Broken pipe"
 
 
 def test_the_time_a_lane_is_parked_until_is_in_utc():

@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ from batchgen.ledger.fenced import FencedLedger
 from batchgen.ledger.places import pointer
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work import Submission
+from batchgen.machine import allow_open_files, started_threads
 from batchgen.manifest import Limits
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
@@ -115,7 +115,8 @@ class Session:
         pacing = Pacing(self.ledger, loads, self.routes, limits, options, self._emit, shared.far)
         emulated = facts.emulator_url is not None
         purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
-        executor = self._tasks.enter_context(ThreadPoolExecutor(8, thread_name_prefix="store"))
+        allow_open_files(pacing.concurrency)
+        executor = self._tasks.enter_context(started_threads(8, "store"))
         transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
         self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
         self.dispatch.outside = 1  # whatever the queue still has

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,10 +18,11 @@ from batchgen.engine.cluster.deriving import Deriving
 from batchgen.engine.cluster.queue import Again
 from batchgen.engine.cluster.session import AGAIN_S, Place, Session
 from batchgen.engine.derivatives import default_workers
-from batchgen.errors import BatchgenError, LedgerError
+from batchgen.errors import BatchgenError, LedgerError, ServerAway
 from batchgen.events import Noted
 from batchgen.ledger.places import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.reachable import until_reachable
 from batchgen.ledger.work import submission
 from batchgen.settings import Settings
 from batchgen.shared import open_shared
@@ -70,27 +71,55 @@ class Worker:
             session.give_up()
         self._deriving.give_up()
 
+    async def reached(self) -> bool:
+        """Waits for a server that is not up yet; False when it was stopped meanwhile. Raises LedgerError, UsageError."""
+        waiting = asyncio.create_task(until_reachable(self._url, self._note))
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, stopped):
+            task.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+        return not self._stop.is_set()
+
     async def run(self) -> None:
         """Until it is stopped, or the queue is empty when that was asked for. Raises LedgerError, UsageError."""
-        self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {self._options.name}")
+        while await self.reached():
+            try:
+                async with contextlib.AsyncExitStack() as held:
+                    await self._join(held)
+                    await self._look_after()
+                return
+            except ServerAway as error:  # it came, and was away again before this worker had joined
+                self._say(str(error))
+
+    async def _join(self, held: contextlib.AsyncExitStack) -> None:
+        """held: leaves the queue again. Raises ServerAway, LedgerError, UsageError."""
+        name = self._options.name
+        self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED, f"batchgen worker {name}")
+        held.callback(self._server.close)
         await asyncio.to_thread(queue.prepare, self._server)
         self._shared = open_shared(self._url, self._note)
+        held.callback(self._shared.close)
         self._app = queue.open_app(self._url, self._shared.clock, self._carry, self._derive)
-        beside = [asyncio.create_task(self._beat())]
+        held.push_async_callback(asyncio.to_thread, self._forget_worker)
+        self._beside(held, self._beat())
         try:
-            async with self._app.open_async():
-                beside.append(asyncio.create_task(self._live()))
-                try:
-                    await self._look_after()
-                finally:
-                    await self._end()
-        finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-            await asyncio.to_thread(self._forget_worker)
-            self._shared.close()
-            self._server.close()
+            await held.enter_async_context(self._app.open_async())
+        except queue.imported().exceptions.ConnectorException as error:
+            raise ServerAway(f"the queue cannot be opened: {' '.join(str(error).split())}") from error
+        self._beside(held, self._live())
+        held.push_async_callback(self._end)
+
+    def _beside(self, held: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        held.push_async_callback(end)
 
     # --- looking after
 
