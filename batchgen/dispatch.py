@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchgen.blame import Blame, Served, breakers_of
@@ -498,7 +498,7 @@ class Dispatch:
     def _settle(self, lane: Lane, refused: Work, again: Work, error: ProviderError, now_s: float) -> Settlement:
         if error.scope == "run":
             self.stop(error.reason)
-            return Returned()
+            return self._returned(lane, again)
         if isinstance(error, DailyQuotaReached) or (
             isinstance(error, RateLimited) and (error.retry_after_s or 0.0) > LONG_HINT_S
         ):
@@ -553,6 +553,10 @@ class Dispatch:
     def left(self) -> int:
         """Samples that were wanted and not tried, or sent back."""
         return sum(lane.waiting for lane in self.lanes.values())
+
+    def waiting(self) -> Iterator[Sample]:
+        """The same, without what is still in the backlog."""
+        return (work.sample for lane in self.lanes.values() for work in lane.works())
 
     def left_samples(self, lane: str) -> int:
         return self.lanes[lane].waiting

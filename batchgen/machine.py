@@ -16,6 +16,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+NO_HOME = "there is no home folder: set HOME to an absolute path"
 NO_THREADS = (
     "no more threads or processes may be started: raise `ulimit -u`, or the pids limit of the container or unit"
 )
@@ -64,7 +65,7 @@ def refusal(error: BaseException) -> str:
 # The standard library's own words; it has no class of its own for these.
 _SAID = (
     ("can't start new thread", NO_THREADS),
-    ("Could not determine home directory", "there is no home folder: set HOME"),
+    ("Could not determine home directory", NO_HOME),
 )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batchgen.errors import SettingsError
+from batchgen.machine import NO_HOME
 from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.url import parts_of
 
@@ -341,7 +342,7 @@ def config_home() -> Path:
         return Path(base)
     home = home if os.path.isabs(home) else _home_of_entry()
     if not home:
-        raise SettingsError("there is no home folder: set HOME to an absolute path")
+        raise SettingsError(NO_HOME)
     return Path(home, ".config")
 
 

@@ -69,7 +69,7 @@ async def test_a_reply_that_came_some_other_way_is_placed_recorded_and_told_and_
     bench.backlog.hold("lane", child, ["a"])
     attempt = await bench.attempts.begin(sample, "lane", 1, 0.05)
     reply, profile = Reply(images=(ReplyImage("", WHOLE["PNG"]),)), load_catalogue().resolve(MODEL)
-    stored = await asyncio.to_thread(bench.attempts.settle, profile, attempt, sample, reply, [], None)
+    stored = await asyncio.to_thread(bench.attempts.settle, profile, attempt, sample, reply, [], None, 0.05)
     await bench.attempts.succeeded(sample, attempt, reply, stored, sent_at=0.0)
     bench.ledger.catch_up()
     assert [type(event) for event in bench.events] == [AttemptStarted, SampleSucceeded]

@@ -134,6 +134,7 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     ledger.drafts_found(half, [settled("l", role="draft")])
     ledger.without_picture(half, "uncertain", "interrupted", "it's over")
     ledger.blocked([(make_sample("f"), "because of e")])
+    ledger.not_tried([make_sample("a"), replace(make_sample("m"), images=2), make_sample("m")], "it's over")
     chunk, numbers = await chunks.recorded(
         "gemini/m", "job", [(e, 1, 0.02, "", {"x": 1}), (make_sample("k"), 1, 0.02, "", {})]
     )

@@ -21,7 +21,6 @@ from batchgen.ledger.places import ledger_url
 from batchgen.ledger.reader import Reader
 from batchgen.planning import Wishes
 from batchgen.report import figures
-from batchgen.report.board import Board
 from batchgen.report.facts import Facts, outcome_facts
 from batchgen.report.summary import next_steps, show_summary
 from batchgen.settings import use_ledger
@@ -126,11 +125,10 @@ def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Aft
         hold_uncertain=execution.hold_uncertain, install_signal_handlers=True, batches=_batches(execution),
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _terminated)
-    board = Board()
     with ExitStack() as stack:
-        observers = [board, *_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
+        observers = [*_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
-    facts = _facts(job, outcome, board.stopping_message, execution.engine)
+    facts = _facts(job, outcome, execution.engine)
     after.ended(job, facts)
     if (not execution.quiet or outcome.exit_code) and not invocation.only_json:
         show_summary(invocation.err, facts)
@@ -213,14 +211,12 @@ def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -
     return observers
 
 
-def _facts(job: Job, outcome: Outcome, why: str, engine: str) -> Facts:
-    """why: in the words of whoever stopped the run, empty when nobody did."""
+def _facts(job: Job, outcome: Outcome, engine: str) -> Facts:
     usual = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     with Reader.open(job.folder) as reader:
         facts = outcome_facts(
             outcome, reader, job.manifest.name, os.path.abspath(job.manifest.path), own_folder=job.folder != usual
         )
-    facts["message"] = facts["message"] or why
     facts["engine"] = engine
     facts["next"] = next_steps(facts)
     return facts

@@ -21,6 +21,7 @@ from batchgen.report.summary import (
     cluster_lines,
     money_lines,
     show_block,
+    stop_lines,
     trouble,
     waiting_line,
 )
@@ -121,6 +122,8 @@ def show_status(out: Screen, facts: Facts) -> None:
         out.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
     _show_counts(out, facts["by_model"])
     show_block(out, "last run", [last_run(facts["run"])])
+    for label, lines in stop_lines(facts["run"]) if facts["run"] else ():
+        show_block(out, label, lines)
     if facts["requests"]:
         show_block(out, "requests", [f"{sum(facts['requests'].values()):,}: {figures.listed(facts['requests'])}"])
         show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, closing, nullcontext, suppress
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 
@@ -69,6 +70,7 @@ from batchgen.uploads import Uploads
 
 log = logging.getLogger("batchgen")
 MOVES_TOLD = 10
+LEFT_AT_ONCE = 500  # samples recorded in one transaction
 
 
 async def run_job(
@@ -104,6 +106,7 @@ class _Run:
         self.backlog = Backlog()
         self.first_survey: Survey | None = None
         self.stop_message = ""
+        self.left = False  # whether there are samples that the run did not come to
         self.derived = Tally()
         self.waiting = 0  # pictures that the bucket did not take
         self.manifest_path = os.path.abspath(manifest.path)
@@ -112,9 +115,7 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """To every observer; one that raises is logged and dropped, the run goes on."""
-        if isinstance(event, Stopping) and not event.reason.startswith(
-            "SIG"
-        ):  # what a signal leads to is over by the end
+        if isinstance(event, Stopping) and not event.reason.startswith("SIG"):  # its words are over by the end
             self.stop_message = event.message
         for observer in list(self.observers):
             try:
@@ -291,6 +292,7 @@ class _Run:
                     or survey.moves
                     or survey.blocked
                     or repairs
+                    or self.left
                     or self.derived.changed
                 )
             )
@@ -462,10 +464,11 @@ class _Run:
                 ledger.catch_up()  # whether it can still be written
         if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
             raise type(broken)(execution.trouble or str(broken)) from broken
+        self._record_left(ledger, dispatch)
         exposed = execution.exposed_ms
         ending = Ending(
             stopping=dispatch.stopping,
-            message=execution.trouble or self.stop_message,
+            message=execution.trouble,
             left=dispatch.left() + batches.left + self.backlog.held,
             waits=any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
             stopped_lanes={
@@ -536,6 +539,13 @@ class _Run:
         elif span := dispatch.budget_span:
             self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
 
+    def _record_left(self, ledger: Ledger, dispatch: Dispatch) -> None:
+        """Of what the run did not come to, so that each item has a line in the results."""
+        left = chain(dispatch.waiting(), (sample for _, sample, _ in self.backlog.everything()))
+        while samples := list(islice(left, LEFT_AT_ONCE)):
+            ledger.not_tried(samples, self.stop_message or "the run ended before its turn came")
+            self.left = True
+
     # --- the end
 
     async def _discrepancies(self, ledger: Ledger, ending: Ending) -> Discrepancies:
@@ -582,7 +592,7 @@ class _Run:
             run_id=ledger.run_id,
             exit_code=code,
             stopped_by=ending.stopping,
-            message=ending.message or discrepancies.unread,
+            message=ending.message or self.stop_message or discrepancies.unread,
             seconds=time.time() - started,
             kept=survey.kept,
             moved=len(survey.moves),
@@ -609,7 +619,7 @@ class _Run:
             discrepancies=discrepancies,
             exposed_ms=ending.exposed_ms,
         )
-        summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated}
+        summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated, "message": outcome.message}
         found = {"discrepancies": discrepancies.listed} if discrepancies.looked else {}
         ledger.run_ended(code, ending.stopping, {**summary, **found})
         self._say_ended(outcome)

@@ -306,6 +306,23 @@ class Ledger:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
         self._now(lambda db: insert_blocked(db, samples))
 
+    def not_tried(self, samples: Sequence[Sample], why: str) -> None:
+        """Samples that a run wanted and did not come to, so that each of its items has a line in the results. What the ledger
+        knows of a sample stays as it is."""
+        at = time.time()
+        rows = [
+            (
+                sample.item.id, n, sample.item.model, ",".join(sample.item.tags), sample.fingerprint, sample.wire, why, at,
+            )
+            for sample in samples
+            for n in range(sample.n, sample.n + sample.images)
+        ]  # fmt: skip
+        sql = (
+            "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
+            " VALUES (?, ?, ?, ?, 'wanted', ?, ?, 'not_tried', ?, ?) ON CONFLICT (item_id, n) DO NOTHING"
+        )
+        self._now(lambda db: db.executemany(sql, rows))
+
     async def download_failed(
         self, attempt: int, sample: Sample, error: ProviderError, cost: tuple[float | None, str] = (None, "")
     ) -> None:

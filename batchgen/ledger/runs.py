@@ -25,6 +25,12 @@ class RunRow:
     stopped_by: str
     wanted: int  # samples that the run meant to ask for
     kept: int
+    summary: str = "{}"  # JSON, of its end
+
+    @property
+    def message(self) -> str:
+        """Why it stopped, in words."""
+        return str(json.loads(self.summary).get("message", ""))
 
 
 class Runs(Connected):
@@ -59,7 +65,7 @@ class Runs(Connected):
         """The last ones, the newest first."""
         rows = self._rows(
             "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
-            " coalesce(kept, 0) FROM run ORDER BY id DESC LIMIT ?",
+            " coalesce(kept, 0), coalesce(summary, '{}') FROM run ORDER BY id DESC LIMIT ?",
             most,
         )
         return [RunRow(*row) for row in rows]

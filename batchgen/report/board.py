@@ -56,7 +56,6 @@ class Board:
     usd: float = 0.0
     unpriced: int = 0
     stopping: str = ""
-    stopping_message: str = ""
     ended: bool = False
     batches: dict[str, tuple[int, int]] = field(default_factory=dict)  # those that are out: requests answered, and all
     models: dict[str, ModelBoard] = field(default_factory=dict)
@@ -99,8 +98,7 @@ class Board:
             case Outage():
                 self.outages[event.scope, event.name] = event
             case Stopping():
-                if not self.stopping:
-                    self.stopping, self.stopping_message = event.reason, event.message
+                self.stopping = self.stopping or event.reason
             case RunEnded():
                 self.ended = True
 
@@ -134,11 +132,13 @@ class Board:
         return sum(len(model.open) for model in self.models.values())
 
     def left_s(self, now: float) -> float | None:
-        """Seconds to go for the models that are neither parked nor stopped; None while not known.
+        """Seconds to go for the models that are neither parked nor stopped; None while not known, as in an outage.
 
         The slower of the forecast, which knows quota and cap, and of the pace so far. An emulator answers faster than
         the forecast's latencies, so there the pace alone counts.
         """
+        if self.outages:
+            return None
         moving = [model for model in self.models.values() if not model.stopped and model.parked_until <= now]
         left, elapsed = sum(model.wanted - model.done for model in moving), now - self.started_at
         if left <= 0:
@@ -147,4 +147,4 @@ class Board:
         if self.emulated or self.eta_s is None:
             return pace_s
         forecast_s = max(0.0, self.eta_s - elapsed)
-        return forecast_s if pace_s is None else max(forecast_s, pace_s)
+        return max(forecast_s, pace_s or 0.0) or None

@@ -74,8 +74,8 @@ class Log(logging.Handler):
         level, name, fields = line_of(event)
         self.say(level, name, **{**context, **fields})
 
-    def say(self, level: str, name: str, **fields: Any) -> None:
-        """level: info, warning or error. name: one that log_lines lists."""
+    def say(self, level: str, name: str, /, **fields: Any) -> None:
+        """level: info, warning or error. name: one that log_lines lists; an outage has a field called so, too."""
         getattr(self._lines, level)(name, **{"at": time.time(), **fields})
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -104,8 +104,7 @@ def _discrepant(found: Facts) -> str:
 
 def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
-    if facts["message"]:
-        yield "stopped", [facts["message"]]
+    yield from stop_lines(facts)
     yield "images", [_images(facts)]
     if facts["waiting"]:
         yield "waiting", [waiting_line(facts)]
@@ -119,7 +118,7 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     if saved := facts["batches"]["saved_usd"]:
         yield "saved", [f"{figures.usd(saved)} against the same requests one by one: batches cost half"]
     yield "time", [_time(facts)]
-    if facts["limit"]["binding"] != "nothing":
+    if facts["limit"]["binding"] != "nothing" and (facts["images"]["made"] or not facts["stopped_by"]):
         yield "limit", [f"{facts['limit']['binding']}; {facts['limit']['remedy']}"]
     yield from trouble(facts)
     if facts["newest"]:
@@ -133,6 +132,12 @@ def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
     steps = next_steps(facts)
     if steps:
         yield "next", steps
+
+
+def stop_lines(facts: Facts) -> Iterator[tuple[str, list[str]]]:
+    """Why a run came to its end before its work did, and what helps. facts: of the run."""
+    if facts["message"]:
+        yield "stopped", [facts["message"], *([f"    → {facts['remedy']}"] if facts["remedy"] else [])]
 
 
 def waiting_line(facts: Facts) -> str:

@@ -30,6 +30,7 @@ class Gate:
         self.drops_conditions = False
         self.held = threading.Event()  # set when a request hangs
         self.holds: Callable[[str, str], bool] = lambda method, path: False
+        self.over = threading.Event()  # set at the end of a test: what it held reaches no other one's bucket
         self.port = 0
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server: Any = None
@@ -40,7 +41,9 @@ class Gate:
         self.seen.append((method, path))
         if self.holds(method, path):
             self.held.set()
-            threading.Event().wait(20)
+            if self.over.wait(20):
+                start_response("503 Over", [])
+                return []
         if (status := self.refuse(method, path)) is not None:
             start_response(f"{status} Refused", [("Content-Type", "application/xml")])
             return [b"<Error><Code>AccessDenied</Code><Message>by the gate</Message></Error>"]
@@ -107,9 +110,10 @@ def gate(_server: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     backend.create_bucket("pictures", "us-east-1")
     fresh = Gate()
     _server.refuse, _server.holds, _server.drops_conditions = fresh.refuse, fresh.holds, False
-    _server.held = threading.Event()
+    _server.held, _server.over = threading.Event(), threading.Event()
     _server.seen.clear()
     yield _server
+    _server.over.set()
     _server.refuse, _server.holds = fresh.refuse, fresh.holds
 
 

@@ -128,3 +128,21 @@ def test_141_and_silence_when_the_reader_of_stdout_goes_away(spawn, write):
     process.stdout.close()
     errors = process.stderr.read()
     assert (process.wait(20), errors) == (141, "")
+
+
+def test_5_at_the_first_request_leaves_a_line_for_each_item_and_says_the_remedy(
+    batchgen, write, emulator, monkeypatch, tmp_path
+):
+    emulator()
+    monkeypatch.setenv("GEMINI_API_KEY", "bad-key")
+    wanted = [f"mug-{number}" for number in range(12)]
+    manifest = str(write(dict.fromkeys(wanted, "A mug"), head="defaults: {count: 2}\n"))
+    answer = batchgen("run", manifest, "--json")
+    facts, status = answer.json, batchgen("status", str(tmp_path / "job"))
+    lines = [json.loads(line) for line in (tmp_path / "job/results.jsonl").read_text().splitlines()]
+    tried = [line["reason"] == "key_rejected" for line in lines]
+    assert (answer.code, [line["id"] for line in lines], {line["state"] for line in lines}) == (5, wanted, {"wanted"})
+    assert (any(tried), all(tried), "not valid" in lines[-1]["message"]) == (True, False, True)
+    assert ("GEMINI_API_KEY" in facts["remedy"], facts["images"]["left"]) == (True, 24)
+    assert all(facts["message"] in text and facts["remedy"] in text for text in (answer.err, status.out))
+    assert ("limit" in answer.err, "new" in batchgen("plan", manifest).out) == (False, True)

@@ -60,6 +60,12 @@ def test_every_line_of_parked_and_stopped_models_is_of_the_schema(batchgen, writ
     assert {"lane.parked", "run.stopping", "lane.stopped"} <= found
 
 
+def test_every_line_of_an_outage_is_of_the_schema(batchgen, write):
+    answer = batchgen("run", str(write({name: f"{name} [[fault:503*1]]" for name in "abc"})), "--emulate", *JSON)
+    told = [line["event"] for line in events(answer.err) if str(line["event"]).startswith("outage.")]
+    assert (answer.code, told[0], told[-1]) == (0, "outage.began", "outage.ended")
+
+
 def test_retry_tells_the_same(batchgen, write):
     manifest = str(write({"bad": "x [[fault:safety]]"}))
     batchgen("run", manifest, "--emulate", "--quiet")

@@ -102,7 +102,7 @@ def test_a_run_that_needs_no_working_folder_goes_to_its_end_without_one(asked, w
 def test_without_a_home_folder_a_command_that_needs_one_says_so(job):
     argv = ("schedule", job, "--at", "1:30", "--as", "systemd", "--install")
     answer = started(*argv, after=NOBODY, HOME="", XDG_CONFIG_HOME="")
-    assert (answer.code, answer.err) == (5, "there is no home folder: set HOME\n")
+    assert (answer.code, answer.err) == (5, "there is no home folder: set HOME to an absolute path\n")
 
 
 def test_without_a_temporary_folder_a_run_goes_on_where_another_was_killed(spawn, write, emulator, tmp_path):

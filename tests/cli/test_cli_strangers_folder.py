@@ -249,7 +249,7 @@ def asks_for_a_password(request: bytes) -> bytes:
     if len(request) == 8 and struct.unpack("!ii", request)[1] in (80877103, 80877104):
         return b"N"
     if request[:1] == b"p":
-        said = b"SFATAL\0C28P01\0Mwrong password\0\0"
+        said = b'SFATAL\0C28P01\0Mpassword authentication failed for user "u"\0\0'
         return b"E" + struct.pack("!i", 4 + len(said)) + said
     return b"R" + struct.pack("!ii", 8, 3)
 

@@ -84,7 +84,7 @@ async def test_an_account_that_may_spend_no_more_stops_the_submission_with_5_and
 
 
 async def test_a_model_that_is_gone_stops_its_lane_alone_for_all_workers(fleet):
-    text = items("[[fault:429limit0]]", *"abcdef") + "  - {id: p, prompt: p, model: pro}\n"
+    text = items(*(f"[[fault:429limit0]] {name}" for name in "abcdefg")) + "  - {id: p, prompt: p, model: pro}\n"
     text += "  - {id: z, prompt: again, references: ['@i6']}\n"
     fleet.fork("--concurrency", "1")
     outcome = await asyncio.wait_for(fleet.watch(text), 30.0)
