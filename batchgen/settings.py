@@ -191,8 +191,8 @@ class Settings:
             keys = self._keys(names)
         elif not (keys := self.beside.keys(names)):
             raise SettingsError(
-                f"{address.source} would have requests and your key sent to {address.text}: set {address.name} in the"
-                f" environment if you mean that, or put the key for it beside it, as {names[0]}"
+                f"{address.source} would send your key to {address.text}. If that is what you want, set {address.name} in the"
+                f" environment; otherwise put a key for that address into the same .env, as {names[0]}"
             )
         key = keys[0] if keys else None
         if address is None:
@@ -248,7 +248,7 @@ def _other_keys(keys: list[Key]) -> str | None:
 
 
 def _contents(named: Found) -> str:
-    """Of the file whose path this is. One that `.env` names lies in its folder: it may have no other file sent away."""
+    """What the key file holds. One named in `.env` must lie in that folder, so that no other file can be sent away."""
     try:
         if named.env_file is None:
             return Path(named.text).read_text(encoding="utf-8")
@@ -260,7 +260,7 @@ def _contents(named: Found) -> str:
         raise SettingsError(
             f"{named.source}: {named.text} {error}: put the file there, or set {named.name} in the environment"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
         raise SettingsError(f"{named.source}: cannot read {named.text}: {_why(error)}") from None
 
 
@@ -347,7 +347,7 @@ def config_home() -> Path:
 
 
 def _home_of_entry() -> str:
-    """Of the user that this process runs as; empty when there is none, or none that is absolute."""
+    """Home folder of the user that this process runs as; empty when there is none, or none that is absolute."""
     try:
         import pwd  # not on Windows
 
@@ -370,7 +370,7 @@ def long_enough_to_hide(values: Iterable[str]) -> set[str]:
 def _checked_key(found: Found) -> str:
     key = found.text
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise SettingsError(f"{found.source}: this is no API key (empty, or with spaces or control characters)")
+        raise SettingsError(f"{found.source}: not a valid API key (empty, or contains spaces or control characters)")
     return key
 
 
@@ -401,4 +401,6 @@ def _read_env_file(path: Path, warnings: list[str]) -> dict[str, str]:
 
 
 def _why(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

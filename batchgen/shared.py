@@ -483,7 +483,7 @@ def requests_on(connection: Connection, quota: str, day: float) -> int:
 
 
 def spent_so_far(place: Place, at: float) -> float:
-    """USD of all jobs since then, for who only looks; 0 when there is no book yet. Raises LedgerError when there is one
+    """USD of all jobs since then, for read-only commands; 0 when there is no book yet. Raises LedgerError when there is one
     that cannot be read."""
     if isinstance(place, str):
         return _spent_on_server(place, at)
@@ -535,8 +535,8 @@ def no_budget_without(place: Place, error: BaseException | None = None) -> Ledge
         )
     file = place if isinstance(place, str) else place / FILE_NAME
     return LedgerError(
-        f"limits: {limits}, and {file}, which keeps that, cannot be used: {error}. Nothing more is started: see to the file"
-        " and run again. If it is damaged, move it away: each job adds again what it has spent when it next runs"
+        f"limits: {limits}. That is counted in {file}, which cannot be used: {error}. Nothing more is started. Repair the file"
+        " and run again; if it is damaged, move it away, and each job adds its own spending again when it next runs"
     )
 
 

@@ -172,7 +172,7 @@ async def test_many_files_that_have_to_be_read_are_spoken_of(bench, monkeypatch)
         os.utime(path, (1e9, 1e9))
     await bench.run(THREE)
     notes = [event.message for event in bench.events if isinstance(event, Noted)]
-    assert any("3 images have another time" in note for note in notes)
+    assert any("3 images have a different time" in note for note in notes)
 
 
 async def test_a_run_that_is_stopped_reads_nothing_more_and_forgets_nothing(bench, read):

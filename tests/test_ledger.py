@@ -7,6 +7,7 @@ import json
 import sqlite3
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ async def test_an_attempt_is_on_disk_before_the_call_that_records_it_returns(led
     with Reader.open(folder) as other:
         assert [attempt.item_id for attempt in other.open_attempts()] == ["a"]
         assert other.counts() == {"running": 1}
+
+
+async def test_a_sample_that_ends_without_another_request_does_so_whatever_its_item_has_asked_for_since(ledger):
+    first = make_sample("a")
+    second = replace(first, n=2, fingerprint="fp-of-the-second")
+    for sample in (first, second):
+        attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
+        await ledger.attempt_failed(attempt, sample, ServerFault("busy"), sent_at=1.0, state="wanted")
+    await ledger.sample_failed(first, ServerFault("busy"))
+    assert [entry.state for entry in ledger.reader.known(["a"])["a"]] == ["failed", "wanted"]
 
 
 @pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)

@@ -174,6 +174,9 @@ async def write_history(ledger: Ledger, chunks: Chunks) -> None:
     ledger.catch_up()
     ledger.run_ended(3, "budget", {"made": 2, "discrepancies": {"missing": ["a-1.png"]}})
     ledger.run_started(2, "host", "0")
+    assert ledger.reader.outages() == []  # of this run there is none yet
+    ledger.outages([OUTAGE])
+    ledger.catch_up()
     ledger.run_ended(0, "", {})
 
 

@@ -46,7 +46,7 @@ async def test_a_renamed_picture_gets_its_name_back_and_is_not_bought_again(benc
     outcome = await bench.run(THREE)
     assert (outcome.exit_code, outcome.moved, outcome.kept, await bench.requests()) == (0, 1, 2, 3)
     assert (bench.pictures(), in_order(out), (out / name).exists()) == (before, True, False)
-    assert f"{name}: by its bytes it is i1.jpg, which was missing; moved back, and nothing is bought" in notes(bench)
+    assert f"{name} is the missing i1.jpg under another name: moved back, and nothing is bought" in notes(bench)
 
 
 async def test_a_plan_says_so_and_moves_nothing(bench):

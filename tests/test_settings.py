@@ -87,6 +87,11 @@ def test_every_key_is_known_wherever_it_stands(load, tmp_path):
     assert settings.all_keys() == {"of-acme", "of-a-file", "of-the-folder", B}
 
 
+def test_a_path_that_no_system_takes_is_said_with_its_name(load):
+    with pytest.raises(SettingsError, match=r"GEMINI_API_KEY_FILE in .*: cannot read"):
+        load({}, GEMINI_API_KEY_FILE="/a\0b").access("gemini")
+
+
 LEDGER = "postgresql://u:pass%40word@db.example/d"
 
 

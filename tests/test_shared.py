@@ -583,7 +583,7 @@ async def test_when_the_file_fails_requests_go_on_unshared_and_money_does_not(st
         if harm.startswith("another"):
             SharedBook(state_home, print).close()
     if counts_money:
-        with pytest.raises(LedgerError, match=r"counts what all jobs spend, and .*quota\.sqlite"):
+        with pytest.raises(LedgerError, match=r"counts what all jobs spend. That is counted in .*quota\.sqlite"):
             await log.reserve(9, 0.4)
     else:
         assert await log.reserve(9, 0.4) == Reserved(None)

@@ -181,7 +181,7 @@ async def test_a_file_that_cannot_be_used_ends_a_budget_over_jobs_before_anythin
                 assert (await batchgen.run(job)).made == 1
                 continue
             with pytest.raises(
-                LedgerError, match=f"counts what all jobs spend, and {state_home}/batchgen/{FILE_NAME}"
+                LedgerError, match=f"counts what all jobs spend. That is counted in {state_home}/batchgen/{FILE_NAME}"
             ) as no:
                 await batchgen.run(job)
             assert (no.value.exit_code, await bench.requests()) == (5, 0)

@@ -136,7 +136,11 @@ def tell(done: Repair, say: Callable[..., None], *, with_manifest: bool) -> None
         say(f"taken by its name alone, for nothing says what it was asked for: {path}", "yellow")
     for old, new in done.moved:
         say(f"{old} is {new} by its bytes, and has that name again")
-    for label, paths in (("not there as it was", done.gone), ("of a forgotten request, kept as", done.unassigned)):
+    for label, paths in (
+        ("not there as it was", done.gone),
+        ("not a whole picture, move it away", done.broken),
+        ("of a forgotten request, kept as", done.unassigned),
+    ):
         for path in paths:
             say(f"{label}: {path}", "yellow")
 

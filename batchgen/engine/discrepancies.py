@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from batchgen.engine.outcome import Discrepancies
 from batchgen.ledger.ledger import Ledger
@@ -13,6 +15,7 @@ from batchgen.store.objects import BucketAway
 from batchgen.store.store import Judgement, Store
 
 READERS = 8
+STAMPED_AT_ONCE = 500  # files
 SAID_FROM = 100  # files to read: below, it takes no time worth a word
 
 
@@ -23,13 +26,17 @@ async def find_discrepancies(ledger: Ledger, store: Store, note: Callable[[str],
     try:
         missing, changed, doubtful = await asyncio.to_thread(_look, ledger, store)
         if len(doubtful) >= SAID_FROM:
-            note(f"{len(doubtful):,} images have another time or ETag than the ledger knows: they are read once")
+            note(f"{len(doubtful):,} images have a different time or ETag than recorded: reading each of them once")
         if doubtful:
-            read = await asyncio.to_thread(_read, ledger, store, doubtful)
+            interrupted = threading.Event()
+            try:
+                read = await asyncio.to_thread(_read, ledger, store, doubtful, interrupted)
+            finally:
+                interrupted.set()
             missing += read["missing"]
             changed += read["changed"]
     except BucketAway as error:
-        return Discrepancies(unread=f"whether the images are there could not be seen: {error}")
+        return Discrepancies(unread=f"could not check whether the images are there: {error}")
     return Discrepancies(tuple(missing), tuple(changed), looked=True)
 
 
@@ -48,15 +55,21 @@ def _look(ledger: Ledger, store: Store) -> tuple[list[str], list[str], list[tupl
     return missing, changed, doubtful
 
 
-def _read(ledger: Ledger, store: Store, doubtful: Sequence[tuple[CurrentPicture, str]]) -> dict[Judgement, list[str]]:
-    """Paths by what was found."""
+def _read(
+    ledger: Ledger, store: Store, doubtful: Sequence[tuple[CurrentPicture, str]], interrupted: threading.Event
+) -> dict[Judgement, list[str]]:
+    """Paths by what was found, as far as it came before it was interrupted."""
+
+    def judge(each: tuple[CurrentPicture, str]) -> Judgement | None:
+        picture, _ = each
+        return None if interrupted.is_set() else store.judge(picture.path, picture.sha256, picture.bytes)
+
     found: dict[Judgement, list[str]] = {"right": [], "changed": [], "missing": []}
     with ThreadPoolExecutor(READERS, "verify") as pool:
-        judged = pool.map(lambda each: store.judge(each[0].path, each[0].sha256, each[0].bytes), doubtful)
-        seen = []
-        for (picture, stamp), judgement in zip(doubtful, judged, strict=True):
-            found[judgement].append(picture.path)
-            if judgement == "right":
-                seen.append((stamp, picture.attempt, picture.k))
-    ledger.stamped(seen)
+        judged = zip(doubtful, pool.map(judge, doubtful), strict=True)
+        while some := list(islice(judged, STAMPED_AT_ONCE)):
+            for (picture, _), judgement in some:
+                if judgement is not None:
+                    found[judgement].append(picture.path)
+            ledger.stamped([(stamp, each.attempt, each.k) for (each, stamp), judgement in some if judgement == "right"])
     return found

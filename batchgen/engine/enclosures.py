@@ -171,7 +171,7 @@ class Enclosures:
             await self._transport.fetch(link, part.write, most_bytes=FILE_MAX_BYTES, own=own)
             part.sync()
             if await asyncio.to_thread(_is_cut, part.path):
-                raise ReferenceLinkFailed(f"the reference {link}: what it gives is half a picture")
+                raise ReferenceLinkFailed(f"the reference {link}: the picture there is incomplete")
             os.rename(part.path, path)
             self._kept.look(path)
         except DownloadFailed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -11,7 +12,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.engine.lanes import Route
-from batchgen.engine.settle import our_bugs
+from batchgen.engine.settle import discard, our_bugs
 from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
 from batchgen.records import Reply, ReplyImage, Request
 from batchgen.retry import backoff_s
@@ -48,6 +49,10 @@ class Exchange:
         self._given_up = ""
         self._rng = random.Random()
 
+    @property
+    def given_up(self) -> bool:
+        return bool(self._given_up)
+
     def cancel(self, why: str = "the run was interrupted") -> None:
         """Give up waiting for answers and downloads."""
         self._given_up = why
@@ -77,35 +82,43 @@ class Exchange:
 
     # --- links: a stage of its own, which costs nothing and is never a reason to ask again
 
+    def arrange(self, flight: Flight, reply: Reply) -> Reply:
+        """The reply with its own pictures on disk under their numbers, before files of its links take the names behind them.
+        What else was lifted from the answer, such as a preview, goes."""
+        lifted, flight.spooled = flight.spooled, []
+        numbers = {image.lifted for image in reply.images}
+        discard([file for number, file in enumerate(lifted) if number not in numbers])
+        images = sorted(reply.images, key=lambda image: math.inf if image.lifted is None else image.lifted)
+        for k, image in enumerate(images):
+            if image.lifted is not None and image.lifted < len(lifted):
+                file = lifted[image.lifted]
+                file.rename(f"{flight.attempt}.{k}")
+            elif image.data is not None:
+                file = self._store.spool_file(flight.attempt, k)
+                file.write(image.data)
+            else:
+                continue
+            images[k] = replace(image, data=None, lifted=len(flight.spooled))
+            flight.spooled.append(file)
+        return replace(reply, images=tuple(images))
+
     async def download(self, flight: Flight, reply: Reply, route: Route) -> Reply:
-        """The reply with its pictures on disk; `absent` has those whose links gave none.
+        """reply: as `arrange` leaves it. The reply with its pictures on disk; `absent` has those whose links gave none.
 
         Raises DownloadFailed when there is no picture at all.
         """
-        images = [self._on_disk(flight, image) for image in reply.images]
-        links = dict(enumerate(reply.links, len(images)))
+        links = dict(enumerate(reply.links, len(reply.images)))
         came, failed = await self.fetch(flight.attempt, links, route)
-        if not images and not came:
+        if not reply.images and not came:
             error = next(iter(failed.values()))
             error.usage = reply.usage
             raise error
-        return with_fetched(
-            replace(reply, images=tuple(images)), flight.spooled, len(images) + len(links), came, failed
-        )
-
-    def _on_disk(self, flight: Flight, image: ReplyImage) -> ReplyImage:
-        """Of a picture in the answer itself: before a file of a link could take its name."""
-        if image.data is None:
-            return image
-        file = self._store.spool_file(flight.attempt, len(flight.spooled))
-        flight.spooled.append(file)
-        file.write(image.data)
-        return replace(image, data=None, lifted=len(flight.spooled) - 1)
+        return with_fetched(reply, flight.spooled, len(reply.images) + len(links), came, failed)
 
     async def fetch(
         self, attempt: int, links: Mapping[int, str], route: Route
     ) -> tuple[dict[int, SpoolFile], dict[int, DownloadFailed]]:
-        """Of pictures behind links, by number: those that came, each whole, and why the others did not."""
+        """Fetch the pictures behind links: those that came, each whole, and why the others did not, by number."""
         came: dict[int, SpoolFile] = {}
         failed: dict[int, DownloadFailed] = {}
 

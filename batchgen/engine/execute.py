@@ -212,6 +212,8 @@ class Execution:
             with our_bugs(ProviderError, StoreError, OSError):
                 keep_turn(self._store, route.codec, flight.attempt, envelope, [file.path for file in flight.spooled])
         if links:
+            with our_bugs(StoreError, OSError):
+                reply = self._exchange.arrange(flight, reply)
             self._ledger.links_received(flight.attempt, reply, request_facts(sample))
             return reply, None
         return reply, self._settle(route, sample, flight, reply)
@@ -294,7 +296,11 @@ class Execution:
             paths += [self._store.spooled(name) for name, _ in whole_pictures(self._store, attempt)]
         except OSError:
             paths = []
-        words = "is lost and was probably billed" if self._store.rescue.folder_stands() else "went away with the folder"
+        words = (
+            "is lost and was probably billed"
+            if self._store.rescue.folder_stands()
+            else "was in the job folder, which is gone"
+        )
         if paths:
             words = f"lies in {', '.join(paths)}: the next run takes it up"
         self._whereabouts.append(f"the picture of {sample.key} {words}")

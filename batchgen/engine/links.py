@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from batchgen.engine.exchange import Exchange, with_fetched
 from batchgen.engine.lanes import Route
@@ -46,7 +47,8 @@ def take_up(ledger: Ledger, store: Store, catalogue: Catalogue, attempts: Iterab
         if came := dict(_in_spool(store, attempt)):
             left = DownloadFailed("the run ended before the picture was fetched from its link")
             failed = dict.fromkeys(attempt.links.keys() - came.keys(), left)
-            _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, came, failed)
+            with suppress(DownloadFailed):  # a bug of ours: its link is fetched again
+                _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, came, failed)
         for path in stranded:
             os.unlink(path)
 
@@ -91,7 +93,10 @@ async def fetch_earlier(
         exchange.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     if failures:
-        note(f"paid for and still behind their links: {len(failures)} answer(s), among them {failures[0]}")
+        note(
+            f"{len(failures)} paid answer(s) could not be downloaded from their links yet, for example {failures[0]};"
+            " the next run tries again"
+        )
 
 
 async def fetch(ledger: Ledger, store: Store, exchange: Exchange, route: Route | None, attempt: OpenAttempt) -> None:
@@ -110,7 +115,8 @@ async def fetch(ledger: Ledger, store: Store, exchange: Exchange, route: Route |
     if not failed:
         return
     error, sample = next(iter(failed.values())), _sample(attempt)
-    if all(is_gone(each, time.time() - attempt.started_at) for each in failed.values()):
+    tried = route is not None and not exchange.given_up
+    if tried and all(is_gone(each, time.time() - attempt.started_at) for each in failed.values()):
         await asyncio.to_thread(ledger.without_picture, attempt, "failed", "link_gone", error.message)
     elif not came:
         usage = attempt.answer.usage if attempt.answer else None

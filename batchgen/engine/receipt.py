@@ -86,10 +86,14 @@ def _picture(facts: Mapping[str, Any]) -> Settled:
     return Settled(**{**facts, "file": file})
 
 
+def is_inside(path: str) -> bool:
+    """Whether a path stays in the job folder: whoever may write results or receipts may have made it up."""
+    return posixpath.normpath(path) == path and not path.startswith((".", "/"))
+
+
 def _is_of(picture: Settled, attempt: OpenAttempt) -> bool:
-    path = picture.file.path
-    inside = posixpath.normpath(path) == path and not path.startswith((".", "/"))
-    return picture.spool == f"{attempt.id}.{picture.k}" and isinstance(picture.k, int) and inside
+    right = picture.spool == f"{attempt.id}.{picture.k}" and isinstance(picture.k, int)
+    return right and is_inside(picture.file.path)
 
 
 def bind(ledger: Ledger, store: Store) -> None:

@@ -46,11 +46,11 @@ def place_left(ledger: Ledger, store: Store, images: Sequence[StoredImage], note
             store.forget_placed(attempt, [(image.spool, image.file.path) for image in recorded])
         elif finish(ledger, store, attempt, spooled, stands) and spooled:
             names = ", ".join(image.file.path for image in spooled)
-            note(f"{names}: put in place, which an interrupted run had not finished")
+            note(f"{names}: moved into place; an interrupted run had not got that far")
 
 
 def is_in_place(store: Store, image: StoredImage) -> bool:
-    """By its bytes: another picture of the same size may have the name."""
+    """Compare the bytes: another picture of the same size may have the name."""
     file = image.file
     return store.judge(file.path, file.sha256, file.bytes) == "right"
 

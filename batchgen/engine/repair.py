@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import posixpath
 import shutil
 import sqlite3
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batchgen.engine.conversation import contents_of
+from batchgen.engine.receipt import is_inside
 from batchgen.engine.repair_lines import (
     NOT_AS_WANTED,
     Entry,
@@ -43,12 +43,14 @@ from batchgen.store.store import DRAFTS, SUPERSEDED, TURNS, Store
 from batchgen.store.unread import finish_keeping, kept_attempts, load
 from batchgen.store.whereabouts import META, open_store
 
+FIRST_RUN = 1  # the number that a new ledger gives to its first run
+
 
 @dataclass(slots=True)
 class Repair:
     """kept_as: the damaged ledger's new name, None when there was none. unmarked: restored, but not known to be what the
     manifest asks for now; by_name: nothing but their names says what they are; moved: (old, new) of those that lay under
-    other names; gone: named in results.jsonl and not there as it was; unassigned: pictures of the spool."""
+    other names; gone: named in results.jsonl and not there as it was; broken: not whole; unassigned: pictures of the spool."""
 
     kept_as: str | None = None
     restored: int = 0
@@ -56,6 +58,7 @@ class Repair:
     by_name: list[str] = field(default_factory=list)
     moved: list[tuple[str, str]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
     unassigned: list[str] = field(default_factory=list)
 
 
@@ -103,7 +106,7 @@ def repair(folder: Path, manifest: Manifest | None, bucket: str = "", server: Se
             ServerLock(ledger).acquire()
             if not whole and ledger.reader.last_run() is not None:
                 return None  # it is on the server, and only the folder had forgotten so
-            _rebuild(ledger, store, found, done, anew=not whole)
+            _rebuild(ledger, store, found, done, from_scratch=not whole)
         finally:
             ledger.close()
     except OSError as error:
@@ -131,7 +134,7 @@ def _left(store: Store, manifest: Manifest | None) -> Found:
         wanted
         and not wanted & there
         and not _pictures_below(store)
-        and not any(is_picture(entry.path) for entry in os.scandir(store.spool))
+        and not any(map(is_picture, Path(store.spool).iterdir()))
     ):
         raise StoreError(
             f"none of the {len(wanted):,} picture(s) that {store.folder / RESULTS} names is in {where}: bring them back first,"
@@ -173,10 +176,15 @@ def _put_aside(folder: Path) -> str | None:
     return str(aside) if aside.exists() else None
 
 
-def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, anew: bool) -> None:
-    """anew: nothing is in the ledger yet, and whatever the state folder holds belongs to it."""
+def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, from_scratch: bool) -> None:
+    """from_scratch: there is no ledger yet, and whatever the state folder holds belongs to it. Its run is recorded last: until
+    then no other run takes what has been built so far for a ledger."""
     number, spooled, turns = ledger.reader.last_attempt(), dict[str, str](), dict[str, str]()
-    if anew:
+    if from_scratch:
+        ledger.apply(
+            [(f"DELETE FROM {table}", ()) for table in ("image", "sample", "attempt")]
+        )  # of a repair that died
+        ledger.run_id = FIRST_RUN
         if store.root.endswith(".emulated"):
             ledger.set_meta(emulated="yes")
         if store.url:
@@ -185,7 +193,8 @@ def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, anew: 
         spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
         number = max(kept_attempts(store.root), default=0)  # whose numbers stay theirs
         turns = _turns_put_aside(store)
-    ledger.run_started(os.getpid(), "", "repair")
+    else:
+        ledger.run_started(os.getpid(), "", "repair")
     renamed = _Renamed(store, found.lines)
     for item_id, line in found.lines.items():
         entry = found.entries.get(item_id)
@@ -199,7 +208,11 @@ def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, anew: 
             if (turn := turns.get(sha256)) is not None:
                 store.keep_turn(number, Path(turn).read_bytes())
             mark, wire = sent(line, entry, path, n)
-            record_picture(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft), (mark, wire))
+            try:
+                record_picture(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft), (mark, wire))
+            except ImageError:
+                done.broken.append(path)
+                continue
             if not draft:
                 done.restored += 1
                 if path in found.by_name:
@@ -208,11 +221,12 @@ def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, anew: 
                     done.unmarked.append(path)
         if not line["files"]:
             record_end(ledger, line, entry)
-    if anew:
+    if from_scratch:
         for attempt in kept_attempts(store.root):
             with contextlib.suppress(ValueError, KeyError):  # not whole: its number is all that is taken
                 record_kept(ledger, attempt, load(store.root, attempt).facts)
         _save_spool(store, done)
+        ledger.run_started(os.getpid(), "", "repair")
     if not isinstance(ledger.database, sqlite3.Connection):  # SQLite counts on from the largest number by itself
         ledger.apply([("SELECT setval(pg_get_serial_sequence('attempt', 'id'), (SELECT max(id) FROM attempt))", ())])
     ledger.run_ended(0, "", {"restored": done.restored})
@@ -228,7 +242,7 @@ class _Renamed:
 
     def moved_back(self, path: str, sha256: str, done: Repair) -> bool:
         """Whether it lay under another name, and has its own again."""
-        if self._store.url or not _is_inside(path):  # a bucket may hold any number of other objects
+        if self._store.url or not is_inside(path):  # a bucket may hold any number of other objects
             return False
         if self._by_hash is None:
             named = {name for line in self._lines.values() for name in line["files"]}
@@ -246,7 +260,7 @@ class _Renamed:
 
 
 def _pictures_below(store: Store) -> list[str]:
-    """Of a folder, all pictures but those that were put aside."""
+    """All pictures in a folder but those that were put aside."""
     if store.url:
         return []
     paths = (path for path, _ in store.files() if path.partition("/")[0] not in (SUPERSEDED, DRAFTS))
@@ -269,7 +283,7 @@ def _turns_put_aside(store: Store) -> dict[str, str]:
 
 def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> bool:
     """In its place, or recorded and not yet moved there."""
-    if not _is_inside(path):
+    if not is_inside(path):
         return False
     with contextlib.suppress(OSError):
         if not os.path.islink(os.path.join(store.root, path)) and store.sha256(path) == sha256:
@@ -281,11 +295,6 @@ def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> 
         store.forget_placed(0, [(name, path)])
         return True
     return False
-
-
-def _is_inside(path: str) -> bool:
-    """Whoever may write results.jsonl may have made a path up."""
-    return posixpath.normpath(path) == path and not path.startswith((".", "/"))
 
 
 def _save_spool(store: Store, done: Repair) -> None:

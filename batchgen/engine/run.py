@@ -130,13 +130,14 @@ class _Run:
     # --- the run
 
     async def run(self, engine: Engine | Distributed) -> Outcome:
-        if isinstance(engine, Distributed) and self._server() is None:
-            raise UsageError(
-                "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or BATCHGEN_LEDGER"
-            )
-        if url := address(self.store.folder, self._server()):
-            await until_reachable(url, self.note, postgresql.PATIENCE_S)
         try:
+            if isinstance(engine, Distributed) and self._server() is None:
+                raise UsageError(
+                    "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or"
+                    " BATCHGEN_LEDGER"
+                )
+            if url := address(self.store.folder, self._server()):
+                await until_reachable(url, self.note, postgresql.PATIENCE_S)
             has_lines(self.store.folder)  # a user's own results.jsonl is never written over
             if not has_ledger(self.store.folder):
                 known = self._known_to_server()
@@ -155,7 +156,7 @@ class _Run:
             try:
                 return await self._behind_lock(engine)
             except LedgerGone as gone:
-                raise LedgerGone(f"{gone}. {way_back(self.manifest, self.store)}", gone.kept) from gone
+                raise LedgerGone(f"{gone}. {way_back(self.manifest, self.store)}") from gone
             finally:
                 self.store.rescue.release_ballast()
                 lock.release()
@@ -244,7 +245,7 @@ class _Run:
         usual = next(state_folders(self.settings), None)
         if place is None and self.settings.of_process:
             self.note(
-                "quota and spend are not shared with other runs: neither HOME nor the system names a folder for that"
+                "quota and spend are not shared with other runs: no home folder is set (HOME) or known to the system"
             )
         elif isinstance(place, Path) and place != usual:
             self.note(f"quota and spend are counted in {place}: {usual} cannot be written")
@@ -307,9 +308,7 @@ class _Run:
             self.note(f"{survey.adopted:,} image(s) {RESTORED}")
         found = [move for move in survey.moves if move.found]
         for move in found[:MOVES_TOLD]:
-            self.note(
-                f"{move.old}: by its bytes it is {move.new}, which was missing; moved back, and nothing is bought"
-            )
+            self.note(f"{move.old} is the missing {move.new} under another name: moved back, and nothing is bought")
         if len(found) > MOVES_TOLD:
             self.note(f"… and {len(found) - MOVES_TOLD:,} more that had been renamed")
 
@@ -549,8 +548,8 @@ class _Run:
     # --- the end
 
     async def _discrepancies(self, ledger: Ledger, ending: Ending) -> Discrepancies:
-        """Not of a run that was stopped: it does not end with 0, and whoever stopped it waits."""
-        if ending.stopping or self.waiting:
+        """Skipped for a run that was stopped, which does not end with 0, and while workers are still placing pictures."""
+        if ending.stopping or ending.out or self.waiting:
             return Discrepancies()
         return await find_discrepancies(ledger, self.store, self.note)
 

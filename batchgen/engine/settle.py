@@ -171,7 +171,7 @@ def late(receipt: Receipt, recorded: Sequence[Settled]) -> list[Settled]:
 
 def late_words(pictures: Sequence[Settled]) -> str:
     names = ", ".join(picture.file.path for picture in pictures)
-    return f"came when its image was there already, or no longer wanted, and is kept as {names}"
+    return f"arrived after its image had been made or was no longer wanted, and is kept as {names}"
 
 
 def finish(

@@ -25,11 +25,6 @@ from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
 PUT_META = upsert("meta", ("key", "value"), ("key",))
 PUT_LANE = upsert("lane", ("key", "parked_until", "message"), ("key",))
 PUT_IMAGE = upsert("image", IMAGE_COLUMNS, ("attempt_id", "k"))
-# Requests of the same sample after one: those that have brought its picture or are on their way, a link that gave none apart.
-LATER = (
-    "SELECT 1 FROM attempt WHERE item_id = ? AND n <= ? AND ? < n + images AND id > ? AND (outcome = 'succeeded'"
-    f" OR (outcome IS NULL AND coalesce(reason, '') NOT IN ({', '.join(map(repr, sorted(BEHIND_LINK)))}))) LIMIT 1"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +95,9 @@ class Ledger:
         """wanted: samples that this run means to ask for; kept: those that were there already."""
 
         def change(db: Connection) -> int:
+            db.execute(
+                "DELETE FROM meta WHERE key >= ? AND key < ?", (OUTAGES, f"{OUTAGES}\U0010ffff")
+            )  # of earlier runs
             cursor = db.execute(
                 "INSERT INTO run (started_at, pid, host, version, wanted, kept) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
                 (time.time(), pid, host, version, wanted, kept),
@@ -137,7 +135,11 @@ class Ledger:
         facts: of the request, as `replay.request_facts` gives them.
         """
         text = _linked_text(reply, facts)
-        self._now(lambda db: db.execute("UPDATE attempt SET links = ? WHERE id = ?", (text, attempt)))
+        sql = (
+            "UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL"
+            " WHERE id = ? AND (outcome IS NULL OR outcome <> 'succeeded')"
+        )
+        self._now(lambda db: db.execute(sql, (text, attempt)))
 
     def reopened(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
         """An answer that was read at last holds links: they are fetched like those of a run that died. Not so links that were
@@ -291,7 +293,7 @@ class Ledger:
             if self._is_mine(db, sample.key):
                 item_id = sample.item.id
                 (last,) = db.execute(
-                    "SELECT coalesce(max(id), 0) FROM attempt WHERE item_id = ?", (item_id,)
+                    "SELECT coalesce(max(id), 0) FROM attempt WHERE item_id = ? AND n = ?", (item_id, sample.n)
                 ).fetchone()
                 for n in range(sample.n, sample.n + sample.images):
                     end_sample(db, last, item_id, n, (error.outcome, error.reason, error.message), at)

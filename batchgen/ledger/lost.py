@@ -35,11 +35,13 @@ _BEGINNING = b'{"id": '  # of every line of ours
 
 
 def is_line(found: object) -> bool:
-    """Whether this, read from JSON, is a line of ours: an item with its state, and as many hashes as files."""
+    """Whether this, read from JSON, is a line of ours: an item with its state, its cost, and as many hashes as files."""
     if not isinstance(found, dict) or not isinstance(found.get("id"), str) or found.get("state") not in WORST_FIRST:
         return False
     files, hashes = found.get("files"), found.get("sha256")
-    return isinstance(files, list) and isinstance(hashes, list) and len(files) == len(hashes)
+    if not (isinstance(files, list) and isinstance(hashes, list) and len(files) == len(hashes)):
+        return False
+    return isinstance(found.get("usd"), int | float | None) and all(isinstance(text, str) for text in (*files, *hashes))
 
 
 def has_lines(job_folder: Path) -> bool:
@@ -126,7 +128,7 @@ def lost_in(folder: Path, job: str = "") -> LedgerError | None:
 
 
 def no_ledger(folder: Path, otherwise: str, job: str = "") -> LedgerError:
-    """For who expected one. otherwise: what is said of a folder in which nothing has run."""
+    """The error for a command that needs a ledger. otherwise: what is said of a folder in which nothing has run."""
     if (lost := lost_in(folder, job)) is not None:
         return lost
     pictures = sorted(_pictures_in(folder))

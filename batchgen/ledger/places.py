@@ -325,11 +325,11 @@ def _write_pointer(job_folder: Path, there: Pointer) -> None:
 
 
 def _url_for(job_folder: Path, there: Pointer) -> str:
-    """Of the server that the settings name: the job folder may be a stranger's, and libpq would send a password of the
+    """Address of the server that the settings name: the job folder may be a stranger's, and libpq would send a password of the
     user's to the server that it names. Raises LedgerError."""
     if (given := url_of(job_folder)) is None:
         raise LedgerError(
-            f"the ledger of {job_folder} is on a server that only this folder names: set {VARIABLE} to {there.server}, or"
-            " give it with --ledger, if you know it"
+            f"the ledger of {job_folder} is on a server that is named only in this folder: if you trust it, set {VARIABLE} to"
+            f" {there.server}, or pass --ledger"
         )
     return given

@@ -101,12 +101,12 @@ def self_contained(url: str, source: str) -> str:
     found = [_NETWORK_HOST.fullmatch(host) for host in hosts.split(",")]
     remedy = f"or set {LEDGER} in the environment"
     if not (user and password and parts.path.strip("/") and all(found)):
-        raise LedgerError(f"{source}: there it has to be postgresql://user:password@host/database, {remedy}")
+        raise LedgerError(f"{source}: an address in .env must be postgresql://user:password@host/database, {remedy}")
     if others := sorted({name for name, _ in given} - _NAMES_NO_FILE):
-        raise LedgerError(f"{source}: {', '.join(others)} may not stand in an address there: leave it out, {remedy}")
+        raise LedgerError(f"{source}: {', '.join(others)} is not allowed in an address in .env: remove it, {remedy}")
     if _psycopg().pq.version() // 10000 < _LIBPQ_OLDEST:
         raise LedgerError(
-            f"{source}: an address there needs libpq {_LIBPQ_OLDEST} or later: pip install 'psycopg[binary]', {remedy}"
+            f"{source}: an address in .env needs libpq {_LIBPQ_OLDEST} or later: pip install 'psycopg[binary]', {remedy}"
         )
     hosts = ",".join(match[0] if match[2] else f"{match[0]}:5432" for match in found if match)
     query = urlencode([*given, *_NOTHING_OF_THE_USER.items()], safe="/,")

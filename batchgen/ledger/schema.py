@@ -215,7 +215,7 @@ def open_file_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def stand_ins(version: int) -> Iterator[str]:
-    """For who only looks at an older file: what later versions added, empty."""
+    """For reading an older file: what later versions added, empty."""
     for table, additions in _ADDED.items():
         if added := [name for since, names in additions.items() if version <= since for name in names]:
             columns = ", ".join(f"NULL AS {name}" for name in added)

@@ -38,8 +38,6 @@ def takes(db: Connection, sample: Sample, picture: Settled, usd_source: str, tex
 def verdict(db: Connection, attempt: int, sample: Sample, picture: Settled) -> Settled:
     """The picture as it counts. A sample that has its picture by another attempt makes this one a draft; one that is asked
     for differently by now, or not at all, has it in `superseded/`, from where it may come back."""
-    if picture.file.role != "image":
-        return picture
     row = db.execute(
         "SELECT fingerprint, state FROM sample WHERE item_id = ? AND n = ?", (sample.item.id, picture.n)
     ).fetchone()

@@ -144,7 +144,7 @@ class BucketStore(Store):
                     yield found
 
     def was_deposited(self, spool_name: str, path: str) -> None:
-        """By another process, as its receipt says. Of one that is in no spool here it has been verified."""
+        """Another process has put the picture there, as its receipt says; one that is in no spool here has been verified."""
         self._deposited[spool_name] = path
 
     def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
@@ -412,11 +412,11 @@ class BucketStore(Store):
         self._move(path, new)
 
     def _move(self, path: str, new: str) -> None:
+        was = self._listing().get(path)
         try:
             self._objects.move(path, new)
         except FileNotFoundError:
             raise StoreError(f"{self.url}/{path}: it has gone: it was there when the run began") from None
-        was = self._listing().get(path)
         self._knows(new, Found(new, was.bytes if was is not None else 0, ""))  # the ETag of the copy is its own
         self._knows(path, None)
 

@@ -138,13 +138,13 @@ def _ends_with_end_marker(file: BinaryIO) -> bool:
 
 
 def _webp_end(file: BinaryIO) -> int:
-    """In bytes, as the header of the RIFF container says it. RFC 9649, 2.4."""
+    """Where the WebP ends, in bytes, by its RIFF header. RFC 9649, 2.4."""
     file.seek(4)
     return 8 + int.from_bytes(file.read(4), "little")
 
 
 def _gif_end(file: BinaryIO) -> int:
-    """In bytes, behind the trailer. Raises ImageError(truncated) when there is none. GIF89a, sections 15 to 27."""
+    """Where the GIF ends, in bytes, after its trailer. Raises ImageError(truncated) when there is none. GIF89a, sections 15 to 27."""
     file.seek(10)
     flags = file.read(1)
     file.seek(13 + _colours_bytes(flags))
@@ -164,7 +164,7 @@ def _gif_end(file: BinaryIO) -> int:
 
 
 def _colours_bytes(flags: bytes) -> int:
-    """Of the colour table that follows, by the flags before it."""
+    """Size of the colour table that follows, by the flags before it."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 

@@ -30,9 +30,12 @@ class Rescue:
         name = re.sub(r"[^\w.-]", "_", os.path.basename(path))[:50]
         self._label = f"{PREFIX}-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
+    def remember_folder(self) -> None:
+        """Know the job folder again, so that its absence can be told from a disk that refuses."""
+        self._job_folder_was = file_identity(self._job_folder)
+
     def lay_ballast(self) -> None:
         """Space that is given up at the first failed write. Raises OSError, leaving nothing behind."""
-        self._job_folder_was = file_identity(self._job_folder)
         fd = os.open(self._ballast, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -82,7 +85,7 @@ class Rescue:
 
 
 def file_identity(path: str | os.PathLike[str] | int) -> tuple[int, int] | None:
-    """By which it is known whether a path, or an open file, is still the same file or folder; None for a path to nothing."""
+    """Device and inode of a path or an open file, to tell later whether it is still the same; None when there is none."""
     try:
         found = os.stat(path)
     except OSError:

@@ -14,7 +14,7 @@ from batchgen.machine import REMEDIES
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.store.rescue import Rescue, file_identity
 
-# Of what is to stand among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
+# Mode of files that end up among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
 FILE_MODE = 0o644
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 BINARY = getattr(os, "O_BINARY", 0)
@@ -75,6 +75,13 @@ class SpoolFile:
         """What the file holds, before `sync`; for one that is small."""
         os.lseek(self._fd, 0, os.SEEK_SET)
         return os.read(self._fd, self.bytes)
+
+    def rename(self, name: str) -> None:
+        """Within the spool, to a name that is free."""
+        if name != self.name and not self.stranded:
+            path = os.path.join(self._folder, name)
+            os.rename(self.path, path)
+            self.name, self.path = name, path
 
     def sync(self, *, keep_open: bool = False) -> None:
         """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie. So does a file

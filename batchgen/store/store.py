@@ -80,6 +80,7 @@ class Store:
             probe.sync()
             sync_folder(self.spool)
             os.unlink(probe.path)
+            self.rescue.remember_folder()
         except OSError as error:
             raise disk_error(error, self.root) from None
 
@@ -189,7 +190,7 @@ class Store:
         return lambda path: _stands(f"{self.root}/{path}")
 
     def stamp(self, spool_name: str, path: str) -> str:
-        """Of the picture that `place` has put there; '' when that is not known."""
+        """Stamp of the picture that `place` put there; '' when that is not known."""
         found = _stands(f"{self.root}/{path}")
         return found.stamp if found is not None else ""
 
@@ -284,31 +285,29 @@ class Store:
                 return True
             with self._making_way:
                 self.plain_folder(SUPERSEDED)
-                number = 1
-                while os.path.lexists(
-                    aside := os.path.join(self.root, SUPERSEDED, f"{os.path.basename(name)}.{number}")
-                ):
-                    number += 1
-                os.rename(full, aside)
+                os.rename(full, self._free_aside(os.path.basename(name)))
         except OSError as error:
             raise disk_error(error, name) from error
         return False
 
     def put_aside(self, path: str) -> None:
-        """Keep a file of somebody else's below `superseded/`, under its whole path, so that who moves another one at the same
+        """Keep a file of somebody else's below `superseded/`, under its whole path, so that whoever moves another one at the same
         time takes another name. Raises StoreError."""
         folder = SUPERSEDED
         self.plain_folder(folder)
         for part in path.split("/")[:-1]:
             folder = f"{folder}/{part}"
             self.plain_folder(folder)
-        number = 1
-        while os.path.lexists(aside := os.path.join(self.root, SUPERSEDED, f"{path}.{number}")):
-            number += 1
         try:
-            os.rename(os.path.join(self.root, path), aside)
+            os.rename(os.path.join(self.root, path), self._free_aside(path))
         except OSError as error:
             raise disk_error(error, path) from error
+
+    def _free_aside(self, name: str) -> str:
+        path, number = os.path.join(self.root, SUPERSEDED, name), 1
+        while os.path.lexists(f"{path}.{number}"):
+            number += 1
+        return f"{path}.{number}"
 
     def supersede(self, path: str) -> tuple[str, str] | None:
         """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""

@@ -120,14 +120,18 @@ async def test_a_service_that_gives_no_results_ends_a_run_that_waits_after_a_whi
 @pytest.mark.parametrize(
     ("text", "found", "why"),
     [
-        (b"", (0, 0, False, 0), "0 answers came of 2"),
-        (b"<html>\n</html>\n", (0, 2, False, 15), "what came is no file of results"),
-        (b'{"error": {"code": 503}}', (0, 1, True, 0), "what came is no file of results"),
+        (b"", (0, 0, False, 0), "only 0 of 2 answers are in it"),
+        (b"<html>\n</html>\n", (0, 2, False, 15), "the download is not a results file"),
+        (b'{"error": {"code": 503}}', (0, 1, True, 0), "the download is not a results file"),
         (b'{"key": "1", "response": {}}\n{"key": "2", "error": {}}', (2, 0, False, 54), ""),
         (b'{"response": {}, "metadata": {"key": "1"}}\n{"response": {"a": 1}}\n', (2, 0, False, 66), ""),
-        (b'{"key": "1", "response": {}}\n{"key": "2", "resp', (1, 1, True, 29), "they end in the middle of a line"),
+        (
+            b'{"key": "1", "response": {}}\n{"key": "2", "resp',
+            (1, 1, True, 29),
+            "the file ends in the middle of a line",
+        ),
         (b'{"key": "1", "resp\n\n{"key": "2", "error": {}}\n', (1, 1, False, 46), "1 of the lines are broken"),
-        (b'{"key": "1", "response": {}}\n' * 2, (1, 0, False, 58), "1 answers came of 2"),
+        (b'{"key": "1", "response": {}}\n' * 2, (1, 0, False, 58), "only 1 of 2 answers are in it"),
     ],
 )
 def test_what_a_copy_of_results_lacks_is_seen_in_it(tmp_path, text, found, why):

@@ -129,7 +129,7 @@ def test_money_that_other_jobs_spend_too_is_never_counted_alone_from_the_middle_
     found, said = ended(process)
     assert found == code, said
     if code:
-        assert "counts what all jobs spend, and" in said and "quota.sqlite" in said
+        assert "counts what all jobs spend. That is counted in" in said and "quota.sqlite" in said
         assert requests(url) < COUNT and len(pictures(manifest.with_name("job"))) == requests(url)
         assert batchgen("run", str(manifest)).code == 0  # the file is made again, with what this job has spent
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from batchgen.engine.repair_records import record_picture
 from batchgen.providers.gemini import Gemini
 from tests.marked_key import KEY
 
@@ -129,6 +130,52 @@ def test_a_picture_that_still_lies_in_the_spool_is_placed_and_a_strange_one_is_k
     assert batchgen("verify", str(job), "--repair").code == 0
     assert (folder / "cup-2.jpg").read_bytes() == picture
     assert [path.name.split("-")[0] for path in (folder / "superseded").iterdir()] == ["unassigned"]
+
+
+def test_half_a_picture_under_an_items_name_is_none_and_stops_no_repair(batchgen, job, ledger, place):
+    folder = job.with_name("job")
+    (folder / "cup-2.jpg").write_bytes((folder / "cup-2.jpg").read_bytes()[:300])
+    (folder / "results.jsonl").unlink()
+    ledger.unlink()
+    answer = batchgen("verify", str(job), "--repair")
+    assert (answer.code, "not a whole picture, move it away: cup-2.jpg" in answer.err) == (0, True), answer.err
+    assert (batchgen("run", str(job)).code, requests(place)) == (5, 6)
+    (folder / "cup-2.jpg").unlink()
+    assert (batchgen("run", str(job)).code, requests(place)) == (0, 7)
+
+
+@pytest.mark.parametrize(("step", "times"), [("record_picture", 1), ("record_picture", 4), ("_save_spool", 0)])
+def test_a_repair_that_ends_half_way_is_no_ledger_to_a_run_and_the_next_one_builds_all_of_it(
+    batchgen, job, ledger, place, monkeypatch, step, times
+):
+    folder, left = job.with_name("job"), iter(range(times))
+    strange = (folder / "cup-3.jpg").read_bytes() + b"\xff\xd9"
+    (ledger.parent / "spool" / "77.0").write_bytes(strange)
+    ledger.unlink()
+
+    def dies(*given: object) -> None:
+        if next(left, None) is None:
+            raise MemoryError
+        record_picture(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"batchgen.engine.repair.{step}", dies)
+        assert batchgen("verify", str(job), "--repair").code != 0
+    assert (batchgen("run", str(job)).code, requests(place)) == (5, 6)
+    assert batchgen("verify", str(job), "--repair").code == 0
+    assert (batchgen("run", str(job)).code, requests(place)) == (0, 6)
+    assert [path.read_bytes() for path in (folder / "superseded").iterdir()] == [strange]
+
+
+@pytest.mark.parametrize("change", [{"files": [1]}, {"usd": "0.1"}, {"sha256": [None]}])
+def test_a_line_that_no_run_of_ours_has_written_is_none(batchgen, job, ledger, place, change):
+    results = job.with_name("job") / "results.jsonl"
+    first, *others = results.read_text().splitlines()
+    results.write_text("\n".join([json.dumps({**json.loads(first), **change}), *others]) + "\n")
+    ledger.unlink()
+    answer = batchgen("verify", str(job), "--repair")
+    assert (answer.code, "bug" in answer.err) == (0, False), answer.err
+    assert (batchgen("run", str(job)).code, requests(place)) == (0, 6)
 
 
 def test_a_whole_ledger_is_not_touched_by_repair(batchgen, job, ledger):

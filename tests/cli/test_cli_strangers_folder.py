@@ -126,7 +126,7 @@ def test_an_address_from_the_folder_gets_no_key_of_the_user(run, folder, strange
     name = next(iter(beside))
     assert (code, stranger.received) == (5, [])
     assert (
-        f"{name} in {path} would have requests and your key sent to {stranger.url}: set {name} in the environment"
+        f"{name} in {path} would send your key to {stranger.url}. If that is what you want, set {name} in the environment"
         in said
     )
 
@@ -161,7 +161,7 @@ def test_no_command_asks_the_server_of_the_folder_that_it_stands_in(run, folder,
     env_file(folder, BATCHGEN_GEMINI_BASE_URL=stranger.url, BATCHGEN_AIMLAPI_BASE_URL=stranger.url)
     code, said = run(*argv)
     assert (code, stranger.received) == (5, [])
-    assert "would have requests and your key sent" in said
+    assert "would send your key" in said
 
 
 def test_an_emulated_run_of_the_folder_asks_the_emulator_alone(run, folder, stranger):
@@ -336,7 +336,7 @@ def test_a_job_folder_alone_does_not_have_the_user_s_password_sent(
     (job / ".batchgen" / "ledger.json").write_text(json.dumps(facts))
     answer = batchgen(*line.format(job, folder / "job.yaml").split())
     assert (answer.code, server.received) == (5, []), answer
-    assert f"a server that only this folder names: set BATCHGEN_LEDGER to {facts['server']}" in answer.err
+    assert f"named only in this folder: if you trust it, set BATCHGEN_LEDGER to {facts['server']}" in answer.err
 
 
 # --- what is sent to addresses of the manifest

@@ -128,7 +128,9 @@ async def test_two_submitters_at_the_same_time_submit_everything_once(fleet):
 
 
 async def test_workers_go_on_when_their_server_has_crashed_and_is_back(tmp_path, nursery, monkeypatch):
-    options = EmulatorOptions(latency_s=(0.3, 0.3), picture="tiny", rpm=0)
+    options = EmulatorOptions(
+        latency_s=(1.5, 1.5), picture="tiny", rpm=0
+    )  # one has not made all before both are at work
     with running() as server:
         monkeypatch.setenv("BATCHGEN_LEDGER", server.url())
         async for fleet in cluster_on(options, tmp_path, server.url(), nursery):

@@ -195,6 +195,13 @@ async def test_pictures_in_an_answer_itself_are_kept_beside_those_behind_its_lin
     assert bench.pictures() == bench.vendor.served()
 
 
+@pytest.mark.parametrize("inline", [0, 2])
+async def test_what_else_an_answer_holds_takes_no_pictures_place(bench, inline):
+    bench.vendor.inline, bench.vendor.previews = inline, True
+    assert (await bench.run(FOUR), bench.vendor.requests, bench.states()) == (0, [4], MADE * 4)
+    assert bench.pictures() == bench.vendor.served()
+
+
 # --- processes that die
 
 

@@ -25,6 +25,17 @@ def kept(bench):
     return len(kept_attempts(str(bench.out)))
 
 
+async def test_a_link_that_was_not_tried_is_not_dead_however_old_it_is(bench, monkeypatch):
+    bench.vendor.goes_bad("503")
+    await run(bench, FOUR)
+    bench.ages(days=40)
+    bench.vendor.hangs = True
+    monkeypatch.setattr("batchgen.engine.links.PATIENCE_S", 0.2)
+    assert (await run(bench, FOUR), bench.states()) == (3, BEHIND * 4)
+    bench.vendor.is_well()
+    assert (await run(bench, FOUR), bench.vendor.requests, bench.states()) == (0, [4], MADE * 4)
+
+
 @pytest.mark.parametrize("inline", [0, 2])
 async def test_an_answer_that_is_read_at_last_has_its_links_fetched_by_every_run(bench, monkeypatch, inline):
     bench.vendor.inline = inline

@@ -38,8 +38,8 @@ class Vendor:
     """Answers as AIML does, one link a picture. requests: how often pictures were asked for, fetched: how often each was
     looked for since `goes_bad`.
 
-    inline: how many pictures of an answer come in the answer itself. hangs: links are not answered at all, nor are they
-    when `resets`, which closes the connection.
+    inline: how many pictures of an answer come in the answer itself. previews: whether each has one beside it. hangs:
+    links are not answered at all, nor are they when `resets`, which closes the connection.
     """
 
     def __init__(self) -> None:
@@ -47,6 +47,7 @@ class Vendor:
         self.requests: list[int] = []  # pictures asked for by each
         self.fetched: Counter[str] = Counter()
         self.inline = 0
+        self.previews = False
         self.hangs = self.resets = self.refuses = False  # refuses: to make any picture
         self._pictures: dict[str, bytes] = {}
         self._bad: tuple[Gift | None, Iterable[int], int | None, Iterable[int]] = (None, EVERY, None, EVERY)
@@ -81,6 +82,8 @@ class Vendor:
             inline = place < self.inline
             link = f"{self.url}/cdn/{name}?signature=secret"
             entries.append({"b64_json": base64.b64encode(data).decode()} if inline else {"url": link})
+            if self.previews:
+                entries[-1] = {"preview": base64.b64encode(bytes(100_000)).decode(), **entries[-1]}
         return web.json_response({"data": entries, "meta": {"usage": {"usd_spent": USD * count}}})
 
     async def serve(self, request: web.Request) -> web.StreamResponse:

@@ -62,7 +62,6 @@ class Tally:
     made: int = 0
     again: int = 0
     ended: int = 0
-    usd: float = 0.0
 
 
 class Collection:
@@ -77,7 +76,7 @@ class Collection:
 
     async def fetch(self, chunk: Chunk) -> Chunk:
         """A download that breaks off goes on where it was, in this run or the next; one that has brought something else than
-        the results, or not all of them, begins anew. Raises DownloadFailed."""
+        the results, or not all of them, starts over. Raises DownloadFailed."""
         if chunk.results_file:
             with self._opened(chunk, "results") as file:
                 await self._whole(chunk, file)
@@ -99,7 +98,7 @@ class Collection:
         """What it lacks would be asked for again, and be paid twice: so what came is looked at first."""
         before = b""
         for copies in range(1, COPIES_MOST + 1):
-            await self._copied(chunk, file, chunk.results_file)
+            await self._copied(chunk, file)
             found = await self._means.in_thread(lambda: contents(file))
             why = flaw(found, chunk.succeeded + chunk.failed)
             if not why or (found.answers and not found.cut and found.sha256 == before):
@@ -110,15 +109,15 @@ class Collection:
                 raise DownloadFailed(f"its results could not be fetched: {why}", http_status=200)
             await self._pause(copies)
 
-    async def _copied(self, chunk: Chunk, file: IO[bytes], name: str) -> None:
-        """name: of a file, or of the batch. Raises DownloadFailed after the last try."""
+    async def _copied(self, chunk: Chunk, file: IO[bytes]) -> None:
+        """Raises DownloadFailed after the last try."""
         for failures in range(FETCH_TRIES):
             file.seek(0, os.SEEK_END)
             try:
-                if name == chunk.batch:
+                if chunk.results_file == chunk.batch:
                     await self._taken_out(chunk, file)
                 else:
-                    await self._rest(chunk, file, name)
+                    await self._rest(chunk, file, chunk.results_file)
             except DownloadFailed:
                 if failures + 1 == FETCH_TRIES:
                     raise
@@ -127,7 +126,7 @@ class Collection:
                 return
 
     async def _taken_out(self, chunk: Chunk, file: IO[bytes]) -> None:
-        """Of an operation that holds its answers: these, as lines."""
+        """Write the answers that an operation holds as lines."""
         with self._opened(chunk, "inline") as operation:
             await self._rest(chunk, operation, chunk.batch)
             await self._means.in_thread(lambda: take_out(operation, file))

@@ -88,13 +88,13 @@ def flaw(found: Contents, expected: int) -> str:
     Pure.
     """
     if found.broken and not found.answers:
-        return "what came is no file of results"
+        return "the download is not a results file"
     if found.cut:
-        return "they end in the middle of a line"
+        return "the file ends in the middle of a line"
     if found.broken:
         return f"{found.broken} of the lines are broken"
     if found.answers < expected:
-        return f"{found.answers} answers came of {expected}"
+        return f"only {found.answers} of {expected} answers are in it"
     return ""
 
 
