@@ -17,6 +17,7 @@ BATCH = ":batch"  # a lane of its own, `PROVIDER:batch/MODEL`: the quotas of a b
 # A chunk's results are one file. 150 pictures of 2K, 1.2 GB, could not be fetched any more when they came inline
 # (discuss.ai.google.dev/174261); a file may have 2 GB (ai.google.dev/gemini-api/docs/batch-api).
 RESULT_MOST_BYTES = 1_000_000_000
+UNKNOWN_REFERENCE_TOKENS = 1120  # of a model whose share is not known: as many as any that is
 REQUESTS_MOST = 2000
 OPEN_MOST = 90  # of the 100 batches that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
 LOOK_FIRST_S, LOOK_MOST_S = 5.0, 300.0
@@ -113,7 +114,11 @@ def tokens(sample: Sample, profile: Profile) -> int:
     """Of its prompt, on the safe side: a token is three or four characters of Latin text, one of others."""
     item = sample.item
     text = "".join((item.prompt, item.system or "", *item.history))
-    return len(text.encode()) // 3 + 1 + round(reference_tokens(profile, item) * len(item.references))
+    return (
+        len(text.encode()) // 3
+        + 1
+        + round((reference_tokens(profile, item) or UNKNOWN_REFERENCE_TOKENS) * len(item.references))
+    )
 
 
 def next_look_s(looks: int, first_s: float = LOOK_FIRST_S) -> float:

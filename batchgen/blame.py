@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class Blame:
             return error.as_kind(ModelUnavailableOnce)
         if isinstance(error, KeyRejected) and error.http_status == 403 and not lane.has_served:
             account = next(breaker for breaker in lane.breakers if breaker.scope == "account")
-            return error.as_kind(ModelUnavailable) if account.served_s > -math.inf else error
+            return error.as_kind(ModelUnavailable) if account.has_served else error
         return error
 
     def served(self, lane: Lane, work: Work, now_s: float) -> None:

@@ -38,6 +38,10 @@ class Breaker:
         self._streak: dict[str, float] = {}  # last failure of each sample since something was served
 
     @property
+    def has_served(self) -> bool:
+        return self.served_s > -math.inf
+
+    @property
     def open(self) -> bool:
         return self.error is not None
 
@@ -74,9 +78,8 @@ class Breaker:
                 self._wait(error, now_s, self._wait_s * 2, rng)
             return probe
         self._streak[key] = now_s
-        if (
-            len(self._streak) < SAMPLES and self.scope != "account"
-        ):  # of that the server itself says that it is to blame
+        of_itself = self.scope == "account"  # the server has said who is to blame
+        if len(self._streak) < SAMPLES and not of_itself:
             return False
         self.since_s, self._opened_s = min(self._streak.values()), now_s
         self._wait(error, now_s, PROBE_FIRST_S[self.scope], rng)

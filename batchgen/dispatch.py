@@ -146,7 +146,8 @@ class Dispatch:
 
     def decide(self, now_s: float) -> Decision:
         """What a free worker should do at `now_s`. Changes nothing but the stop reason."""
-        self._check_limits(now_s)
+        if self.outside or any(lane.waiting for lane in self.lanes.values()):  # what has been done is not cut short
+            self._check_limits(now_s)
         lanes = [lane for lane in self.lanes.values() if lane.open and lane.waiting] if not self.stopping else []
         if not lanes:
             if self.outside and not self.stopping:
@@ -175,14 +176,9 @@ class Dispatch:
             return Drained()
         return Start(chosen.key)
 
-    def _peek(self, lane: Lane) -> Work:
-        return lane.ready[0]
-
     def _affordable(self, lane: Lane) -> bool:
-        if self.budget_usd is None:
-            return True
-        usd = self._estimate_usd(self._peek(lane).sample)
-        return usd is not None and self.spent_usd + self.reserved_usd + usd * lane.markup <= self.budget_usd + 1e-9
+        usd = self._estimate_usd(lane.ready[0].sample)
+        return self.budget_usd is None or (usd is not None and self.affords(usd * lane.markup))
 
     def _check_limits(self, now_s: float) -> None:
         if not self.stopping and self.deadline_s is not None and now_s >= self.deadline_s:
@@ -241,7 +237,7 @@ class Dispatch:
         """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
         if lane.shared is None:
             return await self._start(lane, now_s, None)
-        work, settled = self._peek(lane), self._settled
+        work, settled = lane.ready[0], self._settled
         rate = None if lane.window is None else lane.window.rate(now_s)
         try:
             answer = await lane.shared.reserve(rate, (self._estimate_usd(work.sample) or 0.0) * lane.markup)
@@ -255,7 +251,7 @@ class Dispatch:
                 self._held(lane, answer, now_s)
             return None
         # A stop, a cooldown, another lane or a sample that came back may have come first.
-        if self.decide(now_s) != Start(lane.key) or self._peek(lane) is not work:
+        if self.decide(now_s) != Start(lane.key) or lane.ready[0] is not work:
             if answer.place is not None:
                 lane.shared.refund(answer.place)
             return None
@@ -393,7 +389,7 @@ class Dispatch:
             self.blame.failed(lane, again, error, work.started_s, now_s, was_sent=was_sent)
         settlement = self._settle(lane, work, again, error, now_s)
         if isinstance(settlement, GivenUp) and not self.stopping:
-            settlement = self._elsewhere(lane, work.sample, error)
+            settlement = self._to_fallback(lane, work.sample, error)
         if not lane.open:
             self._leave(lane)
         self._outlast(now_s)
@@ -409,7 +405,7 @@ class Dispatch:
 
     def gave_up(self, work: Work, error: ProviderError) -> PassedOn | GivenUp:
         """A work that came with `over` is not to be sent again in its lane; error: its last."""
-        settlement = self._elsewhere(self.lanes[work.lane], work.sample, error)
+        settlement = self._to_fallback(self.lanes[work.lane], work.sample, error)
         self.abandoned(work)
         return settlement
 
@@ -420,14 +416,14 @@ class Dispatch:
         self.lanes[key].parked = True
         self._pass_on(self.lanes[key], "quota", self._is_open)
 
-    def _elsewhere(self, lane: Lane, sample: Sample, error: ProviderError) -> PassedOn | GivenUp:
+    def _to_fallback(self, lane: Lane, sample: Sample, error: ProviderError) -> PassedOn | GivenUp:
         other = next_lane(sample.item, lane.key, cause_of(error), self._is_open)
         if other is None:
             return GivenUp()
         self._enter(other, lane, sample)
         return PassedOn(other)
 
-    def elsewhere(self, sample: Sample, error: ProviderError) -> str | None:
+    def fallback_lane(self, sample: Sample, error: ProviderError) -> str | None:
         """The lane in which a sample that a batch has failed at goes on; None when nobody else is to make it."""
         item = sample.item
         return next_lane(item, f"{item.provider}/{item.model}", cause_of(error), self._is_open)
@@ -438,7 +434,8 @@ class Dispatch:
 
     def _pass_on(self, lane: Lane, cause: str, is_open: Callable[[str], bool]) -> None:
         for work in lane.clear():
-            other = next_lane(work.sample.item, lane.key, cause, is_open)
+            # What may have been billed is not bought from somebody else besides.
+            other = None if work.tries.doubtful else next_lane(work.sample.item, lane.key, cause, is_open)
             if other is None:
                 lane.ready.append(work)
             else:
@@ -514,10 +511,10 @@ class Dispatch:
         if self.stopping or not lane.open:
             gone = delay_s(error, again.tries, self._policy, self._rng) is None
             return GivenUp() if gone else self._returned(lane, again)
+        if error.maybe_billed and again.tries.doubtful >= min(self._policy.outage, self._policy.attempts):
+            return GivenUp()
         caught = [breaker for breaker in lane.breakers if breaker.open and breaker.scope in error.suspects]
         if caught and error.retryable:
-            if error.maybe_billed and again.tries.doubtful >= min(self._policy.outage, self._policy.attempts):
-                return GivenUp()
             excused = again.tries if error.scope == "account" else again.tries.excused()
             lane.ready.append(replace(again, tries=excused))
             return Requeued(max(0.0, *(breaker.probe_at_s - now_s for breaker in caught)))
@@ -557,6 +554,3 @@ class Dispatch:
     def waiting(self) -> Iterator[Sample]:
         """The same, without what is still in the backlog."""
         return (work.sample for lane in self.lanes.values() for work in lane.works())
-
-    def left_samples(self, lane: str) -> int:
-        return self.lanes[lane].waiting

@@ -252,7 +252,7 @@ class Malformed(ProviderError):
 
 
 class NotJson(Malformed):
-    """An answer of 200 that is not JSON: cut off on its way, or of something else than the API."""
+    """A 2xx answer that is not the API's JSON: cut off on its way, or from something else."""
 
     suspects = ("host",)
     answered = False
@@ -301,11 +301,19 @@ class FileGone(ProviderError):
 class UploadFailed(ProviderError):
     """A reference could not be uploaded. Nothing was asked for, so nothing is billed."""
 
-    suspects = ("host",)
+    suspects: ClassVar[tuple[Scope, ...]] = ("host",)
     answered = False
     retryable = True
     budget = "attempts"
     reason = "upload_failed"
+
+
+class UploadAddressRefused(UploadFailed):
+    """The address that was given for an upload is on another host: the user's file is not sent there."""
+
+    suspects = ()
+    retryable = False
+    reason = "upload_refused"
 
 
 class ReferenceLinkFailed(ProviderError):

@@ -29,6 +29,8 @@ DEFAULT_CAUSES = (
 
 def cause_of(error: ProviderError) -> str | None:
     """One of CAUSES; None when no other model would help, or when this one may have been paid already."""
+    if error.maybe_billed:
+        return None
     if isinstance(error, DailyQuotaReached):
         return "quota"
     if isinstance(error, ModelUnavailable | ServerFault | ConnectFailed | NotTheApi):

@@ -97,7 +97,7 @@ class Lane:
 
     @property
     def has_served(self) -> bool:
-        return self.breakers[0].served_s > -math.inf
+        return self.breakers[0].has_served
 
     def works(self) -> Iterator[Work]:
         """What waits here, without the backlog."""

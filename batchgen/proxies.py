@@ -82,7 +82,7 @@ def passwords(environ: Mapping[str, str]) -> set[str]:
     """Of all proxies that are named, as they stand there and as they are meant."""
     found = set()
     for name in _names("https_proxy", "http_proxy", "all_proxy"):
-        login = environ.get(name, "").partition("://")[2].rpartition("@")[0]
+        login = environ.get(name, "").rpartition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
         found |= {password, unquote(password)}
     return found - {""}

@@ -12,9 +12,17 @@ from aiohttp.abc import ResolveResult
 from batchgen.errors import DownloadFailed
 from batchgen.network_errors import words_of
 
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the address of version 4 is in the last 32 bits
+
 
 def is_public(address: str) -> bool:
+    """One of version 6 that stands for one of version 4 is judged as that: it leads there."""
     parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed in NAT64:
+            parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        elif parsed.sixtofour is not None:  # RFC 3056
+            parsed = parsed.sixtofour
     return parsed.is_global and not parsed.is_multicast
 
 

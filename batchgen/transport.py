@@ -23,6 +23,7 @@ from batchgen.errors import (
     Malformed,
     SettingsError,
     Unanswered,
+    UploadAddressRefused,
     UploadFailed,
 )
 from batchgen.lift import THRESHOLD_BYTES, Lifter, Sink
@@ -364,14 +365,14 @@ def address_of(base_url: str, path: str) -> URL:
 
 
 def granted_address(base_url: str, granted: str) -> URL:
-    """An address that the server gave for the user's files to be sent to. Raises UploadFailed unless it is its own."""
+    """An address that the server gave for the user's files to be sent to. Raises UploadAddressRefused unless it is its own."""
     try:
         address = URL(granted, encoded=True)
         own = address.origin() == URL(base_url).origin() and address.user is None and granted.isprintable()
     except ValueError:
         own = False
     if not own:
-        raise UploadFailed("the address given for an upload is not on the API's own server")
+        raise UploadAddressRefused("the address given for an upload is not on the API's own server")
     return address
 
 

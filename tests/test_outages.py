@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import json
 import os
 import sys
@@ -272,6 +273,52 @@ def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute
 
     served, seconds = run(main())
     assert (served, 60.0 <= seconds <= 180.0) == ({"other/b": 20}, True)
+
+
+def test_a_host_that_comes_and_goes_gets_no_more_doubtful_requests_for_a_sample_than_one_that_is_down(run):
+    flaps = DownServer(lambda work: ServerFaultMaybeBilled("500") if flapping() else None, 0.0, 9 * HOUR_S)
+    answered = itertools.count()
+
+    def flapping() -> bool:
+        return next(answered) % 6 != 5  # one in six is served, which closes the breaker
+
+    outlast(run, flaps, count=40)
+    assert max(Counter(key for _, key in flaps.failed).values()) <= 3
+
+
+@pytest.mark.parametrize("error", [ServerFaultMaybeBilled("500"), Unanswered("timeout")])
+def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, error):
+    requests = Counter[str]()
+
+    async def main() -> None:
+        from batchgen.dispatch import Dispatch, fixed_supply
+        from batchgen.engine.online import OnlineEngine
+
+        samples = [make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",)) for n in range(8)]
+        dispatch = Dispatch(
+            {"gemini/a": None, "other/b": None}, fixed_supply([("gemini/a", each) for each in samples]),
+            concurrency=4, policy=RetryPolicy(),
+            served_by={"gemini/a": batchgen_served("k", "down.example"), "other/b": batchgen_served("k", "up.example")},
+        )  # fmt: skip
+
+        async def execute(work: Work) -> None:
+            if work.over:
+                dispatch.gave_up(work, error)
+            else:
+                dispatch.sent(work)
+                await asyncio.sleep(0.1)
+                requests[work.sample.key] += 1
+                dispatch.failed(work, error)
+
+        await OnlineEngine().drive(dispatch, execute)
+
+    run(main())
+    assert max(requests.values()) <= 3
+
+
+def test_a_deadline_that_passes_while_the_last_answer_comes_ends_nothing(run):
+    night = run(drive({"m": 3}, StubServer(latency_s=9.0), concurrency=3, deadline_s=1005.0))
+    assert (len(night.done), night.dispatch.stopping) == (3, "")
 
 
 def test_a_run_ends_after_the_stall_limit_and_everything_is_left_for_the_next(run):

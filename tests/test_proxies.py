@@ -111,4 +111,6 @@ def test_credentials_are_in_the_header_and_in_nothing_that_is_shown():
     assert proxy is not None
     assert proxy.headers == {"Proxy-Authorization": "Basic bWU6aHVzaCBodXNo"}
     assert "hush" not in f"{proxy} {proxy!r}" and "bWU6" not in repr(proxy)
-    assert passwords({"HTTPS_PROXY": "http://me:hush%20hush@proxy.corp:3128"}) == {"hush%20hush", "hush hush"}
+    for scheme in ("http://", ""):
+        given = {"HTTPS_PROXY": f"{scheme}me:hush%20hush@proxy.corp:3128"}
+        assert passwords(given) == {"hush%20hush", "hush hush"}

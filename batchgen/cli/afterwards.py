@@ -18,7 +18,7 @@ from batchgen.errors import BatchgenError, JobLocked, ManifestError, SettingsErr
 from batchgen.job import Job
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.addresses import VARIABLE, parameters_problem, secrets_in
+from batchgen.manifest.addresses import VARIABLE, heartbeat_problem, parameters_problem, secrets_in
 from batchgen.report import notify
 from batchgen.report.facts import Facts
 from batchgen.report.markdown import failure_markdown, summary_markdown
@@ -67,11 +67,12 @@ class Afterwards:
                 self._say(str(error))
                 return None
             if found is None:
-                self._say(f"{name} is not set: nobody is told at the address that needs it")
+                self._say(f"{name} is not set: no message is sent to the address that uses it")
                 return None
             self._invocation.hide([found.text])
-            if message and found.env_file is not None and (problem := parameters_problem(found.text)):
-                self._say(f"{found.source}: an address there {problem}")
+            look = parameters_problem if message else heartbeat_problem
+            if found.env_file is not None and (problem := look(found.text)):
+                self._say(f"{found.source}: {problem}")
                 return None
             address = address.replace(f"${{{name}}}", found.text)
         self._invocation.hide([address, *secrets_in(address)])

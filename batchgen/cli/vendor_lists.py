@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
 from batchgen.engine.lanes import base_url_of
-from batchgen.errors import ConnectFailed, Malformed, ModelUnavailable, SettingsError, Unanswered
+from batchgen.errors import ConnectFailed, KeyRejected, Malformed, ModelUnavailable, SettingsError, Unanswered
 from batchgen.providers import aimlapi_errors, google_errors
 from batchgen.providers.listings import (
     Balance,
@@ -104,7 +104,7 @@ class Lists:
             return []
         try:
             return aiml_deprecations(await self._get(account, "/v1/models/deprecations", with_key=False))
-        except ModelUnavailable:
+        except (ModelUnavailable, KeyRejected):
             return []
 
     async def _get(self, account: Account, path: str, *, with_key: bool = True) -> bytes:

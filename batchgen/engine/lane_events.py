@@ -35,8 +35,7 @@ def lane_events(
     if closed and lane.parked:
         yield LaneParked(at=now, model=model, until=daily_reset(now, error.retry_after_s), message=error.message)
     elif closed:
-        left = dispatch.left_samples(before.key)
-        yield LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=left)
+        yield LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=lane.waiting)
     if closed and (number := dispatch.passed_on[before.key]):
         yield Noted(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks")
     elif lane.cooled_until_s > before.cooled_until_s and lane.cooled_until_s > now_s:

@@ -185,8 +185,8 @@ def exit_code(
     """
     if stopping in EXIT_BY_STOP:
         return EXIT_BY_STOP[stopping]
-    if stopping:
-        return 1
+    if stopping:  # else a reason of a third party's codec
+        return 1 if stopping == "bug" else EXIT_BY_STOP["key_rejected"]
     if waiting:
         return EXIT_BY_STOP["disk"]
     if parked:

@@ -35,21 +35,24 @@ def parameters_problem(address: str) -> str | None:
     Parameters such as `?template=/home/…` make apprise read any file of the user's and send it.
     """
     if set(address) & set("?&"):
-        return (
-            "may have no parameters (`?`), which can name files to send: set ${NOTIFY_URL} in the environment instead"
-        )
+        return "the address may have no parameters (`?`), which can name files to send: set ${NOTIFY_URL} in the environment instead"
     return None
 
 
 def heartbeat_problem(address: str) -> str | None:
-    """Why nothing can be sent there; None when it can, or when variables say where."""
+    """Of an address that a folder gives: why nothing is sent there; None when it is, or when variables say where.
+
+    Over http it could name any port of this machine.
+    """
     if VARIABLE.search(address):
         return None
     try:
-        parts_of(address)
+        scheme = parts_of(address).scheme
     except ValueError as error:
         return f"the address {error}"
-    return None
+    if scheme == "https":
+        return None
+    return "the address has to begin with https://; for one on this machine set ${HEARTBEAT_URL} in the environment"
 
 
 def secrets_in(address: str) -> list[str]:

@@ -24,7 +24,7 @@ from batchgen.errors import (
     Refused,
 )
 from batchgen.providers import google_errors
-from batchgen.providers.answer_body import clean, loaded, page_words
+from batchgen.providers.answer_body import clean, is_page, loaded, page_words
 from batchgen.providers.delays import hinted_delay_s
 from batchgen.providers.server_faults import BLOCKED, ONE_MODEL, not_the_api, server_fault
 
@@ -55,7 +55,8 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Provider
     delay_s = hinted_delay_s(headers, message=message)
     if status == 429 and OF_GOOGLE.search(said):
         return google_errors.classified(google_errors.Fault(status, message, delay_s=delay_s, raw_message=said))
-    kind, reason = _kind(status, said)
+    of_proxy = status >= 500 and is_page(headers, body)  # whose page says nothing about the prompt
+    kind, reason = (None, None) if of_proxy else _kind(status, said)
     if kind is None:
         return server_fault(status, message, delay_s)
     if reason == "hourly_quota":

@@ -36,7 +36,7 @@ def lists_of_answers(body: Body) -> list[Answers]:
     listing: tuple[int, Answers] | None = None  # its depth
     start = 0
     for token in _TOKEN.finditer(body):
-        match token[0][:1]:
+        match body[token.start() : token.start() + 1]:
             case b'"':
                 text = token.span()
             case b":":

@@ -30,7 +30,7 @@ from batchgen.errors import (
     SpendRateReached,
     TierRefused,
 )
-from batchgen.providers.answer_body import MESSAGE_CHARS, Envelope, clean, loaded, malformed, page_words
+from batchgen.providers.answer_body import MESSAGE_CHARS, Envelope, clean, is_page, loaded, malformed, page_words
 from batchgen.providers.delays import hinted_delay_s
 from batchgen.providers.server_faults import BLOCKED, ONE_MODEL, not_the_api, server_fault, something_else
 
@@ -89,7 +89,8 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Provider
         return other
     said = page_words(body)  # HTML and plain text come from proxies and Google's front end
     message = f"HTTP {status}: {said}" if said else f"HTTP {status} without a body"
-    return classified(Fault(status, clean(message), delay_s=hinted_delay_s(headers), raw_message=said))
+    raw = "" if status >= 500 and is_page(headers, body) else said  # a proxy's page says nothing about the prompt
+    return classified(Fault(status, clean(message), delay_s=hinted_delay_s(headers), raw_message=raw))
 
 
 def envelope(kind: type[E], status: int, headers: Mapping[str, str], body: bytes) -> E:

@@ -73,6 +73,7 @@ REMEDIES: Mapping[str, str] = {
     "request_too_large": "use fewer or smaller references (about 14 MB together)",
     "missing_thought_signature": "start the conversation anew: an earlier answer was not sent back as it came",
     "file_unavailable": "the uploaded file expired (48 hours): run again to upload it anew",
+    "upload_refused": "the address for the upload is on another host: check the base URL, or use smaller references",
     "upload_failed": "a large reference could not be uploaded; nothing was billed: run again later",
     "reference_link": "the link or bucket in `references` gave no picture; nothing was billed: see the message, then run again",
     "reference_link_refused": "references are fetched over https from public hosts, up to 100 MB: save the picture as a file",

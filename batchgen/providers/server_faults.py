@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from batchgen.errors import BadRequest, NotTheApi, ProviderError, ServerFault, ServerFaultMaybeBilled
+from batchgen.errors import BadRequest, NotJson, NotTheApi, ProviderError, ServerFault, ServerFaultMaybeBilled
 from batchgen.providers.answer_body import clean, header, is_page, page_words
 
 # Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
@@ -47,11 +47,12 @@ def not_the_api(status: int, headers: Mapping[str, str], body: bytes) -> NotTheA
     return None
 
 
-def something_else(answer: BaseModel, body: bytes, status: int) -> NotTheApi | None:
-    """The error when a JSON object of a 2xx has fields and none that the API's answers have."""
+def something_else(answer: BaseModel, body: bytes, status: int) -> NotJson | None:
+    """The error when a JSON object of a 2xx has fields, but none that the API's answers have. Whoever answered may have made a
+    picture, so it counts as maybe billed."""
     if answer.model_fields_set or body.strip() == b"{}":
         return None
-    return NotTheApi("JSON that is no answer of this API", reason="not_the_api", http_status=status)
+    return NotJson("JSON that is not an answer of this API", reason="not_the_api", http_status=status)
 
 
 def server_fault(status: int, message: str, retry_after_s: float | None) -> ProviderError:

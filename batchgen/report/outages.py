@@ -14,11 +14,14 @@ def began_line(outage: Outage) -> str:
     """One sentence for the moment at which it was found."""
     since = figures.local_time(outage.since, outage.at)
     what = _what(outage.scope, outage.name)
-    return f"{what} since {since} ({_why(outage.reason, outage.message)}): probing now and then, no item pays for it"
+    return f"{what} since {since} ({_why(outage.reason, outage.message)}): retrying now and then, without using up any item's attempts"
 
 
 def ended_line(outage: Outage) -> str:
-    return f"{outage.name} answers again, after {figures.duration(outage.at - outage.since)}"
+    took = figures.duration(outage.at - outage.since)
+    if outage.scope == "account":
+        return f"the account at {outage.name} is below its spending limit again, after {took}"
+    return f"{outage.name} answers again, after {took}"
 
 
 def note(outage: Outage, now: float) -> str:
@@ -35,7 +38,9 @@ def summary_line(outage: dict[str, Any]) -> str:
     if outage["until"] is None:
         return f"{_what(outage['scope'], outage['name'])} since {since} ({why})"
     until = figures.local_time(figures.utc_seconds(outage["until"]), now)
-    return f"{outage['name']} was down from {since} to {until} ({why})"
+    name, account = outage["name"], outage["scope"] == "account"
+    what = f"the account at {name} was at its spending limit" if account else f"{name} was down"
+    return f"{what} from {since} to {until} ({why})"
 
 
 def still_down(outages: list[dict[str, Any]]) -> str | None:

@@ -193,10 +193,26 @@ def test_the_heartbeat_is_sent_after_a_night_that_took_place_and_not_after_an_em
 @pytest.mark.parametrize(
     "address", ["http://example.com/x", "https://10.0.0.1/x", "ftp://127.0.0.1/x", "http://127.0.0.1:9/x"]
 )
-def test_a_heartbeat_goes_to_a_public_host_over_https_or_to_this_machine(batchgen, write, emulator, address):
+def test_a_heartbeat_goes_to_a_public_host_over_https_or_to_this_machine(
+    batchgen, write, emulator, monkeypatch, address
+):
     emulator()
-    answer = batchgen("run", str(write({"mug": "A mug"}, head=f"notify: {{heartbeat: '{address}'}}\n")))
+    monkeypatch.setenv("HEARTBEAT_URL", address)
+    answer = batchgen("run", str(write({"mug": "A mug"}, head="notify: {heartbeat: '${HEARTBEAT_URL}'}\n")))
     assert (answer.code, "no heartbeat was sent: " in answer.err, address in answer.err) == (0, True, False)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_has_no_port_of_this_machine_asked(batchgen, write, emulator, receiver, tmp_path, beside):
+    emulator()
+    address = f"http://{receiver.place}/x"
+    if beside:
+        (tmp_path / ".env").write_text(f"HEARTBEAT_URL={address}\n")
+        (tmp_path / ".env").chmod(0o600)
+    manifest = write({"mug": "A mug"}, head=f"notify: {{heartbeat: '{'${HEARTBEAT_URL}' if beside else address}'}}\n")
+    answer = batchgen("run", str(manifest))
+    assert (answer.code, receiver.beats) == (0 if beside else 2, [])
+    assert "the address has to begin with https://" in " ".join(answer.err.split())
 
 
 def test_a_manifest_that_would_send_a_key_away_is_refused(batchgen, write):
@@ -226,7 +242,7 @@ def test_a_manifest_cannot_send_a_secret_to_an_address_of_its_own(batchgen, writ
 def test_a_manifest_cannot_have_a_file_of_the_user_sent(batchgen, write):
     head = "notify: {to: ['tgram://123456789:abcdefg_hijklmnop/12315544/?template=/etc/passwd']}\n"
     answer = batchgen("validate", str(write({"mug": "A mug"}, head=head)))
-    assert (answer.code, "job.yaml:2:10: notify.to: may have no parameters" in answer.err) == (2, True)
+    assert (answer.code, "job.yaml:2:10: notify.to: the address may have no parameters" in answer.err) == (2, True)
 
 
 def test_an_env_file_cannot_have_a_file_of_the_user_sent(night, receiver, tmp_path, monkeypatch):
@@ -235,7 +251,7 @@ def test_an_env_file_cannot_have_a_file_of_the_user_sent(night, receiver, tmp_pa
     (tmp_path / ".env").write_text(f"NOTIFY_URL={receiver.url}?template={tmp_path / 'secret'}\n")
     answer = night({"mug": "A mug", "bad": REFUSED})
     assert (answer.code, receiver.messages) == (3, [])
-    assert f"NOTIFY_URL in {tmp_path / '.env'}: an address there may have no parameters" in answer.err
+    assert f"NOTIFY_URL in {tmp_path / '.env'}: the address may have no parameters" in answer.err
 
 
 def test_an_address_in_an_env_file_is_told(night, receiver, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchgen.errors import KeyRejected, Malformed, ProviderError, RateLimited
@@ -161,6 +161,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(VALUES)
 def test_whatever_is_in_an_answer_is_read_or_malformed(value):
     for call in (lambda data: BATCH.seen(200, {}, data), lambda data: BATCH.listed(200, {}, data), read_line):

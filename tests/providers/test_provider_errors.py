@@ -14,6 +14,7 @@ from batchgen.errors import (
     InputRejected,
     KeyRejected,
     ModelUnavailable,
+    NotJson,
     NotTheApi,
     ProviderError,
     RateLimited,
@@ -428,7 +429,17 @@ def test_a_gateways_delay_in_words_is_read(codec):
 @pytest.mark.parametrize("model", ["pro", "imagen", "aiml-pro"])
 def test_json_of_something_else_is_no_answer_of_the_api(codec, model):
     error = failure(codec(model), 200, {"status": "ok"})
-    assert (type(error), error.reason) == (NotTheApi, "not_the_api")
+    assert (type(error), error.reason, error.maybe_billed) == (NotJson, "not_the_api", True)
+
+
+@pytest.mark.parametrize("model", ["pro", "imagen", "aiml-pro"])
+def test_a_page_of_a_proxy_that_blocks_something_is_no_refusal_of_a_prompt(codec, model):
+    page = b"<html><body>Content blocked by the filter of this network</body></html>"
+    error = failure(codec(model), 500, page, {"Content-Type": "text/html"})
+    assert (type(error), failure(codec(model), 500, b"Content blocked").reason) == (
+        ServerFaultMaybeBilled,
+        "content_policy",
+    )
 
 
 def test_a_redirect_says_where_it_leads(codec):

@@ -49,7 +49,9 @@ class Endings:
             error = HeldUncertain(error.message, reason=error.reason)
         wanted = means.backlog.returned(sample.key)
         again = self._again(sample, error)
-        other = None if again or wanted is None or not means.options.resend else means.dispatch.elsewhere(wanted, error)
+        other = (
+            None if again or wanted is None or not means.options.resend else means.dispatch.fallback_lane(wanted, error)
+        )
         again = again or other is not None
         state = "wanted" if again else error.outcome
         profile = means.routes[lane].profile
