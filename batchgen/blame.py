@@ -88,7 +88,7 @@ class Blame:
         self._tell(changed)
 
     def _tell(self, changed: Sequence[Breaker]) -> None:
-        """Of what has changed, and of what else is still down now that a wider breaker has closed; the widest is enough."""
+        """Reports what has changed, and what is still down now that a wider breaker has closed; only the widest is reported."""
         for breaker in changed:
             lanes = self.behind(breaker)
             within = [] if breaker.open else [other for lane in lanes for other in lane.breakers if other.open]

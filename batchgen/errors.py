@@ -291,7 +291,7 @@ class InputRejected(ProviderError):
 
 
 class FileGone(ProviderError):
-    """An uploaded reference is no longer there for this key: uploaded anew and asked for once more, then final."""
+    """An uploaded reference is no longer there for this key: uploaded and asked for once more, then final."""
 
     retryable = True
     budget = "input"

@@ -118,7 +118,7 @@ class Outage(Event):
     """A model, account or host that is down: nothing is sent there but a probe now and then, and no sample pays for it.
 
     scope: lane | account | host; name: the model or host; models: those that wait. since: of the first failure, UTC seconds;
-    retry_at: of the next probe, None once it answers again. message: of the last failure, in the words of who answered.
+    retry_at: of the next probe, None once it answers again. message: of the last failure, as the server put it.
     """
 
     scope: str

@@ -38,8 +38,8 @@ from batchgen.store.whereabouts import open_store, refuse_elsewhere, remembered,
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
 BY_BATCH: Mapping[str, By] = {"batch": "batch", "auto": "auto"}
 STRANGERS_SERVER = (
-    "is not read: your credentials open that bucket, and `.env` beside the manifest says where requests go; set their"
-    " address in the environment instead"
+    "is not read: `.env` beside the manifest says where requests go, so pictures from your buckets could be sent there; set"
+    " that address in the environment instead"
 )
 ENGINES = {
     **dict.fromkeys(("online", *BY_BATCH), "batchgen.engine.online:OnlineEngine"),

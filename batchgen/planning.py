@@ -11,7 +11,7 @@ from batchgen.records import Item, Known, Sample
 
 Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
-_BY_LINK = "every run fetches it again from its link"
+_BY_LINK = "every run tries its link again"
 FINAL_REASONS: Mapping[str, str] = {
     "link_gone": "its link is dead",
     "link_refused": _BY_LINK,

@@ -22,7 +22,7 @@ def verdict(entry: Known | None, wishes: Wishes | None = None, *, there: bool = 
 FAILED = known("failed", made=None, reason="overloaded")
 REFUSED = known("refused", made=None, reason="safety")
 BUYS = "retry --failed buys it again"
-BEHIND = f"paid for: every run fetches it again from its link, {BUYS}"
+BEHIND = f"paid for: every run tries its link again, {BUYS}"
 UNCERTAIN = known("uncertain", made=None, reason="timeout")
 
 

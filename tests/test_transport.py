@@ -255,6 +255,8 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_a_byte_of
         "https://169.254.169.254/latest/meta-data",
         "https://[::1]/a.png",
         "https://[::ffff:10.0.0.1]/a.png",
+        "https://[64:ff9b::a00:1]/a.png",
+        "https://[2002:a00:1::1]/a.png",
         "https://[fe80::1]/a.png",
         "https://0.0.0.0/a.png",
         "https://100.64.0.1/a.png",

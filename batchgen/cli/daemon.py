@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     click.option("--emulate", is_flag=True, help="Run each against a local emulator: nothing billed, NAME.emulated/."),
     ledger_option,
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-                 help="Of the log on stderr; json is handed on to the runs."),
+                 help="Format of the log on stderr; json is also passed to the runs."),
     click.option("--health-file", type=click.Path(path_type=Path), metavar="FILE",
                  help="Touched every minute, for a container's health check."),
 )  # fmt: skip

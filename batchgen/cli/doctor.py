@@ -237,7 +237,7 @@ def bucket(url: str, *, online: bool) -> Finding:
         if online:
             next(objects.below(""), None)
     except SettingsError as error:
-        return Finding("fail", "bucket", str(error), "mend that, or choose a folder as output")
+        return Finding("fail", "bucket", str(error), "fix that, or choose a folder as output")
     return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")
 
 

@@ -90,7 +90,7 @@ def _bug(error: Exception, invocation: Invocation) -> list[str]:
         handle, path = tempfile.mkstemp(prefix="batchgen-", suffix=".traceback.txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(without_secrets(text, invocation.secrets))
-        lines.append(f"what we need to mend it is in {path} (keys taken out; look it over before you send it)")
+        lines.append(f"what we need to fix it is in {path} (keys taken out; look it over before you send it)")
     except OSError:
         lines.append("its traceback could not be written to the temporary folder")
     return [*lines, "what was paid for is safe: run the same command again to go on"]

@@ -75,7 +75,7 @@ class Invocation:
             self.err.line(text, "yellow")
 
     def keep_secret(self, settings: Settings) -> None:
-        """From here on no output shows a key of these settings, whoever's it is and whoever quotes it. Raises SettingsError."""
+        """From here on no output shows any key in these settings, no matter who quotes it. Raises SettingsError."""
         self.hide(settings.all_keys())
         self.hide_passwords(settings)
 

@@ -114,7 +114,7 @@ def run_command_line(argv: Sequence[str]) -> int:
         code = failed(error, invocation)
     else:
         if why := loss(sys.stdout):
-            invocation.warn(f"stdout did not take all of the answer: {why}")
+            invocation.warn(f"part of the output could not be written to stdout: {why}")
     finally:
         use_ledger(ledger)
         invocation.close_log()

@@ -69,7 +69,7 @@ def table(invocation: Invocation, profiles: list[Profile], found: Found | None) 
     ]  # fmt: skip
     invocation.out.table(head, rows, right=(3, 5), flexible=2)
     if guessed := ", ".join(profile.id for profile in profiles if profile.prices.guessed_tiers):
-        invocation.out.line(f"The prices of service tiers (flex, priority) are a guess for {guessed}.", "dim")
+        invocation.out.line(f"Prices of the flex and priority tiers are guesses for {guessed}.", "dim")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def read_span(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     if value is None:
         return None
     if (seconds := read_span_s(value)) is None:
-        raise click.BadParameter(f"{value!r} is no duration; write 4h, 90m or 1h30m", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a valid duration (try 90m, 4h or 1h30m)", ctx, param)
     return seconds
 
 
@@ -179,7 +179,9 @@ def selection_options(function: F) -> F:
     return chain(
         only_option,
         limit_option,
-        click.option("--fresh", is_flag=True, help="Make everything anew, what exists included. It is paid again."),
+        click.option(
+            "--fresh", is_flag=True, help="Make everything again, including what exists. It is paid for again."
+        ),
         click.option(
             "--retry",
             "retry_states",
@@ -228,7 +230,7 @@ def log_options(function: F) -> F:
             is_eager=True,
             callback=_log_to,
             expose_value=False,
-            help="Of the log. Without --log-file it goes to stderr in place of the progress.  [default: text]",
+            help="Log format. Without --log-file the log replaces the progress display on stderr.  [default: text]",
         ),
     )(function)
 
@@ -242,7 +244,8 @@ def execution_options(function: F) -> F:
             "--stall",
             callback=read_span,
             metavar="30m",
-            help="Stop when nothing has succeeded for this long.  [default: 30m, or never with --until or --max-duration]",
+            help="Stop when requests have kept failing for this long without a success."
+            "  [default: 30m, or never with --until or --max-duration]",
         ),
         engine_option,
         click.option(

@@ -166,12 +166,12 @@ def _caveats(found: Plan) -> list[str]:
     """What a person should know of the figure."""
     lines = []
     if guessed := _models(found, lambda load: load.guessed > 0):
-        lines.append(f"a guess: no price of that service tier is published for {guessed}")
+        lines.append(f"includes a guess: no price for that service tier is published for {guessed}")
     if searching := sum(load.searches for load in found.forecast.by_model.values() if not load.unpriced):
         requests = figures.count(searching, "request")
-        lines.append(f"the searches of {requests} count in full; some may be free (a monthly allowance)")
+        lines.append(f"searches in {requests} are priced in full; some may be free (monthly allowance)")
     if fallbacks := _models(found, lambda load: load.may_be_unpriced):
-        lines.append(f"more if a fallback has to serve: no price is known for {fallbacks}")
+        lines.append(f"may cost more if a fallback is used: no price is known for {fallbacks}")
     return lines
 
 

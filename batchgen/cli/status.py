@@ -28,7 +28,7 @@ from batchgen.report.summary import (
 
 STATES = ("succeeded", "running", "submitted", "wanted", "refused", "failed", "uncertain", "blocked", "superseded")
 IN_FLIGHT_MOST = 10
-TO_FETCH = "paid for and still behind their links; the next run fetches them and buys nothing"
+TO_FETCH = "paid for but not downloaded yet; the next run downloads them at no charge"
 LOOK_EVERY_S = 2.0
 LINE_EVERY_S = 30.0
 CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and nothing below it
@@ -184,7 +184,7 @@ def last_run(run: Facts | None) -> str:
 
 def _in_flight(facts: Facts) -> list[str]:
     running = facts["run"] is not None and facts["run"]["state"] in ("running", "unknown")
-    head = [] if running else ["sent and their end not recorded; the next run settles them:"]
+    head = [] if running else ["sent, but how they ended was not recorded; the next run settles them:"]
     return [*head, *_listed([entry for entry in facts["in_flight"] if not entry["to_fetch"]])]
 
 

@@ -23,7 +23,7 @@ class OutputLost(SettingsError):
     """stdout did not take the answer of a command that is run for it. gone: its reader has stopped reading."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(f"stdout did not take the answer, which is not complete: {error.strerror or error}")
+        super().__init__(f"the output could not be written to stdout completely: {error.strerror or error}")
         self.gone = error.errno == errno.EPIPE
 
 

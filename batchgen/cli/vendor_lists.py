@@ -1,4 +1,4 @@
-"""Asks the vendors' servers for what they list: models that a key may use or that are withdrawn, AIML's balance. All free."""
+"""Asks the vendors' servers which models a key may use and which are withdrawn, and AIML's balance. Nothing here is billed."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Findings:
     "--repair",
     "rebuild",
     is_flag=True,
-    help="Build a ledger that is damaged or lost from what is left, or add to an older one what it lacks.",
+    help="Rebuild a damaged or lost ledger from the files that are left, or complete an older one.",
 )
 @json_option()
 @pass_invocation
@@ -133,13 +133,13 @@ def tell(done: Repair, say: Callable[..., None], *, with_manifest: bool) -> None
         )
         say(f"{len(done.unmarked):,} of them without a fingerprint ({then}", "yellow")
     for path in done.by_name:
-        say(f"taken by its name alone, for nothing says what it was asked for: {path}", "yellow")
+        say(f"matched by its file name only (nothing records its prompt): {path}", "yellow")
     for old, new in done.moved:
         say(f"{old} is {new} by its bytes, and has that name again")
     for label, paths in (
-        ("not there as it was", done.gone),
+        ("missing or changed", done.gone),
         ("not a whole picture, move it away", done.broken),
-        ("of a forgotten request, kept as", done.unassigned),
+        ("belongs to no known request, kept as", done.unassigned),
     ):
         for path in paths:
             say(f"{label}: {path}", "yellow")

@@ -277,7 +277,7 @@ def log_failure(name: str, error: Exception, rest: str) -> None:
 
 def _scheduler() -> Any:
     try:
-        from apscheduler.schedulers.asyncio import AsyncIOScheduler  # large, and only for who waits
+        from apscheduler.schedulers.asyncio import AsyncIOScheduler  # large, so imported only when it is needed
     except ImportError:
         raise UsageError(MISSING) from None
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what there is to say is said here

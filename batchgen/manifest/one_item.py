@@ -239,7 +239,7 @@ class OneItem:
             when = f" on {profile.shutdown}" if profile.shutdown else ""
             instead = f"use {profile.replacement}, or " if profile.replacement else ""
             override = f"`models: {{{profile.id}: {{status: live}}}}` at the head"
-            self._say(path, f"{profile.id} was shut down{when}; {instead}if it still answers you, say {override}")
+            self._say(path, f"{profile.id} was shut down{when}; {instead}if it still works for you, add {override}")
         return profile
 
     def _check_capabilities(self, profile: Profile, fields: Values) -> None:

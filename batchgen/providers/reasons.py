@@ -9,7 +9,7 @@ _RETRY_LATER = "run again later: `batchgen run` asks only for what is missing"
 _PROMPT = "change the prompt or the reference; the same request will be refused again"
 _REPHRASE = "say plainly that a picture is wanted, or describe the scene differently"
 _KEY = "check GEMINI_API_KEY or AIMLAPI_API_KEY; `batchgen doctor` tests it without cost"
-_ANSWER = "run again; if it stays, the server or a proxy between breaks answers"
+_ANSWER = "run again; if it keeps happening, the server or a proxy in between is breaking answers"
 
 # Slugs are stable: they stand in ledgers, and `batchgen retry --reason SLUG` takes them.
 REMEDIES: Mapping[str, str] = {
@@ -62,7 +62,7 @@ REMEDIES: Mapping[str, str] = {
     "not_json": _ANSWER,
     "html": "a proxy, login page or wrong base URL answers in place of the API",
     "redirect": "the base URL leads elsewhere: check it, and whether a login page or proxy stands in between",
-    "not_the_api": "something else than the API answers at the base URL: check the address",
+    "not_the_api": "something other than the API answers at the base URL: check the address",
     "bad_base64": _ANSWER,
     "compressed": _ANSWER,
     "continuation": _RETRY_LATER,
@@ -72,7 +72,7 @@ REMEDIES: Mapping[str, str] = {
     "not_sendable": "`extra` holds something JSON cannot say (a date, NaN): quote it",
     "request_too_large": "use fewer or smaller references (about 14 MB together)",
     "missing_thought_signature": "start the conversation anew: an earlier answer was not sent back as it came",
-    "file_unavailable": "the uploaded file expired (48 hours): run again to upload it anew",
+    "file_unavailable": "the uploaded file expired (48 hours): run again to upload it again",
     "upload_refused": "the address for the upload is on another host: check the base URL, or use smaller references",
     "upload_failed": "a large reference could not be uploaded; nothing was billed: run again later",
     "reference_link": "the link or bucket in `references` gave no picture; nothing was billed: see the message, then run again",
@@ -87,7 +87,7 @@ REMEDIES: Mapping[str, str] = {
     "deadline": "the vendor ran out of time: ask for a smaller `image_size` or run again later",
     "connect_failed": "check network, proxy and base URL; nothing was billed",
     "unanswered": "possibly billed: `--on-uncertain retry` asks again, `hold` leaves it for you to decide",
-    "download_failed": "the picture is paid for and still behind its link: run again, which fetches it and buys nothing",
+    "download_failed": "the picture is paid for: run again to download it at no charge",
     "link_gone": "the picture was paid for and its link is dead: `retry --failed --reason link_gone` buys it again",
     "link_refused": "the picture is paid for, but its link is not safe to follow: `retry --failed --reason link_refused` buys it again",
     "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",

@@ -31,13 +31,13 @@ def kind_and_cause(request: Beyond) -> tuple[str, str]:
         kinds = ("maybe_twice", "maybe_once") if doubtful else ("again", "no_picture")
         return kinds[0 if request.made_later else 1], request.reason
     if request.reason == LATE:
-        return "again", "came late; kept in drafts/"
+        return "again", "arrived late; kept in drafts/"
     if not request.pictures:
         return "no_picture", request.reason or "withheld"
     if request.later_fingerprint not in (None, request.fingerprint):
         return "again", "changed"
     if request.linked:
-        return "again", "its own picture came late, from its link"
+        return "again", "its own picture arrived late, from its link"
     if request.later_run not in (None, request.run_id):
         return "again", "asked for anew, or its file was gone"
     return "unexplained", "bought twice in one run without a cause"

@@ -125,7 +125,7 @@ def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]
         for number, address in enumerate(addresses, 1):
             service = apprise.Apprise()
             if not service.add(address):
-                problems.append(f"address {number} is none that apprise knows")
+                problems.append(f"address {number} is not one that apprise knows")
             elif not service.notify(title=subject, body=body, body_format=apprise.NotifyFormat.TEXT):
                 problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *heard.lines[-1:]]))
             heard.lines.clear()

@@ -30,7 +30,7 @@ STOPS = {
     "location_unsupported": "the API does not serve this location",
     "account_restricted": "the vendor has restricted this account",
     "billing": "the vendor stopped billing this account",
-    "disk": "the disk or the ledger did not take what was to be written",
+    "disk": "could not write to the disk or the ledger",
 }
 
 
@@ -247,7 +247,7 @@ def money_lines(usd: Facts, *, emulated: bool) -> list[str]:
         parts = [f"{figures.usd(0)} charged"]
     if usd["searched_requests"]:
         requests = figures.count(usd["searched_requests"], "request")
-        parts.append(f"the searches of {requests} count in full; some may have been free (a monthly allowance)")
+        parts.append(f"searches in {requests} are priced in full; some may have been free (monthly allowance)")
     return parts
 
 

@@ -136,7 +136,7 @@ def test_the_table_has_a_column_for_it(batchgen, emulator):
     emulator()
     head, *rows, below = batchgen("models", "--live").out.splitlines()
     assert (head.split()[-1], rows[0].endswith("live"), rows[-1].endswith("unlisted by us")) == ("now", True, True)
-    assert below.startswith("The prices of service tiers (flex, priority) are a guess for gemini-nano-banana-2.1, ")
+    assert below.startswith("Prices of the flex and priority tiers are guesses for gemini-nano-banana-2.1, ")
 
 
 def test_one_api_that_fails_leaves_the_list_of_the_other(batchgen, emulator, monkeypatch):

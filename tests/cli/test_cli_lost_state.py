@@ -88,7 +88,7 @@ def test_the_remedy_that_is_printed_brings_the_ledger_back_and_nothing_that_is_t
 def test_pictures_that_only_their_names_tell_of_are_said_to_be_taken_so(batchgen, copied):
     (copied.with_name("job") / "results.jsonl").unlink()
     answer = batchgen("verify", str(copied), "--repair")
-    assert answer.err.count("taken by its name alone, for nothing says what it was asked for") == len(ITEMS)
+    assert answer.err.count("matched by its file name only (nothing records its prompt)") == len(ITEMS)
 
 
 @pytest.mark.parametrize("holds", ["nothing", "no tables", "no run"])
@@ -209,7 +209,7 @@ def test_results_that_name_files_outside_of_the_folder_are_not_believed(batchgen
     lines[0]["files"] = ["../mine.jpg"]
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     answer = batchgen("verify", str(copied), "--repair")
-    assert "not there as it was: ../mine.jpg" in answer.err
+    assert "missing or changed: ../mine.jpg" in answer.err
 
 
 def test_the_daemon_says_loudly_that_a_ledger_is_missing(batchgen, overdue, emulator):

@@ -113,7 +113,7 @@ def test_what_was_edited_or_damaged_since_is_not_taken_for_what_is_wanted(batchg
     overwrite_the_middle(ledger)
     sent = requests(place)
     answer = batchgen("verify", str(job), "--repair")
-    assert "not there as it was: cup-0.jpg" in answer.err
+    assert "missing or changed: cup-0.jpg" in answer.err
     assert "1 of them without a fingerprint" in answer.err
     assert batchgen("run", str(job)).code == 0
     assert requests(place) == sent + 2

@@ -20,7 +20,7 @@ def manifest_of(write, model, head=""):
 
 def way_out(text):
     """What the refusal says that the manifest has to say, as YAML."""
-    (said,) = re.findall(r"if it still answers you, say `(models: .*?)` at the head", text)
+    (said,) = re.findall(r"if it still works for you, add `(models: .*?)` at the head", text)
     return f"{said}\n"
 
 

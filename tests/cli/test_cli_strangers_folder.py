@@ -204,7 +204,8 @@ def test_objects_of_the_user_are_not_sent_to_the_server_of_the_folder(run, folde
     code, said = run(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     assert (code, stranger.received) == (2, [])
     assert (
-        "job.yaml:2:37: references[0]: 's3://private/plan.png' is not read: your credentials open that bucket" in said
+        "job.yaml:2:37: references[0]: 's3://private/plan.png' is not read: `.env` beside the manifest says where requests go"
+        in said
     )
 
 

@@ -112,7 +112,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def test_what_stdout_did_not_take_of_a_runs_answer_is_said(redirected, job):
     _, err = redirected(">/dev/full", "run", job, "--json").communicate(timeout=20)
-    assert err.splitlines()[-1] == "stdout did not take all of the answer: No space left on device"
+    assert err.splitlines()[-1] == "part of the output could not be written to stdout: No space left on device"
 
 
 @pytest.mark.parametrize(("redirection", "why"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")])
@@ -120,7 +120,7 @@ def test_what_stdout_did_not_take_of_a_runs_answer_is_said(redirected, job):
 def test_a_command_that_is_run_for_its_output_fails_in_words(redirected, made, redirection, why, argv):
     process = redirected(redirection, argv[0], made, *argv[1:])
     _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (5, f"stdout did not take the answer, which is not complete: {why}\n")
+    assert (process.returncode, err) == (5, f"the output could not be written to stdout completely: {why}\n")
 
 
 @pytest.mark.parametrize("redirections", ["2>&-", ">&- 2>&-", ">/dev/full 2>/dev/full"])

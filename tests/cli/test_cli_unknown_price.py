@@ -126,7 +126,7 @@ def test_a_guessed_price_is_called_a_guess(job, batchgen):
         assert "the price of the service tier is a guess" in said[name], said[name]
         assert "that the vendor reported" not in said[name]
     assert said["json"]["guessed"] > 0
-    assert f"are a guess for {PRICED}, " in batchgen("models").out
+    assert f"are guesses for {PRICED}, " in batchgen("models").out
 
 
 def test_a_tier_of_a_published_price_is_no_guess(job):
@@ -145,6 +145,6 @@ def test_searches_are_billed_by_the_answers_queries_and_said_to_count_in_full(jo
         ((usage,),) = db.execute("SELECT usage FROM attempt").fetchall()
     assert json.loads(usage)["queries"] == 2
     for name in ("run", "page", "status"):
-        assert "the searches of 1 request count in full; some may have been free (a monthly allowance)" in said[name]
-    assert "the searches of 1 request count in full; some may be free (a monthly allowance)" in said["plan"]
+        assert "searches in 1 request are priced in full; some may have been free (monthly allowance)" in said[name]
+    assert "searches in 1 request are priced in full; some may be free (monthly allowance)" in said["plan"]
     assert said["json"]["searched_requests"] == 1

@@ -56,13 +56,13 @@ async def test_summary_and_status_say_what_happened_where_and_what_to_do(bench, 
     assert code == 4
     assert "2 × download_failed: 127.0.0.1: the picture's link answered 200, but the bytes are no picture" in err
     assert "(tried 7 times)" in err
-    assert "the picture is paid for and still behind its link: run again, which fetches it and buys nothing" in err
+    assert "the picture is paid for: run again to download it at no charge" in err
     assert "fetches what is paid for and still behind its link" in err
     assert "tries again what failed" not in err
     assert "0.08 USD charged" in err
     out, _, code = await said(await start(bench, "status", *arguments))
     assert code == 0
-    assert "paid for and still behind their links; the next run fetches them and buys nothing" in out
+    assert "paid for but not downloaded yet; the next run downloads them at no charge" in out
     assert "in flight" not in out
     bench.vendor.is_well()
     _, err, code = await said(await start(bench, "run", *arguments, **environ))
