@@ -323,7 +323,7 @@ async def test_a_file_is_not_sent_to_an_address_that_is_not_safe(start, address)
     bench.wire.upload_url = address
     await bench.run(items(1, "large.png"), HEAD.replace("concurrency: 8", "attempts: 1"))
     result = bench.results()["i0"]
-    assert (result["reason"], "not on the API's own server" in result["message"]) == ("upload_failed", True)
+    assert (result["reason"], "not on the API's own server" in result["message"]) == ("upload_refused", True)
 
 
 async def test_a_file_that_is_still_processed_is_waited_for(start):
