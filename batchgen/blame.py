@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchgen.breaker import Breaker
-from batchgen.errors import KeyRejected, ModelUnavailable, ModelUnavailableOnce, ProviderError, Scope
+from batchgen.errors import BREAKER_SCOPES, KeyRejected, ModelUnavailable, ModelUnavailableOnce, ProviderError, Scope
 from batchgen.lane import Lane, Work
 
 
@@ -99,5 +99,4 @@ class Blame:
 
 
 def _is_wider(one: Breaker, other: Breaker) -> bool:
-    order = ("lane", "account", "host")
-    return order.index(one.scope) > order.index(other.scope)
+    return BREAKER_SCOPES.index(one.scope) > BREAKER_SCOPES.index(other.scope)

@@ -434,7 +434,7 @@ class Dispatch:
 
     def _pass_on(self, lane: Lane, cause: str, is_open: Callable[[str], bool]) -> None:
         for work in lane.clear():
-            # What may have been billed is not bought from somebody else besides.
+            # What may have been billed is not bought from another model as well.
             other = None if work.tries.doubtful else next_lane(work.sample.item, lane.key, cause, is_open)
             if other is None:
                 lane.ready.append(work)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from batchgen.records import Usage
 
 Scope = Literal["sample", "lane", "account", "host", "run"]
+BREAKER_SCOPES: tuple[Scope, ...] = ("lane", "account", "host")  # the narrowest first
 Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "tier", "none"]
 
 

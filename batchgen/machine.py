@@ -48,7 +48,7 @@ FILES_EACH = 3  # for one request, 2 when measured: connection, spool, a referen
 
 
 def refusal(error: BaseException) -> str:
-    """What the machine refused and what helps; empty when the error is none of its kind, and then a bug of ours."""
+    """What the machine refused and what helps; empty for any other error, which is then a bug of ours."""
     if isinstance(error, MemoryError):
         return NO_MEMORY
     if isinstance(error, RuntimeError):

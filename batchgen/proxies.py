@@ -79,7 +79,7 @@ def _proxy(value: str, source: str) -> Proxy:
 
 
 def passwords(environ: Mapping[str, str]) -> set[str]:
-    """Of all proxies that are named, as they stand there and as they are meant."""
+    """Passwords of all proxies that are named, as they stand there and decoded."""
     found = set()
     for name in _names("https_proxy", "http_proxy", "all_proxy"):
         login = environ.get(name, "").rpartition("://")[2].rpartition("@")[0]

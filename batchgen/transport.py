@@ -135,9 +135,7 @@ class Transport:
         BadRequest as `address_of`.
         """
         url, sent = address_of(base_url, request.path), _sent(base_url, on_sent)
-        headers = {**_sized(request), "Content-Type": "application/json"}
-        if auth is not None:
-            headers[auth[0]] = auth[1]
+        headers = {"Content-Type": "application/json", **_headers(request, auth)}
         try:
             async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
                 if not 200 <= response.status < 300:
@@ -190,7 +188,7 @@ class Transport:
         self, url: URL, request: Request, auth: tuple[str, str] | None, most_bytes: int = ERROR_MAX_BYTES
     ) -> tuple[int, Mapping[str, str], bytes]:
         sent = _sent(str(url))
-        headers = {**_sized(request), **dict([auth] if auth else [])}
+        headers = _headers(request, auth)
         try:
             async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
                 body = without_key(await short_body(response, most_bytes), _secret(auth))
@@ -207,7 +205,7 @@ class Transport:
         far as it goes, BadRequest as `address_of`.
         """
         url = address_of(base_url, request.path)
-        headers = {**request.headers, **dict([auth] if auth else [])}
+        headers = _headers(request, auth)
         context = _sent(base_url)
         try:
             async with (
@@ -431,9 +429,10 @@ def _write(file: IO[bytes], data: bytes) -> None:
         raise disk_error(error, str(file.name)) from error
 
 
-def _sized(request: Request) -> dict[str, str]:
-    """The request's headers, and its length, without which a body in pieces would be sent in chunks."""
-    return {**request.headers, "Content-Length": str(len(request.body))} if request.body else dict(request.headers)
+def _headers(request: Request, auth: tuple[str, str] | None) -> dict[str, str]:
+    """The request's own, its key, and its length, without which a body in pieces would be sent in chunks."""
+    length = {"Content-Length": str(len(request.body))} if request.body else {}
+    return {**request.headers, **length, **dict([auth] if auth else [])}
 
 
 def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
@@ -447,7 +446,7 @@ async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
 
 
 def _sent(base_url: str, tell: Callable[[], None] = lambda: None) -> SimpleNamespace:
-    """Whether a request's headers have left, who hears of it, and the proxy on its way. Raises SettingsError."""
+    """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
     return SimpleNamespace(yes=False, tell=tell, proxy=proxy_for(base_url, environment()))
 
 

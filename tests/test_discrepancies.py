@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
+from batchgen.engine import discrepancies
 from batchgen.events import Event, Noted, RunEnded, SampleSucceeded
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.planning import Wishes
@@ -173,6 +177,26 @@ async def test_many_files_that_have_to_be_read_are_spoken_of(bench, monkeypatch)
     await bench.run(THREE)
     notes = [event.message for event in bench.events if isinstance(event, Noted)]
     assert any("3 images have a different time" in note for note in notes)
+
+
+async def test_a_look_that_is_interrupted_reads_no_further_and_remembers_what_it_has_seen(bench, read, monkeypatch):
+    await bench.run(THREE)
+    for path in (bench.folder / "out").glob("*.jpg"):
+        os.utime(path, (1e9, 1e9))
+    interrupted, judge = threading.Event(), Store.judge
+
+    def first(self: Store, *picture: Any) -> str:
+        interrupted.set()
+        return judge(self, *picture)
+
+    monkeypatch.setattr(Store, "judge", first)
+    monkeypatch.setattr(discrepancies, "READERS", 1)
+    ledger, store = Ledger(bench.folder / "out"), Store(bench.folder / "out")
+    with closing(ledger):
+        *_, doubtful = discrepancies._look(ledger, store)
+        found = discrepancies._read(ledger, store, doubtful, interrupted)
+        *_, left = discrepancies._look(ledger, store)
+    assert (len(doubtful), len(found["right"]), len(left)) == (3, 1, 2)
 
 
 async def test_a_run_that_is_stopped_reads_nothing_more_and_forgets_nothing(bench, read):

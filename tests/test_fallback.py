@@ -23,6 +23,7 @@ from batchgen.fallback import CAUSES, cause_of, next_lane, served_in
 from batchgen.ledger.backlog import Backlog
 from tests.conftest import make_sample
 from tests.marked_key import KEY
+from tests.test_transport import serving
 
 PRO, FLASH, LITE = "gemini-3-pro-image", "gemini-nano-banana-2.1", "gemini-3.1-flash-lite-image"
 
@@ -92,15 +93,8 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     server = Server()
-    app = web.Application()
-    app.router.add_post("/{rest:.*}", server.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield Bench(server, tmp_path)
-    await runner.cleanup()
+    async with serving(server.answer) as server.url:
+        yield Bench(server, tmp_path)
 
 
 def items(count: int, more: str) -> str:

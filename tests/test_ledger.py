@@ -63,6 +63,15 @@ async def test_an_attempt_is_on_disk_before_the_call_that_records_it_returns(led
         assert other.counts() == {"running": 1}
 
 
+async def test_links_that_come_for_a_request_that_was_given_up_are_fetched_all_the_same(ledger):
+    sample = make_sample("a")
+    attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
+    await ledger.attempt_failed(attempt, sample, Unanswered("gone"), sent_at=1.0, state="uncertain")
+    assert ledger.reader.open_attempts() == []
+    ledger.links_received(attempt, Reply(links=("https://a/b",)))
+    assert [dict(each.links) for each in ledger.reader.open_attempts()] == [{0: "https://a/b"}]
+
+
 async def test_a_sample_that_ends_without_another_request_does_so_whatever_its_item_has_asked_for_since(ledger):
     first = make_sample("a")
     second = replace(first, n=2, fingerprint="fp-of-the-second")

@@ -42,6 +42,7 @@ from batchgen.retry import RetryPolicy
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_dispatch import Night, StubServer, drive
+from tests.test_transport import serving
 
 HOUR_S = 3600.0
 
@@ -378,14 +379,8 @@ class Vendor:
 @pytest.fixture
 async def vendor() -> AsyncIterator[Vendor]:
     found = Vendor()
-    app = web.Application()
-    app.router.add_post("/{rest:.*}", found.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield found
-    await runner.cleanup()
+    async with serving(found.answer) as found.url:
+        yield found
 
 
 def manifest(folder: Path, count: int, limits: str = "concurrency: 5") -> Path:

@@ -30,6 +30,7 @@ from batchgen.store.store import Store
 from tests.conftest import FLASH_USD
 from tests.marked_key import KEY
 from tests.postgres import both_ledgers
+from tests.test_transport import serving
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
@@ -463,19 +464,12 @@ async def test_a_key_that_the_server_echoes_is_not_kept_anywhere(tmp_path):
         message = f"Consumer 'api_key:{key}' ({hidden}, {key.encode().hex()}) has been suspended."
         return web.json_response({"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}, status=400)
 
-    app = web.Application()
-    app.router.add_post("/{rest:.*}", echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    bench = Bench(url, tmp_path)
     key = KEY
-    environ = {"GEMINI_API_KEY": key, "BATCHGEN_GEMINI_BASE_URL": url}
-    job = batchgen.load(bench.manifest(items("a")), output=tmp_path / "out", environ=environ)
-    await batchgen.run(job, observers=[bench.events.append])
-    await runner.cleanup()
+    async with serving(echo) as url:
+        bench = Bench(url, tmp_path)
+        environ = {"GEMINI_API_KEY": key, "BATCHGEN_GEMINI_BASE_URL": url}
+        job = batchgen.load(bench.manifest(items("a")), output=tmp_path / "out", environ=environ)
+        await batchgen.run(job, observers=[bench.events.append])
     kept = [path.read_bytes().decode("latin-1") for path in (tmp_path / "out").rglob("*") if path.is_file()]
     everything = repr(bench.events) + "".join(kept)
     assert "has been suspended" in everything

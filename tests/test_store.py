@@ -183,6 +183,14 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def test_a_folder_that_goes_is_told_from_a_disk_that_refuses(store, tmp_path):
+    assert store.rescue.folder_stands()
+    (tmp_path / "job").rename(tmp_path / "away")
+    assert not store.rescue.folder_stands()
+    (tmp_path / "job").mkdir()
+    assert not store.rescue.folder_stands()
+
+
 def spool(store: Store, attempt: int, data: bytes) -> str:
     file = store.spool_file(attempt, 0)
     file.write(data)

@@ -134,7 +134,7 @@ class Purse:
 
 
 def counts_all_jobs(limits: Limits, providers: Iterable[str], *, emulated: bool) -> bool:
-    """Whether what other jobs spend binds this one. An emulator's money is no money, and each emulated job's is its own."""
+    """Whether what other jobs spend binds this one. An emulator's money is not real, and each emulated job counts its own."""
     return not emulated and any(map(limits.counts_all_jobs, set(providers)))
 
 

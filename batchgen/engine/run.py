@@ -262,7 +262,7 @@ class _Run:
         shared: SharedBook | None,
         repairs: bool,
     ) -> Outcome:
-        """shared: None with workers elsewhere, who ask for themselves."""
+        """shared: None when workers elsewhere ask for themselves."""
         going = submitting_run(ledger.database) if isinstance(engine, Distributed) and not survey.wanted else None
         if going is not None:
             ledger.run_id = going  # nothing is new: its own run goes on

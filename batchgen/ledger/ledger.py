@@ -134,21 +134,20 @@ class Ledger:
 
         facts: of the request, as `replay.request_facts` gives them.
         """
-        text = _linked_text(reply, facts)
-        sql = (
-            "UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL"
-            " WHERE id = ? AND (outcome IS NULL OR outcome <> 'succeeded')"
-        )
-        self._now(lambda db: db.execute(sql, (text, attempt)))
+        self._open_for_links(attempt, reply, facts, "outcome IS NULL OR outcome <> 'succeeded'")
 
     def reopened(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
         """An answer that was read at last holds links: they are fetched like those of a run that died. Not so links that were
         known before: what became of them stands."""
-        sql = (
-            "UPDATE attempt SET outcome = NULL, reason = '', ended_at = NULL, links = ? WHERE id = ?"
-            " AND (links IS NULL OR reason = 'unreadable')"
-        )
+        self._open_for_links(attempt, reply, facts, "links IS NULL OR reason = 'unreadable'")
+
+    def _open_for_links(self, attempt: int, reply: Reply, facts: Mapping[str, Any], unless_settled: str) -> None:
+        """Also of an attempt that was given up meanwhile: what is behind its links is paid for."""
         text = _linked_text(reply, facts)
+        sql = (
+            "UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL"
+            f" WHERE id = ? AND ({unless_settled})"
+        )
         self._now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(

@@ -61,7 +61,7 @@ _END = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ?"
     " AND backend_xid::text = (?::text::numeric % 4294967296)::text"
 )
-# What time does not mend, as English servers and libpq say it.
+# What waiting does not mend, in the words of English servers and libpq.
 _FOR_A_PERSON = re.compile(
     r"authentication failed|no password supplied|does not exist|permission denied|no pg_hba\.conf entry"
     r"|not permitted to log in|invalid port number"

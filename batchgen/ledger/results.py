@@ -117,7 +117,7 @@ class ResultsFile:
         sync_folder(str(self._path.parent))
 
     def rebuild(self) -> None:
-        """Write the file anew from the ledger, beside it, and rename. Superseded items have no line. Raises StoreError, also
+        """Write the file again from the ledger, beside the old one, and rename it. Superseded items have no line. Raises StoreError, also
         for a user's own file."""
         has_lines(self._path.parent)
         beside = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind

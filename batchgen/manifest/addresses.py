@@ -56,7 +56,7 @@ def heartbeat_problem(address: str) -> str | None:
 
 
 def secrets_in(address: str) -> list[str]:
-    """Parts that look like tokens or passwords: the password, and what is long and has digits. Of a malformed address too."""
+    """Parts that look like tokens or passwords: the password, and what is long and has digits. Also in a malformed address."""
     text = VARIABLE.sub("", address).partition("#")[0]
     rest = text.partition("://")[2] or text
     found = [word for word in re.split(r"[/&=?@:+.,]", rest) if len(word) >= 10 and any(map(str.isdigit, word))]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 from batchgen.fallback import FALLBACKS_MOST
@@ -198,30 +198,23 @@ class Entry(Expansions, ItemFields):
     id: Text | None = Field(None, description="Names the picture for ever; default: words of the prompt and a hash.")
 
 
-def _message_addresses(value: Any) -> Any:
-    for address in value if isinstance(value, list) else [value]:
-        if isinstance(address, str) and (problem := parameters_problem(address)):
-            raise PydanticCustomError("told", "told", {"words": problem})
-        _heartbeat_address(address)
-    return value
+def _checked(*problems_of: Callable[[str], str | None]) -> Callable[[Any], Any]:
+    """A validator that refuses an address, or any in a list, that one of these finds a problem with."""
 
+    def check(value: Any) -> Any:
+        for address in value if isinstance(value, list) else [value]:
+            for problem_of in problems_of if isinstance(address, str) else ():
+                if problem := problem_of(address):
+                    raise PydanticCustomError("told", "told", {"words": problem})
+        return value
 
-def _heartbeat_address(value: Any) -> Any:
-    if isinstance(value, str) and (problem := manifest_problem(value)):
-        raise PydanticCustomError("told", "told", {"words": problem})
-    return value
-
-
-def _callable(address: str | None) -> str | None:
-    if address is not None and (problem := heartbeat_problem(address)):
-        raise PydanticCustomError("told", "told", {"words": problem})
-    return address
+    return check
 
 
 class Notify(_Strict):
     """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
 
-    to: Annotated[list[Text] | Text | None, BeforeValidator(_message_addresses)] = Field(
+    to: Annotated[list[Text] | Text | None, BeforeValidator(_checked(parameters_problem, manifest_problem))] = Field(
         None,
         description="Addresses as apprise knows them, without `?…`; best ${NOTIFY_…}, set to a whole one.",
         examples=["${NOTIFY_MAIL_URL}"],
@@ -230,7 +223,7 @@ class Notify(_Strict):
         None,
         description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
     )
-    heartbeat: Annotated[Text | None, BeforeValidator(_heartbeat_address), AfterValidator(_callable)] = Field(
+    heartbeat: Annotated[Text | None, BeforeValidator(_checked(manifest_problem, heartbeat_problem))] = Field(
         None, description="A https address to call after each night that took place, for a dead man's switch."
     )
 

@@ -55,7 +55,7 @@ def reference_tokens(profile: Profile, item: Item) -> float:
 
 
 def _of(table: Mapping[str, float], choice: str | None) -> float:
-    """By what was asked for. Of a choice that nobody has counted, the dearest; of a model that nobody has counted, 0."""
+    """By what was asked for. For a choice that nobody has counted, the dearest; for a model that nobody has counted, 0."""
     value = table.get(choice or "default")
     return value if value is not None else max(table.values(), default=0.0)
 

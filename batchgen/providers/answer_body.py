@@ -52,7 +52,7 @@ LENIENT = WrapValidator(_or_none)  # what cannot be read is None: no oddity besi
 
 
 def malformed(status: int, body: bytes, error: ValidationError) -> Malformed:
-    """Why a 2xx body is no answer: no JSON at all (too deeply nested included), or JSON of another shape."""
+    """Why a 2xx body is not an answer: not JSON (or nested too deeply), or JSON of another shape."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "json_invalid" or not place:

@@ -62,7 +62,7 @@ def lists_of_answers(body: Body) -> list[Answers]:
 
 
 def lines(body: Body) -> Iterator[bytes]:
-    """Each answer as a line with its end: line ends between the parts of an answer are no part of its JSON."""
+    """Each answer as a line with its end: line ends between the parts of an answer do not belong to its JSON."""
     for one in next((each for each in lists_of_answers(body) if each.answers), Answers((0, 0), [])).answers:
         yield body[slice(*one)].replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
 

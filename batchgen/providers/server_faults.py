@@ -1,4 +1,4 @@
-"""What a status alone means, and what is no answer of the API at all. Shared by all codecs."""
+"""What a status means by itself, and what is not an answer of the API. Shared by all codecs."""
 
 from __future__ import annotations
 

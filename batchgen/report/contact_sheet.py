@@ -136,7 +136,7 @@ def _is_sheet(path: Path) -> bool:
     try:
         with Image.open(path, formats=tuple(set(KINDS.values()))) as image:
             return str(image.getexif().get(SOFTWARE)) == "batchgen"
-    except Exception:  # Pillow raises all sorts of them on what is no picture
+    except Exception:  # Pillow raises all sorts of errors on what is not a picture
         return False
 
 

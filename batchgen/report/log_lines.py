@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from batchgen.errors import BREAKER_SCOPES
 from batchgen.events import (
     AttemptFailed,
     AttemptStarted,
@@ -305,7 +306,7 @@ FIELDS: Mapping[str, Facts] = {
     "exposed_ms": _number("From the answer's last byte to its durable record; null for a picture that a link gave."),
     "rpm": _number("Requests a minute from now on; null: none declared."),
     "until": _field("string", "UTC.", **_TIME),
-    "scope": {"enum": ["lane", "account", "host"], "description": "How far an outage reaches; lane: one model."},
+    "scope": {"enum": [*BREAKER_SCOPES], "description": "How far an outage reaches; lane: one model."},
     "name": _field("string", "Of the model, or of the host of the API."),
     "models": _field("array", "AI models that wait for it.", items={"type": "string"}),
     "since": _field("string", "When its first request failed; UTC.", **_TIME),

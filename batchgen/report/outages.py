@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from batchgen.errors import BREAKER_SCOPES
 from batchgen.events import Outage
 from batchgen.report import figures
 from batchgen.report.clean import brief
@@ -46,7 +47,7 @@ def summary_line(outage: dict[str, Any]) -> str:
 def still_down(outages: list[dict[str, Any]]) -> str | None:
     """What the run ended with, in words, of the widest reach."""
     lasting = [outage for outage in outages if outage["until"] is None]
-    widest = max(lasting, key=lambda outage: ("lane", "account", "host").index(outage["scope"]), default=None)
+    widest = max(lasting, key=lambda outage: BREAKER_SCOPES.index(outage["scope"]), default=None)
     if widest is None:
         return None
     name = "the API" if widest["scope"] == "host" else widest["name"]

@@ -93,6 +93,14 @@ async def test_a_deposit_pushes_nothing_aside_and_leaves_a_name_that_the_ledger_
     assert gate.objects() == {"i0.jpg": b"made meanwhile", "drafts/1.0.jpg": b"1.0", "drafts/2.0.jpg": b"2.0"}
 
 
+def test_a_picture_that_moves_before_anything_was_listed_is_known_by_its_size(gate, tmp_path):
+    gate.put("pictures", "shop/catalog/a.jpg", b"eleven bytes")
+    store = BucketStore(tmp_path / "job", ADDRESS)
+    store.prepare()
+    store._move("a.jpg", "b.jpg")
+    assert (store.has("b.jpg", 12), store.has("a.jpg", 12)) == (True, False)
+
+
 async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictures(bench, gate):
     await bench.run(items("a"))
     from batchgen.store.objects import Objects

@@ -83,9 +83,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`python -m batchgen` as a process of its own, ended with the test."""
-    processes: list[subprocess.Popen[str]] = []
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    """Those that a test starts, ended with it."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+@pytest.fixture
+def spawn(processes: list[subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
+    """`python -m batchgen` as a process of its own."""
 
     def start(*argv: str, module: str = "batchgen", **environ: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -99,10 +108,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         processes.append(process)
         return process
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate(timeout=10)
+    return start
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from batchgen.errors import ProviderError
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.listings import Listed, aiml_balance, aiml_deprecations, aiml_list, deprecation_of, google_page
 from tests.marked_key import KEY
+from tests.test_transport import serving
 
 OFFLINE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -205,15 +206,8 @@ async def feed():
         asked.append((request.path_qs, request.headers))
         return web.Response(status=said["status"], text=said["body"], content_type="application/json")
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield Account("aimlapi", url, ("Authorization", f"Bearer {KEY}")), said, asked
-    await runner.cleanup()
+    async with serving(answer) as url:
+        yield Account("aimlapi", url, ("Authorization", f"Bearer {KEY}")), said, asked
 
 
 async def test_the_feed_is_asked_for_without_the_key(feed):
@@ -290,15 +284,8 @@ async def strange():
         page = {"models": [{"name": f"models/{name}", "supportedGenerationMethods": ["predict"]}]}
         return web.json_response(page | ({} if "pageToken" in request.query else {"nextPageToken": "a&b"}))
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield lambda key: Account("gemini", url, ("x-goog-api-key", key)), asked
-    await runner.cleanup()
+    async with serving(answer) as url:
+        yield lambda key: Account("gemini", url, ("x-goog-api-key", key)), asked
 
 
 async def test_all_pages_are_read(strange):

@@ -27,9 +27,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def redirected() -> Iterator[Start]:
+def redirected(processes: list[subprocess.Popen[str]]) -> Start:
     """`batchgen …` behind a shell's redirections; what these leave alone is a pipe."""
-    processes: list[subprocess.Popen[str]] = []
 
     def start(redirections: str, *argv: str, **more: object) -> subprocess.Popen[str]:
         command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "batchgen", *argv]
@@ -39,10 +38,7 @@ def redirected() -> Iterator[Start]:
         processes.append(process)
         return process
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate(timeout=10)
+    return start
 
 
 @pytest.fixture

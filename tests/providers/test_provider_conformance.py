@@ -16,6 +16,7 @@ from google.genai import types
 from batchgen.providers.gemini import Gemini
 from batchgen.records import Inputs, ReferenceImage
 from tests.providers.test_provider_requests import PIXEL, WORDS, camel, sent
+from tests.test_transport import serving
 
 ONE = {"generationConfig": {"responseModalities": ["IMAGE"]}}  # the SDKs leave it to the model, we ask for a picture
 SAID = {
@@ -103,14 +104,9 @@ class Recorder:
 
 @pytest.fixture
 async def recorder() -> AsyncIterator[Recorder]:
-    recorder, app = Recorder(), web.Application()
-    app.router.add_post("/{rest:.*}", recorder.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    recorder.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield recorder
-    await runner.cleanup()
+    recorder = Recorder()
+    async with serving(recorder.answer) as recorder.url:
+        yield recorder
 
 
 def ours(codec: Any, sample: Any, inputs: Inputs | None = None) -> tuple[str, Any]:

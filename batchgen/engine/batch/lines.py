@@ -24,7 +24,7 @@ _KEY_FIRST = re.compile(rb'\s*\{\s*"key"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.){0,200}"
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
-    """Where a line is in its file, in bytes. key: None when it names none, or is no JSON."""
+    """Where a line is in its file, in bytes. key: None when it names none, or is not JSON."""
 
     path: str
     start: int
