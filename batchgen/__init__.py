@@ -13,19 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchgen.api import Job, Plan, load, plan, run, run_sync
     from batchgen.engine.outcome import Outcome, RunOptions
-    from batchgen.job import Job, Plan, load, plan, run, run_sync
     from batchgen.ledger.ledger import Ledger
-    from batchgen.planning import Wishes
+    from batchgen.planning.plan import Wishes
 
 __version__ = "0.1.0"
 __all__ = ["Job", "Ledger", "Outcome", "Plan", "RunOptions", "Wishes", "__version__", "load", "plan", "run", "run_sync"]
 
-_PLACES = {
+_MODULES = {
     "Outcome": "batchgen.engine.outcome",
     "RunOptions": "batchgen.engine.outcome",
     "Ledger": "batchgen.ledger.ledger",
-    "Wishes": "batchgen.planning",
+    "Wishes": "batchgen.planning.plan",
 }
 
 
@@ -35,4 +35,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'batchgen' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PLACES.get(name, "batchgen.job")), name)
+    return getattr(import_module(_MODULES.get(name, "batchgen.api")), name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batchgen.errors import SettingsError
-from batchgen.machine import NO_HOME
+from batchgen.os_errors import NO_HOME
 from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.url import parts_of
 

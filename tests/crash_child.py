@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import batchgen
-from batchgen import uploads
-from batchgen.batching import BatchOptions, ChunkLimits
-from batchgen.engine import exchange
+from batchgen.engine import http_attempt
+from batchgen.http import uploads
+from batchgen.planning.batchable import BatchOptions, ChunkLimits
 
 
 def die_at(place: str, k: int) -> None:
@@ -55,7 +55,7 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     """The engine, and the run's options."""
     said = json.loads(text)
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
-    exchange.PAUSE_S = said.get("pause_s", exchange.PAUSE_S)
+    http_attempt.PAUSE_S = said.get("pause_s", http_attempt.PAUSE_S)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
     batches = BatchOptions(limits=limits, wait=said.get("wait", True))
     if "ledger" in said:  # whatever was set when the process that forks was started

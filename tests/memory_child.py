@@ -17,11 +17,11 @@ from pathlib import Path
 from batchgen.cli.main import run_command_line
 from batchgen.engine.batch.lines import lifted, take
 from batchgen.errors import ProviderError, SettingsError
-from batchgen.lift import Nowhere
+from batchgen.http.base64_stream import Nowhere
+from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
 from batchgen.records import Request
-from batchgen.transport import Transport
 
 REQUEST = Request(method="POST", path="/", body=b"{}", timeout_s=60.0)
 

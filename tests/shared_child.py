@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import batchgen
-from batchgen.quota import Budget, Lowered, NotBefore, Reserved
-from batchgen.shared import SharedBook, Terms
+from batchgen.scheduling.quota_store import SharedBook, Terms
+from batchgen.scheduling.window import Budget, Lowered, NotBefore, Reserved
 
 
 def place_of(text: str) -> Path | str:

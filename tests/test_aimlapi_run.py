@@ -17,7 +17,7 @@ from PIL import Image
 import batchgen
 from batchgen.cli.export import row
 from batchgen.emulator import EmulatorOptions, read_comment, serve
-from batchgen.engine import exchange
+from batchgen.engine import http_attempt
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from tests.test_store import UNSOUND, WHOLE
@@ -77,7 +77,7 @@ async def test_a_prompt_that_shall_not_be_rewritten_is_not(run):
 
 
 async def test_what_an_answer_with_a_link_said_outlives_a_download_that_failed(run, monkeypatch):
-    monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(http_attempt, "DOWNLOAD_TRIES", 1)
     item = "  - {id: a, prompt: 'A fox [[fault:link404*1]]', model: google/imagen-4.0-generate-001}\n"
     first = await run(item, exit_code=4)
     assert first["a"]["state"] == "failed"
@@ -87,7 +87,7 @@ async def test_what_an_answer_with_a_link_said_outlives_a_download_that_failed(r
 
 
 async def test_links_that_an_older_version_wrote_are_fetched(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(http_attempt, "DOWNLOAD_TRIES", 1)
     item = "  - {id: a, prompt: 'A fox [[fault:link404*1]]', model: google/nano-banana-pro}\n"
     await run(item, exit_code=4)
     with contextlib.closing(sqlite3.connect(ledger_path(tmp_path / "out"))) as ledger:

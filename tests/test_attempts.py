@@ -16,9 +16,9 @@ from batchgen.events import AttemptFailed, AttemptStarted, Event, SampleEnded, S
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import FILE_NAME, ResultsFile
-from batchgen.manifest.references import References
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Reply, ReplyImage
+from batchgen.references.local import References
 from batchgen.store.store import Store
 from tests.conftest import make_sample
 from tests.test_store import WHOLE

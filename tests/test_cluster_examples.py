@@ -18,12 +18,12 @@ from obstore.store import S3Store
 from psycopg.pq import Conninfo
 
 import batchgen
+from batchgen.api import engine_named
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import cli, run_command_line
-from batchgen.engine.elsewhere import Distributed
-from batchgen.job import engine_named
-from batchgen.schedule import kubernetes
+from batchgen.engine.remote_engine import Distributed
 from batchgen.schedule.timetable import GRACE_S, LATER_CODES, Clock, KeyFile, Timetable
+from batchgen.schedule.units import kubernetes
 from batchgen.settings import BASE_URL_NAMES, KEY_NAMES, SECRET_NAMES
 
 ROOT = Path(__file__).parent.parent

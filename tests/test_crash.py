@@ -33,7 +33,7 @@ async def start_child(
 @pytest.mark.parametrize(
     "place",
     [
-        "batchgen.engine.exchange:Transport.send",  # recorded, never sent: indistinguishable, so counted as uncertain
+        "batchgen.engine.http_attempt:Transport.send",  # recorded, never sent: indistinguishable, so counted as uncertain
         "batchgen.engine.settle:sync_folder",
         "batchgen.engine.settle:Ledger.attempt_succeeded",
         "batchgen.engine.settle:place",
@@ -132,7 +132,7 @@ SAYS = {"talk-t1": "one", "talk-t2": "two", "talk-t3": "three", "child": "child"
 @pytest.mark.parametrize(
     ("place", "k"),
     [
-        *[("batchgen.engine.exchange:Transport.send", k) for k in (1, 3)],
+        *[("batchgen.engine.http_attempt:Transport.send", k) for k in (1, 3)],
         # The picture is whole in the spool, what the model said is nowhere.
         *[("batchgen.engine.execute:keep_turn", k) for k in (1, 3)],
         # A picture's bytes or those of what the model said; before these the folder is tried out.

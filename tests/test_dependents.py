@@ -20,9 +20,9 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import Outcome
-from batchgen.engine.repair import repair
+from batchgen.engine.recovery.repair import repair
 from batchgen.errors import UsageError
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from tests.marked_key import KEY
 
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"

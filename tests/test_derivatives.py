@@ -19,13 +19,13 @@ from PIL import Image
 
 import batchgen
 from batchgen.cli.verify import verify
+from batchgen.derivatives.render_process import Workbench
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine import derivatives
 from batchgen.engine.derivatives import make_derivatives
-from batchgen.engine.workbench import Workbench
 from batchgen.errors import JobLocked
 from batchgen.events import Noted, SampleSucceeded
-from batchgen.ledger.derived import Derived
+from batchgen.ledger.derivatives import Derived
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
@@ -309,9 +309,14 @@ async def test_a_run_that_is_killed_or_stopped_meanwhile_leaves_them_to_the_next
     assert {"thumb/i0.jpg", "thumb/i1.jpg"} <= set(files(bench))
 
 
-@pytest.mark.parametrize("place", [
-    "batchgen.engine.workbench:Workbench.work", "batchgen.engine.derivatives:recorded", "batchgen.ledger.results:ResultsFile.tidy",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "place",
+    [
+        "batchgen.derivatives.render_process:Workbench.work",
+        "batchgen.engine.derivatives:recorded",
+        "batchgen.ledger.results:ResultsFile.tidy",
+    ],
+)
 async def test_a_crash_between_two_steps_is_made_up_for_without_a_request(bench, place):
     text, top = items("a", "b"), head(THUMB)
     child = await asyncio.create_subprocess_exec(

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms
 
-from batchgen.recipe import outputs
+from batchgen.derivatives import containers, provenance
+from batchgen.derivatives.render import derive
+from batchgen.derivatives.specification import outputs
 from batchgen.records import Derivative, Post
-from batchgen.store import containers, provenance
-from batchgen.store.derive import derive
 from tests.witnesses import metadata, needs_exiftool
 
 SAVED = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
@@ -197,7 +197,7 @@ def test_a_file_is_synced_before_it_has_its_name_and_the_name_before_anybody_hea
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (real(*args), steps.append(name))[0])
     monkeypatch.setattr(
-        "batchgen.store.derive.sync_folder", lambda folder: steps.append(f"names of {Path(folder).name}")
+        "batchgen.derivatives.render.sync_folder", lambda folder: steps.append(f"names of {Path(folder).name}")
     )
     bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS[:1]))
     assert steps == ["fsync", "replace", "names of webp"]

@@ -20,7 +20,7 @@ from batchgen.events import Event, Noted, RunEnded, SampleSucceeded
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from batchgen.store.store import Store
 from tests.postgres import both_ledgers
 from tests.test_run import HEAD, Bench, items

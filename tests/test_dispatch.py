@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchgen.dispatch import Dispatch, GivenUp, Requeued, Returned, Work, fixed_supply
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import (
     BadRequest,
@@ -21,8 +20,9 @@ from batchgen.errors import (
     RateLimited,
     ServerFault,
 )
-from batchgen.quota import Window
-from batchgen.retry import RetryPolicy
+from batchgen.scheduling.dispatcher import Dispatch, GivenUp, Requeued, Returned, Work, fixed_supply
+from batchgen.scheduling.retry import RetryPolicy
+from batchgen.scheduling.window import Window
 from tests.conftest import make_sample
 from tests.test_quota import most_in_a_minute
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from batchgen.cli.daemon import command as daemon
-from batchgen.schedule import kubernetes
+from batchgen.schedule.units import kubernetes
 
 ROOT = Path(__file__).parent.parent
 

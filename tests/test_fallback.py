@@ -19,8 +19,8 @@ import batchgen
 from batchgen.engine.outcome import Outcome
 from batchgen.errors import BadRequest, DownloadFailed, HeldUncertain, Malformed, Unanswered, Unreadable, UsageError
 from batchgen.events import Event, Noted
-from batchgen.fallback import CAUSES, cause_of, next_lane, served_in
 from batchgen.ledger.backlog import Backlog
+from batchgen.scheduling.fallback import CAUSES, cause_of, next_lane, served_in
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_transport import serving

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.dispatch import Dispatch, Work, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import ProviderError
+from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
-from batchgen.quota import Window
 from batchgen.records import Inputs
-from batchgen.retry import RetryPolicy
+from batchgen.scheduling.dispatcher import Dispatch, Work, fixed_supply
+from batchgen.scheduling.retry import RetryPolicy
+from batchgen.scheduling.window import Window
 from batchgen.store.store import Store
-from batchgen.transport import Transport
 from tests.conftest import make_sample
 
 MINUTE_S, HIDDEN, DECLARED, IN_FLIGHT = 1.0, 12, 30, 5

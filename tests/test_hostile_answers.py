@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from batchgen.http.base64_stream import ENVELOPE_MAX_BYTES, SIGNATURES_MAX_BYTES, TOKENS_MOST
 from batchgen.ledger.reader import Reader
-from batchgen.lift import ENVELOPE_MAX_BYTES, SIGNATURES_MAX_BYTES, TOKENS_MOST
 from tests.marked_key import KEY
 from tests.test_transport import speaking
 

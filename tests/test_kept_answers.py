@@ -13,14 +13,14 @@ import pytest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.pacing import STORING
 from batchgen.errors import NoImage
+from batchgen.http.base64_stream import Lifter
+from batchgen.http.transport import Answer
 from batchgen.ledger.reader import Reader
-from batchgen.lift import Lifter
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from batchgen.providers.aimlapi import AimlApi
 from batchgen.providers.gemini import Gemini
 from batchgen.records import Reply
-from batchgen.store.unread import kept_attempts, load
-from batchgen.transport import Answer
+from batchgen.store.unparsed import kept_attempts, load
 from tests.conftest import FLASH_USD
 from tests.postgres import both_ledgers
 from tests.test_run import Bench, items
@@ -33,7 +33,7 @@ Read = Callable[[Any, int, Mapping[str, str], bytes], Reply]
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchgen.retry.backoff_s", lambda *_: 0.01)
+    monkeypatch.setattr("batchgen.scheduling.retry.backoff_s", lambda *_: 0.01)
 
 
 @pytest.fixture(params=[64, LIFTED_PX], ids=["picture in the envelope", "picture lifted"])
@@ -165,11 +165,11 @@ async def test_a_kept_answer_of_an_edited_prompt_is_not_taken_for_the_new_one(be
 @pytest.mark.parametrize(
     ("place", "k"),
     [
-        ("batchgen.store.unread:SpoolFile", 1),  # before the envelope
-        ("batchgen.store.unread:SpoolFile", 2),  # before the head
-        ("batchgen.store.unread:os.replace", 2),  # the first one is the lock's
-        ("batchgen.store.unread:sync_folder", 1),
-        ("batchgen.store.unread:sync_folder", 2),
+        ("batchgen.store.unparsed:SpoolFile", 1),  # before the envelope
+        ("batchgen.store.unparsed:SpoolFile", 2),  # before the head
+        ("batchgen.store.unparsed:os.replace", 2),  # the first one is the lock's
+        ("batchgen.store.unparsed:sync_folder", 1),
+        ("batchgen.store.unparsed:sync_folder", 2),
         ("batchgen.engine.execute:Ledger.attempt_failed", 1),
     ],
 )

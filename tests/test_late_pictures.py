@@ -15,9 +15,9 @@ import pytest
 from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.ledger import Ledger, Settled
-from batchgen.ledger.places import Server, known_as
+from batchgen.ledger.location import Server, known_as
 from batchgen.ledger.reader import Reader
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from batchgen.records import ImageFile, Reply, Sample
 from batchgen.report.facts import books
 from batchgen.report.screen import Screen
@@ -114,7 +114,7 @@ async def test_parts_of_an_answer_that_nobody_has_as_a_whole_are_known_by_the_le
     text = "  - {id: i0, prompt: only one, model: pro, keep_thoughts: true}\n"
     for place in (
         "batchgen.engine.settle:Ledger.attempt_succeeded",  # a thought and the picture are in the spool
-        "batchgen.engine.recover:Ledger.drafts_found!",
+        "batchgen.engine.recovery.interrupted:Ledger.drafts_found!",
         "batchgen.store.store:os.replace",
     ):
         await wire.die(place, entries=text)

@@ -15,11 +15,11 @@ import pytest
 
 from batchgen.errors import DownloadFailed, Refused, ServerFault, Unanswered
 from batchgen.events import Outage
-from batchgen.ledger.chronicle import Chronicle
 from batchgen.ledger.chunks import Chunks
-from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
+from batchgen.ledger.derivatives import DerivativeRow, Derived, forgotten, recorded
+from batchgen.ledger.history import Chronicle
 from batchgen.ledger.ledger import Ledger, Missing, Settled
-from batchgen.ledger.places import Server, known_as
+from batchgen.ledger.location import Server, known_as
 from batchgen.ledger.reader import Reader
 from batchgen.records import ImageFile, Reply, Usage
 from tests.conftest import make_sample

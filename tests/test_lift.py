@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.errors import Malformed
-from batchgen.lift import TOKENS_MOST, Lifter
+from batchgen.http.base64_stream import TOKENS_MOST, Lifter
 
 
 class MemorySink:

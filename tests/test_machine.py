@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from batchgen import machine
+from batchgen import os_errors
 from batchgen.engine.settle import our_bugs
 from batchgen.errors import Unreadable
-from batchgen.machine import NO_MEMORY, NO_THREADS, REMEDIES, refusal, started_threads
+from batchgen.os_errors import NO_MEMORY, NO_THREADS, REMEDIES, refusal, started_threads
 from batchgen.report import notify
 from batchgen.store.spool import disk_error
 
@@ -70,8 +70,8 @@ def test_a_pool_that_cannot_have_all_its_threads_leaves_none(monkeypatch):
 
 
 def test_a_system_without_such_limits_is_left_alone(monkeypatch):
-    monkeypatch.setattr(machine, "resource", None)
-    machine.allow_open_files(1_000_000)
+    monkeypatch.setattr(os_errors, "resource", None)
+    os_errors.allow_open_files(1_000_000)
 
 
 def test_a_message_that_no_thread_can_send_is_a_problem_in_words(monkeypatch):

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from batchgen.schedule.cadence import Cadence, every_day, read_cron
-from batchgen.schedule.nights import Due, Night, Rule, Skipped, Wait, decide
+from batchgen.schedule.due import Due, Night, Rule, Skipped, Wait, decide
 from batchgen.schedule.timetable import Clock
 
 HOUR_S, DAY_S = 3600.0, 86400.0

@@ -14,7 +14,7 @@ from tests.test_run import Bench
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchgen.retry.backoff_s", lambda *_: 0.01)
+    monkeypatch.setattr("batchgen.scheduling.retry.backoff_s", lambda *_: 0.01)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from batchgen.emulator import EmulatorOptions, serve
+from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
-from batchgen.transport import Transport
 from tests.test_run import Bench, items
 
 

@@ -20,8 +20,7 @@ from aiohttp import web
 from PIL import Image
 
 import batchgen
-from batchgen import breaker, errors
-from batchgen.dispatch import Requeued, Returned, Work
+from batchgen import errors
 from batchgen.engine.outcome import EXIT_BY_STOP
 from batchgen.errors import (
     ConnectFailed,
@@ -38,7 +37,9 @@ from batchgen.errors import (
 )
 from batchgen.events import Event, LaneStopped, OutageBegan, OutageContinues, OutageEnded
 from batchgen.ledger.reader import Reader
-from batchgen.retry import RetryPolicy
+from batchgen.scheduling import breaker
+from batchgen.scheduling.dispatcher import Requeued, Returned, Work
+from batchgen.scheduling.retry import RetryPolicy
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_dispatch import Night, StubServer, drive
@@ -179,7 +180,7 @@ def test_a_host_that_is_down_keeps_all_its_models_waiting_behind_one_probe(run):
 
 
 def batchgen_served(account: str, host: str) -> Any:
-    from batchgen.blame import Served
+    from batchgen.scheduling.blame import Served
 
     return Served(account, host)
 
@@ -244,8 +245,8 @@ def test_an_answer_that_is_no_picture_shows_that_the_api_is_there(run):
 
 def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute(run):
     async def main() -> tuple[Counter[str], float]:
-        from batchgen.dispatch import Dispatch, fixed_supply
         from batchgen.engine.online import OnlineEngine
+        from batchgen.scheduling.dispatcher import Dispatch, fixed_supply
 
         items = [
             ("gemini/a", make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",))) for n in range(20)
@@ -292,8 +293,8 @@ def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, er
     requests = Counter[str]()
 
     async def main() -> None:
-        from batchgen.dispatch import Dispatch, fixed_supply
         from batchgen.engine.online import OnlineEngine
+        from batchgen.scheduling.dispatcher import Dispatch, fixed_supply
 
         samples = [make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",)) for n in range(8)]
         dispatch = Dispatch(

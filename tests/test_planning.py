@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.planning import LaneLoad, Wishes, expected_bytes, forecast, grouped, judge, no_room, quota_s, selected
+from batchgen.planning.plan import (
+    LaneLoad,
+    Wishes,
+    expected_bytes,
+    forecast,
+    grouped,
+    judge,
+    no_room,
+    quota_s,
+    selected,
+)
 from batchgen.records import Known, Sample
 from tests.conftest import make_sample
 

@@ -16,7 +16,7 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import JobLocked, LedgerError
 from batchgen.ledger import postgresql
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.places import Server, known_as
+from batchgen.ledger.location import Server, known_as
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.server_lock import ServerLock

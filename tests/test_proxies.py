@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchgen.errors import SettingsError
-from batchgen.proxies import Proxy, bypass, passwords, proxy_for
+from batchgen.http.proxies import Proxy, bypass, passwords, proxy_for
 
 API = "https://api.example.com/v1"
 BY = {"HTTPS_PROXY": "http://proxy.corp:3128"}

@@ -17,9 +17,9 @@ from aiohttp import web
 
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import ConnectFailed, DownloadFailed, SettingsError
+from batchgen.http.transport import Transport
 from batchgen.records import Request
 from batchgen.report.notify import beat
-from batchgen.transport import Transport
 from tests.cli.conftest import environment
 from tests.https import ADDRESS, CDN, HOST, Authority, authority, listening, pipe, proxy
 from tests.marked_key import KEY

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen.quota import MARGIN_S, Window, daily_reset
+from batchgen.scheduling.window import MARGIN_S, Window, daily_reset
 
 
 def most_in_a_minute(arrivals: list[float], period_s: float = 60.0) -> int:

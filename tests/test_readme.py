@@ -13,7 +13,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import EXIT_BY_STOP
-from batchgen.report.log_lines import KINDS
+from batchgen.report.event_records import KINDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.recipe import GRAVITIES, frame, outputs
+from batchgen.derivatives.specification import GRAVITIES, frame, outputs
 from batchgen.records import Derivative, Post
 
 side = st.integers(1, 5000)

@@ -24,11 +24,11 @@ from PIL import Image
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.enclosures import beyond
 from batchgen.engine.outcome import Outcome
+from batchgen.engine.reference_inputs import beyond
 from batchgen.events import Event, Noted
-from batchgen.manifest import references
-from batchgen.uploads import FILE_NAME
+from batchgen.http.uploads import FILE_NAME
+from batchgen.references import local as local_references
 from tests.marked_key import KEY
 
 LIMIT = 60_000
@@ -217,7 +217,7 @@ async def test_only_the_start_of_an_upload_carries_the_key(start):
 
 
 async def test_bodies_sent_in_pieces_say_their_length(start, monkeypatch):
-    monkeypatch.setattr("batchgen.transport.BATCH_BYTES", 1000)
+    monkeypatch.setattr("batchgen.http.transport.BATCH_BYTES", 1000)
     bench = await start()
     bench.write("large.png", noise(LIMIT))
     bench.write("small.png", noise(3000))
@@ -272,7 +272,7 @@ async def test_a_state_folder_that_cannot_be_used_is_said_and_each_file_still_go
 
 
 async def test_an_upload_goes_in_pieces_and_after_a_fault_goes_on_where_the_server_is(start, monkeypatch):
-    monkeypatch.setattr("batchgen.uploads.PIECE_BYTES", 16 * 1024)
+    monkeypatch.setattr("batchgen.http.uploads.PIECE_BYTES", 16 * 1024)
     bench = await start()
     data = noise(LIMIT)
     bench.write("large [[fault:reset*1]].png", data)
@@ -301,7 +301,7 @@ PAGE = b"<!DOCTYPE html><html>Sign in</html>"
 @pytest.mark.parametrize("command", ["start", "upload, finalize", "query"])
 @pytest.mark.parametrize("answer", [(200, PAGE), (200, b""), (200, b"{}"), (200, b"x" * 2_000_000), (503, PAGE)])
 async def test_whatever_answers_an_upload_in_the_vendors_place_costs_nothing(start, monkeypatch, command, answer):
-    monkeypatch.setattr("batchgen.retry.backoff_s", lambda *_: 0.01)
+    monkeypatch.setattr("batchgen.scheduling.retry.backoff_s", lambda *_: 0.01)
     bench = await start()
     bench.write("large.png", noise(LIMIT))
     bench.wire.answers = {command: [answer] * 2}
@@ -456,9 +456,9 @@ async def test_a_hundred_items_open_and_encode_their_reference_once_to_send_it(s
     job = bench.load(items(100, "logo.png"))
     encoded: list[bytes] = []
     opened: list[str] = []
-    b64encode, open_regular = references.pybase64.b64encode, references.open_regular
-    monkeypatch.setattr(references.pybase64, "b64encode", lambda data: encoded.append(data) or b64encode(data))
-    monkeypatch.setattr(references, "open_regular", lambda real: opened.append(real) or open_regular(real))
+    b64encode, open_regular = local_references.pybase64.b64encode, local_references.open_regular
+    monkeypatch.setattr(local_references.pybase64, "b64encode", lambda data: encoded.append(data) or b64encode(data))
+    monkeypatch.setattr(local_references, "open_regular", lambda real: opened.append(real) or open_regular(real))
     outcome = await batchgen.run(job)
     assert (outcome.made, encoded.count(data)) == (100, 1)  # the emulator encodes its own pictures
     assert len(opened) == 3  # to find it, to hash it for the plan, to send it

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batchgen import errors
-from batchgen.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
+from batchgen.scheduling.retry import RetryPolicy, Tries, backoff_s, delay_s, with_margin_s
 
 POLICY = RetryPolicy()
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine import exchange
+from batchgen.engine import http_attempt
 from batchgen.engine.outcome import Outcome
 from batchgen.errors import JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleSucceeded
@@ -263,7 +263,7 @@ async def test_one_imagen_request_brings_several_samples_and_a_filtered_one_is_r
 
 @both_ledgers
 async def test_a_link_that_cannot_be_fetched_is_fetched_by_the_next_run_and_not_bought_again(bench, monkeypatch):
-    monkeypatch.setattr(exchange, "DOWNLOAD_TRIES", 1)
+    monkeypatch.setattr(http_attempt, "DOWNLOAD_TRIES", 1)
     text = '  - {id: a, prompt: "[[fault:link404*1]] x", model: google/nano-banana-pro}\n'
     first = await bench.run(text)
     second = await bench.run(text)

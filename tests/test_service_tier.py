@@ -18,7 +18,7 @@ STANDARD_USD = FLASH_USD
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchgen.retry.backoff_s", lambda *_: 0.01)
+    monkeypatch.setattr("batchgen.scheduling.retry.backoff_s", lambda *_: 0.01)
 
 
 def head(tier: str) -> str:

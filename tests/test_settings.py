@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.errors import SettingsError
-from batchgen.ledger.places import ledger_url
+from batchgen.ledger.location import ledger_url
 from batchgen.ledger.postgresql import passwords_in, shown
 from batchgen.settings import Settings, unquoted
 

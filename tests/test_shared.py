@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 
 import batchgen
-from batchgen import shared as shared_module
-from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import LedgerError, UsageError
 from batchgen.events import LaneCooled, LaneParked, Noted, RunStarted
 from batchgen.ledger.reader import Reader
-from batchgen.quota import (
+from batchgen.scheduling import quota_store as shared_module
+from batchgen.scheduling.dispatcher import Dispatch, fixed_supply
+from batchgen.scheduling.quota_store import FILE_NAME, SharedBook, Terms, open_shared, quota_name
+from batchgen.scheduling.retry import RetryPolicy
+from batchgen.scheduling.window import (
     Answer,
     Budget,
     BudgetReached,
@@ -36,9 +38,7 @@ from batchgen.quota import (
     daily_reset,
     span_start,
 )
-from batchgen.retry import RetryPolicy
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import FILE_NAME, SharedBook, Terms, open_shared, quota_name
 from tests.conftest import make_sample
 from tests.marked_key import KEY
 from tests.test_quota import most_in_a_minute

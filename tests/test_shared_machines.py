@@ -16,16 +16,16 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from batchgen import shared as shared_module
 from batchgen.emulator import serve
-from batchgen.engine.purse import Purse
+from batchgen.engine.budgets import Purse
 from batchgen.errors import LedgerError
 from batchgen.ledger import postgresql
-from batchgen.ledger.book import lock_number
+from batchgen.ledger.postgres_quota_backend import lock_number
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
-from batchgen.quota import MARGIN_S, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved
-from batchgen.shared import ANSWER_S, FILE_NAME, SharedBook, Terms
+from batchgen.scheduling import quota_store as shared_module
+from batchgen.scheduling.quota_store import ANSWER_S, FILE_NAME, SharedBook, Terms
+from batchgen.scheduling.window import MARGIN_S, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved
 from tests.postgres import running
 from tests.test_quota import most_in_a_minute
 from tests.test_shared import FAST, child, real_run

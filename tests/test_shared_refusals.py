@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from batchgen.dispatch import Dispatch, fixed_supply
 from batchgen.errors import DailyQuotaReached, LedgerError, RateLimited
-from batchgen.quota import HOLD_S, Lowered, NotBefore, Parked, Reserved, Window, daily_reset
-from batchgen.retry import RetryPolicy
-from batchgen.shared import TURN_S, SharedBook
+from batchgen.scheduling.dispatcher import Dispatch, fixed_supply
+from batchgen.scheduling.quota_store import TURN_S, SharedBook
+from batchgen.scheduling.retry import RetryPolicy
+from batchgen.scheduling.window import HOLD_S, Lowered, NotBefore, Parked, Reserved, Window, daily_reset
 from tests.conftest import make_sample
 from tests.test_shared import OtherProcesses, child, dispatch_beside, place, shared
 

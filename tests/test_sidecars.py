@@ -14,8 +14,8 @@ import pytest
 import batchgen
 from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.recover import finish_placing
-from batchgen.engine.repair import repair
+from batchgen.engine.recovery.interrupted import finish_placing
+from batchgen.engine.recovery.repair import repair
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.providers.gemini import Gemini

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 
 import batchgen
-from batchgen import shared as shared_module
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import LedgerError
+from batchgen.scheduling import quota_store as shared_module
+from batchgen.scheduling.quota_store import FILE_NAME, open_shared
 from batchgen.settings import Settings, config_home, state_folder
-from batchgen.shared import FILE_NAME, open_shared
 from tests.marked_key import KEY
 from tests.test_run import Bench, items
 

@@ -22,7 +22,7 @@ from batchgen.store.check import Checked, check_bytes, check_file, mismatch
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
-from batchgen.store.unread import forget, keep, kept_attempts, load
+from batchgen.store.unparsed import forget, keep, kept_attempts, load
 
 
 def encoded(kind: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from batchgen.time_limit import READ_S, TimeLimit
+from batchgen.http.time_limit import READ_S, TimeLimit
 
 
 def stopped_for(seconds: float) -> None:

@@ -21,12 +21,12 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchgen import transport as transport_module
 from batchgen.errors import BadRequest, ConnectFailed, DownloadFailed, Malformed, Unanswered, UploadFailed
+from batchgen.http import transport as transport_module
+from batchgen.http.response_body import STEP_BYTES, Unpacker
+from batchgen.http.transport import Answer, Transport, address_of, check_link, without_key
 from batchgen.records import Request
-from batchgen.response_body import STEP_BYTES, Unpacker
 from batchgen.settings import SettingsError, check_base_url
-from batchgen.transport import Answer, Transport, address_of, check_link, without_key
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST = Request(method="POST", path="/v1/x", body=b'{"a": 1}', timeout_s=5.0)

@@ -12,9 +12,9 @@ import pytest
 
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.events import SampleSucceeded
+from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.writer import Writer
-from batchgen.transport import Transport
 from tests.benchmarks.measure import server
 from tests.benchmarks.throughput import load
 from tests.test_run import Bench, items

@@ -8,7 +8,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.places import address, pointer
+from batchgen.ledger.location import address, pointer
 from batchgen.report import figures
 
 
@@ -32,7 +32,7 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool)
         raise UsageError(
             f"{folder} has its ledger in a file: nothing of it is with a cluster; stop its run with Ctrl-C"
         )
-    from batchgen.engine.cluster.stopping import cancel
+    from batchgen.engine.cluster.cancellation import cancel
 
     withdrawn, left = cancel(address(folder, None) or "", there.schema)
     if as_json:

@@ -17,13 +17,13 @@ from batchgen.cli.options import chain, json_option, ledger_option, pass_invocat
 from batchgen.errors import SettingsError, UsageError
 from batchgen.events import NightSaid
 from batchgen.report import figures
-from batchgen.report.clean import json_text, without_secrets
+from batchgen.sanitize import json_text, without_secrets
 from batchgen.settings import Settings, environment, state_folder
 
 if TYPE_CHECKING:
-    from batchgen.daemon.roster import Roster, Scheduled
+    from batchgen.daemon.scheduled_jobs import Roster, Scheduled
     from batchgen.report.log import Log, LogFormat
-    from batchgen.schedule.nights import Due
+    from batchgen.schedule.due import Due
 
 
 @click.command("daemon")
@@ -57,7 +57,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], listing: bool, a
       batchgen daemon --list
       batchgen daemon --once                    what is due now, for tests and cron
     """
-    from batchgen.daemon.roster import Roster
+    from batchgen.daemon.scheduled_jobs import Roster
 
     state = state_folder(Settings.load())
     if state is None:
@@ -75,7 +75,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], listing: bool, a
 def _carry_out(invocation: Invocation, roster: Roster, *, once: bool, log_format: LogFormat, **given: Any) -> int:
     import asyncio
 
-    from batchgen.daemon.watch import Orders, Watch
+    from batchgen.daemon.daemon import Orders, Watch
     from batchgen.report.log import Log, Stream
 
     async def watch(log: Log) -> int:
@@ -155,8 +155,8 @@ def _object(line: str) -> dict[str, Any] | None:
 
 
 def _show(invocation: Invocation, roster: Roster, as_json: bool) -> None:
-    from batchgen.report.lines import Faults
-    from batchgen.schedule.nights import Due, Wait
+    from batchgen.report.event_text import Faults
+    from batchgen.schedule.due import Due, Wait
 
     now = time.time()
     with Faults(invocation.err.line):

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchgen.cli.finding import Finding, Verdict
+from batchgen.cli.doctor_finding import Finding, Verdict
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
+from batchgen.http.proxies import bypass, proxy_for
 from batchgen.ledger.schema import network_file_system
-from batchgen.proxies import bypass, proxy_for
 from batchgen.report import figures
 from batchgen.report.screen import Screen
 from batchgen.settings import LEDGER, Settings, environment, is_loopback
 
 if TYPE_CHECKING:
+    from batchgen.api import Job
     from batchgen.cli.vendor_lists import Account, Lists
-    from batchgen.job import Job
     from batchgen.profiles.profile import Profile
     from batchgen.providers.listings import Balance, Listed
 
@@ -84,7 +84,7 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
         yield from some_key(settings)
         yield folder(Path.cwd())
     else:
-        from batchgen.cli.carry_out import load_job
+        from batchgen.cli.run_job import load_job
 
         job = load_job(invocation, manifest, None, emulate=False)
         settings = job.settings

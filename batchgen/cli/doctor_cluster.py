@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from batchgen.cli.finding import Finding
+from batchgen.cli.doctor_finding import Finding
 from batchgen.errors import SettingsError, UsageError
-from batchgen.ledger.places import SHARED, ledger_url
+from batchgen.ledger.location import SHARED, ledger_url
 from batchgen.report import figures
 from batchgen.settings import LEDGER, Settings
 

@@ -18,7 +18,7 @@ from batchgen.errors import StoreError
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, sample_key
 from batchgen.report import figures
-from batchgen.report.clean import clean, json_text, without_secrets
+from batchgen.sanitize import clean, json_text, without_secrets
 
 STATES = (
     "wanted",

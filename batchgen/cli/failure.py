@@ -16,8 +16,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.streams import OutputLost, ignore_failures
 from batchgen.errors import BatchgenError, LedgerError, ManifestError, SettingsError, UsageError
 from batchgen.ledger.schema import unreadable
-from batchgen.machine import refusal
-from batchgen.report.clean import without_secrets
+from batchgen.os_errors import refusal
+from batchgen.sanitize import without_secrets
 
 BUG = 1
 USAGE = 2

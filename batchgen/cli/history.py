@@ -13,8 +13,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, folders_of
 from batchgen.cli.options import json_option, ledger_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
-from batchgen.ledger.lost import lost_in
-from batchgen.ledger.places import has_ledger
+from batchgen.ledger.location import has_ledger
+from batchgen.ledger.missing_state import lost_in
 from batchgen.ledger.reader import Reader
 from batchgen.report import figures
 from batchgen.report.facts import process_state, run_facts

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from batchgen.errors import SettingsError
-from batchgen.proxies import passwords
+from batchgen.http.proxies import passwords
 from batchgen.report.screen import Screen
 from batchgen.settings import LEDGER, Settings, environment, long_enough_to_hide
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.errors import UsageError
-from batchgen.ledger.lost import lost_in, no_ledger, verify_words
-from batchgen.ledger.places import has_ledger
-from batchgen.manifest.bucket import names_bucket
+from batchgen.ledger.location import has_ledger
+from batchgen.ledger.missing_state import lost_in, no_ledger, verify_words
+from batchgen.manifest.storage_url import names_bucket
 
 HEAD_BYTES = 65_536
 EMULATED = ".emulated"

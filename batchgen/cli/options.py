@@ -82,7 +82,7 @@ def _leave_with_0(ctx: click.Context, param: click.Parameter, value: bool) -> bo
 
 def _use_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
-        from batchgen.ledger.places import server_url
+        from batchgen.ledger.location import server_url
 
         use_ledger(server_url(value, "--ledger"))
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
@@ -90,7 +90,7 @@ def _use_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 def _with_its_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
-    from batchgen.ledger.places import ledger_url
+    from batchgen.ledger.location import ledger_url
 
     with contextlib.suppress(SettingsError):
         settings = Settings.load(Path(value).absolute().parent)

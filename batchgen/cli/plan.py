@@ -21,8 +21,8 @@ from batchgen.cli.options import (
 from batchgen.report import figures
 
 if TYPE_CHECKING:
-    from batchgen.job import Job, Plan
-    from batchgen.planning import LaneLoad, Step, Wishes
+    from batchgen.api import Job, Plan
+    from batchgen.planning.plan import LaneLoad, Step, Wishes
 
 ROWS_MOST = 40
 BATCH_TIME = "batches within 24 hours, by the vendor's aim"
@@ -64,7 +64,7 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> None:
       batchgen plan catalog.yaml --json | jq .usd
     """
     import batchgen
-    from batchgen.cli.carry_out import load_job, wishes_of
+    from batchgen.cli.run_job import load_job, wishes_of
 
     job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
     wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")

@@ -59,7 +59,7 @@ def command(
         )
     make = make_derivatives
     if engine == "cluster":
-        from batchgen.engine.cluster.post import hand_over as make
+        from batchgen.engine.cluster.submit_derivatives import hand_over as make
     tally = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
     with Reader.open(folder) as reader:
         facts = derivative_facts(tally, reader)

@@ -13,13 +13,13 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import chain, job_argument, json_option, only_option, pass_invocation
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.history import Chronicle
 from batchgen.report import figures
-from batchgen.store.whereabouts import store_of
+from batchgen.store.open_store import store_of
 
 if TYPE_CHECKING:
     from batchgen.records import Item, Post
-    from batchgen.report.gallery_facts import Declared
+    from batchgen.report.gallery_data import Declared
 
 
 @click.command("report")
@@ -64,7 +64,7 @@ def command(
     if only:
         raise UsageError("--only is for --contact-sheet: the page has filters of its own")
     from batchgen.report.gallery import FILE_NAME, write_gallery
-    from batchgen.report.gallery_facts import gallery_facts
+    from batchgen.report.gallery_data import gallery_facts
     from batchgen.report.thumbnails import Thumbnails
 
     started_s = time.monotonic()
@@ -135,11 +135,11 @@ def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, 
 
 def declared(manifest: str, invocation: Invocation) -> Declared:
     """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
-    from batchgen.job import load
-    from batchgen.ledger.places import address
-    from batchgen.manifest.post import post_fields
+    from batchgen.api import load
+    from batchgen.ledger.location import address
+    from batchgen.manifest.post_section import post_fields
     from batchgen.profiles.catalogue import load_catalogue
-    from batchgen.report.gallery_facts import Declared
+    from batchgen.report.gallery_data import Declared
     from batchgen.settings import state_folder
 
     try:
@@ -168,7 +168,7 @@ def declared(manifest: str, invocation: Invocation) -> Declared:
 def asks_of(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
     """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest, which asks
     for `post` where an item says nothing else."""
-    from batchgen.manifest.post import post_fields
+    from batchgen.manifest.post_section import post_fields
 
     named = [
         name if name[:1] == "@" or "://" in name[:8] else os.path.relpath(name, folder) for name in item.references

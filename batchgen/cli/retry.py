@@ -22,7 +22,7 @@ from batchgen.cli.options import (
 )
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 
 
 @click.command("retry")
@@ -50,8 +50,8 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
       batchgen retry catalog.yaml --failed --reason link_gone
       batchgen retry catalog/ --uncertain --max-cost 2
     """
-    from batchgen.cli.afterwards import Afterwards
-    from batchgen.cli.carry_out import Execution, carry_out, load_job
+    from batchgen.cli.post_run import Afterwards
+    from batchgen.cli.run_job import Execution, carry_out, load_job
 
     invocation.open_log(quiet=options["quiet"])
     states = frozenset(state for state in STATES if options[state])

@@ -37,8 +37,8 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
       batchgen run catalog.yaml --only 'mug-*' --limit 3
       batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
     """
-    from batchgen.cli.afterwards import Afterwards
-    from batchgen.cli.carry_out import Execution, carry_out, load_job, wishes_of
+    from batchgen.cli.post_run import Afterwards
+    from batchgen.cli.run_job import Execution, carry_out, load_job, wishes_of
 
     invocation.open_log(quiet=options["quiet"])
     after = Afterwards(invocation, manifest, options["summary"], options["notify"])

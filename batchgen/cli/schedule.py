@@ -17,7 +17,7 @@ from batchgen import __version__
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
 from batchgen.errors import UsageError
-from batchgen.manifest.addresses import ALLOWED, VARIABLE, secrets_in, variable_problem
+from batchgen.manifest.notify_addresses import ALLOWED, VARIABLE, secrets_in, variable_problem
 from batchgen.schedule.timetable import (
     DURATION_S,
     Clock,
@@ -32,7 +32,7 @@ from batchgen.schedule.timetable import (
 from batchgen.settings import KEY_NAMES, LEDGER, Settings, config_home, environment
 
 if TYPE_CHECKING:
-    from batchgen.job import Job
+    from batchgen.api import Job
 
 FORMS = ("systemd", "cron", "launchd", "kubernetes", "github")
 INSTALLED = ("systemd", "cron")
@@ -130,8 +130,8 @@ def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) ->
 
     Raises what `run` would.
     """
-    from batchgen.cli.carry_out import load_job
     from batchgen.cli.run import command as run
+    from batchgen.cli.run_job import load_job
 
     if taken := next((word for word in options if word.partition("=")[0] in UNTIL_THEN), None):
         raise UsageError(f"{taken} stands before the `--`, or is there already")
@@ -233,7 +233,7 @@ def _program() -> tuple[str, ...]:
 
 
 def _text(form: str, table: Timetable, given: dict[str, Any], messages: bool) -> str:
-    from batchgen.schedule import cron, github, kubernetes, launchd, systemd
+    from batchgen.schedule.units import cron, github, kubernetes, launchd, systemd
 
     match form:
         case "systemd":
@@ -250,7 +250,7 @@ def _text(form: str, table: Timetable, given: dict[str, Any], messages: bool) ->
 
 
 def _carry_out(action: str, form: str, table: Timetable) -> list[str]:
-    from batchgen.schedule import install
+    from batchgen.schedule.units import install
 
     if form == "cron":
         return install.install_cron(table) if action == "install" else install.uninstall_cron(table)

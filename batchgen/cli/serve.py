@@ -17,7 +17,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import folders_of, manifest_folder
 from batchgen.cli.options import ledger_option, pass_invocation
 from batchgen.errors import SettingsError, UsageError
-from batchgen.ledger.places import has_ledger
+from batchgen.ledger.location import has_ledger
 
 if TYPE_CHECKING:
     from batchgen.report.dashboard.place import Place
@@ -171,7 +171,7 @@ def prospect(place: Place, states: frozenset[str]) -> Facts:
     """What taking up these states again would make and cost. Raises BatchgenError."""
     import batchgen
     from batchgen.cli.retry import origin
-    from batchgen.planning import Wishes
+    from batchgen.planning.plan import Wishes
 
     manifest, emulated = origin(place.manifest or str(place.folder), place.folder)
     job = batchgen.load(manifest, output=place.folder, emulate=emulated)

@@ -76,8 +76,8 @@ def _collect(invocation: Invocation, manifest: str, output: str | None) -> None:
     from dataclasses import replace
 
     import batchgen
-    from batchgen.batching import BatchOptions
-    from batchgen.cli.carry_out import load_job
+    from batchgen.cli.run_job import load_job
+    from batchgen.planning.batchable import BatchOptions
 
     job = load_job(invocation, manifest, output, emulate=False)
     options = batchgen.RunOptions(wishes=batchgen.Wishes(states=frozenset(), explicit=True))

@@ -21,7 +21,7 @@ def command(invocation: Invocation, manifest: str, as_json: bool) -> None:
       batchgen validate catalog.yaml
       batchgen validate catalog.jsonl --json
     """
-    from batchgen.cli.carry_out import load_job
+    from batchgen.cli.run_job import load_job
 
     job = load_job(invocation, manifest, None, emulate=False)
     items = samples = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
-from batchgen.engine.lanes import base_url_of
+from batchgen.engine.routes import base_url_of
 from batchgen.errors import ConnectFailed, KeyRejected, Malformed, ModelUnavailable, SettingsError, Unanswered
 from batchgen.providers import aimlapi_errors, google_errors
 from batchgen.providers.listings import (
@@ -25,7 +25,7 @@ from batchgen.records import Request
 from batchgen.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
-    from batchgen.transport import Transport
+    from batchgen.http.transport import Transport
 
 PROVIDERS = ("gemini", "aimlapi")
 PAGES_MOST = 20
@@ -65,7 +65,7 @@ class Lists:
         self.date: str | None = None  # the header of the last answer
 
     async def __aenter__(self) -> Lists:
-        from batchgen.transport import Transport  # imports aiohttp, and most commands ask nobody
+        from batchgen.http.transport import Transport  # imports aiohttp, and most commands ask nobody
 
         threads = self._opened.enter_context(ThreadPoolExecutor(1))
         self._transport = await self._opened.enter_async_context(Transport(1, threads))

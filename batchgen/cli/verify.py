@@ -17,21 +17,21 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, folders_of, head_fields, manifest_folder
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import Server, known_as, pointer, server_url, url_of
+from batchgen.ledger.derivatives import Derived
+from batchgen.ledger.location import Server, known_as, pointer, server_url, url_of
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER, ledger_path
-from batchgen.manifest.bucket import names_bucket
+from batchgen.manifest.storage_url import names_bucket
 from batchgen.report import figures
 from batchgen.report.gallery import FILE_NAME as GALLERY
 from batchgen.report.screen import Screen
 from batchgen.store.bucket import BucketStore
+from batchgen.store.open_store import remembered, store_of
 from batchgen.store.store import Judgement, Store, family, judge_file
-from batchgen.store.whereabouts import remembered, store_of
 
 if TYPE_CHECKING:
-    from batchgen.engine.repair import Repair
+    from batchgen.engine.recovery.repair import Repair
 
 NOT_ALL_RIGHT = 3
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
@@ -97,7 +97,7 @@ def command(invocation: Invocation, job: str, output: str | None, rebuild: bool,
 def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
     """With the manifest at hand its fingerprints are kept too, so that the next run buys nothing of it again."""
     import batchgen
-    from batchgen.engine.repair import repair
+    from batchgen.engine.recovery.repair import repair
 
     folder, say = folder_to_repair(job, output), invocation.err.line
     if (there := pointer(folder)) is not None:
@@ -148,7 +148,7 @@ def tell(done: Repair, say: Callable[..., None], *, with_manifest: bool) -> None
 def folder_to_repair(job: str, output: str | None) -> Path:
     """The job's folder, with or without a ledger: of the job and its emulated job the one whose ledger is not whole. Raises
     UsageError."""
-    from batchgen.engine.repair import is_whole
+    from batchgen.engine.recovery.repair import is_whole
 
     if Path(job).is_dir() or (output is not None and not names_bucket(output)):
         return Path(output or job).absolute()

@@ -14,11 +14,11 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import ledger_option, log_options, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.places import ledger_url
+from batchgen.ledger.location import ledger_url
 from batchgen.settings import LEDGER, Settings
 
 if TYPE_CHECKING:
-    from batchgen.daemon.shift import Shift
+    from batchgen.daemon.cluster_scheduler import Shift
     from batchgen.engine.cluster.worker import Worker
     from batchgen.events import Event
 
@@ -93,7 +93,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
     worker = Worker(url, settings, worker_options, emit)
     with ExitStack() as stack:
         if invocation.log is None:
-            from batchgen.report.lines import Faults
+            from batchgen.report.event_text import Faults
 
             stack.enter_context(Faults(invocation.err.line))
         shift = partial(_shift, url, worker_options.name, manifests, emit, stack) if manifests else None
@@ -134,9 +134,9 @@ async def _with_nights(worker: Worker, shift: Shift) -> None:
 def _shift(url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack) -> Shift:
     """The nights of these manifests. Raises LedgerError."""
     from batchgen.cli.daemon import Words
-    from batchgen.daemon.rota import Rota
-    from batchgen.daemon.shift import SharedRoster, Shift, ShiftOrders
-    from batchgen.ledger.places import SHARED
+    from batchgen.daemon.cluster_scheduler import SharedRoster, Shift, ShiftOrders
+    from batchgen.daemon.schedule_leases import Rota
+    from batchgen.ledger.location import SHARED
     from batchgen.ledger.postgresql import PostgreSQL
 
     database = PostgreSQL(url, SHARED, f"batchgen nights {name}")
@@ -153,7 +153,7 @@ def _shift(url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Even
 def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:
     observers = list[Any](() if invocation.log is None else (invocation.log,))
     if not quiet and (invocation.log is None or invocation.log_file is not None):
-        from batchgen.report.lines import Working
+        from batchgen.report.event_text import Working
 
         observers.append(Working(invocation.err))
     return observers

@@ -11,7 +11,7 @@ from typing import Any
 import pybase64
 
 from batchgen.errors import Malformed
-from batchgen.providers.base import Conversing, Provider
+from batchgen.providers.contract import Conversing, Provider
 from batchgen.records import LIFTED
 from batchgen.store.store import Store
 

@@ -10,10 +10,10 @@ from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader, StoredImage
-from batchgen.ledger.work import blocked_by
-from batchgen.manifest.fingerprint import fingerprint, wire_facts
-from batchgen.manifest.references import References
+from batchgen.ledger.work_queue import blocked_by
+from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.records import Item, Sample, item_ref_key, previous_turn, sample_key
+from batchgen.references.local import References
 from batchgen.store.store import Store
 
 

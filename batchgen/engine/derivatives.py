@@ -11,21 +11,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar
 
+from batchgen.derivatives.diff import CHUNK, Due, Lookout
+from batchgen.derivatives.render_process import Workbench, WorkerDied
+from batchgen.derivatives.specification import UNFINISHED
 from batchgen.engine.dependents import split_key
-from batchgen.engine.due import CHUNK, Due, Lookout
 from batchgen.engine.outcome import Tally
-from batchgen.engine.workbench import Workbench, WorkerDied
 from batchgen.errors import BatchgenError
 from batchgen.events import Event, SampleSucceeded
-from batchgen.ledger.derived import DerivativeRow, Derived, forgotten, recorded
+from batchgen.ledger.derivatives import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.lost import has_lines
+from batchgen.ledger.missing_state import has_lines
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.server_lock import ServerLock
-from batchgen.machine import refusal
 from batchgen.manifest import Manifest
-from batchgen.planning import selected
-from batchgen.recipe import UNFINISHED
+from batchgen.os_errors import refusal
+from batchgen.planning.plan import selected
 from batchgen.records import Item, Post
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store

@@ -14,16 +14,15 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
 
-from batchgen.dispatch import Dispatch, GivenUp, PassedOn, Requeued, Settlement, Work
 from batchgen.engine.attempts import Attempts, Emit
 from batchgen.engine.conversation import keep_turn
-from batchgen.engine.enclosures import Enclosures
-from batchgen.engine.exchange import Exchange, Flight
+from batchgen.engine.http_attempt import Exchange, Flight
 from batchgen.engine.lane_events import lane_events, lane_state
-from batchgen.engine.lanes import Route, lane_key
 from batchgen.engine.prepare import Prepared, as_sent, prepare
-from batchgen.engine.recover import whole_pictures
-from batchgen.engine.replay import request_facts
+from batchgen.engine.recovery.interrupted import whole_pictures
+from batchgen.engine.recovery.replay import request_facts
+from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.routes import Route, lane_key
 from batchgen.engine.settle import Stored, discard, our_bugs
 from batchgen.errors import (
     BatchgenError,
@@ -41,14 +40,15 @@ from batchgen.errors import (
     Unreadable,
 )
 from batchgen.events import LaneCooled, LaneParked, Noted, Stopping
+from batchgen.http.transport import Answer
 from batchgen.ledger.ledger import Ledger
 from batchgen.profiles.price import estimate_usd, lost_usd
 from batchgen.providers.google_errors import tier_refusal
 from batchgen.records import Reply, Sample
+from batchgen.scheduling.dispatcher import Dispatch, GivenUp, PassedOn, Requeued, Settlement, Work
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
-from batchgen.store.unread import keep
-from batchgen.transport import Answer
+from batchgen.store.unparsed import keep
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchgen.dispatch import Dispatch
 from batchgen.errors import ProviderError
 from batchgen.events import Event, LaneCooled, LaneParked, LaneStopped, Noted, Stopping
-from batchgen.quota import daily_reset
+from batchgen.scheduling.dispatcher import Dispatch
+from batchgen.scheduling.window import daily_reset
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from batchgen.engine.exchange import Exchange, with_fetched
-from batchgen.engine.lanes import Route
-from batchgen.engine.recover import bare_sample, whole_pictures
-from batchgen.engine.replay import sample_of
+from batchgen.engine.http_attempt import Exchange, with_fetched
+from batchgen.engine.recovery.interrupted import bare_sample, whole_pictures
+from batchgen.engine.recovery.replay import sample_of
+from batchgen.engine.routes import Route
 from batchgen.engine.settle import discard, settle
 from batchgen.errors import DownloadFailed, ProviderError
+from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.requests import LinkedAnswer, OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
@@ -23,7 +24,6 @@ from batchgen.profiles.profile import Profile
 from batchgen.records import Reply, Sample
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
-from batchgen.transport import Transport
 
 TRIES = 3  # of a link in each run that finds it
 AT_ONCE = 8

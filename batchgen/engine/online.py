@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from batchgen.dispatch import Dispatch, Work
+from batchgen.scheduling.dispatcher import Dispatch, Work
 
 
 class Engine(Protocol):

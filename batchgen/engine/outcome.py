@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.batching import BatchOptions
-from batchgen.planning import Forecast, Wishes
+from batchgen.planning.batchable import BatchOptions
+from batchgen.planning.plan import Forecast, Wishes
 
 STALL_S = 1800.0
 LISTED_MOST = 10  # discrepancies of each kind

@@ -9,18 +9,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from batchgen.blame import Served
-from batchgen.breaker import Breaker
-from batchgen.dispatch import Dispatch, Lane, Supply
-from batchgen.engine.lanes import Route
 from batchgen.engine.outcome import RunOptions
+from batchgen.engine.routes import Route
 from batchgen.events import Event, LaneCooled, LaneParked, Outage, OutageBegan, OutageContinues, OutageEnded
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
-from batchgen.planning import LaneLoad
-from batchgen.quota import MARGIN_S, Held, NotBefore, Parked, SharedLog, Window, daily_reset
-from batchgen.retry import RetryPolicy
-from batchgen.shared import account_name
+from batchgen.planning.plan import LaneLoad
+from batchgen.scheduling.blame import Served
+from batchgen.scheduling.breaker import Breaker
+from batchgen.scheduling.dispatcher import Dispatch, Lane, Supply
+from batchgen.scheduling.quota_store import account_name
+from batchgen.scheduling.retry import RetryPolicy
+from batchgen.scheduling.window import MARGIN_S, Held, NotBefore, Parked, SharedLog, Window, daily_reset
 
 OWN_RPD = "the requests a day that the manifest declares are used up"
 OUTAGES_MOST = 50  # that are remembered of a run

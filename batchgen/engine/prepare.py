@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from batchgen.engine.enclosures import Enclosures
-from batchgen.engine.lanes import Route
+from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.routes import Route
 from batchgen.errors import BadRequest, BatchgenError, ProviderError, UsageError
-from batchgen.machine import refusal
-from batchgen.providers.base import Conversing
+from batchgen.os_errors import refusal
+from batchgen.providers.contract import Conversing
 from batchgen.records import Inputs, Request, Sample
-from batchgen.retry import Tries
+from batchgen.scheduling.retry import Tries
 
 
 @dataclass(slots=True)

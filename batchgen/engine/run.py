@@ -16,57 +16,57 @@ from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
-from batchgen.batching import RESULT_MOST_BYTES, is_batch
-from batchgen.dispatch import Dispatch
 from batchgen.engine.attempts import Attempts
 from batchgen.engine.batch.batches import Batches
-from batchgen.engine.batch.means import Means
-from batchgen.engine.batch.opening import looking, name_prefix, saved_usd, take_up_chunks
+from batchgen.engine.batch.context import Means
+from batchgen.engine.batch.startup import looking, name_prefix, saved_usd, take_up_chunks
+from batchgen.engine.budgets import Purse, counts_all_jobs
 from batchgen.engine.delivery import Delivery
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivatives import Derivatives
 from batchgen.engine.discrepancies import find_discrepancies
-from batchgen.engine.elsewhere import Distributed, Handover
-from batchgen.engine.enclosures import Enclosures
-from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
-from batchgen.engine.lanes import Route, link_routes, open_routes
+from batchgen.engine.http_attempt import Exchange
 from batchgen.engine.links import fetch_earlier, take_up
-from batchgen.engine.lost_state import refuse_lost_pictures, refuse_lost_results, way_back
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Discrepancies, Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing, hearing
-from batchgen.engine.purse import Purse, counts_all_jobs
-from batchgen.engine.receipt import bind
-from batchgen.engine.recover import apply_survey, finish_placing, settle_open_attempts
-from batchgen.engine.replay import forget_settled, read_kept_answers
+from batchgen.engine.reconcile import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
+from batchgen.engine.recovery.interrupted import apply_survey, finish_placing, settle_open_attempts
+from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results, way_back
+from batchgen.engine.recovery.receipts import bind
+from batchgen.engine.recovery.replay import forget_settled, read_kept_answers
+from batchgen.engine.recovery.unrecorded_files import ended_in_order, find_moved_files
+from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.remote_engine import Distributed, Handover
+from batchgen.engine.routes import Route, link_routes, open_routes
 from batchgen.engine.signals import stop_on_signals
-from batchgen.engine.survey import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
-from batchgen.engine.unrecorded_files import ended_in_order, find_moved_files
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
 from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.http.transport import Transport
+from batchgen.http.uploads import Uploads
 from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.lost import has_lines
-from batchgen.ledger.places import Server, address, has_ledger, kept_by, known_as, ledger_url, pointer, server_url
-from batchgen.ledger.reachable import until_reachable
+from batchgen.ledger.location import Server, address, has_ledger, kept_by, known_as, ledger_url, pointer, server_url
+from batchgen.ledger.missing_state import has_lines
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.ledger.server_lock import ServerLock
-from batchgen.ledger.work import submitting_run
-from batchgen.machine import allow_open_files, started_threads
+from batchgen.ledger.server_wait import until_reachable
+from batchgen.ledger.work_queue import submitting_run
 from batchgen.manifest import Manifest
-from batchgen.planning import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
+from batchgen.os_errors import allow_open_files, started_threads
+from batchgen.planning.batchable import RESULT_MOST_BYTES, is_batch
+from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
+from batchgen.scheduling.dispatcher import Dispatch
+from batchgen.scheduling.quota_store import SharedBook, open_shared
 from batchgen.settings import Settings, state_folder, state_folders
-from batchgen.shared import SharedBook, open_shared
 from batchgen.store.lock import JobLock
+from batchgen.store.open_store import open_store
 from batchgen.store.store import Store
-from batchgen.store.whereabouts import open_store
-from batchgen.transport import Transport
-from batchgen.uploads import Uploads
 
 log = logging.getLogger("batchgen")
 MOVES_TOLD = 10
@@ -195,7 +195,7 @@ class _Run:
     def _after_workers(self) -> None:
         """With a ledger that workers write: what those of them left that died."""
         if (there := pointer(self.store.folder)) is not None:
-            from batchgen.engine.cluster.heirs import after_workers
+            from batchgen.engine.cluster.orphan_recovery import after_workers
 
             url = address(self.store.folder, self._server()) or ""
             after_workers(self.store, url, there.schema, self.manifest.catalogue, self.note)

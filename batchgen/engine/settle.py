@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from batchgen.engine.beside import beside
-from batchgen.engine.receipt import Receipt, receipt_of, settle_by, to_facts
+from batchgen.engine.recovery.receipts import Receipt, receipt_of, settle_by, to_facts
+from batchgen.engine.sidecars import beside
 from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger, Missing, Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.rows import sidecars, utc
-from batchgen.machine import refusal
+from batchgen.os_errors import refusal
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import EMPTY, ImageFile, Reply, ReplyImage, Result, Sample, Usage

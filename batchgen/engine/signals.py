@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from batchgen.dispatch import Dispatch
 from batchgen.engine.execute import Execution
 from batchgen.events import Event, Stopping
+from batchgen.scheduling.dispatcher import Dispatch
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from batchgen.fallback import next_lane, served_in
 from batchgen.records import Item, Sample
+from batchgen.scheduling.fallback import next_lane, served_in
 
 _ITEM_FIELDS = tuple(field.name for field in fields(Item) if field.name != "post")  # which asks for nothing
 _TUPLES = ("references", "modalities", "tags", "history", "fallback", "fallback_on")

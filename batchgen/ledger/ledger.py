@@ -13,8 +13,8 @@ from typing import Any, Literal, cast
 from batchgen.errors import BEHIND_LINK, LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.database import Connection, upsert
+from batchgen.ledger.location import Server, open_for_writing
 from batchgen.ledger.pictures import StoredImage
-from batchgen.ledger.places import Server, open_for_writing
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE, OpenAttempt, linked_answer
 from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS, OUTAGES

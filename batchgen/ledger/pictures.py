@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batchgen.ledger.connected import MODEL, Connected
+from batchgen.ledger.base_reader import MODEL, Connected
 from batchgen.ledger.rows import image_file
 from batchgen.records import ImageFile
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+from batchgen.ledger.location import open_for_reading
 from batchgen.ledger.pictures import Pictures, StoredImage
-from batchgen.ledger.places import open_for_reading
-from batchgen.ledger.queued import Queued
+from batchgen.ledger.queue_status import Queued
 from batchgen.ledger.requests import Beyond, Money, OpenAttempt, Requests
 from batchgen.ledger.runs import RunRow, Runs
 from batchgen.ledger.samples import Samples

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.ledger.connected import MODEL, Connected
+from batchgen.ledger.base_reader import MODEL, Connected
 from batchgen.ledger.database import marks
 from batchgen.records import Usage, sample_key
 

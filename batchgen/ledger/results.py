@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from batchgen.ledger.lost import RESULTS, WORST_FIRST, has_lines
+from batchgen.ledger.missing_state import RESULTS, WORST_FIRST, has_lines
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder

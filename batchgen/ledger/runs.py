@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.events import Outage
-from batchgen.ledger.connected import Connected
+from batchgen.ledger.base_reader import Connected
 from batchgen.ledger.schema import COOLING, OUTAGES
 
 RUNS_LOOKED_AT = 100  # one that was killed has no end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from batchgen.ledger.connected import Connected
+from batchgen.ledger.base_reader import Connected
 from batchgen.ledger.database import marks
 from batchgen.ledger.rows import RESULT_COLUMNS, in_pages, results
 from batchgen.records import Known, Result, sample_key

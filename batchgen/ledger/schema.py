@@ -11,7 +11,7 @@ from typing import Any
 
 from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
-from batchgen.store.rescue import file_identity
+from batchgen.store.emergency_spool import file_identity
 
 VERSION = 6
 FILE_NAME = "ledger.sqlite"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from batchgen.ledger.connected import Connected
+from batchgen.ledger.base_reader import Connected
 from batchgen.ledger.requests import MAYBE, OPEN, UNPRICED, OpenAttempt, open_attempt
 
 Step = Literal[

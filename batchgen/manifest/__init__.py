@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batchgen.manifest.example import starter
     from batchgen.manifest.read import Manifest, open_manifest
-    from batchgen.manifest.references import References
     from batchgen.manifest.schema import Limits, json_schema
+    from batchgen.references.local import References
 
 __all__ = ["Limits", "Manifest", "References", "json_schema", "open_manifest", "starter"]
 
 _MODULES = {
-    "Limits": "schema",
-    "Manifest": "read",
-    "References": "references",
-    "json_schema": "schema",
-    "open_manifest": "read",
-    "starter": "example",
+    "Limits": "batchgen.manifest.schema",
+    "Manifest": "batchgen.manifest.read",
+    "References": "batchgen.references.local",
+    "json_schema": "batchgen.manifest.schema",
+    "open_manifest": "batchgen.manifest.read",
+    "starter": "batchgen.manifest.example",
 }
 
 
@@ -27,4 +27,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     from importlib import import_module
 
-    return getattr(import_module(f"batchgen.manifest.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)

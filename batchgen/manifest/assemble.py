@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.manifest import capability, schema
-from batchgen.manifest.complaints import Complaints
+from batchgen.manifest.diagnostics import Complaints
 from batchgen.manifest.expand import ExpandError, Expansion, combinations, templated
-from batchgen.manifest.one_item import OneItem, Setting, Telling, Values
-from batchgen.manifest.pattern import Patterns
+from batchgen.manifest.fast_path import Patterns
 from batchgen.manifest.rows import RowError, read_rows
 from batchgen.manifest.sources import FieldPath, Place, Raw
+from batchgen.manifest.validate_item import OneItem, Setting, Telling, Values
 from batchgen.records import Item
 
 _ONE = Expansion()

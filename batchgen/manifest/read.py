@@ -12,23 +12,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.manifest import schema
-from batchgen.manifest.addresses import secrets_in
 from batchgen.manifest.assemble import Assembler
-from batchgen.manifest.bucket import bucket_url, names_bucket
-from batchgen.manifest.complaints import KEY, Complaints, looks_like_key, named, shown, texts, unsendable
+from batchgen.manifest.dependency_graph import Needed
+from batchgen.manifest.diagnostics import KEY, Complaints, looks_like_key, named, shown, texts, unsendable
+from batchgen.manifest.duplicates import Seen
 from batchgen.manifest.names import folded, sample_stem
-from batchgen.manifest.needed import Needed
-from batchgen.manifest.nightly import Schedule
-from batchgen.manifest.one_item import Setting
-from batchgen.manifest.post import post_record
-from batchgen.manifest.references import Afar, References
+from batchgen.manifest.notify_addresses import secrets_in
+from batchgen.manifest.post_section import post_record
+from batchgen.manifest.schedule_section import Schedule
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import Raw, Source, open_source
-from batchgen.manifest.unique import Seen
+from batchgen.manifest.storage_url import bucket_url, names_bucket
+from batchgen.manifest.validate_item import Setting
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.fields import FactError
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
+from batchgen.references.local import Afar, References
 
 Warn = Callable[[str], None]
 

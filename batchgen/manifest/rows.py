@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from batchgen.manifest import jsonl
-from batchgen.manifest.complaints import shown, unsendable
+from batchgen.manifest.diagnostics import shown, unsendable
 from batchgen.safe_open import OutsideError, open_regular, resolve
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from batchgen.fallback import FALLBACKS_MOST
-from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, parameters_problem
-from batchgen.manifest.complaints import did_you_mean, shown
-from batchgen.manifest.nightly import Schedule, at_alone
-from batchgen.manifest.post import TAGS, PostValue, known_fields
+from batchgen.manifest.diagnostics import did_you_mean, shown
+from batchgen.manifest.notify_addresses import heartbeat_problem, manifest_problem, parameters_problem
+from batchgen.manifest.post_section import TAGS, PostValue, known_fields
+from batchgen.manifest.schedule_section import Schedule, at_alone
 from batchgen.profiles.tiers import Tier, load_tiers
-from batchgen.quota import Budget
+from batchgen.scheduling.fallback import FALLBACKS_MOST
+from batchgen.scheduling.window import Budget
 
 COUNT_MAX = 1000
 TURNS_MAX = 50

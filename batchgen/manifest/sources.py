@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, Protocol
 
 from batchgen.manifest import jsonl, yaml_text
-from batchgen.manifest.complaints import Complaints, named, shown, stop
+from batchgen.manifest.diagnostics import Complaints, named, shown, stop
 from batchgen.safe_open import OutsideError, open_regular
 
 YAML_MAX_BYTES = 64_000_000

@@ -16,7 +16,7 @@ from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedErro
 from jinja2.filters import do_default
 from jinja2.sandbox import SandboxedEnvironment
 
-from batchgen.manifest.complaints import did_you_mean
+from batchgen.manifest.diagnostics import did_you_mean
 
 TEMPLATE_MAX_CHARS = 100_000
 TEXT_MAX_CHARS = 1_000_000

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from batchgen.manifest.complaints import named, shown
+from batchgen.manifest.diagnostics import named, shown
 
 DEPTH_MAX = 64
 ALIAS_NODES_MAX = 100_000

@@ -21,7 +21,7 @@ from pydantic_core import from_json
 
 from batchgen.errors import Malformed, NotJson
 from batchgen.records import LIFTED, ReplyImage, Role
-from batchgen.report.clean import without_key_likes
+from batchgen.sanitize import without_key_likes
 
 MESSAGE_CHARS = 500
 ERROR_BODY_BYTES = 1_000_000  # an error explains itself in far less; the rest is not worth parsing

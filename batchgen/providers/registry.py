@@ -8,7 +8,7 @@ from typing import cast
 
 from batchgen.errors import UsageError
 from batchgen.profiles.profile import Profile
-from batchgen.providers.base import Provider
+from batchgen.providers.contract import Provider
 
 BUILT_IN: Mapping[str, tuple[str, str]] = {
     "gemini": ("batchgen.providers.gemini", "Gemini"),

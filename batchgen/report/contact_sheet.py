@@ -15,12 +15,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.errors import StoreError
-from batchgen.ledger.chronicle import Chronicle, PictureRow
-from batchgen.planning import named
+from batchgen.ledger.history import Chronicle, PictureRow
+from batchgen.planning.plan import named
 from batchgen.records import sample_key
-from batchgen.report.clean import clean
 from batchgen.report.gallery import refuse_foreign
 from batchgen.report.thumbnails import SIDE_PX, Thumbnails, shrunk_of
+from batchgen.sanitize import clean
 from batchgen.store.store import Store
 
 FILE_NAME = "contact-sheet.jpg"

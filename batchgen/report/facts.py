@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchgen.ledger.derived import Derived
+from batchgen.ledger.derivatives import Derived
 from batchgen.ledger.reader import Money, Reader, RunRow
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
 from batchgen.report import figures
-from batchgen.report.account import account
+from batchgen.report.billing_check import account
 from batchgen.report.figures import utc_iso, utc_seconds
-from batchgen.store.unread import kept_attempts, kept_bytes
+from batchgen.store.unparsed import kept_attempts, kept_bytes
 
 if TYPE_CHECKING:
     from batchgen.engine.outcome import Outcome, Tally

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pybase64
 
 from batchgen.errors import StoreError
-from batchgen.report.clean import without_secrets
+from batchgen.sanitize import without_secrets
 
 FILE_NAME = "report.html"
 TITLE_END = b" \xc2\xb7 batchgen</title>"

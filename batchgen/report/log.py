@@ -11,9 +11,9 @@ from typing import Any, Literal, TextIO
 import structlog
 
 from batchgen.events import Event, RunStarted
-from batchgen.report.clean import ascii_only, clean, json_text, without_secrets
+from batchgen.report.event_records import CONTEXT, iso, line_of
 from batchgen.report.log_file import LogFile
-from batchgen.report.log_lines import CONTEXT, iso, line_of
+from batchgen.sanitize import ascii_only, clean, json_text, without_secrets
 
 LogFormat = Literal["text", "json"]
 Secrets = Callable[[], Iterable[str]]  # asked for each line: some are known only when the manifest has been read

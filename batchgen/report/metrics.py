@@ -19,8 +19,8 @@ from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.reader import Reader
 from batchgen.report import figures
-from batchgen.report.board import Board
 from batchgen.report.facts import lane_model, process_state
+from batchgen.report.run_progress import Board
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

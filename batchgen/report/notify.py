@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
 from batchgen.errors import ProviderError, UsageError
-from batchgen.machine import refusal
+from batchgen.http.time_limit import TimeLimit
+from batchgen.http.transport import Transport
+from batchgen.os_errors import refusal
 from batchgen.profiles.profile import Profile
-from batchgen.report.clean import shortened
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
-from batchgen.time_limit import TimeLimit
-from batchgen.transport import Transport
+from batchgen.sanitize import shortened
 from batchgen.url import parts_of
 
 LINES_MOST = 10

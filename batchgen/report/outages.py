@@ -8,7 +8,7 @@ from typing import Any
 from batchgen.errors import BREAKER_SCOPES
 from batchgen.events import Outage
 from batchgen.report import figures
-from batchgen.report.clean import brief
+from batchgen.sanitize import brief
 
 
 def began_line(outage: Outage) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from batchgen.events import Event, Outage
 from batchgen.report import figures, outages
-from batchgen.report.board import Board, ModelBoard
-from batchgen.report.clean import ascii_only, cells, shortened
-from batchgen.report.lines import Telling
-from batchgen.report.painter import Painter
+from batchgen.report.event_text import Telling
+from batchgen.report.run_progress import Board, ModelBoard
 from batchgen.report.screen import Screen
+from batchgen.report.terminal_redraw import Painter
+from batchgen.sanitize import ascii_only, cells, shortened
 
 Segment = tuple[str, str]  # text, style
 NARROW = 72  # below this the notes of a model stand on a line of their own

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from batchgen.report.clean import ascii_only, cells, clean, json_text, shortened, without_secrets, wrapped
+from batchgen.sanitize import ascii_only, cells, clean, json_text, shortened, without_secrets, wrapped
 from batchgen.settings import environment
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}

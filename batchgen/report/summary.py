@@ -10,10 +10,10 @@ from typing import Any
 from batchgen.errors import BEHIND_LINK
 from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.report import figures, outages
-from batchgen.report.account import account_lines
-from batchgen.report.clean import brief
+from batchgen.report.billing_check import account_lines
 from batchgen.report.facts import Facts
 from batchgen.report.screen import Screen
+from batchgen.sanitize import brief
 
 NOT_MADE = ("refused", "failed", "uncertain", "blocked", "wanted", "running")
 LABEL_COLUMNS = 10

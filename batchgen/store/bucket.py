@@ -13,17 +13,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import IO, Any
 
+from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
 from batchgen.ledger.ledger import Settled
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
 from batchgen.store.objects import BucketAway, Found, Objects
+from batchgen.store.open_store import NOTE, noted
 from batchgen.store.sniff import EXTENSION, HEAD_BYTES, sniff
 from batchgen.store.spool import NO_FOLLOW, SpoolFile
 from batchgen.store.store import SPOOL, SUPERSEDED, TURNS, Judgement, Stands, Store, beside
-from batchgen.store.whereabouts import NOTE, noted
 
 RECEIPTS = f"{STATE_FOLDER}/receipts"
 TRIES = 3  # of a put whose name is taken each time: somebody else writes there

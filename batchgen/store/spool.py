@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchgen.errors import StoreError
-from batchgen.machine import REMEDIES
+from batchgen.os_errors import REMEDIES
 from batchgen.safe_open import PRIVATE_MODE
-from batchgen.store.rescue import Rescue, file_identity
+from batchgen.store.emergency_spool import Rescue, file_identity
 
 # Mode of files that end up among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
 FILE_MODE = 0o644

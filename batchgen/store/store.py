@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.recipe import DERIVATIVES
 from batchgen.records import SIDECARS
-from batchgen.store.rescue import Rescue
+from batchgen.store.emergency_spool import Rescue
 from batchgen.store.sniff import EXTENSION, Format, is_picture
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
 

@@ -7,10 +7,10 @@ from typing import Any
 import aiohttp
 
 import batchgen
-from batchgen.batching import BatchOptions, ChunkLimits
 from batchgen.emulator import EmulatorOptions
 from batchgen.emulator.batch_options import BatchOptions as EmulatedBatches
 from batchgen.engine.outcome import Outcome
+from batchgen.planning.batchable import BatchOptions, ChunkLimits
 from tests.test_run import HEAD, Bench
 
 LIMITS = ("requests", "result_bytes", "tokens")

@@ -24,14 +24,14 @@ from tests.test_run import items
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
 CHUNKS = "batchgen.ledger.chunks:Chunks"
-TRANSPORT = "batchgen.transport:Transport"
+TRANSPORT = "batchgen.http.transport:Transport"
 BATCH = "batchgen.engine.batch"
 # Of one chunk: written, upload_url, uploaded, created, counts, ended, fetched, collected, done; `asked` is a call of its own.
 STEPS = range(1, 10)
 BEFORE_CREATE = [
     *[(f"{CHUNKS}.recorded", 1), (f"{CHUNKS}.recorded!", 2), (f"{BATCH}.submit:_finish", 1), (f"{BATCH}.submit:_finish!", 1)],
-    *[("batchgen.uploads:Uploads.begin", 1), ("batchgen.uploads:Uploads.begin!", 1)],
-    *[("batchgen.uploads:Uploads.go_on", 2), ("batchgen.uploads:Uploads.go_on!", 1)],
+    *[("batchgen.http.uploads:Uploads.begin", 1), ("batchgen.http.uploads:Uploads.begin!", 1)],
+    *[("batchgen.http.uploads:Uploads.go_on", 2), ("batchgen.http.uploads:Uploads.go_on!", 1)],
     *[(f"{TRANSPORT}.upload", 3), (f"{TRANSPORT}.upload!", 3)],  # half way: some of several pieces
     (f"{CHUNKS}.asked", 1),
 ]  # fmt: skip

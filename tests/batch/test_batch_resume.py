@@ -21,9 +21,9 @@ from batchgen.engine.batch.submit import Full
 from batchgen.errors import DailyQuotaReached, RateLimited
 from batchgen.events import AttemptStarted, BatchSubmitted, Noted
 from batchgen.ledger.reader import Reader
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from batchgen.providers.gemini import Gemini
-from batchgen.store.unread import kept_attempts
+from batchgen.store.unparsed import kept_attempts
 from tests.batch.bench import BatchBench, quick
 from tests.batch.test_batch_crash import CHUNKS, crash
 from tests.batch.test_batch_run import MUGS, assert_all_are_right

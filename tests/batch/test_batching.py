@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.batching import (
+from batchgen.planning.batchable import (
     LOOK_MOST_S,
     ChunkLimits,
     Load,
@@ -16,9 +16,9 @@ from batchgen.batching import (
     tokens,
     why_online,
 )
-from batchgen.fallback import served_in
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Sample
+from batchgen.scheduling.fallback import served_in
 
 PROFILE = load_catalogue().resolve("gemini-nano-banana-2.1")
 

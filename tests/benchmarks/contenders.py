@@ -63,7 +63,7 @@ def ours_cluster(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --engine cluster --no-wait`: submits. Pictures are as small as here."""
     ours_ledger(task)
     import_module("procrastinate")
-    import_module("batchgen.engine.survey").expected_bytes = lambda _: 4096
+    import_module("batchgen.engine.reconcile").expected_bytes = lambda _: 4096
     from batchgen.cli.main import run_command_line
 
     arguments = ["run", task["manifest"], "--quiet", "--yes", "--json", "--engine", "cluster", "--no-wait"]
@@ -77,10 +77,10 @@ def ours_cluster(task: dict[str, Any]) -> Prepared:
 
 def ours_references(task: dict[str, Any]) -> Prepared:
     """`ours`, counting how often a reference is opened and encoded."""
-    from batchgen.manifest import references
+    from batchgen.references import local as local_references
 
     counted = {"opened": 0, "encoded": 0}
-    open_regular, b64encode = references.open_regular, references.pybase64.b64encode
+    open_regular, b64encode = local_references.open_regular, local_references.pybase64.b64encode
 
     def opening(real: str) -> Any:
         counted["opened"] += 1
@@ -90,19 +90,19 @@ def ours_references(task: dict[str, Any]) -> Prepared:
         counted["encoded"] += 1
         return b64encode(data)
 
-    references.open_regular, references.pybase64.b64encode = opening, encoding
+    local_references.open_regular, local_references.pybase64.b64encode = opening, encoding
     work = ours(task)
     return lambda: work() | counted
 
 
 def ours_plan(task: dict[str, Any]) -> Prepared:
     """The plan alone: manifest minus ledger, nothing sent."""
-    import batchgen.job
+    import batchgen.api
 
     import_module("batchgen.manifest.read")
 
     def work() -> dict[str, Any]:
-        plan = batchgen.job.plan(batchgen.job.load(task["manifest"]))
+        plan = batchgen.api.plan(batchgen.api.load(task["manifest"]))
         return {"kept": plan.survey.kept, "wanted": plan.survey.wanted}
 
     return work

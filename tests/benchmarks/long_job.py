@@ -18,7 +18,7 @@ import batchgen
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, open_file_for_writing
-from batchgen.manifest.fingerprint import fingerprint, wire_facts
+from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.records import Item
 from tests.benchmarks.contenders import MODEL
 from tests.benchmarks.measure import write_manifest

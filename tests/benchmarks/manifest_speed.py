@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.manifest import open_manifest
-from batchgen.manifest.fingerprint import fingerprint, wire_facts
+from batchgen.planning.fingerprint import fingerprint, wire_facts
 
 PROMPT = "A photograph of red fox number {n} in the snow, morning light, 85 mm lens, shallow depth of field"
 

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from batchgen.quota import Reserved
-from batchgen.shared import SharedBook
+from batchgen.scheduling.quota_store import SharedBook
+from batchgen.scheduling.window import Reserved
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.contenders import MODEL, prompt
 from tests.benchmarks.measure import ROOT, Load, environment, fresh_folder, server, stats, write_manifest

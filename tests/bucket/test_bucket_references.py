@@ -16,8 +16,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import run_command_line
 from batchgen.cli.report import declared
 from batchgen.errors import ManifestError, UsageError
-from batchgen.manifest.bucket import fixed_part, matching
-from batchgen.store.known_objects import FILE_NAME, KnownObjects
+from batchgen.manifest.storage_url import fixed_part, matching
+from batchgen.references.known_objects import FILE_NAME, KnownObjects
 from tests.marked_key import KEY
 from tests.test_references import noise
 
@@ -114,7 +114,7 @@ def test_a_glob_of_many_stars_is_soon_answered():
 
 
 def test_each_thing_wrong_is_told_where_it_stands_and_all_at_once(photos, monkeypatch):
-    monkeypatch.setattr("batchgen.store.afar.GLOB_MAX_FILES", 3)
+    monkeypatch.setattr("batchgen.references.remote.GLOB_MAX_FILES", 3)
     photos.put_all({"text.png": b"<svg></svg>", "empty.png": b"", **{f"many/{n}.png": PNG for n in range(4)}})
     told = photos.wrong(
         "s3://photos/nothing.png", "s3://photos/none/*.png", "s3://photos/many/*.png", "s3://photos/text.png",
@@ -138,7 +138,7 @@ def test_each_thing_wrong_is_told_where_it_stands_and_all_at_once(photos, monkey
 
 
 def test_an_object_that_is_too_large_is_told_without_being_fetched(photos, monkeypatch):
-    from batchgen.store.afar import PicturesAfar
+    from batchgen.references.remote import PicturesAfar
 
     photos.put(big=LIKE + bytes(3_000_000))
     afar = PicturesAfar(None, print, file_max_bytes=2_000_000)
@@ -216,14 +216,14 @@ def test_globs_of_many_folders_are_served_by_one_listing_of_what_they_lie_in(pho
 
 
 def test_a_folder_with_far_more_than_is_wanted_is_not_listed_to_its_end(photos, monkeypatch):
-    monkeypatch.setattr("batchgen.store.listings.PAGE", 10)
+    monkeypatch.setattr("batchgen.references.listings.PAGE", 10)
     photos.put_all({f"p{n:03}.png": LIKE for n in range(300)})
     rows = "".join(f"p{n:03}\n" for n in range(40))
     assert batchgen.plan(photos.load("s3://photos/{{ sku }}.png", rows=rows)).survey.wanted == 40
     listings, reads = photos.asked()
     assert (listings, reads) == (2, 80)  # tried after eight questions and after four times as many
-    monkeypatch.setattr("batchgen.store.listings.LISTED_MOST", 200)
-    monkeypatch.setattr("batchgen.store.afar.LISTED_MOST", 200)
+    monkeypatch.setattr("batchgen.references.listings.LISTED_MOST", 200)
+    monkeypatch.setattr("batchgen.references.remote.LISTED_MOST", 200)
     assert "more than 200 objects begin with s3://photos/p: write more of the name" in photos.wrong("s3://photos/p*")
     assert len(photos.found("s3://photos/p05*")[0]) == 10  # ended behind them
     assert len(photos.found("s3://photos/p25*")[0]) == 10  # begun shortly before

@@ -8,7 +8,7 @@ import time
 import jsonschema
 import pytest
 
-from batchgen.report.log_lines import log_schema
+from batchgen.report.event_records import log_schema
 
 MUGS = {"mug": "A mug", "jug": "A jug"}
 QUICK = ("--batch-pending", "0", "--batch-running", "0.3")

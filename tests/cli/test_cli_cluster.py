@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from batchgen.engine.cluster import queue
-from batchgen.ledger.places import SHARED
+from batchgen.ledger.location import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from tests.postgres import PASSWORD, running
 

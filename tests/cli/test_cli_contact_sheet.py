@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.history import Chronicle
 from batchgen.report import contact_sheet
 from batchgen.report.contact_sheet import CELL, GAP_PX, PAPER, Cell, Layout, cells_of, font_for, write_sheets
 from batchgen.store.store import Store

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from batchgen.daemon.child import reap_orphans
-from batchgen.daemon.diary import Diary, Entry
-from batchgen.daemon.roster import Roster, manifests
-from batchgen.daemon.watch import Orders, Watch
+from batchgen.daemon.daemon import Orders, Watch
+from batchgen.daemon.schedule_state import Diary, Entry
+from batchgen.daemon.scheduled_jobs import Roster, manifests
 from batchgen.events import NightBegan, NightEnded, NightPlanned
 from batchgen.ledger.reader import Reader
-from batchgen.schedule.nights import DAY_S, Night
+from batchgen.schedule.due import DAY_S, Night
 from batchgen.store.lock import JobLock
 from tests.cli.conftest import ROOT, environment
 

@@ -13,8 +13,8 @@ from collections import defaultdict
 import pytest
 from PIL import Image
 
-from batchgen.lane import MARKUP
 from batchgen.profiles.catalogue import load_catalogue
+from batchgen.scheduling.lane import MARKUP
 
 CLOSE = 0.03
 MODELS = [profile for profile in load_catalogue() if profile.provider == "gemini" and profile.status != "retired"]

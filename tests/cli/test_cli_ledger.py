@@ -10,7 +10,7 @@ import pytest
 
 from batchgen.cli.daemon import Words
 from batchgen.cli.main import SECTIONS
-from batchgen.daemon.roster import Roster
+from batchgen.daemon.scheduled_jobs import Roster
 from batchgen.ledger.postgresql import is_address, passwords_in, shown
 from batchgen.settings import environment_without_keys
 from tests.postgres import PASSWORD
@@ -125,7 +125,7 @@ def test_a_traceback_holds_no_password_in_any_form(batchgen, write, tmp_path, mo
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(f"{url} and never/shown-pass")
 
-    monkeypatch.setattr("batchgen.job.plan", fail)
+    monkeypatch.setattr("batchgen.api.plan", fail)
     answer = batchgen("plan", str(write({"a": "a"})), "--ledger", url)
     (file,) = tmp_path.glob("*.traceback.txt")
     text = answer.err + file.read_text()
@@ -164,7 +164,7 @@ def test_nights_of_the_daemon_are_told_by_their_environment(batchgen, write, dat
 
 
 def _due(path: Path):
-    from batchgen.schedule.nights import Due
+    from batchgen.schedule.due import Due
 
     roster = Roster((str(path),), path.parent / "diaries", writes=False)
     roster.reread(0.0)

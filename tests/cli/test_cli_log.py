@@ -7,7 +7,7 @@ import json
 import jsonschema
 import pytest
 
-from batchgen.report.log_lines import log_schema
+from batchgen.report.event_records import log_schema
 from tests.marked_key import KEY
 
 FAULTS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.ledger.places import pointer
+from batchgen.ledger.location import pointer
 from tests.cli.test_cli_lost_state import FLASH, remedy
 from tests.cli.test_cli_repair import ITEMS, place, requests
 

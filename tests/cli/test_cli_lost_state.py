@@ -16,7 +16,7 @@ import pytest
 from batchgen.report.dashboard.actions import ActionRefused, Actions
 from batchgen.report.dashboard.place import Place
 from batchgen.report.dashboard.watch import Watch
-from batchgen.report.gallery_facts import Declared
+from batchgen.report.gallery_data import Declared
 from tests.cli.test_cli_daemon import overdue, state
 from tests.cli.test_cli_repair import ITEMS, job, ledger, place, requests
 

@@ -7,9 +7,9 @@ import time
 import click
 import pytest
 
-from batchgen.cli.carry_out import deadline, wishes_of
 from batchgen.cli.job_folder import head_fields, manifest_folder
 from batchgen.cli.options import next_local, read_clock, read_span, read_states
+from batchgen.cli.run_job import deadline, wishes_of
 
 CONTEXT = click.Context(click.Command("x"))
 OPTION = click.Option(["--x"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.engine.repair_records import record_picture
+from batchgen.engine.recovery.repair_records import record_picture
 from batchgen.providers.gemini import Gemini
 from tests.marked_key import KEY
 
@@ -159,7 +159,7 @@ def test_a_repair_that_ends_half_way_is_no_ledger_to_a_run_and_the_next_one_buil
         record_picture(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"batchgen.engine.repair.{step}", dies)
+        patch.setattr(f"batchgen.engine.recovery.repair.{step}", dies)
         assert batchgen("verify", str(job), "--repair").code != 0
     assert (batchgen("run", str(job)).code, requests(place)) == (5, 6)
     assert batchgen("verify", str(job), "--repair").code == 0

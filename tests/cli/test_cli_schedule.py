@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from batchgen.errors import UsageError
-from batchgen.schedule import cron
 from batchgen.schedule.timetable import Clock, Timetable, read_days, span_s, unit_name
+from batchgen.schedule.units import cron
 from tests.cli.conftest import ROOT
 
 ODD = """mug's "100%" $HOME été;#.yaml"""

@@ -17,8 +17,8 @@ from pathlib import Path
 import pyte
 import pytest
 
-from batchgen.report.clean import cells
-from batchgen.report.painter import Painter
+from batchgen.report.terminal_redraw import Painter
+from batchgen.sanitize import cells
 
 pty = pytest.importorskip("pty")
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ def test_a_timers_journal_gets_whole_lines_without_escapes(batchgen, write, monk
 
 @pytest.mark.parametrize("sign", ["❤️" * 60, "👩‍🚀" * 60, "模" * 90, "a\u0301" * 90, "ไม่มี" * 40])
 def test_what_an_id_or_a_message_holds_never_makes_a_line_too_wide(sign):
-    from batchgen.report.clean import shortened, wrapped
+    from batchgen.sanitize import shortened, wrapped
 
     for columns in (20, 39, 79):
         assert max(map(cells, wrapped(f"{sign} and {sign}", columns, "    "))) <= columns

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from batchgen.report.clean import cells
+from batchgen.sanitize import cells
 
 pty = pytest.importorskip("pty")
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

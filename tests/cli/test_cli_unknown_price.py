@@ -12,7 +12,7 @@ from batchgen.ledger.schema import ledger_path
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.place import Place
 from batchgen.report.dashboard.watch import Watch
-from batchgen.report.gallery_facts import Declared
+from batchgen.report.gallery_data import Declared
 from batchgen.report.metrics import exposition
 
 STRANGE, PRICED = "google/gemini-nano-banana-2.1", "gemini-nano-banana-2.1"  # the first has no prices

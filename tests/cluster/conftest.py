@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import batchgen
-from batchgen.batching import BatchOptions
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.outcome import Outcome
 from batchgen.ledger.reader import Reader
+from batchgen.planning.batchable import BatchOptions
 from tests.test_run import Bench
 
 HEAD = "version: 1\ndefaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {rpm: 6000}}\nitems:\n"

@@ -22,7 +22,7 @@ from tests.test_run import items
 # Ends the process when the picture and its receipt are in the bucket and the ledger has not heard of them.
 DIES = """
 import os, sys
-from batchgen.ledger.fenced import FencedLedger
+from batchgen.ledger.worker_ledger import FencedLedger
 FencedLedger.attempt_succeeded = lambda *_, **__: os._exit(9)
 from batchgen.__main__ import main
 sys.argv = ["batchgen", *sys.argv[1:]]

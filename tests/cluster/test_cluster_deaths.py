@@ -49,13 +49,13 @@ async def test_what_a_killed_worker_had_in_flight_is_uncertain_and_the_rest_is_m
 
 
 PLACES = [
-    "batchgen.ledger.fenced:FencedLedger.claimed!",
-    "batchgen.ledger.fenced:FencedLedger.attempt_started",
-    "batchgen.engine.exchange:Transport.send",
+    "batchgen.ledger.worker_ledger:FencedLedger.claimed!",
+    "batchgen.ledger.worker_ledger:FencedLedger.attempt_started",
+    "batchgen.engine.http_attempt:Transport.send",
     "batchgen.engine.settle:sync_folder!",
-    "batchgen.ledger.fenced:FencedLedger._ended!",
+    "batchgen.ledger.worker_ledger:FencedLedger._ended!",
     "batchgen.engine.settle:place",
-    "batchgen.ledger.fenced:FencedLedger.placed!",
+    "batchgen.ledger.worker_ledger:FencedLedger.placed!",
     "procrastinate.manager:JobManager.finish_job",
     "procrastinate.manager:JobManager.finish_job!",
 ]
@@ -96,7 +96,7 @@ def jobs(cluster):
 @pytest.mark.parametrize(
     "place",
     [
-        "batchgen.ledger.work:insert_work!",
+        "batchgen.ledger.work_queue:insert_work!",
         "batchgen.engine.cluster.queue:defer",
         "batchgen.engine.cluster.engine:Watch",
     ],

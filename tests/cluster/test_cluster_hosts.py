@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from tests.cluster.conftest import IMPATIENT, Cluster
 from tests.cluster.hosts import PORT, SERVER, hosts
 from tests.test_run import items

@@ -13,11 +13,11 @@ import pytest
 
 from batchgen.cli.verify import Findings, verify
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.cluster.heirs import take_over
-from batchgen.ledger.fenced import FencedLedger
+from batchgen.engine.cluster.orphan_recovery import take_over
 from batchgen.ledger.ledger import Ledger, Settled, insert_attempt
-from batchgen.ledger.places import Server, known_as
-from batchgen.planning import Wishes
+from batchgen.ledger.location import Server, known_as
+from batchgen.ledger.worker_ledger import FencedLedger
+from batchgen.planning.plan import Wishes
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import ImageFile, Reply
 from batchgen.report.facts import books
@@ -94,7 +94,7 @@ async def test_whoever_takes_them_up_may_die_at_any_step_and_the_ledger_names_no
     for place, k in (
         ("batchgen.engine.settle:place", 1),  # recorded as a draft, and still in the spool
         ("batchgen.store.store:os.replace", 1),
-        ("batchgen.ledger.fenced:FencedLedger.placed", 2),  # in its place, and nobody has said so
+        ("batchgen.ledger.worker_ledger:FencedLedger.placed", 2),  # in its place, and nobody has said so
     ):
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.crash_child", str(fleet.manifest(FIVE, HEAD)), str(fleet.folder / "out"), fleet.url,
@@ -172,7 +172,9 @@ async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_
     assert_whole(verified(fleet), 3)
 
 
-@pytest.mark.parametrize("place", ["batchgen.store.store:os.replace", "batchgen.ledger.fenced:FencedLedger.placed"])
+@pytest.mark.parametrize(
+    "place", ["batchgen.store.store:os.replace", "batchgen.ledger.worker_ledger:FencedLedger.placed"]
+)
 async def test_what_made_way_for_a_worker_that_died_before_it_could_say_so_is_known_by_the_ledger(fleet, place):
     await fleet.submit(items("a"))
     first = fleet.fork()

@@ -15,14 +15,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from batchgen.daemon.roster import times_of
-from batchgen.daemon.rota import TURNS_MOST, Rota
-from batchgen.daemon.shift import SharedRoster
-from batchgen.ledger.places import SHARED
+from batchgen.daemon.cluster_scheduler import SharedRoster
+from batchgen.daemon.schedule_leases import TURNS_MOST, Rota
+from batchgen.daemon.scheduled_jobs import times_of
+from batchgen.ledger.location import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
-from batchgen.manifest.nightly import Schedule
-from batchgen.report.log_lines import log_schema
-from batchgen.schedule.nights import DAY_S, Rule, Skipped, Wait
+from batchgen.manifest.schedule_section import Schedule
+from batchgen.report.event_records import log_schema
+from batchgen.schedule.due import DAY_S, Rule, Skipped, Wait
 from tests.cluster.conftest import HEAD, Cluster
 from tests.test_run import items
 

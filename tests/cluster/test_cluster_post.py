@@ -16,7 +16,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.cli.verify import verify
-from batchgen.engine.cluster.post import hand_over
+from batchgen.engine.cluster.submit_derivatives import hand_over
 from batchgen.engine.outcome import Tally
 from batchgen.errors import UsageError
 from batchgen.events import Noted
@@ -227,7 +227,7 @@ async def test_a_picture_that_was_recorded_and_is_not_placed_yet_is_waited_for(c
     picture = cluster.folder / "out" / "i0.jpg"
     picture.rename(picture.with_suffix(".later"))
     with psycopg.connect(cluster.ledger) as db:
-        (schema,) = db.execute("SELECT schema FROM batchgen.job").fetchone()
+        (schema,) = db.execute("SELECT schema FROM batchgen.api").fetchone()
         db.execute(f"UPDATE {schema}.image SET placed = 0")
     cluster.worker("--post-processes", "1")
     await cluster.until(lambda: queued(cluster) == {"doing": 1})

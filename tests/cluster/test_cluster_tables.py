@@ -9,7 +9,7 @@ import pytest
 
 from batchgen.engine.cluster import queue
 from batchgen.errors import UsageError
-from batchgen.ledger.places import SHARED
+from batchgen.ledger.location import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 
 OLD = "03.00.00_50_post_cancel_notification"

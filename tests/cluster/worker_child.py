@@ -21,11 +21,11 @@ HEARTBEAT_S, STALE_S = 0.25, 1.5
 
 def work(said: dict[str, Any]) -> int:
     from batchgen.cli.main import run_command_line
-    from batchgen.engine import exchange
+    from batchgen.engine import http_attempt
     from batchgen.engine.cluster import queue, worker
 
     queue.HEARTBEAT_S, queue.STALE_S = HEARTBEAT_S, STALE_S
-    exchange.PAUSE_S = 0.001
+    http_attempt.PAUSE_S = 0.001
     worker.LOOK_S = 0.3
     os.setsid()
     os.environ.update(said["environment"])

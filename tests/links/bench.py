@@ -12,7 +12,7 @@ from typing import Any
 
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
-from batchgen.report.account import account_lines
+from batchgen.report.billing_check import account_lines
 from batchgen.report.facts import books
 from tests.batch.test_batch_crash import exit_code
 from tests.links.vendor import Vendor

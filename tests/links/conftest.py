@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.engine import exchange
+from batchgen.engine import http_attempt
 from tests.links.bench import LinkBench
 from tests.links.vendor import vendor
 
@@ -15,7 +15,7 @@ from tests.links.vendor import vendor
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the tries of a link, in this process; others are told."""
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.001)
+    monkeypatch.setattr(http_attempt, "PAUSE_S", 0.001)
 
 
 @pytest.fixture

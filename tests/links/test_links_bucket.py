@@ -62,7 +62,11 @@ async def test_a_late_picture_takes_no_other_ones_place_in_the_bucket(shop, benc
 
 @pytest.mark.parametrize(
     "place",
-    ["batchgen.engine.exchange:Exchange.download", "batchgen.engine.settle:deposit", "batchgen.engine.settle:deposit!"],
+    [
+        "batchgen.engine.http_attempt:Exchange.download",
+        "batchgen.engine.settle:deposit",
+        "batchgen.engine.settle:deposit!",
+    ],
 )
 async def test_a_process_that_is_killed_costs_nothing_though_the_links_are_dead_then(shop, bench, gate, place):  # noqa: F811
     child = await shop.child(place, 1, FOUR)

@@ -12,7 +12,7 @@ from tests.cluster.conftest import HEAD, Cluster, nursery  # noqa: F401
 from tests.links.bench import FOUR, ONE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
-DOWNLOAD = ("batchgen.engine.exchange:Exchange.download", 1)
+DOWNLOAD = ("batchgen.engine.http_attempt:Exchange.download", 1)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_of_several_links_those_that_a_worker_could_fetch_count_at_once(fl
 async def test_a_picture_that_a_killed_worker_had_fetched_outlives_its_link(fleet, bench):
     bench.vendor.goes_bad("503", places=[1, 3])
     await fleet.submit(FOUR)
-    assert await asyncio.to_thread(fleet.fork(die=("batchgen.engine.exchange:Exchange._try", 10)).wait) == 9
+    assert await asyncio.to_thread(fleet.fork(die=("batchgen.engine.http_attempt:Exchange._try", 10)).wait) == 9
     bench.vendor.goes_bad("410")
     fleet.fork()
     assert await watched(fleet, FOUR) == 3

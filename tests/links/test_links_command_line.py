@@ -12,7 +12,7 @@ import pytest
 
 import batchgen
 from batchgen.engine import links
-from batchgen.engine.lanes import link_routes
+from batchgen.engine.routes import link_routes
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.settings import Settings
 from tests.links.bench import MODEL, ONE

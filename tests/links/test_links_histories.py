@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import batchgen
-from batchgen.planning import Wishes
+from batchgen.planning.plan import Wishes
 from tests.links.bench import FOUR, ONE
 from tests.links.vendor import BAD, USD
 from tests.postgres import both_ledgers
@@ -15,7 +15,7 @@ from tests.postgres import both_ledgers
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
 BEHIND = [("failed", "download_failed")]
 MADE = [("succeeded", "")]
-DOWNLOAD = "batchgen.engine.exchange:Exchange.download"
+DOWNLOAD = "batchgen.engine.http_attempt:Exchange.download"
 
 
 async def retry_failed(bench, items=ONE):
@@ -217,7 +217,7 @@ async def test_a_process_that_is_killed_between_answer_and_download_costs_nothin
 @both_ledgers
 async def test_a_picture_that_had_come_when_the_process_was_killed_outlives_its_link(bench):
     bench.vendor.goes_bad("503", places=[1, 3])
-    assert await bench.run(FOUR, die=("batchgen.engine.exchange:Exchange._try", 10)) == 9
+    assert await bench.run(FOUR, die=("batchgen.engine.http_attempt:Exchange._try", 10)) == 9
     bench.vendor.goes_bad("410")
     assert await bench.run(FOUR) == 3
     assert bench.states() == [*MADE, *BEHIND, *MADE, *BEHIND]

@@ -6,7 +6,7 @@ import pytest
 
 import batchgen
 from batchgen.providers.aimlapi import AimlApi
-from batchgen.store.unread import kept_attempts
+from batchgen.store.unparsed import kept_attempts
 from tests.links.bench import FOUR, ONE
 from tests.links.test_links_histories import BEHIND, MADE, retry_failed
 from tests.test_kept_answers import plant

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from batchgen.manifest.fingerprint import changes, fingerprint, wire_facts
+from batchgen.planning.fingerprint import changes, fingerprint, wire_facts
 from batchgen.records import Item, Post
 
 ITEM = Item(id="a", prompt='A "fox",\nø', model="m", provider="gemini", filename="a")

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from batchgen.manifest import json_schema, open_manifest
-from batchgen.manifest.fingerprint import fingerprint, wire_facts
-from batchgen.manifest.post import post_fields
+from batchgen.manifest.post_section import post_fields
+from batchgen.planning.fingerprint import fingerprint, wire_facts
 
 WEB = "{name: web, format: webp, widths: [960, 480, 480], quality: 80}"
 ITEMS = "items:\n  - {id: a, prompt: p}\n"

@@ -13,7 +13,7 @@ import pytest
 
 from batchgen.errors import ManifestError
 from batchgen.manifest import Limits, json_schema, open_manifest, starter
-from batchgen.quota import Budget
+from batchgen.scheduling.window import Budget
 
 KEY = "AIzaSyD-1234567890abcdefghijklmnopqrstu"
 JOBS = Path(__file__).parents[2] / "jobs"

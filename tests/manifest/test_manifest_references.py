@@ -11,8 +11,8 @@ import shutil
 import pytest
 
 from batchgen.errors import UsageError
-from batchgen.manifest import references as references_module
-from batchgen.manifest.references import BadReferenceError, References, picture_type
+from batchgen.references import local as references_module
+from batchgen.references.local import BadReferenceError, References, picture_type
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 24
 JPEG = b"\xff\xd8\xff\xe0" + b"\x00" * 24

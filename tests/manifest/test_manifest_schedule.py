@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchgen.manifest import json_schema, open_manifest
-from batchgen.manifest.fingerprint import fingerprint, wire_facts
+from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.schedule.timetable import Clock
 
 ITEMS = "\nitems: [{id: a, prompt: p}]"

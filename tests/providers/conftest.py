@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.providers.base import Provider
+from batchgen.providers.contract import Provider
 from batchgen.providers.registry import provider_for
 from batchgen.records import Item, Sample
 

@@ -23,16 +23,16 @@ import aiohttp
 import pytest
 
 import batchgen
-from batchgen.batching import BatchOptions
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.serve import command, places, prospect
 from batchgen.emulator import BatchOptions as EmulatedBatches
 from batchgen.emulator import EmulatorOptions
 from batchgen.emulator import serve as emulator
 from batchgen.errors import UsageError
-from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.history import Chronicle
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
+from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.actions import ActionRefused, Actions, holds_lock, stop
 from batchgen.report.dashboard.card import card_of, files, lanes
@@ -42,7 +42,7 @@ from batchgen.report.dashboard.pictures import part
 from batchgen.report.dashboard.place import Place
 from batchgen.report.dashboard.server import Dashboard, serve
 from batchgen.report.facts import job_facts
-from batchgen.report.gallery_facts import Declared
+from batchgen.report.gallery_data import Declared
 from batchgen.store.lock import JobLock
 from tests.report.gallery_job import make_family, make_job
 

@@ -8,7 +8,7 @@ from batchgen.emulator import serve
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.place import Place
 from batchgen.report.dashboard.watch import Watch
-from batchgen.report.gallery_facts import Declared
+from batchgen.report.gallery_data import Declared
 from batchgen.report.metrics import exposition
 from tests.postgres import PASSWORD
 from tests.test_run import FAST, Bench, items

@@ -9,7 +9,7 @@ import pytest
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.reader import Beyond
-from batchgen.report.account import account, account_lines, kind_and_cause
+from batchgen.report.billing_check import account, account_lines, kind_and_cause
 from batchgen.report.facts import books
 from tests.test_run import Bench, items
 

@@ -19,11 +19,11 @@ from batchgen.events import (
     SampleSucceeded,
     Stopping,
 )
-from batchgen.report.board import Board
-from batchgen.report.clean import cells, clean
-from batchgen.report.lines import ENDED_MOST, Lines
+from batchgen.report.event_text import ENDED_MOST, Lines
 from batchgen.report.progress import draw
+from batchgen.report.run_progress import Board
 from batchgen.report.screen import Screen
+from batchgen.sanitize import cells, clean
 
 WIDTHS = [20, 40, 80, 200]
 

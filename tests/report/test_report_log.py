@@ -15,9 +15,9 @@ import pytest
 from batchgen import events
 from batchgen.errors import UsageError
 from batchgen.events import Event, LaneParked, Noted, Outage, RunEnded, RunStarted, SampleEnded
+from batchgen.report.event_records import FIELDS, KINDS, NAMES, log_schema
 from batchgen.report.log import Log, Stream
 from batchgen.report.log_file import LogFile
-from batchgen.report.log_lines import FIELDS, KINDS, NAMES, log_schema
 
 AT = 1_795_228_800.5
 ENDED = SampleEnded(at=AT, key="mug#2", model="pro", state="refused", reason="safety", message="no")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.ledger.chronicle import AttemptRow
-from batchgen.report.night import in_flight, latency, money, night, per_minute
+from batchgen.ledger.history import AttemptRow
+from batchgen.report.run_statistics import in_flight, latency, money, night, per_minute
 
 
 def request(sent_s: float, took_s: float = 1.0, **facts: object) -> AttemptRow:

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from batchgen.manifest.addresses import secrets_in, variable_problem
+from batchgen.manifest.notify_addresses import secrets_in, variable_problem
 from batchgen.profiles.profile import Profile
 from batchgen.report.notify import DEFAULT_ON, bounded, occasions, shutdown_line, shutdowns
 

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from batchgen.report import figures
-from batchgen.report.clean import ascii_only, brief, cells, clean, json_text, shortened
 from batchgen.report.facts import NO_DISCREPANCIES, process_lives
 from batchgen.report.screen import Screen
 from batchgen.report.summary import headline, next_steps
+from batchgen.sanitize import ascii_only, brief, cells, clean, json_text, shortened
 
 
 @pytest.mark.parametrize(

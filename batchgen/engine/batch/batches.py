@@ -9,16 +9,16 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from batchgen.batching import OPEN_MOST, ChunkLimits, next_look_s, online_lane
 from batchgen.engine.batch.collect import Collection
-from batchgen.engine.batch.endings import Endings
-from batchgen.engine.batch.means import Means, reserved_usd
+from batchgen.engine.batch.context import Means, reserved_usd
+from batchgen.engine.batch.outcomes import Endings
 from batchgen.engine.batch.submit import Full, Submission
 from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, ProviderError, StoreError
 from batchgen.events import BatchSeen, LaneStopped
 from batchgen.ledger.submissions import UNSENT, Chunk
+from batchgen.planning.batchable import OPEN_MOST, ChunkLimits, next_look_s, online_lane
 from batchgen.providers.gemini_batch import ENDED
-from batchgen.quota import Reserved
+from batchgen.scheduling.window import Reserved
 from batchgen.store.spool import disk_error
 
 MISSING_S = 600.0  # for which a batch that is not there is looked for: one that was just created may not be found yet

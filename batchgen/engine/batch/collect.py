@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import IO
 
-from batchgen.engine.batch.endings import Endings
+from batchgen.engine.batch.context import Means
 from batchgen.engine.batch.lines import (
     RawLine,
     answered,
@@ -20,11 +20,11 @@ from batchgen.engine.batch.lines import (
     take,
     take_out,
 )
-from batchgen.engine.batch.means import Means
+from batchgen.engine.batch.outcomes import Endings
 from batchgen.engine.batch.submit import Submission, forget_files
 from batchgen.engine.conversation import keep_turn
 from batchgen.engine.execute import worth_keeping
-from batchgen.engine.replay import sample_of
+from batchgen.engine.recovery.replay import sample_of
 from batchgen.engine.settle import Stored, discard, our_bugs
 from batchgen.errors import (
     BatchgenError,
@@ -39,10 +39,10 @@ from batchgen.events import BatchCollected
 from batchgen.ledger.submissions import Chunk, Submitted
 from batchgen.providers.google_errors import read_error
 from batchgen.records import Reply, Sample
-from batchgen.retry import backoff_s
 from batchgen.safe_open import private
+from batchgen.scheduling.retry import backoff_s
 from batchgen.store.spool import NO_FOLLOW, SpoolFile, sync_folder
-from batchgen.store.unread import keep
+from batchgen.store.unparsed import keep
 
 AT_ONCE = 16
 FETCH_TRIES = 6

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 from batchgen.errors import DownloadFailed, Malformed
-from batchgen.lift import Lifter, Nowhere, Sink
+from batchgen.http.base64_stream import Lifter, Nowhere, Sink
 from batchgen.providers import gemini_inline
 from batchgen.providers.gemini_batch import Line, read_line
 from batchgen.store.spool import NO_FOLLOW

@@ -9,11 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from batchgen.batching import ChunkLimits, Load
-from batchgen.engine.batch.endings import Endings
-from batchgen.engine.batch.means import Means, reserved_usd
+from batchgen.engine.batch.context import Means, reserved_usd
+from batchgen.engine.batch.outcomes import Endings
 from batchgen.engine.prepare import as_sent, prepare
-from batchgen.engine.replay import request_facts
+from batchgen.engine.recovery.replay import request_facts
 from batchgen.errors import (
     ConnectFailed,
     DailyQuotaReached,
@@ -25,12 +24,13 @@ from batchgen.errors import (
     Unanswered,
 )
 from batchgen.events import AttemptStarted, BatchSubmitted
-from batchgen.lane import MARKUP
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.submissions import Chunk
+from batchgen.planning.batchable import ChunkLimits, Load
 from batchgen.providers.gemini_batch import MIME_TYPE, RemoteBatch
-from batchgen.quota import BudgetReached, Reserved
 from batchgen.records import Sample
+from batchgen.scheduling.lane import MARKUP
+from batchgen.scheduling.window import BudgetReached, Reserved
 from batchgen.store.spool import NO_FOLLOW, sync_folder
 
 OURS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from batchgen.engine.dependents import Dependents
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.fenced import FencedLedger
-from batchgen.manifest.references import References
+from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.records import Sample
+from batchgen.references.local import References
 from batchgen.store.store import Store
 
 

@@ -9,20 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.enclosed import Enclosing
-from batchgen.engine.cluster.heirs import after_workers
-from batchgen.engine.cluster.missing import Missing, find_missing
+from batchgen.engine.cluster.derivative_jobs import Missing, find_missing
+from batchgen.engine.cluster.orphan_recovery import after_workers
+from batchgen.engine.cluster.reference_bundle import Enclosing
 from batchgen.engine.cluster.submit import prepare, submit
 from batchgen.engine.cluster.watch import Watch
-from batchgen.engine.elsewhere import Handover
 from batchgen.engine.outcome import Ending
+from batchgen.engine.remote_engine import Handover
 from batchgen.engine.signals import minded
 from batchgen.errors import UsageError
 from batchgen.events import Noted, Stopping
-from batchgen.ledger import work
+from batchgen.ledger import work_queue
 from batchgen.ledger.database import Connection
-from batchgen.ledger.places import pointer
-from batchgen.ledger.work import Submission
+from batchgen.ledger.location import pointer
+from batchgen.ledger.work_queue import Submission
 from batchgen.records import Sample
 
 AT_ONCE = 2000
@@ -82,16 +82,16 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
     enclosing = Enclosing(run.store, run.manifest.references)
 
     def change(db: Connection) -> None:
-        if (run.survey.wanted or missing.derives) and work.submission(db, run_id) is None:
-            work.insert_submission(db, run_id, facts, budget_usd, options.deadline)
+        if (run.survey.wanted or missing.derives) and work_queue.submission(db, run_id) is None:
+            work_queue.insert_submission(db, run_id, facts, budget_usd, options.deadline)
         if run.survey.wanted:
             rows: list[tuple[str, Sample, tuple[str, ...]]] = []
             for lane, sample, keys in run.backlog.everything():
                 rows.append((lane, enclosing.sample(sample), keys))
                 if len(rows) == AT_ONCE:
-                    work.insert_work(db, run_id, rows)
+                    work_queue.insert_work(db, run_id, rows)
                     rows = []
-            work.insert_work(db, run_id, rows)
+            work_queue.insert_work(db, run_id, rows)
             queue.defer(db, schema, run_id=run_id)
         missing.await_pictures(db, run_id)
         missing.submit(db, schema, run_id)

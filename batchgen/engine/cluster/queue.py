@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import UsageError
 from batchgen.ledger.database import Connection
-from batchgen.ledger.places import SHARED, one_at_a_time
+from batchgen.ledger.location import SHARED, one_at_a_time
 from batchgen.ledger.postgresql import PostgreSQL, tables
-from batchgen.ledger.queued import SILENT_S
+from batchgen.ledger.queue_status import SILENT_S
 
 if TYPE_CHECKING:
     from procrastinate import App

@@ -15,43 +15,43 @@ from typing import cast
 
 from filelock import FileLock
 
-from batchgen.dispatch import Work, fixed_supply
 from batchgen.engine.attempts import Attempts
+from batchgen.engine.budgets import Purse
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.cancellation import stop
 from batchgen.engine.cluster.dependents import QueuedDependents
-from batchgen.engine.cluster.enclosed import Enclosed
-from batchgen.engine.cluster.heirs import disown, empty, own, take_over
+from batchgen.engine.cluster.orphan_recovery import disown, empty, own, take_over
 from batchgen.engine.cluster.queue import Again, defer, defer_post
-from batchgen.engine.cluster.redelivered import Redelivered
-from batchgen.engine.cluster.stopping import stop
+from batchgen.engine.cluster.reference_bundle import Enclosed
+from batchgen.engine.cluster.resolve_previous_attempts import Redelivered
 from batchgen.engine.delivery import Delivery
-from batchgen.engine.enclosures import Enclosures
-from batchgen.engine.exchange import Exchange
 from batchgen.engine.execute import Execution
-from batchgen.engine.lanes import open_routes
+from batchgen.engine.http_attempt import Exchange
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
 from batchgen.engine.pacing import Pacing, hearing
-from batchgen.engine.purse import Purse
-from batchgen.engine.receipt import bind
-from batchgen.engine.survey import lane_load
+from batchgen.engine.reconcile import lane_load
+from batchgen.engine.recovery.receipts import bind
+from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.routes import open_routes
 from batchgen.errors import Fenced, StoreError
 from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded, Stopping
-from batchgen.ledger.fenced import FencedLedger
-from batchgen.ledger.places import pointer
+from batchgen.http.transport import Transport
+from batchgen.http.uploads import Uploads
+from batchgen.ledger.location import pointer
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.work import Submission
-from batchgen.machine import allow_open_files, started_threads
+from batchgen.ledger.work_queue import Submission
+from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.manifest import Limits
+from batchgen.os_errors import allow_open_files, started_threads
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
+from batchgen.scheduling.dispatcher import Work, fixed_supply
+from batchgen.scheduling.quota_store import SharedBook
 from batchgen.settings import Settings, state_folder
-from batchgen.shared import SharedBook
 from batchgen.store.bucket import BucketStore
+from batchgen.store.open_store import open_store
 from batchgen.store.store import SPOOL, Store
-from batchgen.store.whereabouts import open_store
-from batchgen.transport import Transport
-from batchgen.uploads import Uploads
 
 OWN = ("disk", "SIGINT", "SIGTERM", "SIGHUP", "closed", "bug")  # reasons to stop that are this worker's, not the job's
 AGAIN_S = 30.0  # before a sample is taken up again whose worker cannot make it

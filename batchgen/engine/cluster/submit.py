@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from batchgen.engine.cluster import queue
-from batchgen.ledger import deriving, work
+from batchgen.ledger import derivative_work, work_queue
 from batchgen.ledger.database import Change, Connection
-from batchgen.ledger.places import SHARED, open_schema
+from batchgen.ledger.location import SHARED, open_schema
 from batchgen.ledger.postgresql import PostgreSQL, tables
 
 
@@ -22,7 +22,7 @@ def submit(url: str, schema: str, change: Change) -> None:
     """The job has tables for what is submitted when `change` is called. Raises LedgerError."""
 
     def define(db: Connection) -> None:
-        for statement in tables(work.TABLES + deriving.TABLES).split(";"):
+        for statement in tables(work_queue.TABLES + derivative_work.TABLES).split(";"):
             if statement.strip():
                 db.execute(statement)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.stopping import stop_what_is_over
+from batchgen.engine.cluster.cancellation import stop_what_is_over
 from batchgen.engine.outcome import Ending, Tally
 from batchgen.errors import LedgerError
 from batchgen.events import (
@@ -22,9 +22,9 @@ from batchgen.events import (
     SampleEnded,
     SampleSucceeded,
 )
-from batchgen.ledger import deriving
-from batchgen.ledger.derived import Derived
-from batchgen.ledger.places import SHARED
+from batchgen.ledger import derivative_work
+from batchgen.ledger.derivatives import Derived
+from batchgen.ledger.location import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.rows import IMAGE_COLUMNS, image_file
@@ -98,7 +98,7 @@ class Watch:
         self._started()
         self._over()
         self._lanes()
-        pictures, _ = deriving.standing(self._db, 0)
+        pictures, _ = derivative_work.standing(self._db, 0)
         self._whether_anybody(left, pictures)
         parked = {lane for lane, until in self._parked.items() if until > time.time()}
         if not rows:
@@ -228,7 +228,7 @@ class Watch:
     async def derived(self) -> None:
         """When no derivatives are left in the queue."""
         while True:
-            pictures, _ = await asyncio.to_thread(deriving.standing, self._db, 0)
+            pictures, _ = await asyncio.to_thread(derivative_work.standing, self._db, 0)
             if not pictures:
                 return
             await asyncio.to_thread(self._whether_anybody, 0, pictures)
@@ -236,7 +236,7 @@ class Watch:
 
     def tally(self, run_id: int) -> Tally:
         """What became of the derivatives that this run put into the queue."""
-        pictures, counts = deriving.standing(self._db, run_id)
+        pictures, counts = derivative_work.standing(self._db, run_id)
         states = Derived.of(self._reader).derivative_counts().values()
         return Tally(*counts, sum(each.get("failed", 0) for each in states), not pictures, pictures)
 

@@ -14,18 +14,18 @@ from functools import partial
 from typing import Any
 
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.deriving import Deriving
+from batchgen.engine.cluster.derivative_worker import Deriving
 from batchgen.engine.cluster.queue import Again
 from batchgen.engine.cluster.session import AGAIN_S, Place, Session
 from batchgen.engine.derivatives import default_workers
 from batchgen.errors import BatchgenError, LedgerError, ServerAway
 from batchgen.events import Noted
-from batchgen.ledger.places import SHARED
+from batchgen.ledger.location import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
-from batchgen.ledger.reachable import until_reachable
-from batchgen.ledger.work import submission
+from batchgen.ledger.server_wait import until_reachable
+from batchgen.ledger.work_queue import submission
+from batchgen.scheduling.quota_store import open_shared
 from batchgen.settings import Settings
-from batchgen.shared import open_shared
 
 LOOK_S = 1.0
 IDLE_S = 60.0  # after which a job's connections are closed

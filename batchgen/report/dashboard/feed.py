@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchgen.ledger.chronicle import AttemptRow, Chronicle, PictureRow
-from batchgen.report.gallery_facts import (
+from batchgen.ledger.history import AttemptRow, Chronicle, PictureRow
+from batchgen.report.gallery_data import (
     NIGHTS_MOST,
     Declared,
     Entries,
@@ -21,7 +21,7 @@ from batchgen.report.gallery_facts import (
     manifest_entry,
     nights_of,
 )
-from batchgen.report.night import Facts
+from batchgen.report.run_statistics import Facts
 
 OVERLAP_S = 10.0  # times are taken before their commit, and a picture gets its place a moment after it is settled
 ALL_ABOVE = 5000  # items that changed: then it is quicker to read everything

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import IO
 
 from batchgen.errors import LedgerError, SettingsError
-from batchgen.ledger.chronicle import Chronicle
+from batchgen.ledger.history import Chronicle
 from batchgen.report.thumbnails import Thumbnails
 from batchgen.safe_open import OutsideError, open_regular, resolve
 from batchgen.store.bucket import BucketStore
 from batchgen.store.objects import BucketAway
+from batchgen.store.open_store import META, open_store, take_up
 from batchgen.store.sniff import HEAD_BYTES, sniff
 from batchgen.store.store import Store
-from batchgen.store.whereabouts import META, open_store, take_up
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.errors import BatchgenError
-from batchgen.ledger.places import seen_of
+from batchgen.ledger.location import seen_of
 from batchgen.ledger.schema import ledger_path
 
 TICK_S = 0.1  # no file system's clock is coarser that SQLite's WAL is safe on

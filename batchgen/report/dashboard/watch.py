@@ -10,10 +10,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from batchgen.errors import BatchgenError, LedgerError
-from batchgen.ledger.chronicle import Chronicle
-from batchgen.ledger.lost import lost_in, verify_words
-from batchgen.ledger.places import has_ledger
-from batchgen.ledger.places import identity as identity_of
+from batchgen.ledger.history import Chronicle
+from batchgen.ledger.location import has_ledger
+from batchgen.ledger.location import identity as identity_of
+from batchgen.ledger.missing_state import lost_in, verify_words
 from batchgen.ledger.reader import RunRow
 from batchgen.ledger.schema import ledger_path, unreadable
 from batchgen.report.dashboard.card import Nights, card_of
@@ -21,7 +21,7 @@ from batchgen.report.dashboard.feed import Feed
 from batchgen.report.dashboard.place import Place, mark_of
 from batchgen.report.facts import Facts, holder_of, process_lives
 from batchgen.report.gallery import safe_json
-from batchgen.report.gallery_facts import Declared
+from batchgen.report.gallery_data import Declared
 
 FORGET_S = 60.0  # after nobody has looked at the samples for so long, they are forgotten
 NOT_BEGUN = "Nothing has run here yet. It appears by itself when a run begins."

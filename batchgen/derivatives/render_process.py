@@ -1,0 +1,80 @@
+"""One worker process that makes derivatives, as its run sees it: started when first needed, replaced when it dies.
+
+A process of our own and no pool of the standard library: that one imports a caller's script again in each worker, cannot say which
+task killed it, and leaves workers behind when the run is killed. This one reads tasks from a pipe that ends with the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from batchgen.http.time_limit import TimeLimit
+from batchgen.settings import environment_without_keys
+
+ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
+START = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render_child import serve; serve()"
+ANSWER_MOST_BYTES = 4_000_000
+TASK_MOST_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
+
+
+class WorkerDied(Exception):
+    """The process ended, or was ended for taking too long, without an answer."""
+
+
+class Workbench:
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def work(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of a task. Raises WorkerDied; the next task gets a new process."""
+        process = self._process or await self._start()
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None and stdout is not None  # noqa: S101 - both are pipes
+        try:
+            stdin.write(json.dumps(task).encode() + b"\n")
+            await stdin.drain()
+            async with TimeLimit(TASK_MOST_S):
+                answer = await stdout.readline()
+                if not answer.endswith(b"\n"):
+                    await process.wait()
+            rows: list[dict[str, Any]] = json.loads(answer)
+        except (OSError, ValueError, TimeoutError) as error:
+            why = _why(process.returncode)
+            await self.close()
+            raise WorkerDied(why) from error
+        return rows
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", START, ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL, env=environment_without_keys(), limit=ANSWER_MOST_BYTES,
+            start_new_session=True,  # the terminal's Ctrl-C is for the run
+        )  # fmt: skip
+        return self._process
+
+    async def close(self) -> None:
+        """End it at once: what it writes has no name before it is whole."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # Popen's own kill may reap the process first, and then asyncio warns that it knows no such child.
+                os.kill(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()
+
+
+def _why(code: int | None) -> str:
+    if code is None:
+        return f"was stopped because it took more than {TASK_MOST_S:.0f} s"
+    return "was killed (out of memory?)" if code == -9 else f"ended with code {code}"

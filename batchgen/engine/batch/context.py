@@ -1,0 +1,97 @@
+"""What handling batches needs of a run, and what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from batchgen.engine.attempts import Attempts
+from batchgen.engine.execute import Execution
+from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.routes import Route
+from batchgen.events import Event
+from batchgen.http.transport import Transport
+from batchgen.http.uploads import Destination, Uploads
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.chunks import Chunks
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.ledger.submissions import Chunk
+from batchgen.planning.batchable import BatchOptions
+from batchgen.profiles.price import estimate_usd
+from batchgen.providers.contract import Batching
+from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.records import Request, Sample
+from batchgen.scheduling.dispatcher import Dispatch
+from batchgen.scheduling.lane import MARKUP
+from batchgen.scheduling.retry import RetryPolicy
+from batchgen.scheduling.window import SharedLog
+from batchgen.store.store import Store
+
+T = TypeVar("T")
+FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """tier: Google's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
+
+    logs: by lane, money of all processes.
+    """
+
+    options: BatchOptions
+    tier: int | None
+    prefix: str
+    ledger: Ledger
+    chunks: Chunks
+    store: Store
+    backlog: Backlog
+    dispatch: Dispatch
+    execution: Execution
+    attempts: Attempts
+    enclosures: Enclosures
+    uploads: Uploads
+    transport: Transport
+    routes: Mapping[str, Route]
+    logs: Mapping[str, SharedLog]
+    executor: Executor
+    policy: RetryPolicy
+    emit: Callable[[Event], None]
+    note: Callable[[str], None]
+
+    def codec(self, lane: str) -> GeminiBatch:
+        return cast(Batching, self.routes[lane].codec).batch
+
+    async def ask(self, lane: str, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+        """Raises ConnectFailed, Unanswered, Malformed."""
+        route = self.routes[lane]
+        return await self.transport.ask(route.base_url, request, route.auth)
+
+    def destination(self, lane: str) -> Destination:
+        route = self.routes[lane]
+        return Destination(cast(Batching, route.codec).files, route.base_url, route.auth)
+
+    def price(self, sample: Sample, lane: str) -> float | None:
+        """USD at the batch price, estimated."""
+        return estimate_usd(self.routes[lane].profile, sample, batch=True)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, call)
+
+    def folder(self) -> str:
+        """Raises StoreError."""
+        return self.store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+
+    def file(self, chunk: Chunk, kind: str) -> str:
+        """kind: `jsonl` for what is sent, `results` for what came back, `inline` for an operation that holds it, `strange` for
+        lines that belong to nothing."""
+        return os.path.join(self.folder(), f"{chunk.id}.{kind}")
+
+
+def reserved_usd(chunk: Chunk) -> float:
+    """What budgets must have room for while a chunk is out."""
+    return (chunk.estimate_usd or 0.0) * MARKUP

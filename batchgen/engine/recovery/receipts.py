@@ -1,0 +1,119 @@
+"""What a bucket keeps of an attempt beside its pictures: all that settling needs, written before the ledger hears of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.reader import OpenAttempt
+from batchgen.records import ImageFile, Reply, Sample, Usage
+from batchgen.store.bucket import BucketStore
+from batchgen.store.open_store import META, refuse_elsewhere
+from batchgen.store.store import Store
+
+VERSION = 1
+RECEIPTS = "receipts"  # the ledger's name for what tells its receipts from those of another job with the same address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """An answer as the ledger takes it. sent_at: UTC seconds; usd: of the attempt; beside: texts by file ending."""
+
+    attempt: int
+    item: str
+    n: int
+    fingerprint: str
+    pictures: tuple[Settled, ...]
+    missing: tuple[Missing, ...] = ()
+    usage: Usage | None = None
+    usd: float | None = None
+    usd_source: str = ""
+    text: str = ""
+    reply_id: str = ""
+    model_version: str = ""
+    sent_at: float | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+
+def receipt_of(
+    attempt: int,
+    sample: Sample,
+    reply: Reply,
+    pictures: Sequence[Settled],
+    missing: Sequence[Missing],
+    *,
+    price: tuple[float | None, str],
+    sent_at: float | None,
+    beside: Mapping[str, str],
+) -> Receipt:
+    return Receipt(
+        attempt=attempt, item=sample.item.id, n=sample.n, fingerprint=sample.fingerprint, pictures=tuple(pictures),
+        missing=tuple(missing), usage=reply.usage, usd=price[0], usd_source=price[1], text=reply.text,
+        reply_id=reply.reply_id, model_version=reply.model_version, sent_at=sent_at, beside=beside,
+    )  # fmt: skip
+
+
+def to_facts(receipt: Receipt) -> dict[str, Any]:
+    """As JSON holds it."""
+    return {"version": VERSION, **dataclasses.asdict(dataclasses.replace(receipt, beside=dict(receipt.beside)))}
+
+
+def from_facts(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None:
+    """None when these are not the facts of this attempt, or of another version. Whoever may write into the bucket may
+    have made them up: they name no file but this attempt's."""
+    try:
+        fields = {name: value for name, value in facts.items() if name != "version"}
+        usage = None if fields["usage"] is None else Usage(**fields["usage"])
+        pictures = tuple(_picture(picture) for picture in fields["pictures"])
+        if not all(_is_of(picture, attempt) for picture in pictures):
+            return None
+        missing = tuple(Missing(**left) for left in fields["missing"])
+        receipt = Receipt(**{**fields, "usage": usage, "pictures": pictures, "missing": missing})
+    except (KeyError, TypeError, ValueError):
+        return None
+    mine = (attempt.id, attempt.item_id, attempt.n, attempt.fingerprint)
+    theirs = (receipt.attempt, receipt.item, receipt.n, receipt.fingerprint)
+    return receipt if facts.get("version") == VERSION and mine == theirs else None
+
+
+def _picture(facts: Mapping[str, Any]) -> Settled:
+    file = ImageFile(**{**facts["file"], "flags": tuple(facts["file"]["flags"])})
+    return Settled(**{**facts, "file": file})
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path stays in the job folder: whoever may write results or receipts may have made it up."""
+    return posixpath.normpath(path) == path and not path.startswith((".", "/"))
+
+
+def _is_of(picture: Settled, attempt: OpenAttempt) -> bool:
+    right = picture.spool == f"{attempt.id}.{picture.k}" and isinstance(picture.k, int)
+    return right and is_inside(picture.file.path)
+
+
+def bind(ledger: Ledger, store: Store) -> None:
+    """The ledger says where the pictures are, and the store by which name its receipts go. Raises UsageError when the job's
+    pictures are elsewhere. Only a bucket, or a job that left one, is worth a write."""
+    refuse_elsewhere(ledger.reader, store)
+    if store.url != (ledger.reader.meta(META) or ""):
+        ledger.set_meta(**{META: store.url})
+    if isinstance(store, BucketStore):
+        store.note_address()
+        store.token = ledger.reader.meta(RECEIPTS) or secrets.token_hex(6)
+        ledger.set_meta(**{RECEIPTS: store.token})
+
+
+def settle_by(receipt: Receipt, ledger: Ledger, sample: Sample) -> Sequence[Settled]:
+    """Tell the ledger. Answers the pictures as they were recorded."""
+    reply = Reply(
+        text=receipt.text, usage=receipt.usage, reply_id=receipt.reply_id, model_version=receipt.model_version
+    )
+    return ledger.attempt_succeeded(
+        receipt.attempt, sample, reply, receipt.pictures, sent_at=receipt.sent_at, usd=receipt.usd,
+        usd_source=receipt.usd_source, missing=receipt.missing, beside=receipt.beside,
+    )  # fmt: skip

@@ -1,0 +1,37 @@
+"""Engines whose work is done by other processes: a run hands over what it wants made, and hears how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from batchgen.engine.outcome import Ending, RunOptions
+from batchgen.engine.reconcile import Survey
+from batchgen.events import Event
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.ledger import Ledger
+from batchgen.manifest import Manifest
+from batchgen.store.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """release: lets go of the job's lock, once nothing is left to be written that another run could cross."""
+
+    manifest: Manifest
+    survey: Survey
+    backlog: Backlog
+    ledger: Ledger
+    store: Store
+    options: RunOptions
+    url: str
+    emit: Callable[[Event], None]
+    release: Callable[[], None]
+
+
+@runtime_checkable
+class Distributed(Protocol):
+    """An engine whose workers are elsewhere."""
+
+    async def hand_over(self, run: Handover) -> Ending: ...

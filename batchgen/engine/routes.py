@@ -1,0 +1,97 @@
+"""Which lane an item belongs to, and where that lane's requests go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from batchgen.errors import SettingsError
+from batchgen.http.proxies import proxy_for
+from batchgen.planning.batchable import batch_lane
+from batchgen.profiles.profile import Profile
+from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor
+from batchgen.providers.contract import Batching, Provider
+from batchgen.providers.registry import provider_class
+from batchgen.settings import Access, Settings, environment, is_loopback
+from batchgen.url import parts_of
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a lane's requests go. auth: header name and value, never shown; loopback: the server is on this machine.
+
+    batch: they go as lines of a file, through the API's batch endpoint.
+    """
+
+    profile: Profile
+    codec: Provider
+    base_url: str
+    auth: tuple[str, str] | None
+    loopback: bool
+    batch: bool = False
+
+
+def lane_key(provider: str, model: str) -> str:
+    """The quota key of an AI model. One API project per provider and process: the key in the environment stands for it."""
+    return f"{provider}/{model}"
+
+
+def base_url_of(provider: str, access: Access) -> str:
+    """The address that is set, else the vendor's. Raises SettingsError when there is none."""
+    url = access.base_url or PROVIDER_BASE_URLS.get(provider)
+    if url is None:
+        raise SettingsError(
+            f"provider {provider}: set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL to its address"
+        )
+    return url
+
+
+def open_routes(
+    profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
+) -> tuple[dict[str, Route], list[str]]:
+    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing.
+
+    A server on this machine that has no key set gets a placeholder: it has nothing to guard.
+    """
+    routes: dict[str, Route] = {}
+    notes: dict[str, None] = {}
+    for profile in profiles:
+        codec_class = provider_class(profile.provider)
+        access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
+        url = base_url_of(profile.provider, access)
+        proxy_for(url, environment())  # one that cannot be used is said before anything is begun
+        loopback = _on_this_machine(url)
+        if access.warning:
+            notes[access.warning] = None
+        if access.source and not is_vendor(profile.provider, url):
+            notes[f"requests for {profile.provider} go to {url}, as {access.source} says"] = None
+        key = access.key
+        if key is None and not loopback:
+            names = " or ".join(settings.key_names(profile.provider))
+            raise SettingsError(
+                f"no API key for {profile.id}: set {names} (or {names.split(' ')[0]}_FILE), or try it with --emulate"
+            )
+        auth = codec_class.auth_header(key.secret.reveal() if key else "local")
+        route = Route(profile, codec_class(profile), url, auth, loopback)
+        routes[lane_key(profile.provider, profile.id)] = route
+        if isinstance(route.codec, Batching):
+            routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
+    return routes, list(notes)
+
+
+def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: str | None) -> dict[str, Route]:
+    """Where answers came from, for the links in them: these need no key, and none is looked for. An API without an address
+    has no route."""
+    routes: dict[str, Route] = {}
+    for profile in profiles:
+        with suppress(SettingsError):
+            access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
+            url = base_url_of(profile.provider, access)
+            codec = provider_class(profile.provider)(profile)
+            routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, _on_this_machine(url))
+    return routes
+
+
+def _on_this_machine(url: str) -> bool:
+    return is_loopback(parts_of(url).hostname or "")

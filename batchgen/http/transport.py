@@ -1,0 +1,471 @@
+"""The one place that sends HTTP: time limits, byte caps, whether a request has left, and where it may go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
+from typing import IO, Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import aiohttp
+import pybase64
+from yarl import URL
+
+from batchgen import __version__
+from batchgen.errors import (
+    BadRequest,
+    ConnectFailed,
+    DownloadFailed,
+    Malformed,
+    SettingsError,
+    Unanswered,
+    UploadAddressRefused,
+    UploadFailed,
+)
+from batchgen.http.base64_stream import THRESHOLD_BYTES, Lifter, Sink
+from batchgen.http.network_errors import NO_ANSWER, in_words, lost
+from batchgen.http.proxies import Proxy, proxy_for
+from batchgen.http.public_addresses import PublicResolver, is_public, public_addresses
+from batchgen.http.response_body import ERROR_MAX_BYTES, error_body, of_status, short_body, too_large, unpacker_of
+from batchgen.http.time_limit import TimeLimit
+from batchgen.records import Request
+from batchgen.settings import SECRET_MIN_CHARS, environment, is_loopback
+from batchgen.store.spool import disk_error
+from batchgen.url import parts_of
+
+BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
+BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
+CONNECT_TIMEOUT_S = 30.0
+DOWNLOAD_TIMEOUT_S = 120.0
+REDIRECTS_MOST = 3
+CONNECT_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
+
+
+class Answer:
+    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes.
+
+    received_s: when the last byte was in, seconds of `time.monotonic()`.
+    """
+
+    __slots__ = ("_lifter", "_rest", "_secret", "headers", "received_s", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None, secret: str = ""
+    ) -> None:
+        self.received_s = time.monotonic()
+        self.status = status
+        self.headers = headers
+        self._rest = rest
+        self._lifter = lifter
+        self._secret = secret
+
+    def envelope(self) -> bytes:
+        """The body without its long strings, and without our key should the server have echoed it; the same every time.
+
+        Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
+        """
+        if self._lifter is not None and (len(self._rest) >= THRESHOLD_BYTES or self._lifter.begun):
+            with of_status(self.status):
+                self._lifter.feed(self._rest)
+                self._rest = self._lifter.close()
+        self._lifter = None  # what is left holds no long string
+        return without_key(self._rest, self._secret)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether `envelope` has gone through."""
+        return self._lifter is None
+
+    def plain_headers(self) -> dict[str, str]:
+        """Without our key, should the server have echoed it."""
+        return {
+            name: without_key(value.encode(errors="replace"), self._secret).decode(errors="replace")
+            for name, value in self.headers.items()
+        }
+
+
+class Transport:
+    """One session for the APIs and one, without credentials, for links. Use as an async context manager.
+
+    Every request has a connection of its own. On one that is used again, bytes that a faulty server or proxy sends late
+    are read as the answer to the next request: another item's picture under this item's name. It costs a handshake.
+    """
+
+    def __init__(self, concurrency: int, executor: Executor) -> None:
+        self._executor = executor
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_headers_sent)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=concurrency + 4, force_close=True),
+            headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+            read_bufsize=256 * 1024,
+            auto_decompress=False,
+        )
+        self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they connect to public addresses only
+
+    async def __aenter__(self) -> Transport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+        for links in self._links.values():
+            await links.close()
+
+    async def send(
+        self,
+        base_url: str,
+        request: Request,
+        auth: tuple[str, str] | None,
+        *,
+        on_sent: Callable[[], None],
+        open_sink: Callable[[int], Sink],
+        signatures: bool = False,
+    ) -> Answer:
+        """Send once and receive the whole answer; no redirects, no retries.
+
+        on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
+        signatures: leave thought signatures in the envelope, where they are otherwise dropped.
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        BadRequest as `address_of`.
+        """
+        url, sent = address_of(base_url, request.path), _sent(base_url, on_sent)
+        headers = {"Content-Type": "application/json", **_headers(request, auth)}
+        try:
+            async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
+                if not 200 <= response.status < 300:
+                    body = await error_body(response)
+                    return Answer(response.status, response.headers, body, None, _secret(auth))
+                return await self._receive(response, Lifter(open_sink, signatures=signatures), _secret(auth))
+        except NO_ANSWER as error:
+            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+
+    def _going(
+        self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A request under way, and never to where a redirect would take our key."""
+        return self._session.request(
+            request.method,
+            url,
+            data=_body(request),
+            headers=headers,
+            timeout=CONNECT_LIMIT,
+            allow_redirects=False,
+            trace_request_ctx=context,
+            **_by(context.proxy),
+        )
+
+    async def upload(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, granted: str = ""
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One step of an upload, as `ask`. Raises UploadFailed.
+
+        granted: the address that the server gave for this upload, which stands for the request's path and the key.
+        """
+        try:
+            if granted:
+                return await self._ask(granted_address(base_url, granted), request, None)
+            return await self.ask(base_url, request, auth)
+        except (ConnectFailed, Unanswered, Malformed) as error:
+            raise UploadFailed(f"the upload broke off: {error.message}") from None
+
+    async def ask(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, most_bytes: int = ERROR_MAX_BYTES
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """A short answer: status, headers and body, without our key should the server have echoed it.
+
+        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        BadRequest as `address_of`.
+        """
+        return await self._ask(address_of(base_url, request.path), request, auth, most_bytes)
+
+    async def _ask(
+        self, url: URL, request: Request, auth: tuple[str, str] | None, most_bytes: int = ERROR_MAX_BYTES
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        sent = _sent(str(url))
+        headers = _headers(request, auth)
+        try:
+            async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
+                body = without_key(await short_body(response, most_bytes), _secret(auth))
+                return response.status, response.headers, body
+        except NO_ANSWER as error:
+            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+
+    async def download(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, file: IO[bytes]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """A long answer into `file`, from where that ends when the server continues there, else from its start.
+
+        Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
+        far as it goes, BadRequest as `address_of`.
+        """
+        url = address_of(base_url, request.path)
+        headers = _headers(request, auth)
+        context = _sent(base_url)
+        try:
+            async with (
+                TimeLimit(request.timeout_s) as limit,
+                self._going(url, request, headers, context) as response,
+            ):
+                if response.status not in (200, 206):
+                    body = without_key(await short_body(response, ERROR_MAX_BYTES), _secret(auth))
+                    return response.status, response.headers, body
+                at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
+                if at > file.tell():
+                    raise DownloadFailed("the server continues a file beyond where it was asked to")
+                file.seek(at)
+                file.truncate()
+                unpacker = unpacker_of(response)
+                async for chunk in response.content.iter_any():
+                    limit.restart()
+                    for piece in unpacker.feed(chunk):
+                        await self._in_thread(_write, file, piece)
+                return response.status, response.headers, b""
+        except NO_ANSWER as error:
+            raise DownloadFailed(f"the download broke off: {in_words(error, context.proxy)}") from None
+        except Malformed as error:
+            raise DownloadFailed(error.message, http_status=error.http_status) from None
+
+    async def _receive(self, response: aiohttp.ClientResponse, lifter: Lifter, secret: str) -> Answer:
+        held: list[bytes] = []
+        held_bytes = total = 0
+        unpacker = unpacker_of(response)
+        async for chunk in response.content.iter_any():
+            for piece in unpacker.feed(chunk):
+                held.append(piece)
+                held_bytes += len(piece)
+                total += len(piece)
+                if total > BODY_MAX_BYTES:
+                    raise too_large(response, BODY_MAX_BYTES)
+                if held_bytes >= BATCH_BYTES:
+                    data, held, held_bytes = b"".join(held), [], 0
+                    with of_status(response.status):
+                        await self._in_thread(lifter.feed, data)
+        return Answer(response.status, response.headers, b"".join(held), lifter, secret)
+
+    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+        """Ends when the thread does, also when it is cancelled: what it writes to is closed next."""
+        doing = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        try:
+            await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            await asyncio.wait([doing])
+            if not doing.cancelled():
+                doing.exception()  # or asyncio complains that nobody asked for it
+            raise
+
+    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, own: str = "") -> None:
+        """Download a picture from a link of an answer, without credentials; every hop is checked.
+
+        own: the API's address; when that is on this machine, links may lead to its host and port. Raises DownloadFailed.
+        """
+        received = 0
+        proxy: Proxy | None = None
+        try:
+            for _ in range(REDIRECTS_MOST + 1):
+                url = check_link(link, own)
+                proxy = proxy_for(str(url), environment())
+                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._answer_of_link(url, proxy) as response:
+                    if response.status in (301, 302, 303, 307, 308):
+                        link = _redirected(str(url), response.headers.get("Location", ""))
+                        continue
+                    if response.status != 200:
+                        raise DownloadFailed(
+                            f"the picture's link answered {response.status}", http_status=response.status
+                        )
+                    unpacker = unpacker_of(response)
+                    async for chunk in response.content.iter_any():
+                        for piece in unpacker.feed(chunk):
+                            received += len(piece)
+                            if received > most_bytes:
+                                raise DownloadFailed(
+                                    f"the picture is larger than {most_bytes} bytes", reason="link_refused"
+                                )
+                            await self._in_thread(write, piece)
+                    return
+            raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")
+        except NO_ANSWER as error:
+            raise DownloadFailed(f"the picture's link could not be read: {in_words(error, proxy)}") from None
+        except SettingsError as error:  # of the proxy
+            raise DownloadFailed(str(error)) from None
+        except Malformed as error:
+            raise DownloadFailed(error.message, http_status=error.http_status) from None
+
+    async def _answer_of_link(self, url: URL, proxy: Proxy | None) -> aiohttp.ClientResponse:
+        """A proxy is asked for the very address that was checked here: it would look the name up again, and find another."""
+        if proxy is None:
+            session = self._link_session(public=not is_loopback(url.raw_host or ""))
+            return await session.get(url, allow_redirects=False, timeout=CONNECT_LIMIT)
+        parts = urlsplit(str(url))
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port or 443
+        refused: aiohttp.ClientHttpProxyError | None = None
+        for address in await public_addresses(host, port):
+            literal = f"[{address}]" if ":" in address else address
+            try:
+                return await self._link_session(public=False).get(
+                    parts._replace(netloc=f"{literal}:{port}").geturl(),
+                    headers={"Host": parts.netloc.encode("idna").decode()},
+                    server_hostname=host,
+                    allow_redirects=False,
+                    timeout=CONNECT_LIMIT,
+                    **_by(proxy),
+                )
+            except aiohttp.ClientHttpProxyError as error:
+                refused = error
+                if error.status == 407:
+                    break
+        raise refused or OSError("no address")
+
+    def _link_session(self, *, public: bool) -> aiohttp.ClientSession:
+        """public: connects to public addresses only."""
+        if public not in self._links:
+            resolver = PublicResolver() if public else None
+            self._links[public] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=resolver, limit=8, use_dns_cache=False, force_close=True),
+                headers={"User-Agent": f"batchgen/{__version__}", "Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._links[public]
+
+
+def without_key(body: bytes, key: str) -> bytes:
+    """`body` with the key taken out as it is, in base64, in hex and percent-encoded.
+
+    Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
+    """
+    if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
+        return body
+    plain = key.encode()
+    for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
+        if form in body:
+            body = body.replace(form, b"[key]")
+    return body
+
+
+def address_of(base_url: str, path: str) -> URL:
+    """Where a request goes: to `path` below the server that the settings name, whatever the path says.
+
+    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, or from a third
+    party's codec, and whoever chooses the server is sent the key.
+    """
+    base = URL(base_url)
+    plain = path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" \\#")
+    address = base.join(URL(base.raw_path.rstrip("/") + path, encoded=True)) if plain else None
+    if address is None or address.origin() != base.origin():
+        raise BadRequest(f"{path[:200]!r} is not a path at {base.origin()}: see `wire:` of the model")
+    return address
+
+
+def granted_address(base_url: str, granted: str) -> URL:
+    """An address that the server gave for the user's files to be sent to. Raises UploadAddressRefused unless it is its own."""
+    try:
+        address = URL(granted, encoded=True)
+        own = address.origin() == URL(base_url).origin() and address.user is None and granted.isprintable()
+    except ValueError:
+        own = False
+    if not own:
+        raise UploadAddressRefused("the address given for an upload is not on the API's own server")
+    return address
+
+
+def check_link(link: str, own: str = "") -> URL:
+    """The link as it was understood here, which is how it has to be asked for.
+
+    Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
+    of `own`.
+    """
+    try:
+        parts_of(link)
+    except ValueError as error:
+        raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
+    try:
+        url = URL(link)
+        host = url.raw_host or ""
+        its_own = own != "" and is_loopback(host) and url.origin() == URL(own).origin()
+    except ValueError:
+        raise DownloadFailed("the picture's link is not an address", reason="link_refused") from None
+    if url.user is not None or url.password is not None:
+        raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
+    if its_own:
+        return url
+    if url.scheme != "https" or not host:
+        raise DownloadFailed("the picture's link is not https", reason="link_refused")
+    if is_loopback(host) or not _may_be_public(host):
+        raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
+    return url
+
+
+def _may_be_public(host: str) -> bool:
+    """Of an address; a name is looked at when it has been resolved."""
+    try:
+        return is_public(host)
+    except ValueError:
+        return True
+
+
+def _redirected(link: str, location: str) -> str:
+    try:
+        return urljoin(link, location)
+    except ValueError:
+        raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
+
+
+def _secret(auth: tuple[str, str] | None) -> str:
+    """The key in a header's value, which may have a word before it."""
+    return auth[1].split()[-1] if auth else ""
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Raises StoreError: a full disk is no fault of the network."""
+    try:
+        file.write(data)
+    except OSError as error:
+        raise disk_error(error, str(file.name)) from error
+
+
+def _headers(request: Request, auth: tuple[str, str] | None) -> dict[str, str]:
+    """The request's own, its key, and its length, without which a body in pieces would be sent in chunks."""
+    length = {"Content-Length": str(len(request.body))} if request.body else {}
+    return {**request.headers, **length, **dict([auth] if auth else [])}
+
+
+def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
+    """A large body in pieces of what is there already: aiohttp copies what it gets as BytesIO, and warns of bytes."""
+    return request.body if len(request.body) < BATCH_BYTES else _pieces(memoryview(request.body))
+
+
+async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
+    for start in range(0, len(body), BATCH_BYTES):
+        yield body[start : start + BATCH_BYTES]
+
+
+def _sent(base_url: str, tell: Callable[[], None] = lambda: None) -> SimpleNamespace:
+    """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
+    return SimpleNamespace(yes=False, tell=tell, proxy=proxy_for(base_url, environment()))
+
+
+def _by(proxy: Proxy | None) -> dict[str, Any]:
+    if proxy is None:
+        return {}
+    return {"proxy": proxy.url, "proxy_headers": {"User-Agent": f"batchgen/{__version__}", **proxy.headers}}
+
+
+def _range_start(text: str) -> int:
+    """Of `bytes 100-199/200` (RFC 9110, 14.4); 0 when it says none."""
+    start = text.removeprefix("bytes ").partition("-")[0]
+    return int(start) if start.isascii() and start.isdecimal() else 0
+
+
+async def _headers_sent(
+    _: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    sent = context.trace_request_ctx
+    if not sent.yes:
+        sent.yes = True
+        sent.tell()

@@ -1,0 +1,126 @@
+"""Pure: which samples may go through a batch API, how many make a chunk, and how long to wait between two looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from batchgen.planning.plan import expected_bytes
+from batchgen.profiles.price import reference_tokens
+from batchgen.profiles.profile import Profile
+from batchgen.records import Item, Sample
+
+By = Literal["online", "batch", "auto"]  # how a run's work is carried out
+BATCH = ":batch"  # a lane of its own, `PROVIDER:batch/MODEL`: the quotas of a batch API are its own
+
+# A chunk's results are one file. 150 pictures of 2K, 1.2 GB, could not be fetched any more when they came inline
+# (discuss.ai.google.dev/174261); a file may have 2 GB (ai.google.dev/gemini-api/docs/batch-api).
+RESULT_MOST_BYTES = 1_000_000_000
+UNKNOWN_REFERENCE_TOKENS = 1120  # of a model whose share is not known: as many as any that is
+REQUESTS_MOST = 2000
+OPEN_MOST = 90  # of the 100 batches that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
+LOOK_FIRST_S, LOOK_MOST_S = 5.0, 300.0
+
+
+def batch_lane(provider: str, model: str) -> str:
+    return f"{provider}{BATCH}/{model}"
+
+
+def is_batch(lane: str) -> bool:
+    return lane.partition("/")[0].endswith(BATCH)
+
+
+def online_lane(lane: str) -> str:
+    """The lane of the same AI model that sends one request a sample; itself when it is one."""
+    provider, slash, model = lane.partition("/")
+    return f"{provider.removesuffix(BATCH)}{slash}{model}"
+
+
+def why_online(item: Item, has_batch: bool, by: By, awaited: Sequence[str]) -> str | None:
+    """Why this item cannot go through a batch API, in words; None when it can.
+
+    has_batch: its codec speaks one. awaited: keys of samples that have to be made before it.
+    """
+    if not has_batch:
+        return f"{item.provider} has no batch API"
+    if item.turn > 1:
+        return "a turn after the first needs the answer before it"
+    if item.service_tier not in (None, "standard"):
+        return f"a batch has no service tier {item.service_tier}"
+    if by == "auto" and awaited:
+        return f"needs @{awaited[0]}, which is made first"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkLimits:
+    """What one chunk may hold at most. tokens: estimated, of its prompts; None: no limit is known."""
+
+    requests: int = REQUESTS_MOST
+    result_bytes: int = RESULT_MOST_BYTES
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """by: auto lets go online what a batch cannot do. wait: for the results; else submit, collect what is there, leave.
+
+    fallback_at: UTC seconds after which what no batch has delivered is made online. look_s: between the first two looks
+    at a batch. sure_s: how long a batch that may have been created gets to appear in the list of batches. resend: ask
+    again for what a batch has failed at. hold_uncertain: but not for what may have been billed.
+    """
+
+    by: By = "online"
+    wait: bool = True
+    fallback_at: float | None = None
+    limits: ChunkLimits = field(default_factory=ChunkLimits)
+    look_s: float = 5.0
+    sure_s: float = 60.0
+    resend: bool = True
+    hold_uncertain: bool = False
+
+
+@dataclass(slots=True)
+class Load:
+    """What the samples gathered for a chunk amount to. usd: None as soon as one price is unknown."""
+
+    requests: int = 0
+    result_bytes: int = 0
+    tokens: int = 0
+
+    def takes(self, sample: Sample, profile: Profile, limits: ChunkLimits) -> bool:
+        """Whether one more fits; counted in when it does. The first one always fits."""
+        more = result_bytes(sample, profile), tokens(sample, profile)
+        fits = (
+            self.requests < limits.requests
+            and self.result_bytes + more[0] <= limits.result_bytes
+            and (limits.tokens is None or self.tokens + more[1] <= limits.tokens)
+        )
+        if not fits and self.requests:
+            return False
+        self.requests += 1
+        self.result_bytes += more[0]
+        self.tokens += more[1]
+        return True
+
+
+def result_bytes(sample: Sample, profile: Profile) -> int:
+    """Of its line in the results, the picture in base64."""
+    return expected_bytes(sample.item.image_size or profile.default_size) * 4 // 3 * sample.images
+
+
+def tokens(sample: Sample, profile: Profile) -> int:
+    """Of its prompt, on the safe side: a token is three or four characters of Latin text, one of others."""
+    item = sample.item
+    text = "".join((item.prompt, item.system or "", *item.history))
+    return (
+        len(text.encode()) // 3
+        + 1
+        + round((reference_tokens(profile, item) or UNKNOWN_REFERENCE_TOKENS) * len(item.references))
+    )
+
+
+def next_look_s(looks: int, first_s: float = LOOK_FIRST_S) -> float:
+    """How long to wait after so many looks at a batch that still runs."""
+    return min(LOOK_MOST_S, first_s * 1.5 ** min(looks, 30))

@@ -1,0 +1,324 @@
+"""Reference pictures of a job: found beside the manifest or in a bucket, checked by content, hashed and encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import hashlib
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import aiofiles
+import pybase64
+
+from batchgen.errors import UsageError
+from batchgen.http.single_flight import SingleFlight
+from batchgen.manifest.storage_url import in_bucket
+from batchgen.records import ReferenceImage
+from batchgen.safe_open import OutsideError, open_regular, resolve
+from batchgen.settings import is_loopback
+from batchgen.url import parts_of
+
+FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
+LINK_MAX_CHARS = 2000
+PIECE_BYTES = 1 << 20
+CACHE_MAX_BYTES = 64_000_000
+GLOB_MAX_FILES = 100
+_KNOWN_MAX = 65_536
+_HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
+
+
+class BadReferenceError(ValueError):
+    """Why a reference cannot be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file that is a picture by its first bytes."""
+
+    path: str
+    mime_type: str
+    bytes: int
+
+
+def is_link(name: str) -> bool:
+    """Whether a reference is a link; files are named by absolute paths."""
+    return name[:8].lower().startswith(("https://", "http://"))
+
+
+def link_problem(name: str) -> str | None:
+    """Why this cannot be a reference's link; None when it can. Where it leads is seen when it is fetched."""
+    scheme = name.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        return f"{scheme}:// is not fetched: give an https:// link, or save the picture beside the manifest"
+    if not name.isprintable() or " " in name:
+        return "holds a space or a control character: write %20 for a space"
+    if len(name) > LINK_MAX_CHARS:
+        return f"is longer than {LINK_MAX_CHARS:,} characters"
+    try:
+        parts = parts_of(name)
+    except ValueError as error:
+        return str(error)
+    if scheme == "http" and not is_loopback(parts.hostname or ""):
+        return "http:// is not fetched: give an https:// link, or save the picture beside the manifest"
+    if parts.username is not None:
+        return "carries a user name or password: a link in a manifest must work without"
+    return None
+
+
+class Afar(Protocol):
+    """Pictures in object storage, by their addresses. Safe to use from several threads."""
+
+    def find(self, name: str) -> list[Picture]:
+        """The picture of this address, or those of a glob in order of name. Raises BadReferenceError."""
+        ...
+
+    def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
+        """sha256 in hex by address. Raises UsageError."""
+        ...
+
+    def bring(self, address: str, path: str) -> str:
+        """Fetch it into a new file; its sha256. Raises UsageError when it is gone, StoreError when the bucket is away."""
+        ...
+
+
+class BucketsRefused:
+    """Stands for `Afar` where what lies in buckets must not be sent. why: what follows the name of a reference."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def find(self, name: str) -> list[Picture]:
+        raise BadReferenceError(f"{name!r} {self._why}")
+
+    def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
+        raise UsageError(f"{addresses[0]} {self._why}")
+
+    def bring(self, address: str, path: str) -> str:
+        raise UsageError(f"{address} {self._why}")
+
+
+class References:
+    """References below one folder, and those in buckets. Safe to use from several threads.
+
+    afar: who looks into buckets; without, nothing is known of what lies there, as of links.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        afar: Afar | None = None,
+        file_max_bytes: int = FILE_MAX_BYTES,
+        cache_max_bytes: int = CACHE_MAX_BYTES,
+    ) -> None:
+        self.folder = os.path.realpath(folder)
+        self.afar = afar
+        self._file_max_bytes = file_max_bytes
+        self._cache_max_bytes = cache_max_bytes
+        self._cached_bytes = 0
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()  # by name as written
+        self._digests: OrderedDict[str, str] = OrderedDict()  # by real path
+        self._encoded: OrderedDict[str, ReferenceImage] = OrderedDict()
+        self._looked: OrderedDict[str, Picture] = OrderedDict()  # by real path
+        self._loading = SingleFlight()
+        self._lock = threading.Lock()
+
+    def find(self, name: str) -> list[Picture]:
+        """The picture of this name, or those of a glob in order of name. Raises BadReferenceError."""
+        if in_bucket(name):
+            return [Picture(name, "image/png", 0)] if self.afar is None else self.afar.find(name)
+        if glob.has_magic(name) and not os.path.lexists(os.path.join(self.folder, name)):
+            return self._find_all(name)
+        return [self._check(name)]
+
+    def digest(self, path: str) -> str:
+        """sha256 of the file in hex; of a link its text. path: as `find` gave it. Raises UsageError."""
+        if is_link(path):
+            return path
+        if (known := self._digests.get(path)) is not None:
+            return known
+        if in_bucket(path):
+            return self._remember_digest(path, self._afar().digests([path])[path])
+        with self.open(path) as file:
+            return self._remember_digest(path, _sha256(file))
+
+    def foresee(self, paths: Iterable[str]) -> None:
+        """`digest` will be asked of all these: what lies in buckets is hashed now, several at once. Raises UsageError."""
+        if self.afar is None:
+            return
+        wanted = dict.fromkeys(path for path in paths if in_bucket(path) and path not in self._digests)
+        for path, digest in self.afar.digests(list(wanted)).items() if wanted else ():
+            self._remember_digest(path, digest)
+
+    def bring(self, address: str, path: str) -> str:
+        """Fetch what lies in a bucket into a new file; its sha256.
+
+        Raises UsageError when it is gone or not the one that was hashed before, StoreError when the bucket is away.
+        """
+        digest = self._afar().bring(address, path)
+        if self._digests.get(address) not in (None, digest):
+            os.unlink(path)
+            raise UsageError(f"{address}: the reference changed while the run was going; run again")
+        return digest
+
+    def _afar(self) -> Afar:
+        if self.afar is None:
+            raise UsageError("references in buckets are not read here")
+        return self.afar
+
+    def expect(self, path: str, digest: str) -> None:
+        """What the file must be when it is loaded: sha256 in hex."""
+        self._digests[path] = digest
+
+    def load(self, path: str) -> ReferenceImage:
+        """The picture ready to send. Raises UsageError, also when it is not the one that was hashed for the plan."""
+        with self._lock:
+            if (ready := self._encoded.get(path)) is not None:
+                self._encoded.move_to_end(path)
+                return ready
+        return self._encode(path, self._read(path))
+
+    async def load_async(self, path: str) -> ReferenceImage:
+        """`load` without holding up the event loop; read and encoded once for all who ask meanwhile."""
+        with self._lock:
+            if (ready := self._encoded.get(path)) is not None:
+                self._encoded.move_to_end(path)
+                return ready
+        return await self._loading.do(path, lambda: self._read_and_encode(path))
+
+    async def _read_and_encode(self, path: str) -> ReferenceImage:
+        with self.open(path) as file:
+            async with aiofiles.open(file.fileno(), "rb", closefd=False) as reading:
+                data = await reading.read(self._file_max_bytes + 1)
+        return await asyncio.to_thread(self._encode, path, data)
+
+    def look(self, path: str) -> Picture:
+        """What the file is, by its first bytes. path: real, below the folder. Raises UsageError."""
+        if (known := self._looked.get(path)) is not None:
+            return known
+        with self.open(path) as file:
+            head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
+        if (mime_type := picture_type(head)) is None:
+            raise UsageError(f"{path}: is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
+        return self._remember(Picture(path, mime_type, size_bytes))
+
+    def open_unchanged(self, path: str) -> IO[bytes]:
+        """The file at its start, hashed again. Raises UsageError when it is not the one that was hashed before."""
+        file = self.open(path)
+        try:
+            before = self._digests.get(path)
+            if before not in (None, self._remember_digest(path, _sha256(file))):
+                raise UsageError(f"{path}: the reference changed while the run was going; run again")
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _remember(self, picture: Picture) -> Picture:
+        self._looked[picture.path] = picture
+        if len(self._looked) > _KNOWN_MAX:
+            self._looked.popitem(last=False)
+        return picture
+
+    def _encode(self, path: str, data: bytes) -> ReferenceImage:
+        if len(data) > self._file_max_bytes:
+            raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
+        before = self._digests.get(path)
+        if before not in (None, self._remember_digest(path, hashlib.sha256(data).hexdigest())):
+            raise UsageError(f"{path}: the reference changed while the run was going; run again")
+        mime_type = picture_type(data[:16])
+        if mime_type is None:
+            raise UsageError(f"{path}: is no longer a picture")
+        made = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
+        self._keep(path, made)
+        return made
+
+    def _find_all(self, pattern: str) -> list[Picture]:
+        if os.path.isabs(pattern) or ".." in pattern.replace("\\", "/").split("/"):
+            raise BadReferenceError(f"{pattern!r} must stay inside the manifest's folder")
+        matches = glob.iglob(pattern, root_dir=self.folder, recursive=True)
+        names = sorted(itertools.islice(matches, GLOB_MAX_FILES + 1))
+        if not names:
+            raise BadReferenceError(f"{pattern!r} matches no file")
+        if len(names) > GLOB_MAX_FILES:
+            raise BadReferenceError(f"{pattern!r} matches more than {GLOB_MAX_FILES} files")
+        return [self._check(name) for name in names]
+
+    def _check(self, name: str) -> Picture:
+        if (known := self._pictures.get(name)) is not None:
+            return known
+        try:
+            real = resolve(self.folder, name)
+            with open_regular(real) as file:
+                head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
+        except OutsideError as problem:
+            raise BadReferenceError(f"{name!r} {problem}") from None
+        if size_bytes > self._file_max_bytes:
+            most = f"{self._file_max_bytes / 1e6:g} MB"
+            raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {most}")
+        if (mime_type := picture_type(head)) is None:
+            raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
+        picture = self._pictures[name] = self._remember(Picture(real, mime_type, size_bytes))
+        if len(self._pictures) > _KNOWN_MAX:
+            self._pictures.popitem(last=False)
+        return picture
+
+    def open(self, path: str) -> IO[bytes]:
+        """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""
+        try:
+            return open_regular(resolve(self.folder, os.path.relpath(path, self.folder)))
+        except OutsideError as problem:
+            raise UsageError(f"{path}: the reference {problem}") from None
+
+    def _read(self, path: str) -> bytes:
+        with self.open(path) as file:
+            data = file.read(self._file_max_bytes + 1)
+        if len(data) > self._file_max_bytes:
+            raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
+        return data
+
+    def _remember_digest(self, path: str, digest: str) -> str:
+        with self._lock:
+            self._digests[path] = digest
+            if len(self._digests) > _KNOWN_MAX:
+                self._digests.popitem(last=False)
+        return digest
+
+    def _keep(self, path: str, made: ReferenceImage) -> None:
+        with self._lock:
+            if path in self._encoded or len(made.base64) > self._cache_max_bytes:
+                return
+            self._encoded[path] = made
+            self._cached_bytes += len(made.base64)
+            while self._cached_bytes > self._cache_max_bytes:
+                self._cached_bytes -= len(self._encoded.popitem(last=False)[1].base64)
+
+
+def _sha256(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(PIECE_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def picture_type(head: bytes) -> str | None:
+    """MIME type by the first 16 bytes, None for anything else (SVG is text, and never accepted).
+
+    Sources: PNG (W3C) 5.2; ITU T.81 B.1.1.3; RFC 9649 2.4; ISO/IEC 23008-12 10; GIF89a 17.
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    if head[4:8] == b"ftyp":
+        return _HEIF_BRANDS.get(head[8:12])
+    return "image/gif" if head[:6] in (b"GIF87a", b"GIF89a") else None

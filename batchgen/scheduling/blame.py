@@ -1,0 +1,102 @@
+"""Who is to blame for a failure: the sample, its model, its account or its host, by the evidence of what else was served."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from batchgen.errors import BREAKER_SCOPES, KeyRejected, ModelUnavailable, ModelUnavailableOnce, ProviderError, Scope
+from batchgen.scheduling.breaker import Breaker
+from batchgen.scheduling.lane import Lane, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who answers the requests of a lane, as far as several lanes share them."""
+
+    account: str
+    host: str
+
+
+def breakers_of(lanes: Iterable[str], served_by: Mapping[str, Served]) -> dict[str, tuple[Breaker, ...]]:
+    """The breakers of each lane, the narrowest first. A lane that `served_by` does not name shares none."""
+    breakers: dict[tuple[Scope, str], Breaker] = {}
+    found = {}
+    for lane in lanes:
+        by = served_by.get(lane, Served(lane, lane))
+        scopes: tuple[tuple[Scope, str], ...] = (("lane", lane), ("account", by.account), ("host", by.host))
+        found[lane] = tuple(breakers.setdefault(key, Breaker(*key)) for key in scopes)
+    return found
+
+
+class Blame:
+    """The breakers of a run, and what each answer tells them.
+
+    A failure is the sample's own once its model has served another one since (or its host, when the request did not reach
+    the API). Until then it may be the model's or the host's, and is theirs when different samples in a row have failed.
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        on_breaker: Callable[[Breaker, Sequence[Lane]], None],
+        rng: random.Random,
+    ) -> None:
+        self._lanes = lanes
+        self._on_breaker = on_breaker
+        self._rng = rng
+        self._breakers = list(dict.fromkeys(breaker for lane in lanes.values() for breaker in lane.breakers))
+
+    @property
+    def open(self) -> list[Breaker]:
+        """The breakers that are open."""
+        return [breaker for breaker in self._breakers if breaker.open]
+
+    def behind(self, breaker: Breaker) -> list[Lane]:
+        """The lanes that start nothing while it is open."""
+        return [lane for lane in self._lanes.values() if breaker in lane.breakers]
+
+    def narrowed(self, lane: Lane, error: ProviderError) -> ProviderError:
+        """The error with the scope that the evidence allows: a model that has just served is not gone, and a key that has
+        served another model is not wrong."""
+        if isinstance(error, ModelUnavailable) and lane.has_served:
+            return error.as_kind(ModelUnavailableOnce)
+        if isinstance(error, KeyRejected) and error.http_status == 403 and not lane.has_served:
+            account = next(breaker for breaker in lane.breakers if breaker.scope == "account")
+            return error.as_kind(ModelUnavailable) if account.has_served else error
+        return error
+
+    def served(self, lane: Lane, work: Work, now_s: float) -> None:
+        self._tell([breaker for breaker in reversed(lane.breakers) if breaker.served(work.started_s, now_s)])
+
+    def failed(
+        self, lane: Lane, again: Work, error: ProviderError, started_s: float, now_s: float, *, was_sent: bool
+    ) -> None:
+        """again: the work as it is after the failure."""
+        own = lane.to_blame(again) and error.scope == "sample"
+        changed = []
+        for breaker in reversed(lane.breakers):
+            if breaker.scope in error.suspects:
+                if (breaker.open or not own) and breaker.failed(again.sample.key, error, started_s, now_s, self._rng):
+                    changed.append(breaker)
+            elif was_sent and error.answered and (error.scope == "sample" or breaker.scope == "host"):
+                changed += [breaker] * breaker.served(started_s, now_s)
+        for breaker in changed:
+            for each in self.behind(breaker) if breaker.open else ():
+                each.excuse()
+        self._tell(changed)
+
+    def _tell(self, changed: Sequence[Breaker]) -> None:
+        """Reports what has changed, and what is still down now that a wider breaker has closed; only the widest is reported."""
+        for breaker in changed:
+            lanes = self.behind(breaker)
+            within = [] if breaker.open else [other for lane in lanes for other in lane.breakers if other.open]
+            for each in dict.fromkeys((breaker, *within)):
+                behind = self.behind(each)
+                if not any(wider.open for lane in behind for wider in lane.breakers if _is_wider(wider, each)):
+                    self._on_breaker(each, behind)
+
+
+def _is_wider(one: Breaker, other: Breaker) -> bool:
+    return BREAKER_SCOPES.index(one.scope) > BREAKER_SCOPES.index(other.scope)

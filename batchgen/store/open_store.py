@@ -1,0 +1,69 @@
+"""Where the pictures of a job folder are: in it, or in the bucket that its ledger names."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.storage_url import bucket_url
+from batchgen.store.store import SPOOL, Store
+
+NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
+META = "store"  # the ledger's name for the address; empty or absent for a folder
+
+
+def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
+    """url: of the bucket, as `bucket_url` gives it; empty for the folder itself. spool: the name of the spool's folder.
+    Raises SettingsError without the extra."""
+    if not url:
+        return Store(folder, spool)
+    from batchgen.store.bucket import BucketStore
+
+    return BucketStore(folder, url, spool)
+
+
+def noted(folder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return bucket_url((folder / STATE_FOLDER / NOTE).read_text(encoding="utf-8").strip())
+    return ""
+
+
+def store_of(folder: Path, reader: Reader) -> Store:
+    """For those who only look: what waits in the spool is found there."""
+    store = open_store(folder, reader.meta(META) or "")
+    take_up(store, reader)
+    return store
+
+
+def take_up(store: Store, reader: Reader) -> None:
+    """What the ledger has and the bucket has not, since an earlier run."""
+    if store.url:
+        store.take_up(reader.unplaced())
+
+
+def remembered(folder: Path) -> str:
+    """The bucket of a job that has run in this folder; empty when its pictures are here, or nothing can be said."""
+    try:
+        with Reader.open(folder) as reader:
+            return reader.meta(META) or ""
+    except (LedgerError, sqlite3.Error):
+        return noted(folder)
+
+
+def refuse_elsewhere(reader: Reader, store: Store) -> None:
+    """A job whose pictures are somewhere else would buy them all again. Raises UsageError unless they were copied."""
+    was = reader.meta(META) or ""
+    if was == store.url:
+        return
+    take_up(store, reader)
+    missing = sum(latest and not store.has(path, size) for path, _, size, latest in reader.stored())
+    if missing:
+        old, new = was or str(store.folder), store.url or str(store.folder)
+        raise UsageError(
+            f"{missing:,} picture(s) of this job are in {old} and not in {new}, and would be bought again:"
+            f" copy what is in {old} to {new} first, or go back to the earlier output"
+        )
