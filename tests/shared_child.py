@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import batchgen
-from batchgen.scheduling.quota_store import SharedBook, Terms
+from batchgen.ledger.quota_store import SharedBook
+from batchgen.scheduling.quota_terms import Terms
 from batchgen.scheduling.window import Budget, Lowered, NotBefore, Reserved
 
 

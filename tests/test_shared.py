@@ -20,10 +20,12 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import LedgerError, UsageError
 from batchgen.events import LaneCooled, LaneParked, Noted, RunStarted
+from batchgen.ledger import sqlite_quota_backend as quota_module
+from batchgen.ledger.quota_store import SharedBook, open_shared
 from batchgen.ledger.reader import Reader
-from batchgen.scheduling import quota_store as shared_module
+from batchgen.ledger.sqlite_quota_backend import FILE_NAME
 from batchgen.scheduling.dispatcher import Dispatch, fixed_supply
-from batchgen.scheduling.quota_store import FILE_NAME, SharedBook, Terms, open_shared, quota_name
+from batchgen.scheduling.quota_terms import Terms, quota_name
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.window import (
     Answer,
@@ -222,7 +224,7 @@ async def test_a_fault_in_what_nobody_waited_for_is_told_at_the_end(state_home):
 
 
 async def test_another_process_that_never_ends_its_transaction_is_not_waited_for_for_ever(state_home, monkeypatch):
-    monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
+    monkeypatch.setattr(quota_module, "BUSY_S", 0.1)
     notes: list[str] = []
     file = SharedBook(state_home, notes.append)
     other = sqlite3.connect(state_home / FILE_NAME, isolation_level=None)
@@ -236,7 +238,7 @@ async def test_another_process_that_never_ends_its_transaction_is_not_waited_for
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_a_file_that_is_locked_for_good_is_not_waited_for_for_ever_when_it_is_opened(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
+    monkeypatch.setattr(quota_module, "BUSY_S", 0.1)
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     other.execute(f"PRAGMA journal_mode = {mode}")
     other.execute("BEGIN EXCLUSIVE")

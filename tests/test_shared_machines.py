@@ -20,11 +20,14 @@ from batchgen.emulator import serve
 from batchgen.engine.budgets import Purse
 from batchgen.errors import LedgerError
 from batchgen.ledger import postgresql
+from batchgen.ledger import quota_database as quota_module
 from batchgen.ledger.postgres_quota_backend import lock_number
+from batchgen.ledger.quota_store import SharedBook
+from batchgen.ledger.quota_tables import ANSWER_S
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.sqlite_quota_backend import FILE_NAME
 from batchgen.manifest import Limits
-from batchgen.scheduling import quota_store as shared_module
-from batchgen.scheduling.quota_store import ANSWER_S, FILE_NAME, SharedBook, Terms
+from batchgen.scheduling.quota_terms import Terms
 from batchgen.scheduling.window import MARGIN_S, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved
 from tests.postgres import running
 from tests.test_quota import most_in_a_minute
@@ -200,7 +203,7 @@ async def test_two_jobs_whose_ledgers_are_on_one_server_have_one_budget_there(tm
 
 
 async def test_nothing_starts_while_the_server_is_away_and_that_is_said_once(monkeypatch):
-    monkeypatch.setattr(shared_module, "SLOW_S", 0.2)
+    monkeypatch.setattr(quota_module, "SLOW_S", 0.2)
     notes: list[str] = []
     with running("fsync=off") as server:
         book = SharedBook(server.url(), notes.append)

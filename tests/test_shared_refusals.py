@@ -9,8 +9,9 @@ import time
 import pytest
 
 from batchgen.errors import DailyQuotaReached, LedgerError, RateLimited
+from batchgen.ledger.quota_lane import TURN_S
+from batchgen.ledger.quota_store import SharedBook
 from batchgen.scheduling.dispatcher import Dispatch, fixed_supply
-from batchgen.scheduling.quota_store import TURN_S, SharedBook
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.window import HOLD_S, Lowered, NotBefore, Parked, Reserved, Window, daily_reset
 from tests.conftest import make_sample

@@ -16,8 +16,9 @@ import pytest
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import LedgerError
-from batchgen.scheduling import quota_store as shared_module
-from batchgen.scheduling.quota_store import FILE_NAME, open_shared
+from batchgen.ledger import sqlite_quota_backend as quota_module
+from batchgen.ledger.quota_store import open_shared
+from batchgen.ledger.sqlite_quota_backend import FILE_NAME
 from batchgen.settings import Settings, config_home, state_folder
 from tests.marked_key import KEY
 from tests.test_run import Bench, items
@@ -191,7 +192,7 @@ async def test_a_file_that_cannot_be_used_ends_a_budget_over_jobs_before_anythin
 
 
 def test_a_file_that_another_process_keeps_locked_is_no_reason_to_count_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_module, "BUSY_S", 0.1)
+    monkeypatch.setattr(quota_module, "BUSY_S", 0.1)
     open_shared(tmp_path, print).close()
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

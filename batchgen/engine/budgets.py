@@ -6,19 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 
 from batchgen.engine.routes import Route
+from batchgen.ledger.quota_database import Place, no_budget_without
+from batchgen.ledger.quota_lane import TEN_MINUTES_S
+from batchgen.ledger.quota_store import SharedBook, spent_so_far
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
-from batchgen.scheduling.quota_store import (
-    TEN_MINUTES_S,
-    Place,
-    SharedBook,
-    Terms,
-    account_name,
-    no_budget_without,
-    quota_name,
-    spent_so_far,
-)
+from batchgen.scheduling.quota_terms import Terms, account_name, quota_name
 from batchgen.scheduling.window import MARGIN_S, Budget, SharedLog, Span, day_began, span_start
 
 PERIOD_S = 60.0 + MARGIN_S

@@ -18,7 +18,7 @@ from batchgen.planning.plan import LaneLoad
 from batchgen.scheduling.blame import Served
 from batchgen.scheduling.breaker import Breaker
 from batchgen.scheduling.dispatcher import Dispatch, Lane, Supply
-from batchgen.scheduling.quota_store import account_name
+from batchgen.scheduling.quota_terms import account_name
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.window import MARGIN_S, Held, NotBefore, Parked, SharedLog, Window, daily_reset
 

@@ -51,6 +51,7 @@ from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import Server, address, has_ledger, kept_by, known_as, ledger_url, pointer, server_url
 from batchgen.ledger.missing_state import has_lines
+from batchgen.ledger.quota_store import SharedBook, open_shared
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path, unreadable
@@ -62,7 +63,6 @@ from batchgen.os_errors import allow_open_files, started_threads
 from batchgen.planning.batchable import RESULT_MOST_BYTES, is_batch
 from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
 from batchgen.scheduling.dispatcher import Dispatch
-from batchgen.scheduling.quota_store import SharedBook, open_shared
 from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.store.lock import JobLock
 from batchgen.store.open_store import open_store

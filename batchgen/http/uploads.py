@@ -16,7 +16,7 @@ from batchgen.errors import InputRejected, UploadFailed
 from batchgen.http.single_flight import SingleFlight
 from batchgen.http.transport import Transport, granted_address
 from batchgen.safe_open import private_folder
-from batchgen.scheduling.quota_store import account_name
+from batchgen.scheduling.quota_terms import account_name
 
 if TYPE_CHECKING:
     from batchgen.providers.gemini_files import GeminiFiles, RemoteFile

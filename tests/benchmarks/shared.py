@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from batchgen.scheduling.quota_store import SharedBook
+from batchgen.ledger.quota_store import SharedBook
 from batchgen.scheduling.window import Reserved
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.contenders import MODEL, prompt

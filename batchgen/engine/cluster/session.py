@@ -39,6 +39,7 @@ from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleS
 from batchgen.http.transport import Transport
 from batchgen.http.uploads import Uploads
 from batchgen.ledger.location import pointer
+from batchgen.ledger.quota_store import SharedBook
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work_queue import Submission
 from batchgen.ledger.worker_ledger import FencedLedger
@@ -47,7 +48,6 @@ from batchgen.os_errors import allow_open_files, started_threads
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.scheduling.dispatcher import Work, fixed_supply
-from batchgen.scheduling.quota_store import SharedBook
 from batchgen.settings import Settings, state_folder
 from batchgen.store.bucket import BucketStore
 from batchgen.store.open_store import open_store

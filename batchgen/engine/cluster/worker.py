@@ -22,9 +22,9 @@ from batchgen.errors import BatchgenError, LedgerError, ServerAway
 from batchgen.events import Noted
 from batchgen.ledger.location import SHARED
 from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.quota_store import open_shared
 from batchgen.ledger.server_wait import until_reachable
 from batchgen.ledger.work_queue import submission
-from batchgen.scheduling.quota_store import open_shared
 from batchgen.settings import Settings
 
 LOOK_S = 1.0

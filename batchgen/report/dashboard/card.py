@@ -7,12 +7,12 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError
 from batchgen.ledger.history import Chronicle
+from batchgen.ledger.quota_store import spent_so_far
 from batchgen.ledger.reader import Money, RunRow
 from batchgen.records import sample_key
 from batchgen.report.facts import Facts, job_facts, lane_model, run_facts, state_of
 from batchgen.report.gallery_data import Declared
 from batchgen.report.summary import STOPS
-from batchgen.scheduling.quota_store import spent_so_far
 from batchgen.scheduling.window import span_start
 
 NIGHTS = 14
