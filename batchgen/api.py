@@ -13,7 +13,8 @@ from batchgen.derivatives.forecast import Coming, to_be_made
 from batchgen.engine.budgets import counts_all_jobs, left_of_budgets, refuse_unshared
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
-from batchgen.engine.reconcile import Survey, Surveyor, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconcile import Surveyor
+from batchgen.engine.reconcile_items import Survey, refuse_derivatives, refuse_online_only
 from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.remote_engine import Distributed
 from batchgen.engine.run import run_job

@@ -14,8 +14,9 @@ import pytest
 
 from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import Server, known_as
+from batchgen.ledger.pictures import Settled
 from batchgen.ledger.reader import Reader
 from batchgen.planning.plan import Wishes
 from batchgen.records import ImageFile, Reply, Sample

@@ -14,8 +14,9 @@ import pytest
 
 from batchgen.errors import LedgerError, Refused, ServerFault, Unanswered
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import Server, known_as
+from batchgen.ledger.pictures import Missing, Settled
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.schema import ledger_path

@@ -18,8 +18,9 @@ from batchgen.events import Outage
 from batchgen.ledger.chunks import Chunks
 from batchgen.ledger.derivatives import DerivativeRow, Derived, forgotten, recorded
 from batchgen.ledger.history import Chronicle
-from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import Server, known_as
+from batchgen.ledger.pictures import Missing, Settled
 from batchgen.ledger.reader import Reader
 from batchgen.records import ImageFile, Reply, Usage
 from tests.conftest import make_sample

@@ -9,7 +9,8 @@ from dataclasses import replace
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.reader import Reader, StoredImage
+from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.work_queue import blocked_by
 from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.records import Item, Sample, item_ref_key, previous_turn, sample_key

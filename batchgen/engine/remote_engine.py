@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from batchgen.engine.outcome import Ending, RunOptions
-from batchgen.engine.reconcile import Survey
+from batchgen.engine.reconcile_items import Survey
 from batchgen.events import Event
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger

@@ -31,7 +31,8 @@ from batchgen.engine.links import fetch_earlier, take_up
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Discrepancies, Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
 from batchgen.engine.pacing import Pacing, hearing
-from batchgen.engine.reconcile import RESTORED, Survey, Surveyor, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconcile import Surveyor
+from batchgen.engine.reconcile_items import RESTORED, Survey, refuse_derivatives, refuse_online_only
 from batchgen.engine.recovery.interrupted import apply_survey, finish_placing, settle_open_attempts
 from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results, way_back
 from batchgen.engine.recovery.receipts import bind

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from batchgen.engine.recovery.receipts import Receipt, receipt_of, settle_by, to_facts
 from batchgen.engine.sidecars import beside
 from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
-from batchgen.ledger.ledger import Ledger, Missing, Settled
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.pictures import Missing, Settled, StoredImage
 from batchgen.ledger.rows import sidecars, utc
 from batchgen.os_errors import refusal
 from batchgen.profiles.price import cost_usd

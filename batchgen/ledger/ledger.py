@@ -6,46 +6,24 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from batchgen.errors import BEHIND_LINK, LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.database import Connection, upsert
 from batchgen.ledger.location import Server, open_for_writing
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.pictures import Missing, Settled, StoredImage
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE, OpenAttempt, linked_answer
 from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS, OUTAGES
 from batchgen.ledger.verdict import as_it_stands, end_attempt, end_sample, still_unplaced, takes, verdict
 from batchgen.ledger.writer import Writer
-from batchgen.records import EMPTY, ImageFile, Reply, Sample, Usage
+from batchgen.records import EMPTY, Reply, Sample, Usage
 
 PUT_META = upsert("meta", ("key", "value"), ("key",))
 PUT_LANE = upsert("lane", ("key", "parked_until", "message"), ("key",))
 PUT_IMAGE = upsert("image", IMAGE_COLUMNS, ("attempt_id", "k"))
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """One checked picture of an attempt, in the spool and on its way. n: the sample it belongs to; k: its number in the answer."""
-
-    n: int
-    k: int
-    spool: str
-    file: ImageFile
-    usd: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A sample that an answer with pictures brought none for, and how it ends."""
-
-    n: int
-    reason: str
-    message: str
-    state: Literal["refused", "failed"] = "refused"
 
 
 class Ledger:

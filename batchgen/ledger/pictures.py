@@ -5,13 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from batchgen.ledger.base_reader import MODEL, Connected
 from batchgen.ledger.rows import image_file
 from batchgen.records import ImageFile
 
 LAST_OF_PATH = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_id DESC) AS place"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One checked picture of an attempt, in the spool and on its way. n: the sample it belongs to; k: its number in the answer."""
+
+    n: int
+    k: int
+    spool: str
+    file: ImageFile
+    usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A sample that an answer with pictures brought none for, and how it ends."""
+
+    n: int
+    reason: str
+    message: str
+    state: Literal["refused", "failed"] = "refused"
 
 
 @dataclass(frozen=True, slots=True)

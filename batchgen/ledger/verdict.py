@@ -6,17 +6,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from batchgen.ledger.database import Connection
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.pictures import Settled, StoredImage
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import Sample
 from batchgen.store.store import DRAFTS, SUPERSEDED
-
-if TYPE_CHECKING:
-    from batchgen.ledger.ledger import Settled
-
 
 # The others are behind links.
 BROUGHT_SOME = "(links IS NOT NULL AND EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = attempt.id))"

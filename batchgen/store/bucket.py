@@ -15,15 +15,13 @@ from typing import IO, Any
 
 from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
-from batchgen.ledger.ledger import Settled
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.pictures import Settled, StoredImage
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.records import SIDECARS
 from batchgen.store.objects import BucketAway, Found, Objects
-from batchgen.store.open_store import NOTE, noted
 from batchgen.store.sniff import EXTENSION, HEAD_BYTES, sniff
 from batchgen.store.spool import NO_FOLLOW, SpoolFile
-from batchgen.store.store import SPOOL, SUPERSEDED, TURNS, Judgement, Stands, Store, beside
+from batchgen.store.store import NOTE, SPOOL, SUPERSEDED, TURNS, Judgement, Stands, Store, beside, noted
 
 RECEIPTS = f"{STATE_FOLDER}/receipts"
 TRIES = 3  # of a put whose name is taken each time: somebody else writes there

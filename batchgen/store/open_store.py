@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from pathlib import Path
 
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.storage_url import bucket_url
-from batchgen.store.store import SPOOL, Store
+from batchgen.store.store import SPOOL, Store, noted
 
-NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
 META = "store"  # the ledger's name for the address; empty or absent for a folder
 
 
@@ -24,12 +20,6 @@ def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
     from batchgen.store.bucket import BucketStore
 
     return BucketStore(folder, url, spool)
-
-
-def noted(folder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return bucket_url((folder / STATE_FOLDER / NOTE).read_text(encoding="utf-8").strip())
-    return ""
 
 
 def store_of(folder: Path, reader: Reader) -> Store:

@@ -16,6 +16,7 @@ from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
 from batchgen.ledger.pictures import StoredImage
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.storage_url import bucket_url
 from batchgen.records import SIDECARS
 from batchgen.store.emergency_spool import Rescue
 from batchgen.store.sniff import EXTENSION, Format, is_picture
@@ -24,6 +25,7 @@ from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
 TURNS = "turns"
+NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
 SPOOL = "spool"
 Judgement = Literal["right", "missing", "changed"]
 
@@ -402,3 +404,9 @@ def judge_file(path: str, sha256: str, size: int) -> Judgement:
         return "missing"
     except OSError:
         return "changed"
+
+
+def noted(folder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return bucket_url((folder / STATE_FOLDER / NOTE).read_text(encoding="utf-8").strip())
+    return ""

@@ -12,7 +12,8 @@ import pytest
 
 import batchgen
 from batchgen.errors import SettingsError, StoreError, UsageError
-from batchgen.ledger.ledger import Ledger, Settled
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.pictures import Settled
 from batchgen.records import ImageFile, Reply
 from batchgen.store.bucket import BucketStore
 from tests.bucket.bench import ADDRESS, ROOT

@@ -14,8 +14,9 @@ import pytest
 from batchgen.cli.verify import Findings, verify
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.cluster.orphan_recovery import take_over
-from batchgen.ledger.ledger import Ledger, Settled, insert_attempt
+from batchgen.ledger.ledger import Ledger, insert_attempt
 from batchgen.ledger.location import Server, known_as
+from batchgen.ledger.pictures import Settled
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.planning.plan import Wishes
 from batchgen.profiles.catalogue import load_catalogue

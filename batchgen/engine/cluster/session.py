@@ -30,7 +30,7 @@ from batchgen.engine.http_attempt import Exchange
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
 from batchgen.engine.pacing import Pacing, hearing
-from batchgen.engine.reconcile import lane_load
+from batchgen.engine.reconcile_items import lane_load
 from batchgen.engine.recovery.receipts import bind
 from batchgen.engine.reference_inputs import Enclosures
 from batchgen.engine.routes import open_routes

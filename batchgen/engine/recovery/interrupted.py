@@ -11,13 +11,13 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from batchgen.engine.reconcile import Survey
+from batchgen.engine.reconcile_items import Survey
 from batchgen.engine.recovery.receipts import Receipt, from_facts, receipt_of
 from batchgen.engine.settle import conclude, finish, late, late_words, place
 from batchgen.errors import ImageError
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.ledger import Ledger, Settled
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.pictures import Settled, StoredImage
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.records import EMPTY, ImageFile, Item, Reply, Sample
 from batchgen.store.bucket import BucketStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from batchgen.engine.reconcile import Survey
+from batchgen.engine.reconcile_items import Survey
 from batchgen.errors import LedgerError
 from batchgen.ledger.missing_state import found_in, lost_ledger, named, verify_words
 from batchgen.ledger.reader import Reader

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.ledger.ledger import Ledger, Missing, Settled
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.pictures import Missing, Settled
 from batchgen.ledger.reader import OpenAttempt
 from batchgen.records import ImageFile, Reply, Sample, Usage
 from batchgen.store.bucket import BucketStore

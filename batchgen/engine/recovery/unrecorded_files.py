@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.reader import Reader, StoredImage
+from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.reader import Reader
 from batchgen.store.store import DRAFTS, SUPERSEDED, Store
 
 Change = tuple[str, tuple[Any, ...]]
