@@ -38,7 +38,7 @@ check: $(VENV)/installed-dev ## lint, format, strict types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest tests/test_layers.py
+	@$(BIN)/python -m pytest tests/house
 
 bench: $(VENV)/installed-dev ## measure against two rivals on one local server; results in .bench/
 	@$(BIN)/python -m tests.benchmarks

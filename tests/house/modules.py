@@ -1,0 +1,85 @@
+"""The package's modules and what each of them imports, read off the source: what the tests of the house and its figures share."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "batchgen"
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """module: ours, without `batchgen.`. late: inside a function. for_types: under TYPE_CHECKING."""
+
+    module: str
+    line: int
+    late: bool = False
+    for_types: bool = False
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"}
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Every import of ours anywhere in a file."""
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), late=False, for_types=False)
+
+
+def _imports(parent: ast.AST, *, late: bool, for_types: bool) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(parent):
+        for name in _imported(node):
+            yield Import(name, node.lineno, late, for_types)  # type: ignore[attr-defined]
+        yield from _imports(
+            node,
+            late=late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda),
+            for_types=for_types or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)),
+        )
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "batchgen":
+        base = str(node.module).removeprefix("batchgen").lstrip(".")
+        for alias in node.names:
+            deeper = f"{base}.{alias.name}".lstrip(".")
+            yield deeper if deeper in PATHS else base
+    elif isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names if alias.name.split(".")[0] == "batchgen"]
+        yield from (name.removeprefix("batchgen").lstrip(".") for name in names)
+
+
+def graph() -> dict[str, set[str]]:
+    """Which module imports which, in whatever way. The package itself holds nothing but its version and lazy names."""
+    return {name: {each.module for each in imports_of(path)} - {"", name} for name, path in PATHS.items()}
+
+
+def circles(arrows: Mapping[str, Set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other. What reaches nothing, or is reached by nothing, is taken away until
+    only circles and the ways between them are left."""
+    left = {name: set(others) for name, others in arrows.items()}
+    while True:
+        reached = set().union(*left.values()) if left else set()
+        loose = {name for name, others in left.items() if not others & left.keys() or name not in reached}
+        if not loose:
+            break
+        left = {name: others - loose for name, others in left.items() if name not in loose}
+    reach = {name: _reachable(name, left) for name in left}
+    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in left}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def _reachable(start: str, arrows: Mapping[str, Set[str]]) -> set[str]:
+    seen: set[str] = set()
+    ahead = [start]
+    while ahead:
+        new = arrows.get(ahead.pop(), set()) - seen
+        seen |= new
+        ahead += new
+    return seen

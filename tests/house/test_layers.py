@@ -1,0 +1,125 @@
+"""The plan of the house: five floors, their rooms, and no arrow between modules that points up or in a circle."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.house.modules import PACKAGE, PATHS, circles, graph, imports_of
+
+# Bottom to top. A room or file may import from its own floor and from those below it. A file that stands on another
+# floor than its room is named there.
+FLOORS: dict[str, list[str]] = {
+    "vocabulary": ["records", "errors", "os_errors", "events", "settings", "safe_open", "sanitize", "url"],
+    "rules": [
+        *["profiles", "providers", "planning", "scheduling", "manifest"],
+        *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timetable"],
+    ],
+    "edges": [
+        *["http", "references", "store", "derivatives", "ledger"],
+        # a manifest is read here
+        *["manifest.read", "manifest.sources", "manifest.jsonl", "manifest.rows"],
+        *["manifest.assemble", "manifest.fast_path", "manifest.validate_item"],
+    ],
+    "motion": ["engine", "api"],
+    "views": ["report", "schedule", "daemon", "cli", "__main__"],
+}
+EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
+STARTS_EMULATOR = {"api", "cli.emulate"}
+LAZY = {"manifest"}  # the package itself: names of its files, loaded on first use
+
+# Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
+ENGINE = """
+online outcome routes dependents conversation lane_events sidecars
+recovery.receipts recovery.unrecorded_files batch.lines cluster.queue cluster.reference_bundle
+budgets pacing settle reference_inputs reconcile_items derivatives discrepancies
+recovery.repair_lines cluster.cancellation cluster.dependents cluster.submit
+attempts delivery http_attempt prepare reconcile remote_engine
+recovery.interrupted recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.watch
+execute links recovery.repair cluster.derivative_jobs
+signals batch.context cluster.orphan_recovery cluster.submit_derivatives
+batch.outcomes cluster.engine cluster.resolve_previous_attempts
+batch.submit cluster.session
+batch.collect batch.startup cluster.worker
+batch.batches
+run
+"""
+ROW = {f"engine.{name}": row for row, names in enumerate(ENGINE.strip().splitlines()) for name in names.split()}
+OURS = {name: path for name, path in PATHS.items() if name.split(".")[0] != EMULATOR}
+
+
+def floor_of(module: str) -> int:
+    """The floor of the longest name that fits."""
+    found = [
+        (len(name), floor)
+        for floor, names in enumerate(FLOORS.values())
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    assert found, f"{module} lies in no room of the house"
+    return max(found)[1]
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_arrows_only_point_down(module):
+    for each in imports_of(OURS[module]):
+        if each.module.split(".")[0] == EMULATOR:
+            assert module in STARTS_EMULATOR, f"{module}:{each.line} imports the emulator"
+        elif each.module and not (module in LAZY and each.for_types):
+            assert floor_of(each.module) <= floor_of(module), (
+                f"{module}:{each.line} imports {each.module}, a floor above it"
+            )
+
+
+@pytest.mark.parametrize("module", [name for name in PATHS if name not in OURS])
+def test_the_emulator_imports_nothing_of_ours(module):
+    found = [each.module for each in imports_of(PATHS[module]) if each.module.split(".")[0] != EMULATOR]
+    assert not found, f"{module} imports {found}"
+
+
+def test_no_module_reaches_itself_also_by_late_imports_and_by_those_for_types():
+    assert not circles(graph())
+
+
+def test_every_file_of_the_engine_has_its_row():
+    files = {name for name, path in OURS.items() if name.startswith("engine.") and path.name != "__init__.py"}
+    assert files == set(ROW)
+
+
+@pytest.mark.parametrize("module", ROW)
+def test_files_of_the_engine_import_only_from_rows_before_theirs(module):
+    for each in imports_of(OURS[module]):
+        if each.module in ROW:
+            assert ROW[each.module] < ROW[module], f"{module}:{each.line} imports {each.module}"
+
+
+def test_no_module_is_a_drawer_for_everything():
+    assert not [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if path.stem in {"manager", "util", "utils", "helper", "helpers", "common", "core"}
+    ]
+
+
+def test_the_environment_is_read_in_one_place():
+    readers = {"os.environ", "os.getenv"}
+    found = {
+        name
+        for name, path in PATHS.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in readers
+    }
+    assert found <= {"settings", "emulator.command_line"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import batchgen", "import batchgen.records, batchgen.errors, batchgen.ledger.reader"]
+)
+def test_what_status_and_help_need_imports_nothing_heavy(statement):
+    heavy = ["aiohttp", "pydantic", "PIL", "yaml", "jinja2", "rich", "structlog", "obstore"]
+    code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
