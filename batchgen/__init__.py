@@ -16,16 +16,28 @@ if TYPE_CHECKING:
     from batchgen.api import Job, Plan, load, plan, run, run_sync
     from batchgen.engine.outcome import Outcome, RunOptions
     from batchgen.ledger.ledger import Ledger
-    from batchgen.planning.plan import Wishes
+    from batchgen.planning.plan import RetrySelection
 
 __version__ = "0.1.0"
-__all__ = ["Job", "Ledger", "Outcome", "Plan", "RunOptions", "Wishes", "__version__", "load", "plan", "run", "run_sync"]
+__all__ = [
+    "Job",
+    "Ledger",
+    "Outcome",
+    "Plan",
+    "RetrySelection",
+    "RunOptions",
+    "__version__",
+    "load",
+    "plan",
+    "run",
+    "run_sync",
+]
 
 _MODULES = {
     "Outcome": "batchgen.engine.outcome",
     "RunOptions": "batchgen.engine.outcome",
     "Ledger": "batchgen.ledger.ledger",
-    "Wishes": "batchgen.planning.plan",
+    "RetrySelection": "batchgen.planning.plan",
 }
 
 

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Never returns: leaves with the exit code that the README lists."""
     try:
-        from batchgen.cli.streams import ignore_failures, open_standard_streams
+        from batchgen.cli.standard_streams import ignore_failures, open_standard_streams
 
         open_standard_streams()
         try:

@@ -9,41 +9,41 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from batchgen.derivatives.forecast import Coming, to_be_made
-from batchgen.engine.budgets import counts_all_jobs, left_of_budgets, refuse_unshared
+from batchgen.derivatives.forecast import DerivativeForecast, missing_derivatives
+from batchgen.engine.budgets import counts_all_jobs, remaining_budget, require_shared_spend
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
-from batchgen.engine.reconcile import Surveyor
-from batchgen.engine.reconcile_items import Survey, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconcile import Reconciler
+from batchgen.engine.reconcile_items import Reconciliation, refuse_derivatives, refuse_online_only
 from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results
-from batchgen.engine.remote_engine import Distributed
+from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.engine.run import run_job
 from batchgen.errors import UsageError
 from batchgen.events import Observer
-from batchgen.ledger.derivatives import Derived
-from batchgen.ledger.location import Server, address, has_ledger, kept_by, known_as, ledger_url
-from batchgen.ledger.missing_state import has_lines
+from batchgen.ledger.derivatives import DerivativeReader
+from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, ledger_url, open_registered, server_address
+from batchgen.ledger.missing_state import has_result_lines
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
-from batchgen.manifest.storage_url import bucket_url, names_bucket
-from batchgen.planning.batchable import By
-from batchgen.planning.plan import Forecast, Step, Wishes, forecast, too_dear
+from batchgen.manifest.storage_url import has_url_scheme, normalize_bucket_url
+from batchgen.planning.batchable import BatchMode
+from batchgen.planning.plan import Forecast, RetrySelection, Step, forecast, spend_rate_problem
 from batchgen.profiles.profile import Profile
-from batchgen.profiles.vendor import is_vendor
-from batchgen.references.local import Afar, BucketsRefused
-from batchgen.references.remote import PicturesAfar
-from batchgen.scheduling.window import day_began
+from batchgen.profiles.vendor import is_vendor_url
+from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceSource
+from batchgen.references.remote import RemoteReferences
+from batchgen.scheduling.window import quota_day_start
 from batchgen.settings import Settings, state_folder
-from batchgen.store.open_store import open_store, refuse_elsewhere, remembered, take_up
+from batchgen.store.open_store import last_location, load_pending, open_store, refuse_other_location
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
-BY_BATCH: Mapping[str, By] = {"batch": "batch", "auto": "auto"}
-STRANGERS_SERVER = (
+BATCH_MODES: Mapping[str, BatchMode] = {"batch": "batch", "auto": "auto"}
+UNTRUSTED_ADDRESS = (
     "is not read: `.env` beside the manifest says where requests go, so pictures from your buckets could be sent there; set"
     " that address in the environment instead"
 )
 ENGINES = {
-    **dict.fromkeys(("online", *BY_BATCH), "batchgen.engine.online:OnlineEngine"),
+    **dict.fromkeys(("online", *BATCH_MODES), "batchgen.engine.online:OnlineEngine"),
     "cluster": "batchgen.engine.cluster.engine:ClusterEngine",
 }
 
@@ -64,7 +64,7 @@ class Plan:
     """What a run would do. survey: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
     derivatives: files to make of the pictures, at most, for a picture may turn out smaller than a width."""
 
-    survey: Survey
+    reconciliation: Reconciliation
     forecast: Forecast
     warnings: tuple[str, ...] = ()
     derivatives: int = 0
@@ -85,18 +85,18 @@ def load(
     environment. Raises ManifestError, SettingsError, UsageError.
     """
     path = Path(path)
-    bucket = _bucket(output) if isinstance(output, str) else ""
+    bucket = _bucket_address(output) if isinstance(output, str) else ""
     settings = Settings.load(path.absolute().parent, environ)
 
     def allow_retired(profile: Profile) -> bool:
-        return emulate or not is_vendor(profile.provider, settings.base_url(profile.provider))
+        return emulate or not is_vendor_url(profile.provider, settings.base_url(profile.provider))
 
-    def afar(warn: Callable[[str], None]) -> Afar:
-        if settings.folder_names_server and not emulate:
-            return BucketsRefused(STRANGERS_SERVER)
-        return PicturesAfar(state_folder(settings), warn)
+    def remote_references(warn: Callable[[str], None]) -> RemoteReferenceSource:
+        if settings.dotenv_sets_base_url and not emulate:
+            return DisabledRemoteReferences(UNTRUSTED_ADDRESS)
+        return RemoteReferences(state_folder(settings), warn)
 
-    manifest = open_manifest(path, allow_retired=allow_retired, afar=afar)
+    manifest = open_manifest(path, allow_retired=allow_retired, remote_references=remote_references)
     if output is not None and not bucket:
         folder = Path(output).absolute()
     else:
@@ -105,14 +105,14 @@ def load(
             folder = folder.with_name(folder.name + ".emulated")
         elif not bucket:
             bucket = manifest.bucket
-    return Job(manifest, folder, settings, emulate, bucket or remembered(folder))
+    return Job(manifest, folder, settings, emulate, bucket or last_location(folder))
 
 
-def _bucket(output: str) -> str:
-    if not names_bucket(output):
+def _bucket_address(output: str) -> str:
+    if not has_url_scheme(output):
         return ""
     try:
-        return bucket_url(output)
+        return normalize_bucket_url(output)
     except ValueError as error:
         raise UsageError(f"--output: {error}") from None
 
@@ -120,7 +120,7 @@ def _bucket(output: str) -> str:
 def plan(
     job: Job,
     *,
-    wishes: Wishes | None = None,
+    retry_selection: RetrySelection | None = None,
     only: Sequence[str] = (),
     limit: int | None = None,
     concurrency: int | None = None,
@@ -132,63 +132,69 @@ def plan(
 
     on_step: told of every sample that is not simply kept, in the order of the manifest.
     """
-    has_lines(job.folder)
-    reader = _reader(job)
+    has_result_lines(job.folder)
+    reader = _open_reader(job)
     limits = job.manifest.limits
-    coming = Coming(job.manifest.name, on_step)
+    derivative_forecast = DerivativeForecast(job.manifest.name, on_step)
     try:
         store = open_store(job.folder, job.bucket)
         if reader is None or reader.last_run() is None:
             refuse_lost_results(job.manifest, store)
         if reader is not None:
-            refuse_elsewhere(reader, store)
-            take_up(store, reader)
-        survey = Surveyor(
-            job.manifest, reader, store, wishes or Wishes(), only=only, limit=limit, on_step=coming,
-            by=BY_BATCH.get(engine, "online"),
-        ).walk()  # fmt: skip
+            refuse_other_location(reader, store)
+            load_pending(store, reader)
+        reconciliation = Reconciler(
+            job.manifest, reader, store, retry_selection or RetrySelection(), only=only, limit=limit, on_step=derivative_forecast,
+            batch_mode=BATCH_MODES.get(engine, "online"),
+        ).reconcile()  # fmt: skip
         refuse_derivatives(job.manifest, store)
-        refuse_lost_pictures(job.manifest, store, survey, reader)
-        files = coming.files
-        if reader is not None and job.manifest.derives:
-            due = to_be_made(job.manifest, Derived.of(reader), str(job.folder), only, emulated=job.emulated)
-            files += sum(len(each.outputs) for each in due if each.key not in coming.again)
-        budget, budget_of = _left_of_budgets(job, survey, reader, max_usd)
-        for lane, load in survey.loads.items():
+        refuse_lost_pictures(job.manifest, store, reconciliation, reader)
+        files = derivative_forecast.files
+        if reader is not None and job.manifest.has_derivatives:
+            due = missing_derivatives(
+                job.manifest, DerivativeReader.from_reader(reader), str(job.folder), only, emulated=job.emulated
+            )
+            files += sum(len(each.outputs) for each in due if each.key not in derivative_forecast.replaced)
+        budget, budget_of = _remaining_budget(job, reconciliation, reader, max_usd)
+        for lane, load in reconciliation.loads.items():
             if load.rpd is not None:
-                load.rpd_left = max(0, load.rpd - (reader.sent_since(lane, day_began(time.time())) if reader else 0))
+                load.rpd_left = max(
+                    0, load.rpd - (reader.sent_count_since(lane, quota_day_start(time.time())) if reader else 0)
+                )
     finally:
         if reader is not None:
             reader.close()
-    refuse_online_only(survey)
-    loads = list(survey.loads.values())
-    if (never := too_dear(loads)) is not None:
+    refuse_online_only(reconciliation)
+    loads = list(reconciliation.loads.values())
+    if (never := spend_rate_problem(loads)) is not None:
         raise UsageError(never)
-    prospect = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=survey.chain_s)
-    return Plan(survey, prospect, tuple(job.manifest.warnings), files)
+    run_forecast = forecast(loads, concurrency or limits.concurrency, budget, budget_of, chain_s=reconciliation.chain_s)
+    return Plan(reconciliation, run_forecast, tuple(job.manifest.warnings), files)
 
 
-def _left_of_budgets(
-    job: Job, survey: Survey, reader: Reader | None, max_usd: float | None
+def _remaining_budget(
+    job: Job, reconciliation: Reconciliation, reader: Reader | None, max_usd: float | None
 ) -> tuple[float | None, str]:
     """(USD, of what). Raises LedgerError when a budget counts all jobs and what they spend cannot be read."""
     state = (
-        None if job.emulated else address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)
+        None
+        if job.emulated
+        else server_address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)
     )
-    providers = {profile.provider for profile in survey.profiles.values()}
+    providers = {profile.provider for profile in reconciliation.profiles.values()}
     if counts_all_jobs(job.manifest.limits, providers, emulated=job.emulated):
-        refuse_unshared(state)
-    return left_of_budgets(job.manifest.limits, max_usd, state, reader)
+        require_shared_spend(state)
+    return remaining_budget(job.manifest.limits, max_usd, state, reader)
 
 
-def _reader(job: Job) -> Reader | None:
+def _open_reader(job: Job) -> Reader | None:
     """Of what is known so far; of a job that a server knows, even when this folder is new."""
     url = ledger_url(job.settings)
     if has_ledger(job.folder):
         return Reader.open(job.folder, url)
     if url is None:
         return None
-    kept = kept_by(Server(url, job.manifest.name, known_as(job.bucket or str(job.folder))))
+    kept = open_registered(LedgerServer(url, job.manifest.name, job_identity(job.bucket or str(job.folder))))
     return None if kept is None else Reader(kept)
 
 
@@ -201,8 +207,8 @@ async def run(
     SettingsError, StoreError, LedgerError, JobLocked, UsageError.
     """
     options = options or RunOptions()
-    options = replace(options, batches=replace(options.batches, by=BY_BATCH.get(engine, "online")))
-    driver = engine_named(engine)
+    options = replace(options, batches=replace(options.batches, batch_mode=BATCH_MODES.get(engine, "online")))
+    driver = load_engine(engine)
     if job.emulated and options.emulator_url is None:
         from batchgen.emulator import EmulatorOptions, serve
 
@@ -226,16 +232,16 @@ def run_sync(
     return asyncio.run(run(job, observers=observers, options=options, engine=engine))
 
 
-def engine_named(name: str) -> Engine | Distributed:
+def load_engine(name: str) -> Engine | RemoteEngine:
     """Our own engine of this name, else one installed under `batchgen.engines`. Raises UsageError naming those there are."""
     if name in ENGINES:
         module, _, attribute = ENGINES[name].partition(":")
-        engine: Engine | Distributed = getattr(import_module(module), attribute)()
+        engine: Engine | RemoteEngine = getattr(import_module(module), attribute)()
         return engine
     from importlib.metadata import entry_points
 
     found = {point.name: point for point in entry_points(group="batchgen.engines")}
     if name not in found:
         raise UsageError(f"there is no engine {name!r}; installed are {', '.join(sorted({*ENGINES, *found}))}")
-    installed: Engine | Distributed = found[name].load()()
+    installed: Engine | RemoteEngine = found[name].load()()
     return installed

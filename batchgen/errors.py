@@ -10,7 +10,7 @@ from batchgen.records import Usage
 
 Scope = Literal["sample", "lane", "account", "host", "run"]
 BREAKER_SCOPES: tuple[Scope, ...] = ("lane", "account", "host")  # the narrowest first
-Budget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "tier", "none"]
+RetryBudget = Literal["attempts", "no_image", "malformed", "input", "uncertain", "tier", "none"]
 
 
 class BatchgenError(Exception):
@@ -36,12 +36,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        place = self.file
+        position = self.file
         if self.line:
-            place += f":{self.line}"
+            position += f":{self.line}"
             if self.column:
-                place += f":{self.column}"
-        return f"{place}: {self.field}: {self.message}" if self.field else f"{place}: {self.message}"
+                position += f":{self.column}"
+        return f"{position}: {self.field}: {self.message}" if self.field else f"{position}: {self.message}"
 
 
 class ManifestError(UsageError):
@@ -84,7 +84,7 @@ class LedgerGone(LedgerError):
         self.kept = tuple(kept)
 
 
-class ServerAway(LedgerError):
+class LedgerUnreachable(LedgerError):
     """The server that holds the ledger cannot be reached now, and may be later."""
 
 
@@ -126,7 +126,7 @@ class ProviderError(BatchgenError):
     suspects: ClassVar[tuple[Scope, ...]] = ()
     answered: ClassVar[bool] = True
     retryable: ClassVar[bool] = False
-    budget: ClassVar[Budget] = "none"
+    budget: ClassVar[RetryBudget] = "none"
     maybe_billed: ClassVar[bool] = False
     outcome: ClassVar[Literal["refused", "failed", "uncertain"]] = "failed"
     reason: str = "error"
@@ -148,7 +148,7 @@ class ProviderError(BatchgenError):
         self.http_status = http_status
         self.usage = usage
 
-    def as_kind(self, kind: type[ProviderError]) -> ProviderError:
+    def as_type(self, kind: type[ProviderError]) -> ProviderError:
         """The same with another class."""
         return kind(
             self.message,
@@ -343,7 +343,7 @@ class TierRefused(ProviderError):
     retryable = True
     budget = "tier"
     reason = "tier_refused"
-    for_good: bool = False
+    permanent: bool = False
 
 
 class ServerFault(ProviderError):
@@ -352,7 +352,7 @@ class ServerFault(ProviderError):
     suspects = ("lane", "host")
     answered = False
     retryable = True
-    budget: ClassVar[Budget] = "attempts"
+    budget: ClassVar[RetryBudget] = "attempts"
     reason = "server_fault"
 
 
@@ -414,4 +414,6 @@ class DownloadFailed(ProviderError):
     reason = "download_failed"
 
 
-BEHIND_LINK = frozenset({"download_failed", "link_refused"})  # reasons of DownloadFailed: the link is tried again
+LINK_PENDING_REASONS = frozenset(
+    {"download_failed", "link_refused"}
+)  # reasons of DownloadFailed: the link is tried again

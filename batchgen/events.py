@@ -130,11 +130,11 @@ class Outage(Event):
     message: str
 
 
-class OutageBegan(Outage):
+class OutageStarted(Outage):
     pass
 
 
-class OutageContinues(Outage):
+class OutageProbeFailed(Outage):
     """A probe has failed."""
 
 
@@ -153,7 +153,7 @@ class BatchSubmitted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSeen(Event):
+class BatchUpdated(Event):
     """How a batch stands by the vendor's own counts, told when that has changed. state: pending, running, or how it ended."""
 
     model: str
@@ -190,7 +190,7 @@ class Stopping(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noted(Event):
+class Notice(Event):
     """Something worth a line in the log: a repair at start, a server that lied about a type."""
 
     message: str
@@ -210,7 +210,7 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NightPlanned(Event):
+class ScheduledRunPlanned(Event):
     """due: when the job's next night begins, in UTC."""
 
     job: str
@@ -219,7 +219,7 @@ class NightPlanned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NightBegan(Event):
+class ScheduledRunStarted(Event):
     """due: when it should have begun. why: on time, missed, interrupted, held, reset, batches, or made: what it submitted to workers."""
 
     job: str
@@ -229,7 +229,7 @@ class NightBegan(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NightEnded(Event):
+class ScheduledRunEnded(Event):
     """again: when the job runs next, in UTC; None when the daemon ends."""
 
     job: str
@@ -241,7 +241,7 @@ class NightEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NightSkipped(Event):
+class ScheduledRunSkipped(Event):
     """It is too long ago to be made up for."""
 
     job: str
@@ -250,7 +250,7 @@ class NightSkipped(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NightSaid(Event):
+class ScheduledRunOutput(Event):
     """A line of the job's run."""
 
     job: str

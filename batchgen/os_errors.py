@@ -43,16 +43,18 @@ REMEDIES: Mapping[int, str] = {
     errno.EAGAIN: NO_THREADS,
     errno.ENOMEM: NO_MEMORY,
 }
-FILES_LEAST = 48  # of a run that has nothing in flight: 18 when measured, and pipes to processes that make derivatives
-FILES_EACH = 3  # for one request, 2 when measured: connection, spool, a reference or the emulator's side
+MIN_OPEN_FILES = (
+    48  # of a run that has nothing in flight: 18 when measured, and pipes to processes that make derivatives
+)
+OPEN_FILES_PER_REQUEST = 3  # for one request, 2 when measured: connection, spool, a reference or the emulator's side
 
 
-def refusal(error: BaseException) -> str:
+def machine_refusal(error: BaseException) -> str:
     """What the machine refused and what helps; empty for any other error, which is then a bug of ours."""
     if isinstance(error, MemoryError):
         return NO_MEMORY
     if isinstance(error, RuntimeError):
-        return next((words for said, words in _SAID if said in str(error)), "")
+        return next((words for said, words in _RUNTIME_ERROR_REMEDIES if said in str(error)), "")
     if isinstance(error, UnicodeEncodeError):
         return _not_encoded(error)
     if not isinstance(error, OSError) or (words := REMEDIES.get(error.errno or 0)) is None:
@@ -63,7 +65,7 @@ def refusal(error: BaseException) -> str:
 
 
 # The standard library's own words; it has no class of its own for these.
-_SAID = (
+_RUNTIME_ERROR_REMEDIES = (
     ("can't start new thread", NO_THREADS),
     ("Could not determine home directory", NO_HOME),
 )
@@ -88,7 +90,7 @@ def _no_folder(error: OSError) -> str:
     return f"{error.strerror}: set TMPDIR to a folder that can be written to" if "temporary" in str(error) else ""
 
 
-def started_threads(count: int, name: str) -> ThreadPoolExecutor:
+def start_threads(count: int, name: str) -> ThreadPoolExecutor:
     """A pool whose threads run already, for what has been paid for must not wait for one that cannot be started.
 
     Raises RuntimeError when the machine allows no more threads.
@@ -106,11 +108,11 @@ def started_threads(count: int, name: str) -> ThreadPoolExecutor:
     return pool
 
 
-def allow_open_files(concurrency: int) -> None:
+def raise_open_file_limit(concurrency: int) -> None:
     """Raise the process's own limit to what so many requests in flight need. Raises SettingsError where that is not allowed."""
     if resource is None:
         return
-    needed = FILES_LEAST + FILES_EACH * concurrency
+    needed = MIN_OPEN_FILES + OPEN_FILES_PER_REQUEST * concurrency
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-EMPTY: Mapping[str, Any] = {}
+EMPTY_MAPPING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,22 +105,22 @@ def sample_key(item_id: str, n: int) -> str:
     return item_id if n == 1 else f"{item_id}#{n}"
 
 
-def needs(item: Item, n: int) -> tuple[str, ...]:
+def required_keys(item: Item, n: int) -> tuple[str, ...]:
     """Keys of the samples that must have their pictures before sample n of `item` can be asked for."""
     if not item.references and item.turn < 2:
         return ()
-    keys = [item_ref_key(name) for name in item.references if name.startswith("@")]
+    keys = [reference_key(name) for name in item.references if name.startswith("@")]
     if item.turn > 1:
-        keys.append(sample_key(previous_turn(item), n))
+        keys.append(sample_key(previous_turn_id(item), n))
     return tuple(dict.fromkeys(keys))
 
 
-def previous_turn(item: Item) -> str:
+def previous_turn_id(item: Item) -> str:
     """The id of the turn before: turns are called `{id}-t1`, `{id}-t2` and so on."""
     return f"{item.id.rpartition('-t')[0]}-t{item.turn - 1}"
 
 
-def item_ref_key(name: str) -> str:
+def reference_key(name: str) -> str:
     """The sample key that a reference `@id` or `@id#n` names."""
     item_id, _, n = name[1:].partition("#")
     return sample_key(item_id, int(n or 1))
@@ -164,7 +164,9 @@ Role = Literal["image", "draft", "thought"]
 # Endings of the files beside a picture, its own ending replaced: text, thoughts, sources, the search's suggestions. The
 # last parts differ from each other and from a picture's, so that no two items can mean the same file.
 SIDECARS = (".txt", ".thoughts.md", ".sources.json", ".search.html")
-LIFTED = "\x00lifted:"  # a long JSON string that the transport decoded to disk is replaced by this and its number
+DECODED_PREFIX = (
+    "\x00lifted:"  # a long JSON string that the transport decoded to disk is replaced by this and its number
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class ReplyImage:
 
     mime_type: str
     data: bytes | None = None
-    lifted: int | None = None
+    decoded: int | None = None
     role: Role = "image"
 
 
@@ -209,7 +211,7 @@ class Reply:
 
     images: tuple[ReplyImage, ...] = ()
     links: tuple[str, ...] = ()
-    absent: Mapping[int, tuple[str, str] | None] = field(default_factory=dict)
+    unavailable: Mapping[int, tuple[str, str] | None] = field(default_factory=dict)
     text: str = ""
     thoughts: str = ""
     usage: Usage | None = None
@@ -235,7 +237,7 @@ class ImageFile:
     flags: tuple[str, ...] = ()  # "size" | "ratio": not what was asked for; kept all the same
 
 
-State = Literal[
+SampleState = Literal[
     "wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked", "superseded"
 ]
 
@@ -246,7 +248,7 @@ class Result:
 
     id: str
     n: int
-    state: State
+    state: SampleState
     model: str
     files: tuple[ImageFile, ...] = ()
     usd: float | None = None
@@ -263,7 +265,7 @@ class Result:
     derivatives: tuple[str, ...] = ()  # paths of what was made of it
 
 
-class Known(NamedTuple):
+class KnownSample(NamedTuple):
     """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the picture at `path`.
 
     A tuple and not a dataclass: planning a million lines makes a million of them.

@@ -10,32 +10,32 @@ from typing import IO
 PRIVATE_MODE = 0o600  # of what lies in `.batchgen`: it holds prompts and what vendors said
 
 
-class OutsideError(ValueError):
+class UnsafePathError(ValueError):
     """Why a path is not read."""
 
 
-def resolve(folder: str, path: str) -> str:
+def resolve_inside(folder: str, path: str) -> str:
     """The real path of an existing regular file inside `folder`. Raises OutsideError.
 
     folder: a real path. `~` and `$NAME` mean nothing here: they are characters.
     """
     if "\x00" in path:
-        raise OutsideError("holds a NUL character")
+        raise UnsafePathError("holds a NUL character")
     if os.path.isabs(path) or os.path.splitdrive(path)[0] or path.startswith(("/", "\\")):
-        raise OutsideError("must be relative to the manifest's folder")
+        raise UnsafePathError("must be relative to the manifest's folder")
     if ".." in path.replace("\\", "/").split("/"):
-        raise OutsideError("must stay inside the manifest's folder")
+        raise UnsafePathError("must stay inside the manifest's folder")
     try:
         real = os.path.realpath(os.path.join(folder, path), strict=True)
         mode = os.stat(real).st_mode
     except FileNotFoundError:
-        raise OutsideError("there is no such file") from None
+        raise UnsafePathError("there is no such file") from None
     except (OSError, ValueError) as error:
-        raise OutsideError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UnsafePathError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not real.startswith(folder.rstrip(os.sep) + os.sep):
-        raise OutsideError("is a link out of the manifest's folder")
+        raise UnsafePathError("is a link out of the manifest's folder")
     if not stat.S_ISREG(mode):
-        raise OutsideError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+        raise UnsafePathError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
     return real
 
 
@@ -45,20 +45,20 @@ def open_regular(real: str) -> IO[bytes]:
     try:
         descriptor = os.open(real, flags | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
-        raise OutsideError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UnsafePathError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     # Asked again of what was opened: the name may have been given to something else meanwhile.
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OutsideError("is not a regular file")
+        raise UnsafePathError("is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
-def private(path: str, flags: int) -> int:
+def private_opener(path: str, flags: int) -> int:
     """For `open(…, opener=private)`: what is made is its owner's alone, whatever the umask; no link is followed."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_MODE)
 
 
-def private_folder(path: Path) -> None:
+def make_private_folder(path: Path) -> None:
     """The same for a folder, and for each above it that is missing: `mkdir` gives its mode to the last alone."""
     for folder in (*reversed(path.parents), path):
         if not folder.exists():

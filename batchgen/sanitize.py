@@ -31,7 +31,7 @@ _ASCII = {
 REDACTED = "[redacted]"
 # What looks like a key, whoever's it is: by its own form, or by what stands before it. Google quotes it in messages
 # ("Consumer 'api_key:…' has been suspended"), gateways as JSON or as a header, in quotes that may be escaped.
-_KEY_LIKE = re.compile(
+_LIKELY_KEY = re.compile(
     r"""
     \b(?:AIza[\w-]{20,} | AQ\.[\w-]{20,} | sk-[\w.-]{12,})
     | (?<=api_key:) [^\s'"\\]+
@@ -43,7 +43,7 @@ _KEY_LIKE = re.compile(
 )
 
 
-def clean(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` on one line; whatever a terminal would act upon is shown as its escape, `\\x1b` or `\\u202e`."""
     return _UNSAFE.sub(_escape, text) if not (text.isascii() and text.isprintable()) else text
 
@@ -55,15 +55,15 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
-def without_secrets(text: str, secrets: Iterable[str]) -> str:
+def redact_secrets(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     return text
 
 
-def without_key_likes(text: str) -> str:
+def redact_likely_keys(text: str) -> str:
     """Without what looks like a key, though nobody told us of one."""
-    return _KEY_LIKE.sub(lambda found: f"{found['scheme'] or found['name'] or found['plain'] or ''}…", text)
+    return _LIKELY_KEY.sub(lambda found: f"{found['scheme'] or found['name'] or found['plain'] or ''}…", text)
 
 
 def ascii_only(text: str) -> str:
@@ -73,7 +73,7 @@ def ascii_only(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def json_text(value: Any, *, indent: int | None = None, plain: bool = False) -> str:
+def printable_json(value: Any, *, indent: int | None = None, plain: bool = False) -> str:
     """JSON that may be printed: what a terminal would act upon is written as `\\uXXXX`, which parses to the same.
 
     plain: ASCII only.
@@ -87,14 +87,14 @@ def _json_escape(match: re.Match[str]) -> str:
     return match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"
 
 
-def cells(text: str) -> int:
+def display_width(text: str) -> int:
     """How many columns a cleaned text takes: two for wide characters, none for what combines."""
     if text.isascii():
         return len(text)
-    return sum(_cells(character) for character in text)
+    return sum(_char_width(character) for character in text)
 
 
-def _cells(character: str) -> int:
+def _char_width(character: str) -> int:
     if character == "\ufe0f":  # what stands before it is drawn as a picture, two columns wide
         return 1
     if character in "\u200c\u200d" or unicodedata.category(character) in ("Mn", "Me"):
@@ -102,9 +102,9 @@ def _cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def shortened(text: str, columns: int, mark: str = "…") -> str:
+def truncate(text: str, columns: int, mark: str = "…") -> str:
     """`text` in at most this many columns, with a mark of one column where it was cut."""
-    if cells(text) <= columns:
+    if display_width(text) <= columns:
         return text
     return _prefix(text, columns - 1) + mark if columns > 0 else ""
 
@@ -114,11 +114,11 @@ def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
     lines: list[str] = []
     line, indent = "", indent[: columns // 2]
     for word in re.findall(r" *[^ ]+", text):
-        if line and cells(line + word) > columns:
+        if line and display_width(line + word) > columns:
             lines.append(line)
             line, word = indent, word.lstrip(" ")
         line += word
-        while cells(line) > columns:
+        while display_width(line) > columns:
             begin = _prefix(line, columns) or line[:1]
             lines.append(begin)
             line = indent + line[len(begin) :]
@@ -128,13 +128,13 @@ def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
 def _prefix(text: str, columns: int) -> str:
     """As much of it as these columns hold."""
     taken = 0
-    for at, character in enumerate(text):
-        taken += _cells(character)
+    for position, character in enumerate(text):
+        taken += _char_width(character)
         if taken > columns:
-            return text[:at]
+            return text[:position]
     return text
 
 
-def brief(message: str, columns: int = 160) -> str:
+def short_message(message: str, columns: int = 160) -> str:
     """A vendor's message, cleaned and cut to about two lines: the ledger and the log have all of it."""
-    return shortened(clean(without_key_likes(" ".join(message.split()))), columns)
+    return truncate(sanitize(redact_likely_keys(" ".join(message.split()))), columns)

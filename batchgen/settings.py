@@ -11,8 +11,8 @@ from pathlib import Path
 
 from batchgen.errors import SettingsError
 from batchgen.os_errors import NO_HOME
-from batchgen.safe_open import OutsideError, open_regular, resolve
-from batchgen.url import parts_of
+from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
+from batchgen.url import split_url
 
 KEY_NAMES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -26,9 +26,11 @@ BASE_URL_NAMES = {
 }
 
 
-LEDGER = "BATCHGEN_LEDGER"  # the address of the PostgreSQL server that has the ledgers, perhaps with a password
+LEDGER_VARIABLE = (
+    "BATCHGEN_LEDGER"  # the address of the PostgreSQL server that has the ledgers, perhaps with a password
+)
 SECRET_MIN_CHARS = 8  # a shorter value is never blackened: it would take ordinary words with it
-NOT_FROM_A_FOLDER = ("HOME", "XDG_STATE_HOME")  # where quota and budgets of all jobs are counted
+NOT_FROM_DOTENV = ("HOME", "XDG_STATE_HOME")  # where quota and budgets of all jobs are counted
 SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD", "LEDGER", "_PROXY")
 
 
@@ -37,12 +39,12 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
-def use_ledger(url: str | None) -> None:
+def set_ledger_url(url: str | None) -> None:
     """As if BATCHGEN_LEDGER had been set so for this process: those that it starts have it too, and no command line shows it."""
     if url is None:
-        os.environ.pop(LEDGER, None)
+        os.environ.pop(LEDGER_VARIABLE, None)
     else:
-        os.environ[LEDGER] = url
+        os.environ[LEDGER_VARIABLE] = url
 
 
 def environment_without_keys() -> dict[str, str]:
@@ -76,7 +78,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class VariableValue:
     """The value of the variable `name`. env_file: the `.env` of a folder that it stands in; None: the environment."""
 
     text: str = field(repr=False)
@@ -102,34 +104,34 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Variables:
+class VariableSource:
     """All that one place says: the environment, or with `env_file` the `.env` of a folder."""
 
     values: Mapping[str, str] = field(repr=False)
     env_file: Path | None = None
 
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> VariableValue | None:
         """The value of a variable, else the contents of the file that NAME_FILE names. Raises SettingsError."""
         if value := self.values.get(name):
-            return Found(unquoted(value), name, self.env_file)
+            return VariableValue(unquote(value), name, self.env_file)
         if path := self.values.get(f"{name}_FILE"):
-            named = Found(path, f"{name}_FILE", self.env_file)
-            return replace(named, text=unquoted(_contents(named)))
+            named = VariableValue(path, f"{name}_FILE", self.env_file)
+            return replace(named, text=unquote(_read_key_file(named)))
         return None
 
-    def is_file(self, name: str) -> bool:
+    def names_file(self, name: str) -> bool:
         """Whether the value of a variable is the path of a regular file."""
         folder = "" if self.env_file is None else self.env_file.parent
         return os.path.isfile(os.path.join(folder, self.values[name]))
 
-    def base_url(self, provider: str) -> Found | None:
+    def base_url(self, provider: str) -> VariableValue | None:
         names = BASE_URL_NAMES.get(provider) or (f"BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL",)
         return next((found for name in names if self.values.get(name) and (found := self.find(name))), None)
 
     def keys(self, names: Iterable[str]) -> list[Key]:
         """Raises SettingsError."""
         found = [found for name in names if (found := self.find(name)) is not None]
-        return [Key(Secret(_checked_key(each)), each.source) for each in found]
+        return [Key(Secret(_check_key(each)), each.source) for each in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +144,25 @@ class Settings:
 
     values: Mapping[str, str] = field(repr=False)  # of the environment; holds keys
     warnings: tuple[str, ...] = ()
-    beside: Variables | None = None
-    of_process: bool = False  # of this very process, and not what a caller gave in their place
+    dotenv: VariableSource | None = None
+    from_process: bool = False  # of this very process, and not what a caller gave in their place
 
     @classmethod
     def load(cls, manifest_folder: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
         """Raises SettingsError when `.env` is there and cannot be read."""
         warnings: list[str] = []
-        beside = None
+        dotenv = None
         if manifest_folder is not None and (path := manifest_folder / ".env").is_file():
-            beside = Variables(_read_env_file(path, warnings), path)
-            ignored = [name for name in NOT_FROM_A_FOLDER if beside.values.get(name)]
+            dotenv = VariableSource(_read_env_file(path, warnings), path)
+            ignored = [name for name in NOT_FROM_DOTENV if dotenv.values.get(name)]
             warnings += [f"{name} in {path} is not used: set it in the environment" for name in ignored]
         values = dict(environment() if environ is None else environ)
-        return cls(values, tuple(warnings), beside, of_process=environ is None)
+        return cls(values, tuple(warnings), dotenv, from_process=environ is None)
 
     @property
-    def _places(self) -> tuple[Variables, ...]:
-        own = Variables(self.values)
-        return (own,) if self.beside is None else (own, self.beside)
+    def _sources(self) -> tuple[VariableSource, ...]:
+        own = VariableSource(self.values)
+        return (own,) if self.dotenv is None else (own, self.dotenv)
 
     def get(self, name: str) -> str | None:
         """The value of a variable of the environment, None when it is unset or empty."""
@@ -168,17 +170,17 @@ class Settings:
 
     def text(self, name: str) -> str | None:
         """The same, else the contents of the file that NAME_FILE names. Raises SettingsError."""
-        found = self._places[0].find(name)
+        found = self._sources[0].find(name)
         return found.text or None if found is not None else None
 
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> VariableValue | None:
         """The same, else of `.env`, which may be a stranger's: see where it was found. Raises SettingsError."""
-        found = next((found for place in self._places if (found := place.find(name)) is not None), None)
+        found = next((found for source in self._sources if (found := source.find(name)) is not None), None)
         return found if found is not None and found.text else None
 
-    def names(self, name: str) -> bool:
+    def is_set(self, name: str) -> bool:
         """Whether `find` would look anywhere."""
-        return any(place.values.get(each) for place in self._places for each in (name, f"{name}_FILE"))
+        return any(source.values.get(each) for source in self._sources for each in (name, f"{name}_FILE"))
 
     def access(self, provider: str) -> Access:
         """Where a provider's requests go and with which key. Raises SettingsError on a bad address or key file.
@@ -186,24 +188,24 @@ class Settings:
         An address in `.env` is used with a key in the same file and no other: whoever wrote it would be sent yours.
         """
         names = self.key_names(provider)
-        address = next((found for place in self._places if (found := place.base_url(provider)) is not None), None)
-        if address is None or address.env_file is None or self.beside is None:
+        address = next((found for source in self._sources if (found := source.base_url(provider)) is not None), None)
+        if address is None or address.env_file is None or self.dotenv is None:
             keys = self._keys(names)
-        elif not (keys := self.beside.keys(names)):
+        elif not (keys := self.dotenv.keys(names)):
             raise SettingsError(
                 f"{address.source} would send your key to {address.text}. If that is what you want, set {address.name} in the"
                 f" environment; otherwise put a key for that address into the same .env, as {names[0]}"
             )
         key = keys[0] if keys else None
         if address is None:
-            return Access(key, None, warning=_other_keys(keys))
-        return Access(key, check_base_url(address.text, address.source), address.source, _other_keys(keys))
+            return Access(key, None, warning=_unused_keys_warning(keys))
+        return Access(key, check_base_url(address.text, address.source), address.source, _unused_keys_warning(keys))
 
     def _keys(self, names: Iterable[str]) -> list[Key]:
         """Those of the environment first; one in `.env` counts where the environment has none of its name."""
-        own, *beside = self._places
+        own, *dotenv = self._sources
         left = [name for name in names if not self.get(name) and not self.get(f"{name}_FILE")]
-        return [*own.keys(names), *(key for place in beside for key in place.keys(left))]
+        return [*own.keys(names), *(key for source in dotenv for key in source.keys(left))]
 
     def key(self, provider: str) -> tuple[Key | None, str | None]:
         """The provider's key, and a warning to show if the choice needs saying. Raises SettingsError, as `access`.
@@ -221,54 +223,54 @@ class Settings:
         return self.access(provider).base_url
 
     @property
-    def folder_names_server(self) -> bool:
+    def dotenv_sets_base_url(self) -> bool:
         """Whether `.env` says where requests go, be it to a provider that nobody asks."""
         names = {name for names in BASE_URL_NAMES.values() for name in names}
-        found = self.beside.values if self.beside is not None else ()
+        found = self.dotenv.values if self.dotenv is not None else ()
         return any(name in names or (name[:9] == "BATCHGEN_" and name.endswith("_BASE_URL")) for name in found)
 
     def all_keys(self) -> set[str]:
         """Whatever is named like a key, whoever's it is, also in files; what cannot be read is left out."""
         found = set[str]()
-        for place in self._places:
-            for name in place.values:
+        for source in self._sources:
+            for name in source.values:
                 # Not from a pipe, which gives what it holds only once.
-                if name.endswith("_API_KEY") or (name.endswith("_API_KEY_FILE") and place.is_file(name)):
+                if name.endswith("_API_KEY") or (name.endswith("_API_KEY_FILE") and source.names_file(name)):
                     with contextlib.suppress(SettingsError):
-                        key = place.find(name.removesuffix("_FILE"))
+                        key = source.find(name.removesuffix("_FILE"))
                         found |= {key.text} if key is not None else set()
         return found
 
 
-def _other_keys(keys: list[Key]) -> str | None:
+def _unused_keys_warning(keys: list[Key]) -> str | None:
     if len({key.secret.reveal() for key in keys}) < 2:
         return None
     others = ", ".join(key.source for key in keys[1:])
     return f"{keys[0].source} is used; {others} is set to another key and is not"
 
 
-def _contents(named: Found) -> str:
+def _read_key_file(named: VariableValue) -> str:
     """What the key file holds. One named in `.env` must lie in that folder, so that no other file can be sent away."""
     try:
         if named.env_file is None:
             return Path(named.text).read_text(encoding="utf-8")
         folder = os.path.realpath(named.env_file.parent)
         inside = os.path.relpath(os.path.realpath(named.text), folder) if os.path.isabs(named.text) else named.text
-        with open_regular(resolve(folder, inside)) as file:
+        with open_regular(resolve_inside(folder, inside)) as file:
             return file.read().decode()
-    except OutsideError as error:
+    except UnsafePathError as error:
         raise SettingsError(
             f"{named.source}: {named.text} {error}: put the file there, or set {named.name} in the environment"
         ) from None
     except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
-        raise SettingsError(f"{named.source}: cannot read {named.text}: {_why(error)}") from None
+        raise SettingsError(f"{named.source}: cannot read {named.text}: {_error_text(error)}") from None
 
 
 def check_base_url(url: str, name: str) -> str:
     """`url` without a slash at its end. Raises SettingsError unless it is https, or http to this very machine."""
     shown = "the address" if set(url) & set("@?#") else repr(url)  # it may hold a key
     try:
-        parts = parts_of(url)
+        parts = split_url(url)
         if not url.isprintable() or " " in url:
             raise ValueError("holds a space or a control character")
         if not (parts.hostname or "").isascii():
@@ -297,7 +299,7 @@ def state_folder(settings: Settings) -> Path | None:
     None when the settings know no home at all: a caller who gives an environment decides whether to share.
     """
     folders = list(state_folders(settings))
-    return next(filter(can_be_written, folders), folders[0] if folders else None)
+    return next(filter(is_writable, folders), folders[0] if folders else None)
 
 
 def state_folders(settings: Settings) -> Iterator[Path]:
@@ -311,22 +313,22 @@ def state_folders(settings: Settings) -> Iterator[Path]:
     if os.path.isabs(base):
         yield Path(base) / "batchgen"
         return
-    if settings.of_process or any(settings.get(name) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")):
-        yield from _below_home()
-    if settings.of_process and (home := _home_of_entry()):
+    if settings.from_process or any(settings.get(name) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA")):
+        yield from _user_state_folder()
+    if settings.from_process and (home := _passwd_home()):
         yield Path(home, ".local", "state", "batchgen")
     for folder in (settings.get("STATE_DIRECTORY") or "").split(":"):
         if os.path.isabs(folder):
             yield Path(folder) / "batchgen"
 
 
-def can_be_written(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether a folder is there and may be written, or may be made. Nothing is made."""
-    there = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
-def _below_home() -> Iterator[Path]:
+def _user_state_folder() -> Iterator[Path]:
     import platformdirs
 
     with contextlib.suppress(RuntimeError):  # neither HOME nor the password entry says where home is
@@ -340,13 +342,13 @@ def config_home() -> Path:
     base, home = os.environ.get("XDG_CONFIG_HOME") or "", os.path.expanduser("~")
     if os.path.isabs(base):
         return Path(base)
-    home = home if os.path.isabs(home) else _home_of_entry()
+    home = home if os.path.isabs(home) else _passwd_home()
     if not home:
         raise SettingsError(NO_HOME)
     return Path(home, ".config")
 
 
-def _home_of_entry() -> str:
+def _passwd_home() -> str:
     """Home folder of the user that this process runs as; empty when there is none, or none that is absolute."""
     try:
         import pwd  # not on Windows
@@ -357,17 +359,17 @@ def _home_of_entry() -> str:
     return home if os.path.isabs(home) else ""
 
 
-def unquoted(text: str) -> str:
+def unquote(text: str) -> str:
     """Without space around it, and without quotes, which `docker --env-file` leaves."""
     text = text.strip()
     return text[1:-1].strip() if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def long_enough_to_hide(values: Iterable[str]) -> set[str]:
+def hideable(values: Iterable[str]) -> set[str]:
     return {value for value in values if len(value) >= SECRET_MIN_CHARS}
 
 
-def _checked_key(found: Found) -> str:
+def _check_key(found: VariableValue) -> str:
     key = found.text
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise SettingsError(f"{found.source}: not a valid API key (empty, or contains spaces or control characters)")
@@ -377,12 +379,12 @@ def _checked_key(found: Found) -> str:
 def _read_env_file(path: Path, warnings: list[str]) -> dict[str, str]:
     """`NAME=value` lines; `export`, quotes and `#` comments as shells have them; nothing is expanded."""
     try:
-        with open_regular(resolve(os.path.realpath(path.parent), path.name)) as file:
+        with open_regular(resolve_inside(os.path.realpath(path.parent), path.name)) as file:
             text, mode = file.read().decode("utf-8-sig"), os.fstat(file.fileno()).st_mode
-    except OutsideError as error:
+    except UnsafePathError as error:
         raise SettingsError(f"{path}: {error}: copy it, or set its variables in the environment") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {_why(error)}") from None
+        raise SettingsError(f"{path}: cannot be read: {_error_text(error)}") from None
     if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
         warnings.append(f"{path} can be read by others: chmod 600 {path}")
     values: dict[str, str] = {}
@@ -400,7 +402,7 @@ def _read_env_file(path: Path, warnings: list[str]) -> dict[str, str]:
     return values
 
 
-def _why(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

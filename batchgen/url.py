@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
-def parts_of(url: str) -> SplitResult:
+def split_url(url: str) -> SplitResult:
     """Its `hostname` is not None, and its `port` can be asked for.
 
     Raises ValueError in words that follow "the address" and do not repeat it: it may hold a password.

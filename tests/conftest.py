@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
-import selectors
 import signal
 import socket
 import sys
@@ -19,12 +17,11 @@ from typing import Any
 import asyncio_throttle.throttler
 import pytest
 
-from batchgen.records import Item, Sample
-from tests.postgres import running
+pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
+from tests.support.postgres import running  # noqa: E402
+from tests.support.virtual_time import VirtualLoop  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
-
-pytest_plugins = ["tests.marked_key"]
+pytest_plugins = ["tests.support.marked_key"]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -50,38 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of few tests first: those are the long ones, and a long one begun last would be waited for alone."""
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: tests[item.path])
-
-
-class Deadlock(AssertionError):
-    """Everything waits and nothing will ever happen."""
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Moves the clock instead of sleeping."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready:
-            return ready
-        if timeout is None:
-            raise Deadlock("every task waits for something that nobody will do")
-        self.loop.now_s += timeout
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which a minute passes in no time."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-        selector = _JumpingSelector()
-        super().__init__(selector)
-        selector.loop = self
-
-    def time(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture(autouse=True)
@@ -139,15 +104,6 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]],
     return runner
 
 
-# What a picture of the default model at 1K is estimated at: its tokens, thoughts and hidden text; a short prompt is next to nothing.
-FLASH_USD = 0.0336 + (335 + 350) * 7.5 / 1e6
-
-
-def make_sample(name: str, model: str = "m", **item: Any) -> Sample:
-    facts = {"id": name, "prompt": f"prompt of {name}", "model": model, "provider": "gemini", "filename": name, **item}
-    return Sample(item=Item(**facts), n=1, fingerprint=f"fp-{name}", wire="{}")
-
-
 @pytest.fixture(scope="session")
 def postgres():
     """One server for all tests of the session that only ask it; it forgets what it holds when the machine fails."""
@@ -157,7 +113,7 @@ def postgres():
 
 @pytest.fixture
 def ledger_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the ledgers of this test's benches are: `tests.postgres.both_ledgers`."""
+    """Where the ledgers of this test's benches are: `tests.support.postgres.both_ledgers`."""
     if request.param == "postgresql":
         monkeypatch.setenv("BATCHGEN_LEDGER", request.getfixturevalue("database"))
     return str(request.param)

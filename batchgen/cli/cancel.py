@@ -8,8 +8,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.location import address, pointer
-from batchgen.report import figures
+from batchgen.ledger.location import read_pointer, server_address
+from batchgen.report import formatting
 
 
 @click.command("cancel")
@@ -27,16 +27,16 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool)
       batchgen cancel catalog.yaml
     """
     folder = find_job(job, output).folder
-    there = pointer(folder)
+    there = read_pointer(folder)
     if there is None:
         raise UsageError(
             f"{folder} has its ledger in a file: nothing of it is with a cluster; stop its run with Ctrl-C"
         )
-    from batchgen.engine.cluster.cancellation import cancel
+    from batchgen.engine.cluster.stop import cancel
 
-    withdrawn, left = cancel(address(folder, None) or "", there.schema)
+    withdrawn, left = cancel(server_address(folder, None) or "", there.schema)
     if as_json:
         invocation.out.json({"folder": str(folder), "withdrawn": withdrawn, "in_flight": left})
         return
-    rest = f"; {figures.count(left, 'sample')} in flight will be finished" if left else ""
-    invocation.out.line(f"{figures.count(withdrawn, 'sample')} withdrawn{rest}")
+    rest = f"; {formatting.count(left, 'sample')} in flight will be finished" if left else ""
+    invocation.out.line(f"{formatting.count(withdrawn, 'sample')} withdrawn{rest}")

@@ -19,9 +19,9 @@ def command(shell: str) -> None:
       batchgen completion zsh > ~/.zfunc/_batchgen
       batchgen completion fish > ~/.config/fish/completions/batchgen.fish
     """
-    from batchgen.cli.main import COMPLETE, cli
+    from batchgen.cli.main import COMPLETION_VARIABLE, cli
 
     found = get_completion_class(shell)
     if found is None:
         raise UsageError(f"no completion for {shell}")
-    click.echo(found(cli, {}, "batchgen", COMPLETE).source())
+    click.echo(found(cli, {}, "batchgen", COMPLETION_VARIABLE).source())

@@ -17,33 +17,33 @@ import click
 
 from batchgen.cli.doctor_finding import Finding, Verdict
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import chain, json_option, ledger_option, pass_invocation
+from batchgen.cli.options import json_option, ledger_option, option_group, pass_invocation
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
-from batchgen.http.proxies import bypass, proxy_for
+from batchgen.http.proxies import bypass_variable, proxy_for
 from batchgen.ledger.schema import network_file_system
-from batchgen.report import figures
-from batchgen.report.screen import Screen
-from batchgen.settings import LEDGER, Settings, environment, is_loopback
+from batchgen.report import formatting
+from batchgen.report.console import Console
+from batchgen.settings import LEDGER_VARIABLE, Settings, environment, is_loopback
 
 if TYPE_CHECKING:
     from batchgen.api import Job
-    from batchgen.cli.vendor_lists import Account, Lists
+    from batchgen.cli.vendor_client import VendorAccess, VendorClient
     from batchgen.profiles.profile import Profile
-    from batchgen.providers.listings import Balance, Listed
+    from batchgen.providers.listings import Balance, ListedModel
 
-NOT_READY = 5
+EXIT_NOT_READY = 5
 FREE_BYTES = 1_000_000_000  # about 500 images of 2 MB
-SHOWN = 8
-LIMITS = {  # neither API answers how many requests a key may send
+MAX_SHOWN = 8
+RATE_LIMIT_NOTES = {  # neither API answers how many requests a key may send
     "gemini": "requests per minute are told only at aistudio.google.com/rate-limit; what batchgen keeps to: `batchgen models`",
     "aimlapi": "no rate limit is published; what batchgen keeps to: `batchgen models`",
 }
-WHOM = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
+LISTED_FOR = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
 
 
 @click.command("doctor")
 @click.argument("manifest", type=click.Path(), required=False)
-@chain(
+@option_group(
     click.option(
         "--online", is_flag=True, help="Free requests to each API that there is a key for: key, clock, balance."
     ),
@@ -64,24 +64,24 @@ def command(invocation: Invocation, manifest: str | None, online: bool, quota: b
       batchgen doctor catalog.yaml --online
       batchgen doctor --quota
     """
-    findings = list(examine(invocation, manifest, online=online, quota=quota))
+    findings = list(run_checks(invocation, manifest, online=online, quota=quota))
     failed = any(finding.verdict == "fail" for finding in findings)
     if as_json:
         invocation.out.json({"ok": not failed, "checks": [asdict(finding) for finding in findings]})
     else:
-        show(invocation.out, findings)
-    return NOT_READY if failed else 0
+        print_findings(invocation.out, findings)
+    return EXIT_NOT_READY if failed else 0
 
 
-def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota: bool = False) -> Iterator[Finding]:
+def run_checks(invocation: Invocation, manifest: str | None, *, online: bool, quota: bool = False) -> Iterator[Finding]:
     """Every finding in the order it is shown. Raises ManifestError, SettingsError when the manifest cannot be opened."""
     profiles: list[Profile] = []  # none: all that we know
-    yield from versions()
-    yield clock(time.time())
+    yield from check_versions()
+    yield check_clock(time.time())
     if manifest is None:
         settings = Settings.load(Path.cwd())
-        invocation.keep_secret(settings)
-        yield from some_key(settings)
+        invocation.hide_keys(settings)
+        yield from check_any_key(settings)
         yield folder(Path.cwd())
     else:
         from batchgen.cli.run_job import load_job
@@ -91,52 +91,52 @@ def examine(invocation: Invocation, manifest: str | None, *, online: bool, quota
         profiles = used_profiles(job)
         yield Finding("ok", "manifest", f"{manifest} is valid")
         for provider in dict.fromkeys(profile.provider for profile in profiles):
-            yield key_of(settings, provider)
-            yield address_of(settings, provider)
-        yield from models(settings, profiles)
+            yield check_key(settings, provider)
+            yield check_address(settings, provider)
+        yield from check_models(settings, profiles)
         yield folder(job.folder)
         if job.bucket:
             yield bucket(job.bucket, online=online)
-    yield from links()
-    if settings.names(LEDGER):
-        from batchgen.cli.doctor_cluster import server
+    yield from check_links()
+    if settings.is_set(LEDGER_VARIABLE):
+        from batchgen.cli.doctor_cluster import check_server
 
-        yield from server(settings)
+        yield from check_server(settings)
     for warning in settings.warnings:
         yield Finding("warn", "settings", warning)
     if online or quota:
         import asyncio
 
-        yield from asyncio.run(ask(settings, profiles, quota=quota))
+        yield from asyncio.run(check_online(settings, profiles, quota=quota))
 
 
-def versions() -> Iterator[Finding]:
+def check_versions() -> Iterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("ok", "SQLite", sqlite3.sqlite_version)
 
 
-def clock(now: float) -> Finding:
+def check_clock(now: float) -> Finding:
     """The ledger, daily quotas and certificates all go by it."""
     year = time.gmtime(now).tm_year
-    says = f"{figures.utc_iso(now)}, local {time.strftime('%H:%M %Z', time.localtime(now))}"
+    says = f"{formatting.utc_iso(now)}, local {time.strftime('%H:%M %Z', time.localtime(now))}"
     if 2026 <= year <= 2100:
         return Finding("ok", "clock", says)
     return Finding("fail", "clock", says, "set this machine's clock: certificates and quotas go by it")
 
 
-def some_key(settings: Settings) -> Iterator[Finding]:
+def check_any_key(settings: Settings) -> Iterator[Finding]:
     """Without a manifest any one key will do."""
-    found = [key_of(settings, provider) for provider in ("gemini", "aimlapi")]
+    found = [check_key(settings, provider) for provider in ("gemini", "aimlapi")]
     anything = any(finding.verdict == "ok" for finding in found)
     for finding, provider in zip(found, ("gemini", "aimlapi"), strict=True):
         if anything and finding.verdict == "fail":
             yield Finding("ok", finding.what, "not set; needed only for its models")
         else:
             yield finding
-        yield address_of(settings, provider)
+        yield check_address(settings, provider)
 
 
-def key_of(settings: Settings, provider: str) -> Finding:
+def check_key(settings: Settings, provider: str) -> Finding:
     what = f"key {provider}"
     try:
         access = settings.access(provider)
@@ -150,7 +150,7 @@ def key_of(settings: Settings, provider: str) -> Finding:
     return Finding("fail", what, "not set", f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate")
 
 
-def address_of(settings: Settings, provider: str) -> Finding:
+def check_address(settings: Settings, provider: str) -> Finding:
     from batchgen.profiles.vendor import PROVIDER_BASE_URLS
 
     what = f"address {provider}"
@@ -158,31 +158,31 @@ def address_of(settings: Settings, provider: str) -> Finding:
     try:
         access = settings.access(provider)
         if access.base_url is not None:
-            return Finding("ok", what, f"{access.base_url} ({access.source}){by_way_of(access.base_url)}")
+            return Finding("ok", what, f"{access.base_url} ({access.source}){proxy_note(access.base_url)}")
         if own is not None:
-            return Finding("ok", what, f"{own}{by_way_of(own)}")
+            return Finding("ok", what, f"{own}{proxy_note(own)}")
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct or unset the variable")
     return Finding("fail", what, "not known", f"set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL")
 
 
-def by_way_of(url: str) -> str:
+def proxy_note(url: str) -> str:
     """Through which proxy, or why through none although there is one. Raises SettingsError."""
     if (proxy := proxy_for(url, environment())) is not None:
         return f", through the proxy {proxy}"
-    name = bypass(url, environment())
+    name = bypass_variable(url, environment())
     return f", directly because of {name}" if name else ""
 
 
-def links() -> Iterator[Finding]:
+def check_links() -> Iterator[Finding]:
     """Their hosts are not known before; the proxy of most of them is."""
     try:
-        way = by_way_of("https://links.invalid")
+        note = proxy_note("https://links.invalid")
     except SettingsError as error:
         yield Finding("warn", "links", str(error), "correct or unset the variable")
         return
-    if way:
-        yield Finding("ok", "links", f"fetched over https{way}; this machine resolves and checks their hosts itself")
+    if note:
+        yield Finding("ok", "links", f"fetched over https{note}; this machine resolves and checks their hosts itself")
 
 
 def _local(url: str) -> bool:
@@ -197,16 +197,16 @@ def used_profiles(job: Job) -> list[Profile]:
     return [job.manifest.catalogue.resolve(name) for name in names]
 
 
-def models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Finding]:
+def check_models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Finding]:
     """A retired model fails only where the vendor itself is asked; the manifest's reader has refused it there already."""
     from batchgen.profiles.profile import status_note
-    from batchgen.profiles.vendor import is_vendor
+    from batchgen.profiles.vendor import is_vendor_url
 
     for profile in profiles:
         note = status_note(profile, datetime.now(UTC).date())
         if note is None:
             yield Finding("ok", "model", profile.id)
-        elif "was shut down" in note and is_vendor(profile.provider, settings.base_url(profile.provider)):
+        elif "was shut down" in note and is_vendor_url(profile.provider, settings.base_url(profile.provider)):
             yield Finding("fail", "model", note, "`batchgen models` lists those still served")
         else:
             yield Finding("warn", "model", note)
@@ -222,7 +222,7 @@ def folder(place: Path) -> Finding:
     if (kind := network_file_system(existing)) is not None:
         return Finding("fail", "folder", f"{place} is on a network file system ({kind})", "choose a local --output")
     free = shutil.disk_usage(existing).free
-    says = f"{place} can be written, {figures.size(free)} free"
+    says = f"{place} can be written, {formatting.size(free)} free"
     if free < FREE_BYTES:
         return Finding("warn", "folder", says, "make room: an image takes 1 to 8 MB")
     return Finding("ok", "folder", says)
@@ -230,75 +230,77 @@ def folder(place: Path) -> Finding:
 
 def bucket(url: str, *, online: bool) -> Finding:
     """Whether there is what it takes to reach it, and online whether it can be listed; nothing is written."""
-    from batchgen.store.objects import Objects
+    from batchgen.store.objects import ObjectStorage
 
     try:
-        objects = Objects(url)
+        objects = ObjectStorage(url)
         if online:
-            next(objects.below(""), None)
+            next(objects.list_below(""), None)
     except SettingsError as error:
         return Finding("fail", "bucket", str(error), "fix that, or choose a folder as output")
     return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")
 
 
-async def ask(settings: Settings, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
+async def check_online(settings: Settings, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
     """Every provider with a key, by questions that are free and need a good one.
 
     used: models that a manifest asks for; none for all that we know. quota: what the key may use, too.
     """
-    from batchgen.cli.vendor_lists import Lists, accounts
+    from batchgen.cli.vendor_client import VendorClient, vendor_accesses
 
     try:
-        asked = accounts(settings)
+        asked = vendor_accesses(settings)
     except SettingsError as error:
         return [Finding("fail", "online", str(error))]
     if not asked:
         return [Finding("fail", "online", "not asked: there is no key", "set GEMINI_API_KEY or AIMLAPI_API_KEY")]
-    async with Lists() as lists:
-        return [finding for account in asked for finding in await one_account(lists, account, used, quota=quota)]
+    async with VendorClient() as vendors:
+        return [finding for account in asked for finding in await check_account(vendors, account, used, quota=quota)]
 
 
-async def one_account(lists: Lists, account: Account, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
+async def check_account(
+    vendors: VendorClient, account: VendorAccess, used: Sequence[Profile], *, quota: bool
+) -> list[Finding]:
     what = f"online {account.provider}"
     taken = Finding("ok", what, f"{account.url} answers and takes the key")
     try:
         if account.provider == "aimlapi":
-            findings = [taken, balance(await lists.balance(account))]
-            clock_there = lists.date
-            listed = await lists.models(account) if quota else []
+            findings = [taken, balance(await vendors.balance(account))]
+            clock_there = vendors.date
+            listed = await vendors.models(account) if quota else []
         else:
-            listed = await lists.models(account)
-            findings, clock_there = [taken], lists.date
+            listed = await vendors.models(account)
+            findings, clock_there = [taken], vendors.date
     except SettingsError as error:
         return [Finding("fail", what, str(error), "check network, proxy and address")]
     except ProviderError as error:
-        return [refusal(what, account.url, error)]
-    findings += skew(clock_there, time.time())
-    findings += await withdrawn(lists, account, used)
-    return findings + (list(may_use(account.provider, listed)) if quota else [])
+        return [refusal_finding(what, account.url, error)]
+    findings += check_clock_skew(clock_there, time.time())
+    findings += await check_withdrawn(vendors, account, used)
+    return findings + (list(check_listed_models(account.provider, listed)) if quota else [])
 
 
-async def withdrawn(lists: Lists, account: Account, used: Sequence[Profile]) -> list[Finding]:
+async def check_withdrawn(vendors: VendorClient, account: VendorAccess, used: Sequence[Profile]) -> list[Finding]:
     """Of the models that a manifest asks for, else of all that we know, those that their vendor withdraws."""
     from batchgen.profiles.catalogue import load_catalogue
-    from batchgen.providers.listings import deprecation_of
+    from batchgen.providers.listings import find_deprecation
 
     what = f"withdrawn {account.provider}"
     try:
-        feed = await lists.deprecations(account)
+        feed = await vendors.deprecations(account)
     except (SettingsError, ProviderError) as error:
         return [Finding("warn", what, f"not told: {error}")]
     found = []
     for profile in used or load_catalogue():
-        entry = deprecation_of(profile, feed) if profile.provider == account.provider else None
+        entry = find_deprecation(profile, feed) if profile.provider == account.provider else None
         if entry is not None:
             verdict: Verdict = "fail" if used and entry.status == "withdrawn" else "warn"
             remedy = "`batchgen models --live` lists those still served"
-            found.append(Finding(verdict, what, f"{profile.id}: {entry.words}", remedy))
+            found.append(Finding(verdict, what, f"{profile.id}: {entry.description}", remedy))
     return found
 
 
-def refusal(what: str, url: str, error: ProviderError) -> Finding:
+def refusal_finding(what: str, url: str, error: ProviderError) -> Finding:
     """Of a question that costs nothing."""
     from batchgen.providers.reasons import REMEDIES
 
@@ -322,55 +324,58 @@ def balance(found: Balance | None) -> Finding:
     return Finding("ok", "balance aimlapi", says)
 
 
-def may_use(provider: str, listed: Sequence[Listed]) -> Iterator[Finding]:
+def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterator[Finding]:
     """The models we know against the vendor's list."""
-    from batchgen.cli.models import retired
+    from batchgen.cli.models import is_retired
     from batchgen.profiles.catalogue import load_catalogue
-    from batchgen.providers.listings import name_on_wire, strangers
+    from batchgen.providers.listings import unknown_models, wire_name
 
-    what, whom = f"models {provider}", WHOM[provider]
+    what, listed_for = f"models {provider}", LISTED_FOR[provider]
     there = {model.id: model for model in listed}
-    kin = ("gemini", "imagen") if provider == "gemini" else (provider,)
-    known = [profile for profile in load_catalogue() if profile.provider in kin]
-    seen = [profile for profile in known if name_on_wire(profile) in there]
-    unseen = [profile.id for profile in known if profile not in seen and not retired(profile)]
-    named = ", ".join(with_facts(profile.id, there[name_on_wire(profile)]) for profile in seen)
+    providers = ("gemini", "imagen") if provider == "gemini" else (provider,)
+    known = [profile for profile in load_catalogue() if profile.provider in providers]
+    seen = [profile for profile in known if wire_name(profile) in there]
+    unseen = [profile.id for profile in known if profile not in seen and not is_retired(profile)]
+    named = ", ".join(describe_model(profile.id, there[wire_name(profile)]) for profile in seen)
     if seen:
-        yield Finding("ok", what, f"listed {whom}: {named}")
+        yield Finding("ok", what, f"listed {listed_for}: {named}")
     else:
-        yield Finding("fail", what, f"none of the known image models is listed {whom}", "check key and base URL")
+        yield Finding("fail", what, f"none of the known image models is listed {listed_for}", "check key and base URL")
     if unseen:
-        yield Finding("warn", what, f"not listed {whom}: {', '.join(unseen)}", "use a model that is listed")
-    if others := strangers(listed, known):
-        more = f", and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        yield Finding("ok", what, f"listed, and not known to batchgen: {', '.join(others[:SHOWN])}{more}")
-    yield Finding("ok", f"limits {provider}", LIMITS[provider])
+        yield Finding("warn", what, f"not listed {listed_for}: {', '.join(unseen)}", "use a model that is listed")
+    if others := unknown_models(listed, known):
+        more = f", and {len(others) - MAX_SHOWN} more" if len(others) > MAX_SHOWN else ""
+        yield Finding("ok", what, f"listed, and not known to batchgen: {', '.join(others[:MAX_SHOWN])}{more}")
+    yield Finding("ok", f"limits {provider}", RATE_LIMIT_NOTES[provider])
 
 
-def with_facts(model: str, listed: Listed) -> str:
+def describe_model(model: str, listed: ListedModel) -> str:
     """`gemini-3-pro-image (131,072 tokens in, batch)`."""
     facts = [f"{listed.input_tokens:,} tokens in"] if listed.input_tokens else []
     facts += ["batch"] if "batchGenerateContent" in listed.methods else []
     return f"{model} ({', '.join(facts)})" if facts else model
 
 
-def skew(date: str | None, now: float) -> Iterator[Finding]:
+def check_clock_skew(date: str | None, now: float) -> Iterator[Finding]:
     """The server's clock against ours, to the second (RFC 9110, section 6.6.1)."""
     from email.utils import parsedate_to_datetime
 
     try:
-        apart_s = abs(parsedate_to_datetime(date or "").timestamp() - now)
+        skew_s = abs(parsedate_to_datetime(date or "").timestamp() - now)
     except ValueError:
         return
-    if apart_s > 60:
+    if skew_s > 60:
         yield Finding(
-            "warn", "clock", f"{figures.duration(apart_s)} apart from the server's", "let the system set its time (NTP)"
+            "warn",
+            "clock",
+            f"{formatting.duration(skew_s)} apart from the server's",
+            "let the system set its time (NTP)",
         )
     else:
         yield Finding("ok", "clock", "agrees with the server's")
 
 
-def show(out: Screen, findings: list[Finding]) -> None:
+def print_findings(out: Console, findings: list[Finding]) -> None:
     styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     width = max(len(finding.what) for finding in findings)
     for finding in findings:

@@ -8,54 +8,56 @@ from typing import TYPE_CHECKING
 
 from batchgen.cli.doctor_finding import Finding
 from batchgen.errors import SettingsError, UsageError
-from batchgen.ledger.location import SHARED, ledger_url
-from batchgen.report import figures
-from batchgen.settings import LEDGER, Settings
+from batchgen.ledger.location import SHARED_SCHEMA, ledger_url
+from batchgen.report import formatting
+from batchgen.settings import LEDGER_VARIABLE, Settings
 
 if TYPE_CHECKING:
     from batchgen.ledger.postgresql import PostgreSQL
 
-OLDEST = 130_000  # PostgreSQL 13: the first that tells what became of a transaction by its number
-APART_S = 5.0  # budgets and quotas go by the server's clock, deadlines and nights' limits by each host's
+MIN_SERVER_VERSION = 130_000  # PostgreSQL 13: the first that tells what became of a transaction by its number
+MAX_CLOCK_SKEW_S = 5.0  # budgets and quotas go by the server's clock, deadlines and nights' limits by each host's
 
 
-def server(settings: Settings) -> Iterator[Finding]:
+def check_server(settings: Settings) -> Iterator[Finding]:
     """Nothing when no server is named. Nothing is written there."""
     try:
         url = ledger_url(settings)
         if url is None:
             return
-        from batchgen.ledger.postgresql import PostgreSQL, shown
+        from batchgen.ledger.postgresql import PostgreSQL, redacted
 
-        database = PostgreSQL(url, SHARED, "batchgen doctor")
+        database = PostgreSQL(url, SHARED_SCHEMA, "batchgen doctor")
     except UsageError as error:
         yield Finding("fail", "ledger", str(error), "pip install 'batchgen[cluster]'")
         return
     except SettingsError as error:
-        yield Finding("fail", "ledger", str(error), f"check {LEDGER}, password (PGPASSWORD, ~/.pgpass) and network")
+        yield Finding(
+            "fail", "ledger", str(error), f"check {LEDGER_VARIABLE}, password (PGPASSWORD, ~/.pgpass) and network"
+        )
         return
     try:
-        yield _version(database, shown(url))
-        yield _rights(database)
-        yield _clock(database)
-        yield from _queue(database)
+        yield _check_version(database, redacted(url))
+        yield _check_rights(database)
+        yield _check_clock(database)
+        yield from _check_queue(database)
     except SettingsError as error:
         yield Finding("fail", "ledger", str(error), "may this user read it, and does the server stay up?")
     finally:
         database.close()
 
 
-def _version(database: PostgreSQL, where: str) -> Finding:
+def _check_version(database: PostgreSQL, where: str) -> Finding:
     number, name = database.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version')"
     ).fetchone()
     says = f"PostgreSQL {name} at {where}"
-    if number < OLDEST:
+    if number < MIN_SERVER_VERSION:
         return Finding("fail", "ledger", says, "batchgen needs PostgreSQL 13 or newer")
     return Finding("ok", "ledger", says)
 
 
-def _rights(database: PostgreSQL) -> Finding:
+def _check_rights(database: PostgreSQL) -> Finding:
     user, name, may = database.execute(
         "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE')::int"
     ).fetchone()
@@ -65,28 +67,28 @@ def _rights(database: PostgreSQL) -> Finding:
     return Finding("fail", "ledger rights", f"{user} may not make schemas in {name}, and each job has one", remedy)
 
 
-def _clock(database: PostgreSQL) -> Finding:
+def _check_clock(database: PostgreSQL) -> Finding:
     before = time.time()
     there = database.now()
-    apart_s = abs(there - (before + time.time()) / 2)
-    if apart_s > APART_S:
-        says = f"{figures.duration(apart_s)} apart from that of the ledger's server"
+    skew_s = abs(there - (before + time.time()) / 2)
+    if skew_s > MAX_CLOCK_SKEW_S:
+        says = f"{formatting.duration(skew_s)} apart from that of the ledger's server"
         return Finding("warn", "ledger clock", says, "let both systems set their time (NTP)")
     return Finding("ok", "ledger clock", "agrees with that of the ledger's server")
 
 
-def _queue(database: PostgreSQL) -> Iterator[Finding]:
+def _check_queue(database: PostgreSQL) -> Iterator[Finding]:
     from batchgen.engine.cluster import queue
 
-    if database.execute("SELECT to_regclass(?)", (f"{SHARED}.worker",)).fetchone()[0] is None:
+    if database.execute("SELECT to_regclass(?)", (f"{SHARED_SCHEMA}.worker",)).fetchone()[0] is None:
         yield Finding("ok", "queue", "not there yet: the first worker or `run --engine cluster` makes it")
         return
     try:
-        newest = queue.newest_step()
+        newest = queue.latest_version()
     except UsageError as error:
         yield Finding("fail", "queue", str(error), "pip install 'batchgen[cluster]'")
         return
-    made = queue.made_with(database) or queue.UNRECORDED
+    made = queue.schema_version(database) or queue.OLDEST_VERSION
     if made > newest:
         yield Finding(
             "fail",
@@ -97,19 +99,19 @@ def _queue(database: PostgreSQL) -> Iterator[Finding]:
     else:
         later = "" if made == newest else "; the next worker brings them up to date"
         yield Finding("ok", "queue", f"tables of procrastinate's {made}{later}")
-    yield _workers(database, queue.STALE_S)
+    yield _check_workers(database, queue.STALE_S)
 
 
-def _workers(database: PostgreSQL, stale_s: float) -> Finding:
-    from batchgen.engine.cluster.queue import NOW, SCHEMA
+def _check_workers(database: PostgreSQL, stale_s: float) -> Finding:
+    from batchgen.engine.cluster.queue import SCHEMA, SERVER_NOW
 
     rows = database.execute(
-        f"SELECT name FROM {SHARED}.worker WHERE at > {NOW} - ? ORDER BY name", (stale_s,)
+        f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {SERVER_NOW} - ? ORDER BY name", (stale_s,)
     ).fetchall()
     waiting = database.execute(
         f"SELECT count(*) FROM {SCHEMA}.procrastinate_jobs WHERE status IN ('todo', 'doing')"
     ).fetchone()[0]
-    says = f"{figures.count(len(rows), 'worker')} alive, {figures.count(waiting, 'sample')} in the queue"
+    says = f"{formatting.count(len(rows), 'worker')} alive, {formatting.count(waiting, 'sample')} in the queue"
     if waiting and not rows:
         return Finding("warn", "workers", says, "start `batchgen worker` on a machine that reaches the server")
     return Finding("ok", "workers", says + (f": {', '.join(name for (name,) in rows[:8])}" if rows else ""))

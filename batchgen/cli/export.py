@@ -13,14 +13,14 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.cli.options import chain, job_argument, pass_invocation
+from batchgen.cli.options import job_argument, option_group, pass_invocation
 from batchgen.errors import StoreError
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, sample_key
-from batchgen.report import figures
-from batchgen.sanitize import clean, json_text, without_secrets
+from batchgen.report import formatting
+from batchgen.sanitize import printable_json, redact_secrets, sanitize
 
-STATES = (
+EXPORTED_STATES = (
     "wanted",
     "running",
     "submitted",
@@ -35,7 +35,7 @@ COLUMNS = (
     "usd_source", "reason", "message", "attempts", "tags", "prompt", "text", "fingerprint", "updated_at", "drafts",
     "sidecars", "derivatives",
 )  # fmt: skip
-_FORMULA = (
+_FORMULA_STARTS = (
     "=",
     "+",
     "-",
@@ -47,7 +47,7 @@ _FORMULA = (
 
 @click.command("export")
 @job_argument
-@chain(
+@option_group(
     click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True),
     click.option("-o", "--output", "target", default="-", metavar="FILE|-", type=click.Path(), help="Where to; - is stdout, the default."),
 )  # fmt: skip
@@ -65,13 +65,14 @@ def command(invocation: Invocation, job: str, form: str, target: str) -> None:
     lines = csv_lines if form == "csv" else jsonl_lines
     with Reader.open(folder) as reader:
         texts = (
-            without_secrets(line, secrets) for line in lines(row(result) for result in reader.results_in_order(STATES))
+            redact_secrets(line, secrets)
+            for line in lines(row(result) for result in reader.results_by_item(EXPORTED_STATES))
         )
         if target == "-":
-            invocation.out.stream.writelines(_sayable(texts, invocation.out.stream))
+            invocation.out.stream.writelines(_encodable(texts, invocation.out.stream))
             return
-        written = write_whole(target, texts)
-    invocation.err.line(f"{figures.count(written - (form == 'csv'), 'row')} written to {target}")
+        written = write_atomically(target, texts)
+    invocation.err.line(f"{formatting.count(written - (form == 'csv'), 'row')} written to {target}")
 
 
 def row(result: Result) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def row(result: Result) -> dict[str, Any]:
 
 def jsonl_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     for each in rows:
-        yield json_text(each) + "\n"
+        yield printable_json(each) + "\n"
 
 
 def csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -131,29 +132,29 @@ def cell(value: Any) -> str:
     if isinstance(value, (int, float)):
         return str(value)
     text = " ".join(value) if isinstance(value, list) else str(value)
-    safe = "\n".join(clean(line) for line in text.split("\n"))
-    return f"'{safe}" if text.startswith(_FORMULA) else safe
+    safe = "\n".join(sanitize(line) for line in text.split("\n"))
+    return f"'{safe}" if text.startswith(_FORMULA_STARTS) else safe
 
 
-def _sayable(texts: Iterator[str], stream: TextIO) -> Iterator[str]:
+def _encodable(texts: Iterator[str], stream: TextIO) -> Iterator[str]:
     """A stream of another encoding than UTF-8 gets escapes instead of an exception."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     encode: Callable[[str], str] = lambda text: text.encode(encoding, "backslashreplace").decode(encoding)  # noqa: E731
     return map(encode, texts)
 
 
-def write_whole(target: str, texts: Iterator[str]) -> int:
+def write_atomically(target: str, texts: Iterator[str]) -> int:
     """Write beside and rename, so that a reader never sees half a file. Answers how many lines. Raises StoreError."""
-    beside = f"{target}.{os.getpid()}.part"
+    temp_path = f"{target}.{os.getpid()}.part"
     written = 0
     try:
-        with open(beside, "x", encoding="utf-8", newline="") as file:
+        with open(temp_path, "x", encoding="utf-8", newline="") as file:
             for text in texts:
                 file.write(text)
                 written += 1
-        os.replace(beside, target)
+        os.replace(temp_path, target)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            os.unlink(temp_path)
         raise StoreError(f"{target}: {error.strerror or error}") from None
     return written

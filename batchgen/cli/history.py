@@ -10,18 +10,18 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job, folders_of
+from batchgen.cli.job_folder import find_job, used_folders
 from batchgen.cli.options import json_option, ledger_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.location import has_ledger
-from batchgen.ledger.missing_state import lost_in
+from batchgen.ledger.missing_state import lost_ledger_in
 from batchgen.ledger.reader import Reader
-from batchgen.report import figures
+from batchgen.report import formatting
+from batchgen.report.console import Console
 from batchgen.report.facts import process_state, run_facts
-from batchgen.report.screen import Screen
-from batchgen.report.summary import STOPS
+from batchgen.report.summary import STOP_REASONS
 
-MANIFESTS = (".yaml", ".yml", ".jsonl")
+MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
 
 
 @click.command("history")
@@ -42,43 +42,43 @@ def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: b
     """
     folders = set[Path]()
     for job in jobs:
-        folders |= found_in(Path(job)) or {find_job(job).folder}
+        folders |= find_job_folders(Path(job)) or {find_job(job).folder}
     if not jobs:
-        folders = found_in(Path("jobs")) | found_in(Path())
+        folders = find_job_folders(Path("jobs")) | find_job_folders(Path())
     if not folders:
         raise UsageError("nothing has run in jobs/ or here: name a manifest or a job folder")
-    runs, unread = list[dict[str, Any]](), list[LedgerError]()
+    runs, unreadable = list[dict[str, Any]](), list[LedgerError]()
     for folder in sorted(folders):
         try:
-            runs += runs_of(folder, last)
+            runs += load_runs(folder, last)
         except LedgerError as error:  # one damaged job hides none of the others
-            unread.append(error)
+            unreadable.append(error)
     runs.sort(key=lambda run: (run["began"], run["job"], run["run"]), reverse=True)
     if as_json:
         invocation.out.json(runs[:last])
     else:
-        show(invocation.out, runs[:last])
-    for also in unread[1:]:
+        print_runs(invocation.out, runs[:last])
+    for also in unreadable[1:]:
         invocation.err.line(str(also))
-    if unread:
-        raise unread[0]
+    if unreadable:
+        raise unreadable[0]
 
 
-def found_in(folder: Path) -> set[Path]:
+def find_job_folders(folder: Path) -> set[Path]:
     """Folders of jobs in there that have run, by their manifests and by themselves; none in a folder of one job."""
     found = set[Path]()
     if not folder.is_dir() or has_ledger(folder):
         return found
     for path in folder.glob("*"):
-        if path.is_dir() and (has_ledger(path) or lost_in(path)):
+        if path.is_dir() and (has_ledger(path) or lost_ledger_in(path)):
             found.add(path.absolute())
-        elif path.suffix.lower() in MANIFESTS and path.is_file():
+        elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
             with contextlib.suppress(UsageError):  # it cannot be read
-                found.update(folder.absolute() for folder in folders_of(path)[:1])
+                found.update(folder.absolute() for folder in used_folders(path)[:1])
     return found
 
 
-def runs_of(folder: Path, last: int) -> list[dict[str, Any]]:
+def load_runs(folder: Path, last: int) -> list[dict[str, Any]]:
     with Reader.open(folder) as reader:
         name = reader.meta("name") or folder.name
         emulated = reader.meta("emulated") == "yes"
@@ -86,13 +86,13 @@ def runs_of(folder: Path, last: int) -> list[dict[str, Any]]:
         return [job | run_facts(reader, run, process_state(run, folder)) for run in reader.runs(last)]
 
 
-def show(out: Screen, runs: list[dict[str, Any]]) -> None:
+def print_runs(out: Console, runs: list[dict[str, Any]]) -> None:
     """A line for each night. What is estimated is marked with `~`, what may come on top with `+?`."""
     rows = [
         (
             _local(run["began"]), run["job"] + (" (emulated)" if run["emulated"] else ""),
-            "" if run["seconds"] is None else figures.duration(run["seconds"]), f"{run['made']:,}",
-            figures.listed(run["not_made"]) or "-", _money(run["usd"]), _end(run),
+            "" if run["seconds"] is None else formatting.duration(run["seconds"]), f"{run['made']:,}",
+            formatting.join_counts(run["not_made"]) or "-", _money(run["usd"]), _end_text(run),
         )
         for run in runs
     ]  # fmt: skip
@@ -107,16 +107,16 @@ def _local(iso: str) -> str:
 
 
 def _money(usd: dict[str, Any]) -> str:
-    known, unpriced = (usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"]
-    if figures.known(known, unpriced + usd["maybe_billed_of_unknown_price"]) is None:
+    known_amount, unpriced = (usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"]
+    if formatting.known_amount(known_amount, unpriced + usd["maybe_billed_of_unknown_price"]) is None:
         return "unknown"
     sign = "~" if usd["estimated"] else ""
     more = "+?" if usd["maybe_billed_requests"] or unpriced else ""
-    return f"{sign}{figures.usd(known)}{more}"
+    return f"{sign}{formatting.usd(known_amount)}{more}"
 
 
-def _end(run: dict[str, Any]) -> str:
+def _end_text(run: dict[str, Any]) -> str:
     if run["state"] != "ended":
         return str(run["state"])
-    why = f", {STOPS.get(run['stopped_by'], run['stopped_by'])}" if run["stopped_by"] else ""
+    why = f", {STOP_REASONS.get(run['stopped_by'], run['stopped_by'])}" if run["stopped_by"] else ""
     return f"exit {run['exit_code']}{why}"

@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from batchgen.errors import SettingsError
-from batchgen.http.proxies import passwords
-from batchgen.report.screen import Screen
-from batchgen.settings import LEDGER, Settings, environment, long_enough_to_hide
+from batchgen.http.proxies import proxy_passwords
+from batchgen.report.console import Console
+from batchgen.settings import LEDGER_VARIABLE, Settings, environment, hideable
 
 if TYPE_CHECKING:
     from batchgen.report.log import Log, LogFormat
@@ -33,17 +33,17 @@ class Invocation:
     secrets: set[str] = field(default_factory=set)
 
     @cached_property
-    def out(self) -> Screen:
+    def out(self) -> Console:
         """stdout: data."""
-        return Screen(sys.stdout, secrets=self.secrets)
+        return Console(sys.stdout, secrets=self.secrets)
 
     @cached_property
-    def err(self) -> Screen:
+    def err(self) -> Console:
         """stderr: everything else."""
-        return Screen(sys.stderr, secrets=self.secrets)
+        return Console(sys.stderr, secrets=self.secrets)
 
     @property
-    def only_json(self) -> bool:
+    def json_on_stderr(self) -> bool:
         """The log goes to stderr as JSON: then every line there is JSON."""
         return self.log is not None and self.log_format == "json" and self.log_file is None
 
@@ -64,17 +64,17 @@ class Invocation:
         log, self.log = self.log, None
         if log is not None:
             log.__exit__()
-            if log.lost:
-                self.err.line(log.lost, "yellow")
+            if log.loss_message:
+                self.err.line(log.loss_message, "yellow")
 
     def warn(self, text: str) -> None:
         """A line for the person, and one in the log."""
         if self.log is not None:
-            self.log.say("warning", "run.noted", message=text)
-        if not self.only_json:
+            self.log.write_event("warning", "run.notice", message=text)
+        if not self.json_on_stderr:
             self.err.line(text, "yellow")
 
-    def keep_secret(self, settings: Settings) -> None:
+    def hide_keys(self, settings: Settings) -> None:
         """From here on no output shows any key in these settings, no matter who quotes it. Raises SettingsError."""
         self.hide(settings.all_keys())
         self.hide_passwords(settings)
@@ -85,7 +85,7 @@ class Invocation:
 
     def hide(self, values: Iterable[str]) -> None:
         """From here on no output shows these, those apart that are too short to be told from ordinary words."""
-        found = long_enough_to_hide(values)
+        found = hideable(values)
         if found <= self.secrets:
             return
         self.secrets |= found
@@ -95,17 +95,17 @@ class Invocation:
 def passwords_of(settings: Settings) -> set[str]:
     """Of the ledger's server. Raises SettingsError."""
     found = {settings.get("PGPASSWORD") or ""}
-    if (url := settings.find(LEDGER)) is not None:
-        from batchgen.ledger.postgresql import passwords_in
+    if (url := settings.find(LEDGER_VARIABLE)) is not None:
+        from batchgen.ledger.postgresql import passwords_in_url
 
-        found |= passwords_in(url.text)
+        found |= passwords_in_url(url.text)
     return found
 
 
-def started() -> Invocation:
+def create_invocation() -> Invocation:
     """With the keys of the process's own environment hidden from the first line on."""
     settings = Settings.load()
-    secrets = long_enough_to_hide(settings.all_keys() | passwords(environment()))
+    secrets = hideable(settings.all_keys() | proxy_passwords(environment()))
     invocation = Invocation(secrets=secrets)
     with contextlib.suppress(SettingsError):  # said by the command that needs it
         invocation.hide_passwords(settings)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from batchgen.errors import UsageError
 from batchgen.ledger.location import has_ledger
-from batchgen.ledger.missing_state import lost_in, no_ledger, verify_words
-from batchgen.manifest.storage_url import names_bucket
+from batchgen.ledger.missing_state import lost_ledger_in, no_ledger_error, verify_arguments
+from batchgen.manifest.storage_url import has_url_scheme
 
 HEAD_BYTES = 65_536
-EMULATED = ".emulated"
+EMULATED_SUFFIX = ".emulated"
 _FIELD = re.compile(
     r"""^(name|output)\s*:\s*(?:"([^"\\]*)"|'([^']*)'|([^\s"'#&*!|>{\[][^#\n]*?))\s*(?:\s\#.*)?$""", re.MULTILINE
 )
@@ -25,36 +25,40 @@ class JobFolder:
     """folder: has a ledger. other: one more that has, emulated where `folder` is real."""
 
     folder: Path
-    other: Path | None = None
+    emulated_folder: Path | None = None
 
 
 def find_job(job: str, output: str | None = None) -> JobFolder:
     """The folder of a manifest or the folder itself. Raises UsageError, LedgerError when nothing has run there."""
-    if output is not None and not names_bucket(output):
-        return _with_ledger(Path(output))
+    if output is not None and not has_url_scheme(output):
+        return _require_ledger(Path(output))
     path = Path(job)
     if path.is_dir():
-        return _with_ledger(path)
+        return _require_ledger(path)
     if not path.is_file():
         raise UsageError(f"{job}: there is no such manifest or folder")
-    found = folders_of(path)
+    found = used_folders(path)
     if not found:
         real = manifest_folder(path)
-        raise no_ledger(real, f"nothing has run there yet; `batchgen run {job}` starts it", job)
+        raise no_ledger_error(real, f"nothing has run there yet; `batchgen run {job}` starts it", job)
     if not has_ledger(found[0]):
-        raise no_ledger(found[0], "", verify_words(job, found[0], manifest_folder(path)))
+        raise no_ledger_error(found[0], "", verify_arguments(job, found[0], manifest_folder(path)))
     return JobFolder(found[0].absolute(), found[1].absolute() if len(found) > 1 else None)
 
 
-def folders_of(manifest: Path) -> list[Path]:
+def used_folders(manifest: Path) -> list[Path]:
     """Those of its job and its emulated job in which something has run, even where the ledger of that is lost."""
     real = manifest_folder(manifest)
-    return [folder for folder in (real, real.with_name(real.name + EMULATED)) if has_ledger(folder) or lost_in(folder)]
+    return [
+        folder
+        for folder in (real, real.with_name(real.name + EMULATED_SUFFIX))
+        if has_ledger(folder) or lost_ledger_in(folder)
+    ]
 
 
-def _with_ledger(folder: Path) -> JobFolder:
+def _require_ledger(folder: Path) -> JobFolder:
     if not has_ledger(folder):
-        raise no_ledger(folder, "nothing has run there yet, or it is not a job folder")
+        raise no_ledger_error(folder, "nothing has run there yet, or it is not a job folder")
     return JobFolder(folder.absolute())
 
 
@@ -64,7 +68,7 @@ def manifest_folder(manifest: Path) -> Path:
     Only plain values at the left margin are seen, as nearly everyone writes them; for the rest there is `--output`.
     """
     fields = head_fields(manifest)
-    if fields.get("output") and not names_bucket(fields["output"]):
+    if fields.get("output") and not has_url_scheme(fields["output"]):
         return Path(os.path.abspath(manifest.parent / fields["output"]))
     return manifest.parent / (fields.get("name") or manifest.stem)
 

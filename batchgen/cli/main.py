@@ -9,15 +9,15 @@ from importlib import import_module
 import click
 
 from batchgen import __version__
-from batchgen.cli.failure import failed
-from batchgen.cli.invocation import Invocation, started
-from batchgen.cli.streams import ignore_failures, loss
-from batchgen.schedule.timetable import LATER_CODES
-from batchgen.settings import LEDGER, environment, use_ledger
+from batchgen.cli.error_report import report_failure
+from batchgen.cli.invocation import Invocation, create_invocation
+from batchgen.cli.standard_streams import ignore_failures, lost_output
+from batchgen.schedule.timer_spec import RESUMABLE_EXIT_CODES
+from batchgen.settings import LEDGER_VARIABLE, environment, set_ledger_url
 
-COMPLETE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
+COMPLETION_VARIABLE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
 # Run for what they do, or for their exit code: a stdout that is closed, full or unread costs them lines and nothing else.
-NOT_FOR_OUTPUT = frozenset(
+OUTPUT_OPTIONAL = frozenset(
     {"run", "retry", "post", "cancel", "report", "serve", "emulate", "validate", "verify", "doctor"}
 )
 SECTIONS = {
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name in NOT_FOR_OUTPUT:
+        if name in OUTPUT_OPTIONAL:
             ignore_failures(sys.stdout)
         if name in self.list_commands(ctx) or name.startswith("-"):
             return super().resolve_command(ctx, args)
@@ -106,26 +106,26 @@ def cli() -> None: ...
 
 def run_command_line(argv: Sequence[str]) -> int:
     """Run one command and answer the exit code. The only place that turns exceptions into words and codes."""
-    invocation, ledger = started(), environment().get(LEDGER)
+    invocation, ledger = create_invocation(), environment().get(LEDGER_VARIABLE)
     try:
         code = _invoke(argv, invocation)
         sys.stdout.flush()
     except Exception as error:
-        code = failed(error, invocation)
+        code = report_failure(error, invocation)
     else:
-        if why := loss(sys.stdout):
+        if why := lost_output(sys.stdout):
             invocation.warn(f"part of the output could not be written to stdout: {why}")
     finally:
-        use_ledger(ledger)
+        set_ledger_url(ledger)
         invocation.close_log()
-    return 0 if invocation.later_ok and code in LATER_CODES else code
+    return 0 if invocation.later_ok and code in RESUMABLE_EXIT_CODES else code
 
 
 def _invoke(argv: Sequence[str], invocation: Invocation) -> int:
-    if instruction := environment().get(COMPLETE):
+    if instruction := environment().get(COMPLETION_VARIABLE):
         from click.shell_completion import shell_complete
 
-        return shell_complete(cli, {}, "batchgen", COMPLETE, instruction)
+        return shell_complete(cli, {}, "batchgen", COMPLETION_VARIABLE, instruction)
     try:
         # Not cli.main: it would answer some errors itself.
         with cli.make_context("batchgen", list(argv), obj=invocation) as context:

@@ -26,5 +26,5 @@ def command(invocation: Invocation, grafana: bool) -> None:
     if grafana:
         click.echo(metrics.grafana(), nl=False)
         return
-    rows = [(name, kind, " ".join(labels), words) for name, (kind, labels, words) in metrics.NAMES.items()]
+    rows = [(name, kind, " ".join(labels), help_text) for name, (kind, labels, help_text) in metrics.METRICS.items()]
     invocation.out.table(("name", "kind", "labels", "meaning"), rows, flexible=3)

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import chain, json_option, pass_invocation
+from batchgen.cli.options import json_option, option_group, pass_invocation
 from batchgen.errors import ProviderError, SettingsError
 
 if TYPE_CHECKING:
-    from batchgen.cli.vendor_lists import Account
+    from batchgen.cli.vendor_client import VendorAccess
     from batchgen.profiles.profile import Profile
-    from batchgen.providers.listings import Deprecation, Listed
+    from batchgen.providers.listings import Deprecation, ListedModel
 
 
-NOT_ALL = 5
+EXIT_INCOMPLETE = 5
 
 
 @click.command("models")
-@chain(
+@option_group(
     click.option("--all", "show_all", is_flag=True, help="Retired ones too."),
     click.option("--live", is_flag=True, help="Ask the APIs there is a key for which models they list now; free."),
     json_option(),
@@ -45,26 +45,26 @@ def command(invocation: Invocation, show_all: bool, live: bool, as_json: bool) -
 
     profiles, found = list(load_catalogue()), None
     if live:
-        found = ask(invocation)
-        profiles += found.strangers(profiles)
+        found = query_live_models(invocation)
+        profiles += found.unknown_models(profiles)
     shown = [
         profile
         for profile in profiles
-        if show_all or not retired(profile) or (found is not None and found.word(profile) == "live")
+        if show_all or not is_retired(profile) or (found is not None and found.live_status(profile) == "live")
     ]
     if as_json:
-        invocation.out.json([as_object(profile) | (found.facts(profile) if found else {}) for profile in shown])
+        invocation.out.json([model_json(profile) | (found.as_dict(profile) if found else {}) for profile in shown])
     else:
         table(invocation, shown, found)
-    return NOT_ALL if found is not None and found.failures else 0
+    return EXIT_INCOMPLETE if found is not None and found.failures else 0
 
 
-def table(invocation: Invocation, profiles: list[Profile], found: Found | None) -> None:
+def table(invocation: Invocation, profiles: list[Profile], found: LiveModels | None) -> None:
     head = ("id", "aliases", "status", "rpm", "USD per image by size", "refs", *(["now"] if found else []))
     rows = [
         (profile.id, " ".join(profile.aliases) or "-", status(profile), str(profile.rpm or "?"), prices(profile),
          "?" if profile.references_max is None else str(profile.references_max),
-         *([found.words(profile)] if found else []))
+         *([found.live_status_text(profile)] if found else []))
         for profile in profiles
     ]  # fmt: skip
     invocation.out.table(head, rows, right=(3, 5), flexible=2)
@@ -73,14 +73,14 @@ def table(invocation: Invocation, profiles: list[Profile], found: Found | None) 
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LiveModels:
     """listed: by provider, each that was asked and answered; withdrawn: likewise. failures: why one that was asked did not."""
 
-    listed: Mapping[str, Sequence[Listed]]
+    listed: Mapping[str, Sequence[ListedModel]]
     failures: tuple[str, ...]
     withdrawn: Mapping[str, Sequence[Deprecation]]
 
-    def word(self, profile: Profile) -> str:
+    def live_status(self, profile: Profile) -> str:
         """`live`, `absent`, `unlisted by us`, `not asked`, or what the vendor's feed of deprecations calls it."""
         if self._list(profile) is None:
             return "not asked"
@@ -90,64 +90,66 @@ class Found:
             return "unlisted by us"
         return "live" if self._entry(profile) else "absent"
 
-    def words(self, profile: Profile) -> str:
+    def live_status_text(self, profile: Profile) -> str:
         """The same for people."""
         deprecation = self._deprecation(profile)
-        return self.word(profile) if deprecation is None else deprecation.words
+        return self.live_status(profile) if deprecation is None else deprecation.description
 
-    def facts(self, profile: Profile) -> dict[str, Any]:
+    def as_dict(self, profile: Profile) -> dict[str, Any]:
         """The same as an object, with what the API says of the model."""
         entry = self._entry(profile)
         return {
-            "live": self.word(profile),
+            "live": self.live_status(profile),
             "deprecation": self._deprecation_facts(profile),
             "input_tokens": entry.input_tokens if entry else None,
             "methods": list(entry.methods) if entry else [],
         }
 
     def _deprecation(self, profile: Profile) -> Deprecation | None:
-        from batchgen.providers.listings import deprecation_of
+        from batchgen.providers.listings import find_deprecation
 
-        return deprecation_of(profile, self.withdrawn.get(profile.provider, ()))
+        return find_deprecation(profile, self.withdrawn.get(profile.provider, ()))
 
     def _deprecation_facts(self, profile: Profile) -> dict[str, Any] | None:
         found = self._deprecation(profile)
         names = ("status", "shutdown_at", "replaced_by")
         return None if found is None else {name: getattr(found, name) or None for name in names}
 
-    def _list(self, profile: Profile) -> Sequence[Listed] | None:
+    def _list(self, profile: Profile) -> Sequence[ListedModel] | None:
         return self.listed.get("gemini" if profile.provider == "imagen" else profile.provider)
 
-    def _entry(self, profile: Profile) -> Listed | None:
-        from batchgen.providers.listings import name_on_wire
+    def _entry(self, profile: Profile) -> ListedModel | None:
+        from batchgen.providers.listings import wire_name
 
-        name = name_on_wire(profile)
+        name = wire_name(profile)
         return next((model for model in self._list(profile) or () if model.id == name), None)
 
-    def strangers(self, profiles: Iterable[Profile]) -> list[Profile]:
+    def unknown_models(self, profiles: Iterable[Profile]) -> list[Profile]:
         """Of image models that an API lists and we do not know."""
-        from batchgen.profiles.catalogue import stranger
-        from batchgen.providers.listings import strangers
+        from batchgen.profiles.catalogue import unknown_profile
+        from batchgen.providers.listings import unknown_models
 
         known = list(profiles)
         return [
-            stranger(name, provider) for provider, models in self.listed.items() for name in strangers(models, known)
+            unknown_profile(name, provider)
+            for provider, models in self.listed.items()
+            for name in unknown_models(models, known)
         ]
 
 
-def ask(invocation: Invocation) -> Found:
+def query_live_models(invocation: Invocation) -> LiveModels:
     """Raises SettingsError without any key, and when no API that was asked gave its list."""
     import asyncio
     from pathlib import Path
 
-    from batchgen.cli.vendor_lists import accounts
+    from batchgen.cli.vendor_client import vendor_accesses
     from batchgen.settings import Settings
 
     settings = Settings.load(Path.cwd())
-    invocation.keep_secret(settings)
-    if not (asked := accounts(settings)):
+    invocation.hide_keys(settings)
+    if not (asked := vendor_accesses(settings)):
         raise SettingsError("no API key, so no API was asked: set GEMINI_API_KEY or AIMLAPI_API_KEY")
-    found = asyncio.run(ask_all(asked))
+    found = asyncio.run(query_vendors(asked))
     if not found.listed:
         raise SettingsError("; ".join(found.failures))
     for failure in found.failures:
@@ -155,23 +157,23 @@ def ask(invocation: Invocation) -> Found:
     return found
 
 
-async def ask_all(asked: Iterable[Account]) -> Found:
-    from batchgen.cli.vendor_lists import Lists
+async def query_vendors(asked: Iterable[VendorAccess]) -> LiveModels:
+    from batchgen.cli.vendor_client import VendorClient
 
     listed, withdrawn, failures = {}, {}, []
-    async with Lists() as lists:
+    async with VendorClient() as vendors:
         for account in asked:
             try:
-                listed[account.provider] = await lists.models(account)
-                withdrawn[account.provider] = await lists.deprecations(account)
+                listed[account.provider] = await vendors.models(account)
+                withdrawn[account.provider] = await vendors.deprecations(account)
             except SettingsError as error:
                 failures.append(f"{account.provider}: {error}")
             except ProviderError as error:
                 failures.append(f"{account.provider}: {account.url} answers {error.http_status}: {error.message}")
-    return Found(listed, tuple(failures), withdrawn)
+    return LiveModels(listed, tuple(failures), withdrawn)
 
 
-def retired(profile: Profile) -> bool:
+def is_retired(profile: Profile) -> bool:
     """Gone by its status, or by its date."""
     import time
 
@@ -179,7 +181,7 @@ def retired(profile: Profile) -> bool:
 
 
 def status(profile: Profile) -> str:
-    words: str = "retired" if retired(profile) else profile.status
+    words: str = "retired" if is_retired(profile) else profile.status
     if profile.shutdown:
         words += f" {profile.shutdown}"
     return f"{words}, use {profile.replacement}" if profile.replacement else words
@@ -192,13 +194,13 @@ def prices(profile: Profile) -> str:
     return "  ".join(f"{size} {table[size]:g}" if size in table else f"{size} ?" for size in sizes)
 
 
-def as_object(profile: Profile) -> dict[str, Any]:
+def model_json(profile: Profile) -> dict[str, Any]:
     return {
         "id": profile.id,
         "provider": profile.provider,
         "title": profile.title,
         "aliases": list(profile.aliases),
-        "status": "retired" if retired(profile) else profile.status,
+        "status": "retired" if is_retired(profile) else profile.status,
         "shutdown": profile.shutdown,
         "replacement": profile.replacement,
         "rpm": profile.rpm,

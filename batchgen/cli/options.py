@@ -13,48 +13,48 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import SettingsError
-from batchgen.schedule.timetable import read_span_s
-from batchgen.settings import Settings, use_ledger
+from batchgen.schedule.timer_spec import parse_duration_s
+from batchgen.settings import Settings, set_ledger_url
 
 F = TypeVar("F", bound=Callable[..., Any])
-STATES = ("failed", "refused", "uncertain")
+RETRY_STATES = ("failed", "refused", "uncertain")
 
 
-def read_states(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
+def retry_states_option(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
     """`failed,refused` or `none`; None when the option was not given."""
     if value is None:
         return None
     names = [name.strip() for name in value.split(",") if name.strip()]
     if names == ["none"]:
         return frozenset()
-    wrong = [name for name in names if name not in STATES]
+    wrong = [name for name in names if name not in RETRY_STATES]
     if wrong or not names:
         raise click.BadParameter(
-            f"{', '.join(wrong) or 'nothing'!r}: choose of {', '.join(STATES)}, or none", ctx, param
+            f"{', '.join(wrong) or 'nothing'!r}: choose of {', '.join(RETRY_STATES)}, or none", ctx, param
         )
     return frozenset(names)
 
 
-def read_span(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def duration_option(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """`4h`, `90m`, `1h30m`, `45s`; seconds."""
     if value is None:
         return None
-    if (seconds := read_span_s(value)) is None:
+    if (seconds := parse_duration_s(value)) is None:
         raise click.BadParameter(f"{value!r} is not a valid duration (try 90m, 4h or 1h30m)", ctx, param)
     return seconds
 
 
-def read_clock(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def time_option(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """`06:00`: the next time the local clock shows it, in UTC seconds."""
     if value is None:
         return None
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value.strip())
     if match is None:
         raise click.BadParameter(f"{value!r} is no time of day; write 06:00", ctx, param)
-    return next_local(int(match[1]), int(match[2]), time.time())
+    return next_local_time(int(match[1]), int(match[2]), time.time())
 
 
-def next_local(hour: int, minute: int, now: float) -> float:
+def next_local_time(hour: int, minute: int, now: float) -> float:
     """UTC seconds of the next local hour:minute after `now`; across a change of the clock by the clock on the wall."""
     today = time.localtime(now)
     for days in (0, 1, 2):
@@ -65,41 +65,41 @@ def next_local(hour: int, minute: int, now: float) -> float:
     raise AssertionError("some local midnight lies ahead")
 
 
-def _answer_in_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     ctx.ensure_object(Invocation).json = value
     return value
 
 
-def _log_to(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _set_log_option(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     # Eager: an error in another option is then in the log too.
     setattr(ctx.ensure_object(Invocation), param.name or "", value)
 
 
-def _leave_with_0(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+def _set_later_ok(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     ctx.ensure_object(Invocation).later_ok = value
     return value
 
 
-def _use_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
-        from batchgen.ledger.location import server_url
+        from batchgen.ledger.location import validated_url
 
-        use_ledger(server_url(value, "--ledger"))
+        set_ledger_url(validated_url(value, "--ledger"))
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
 
 
-def _with_its_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _load_job_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
     from batchgen.ledger.location import ledger_url
 
     with contextlib.suppress(SettingsError):
         settings = Settings.load(Path(value).absolute().parent)
         ctx.ensure_object(Invocation).hide_passwords(settings)
-        use_ledger(ledger_url(settings))
+        set_ledger_url(ledger_url(settings))
     return value
 
 
-def chain(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+def option_group(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator, shown in this order."""
 
     def apply(function: F) -> F:
@@ -121,18 +121,18 @@ def ledger_option(function: F) -> F:
         metavar="URL",
         is_eager=True,
         expose_value=False,
-        callback=_use_ledger,
+        callback=_set_ledger,
         help="postgresql://user@host/database that has the ledger; BATCHGEN_LEDGER and ~/.pgpass hide a password.",
     )(function)
 
 
 def job_argument(function: F) -> F:
-    return chain(click.argument("job", type=click.Path(), callback=_with_its_settings), ledger_option)(function)
+    return option_group(click.argument("job", type=click.Path(), callback=_load_job_settings), ledger_option)(function)
 
 
 def json_option(help_text: str = "Answer with one JSON object on stdout.") -> Callable[[F], F]:
     # Eager: an error in another option is then answered in JSON too.
-    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_answer_in_json, help=help_text)
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_set_json, help=help_text)
 
 
 def folder_option(function: F) -> F:
@@ -158,9 +158,9 @@ engine_option = click.option(
 )
 
 
-def place_options(function: F) -> F:
+def output_options(function: F) -> F:
     """Where the images go."""
-    return chain(
+    return option_group(
         click.option(
             "--output",
             metavar="DIR|s3://…",
@@ -176,7 +176,7 @@ def place_options(function: F) -> F:
 
 def selection_options(function: F) -> F:
     """Which samples."""
-    return chain(
+    return option_group(
         only_option,
         limit_option,
         click.option(
@@ -185,7 +185,7 @@ def selection_options(function: F) -> F:
         click.option(
             "--retry",
             "retry_states",
-            callback=read_states,
+            callback=retry_states_option,
             metavar="STATES",
             help="Take up again: failed,refused,uncertain or none.  [default: failed,uncertain]",
         ),
@@ -201,7 +201,7 @@ def selection_options(function: F) -> F:
 
 def limit_options(function: F) -> F:
     """How much, for forecasts and runs alike."""
-    return chain(
+    return option_group(
         click.option("--concurrency", type=click.IntRange(1, 1000), metavar="N", help="Requests in flight at most."),
         click.option(
             "--max-cost",
@@ -214,13 +214,13 @@ def limit_options(function: F) -> F:
 
 def log_options(function: F) -> F:
     """Where the log goes, and in which form."""
-    return chain(
+    return option_group(
         click.option(
             "--log-file",
             type=click.Path(),
             metavar="FILE",
             is_eager=True,
-            callback=_log_to,
+            callback=_set_log_option,
             expose_value=False,
             help="Append one line for each event; it may be rotated while the run goes on.",
         ),
@@ -228,7 +228,7 @@ def log_options(function: F) -> F:
             "--log-format",
             type=click.Choice(["text", "json"]),
             is_eager=True,
-            callback=_log_to,
+            callback=_set_log_option,
             expose_value=False,
             help="Log format. Without --log-file the log replaces the progress display on stderr.  [default: text]",
         ),
@@ -237,12 +237,14 @@ def log_options(function: F) -> F:
 
 def execution_options(function: F) -> F:
     """How a run behaves and what it shows."""
-    return chain(
-        click.option("--until", callback=read_clock, metavar="HH:MM", help="Start nothing after the next local HH:MM."),
-        click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long."),
+    return option_group(
+        click.option(
+            "--until", callback=time_option, metavar="HH:MM", help="Start nothing after the next local HH:MM."
+        ),
+        click.option("--max-duration", callback=duration_option, metavar="4h", help="Start nothing after this long."),
         click.option(
             "--stall",
-            callback=read_span,
+            callback=duration_option,
             metavar="30m",
             help="Stop when requests have kept failing for this long without a success."
             "  [default: 30m, or never with --until or --max-duration]",
@@ -255,7 +257,7 @@ def execution_options(function: F) -> F:
         ),
         click.option(
             "--fallback-at",
-            callback=read_clock,
+            callback=time_option,
             metavar="HH:MM",
             help="Cancel batches at the next local HH:MM, and make online what they have not delivered.",
         ),
@@ -270,7 +272,7 @@ def execution_options(function: F) -> F:
         click.option(
             "--later-ok",
             is_flag=True,
-            callback=_leave_with_0,
+            callback=_set_later_ok,
             expose_value=False,
             help="For timers: leave with 0 in place of 6, 7, 8, 9 and 11, which mean that a later run goes on.",
         ),

@@ -9,49 +9,49 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import (
-    chain,
     engine_option,
     json_option,
     limit_options,
     manifest_argument,
+    option_group,
+    output_options,
     pass_invocation,
-    place_options,
     selection_options,
 )
-from batchgen.report import figures
+from batchgen.report import formatting
 
 if TYPE_CHECKING:
     from batchgen.api import Job, Plan
-    from batchgen.planning.plan import LaneLoad, Step, Wishes
+    from batchgen.planning.plan import LaneLoad, RetrySelection, Step
 
-ROWS_MOST = 40
-BATCH_TIME = "batches within 24 hours, by the vendor's aim"
+MAX_ROWS = 40
+BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
 
 
-class Rows:
+class PlanRows:
     """Keeps the first steps for the table and counts the others, so that a plan of a million rows stays small."""
 
-    def __init__(self, most: int | None) -> None:
-        self.most = most
-        self.kept: list[Step] = []
-        self.more = 0
+    def __init__(self, max_rows: int | None) -> None:
+        self.max_rows = max_rows
+        self.steps: list[Step] = []
+        self.omitted = 0
 
     def __call__(self, step: Step) -> None:
-        if self.most is None or len(self.kept) < self.most:
-            self.kept.append(step)
+        if self.max_rows is None or len(self.steps) < self.max_rows:
+            self.steps.append(step)
         else:
-            self.more += 1
+            self.omitted += 1
 
 
 @click.command("plan")
 @manifest_argument
-@place_options
+@output_options
 @selection_options
 @limit_options
-@chain(
+@option_group(
     engine_option,
     json_option(),
-    click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {ROWS_MOST}."),
+    click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {MAX_ROWS}."),
 )
 @pass_invocation
 def command(invocation: Invocation, manifest: str, **options: Any) -> None:
@@ -64,84 +64,89 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> None:
       batchgen plan catalog.yaml --json | jq .usd
     """
     import batchgen
-    from batchgen.cli.run_job import load_job, wishes_of
+    from batchgen.cli.run_job import load_job, retry_selection_of
 
     job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
-    wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
-    rows = Rows(None if options["show_all"] or invocation.json else ROWS_MOST)
+    retry_selection = retry_selection_of(
+        options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold"
+    )
+    rows = PlanRows(None if options["show_all"] or invocation.json else MAX_ROWS)
     found = batchgen.plan(
-        job, wishes=wishes, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
+        job, retry_selection=retry_selection, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
         max_usd=options["max_cost"], on_step=rows, engine=options["engine"],
     )  # fmt: skip
-    online = _online(job, found, wishes, options)
+    online = _plan_online(job, found, retry_selection, options)
     for warning in (*job.settings.warnings, *found.warnings):
         invocation.err.line(f"warning: {warning}", "yellow")
     if invocation.json:
         invocation.out.json(
-            as_object(job.manifest.name, str(job.folder), found, rows, emulated=job.emulated, online=online)
+            plan_json(job.manifest.name, str(job.folder), found, rows, emulated=job.emulated, online=online)
         )
         return
-    show(invocation, job.manifest.name, found, rows, emulated=job.emulated, online=online)
+    print_plan(invocation, job.manifest.name, found, rows, emulated=job.emulated, online=online)
 
 
-def _online(job: Job, found: Plan, wishes: Wishes, options: dict[str, Any]) -> Plan | None:
+def _plan_online(job: Job, found: Plan, retry_selection: RetrySelection, options: dict[str, Any]) -> Plan | None:
     """The same without batches, to compare; None when this plan has none."""
     import batchgen
 
     if not any(load.batch and load.images for load in found.forecast.by_model.values()):
         return None
     return batchgen.plan(
-        job, wishes=wishes, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
+        job, retry_selection=retry_selection, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
         max_usd=options["max_cost"],
     )  # fmt: skip
 
 
-def show(
-    invocation: Invocation, name: str, found: Plan, rows: Rows, *, emulated: bool, online: Plan | None = None
+def print_plan(
+    invocation: Invocation, name: str, found: Plan, rows: PlanRows, *, emulated: bool, online: Plan | None = None
 ) -> None:
     """The table, then the totals."""
-    out, survey, forecast = invocation.out, found.survey, found.forecast
-    if rows.kept:
+    out, reconciliation, forecast = invocation.out, found.reconciliation, found.forecast
+    if rows.steps:
         head = ("id", "model", "why", "images", "USD")
-        out.table(head, [_row(step) for step in rows.kept], right=(3, 4), flexible=2)
-        if rows.more:
-            out.line(f"… and {rows.more:,} more (--all shows them)", "dim")
+        out.table(head, [_row(step) for step in rows.steps], right=(3, 4), flexible=2)
+        if rows.omitted:
+            out.line(f"… and {rows.omitted:,} more (--all shows them)", "dim")
         out.line()
-    kept = [f"{survey.kept:,} kept"]
-    kept += [f"{len(survey.moves):,} moved, no cost"] if survey.moves else []
-    kept += [f"{survey.skipped:,} left as they are"] if survey.skipped else []
-    kept += [f"{len(survey.removed):,} no longer in the manifest"] if survey.removed else []
+    kept = [f"{reconciliation.kept:,} kept"]
+    kept += [f"{len(reconciliation.moves):,} moved, no cost"] if reconciliation.moves else []
+    kept += [f"{reconciliation.skipped:,} left as they are"] if reconciliation.skipped else []
+    kept += [f"{len(reconciliation.removed):,} no longer in the manifest"] if reconciliation.removed else []
     mark = " EMULATED" if emulated else ""
-    out.line(f"{name}{mark}: {figures.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
-    for why, number in survey.whys.most_common(12):
+    out.line(f"{name}{mark}: {formatting.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
+    for why, number in reconciliation.counts_by_reason.most_common(12):
         out.line(f"  {number:>6,}  {why}")
     if found.derivatives:
-        out.line(f"derive {figures.count(found.derivatives, 'file')} to make of the pictures, at most")
+        out.line(f"derive {formatting.count(found.derivatives, 'file')} to make of the pictures, at most")
     if not forecast.images:
         return
     out.line(f"cost   {_cost(found)}")
     for line in _caveats(found):
         out.line(f"       {line}")
-    for line in _ways(found):
+    for line in _engine_lines(found):
         out.line(f"way    {line}")
     if online is None:
-        out.line(f"time   {figures.duration(forecast.seconds)} at best, estimated")
+        out.line(f"time   {formatting.duration(forecast.seconds)} at best, estimated")
     else:
-        out.line(f"time   {BATCH_TIME}; what goes online {figures.duration(forecast.seconds)} at best, estimated")
-        alone = f"{_cost(online)}, {figures.duration(online.forecast.seconds)} at best"
+        out.line(
+            f"time   {BATCH_TIME_NOTE}; what goes online {formatting.duration(forecast.seconds)} at best, estimated"
+        )
+        alone = f"{_cost(online)}, {formatting.duration(online.forecast.seconds)} at best"
         out.line(f"else   all online: {alone}")
     out.line(f"limit  {forecast.limit.binding}: {forecast.limit.advice}")
 
 
-def _ways(found: Plan) -> list[str]:
+def _engine_lines(found: Plan) -> list[str]:
     """How much goes by batch, and of what goes online why."""
     loads = found.forecast.by_model.values()
     lines = [
-        f"{load.model}: {figures.count(load.images, 'image')} by batch, " + figures.total(load.usd, load.unpriced)
+        f"{load.model}: {formatting.count(load.images, 'image')} by batch, "
+        + formatting.total_usd(load.usd, load.unpriced)
         for load in loads
         if load.batch and load.images
     ]
-    return lines + [f"{number:,} online: {why}" for why, number in found.survey.online.most_common(6)]
+    return lines + [f"{number:,} online: {why}" for why, number in found.reconciliation.online.most_common(6)]
 
 
 def _row(step: Step) -> tuple[str, str, str, str, str]:
@@ -155,11 +160,11 @@ def _row(step: Step) -> tuple[str, str, str, str, str]:
 def _cost(found: Plan) -> str:
     forecast = found.forecast
     if forecast.usd is not None:
-        return f"{figures.usd(forecast.usd)}, estimated"
+        return f"{formatting.usd(forecast.usd)}, estimated"
     why = f"no price is known for {_models(found, lambda load: load.unpriced > 0)}"
     if not forecast.known_usd:
         return f"unknown: {why}"
-    return f"{figures.usd(forecast.known_usd)}, estimated, + {figures.count(forecast.unpriced, 'request')} of unknown price: {why}"
+    return f"{formatting.usd(forecast.known_usd)}, estimated, + {formatting.count(forecast.unpriced, 'request')} of unknown price: {why}"
 
 
 def _caveats(found: Plan) -> list[str]:
@@ -168,7 +173,7 @@ def _caveats(found: Plan) -> list[str]:
     if guessed := _models(found, lambda load: load.guessed > 0):
         lines.append(f"includes a guess: no price for that service tier is published for {guessed}")
     if searching := sum(load.searches for load in found.forecast.by_model.values() if not load.unpriced):
-        requests = figures.count(searching, "request")
+        requests = formatting.count(searching, "request")
         lines.append(f"searches in {requests} are priced in full; some may be free (monthly allowance)")
     if fallbacks := _models(found, lambda load: load.may_be_unpriced):
         lines.append(f"may cost more if a fallback is used: no price is known for {fallbacks}")
@@ -179,12 +184,12 @@ def _models(found: Plan, chosen: Callable[[LaneLoad], bool]) -> str:
     return ", ".join(dict.fromkeys(load.model for load in found.forecast.by_model.values() if chosen(load)))
 
 
-def as_object(
-    name: str, folder: str, found: Plan, rows: Rows, *, emulated: bool, online: Plan | None = None
+def plan_json(
+    name: str, folder: str, found: Plan, rows: PlanRows, *, emulated: bool, online: Plan | None = None
 ) -> dict[str, Any]:
     """usd is null when a price is unknown; `known_usd` is the rest, `requests_of_unknown_price` what is not in it, and
     `requests_at_guessed_price` says how many are priced by a guess. Every USD figure here is an estimate."""
-    survey, forecast = found.survey, found.forecast
+    reconciliation, forecast = found.reconciliation, found.forecast
     return {
         "job": name,
         "folder": folder,
@@ -200,14 +205,14 @@ def as_object(
             "usd": None if online.forecast.usd is None else round(online.forecast.usd, 6),
             "seconds_at_best": round(online.forecast.seconds, 1),
         },
-        "online_because": dict(survey.online.most_common()),
+        "online_because": dict(reconciliation.online.most_common()),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
-        "kept": survey.kept,
-        "moved": len(survey.moves),
-        "removed": len(survey.removed),
-        "skipped": survey.skipped,
+        "kept": reconciliation.kept,
+        "moved": len(reconciliation.moves),
+        "removed": len(reconciliation.removed),
+        "skipped": reconciliation.skipped,
         "derivatives": found.derivatives,
-        "by_reason": dict(survey.whys.most_common()),
+        "by_reason": dict(reconciliation.counts_by_reason.most_common()),
         "by_model": {
             name: {"requests": load.requests, "images": load.images, "rpm": load.rpm,
                          "usd": None if load.unpriced else round(load.usd, 6)}
@@ -217,7 +222,7 @@ def as_object(
             {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": step.why,
              "images": step.sample.images if step.action == "generate" else 0,
              "usd": (None if step.usd is None else round(step.usd, 6)) if step.action == "generate" else 0.0}
-            for step in rows.kept
+            for step in rows.steps
         ],
         "warnings": list(found.warnings),
     }  # fmt: skip

@@ -13,7 +13,7 @@ from batchgen.cli.options import folder_option, job_argument, json_option, only_
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 
-NOT_ALL_MADE = 3
+EXIT_NOT_ALL_MADE = 3
 
 
 @click.command("post")
@@ -40,7 +40,7 @@ def command(
       batchgen post catalog.yaml --engine cluster
     """
     import batchgen
-    from batchgen.engine.derivatives import make_derivatives
+    from batchgen.engine.derivative_runner import make_derivatives
     from batchgen.report.facts import derivative_facts
     from batchgen.report.summary import derivative_lines
 
@@ -59,13 +59,13 @@ def command(
         )
     make = make_derivatives
     if engine == "cluster":
-        from batchgen.engine.cluster.submit_derivatives import hand_over as make
-    tally = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
+        from batchgen.engine.cluster.submit_derivatives import submit_and_wait as make
+    counts = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
     with Reader.open(folder) as reader:
-        facts = derivative_facts(tally, reader)
+        facts = derivative_facts(counts, reader)
     if as_json:
         invocation.out.json({"folder": str(folder), **facts})
     else:
         for line in derivative_lines(facts) or ["nothing to do"]:
             invocation.err.line(line)
-    return NOT_ALL_MADE if tally.failed or not tally.finished else 0
+    return EXIT_NOT_ALL_MADE if counts.failed or not counts.finished else 0

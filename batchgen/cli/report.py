@@ -11,20 +11,20 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.cli.options import chain, job_argument, json_option, only_option, pass_invocation
+from batchgen.cli.options import job_argument, json_option, only_option, option_group, pass_invocation
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.ledger.history import Chronicle
-from batchgen.report import figures
-from batchgen.store.open_store import store_of
+from batchgen.ledger.history import HistoryReader
+from batchgen.report import formatting
+from batchgen.store.open_store import open_store_of
 
 if TYPE_CHECKING:
     from batchgen.records import Item, Post
-    from batchgen.report.gallery_data import Declared
+    from batchgen.report.gallery_data import ManifestInfo
 
 
 @click.command("report")
 @job_argument
-@chain(
+@option_group(
     click.option(
         "-o", "--output", "target", metavar="FILE", type=click.Path(dir_okay=False),
         help="Where to; default: report.html in the folder of the job.",
@@ -59,7 +59,7 @@ def command(
       batchgen report catalog.yaml --only 'mug-*' --contact-sheet mugs.png --columns 8 --cell 180
     """
     if sheet is not None:
-        contact_sheet(invocation, job, sheet, Shape(columns, cell, only), as_json=as_json)
+        contact_sheet(invocation, job, sheet, SheetOptions(columns, cell, only), as_json=as_json)
         return
     if only:
         raise UsageError("--only is for --contact-sheet: the page has filters of its own")
@@ -71,13 +71,19 @@ def command(
     found = find_job(job)
     folder = found.folder
     path = Path(target).absolute() if target else folder / FILE_NAME
-    with Chronicle.open(folder) as ledger:
-        shown = gallery_facts(ledger, folder, declared(ledger.meta("manifest") or "", invocation), time.time())
-        store = store_of(folder, ledger)
+    with HistoryReader.open(folder) as ledger:
+        shown = gallery_facts(ledger, folder, manifest_info(ledger.meta("manifest") or "", invocation), time.time())
+        store = open_store_of(folder, ledger)
     thumbnails = Thumbnails(folder, store=store)
-    beside = path.parent if store.url else folder  # of a bucket: the page finds full pictures once it lies there too
+    link_folder = (
+        path.parent if store.url else folder
+    )  # of a bucket: the page finds full pictures once it lies there too
     size = write_gallery(
-        path, shown.facts, thumbnails.all(shown.pictures), beside, sorted(invocation.secrets, key=len, reverse=True)
+        path,
+        shown.facts,
+        thumbnails.all(shown.pictures),
+        link_folder,
+        sorted(invocation.secrets, key=len, reverse=True),
     )
     seconds = time.monotonic() - started_s
     if as_json:
@@ -86,86 +92,88 @@ def command(
         invocation.out.json(facts)
         return
     invocation.err.line(
-        f"{figures.count(len(shown.facts['samples']), 'sample')}, {figures.count(thumbnails.made, 'new thumbnail')},"
-        f" {figures.size(size)} in {figures.duration(seconds)}"
+        f"{formatting.count(len(shown.facts['samples']), 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
+        f" {formatting.size(size)} in {formatting.duration(seconds)}"
     )
     if store.url:
         invocation.err.line(
             f"full pictures are in {store.url}: put the page there too, or look at them with `batchgen serve`", "dim"
         )
-    if found.other is not None:
-        invocation.err.line(f"There is an emulated job too: batchgen report {found.other}", "dim")
+    if found.emulated_folder is not None:
+        invocation.err.line(f"There is an emulated job too: batchgen report {found.emulated_folder}", "dim")
     invocation.out.line(str(path))
 
 
-class Shape(NamedTuple):
+class SheetOptions(NamedTuple):
     columns: int
     cell: int
     only: tuple[str, ...]
 
 
-def contact_sheet(invocation: Invocation, job: str, file: str, shape: Shape, *, as_json: bool) -> None:
+def contact_sheet(invocation: Invocation, job: str, file: str, sheet_options: SheetOptions, *, as_json: bool) -> None:
     """file: empty for the default. More pictures than fit on one sheet go onto NAME-2 and so on, and it is said."""
-    from batchgen.report.contact_sheet import FILE_NAME, KINDS, Layout, cells_of, write_sheets
+    from batchgen.report.contact_sheet import FILE_NAME, FORMATS_BY_SUFFIX, Layout, cells_of, write_sheets
 
     found = find_job(job)
     target = Path(file).absolute() if file else found.folder / FILE_NAME
-    if target.suffix.lower() not in KINDS:
-        raise UsageError(f"{file}: a contact sheet ends in {', '.join(KINDS)}")
-    with Chronicle.open(found.folder) as ledger:
-        ledger.hold_still()
+    if target.suffix.lower() not in FORMATS_BY_SUFFIX:
+        raise UsageError(f"{file}: a contact sheet ends in {', '.join(FORMATS_BY_SUFFIX)}")
+    with HistoryReader.open(found.folder) as ledger:
+        ledger.snapshot()
         title = ledger.meta("name") or found.folder.name
         emulated = ledger.meta("emulated") == "yes"
-        store = store_of(found.folder, ledger)
-        cells = list(cells_of(ledger, shape.only))
+        store = open_store_of(found.folder, ledger)
+        cells = list(cells_of(ledger, sheet_options.only))
     if not cells:
-        raise UsageError(f"{job}: nothing to show{' that --only names' if shape.only else ''}")
-    heading = f"{title} · {figures.count(sum(bool(cell.path) for cell in cells), 'picture')}"
-    paths = write_sheets(target, store, heading, cells, Layout(shape.columns, shape.cell), emulated=emulated)
+        raise UsageError(f"{job}: nothing to show{' that --only names' if sheet_options.only else ''}")
+    heading = f"{title} · {formatting.count(sum(bool(cell.path) for cell in cells), 'picture')}"
+    paths = write_sheets(
+        target, store, heading, cells, Layout(sheet_options.columns, sheet_options.cell), emulated=emulated
+    )
     if as_json:
         invocation.out.json({"sheets": [str(path) for path in paths], "samples": len(cells)})
         return
-    onto = figures.count(len(paths), "sheet")
-    invocation.err.line(f"{figures.count(len(cells), 'sample')} on {onto}")
-    if found.other is not None:
-        invocation.err.line(f"There is an emulated job too: batchgen report {found.other}", "dim")
+    onto = formatting.count(len(paths), "sheet")
+    invocation.err.line(f"{formatting.count(len(cells), 'sample')} on {onto}")
+    if found.emulated_folder is not None:
+        invocation.err.line(f"There is an emulated job too: batchgen report {found.emulated_folder}", "dim")
     for path in paths:
         invocation.out.line(str(path))
 
 
-def declared(manifest: str, invocation: Invocation) -> Declared:
+def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
     """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
     from batchgen.api import load
-    from batchgen.ledger.location import address
+    from batchgen.ledger.location import server_address
     from batchgen.manifest.post_section import post_fields
     from batchgen.profiles.catalogue import load_catalogue
-    from batchgen.report.gallery_data import Declared
+    from batchgen.report.gallery_data import ManifestInfo
     from batchgen.settings import state_folder
 
     try:
         loaded = load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
-        invocation.keep_secret(loaded.settings)
+        invocation.hide_keys(loaded.settings)
         found = loaded.manifest
-        found.references.afar = None  # a page about a job has nothing to ask of a bucket
-        order, asks, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()
+        found.references.remote_references = None  # a page about a job has nothing to ask of a bucket
+        order, unfingerprinted, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()
         for number, item in enumerate(found.items()):
             order[item.id] = number
-            if wanted := asks_of(item, found.references.folder, found.post):
-                asks[item.id] = wanted
+            if wanted := unfingerprinted_fields(item, found.references.folder, found.post):
+                unfingerprinted[item.id] = wanted
             if item.turn:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
-        state = address(loaded.folder, None) or state_folder(loaded.settings)
+        state = server_address(loaded.folder, None) or state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
-        return Declared(load_catalogue())
+        return ManifestInfo(load_catalogue())
     limits = found.limits
     spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
     budgets = {span: usd for span, usd in spans.items() if usd is not None}
-    return Declared(
-        found.catalogue, limits.concurrency, order, found.folder, asks, conversations, post_fields(found.post), budgets, state
+    return ManifestInfo(
+        found.catalogue, limits.concurrency, order, found.folder, unfingerprinted, conversations, post_fields(found.post), budgets, state
     )  # fmt: skip
 
 
-def asks_of(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
+def unfingerprinted_fields(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
     """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest, which asks
     for `post` where an item says nothing else."""
     from batchgen.manifest.post_section import post_fields

@@ -10,24 +10,24 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import (
-    STATES,
-    chain,
+    RETRY_STATES,
     execution_options,
     folder_option,
     job_argument,
     limit_option,
     limit_options,
     only_option,
+    option_group,
     pass_invocation,
 )
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
-from batchgen.planning.plan import Wishes
+from batchgen.planning.plan import RetrySelection
 
 
 @click.command("retry")
 @job_argument
-@chain(
+@option_group(
     click.option("--failed", is_flag=True, help="What failed, reasons that `run` holds for final included."),
     click.option("--refused", is_flag=True, help="What the vendor refused; the same request often is refused again."),
     click.option("--uncertain", is_flag=True, help="What was sent and never answered; it may be billed twice."),
@@ -50,34 +50,36 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
       batchgen retry catalog.yaml --failed --reason link_gone
       batchgen retry catalog/ --uncertain --max-cost 2
     """
-    from batchgen.cli.post_run import Afterwards
-    from batchgen.cli.run_job import Execution, carry_out, load_job
+    from batchgen.cli.post_run import PostRun
+    from batchgen.cli.run_job import RunArguments, load_job, run_job
 
     invocation.open_log(quiet=options["quiet"])
-    states = frozenset(state for state in STATES if options[state])
+    states = frozenset(state for state in RETRY_STATES if options[state])
     if not states and not options["reasons"]:
         raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
     folder = find_job(job, options["output"]).folder
-    manifest, emulated = origin(job, folder)
-    after = Afterwards(invocation, manifest, options["summary"], options["notify"])
-    with after.of_failure():
-        opened = load_job(invocation, manifest, str(folder), emulate=emulated, after=after)
-        wishes = Wishes(explicit=True, states=states or frozenset(STATES), reasons=frozenset(options["reasons"]))
-        return carry_out(invocation, opened, Execution.of(options, wishes), after)
+    manifest, emulated = find_manifest(job, folder)
+    post_run = PostRun(invocation, manifest, options["summary"], options["notify"])
+    with post_run.reporting_failure():
+        opened = load_job(invocation, manifest, str(folder), emulate=emulated, post_run=post_run)
+        retry_selection = RetrySelection(
+            explicit=True, states=states or frozenset(RETRY_STATES), reasons=frozenset(options["reasons"])
+        )
+        return run_job(invocation, opened, RunArguments.parse(options, retry_selection), post_run)
 
 
-def origin(job: str, folder: Path) -> tuple[str, bool]:
+def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
     """(the manifest, whether the job is emulated): the ledger notes both. Raises UsageError when the manifest has gone."""
     with Reader.open(folder) as reader:
-        noted, emulated = reader.meta("manifest"), reader.meta("emulated") == "yes"
+        recorded, emulated = reader.meta("manifest"), reader.meta("emulated") == "yes"
     if not Path(job).is_dir():
         return job, emulated
-    if noted is None:
+    if recorded is None:
         raise UsageError(
             f"{folder} does not say which manifest it was made from: name the manifest, with --output {folder}"
         )
     # Noted as it was typed: try it from here, then beside the folder, where a job lives by default.
-    for place in (Path(noted), folder.parent / Path(noted).name):
+    for place in (Path(recorded), folder.parent / Path(recorded).name):
         if place.is_file():
             return str(place), emulated
-    raise UsageError(f"the manifest {noted} is not there any more: name it, with --output {folder}")
+    raise UsageError(f"the manifest {recorded} is not there any more: name it, with --output {folder}")

@@ -11,15 +11,15 @@ from batchgen.cli.options import (
     execution_options,
     limit_options,
     manifest_argument,
+    output_options,
     pass_invocation,
-    place_options,
     selection_options,
 )
 
 
 @click.command("run")
 @manifest_argument
-@place_options
+@output_options
 @selection_options
 @limit_options
 @execution_options
@@ -37,12 +37,14 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
       batchgen run catalog.yaml --only 'mug-*' --limit 3
       batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
     """
-    from batchgen.cli.post_run import Afterwards
-    from batchgen.cli.run_job import Execution, carry_out, load_job, wishes_of
+    from batchgen.cli.post_run import PostRun
+    from batchgen.cli.run_job import RunArguments, load_job, retry_selection_of, run_job
 
     invocation.open_log(quiet=options["quiet"])
-    after = Afterwards(invocation, manifest, options["summary"], options["notify"])
-    with after.of_failure():
-        job = load_job(invocation, manifest, options["output"], emulate=options["emulate"], after=after)
-        wishes = wishes_of(options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold")
-        return carry_out(invocation, job, Execution.of(options, wishes), after)
+    post_run = PostRun(invocation, manifest, options["summary"], options["notify"])
+    with post_run.reporting_failure():
+        job = load_job(invocation, manifest, options["output"], emulate=options["emulate"], post_run=post_run)
+        retry_selection = retry_selection_of(
+            options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold"
+        )
+        return run_job(invocation, job, RunArguments.parse(options, retry_selection), post_run)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.post_run import Afterwards
+from batchgen.cli.post_run import PostRun
 from batchgen.errors import UsageError
 from batchgen.ledger.location import ledger_url
 from batchgen.ledger.reader import Reader
-from batchgen.planning.plan import Wishes
-from batchgen.report import figures
+from batchgen.planning.plan import RetrySelection
+from batchgen.report import formatting
 from batchgen.report.facts import Facts, outcome_facts
 from batchgen.report.summary import next_steps, show_summary
-from batchgen.settings import use_ledger
+from batchgen.settings import set_ledger_url
 
 if TYPE_CHECKING:
     from batchgen.api import Job
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from batchgen.events import Observer
     from batchgen.planning.batchable import BatchOptions
 
-ASK_ABOVE_USD = 5.0
-EMULATED = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
+CONFIRM_ABOVE_USD = 5.0
+EMULATED_NOTICE = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+class RunArguments:
     """The options of `run` and `retry`, read. deadline: UTC seconds."""
 
-    wishes: Wishes
+    retry_selection: RetrySelection
     only: tuple[str, ...]
     limit: int | None
     concurrency: int | None
@@ -55,17 +55,18 @@ class Execution:
     metrics_file: str | None
 
     @classmethod
-    def of(cls, options: dict[str, Any], wishes: Wishes) -> Execution:
+    def parse(cls, options: dict[str, Any], retry_selection: RetrySelection) -> RunArguments:
         return cls(
-            wishes=wishes, only=tuple(options.get("only", ())), limit=options.get("limit"), concurrency=options["concurrency"],
+            retry_selection=retry_selection, only=tuple(options.get("only", ())), limit=options.get("limit"),
+            concurrency=options["concurrency"],
             max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
             stall_s=options["stall"], hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"],
-            batches=batches_of(options), yes=options["yes"],
+            batches=parse_batch_options(options), yes=options["yes"],
             quiet=options["quiet"], progress=not options["no_progress"], metrics_file=options["metrics_file"],
         )  # fmt: skip
 
 
-def batches_of(options: dict[str, Any]) -> dict[str, Any]:
+def parse_batch_options(options: dict[str, Any]) -> dict[str, Any]:
     """What was asked of batches, as fields of BatchOptions. Raises UsageError for what contradicts itself."""
     wait, at, size = not options["no_wait"], options["fallback_at"], options["batch_size"]
     given = [name for name, said in (("--no-wait", not wait), ("--fallback-at", at), ("--batch-size", size)) if said]
@@ -82,15 +83,15 @@ def deadline(until: float | None, max_duration_s: float | None, now: float) -> f
     return min(given, default=None)
 
 
-def wishes_of(states: frozenset[str] | None, *, fresh: bool, hold: bool) -> Wishes:
+def retry_selection_of(states: frozenset[str] | None, *, fresh: bool, hold: bool) -> RetrySelection:
     """states: as `--retry` named them, None for the default, which leaves out uncertain ones when they are held."""
     if states is None:
         states = frozenset({"failed"} if hold else {"failed", "uncertain"})
-    return Wishes(states=states, fresh=fresh)
+    return RetrySelection(states=states, fresh=fresh)
 
 
 def load_job(
-    invocation: Invocation, manifest: str, output: str | None, *, emulate: bool, after: Afterwards | None = None
+    invocation: Invocation, manifest: str, output: str | None, *, emulate: bool, post_run: PostRun | None = None
 ) -> Job:
     """Open a job and hide its keys from every output. Raises ManifestError, SettingsError.
 
@@ -99,61 +100,61 @@ def load_job(
     import batchgen
 
     job = batchgen.load(manifest, output=output, emulate=emulate)
-    if after is not None:
-        after.of(job)
-    invocation.keep_secret(job.settings)
-    use_ledger(ledger_url(job.settings))  # for whatever else looks at this job, wherever its folder is
+    if post_run is not None:
+        post_run.configure(job)
+    invocation.hide_keys(job.settings)
+    set_ledger_url(ledger_url(job.settings))  # for whatever else looks at this job, wherever its folder is
     if invocation.log is not None:
         invocation.log.bind(job=job.manifest.name)
     return job
 
 
-def carry_out(invocation: Invocation, job: Job, execution: Execution, after: Afterwards) -> int:
+def run_job(invocation: Invocation, job: Job, arguments: RunArguments, post_run: PostRun) -> int:
     """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
     import batchgen
 
     err = invocation.err
-    if job.emulated and not execution.batches["wait"]:
+    if job.emulated and not arguments.batches["wait"]:
         raise UsageError("--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out")
-    if job.emulated and not execution.quiet and not invocation.only_json:
-        err.line(EMULATED, "bold yellow")
-    if not execution.yes and sys.stdin.isatty() and err.tty:
-        _ask(invocation, job, execution)
+    if job.emulated and not arguments.quiet and not invocation.json_on_stderr:
+        err.line(EMULATED_NOTICE, "bold yellow")
+    if not arguments.yes and sys.stdin.isatty() and err.tty:
+        _confirm_cost(invocation, job, arguments)
     options = batchgen.RunOptions(
-        wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
-        max_usd=execution.max_usd, deadline=execution.deadline, stall_s=execution.stall_s,
-        hold_uncertain=execution.hold_uncertain, install_signal_handlers=True, batches=_batches(execution),
+        retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit, concurrency=arguments.concurrency,
+        max_usd=arguments.max_usd, deadline=arguments.deadline, stall_s=arguments.stall_s,
+        hold_uncertain=arguments.hold_uncertain, install_signal_handlers=True, batches=_batch_options(arguments),
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
     with ExitStack() as stack:
-        observers = [*_metrics(job, execution, stack), *_observers(invocation, execution, stack)]
-        outcome = batchgen.run_sync(job, observers=observers, options=options, engine=execution.engine)
-    facts = _facts(job, outcome, execution.engine)
-    after.ended(job, facts)
-    if (not execution.quiet or outcome.exit_code) and not invocation.only_json:
+        observers = [*_metrics(job, arguments, stack), *_observers(invocation, arguments, stack)]
+        outcome = batchgen.run_sync(job, observers=observers, options=options, engine=arguments.engine)
+    facts = _facts(job, outcome, arguments.engine)
+    post_run.report_end(job, facts)
+    if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
         show_summary(invocation.err, facts)
     if invocation.json:
         invocation.out.json(facts)
     return outcome.exit_code
 
 
-def _batches(execution: Execution) -> BatchOptions:
+def _batch_options(arguments: RunArguments) -> BatchOptions:
     from batchgen.planning.batchable import BatchOptions, ChunkLimits
 
-    size = execution.batches["size"]
+    size = arguments.batches["size"]
     return BatchOptions(
-        wait=execution.batches["wait"],
-        fallback_at=execution.batches["fallback_at"],
+        wait=arguments.batches["wait"],
+        fallback_at=arguments.batches["fallback_at"],
         limits=ChunkLimits(requests=size) if size else ChunkLimits(),
     )
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
+def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:
     """SIGTERM before the run minds signals itself: nothing is in flight, so leave at once, tidily."""
     raise SystemExit(128 + number)
 
 
-def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
+def _confirm_cost(invocation: Invocation, job: Job, arguments: RunArguments) -> None:
     """Once, on a terminal, and only about money worth a question: a few dollars, or a price that nobody knows.
 
     Raises UsageError on a no.
@@ -162,60 +163,64 @@ def _ask(invocation: Invocation, job: Job, execution: Execution) -> None:
 
     if job.emulated:
         return
-    prospect = batchgen.plan(
-        job, wishes=execution.wishes, only=execution.only, limit=execution.limit, concurrency=execution.concurrency,
-        max_usd=execution.max_usd, engine=execution.engine,
+    forecast = batchgen.plan(
+        job, retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit, concurrency=arguments.concurrency,
+        max_usd=arguments.max_usd, engine=arguments.engine,
     ).forecast  # fmt: skip
-    unknown = dict.fromkeys(load.model for load in prospect.by_model.values() if load.price_unknown)
-    most = prospect.known_usd if execution.max_usd is None else min(prospect.known_usd, execution.max_usd)
-    if most <= ASK_ABOVE_USD and not unknown:
+    unknown = dict.fromkeys(load.model for load in forecast.by_model.values() if load.price_unknown)
+    most = forecast.known_usd if arguments.max_usd is None else min(forecast.known_usd, arguments.max_usd)
+    if most <= CONFIRM_ABOVE_USD and not unknown:
         return
-    images = figures.count(prospect.images, "image")
-    known = f", estimated {figures.usd(most)}" if most else ""
+    images = formatting.count(forecast.images, "image")
+    known = f", estimated {formatting.usd(most)}" if most else ""
     nobody = f"{'; ' if most else ', '}no price is known for {', '.join(unknown)}" if unknown else ""
     question = f"{images}{known}{nobody}. Go ahead?"
     if not click.confirm(invocation.err.fit(question), err=True):
         raise UsageError("nothing was sent")
 
 
-def _metrics(job: Job, execution: Execution, stack: ExitStack) -> list[Observer]:
-    if execution.metrics_file is None:
+def _metrics(job: Job, arguments: RunArguments, stack: ExitStack) -> list[Observer]:
+    if arguments.metrics_file is None:
         return []
-    from batchgen.report.metrics import Metrics
+    from batchgen.report.metrics import MetricsFile
 
     # An emulated night is none: it never counts as a success of the job.
     name = job.manifest.name + (".emulated" if job.emulated else "")
-    return [stack.enter_context(Metrics(execution.metrics_file, name, job.folder))]
+    return [stack.enter_context(MetricsFile(arguments.metrics_file, name, job.folder))]
 
 
-def _observers(invocation: Invocation, execution: Execution, stack: ExitStack) -> list[Observer]:
+def _observers(invocation: Invocation, arguments: RunArguments, stack: ExitStack) -> list[Observer]:
     """The log when one is asked for, and one of: live view, plain lines, nothing."""
     err, log = invocation.err, invocation.log
     if log is not None and invocation.log_file is None:
         return [log]
     observers = list[Any](() if log is None else (log,))
-    say: Callable[[str], None] = err.line
-    if execution.progress and err.live and not execution.quiet:
-        from batchgen.report.progress import Progress
+    print_line: Callable[[str], None] = err.line
+    if arguments.progress and err.live and not arguments.quiet:
+        from batchgen.report.progress import ProgressView
 
-        progress = stack.enter_context(Progress(err))
-        observers, say = [*observers, progress], progress.say
-    elif not execution.quiet:
-        from batchgen.report.event_text import Lines
+        progress = stack.enter_context(ProgressView(err))
+        observers, print_line = [*observers, progress], progress.print_line
+    elif not arguments.quiet:
+        from batchgen.report.event_text import RunLines
 
-        observers.append(Lines(err))
+        observers.append(RunLines(err))
     if log is None:
-        from batchgen.report.event_text import Faults
+        from batchgen.report.event_text import LogWarningPrinter
 
-        stack.enter_context(Faults(say))
+        stack.enter_context(LogWarningPrinter(print_line))
     return observers
 
 
 def _facts(job: Job, outcome: Outcome, engine: str) -> Facts:
-    usual = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
+    default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     with Reader.open(job.folder) as reader:
         facts = outcome_facts(
-            outcome, reader, job.manifest.name, os.path.abspath(job.manifest.path), own_folder=job.folder != usual
+            outcome,
+            reader,
+            job.manifest.name,
+            os.path.abspath(job.manifest.path),
+            own_folder=job.folder != default_folder,
         )
     facts["engine"] = engine
     facts["next"] = next_steps(facts)

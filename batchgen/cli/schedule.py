@@ -15,55 +15,55 @@ import click
 
 from batchgen import __version__
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import chain, manifest_argument, pass_invocation, read_span
+from batchgen.cli.options import duration_option, manifest_argument, option_group, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.manifest.notify_addresses import ALLOWED, VARIABLE, secrets_in, variable_problem
-from batchgen.schedule.timetable import (
+from batchgen.manifest.notify_addresses import ALLOWED_VARIABLE, VARIABLE, secrets_in, variable_problem
+from batchgen.schedule.timer_spec import (
     DURATION_S,
-    Clock,
     KeyFile,
-    Timetable,
-    read_clock,
-    read_days,
-    read_span_s,
-    span_s,
+    TimeOfDay,
+    TimerSpec,
+    interval_s,
+    parse_duration_s,
+    parse_time_of_day,
+    parse_weekdays,
     unit_name,
 )
-from batchgen.settings import KEY_NAMES, LEDGER, Settings, config_home, environment
+from batchgen.settings import KEY_NAMES, LEDGER_VARIABLE, Settings, config_home, environment
 
 if TYPE_CHECKING:
     from batchgen.api import Job
 
-FORMS = ("systemd", "cron", "launchd", "kubernetes", "github")
-INSTALLED = ("systemd", "cron")
-ZONED = ("systemd", "kubernetes", "github")
-UNTIL_THEN = ("--until", "--max-duration", "--later-ok")
+UNIT_FORMATS = ("systemd", "cron", "launchd", "kubernetes", "github")
+INSTALLABLE = ("systemd", "cron")
+ZONE_AWARE = ("systemd", "kubernetes", "github")
+RESERVED_OPTIONS = ("--until", "--max-duration", "--later-ok")
 
 
-def _clock(ctx: click.Context, param: click.Parameter, value: str | None) -> Clock | None:
+def _read_time(ctx: click.Context, param: click.Parameter, value: str | None) -> TimeOfDay | None:
     if value is None:
         return None
-    if (clock := read_clock(value)) is not None:
+    if (clock := parse_time_of_day(value)) is not None:
         return clock
     raise click.BadParameter(f"{value!r} is no time of day; write 01:30", ctx, param)
 
 
-def _days(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+def _read_days(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
-    if (days := read_days(value)) is not None:
+    if (days := parse_weekdays(value)) is not None:
         return days
     raise click.BadParameter(f"{value!r}: write mon,thu or mon-fri", ctx, param)
 
 
-def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyFile, ...]:
+def _read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyFile, ...]:
     """`PATH` or `AIMLAPI_API_KEY=PATH`."""
     found = []
     for value in values:
         name, equals, path = value.partition("=")
         if not equals:
             name, path = KEY_NAMES["gemini"][0], value
-        known = name == LEDGER or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED.fullmatch(name)
+        known = name == LEDGER_VARIABLE or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED_VARIABLE.fullmatch(name)
         if not known or not path:
             raise click.BadParameter(f"{value!r}: write PATH or AIMLAPI_API_KEY=PATH", ctx, param)
         found.append(KeyFile(name, Path(path).expanduser().absolute()))
@@ -72,14 +72,14 @@ def _keys(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 
 @click.command("schedule")
 @manifest_argument
-@chain(
-    click.option("--at", callback=_clock, metavar="HH:MM",
+@option_group(
+    click.option("--at", callback=_read_time, metavar="HH:MM",
                  help="When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]"),
-    click.option("--days", callback=_days, metavar="DAYS", help="mon,thu or mon-fri; every day without it."),
-    click.option("--as", "form", type=click.Choice(FORMS), required=True, help="What shall run it."),
-    click.option("--until", callback=_clock, metavar="HH:MM", help="Start nothing after this time."),
-    click.option("--max-duration", callback=read_span, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
-    click.option("--key-file", "keys", multiple=True, callback=_keys, metavar="[NAME=]PATH",
+    click.option("--days", callback=_read_days, metavar="DAYS", help="mon,thu or mon-fri; every day without it."),
+    click.option("--as", "form", type=click.Choice(UNIT_FORMATS), required=True, help="What shall run it."),
+    click.option("--until", callback=_read_time, metavar="HH:MM", help="Start nothing after this time."),
+    click.option("--max-duration", callback=duration_option, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
+    click.option("--key-file", "keys", multiple=True, callback=_read_key_files, metavar="[NAME=]PATH",
                  help="A file with the API key; repeatable. NAME: a variable, GEMINI_API_KEY without it; NOTIFY_URL, BATCHGEN_LEDGER too."),
     click.option("--name", metavar="NAME", help="Of the units.  [default: batchgen- and the job's name]"),
     click.option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]"),
@@ -104,28 +104,28 @@ def command(invocation: Invocation, manifest: str, **given: Any) -> None:
       batchgen schedule catalog.yaml --as kubernetes      when its own `schedule:` says
     """
     form, action, err = given["form"], given["action"], invocation.err
-    if action and form not in INSTALLED:
+    if action and form not in INSTALLABLE:
         raise UsageError(f"--{action} knows systemd and cron; put what is printed for {form} in place yourself")
-    if given["timezone"] and form not in ZONED:
+    if given["timezone"] and form not in ZONE_AWARE:
         raise UsageError(f"{form} goes by the clock of its machine: leave --timezone out")
-    job, notified = _checked(invocation, manifest, given["options"])
+    job, notified = _check_run_options(invocation, manifest, given["options"])
     if given["at"] is None:
-        given = _from_manifest(job, given)
-    table = _timetable(job, notified, given)
+        given = _options_from_manifest(job, given)
+    spec = _timer_spec(job, notified, given)
     messages = bool(notified or (job.manifest.notify and job.manifest.notify.to))
     if action:
-        for line in _carry_out(action, form, table):
+        for line in _apply_action(action, form, spec):
             err.line(line)
         if action == "uninstall":
             return
     else:
-        invocation.out.stream.write(_text(form, table, given, messages))
+        invocation.out.stream.write(_render_units(form, spec, given, messages))
         invocation.out.stream.flush()
-    for note in _notes(form, table, given, messages):
+    for note in _remaining_steps(form, spec, given, messages):
         err.line(f"note: {note}", "yellow")
 
 
-def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) -> tuple[Job, tuple[str, ...]]:
+def _check_run_options(invocation: Invocation, manifest: str, options: tuple[str, ...]) -> tuple[Job, tuple[str, ...]]:
     """The job that `run` would open, and whom `--notify` names. What would be wrong at night is wrong now.
 
     Raises what `run` would.
@@ -133,7 +133,7 @@ def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) ->
     from batchgen.cli.run import command as run
     from batchgen.cli.run_job import load_job
 
-    if taken := next((word for word in options if word.partition("=")[0] in UNTIL_THEN), None):
+    if taken := next((word for word in options if word.partition("=")[0] in RESERVED_OPTIONS), None):
         raise UsageError(f"{taken} stands before the `--`, or is there already")
     json, later_ok = invocation.json, invocation.later_ok
     with run.make_context("batchgen run", [manifest, *options], obj=invocation) as context:
@@ -147,7 +147,7 @@ def _checked(invocation: Invocation, manifest: str, options: tuple[str, ...]) ->
     return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"]), asked["notify"]
 
 
-def _from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
+def _options_from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
     """The options as `schedule:` in the manifest's head says, where none is given. Raises UsageError."""
     wanted, form = job.manifest.schedule, given["form"]
     if wanted is None:
@@ -157,25 +157,25 @@ def _from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"schedule.cron: {wanted.cron!r} is more than one time of day: `batchgen daemon` runs it, or --at"
         )
-    if wanted.timezone and form not in ZONED and wanted.timezone != _zone_name():
+    if wanted.timezone and form not in ZONE_AWARE and wanted.timezone != _zone_name():
         raise UsageError(f"{form} goes by the clock of its machine, in {_zone_name()}, and schedule.timezone is"
-                         f" {wanted.timezone}: give --at, or take a form that knows time zones: {', '.join(ZONED)}")  # fmt: skip
+                         f" {wanted.timezone}: give --at, or take a form that knows time zones: {', '.join(ZONE_AWARE)}")  # fmt: skip
     capped = any(word.partition("=")[0] == "--max-cost" for word in given["options"])
     money = () if wanted.max_cost is None or capped else ("--max-cost", f"{wanted.max_cost:.10g}")
     named = any(word.partition("=")[0] == "--engine" for word in given["options"])
-    ways = () if wanted.engine == "online" or named else ("--engine", wanted.engine)
+    engine_options = () if wanted.engine == "online" or named else ("--engine", wanted.engine)
     return {
         **given,
         "at": time_of_day[0],
         "days": given["days"] or time_of_day[1],
-        "until": given["until"] or read_clock(wanted.until or ""),
-        "max_duration": given["max_duration"] or read_span_s(wanted.max_duration or ""),
-        "timezone": given["timezone"] or (wanted.timezone if form in ZONED else None),
-        "options": (*money, *ways, *given["options"]),
+        "until": given["until"] or parse_time_of_day(wanted.until or ""),
+        "max_duration": given["max_duration"] or parse_duration_s(wanted.max_duration or ""),
+        "timezone": given["timezone"] or (wanted.timezone if form in ZONE_AWARE else None),
+        "options": (*money, *engine_options, *given["options"]),
     }
 
 
-def _needed(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str, ...]]:
+def _required_variables(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str, ...]]:
     """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
 
     A run that submits needs its ledger's address, and no key: the workers have those.
@@ -183,26 +183,28 @@ def _needed(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str,
     Raises ManifestError.
     """
     providers = {item.provider for item in job.manifest.items()}
-    beside, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
+    dotenv, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
     keys = set[tuple[str, ...]]()
     if engine != "cluster":
-        keys = {beside.key_names(name) for name in providers if not job.emulated and beside.key(name)[0] is None}
-    elif not beside.names(LEDGER):
-        keys = {(LEDGER,)}
+        keys = {dotenv.key_names(name) for name in providers if not job.emulated and dotenv.key(name)[0] is None}
+    elif not dotenv.is_set(LEDGER_VARIABLE):
+        keys = {(LEDGER_VARIABLE,)}
     addresses = " ".join([*notified, *(wanted.addresses if wanted else ())])
-    return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if not beside.names(name)})
+    return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if not dotenv.is_set(name)})
 
 
-def _timetable(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> Timetable:
+def _timer_spec(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> TimerSpec:
     named = {key.variable for key in given["keys"]}
-    missing = [names[0] for names in _needed(job, notified, _engine(given["options"])) if not named & set(names)]
+    missing = [
+        names[0] for names in _required_variables(job, notified, _engine(given["options"])) if not named & set(names)
+    ]
     keys = (*given["keys"], *(KeyFile(name, config_home() / "batchgen" / name.lower()) for name in missing))
     at, until = given["at"], given["until"]
-    spans = [given["max_duration"] or DURATION_S, span_s(at, until) if until else DURATION_S]
+    spans = [given["max_duration"] or DURATION_S, interval_s(at, until) if until else DURATION_S]
     if given["timezone"]:
         _zone(given["timezone"])
-    return Timetable(
-        name=unit_name(job.manifest.name) if given["name"] is None else _named(given["name"]),
+    return TimerSpec(
+        name=unit_name(job.manifest.name) if given["name"] is None else _unit_name(given["name"]),
         manifest=Path(job.manifest.path).absolute(), job_folder=job.folder, at=at, days=given["days"], until=until,
         duration_s=max(60, int(min(spans))), program=_program(), options=given["options"], folder=Path.cwd(), keys=keys,
         timezone=given["timezone"],
@@ -219,7 +221,7 @@ def _engine(options: Sequence[str]) -> str:
     return found
 
 
-def _named(name: str) -> str:
+def _unit_name(name: str) -> str:
     short = name.removeprefix("batchgen-")
     if unit_name(short) != f"batchgen-{short}":
         raise UsageError(f"--name {name!r}: small letters, digits and - only, at most 40")
@@ -232,79 +234,79 @@ def _program() -> tuple[str, ...]:
     return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
 
 
-def _text(form: str, table: Timetable, given: dict[str, Any], messages: bool) -> str:
+def _render_units(form: str, spec: TimerSpec, given: dict[str, Any], messages: bool) -> str:
     from batchgen.schedule.units import cron, github, kubernetes, launchd, systemd
 
     match form:
         case "systemd":
-            return "\n".join(f"# {_user_units() / name}\n{text}" for name, text in systemd.units(table).items())
+            return "\n".join(f"# {_user_unit_folder() / name}\n{text}" for name, text in systemd.units(spec).items())
         case "cron":
-            return cron.lines(table)
+            return cron.crontab_block(spec)
         case "launchd":
-            return launchd.agent(table)
+            return launchd.launch_agent(spec)
         case "kubernetes":
-            return kubernetes.cron_job(table, given["image"], given["claim"], table.timezone or _zone_name())
-    zone = _zone(table.timezone or _zone_name())
+            return kubernetes.cron_job(spec, given["image"], given["claim"], spec.timezone or _zone_name())
+    zone = _zone(spec.timezone or _zone_name())
     package = f"batchgen{'[notify]' if messages else ''}=={__version__}"
-    return github.workflow(table, _repository(table), package, zone, datetime.now(UTC))
+    return github.workflow(spec, _repository(spec), package, zone, datetime.now(UTC))
 
 
-def _carry_out(action: str, form: str, table: Timetable) -> list[str]:
+def _apply_action(action: str, form: str, spec: TimerSpec) -> list[str]:
     from batchgen.schedule.units import install
 
     if form == "cron":
-        return install.install_cron(table) if action == "install" else install.uninstall_cron(table)
+        return install.install_cron(spec) if action == "install" else install.uninstall_cron(spec)
     done = install.install_systemd if action == "install" else install.uninstall_systemd
-    return done(table, _user_units())
+    return done(spec, _user_unit_folder())
 
 
-def _notes(form: str, table: Timetable, given: dict[str, Any], messages: bool) -> list[str]:
+def _remaining_steps(form: str, spec: TimerSpec, given: dict[str, Any], messages: bool) -> list[str]:
     """What the units cannot say themselves."""
     notes = [
         f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
-        for key in table.keys
+        for key in spec.keys
         if form in ("systemd", "cron", "launchd") and not key.path.is_file()
     ]
     if messages and form != "github" and find_spec("apprise") is None:
-        from batchgen.report.notify import MISSING
+        from batchgen.report.notify import MISSING_LIBRARY
 
-        notes.append(MISSING)
+        notes.append(MISSING_LIBRARY)
     match form:
         case "systemd":
             notes.append("`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u"
-                         f" {table.name}` shows the nights")  # fmt: skip
+                         f" {spec.name}` shows the nights")  # fmt: skip
             if not given["action"]:
-                notes.append(f"put both files into {_user_units()}, or give --install")
+                notes.append(f"put both files into {_user_unit_folder()}, or give --install")
         case "cron":
             notes.append("cron does not make up for a night when the machine was off; running again is always safe, so a"
                          " line of the same command with @reboot does, and systemd does by itself")  # fmt: skip
             notes.append("cron mails what is printed; nothing is, unless something is amiss")
         case "launchd":
-            notes.append(f"save it as ~/Library/LaunchAgents/{table.name}.plist and give: launchctl bootstrap gui/$(id -u)"
-                         f" ~/Library/LaunchAgents/{table.name}.plist")  # fmt: skip
+            notes.append(f"save it as ~/Library/LaunchAgents/{spec.name}.plist and give: launchctl bootstrap gui/$(id -u)"
+                         f" ~/Library/LaunchAgents/{spec.name}.plist")  # fmt: skip
             notes.append("a time that the Mac slept through is made up for, one when it was off is not")
         case "kubernetes":
-            notes.append(f"the volume of the claim {given['claim']} holds {table.manifest.name} and keeps its folder; it has to"
+            notes.append(f"the volume of the claim {given['claim']} holds {spec.manifest.name} and keeps its folder; it has to"
                          " be a block device, for a ledger is not safe on NFS")  # fmt: skip
-            if table.keys:
-                files = " ".join(f"--from-file={key.name}=FILE" for key in table.keys)
-                notes.append(f"the secrets: kubectl create secret generic {table.name}-keys {files}")
+            if spec.keys:
+                files = " ".join(f"--from-file={key.name}=FILE" for key in spec.keys)
+                notes.append(f"the secrets: kubectl create secret generic {spec.name}-keys {files}")
         case "github":
-            notes.append(f"save it as .github/workflows/{table.name}.yaml; GitHub's clock is UTC, so daylight saving moves it"
+            notes.append(f"save it as .github/workflows/{spec.name}.yaml; GitHub's clock is UTC, so daylight saving moves it"
                          " by an hour, and a busy hour delays it")  # fmt: skip
             notes.append("the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB;"
                          " then the run stops rather than buy all again. A job of worth belongs onto a machine of its own")  # fmt: skip
-            notes += [f"the secrets: gh secret set {key.variable}" for key in table.keys]
+            notes += [f"the secrets: gh secret set {key.variable}" for key in spec.keys]
     return notes
 
 
-def _user_units() -> Path:
+def _user_unit_folder() -> Path:
     return config_home() / "systemd" / "user"
 
 
-def _repository(table: Timetable) -> Path:
+def _repository(spec: TimerSpec) -> Path:
     """The folder with `.git` above the manifest, else the manifest's own."""
-    parents = table.manifest.parents
+    parents = spec.manifest.parents
     return next((folder for folder in parents if (folder / ".git").exists()), parents[0])
 
 

@@ -20,7 +20,7 @@ def command(invocation: Invocation, of_log: bool) -> None:
       batchgen schema --log > log.schema.json
     """
     if of_log:
-        from batchgen.report.event_records import log_schema
+        from batchgen.report.log_events import log_schema
 
         invocation.out.json(log_schema())
         return

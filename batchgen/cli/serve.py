@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchgen.cli.history import found_in
+from batchgen.cli.history import find_job_folders
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import folders_of, manifest_folder
+from batchgen.cli.job_folder import manifest_folder, used_folders
 from batchgen.cli.options import ledger_option, pass_invocation
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.location import has_ledger
 
 if TYPE_CHECKING:
-    from batchgen.report.dashboard.place import Place
+    from batchgen.report.dashboard.job_location import JobLocation
     from batchgen.report.dashboard.server import Dashboard
     from batchgen.report.facts import Facts
 
 PORT = 8765
-TOKEN = "BATCHGEN_SERVE_TOKEN"  # noqa: S105 - the variable's name
-TOKEN_LEAST = 16
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
+TOKEN_VARIABLE = "BATCHGEN_SERVE_TOKEN"  # noqa: S105 - the variable's name
+MIN_TOKEN_CHARS = 16
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
 
 
 @click.command("serve")
@@ -39,7 +39,7 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
     "--token",
     "with_token",
     is_flag=True,
-    help=f"Make up a token that visitors need; {TOKEN} sets one, which is not printed.",
+    help=f"Make up a token that visitors need; {TOKEN_VARIABLE} sets one, which is not printed.",
 )
 @click.option("--name", "names", multiple=True, metavar="HOST[:PORT]", help="Browsers come by this name; repeatable.")
 @click.option("--read-only", is_flag=True, help="Without the buttons to retry and to stop.")
@@ -63,12 +63,12 @@ def command(
     for job in jobs:
         if not Path(job).exists():
             raise UsageError(f"{job}: there is no such manifest or folder")
-    token, shown = _token(invocation, with_token)
+    token, print_token = _token(invocation, with_token)
     if not _loopback(host) and not token:
-        raise UsageError(f"--host {host} lets others in: add --token, or set {TOKEN}")
+        raise UsageError(f"--host {host} lets others in: add --token, or set {TOKEN_VARIABLE}")
     listener = _listen(host, port)
     try:
-        asyncio.run(_serve(invocation, jobs, listener, (host, *names), token, read_only, shown=shown))
+        asyncio.run(_serve(invocation, jobs, listener, (host, *names), token, read_only, print_token=print_token))
     except KeyboardInterrupt:
         pass
     finally:
@@ -80,9 +80,9 @@ def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
     """(the token, empty for none; whether it is part of the address that is printed). Raises SettingsError."""
     from batchgen.settings import Settings
 
-    given = (Settings.load().text(TOKEN) or "").strip()
-    if given and len(given) < TOKEN_LEAST:
-        raise SettingsError(f"{TOKEN} has fewer than {TOKEN_LEAST} characters: anyone could guess it")
+    given = (Settings.load().text(TOKEN_VARIABLE) or "").strip()
+    if given and len(given) < MIN_TOKEN_CHARS:
+        raise SettingsError(f"{TOKEN_VARIABLE} has fewer than {MIN_TOKEN_CHARS} characters: anyone could guess it")
     if given:
         invocation.hide([given])
         return given, False
@@ -107,74 +107,74 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _serve(
     invocation: Invocation, jobs: tuple[str, ...], listener: socket.socket, names: tuple[str, ...], token: str,
-    read_only: bool, *, shown: bool,
+    read_only: bool, *, print_token: bool,
 ) -> None:  # fmt: skip
-    from batchgen.cli.report import declared
+    from batchgen.cli.report import manifest_info
     from batchgen.report.dashboard.actions import Actions
-    from batchgen.report.dashboard.guard import Guard, authority
+    from batchgen.report.dashboard.guard import RequestGuard, authority
     from batchgen.report.dashboard.hub import Hub
     from batchgen.report.dashboard.server import Dashboard, serve
 
-    def make(port: int) -> Dashboard:
-        host = socket.gethostname() if names[0] in EVERYWHERE else names[0]
+    def make_dashboard(port: int) -> Dashboard:
+        host = socket.gethostname() if names[0] in ANY_ADDRESS else names[0]
         own = ["localhost", "127.0.0.1", "::1", host, *([] if _loopback(names[0]) else [socket.gethostname()])]
         # A name may bear the port of a proxy, or none where that is the usual one.
         hosts = {authority(name, port) for name in own} | {name.lower() for name in names[1:]}
         hub = Hub(
-            lambda: places(jobs),
-            lambda place, manifest: declared(manifest, invocation),
+            lambda: list_job_locations(jobs),
+            lambda location, manifest: manifest_info(manifest, invocation),
             lambda: sorted(invocation.secrets, key=len, reverse=True),
-            Actions(prospect),
+            Actions(forecast_retry),
         )
-        secret = f"?token={token}" if shown else ""
+        secret = f"?token={token}" if print_token else ""
         invocation.out.line(f"http://{authority(host, port)}/{secret}")
         invocation.out.stream.flush()
-        return Dashboard(hub, Guard(frozenset(host.lower() for host in hosts), port, token), read_only)
+        return Dashboard(hub, RequestGuard(frozenset(host.lower() for host in hosts), port, token), read_only)
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C ends asyncio.run instead
             loop.add_signal_handler(number, stop.set)
-    await serve(make, listener, stop)
+    await serve(make_dashboard, listener, stop)
 
 
-def places(jobs: tuple[str, ...]) -> list[Place]:
+def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
     """As they are now: looked for again and again, so that a job appears when it begins."""
-    from batchgen.report.dashboard.place import Place
+    from batchgen.report.dashboard.job_location import JobLocation
 
     if not jobs:
-        return [Place(folder) for folder in sorted(found_in(Path("jobs")) | found_in(Path()))]
-    found: dict[Path, Place] = {}
+        return [JobLocation(folder) for folder in sorted(find_job_folders(Path("jobs")) | find_job_folders(Path()))]
+    found: dict[Path, JobLocation] = {}
     for job in map(Path, jobs):
         if job.is_dir():
-            folders = found_in(job) if not has_ledger(job) else set()
-            new = [Place(folder) for folder in sorted(folders)] or [Place(job.absolute())]
+            folders = find_job_folders(job) if not has_ledger(job) else set()
+            new = [JobLocation(folder) for folder in sorted(folders)] or [JobLocation(job.absolute())]
         else:
-            new = _of_manifest(job)
-        for place in new:
-            found.setdefault(place.folder, place)
+            new = _locations_of_manifest(job)
+        for location in new:
+            found.setdefault(location.folder, location)
     return list(found.values())
 
 
-def _of_manifest(manifest: Path) -> list[Place]:
+def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
     """Its job and its emulated job, those that have begun; else the one that is to be. Empty when the file has gone."""
-    from batchgen.report.dashboard.place import Place
+    from batchgen.report.dashboard.job_location import JobLocation
 
     try:
         real = manifest_folder(manifest).absolute()
     except UsageError:
         return []
-    return [Place(folder.absolute(), str(manifest.absolute())) for folder in folders_of(manifest) or [real]]
+    return [JobLocation(folder.absolute(), str(manifest.absolute())) for folder in used_folders(manifest) or [real]]
 
 
-def prospect(place: Place, states: frozenset[str]) -> Facts:
+def forecast_retry(location: JobLocation, states: frozenset[str]) -> Facts:
     """What taking up these states again would make and cost. Raises BatchgenError."""
     import batchgen
-    from batchgen.cli.retry import origin
-    from batchgen.planning.plan import Wishes
+    from batchgen.cli.retry import find_manifest
+    from batchgen.planning.plan import RetrySelection
 
-    manifest, emulated = origin(place.manifest or str(place.folder), place.folder)
-    job = batchgen.load(manifest, output=place.folder, emulate=emulated)
-    found = batchgen.plan(job, wishes=Wishes(explicit=True, states=states)).forecast
+    manifest, emulated = find_manifest(location.manifest or str(location.folder), location.folder)
+    job = batchgen.load(manifest, output=location.folder, emulate=emulated)
+    found = batchgen.plan(job, retry_selection=RetrySelection(explicit=True, states=states)).forecast
     facts = {"images": found.images, "usd": found.usd, "known_usd": found.known_usd, "unpriced": found.unpriced}
     return {**facts, "emulated": emulated}

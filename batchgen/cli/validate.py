@@ -6,7 +6,7 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import json_option, manifest_argument, pass_invocation
-from batchgen.report import figures
+from batchgen.report import formatting
 
 
 @click.command("validate")
@@ -34,4 +34,4 @@ def command(invocation: Invocation, manifest: str, as_json: bool) -> None:
     if as_json:
         invocation.out.json({"ok": True, "items": items, "samples": samples, "warnings": warnings})
     else:
-        invocation.out.line(f"ok: {figures.count(items, 'item')}, {figures.count(samples, 'sample')}", "green")
+        invocation.out.line(f"ok: {formatting.count(items, 'item')}, {formatting.count(samples, 'sample')}", "green")

@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job, folders_of, head_fields, manifest_folder
+from batchgen.cli.job_folder import find_job, head_fields, manifest_folder, used_folders
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.ledger.derivatives import Derived
-from batchgen.ledger.location import Server, known_as, pointer, server_url, url_of
+from batchgen.ledger.derivatives import DerivativeReader
+from batchgen.ledger.location import LedgerServer, configured_url, job_identity, read_pointer, validated_url
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
 from batchgen.ledger.schema import STATE_FOLDER, ledger_path
-from batchgen.manifest.storage_url import names_bucket
-from batchgen.report import figures
+from batchgen.manifest.storage_url import has_url_scheme
+from batchgen.report import formatting
+from batchgen.report.console import Console
 from batchgen.report.gallery import FILE_NAME as GALLERY
-from batchgen.report.screen import Screen
 from batchgen.store.bucket import BucketStore
-from batchgen.store.open_store import remembered, store_of
-from batchgen.store.store import Judgement, Store, family, judge_file
+from batchgen.store.open_store import last_location, open_store_of
+from batchgen.store.store import FileVerdict, Store, verify_file, with_sidecars
 
 if TYPE_CHECKING:
     from batchgen.engine.recovery.repair import Repair
 
-NOT_ALL_RIGHT = 3
+EXIT_DAMAGED = 3
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
-SHOWN_MOST = 20
-READERS = 8  # objects of a bucket that are read at once
+MAX_SHOWN = 20
+PARALLEL_READS = 8  # objects of a bucket that are read at once
 
 
 @dataclass(slots=True)
-class Findings:
+class VerifyResult:
     """checked: files that are as the ledger says. gone: missing, but their sample has a later image. extra: not ours."""
 
     checked: int = 0
@@ -54,7 +54,7 @@ class Findings:
     derived_amiss: list[str] = field(default_factory=list)
 
     @property
-    def all_right(self) -> bool:
+    def is_intact(self) -> bool:
         return not self.missing and not self.changed and not self.derived_amiss and not self.waiting
 
 
@@ -87,11 +87,11 @@ def command(invocation: Invocation, job: str, output: str | None, rebuild: bool,
         findings = verify(folder, reader, invocation.err)
     if as_json:
         lists = {name: getattr(findings, name) for name in ("missing", "changed", "gone", "extra", "derived_amiss")}
-        invocation.out.json({"ok": findings.all_right, "folder": str(folder), "checked": findings.checked,
+        invocation.out.json({"ok": findings.is_intact, "folder": str(folder), "checked": findings.checked,
                              "bytes": findings.bytes, "waiting": findings.waiting, "derived": findings.derived, **lists})  # fmt: skip
     else:
-        show(invocation.out, findings)
-    return 0 if findings.all_right else NOT_ALL_RIGHT
+        print_result(invocation.out, findings)
+    return 0 if findings.is_intact else EXIT_DAMAGED
 
 
 def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
@@ -99,78 +99,80 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
     import batchgen
     from batchgen.engine.recovery.repair import repair
 
-    folder, say = folder_to_repair(job, output), invocation.err.line
-    if (there := pointer(folder)) is not None:
+    folder, print_line = find_repair_folder(job, output), invocation.err.line
+    if (there := read_pointer(folder)) is not None:
         raise UsageError(
             f"the ledger of {folder} is on a server, {there.server}, schema {there.schema}: --repair is for a ledger in the"
             " folder. Restore that one from the server's backups"
         )
     loaded = None
     if Path(job).is_file():
-        loaded = batchgen.load(job, output=output if output and names_bucket(output) else folder, emulate=True)
-    manifest, bucket = (None, remembered(folder)) if loaded is None else (loaded.manifest, loaded.bucket)
+        loaded = batchgen.load(job, output=output if output and has_url_scheme(output) else folder, emulate=True)
+    manifest, bucket = (None, last_location(folder)) if loaded is None else (loaded.manifest, loaded.bucket)
     if manifest is not None and not bucket and output is None and folder == Path(os.path.abspath(manifest.output)):
         bucket = manifest.bucket  # nothing in the folder says so any more
-    url = None if ledger_path(folder).is_file() else url_of(folder)  # a damaged file is replaced by a file
+    url = None if ledger_path(folder).is_file() else configured_url(folder)  # a damaged file is replaced by a file
     name = folder.name if manifest is None else manifest.name
-    server = None if url is None else Server(server_url(url), name, known_as(bucket or str(folder)))
+    server = None if url is None else LedgerServer(validated_url(url), name, job_identity(bucket or str(folder)))
     done = repair(folder, manifest, bucket, server)
     if done is None:
-        say("the ledger is whole: there is nothing to repair")
+        print_line("the ledger is whole: there is nothing to repair")
         return
-    tell(done, say, with_manifest=manifest is not None)
+    print_repair(done, print_line, with_manifest=manifest is not None)
 
 
-def tell(done: Repair, say: Callable[..., None], *, with_manifest: bool) -> None:
+def print_repair(done: Repair, print_line: Callable[..., None], *, with_manifest: bool) -> None:
     if done.kept_as:
-        say(f"the damaged ledger is kept as {done.kept_as}")
-    say(f"{figures.count(done.restored, 'image')} back in the ledger")
+        print_line(f"the damaged ledger is kept as {done.kept_as}")
+    print_line(f"{formatting.count(done.restored, 'image')} back in the ledger")
     if done.unmarked:
         then = (
             "the manifest asks for something else now): the next run would make them again"
             if with_manifest
             else "no manifest was given): the next run keeps those whose prompt and model it still asks for"
         )
-        say(f"{len(done.unmarked):,} of them without a fingerprint ({then}", "yellow")
+        print_line(f"{len(done.unmarked):,} of them without a fingerprint ({then}", "yellow")
     for path in done.by_name:
-        say(f"matched by its file name only (nothing records its prompt): {path}", "yellow")
+        print_line(f"matched by its file name only (nothing records its prompt): {path}", "yellow")
     for old, new in done.moved:
-        say(f"{old} is {new} by its bytes, and has that name again")
+        print_line(f"{old} is {new} by its bytes, and has that name again")
     for label, paths in (
         ("missing or changed", done.gone),
         ("not a whole picture, move it away", done.broken),
         ("belongs to no known request, kept as", done.unassigned),
     ):
         for path in paths:
-            say(f"{label}: {path}", "yellow")
+            print_line(f"{label}: {path}", "yellow")
 
 
-def folder_to_repair(job: str, output: str | None) -> Path:
+def find_repair_folder(job: str, output: str | None) -> Path:
     """The job's folder, with or without a ledger: of the job and its emulated job the one whose ledger is not whole. Raises
     UsageError."""
-    from batchgen.engine.recovery.repair import is_whole
+    from batchgen.engine.recovery.repair import is_ledger_intact
 
-    if Path(job).is_dir() or (output is not None and not names_bucket(output)):
+    if Path(job).is_dir() or (output is not None and not has_url_scheme(output)):
         return Path(output or job).absolute()
     if not Path(job).is_file():
         raise UsageError(f"{job}: there is no such manifest or folder")
-    real, folders = manifest_folder(Path(job)), folders_of(Path(job))
-    if real not in folders and (real.is_dir() or not folders or names_bucket(head_fields(Path(job)).get("output", ""))):
+    real, folders = manifest_folder(Path(job)), used_folders(Path(job))
+    if real not in folders and (
+        real.is_dir() or not folders or has_url_scheme(head_fields(Path(job)).get("output", ""))
+    ):
         folders.append(real)
-    return next((folder for folder in folders if not is_whole(folder)), folders[0]).absolute()
+    return next((folder for folder in folders if not is_ledger_intact(folder)), folders[0]).absolute()
 
 
-def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
+def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
     """screen: where a line counts the files while a person watches."""
-    findings, known, store = Findings(), set[str](), store_of(folder, reader)
+    findings, known, store = VerifyResult(), set[str](), open_store_of(folder, reader)
     if store.url:
         findings.waiting = len(reader.unplaced())
-    total = reader.stored_count()
-    for path, size, latest, verdict in judged(store, reader):
+    total = reader.expected_file_count()
+    for path, size, latest, verdict in check_files(store, reader):
         known.add(path)
-        if screen.live and len(known) % 50 == 1:
-            screen.stream.write(f"\r\x1b[Kverifying {len(known):,} of {total:,}")
-            screen.stream.flush()
+        if console.live and len(known) % 50 == 1:
+            console.stream.write(f"\r\x1b[Kverifying {len(known):,} of {total:,}")
+            console.stream.flush()
         match verdict:
             case "right":
                 findings.checked += 1
@@ -179,39 +181,39 @@ def verify(folder: Path, reader: Reader, screen: Screen) -> Findings:
                 findings.changed.append(path)
             case "missing":
                 (findings.missing if latest else findings.gone).append(path)
-    if screen.live and known:
-        screen.stream.write("\r\x1b[K")
-    known.update([name for path in known for name in family(path)])
+    if console.live and known:
+        console.stream.write("\r\x1b[K")
+    known.update([name for path in known for name in with_sidecars(path)])
     known.update(verify_derivatives(folder, reader, findings))
-    there = (path for path, _ in store.files()) if store.url else files_in(folder)
+    there = (path for path, _ in store.files()) if store.url else list_files(folder)
     findings.extra = sorted(path for path in there if path not in known)
     return findings
 
 
-def judged(store: Store, reader: Reader) -> Iterator[tuple[str, int, bool, Judgement]]:
+def check_files(store: Store, reader: Reader) -> Iterator[tuple[str, int, bool, FileVerdict]]:
     """(path, bytes, whether it is its sample's latest image, verdict) of all that the ledger knows. Of a bucket a few are
     read at once."""
     if not isinstance(store, BucketStore):
-        for path, sha256, size, latest in reader.stored():
-            yield path, size, latest, store.judge(path, sha256, size)
+        for path, sha256, size, latest in reader.expected_files():
+            yield path, size, latest, store.verify(path, sha256, size)
         return
-    waiting: deque[tuple[str, int, bool, Future[Judgement]]] = deque()
-    with ThreadPoolExecutor(READERS, "verify") as pool:
-        for path, sha256, size, latest in reader.stored():
-            waiting.append((path, size, latest, pool.submit(store.judge, path, sha256, size)))
-            if len(waiting) > 2 * READERS:
+    waiting: deque[tuple[str, int, bool, Future[FileVerdict]]] = deque()
+    with ThreadPoolExecutor(PARALLEL_READS, "verify") as pool:
+        for path, sha256, size, latest in reader.expected_files():
+            waiting.append((path, size, latest, pool.submit(store.verify, path, sha256, size)))
+            if len(waiting) > 2 * PARALLEL_READS:
                 path, size, latest, verdict = waiting.popleft()
                 yield path, size, latest, verdict.result()
         for path, size, latest, verdict in waiting:
             yield path, size, latest, verdict.result()
 
 
-def verify_derivatives(folder: Path, reader: Reader, findings: Findings) -> Iterator[str]:
+def verify_derivatives(folder: Path, reader: Reader, findings: VerifyResult) -> Iterator[str]:
     """Their paths. One that was damaged in place gets another time, by which the next run sees that it must look at it."""
-    for path, sha256, size in Derived.of(reader).made_derivatives():
+    for path, sha256, size in DerivativeReader.from_reader(reader).expected_derivatives():
         yield path
         full = os.path.join(folder, path)
-        match judge_file(full, sha256, size):
+        match verify_file(full, sha256, size):
             case "right":
                 findings.derived += 1
             case verdict:
@@ -221,17 +223,17 @@ def verify_derivatives(folder: Path, reader: Reader, findings: Findings) -> Iter
                         os.utime(full, follow_symlinks=False)
 
 
-def files_in(folder: Path) -> Iterator[str]:
+def list_files(folder: Path) -> Iterator[str]:
     """Paths below the job folder with `/` between parts, without our own records and hidden files. Links are not followed."""
-    for place, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != STATE_FOLDER and not name.startswith("."))
         for name in names:
-            path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+            path = os.path.relpath(os.path.join(root, name), folder).replace(os.sep, "/")
             if path not in (RESULTS, GALLERY) and not name.startswith((".", CONTACT_SHEET)):
                 yield path
 
 
-def show(out: Screen, findings: Findings) -> None:
+def print_result(out: Console, findings: VerifyResult) -> None:
     for label, style, paths in (
         ("missing", "red", findings.missing),
         ("changed", "red", findings.changed),
@@ -239,13 +241,13 @@ def show(out: Screen, findings: Findings) -> None:
         ("gone, made anew since", "dim", findings.gone),
         ("not in the ledger", "dim", findings.extra),
     ):
-        for path in paths[:SHOWN_MOST]:
+        for path in paths[:MAX_SHOWN]:
             out.line(f"{label}: {path}", style)
-        if len(paths) > SHOWN_MOST:
-            out.line(f"{label}: … and {len(paths) - SHOWN_MOST:,} more (--json lists all)", style)
-    good = f"{figures.count(findings.checked, 'file')} verified, {figures.size(findings.bytes)}"
-    good += f", and {figures.count(findings.derived, 'derivative')}" if findings.derived else ""
-    if findings.all_right:
+        if len(paths) > MAX_SHOWN:
+            out.line(f"{label}: … and {len(paths) - MAX_SHOWN:,} more (--json lists all)", style)
+    good = f"{formatting.count(findings.checked, 'file')} verified, {formatting.size(findings.bytes)}"
+    good += f", and {formatting.count(findings.derived, 'derivative')}" if findings.derived else ""
+    if findings.is_intact:
         out.line(f"ok: {good}", "green")
         return
     out.line(f"{good}; {len(findings.missing):,} missing, {len(findings.changed):,} changed", "bold yellow")

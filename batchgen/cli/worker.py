@@ -15,14 +15,14 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import ledger_option, log_options, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.location import ledger_url
-from batchgen.settings import LEDGER, Settings
+from batchgen.settings import LEDGER_VARIABLE, Settings
 
 if TYPE_CHECKING:
-    from batchgen.daemon.cluster_scheduler import Shift
+    from batchgen.daemon.cluster_scheduler import ClusterScheduler
     from batchgen.engine.cluster.worker import Worker
     from batchgen.events import Event
 
-LEFT = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
 @click.command("worker")
@@ -71,10 +71,10 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
 
     invocation.open_log(quiet=options["quiet"])
     settings = Settings.load()
-    invocation.keep_secret(settings)
+    invocation.hide_keys(settings)
     url = ledger_url(settings)
     if url is None:
-        raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER}")
+        raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER_VARIABLE}")
     given = {name: options[name] for name in ("name", "post_processes") if options[name] not in (None, "")}
     worker_options = WorkerOptions(
         concurrency=options["concurrency"],
@@ -93,67 +93,69 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
     worker = Worker(url, settings, worker_options, emit)
     with ExitStack() as stack:
         if invocation.log is None:
-            from batchgen.report.event_text import Faults
+            from batchgen.report.event_text import LogWarningPrinter
 
-            stack.enter_context(Faults(invocation.err.line))
-        shift = partial(_shift, url, worker_options.name, manifests, emit, stack) if manifests else None
-        return asyncio.run(_run(worker, shift))
+            stack.enter_context(LogWarningPrinter(invocation.err.line))
+        scheduler = partial(_make_scheduler, url, worker_options.name, manifests, emit, stack) if manifests else None
+        return asyncio.run(_run(worker, scheduler))
 
 
-async def _run(worker: Worker, make_shift: Callable[[], Shift] | None) -> int:
+async def _run(worker: Worker, make_scheduler: Callable[[], ClusterScheduler] | None) -> int:
     """make_shift: of the nights, called once the server is there. Raises LedgerError, UsageError."""
-    from batchgen.engine.signals import minded
+    from batchgen.engine.signals import handling_stop_signals
 
-    left = list[str]()
-    shifts: list[Shift] = []
+    signals = list[str]()
+    schedulers: list[ClusterScheduler] = []
 
     def stop(number: int) -> None:
-        left.append(signal.Signals(number).name)
+        signals.append(signal.Signals(number).name)
         worker.stop()
-        for shift in shifts:
-            shift.stop()
+        for scheduler in schedulers:
+            scheduler.stop()
 
-    with minded(stop):
-        if make_shift is None:
+    with handling_stop_signals(stop):
+        if make_scheduler is None:
             await worker.run()
-        elif await worker.reached():
-            shifts.append(make_shift())
-            await _with_nights(worker, shifts[0])
-    return LEFT[left[0]] if left else 0
+        elif await worker.wait_for_server():
+            schedulers.append(make_scheduler())
+            await _run_with_schedule(worker, schedulers[0])
+    return SIGNAL_EXIT_CODES[signals[0]] if signals else 0
 
 
-async def _with_nights(worker: Worker, shift: Shift) -> None:
-    nights = asyncio.create_task(shift.run())
+async def _run_with_schedule(worker: Worker, scheduler: ClusterScheduler) -> None:
+    nights = asyncio.create_task(scheduler.run())
     try:
         await worker.run()
     finally:
-        shift.stop()
+        scheduler.stop()
         await nights
 
 
-def _shift(url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack) -> Shift:
+def _make_scheduler(
+    url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack
+) -> ClusterScheduler:
     """The nights of these manifests. Raises LedgerError."""
-    from batchgen.cli.daemon import Words
-    from batchgen.daemon.cluster_scheduler import SharedRoster, Shift, ShiftOrders
-    from batchgen.daemon.schedule_leases import Rota
-    from batchgen.ledger.location import SHARED
+    from batchgen.cli.daemon import RunCommand
+    from batchgen.daemon.cluster_scheduler import ClusterScheduledJobs, ClusterScheduler, ClusterSchedulerOptions
+    from batchgen.daemon.schedule_leases import ScheduleLeases
+    from batchgen.ledger.location import SHARED_SCHEMA
     from batchgen.ledger.postgresql import PostgreSQL
 
-    database = PostgreSQL(url, SHARED, f"batchgen nights {name}")
+    database = PostgreSQL(url, SHARED_SCHEMA, f"batchgen nights {name}")
     stack.callback(database.close)
-    rota = Rota(database, name)
-    rota.prepare()
-    return Shift(
-        SharedRoster(manifests, rota),
-        rota,
-        ShiftOrders(command=Words(emulate=False, log_format="text", engine="cluster"), emit=emit),
+    leases = ScheduleLeases(database, name)
+    leases.create_tables()
+    return ClusterScheduler(
+        ClusterScheduledJobs(manifests, leases),
+        leases,
+        ClusterSchedulerOptions(command=RunCommand(emulate=False, log_format="text", engine="cluster"), emit=emit),
     )
 
 
 def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:
     observers = list[Any](() if invocation.log is None else (invocation.log,))
     if not quiet and (invocation.log is None or invocation.log_file is not None):
-        from batchgen.report.event_text import Working
+        from batchgen.report.event_text import WorkerLines
 
-        observers.append(Working(invocation.err))
+        observers.append(WorkerLines(invocation.err))
     return observers

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-LINE_MOST_BYTES = 256_000  # what is longer is cut into lines of this length
-DRAIN_S = 2.0  # for what was said last, once the process has ended
+MAX_LINE_BYTES = 256_000  # what is longer is cut into lines of this length
+DRAIN_TIMEOUT_S = 2.0  # for what was said last, once the process has ended
 
 
-class Child:
+class ChildProcess:
     """A process in a session of its own: a Ctrl-C before the daemon reaches it through the daemon alone."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -20,7 +20,7 @@ class Child:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Child:
+    async def start(cls, argv: Sequence[str], environ: Mapping[str, str]) -> ChildProcess:
         """Raises OSError."""
         return cls(
             await asyncio.create_subprocess_exec(
@@ -34,12 +34,12 @@ class Child:
         reading = asyncio.create_task(self._read(on_line))
         code = await self._process.wait()
         # Somebody whom the run has started may hold the pipe for ever.
-        done, _ = await asyncio.wait([reading], timeout=DRAIN_S)
+        done, _ = await asyncio.wait([reading], timeout=DRAIN_TIMEOUT_S)
         if not done:
             reading.cancel()
         return code if code >= 0 else 128 - code
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
 
@@ -48,19 +48,19 @@ class Child:
         stream, rest = self._process.stdout, b""
         while stream is not None and (data := await stream.read(65536)):
             *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > LINE_MOST_BYTES:
+            if len(rest) > MAX_LINE_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                on_line(_text(line))
+                on_line(_decode(line))
         if rest:
-            on_line(_text(rest))
+            on_line(_decode(rest))
 
 
-def _text(line: bytes) -> str:
+def _decode(line: bytes) -> str:
     return line.decode(errors="replace").rstrip("\r")
 
 
-def reap_orphans(ours: Collection[int]) -> None:
+def reap_orphans(awaited_pids: Collection[int]) -> None:
     """Whatever lost its parent in a container becomes the first process's child and is gone only once it is waited for.
 
     ours: processes that somebody else waits for.
@@ -69,6 +69,6 @@ def reap_orphans(ours: Collection[int]) -> None:
         return
     with suppress(ChildProcessError):
         while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if found.si_pid in ours:
+            if found.si_pid in awaited_pids:
                 return  # first in the row, and soon waited for: the rest comes next time
             os.waitpid(found.si_pid, 0)

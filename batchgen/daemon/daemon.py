@@ -18,27 +18,29 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from batchgen.daemon.child import Child, reap_orphans
-from batchgen.daemon.scheduled_jobs import Roster, Scheduled
+from batchgen.daemon.child import ChildProcess, reap_orphans
+from batchgen.daemon.scheduled_jobs import ScheduledJob, ScheduledJobs
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.events import Event, NightBegan, NightEnded, NightPlanned, NightSkipped
-from batchgen.os_errors import refusal
-from batchgen.report.figures import count, utc_iso
-from batchgen.schedule.due import PERSON, Due, Night, Skipped, Wait
-from batchgen.schedule.timetable import LATER_CODES
+from batchgen.events import Event, ScheduledRunEnded, ScheduledRunPlanned, ScheduledRunSkipped, ScheduledRunStarted
+from batchgen.os_errors import machine_refusal
+from batchgen.report.formatting import count, utc_iso
+from batchgen.schedule.due import EXIT_PERSON_NEEDED, DueRun, ScheduledRun, SkippedRun, WaitUntil
+from batchgen.schedule.timer_spec import RESUMABLE_EXIT_CODES
 
-MISSING = "the daemon needs the library APScheduler: pip install 'batchgen[daemon]'; --once and --list do without"
-LOOK_EVERY_S = 60
-GIVE_UP_S = 10.0  # after the second signal, until a run that does not leave is killed
-BY_SIGNAL = 128
-PARTLY = (3, 4)
-MEANINGS = {
+NO_APSCHEDULER = (
+    "the daemon needs the library APScheduler: pip install 'batchgen[daemon]'; --once and --list do without"
+)
+RELOAD_EVERY_S = 60
+KILL_AFTER_S = 10.0  # after the second signal, until a run that does not leave is killed
+EXIT_SIGNAL_BASE = 128
+PARTIAL_EXIT_CODES = (3, 4)
+EXIT_CODE_MEANINGS = {
     0: "all images exist",
     1: "a bug in batchgen",
     2: "the manifest or its options are wrong: nothing was sent",
     3: "some items failed or were refused, or a file of `post:` could not be made",
     4: "all that was tried failed",
-    PERSON: "A PERSON IS NEEDED: key, billing, disk or settings",
+    EXIT_PERSON_NEEDED: "A PERSON IS NEEDED: key, billing, disk or settings",
     6: "stopped by budget, goes on later",
     7: "stopped by deadline, goes on later",
     8: "stopped by a daily quota, goes on later",
@@ -49,184 +51,190 @@ _logger = logging.getLogger("batchgen.daemon")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class DaemonOptions:
     """places: how many nights at once. command: how a night of a job is run, and in which environment."""
 
-    command: Callable[[Scheduled, Due], tuple[list[str], Mapping[str, str]]]
+    command: Callable[[ScheduledJob, DueRun], tuple[list[str], Mapping[str, str]]]
     emit: Callable[[Event], None]
-    hear: Callable[[Scheduled, str], None]
-    places: int
+    on_line: Callable[[ScheduledJob, str], None]
+    max_runs: int
     grace_s: float
     health_file: Path | None = None
     now: Callable[[], float] = time.time
 
 
-class Watch:
+class Daemon:
     """One for each daemon, within one event loop."""
 
-    def __init__(self, roster: Roster, orders: Orders) -> None:
-        self._roster = roster
-        self._orders = orders
-        self._now = orders.now
-        self._places = asyncio.Semaphore(orders.places)
+    def __init__(self, scheduled_jobs: ScheduledJobs, options: DaemonOptions) -> None:
+        self._scheduled_jobs = scheduled_jobs
+        self._options = options
+        self._now = options.now
+        self._run_slots = asyncio.Semaphore(options.max_runs)
         self._stopping = asyncio.Event()
-        self._signal = 0
-        self._children: set[Child] = set()
-        self._turns: set[asyncio.Task[Any]] = set()
-        self._starting = 0
-        self._codes: list[int] = []
+        self._stop_signal = 0
+        self._children: set[ChildProcess] = set()
+        self._job_tasks: set[asyncio.Task[Any]] = set()
+        self._children_starting = 0
+        self._exit_codes: list[int] = []
         self._scheduler: Any = None
 
     async def run(self) -> int:
         """Until a signal. Answers the exit code. Raises UsageError without APScheduler, StoreError."""
-        self._begin()
+        self._start()
         self._scheduler = _scheduler()
         self._scheduler.add_job(
-            self._look, "interval", seconds=LOOK_EVERY_S, id="look", next_run_time=datetime.now(UTC),
+            self._reload_and_plan, "interval", seconds=RELOAD_EVERY_S, id="look", next_run_time=datetime.now(UTC),
             max_instances=1, coalesce=True, misfire_grace_time=None,
         )  # fmt: skip
         self._scheduler.start()
         await self._stopping.wait()
         self._scheduler.pause()
-        await self._end()
+        await self._drain()
         self._scheduler.shutdown(wait=False)
-        return 0 if self._signal == signal.SIGTERM else BY_SIGNAL + self._signal
+        return 0 if self._stop_signal == signal.SIGTERM else EXIT_SIGNAL_BASE + self._stop_signal
 
     async def run_once(self) -> int:
         """What is due now, and then leave. Answers the worst exit code; one that means "later" only when none is worse."""
-        self._begin()
-        turns = [asyncio.create_task(self._turn(job)) for job in self._roster.jobs.values()]
+        self._start()
+        tasks = [asyncio.create_task(self._run_if_due(job)) for job in self._scheduled_jobs.jobs.values()]
         stopping = asyncio.create_task(self._stopping.wait())
-        while turns and not self._stopping.is_set():
-            await asyncio.wait([stopping, *turns], return_when=asyncio.FIRST_COMPLETED)
-            turns = [turn for turn in turns if not turn.done()]
-        await self._end()
+        while tasks and not self._stopping.is_set():
+            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            tasks = [task for task in tasks if not task.done()]
+        await self._drain()
         stopping.cancel()
-        if self._signal:
-            return BY_SIGNAL + self._signal
-        failed = [code for code in self._codes if code not in LATER_CODES]
-        return max(failed, default=0) or max(self._codes, default=0)
+        if self._stop_signal:
+            return EXIT_SIGNAL_BASE + self._stop_signal
+        failed = [code for code in self._exit_codes if code not in RESUMABLE_EXIT_CODES]
+        return max(failed, default=0) or max(self._exit_codes, default=0)
 
-    def _begin(self) -> None:
-        self._mind_signals()
-        self._roster.reread(self._now())
-        if not self._roster.jobs:
+    def _start(self) -> None:
+        self._install_signal_handlers()
+        self._scheduled_jobs.reload(self._now())
+        if not self._scheduled_jobs.jobs:
             _logger.warning("no manifest has `schedule:` in its head yet")
 
     # --- what is due
 
-    async def _look(self) -> None:
+    async def _reload_and_plan(self) -> None:
         """Every minute, so that neither an edited manifest nor a clock that jumps is overlooked for longer."""
-        if not self._starting:
+        if not self._children_starting:
             reap_orphans({child.pid for child in self._children})
         try:
-            self._roster.reread(self._now())
+            self._scheduled_jobs.reload(self._now())
         except BatchgenError as error:
             _logger.error("%s", error)
-        for job in self._roster.jobs.values():
+        for job in self._scheduled_jobs.jobs.values():
             if not job.running:
-                self._wait_for(job, Wait(self._now()))
-        if self._orders.health_file is not None:
+                self._schedule_check(job, WaitUntil(self._now()))
+        if self._options.health_file is not None:
             with suppress(OSError):
-                self._orders.health_file.touch()
+                self._options.health_file.touch()
 
-    def _wait_for(self, job: Scheduled, wait: Wait) -> None:
+    def _schedule_check(self, job: ScheduledJob, wait: WaitUntil) -> None:
         at = datetime.now(UTC) + timedelta(seconds=max(0.0, wait.until - self._now()))
         self._scheduler.add_job(
-            self._turn, "date", run_date=at, args=[job], id=str(job.path),
+            self._run_if_due, "date", run_date=at, args=[job], id=str(job.path),
             max_instances=1, coalesce=True, misfire_grace_time=None, replace_existing=True,
         )  # fmt: skip
 
-    async def _turn(self, job: Scheduled) -> None:
+    async def _run_if_due(self, job: ScheduledJob) -> None:
         """Run the night of a job if one is due, then wait for the next. Never raises: the daemon outlives its jobs."""
         task = asyncio.current_task()
         if self._stopping.is_set() or task is None:
             return
         job.running = True
-        self._turns.add(task)
+        self._job_tasks.add(task)
         try:
-            verdict = self._verdict(job)
-            if isinstance(verdict, Due):
-                async with self._places:
-                    if not self._stopping.is_set() and self._roster.jobs.get(job.path) is job:
-                        await self._night(job, verdict)
-                verdict = self._verdict(job)
-            if isinstance(verdict, Wait):
-                self._plan(job, verdict)
+            decision = self._decide(job)
+            if isinstance(decision, DueRun):
+                async with self._run_slots:
+                    if not self._stopping.is_set() and self._scheduled_jobs.jobs.get(job.path) is job:
+                        await self._run_scheduled(job, decision)
+                decision = self._decide(job)
+            if isinstance(decision, WaitUntil):
+                self._announce_next(job, decision)
         except Exception as error:
             log_failure(job.name, error, "the other jobs go on")
         finally:
             job.running = False
-            self._turns.discard(task)
-            if job.path not in self._roster.jobs and job.diary is not None:
-                job.diary.release()
+            self._job_tasks.discard(task)
+            if job.path not in self._scheduled_jobs.jobs and job.state_file is not None:
+                job.state_file.release()
 
-    def _verdict(self, job: Scheduled) -> Due | Wait:
-        verdict = job.decide(self._now())
-        if not isinstance(verdict, Skipped):
-            return verdict
-        self._orders.emit(NightSkipped(at=self._now(), job=job.name, manifest=str(job.path), due=utc_iso(verdict.at)))
-        job.note(since=verdict.at)
-        return self._verdict(job)
+    def _decide(self, job: ScheduledJob) -> DueRun | WaitUntil:
+        decision = job.decide(self._now())
+        if not isinstance(decision, SkippedRun):
+            return decision
+        self._options.emit(
+            ScheduledRunSkipped(at=self._now(), job=job.name, manifest=str(job.path), due=utc_iso(decision.at))
+        )
+        job.update_state(since=decision.at)
+        return self._decide(job)
 
-    def _plan(self, job: Scheduled, wait: Wait) -> None:
-        if self._scheduler is None or self._stopping.is_set() or self._roster.jobs.get(job.path) is not job:
+    def _announce_next(self, job: ScheduledJob, wait: WaitUntil) -> None:
+        if self._scheduler is None or self._stopping.is_set() or self._scheduled_jobs.jobs.get(job.path) is not job:
             return
-        if job.planned != wait.until:
-            job.planned, due = wait.until, utc_iso(wait.until)
-            self._orders.emit(NightPlanned(at=self._now(), job=job.name, manifest=str(job.path), due=due))
-        self._wait_for(job, wait)
+        if job.next_run_at != wait.until:
+            job.next_run_at, due = wait.until, utc_iso(wait.until)
+            self._options.emit(ScheduledRunPlanned(at=self._now(), job=job.name, manifest=str(job.path), due=due))
+        self._schedule_check(job, wait)
 
     # --- one night
 
-    async def _night(self, job: Scheduled, due: Due) -> None:
+    async def _run_scheduled(self, job: ScheduledJob, due: DueRun) -> None:
         began, facts = self._now(), {"job": job.name, "manifest": str(job.path)}
-        night = Night(at=due.at, began=began)
-        job.note(last=night)  # before it begins: a daemon that dies from here on knows what to take up again
-        self._orders.emit(NightBegan(at=began, due=utc_iso(due.at), why=due.why, **facts))
-        code = await self._child(job, due)
+        run = ScheduledRun(at=due.at, began=began)
+        job.update_state(last=run)  # before it begins: a daemon that dies from here on knows what to take up again
+        self._options.emit(ScheduledRunStarted(at=began, due=utc_iso(due.at), why=due.why, **facts))
+        code = await self._run_child(job, due)
         ended = self._now()
-        stopped = self._stopping.is_set() and code >= BY_SIGNAL
-        self._codes.append(code)
+        stopped = self._stopping.is_set() and code >= EXIT_SIGNAL_BASE
+        self._exit_codes.append(code)
         try:
-            job.note(last=replace(night, ended=ended, exit_code=code, stopped=stopped))
+            job.update_state(last=replace(run, ended=ended, exit_code=code, stopped=stopped))
         finally:
-            again, meaning = self._again(job, ended), MEANINGS.get(code, "stopped by a signal")
-            self._orders.emit(
-                NightEnded(
+            again, meaning = self._next_run_iso(job, ended), EXIT_CODE_MEANINGS.get(code, "stopped by a signal")
+            self._options.emit(
+                ScheduledRunEnded(
                     at=ended, exit_code=code, seconds=round(ended - began, 1), meaning=meaning, again=again, **facts
                 )
             )
-            if code and code not in LATER_CODES and not stopped:
-                level = logging.WARNING if code in PARTLY else logging.ERROR
+            if code and code not in RESUMABLE_EXIT_CODES and not stopped:
+                level = logging.WARNING if code in PARTIAL_EXIT_CODES else logging.ERROR
                 _logger.log(level, "%s: exit code %s: %s; runs next at %s", job.name, code, meaning, again)
 
-    async def _child(self, job: Scheduled, due: Due) -> int:
-        argv, environ = self._orders.command(job, due)
-        self._starting += 1
+    async def _run_child(self, job: ScheduledJob, due: DueRun) -> int:
+        argv, environ = self._options.command(job, due)
+        self._children_starting += 1
         try:
-            child = await Child.start(argv, environ)
+            child = await ChildProcess.start(argv, environ)
             self._children.add(child)
         finally:
-            self._starting -= 1
+            self._children_starting -= 1
         if self._stopping.is_set():
-            child.tell(signal.SIGTERM)
+            child.send_signal(signal.SIGTERM)
         try:
-            return await child.wait(lambda line: self._orders.hear(job, line))
+            return await child.wait(lambda line: self._options.on_line(job, line))
         finally:
             self._children.discard(child)
 
-    def _again(self, job: Scheduled, now: float) -> str | None:
+    def _next_run_iso(self, job: ScheduledJob, now: float) -> str | None:
         if self._stopping.is_set():
             return None
-        verdict = job.decide(now)
-        return utc_iso(verdict.until if isinstance(verdict, Wait) else now)
+        decision = job.decide(now)
+        return utc_iso(decision.until if isinstance(decision, WaitUntil) else now)
 
     # --- the end
 
-    def _mind_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         loop = asyncio.get_running_loop()
-        for name, act in (("SIGTERM", self._stop), ("SIGINT", self._stop), ("SIGHUP", self._reread)):
+        for name, act in (
+            ("SIGTERM", self._on_stop_signal),
+            ("SIGINT", self._on_stop_signal),
+            ("SIGHUP", self._reload_now),
+        ):
             number = getattr(signal, name, None)
             if number is None:
                 continue
@@ -235,42 +243,42 @@ class Watch:
             else:
                 loop.add_signal_handler(number, act, number)
 
-    def _reread(self, number: int) -> None:
+    def _reload_now(self, number: int) -> None:
         if self._scheduler is not None and not self._stopping.is_set():
             self._scheduler.modify_job("look", next_run_time=datetime.now(UTC))
 
-    def _stop(self, number: int) -> None:
+    def _on_stop_signal(self, number: int) -> None:
         """What is in flight was paid for: the first signal lets the runs finish it, a second one is passed on as well."""
         if not self._stopping.is_set():
-            self._signal = number
+            self._stop_signal = number
             _logger.warning(
                 "told to stop: %s under way, to finish what is in flight", count(len(self._children), "night")
             )
         self._stopping.set()
-        self._tell_all(signal.SIGTERM)
+        self._signal_children(signal.SIGTERM)
 
-    def _tell_all(self, number: int) -> None:
+    def _signal_children(self, number: int) -> None:
         for child in self._children:
-            child.tell(number)
+            child.send_signal(number)
 
-    async def _end(self) -> None:
+    async def _drain(self) -> None:
         """Wait for the nights; who takes longer than the grace is told to give up, and then killed."""
-        steps = ((self._orders.grace_s, signal.SIGTERM), (GIVE_UP_S, getattr(signal, "SIGKILL", signal.SIGTERM)))
+        steps = ((self._options.grace_s, signal.SIGTERM), (KILL_AFTER_S, getattr(signal, "SIGKILL", signal.SIGTERM)))
         for wait_s, number in steps:
-            if self._turns:
-                await asyncio.wait(self._turns, timeout=wait_s)
+            if self._job_tasks:
+                await asyncio.wait(self._job_tasks, timeout=wait_s)
             if self._children:
                 late = count(len(self._children), "night")
                 _logger.warning("%s still under way: %s", late, signal.Signals(number).name)
-                self._tell_all(number)
-        if self._turns:
-            await asyncio.wait(self._turns)
+                self._signal_children(number)
+        if self._job_tasks:
+            await asyncio.wait(self._job_tasks)
 
 
 def log_failure(name: str, error: Exception, rest: str) -> None:
     """One job's trouble, which is not the others'. rest: what goes on."""
-    if isinstance(error, (BatchgenError, OSError)) or refusal(error):
-        _logger.error("%s: %s", name, refusal(error) or error)
+    if isinstance(error, (BatchgenError, OSError)) or machine_refusal(error):
+        _logger.error("%s: %s", name, machine_refusal(error) or error)
     else:
         _logger.error("%s: a bug in batchgen; %s", name, rest, exc_info=error)
 
@@ -279,6 +287,6 @@ def _scheduler() -> Any:
     try:
         from apscheduler.schedulers.asyncio import AsyncIOScheduler  # large, so imported only when it is needed
     except ImportError:
-        raise UsageError(MISSING) from None
+        raise UsageError(NO_APSCHEDULER) from None
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what there is to say is said here
     return AsyncIOScheduler(timezone=UTC)

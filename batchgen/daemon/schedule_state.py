@@ -12,22 +12,22 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from batchgen.errors import StoreError
-from batchgen.safe_open import PRIVATE_MODE, private, private_folder
-from batchgen.schedule.due import Night
-from batchgen.schedule.timetable import unit_name
+from batchgen.safe_open import PRIVATE_MODE, make_private_folder, private_opener
+from batchgen.schedule.due import ScheduledRun
+from batchgen.schedule.timer_spec import unit_name
 from batchgen.store.spool import sync_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ScheduleState:
     """schedule: as it stood in the manifest, in JSON; another one counts anew. since: UTC seconds."""
 
     schedule: str
     since: float
-    last: Night | None = None
+    last: ScheduledRun | None = None
 
 
-class Diary:
+class ScheduleStateFile:
     """The page of one manifest: a small file that is always whole, and a lock so that one daemon at a time writes it."""
 
     def __init__(self, folder: Path, manifest: Path) -> None:
@@ -40,38 +40,38 @@ class Diary:
     def acquire(self) -> bool:
         """Whether no other daemon has this manifest. Raises StoreError."""
         try:
-            private_folder(self._path.parent)
+            make_private_folder(self._path.parent)
             self._lock.acquire()
         except Timeout:
             return False
         except OSError as error:
-            raise _unwritten(error, self._path) from None
+            raise _write_error(error, self._path) from None
         return True
 
     def release(self) -> None:
         self._lock.release()
 
-    def read(self) -> Entry | None:
+    def read(self) -> ScheduleState | None:
         """None when there is nothing, or nothing that can be read: the schedule then counts from now on."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads(self._path.read_text(encoding="utf-8"))
-            last = None if found["last"] is None else Night(**found["last"])
-            return Entry(schedule=str(found["schedule"]), since=float(found["since"]), last=last)
+            last = None if found["last"] is None else ScheduledRun(**found["last"])
+            return ScheduleState(schedule=str(found["schedule"]), since=float(found["since"]), last=last)
         return None
 
-    def write(self, entry: Entry) -> None:
+    def write(self, state: ScheduleState) -> None:
         """Durable when it returns. Raises StoreError."""
-        beside = self._path.with_suffix(".new")
+        temp_path = self._path.with_suffix(".new")
         try:
-            with open(beside, "w", encoding="utf-8", opener=private) as file:
-                file.write(json.dumps({"manifest": self._manifest, **asdict(entry)}, indent=1))
+            with open(temp_path, "w", encoding="utf-8", opener=private_opener) as file:
+                file.write(json.dumps({"manifest": self._manifest, **asdict(state)}, indent=1))
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, self._path)
+            os.replace(temp_path, self._path)
         except OSError as error:
-            raise _unwritten(error, self._path) from None
+            raise _write_error(error, self._path) from None
         sync_folder(str(self._path.parent))
 
 
-def _unwritten(error: OSError, path: Path) -> StoreError:
+def _write_error(error: OSError, path: Path) -> StoreError:
     return StoreError(f"{path}: {error.strerror}: the daemon keeps its diary there; XDG_STATE_HOME puts it elsewhere")

@@ -10,84 +10,84 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batchgen.daemon.schedule_state import Diary, Entry
+from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
 from batchgen.errors import BatchgenError
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.schedule_section import Schedule
-from batchgen.schedule.due import DAY_S, Due, Night, Rule, Skipped, Wait, decide
+from batchgen.schedule.due import DAY_S, DueRun, ScheduledRun, SchedulePolicy, SkippedRun, WaitUntil, decide
 
-SUFFIXES = (".yaml", ".yml", ".jsonl")
-_IN_YAML = re.compile(rb"""^["']?schedule["']?\s*:""", re.MULTILINE)
-_IN_JSONL = re.compile(rb"""(?=.*"(?:version|defaults)"\s*:).*"schedule"\s*:""")
-Stamp = tuple[int, int, int]
+MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
+_SCHEDULE_IN_YAML = re.compile(rb"""^["']?schedule["']?\s*:""", re.MULTILINE)
+_SCHEDULE_IN_JSONL = re.compile(rb"""(?=.*"(?:version|defaults)"\s*:).*"schedule"\s*:""")
+FileStamp = tuple[int, int, int]
 _logger = logging.getLogger("batchgen.daemon")
 
 
 @dataclass
-class Scheduled:
+class ScheduledJob:
     """A job with a schedule. entry: what its diary says. running: a night of it has its place or waits for one."""
 
     path: Path
     name: str
     schedule: Schedule
-    entry: Entry
-    diary: Diary | None
+    schedule_state: ScheduleState
+    state_file: ScheduleStateFile | None
     running: bool = False
-    planned: float | None = None
+    next_run_at: float | None = None
 
     @property
-    def rule(self) -> Rule:
-        return Rule(
+    def policy(self) -> SchedulePolicy:
+        return SchedulePolicy(
             cadence=self.schedule.cadence,
             catch_up_s=self.schedule.catch_up_s,
             reset=self.schedule.later == "reset",
         )
 
-    def decide(self, now: float) -> Due | Skipped | Wait:
-        return decide(self.rule, self.entry.since, self.entry.last, now)
+    def decide(self, now: float) -> DueRun | SkippedRun | WaitUntil:
+        return decide(self.policy, self.schedule_state.since, self.schedule_state.last, now)
 
-    def note(self, *, last: Night | None = None, since: float | None = None) -> None:
+    def update_state(self, *, last: ScheduledRun | None = None, since: float | None = None) -> None:
         """Raises StoreError; what is noted counts for this process all the same."""
-        entry = self.entry if last is None else replace(self.entry, last=last)
-        self.entry = entry if since is None else replace(entry, since=since)
-        if self.diary is not None:
-            self.diary.write(self.entry)
+        schedule_state = self.schedule_state if last is None else replace(self.schedule_state, last=last)
+        self.schedule_state = schedule_state if since is None else replace(schedule_state, since=since)
+        if self.state_file is not None:
+            self.state_file.write(self.schedule_state)
 
 
-class Roster:
+class ScheduledJobs:
     """jobs: by absolute path. A manifest that is wrong is reported once and keeps its last schedule."""
 
-    def __init__(self, patterns: Sequence[str], diaries: Path, *, writes: bool = True) -> None:
+    def __init__(self, patterns: Sequence[str], schedule_state_folder: Path, *, persistent: bool = True) -> None:
         """patterns: paths, globs and folders; none for what lies in jobs/ and here. diaries: a folder. writes: False only looks."""
-        self.jobs: dict[Path, Scheduled] = {}
+        self.jobs: dict[Path, ScheduledJob] = {}
         self._patterns = tuple(patterns)
-        self._diaries = diaries
-        self._writes = writes
-        self._stamps: dict[Path, Stamp | None] = {}
-        self._others: set[Path] = set()  # a daemon of its own has them
+        self._schedule_state_folder = schedule_state_folder
+        self._persistent = persistent
+        self._file_stamps: dict[Path, FileStamp | None] = {}
+        self._locked_by_others: set[Path] = set()  # a daemon of its own has them
 
-    def reread(self, now: float) -> None:
+    def reload(self, now: float) -> None:
         """Take in what has changed. Raises StoreError."""
-        found = {path.absolute(): named for path, named in manifests(self._patterns)}
-        for path in {*self._stamps, *self.jobs} - set(found):
-            self._stamps.pop(path, None)
-            self._drop(path, "is gone")
-        for path, named in found.items():
-            stamp = _stamp(path)
-            changed = path not in self._stamps or self._stamps[path] != stamp
-            if changed and self._read(path, named, now):
-                self._stamps[path] = stamp
+        found = {path.absolute(): explicit for path, explicit in find_manifests(self._patterns)}
+        for path in {*self._file_stamps, *self.jobs} - set(found):
+            self._file_stamps.pop(path, None)
+            self._remove(path, "is gone")
+        for path, explicit in found.items():
+            stamp = _file_stamp(path)
+            changed = path not in self._file_stamps or self._file_stamps[path] != stamp
+            if changed and self._load(path, explicit, now):
+                self._file_stamps[path] = stamp
 
     def close(self) -> None:
         for job in self.jobs.values():
-            if job.diary is not None:
-                job.diary.release()
+            if job.state_file is not None:
+                job.state_file.release()
 
-    def _read(self, path: Path, named: bool, now: float) -> bool:
+    def _load(self, path: Path, explicit: bool, now: float) -> bool:
         """Whether that is all until it changes: what another daemon has is looked at again."""
         try:
-            if not named and not _has_schedule(path):
-                self._drop(path, "has no schedule any more")
+            if not explicit and not _has_schedule(path):
+                self._remove(path, "has no schedule any more")
                 return True
             manifest = open_manifest(path)
         except (BatchgenError, OSError) as error:
@@ -95,47 +95,47 @@ class Roster:
             _logger.error("%s; %s", str(error).replace("\n", "; "), stays)
             return True
         if manifest.schedule is None:
-            self._drop(path, "has no schedule any more")
-            if named and path not in self.jobs:
+            self._remove(path, "has no schedule any more")
+            if explicit and path not in self.jobs:
                 _logger.warning("%s has no schedule: in its head, so it does not run", path)
             return True
-        return self._take(path, manifest, manifest.schedule, now)
+        return self._add_or_update(path, manifest, manifest.schedule, now)
 
-    def _take(self, path: Path, manifest: Manifest, schedule: Schedule, now: float) -> bool:
+    def _add_or_update(self, path: Path, manifest: Manifest, schedule: Schedule, now: float) -> bool:
         name, job = manifest.name, self.jobs.get(path)
         if job is None:
-            diary = Diary(self._diaries, path)
-            if self._writes and not diary.acquire():
-                if path not in self._others:
-                    self._others.add(path)
+            state_file = ScheduleStateFile(self._schedule_state_folder, path)
+            if self._persistent and not state_file.acquire():
+                if path not in self._locked_by_others:
+                    self._locked_by_others.add(path)
                     _logger.warning("%s is in the hands of another daemon", path)
                 return False
-            self._others.discard(path)
-            entry = diary.read() or Entry(schedule="", since=now)
-            job = Scheduled(path, name, schedule, entry, diary if self._writes else None)
+            self._locked_by_others.discard(path)
+            schedule_state = state_file.read() or ScheduleState(schedule="", since=now)
+            job = ScheduledJob(path, name, schedule, schedule_state, state_file if self._persistent else None)
             self.jobs[path] = job
         job.name, job.schedule = name, schedule
-        times = times_of(schedule)
+        times = timing_json(schedule)
         # A schedule counts from when it is first seen, and never from a moment that a wrong clock gave.
-        if job.entry.schedule != times or job.entry.since > now + DAY_S:
-            job.entry = replace(job.entry, schedule=times, since=now)
-            job.note()
+        if job.schedule_state.schedule != times or job.schedule_state.since > now + DAY_S:
+            job.schedule_state = replace(job.schedule_state, schedule=times, since=now)
+            job.update_state()
         return True
 
-    def _drop(self, path: Path, why: str) -> None:
+    def _remove(self, path: Path, why: str) -> None:
         job = self.jobs.pop(path, None)
         if job is not None:
             _logger.warning("%s %s: it does not run any more", path, why)
-            if job.diary is not None and not job.running:
-                job.diary.release()
+            if job.state_file is not None and not job.running:
+                job.state_file.release()
 
 
-def times_of(schedule: Schedule) -> str:
+def timing_json(schedule: Schedule) -> str:
     """What makes a schedule another one, in JSON."""
     return schedule.model_dump_json(include={"at", "cron", "days", "timezone"}, exclude_none=True)
 
 
-def manifests(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+def find_manifests(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
     """Paths, and whether a person named just this one. A folder stands for the manifests in it."""
     for pattern in patterns or ("jobs", "."):
         path = Path(pattern)
@@ -148,18 +148,18 @@ def manifests(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
 
 
 def _is_manifest(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file()
 
 
 def _has_schedule(path: Path) -> bool:
     """Whether a file that nobody named may be meant: what else lies there, and is no manifest, is not complained of."""
     if path.suffix.lower() == ".jsonl":
         with open(path, "rb") as file:
-            return next((_IN_JSONL.match(line) is not None for line in file if line.strip()), False)
-    return _IN_YAML.search(path.read_bytes()) is not None
+            return next((_SCHEDULE_IN_JSONL.match(line) is not None for line in file if line.strip()), False)
+    return _SCHEDULE_IN_YAML.search(path.read_bytes()) is not None
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _file_stamp(path: Path) -> FileStamp | None:
     """None when it cannot be looked at."""
     try:
         found = os.stat(path)

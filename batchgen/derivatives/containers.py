@@ -14,7 +14,7 @@ from typing import NamedTuple
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = b"XML:com.adobe.xmp"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
-TEXT_MOST_BYTES = 4_000_000  # of a compressed text: more is no metadata but a bomb
+TEXT_MAX_BYTES = 4_000_000  # of a compressed text: more is no metadata but a bomb
 XMP_FLAG = 0x04  # of VP8X
 ALPHA_FLAG = 0x10
 
@@ -117,7 +117,7 @@ def _itxt_text(body: bytes) -> bytes | None:
     if not packed:
         return text
     try:
-        return zlib.decompressobj().decompress(text, TEXT_MOST_BYTES)
+        return zlib.decompressobj().decompress(text, TEXT_MAX_BYTES)
     except zlib.error:
         return None
 

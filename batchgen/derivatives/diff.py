@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen import __version__
-from batchgen.derivatives.specification import Output, outputs
-from batchgen.ledger.derivatives import DerivativeRow, Derived, Picture
+from batchgen.derivatives.specification import Output, outputs_of
+from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, SourcePicture
 from batchgen.records import Post
 
 CHUNK = 100  # items looked up in the ledger at once
-_NO_SETTINGS = ("v", "model", "prompt", "system", "references")
+_NOT_SETTINGS = ("v", "model", "prompt", "system", "references")
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class RenderTask:
     """The files to make of one picture. task: what its worker process is told, but for the folders."""
 
-    picture: Picture
+    picture: SourcePicture
     outputs: Mapping[str, Output]
-    task: Mapping[str, Any]
+    payload: Mapping[str, Any]
 
     @property
     def key(self) -> tuple[str, int]:
@@ -49,64 +49,66 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DerivativeDiff:
     """seen: rows of files that were copied or touched and are still what they were, with their time as it is now."""
 
-    due: list[Due] = field(default_factory=list)
+    due: list[RenderTask] = field(default_factory=list)
     stale: list[DerivativeRow] = field(default_factory=list)
-    seen: list[DerivativeRow] = field(default_factory=list)
+    touched: list[DerivativeRow] = field(default_factory=list)
 
 
-class Lookout:
+class DerivativeDiffer:
     """Compares manifest, ledger and folder. Safe in one thread at a time."""
 
-    def __init__(self, view: Derived, root: str, job: str, *, emulated: bool) -> None:
+    def __init__(self, view: DerivativeReader, root: str, job: str, *, emulated: bool) -> None:
         self._view = view
         self._root = root
         self._job = job
         self._emulated = emulated
 
-    def look(self, items: Sequence[tuple[str, Post | None]]) -> Found:
+    def diff(self, items: Sequence[tuple[str, Post | None]]) -> DerivativeDiff:
         """items: ids, each with what is to be made of its pictures."""
-        found, ids = Found(), [item_id for item_id, _ in items]
+        found, ids = DerivativeDiff(), [item_id for item_id, _ in items]
         pictures, rows = self._view.pictures(ids), self._view.derivatives(ids)
         for item_id, post in items:
             for picture in pictures.get(item_id, ()):
                 self._compare(picture, post, rows.get((item_id, picture.n), []), found)
         return found
 
-    def _compare(self, picture: Picture, post: Post | None, rows: Sequence[DerivativeRow], found: Found) -> None:
+    def _compare(
+        self, picture: SourcePicture, post: Post | None, rows: Sequence[DerivativeRow], found: DerivativeDiff
+    ) -> None:
         stem = os.path.splitext(picture.path)[0]
-        wanted = {output.path: output for output in outputs(post, stem, picture.format, self._job)}
-        found.stale.extend(row for row in rows if row.path not in wanted and _belongs_to(row) not in wanted)
-        there: dict[str, DerivativeRow] = {}
+        wanted = {output.path: output for output in outputs_of(post, stem, picture.format, self._job)}
+        found.stale.extend(row for row in rows if row.path not in wanted and _copy_path_of(row) not in wanted)
+        present: dict[str, DerivativeRow] = {}
         due = dict(wanted)
         for row in rows:
             output = wanted.get(row.path)
             if output is None or (row.recipe, row.source_sha256) != (output.recipe, picture.sha256):
                 continue
-            if row.state == "skipped" or (row.state == "made" and self._is_whole(row, found)):
-                there[row.path] = row
+            if row.state == "skipped" or (row.state == "made" and self._is_intact(row, found)):
+                present[row.path] = row
                 del due[row.path]
         for row in rows:  # what stands beside a copy is made with it
-            owner = _belongs_to(row)
-            if row.path not in wanted and owner in there and not self._is_whole(row, found):
+            owner = _copy_path_of(row)
+            if row.path not in wanted and owner in present and not self._is_intact(row, found):
                 due[owner] = wanted[owner]
         if due and post is not None:
             due.update((path, output) for path, output in wanted.items() if output.name == "sidecar")
-            found.due.append(Due(picture, due, self._task(picture, post, due, there)))
+            found.due.append(RenderTask(picture, due, self._payload(picture, post, due, present)))
 
-    def _is_whole(self, row: DerivativeRow, found: Found) -> bool:
+    def _is_intact(self, row: DerivativeRow, found: DerivativeDiff) -> bool:
         """By size and time; by its bytes where the time is another one."""
         try:
-            stands = os.lstat(os.path.join(self._root, row.path))
-            if not stat.S_ISREG(stands.st_mode) or stands.st_size != row.bytes:
+            file_stat = os.lstat(os.path.join(self._root, row.path))
+            if not stat.S_ISREG(file_stat.st_mode) or file_stat.st_size != row.bytes:
                 return False
-            if stands.st_mtime_ns != row.mtime_ns:
+            if file_stat.st_mtime_ns != row.mtime_ns:
                 with open(os.path.join(self._root, row.path), "rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != row.sha256:
                         return False
-                found.seen.append(row._replace(mtime_ns=stands.st_mtime_ns))
+                found.touched.append(row._replace(mtime_ns=file_stat.st_mtime_ns))
         except OSError:
             return False
         return True
@@ -115,7 +117,7 @@ class Lookout:
         """Delete files that no picture wants any more, and answer how many. One that was changed since is not ours to delete."""
         removed = 0
         for row in rows:
-            if row.state == "made" and self._is_whole(row, Found()):
+            if row.state == "made" and self._is_intact(row, DerivativeDiff()):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self._root, row.path))
                     removed += 1
@@ -123,10 +125,10 @@ class Lookout:
                     os.rmdir(os.path.join(self._root, os.path.dirname(row.path)))
         return removed
 
-    def _task(
-        self, picture: Picture, post: Post, due: Mapping[str, Output], there: Mapping[str, DerivativeRow]
+    def _payload(
+        self, picture: SourcePicture, post: Post, due: Mapping[str, Output], present: Mapping[str, DerivativeRow]
     ) -> dict[str, Any]:
-        kept = [row for path, row in there.items() if path not in due and row.state == "made"]
+        kept = [row for path, row in present.items() if path not in due and row.state == "made"]
         paths = [*due, *(f"{os.path.splitext(path)[0]}.xmp" for path in due)]
         return {
             "source": os.path.join(self._root, picture.path),
@@ -134,15 +136,15 @@ class Lookout:
             "embed": post.embed,
             "source_type": post.source_type,
             "outputs": [output.spec for output in due.values()],
-            "made": self._view.hashes_at(paths),
-            "there": [{name: getattr(row, name) for name in ("path", "format", "width", "height", "bytes", "sha256")} for row in kept],
-            "facts": self._facts(picture),
+            "made": self._view.derivative_hashes(paths),
+            "present": [{name: getattr(row, name) for name in ("path", "format", "width", "height", "bytes", "sha256")} for row in kept],
+            "facts": self._metadata(picture),
         }  # fmt: skip
 
-    def _facts(self, picture: Picture) -> dict[str, Any]:
+    def _metadata(self, picture: SourcePicture) -> dict[str, Any]:
         """What is known of a picture's making. settings: all else that reached the wire."""
         wire = picture.wire
-        settings = {name: value for name, value in wire.items() if name not in _NO_SETTINGS}
+        settings = {name: value for name, value in wire.items() if name not in _NOT_SETTINGS}
         return {
             "generator": f"batchgen {__version__}",
             "job": self._job,
@@ -161,6 +163,6 @@ class Lookout:
         }
 
 
-def _belongs_to(row: DerivativeRow) -> str:
+def _copy_path_of(row: DerivativeRow) -> str:
     """The path of the copy that a packet of metadata stands beside; empty for any other file."""
     return "" if row.format != "xmp" else row.message

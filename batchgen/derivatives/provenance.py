@@ -16,20 +16,28 @@ from collections.abc import Mapping
 from typing import Any
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-META = "adobe:ns:meta/"
+XMP_META_NAMESPACE = "adobe:ns:meta/"
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 XMP = "http://ns.adobe.com/xap/1.0/"
 MM = "http://ns.adobe.com/xap/1.0/mm/"
 REF = "http://ns.adobe.com/xap/1.0/sType/ResourceRef#"
-OURS = "urn:batchgen:provenance:1.0/"
-PREFIXES = {"rdf": RDF, "x": META, "Iptc4xmpExt": IPTC, "xmp": XMP, "xmpMM": MM, "stRef": REF, "batchgen": OURS}
+OWN_NAMESPACE = "urn:batchgen:provenance:1.0/"
+PREFIXES = {
+    "rdf": RDF,
+    "x": XMP_META_NAMESPACE,
+    "Iptc4xmpExt": IPTC,
+    "xmp": XMP,
+    "xmpMM": MM,
+    "stRef": REF,
+    "batchgen": OWN_NAMESPACE,
+}
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-MOST_BYTES = 60_000  # what a JPEG takes in one segment, with some room
-LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encoded file"
+PACKET_MAX_BYTES = 60_000  # what a JPEG takes in one segment, with some room
+C2PA_LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encoded file"
 _UNSAFE = re.compile(
     "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )  # no Char of XML 1.0, or a control
-TEXTS = ("Prompt", "System", "Settings")  # long ones, shortened where a packet would not fit
+LONG_PROPERTIES = ("Prompt", "System", "Settings")  # long ones, shortened where a packet would not fit
 
 
 def clean(text: str) -> str:
@@ -45,62 +53,64 @@ def packet(
     copy: the pixels are the original's. With `none` only the source type is said, that a picture is emulated, and that a
     C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
     """
-    longest = max((len(text) for name, text in told(facts, embed).items() if name in TEXTS), default=0)
+    longest = max(
+        (len(text) for name, text in described_properties(facts, embed).items() if name in LONG_PROPERTIES), default=0
+    )
     while True:
-        made = _packet(facts, embed, source_type, existing, longest, copy=copy)
-        if len(made) <= MOST_BYTES or longest < 64:
+        made = _build_packet(facts, embed, source_type, existing, longest, copy=copy)
+        if len(made) <= PACKET_MAX_BYTES or longest < 64:
             break
         longest //= 2
-    return made if existing is None or len(made) <= MOST_BYTES else packet(facts, embed, source_type, copy=copy)
+    return made if existing is None or len(made) <= PACKET_MAX_BYTES else packet(facts, embed, source_type, copy=copy)
 
 
-def _packet(
-    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None, longest: int, *, copy: bool
+def _build_packet(
+    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None, max_chars: int, *, copy: bool
 ) -> bytes:
     for prefix, uri in PREFIXES.items():
         ET.register_namespace(prefix, uri)
-    rdf = _parsed(existing)
+    rdf = _parse_rdf(existing)
     if rdf is None:
         rdf = ET.Element(f"{{{RDF}}}RDF")
     for description in rdf:
-        for child in [child for child in description if child.tag.startswith(f"{{{OURS}}}")]:
+        for child in [child for child in description if child.tag.startswith(f"{{{OWN_NAMESPACE}}}")]:
             description.remove(child)
     ours = ET.Element(f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})
-    there = _stated(rdf)
-    for name, value in _statements(facts, embed, source_type, longest, copy=copy):
-        if name not in there:
-            _state(ours, name, value)
+    existing_names = _property_names(rdf)
+    for name, value in _own_properties(facts, embed, source_type, max_chars, copy=copy):
+        if name not in existing_names:
+            _add_property(ours, name, value)
     rdf.append(ours)
-    meta = ET.Element(f"{{{META}}}xmpmeta")
+    meta = ET.Element(f"{{{XMP_META_NAMESPACE}}}xmpmeta")
     meta.append(rdf)
     body = ET.tostring(meta, encoding="unicode")
     return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{body}\n<?xpacket end="w"?>'.encode()
 
 
-def _statements(
-    facts: Mapping[str, Any], embed: str, source_type: str, longest: int, *, copy: bool
+def _own_properties(
+    facts: Mapping[str, Any], embed: str, source_type: str, max_chars: int, *, copy: bool
 ) -> list[tuple[str, Any]]:
     """(qualified name, text, list of texts, or a mapping for a structure)."""
     found: list[tuple[str, Any]] = [(f"{{{IPTC}}}DigitalSourceType", SOURCE_TYPES + source_type)]
     emulated = facts["emulated"]
     if emulated:
-        found.append((f"{{{OURS}}}Emulated", "True"))
+        found.append((f"{{{OWN_NAMESPACE}}}Emulated", "True"))
     if facts["c2pa"] and not copy:
-        found.append((f"{{{OURS}}}OriginC2PA", LOST))
+        found.append((f"{{{OWN_NAMESPACE}}}OriginC2PA", C2PA_LOST))
         found.append((f"{{{MM}}}DerivedFrom", {f"{{{REF}}}documentID": f"urn:sha256:{facts['sha256']}"}))
     if embed == "none":
         return found
     maker = f"{facts['model']}, EMULATED: drawn by a local emulator" if emulated else facts["model"]
     found += [(f"{{{IPTC}}}AISystemUsed", maker), (f"{{{XMP}}}CreatorTool", facts["generator"])]
-    words = told(facts, embed)
+    words = described_properties(facts, embed)
     if "Prompt" in words:
-        found.append((f"{{{IPTC}}}AIPromptInformation", _cut(words["Prompt"], longest)))
+        found.append((f"{{{IPTC}}}AIPromptInformation", _truncate(words["Prompt"], max_chars)))
     for name, value in words.items():
-        found.append((f"{{{OURS}}}{name}", _cut(value, longest) if name in TEXTS else value))
+        found.append((f"{{{OWN_NAMESPACE}}}{name}", _truncate(value, max_chars) if name in LONG_PROPERTIES else value))
     return found
 
 
-def told(facts: Mapping[str, Any], embed: str) -> dict[str, Any]:
+def described_properties(facts: Mapping[str, Any], embed: str) -> dict[str, Any]:
     """What `ids` and `full` tell, by name."""
     ids = {"Job": "job", "Item": "id", "Sample": "sample", "Run": "run", "Attempt": "attempt", "Model": "model",
            "OriginalSha256": "sha256", "Generator": "generator"}  # fmt: skip
@@ -120,15 +130,15 @@ def png_texts(facts: Mapping[str, Any], embed: str) -> dict[str, str]:
     emulated = {"Emulated": True} if facts["emulated"] else {}
     return {
         "Software": facts["generator"],
-        "batchgen": json.dumps({**told(facts, embed), **emulated}, ensure_ascii=False),
+        "batchgen": json.dumps({**described_properties(facts, embed), **emulated}, ensure_ascii=False),
     }
 
 
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}…"
+def _truncate(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else f"{text[:max_chars]}…"
 
 
-def _state(description: ET.Element, name: str, value: Any) -> None:
+def _add_property(description: ET.Element, name: str, value: Any) -> None:
     element = ET.SubElement(description, name)
     if isinstance(value, Mapping):
         element.set(f"{{{RDF}}}parseType", "Resource")
@@ -142,12 +152,12 @@ def _state(description: ET.Element, name: str, value: Any) -> None:
         element.text = clean(str(value))
 
 
-def _stated(rdf: ET.Element) -> set[str]:
+def _property_names(rdf: ET.Element) -> set[str]:
     """Names of all properties, which RDF writes as attributes or as elements."""
     return {name for description in rdf for name in (*description.attrib, *(child.tag for child in description))}
 
 
-def _parsed(existing: bytes | None) -> ET.Element | None:
+def _parse_rdf(existing: bytes | None) -> ET.Element | None:
     """The rdf:RDF of a packet; None when it is none that can be trusted to be read. Keeps the prefixes it was written with."""
     try:
         text = (existing or b"").decode("utf-8-sig").strip("\x00 \t\r\n")
@@ -163,7 +173,7 @@ def _parsed(existing: bytes | None) -> ET.Element | None:
     return root if root.tag == f"{{{RDF}}}RDF" else root.find(f".//{{{RDF}}}RDF")
 
 
-def says_source_type(existing: bytes | None) -> bool:
+def has_source_type(existing: bytes | None) -> bool:
     """Whether a packet names its digital source type already."""
-    rdf = _parsed(existing)
-    return rdf is not None and f"{{{IPTC}}}DigitalSourceType" in _stated(rdf)
+    rdf = _parse_rdf(existing)
+    return rdf is not None and f"{{{IPTC}}}DigitalSourceType" in _property_names(rdf)

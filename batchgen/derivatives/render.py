@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from batchgen.derivatives import containers, provenance
-from batchgen.derivatives.specification import UNFINISHED, frame
+from batchgen.derivatives.specification import UNFINISHED_PREFIX, crop_and_size
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
@@ -23,7 +23,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 Row = dict[str, Any]
 
 
-class Upright(NamedTuple):
+class UprightImage(NamedTuple):
     """Pixels of eight bits in RGB, RGBA or L, as they are to be looked at; the profile of their colours; Exif that says so."""
 
     image: Image.Image
@@ -42,15 +42,15 @@ class Source:
         self.kind = sniff(self.data) or "gif"
         self.xmp = containers.read_xmp(self.data, self.kind)
         self.c2pa = containers.has_c2pa(self.data, self.kind)
-        self._upright: Upright | None = None
+        self._upright: UprightImage | None = None
 
-    def upright(self) -> Upright:
+    def upright_image(self) -> UprightImage:
         if self._upright is None:
-            self._upright = _decoded(self.data)
+            self._upright = _decode(self.data)
         return self._upright
 
 
-def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) -> list[Row]:
+def render(task: Mapping[str, Any], is_wanted: Callable[[], bool] = lambda: True) -> list[Row]:
     """Make the files of one task, as long as somebody `goes_on` waiting for them. Answers a row for each: `made`, `skipped`, or
     `failed` with the reason; never raises for what a picture or a disk may do.
 
@@ -65,10 +65,10 @@ def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) 
     rows: list[Row] = []
     facts = {**task["facts"], "c2pa": source.c2pa}
     for spec in sorted(task["outputs"], key=lambda spec: spec["format"] == "json"):
-        if not goes_on():
+        if not is_wanted():
             break
         try:
-            rows += _one(source, task, facts, spec, rows)
+            rows += _render_one(source, task, facts, spec, rows)
         except Exception as error:  # Pillow raises all sorts of them on hostile bytes
             told = disk_error(error, spec["path"]) if isinstance(error, OSError) and error.errno else error
             rows.append(_row(spec, "failed", message=str(told) or type(error).__name__))
@@ -77,26 +77,28 @@ def derive(task: Mapping[str, Any], goes_on: Callable[[], bool] = lambda: True) 
     return rows
 
 
-def _one(source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spec: Row, rows: list[Row]) -> list[Row]:
+def _render_one(
+    source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spec: Row, rows: list[Row]
+) -> list[Row]:
     match spec["format"]:
         case "json":
-            made = [*task["there"], *(_listed(row) for row in rows if row["state"] == "made")]
+            made = [*task["there"], *(_sidecar_entry(row) for row in rows if row["state"] == "made")]
             text = json.dumps(
                 {**facts, "derivatives": sorted(made, key=lambda row: str(row["path"]))}, ensure_ascii=False, indent=1
             )
-            return [_written(task, spec["path"], text.encode("utf-8", "replace") + b"\n", (0, 0), "json")]
+            return [_write_output(task, spec["path"], text.encode("utf-8", "replace") + b"\n", (0, 0), "json")]
         case "original":
             return _copy(source, task, facts, spec)
-    image, icc, exif = source.upright()
-    framed = frame(image.size, spec)
+    image, icc, exif = source.upright_image()
+    framed = crop_and_size(image.size, spec)
     if framed is None:
         return [_row(spec, "skipped", message=f"the picture is {image.width} pixels wide")]
     box, size = framed
     if size != image.size or box != (0, 0, *image.size):
         image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     xmp = provenance.packet(facts, task["embed"], task["source_type"], source.xmp, copy=False)
-    data = encoded(image, spec, icc, _resized(exif, size), xmp, provenance.png_texts(facts, task["embed"]))
-    return [_written(task, spec["path"], data, size, spec["format"])]
+    data = encode(image, spec, icc, _resize_exif(exif, size), xmp, provenance.png_texts(facts, task["embed"]))
+    return [_write_output(task, spec["path"], data, size, spec["format"])]
 
 
 def _copy(source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spec: Row) -> list[Row]:
@@ -106,28 +108,28 @@ def _copy(source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spe
         size = image.size
     data: bytes | None = None
     if not source.c2pa:
-        if task["embed"] == "none" and provenance.says_source_type(source.xmp):
-            return [_written(task, spec["path"], source.data, size, source.kind)]
+        if task["embed"] == "none" and provenance.has_source_type(source.xmp):
+            return [_write_output(task, spec["path"], source.data, size, source.kind)]
         xmp = provenance.packet(facts, task["embed"], task["source_type"], source.xmp, copy=True)
         texts = provenance.png_texts(facts, task["embed"])
         data = containers.with_metadata(source.data, source.kind, xmp, texts)
     if data is not None:
-        return [_written(task, spec["path"], data, size, source.kind)]
+        return [_write_output(task, spec["path"], data, size, source.kind)]
     packet = provenance.packet(facts, task["embed"], task["source_type"], copy=True)
-    beside = os.path.splitext(spec["path"])[0] + ".xmp"
+    xmp_path = os.path.splitext(spec["path"])[0] + ".xmp"
     return [
-        _written(task, spec["path"], source.data, size, source.kind),
-        {**_written(task, beside, packet, (0, 0), "xmp"), "message": spec["path"]},  # whose it is
+        _write_output(task, spec["path"], source.data, size, source.kind),
+        {**_write_output(task, xmp_path, packet, (0, 0), "xmp"), "message": spec["path"]},  # whose it is
     ]
 
 
-def encoded(
+def encode(
     image: Image.Image, spec: Mapping[str, Any], icc: bytes | None, exif: bytes, xmp: bytes, texts: Mapping[str, str]
 ) -> bytes:
     """The file's bytes. A profile that does not belong to the pixels any more is left out."""
     out, kind = io.BytesIO(), spec["format"]
     if kind == "jpeg" and image.mode == "RGBA":
-        image = _flattened(image, spec["background"])
+        image = _flatten(image, spec["background"])
     elif kind in ("webp", "avif") and image.mode == "L":
         image = image.convert("RGB")
     space = None if icc is None else icc[16:20].strip()
@@ -149,14 +151,14 @@ def encoded(
     return out.getvalue()
 
 
-def _decoded(data: bytes) -> Upright:
+def _decode(data: bytes) -> UprightImage:
     """Raises what Pillow raises."""
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     about = dict(image.info)
     if image.mode == "CMYK":
-        image, about["icc_profile"] = _from_cmyk(image, about.get("icc_profile")), None
+        image, about["icc_profile"] = _cmyk_to_rgb(image, about.get("icc_profile")), None
     elif image.mode.startswith("I"):  # 16 bits of grey
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     elif image.mode not in ("RGB", "RGBA", "L"):
@@ -164,10 +166,10 @@ def _decoded(data: bytes) -> Upright:
     elif "transparency" in about:
         image = image.convert("RGBA")
     image.info = {}  # Pillow would write some of it unasked
-    return Upright(image, about.get("icc_profile"), about.get("exif", b""))
+    return UprightImage(image, about.get("icc_profile"), about.get("exif", b""))
 
 
-def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
+def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     """To sRGB through its profile, where it has one that can be read."""
     if icc:
         try:
@@ -179,13 +181,13 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _flattened(image: Image.Image, background: str) -> Image.Image:
+def _flatten(image: Image.Image, background: str) -> Image.Image:
     under = Image.new("RGB", image.size, background)
     under.paste(image, mask=image.getchannel("A"))
     return under
 
 
-def _resized(exif: bytes, size: tuple[int, int]) -> bytes:
+def _resize_exif(exif: bytes, size: tuple[int, int]) -> bytes:
     """Exif whose pixel dimensions, where it has any, are those of the file. Source: Exif 2.32, tags A002 and A003."""
     if not exif:
         return b""
@@ -198,12 +200,14 @@ def _resized(exif: bytes, size: tuple[int, int]) -> bytes:
     return found.tobytes()
 
 
-def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
+def _write_output(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
     """Temporary, synced, renamed; the folder is synced once for all. A link in its place is not followed."""
-    _make_way(task["root"], path)
-    _spare(task, path, data)
+    _ensure_folders(task["root"], path)
+    _supersede_foreign(task, path, data)
     file = SpoolFile(
-        task["spool"], f"{UNFINISHED}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}", mode=FILE_MODE
+        task["spool"],
+        f"{UNFINISHED_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}",
+        mode=FILE_MODE,
     )
     file.write(data)
     file.sync()
@@ -212,7 +216,7 @@ def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, i
         try:
             os.replace(file.path, full)
         except FileNotFoundError:  # the folder had become empty and was taken away in between
-            _make_way(task["root"], path)
+            _ensure_folders(task["root"], path)
             os.replace(file.path, full)
     except OSError:  # such as a folder under the file's name
         file.discard()
@@ -221,18 +225,18 @@ def _written(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, i
             "height": size[1], "mtime_ns": os.stat(full).st_mtime_ns, "message": ""}  # fmt: skip
 
 
-def _spare(task: Mapping[str, Any], path: str, data: bytes) -> None:
+def _supersede_foreign(task: Mapping[str, Any], path: str, data: bytes) -> None:
     """Whatever stands there and was not made by this job is somebody's own, and is kept in `superseded/`. Raises StoreError."""
     full = Path(task["root"], path)
     if full.is_file() and not full.is_symlink():
-        there = full.read_bytes()
-        if there == data or hashlib.sha256(there).hexdigest() == task.get("made", {}).get(path):
+        existing = full.read_bytes()
+        if existing == data or hashlib.sha256(existing).hexdigest() == task.get("made", {}).get(path):
             return
     if full.is_file() or full.is_symlink():
-        Store(Path(task["root"])).put_aside(path)
+        Store(Path(task["root"])).supersede_foreign(path)
 
 
-def _make_way(root: str, path: str) -> None:
+def _ensure_folders(root: str, path: str) -> None:
     """Each folder on the way is a real one of ours. Raises StoreError."""
     parts = path.split("/")[:-1]
     for number in range(1, len(parts) + 1):
@@ -244,5 +248,5 @@ def _row(spec: Mapping[str, Any], state: str, message: str) -> Row:
             "height": 0, "mtime_ns": 0, "message": message[:500]}  # fmt: skip
 
 
-def _listed(row: Row) -> Row:
+def _sidecar_entry(row: Row) -> Row:
     return {name: row[name] for name in ("path", "format", "width", "height", "bytes", "sha256")}

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from batchgen.derivatives.render import derive
+from batchgen.derivatives.render import render
 
 NICENESS = 10
 OOM_SCORE = "700"  # when memory runs out, this process is to go, not the run
@@ -23,6 +23,6 @@ def serve() -> None:
         file.write(OOM_SCORE)
     parent = os.getppid()  # another one once the run is dead, but on Windows, where the task is finished
     for line in sys.stdin.buffer:
-        answer = json.dumps(derive(json.loads(line), lambda: os.getppid() == parent)).encode()
+        answer = json.dumps(render(json.loads(line), lambda: os.getppid() == parent)).encode()
         sys.stdout.buffer.write(answer + b"\n")
         sys.stdout.buffer.flush()

@@ -20,20 +20,20 @@ from batchgen.http.time_limit import TimeLimit
 from batchgen.settings import environment_without_keys
 
 ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
-START = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render_child import serve; serve()"
-ANSWER_MOST_BYTES = 4_000_000
-TASK_MOST_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
+CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render_child import serve; serve()"
+MAX_ANSWER_BYTES = 4_000_000
+TASK_TIMEOUT_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
 
 
-class WorkerDied(Exception):
+class RenderProcessDied(Exception):
     """The process ended, or was ended for taking too long, without an answer."""
 
 
-class Workbench:
+class RenderProcess:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
-    async def work(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    async def render(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The rows of a task. Raises WorkerDied; the next task gets a new process."""
         process = self._process or await self._start()
         stdin, stdout = process.stdin, process.stdout
@@ -41,21 +41,21 @@ class Workbench:
         try:
             stdin.write(json.dumps(task).encode() + b"\n")
             await stdin.drain()
-            async with TimeLimit(TASK_MOST_S):
+            async with TimeLimit(TASK_TIMEOUT_S):
                 answer = await stdout.readline()
                 if not answer.endswith(b"\n"):
                     await process.wait()
             rows: list[dict[str, Any]] = json.loads(answer)
         except (OSError, ValueError, TimeoutError) as error:
-            why = _why(process.returncode)
+            why = _exit_reason(process.returncode)
             await self.close()
-            raise WorkerDied(why) from error
+            raise RenderProcessDied(why) from error
         return rows
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", START, ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL, env=environment_without_keys(), limit=ANSWER_MOST_BYTES,
+            sys.executable, "-c", CHILD_CODE, ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL, env=environment_without_keys(), limit=MAX_ANSWER_BYTES,
             start_new_session=True,  # the terminal's Ctrl-C is for the run
         )  # fmt: skip
         return self._process
@@ -74,7 +74,7 @@ class Workbench:
         await process.wait()
 
 
-def _why(code: int | None) -> str:
+def _exit_reason(code: int | None) -> str:
     if code is None:
-        return f"was stopped because it took more than {TASK_MOST_S:.0f} s"
+        return f"was stopped because it took more than {TASK_TIMEOUT_S:.0f} s"
     return "was killed (out of memory?)" if code == -9 else f"ended with code {code}"

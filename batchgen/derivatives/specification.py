@@ -12,7 +12,7 @@ from typing import Any
 from batchgen.records import Derivative, Post
 
 DERIVATIVES = "derivatives"
-UNFINISHED = "derive-"  # files in the spool that have no name yet
+UNFINISHED_PREFIX = "derive-"  # files in the spool that have no name yet
 VERSION = 1  # of how files are made: raise it when the same recipe makes other files on purpose
 ENDINGS = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "gif": ".gif", "json": ".json"}
 QUALITIES = {"webp": 82, "avif": 60, "jpeg": 85}
@@ -20,7 +20,7 @@ GRAVITIES: Mapping[str, tuple[float, float]] = {  # share of what is cut off tha
     "center": (0.5, 0.5), "north": (0.5, 0.0), "south": (0.5, 1.0), "west": (0.0, 0.5), "east": (1.0, 0.5),
     "northwest": (0.0, 0.0), "northeast": (1.0, 0.0), "southwest": (0.0, 1.0), "southeast": (1.0, 1.0),
 }  # fmt: skip
-COPY = Derivative(name="original", format="original")  # what `embed` alone asks for
+ORIGINAL_COPY = Derivative(name="original", format="original")  # what `embed` alone asks for
 Box = tuple[float, float, float, float]
 
 
@@ -35,7 +35,7 @@ class Output:
     spec: Mapping[str, Any]
 
 
-def outputs(post: Post | None, stem: str, original_format: str, job: str) -> list[Output]:
+def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> list[Output]:
     """Every file to make of one picture. stem: of its sample, which no other sample has, so no two paths are the same.
 
     Widths stand in the folder's name, `derivatives/web-480/mug.webp`: a file may be called `mug-480` itself.
@@ -43,30 +43,30 @@ def outputs(post: Post | None, stem: str, original_format: str, job: str) -> lis
     if post is None:
         return []
     found: list[Output] = []
-    for derivative in post.derivatives or (() if post.embed == "none" else (COPY,)):
+    for derivative in post.derivatives or (() if post.embed == "none" else (ORIGINAL_COPY,)):
         kind = original_format if derivative.format == "original" else derivative.format
         for width in derivative.widths or (None,):
             folder = derivative.name if width is None else f"{derivative.name}-{width}"
             path = f"{DERIVATIVES}/{folder}/{stem}{ENDINGS[kind]}"
             spec = {**asdict(derivative), "width": width or derivative.width, "skips": width is not None, "path": path}
-            found.append(Output(derivative.name, path, _recipe(spec, post, job), spec))
+            found.append(Output(derivative.name, path, _recipe_hash(spec, post, job), spec))
     if post.sidecar:
         path = f"{DERIVATIVES}/{stem}.json"
         recipes = [output.recipe for output in found]  # it lists the others
         spec = {"format": "json", "path": path}
-        found.append(Output("sidecar", path, _recipe({**spec, "of": recipes}, post, job), spec))
+        found.append(Output("sidecar", path, _recipe_hash({**spec, "of": recipes}, post, job), spec))
     return found
 
 
-def _recipe(spec: Mapping[str, Any], post: Post, job: str) -> str:
+def _recipe_hash(spec: Mapping[str, Any], post: Post, job: str) -> str:
     """Hash. The job's name counts where it is written into the file, the path never."""
     facts = {name: value for name, value in spec.items() if name not in ("path", "widths", "name")}
-    told = job if post.embed != "none" or spec["format"] == "json" else ""
-    text = json.dumps([VERSION, facts, post.embed, post.source_type, told], sort_keys=True)
+    embedded_job = job if post.embed != "none" or spec["format"] == "json" else ""
+    text = json.dumps([VERSION, facts, post.embed, post.source_type, embedded_job], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def frame(size: tuple[int, int], spec: Mapping[str, Any]) -> tuple[Box, tuple[int, int]] | None:
+def crop_and_size(size: tuple[int, int], spec: Mapping[str, Any]) -> tuple[Box, tuple[int, int]] | None:
     """What part of a picture of `size` to take and how large the file becomes; None: larger than the picture, left out.
 
     An exact ratio without a width is the largest that whole pixels allow. Raises ValueError when no pixel is left.
@@ -75,7 +75,7 @@ def frame(size: tuple[int, int], spec: Mapping[str, Any]) -> tuple[Box, tuple[in
     if spec["crop"] is not None:
         ratio = spec["crop"][0] / spec["crop"][1]
         wide, high = min(wide, high * ratio), min(high, wide / ratio)
-    target = _target(wide, high, spec)
+    target = _target_size(wide, high, spec)
     if target is None:
         return None
     if min(target) < 1:
@@ -87,7 +87,7 @@ def frame(size: tuple[int, int], spec: Mapping[str, Any]) -> tuple[Box, tuple[in
     return (x, y, x + wide, y + high), target
 
 
-def _target(wide: float, high: float, spec: Mapping[str, Any]) -> tuple[int, int] | None:
+def _target_size(wide: float, high: float, spec: Mapping[str, Any]) -> tuple[int, int] | None:
     width = spec["width"]
     if width is not None and (spec["upscale"] or width <= wide + 1e-6):
         return width, max(1, round(width * high / wide))

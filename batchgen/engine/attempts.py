@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from batchgen.engine.dependents import Dependents
-from batchgen.engine.settle import Stored, late_words, made_result, settle
+from batchgen.engine.settle import SettledReply, late_message, result_of, settle
 from batchgen.errors import DownloadFailed, LedgerGone, ProviderError, StoreError
-from batchgen.events import AttemptFailed, AttemptStarted, Event, Noted, SampleEnded, SampleSucceeded
+from batchgen.events import AttemptFailed, AttemptStarted, Event, Notice, SampleEnded, SampleSucceeded
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
 from batchgen.profiles.profile import Profile
@@ -25,7 +25,7 @@ from batchgen.store.store import Store
 Emit = Callable[[Event], None]
 
 
-class Attempts:
+class AttemptRecorder:
     def __init__(
         self,
         *,
@@ -69,50 +69,50 @@ class Attempts:
         estimate_usd: float | None,
         *,
         batch: bool = False,
-    ) -> Stored:
+    ) -> SettledReply:
         """For a thread: check, spool, record and place what the reply brought, and write its line of the results.
 
         spooled: the reply's pictures that are on disk already, by number. estimate_usd: as `settle.settle` takes it. batch:
         at the price of a batch API, and the sample knows of itself only what settling needs. Raises what `settle.settle`
         raises.
         """
-        stored = settle(
+        settled_reply = settle(
             self._ledger, self._store, profile, attempt, sample, reply, spooled, sent_at, estimate_usd, batch=batch
         )
         try:
-            as_asked = not (stored.missing or stored.late or batch)
-            self._results.append(sample, made_result(sample, reply, stored) if as_asked else None)
+            as_asked = not (settled_reply.missing or settled_reply.late or batch)
+            self._results.append(sample, result_of(sample, reply, settled_reply) if as_asked else None)
         except StoreError as error:
-            self._store.rescue.tell(error)  # the ledger has it, and the file is built from the ledger
-        if (gone := stored.unrecorded) is not None:
-            raise LedgerGone(str(gone), [picture.file.path for picture in stored.pictures]) from gone
-        return stored
+            self._store.emergency_spool.on_trouble(error)  # the ledger has it, and the file is built from the ledger
+        if (gone := settled_reply.ledger_error) is not None:
+            raise LedgerGone(str(gone), [picture.file.path for picture in settled_reply.pictures]) from gone
+        return settled_reply
 
     async def succeeded(
         self,
         sample: Sample,
         attempt: int,
         reply: Reply,
-        stored: Stored,
+        settled_reply: SettledReply,
         *,
         sent_at: float,
         exposed_ms: float | None = None,
-        lets_go: bool = True,
-        account: Callable[[], None] = lambda: None,
+        release_dependents: bool = True,
+        on_released: Callable[[], None] = lambda: None,
     ) -> None:
         """lets_go: what waited for the picture; not so for one that the manifest no longer asks for.
 
         account: tells whoever gave the sample out; called when what waited for the picture has been let go.
         """
         item = sample.item
-        made = stored.made
-        if lets_go:
-            self._dependents.made([sample_key(item.id, picture.n) for picture in made])
-        for left in stored.missing:
-            await self._block([sample_key(item.id, left.n)], left.state, left.reason)
-        account()
+        images_made = settled_reply.images_made
+        if release_dependents:
+            self._dependents.images_made([sample_key(item.id, picture.n) for picture in images_made])
+        for left in settled_reply.missing:
+            await self._block_dependents([sample_key(item.id, left.n)], left.state, left.reason)
+        on_released()
         now = time.time()
-        for picture in made:
+        for picture in images_made:
             self._emit(
                 SampleSucceeded(
                     at=now,
@@ -126,9 +126,9 @@ class Attempts:
                     exposed_ms=exposed_ms,
                 )
             )
-        if stored.late:
-            self._emit(Noted(at=now, message=f"{sample.key}: a picture {late_words(stored.late)}"))
-        for left in stored.missing:
+        if settled_reply.late:
+            self._emit(Notice(at=now, message=f"{sample.key}: a picture {late_message(settled_reply.late)}"))
+        for left in settled_reply.missing:
             self._emit_end(now, sample_key(item.id, left.n), item.model, left.state, left.reason, left.message)
 
     async def failed(
@@ -168,13 +168,13 @@ class Attempts:
         await self._in_thread(lambda: self._results.append(sample))
         for key in keys:
             self._emit_end(now, key, sample.item.model, state, error.reason, error.message)
-        await self._block(keys, state, error.reason)
+        await self._block_dependents(keys, state, error.reason)
 
-    async def _block(self, keys: Sequence[str], state: str, reason: str) -> None:
+    async def _block_dependents(self, keys: Sequence[str], state: str, reason: str) -> None:
         """What waits for these samples will not be asked for in this run."""
-        blocked = self._dependents.never(keys, state, reason)
+        blocked = self._dependents.block(keys, state, reason)
         if blocked:
-            await self._in_thread(lambda: self._ledger.blocked(blocked))
+            await self._in_thread(lambda: self._ledger.record_blocked(blocked))
         for sample, why in blocked:
             await self._in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
             self._emit_end(time.time(), sample.key, sample.item.model, "blocked", "blocked", why)

@@ -6,19 +6,19 @@ import time
 from collections.abc import Iterable, Mapping
 
 from batchgen.engine.routes import Route
-from batchgen.ledger.quota_database import Place, no_budget_without
+from batchgen.ledger.quota_database import QuotaLocation, no_budget_store_error
 from batchgen.ledger.quota_lane import TEN_MINUTES_S
-from batchgen.ledger.quota_store import SharedBook, spent_so_far
+from batchgen.ledger.quota_store import QuotaStore, read_spent
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
-from batchgen.scheduling.quota_terms import Terms, account_name, quota_name
-from batchgen.scheduling.window import MARGIN_S, Budget, SharedLog, Span, day_began, span_start
+from batchgen.scheduling.quota_terms import StartLimits, account_key, quota_key
+from batchgen.scheduling.window import MARGIN_S, Budget, BudgetPeriod, SharedQuota, period_start, quota_day_start
 
 PERIOD_S = 60.0 + MARGIN_S
 
 
-class Purse:
+class JobBudgets:
     """One job's side of the shared book. emulated: its money is no real money and counts for this job alone.
 
     worker: one of several that work on the job at the same time; '' for its run, behind the job's lock. What a worker
@@ -29,7 +29,7 @@ class Purse:
         self,
         job: str,
         reader: Reader,
-        shared: SharedBook,
+        shared: QuotaStore,
         limits: Limits,
         routes: Mapping[str, Route],
         emulated: bool,
@@ -40,65 +40,67 @@ class Purse:
         self._shared = shared
         self._limits = limits
         self._routes = routes
-        self._purse = f"emulated|{job}" if emulated else ""
+        self._money_scope = f"emulated|{job}" if emulated else ""
         self._worker = worker
 
-    async def logs(self, loads: Mapping[str, LaneLoad]) -> dict[str, SharedLog]:
+    async def quota_logs(self, loads: Mapping[str, LaneLoad]) -> dict[str, SharedQuota]:
         """The log of starts and money of each lane, holding all that this job's ledger knows."""
         if not self._worker:
-            self._shared.forget_reserved(self._job, self._purse)
-            self._shared.forget_lost(self._job, self._purse)
-            await self._make_good()
-        logs: dict[str, SharedLog] = {}
+            self._shared.delete_reservations(self._job, self._money_scope)
+            self._shared.delete_lost_reservations(self._job, self._money_scope)
+            await self._reconcile_spend()
+        quota_logs: dict[str, SharedQuota] = {}
         for lane, load in loads.items():
-            quota, account = self._names(lane)
+            quota, account = self._quota_and_account(lane)
             provider = self._routes[lane].profile.provider
             if load.batch:  # its quotas are its own; only what it costs counts together with the rest
                 budgets = self._limits.shared_budgets(provider, account)
-                terms = Terms(job=self._job, account=account, purse=self._purse, budgets=budgets)
-                logs[lane] = self._shared.starts(f"{quota}|batch", PERIOD_S, terms)
+                terms = StartLimits(job=self._job, account=account, spend_scope=self._money_scope, budgets=budgets)
+                quota_logs[lane] = self._shared.start_log(f"{quota}|batch", PERIOD_S, terms)
                 continue
-            self._shared.sent_today(quota, self._job, self._reader.sent_since(lane, day_began(self._shared.clock())))
+            self._shared.sent_today(
+                quota, self._job, self._reader.sent_count_since(lane, quota_day_start(self._shared.clock()))
+            )
             if load.rpd is not None:
                 load.rpd_left = max(0, load.rpd - await self._shared.requests_today(quota))
-            terms = Terms(
+            terms = StartLimits(
                 job=self._job,
                 account=account,
-                purse=self._purse,
+                spend_scope=self._money_scope,
                 worker=self._worker,
                 rpd=load.rpd,
                 usd_per_10_min=self._limits.spend_rate(provider),
                 budgets=self._limits.shared_budgets(provider, account),
             )
-            logs[lane] = self._shared.starts(quota, PERIOD_S, terms)
-        return logs
+            quota_logs[lane] = self._shared.start_log(quota, PERIOD_S, terms)
+        return quota_logs
 
-    async def tightest(self, max_usd: float | None) -> tuple[float | None, str]:
+    async def remaining(self, max_usd: float | None) -> tuple[float | None, str]:
         """(USD, run | day | month) of the budget that has least left now; (None, "run") when none is set."""
         of_run = max_usd if max_usd is not None else self._limits.budget_usd
         found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
         for budget in {each for lane in self._routes for each in self._budgets(lane)}:
-            since = span_start(budget.span, self._shared.clock())
-            spent = await self._shared.spent_since(since, account=budget.account, purse=self._purse)
-            found.append((max(0.0, budget.usd - spent), budget.span))
+            since = period_start(budget.period, self._shared.clock())
+            spent = await self._shared.spent_since(since, account=budget.account, spend_scope=self._money_scope)
+            found.append((max(0.0, budget.usd - spent), budget.period))
         return min(found, default=(None, "run"))
 
     def _budgets(self, lane: str) -> tuple[Budget, ...]:
-        return self._limits.shared_budgets(self._routes[lane].profile.provider, self._names(lane)[1])
+        return self._limits.shared_budgets(self._routes[lane].profile.provider, self._quota_and_account(lane)[1])
 
-    def _names(self, lane: str) -> tuple[str, str]:
+    def _quota_and_account(self, lane: str) -> tuple[str, str]:
         """Of the lane's quota and account."""
         route = self._routes[lane]
         secret = route.auth[1] if route.auth else ""
-        quota = quota_name(route.profile.provider, route.base_url, secret, route.profile.id)
-        return quota, account_name(route.base_url, secret)
+        quota = quota_key(route.profile.provider, route.base_url, secret, route.profile.id)
+        return quota, account_key(route.base_url, secret)
 
-    async def died(self, worker: str) -> None:
+    async def release_worker(self, worker: str) -> None:
         """The ledger has settled all that this worker had in flight, and it will never settle anything itself."""
-        self._shared.forget_reserved(self._job, self._purse, worker)
-        await self._make_good()
+        self._shared.delete_reservations(self._job, self._money_scope, worker)
+        await self._reconcile_spend()
 
-    async def _make_good(self) -> None:
+    async def _reconcile_spend(self) -> None:
         """Add to the shared spend what only this job's ledger knows: of a run or worker that was killed, or had no book.
 
         What it had reserved is forgotten before, for the ledger says what became of each of its requests; what others
@@ -107,23 +109,25 @@ class Purse:
         """
         lanes: dict[str, list[str]] = {}
         for lane in self._routes:
-            lanes.setdefault(self._names(lane)[1], []).append(lane)
+            lanes.setdefault(self._quota_and_account(lane)[1], []).append(lane)
         now = self._shared.clock()
-        day, month = span_start("day", now), span_start("month", now)
+        day, month = period_start("day", now), period_start("month", now)
         for since, at in ((now - TEN_MINUTES_S, now), (day, day), (month, month)):
             missing = self._reader.spent_since(since) - await self._spent_since(since)
             for account, own in lanes.items():
                 of_account = self._reader.spent_since(since, own) - await self._spent_since(since, account)
-                missing -= self._add(min(missing, of_account), at, account)
-            self._add(missing, at, "")
+                missing -= self._add_spend(min(missing, of_account), at, account)
+            self._add_spend(missing, at, "")
 
     async def _spent_since(self, since: float, account: str | None = None) -> float:
-        return await self._shared.spent_since(since, self._job, account=account, purse=self._purse, settled=True)
+        return await self._shared.spent_since(
+            since, self._job, account=account, spend_scope=self._money_scope, settled=True
+        )
 
-    def _add(self, usd: float, at: float, account: str) -> float:
+    def _add_spend(self, usd: float, at: float, account: str) -> float:
         if usd <= 1e-9:
             return 0.0
-        self._shared.spend(self._job, usd, at, account, self._purse)
+        self._shared.spend(self._job, usd, at, account, self._money_scope)
         return usd
 
 
@@ -132,27 +136,27 @@ def counts_all_jobs(limits: Limits, providers: Iterable[str], *, emulated: bool)
     return not emulated and any(map(limits.counts_all_jobs, set(providers)))
 
 
-def refuse_unshared(state: Place) -> None:
+def require_shared_spend(state: QuotaLocation) -> None:
     """For a job that other jobs' spend binds: what keeps count of it has to be there. Raises LedgerError."""
     if state is None:
-        raise no_budget_without(None)
-    spent_so_far(state, time.time())
+        raise no_budget_store_error(None)
+    read_spent(state, time.time())
 
 
-def left_of_budgets(
-    limits: Limits, max_usd: float | None, state: Place, reader: Reader | None
+def remaining_budget(
+    limits: Limits, max_usd: float | None, state: QuotaLocation, reader: Reader | None
 ) -> tuple[float | None, str]:
     """What `Purse.tightest` will say, for read-only commands: from the shared book as it is, or the job's ledger if that
     knows of more. A tier's month is left out: it is of one account, and looking needs no key."""
     of_run = max_usd if max_usd is not None else limits.budget_usd
     found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
-    spans: tuple[tuple[Span, float | None], ...] = (
+    spans: tuple[tuple[BudgetPeriod, float | None], ...] = (
         ("day", limits.budget_usd_per_day),
         ("month", limits.budget_usd_per_month),
     )
-    for span, usd in spans:
+    for period, usd in spans:
         if usd is not None:
-            since = span_start(span, time.time())
+            since = period_start(period, time.time())
             own = reader.spent_since(since) if reader is not None else 0.0
-            found.append((max(0.0, usd - max(own, spent_so_far(state, since))), span))
+            found.append((max(0.0, usd - max(own, read_spent(state, since))), period))
     return min(found, default=(None, "run"))

@@ -9,11 +9,11 @@ from dataclasses import replace
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.work_queue import blocked_by
+from batchgen.ledger.work_queue import blocked_message
 from batchgen.planning.fingerprint import fingerprint, wire_facts
-from batchgen.records import Item, Sample, item_ref_key, previous_turn, sample_key
+from batchgen.records import Item, Sample, previous_turn_id, reference_key, sample_key
 from batchgen.references.local import References
 from batchgen.store.store import Store
 
@@ -26,9 +26,9 @@ def split_key(key: str) -> tuple[str, int]:
 def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: Callable[[str], str]) -> str:
     """All that reaches the wire for sample n. file_digest: sha256 by path; made_digest: by the key of another sample."""
     digests = [
-        made_digest(item_ref_key(name)) if name.startswith("@") else file_digest(name) for name in item.references
+        made_digest(reference_key(name)) if name.startswith("@") else file_digest(name) for name in item.references
     ]
-    earlier = made_digest(sample_key(previous_turn(item), n)) if item.turn > 1 else None
+    earlier = made_digest(sample_key(previous_turn_id(item), n)) if item.turn > 1 else None
     return wire_facts(item, digests, earlier)
 
 
@@ -36,69 +36,69 @@ class Dependents:
     """Lets go what waited, and fetches what it sends. Not thread-safe: the event loop is its only caller."""
 
     def __init__(
-        self, backlog: Backlog, ledger: Ledger, store: Store, references: References, supplied: Callable[[str], None]
+        self, backlog: Backlog, ledger: Ledger, store: Store, references: References, on_supplied: Callable[[str], None]
     ) -> None:
         """supplied: told of each lane that has got more to do."""
         self._backlog = backlog
         self._reader: Reader = ledger.reader
         self._store = store
         self.references = references
-        self._made = References(store.root)
-        self._supplied = supplied
+        self._item_images = References(store.root)
+        self._on_supplied = on_supplied
 
-    def made(self, keys: Iterable[str]) -> None:
+    def images_made(self, keys: Iterable[str]) -> None:
         """These samples have their pictures, recorded in the ledger: what waited only for them may start."""
         for key in keys:
-            for lane, sample in self._backlog.made(key):
-                self._backlog.add(lane, [self.resolved(sample)])
-                self._supplied(lane)
+            for lane, sample in self._backlog.release_dependents(key):
+                self._backlog.add(lane, [self.with_fingerprint(sample)])
+                self._on_supplied(lane)
 
-    def never(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
+    def block(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
         """These samples end without pictures: what waited for them is blocked, and what waited for that. With reasons."""
         blocked: list[tuple[Sample, str]] = []
-        left = [(key, blocked_by(key, state, reason)) for key in keys]
+        left = [(key, blocked_message(key, state, reason)) for key in keys]
         while left:
             key, why = left.pop()
-            for sample in self._backlog.never(key):
+            for sample in self._backlog.drop_dependents(key):
                 for n in range(sample.n, sample.n + sample.images):
                     single = replace(sample, n=n, images=1)
                     blocked.append((single, why))
-                    left.append((single.key, blocked_by(single.key, "blocked", "")))
+                    left.append((single.key, blocked_message(single.key, "blocked", "")))
         return blocked
 
-    def file(self, name: str) -> tuple[References, str]:
+    def locate_reference(self, name: str) -> tuple[References, str]:
         """Where a reference that is no link lies: a file of the manifest, or the picture of another item.
 
         Raises UsageError when that is gone.
         """
         if not name.startswith("@"):
             return self.references, name
-        file = self.picture(name).file
-        path = os.path.join(self._made.folder, file.path)
-        self._made.expect(path, file.sha256)
-        return self._made, path
+        file = self.referenced_image(name).file
+        path = os.path.join(self._item_images.folder, file.path)
+        self._item_images.expect_digest(path, file.sha256)
+        return self._item_images, path
 
-    def picture(self, name: str) -> StoredImage:
+    def referenced_image(self, name: str) -> RecordedImage:
         """Of the reference `@item`. Raises UsageError when it is gone."""
-        return self._picture(item_ref_key(name))
+        return self._picture(reference_key(name))
 
     def earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
         """What the model said before this turn. Raises OSError or UsageError."""
         texts = []
         while item.turn > 1:
-            item = replace(item, id=previous_turn(item), turn=item.turn - 1)
+            item = replace(item, id=previous_turn_id(item), turn=item.turn - 1)
             texts.append(self._store.read_turn(self._picture(sample_key(item.id, n)).attempt))
         return tuple(reversed(texts))
 
-    def resolved(self, sample: Sample) -> Sample:
+    def with_fingerprint(self, sample: Sample) -> Sample:
         try:
             wire = wire_of(sample.item, sample.n, self.references.digest, lambda key: self._picture(key).file.sha256)
         except (OSError, UsageError):
             return sample  # what it sends cannot be read: it fails when its turn comes, and it alone
         return replace(sample, wire=wire, fingerprint=fingerprint(wire))
 
-    def _picture(self, key: str) -> StoredImage:
-        found = self._reader.picture(*split_key(key))
+    def _picture(self, key: str) -> RecordedImage:
+        found = self._reader.current_picture(*split_key(key))
         if found is None:
             raise UsageError(f"the picture of {key} is no longer there")
         return found

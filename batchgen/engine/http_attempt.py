@@ -12,9 +12,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.engine.routes import Route
-from batchgen.engine.settle import discard, our_bugs
+from batchgen.engine.settle import bugs_as_unreadable, discard_files
 from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
-from batchgen.http.transport import BODY_MAX_BYTES, Answer, Transport
+from batchgen.http.transport import BODY_MAX_BYTES, HttpAnswer, Transport
 from batchgen.records import Reply, ReplyImage, Request
 from batchgen.scheduling.retry import backoff_s
 from batchgen.store.check import check_file
@@ -22,11 +22,11 @@ from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
 
 DOWNLOAD_TRIES = 7  # of a link that has just come: about half a minute, for hosts may have a picture only then
-PAUSE_S, PAUSE_MOST_S = 1.0, 32.0
+FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 32.0
 T = TypeVar("T")
 
 
-class Flight:
+class InFlight:
     """An attempt on its way: what has left, what has come, and the pictures of it that are on disk, by number."""
 
     __slots__ = ("answer", "attempt", "sent_at", "spooled")
@@ -34,7 +34,7 @@ class Flight:
     def __init__(self, attempt: int) -> None:
         self.attempt = attempt
         self.sent_at: float | None = None
-        self.answer: Answer | None = None
+        self.answer: HttpAnswer | None = None
         self.spooled: list[SpoolFile] = []
 
 
@@ -45,116 +45,120 @@ class Exchange:
         self._transport = transport
         self._store = store
         self._tries = tries
-        self._going: set[asyncio.Task[Answer] | asyncio.Task[None]] = set()
-        self._given_up = ""
+        self._tasks: set[asyncio.Task[HttpAnswer] | asyncio.Task[None]] = set()
+        self._cancel_reason = ""
         self._rng = random.Random()
 
     @property
-    def given_up(self) -> bool:
-        return bool(self._given_up)
+    def is_cancelled(self) -> bool:
+        return bool(self._cancel_reason)
 
     def cancel(self, why: str = "the run was interrupted") -> None:
         """Give up waiting for answers and downloads."""
-        self._given_up = why
-        for task in self._going:
+        self._cancel_reason = why
+        for task in self._tasks:
             task.cancel()
 
     async def send(
-        self, flight: Flight, route: Route, request: Request, *, on_sent: Callable[[], None], signatures: bool
-    ) -> Answer:
+        self, in_flight: InFlight, route: Route, request: Request, *, on_sent: Callable[[], None], signatures: bool
+    ) -> HttpAnswer:
         """Raises what `Transport.send` raises. A request that is cancelled while it is in flight is uncertain."""
 
         def sent() -> None:
-            flight.sent_at = time.time()
+            in_flight.sent_at = time.time()
             on_sent()
 
         def open_sink(k: int) -> SpoolFile:
-            flight.spooled.append(self._store.spool_file(flight.attempt, k))
-            return flight.spooled[-1]
+            in_flight.spooled.append(self._store.spool_file(in_flight.attempt, k))
+            return in_flight.spooled[-1]
 
         sending = self._transport.send(
             route.base_url, request, route.auth, on_sent=sent, open_sink=open_sink, signatures=signatures
         )
         lost = Unanswered("the run was interrupted while the request was in flight", reason="interrupted")
-        with our_bugs(BatchgenError, OSError, kept=False):
-            flight.answer = answer = await self._wait(sending, lost)
+        with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
+            in_flight.answer = answer = await self._wait(sending, lost)
         return answer
 
     # --- links: a stage of its own, which costs nothing and is never a reason to ask again
 
-    def arrange(self, flight: Flight, reply: Reply) -> Reply:
+    def spool_inline_images(self, in_flight: InFlight, reply: Reply) -> Reply:
         """The reply with its own pictures on disk under their numbers, before files of its links take the names behind them.
         What else was lifted from the answer, such as a preview, goes."""
-        lifted, flight.spooled = flight.spooled, []
-        numbers = {image.lifted for image in reply.images}
-        discard([file for number, file in enumerate(lifted) if number not in numbers])
-        images = sorted(reply.images, key=lambda image: math.inf if image.lifted is None else image.lifted)
+        decoded, in_flight.spooled = in_flight.spooled, []
+        numbers = {image.decoded for image in reply.images}
+        discard_files([file for number, file in enumerate(decoded) if number not in numbers])
+        images = sorted(reply.images, key=lambda image: math.inf if image.decoded is None else image.decoded)
         for k, image in enumerate(images):
-            if image.lifted is not None and image.lifted < len(lifted):
-                file = lifted[image.lifted]
-                file.rename(f"{flight.attempt}.{k}")
+            if image.decoded is not None and image.decoded < len(decoded):
+                file = decoded[image.decoded]
+                file.rename(f"{in_flight.attempt}.{k}")
             elif image.data is not None:
-                file = self._store.spool_file(flight.attempt, k)
+                file = self._store.spool_file(in_flight.attempt, k)
                 file.write(image.data)
             else:
                 continue
-            images[k] = replace(image, data=None, lifted=len(flight.spooled))
-            flight.spooled.append(file)
+            images[k] = replace(image, data=None, decoded=len(in_flight.spooled))
+            in_flight.spooled.append(file)
         return replace(reply, images=tuple(images))
 
-    async def download(self, flight: Flight, reply: Reply, route: Route) -> Reply:
+    async def download_images(self, in_flight: InFlight, reply: Reply, route: Route) -> Reply:
         """reply: as `arrange` leaves it. The reply with its pictures on disk; `absent` has those whose links gave none.
 
         Raises DownloadFailed when there is no picture at all.
         """
         links = dict(enumerate(reply.links, len(reply.images)))
-        came, failed = await self.fetch(flight.attempt, links, route)
-        if not reply.images and not came:
+        fetched, failed = await self.fetch_links(in_flight.attempt, links, route)
+        if not reply.images and not fetched:
             error = next(iter(failed.values()))
             error.usage = reply.usage
             raise error
-        return with_fetched(reply, flight.spooled, len(reply.images) + len(links), came, failed)
+        return merge_fetched(reply, in_flight.spooled, len(reply.images) + len(links), fetched, failed)
 
-    async def fetch(
+    async def fetch_links(
         self, attempt: int, links: Mapping[int, str], route: Route
     ) -> tuple[dict[int, SpoolFile], dict[int, DownloadFailed]]:
         """Fetch the pictures behind links: those that came, each whole, and why the others did not, by number."""
-        came: dict[int, SpoolFile] = {}
+        fetched: dict[int, SpoolFile] = {}
         failed: dict[int, DownloadFailed] = {}
 
         async def one(k: int, link: str) -> None:
             try:
-                came[k] = await self._picture(attempt, k, link, route)
+                fetched[k] = await self._fetch_with_retries(attempt, k, link, route)
             except DownloadFailed as error:
                 failed[k] = error
 
         ends = await asyncio.gather(*(one(k, link) for k, link in links.items()), return_exceptions=True)
         for error in filter(None, ends):  # the disk refuses: what came is found by the next run
             raise error
-        return came, dict(sorted(failed.items()))
+        return fetched, dict(sorted(failed.items()))
 
-    async def _picture(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
+    async def _fetch_with_retries(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
         """Raises DownloadFailed, with the link's host, when no try gave a whole picture."""
         tries = self._tries or DOWNLOAD_TRIES
-        error = DownloadFailed(f"{self._given_up}: its link was not tried")
+        error = DownloadFailed(f"{self._cancel_reason}: its link was not tried")
         tried = 0
-        while tried < tries and not self._given_up:
+        while tried < tries and not self._cancel_reason:
             try:
                 if tried:
-                    await self._wait(asyncio.sleep(backoff_s(tried - 1, PAUSE_S, PAUSE_MOST_S, self._rng)), error)
+                    await self._wait(
+                        asyncio.sleep(backoff_s(tried - 1, FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S, self._rng)), error
+                    )
                 tried += 1
-                return await self._try(attempt, k, link, route)
+                return await self._fetch_once(attempt, k, link, route)
             except DownloadFailed as failure:
                 error = failure
                 if error.reason == "link_refused":
                     break
         times = f" (tried {tried} times)" if tried > 1 else ""
-        raise DownloadFailed(f"{_host(link)}{error.message}{times}", reason=error.reason, http_status=error.http_status)
+        raise DownloadFailed(
+            f"{_host_prefix(link)}{error.message}{times}", reason=error.reason, http_status=error.http_status
+        )
 
-    async def _try(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
+    async def _fetch_once(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
         file = self._store.spool_file(attempt, k)
         try:
-            fetching = self._transport.fetch(link, file.write, most_bytes=BODY_MAX_BYTES, own=route.base_url)
+            fetching = self._transport.download_link(link, file.write, max_bytes=BODY_MAX_BYTES, api_url=route.base_url)
             lost = DownloadFailed("the run was interrupted while the picture was fetched from its link")
             await self._wait(fetching, lost)
             if not file.bytes:
@@ -170,37 +174,37 @@ class Exchange:
 
     async def _wait(self, going: Coroutine[object, object, T], cancelled: ProviderError) -> T:
         task = asyncio.ensure_future(going)
-        self._going.add(task)  # type: ignore[arg-type]
+        self._tasks.add(task)  # type: ignore[arg-type]
         try:
             return await task
         except asyncio.CancelledError:
             task.cancel()
             raise cancelled from None
         finally:
-            self._going.discard(task)
+            self._tasks.discard(task)
 
 
-def with_fetched(
+def merge_fetched(
     reply: Reply,
     spooled: list[SpoolFile],
     pictures: int,
-    came: Mapping[int, SpoolFile],
+    fetched: Mapping[int, SpoolFile],
     failed: Mapping[int, DownloadFailed],
 ) -> Reply:
     """The reply as if its pictures had come in it. pictures: how many it has in all, those at hand first; came and failed:
     of the others, by number. What is in neither is recorded already. `spooled` gets the files that came."""
-    images, absent = list(reply.images), dict[int, tuple[str, str] | None]()
+    images, unavailable = list(reply.images), dict[int, tuple[str, str] | None]()
     for k in range(len(images), pictures):
-        if k in came:
-            images.append(ReplyImage("", lifted=len(spooled)))
-            spooled.append(came[k])
+        if k in fetched:
+            images.append(ReplyImage("", decoded=len(spooled)))
+            spooled.append(fetched[k])
         else:
             images.append(ReplyImage(""))
-            absent[k] = (failed[k].reason, failed[k].message) if k in failed else None
-    return replace(reply, images=tuple(images), links=(), absent=absent)
+            unavailable[k] = (failed[k].reason, failed[k].message) if k in failed else None
+    return replace(reply, images=tuple(images), links=(), unavailable=unavailable)
 
 
-def _host(link: str) -> str:
+def _host_prefix(link: str) -> str:
     """For people: a link's query may hold a signature, and its host may be no host at all."""
     try:
         return f"{urlsplit(link).hostname or ''}: ".removeprefix(": ")

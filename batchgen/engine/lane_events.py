@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from batchgen.errors import ProviderError
-from batchgen.events import Event, LaneCooled, LaneParked, LaneStopped, Noted, Stopping
-from batchgen.scheduling.dispatcher import Dispatch
-from batchgen.scheduling.window import daily_reset
+from batchgen.events import Event, LaneCooled, LaneParked, LaneStopped, Notice, Stopping
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.window import daily_quota_reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,30 +16,30 @@ class LaneState:
     """Of the lane and the run before dispatch hears of the failure. cooled_until_s: loop seconds."""
 
     key: str
-    open: bool
+    accepts_work: bool
     cooled_until_s: float
-    stopping: str
+    stop_reason: str
 
 
-def lane_state(dispatch: Dispatch, key: str) -> LaneState:
-    lane = dispatch.lanes[key]
-    return LaneState(key, lane.open, lane.cooled_until_s, dispatch.stopping)
+def lane_state(dispatcher: Dispatcher, key: str) -> LaneState:
+    lane = dispatcher.lanes[key]
+    return LaneState(key, lane.accepts_work, lane.cooled_until_s, dispatcher.stop_reason)
 
 
 def lane_events(
-    dispatch: Dispatch, before: LaneState, model: str, error: ProviderError, *, now: float, now_s: float
+    dispatcher: Dispatcher, before: LaneState, model: str, error: ProviderError, *, now: float, now_s: float
 ) -> Iterator[Event]:
     """What is different from `before`. now: UTC seconds; now_s: loop seconds."""
-    lane = dispatch.lanes[before.key]
-    closed = before.open and not lane.open
+    lane = dispatcher.lanes[before.key]
+    closed = before.accepts_work and not lane.accepts_work
     if closed and lane.parked:
-        yield LaneParked(at=now, model=model, until=daily_reset(now, error.retry_after_s), message=error.message)
+        yield LaneParked(at=now, model=model, until=daily_quota_reset(now, error.retry_after_s), message=error.message)
     elif closed:
         yield LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=lane.waiting)
-    if closed and (number := dispatch.passed_on[before.key]):
-        yield Noted(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks")
+    if closed and (number := dispatcher.moved_to_fallback[before.key]):
+        yield Notice(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks")
     elif lane.cooled_until_s > before.cooled_until_s and lane.cooled_until_s > now_s:
         rpm = None if lane.window is None else float(lane.window.rate(now_s))
         yield LaneCooled(at=now, model=model, seconds=lane.cooled_until_s - now_s, reason=error.reason, rpm=rpm)
-    if dispatch.stopping and not before.stopping:
-        yield Stopping(at=now, reason=error.reason, message=error.message, in_flight=dispatch.in_flight)
+    if dispatcher.stop_reason and not before.stop_reason:
+        yield Stopping(at=now, reason=error.reason, message=error.message, in_flight=dispatcher.in_flight)

@@ -9,63 +9,67 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from batchgen.engine.http_attempt import Exchange, with_fetched
-from batchgen.engine.recovery.interrupted import bare_sample, whole_pictures
-from batchgen.engine.recovery.replay import sample_of
+from batchgen.engine.http_attempt import Exchange, merge_fetched
+from batchgen.engine.recovery.open_attempts import complete_images, minimal_sample
+from batchgen.engine.recovery.replay import sample_from_facts
 from batchgen.engine.routes import Route
-from batchgen.engine.settle import discard, settle
+from batchgen.engine.settle import discard_files, settle
 from batchgen.errors import DownloadFailed, ProviderError
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.requests import LinkedAnswer, OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.profiles.price import lost_usd
+from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import Reply, Sample
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store
 
-TRIES = 3  # of a link in each run that finds it
-AT_ONCE = 8
-PATIENCE_S = 60.0  # without a picture from any link; then the others are left to the next run
+LINK_TRIES = 3  # of a link in each run that finds it
+CONCURRENCY = 8
+STALL_TIMEOUT_S = 60.0  # without a picture from any link; then the others are left to the next run
 # A link that answers like this is dead, but not on its first day: hosts have a picture late, and have faults of their own.
-GONE, GONE_AFTER_S = (403, 404, 410), 86400.0
-HOPELESS_AFTER_S = 30 * 86400.0  # whatever it answers; how long links live is documented nowhere
+GONE_STATUSES, GONE_AFTER_S = (403, 404, 410), 86400.0
+GIVE_UP_AFTER_S = 30 * 86400.0  # whatever it answers; how long links live is documented nowhere
 
 
-def is_gone(error: DownloadFailed, age_s: float) -> bool:
+def is_link_dead(error: DownloadFailed, age_s: float) -> bool:
     """Whether a link is not worth another try. age_s: since its answer was asked for. Pure."""
-    return age_s > (GONE_AFTER_S if error.http_status in GONE else HOPELESS_AFTER_S)
+    return age_s > (GONE_AFTER_S if error.http_status in GONE_STATUSES else GIVE_UP_AFTER_S)
 
 
-def take_up(ledger: Ledger, store: Store, catalogue: Catalogue, attempts: Iterable[OpenAttempt]) -> None:
+def settle_downloaded(ledger: Ledger, store: Store, catalogue: Catalogue, attempts: Iterable[OpenAttempt]) -> None:
     """What a process had fetched into this spool when it died is not fetched again: its link may be dead by now."""
     for attempt in attempts:
         if not attempt.links:
             continue
-        stranded = store.bring_back(attempt.id, attempt.started_at)
-        if came := dict(_in_spool(store, attempt)):
+        stranded = store.recover_stranded(attempt.id, attempt.started_at)
+        if fetched := dict(_spooled_images(store, attempt)):
             left = DownloadFailed("the run ended before the picture was fetched from its link")
-            failed = dict.fromkeys(attempt.links.keys() - came.keys(), left)
+            failed = dict.fromkeys(attempt.links.keys() - fetched.keys(), left)
             with suppress(DownloadFailed):  # a bug of ours: its link is fetched again
-                _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, came, failed)
+                _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, fetched, failed)
         for path in stranded:
             os.unlink(path)
 
 
-def _in_spool(store: Store, attempt: OpenAttempt) -> Iterable[tuple[int, SpoolFile]]:
+def _spooled_images(store: Store, attempt: OpenAttempt) -> Iterable[tuple[int, SpoolFile]]:
     """Whole pictures of an answer that are not recorded, by number."""
     left = set(range(attempt.answer.pictures)) - attempt.answer.recorded if attempt.answer else set[int]()
-    for name, _ in whole_pictures(store, attempt.id):
+    for name, _ in complete_images(store, attempt.id):
         if (k := int(name.partition(".")[2])) in left:
-            yield k, SpoolFile(store.spool, name, found=True)
+            yield k, SpoolFile(store.spool, name, existing=True)
 
 
-async def fetch_earlier(
+async def fetch_pending_links(
     ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Callable[[str], None]
 ) -> None:
     """All that is left of earlier runs, several at once. Raises StoreError and LedgerError."""
-    exchange, slots, loop = Exchange(transport, store, TRIES), asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop()
+    exchange, slots, loop = (
+        Exchange(transport, store, LINK_TRIES),
+        asyncio.Semaphore(CONCURRENCY),
+        asyncio.get_running_loop(),
+    )
     waiting = [attempt for attempt in ledger.reader.open_attempts() if attempt.links]
     random.shuffle(waiting)  # each gets its turn, however many of the others keep us waiting
     failures: list[str] = []
@@ -73,7 +77,7 @@ async def fetch_earlier(
     async def one(attempt: OpenAttempt) -> bool:
         async with slots:
             try:
-                await fetch(ledger, store, exchange, routes.get(attempt.lane), attempt)
+                await fetch_attempt_links(ledger, store, exchange, routes.get(attempt.lane), attempt)
             except DownloadFailed as error:
                 failures.append(f"{attempt.item_id} ({error})")
                 return False
@@ -84,11 +88,11 @@ async def fetch_earlier(
     came_s = loop.time()
     try:
         while tasks:
-            done, tasks = await asyncio.wait(tasks, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            done, tasks = await asyncio.wait(tasks, timeout=STALL_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
             if sum(task.result() for task in done):
                 came_s = loop.time()
-            elif loop.time() - came_s >= PATIENCE_S:
-                exchange.cancel(f"no link has given a picture for {PATIENCE_S:.0f} s")
+            elif loop.time() - came_s >= STALL_TIMEOUT_S:
+                exchange.cancel(f"no link has given a picture for {STALL_TIMEOUT_S:.0f} s")
     finally:
         exchange.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -99,31 +103,33 @@ async def fetch_earlier(
         )
 
 
-async def fetch(ledger: Ledger, store: Store, exchange: Exchange, route: Route | None, attempt: OpenAttempt) -> None:
+async def fetch_attempt_links(
+    ledger: Ledger, store: Store, exchange: Exchange, route: Route | None, attempt: OpenAttempt
+) -> None:
     """Fetch what is left of an answer, and settle what comes. route: None when its API has no address any more.
 
     Raises DownloadFailed when a picture is still missing; the ledger knows by then.
     """
-    came: dict[int, SpoolFile] = {}
+    fetched: dict[int, SpoolFile] = {}
     failed: dict[int, DownloadFailed] = {}
     if route is None:
         failed = dict.fromkeys(attempt.links, DownloadFailed(f"no address is set for {attempt.lane}"))
     else:
-        came, failed = await exchange.fetch(attempt.id, attempt.links, route)
-        if came:
-            await asyncio.to_thread(_settle, ledger, store, route.profile, attempt, came, failed)
+        fetched, failed = await exchange.fetch_links(attempt.id, attempt.links, route)
+        if fetched:
+            await asyncio.to_thread(_settle, ledger, store, route.profile, attempt, fetched, failed)
     if not failed:
         return
     error, sample = next(iter(failed.values())), _sample(attempt)
-    tried = route is not None and not exchange.given_up
-    if tried and all(is_gone(each, time.time() - attempt.started_at) for each in failed.values()):
-        await asyncio.to_thread(ledger.without_picture, attempt, "failed", "link_gone", error.message)
-    elif not came:
+    tried = route is not None and not exchange.is_cancelled
+    if tried and all(is_link_dead(each, time.time() - attempt.started_at) for each in failed.values()):
+        await asyncio.to_thread(ledger.end_without_picture, attempt, "failed", "link_gone", error.message)
+    elif not fetched:
         usage = attempt.answer.usage if attempt.answer else None
         cost = (
             (None, "")
             if route is None
-            else lost_usd(route.profile, usage, attempt.images, tier=sample.item.service_tier)
+            else cost_without_picture_usd(route.profile, usage, attempt.images, tier=sample.item.service_tier)
         )
         await ledger.download_failed(attempt.id, sample, error, cost)
     raise error
@@ -134,19 +140,23 @@ def _settle(
     store: Store,
     profile: Profile,
     attempt: OpenAttempt,
-    came: Mapping[int, SpoolFile],
+    fetched: Mapping[int, SpoolFile],
     failed: Mapping[int, DownloadFailed],
 ) -> None:
     """Raises DownloadFailed for a bug of ours: the links stay, and a newer version may do better."""
     spooled: list[SpoolFile] = []
     answer = attempt.answer or LinkedAnswer({}, frozenset(), 0)
-    reply = with_fetched(Reply(usage=answer.usage, text=answer.text), spooled, answer.pictures, came, failed)
+    reply = merge_fetched(Reply(usage=answer.usage, text=answer.text), spooled, answer.pictures, fetched, failed)
     try:
         settle(ledger, store, profile, attempt.id, _sample(attempt), reply, spooled, None, attempt.estimate_usd)
     except ProviderError as error:
-        discard(spooled)
+        discard_files(spooled)
         raise DownloadFailed(error.message) from error
 
 
 def _sample(attempt: OpenAttempt) -> Sample:
-    return sample_of(attempt, attempt.answer.facts) if attempt.answer and attempt.answer.facts else bare_sample(attempt)
+    return (
+        sample_from_facts(attempt, attempt.answer.facts)
+        if attempt.answer and attempt.answer.facts
+        else minimal_sample(attempt)
+    )

@@ -6,20 +6,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from batchgen.scheduling.dispatcher import Dispatch, Work
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.lane import Work
 
 
 class Engine(Protocol):
     """Runs the work that dispatch gives out until nothing may start any more. Third parties register theirs under
     the entry point `batchgen.engines`."""
 
-    async def drive(self, dispatch: Dispatch, execute: Callable[[Work], Awaitable[None]]) -> None: ...
+    async def drive(self, dispatcher: Dispatcher, execute: Callable[[Work], Awaitable[None]]) -> None: ...
 
 
 class OnlineEngine:
     """Starts work as dispatch gives it out; waiting happens there and nowhere else."""
 
-    async def drive(self, dispatch: Dispatch, execute: Callable[[Work], Awaitable[None]]) -> None:
+    async def drive(self, dispatcher: Dispatcher, execute: Callable[[Work], Awaitable[None]]) -> None:
         """Returns when dispatch is drained and everything in flight has settled.
 
         An exception out of `execute` is a bug: nothing more starts, what is in flight finishes, then it is raised.
@@ -33,17 +34,17 @@ class OnlineEngine:
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 bugs.append(error)
-                dispatch.stop("bug")
+                dispatcher.stop("bug")
 
         try:
-            while (work := await dispatch.take()) is not None:
+            while (work := await dispatcher.take()) is not None:
                 task = asyncio.ensure_future(execute(work))
                 running.add(task)
                 task.add_done_callback(ended)
             while running:
                 await asyncio.wait(running)
         except asyncio.CancelledError:
-            dispatch.stop("cancelled")
+            dispatcher.stop("cancelled")
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)  # each records what became of its request

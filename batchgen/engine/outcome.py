@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.planning.batchable import BatchOptions
-from batchgen.planning.plan import Forecast, Wishes
+from batchgen.planning.plan import Forecast, RetrySelection
 
 STALL_S = 1800.0
-LISTED_MOST = 10  # discrepancies of each kind
+MAX_LISTED = 10  # discrepancies of each kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """What the command line or a caller asks of one run. None: as the manifest says."""
 
-    wishes: Wishes = field(default_factory=Wishes)
+    retry_selection: RetrySelection = field(default_factory=RetrySelection)
     only: tuple[str, ...] = ()
     limit: int | None = None
     concurrency: int | None = None
@@ -33,7 +33,7 @@ class RunOptions:
     install_signal_handlers: bool = False
 
     @property
-    def patience_s(self) -> float | None:
+    def stall_limit_s(self) -> float | None:
         """How long requests may fail without a success: half an hour, or until the deadline for a run that has one."""
         if self.stall_s is not None:
             return self.stall_s
@@ -41,7 +41,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class DerivativeCounts:
     """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more; queued:
     pictures whose files are left to workers elsewhere."""
 
@@ -69,8 +69,8 @@ class Discrepancies:
 
     missing: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
-    unread: str = ""
-    looked: bool = False
+    check_failed: str = ""
+    checked: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,28 +81,28 @@ class Discrepancies:
     def listed(self) -> dict[str, Any]:
         """The first of each kind and how many they are, as JSON holds it."""
         return {
-            "missing": list(self.missing[:LISTED_MOST]),
+            "missing": list(self.missing[:MAX_LISTED]),
             "missing_total": len(self.missing),
-            "changed": list(self.changed[:LISTED_MOST]),
+            "changed": list(self.changed[:MAX_LISTED]),
             "changed_total": len(self.changed),
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class RunEnding:
     """How the work of a run came to its end. stopping: why nothing more was started, empty when all was tried; left:
     samples that were not; out: those of them that workers elsewhere still make; waits: some of them for a quota of another
     day; stopped_lanes: reasons by lane; derived: by workers elsewhere."""
 
-    stopping: str = ""
+    stop_reason: str = ""
     message: str = ""
     left: int = 0
-    out: int = 0
-    waits: bool = False
+    with_workers: int = 0
+    waits_for_quota: bool = False
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     unsubmitted: int = 0
     exposed_ms: tuple[float, float] | None = None
-    derived: Tally = field(default_factory=Tally)
+    derived: DerivativeCounts = field(default_factory=DerivativeCounts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +139,13 @@ class Outcome:
     unsubmitted: int = 0  # samples for which no batch could be made yet
     saved_usd: float = 0.0  # against the same requests sent one by one
     exposed_ms: tuple[float, float] | None = None
-    derived: Tally = field(default_factory=Tally)
+    derived: DerivativeCounts = field(default_factory=DerivativeCounts)
     bucket: str = ""  # where the pictures are, when not in the folder
     waiting: int = 0  # pictures in the spool that the bucket did not take
     discrepancies: Discrepancies = Discrepancies()
 
 
-EXIT_BY_STOP = {
+EXIT_CODE_BY_STOP_REASON = {
     "budget": 6,
     "deadline": 7,
     "stalled": 4,
@@ -166,14 +166,14 @@ def stalled_message(stall_s: float) -> str:
 
 
 def exit_code(
-    stopping: str,
+    stop_reason: str,
     missing: int,
     made: int,
     tried: int,
-    breaker: bool,
+    lane_stopped: bool,
     parked: bool,
     submitted: bool = False,
-    spoilt: bool = False,
+    derivatives_missing: bool = False,
     waiting: bool = False,
     changed: bool = False,
 ) -> int:
@@ -183,18 +183,18 @@ def exit_code(
     what was tried came out. spoilt: something that was to be made of the pictures is missing. waiting: pictures that the
     bucket did not take; changed: an image is not what the ledger recorded, which no further run mends.
     """
-    if stopping in EXIT_BY_STOP:
-        return EXIT_BY_STOP[stopping]
-    if stopping:  # else a reason of a third party's codec
-        return 1 if stopping == "bug" else EXIT_BY_STOP["key_rejected"]
+    if stop_reason in EXIT_CODE_BY_STOP_REASON:
+        return EXIT_CODE_BY_STOP_REASON[stop_reason]
+    if stop_reason:  # else a reason of a third party's codec
+        return 1 if stop_reason == "bug" else EXIT_CODE_BY_STOP_REASON["key_rejected"]
     if waiting:
-        return EXIT_BY_STOP["disk"]
+        return EXIT_CODE_BY_STOP_REASON["disk"]
     if parked:
         return 8
     if submitted:
         return 9
     if changed:
-        return EXIT_BY_STOP["disk"]
+        return EXIT_CODE_BY_STOP_REASON["disk"]
     if missing <= 0:
-        return 3 if spoilt else 0
-    return 4 if breaker or (tried and not made) else 3
+        return 3 if derivatives_missing else 0
+    return 4 if lane_stopped or (tried and not made) else 3

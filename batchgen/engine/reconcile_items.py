@@ -16,23 +16,33 @@ from batchgen.engine.routes import lane_key
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.samples import WITH_WORKERS
+from batchgen.ledger.samples import WITH_WORKERS_REASON
 from batchgen.manifest import Limits, Manifest
-from batchgen.planning.batchable import By, batch_lane, why_online
-from batchgen.planning.fingerprint import changes, fingerprint, wire_facts
-from batchgen.planning.plan import Action, LaneLoad, Step, Wishes, expected_bytes, grouped, judge, overdue, selected
-from batchgen.profiles.price import estimate_usd, is_guess
+from batchgen.planning.batchable import BatchMode, batch_lane, online_only_reason
+from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
+from batchgen.planning.plan import (
+    Action,
+    LaneLoad,
+    RetrySelection,
+    Step,
+    apply_max_age,
+    choose_action,
+    expected_bytes,
+    group_into_requests,
+    is_selected,
+)
+from batchgen.profiles.price import estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import PROVIDER_BASE_URLS
-from batchgen.providers.contract import Batching
+from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.registry import provider_class
-from batchgen.records import Item, Known, Sample, needs, sample_key
+from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
 IN_A_BATCH = "in a batch at the vendor's"
-FOUND = "found under another name, by its bytes"
-OTHER_FILE = "another file has its name"
+FOUND_BY_BYTES = "found under another name, by its bytes"
+NAME_TAKEN = "another file has its name"
 RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
 
 
@@ -53,12 +63,12 @@ class Move:
 
 
 @dataclass(slots=True)
-class Survey:
+class Reconciliation:
     """What a run would do. whys: samples by reason; removed: (item id, n) the manifest no longer wants."""
 
     kept: int = 0
     skipped: int = 0
-    whys: Counter[str] = field(default_factory=Counter)
+    counts_by_reason: Counter[str] = field(default_factory=Counter)
     loads: dict[str, LaneLoad] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
@@ -68,7 +78,7 @@ class Survey:
     )  # pictures under names of samples that the ledger never heard of
     chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
     blocked: int = 0  # of the skipped ones: what they need has failed
-    beyond: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
+    over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
     items: int = 0
     wanted: int = 0  # samples to ask for
     submitted: int = 0  # samples that are in batches of earlier runs
@@ -94,177 +104,179 @@ class ItemSurveyor:
         manifest: Manifest,
         reader: Reader | None,
         store: Store,
-        wishes: Wishes,
+        retry_selection: RetrySelection,
         *,
         only: Sequence[str] = (),
         limit: int | None = None,
         backlog: Backlog | None = None,
         on_step: Callable[[Step], None] | None = None,
-        by: By = "online",
+        batch_mode: BatchMode = "online",
     ) -> None:
         self.manifest = manifest
         self.reader = reader
         self.store = store
-        self.wishes = wishes
+        self.retry_selection = retry_selection
         self._only = tuple(only)
-        self._left = limit
+        self._requests_left = limit
         self.backlog = backlog
         self._on_step = on_step
-        self._by = by
-        self._batching: dict[str, bool] = {}  # by AI model: whether its codec speaks a batch API
-        self._matched = 0  # ledger samples that the manifest still wants
+        self._batch_mode = batch_mode
+        self._speaks_batch: dict[str, bool] = {}  # by AI model: whether its codec speaks a batch API
+        self._matched_samples = 0  # ledger samples that the manifest still wants
         self._now = time.time()
         self._scheduled: set[str] | None = None if limit is None else set()  # keys; without a limit, all that is wanted
-        self.survey = Survey()
+        self.reconciliation = Reconciliation()
         self._unrecorded = UnrecordedFiles(store, reader)
-        self._nothing_there: bool | None = None  # asked with the first new sample
+        self._store_is_empty: bool | None = None  # asked with the first new sample
 
-    def walk(self) -> Survey:
+    def reconcile(self) -> Reconciliation:
         """Raises ManifestError with everything that is wrong with the manifest."""
         with contextlib.closing(self._unrecorded):
-            return self._walk()
+            return self._reconcile()
 
-    def _walk(self) -> Survey:
-        for item, known in self.each():
-            if not needs(item, 1):
-                self._item(item, known)
-        if self.manifest.needed_ids:
+    def _reconcile(self) -> Reconciliation:
+        for item, known in self.items_with_known():
+            if not required_keys(item, 1):
+                self._reconcile_item(item, known)
+        if self.manifest.ids_others_need:
             self.walk_dependents()
         for lane in self.reader.chunk_lanes() if self.reader is not None else ():
-            self._serves(lane.partition("/")[2])  # whatever the manifest says now
-        if self.reader is not None and self._matched < self.reader.current_count():
-            self.survey.removed = list(self._removed(self.reader))
-        return self.survey
+            self._open_lanes_of(lane.partition("/")[2])  # whatever the manifest says now
+        if self.reader is not None and self._matched_samples < self.reader.current_count():
+            self.reconciliation.removed = list(self._removed_samples(self.reader))
+        return self.reconciliation
 
     def walk_dependents(self) -> None:
         """The second walk, over items that need pictures of others."""
 
-    def awaited(self, sample: Sample) -> list[str]:
+    def pending_needs(self, sample: Sample) -> list[str]:
         """Keys of the samples that have to be made in this run before this one."""
         return []
 
-    def each(self) -> Iterator[tuple[Item, Sequence[Known]]]:
+    def items_with_known(self) -> Iterator[tuple[Item, Sequence[KnownSample]]]:
         for items in _chunks(self.manifest.items(), CHUNK):
-            known = self.reader.known([item.id for item in items]) if self.reader else {}
-            self.manifest.references.foresee(name for item in items if self.selects(item) for name in item.references)
+            known_samples = self.reader.known_samples([item.id for item in items]) if self.reader else {}
+            self.manifest.references.prefetch_digests(
+                name for item in items if self.selects(item) for name in item.references
+            )
             for item in items:
-                yield item, known.get(item.id, ())
+                yield item, known_samples.get(item.id, ())
 
-    def _item(self, item: Item, known: Sequence[Known]) -> None:
-        self.survey.items += 1
+    def _reconcile_item(self, item: Item, known: Sequence[KnownSample]) -> None:
+        self.reconciliation.items += 1
         if not self.selects(item):
             self.match(item, known)
             return
         wire = wire_facts(item, [self.manifest.references.digest(path) for path in item.references])
-        mark = fingerprint(wire)
-        if item.count == 1 and len(known) == 1 and self._is_done(item, known[0], mark):
-            self._matched += 1
-            self.survey.kept += 1
+        sample_fingerprint = fingerprint(wire)
+        if item.count == 1 and len(known) == 1 and self._is_kept(item, known[0], sample_fingerprint):
+            self._matched_samples += 1
+            self.reconciliation.kept += 1
             return
         by_n = self.match(item, known)
         to_generate: list[tuple[Sample, str]] = []
         for n in range(1, item.count + 1):
-            sample = Sample(item=item, n=n, fingerprint=mark, wire=wire, known=n in by_n)
+            sample = Sample(item=item, n=n, fingerprint=sample_fingerprint, wire=wire, known=n in by_n)
             action, why, move = self.decide(sample, by_n.get(n))
             if action == "generate":
                 to_generate.append((sample, why))
             else:
-                self.note(sample, action, why, move)
-        self.generate(item, to_generate)
+                self.record_action(sample, action, why, move)
+        self.schedule_requests(item, to_generate)
 
     def selects(self, item: Item) -> bool:
-        return not self._only or selected(item, self._only)
+        return not self._only or is_selected(item, self._only)
 
-    def beyond_limit(self, key: str) -> bool:
+    def is_over_limit(self, key: str) -> bool:
         return self._scheduled is not None and key not in self._scheduled
 
-    def match(self, item: Item, known: Sequence[Known]) -> dict[int, Known]:
-        self._matched += sum(1 for entry in known if entry.n <= item.count and entry.state != "superseded")
+    def match(self, item: Item, known: Sequence[KnownSample]) -> dict[int, KnownSample]:
+        self._matched_samples += sum(1 for entry in known if entry.n <= item.count and entry.state != "superseded")
         return {entry.n: entry for entry in known}
 
-    def decide(self, sample: Sample, entry: Known | None) -> tuple[Action, str, Move | None]:
+    def decide(self, sample: Sample, entry: KnownSample | None) -> tuple[Action, str, Move | None]:
         item, n = sample.item, sample.n
         if entry is not None and entry.state == "submitted":
-            return "skip", WITH_WORKERS if entry.reason == WITH_WORKERS else IN_A_BATCH, None
-        changed = lambda: changes(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
-        action, why = judge(entry, sample.fingerprint, self.wishes, self.store.has, changed)
-        other = action == "generate" and self._other_file(sample, entry)
+            return "skip", WITH_WORKERS_REASON if entry.reason == WITH_WORKERS_REASON else IN_A_BATCH, None
+        changed = lambda: changed_fields(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
+        action, why = choose_action(entry, sample.fingerprint, self.retry_selection, self.store.has_file, changed)
+        other = action == "generate" and self._name_is_taken(sample, entry)
         if other:
-            action, why = "keep", OTHER_FILE
+            action, why = "keep", NAME_TAKEN
         if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
-            return *overdue(action, why, item.max_age_s, self.wishes), None
+            return *apply_max_age(action, why, item.max_age_s, self.retry_selection), None
         if action == "keep" and not other and entry is not None and self._in_place(item, entry):
             return action, why, None
-        if entry is not None and not self.wishes.fresh:
-            move = self._move(sample, entry, action, why)
+        if entry is not None and not self.retry_selection.fresh:
+            move = self._find_move(sample, entry, action, why)
             if move is not None:
                 return "move", _why_moved(move, entry), move
         return "generate" if action == "keep" and not other else action, why, None
 
-    def _other_file(self, sample: Sample, entry: Known | None) -> bool:
+    def _name_is_taken(self, sample: Sample, entry: KnownSample | None) -> bool:
         """Whether another file has the name of the sample's picture. It may be a person's work, so it stays and nothing is
         bought in its place; the end of the run tells of it."""
         return (
             entry is not None
             and (entry.state, entry.made_fingerprint) == ("succeeded", sample.fingerprint)
             and entry.path is not None
-            and not self.wishes.fresh
-            and self.store.has_name(entry.path)
+            and not self.retry_selection.fresh
+            and self.store.name_exists(entry.path)
         )
 
-    def _too_old(self, sample: Sample, most_s: float) -> bool:
-        made_at = self.reader.made_at(sample.item.id, sample.n, sample.fingerprint) if self.reader else 0.0
-        return 0.0 < made_at < self._now - most_s
+    def _too_old(self, sample: Sample, max_age_s: float) -> bool:
+        received_at = self.reader.received_at(sample.item.id, sample.n, sample.fingerprint) if self.reader else 0.0
+        return 0.0 < received_at < self._now - max_age_s
 
-    def note(self, sample: Sample, action: Action, why: str, move: Move | None) -> None:
+    def record_action(self, sample: Sample, action: Action, why: str, move: Move | None) -> None:
         """What costs nothing."""
         if action == "keep":
-            self.survey.kept += 1
+            self.reconciliation.kept += 1
             return
-        if why in (IN_A_BATCH, WITH_WORKERS):
-            self._is_out(sample, why)
+        if why in (IN_A_BATCH, WITH_WORKERS_REASON):
+            self._note_submitted(sample, why)
             return
         if move is not None:
-            self.survey.moves.append(move)
-            self.survey.adopted += move.restored
+            self.reconciliation.moves.append(move)
+            self.reconciliation.adopted += move.restored
         else:
-            self.survey.skipped += 1
-        self._tell(Step(sample, action, why), 1)
+            self.reconciliation.skipped += 1
+        self._report_step(Step(sample, action, why), 1)
 
-    def _is_out(self, sample: Sample, where: str) -> None:
-        self.survey.submitted += 1
-        self.survey.whys[where] += 1
-        self._serves(sample.item.model)
+    def _note_submitted(self, sample: Sample, where: str) -> None:
+        self.reconciliation.submitted += 1
+        self.reconciliation.counts_by_reason[where] += 1
+        self._open_lanes_of(sample.item.model)
         if self._scheduled is not None:
             self._scheduled.add(sample.key)
         if self.backlog is not None:
-            self.backlog.lend([sample])
+            self.backlog.put_submitted([sample])
 
-    def _serves(self, model: str) -> None:
+    def _open_lanes_of(self, model: str) -> None:
         """The lanes of what is out: of the AI model that it was asked of, and of the one that the manifest names now."""
         profile = self.profile(model)
-        self._load(profile)
+        self._lane_load(profile)
         if self._has_batch(profile):
-            self._load(profile, batch=True)
+            self._lane_load(profile, batch=True)
 
-    def _is_done(self, item: Item, entry: Known, mark: str) -> bool:
+    def _is_kept(self, item: Item, entry: KnownSample, sample_fingerprint: str) -> bool:
         """The commonest case of a large manifest, answered without looking further."""
         return (
             entry.n == 1
             and entry.state == "succeeded"
-            and entry.made_fingerprint == mark
+            and entry.made_fingerprint == sample_fingerprint
             and entry.path is not None
             and entry.path.rpartition(".")[0] == item.filename
-            and not self.wishes.fresh
+            and not self.retry_selection.fresh
             and item.max_age_s is None
-            and self.store.has(entry.path, entry.bytes)
+            and self.store.has_file(entry.path, entry.bytes)
         )
 
-    def _in_place(self, item: Item, entry: Known) -> bool:
+    def _in_place(self, item: Item, entry: KnownSample) -> bool:
         stem = item.filename if entry.n == 1 else f"{item.filename}-{entry.n}"
         return entry.state == "succeeded" and entry.path is not None and entry.path.rpartition(".")[0] == stem
 
-    def _move(self, sample: Sample, entry: Known, action: Action, why: str) -> Move | None:
+    def _find_move(self, sample: Sample, entry: KnownSample, action: Action, why: str) -> Move | None:
         """A picture bought before for exactly this request serves again, wherever it lies."""
         if self.reader is None or (action == "generate" and why.startswith("fresh")):
             return None
@@ -275,10 +287,10 @@ class ItemSurveyor:
         if found is None:
             return None
         file = found.file
-        new = self.store.name(sample.item.filename, sample.n, file.format)
+        new = self.store.file_name(sample.item.filename, sample.n, file.format)
         old = file.path
-        if not self.store.has(old, file.bytes):
-            if self.store.has(new, file.bytes) and self.store.sha256(new) == file.sha256:
+        if not self.store.has_file(old, file.bytes):
+            if self.store.has_file(new, file.bytes) and self.store.sha256(new) == file.sha256:
                 old = new
             elif (elsewhere := self._unrecorded.find(sample.key, file.bytes, file.sha256)) is not None:
                 old = elsewhere
@@ -286,7 +298,7 @@ class ItemSurveyor:
                 return None
         return Move(sample, old, new, file.bytes, (found.attempt, found.k), restored, old not in (file.path, new))
 
-    def _is_restored(self, reader: Reader, sample: Sample, entry: Known) -> bool:
+    def _is_restored(self, reader: Reader, sample: Sample, entry: KnownSample) -> bool:
         """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
         are still wanted. Nothing speaks against it then, and it was paid for."""
         if entry.made_fingerprint != "":
@@ -294,39 +306,39 @@ class ItemSurveyor:
         was, item = json.loads(reader.wire(sample.item.id, sample.n) or "{}"), sample.item
         return (was.get("model") or item.model, was.get("prompt") or item.prompt) == (item.model, item.prompt)
 
-    def generate(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
+    def schedule_requests(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
         if not samples:
             return
         profile = self.profile(item.model)
         others = [self.profile(other.partition("/")[2]) for other in item.fallback]
-        whys = {sample.n: why for sample, why in samples}
-        most = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
-        groups = grouped([sample for sample, _ in samples], most)
-        if self._left is not None:
-            groups = groups[: max(0, self._left)]
-            self._left -= len(groups)
+        reason_by_sample = {sample.n: why for sample, why in samples}
+        max_images = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
+        groups = group_into_requests([sample for sample, _ in samples], max_images)
+        if self._requests_left is not None:
+            groups = groups[: max(0, self._requests_left)]
+            self._requests_left -= len(groups)
         size = item.image_size or profile.default_size
         for other in others if groups else ():
-            self._may_serve(other, max(groups, key=lambda group: group.images))
+            self._open_fallback_lane(other, max(groups, key=lambda group: group.images))
         prices: dict[tuple[int, bool], float | None] = {}  # what else is in a request is the same for all of an item
         for group in groups:
             batch = self._goes_by_batch(group, profile)
-            load = self._load(profile, batch=batch)
+            load = self._lane_load(profile, batch=batch)
             if (group.images, batch) not in prices:
                 prices[group.images, batch] = estimate_usd(profile, group, batch=batch)
             usd = prices[group.images, batch]
             load.requests += 1
             load.images += group.images
-            load.busy_s += 0.0 if batch else profile.latency(size)
+            load.total_latency_s += 0.0 if batch else profile.latency(size)
             load.bytes += expected_bytes(size) * group.images
             load.usd += usd or 0.0
-            load.dearest_usd = max(load.dearest_usd, usd or 0.0)
+            load.max_request_usd = max(load.max_request_usd, usd or 0.0)
             load.unpriced += usd is None
-            load.guessed += is_guess(profile, item.service_tier, batch=batch)
+            load.guessed += price_is_guess(profile, item.service_tier, batch=batch)
             load.searches += item.search is not None
-            self.survey.wanted += group.images
+            self.reconciliation.wanted += group.images
             self._note_unrecorded(group)
-            self._tell(Step(group, "generate", whys[group.n], usd), group.images)
+            self._report_step(Step(group, "generate", reason_by_sample[group.n], usd), group.images)
             self._schedule(
                 batch_lane(item.provider, item.model) if batch else lane_key(item.provider, item.model), group
             )
@@ -335,43 +347,43 @@ class ItemSurveyor:
         """Pictures that stand where new ones would go: every request is in the ledger before a picture comes of it."""
         if group.known:
             return
-        if self._nothing_there is None:
-            self._nothing_there = self.store.is_empty()
-        for n in range(group.n, group.n + group.images) if not self._nothing_there else ():
+        if self._store_is_empty is None:
+            self._store_is_empty = self.store.is_empty()
+        for n in range(group.n, group.n + group.images) if not self._store_is_empty else ():
             path = self.store.picture_at(group.item.filename, n)
             if path is not None and (self.reader is None or path in self._unrecorded):
-                self.survey.unrecorded.append(path)
+                self.reconciliation.unrecorded.append(path)
 
     def _goes_by_batch(self, sample: Sample, profile: Profile) -> bool:
-        if self._by == "online":
+        if self._batch_mode == "online":
             return False
-        why = why_online(sample.item, self._has_batch(profile), self._by, self.awaited(sample))
+        why = online_only_reason(sample.item, self._has_batch(profile), self._batch_mode, self.pending_needs(sample))
         if why is not None:
             named, _, other = why.partition(" @")
-            self.survey.online[f"{named} another item" if other else named] += 1
-        if why is not None and self._by == "batch":
-            self.survey.online_only.append((sample.key, why))
+            self.reconciliation.online[f"{named} another item" if other else named] += 1
+        if why is not None and self._batch_mode == "batch":
+            self.reconciliation.online_only.append((sample.key, why))
         if why is None:
-            self._load(profile)  # its online lane, to fall back on
+            self._lane_load(profile)  # its online lane, to fall back on
         return why is None
 
     def _has_batch(self, profile: Profile) -> bool:
-        if profile.id not in self._batching:
-            self._batching[profile.id] = isinstance(provider_class(profile.provider)(profile), Batching)
-        return self._batching[profile.id]
+        if profile.id not in self._speaks_batch:
+            self._speaks_batch[profile.id] = isinstance(provider_class(profile.provider)(profile), SupportsBatches)
+        return self._speaks_batch[profile.id]
 
-    def _may_serve(self, profile: Profile, sample: Sample) -> None:
+    def _open_fallback_lane(self, profile: Profile, sample: Sample) -> None:
         """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
-        load = self._load(profile)
+        load = self._lane_load(profile)
         usd = estimate_usd(profile, sample)
-        load.dearest_usd = max(load.dearest_usd, usd or 0.0)
+        load.max_request_usd = max(load.max_request_usd, usd or 0.0)
         load.may_be_unpriced = load.may_be_unpriced or usd is None
 
-    def _load(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
+    def _lane_load(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
         lane = (batch_lane if batch else lane_key)(profile.provider, profile.id)
-        load = self.survey.loads.get(lane)
+        load = self.reconciliation.loads.get(lane)
         if load is None:
-            load = self.survey.loads[lane] = lane_load(profile, self.manifest.limits, batch=batch)
+            load = self.reconciliation.loads[lane] = lane_load(profile, self.manifest.limits, batch=batch)
         return load
 
     def _schedule(self, lane: str, group: Sample) -> None:
@@ -379,25 +391,27 @@ class ItemSurveyor:
             self._scheduled.update(sample_key(group.item.id, group.n + k) for k in range(group.images))
         if self.backlog is None:
             return
-        awaited = self.awaited(group)
-        if awaited:
-            self.backlog.hold(lane, group, awaited)
+        pending_needs = self.pending_needs(group)
+        if pending_needs:
+            self.backlog.add_dependent(lane, group, pending_needs)
         if group.fingerprint:
             self.backlog.add(lane, [group])
 
     def profile(self, model: str) -> Profile:
-        profile = self.survey.profiles.get(model)
+        profile = self.reconciliation.profiles.get(model)
         if profile is None:
-            profile = self.survey.profiles[model] = self.manifest.catalogue.resolve(model)
+            profile = self.reconciliation.profiles[model] = self.manifest.catalogue.resolve(model)
         return profile
 
-    def _tell(self, step: Step, samples: int) -> None:
+    def _report_step(self, step: Step, samples: int) -> None:
         named, _, other = step.why.partition(" @")
-        self.survey.whys[f"{named} other items" if other else named] += samples  # not one reason for each id
+        self.reconciliation.counts_by_reason[f"{named} other items" if other else named] += (
+            samples  # not one reason for each id
+        )
         if self._on_step is not None:
             self._on_step(step)
 
-    def _removed(self, reader: Reader) -> Iterator[tuple[str, int, str | None]]:
+    def _removed_samples(self, reader: Reader) -> Iterator[tuple[str, int, str | None]]:
         """Ledger samples without an entry in the manifest: a second walk, only when the first one missed some."""
         with sqlite3.connect("") as wanted:
             wanted.execute("CREATE TABLE wanted (id TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID")
@@ -411,27 +425,27 @@ class ItemSurveyor:
         wanted.close()
 
 
-def _why_moved(move: Move, entry: Known) -> str:
+def _why_moved(move: Move, entry: KnownSample) -> str:
     if move.restored:
         return RESTORED
     if move.found:
-        return FOUND
+        return FOUND_BY_BYTES
     return "renamed" if entry.state == "succeeded" and move.old == entry.path else "it was bought before"
 
 
-def refuse_online_only(survey: Survey) -> None:
+def refuse_online_only(reconciliation: Reconciliation) -> None:
     """With an engine that sends nothing but batches. Raises UsageError."""
-    if survey.online_only:
-        key, why = survey.online_only[0]
+    if reconciliation.online_only:
+        key, why = reconciliation.online_only[0]
         raise UsageError(
-            f"{len(survey.online_only):,} request(s) cannot go through a batch API, the first for {key}: {why}."
+            f"{len(reconciliation.online_only):,} request(s) cannot go through a batch API, the first for {key}: {why}."
             " Use --engine auto, which sends these online"
         )
 
 
 def refuse_derivatives(manifest: Manifest, store: Store) -> None:
     """Derivatives are made of files and beside them. Raises UsageError."""
-    if store.url and manifest.derives:
+    if store.url and manifest.has_derivatives:
         raise UsageError(
             f"{manifest.path}: post: derivatives are made of pictures in a folder, and this job's are to go to {store.url}:"
             " take post: out, or name a folder as output"

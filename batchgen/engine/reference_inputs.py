@@ -24,34 +24,36 @@ from batchgen.errors import (
 )
 from batchgen.http.single_flight import SingleFlight
 from batchgen.http.transport import Transport
-from batchgen.http.uploads import Destination, Upload, Uploads
+from batchgen.http.uploads import Destination, Upload, Uploader
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.capability import CONVERTIBLE, takes
-from batchgen.manifest.storage_url import in_bucket
-from batchgen.providers.contract import TakingLinks, Uploading
+from batchgen.manifest.capability import CONVERTIBLE, accepts_mime_type
+from batchgen.manifest.storage_url import is_object_url
+from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
-from batchgen.references.local import FILE_MAX_BYTES, Picture, References, is_link
-from batchgen.safe_open import private
+from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
+from batchgen.safe_open import private_opener
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
-from batchgen.store.objects import BucketAway
+from batchgen.store.objects import BucketUnavailable
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import SPOOL, Store
 
-FOLDER = "references"  # beside the spool and of its process: what was fetched and converted, for this run only
-BATCH_LIFE_S = 40 * 3600.0  # of the 48 hours that a file lives: a batch takes up to 24, and may take more
-URI_BYTES = 300  # of an uploaded file's part in a request
+REFERENCE_FOLDER = (
+    "references"  # beside the spool and of its process: what was fetched and converted, for this run only
+)
+BATCH_UPLOAD_LIFETIME_S = 40 * 3600.0  # of the 48 hours that a file lives: a batch takes up to 24, and may take more
+URI_PART_BYTES = 300  # of an uploaded file's part in a request
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LocalReference:
     """A picture on disk and the references it belongs to."""
 
-    among: References
-    picture: Picture
+    collection: References
+    picture: ReferencePicture
 
 
-def beyond(sizes_bytes: Sequence[int], room_bytes: int) -> frozenset[int]:
+def positions_to_upload(sizes_bytes: Sequence[int], room_bytes: int) -> frozenset[int]:
     """Positions of what has to leave for the rest to fit, the largest first. Pure."""
     left, out = sum(sizes_bytes), set()
     for position in sorted(range(len(sizes_bytes)), key=lambda position: -sizes_bytes[position]):
@@ -62,36 +64,36 @@ def beyond(sizes_bytes: Sequence[int], room_bytes: int) -> frozenset[int]:
     return frozenset(out)
 
 
-class Enclosures:
+class ReferenceInputs:
     """Use as an async context manager, behind the job's lock: what it keeps on disk goes with it, or with the next run."""
 
     def __init__(
-        self, dependents: Dependents, store: Store, transport: Transport, uploads: Uploads, note: Callable[[str], None]
+        self, dependents: Dependents, store: Store, transport: Transport, uploads: Uploader, note: Callable[[str], None]
     ) -> None:
         self._dependents = dependents
         self._transport = transport
         self._uploads = uploads
         self._note = note
         self._store = store
-        self._ready: dict[str, str] = {}  # paths, by the link or by what was converted
-        self._making = SingleFlight()
+        self._prepared_paths: dict[str, str] = {}  # paths, by the link or by what was converted
+        self._single_flight = SingleFlight()
         state, spool = os.path.split(os.path.realpath(store.spool))
-        self._folder = os.path.join(state, FOLDER + spool.removeprefix(SPOOL))
-        self._kept = References(self._folder)
+        self._folder = os.path.join(state, REFERENCE_FOLDER + spool.removeprefix(SPOOL))
+        self._prepared = References(self._folder)
 
-    async def __aenter__(self) -> Enclosures:
+    async def __aenter__(self) -> ReferenceInputs:
         shutil.rmtree(self._folder, ignore_errors=True)
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        await self._making.stop()
-        await self._uploads.going.stop()
+        await self._single_flight.stop()
+        await self._uploads.in_flight.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def give_up(self) -> None:
         """Stop fetching and uploading; what waits for it gets CancelledError."""
-        self._making.give_up()
-        self._uploads.going.give_up()
+        self._single_flight.cancel()
+        self._uploads.in_flight.cancel()
 
     async def inputs(self, sample: Sample, route: Route) -> Inputs:
         """Raises ProviderError, and OSError or UsageError when something can no longer be read."""
@@ -99,81 +101,92 @@ class Enclosures:
         turns = await asyncio.to_thread(self._dependents.earlier_turns, item, sample.n) if item.turn > 1 else ()
         if not sample.item.references:
             return Inputs((), turns)
-        sources = await asyncio.gather(*(self._source(name, route) for name in sample.item.references))
-        up: frozenset[int] = frozenset()
+        sources = await asyncio.gather(*(self._resolve(name, route) for name in sample.item.references))
+        to_upload: frozenset[int] = frozenset()
         if route.batch:  # named by URI, so that no line of a file holds a picture
-            up = frozenset(range(len(sources)))
-        elif isinstance(route.codec, Uploading):
+            to_upload = frozenset(range(len(sources)))
+        elif isinstance(route.codec, SupportsUploads):
             sizes = [0 if isinstance(one, ReferenceImage) else 4 * ((one.picture.bytes + 2) // 3) for one in sources]
             if sum(sizes) + sum(map(len, turns)) > route.profile.request_max_bytes // 2:
-                bare = len(route.codec.build(sample, Inputs((), turns)).body) + URI_BYTES * len(sizes)
-                up = beyond(sizes, route.profile.request_max_bytes - bare)
+                bare = len(route.codec.build(sample, Inputs((), turns)).body) + URI_PART_BYTES * len(sizes)
+                to_upload = positions_to_upload(sizes, route.profile.request_max_bytes - bare)
         references = await asyncio.gather(
-            *(self._sent(one, route, upload=position in up) for position, one in enumerate(sources))
+            *(self._encode(one, route, upload=position in to_upload) for position, one in enumerate(sources))
         )
         return Inputs(tuple(references), turns)
 
-    async def forget(self, inputs: Inputs, error: FileGone) -> None:
+    async def forget_uploads(self, inputs: Inputs, error: FileGone) -> None:
         """The vendor no longer has an uploaded file: the one that its message names, else all of the request."""
         uris = [reference.uri for reference in inputs.references if reference.uri]
         named = [uri for uri in uris if uri.rpartition("/")[2] in error.message]
         await self._uploads.forget(named or uris)
 
-    async def _source(self, name: str, route: Route) -> Source | ReferenceImage:
+    async def _resolve(self, name: str, route: Route) -> LocalReference | ReferenceImage:
         if name.startswith("@") and isinstance(self._store, BucketStore):
             bucket = self._store
-            among, path = self._kept, await self._making.do(name, lambda: self._brought(name, bucket))
-        elif in_bucket(name):
-            among, path = self._kept, await self._making.do(name, lambda: self._from_bucket(name))
+            collection, path = (
+                self._prepared,
+                await self._single_flight.do(name, lambda: self._download_item_image(name, bucket)),
+            )
+        elif is_object_url(name):
+            collection, path = (
+                self._prepared,
+                await self._single_flight.do(name, lambda: self._download_from_bucket(name)),
+            )
         elif not is_link(name):
-            among, path = self._dependents.file(name)
-        elif isinstance(route.codec, TakingLinks):
+            collection, path = self._dependents.locate_reference(name)
+        elif isinstance(route.codec, SupportsLinks):
             return ReferenceImage("", uri=name)
         else:
-            among, path = self._kept, await self._making.do(name, lambda: self._fetched(name, route.base_url))
-        picture = among.look(path)
-        if takes(route.profile, picture.mime_type):
-            return Source(among, picture)
+            collection, path = (
+                self._prepared,
+                await self._single_flight.do(name, lambda: self._download_link(name, route.base_url)),
+            )
+        picture = collection.identify(path)
+        if accepts_mime_type(route.profile, picture.mime_type):
+            return LocalReference(collection, picture)
         if picture.mime_type not in CONVERTIBLE:
             raise UsageError(f"{name} is {picture.mime_type}, which {route.profile.id} does not take")
-        path = await self._making.do((among, path), lambda: self._converted(name, Source(among, picture), route))
-        return Source(self._kept, self._kept.look(path))
+        path = await self._single_flight.do(
+            (collection, path), lambda: self._convert_to_png(name, LocalReference(collection, picture), route)
+        )
+        return LocalReference(self._prepared, self._prepared.identify(path))
 
-    async def _sent(self, source: Source | ReferenceImage, route: Route, *, upload: bool) -> ReferenceImage:
+    async def _encode(self, source: LocalReference | ReferenceImage, route: Route, *, upload: bool) -> ReferenceImage:
         if isinstance(source, ReferenceImage):
             return source
-        among, picture = source.among, source.picture
-        if not (upload and isinstance(route.codec, Uploading)):
-            return await among.load_async(picture.path)
+        collection, picture = source.collection, source.picture
+        if not (upload and isinstance(route.codec, SupportsUploads)):
+            return await collection.load_async(picture.path)
         file = Upload(
             name=os.path.basename(picture.path),
-            sha256=await asyncio.to_thread(among.digest, picture.path),
+            sha256=await asyncio.to_thread(collection.digest, picture.path),
             mime_type=picture.mime_type,
-            open=lambda: among.open_unchanged(picture.path),
+            open=lambda: collection.open_unchanged(picture.path),
         )
         to = Destination(route.codec.files, route.base_url, route.auth)
-        for_s = BATCH_LIFE_S if route.batch else 0.0
-        return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file, for_s=for_s))
+        min_lifetime_s = BATCH_UPLOAD_LIFETIME_S if route.batch else 0.0
+        return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file, min_lifetime_s=min_lifetime_s))
 
     # --- what is made for this run
 
-    def _place(self, name: str) -> str:
+    def _path_for(self, name: str) -> str:
         self._store.plain_folder(os.path.join(STATE_FOLDER, os.path.basename(self._folder)), 0o700)
         return os.path.join(self._folder, sha256(name.encode()).hexdigest())
 
-    async def _fetched(self, link: str, own: str) -> str:
+    async def _download_link(self, link: str, api_url: str) -> str:
         """Downloaded once per run. Raises ReferenceLinkFailed with the link in its message."""
-        if (ready := self._ready.get(link)) is not None:
+        if (ready := self._prepared_paths.get(link)) is not None:
             return ready
-        path = self._place(link)
+        path = self._path_for(link)
         part = SpoolFile(self._folder, f"{os.path.basename(path)}.part")
         try:
-            await self._transport.fetch(link, part.write, most_bytes=FILE_MAX_BYTES, own=own)
+            await self._transport.download_link(link, part.write, max_bytes=FILE_MAX_BYTES, api_url=api_url)
             part.sync()
-            if await asyncio.to_thread(_is_cut, part.path):
+            if await asyncio.to_thread(_is_truncated, part.path):
                 raise ReferenceLinkFailed(f"the reference {link}: the picture there is incomplete")
             os.rename(part.path, path)
-            self._kept.look(path)
+            self._prepared.identify(path)
         except DownloadFailed as error:
             kind = ReferenceLinkRefused if error.reason == "link_refused" else ReferenceLinkFailed
             raise kind(f"the reference {link}: {error.message}", http_status=error.http_status) from None
@@ -182,40 +195,40 @@ class Enclosures:
             raise ReferenceLinkFailed(f"the reference {link}: what it gives is not a picture") from None
         finally:
             part.discard()
-        self._ready[link] = path
+        self._prepared_paths[link] = path
         return path
 
-    async def _brought(self, name: str, bucket: BucketStore) -> str:
+    async def _download_item_image(self, name: str, bucket: BucketStore) -> str:
         """The picture of another item, once per run. Raises ReferenceLinkFailed."""
-        file = self._dependents.picture(name).file
-        if (ready := self._ready.get(file.sha256)) is not None:
+        file = self._dependents.referenced_image(name).file
+        if (ready := self._prepared_paths.get(file.sha256)) is not None:
             return ready
-        path = self._place(file.sha256)
+        path = self._path_for(file.sha256)
         try:
-            await asyncio.to_thread(bucket.bring, file.path, path)
-        except (BucketAway, FileNotFoundError) as error:
+            await asyncio.to_thread(bucket.download, file.path, path)
+        except (BucketUnavailable, FileNotFoundError) as error:
             raise ReferenceLinkFailed(f"the picture of {name}: {str(error) or 'it has gone from the bucket'}") from None
-        self._kept.expect(path, file.sha256)
-        self._ready[file.sha256] = path
+        self._prepared.expect_digest(path, file.sha256)
+        self._prepared_paths[file.sha256] = path
         return path
 
-    async def _from_bucket(self, address: str) -> str:
+    async def _download_from_bucket(self, address: str) -> str:
         """A reference that lies in a bucket, once per run. Raises ReferenceLinkFailed, UsageError."""
-        if (ready := self._ready.get(address)) is not None:
+        if (ready := self._prepared_paths.get(address)) is not None:
             return ready
-        path = self._place(address)
+        path = self._path_for(address)
         try:
-            digest = await asyncio.to_thread(self._dependents.references.bring, address, path)
-        except BucketAway as error:
+            digest = await asyncio.to_thread(self._dependents.references.fetch, address, path)
+        except BucketUnavailable as error:
             raise ReferenceLinkFailed(f"the reference {address}: {error}") from None
-        self._kept.expect(path, digest)
-        self._ready[address] = path
+        self._prepared.expect_digest(path, digest)
+        self._prepared_paths[address] = path
         return path
 
-    async def _converted(self, name: str, source: Source, route: Route) -> str:
-        if (ready := self._ready.get(f"png of {source.picture.path}")) is not None:
+    async def _convert_to_png(self, name: str, source: LocalReference, route: Route) -> str:
+        if (ready := self._prepared_paths.get(f"png of {source.picture.path}")) is not None:
             return ready
-        path = self._place(f"png of {source.picture.path}")
+        path = self._path_for(f"png of {source.picture.path}")
         try:
             await asyncio.to_thread(_to_png, source, path)
         except (
@@ -229,11 +242,11 @@ class Enclosures:
         was = source.picture.mime_type.removeprefix("image/")
         frame = " (of several frames the first)" if was == "gif" else ""
         self._note(f"{name}: sent as PNG{frame}, for {route.profile.id} does not take {was}")
-        self._ready[f"png of {source.picture.path}"] = path
+        self._prepared_paths[f"png of {source.picture.path}"] = path
         return path
 
 
-def _is_cut(path: str) -> bool:
+def _is_truncated(path: str) -> bool:
     """Whether a picture ends too early: a picture made after half of it would be paid for. Another fault is the vendor's to
     judge."""
     try:
@@ -243,10 +256,10 @@ def _is_cut(path: str) -> bool:
     return False
 
 
-def _to_png(source: Source, path: str) -> None:
+def _to_png(source: LocalReference, path: str) -> None:
     """The first frame. Raises what Pillow raises; `store.check` has set how many pixels it takes."""
-    with source.among.open_unchanged(source.picture.path) as file, Image.open(file) as image:
-        see_through = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-        with open(f"{path}.part", "wb", opener=private) as part:
-            image.convert("RGBA" if see_through else "RGB").save(part, "PNG", compress_level=1)
+    with source.collection.open_unchanged(source.picture.path) as file, Image.open(file) as image:
+        has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
+        with open(f"{path}.part", "wb", opener=private_opener) as part:
+            image.convert("RGBA" if has_alpha else "RGB").save(part, "PNG", compress_level=1)
     os.rename(f"{path}.part", path)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from batchgen.engine.outcome import Ending, RunOptions
-from batchgen.engine.reconcile_items import Survey
+from batchgen.engine.outcome import RunEnding, RunOptions
+from batchgen.engine.reconcile_items import Reconciliation
 from batchgen.events import Event
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
@@ -16,22 +16,22 @@ from batchgen.store.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handover:
+class RemoteRun:
     """release: lets go of the job's lock, once nothing is left to be written that another run could cross."""
 
     manifest: Manifest
-    survey: Survey
+    reconciliation: Reconciliation
     backlog: Backlog
     ledger: Ledger
     store: Store
     options: RunOptions
     url: str
     emit: Callable[[Event], None]
-    release: Callable[[], None]
+    release_lock: Callable[[], None]
 
 
 @runtime_checkable
-class Distributed(Protocol):
+class RemoteEngine(Protocol):
     """An engine whose workers are elsewhere."""
 
-    async def hand_over(self, run: Handover) -> Ending: ...
+    async def run_remotely(self, run: RemoteRun) -> RunEnding: ...

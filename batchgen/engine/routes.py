@@ -10,11 +10,11 @@ from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
 from batchgen.profiles.profile import Profile
-from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor
-from batchgen.providers.contract import Batching, Provider
+from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor_url
+from batchgen.providers.contract import Provider, SupportsBatches
 from batchgen.providers.registry import provider_class
 from batchgen.settings import Access, Settings, environment, is_loopback
-from batchgen.url import parts_of
+from batchgen.url import split_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def open_routes(
         loopback = _on_this_machine(url)
         if access.warning:
             notes[access.warning] = None
-        if access.source and not is_vendor(profile.provider, url):
+        if access.source and not is_vendor_url(profile.provider, url):
             notes[f"requests for {profile.provider} go to {url}, as {access.source} says"] = None
         key = access.key
         if key is None and not loopback:
@@ -75,7 +75,7 @@ def open_routes(
         auth = codec_class.auth_header(key.secret.reveal() if key else "local")
         route = Route(profile, codec_class(profile), url, auth, loopback)
         routes[lane_key(profile.provider, profile.id)] = route
-        if isinstance(route.codec, Batching):
+        if isinstance(route.codec, SupportsBatches):
             routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
     return routes, list(notes)
 
@@ -94,4 +94,4 @@ def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: s
 
 
 def _on_this_machine(url: str) -> bool:
-    return is_loopback(parts_of(url).hostname or "")
+    return is_loopback(split_url(url).hostname or "")

@@ -16,62 +16,79 @@ from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
-from batchgen.engine.attempts import Attempts
-from batchgen.engine.batch.batches import Batches
-from batchgen.engine.batch.context import Means
-from batchgen.engine.batch.startup import looking, name_prefix, saved_usd, take_up_chunks
-from batchgen.engine.budgets import Purse, counts_all_jobs
-from batchgen.engine.delivery import Delivery
+from batchgen.engine.attempts import AttemptRecorder
+from batchgen.engine.batch.context import BatchContext
+from batchgen.engine.batch.runner import BatchRunner
+from batchgen.engine.batch.startup import batch_options, name_prefix, resume_unsent_chunks, saved_usd
+from batchgen.engine.budgets import JobBudgets, counts_all_jobs
+from batchgen.engine.deferred_uploads import DeferredUploads
 from batchgen.engine.dependents import Dependents
-from batchgen.engine.derivatives import Derivatives
+from batchgen.engine.derivative_runner import DerivativeRunner
 from batchgen.engine.discrepancies import find_discrepancies
 from batchgen.engine.execute import Execution
 from batchgen.engine.http_attempt import Exchange
-from batchgen.engine.links import fetch_earlier, take_up
+from batchgen.engine.links import fetch_pending_links, settle_downloaded
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import Discrepancies, Ending, Outcome, RunOptions, Tally, exit_code, stalled_message
-from batchgen.engine.pacing import Pacing, hearing
-from batchgen.engine.reconcile import Surveyor
-from batchgen.engine.reconcile_items import RESTORED, Survey, refuse_derivatives, refuse_online_only
-from batchgen.engine.recovery.interrupted import apply_survey, finish_placing, settle_open_attempts
-from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results, way_back
-from batchgen.engine.recovery.receipts import bind
-from batchgen.engine.recovery.replay import forget_settled, read_kept_answers
-from batchgen.engine.recovery.unrecorded_files import ended_in_order, find_moved_files
-from batchgen.engine.reference_inputs import Enclosures
-from batchgen.engine.remote_engine import Distributed, Handover
+from batchgen.engine.outcome import (
+    DerivativeCounts,
+    Discrepancies,
+    Outcome,
+    RunEnding,
+    RunOptions,
+    exit_code,
+    stalled_message,
+)
+from batchgen.engine.pacing import Pacing, polling_shared_state
+from batchgen.engine.reconcile import Reconciler
+from batchgen.engine.reconcile_items import RESTORED, Reconciliation, refuse_derivatives, refuse_online_only
+from batchgen.engine.recovery.missing_state import recovery_advice, refuse_lost_pictures, refuse_lost_results
+from batchgen.engine.recovery.open_attempts import apply_reconciliation, finish_moves, settle_open_attempts
+from batchgen.engine.recovery.receipts import bind_store
+from batchgen.engine.recovery.replay import forget_settled_answers, read_kept_answers
+from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
+from batchgen.engine.reference_inputs import ReferenceInputs
+from batchgen.engine.remote_engine import RemoteEngine, RemoteRun
 from batchgen.engine.routes import Route, link_routes, open_routes
 from batchgen.engine.signals import stop_on_signals
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
-from batchgen.events import Event, Noted, Observer, RunEnded, RunStarted, Stopping
+from batchgen.events import Event, Notice, Observer, RunEnded, RunStarted, Stopping
 from batchgen.http.transport import Transport
-from batchgen.http.uploads import Uploads
+from batchgen.http.uploads import Uploader
 from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import Chunks
+from batchgen.ledger.chunks import ChunkWriter
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.location import Server, address, has_ledger, kept_by, known_as, ledger_url, pointer, server_url
-from batchgen.ledger.missing_state import has_lines
-from batchgen.ledger.quota_store import SharedBook, open_shared
+from batchgen.ledger.location import (
+    LedgerServer,
+    has_ledger,
+    job_identity,
+    ledger_url,
+    open_registered,
+    read_pointer,
+    server_address,
+    validated_url,
+)
+from batchgen.ledger.missing_state import has_result_lines
+from batchgen.ledger.quota_store import QuotaStore, open_quota_store
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
-from batchgen.ledger.schema import ledger_path, unreadable
+from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.ledger.server_lock import ServerLock
-from batchgen.ledger.server_wait import until_reachable
-from batchgen.ledger.work_queue import submitting_run
+from batchgen.ledger.server_wait import wait_until_reachable
+from batchgen.ledger.work_queue import last_submitting_run
 from batchgen.manifest import Manifest
-from batchgen.os_errors import allow_open_files, started_threads
-from batchgen.planning.batchable import RESULT_MOST_BYTES, is_batch
-from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, forecast, no_room, too_dear
-from batchgen.scheduling.dispatcher import Dispatch
+from batchgen.os_errors import raise_open_file_limit, start_threads
+from batchgen.planning.batchable import MAX_RESULT_BYTES, is_batch
+from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, disk_space_problem, forecast, spend_rate_problem
+from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.store.lock import JobLock
 from batchgen.store.open_store import open_store
 from batchgen.store.store import Store
 
 log = logging.getLogger("batchgen")
-MOVES_TOLD = 10
-LEFT_AT_ONCE = 500  # samples recorded in one transaction
+MAX_MOVES_NOTED = 10
+NOT_TRIED_BATCH = 500  # samples recorded in one transaction
 
 
 async def run_job(
@@ -79,7 +96,7 @@ async def run_job(
     folder: Path,
     settings: Settings,
     options: RunOptions,
-    engine: Engine | Distributed,
+    engine: Engine | RemoteEngine,
     observers: Sequence[Observer] = (),
     *,
     bucket: str = "",
@@ -92,7 +109,7 @@ async def run_job(
     try:
         return await run.run(engine)
     except sqlite3.Error as error:
-        raise unreadable(error, ledger_path(folder)) from error
+        raise unreadable_error(error, ledger_path(folder)) from error
 
 
 class _Run:
@@ -105,10 +122,10 @@ class _Run:
         self.options = options
         self.observers = list(observers)
         self.backlog = Backlog()
-        self.first_survey: Survey | None = None
+        self.first_reconciliation: Reconciliation | None = None
         self.stop_message = ""
         self.left = False  # whether there are samples that the run did not come to
-        self.derived = Tally()
+        self.derived = DerivativeCounts()
         self.waiting = 0  # pictures that the bucket did not take
         self.manifest_path = os.path.abspath(manifest.path)
 
@@ -126,40 +143,40 @@ class _Run:
                 self.observers.remove(observer)
 
     def note(self, message: str) -> None:
-        self.emit(Noted(at=time.time(), message=message))
+        self.emit(Notice(at=time.time(), message=message))
 
     # --- the run
 
-    async def run(self, engine: Engine | Distributed) -> Outcome:
+    async def run(self, engine: Engine | RemoteEngine) -> Outcome:
         try:
-            if isinstance(engine, Distributed) and self._server() is None:
+            if isinstance(engine, RemoteEngine) and self._server() is None:
                 raise UsageError(
                     "this engine needs a ledger that its workers reach: --ledger postgresql://user@host/database, or"
                     " BATCHGEN_LEDGER"
                 )
-            if url := address(self.store.folder, self._server()):
-                await until_reachable(url, self.note, postgresql.PATIENCE_S)
-            has_lines(self.store.folder)  # a user's own results.jsonl is never written over
+            if url := server_address(self.store.folder, self._server()):
+                await wait_until_reachable(url, self.note, postgresql.RECONNECT_TIMEOUT_S)
+            has_result_lines(self.store.folder)  # a user's own results.jsonl is never written over
             if not has_ledger(self.store.folder):
                 known = self._known_to_server()
                 if not known:
                     refuse_lost_results(self.manifest, self.store)
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
-                self.first_survey = self._survey(None)
+                self.first_reconciliation = self._reconcile(None)
                 refuse_derivatives(self.manifest, self.store)
                 if not known:
-                    refuse_lost_pictures(self.manifest, self.store, self.first_survey, None)
-                if not isinstance(engine, Distributed):
-                    open_routes(self.first_survey.profiles.values(), self.settings, self.options.emulator_url)
+                    refuse_lost_pictures(self.manifest, self.store, self.first_reconciliation, None)
+                if not isinstance(engine, RemoteEngine):
+                    open_routes(self.first_reconciliation.profiles.values(), self.settings, self.options.emulator_url)
             self.store.prepare()
             lock = self.lock = JobLock(self.store.folder)
             lock.acquire()
             try:
-                return await self._behind_lock(engine)
+                return await self._run_locked(engine)
             except LedgerGone as gone:
-                raise LedgerGone(f"{gone}. {way_back(self.manifest, self.store)}") from gone
+                raise LedgerGone(f"{gone}. {recovery_advice(self.manifest, self.store)}") from gone
             finally:
-                self.store.rescue.release_ballast()
+                self.store.emergency_spool.release_space()
                 lock.release()
         finally:
             self.backlog.close()
@@ -167,132 +184,144 @@ class _Run:
     def _known_to_server(self) -> bool:
         """Whether a server has a ledger of this job although the folder does not say so: the pointer may be lost."""
         server = self._server()
-        kept = None if server is None else kept_by(server)
+        kept = None if server is None else open_registered(server)
         if kept is None:
             return False
         with closing(Reader(kept)) as reader:
             return reader.last_run() is not None
 
-    async def _behind_lock(self, engine: Engine | Distributed) -> Outcome:
-        self.store.lay_ballast()
+    async def _run_locked(self, engine: Engine | RemoteEngine) -> Outcome:
+        self.store.reserve_space()
         known = has_ledger(self.store.folder)
         ledger = Ledger(self.store.folder, self._server())
         try:
             self.server_lock = ServerLock(ledger)
             self.server_lock.acquire()
-            if self.first_survey is not None and (known or ledger.reader.last_run() is not None):
-                self.first_survey = None  # another process ran this job, or another host: look again at what is left
+            if self.first_reconciliation is not None and (known or ledger.reader.last_run() is not None):
+                self.first_reconciliation = (
+                    None  # another process ran this job, or another host: look again at what is left
+                )
                 self.backlog.close()
                 self.backlog = Backlog()
-            return await self._locked(ledger, engine)
+            return await self._recover_and_run(ledger, engine)
         finally:
             ledger.close()
 
-    def _server(self) -> Server | None:
+    def _server(self) -> LedgerServer | None:
         """Where a new ledger goes, when not into the job folder."""
-        url = server_url(self.options.ledger) if self.options.ledger else ledger_url(self.settings)
-        return None if url is None else Server(url, self.manifest.name, known_as(self.store.url or self.store.root))
+        url = validated_url(self.options.ledger) if self.options.ledger else ledger_url(self.settings)
+        return (
+            None
+            if url is None
+            else LedgerServer(url, self.manifest.name, job_identity(self.store.url or self.store.root))
+        )
 
-    def _after_workers(self) -> None:
+    def _recover_orphans(self) -> None:
         """With a ledger that workers write: what those of them left that died."""
-        if (there := pointer(self.store.folder)) is not None:
-            from batchgen.engine.cluster.orphan_recovery import after_workers
+        if (pointer_found := read_pointer(self.store.folder)) is not None:
+            from batchgen.engine.cluster.orphan_recovery import recover_after_workers
 
-            url = address(self.store.folder, self._server()) or ""
-            after_workers(self.store, url, there.schema, self.manifest.catalogue, self.note)
+            url = server_address(self.store.folder, self._server()) or ""
+            recover_after_workers(self.store, url, pointer_found.schema, self.manifest.catalogue, self.note)
 
-    async def _locked(self, ledger: Ledger, engine: Engine | Distributed) -> Outcome:
+    async def _recover_and_run(self, ledger: Ledger, engine: Engine | RemoteEngine) -> Outcome:
         emulated = self.options.emulator_url is not None
         self._check_owner(ledger, emulated)
         if ledger.reader.last_run() is None:
             refuse_lost_results(self.manifest, self.store)
-        bind(ledger, self.store)
-        repairs = await self._recovered(ledger)
-        survey = self.first_survey or self._survey(ledger)
-        refuse_online_only(survey)
+        bind_store(ledger, self.store)
+        repairs = await self._recover(ledger)
+        reconciliation = self.first_reconciliation or self._reconcile(ledger)
+        refuse_online_only(reconciliation)
         refuse_derivatives(self.manifest, self.store)
-        refuse_lost_pictures(self.manifest, self.store, survey, ledger.reader)
-        self._check_price(survey)
-        self._check_room(survey, emulated)
+        refuse_lost_pictures(self.manifest, self.store, reconciliation, ledger.reader)
+        self._check_price(reconciliation)
+        self._check_room(reconciliation, emulated)
         routes, warnings = dict[str, Route](), list[str]()
-        if not isinstance(engine, Distributed):  # else it is workers who need the keys
-            routes, warnings = open_routes(survey.profiles.values(), self.settings, self.options.emulator_url)
+        if not isinstance(engine, RemoteEngine):  # else it is workers who need the keys
+            routes, warnings = open_routes(reconciliation.profiles.values(), self.settings, self.options.emulator_url)
         for warning in (*self.settings.warnings, *self.manifest.warnings, *warnings):
             self.note(warning)
-        if isinstance(engine, Distributed):
-            return await self._carried_out(ledger, engine, survey, routes, None, repairs)
+        if isinstance(engine, RemoteEngine):
+            return await self._run_reconciled(ledger, engine, reconciliation, routes, None, repairs)
         with closing(self._open_shared(routes, emulated=emulated)) as shared:
-            return await self._carried_out(ledger, engine, survey, routes, shared, repairs)
+            return await self._run_reconciled(ledger, engine, reconciliation, routes, shared, repairs)
 
-    async def _recovered(self, ledger: Ledger) -> bool:
+    async def _recover(self, ledger: Ledger) -> bool:
         """What earlier runs left is put in order. Whether lines of results.jsonl may be of before."""
-        self._after_workers()
+        self._recover_orphans()
         repairs = bool(ledger.reader.open_attempts())
-        finish_placing(ledger, self.store, self.note)
+        finish_moves(ledger, self.store, self.note)
         repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
-        take_up(ledger, self.store, self.manifest.catalogue, ledger.reader.open_attempts())
+        settle_downloaded(ledger, self.store, self.manifest.catalogue, ledger.reader.open_attempts())
         settle_open_attempts(ledger, self.store, self.note)
-        ledger.catch_up()  # placing is not waited for
-        take_up_chunks(ledger, self.store, self.options.batches.by, self.note)
-        if not ended_in_order(ledger):
+        ledger.flush()  # placing is not waited for
+        resume_unsent_chunks(ledger, self.store, self.options.batches.batch_mode, self.note)
+        if not last_run_ended(ledger):
             find_moved_files(ledger, self.store, self.note)
-        await self._fetch_earlier(ledger)
-        ledger.catch_up()
+        await self._fetch_pending_links(ledger)
+        ledger.flush()
         return repairs
 
-    def _open_shared(self, routes: Mapping[str, Route], *, emulated: bool) -> SharedBook:
+    def _open_shared(self, routes: Mapping[str, Route], *, emulated: bool) -> QuotaStore:
         """One ledger's server counts for all machines; the state folder counts for this host. Raises LedgerError."""
-        place = address(self.store.folder, self._server()) or state_folder(self.settings)
+        location = server_address(self.store.folder, self._server()) or state_folder(self.settings)
         usual = next(state_folders(self.settings), None)
-        if place is None and self.settings.of_process:
+        if location is None and self.settings.from_process:
             self.note(
                 "quota and spend are not shared with other runs: no home folder is set (HOME) or known to the system"
             )
-        elif isinstance(place, Path) and place != usual:
-            self.note(f"quota and spend are counted in {place}: {usual} cannot be written")
+        elif isinstance(location, Path) and location != usual:
+            self.note(f"quota and spend are counted in {location}: {usual} cannot be written")
         providers = {route.profile.provider for route in routes.values()}
         money = counts_all_jobs(self.manifest.limits, providers, emulated=emulated)
-        return open_shared(place, self.note, counts_money=money)
+        return open_quota_store(location, self.note, counts_money=money)
 
-    async def _carried_out(
+    async def _run_reconciled(
         self,
         ledger: Ledger,
-        engine: Engine | Distributed,
-        survey: Survey,
+        engine: Engine | RemoteEngine,
+        reconciliation: Reconciliation,
         routes: Mapping[str, Route],
-        shared: SharedBook | None,
+        shared: QuotaStore | None,
         repairs: bool,
     ) -> Outcome:
         """shared: None when workers elsewhere ask for themselves."""
-        going = submitting_run(ledger.database) if isinstance(engine, Distributed) and not survey.wanted else None
-        if going is not None:
-            ledger.run_id = going  # nothing is new: its own run goes on
+        ongoing_run_id = (
+            last_submitting_run(ledger.database)
+            if isinstance(engine, RemoteEngine) and not reconciliation.wanted
+            else None
+        )
+        if ongoing_run_id is not None:
+            ledger.run_id = ongoing_run_id  # nothing is new: its own run goes on
         else:
-            ledger.run_started(os.getpid(), socket.gethostname(), __version__, survey.wanted, survey.kept)
+            ledger.run_started(
+                os.getpid(), socket.gethostname(), __version__, reconciliation.wanted, reconciliation.kept
+            )
         self._note_other_manifest(ledger.reader.meta("manifest"))
         results = ResultsFile(self.store.folder, ledger.reader)
-        tidy = ledger.reader.meta("results_tidy") == "yes"
+        compacted = ledger.reader.meta("results_tidy") == "yes"
         ledger.set_meta(
             results_tidy="no",
             manifest=self.manifest_path,
             emulated="yes" if self.options.emulator_url is not None else "no",
             name=self.manifest.name,
         )
-        results.open(tidy=tidy)
-        apply_survey(ledger, self.store, survey, self.backlog)
-        self._note_moves(survey)
-        if isinstance(engine, Distributed):
-            outcome = await self._hand_over(ledger, engine, survey)
+        results.open(compacted=compacted)
+        apply_reconciliation(ledger, self.store, reconciliation, self.backlog)
+        self._note_moves(reconciliation)
+        if isinstance(engine, RemoteEngine):
+            outcome = await self._run_remotely(ledger, engine, reconciliation)
         elif shared is not None:
-            outcome = await self._drive(ledger, engine, survey, routes, results, shared)
-        forget_settled(ledger.reader, self.store)
+            outcome = await self._drive(ledger, engine, reconciliation, routes, results, shared)
+        forget_settled_answers(ledger.reader, self.store)
         try:
-            results.tidy(
+            results.compact(
                 rebuild=bool(
-                    isinstance(engine, Distributed)
-                    or survey.removed
-                    or survey.moves
-                    or survey.blocked
+                    isinstance(engine, RemoteEngine)
+                    or reconciliation.removed
+                    or reconciliation.moves
+                    or reconciliation.blocked
                     or repairs
                     or self.left
                     or self.derived.changed
@@ -304,14 +333,14 @@ class _Run:
                 raise
         return outcome
 
-    def _note_moves(self, survey: Survey) -> None:
-        if survey.adopted:
-            self.note(f"{survey.adopted:,} image(s) {RESTORED}")
-        found = [move for move in survey.moves if move.found]
-        for move in found[:MOVES_TOLD]:
+    def _note_moves(self, reconciliation: Reconciliation) -> None:
+        if reconciliation.adopted:
+            self.note(f"{reconciliation.adopted:,} image(s) {RESTORED}")
+        found = [move for move in reconciliation.moves if move.found]
+        for move in found[:MAX_MOVES_NOTED]:
             self.note(f"{move.old} is the missing {move.new} under another name: moved back, and nothing is bought")
-        if len(found) > MOVES_TOLD:
-            self.note(f"… and {len(found) - MOVES_TOLD:,} more that had been renamed")
+        if len(found) > MAX_MOVES_NOTED:
+            self.note(f"… and {len(found) - MAX_MOVES_NOTED:,} more that had been renamed")
 
     def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
         was = ledger.reader.meta("emulated")
@@ -329,9 +358,9 @@ class _Run:
                 " If both are to stay, give each its own output:"
             )
 
-    def _check_price(self, survey: Survey) -> None:
-        loads, limits = list(survey.loads.values()), self.manifest.limits
-        if (never := too_dear(loads)) is not None:
+    def _check_price(self, reconciliation: Reconciliation) -> None:
+        loads, limits = list(reconciliation.loads.values()), self.manifest.limits
+        if (never := spend_rate_problem(loads)) is not None:
             raise UsageError(never)
         unknown = ", ".join(dict.fromkeys(load.model for load in loads if load.price_unknown))
         if unknown and (self.options.max_usd is not None or limits.has_budget):
@@ -339,28 +368,28 @@ class _Run:
                 f"a budget is set and the price of {unknown} is unknown: give it under models: …: prices, or drop the budget"
             )
 
-    def _check_room(self, survey: Survey, emulated: bool) -> None:
+    def _check_room(self, reconciliation: Reconciliation, emulated: bool) -> None:
         """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
-        results = RESULT_MOST_BYTES if any(load.batch and load.images for load in survey.loads.values()) else 0
-        loads = [] if self.store.url else list(survey.loads.values())  # a bucket's pictures only pass through
-        missing = None if emulated else no_room(loads, self.store.free_bytes() - results)
+        results = MAX_RESULT_BYTES if any(load.batch and load.images for load in reconciliation.loads.values()) else 0
+        loads = [] if self.store.url else list(reconciliation.loads.values())  # a bucket's pictures only pass through
+        missing = None if emulated else disk_space_problem(loads, self.store.free_bytes() - results)
         if missing is not None:
             raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
-    def _survey(self, ledger: Ledger | None) -> Survey:
-        return Surveyor(
+    def _reconcile(self, ledger: Ledger | None) -> Reconciliation:
+        return Reconciler(
             self.manifest,
             ledger.reader if ledger else None,
             self.store,
-            self.options.wishes,
+            self.options.retry_selection,
             only=self.options.only,
             limit=self.options.limit,
             backlog=self.backlog,
             on_step=None,
-            by=self.options.batches.by,
-        ).walk()
+            batch_mode=self.options.batches.batch_mode,
+        ).reconcile()
 
-    async def _fetch_earlier(self, ledger: Ledger) -> None:
+    async def _fetch_pending_links(self, ledger: Ledger) -> None:
         """Before anything is planned: pictures that an earlier run paid for and could not fetch from their links."""
         models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
         if models:
@@ -368,38 +397,40 @@ class _Run:
             routes = link_routes(profiles, self.settings, self.options.emulator_url)
             with ThreadPoolExecutor(1) as executor:
                 async with Transport(1, executor) as transport:
-                    await fetch_earlier(ledger, self.store, transport, routes, self.note)
+                    await fetch_pending_links(ledger, self.store, transport, routes, self.note)
 
     async def _drive(
         self,
         ledger: Ledger,
         engine: Engine,
-        survey: Survey,
+        reconciliation: Reconciliation,
         routes: Mapping[str, Route],
         results: ResultsFile,
-        shared: SharedBook,
+        shared: QuotaStore,
     ) -> Outcome:
         started, limits, options = time.time(), self.manifest.limits, self.options
-        pacing = Pacing(ledger, survey.loads, routes, limits, options, self.emit, shared.far)
-        purse = Purse(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
-        logs = await purse.logs(survey.loads)
-        budget, budget_of = await purse.tightest(options.max_usd)
-        prospect = forecast(list(survey.loads.values()), pacing.concurrency, budget, budget_of, chain_s=survey.chain_s)
+        pacing = Pacing(ledger, reconciliation.loads, routes, limits, options, self.emit, shared.is_remote)
+        budgets = JobBudgets(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
+        quota_logs = await budgets.quota_logs(reconciliation.loads)
+        budget, budget_of = await budgets.remaining(options.max_usd)
+        run_forecast = forecast(
+            list(reconciliation.loads.values()), pacing.concurrency, budget, budget_of, chain_s=reconciliation.chain_s
+        )
         parked = pacing.still_parked()
-        allow_open_files(pacing.concurrency)
-        with started_threads(8, "store") as executor:
-            async with Transport(pacing.concurrency, executor) as transport, AsyncExitStack() as held:
-                dispatch = pacing.dispatch(self.backlog, logs, parked)
+        raise_open_file_limit(pacing.concurrency)
+        with start_threads(8, "store") as executor:
+            async with Transport(pacing.concurrency, executor) as transport, AsyncExitStack() as contexts:
+                dispatcher = pacing.dispatcher(self.backlog, quota_logs, parked)
 
                 def supplied(lane: str) -> None:
-                    (batches.supplied if is_batch(lane) else dispatch.supplied)(lane)
+                    (batches.backlog_grew if is_batch(lane) else dispatcher.backlog_grew)(lane)
 
                 dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, supplied)
-                uploads = Uploads(state_folder(self.settings), transport, self.note)
-                enclosures = await held.enter_async_context(
-                    Enclosures(dependents, self.store, transport, uploads, self.note)
+                uploads = Uploader(state_folder(self.settings), transport, self.note)
+                reference_inputs = await contexts.enter_async_context(
+                    ReferenceInputs(dependents, self.store, transport, uploads, self.note)
                 )
-                attempts = Attempts(
+                attempts = AttemptRecorder(
                     ledger=ledger,
                     store=self.store,
                     results=results,
@@ -407,159 +438,167 @@ class _Run:
                     executor=executor,
                     emit=self.emit,
                 )
-                delivery = await held.enter_async_context(Delivery(ledger, self.store, executor, self.note))
-                derivatives = await held.enter_async_context(self._derivatives(ledger))
+                deferred_uploads = await contexts.enter_async_context(
+                    DeferredUploads(ledger, self.store, executor, self.note)
+                )
+                derivatives = await contexts.enter_async_context(self._derivatives(ledger))
                 self.observers.append(derivatives)
                 execution = Execution(
-                    dispatch=dispatch,
+                    dispatcher=dispatcher,
                     routes=routes,
                     ledger=ledger,
                     store=self.store,
                     attempts=attempts,
                     exchange=Exchange(transport, self.store),
-                    enclosures=enclosures,
+                    reference_inputs=reference_inputs,
                     executor=executor,
                     emit=self.emit,
                     hold_uncertain=options.hold_uncertain,
                 )
-                dispatch.price(execution.reserve_usd)
-                batches = Batches(
-                    Means(
-                        options=looking(options, any(route.loopback for route in routes.values())),
+                dispatcher.set_estimator(execution.reserve_usd)
+                batches = BatchRunner(
+                    BatchContext(
+                        options=batch_options(options, any(route.loopback for route in routes.values())),
                         tier=limits.tier,
                         prefix=name_prefix(ledger),
                         ledger=ledger,
-                        chunks=Chunks(ledger),
+                        chunks=ChunkWriter(ledger),
                         store=self.store,
                         backlog=self.backlog,
-                        dispatch=dispatch,
+                        dispatcher=dispatcher,
                         execution=execution,
                         attempts=attempts,
-                        enclosures=enclosures,
+                        reference_inputs=reference_inputs,
                         uploads=uploads,
                         transport=transport,
-                        routes={lane: route for lane, route in routes.items() if lane in survey.loads},
-                        logs=logs,
+                        routes={lane: route for lane, route in routes.items() if lane in reconciliation.loads},
+                        quota_logs=quota_logs,
                         executor=executor,
                         policy=pacing.policy,
                         emit=self.emit,
                         note=self.note,
                     )
                 )
-                self._say_started(ledger, survey, prospect, started)
+                self._emit_started(ledger, reconciliation, run_forecast, started)
                 with (
-                    stop_on_signals(dispatch, execution, self.emit)
+                    stop_on_signals(dispatcher, execution, self.emit)
                     if options.install_signal_handlers
                     else nullcontext()
                 ):
-                    async with batches, hearing(dispatch) if shared.far else nullcontext():
-                        await engine.drive(dispatch, execution.execute)
-                    if dispatch.fault is not None:
-                        execution.refused(dispatch.fault)
-                    self.derived = await derivatives.finish(lambda: self._stopping(dispatch))
-                    self.waiting = await delivery.finish()
-        self._say_why_it_stopped(dispatch)
-        if execution.fault is not None:
+                    async with batches, polling_shared_state(dispatcher) if shared.is_remote else nullcontext():
+                        await engine.drive(dispatcher, execution.execute)
+                    if dispatcher.shared_quota_error is not None:
+                        execution.storage_failed(dispatcher.shared_quota_error)
+                    self.derived = await derivatives.finish(lambda: self._stopping(dispatcher))
+                    self.waiting = await deferred_uploads.finish()
+        self._set_stop_message(dispatcher)
+        if execution.storage_error is not None:
             with suppress(LedgerError):
-                ledger.catch_up()  # whether it can still be written
+                ledger.flush()  # whether it can still be written
         if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
-            raise type(broken)(execution.trouble or str(broken)) from broken
-        self._record_left(ledger, dispatch)
+            raise type(broken)(execution.storage_message or str(broken)) from broken
+        self._record_left(ledger, dispatcher)
         exposed = execution.exposed_ms
-        ending = Ending(
-            stopping=dispatch.stopping,
-            message=execution.trouble,
-            left=dispatch.left() + batches.left + self.backlog.held,
-            waits=any(lane.parked and lane.waiting for lane in dispatch.lanes.values()),
+        ending = RunEnding(
+            stop_reason=dispatcher.stop_reason,
+            message=execution.storage_message,
+            left=dispatcher.untried_count() + batches.left + self.backlog.dependent_count,
+            waits_for_quota=any(lane.parked and lane.waiting for lane in dispatcher.lanes.values()),
             stopped_lanes={
-                **{lane.key: lane.stopped for lane in dispatch.lanes.values() if lane.stopped},
-                **batches.stopped,
+                **{lane.key: lane.stopped for lane in dispatcher.lanes.values() if lane.stopped},
+                **batches.stopped_lanes,
             },
             unsubmitted=batches.unsubmitted,
-            out=_with_workers(ledger),
+            with_workers=_with_workers(ledger),
             exposed_ms=(median(exposed), max(exposed)) if exposed else None,
         )
-        return await self._end(ledger, survey, ending, prospect, started, parked)
+        return await self._end(ledger, reconciliation, ending, run_forecast, started, parked)
 
-    async def _hand_over(self, ledger: Ledger, engine: Distributed, survey: Survey) -> Outcome:
+    async def _run_remotely(self, ledger: Ledger, engine: RemoteEngine, reconciliation: Reconciliation) -> Outcome:
         """To workers elsewhere. What is in the queue already belongs to the run that put it there, which goes on."""
         started, limits, options = time.time(), self.manifest.limits, self.options
         concurrency = options.concurrency or limits.concurrency
-        prospect = forecast(list(survey.loads.values()), concurrency, options.max_usd, "run", chain_s=survey.chain_s)
-        self._say_started(ledger, survey, prospect, started)
-        ending = await engine.hand_over(
-            Handover(
+        run_forecast = forecast(
+            list(reconciliation.loads.values()), concurrency, options.max_usd, "run", chain_s=reconciliation.chain_s
+        )
+        self._emit_started(ledger, reconciliation, run_forecast, started)
+        ending = await engine.run_remotely(
+            RemoteRun(
                 manifest=self.manifest,
-                survey=survey,
+                reconciliation=reconciliation,
                 backlog=self.backlog,
                 ledger=ledger,
                 store=self.store,
                 options=options,
-                url=address(self.store.folder, self._server()) or "",
+                url=server_address(self.store.folder, self._server()) or "",
                 emit=self.emit,
-                release=self._release,
+                release_lock=self._release,
             )
         )
         self.derived = ending.derived
-        return await self._end(ledger, survey, ending, prospect, started, {})
+        return await self._end(ledger, reconciliation, ending, run_forecast, started, {})
 
     def _release(self) -> None:
         self.server_lock.release()
         self.lock.release()
 
-    def _derivatives(self, ledger: Ledger) -> Derivatives:
+    def _derivatives(self, ledger: Ledger) -> DerivativeRunner:
         emulated = self.options.emulator_url is not None
-        return Derivatives(self.manifest, ledger, self.store, self.note, emulated=emulated, only=self.options.only)
+        return DerivativeRunner(self.manifest, ledger, self.store, self.note, emulated=emulated, only=self.options.only)
 
-    def _stopping(self, dispatch: Dispatch) -> str:
+    def _stopping(self, dispatcher: Dispatcher) -> str:
         """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
         if self.options.deadline is not None and time.time() >= self.options.deadline:
-            dispatch.stop("deadline")
-        return dispatch.stopping
+            dispatcher.stop("deadline")
+        return dispatcher.stop_reason
 
-    def _say_started(self, ledger: Ledger, survey: Survey, prospect: Forecast, started: float) -> None:
+    def _emit_started(
+        self, ledger: Ledger, reconciliation: Reconciliation, run_forecast: Forecast, started: float
+    ) -> None:
         self.emit(
             RunStarted(
                 at=started,
                 run_id=ledger.run_id,
                 job=self.manifest.name,
-                kept=survey.kept,
-                usd=prospect.usd,
-                known_usd=prospect.known_usd,
-                unpriced=prospect.unpriced,
-                eta_s=None if any(load.batch and load.images for load in survey.loads.values()) else prospect.seconds,
-                samples=_wanted_by_model(survey),
+                kept=reconciliation.kept,
+                usd=run_forecast.usd,
+                known_usd=run_forecast.known_usd,
+                unpriced=run_forecast.unpriced,
+                eta_s=None
+                if any(load.batch and load.images for load in reconciliation.loads.values())
+                else run_forecast.seconds,
+                samples=_wanted_by_model(reconciliation),
                 emulated=self.options.emulator_url is not None,
             )
         )
 
-    def _say_why_it_stopped(self, dispatch: Dispatch) -> None:
-        if dispatch.stopping == "stalled":
-            self.stop_message = stalled_message(self.options.patience_s or 0.0)
-        elif span := dispatch.budget_span:
-            self.stop_message = f"the {span}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[span]}"
+    def _set_stop_message(self, dispatcher: Dispatcher) -> None:
+        if dispatcher.stop_reason == "stalled":
+            self.stop_message = stalled_message(self.options.stall_limit_s or 0.0)
+        elif period := dispatcher.budget_period:
+            self.stop_message = f"the {period}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[period]}"
 
-    def _record_left(self, ledger: Ledger, dispatch: Dispatch) -> None:
+    def _record_left(self, ledger: Ledger, dispatcher: Dispatcher) -> None:
         """Of what the run did not come to, so that each item has a line in the results."""
-        left = chain(dispatch.waiting(), (sample for _, sample, _ in self.backlog.everything()))
-        while samples := list(islice(left, LEFT_AT_ONCE)):
-            ledger.not_tried(samples, self.stop_message or "the run ended before its turn came")
+        left = chain(dispatcher.waiting_samples(), (sample for _, sample, _ in self.backlog.iter_all()))
+        while samples := list(islice(left, NOT_TRIED_BATCH)):
+            ledger.record_not_tried(samples, self.stop_message or "the run ended before its turn came")
             self.left = True
 
     # --- the end
 
-    async def _discrepancies(self, ledger: Ledger, ending: Ending) -> Discrepancies:
+    async def _discrepancies(self, ledger: Ledger, ending: RunEnding) -> Discrepancies:
         """Skipped for a run that was stopped, which does not end with 0, and while workers are still placing pictures."""
-        if ending.stopping or ending.out or self.waiting:
+        if ending.stop_reason or ending.with_workers or self.waiting:
             return Discrepancies()
         return await find_discrepancies(ledger, self.store, self.note)
 
     async def _end(
         self,
         ledger: Ledger,
-        survey: Survey,
-        ending: Ending,
-        prospect: Forecast,
+        reconciliation: Reconciliation,
+        ending: RunEnding,
+        run_forecast: Forecast,
         started: float,
         parked: Mapping[str, float],
     ) -> Outcome:
@@ -568,34 +607,34 @@ class _Run:
         money = reader.money(ledger.run_id)
         attempts = reader.attempts(ledger.run_id)
         counts = reader.counts()
-        made = reader.made_in(ledger.run_id)
+        made = reader.image_count_of_run(ledger.run_id)
         all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
         missing = (
-            survey.wanted
-            + survey.submitted
+            reconciliation.wanted
+            + reconciliation.submitted
             - made
-            + (0 if self.options.wishes.explicit else survey.skipped - survey.beyond)
+            + (0 if self.options.retry_selection.explicit else reconciliation.skipped - reconciliation.over_limit)
         )
         code = exit_code(
-            ending.stopping,
+            ending.stop_reason,
             max(0, missing) + len(discrepancies.missing),
             made,
             sum(attempts.values()),
             bool(ending.stopped_lanes),
-            ending.waits,
-            counts.get("submitted", 0) + ending.unsubmitted + ending.out + ending.derived.queued > 0,
+            ending.waits_for_quota,
+            counts.get("submitted", 0) + ending.unsubmitted + ending.with_workers + ending.derived.queued > 0,
             self.derived.failed > 0 or not self.derived.finished,
             self.waiting > 0,
-            bool(discrepancies.changed or discrepancies.unread),
+            bool(discrepancies.changed or discrepancies.check_failed),
         )
         outcome = Outcome(
             run_id=ledger.run_id,
             exit_code=code,
-            stopped_by=ending.stopping,
-            message=ending.message or self.stop_message or discrepancies.unread,
+            stopped_by=ending.stop_reason,
+            message=ending.message or self.stop_message or discrepancies.check_failed,
             seconds=time.time() - started,
-            kept=survey.kept,
-            moved=len(survey.moves),
+            kept=reconciliation.kept,
+            moved=len(reconciliation.moves),
             counts=counts,
             attempts=attempts,
             made=made,
@@ -607,7 +646,7 @@ class _Run:
             unpriced=money.unknown,
             folder=self.store.root,
             emulated=self.options.emulator_url is not None,
-            forecast=prospect,
+            forecast=run_forecast,
             parked=all_parked,
             stopped_lanes=ending.stopped_lanes,
             submitted=counts.get("submitted", 0),
@@ -620,12 +659,12 @@ class _Run:
             exposed_ms=ending.exposed_ms,
         )
         summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated, "message": outcome.message}
-        found = {"discrepancies": discrepancies.listed} if discrepancies.looked else {}
-        ledger.run_ended(code, ending.stopping, {**summary, **found})
-        self._say_ended(outcome)
+        found = {"discrepancies": discrepancies.listed} if discrepancies.checked else {}
+        ledger.run_ended(code, ending.stop_reason, {**summary, **found})
+        self._emit_ended(outcome)
         return outcome
 
-    def _say_ended(self, outcome: Outcome) -> None:
+    def _emit_ended(self, outcome: Outcome) -> None:
         self.emit(
             RunEnded(
                 at=time.time(),
@@ -640,12 +679,12 @@ class _Run:
 
 
 def _with_workers(ledger: Ledger) -> int:
-    queue = ledger.reader.queue()
-    return 0 if queue is None else queue.samples
+    queue_status = ledger.reader.queue_status()
+    return 0 if queue_status is None else queue_status.samples
 
 
-def _wanted_by_model(survey: Survey) -> dict[str, int]:
+def _wanted_by_model(reconciliation: Reconciliation) -> dict[str, int]:
     wanted = Counter[str]()
-    for load in survey.loads.values():
+    for load in reconciliation.loads.values():
         wanted[load.model] += load.images
     return {model: number for model, number in wanted.items() if number}

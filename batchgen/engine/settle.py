@@ -8,43 +8,43 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from batchgen.engine.recovery.receipts import Receipt, receipt_of, settle_by, to_facts
-from batchgen.engine.sidecars import beside
+from batchgen.engine.recovery.receipts import Receipt, receipt_of, receipt_to_json, record_receipt
+from batchgen.engine.sidecars import sidecar_texts
 from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import Missing, Settled, StoredImage
-from batchgen.ledger.rows import sidecars, utc
-from batchgen.os_errors import refusal
+from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
+from batchgen.ledger.rows import format_utc, sidecars
+from batchgen.os_errors import machine_refusal
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import EMPTY, ImageFile, Reply, ReplyImage, Result, Sample, Usage
+from batchgen.records import EMPTY_MAPPING, ImageFile, Reply, ReplyImage, Result, Sample, Usage
 from batchgen.store.bucket import BucketStore
-from batchgen.store.check import PIECE_BYTES, Checked, check_bytes, check_file, mismatch
-from batchgen.store.objects import BucketAway
+from batchgen.store.check import PIECE_BYTES, ImageInfo, check_bytes, check_file, mismatch_flags
+from batchgen.store.objects import BucketUnavailable
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
-BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
+SET_PATH_BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SettledReply:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
     recorded_s: when its success was durable, seconds of `time.monotonic()`. late: those of its pictures that no sample took.
     unrecorded: why the ledger does not have it, although its pictures stand under their names.
     """
 
-    pictures: tuple[Settled, ...]
-    missing: tuple[Missing, ...]
+    pictures: tuple[SpooledPicture, ...]
+    missing: tuple[UndeliveredSample, ...]
     usd: float | None
     usd_source: str
     recorded_s: float
-    late: tuple[Settled, ...] = ()
-    unrecorded: LedgerGone | None = None
+    late: tuple[SpooledPicture, ...] = ()
+    ledger_error: LedgerGone | None = None
 
     @property
-    def made(self) -> list[Settled]:
+    def images_made(self) -> list[SpooledPicture]:
         """The pictures that are their samples' now."""
         return [picture for picture in self.pictures if picture.file.role == "image" and picture not in self.late]
 
@@ -61,7 +61,7 @@ def settle(
     estimate_usd: float | None,
     *,
     batch: bool = False,
-) -> Stored:
+) -> SettledReply:
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
     spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here. estimate_usd: of
@@ -69,40 +69,50 @@ def settle(
     Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
     StoreError and LedgerError when disk or ledger refuse. batch: at the price of the batch API.
     """
-    with our_bugs(BatchgenError, OSError, usage=reply.usage):
-        parts = _to_disk(store, attempt, sample, reply, spooled)
+    with bugs_as_unreadable(BatchgenError, OSError, usage=reply.usage):
+        parts = _spool_images(store, attempt, sample, reply, spooled)
         pictures = _describe(store, profile, attempt, sample, parts, reply.usage)
-    pictures, unlike = _judged(store, attempt, sample, pictures)
+    pictures, mismatched = _demote_mismatches(store, attempt, sample, pictures)
     used = {part.file.name for part in parts}
-    discard([file for file in spooled if file.name not in used])  # lifted, and not wanted
+    discard_files([file for file in spooled if file.name not in used])  # lifted, and not wanted
     item = sample.item
-    billed = sum(picture.file.role != "thought" for picture in pictures) + len(reply.absent)
+    billed = sum(picture.file.role != "thought" for picture in pictures) + len(reply.unavailable)
     estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
     usd, source = cost_usd(profile, reply.usage, billed, estimate_usd, batch=batch, tier=item.service_tier)
     made = [picture for picture in pictures if picture.file.role == "image"]
-    pictures = [_priced(picture, usd, len(made) + len(reply.absent)) for picture in pictures]
-    missing = (*unlike, *_missing(sample, reply, {*(picture.n for picture in made), *(left.n for left in unlike)}))
-    receipt = receipt_of(
-        attempt, sample, reply, pictures, missing, price=(usd, source), sent_at=sent_at, beside=beside(item, reply)
+    pictures = [_with_price(picture, usd, len(made) + len(reply.unavailable)) for picture in pictures]
+    missing = (
+        *mismatched,
+        *_samples_without_image(sample, reply, {*(picture.n for picture in made), *(left.n for left in mismatched)}),
     )
-    held = _Held(store, [part.file for part in parts], pictures)
+    receipt = receipt_of(
+        attempt,
+        sample,
+        reply,
+        pictures,
+        missing,
+        price=(usd, source),
+        sent_at=sent_at,
+        beside=sidecar_texts(item, reply),
+    )
+    open_files = _OpenSpoolFiles(store, [part.file for part in parts], pictures)
     try:
-        held.secure()
-        recorded, recorded_s = conclude(ledger, store, sample, receipt, held)
-        return Stored(tuple(recorded), missing, usd, source, recorded_s, tuple(late(receipt, recorded)))
+        open_files.secure()
+        recorded, recorded_s = record_and_place(ledger, store, sample, receipt, open_files)
+        return SettledReply(tuple(recorded), missing, usd, source, recorded_s, tuple(late_pictures(receipt, recorded)))
     except LedgerGone as gone:
-        held.restore()
-        _place_unrecorded(store, pictures, receipt.beside)
-        return Stored(tuple(pictures), missing, usd, source, time.monotonic(), unrecorded=gone)
+        open_files.restore()
+        _place_without_ledger(store, pictures, receipt.beside)
+        return SettledReply(tuple(pictures), missing, usd, source, time.monotonic(), ledger_error=gone)
     finally:
-        held.close()
+        open_files.close()
 
 
-class _Held:
+class _OpenSpoolFiles:
     """The files of an answer's pictures, open until these stand under their names: what somebody deletes from the spool
     before that is not lost."""
 
-    def __init__(self, store: Store, files: Sequence[SpoolFile], pictures: Sequence[Settled]) -> None:
+    def __init__(self, store: Store, files: Sequence[SpoolFile], pictures: Sequence[SpooledPicture]) -> None:
         self._store = store
         self._files = files
         self._pictures = pictures
@@ -133,13 +143,13 @@ class _Held:
             file.close()
 
     def _refuse_stranded(self) -> None:
-        if any(file.stranded for file in self._files):
-            _leave_outside(self._files, self._pictures)
+        if any(file.is_stranded for file in self._files):
+            _leave_in_emergency_spool(self._files, self._pictures)
 
 
-def conclude(
-    ledger: Ledger, store: Store, sample: Sample, receipt: Receipt, held: _Held | None = None
-) -> tuple[Sequence[Settled], float]:
+def record_and_place(
+    ledger: Ledger, store: Store, sample: Sample, receipt: Receipt, open_files: _OpenSpoolFiles | None = None
+) -> tuple[Sequence[SpooledPicture], float]:
     """Record what an attempt has brought, and do with its pictures what the ledger answers: whoever has them, and however
     late. Durable in the spool they are already, or where their receipt says. Answers them as they were recorded, and when
     (`time.monotonic()`).
@@ -147,66 +157,68 @@ def conclude(
     held: of an answer that has just come. It goes into the bucket first; and a disk that does not let its pictures have
     their names is told of and not raised, for the next run finishes what is recorded.
     """
-    make_room(ledger, store, receipt.pictures)
-    away = deposit(store, receipt) if held is not None and isinstance(store, BucketStore) else None
-    recorded = settle_by(receipt, ledger, sample)
+    supersede_waiting(ledger, store, receipt.pictures)
+    away = deposit(store, receipt) if open_files is not None and isinstance(store, BucketStore) else None
+    recorded = record_receipt(receipt, ledger, sample)
     recorded_s = time.monotonic()
     try:
-        place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
+        move_into_place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
     except (StoreError, OSError) as error:
-        if held is None:
+        if open_files is None:
             raise
-        if held.restore():
+        if open_files.restore():
             with contextlib.suppress(StoreError, OSError):
-                place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
-        store.rescue.tell(error if isinstance(error, StoreError) else disk_error(error, store.root))
+                move_into_place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
+        store.emergency_spool.on_trouble(error if isinstance(error, StoreError) else disk_error(error, store.root))
     return recorded, recorded_s
 
 
-def late(receipt: Receipt, recorded: Sequence[Settled]) -> list[Settled]:
+def late_pictures(receipt: Receipt, recorded: Sequence[SpooledPicture]) -> list[SpooledPicture]:
     """Pictures that go elsewhere than whoever brought them had meant."""
     meant = {picture.file.path for picture in receipt.pictures}
     return [picture for picture in recorded if picture.file.path not in meant]
 
 
-def late_words(pictures: Sequence[Settled]) -> str:
+def late_message(pictures: Sequence[SpooledPicture]) -> str:
     names = ", ".join(picture.file.path for picture in pictures)
     return f"arrived after its image had been made or was no longer wanted, and is kept as {names}"
 
 
-def finish(
-    ledger: Ledger, store: Store, attempt: int, spooled: Sequence[StoredImage], stands: Sequence[StoredImage] = ()
+def place_recorded(
+    ledger: Ledger, store: Store, attempt: int, spooled: Sequence[RecordedImage], in_place: Sequence[RecordedImage] = ()
 ) -> bool:
     """Place what of an attempt was recorded some time ago: the ledger is asked again where its spooled pictures go. stands:
     those that are in their places. Answers as `place` does."""
-    due = ledger.to_place(spooled)
+    due = ledger.current_placements(spooled)
     for was, now in zip(spooled, due, strict=True):
-        if was.file.path != now.file.path and store.waiting.get(was.file.path) == was.spool:
+        if was.file.path != now.file.path and store.pending_uploads.get(was.file.path) == was.spool:
             store.move(was.file.path, now.file.path)
-    return place(ledger, store, attempt, [*due, *stands], ledger.reader.beside(attempt))
+    return move_into_place(ledger, store, attempt, [*due, *in_place], ledger.reader.sidecar_texts(attempt))
 
 
 @contextlib.contextmanager
-def our_bugs(*foreseen: type[Exception], usage: Usage | None = None, kept: bool = True) -> Iterator[None]:
+def bugs_as_unreadable(
+    *expected: type[Exception], usage: Usage | None = None, answer_kept: bool = True
+) -> Iterator[None]:
     """Any exception but the foreseen ones costs one sample and not the run. Raises Unreadable.
 
     kept: whether the caller keeps the answer.
     """
     try:
         yield
-    except foreseen:
+    except expected:
         raise
     except Exception as error:
-        rest = "; the answer is kept and can be read again without buying it" if kept else ""
-        why = refusal(error) or "a bug of batchgen or of its codec"
+        rest = "; the answer is kept and can be read again without buying it" if answer_kept else ""
+        why = machine_refusal(error) or "a bug of batchgen or of its codec"
         message = f"{type(error).__name__} in reading the answer: {why}{rest}"
         raise Unreadable(message, http_status=200, usage=usage) from error
 
 
-def _leave_outside(files: Sequence[SpoolFile], pictures: Sequence[Settled]) -> None:
+def _leave_in_emergency_spool(files: Sequence[SpoolFile], pictures: Sequence[SpooledPicture]) -> None:
     """The job's disk has no room: the attempt stays open, and the next run brings its pictures back. Raises StoreError."""
     for file, picture in zip(files, pictures, strict=True):
-        if file.stranded:
+        if file.is_stranded:
             with contextlib.suppress(OSError):  # an ending is only for whoever wants to look at it
                 named = file.path + os.path.splitext(picture.file.path)[1]
                 os.rename(file.path, named)
@@ -216,22 +228,22 @@ def _leave_outside(files: Sequence[SpoolFile], pictures: Sequence[Settled]) -> N
     raise StoreError("the job's disk did not take the picture")
 
 
-def _place_unrecorded(store: Store, pictures: Sequence[Settled], texts: Mapping[str, str]) -> None:
+def _place_without_ledger(store: Store, pictures: Sequence[SpooledPicture], texts: Mapping[str, str]) -> None:
     """There is no ledger that could say later what lies in the spool: under its name a picture says so itself."""
     for picture in pictures:
-        store.place(picture.spool, picture.file.path)
+        store.move_into_place(picture.spool, picture.file.path)
         if picture.file.role == "image":
-            store.write_beside(picture.file.path, texts)
+            store.write_sidecars(picture.file.path, texts)
     store.sync(*(picture.file.path for picture in pictures))
 
 
-def place(
+def move_into_place(
     ledger: Ledger,
     store: Store,
     attempt: int,
-    pictures: Sequence[Settled | StoredImage],
-    texts: Mapping[str, str] = EMPTY,
-    away: BucketAway | None = None,
+    pictures: Sequence[SpooledPicture | RecordedImage],
+    texts: Mapping[str, str] = EMPTY_MAPPING,
+    away: BucketUnavailable | None = None,
 ) -> bool:
     """Move durable pictures to the names that the ledger has just given them, and write beside them. Safe to repeat after a
     crash.
@@ -244,42 +256,42 @@ def place(
     try:
         if away is not None:
             raise away
-        placed = [store.place(spool, path) for spool, path in names]
+        placed = [store.move_into_place(spool, path) for spool, path in names]
         for picture in pictures if texts else ():
             if picture.file.role == "image":
-                store.write_beside(picture.file.path, texts)
-    except BucketAway as error:
+                store.write_sidecars(picture.file.path, texts)
+    except BucketUnavailable as error:
         if isinstance(store, BucketStore):
-            waited, moved = store.wait(attempt, names, error)
+            waited, moved = store.add_pending(attempt, names, error)
             by_path = "UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?"
-            ledger.apply([(BY_SPOOL, pair) for pair in waited])
-            ledger.apply([(by_path, (*pair, attempt)) for pair in moved])
+            ledger.run_statements([(SET_PATH_BY_SPOOL, pair) for pair in waited])
+            ledger.run_statements([(by_path, (*pair, attempt)) for pair in moved])
         return False
-    made_way = [pair for pair in placed if pair is not None]
-    store.sync(*(path for _, path in names), *(new for _, new in made_way))
-    ledger.placed(attempt, made_way, [(path, store.stamp(spool, path)) for spool, path in names])
-    store.forget_placed(attempt, names)
+    displaced = [pair for pair in placed if pair is not None]
+    store.sync(*(path for _, path in names), *(new for _, new in displaced))
+    ledger.record_placed(attempt, displaced, [(path, store.stamp(spool, path)) for spool, path in names])
+    store.discard_spooled(attempt, names)
     return True
 
 
-def make_room(ledger: Ledger, store: Store, pictures: Sequence[Settled]) -> None:
+def supersede_waiting(ledger: Ledger, store: Store, pictures: Sequence[SpooledPicture]) -> None:
     """An earlier picture that still waits for one of these names in a bucket will go to `superseded/`."""
     names = [(picture.spool, picture.file.path) for picture in pictures]
-    if isinstance(store, BucketStore) and (made_way := store.make_room(names)):
-        ledger.apply([(BY_SPOOL, pair) for pair in made_way])
+    if isinstance(store, BucketStore) and (displaced := store.displace_pending(names)):
+        ledger.run_statements([(SET_PATH_BY_SPOOL, pair) for pair in displaced])
 
 
-def deposit(store: BucketStore, receipt: Receipt) -> BucketAway | None:
+def deposit(store: BucketStore, receipt: Receipt) -> BucketUnavailable | None:
     """Into the bucket before the ledger hears of it: whoever takes the attempt up finds it there. Answers why it did not go."""
     try:
-        store.deposit(receipt.attempt, receipt.pictures, to_facts(receipt))
-    except BucketAway as error:
+        store.upload_with_receipt(receipt.attempt, receipt.pictures, receipt_to_json(receipt))
+    except BucketUnavailable as error:
         return error
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _SpooledImage:
     """A picture of an answer, on disk. k: its number in the answer; n: its sample; wanted: whether it is that sample's
     picture, else it is a draft of it."""
 
@@ -290,26 +302,28 @@ class _Part:
     file: SpoolFile
 
 
-def _to_disk(store: Store, attempt: int, sample: Sample, reply: Reply, spooled: Sequence[SpoolFile]) -> list[_Part]:
+def _spool_images(
+    store: Store, attempt: int, sample: Sample, reply: Reply, spooled: Sequence[SpoolFile]
+) -> list[_SpooledImage]:
     """Every wanted picture of the answer as a spool file. The n-th `image` belongs to the n-th sample asked for; more than
     that are drafts."""
-    parts: list[_Part] = []
+    parts: list[_SpooledImage] = []
     k = made = 0
     for number, image in enumerate(reply.images):
-        if image.role == "thought" and not (sample.item.keep_thoughts and _is_whole(image, spooled)):
+        if image.role == "thought" and not (sample.item.keep_thoughts and _is_complete(image, spooled)):
             continue  # interim pictures are not billed, and none of them may spoil the answer
         wanted = image.role == "image" and made < sample.images
-        if number not in reply.absent:
-            file = _file_of(store, attempt, number, image, spooled)
+        if number not in reply.unavailable:
+            file = _spool_file_of(store, attempt, number, image, spooled)
             if file is None:
-                discard([part.file for part in parts if part.image.data is not None])
+                discard_files([part.file for part in parts if part.image.data is not None])
                 raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
-            parts.append(_Part(k, sample.n + made if wanted else sample.n, wanted, image, file))
+            parts.append(_SpooledImage(k, sample.n + made if wanted else sample.n, wanted, image, file))
         k, made = k + 1, made + wanted
     return parts
 
 
-def _file_of(
+def _spool_file_of(
     store: Store, attempt: int, number: int, image: ReplyImage, spooled: Sequence[SpoolFile]
 ) -> SpoolFile | None:
     """None when the picture is in neither place."""
@@ -317,17 +331,17 @@ def _file_of(
         file = store.spool_file(attempt, len(spooled) + number)
         file.write(image.data)
         return file
-    return spooled[image.lifted] if image.lifted is not None and image.lifted < len(spooled) else None
+    return spooled[image.decoded] if image.decoded is not None and image.decoded < len(spooled) else None
 
 
-def _is_whole(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
+def _is_complete(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
     try:
         if image.data is not None:
             check_bytes(image.data)
             return True
-        if image.lifted is None or image.lifted >= len(spooled):
+        if image.decoded is None or image.decoded >= len(spooled):
             return False
-        check_file(spooled[image.lifted].path)
+        check_file(spooled[image.decoded].path)
     except ImageError:
         return False
     return True
@@ -338,29 +352,31 @@ def _describe(
     profile: Profile,
     attempt: int,
     sample: Sample,
-    parts: Sequence[_Part],
+    parts: Sequence[_SpooledImage],
     usage: Usage | None,
-) -> list[Settled]:
+) -> list[SpooledPicture]:
     """Check each picture and name it."""
     item = sample.item
     expected = profile.expected_pixels(item.aspect_ratio, item.image_size)
-    pictures: list[Settled] = []
+    pictures: list[SpooledPicture] = []
     for part in parts:
         image, file, wanted = part.image, part.file, part.wanted
         try:
             checked = _check(image, file)
         except ImageError as error:
-            discard([other.file for other in parts if other.image.data is not None])  # the envelope still holds these
+            discard_files(
+                [other.file for other in parts if other.image.data is not None]
+            )  # the envelope still holds these
             raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
         except OSError as error:
             raise disk_error(error, file.path) from error
         path = (
-            store.name(item.filename, part.n, checked.format)
+            store.file_name(item.filename, part.n, checked.format)
             if wanted
             else store.draft_name(item.filename, part.n, part.k, attempt, checked.format)
         )
         pictures.append(
-            Settled(
+            SpooledPicture(
                 part.n,
                 part.k,
                 file.name,
@@ -372,7 +388,7 @@ def _describe(
                     height=checked.height,
                     format=checked.format,
                     role="thought" if image.role == "thought" else "image" if wanted else "draft",
-                    flags=mismatch(checked, item.aspect_ratio, expected) if wanted else (),
+                    flags=mismatch_flags(checked, item.aspect_ratio, expected) if wanted else (),
                 ),
                 None,
             )
@@ -380,22 +396,22 @@ def _describe(
     return pictures
 
 
-def _check(image: ReplyImage, file: SpoolFile) -> Checked:
+def _check(image: ReplyImage, file: SpoolFile) -> ImageInfo:
     if image.data is not None:
         return check_bytes(image.data)
     return check_bytes(file.read()) if file.bytes <= PIECE_BYTES else check_file(file.path)
 
 
-def _priced(picture: Settled, usd: float | None, made: int) -> Settled:
+def _with_price(picture: SpooledPicture, usd: float | None, made: int) -> SpooledPicture:
     share = usd / made if usd is not None and made and picture.file.role == "image" else None
-    return Settled(picture.n, picture.k, picture.spool, picture.file, share)
+    return SpooledPicture(picture.n, picture.k, picture.spool, picture.file, share)
 
 
-def _judged(
-    store: Store, attempt: int, sample: Sample, pictures: list[Settled]
-) -> tuple[list[Settled], tuple[Missing, ...]]:
+def _demote_mismatches(
+    store: Store, attempt: int, sample: Sample, pictures: list[SpooledPicture]
+) -> tuple[list[SpooledPicture], tuple[UndeliveredSample, ...]]:
     """Under `on_mismatch: fail`, pictures that are not as asked for become drafts: paid for, so kept, and no result."""
-    item, judged, unlike = sample.item, list(pictures), list[Missing]()
+    item, judged, mismatched = sample.item, list(pictures), list[UndeliveredSample]()
     for number, picture in enumerate(pictures):
         file = picture.file
         if item.on_mismatch == "warn" or not file.flags:
@@ -404,45 +420,48 @@ def _judged(
         judged[number] = replace(picture, file=replace(file, path=path, role="draft"))
         asked = " ".join(text for text in (item.aspect_ratio, item.image_size) if text)
         message = f"{file.width} x {file.height} is another {file.flags[0]} than asked for ({asked}); kept as {path}"
-        unlike.append(Missing(picture.n, "mismatch", message, "failed"))
-    return judged, tuple(unlike)
+        mismatched.append(UndeliveredSample(picture.n, "mismatch", message, "failed"))
+    return judged, tuple(mismatched)
 
 
-def _missing(sample: Sample, reply: Reply, made: set[int]) -> list[Missing]:
+def _samples_without_image(sample: Sample, reply: Reply, made: set[int]) -> list[UndeliveredSample]:
     """Samples without a picture: those behind a link that failed, and those that the answer withheld."""
     asked = range(sample.n, sample.n + sample.images)
-    behind = {sample.n + place: why for place, why in reply.absent.items() if sample.n + place in asked}
+    behind = {sample.n + offset: why for offset, why in reply.unavailable.items() if sample.n + offset in asked}
     reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
     withheld = [n for n in asked if n not in made and n not in behind]
     return [
-        *(Missing(n, *why, "failed") for n, why in behind.items() if why is not None),
-        *(Missing(n, "filtered", reasons[min(number, len(reasons) - 1)]) for number, n in enumerate(withheld)),
+        *(UndeliveredSample(n, *why, "failed") for n, why in behind.items() if why is not None),
+        *(
+            UndeliveredSample(n, "filtered", reasons[min(number, len(reasons) - 1)])
+            for number, n in enumerate(withheld)
+        ),
     ]
 
 
-def made_result(sample: Sample, reply: Reply, stored: Stored) -> Result:
+def result_of(sample: Sample, reply: Reply, settled_reply: SettledReply) -> Result:
     """The result of an item with one sample, as the ledger has it."""
     item = sample.item
-    made = next(iter(stored.made), None)
-    files = tuple(sorted((picture.file for picture in stored.pictures), key=lambda file: file.role != "image"))
+    images_made = next(iter(settled_reply.images_made), None)
+    files = tuple(sorted((picture.file for picture in settled_reply.pictures), key=lambda file: file.role != "image"))
     return Result(
         id=item.id,
         n=sample.n,
         state="succeeded",
         model=item.model,
         files=files,
-        usd=made.usd if made else None,
-        usd_source=stored.usd_source,
+        usd=images_made.usd if images_made else None,
+        usd_source=settled_reply.usd_source,
         fingerprint=sample.fingerprint,
         prompt=item.prompt,
         tags=item.tags,
-        updated_at=utc(time.time()),
+        updated_at=format_utc(time.time()),
         text=reply.text,
-        sidecars=sidecars(files, beside(item, reply)),
+        sidecars=sidecars(files, sidecar_texts(item, reply)),
     )
 
 
-def discard(spooled: Sequence[SpoolFile]) -> None:
+def discard_files(spooled: Sequence[SpoolFile]) -> None:
     for file in spooled:
         if os.path.exists(file.path):
             file.discard()

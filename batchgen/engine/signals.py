@@ -13,11 +13,11 @@ from types import FrameType
 
 from batchgen.engine.execute import Execution
 from batchgen.events import Event, Stopping
-from batchgen.scheduling.dispatcher import Dispatch
+from batchgen.scheduling.dispatcher import Dispatcher
 
 
 @contextmanager
-def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Event], None]) -> Iterator[None]:
+def stop_on_signals(dispatcher: Dispatcher, execution: Execution, emit: Callable[[Event], None]) -> Iterator[None]:
     """First signal: start nothing more. Second: give up what is in flight. Third: leave at once."""
     loop = asyncio.get_running_loop()
     interrupts = 0
@@ -27,14 +27,14 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
         interrupts += 1
         name = signal.Signals(number).name
         if interrupts == 1:
-            dispatch.stop(name)
+            dispatcher.stop(name)
             execution.give_up_preparing()
             emit(
                 Stopping(
                     at=time.time(),
                     reason=name,
-                    in_flight=dispatch.in_flight,
-                    message=_what_goes_on(dispatch),
+                    in_flight=dispatcher.in_flight,
+                    message=_stopping_message(dispatcher),
                 )
             )
         else:
@@ -42,14 +42,14 @@ def stop_on_signals(dispatch: Dispatch, execution: Execution, emit: Callable[[Ev
             for other in numbers:  # as plain handlers: they run even if the loop is stuck
                 if sys.platform != "win32":
                     loop.remove_signal_handler(other)
-                signal.signal(other, _leave_at_once)
+                signal.signal(other, _exit_at_once)
 
-    with minded(interrupted) as numbers:
+    with handling_stop_signals(interrupted) as numbers:
         yield
 
 
 @contextmanager
-def minded(told: Callable[[int], None]) -> Iterator[list[int]]:
+def handling_stop_signals(on_signal: Callable[[int], None]) -> Iterator[list[int]]:
     """Calls `told` in the event loop with the number of each signal that asks this process to end. Answers which it minds:
     a SIGHUP that is ignored (nohup) stays ignored. Restores what was there before."""
     loop = asyncio.get_running_loop()
@@ -60,9 +60,9 @@ def minded(told: Callable[[int], None]) -> Iterator[list[int]]:
     ]
     for number in numbers:
         if sys.platform == "win32":
-            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(told, got))
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(on_signal, got))
         else:
-            loop.add_signal_handler(number, told, number)
+            loop.add_signal_handler(number, on_signal, number)
     try:
         yield numbers
     finally:
@@ -72,14 +72,14 @@ def minded(told: Callable[[int], None]) -> Iterator[list[int]]:
             signal.signal(number, before[number])
 
 
-def _what_goes_on(dispatch: Dispatch) -> str:
-    if dispatch.outside and not dispatch.in_flight:
+def _stopping_message(dispatcher: Dispatcher) -> str:
+    if dispatcher.external_samples and not dispatcher.in_flight:
         return "what is in batches goes on at the vendor's, and a later run collects it"
-    words = f"finishing {dispatch.in_flight} in flight; once more to give them up"
-    return f"{words}; what is in batches stays there" if dispatch.outside else words
+    words = f"finishing {dispatcher.in_flight} in flight; once more to give them up"
+    return f"{words}; what is in batches stays there" if dispatcher.external_samples else words
 
 
-def _leave_at_once(number: int, frame: FrameType | None) -> None:
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
     """The ledger is made for this: what was in flight is uncertain to the next run."""
     with suppress(OSError):
         begin = b"\r\x1b[J" if os.isatty(2) else b"\n"  # over what is left of the progress display

@@ -16,24 +16,24 @@ from typing import Protocol
 import pybase64
 
 from batchgen.errors import Malformed
-from batchgen.records import LIFTED
+from batchgen.records import DECODED_PREFIX
 
 THRESHOLD_BYTES = 64 * 1024
 ENVELOPE_MAX_BYTES = 8 * 1024 * 1024  # of all that is not lifted; thoughts, sources and error pages stay far below it
 SIGNATURES_MAX_BYTES = 16 * 1024 * 1024  # besides, where they are kept: one for each picture, of 1 to 3 MB
-TOKENS_MOST = 100_000  # strings, commas and opening brackets: a parser makes up to 1 KB of each
+MAX_TOKENS = 100_000  # strings, commas and opening brackets: a parser makes up to 1 KB of each
 SIGNATURE_KEYS = frozenset({b"thoughtSignature", b"thought_signature"})  # megabytes that only conversations need again
 _BASE64_START = re.compile(rb"(data:[\w.+;=/\\-]{0,100};base64,)?(?:[A-Za-z0-9+/]|\\/){256}")
 _REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
-NEVER_BYTES = 1 << 62  # a threshold for bodies that are only to be bounded
-_OUTSIDE, _INSIDE, _LIFTING, _PASSING = range(4)
+NO_DECODING_BYTES = 1 << 62  # a threshold for bodies that are only to be bounded
+_OUTSIDE, _INSIDE, _DECODING, _COPYING = range(4)
 
 
 class Sink(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
-class Nowhere:
+class NullSink:
     """A sink for what nobody wants."""
 
     def __init__(self, number: int = 0) -> None:
@@ -43,7 +43,7 @@ class Nowhere:
         pass
 
 
-class Lifter:
+class StreamingBase64Decoder:
     """Feed chunks, then `close()` for the envelope. Not thread-safe; one call at a time. Both raise Malformed(too_large).
 
     open_sink: called with the number of each long string, in order of appearance. A long string that is not base64
@@ -53,13 +53,13 @@ class Lifter:
 
     def __init__(
         self,
-        open_sink: Callable[[int], Sink] = Nowhere,
+        open_sink: Callable[[int], Sink] = NullSink,
         threshold_bytes: int = THRESHOLD_BYTES,
         *,
         signatures: bool = False,
     ) -> None:
         self._open_sink = open_sink
-        self._whole = SIGNATURE_KEYS if signatures else frozenset[bytes]()
+        self._kept_keys = SIGNATURE_KEYS if signatures else frozenset[bytes]()
         self._threshold = threshold_bytes
         self._envelope = bytearray()
         self._signature_bytes = 0
@@ -69,11 +69,11 @@ class Lifter:
         self._key = b""  # the last short string outside: the key of what follows
         self._sink: Sink | None = None
         self._carry = b""
-        self._bad = False
+        self._is_invalid = False
         self._count = 0
 
     @property
-    def begun(self) -> bool:
+    def has_input(self) -> bool:
         """Whether anything was fed yet."""
         return bool(self._envelope or self._buffer)
 
@@ -82,22 +82,22 @@ class Lifter:
         position, wait = 0, False
         while position < len(buffer) and not wait:
             if self._state == _OUTSIDE:
-                position = self._outside(buffer, position)
+                position = self._feed_outside(buffer, position)
             elif self._state == _INSIDE:
-                position, wait = self._inside(buffer, position)
-            elif self._state == _PASSING:
-                position, wait = self._passing(buffer, position)
+                position, wait = self._feed_inside(buffer, position)
+            elif self._state == _COPYING:
+                position, wait = self._feed_copying(buffer, position)
             else:
-                position = self._lifting(buffer, position)
+                position = self._feed_decoding(buffer, position)
         self._buffer = buffer[position:]
 
     def close(self) -> bytes:
         """The envelope. An unfinished string stays unfinished in it, so that reading it fails as it should."""
-        self._pass(b'"' if self._state == _LIFTING else self._buffer)
+        self._emit(b'"' if self._state == _DECODING else self._buffer)
         self._buffer = b""
         return bytes(self._envelope)
 
-    def _pass(self, data: bytes, *, signature: bool = False) -> None:
+    def _emit(self, data: bytes, *, signature: bool = False) -> None:
         self._envelope += data
         self._signature_bytes += len(data) if signature else 0
         rest_bytes = len(self._envelope) - self._signature_bytes
@@ -106,63 +106,63 @@ class Lifter:
             what = "text" if most == ENVELOPE_MAX_BYTES else "thought signatures"
             raise Malformed(f"the answer holds more than {most >> 20} MB of {what}", reason="too_large")
 
-    def _outside(self, buffer: bytes, position: int) -> int:
+    def _feed_outside(self, buffer: bytes, position: int) -> int:
         quote = buffer.find(b'"', position)
         end = len(buffer) if quote < 0 else quote + 1
-        self._pass(buffer[position:end])
+        self._emit(buffer[position:end])
         self._tokens += sum(buffer.count(mark, position, end) for mark in (b'"', b",", b"[", b"{"))
-        if self._tokens > TOKENS_MOST:
-            raise Malformed(f"the answer holds more than {TOKENS_MOST:,} JSON values", reason="too_large")
+        if self._tokens > MAX_TOKENS:
+            raise Malformed(f"the answer holds more than {MAX_TOKENS:,} JSON values", reason="too_large")
         if quote >= 0:
             self._state = _INSIDE
         return end
 
-    def _inside(self, buffer: bytes, start: int) -> tuple[int, bool]:
+    def _feed_inside(self, buffer: bytes, start: int) -> tuple[int, bool]:
         """A string that began at `start`: pass it on when it ends soon, else lift it, or pass it on in pieces."""
         end = _string_end(buffer, start)
         length = (len(buffer) if end < 0 else end) - start
         if length >= self._threshold:
-            base64 = None if self._key in self._whole else _BASE64_START.match(buffer, start)
+            base64 = None if self._key in self._kept_keys else _BASE64_START.match(buffer, start)
             if base64 is None:
-                self._state = _PASSING
+                self._state = _COPYING
                 return start, False
-            self._begin_lifting()
+            self._begin_decoding()
             return start if base64[1] is None else base64.end(1), False
         if end < 0:
             return start, True
         if end - start <= 64:
             self._key = buffer[start:end]
-        self._pass(buffer[start : end + 1])
+        self._emit(buffer[start : end + 1])
         self._state = _OUTSIDE
         return end + 1, False
 
-    def _passing(self, buffer: bytes, position: int) -> tuple[int, bool]:
+    def _feed_copying(self, buffer: bytes, position: int) -> tuple[int, bool]:
         """The rest of a long string that stays. A backslash at the end waits for what it escapes."""
-        signature = self._key in self._whole
+        signature = self._key in self._kept_keys
         end = _string_end(buffer, position)
         if end < 0:
             end = len(buffer) - _is_escaped(buffer, position)
-            self._pass(buffer[position:end], signature=signature)
+            self._emit(buffer[position:end], signature=signature)
             return end, True
-        self._pass(buffer[position : end + 1], signature=signature)
+        self._emit(buffer[position : end + 1], signature=signature)
         self._state = _OUTSIDE
         return end + 1, False
 
-    def _begin_lifting(self) -> None:
-        self._state = _LIFTING
-        self._carry, self._bad = b"", False
+    def _begin_decoding(self) -> None:
+        self._state = _DECODING
+        self._carry, self._is_invalid = b"", False
         if self._key in SIGNATURE_KEYS:
             self._sink = None
             return
         self._sink = self._open_sink(self._count)
 
-    def _lifting(self, buffer: bytes, position: int) -> int:
+    def _feed_decoding(self, buffer: bytes, position: int) -> int:
         quote = buffer.find(b'"', position)
         end = len(buffer) if quote < 0 else quote
         self._decode(buffer[position:end], last=quote >= 0)
         if quote < 0:
             return end
-        self._pass(json.dumps(LIFTED + self._label())[1:].encode())
+        self._emit(json.dumps(DECODED_PREFIX + self._label())[1:].encode())
         self._state = _OUTSIDE
         return quote + 1
 
@@ -170,10 +170,10 @@ class Lifter:
         if self._sink is None:
             return "dropped"
         self._count += 1
-        return "bad" if self._bad else str(self._count - 1)
+        return "bad" if self._is_invalid else str(self._count - 1)
 
     def _decode(self, text: bytes, *, last: bool) -> None:
-        if self._sink is None or self._bad:
+        if self._sink is None or self._is_invalid:
             return
         text = self._carry + text if self._carry else text
         if b"\\" in text:
@@ -183,7 +183,7 @@ class Lifter:
         try:
             self._sink.write(pybase64.b64decode(text[: len(text) - keep], validate=True))
         except binascii.Error:
-            self._bad = True
+            self._is_invalid = True
 
 
 def _string_end(buffer: bytes, start: int) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from batchgen.errors import SettingsError
 from batchgen.settings import is_loopback
-from batchgen.url import parts_of
+from batchgen.url import split_url
 
 PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")  # of NO_PROXY; an IPv6 address with a port has brackets
@@ -36,23 +36,23 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     environ: the process's own, never with what `.env` says: a manifest's folder may be a stranger's.
     Raises SettingsError that names the variable for a proxy that is malformed or of another kind than http and https.
     """
-    parts = parts_of(url)
+    parts = split_url(url)
     host = (parts.hostname or "").rstrip(".")
-    if is_loopback(host) or _excepted(host, parts.port or PORTS.get(parts.scheme, 0), environ):
+    if is_loopback(host) or _matches_no_proxy(host, parts.port or PORTS.get(parts.scheme, 0), environ):
         return None
-    source = next((name for name in _names(f"{parts.scheme}_proxy", "all_proxy") if environ.get(name)), None)
+    source = next((name for name in _variable_names(f"{parts.scheme}_proxy", "all_proxy") if environ.get(name)), None)
     return None if source is None else _proxy(environ[source], source)
 
 
-def bypass(url: str, environ: Mapping[str, str]) -> str:
+def bypass_variable(url: str, environ: Mapping[str, str]) -> str:
     """The variable by which an address that has a proxy otherwise is reached directly, else ''. Raises SettingsError."""
     without = {name: value for name, value in environ.items() if name.lower() != "no_proxy"}
     if proxy_for(url, environ) is not None or proxy_for(url, without) is None:
         return ""
-    return next(name for name in _names("no_proxy") if environ.get(name))
+    return next(name for name in _variable_names("no_proxy") if environ.get(name))
 
 
-def _names(*names: str) -> list[str]:
+def _variable_names(*names: str) -> list[str]:
     """As curl has them: small letters win."""
     return [form for name in names for form in (name, name.upper())]
 
@@ -65,7 +65,7 @@ def _proxy(value: str, source: str) -> Proxy:
             f"{source}: {scheme}:// proxies are not supported: name one of http:// or https://, or unset it"
         )
     try:
-        parts = parts_of(url)
+        parts = split_url(url)
         if not url.isprintable() or " " in url:
             raise ValueError("holds a space or a control character")
     except ValueError as error:
@@ -78,19 +78,19 @@ def _proxy(value: str, source: str) -> Proxy:
     return Proxy(f"{scheme}://{host}:{parts.port or PORTS[scheme]}", source, headers)
 
 
-def passwords(environ: Mapping[str, str]) -> set[str]:
+def proxy_passwords(environ: Mapping[str, str]) -> set[str]:
     """Passwords of all proxies that are named, as they stand there and decoded."""
     found = set()
-    for name in _names("https_proxy", "http_proxy", "all_proxy"):
+    for name in _variable_names("https_proxy", "http_proxy", "all_proxy"):
         login = environ.get(name, "").rpartition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
         found |= {password, unquote(password)}
     return found - {""}
 
 
-def _excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
+def _matches_no_proxy(host: str, port: int, environ: Mapping[str, str]) -> bool:
     """Whether NO_PROXY names the host: itself, a domain it is in, a network it is in, or `*`; each with a port or without."""
-    listed = next((environ[name] for name in _names("no_proxy") if environ.get(name)), "")
+    listed = next((environ[name] for name in _variable_names("no_proxy") if environ.get(name)), "")
     address = None
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
@@ -103,18 +103,18 @@ def _excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
             if match is None:
                 continue
             name, its_port = match[1].strip("[]"), match[2]
-        if its_port in (None, str(port)) and (_is_in(address, name) if address else _is_below(host, name)):
+        if its_port in (None, str(port)) and (_is_in_network(address, name) if address else _is_in_domain(host, name)):
             return True
     return False
 
 
-def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str) -> bool:
+def _is_in_network(address: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str) -> bool:
     try:
         return address in ipaddress.ip_network(name, strict=False)
     except ValueError:
         return False
 
 
-def _is_below(host: str, name: str) -> bool:
+def _is_in_domain(host: str, name: str) -> bool:
     name = name.removeprefix("*").strip(".")
     return bool(name) and (host == name or host.endswith(f".{name}"))

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.abc import ResolveResult
 
 from batchgen.errors import DownloadFailed
-from batchgen.http.network_errors import words_of
+from batchgen.http.network_errors import short_text
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the address of version 4 is in the last 32 bits
 
@@ -47,7 +47,7 @@ async def public_addresses(host: str, port: int) -> list[str]:
         found = await PublicResolver().resolve(host, port, socket.AF_UNSPEC)
     except OSError as error:
         raise DownloadFailed(
-            f"{host} cannot be resolved on this machine ({words_of(error)}): where a link leads is checked here, also when"
+            f"{host} cannot be resolved on this machine ({short_text(error)}): where a link leads is checked here, also when"
             " a proxy is used"
         ) from None
     return sorted((entry["host"] for entry in found), key=lambda address: ":" in address)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchgen.errors import Malformed
-from batchgen.http.base64_stream import NEVER_BYTES, Lifter
+from batchgen.http.base64_stream import NO_DECODING_BYTES, StreamingBase64Decoder
 
 if TYPE_CHECKING:
     import aiohttp
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 STEP_BYTES = 256 * 1024
 ERROR_MAX_BYTES = 1024 * 1024
 HEAD_BYTES = 20_000  # of a body that is too large, for its words
-_EITHER = 32 + zlib.MAX_WBITS  # zlib finds out by the header whether it is gzip or deflate
+_GZIP_OR_DEFLATE = 32 + zlib.MAX_WBITS  # zlib finds out by the header whether it is gzip or deflate
 
 
-class Unpacker:
+class Decompressor:
     """Undoes a Content-Encoding that nobody asked for, step by step. Source: RFC 9110, 8.4.1."""
 
     def __init__(self, encoding: str, http_status: int) -> None:
@@ -29,7 +29,7 @@ class Unpacker:
         if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
             words = f"the answer is compressed as {name[:40]!r}, although batchgen asks for it uncompressed"
             raise Malformed(words, reason="compressed", http_status=http_status)
-        self._inflate = None if name in ("", "identity") else zlib.decompressobj(_EITHER)
+        self._inflate = None if name in ("", "identity") else zlib.decompressobj(_GZIP_OR_DEFLATE)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Pieces of at most STEP_BYTES when they are unpacked. Raises Malformed."""
@@ -48,34 +48,38 @@ class Unpacker:
                 yield piece
 
 
-def unpacker_of(response: aiohttp.ClientResponse) -> Unpacker:
-    return Unpacker(response.headers.get("Content-Encoding", ""), response.status)
+def decompressor_for(response: aiohttp.ClientResponse) -> Decompressor:
+    return Decompressor(response.headers.get("Content-Encoding", ""), response.status)
 
 
-async def short_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """A body that is read whole. Raises Malformed; of an answer other than 2xx the beginning will do."""
     if not 200 <= response.status < 300:
-        return await error_body(response)
-    lifter, unpacker, total = Lifter(threshold_bytes=NEVER_BYTES), unpacker_of(response), 0
-    with of_status(response.status):
+        return await read_error_body(response)
+    decoder, decompressor, total = (
+        StreamingBase64Decoder(threshold_bytes=NO_DECODING_BYTES),
+        decompressor_for(response),
+        0,
+    )
+    with with_http_status(response.status):
         async for chunk in response.content.iter_any():
-            for piece in unpacker.feed(chunk):
+            for piece in decompressor.feed(chunk):
                 total += len(piece)
-                if total > most_bytes:
-                    raise too_large(response, most_bytes)
-                lifter.feed(piece)
-        return lifter.close()
+                if total > max_bytes:
+                    raise too_large_error(response, max_bytes)
+                decoder.feed(piece)
+        return decoder.close()
 
 
-async def error_body(response: aiohttp.ClientResponse) -> bytes:
+async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
     """What an answer other than 2xx says of itself; of one that is too large its beginning, for the status decides."""
-    lifter, body = Lifter(threshold_bytes=NEVER_BYTES), b""
+    decoder, body = StreamingBase64Decoder(threshold_bytes=NO_DECODING_BYTES), b""
     try:
-        unpacker = unpacker_of(response)
+        decompressor = decompressor_for(response)
         async for chunk in response.content.iter_any():
-            for piece in unpacker.feed(chunk):
+            for piece in decompressor.feed(chunk):
                 body += piece
-                lifter.feed(piece)
+                decoder.feed(piece)
                 if len(body) > ERROR_MAX_BYTES:
                     return body[:HEAD_BYTES]
         return body
@@ -83,12 +87,12 @@ async def error_body(response: aiohttp.ClientResponse) -> bytes:
         return body[:HEAD_BYTES]
 
 
-def too_large(response: aiohttp.ClientResponse, most_bytes: int) -> Malformed:
-    return Malformed(f"the answer is larger than {most_bytes} bytes", reason="too_large", http_status=response.status)
+def too_large_error(response: aiohttp.ClientResponse, max_bytes: int) -> Malformed:
+    return Malformed(f"the answer is larger than {max_bytes} bytes", reason="too_large", http_status=response.status)
 
 
 @contextmanager
-def of_status(http_status: int) -> Iterator[None]:
+def with_http_status(http_status: int) -> Iterator[None]:
     """What is raised in here belongs to an answer of this status."""
     try:
         yield

@@ -13,7 +13,7 @@ class SingleFlight:
     """Not thread-safe: the event loop is its only caller."""
 
     def __init__(self) -> None:
-        self._going: dict[Hashable, asyncio.Task[Any]] = {}
+        self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
         self._stopped = False
 
     async def do(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -21,23 +21,23 @@ class SingleFlight:
         takes nothing from the others. Raises CancelledError after `stop`."""
         if self._stopped:
             raise asyncio.CancelledError
-        task: asyncio.Task[T] | None = self._going.get(key)
+        task: asyncio.Task[T] | None = self._tasks.get(key)
         if task is None:
-            task = self._going[key] = asyncio.ensure_future(work())
+            task = self._tasks[key] = asyncio.ensure_future(work())
             task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task)
 
     async def stop(self) -> None:
         """Begin nothing more and give up what is going on."""
-        self.give_up()
-        await asyncio.gather(*self._going.values(), return_exceptions=True)
+        self.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         self._stopped = True
-        for task in self._going.values():
+        for task in self._tasks.values():
             task.cancel()
 
     def _ended(self, key: Hashable, done: asyncio.Task[Any]) -> None:
-        del self._going[key]
+        del self._tasks[key]
         if not done.cancelled():
             done.exception()  # told to whoever still waits; nobody has to

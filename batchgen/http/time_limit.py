@@ -6,8 +6,8 @@ import asyncio
 from types import TracebackType
 
 TICK_S = 1.0
-LATE_S = 0.25  # a tick later than this was held up: the process was stopped, or something blocked its event loop
-READ_S = 5.0  # left at least after that, for what has arrived meanwhile
+LATE_TICK_S = 0.25  # a tick later than this was held up: the process was stopped, or something blocked its event loop
+GRACE_S = 5.0  # left at least after that, for what has arrived meanwhile
 
 
 class TimeLimit:
@@ -44,14 +44,14 @@ class TimeLimit:
 
     def _start_tick(self) -> None:
         step_s, now_s = min(TICK_S, self._left_s), self._loop.time()
-        self._tick = self._loop.call_at(now_s + step_s, self._ticked, now_s, step_s)
+        self._tick = self._loop.call_at(now_s + step_s, self._on_tick, now_s, step_s)
 
-    def _ticked(self, since_s: float, step_s: float) -> None:
+    def _on_tick(self, since_s: float, step_s: float) -> None:
         passed_s = self._loop.time() - since_s
-        late = passed_s > step_s + LATE_S
-        self._left_s -= min(passed_s, step_s + LATE_S)
+        late = passed_s > step_s + LATE_TICK_S
+        self._left_s -= min(passed_s, step_s + LATE_TICK_S)
         if late and not self._held_up:  # never twice running, or a machine that is always late would wait for ever
-            self._left_s = max(self._left_s, READ_S)
+            self._left_s = max(self._left_s, GRACE_S)
         self._held_up = late
         if self._left_s > 0.001:
             self._start_tick()

@@ -26,41 +26,53 @@ from batchgen.errors import (
     UploadAddressRefused,
     UploadFailed,
 )
-from batchgen.http.base64_stream import THRESHOLD_BYTES, Lifter, Sink
-from batchgen.http.network_errors import NO_ANSWER, in_words, lost
+from batchgen.http.base64_stream import THRESHOLD_BYTES, Sink, StreamingBase64Decoder
+from batchgen.http.network_errors import NETWORK_ERRORS, describe_network_error, no_answer_error
 from batchgen.http.proxies import Proxy, proxy_for
 from batchgen.http.public_addresses import PublicResolver, is_public, public_addresses
-from batchgen.http.response_body import ERROR_MAX_BYTES, error_body, of_status, short_body, too_large, unpacker_of
+from batchgen.http.response_body import (
+    ERROR_MAX_BYTES,
+    decompressor_for,
+    read_body,
+    read_error_body,
+    too_large_error,
+    with_http_status,
+)
 from batchgen.http.time_limit import TimeLimit
 from batchgen.records import Request
 from batchgen.settings import SECRET_MIN_CHARS, environment, is_loopback
 from batchgen.store.spool import disk_error
-from batchgen.url import parts_of
+from batchgen.url import split_url
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
-REDIRECTS_MOST = 3
-CONNECT_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
+MAX_REDIRECTS = 3
+CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
 
 
-class Answer:
+class HttpAnswer:
     """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes.
 
     received_s: when the last byte was in, seconds of `time.monotonic()`.
     """
 
-    __slots__ = ("_lifter", "_rest", "_secret", "headers", "received_s", "status")
+    __slots__ = ("_decoder", "_rest", "_secret", "headers", "received_s", "status")
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], rest: bytes, lifter: Lifter | None, secret: str = ""
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        rest: bytes,
+        decoder: StreamingBase64Decoder | None,
+        secret: str = "",
     ) -> None:
         self.received_s = time.monotonic()
         self.status = status
         self.headers = headers
         self._rest = rest
-        self._lifter = lifter
+        self._decoder = decoder
         self._secret = secret
 
     def envelope(self) -> bytes:
@@ -68,22 +80,22 @@ class Answer:
 
         Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
         """
-        if self._lifter is not None and (len(self._rest) >= THRESHOLD_BYTES or self._lifter.begun):
-            with of_status(self.status):
-                self._lifter.feed(self._rest)
-                self._rest = self._lifter.close()
-        self._lifter = None  # what is left holds no long string
-        return without_key(self._rest, self._secret)
+        if self._decoder is not None and (len(self._rest) >= THRESHOLD_BYTES or self._decoder.has_input):
+            with with_http_status(self.status):
+                self._decoder.feed(self._rest)
+                self._rest = self._decoder.close()
+        self._decoder = None  # what is left holds no long string
+        return redact_key(self._rest, self._secret)
 
     @property
-    def decoded(self) -> bool:
+    def is_decoded(self) -> bool:
         """Whether `envelope` has gone through."""
-        return self._lifter is None
+        return self._decoder is None
 
-    def plain_headers(self) -> dict[str, str]:
+    def redacted_headers(self) -> dict[str, str]:
         """Without our key, should the server have echoed it."""
         return {
-            name: without_key(value.encode(errors="replace"), self._secret).decode(errors="replace")
+            name: redact_key(value.encode(errors="replace"), self._secret).decode(errors="replace")
             for name, value in self.headers.items()
         }
 
@@ -126,7 +138,7 @@ class Transport:
         on_sent: Callable[[], None],
         open_sink: Callable[[int], Sink],
         signatures: bool = False,
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send once and receive the whole answer; no redirects, no retries.
 
         on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
@@ -134,18 +146,20 @@ class Transport:
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `address_of`.
         """
-        url, sent = address_of(base_url, request.path), _sent(base_url, on_sent)
+        url, sent = request_url(base_url, request.path), _send_context(base_url, on_sent)
         headers = {"Content-Type": "application/json", **_headers(request, auth)}
         try:
-            async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
+            async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                 if not 200 <= response.status < 300:
-                    body = await error_body(response)
-                    return Answer(response.status, response.headers, body, None, _secret(auth))
-                return await self._receive(response, Lifter(open_sink, signatures=signatures), _secret(auth))
-        except NO_ANSWER as error:
-            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+                    body = await read_error_body(response)
+                    return HttpAnswer(response.status, response.headers, body, None, _key_of(auth))
+                return await self._receive(
+                    response, StreamingBase64Decoder(open_sink, signatures=signatures), _key_of(auth)
+                )
+        except NETWORK_ERRORS as error:
+            raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
-    def _going(
+    def _open_request(
         self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """A request under way, and never to where a redirect would take our key."""
@@ -154,47 +168,47 @@ class Transport:
             url,
             data=_body(request),
             headers=headers,
-            timeout=CONNECT_LIMIT,
+            timeout=CLIENT_TIMEOUT,
             allow_redirects=False,
             trace_request_ctx=context,
-            **_by(context.proxy),
+            **_proxy_arguments(context.proxy),
         )
 
     async def upload(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None, granted: str = ""
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, upload_url: str = ""
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One step of an upload, as `ask`. Raises UploadFailed.
 
         granted: the address that the server gave for this upload, which stands for the request's path and the key.
         """
         try:
-            if granted:
-                return await self._ask(granted_address(base_url, granted), request, None)
-            return await self.ask(base_url, request, auth)
+            if upload_url:
+                return await self._request(checked_upload_url(base_url, upload_url), request, None)
+            return await self.request(base_url, request, auth)
         except (ConnectFailed, Unanswered, Malformed) as error:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
 
-    async def ask(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, most_bytes: int = ERROR_MAX_BYTES
+    async def request(
+        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, max_bytes: int = ERROR_MAX_BYTES
     ) -> tuple[int, Mapping[str, str], bytes]:
         """A short answer: status, headers and body, without our key should the server have echoed it.
 
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `address_of`.
         """
-        return await self._ask(address_of(base_url, request.path), request, auth, most_bytes)
+        return await self._request(request_url(base_url, request.path), request, auth, max_bytes)
 
-    async def _ask(
-        self, url: URL, request: Request, auth: tuple[str, str] | None, most_bytes: int = ERROR_MAX_BYTES
+    async def _request(
+        self, url: URL, request: Request, auth: tuple[str, str] | None, max_bytes: int = ERROR_MAX_BYTES
     ) -> tuple[int, Mapping[str, str], bytes]:
-        sent = _sent(str(url))
+        sent = _send_context(str(url))
         headers = _headers(request, auth)
         try:
-            async with TimeLimit(request.timeout_s), self._going(url, request, headers, sent) as response:
-                body = without_key(await short_body(response, most_bytes), _secret(auth))
+            async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
+                body = redact_key(await read_body(response, max_bytes), _key_of(auth))
                 return response.status, response.headers, body
-        except NO_ANSWER as error:
-            raise lost(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+        except NETWORK_ERRORS as error:
+            raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     async def download(
         self, base_url: str, request: Request, auth: tuple[str, str] | None, file: IO[bytes]
@@ -204,51 +218,53 @@ class Transport:
         Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
         far as it goes, BadRequest as `address_of`.
         """
-        url = address_of(base_url, request.path)
+        url = request_url(base_url, request.path)
         headers = _headers(request, auth)
-        context = _sent(base_url)
+        context = _send_context(base_url)
         try:
             async with (
                 TimeLimit(request.timeout_s) as limit,
-                self._going(url, request, headers, context) as response,
+                self._open_request(url, request, headers, context) as response,
             ):
                 if response.status not in (200, 206):
-                    body = without_key(await short_body(response, ERROR_MAX_BYTES), _secret(auth))
+                    body = redact_key(await read_body(response, ERROR_MAX_BYTES), _key_of(auth))
                     return response.status, response.headers, body
                 at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
                 if at > file.tell():
                     raise DownloadFailed("the server continues a file beyond where it was asked to")
                 file.seek(at)
                 file.truncate()
-                unpacker = unpacker_of(response)
+                decompressor = decompressor_for(response)
                 async for chunk in response.content.iter_any():
                     limit.restart()
-                    for piece in unpacker.feed(chunk):
-                        await self._in_thread(_write, file, piece)
+                    for piece in decompressor.feed(chunk):
+                        await self._run_in_thread(_write, file, piece)
                 return response.status, response.headers, b""
-        except NO_ANSWER as error:
-            raise DownloadFailed(f"the download broke off: {in_words(error, context.proxy)}") from None
+        except NETWORK_ERRORS as error:
+            raise DownloadFailed(f"the download broke off: {describe_network_error(error, context.proxy)}") from None
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    async def _receive(self, response: aiohttp.ClientResponse, lifter: Lifter, secret: str) -> Answer:
+    async def _receive(
+        self, response: aiohttp.ClientResponse, decoder: StreamingBase64Decoder, secret: str
+    ) -> HttpAnswer:
         held: list[bytes] = []
         held_bytes = total = 0
-        unpacker = unpacker_of(response)
+        decompressor = decompressor_for(response)
         async for chunk in response.content.iter_any():
-            for piece in unpacker.feed(chunk):
+            for piece in decompressor.feed(chunk):
                 held.append(piece)
                 held_bytes += len(piece)
                 total += len(piece)
                 if total > BODY_MAX_BYTES:
-                    raise too_large(response, BODY_MAX_BYTES)
+                    raise too_large_error(response, BODY_MAX_BYTES)
                 if held_bytes >= BATCH_BYTES:
                     data, held, held_bytes = b"".join(held), [], 0
-                    with of_status(response.status):
-                        await self._in_thread(lifter.feed, data)
-        return Answer(response.status, response.headers, b"".join(held), lifter, secret)
+                    with with_http_status(response.status):
+                        await self._run_in_thread(decoder.feed, data)
+        return HttpAnswer(response.status, response.headers, b"".join(held), decoder, secret)
 
-    async def _in_thread(self, call: Callable[..., None], *args: object) -> None:
+    async def _run_in_thread(self, call: Callable[..., None], *args: object) -> None:
         """Ends when the thread does, also when it is cancelled: what it writes to is closed next."""
         doing = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
         try:
@@ -259,48 +275,52 @@ class Transport:
                 doing.exception()  # or asyncio complains that nobody asked for it
             raise
 
-    async def fetch(self, link: str, write: Callable[[bytes], None], *, most_bytes: int, own: str = "") -> None:
+    async def download_link(
+        self, link: str, write: Callable[[bytes], None], *, max_bytes: int, api_url: str = ""
+    ) -> None:
         """Download a picture from a link of an answer, without credentials; every hop is checked.
 
-        own: the API's address; when that is on this machine, links may lead to its host and port. Raises DownloadFailed.
+        api_url: the API's address; when that is on this machine, links may lead to its host and port. Raises DownloadFailed.
         """
         received = 0
         proxy: Proxy | None = None
         try:
-            for _ in range(REDIRECTS_MOST + 1):
-                url = check_link(link, own)
+            for _ in range(MAX_REDIRECTS + 1):
+                url = check_link(link, api_url)
                 proxy = proxy_for(str(url), environment())
-                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._answer_of_link(url, proxy) as response:
+                async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._get_link(url, proxy) as response:
                     if response.status in (301, 302, 303, 307, 308):
-                        link = _redirected(str(url), response.headers.get("Location", ""))
+                        link = _redirect_target(str(url), response.headers.get("Location", ""))
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
                             f"the picture's link answered {response.status}", http_status=response.status
                         )
-                    unpacker = unpacker_of(response)
+                    decompressor = decompressor_for(response)
                     async for chunk in response.content.iter_any():
-                        for piece in unpacker.feed(chunk):
+                        for piece in decompressor.feed(chunk):
                             received += len(piece)
-                            if received > most_bytes:
+                            if received > max_bytes:
                                 raise DownloadFailed(
-                                    f"the picture is larger than {most_bytes} bytes", reason="link_refused"
+                                    f"the picture is larger than {max_bytes} bytes", reason="link_refused"
                                 )
-                            await self._in_thread(write, piece)
+                            await self._run_in_thread(write, piece)
                     return
-            raise DownloadFailed(f"the picture's link redirects more than {REDIRECTS_MOST} times")
-        except NO_ANSWER as error:
-            raise DownloadFailed(f"the picture's link could not be read: {in_words(error, proxy)}") from None
+            raise DownloadFailed(f"the picture's link redirects more than {MAX_REDIRECTS} times")
+        except NETWORK_ERRORS as error:
+            raise DownloadFailed(
+                f"the picture's link could not be read: {describe_network_error(error, proxy)}"
+            ) from None
         except SettingsError as error:  # of the proxy
             raise DownloadFailed(str(error)) from None
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
-    async def _answer_of_link(self, url: URL, proxy: Proxy | None) -> aiohttp.ClientResponse:
+    async def _get_link(self, url: URL, proxy: Proxy | None) -> aiohttp.ClientResponse:
         """A proxy is asked for the very address that was checked here: it would look the name up again, and find another."""
         if proxy is None:
             session = self._link_session(public=not is_loopback(url.raw_host or ""))
-            return await session.get(url, allow_redirects=False, timeout=CONNECT_LIMIT)
+            return await session.get(url, allow_redirects=False, timeout=CLIENT_TIMEOUT)
         parts = urlsplit(str(url))
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port or 443
         refused: aiohttp.ClientHttpProxyError | None = None
@@ -312,8 +332,8 @@ class Transport:
                     headers={"Host": parts.netloc.encode("idna").decode()},
                     server_hostname=host,
                     allow_redirects=False,
-                    timeout=CONNECT_LIMIT,
-                    **_by(proxy),
+                    timeout=CLIENT_TIMEOUT,
+                    **_proxy_arguments(proxy),
                 )
             except aiohttp.ClientHttpProxyError as error:
                 refused = error
@@ -334,7 +354,7 @@ class Transport:
         return self._links[public]
 
 
-def without_key(body: bytes, key: str) -> bytes:
+def redact_key(body: bytes, key: str) -> bytes:
     """`body` with the key taken out as it is, in base64, in hex and percent-encoded.
 
     Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
@@ -348,7 +368,7 @@ def without_key(body: bytes, key: str) -> bytes:
     return body
 
 
-def address_of(base_url: str, path: str) -> URL:
+def request_url(base_url: str, path: str) -> URL:
     """Where a request goes: to `path` below the server that the settings name, whatever the path says.
 
     Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, or from a third
@@ -362,11 +382,11 @@ def address_of(base_url: str, path: str) -> URL:
     return address
 
 
-def granted_address(base_url: str, granted: str) -> URL:
+def checked_upload_url(base_url: str, upload_url: str) -> URL:
     """An address that the server gave for the user's files to be sent to. Raises UploadAddressRefused unless it is its own."""
     try:
-        address = URL(granted, encoded=True)
-        own = address.origin() == URL(base_url).origin() and address.user is None and granted.isprintable()
+        address = URL(upload_url, encoded=True)
+        own = address.origin() == URL(base_url).origin() and address.user is None and upload_url.isprintable()
     except ValueError:
         own = False
     if not own:
@@ -374,20 +394,20 @@ def granted_address(base_url: str, granted: str) -> URL:
     return address
 
 
-def check_link(link: str, own: str = "") -> URL:
+def check_link(link: str, api_url: str = "") -> URL:
     """The link as it was understood here, which is how it has to be asked for.
 
     Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
     of `own`.
     """
     try:
-        parts_of(link)
+        split_url(link)
     except ValueError as error:
         raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
     try:
         url = URL(link)
         host = url.raw_host or ""
-        its_own = own != "" and is_loopback(host) and url.origin() == URL(own).origin()
+        its_own = api_url != "" and is_loopback(host) and url.origin() == URL(api_url).origin()
     except ValueError:
         raise DownloadFailed("the picture's link is not an address", reason="link_refused") from None
     if url.user is not None or url.password is not None:
@@ -409,14 +429,14 @@ def _may_be_public(host: str) -> bool:
         return True
 
 
-def _redirected(link: str, location: str) -> str:
+def _redirect_target(link: str, location: str) -> str:
     try:
         return urljoin(link, location)
     except ValueError:
         raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
 
 
-def _secret(auth: tuple[str, str] | None) -> str:
+def _key_of(auth: tuple[str, str] | None) -> str:
     """The key in a header's value, which may have a word before it."""
     return auth[1].split()[-1] if auth else ""
 
@@ -445,12 +465,12 @@ async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
         yield body[start : start + BATCH_BYTES]
 
 
-def _sent(base_url: str, tell: Callable[[], None] = lambda: None) -> SimpleNamespace:
+def _send_context(base_url: str, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
     """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
-    return SimpleNamespace(yes=False, tell=tell, proxy=proxy_for(base_url, environment()))
+    return SimpleNamespace(yes=False, on_sent=on_sent, proxy=proxy_for(base_url, environment()))
 
 
-def _by(proxy: Proxy | None) -> dict[str, Any]:
+def _proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:
     if proxy is None:
         return {}
     return {"proxy": proxy.url, "proxy_headers": {"User-Agent": f"batchgen/{__version__}", **proxy.headers}}
@@ -468,4 +488,4 @@ async def _headers_sent(
     sent = context.trace_request_ctx
     if not sent.yes:
         sent.yes = True
-        sent.tell()
+        sent.on_sent()

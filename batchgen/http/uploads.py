@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from batchgen.errors import InputRejected, UploadFailed
 from batchgen.http.single_flight import SingleFlight
-from batchgen.http.transport import Transport, granted_address
-from batchgen.safe_open import private_folder
-from batchgen.scheduling.quota_terms import account_name
+from batchgen.http.transport import Transport, checked_upload_url
+from batchgen.safe_open import make_private_folder
+from batchgen.scheduling.quota_terms import account_key
 
 if TYPE_CHECKING:
     from batchgen.providers.gemini_files import GeminiFiles, RemoteFile
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 FILE_NAME = "uploads.sqlite"
 PIECE_BYTES = 8 * 1024 * 1024  # the official SDKs' and the granularity that the API asks for
-USED_SHARE = 0.95  # of its life: a request that names the file may be under way for minutes
-LIFE_S = 48 * 3600.0  # where the answer does not say: ai.google.dev/gemini-api/docs/files
-TAKEN_UP_MOST = 3
-POLL_S, POLL_MOST_S = 0.2, 5.0
-READY_S = 120.0  # a picture is ready at once; one that is not by then will not be
+USABLE_SHARE = 0.95  # of its life: a request that names the file may be under way for minutes
+FILE_LIFETIME_S = 48 * 3600.0  # where the answer does not say: ai.google.dev/gemini-api/docs/files
+MAX_RESUMES = 3
+POLL_S, POLL_MAX_S = 0.2, 5.0
+READY_TIMEOUT_S = 120.0  # a picture is ready at once; one that is not by then will not be
 BUSY_S = 5.0
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS upload (owner TEXT, sha256 TEXT, mime TEXT, uri TEXT NOT NULL, until REAL NOT NULL,"
@@ -48,7 +48,7 @@ class Destination:
     @property
     def owner(self) -> str:
         """Server and a short hash of the key."""
-        return account_name(self.base_url, self.auth[1] if self.auth else "")
+        return account_key(self.base_url, self.auth[1] if self.auth else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,79 +61,87 @@ class Upload:
     open: Callable[[], IO[bytes]]
 
 
-class Uploads:
+class Uploader:
     """The event loop is its only caller. A memory that cannot be kept on disk is kept for this run, and said once."""
 
     def __init__(self, folder: Path | None, transport: Transport, note: Callable[[str], None]) -> None:
         self._folder = folder
         self._transport = transport
         self._note = note
-        self._known: dict[tuple[str, str, str], tuple[str, float]] = {}
-        self.going = SingleFlight()
+        self._cached: dict[tuple[str, str, str], tuple[str, float]] = {}
+        self.in_flight = SingleFlight()
 
-    async def uri(self, to: Destination, upload: Upload, *, for_s: float = 0.0) -> str:
+    async def uri(self, destination: Destination, upload: Upload, *, min_lifetime_s: float = 0.0) -> str:
         """Where the API finds the file for at least `for_s` more. Raises ProviderError, and what `open` raises."""
-        key = (to.owner, upload.sha256, upload.mime_type)
-        if (known := self._living(key, for_s)) is not None:
+        key = (destination.owner, upload.sha256, upload.mime_type)
+        if (known := self._unexpired_uri(key, min_lifetime_s)) is not None:
             return known
-        return await self.going.do(key, lambda: self._found_or_uploaded(key, to, upload, for_s))
+        return await self.in_flight.do(key, lambda: self._find_or_upload(key, destination, upload, min_lifetime_s))
 
     async def forget(self, uris: Iterable[str]) -> None:
         """They are gone at the vendor's. What was uploaded anew meanwhile stays."""
         gone = set(uris)
-        self._known = {key: value for key, value in self._known.items() if value[0] not in gone}
-        await self._with_file(
+        self._cached = {key: value for key, value in self._cached.items() if value[0] not in gone}
+        await self._with_database(
             lambda connection: connection.executemany("DELETE FROM upload WHERE uri = ?", [(uri,) for uri in gone])
         )
 
-    def _living(self, key: tuple[str, str, str], for_s: float) -> str | None:
-        uri, until = self._known.get(key, ("", 0.0))
-        return uri if until > time.time() + for_s else None
+    def _unexpired_uri(self, key: tuple[str, str, str], min_lifetime_s: float) -> str | None:
+        uri, expires_at = self._cached.get(key, ("", 0.0))
+        return uri if expires_at > time.time() + min_lifetime_s else None
 
-    async def _found_or_uploaded(self, key: tuple[str, str, str], to: Destination, upload: Upload, for_s: float) -> str:
+    async def _find_or_upload(
+        self, key: tuple[str, str, str], destination: Destination, upload: Upload, min_lifetime_s: float
+    ) -> str:
         sql = "SELECT uri, until FROM upload WHERE (owner, sha256, mime) = (?, ?, ?)"
-        row = await self._with_file(lambda connection: connection.execute(sql, key).fetchone())
+        row = await self._with_database(lambda connection: connection.execute(sql, key).fetchone())
         if row is not None:
-            self._known[key] = (str(row[0]), float(row[1]))
-            if (known := self._living(key, for_s)) is not None:
+            self._cached[key] = (str(row[0]), float(row[1]))
+            if (known := self._unexpired_uri(key, min_lifetime_s)) is not None:
                 return known
-        remote, now = await self._upload(to, upload), time.time()
-        life_s = remote.expires - now if remote.expires else LIFE_S
-        self._known[key] = (remote.uri, now + USED_SHARE * life_s)
-        values = (*key, *self._known[key])
-        await self._with_file(
+        remote, now = await self._upload(destination, upload), time.time()
+        lifetime_s = remote.expires - now if remote.expires else FILE_LIFETIME_S
+        self._cached[key] = (remote.uri, now + USABLE_SHARE * lifetime_s)
+        values = (*key, *self._cached[key])
+        await self._with_database(
             lambda connection: connection.execute("INSERT OR REPLACE INTO upload VALUES (?, ?, ?, ?, ?)", values)
         )
         return remote.uri
 
     # --- the wire
 
-    async def _upload(self, to: Destination, upload: Upload) -> RemoteFile:
+    async def _upload(self, destination: Destination, upload: Upload) -> RemoteFile:
         file = await asyncio.to_thread(upload.open)
         with file:
             size_bytes = os.fstat(file.fileno()).st_size
-            url, granularity = await self.begin(to, upload.mime_type, size_bytes, upload.name)
-            return await self.go_on(to, file, url, granularity)
+            url, granularity = await self.start_upload(destination, upload.mime_type, size_bytes, upload.name)
+            return await self.resume_upload(destination, file, url, granularity)
 
-    async def begin(self, to: Destination, mime_type: str, size_bytes: int, name: str) -> tuple[str, int]:
+    async def start_upload(
+        self, destination: Destination, mime_type: str, size_bytes: int, name: str
+    ) -> tuple[str, int]:
         """An address for the pieces, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
-        url, granularity = to.files.started(*await self._ask(to, to.files.start(mime_type, size_bytes, name)))
-        granted_address(to.base_url, url)  # before it is remembered
+        url, granularity = destination.files.read_start(
+            *await self._send_step(destination, destination.files.start(mime_type, size_bytes, name))
+        )
+        checked_upload_url(destination.base_url, url)  # before it is remembered
         return url, granularity
 
-    async def received(self, to: Destination, url: str) -> int:
+    async def received_bytes(self, destination: Destination, url: str) -> int:
         """How much of an upload that broke off has arrived, in bytes. Raises ProviderError when it cannot be gone on with."""
-        return to.files.received(*await self._ask(to, to.files.query(), url))
+        return destination.files.read_offset(*await self._send_step(destination, destination.files.query_offset(), url))
 
-    async def go_on(
-        self, to: Destination, file: IO[bytes], url: str, granularity: int = 1, offset_bytes: int = 0
+    async def resume_upload(
+        self, destination: Destination, file: IO[bytes], url: str, granularity: int = 1, offset_bytes: int = 0
     ) -> RemoteFile:
         """What is left of a file, to the address that `begin` gave. Raises ProviderError."""
         size_bytes = os.fstat(file.fileno()).st_size
-        return await self._ready(to, await self._pieces(to, file, size_bytes, url, granularity, offset_bytes))
+        return await self._wait_until_ready(
+            destination, await self._send_pieces(destination, file, size_bytes, url, granularity, offset_bytes)
+        )
 
-    async def _pieces(
-        self, to: Destination, file: IO[bytes], size_bytes: int, url: str, granularity: int, offset: int
+    async def _send_pieces(
+        self, destination: Destination, file: IO[bytes], size_bytes: int, url: str, granularity: int, offset: int
     ) -> RemoteFile:
         """From disk, one piece in memory. After a fault it goes on from where the server says that it is."""
         piece_bytes = max(1, PIECE_BYTES // granularity) * granularity
@@ -143,38 +151,42 @@ class Uploads:
             data = await asyncio.to_thread(file.read, piece_bytes)
             last = offset + len(data) >= size_bytes
             try:
-                request = to.files.piece(data, offset, last=last)
-                remote = to.files.stored(*await self._ask(to, request, url), last=last)
+                request = destination.files.upload_piece(data, offset, last=last)
+                remote = destination.files.read_piece(*await self._send_step(destination, request, url), last=last)
             except UploadFailed:
-                if (faults := faults + 1) > TAKEN_UP_MOST:
+                if (faults := faults + 1) > MAX_RESUMES:
                     raise
-                offset = await self.received(to, url)
+                offset = await self.received_bytes(destination, url)
             else:
                 if remote is not None:
                     return remote
                 offset += len(data)
 
-    async def _ready(self, to: Destination, remote: RemoteFile) -> RemoteFile:
+    async def _wait_until_ready(self, destination: Destination, remote: RemoteFile) -> RemoteFile:
         """Once the server has looked at the file. Raises InputRejected when it cannot use it."""
         waited_s, wait_s = 0.0, POLL_S  # counted and not measured: this process may have been stopped meanwhile
         while remote.state == "PROCESSING":
-            if waited_s + wait_s > READY_S:
-                raise UploadFailed(f"the uploaded file was not ready within {READY_S:.0f} s")
+            if waited_s + wait_s > READY_TIMEOUT_S:
+                raise UploadFailed(f"the uploaded file was not ready within {READY_TIMEOUT_S:.0f} s")
             await asyncio.sleep(wait_s)
             waited_s += wait_s
-            wait_s = min(POLL_MOST_S, wait_s * 1.5)
-            remote = to.files.seen(*await self._ask(to, to.files.look(remote.name)))
+            wait_s = min(POLL_MAX_S, wait_s * 1.5)
+            remote = destination.files.read_file(
+                *await self._send_step(destination, destination.files.get_file(remote.name))
+            )
         if remote.state == "FAILED":
             raise InputRejected("the vendor could not process an uploaded reference")
         return remote
 
-    async def _ask(self, to: Destination, request: Request, url: str = "") -> tuple[int, Mapping[str, str], bytes]:
+    async def _send_step(
+        self, destination: Destination, request: Request, url: str = ""
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """url: an address that the server gave, which stands for the key."""
-        return await self._transport.upload(to.base_url, request, to.auth, url)
+        return await self._transport.upload(destination.base_url, request, destination.auth, url)
 
     # --- the memory on disk
 
-    async def _with_file(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
+    async def _with_database(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
         """None when there is no memory on disk, or none any more."""
         if self._folder is None:
             return None
@@ -187,14 +199,14 @@ class Uploads:
 
 
 def _transaction(folder: Path, call: Callable[[sqlite3.Connection], T]) -> T:
-    with _opened(folder) as connection, connection:
+    with _open_database(folder) as connection, connection:
         return call(connection)
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
+def _open_database(folder: Path) -> Iterator[sqlite3.Connection]:
     """Opened for each question: there is one per file and run."""
-    private_folder(folder)
+    make_private_folder(folder)
     os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S)) as connection:
         connection.execute(SCHEMA)

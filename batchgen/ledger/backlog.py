@@ -9,10 +9,10 @@ from dataclasses import fields
 from typing import Any
 
 from batchgen.records import Item, Sample
-from batchgen.scheduling.fallback import next_lane, served_in
+from batchgen.scheduling.fallback import next_fallback_lane, sample_for_lane
 
 _ITEM_FIELDS = tuple(field.name for field in fields(Item) if field.name != "post")  # which asks for nothing
-_TUPLES = ("references", "modalities", "tags", "history", "fallback", "fallback_on")
+_TUPLE_FIELDS = ("references", "modalities", "tags", "history", "fallback", "fallback_on")
 
 
 class Backlog:
@@ -33,48 +33,50 @@ class Backlog:
         self._db.execute("CREATE TABLE need (key TEXT, seq INTEGER, PRIMARY KEY (key, seq)) WITHOUT ROWID")
         self._db.execute("CREATE TABLE lent (key TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID")
         self._db.execute("CREATE TABLE blocked (seq INTEGER PRIMARY KEY, why TEXT, body TEXT)")
-        self.held = 0
-        self._left: dict[str, int] = {}
-        self._added = 0
+        self.dependent_count = 0
+        self._queued_counts: dict[str, int] = {}
+        self._last_seq = 0
 
     def add(self, lane: str, samples: Iterable[Sample]) -> None:
         rows = []
         for sample in samples:
-            self._added += 1
-            rows.append((lane, -sample.item.priority, self._added, dump_sample(sample)))
+            self._last_seq += 1
+            rows.append((lane, -sample.item.priority, self._last_seq, dump_sample(sample)))
         self._db.executemany("INSERT INTO queue VALUES (?, ?, ?, ?)", rows)
-        self._left[lane] = self._left.get(lane, 0) + len(rows)
+        self._queued_counts[lane] = self._queued_counts.get(lane, 0) + len(rows)
 
     def lanes(self) -> list[str]:
-        return list(self._left)
+        return list(self._queued_counts)
 
-    def left(self, lane: str) -> int:
-        return self._left.get(lane, 0)
+    def backlog_count(self, lane: str) -> int:
+        return self._queued_counts.get(lane, 0)
 
-    def take(self, lane: str, most: int) -> list[Sample]:
+    def take(self, lane: str, max_count: int) -> list[Sample]:
         rows = self._db.execute(
-            "SELECT late, seq, body FROM queue WHERE lane = ? ORDER BY late, seq LIMIT ?", (lane, most)
+            "SELECT late, seq, body FROM queue WHERE lane = ? ORDER BY late, seq LIMIT ?", (lane, max_count)
         ).fetchall()
         self._db.executemany(
             "DELETE FROM queue WHERE lane = ? AND late = ? AND seq = ?", [(lane, late, seq) for late, seq, _ in rows]
         )
-        self._left[lane] = self.left(lane) - len(rows)
-        return [served_in(load_sample(body), lane) for _, _, body in rows]
+        self._queued_counts[lane] = self.backlog_count(lane) - len(rows)
+        return [sample_for_lane(load_sample(body), lane) for _, _, body in rows]
 
-    def hold(self, lane: str, sample: Sample, keys: Iterable[str]) -> None:
+    def add_dependent(self, lane: str, sample: Sample, keys: Iterable[str]) -> None:
         """Keep a sample back until all of `keys`, which are to be made in this run, are made."""
-        self._added += 1
-        self.held += 1
+        self._last_seq += 1
+        self.dependent_count += 1
         wanted = set(keys)
-        self._db.execute("INSERT INTO held VALUES (?, ?, ?, ?)", (self._added, lane, len(wanted), dump_sample(sample)))
-        self._db.executemany("INSERT INTO need VALUES (?, ?)", ((key, self._added) for key in wanted))
+        self._db.execute(
+            "INSERT INTO held VALUES (?, ?, ?, ?)", (self._last_seq, lane, len(wanted), dump_sample(sample))
+        )
+        self._db.executemany("INSERT INTO need VALUES (?, ?)", ((key, self._last_seq) for key in wanted))
 
-    def lend(self, samples: Iterable[Sample]) -> None:
+    def put_submitted(self, samples: Iterable[Sample]) -> None:
         """Keep what is at a batch API until its answer is in: it may have to be asked for again."""
         rows = ((sample.key, dump_sample(sample)) for sample in samples)
         self._db.executemany("INSERT OR REPLACE INTO lent VALUES (?, ?)", rows)
 
-    def returned(self, key: str) -> Sample | None:
+    def take_submitted(self, key: str) -> Sample | None:
         """What was lent under this key, which is forgotten; None when this run does not want it."""
         row = self._db.execute("DELETE FROM lent WHERE key = ? RETURNING body", (key,)).fetchone()
         return None if row is None else load_sample(row[0])
@@ -83,24 +85,24 @@ class Backlog:
         """All that waits in `lane`, or would wait there once what it needs is made. Answers how many wait now."""
         number = self._db.execute("UPDATE queue SET lane = ? WHERE lane = ?", (other, lane)).rowcount
         self._db.execute("UPDATE held SET lane = ? WHERE lane = ?", (other, lane))
-        self._left[other] = self.left(other) + number
-        self._left[lane] = 0
+        self._queued_counts[other] = self.backlog_count(other) + number
+        self._queued_counts[lane] = 0
         return number
 
-    def block(self, sample: Sample, why: str) -> None:
+    def add_blocked(self, sample: Sample, why: str) -> None:
         """Note a sample that cannot be asked for in this run."""
         self._db.execute("INSERT INTO blocked (why, body) VALUES (?, ?)", (why, dump_sample(sample)))
 
-    def take_blocked(self, most: int) -> list[tuple[Sample, str]]:
+    def take_blocked(self, max_count: int) -> list[tuple[Sample, str]]:
         rows = self._db.execute(
             "DELETE FROM blocked WHERE seq IN (SELECT seq FROM blocked ORDER BY seq LIMIT ?) RETURNING why, body",
-            (most,),
+            (max_count,),
         ).fetchall()
         return [(load_sample(body), why) for why, body in rows]
 
-    def made(self, key: str) -> list[tuple[str, Sample]]:
+    def release_dependents(self, key: str) -> list[tuple[str, Sample]]:
         """(lane, sample) of all that waited for nothing but `key`; they are held no longer."""
-        if not self.held:
+        if not self.dependent_count:
             return []
         waiting = self._db.execute(
             "UPDATE held SET missing = missing - 1 WHERE seq IN (SELECT seq FROM need WHERE key = ?)"
@@ -110,40 +112,40 @@ class Backlog:
         self._db.execute("DELETE FROM need WHERE key = ?", (key,))
         ready = sorted((seq, lane, body) for seq, lane, missing, body in waiting if not missing)
         self._db.executemany("DELETE FROM held WHERE seq = ?", ((seq,) for seq, _, _ in ready))
-        self.held -= len(ready)
+        self.dependent_count -= len(ready)
         return [(lane, load_sample(body)) for _, lane, body in ready]
 
-    def never(self, key: str) -> list[Sample]:
+    def drop_dependents(self, key: str) -> list[Sample]:
         """Samples that waited for `key`, among others; they are held no longer."""
-        if not self.held:
+        if not self.dependent_count:
             return []
         rows = self._db.execute(
             "DELETE FROM held WHERE seq IN (SELECT seq FROM need WHERE key = ?) RETURNING seq, body", (key,)
         ).fetchall()
         self._db.executemany("DELETE FROM need WHERE seq = ?", ((seq,) for seq, _ in rows))
-        self.held -= len(rows)
+        self.dependent_count -= len(rows)
         return [load_sample(body) for _, body in sorted(rows)]
 
-    def pass_on(self, lane: str, cause: str, is_open: Callable[[str], bool]) -> int:
+    def move_to_fallback(self, lane: str, cause: str, is_available: Callable[[str], bool]) -> int:
         """Move what has an open fallback for `cause` there, and answer how many. The rest waits for another run."""
-        found, alike = 0, "json_extract(body, '$[5].fallback'), json_extract(body, '$[5].fallback_on')"
+        found, json_columns = 0, "json_extract(body, '$[5].fallback'), json_extract(body, '$[5].fallback_on')"
         rows = self._db.execute(
-            f"SELECT {alike}, min(body) FROM queue WHERE lane = ? GROUP BY 1, 2", (lane,)
+            f"SELECT {json_columns}, min(body) FROM queue WHERE lane = ? GROUP BY 1, 2", (lane,)
         ).fetchall()
         for fallback, causes, body in rows:
-            other = next_lane(load_sample(body).item, lane, cause, is_open)
+            other = next_fallback_lane(load_sample(body).item, lane, cause, is_available)
             if other is not None:
-                sql = f"UPDATE queue SET lane = ? WHERE lane = ? AND ({alike}) = (?, ?)"
+                sql = f"UPDATE queue SET lane = ? WHERE lane = ? AND ({json_columns}) = (?, ?)"
                 number = self._db.execute(sql, (other, lane, fallback, causes)).rowcount
-                self._left[other] = self.left(other) + number
+                self._queued_counts[other] = self.backlog_count(other) + number
                 found += number
-        self._left[lane] = self.left(lane) - found
+        self._queued_counts[lane] = self.backlog_count(lane) - found
         return found
 
-    def everything(self) -> Iterator[tuple[str, Sample, tuple[str, ...]]]:
+    def iter_all(self) -> Iterator[tuple[str, Sample, tuple[str, ...]]]:
         """(lane, sample, keys of what it waits for) of all there is, in the order in which it shall start; it stays."""
         for lane, body in self._db.execute("SELECT lane, body FROM queue ORDER BY late, seq"):
-            yield lane, served_in(load_sample(body), lane), ()
+            yield lane, sample_for_lane(load_sample(body), lane), ()
         for seq, lane, body in self._db.execute("SELECT seq, lane, body FROM held ORDER BY seq"):
             keys = self._db.execute("SELECT key FROM need WHERE seq = ? ORDER BY key", (seq,)).fetchall()
             yield lane, load_sample(body), tuple(key for (key,) in keys)
@@ -165,7 +167,7 @@ def dump_sample(sample: Sample) -> str:
 
 def load_sample(body: str) -> Sample:
     n, images, known, fingerprint, wire, item = json.loads(body)
-    for name in _TUPLES:
+    for name in _TUPLE_FIELDS:
         if name in item:
             item[name] = tuple(item[name])
     return Sample(item=Item(**item), n=n, fingerprint=fingerprint, wire=wire, images=images, known=known)

@@ -8,30 +8,30 @@ from typing import Any, Protocol, runtime_checkable
 
 from batchgen.ledger.database import Connection
 
-MODEL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
+MODEL_SQL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
 
 
 @runtime_checkable
-class Streams(Protocol):
+class StreamingConnection(Protocol):
     """A connection that would otherwise fetch an answer as a whole."""
 
     def stream(self, sql: str, values: Sequence[Any], /) -> Iterator[Any]: ...
 
 
-class Connected:
+class BaseReader:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def _rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def _query(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return iter(self._connection.execute(sql, values))
 
-    def _many(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def _stream_query(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Of an answer that grows with the job."""
-        if isinstance(self._connection, Streams):
+        if isinstance(self._connection, StreamingConnection):
             return self._connection.stream(sql, values)
-        return self._rows(sql, *values)
+        return self._query(sql, *values)
 
-    def has_work(self) -> bool:
+    def has_work_table(self) -> bool:
         """Whether the queue of the cluster has ever had anything of this job."""
         if isinstance(self._connection, sqlite3.Connection):
             return False

@@ -10,18 +10,18 @@ from typing import Any
 
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger, insert_attempt
-from batchgen.ledger.submissions import UNSENT, Chunk
+from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
 from batchgen.ledger.verdict import end_sample
 from batchgen.records import Sample
 
 
-class Chunks:
+class ChunkWriter:
     """The writing side. Every call is durable when it returns."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def recorded(
+    async def create(
         self,
         lane: str,
         prefix: str,
@@ -58,14 +58,14 @@ class Chunks:
         )  # fmt: skip
         return made, numbers
 
-    async def stepped(self, chunk: Chunk, **values: Any) -> Chunk:
+    async def update(self, chunk: Chunk, **values: Any) -> Chunk:
         """The chunk with these values, among them usually its step."""
         names = ", ".join(f"{name} = ?" for name in values)
         row = (*values.values(), chunk.id)
         await self._ledger.writer.write(lambda db: db.execute(f"UPDATE chunk SET {names} WHERE id = ?", row))
         return replace(chunk, **values)
 
-    async def asked(self, chunk: Chunk) -> Chunk:
+    async def mark_asked(self, chunk: Chunk) -> Chunk:
         """A batch is about to be created, and its requests count as sent from now on."""
         at = time.time()
 
@@ -76,26 +76,26 @@ class Chunks:
         await self._ledger.writer.write(change)
         return replace(chunk, step="asked", asked_at=at)
 
-    async def adopted(self, chunk: Chunk) -> None:
+    async def adopt(self, chunk: Chunk) -> None:
         """Its results are in: what it brings and costs counts for this run, whichever had submitted it."""
         row = (self._ledger.run_id, chunk.id)
         sql = "UPDATE attempt SET run_id = ? WHERE chunk = ? AND outcome IS NULL"
         await self._ledger.writer.write(lambda db: db.execute(sql, row))
 
-    async def dropped(self, chunk: Chunk, message: str) -> None:
+    async def drop(self, chunk: Chunk, message: str) -> None:
         """It was never created: its attempts end, unbilled, and its samples are wanted again."""
-        await self._ledger.writer.write(lambda db: _drop(db, chunk.id, message))
+        await self._ledger.writer.write(lambda db: _drop_chunk(db, chunk.id, message))
 
-    def drop_unsent(self, steps: Iterable[str] = UNSENT) -> int:
+    def drop_unsent(self, steps: Iterable[str] = UNSENT_STEPS) -> int:
         """Chunks of earlier runs that have come no further than that. Answers how many samples are wanted again."""
         unsent = [chunk for chunk in self._ledger.reader.open_chunks() if chunk.step in steps]
         message = "the run ended before its batch was created"
         for chunk in unsent:
-            self._ledger.writer.submit(lambda db, number=chunk.id: _drop(db, number, message)).result()  # type: ignore[misc]
+            self._ledger.writer.submit(lambda db, number=chunk.id: _drop_chunk(db, number, message)).result()  # type: ignore[misc]
         return sum(chunk.requests for chunk in unsent)
 
 
-def _drop(db: Connection, chunk: int, message: str) -> None:
+def _drop_chunk(db: Connection, chunk: int, message: str) -> None:
     at = time.time()
     db.execute("UPDATE chunk SET step = 'dropped', ended_at = ?, message = ? WHERE id = ?", (at, message, chunk))
     rows = db.execute(

@@ -32,7 +32,7 @@ Change = Callable[[Connection], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Locked:
+class LockedChange:
     """A change that nobody makes at the same time as another that names one of the same locks. One who writes an SQLite
     file is alone anyway."""
 
@@ -50,13 +50,13 @@ class Database(Connection, Protocol):
         """All of it durable when this returns, or none of it. Raises what a change raises, and the database's errors."""
 
 
-def marks(values: Sequence[Any]) -> str:
+def placeholders(values: Sequence[Any]) -> str:
     """For `IN (…)`, which PostgreSQL does not take empty; nothing is equal to NULL."""
     return ",".join("?" * len(values)) or "NULL"
 
 
-def upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
+def upsert_sql(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
     """A statement that writes a row in place of the one with the same key."""
     names = ", ".join(columns)
     changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-    return f"INSERT INTO {table} ({names}) VALUES ({marks(columns)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    return f"INSERT INTO {table} ({names}) VALUES ({placeholders(columns)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"

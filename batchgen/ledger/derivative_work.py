@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from batchgen.ledger.database import Connection
-from batchgen.ledger.derivatives import DerivativeRow, forgotten, recorded
+from batchgen.ledger.derivatives import DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.records import Derivative, Post
 
 # state: waits (for its picture) | ready (to be put into the queue in this very transaction) | queued. Counters: files.
-TABLES = """
+TABLES_DDL = """
 CREATE TABLE IF NOT EXISTS due (
   id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL, recipe TEXT NOT NULL,
   state TEXT NOT NULL, UNIQUE (item_id, n));
@@ -21,16 +21,16 @@ CREATE INDEX IF NOT EXISTS due_ready ON due (id) WHERE state = 'ready';
 CREATE TABLE IF NOT EXISTS due_done (
   run_id INTEGER PRIMARY KEY, made INTEGER NOT NULL, skipped INTEGER NOT NULL, removed INTEGER NOT NULL);
 """
-Due = tuple[str, int, str]  # item, sample, recipe
+DerivativeOrder = tuple[str, int, str]  # item, sample, recipe
 
 
-def named(post: Post) -> tuple[str, dict[str, Any]]:
+def dump_recipe(post: Post) -> tuple[str, dict[str, Any]]:
     """A recipe's name, which no other has, and the recipe as a submission's facts keep it."""
     facts = asdict(post)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16], facts
 
 
-def recipe(facts: Mapping[str, Any]) -> Post:
+def load_recipe(facts: Mapping[str, Any]) -> Post:
     """What `named` gave, after its way through JSON."""
     made = [
         Derivative(**{**one, "widths": tuple(one["widths"]), "crop": one["crop"] and tuple(one["crop"])})
@@ -39,7 +39,7 @@ def recipe(facts: Mapping[str, Any]) -> Post:
     return Post(**{**facts, "derivatives": tuple(made)})
 
 
-def await_pictures(db: Connection, run_id: int, rows: Sequence[Due]) -> None:
+def add_waiting(db: Connection, run_id: int, rows: Sequence[DerivativeOrder]) -> None:
     """These samples are asked for: what is to be made of their pictures waits for them."""
     db.executemany(
         "INSERT INTO due (run_id, item_id, n, recipe, state) VALUES (?, ?, ?, ?, 'waits') ON CONFLICT (item_id, n)"
@@ -48,7 +48,7 @@ def await_pictures(db: Connection, run_id: int, rows: Sequence[Due]) -> None:
     )
 
 
-def add(db: Connection, run_id: int, rows: Sequence[Due]) -> None:
+def add_ready(db: Connection, run_id: int, rows: Sequence[DerivativeOrder]) -> None:
     """These have their pictures already. What is in the queue by the same recipe stays there."""
     db.executemany(
         "INSERT INTO due (run_id, item_id, n, recipe, state) VALUES (?, ?, ?, ?, 'ready') ON CONFLICT (item_id, n)"
@@ -58,13 +58,13 @@ def add(db: Connection, run_id: int, rows: Sequence[Due]) -> None:
     )
 
 
-def released(db: Connection, item_id: str, numbers: Iterable[int]) -> bool:
+def mark_ready(db: Connection, item_id: str, numbers: Iterable[int]) -> bool:
     """These samples have their pictures. Answers whether anything is to be made of them."""
     sql = "UPDATE due SET state = 'ready' WHERE item_id = ? AND n = ? AND state = 'waits'"
     return sum(db.execute(sql, (item_id, n)).rowcount for n in numbers) > 0
 
 
-def wanted_recipe(db: Connection, run_id: int, item_id: str, n: int) -> str | None:
+def queued_recipe(db: Connection, run_id: int, item_id: str, n: int) -> str | None:
     """By which recipe this run wants files of the sample's picture; None when it wants none, or has them."""
     sql = "SELECT recipe FROM due WHERE run_id = ? AND item_id = ? AND n = ? AND state = 'queued'"
     row = db.execute(sql, (run_id, item_id, n)).fetchone()
@@ -81,7 +81,7 @@ def unplaced_since(db: Connection, item_id: str, n: int) -> float | None:
     return None if row[0] is None else float(row[0])
 
 
-def finish(
+def record_result(
     db: Connection, run_id: int, key: tuple[str, int], rows: Sequence[DerivativeRow], stale: Sequence[DerivativeRow], *, removed: int
 ) -> None:  # fmt: skip
     """Record what was made of a picture, unless a later run wants it otherwise or somebody else was quicker."""
@@ -90,16 +90,16 @@ def finish(
     ).fetchone()
     if gone is None:
         return
-    recorded(rows)(db)
-    forgotten(stale)(db)
-    count(db, run_id, _number(rows, "made"), _number(rows, "skipped"), removed)
+    upsert_derivatives(rows)(db)
+    delete_derivatives(stale)(db)
+    add_counts(db, run_id, _count_state(rows, "made"), _count_state(rows, "skipped"), removed)
 
 
-def _number(rows: Sequence[DerivativeRow], state: str) -> int:
+def _count_state(rows: Sequence[DerivativeRow], state: str) -> int:
     return sum(row.state == state for row in rows)
 
 
-def count(db: Connection, run_id: int, made: int, skipped: int, removed: int) -> None:
+def add_counts(db: Connection, run_id: int, made: int, skipped: int, removed: int) -> None:
     db.execute(
         "INSERT INTO due_done VALUES (?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET made = due_done.made + excluded.made,"
         " skipped = due_done.skipped + excluded.skipped, removed = due_done.removed + excluded.removed",
@@ -107,11 +107,11 @@ def count(db: Connection, run_id: int, made: int, skipped: int, removed: int) ->
     )
 
 
-def forget_counts(db: Connection, run_id: int) -> None:
+def delete_counts(db: Connection, run_id: int) -> None:
     db.execute("DELETE FROM due_done WHERE run_id = ?", (run_id,))
 
 
-def standing(db: Connection, run_id: int) -> tuple[int, tuple[int, int, int]]:
+def progress(db: Connection, run_id: int) -> tuple[int, tuple[int, int, int]]:
     """(pictures in the queue, of whichever run; files that this run made, left out and removed)."""
     left = db.execute("SELECT count(*) FROM due WHERE state = 'queued'").fetchone()[0]
     row = db.execute("SELECT made, skipped, removed FROM due_done WHERE run_id = ?", (run_id,)).fetchone()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from batchgen.ledger.database import Connection, marks, upsert
+from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import DERIVATIVE_COLUMNS
 
@@ -32,7 +32,7 @@ class DerivativeRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class SourcePicture:
     """The picture that a sample has now, and what is known of its making. lane: of the model that served."""
 
     item_id: str
@@ -47,74 +47,77 @@ class Picture:
     wire: Mapping[str, Any]
 
 
-class Derived(Reader):
+class DerivativeReader(Reader):
     """A reader's questions about derivatives."""
 
     @classmethod
-    def of(cls, reader: Reader) -> Self:
+    def from_reader(cls, reader: Reader) -> Self:
         """On the same connection, which stays the reader's to close."""
         return cls(reader._connection)
 
-    def pictures(self, item_ids: Sequence[str]) -> dict[str, list[Picture]]:
+    def pictures(self, item_ids: Sequence[str]) -> dict[str, list[SourcePicture]]:
         """Of the samples of these items that have one. At most 30,000 ids a call."""
-        rows = self._rows(
+        rows = self._query(
             "SELECT s.item_id, s.n, i.path, i.sha256, i.format, i.attempt_id, a.run_id, coalesce(a.lane, s.model),"
             " coalesce(a.sent_as, ''), s.wire FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n"
             " AND i.role = 'image' AND i.fingerprint = s.made_fingerprint LEFT JOIN attempt a ON a.id = i.attempt_id"
-            f" WHERE s.item_id IN ({marks(item_ids)}) AND s.state = 'succeeded'"
+            f" WHERE s.item_id IN ({placeholders(item_ids)}) AND s.state = 'succeeded'"
             " ORDER BY s.item_id, s.n, i.attempt_id, i.k",
             *item_ids,
         )
         latest = {(row[0], row[1]): row for row in rows}
-        found: dict[str, list[Picture]] = {}
+        found: dict[str, list[SourcePicture]] = {}
         for row in latest.values():
-            found.setdefault(row[0], []).append(Picture(*(*row[:9], json.loads(row[9] or "{}"))))
+            found.setdefault(row[0], []).append(SourcePicture(*(*row[:9], json.loads(row[9] or "{}"))))
         return found
 
     def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:
         """By item and sample."""
         found: dict[tuple[str, int], list[DerivativeRow]] = {}
-        for row in self._rows(
-            f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({marks(item_ids)})", *item_ids
+        for row in self._query(
+            f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({placeholders(item_ids)})",
+            *item_ids,
         ):
             found.setdefault((row[1], row[2]), []).append(DerivativeRow(*row))
         return found
 
-    def hashes_at(self, paths: Sequence[str]) -> dict[str, str]:
+    def derivative_hashes(self, paths: Sequence[str]) -> dict[str, str]:
         """sha256 of what was made, by path, of whichever sample."""
-        sql = f"SELECT path, sha256 FROM derivative WHERE state = 'made' AND path IN ({marks(paths)})"
-        return dict(self._rows(sql, *paths))
+        sql = f"SELECT path, sha256 FROM derivative WHERE state = 'made' AND path IN ({placeholders(paths)})"
+        return dict(self._query(sql, *paths))
 
     def unwanted_derivatives(self) -> list[DerivativeRow]:
         """Those of samples that the manifest no longer wants."""
         columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)
-        rows = self._rows(
+        rows = self._query(
             f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
             " WHERE s.state IS NULL OR s.state = 'superseded'"
         )
         return [DerivativeRow(*row) for row in rows]
 
-    def made_derivatives(self) -> Iterable[tuple[str, str, int]]:
+    def expected_derivatives(self) -> Iterable[tuple[str, str, int]]:
         """(path, sha256, bytes) of all that should lie in the folder."""
-        rows = self._many("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
+        rows = self._stream_query("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
         return ((path, sha256, size) for path, sha256, size in rows)
 
     def derivative_counts(self) -> dict[str, dict[str, int]]:
         """By name and state."""
         found: dict[str, dict[str, int]] = {}
-        for name, state, number in self._rows("SELECT name, state, count(*) FROM derivative GROUP BY name, state"):
+        for name, state, number in self._query("SELECT name, state, count(*) FROM derivative GROUP BY name, state"):
             found.setdefault(name, {})[state] = number
         return found
 
-    def derivative_failures(self, most: int) -> list[tuple[str, str]]:
+    def derivative_failures(self, max_count: int) -> list[tuple[str, str]]:
         """(path, why) of some that could not be made."""
-        rows = self._rows("SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?", most)
+        rows = self._query(
+            "SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?", max_count
+        )
         return [(path, message) for path, message in rows]
 
 
-def recorded(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
+def upsert_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
     """The change that writes these rows, each in place of what stood under its path."""
-    sql = upsert("derivative", DERIVATIVE_COLUMNS, ("path",))
+    sql = upsert_sql("derivative", DERIVATIVE_COLUMNS, ("path",))
 
     def change(db: Connection) -> None:
         db.executemany(sql, rows)
@@ -122,7 +125,7 @@ def recorded(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
     return change
 
 
-def forgotten(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
+def delete_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
     """The change that takes these out, unless their paths are another sample's by now."""
     keys = [(row.path, row.item_id, row.n) for row in rows]
 

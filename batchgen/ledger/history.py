@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from batchgen.ledger.database import marks
+from batchgen.ledger.database import placeholders
 from batchgen.ledger.reader import Reader
 
-LATELY = 2000  # requests
+RECENT_ATTEMPTS = 2000  # requests
 
 
 class SampleRow(NamedTuple):
@@ -69,7 +69,7 @@ class PictureRow(NamedTuple):
     made_at: float | None
 
 
-class MadeRow(NamedTuple):
+class DerivativeFileRow(NamedTuple):
     """A file that was made of a sample's picture. width: 0 when it is none itself."""
 
     path: str
@@ -81,7 +81,7 @@ class MadeRow(NamedTuple):
     height: int
 
 
-class NightRow(NamedTuple):
+class RunSpanRow(NamedTuple):
     id: int
     started_at: float
     ended_at: float | None
@@ -89,86 +89,86 @@ class NightRow(NamedTuple):
     stopped_by: str | None
 
 
-def _among(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
+def _in_condition(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
     """A condition, and what is bound in it; none for None. At most 30,000 values."""
-    return ("", ()) if values is None else (f"{column} IN ({marks(values)})", values)
+    return ("", ()) if values is None else (f"{column} IN ({placeholders(values)})", values)
 
 
-def _columns(row: type[Any], prefix: str = "") -> str:
+def _column_list(row: type[Any], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{name}" for name in row._fields)
 
 
-class Chronicle(Reader):
+class HistoryReader(Reader):
     """A reader whose answers are all of the moment of its first question, while a run may go on writing."""
 
-    def hold_still(self) -> None:
+    def snapshot(self) -> None:
         self._connection.execute("BEGIN")
 
-    def samples(self, of: Sequence[str] | None = None) -> Iterator[SampleRow]:
+    def samples(self, item_ids: Sequence[str] | None = None) -> Iterator[SampleRow]:
         """In the order in which items first appeared, the samples of an item beside each other. of: these items alone."""
-        where, ids = _among("WHERE s.item_id", of)
+        where, ids = _in_condition("WHERE s.item_id", item_ids)
         sql = (
-            f"SELECT {_columns(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
+            f"SELECT {_column_list(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
             f" AND f.n = 1 {where} ORDER BY coalesce(f.id, s.id), s.n"
         )
-        return map(SampleRow._make, self._many(sql, *ids))
+        return map(SampleRow._make, self._stream_query(sql, *ids))
 
     def changed_since(self, at: float) -> set[str]:
         """Items of samples that were asked for, or ended, or of whose pictures something was made, since then."""
         sql = (
             "SELECT item_id FROM sample WHERE updated_at >= ? UNION SELECT item_id FROM derivative WHERE mtime_ns >= ?"
         )
-        return {item for (item,) in self._rows(sql, at, int(at * 1e9))}
+        return {item for (item,) in self._query(sql, at, int(at * 1e9))}
 
-    def ended_since(self, at: float) -> int:
+    def ended_count_since(self, at: float) -> int:
         """Samples that came to an end, a good or a bad one, since then."""
         sql = "SELECT count(*) FROM sample WHERE updated_at >= ? AND state NOT IN ('running', 'submitted', 'wanted', 'superseded')"
         return int(self._connection.execute(sql, (at,)).fetchone()[0])
 
     def all_attempts(self) -> Iterator[AttemptRow]:
-        return map(AttemptRow._make, self._many(f"SELECT {_columns(AttemptRow)} FROM attempt ORDER BY id"))
+        return map(AttemptRow._make, self._stream_query(f"SELECT {_column_list(AttemptRow)} FROM attempt ORDER BY id"))
 
-    def attempts_after(self, last: int, and_these: Iterable[int] = ()) -> Iterator[AttemptRow]:
+    def attempts_after(self, after_id: int, also_ids: Iterable[int] = ()) -> Iterator[AttemptRow]:
         """Those begun after attempt `last`, and these."""
-        where, ids = _among("OR id", [str(number) for number in and_these])
-        sql = f"SELECT {_columns(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
-        return map(AttemptRow._make, self._many(sql, last, *map(int, ids)))
+        where, ids = _in_condition("OR id", [str(number) for number in also_ids])
+        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
+        return map(AttemptRow._make, self._stream_query(sql, after_id, *map(int, ids)))
 
-    def last_trouble(self, run_id: int) -> AttemptRow | None:
+    def last_unsuccessful_attempt(self, run_id: int) -> AttemptRow | None:
         """The last request of a run that brought no picture, of those that it sent lately."""
         sql = (
-            f"SELECT {_columns(AttemptRow)} FROM attempt WHERE run_id = ? AND outcome IN ('failed', 'refused', 'uncertain')"
-            f" AND id > (SELECT max(id) FROM attempt) - {LATELY} ORDER BY id DESC LIMIT 1"
+            f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE run_id = ? AND outcome IN ('failed', 'refused', 'uncertain')"
+            f" AND id > (SELECT max(id) FROM attempt) - {RECENT_ATTEMPTS} ORDER BY id DESC LIMIT 1"
         )
-        return next(map(AttemptRow._make, self._rows(sql, run_id)), None)
+        return next(map(AttemptRow._make, self._query(sql, run_id)), None)
 
-    def picture_of(self, attempt: int, k: int) -> tuple[str, str] | None:
+    def placed_picture(self, attempt: int, k: int) -> tuple[str, str] | None:
         """(path in the job folder, sha256) of one picture that has its place."""
         sql = "SELECT path, sha256 FROM image WHERE attempt_id = ? AND k = ? AND placed = 1"
         row = self._connection.execute(sql, (attempt, k)).fetchone()
         return None if row is None else (row[0], row[1])
 
-    def pictures(self, of: Sequence[str] | None = None) -> Iterator[PictureRow]:
+    def pictures(self, item_ids: Sequence[str] | None = None) -> Iterator[PictureRow]:
         """Every picture that has its place, drafts, thoughts and earlier versions included, the newest of a sample first."""
-        where, ids = _among("AND i.item_id", of)
-        columns = _columns(PictureRow, "i.").replace("i.made_at", "a.ended_at")
+        where, ids = _in_condition("AND i.item_id", item_ids)
+        columns = _column_list(PictureRow, "i.").replace("i.made_at", "a.ended_at")
         sql = (
             f"SELECT {columns} FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id"
             f" WHERE i.placed = 1 {where} ORDER BY i.attempt_id DESC, i.k"
         )
-        return map(PictureRow._make, self._many(sql, *ids))
+        return map(PictureRow._make, self._stream_query(sql, *ids))
 
-    def derivatives(self, of: Sequence[str] | None = None) -> Iterator[MadeRow]:
+    def derivatives(self, item_ids: Sequence[str] | None = None) -> Iterator[DerivativeFileRow]:
         """What `post:` has made, by path."""
-        where, ids = _among("AND item_id", of)
-        sql = f"SELECT {_columns(MadeRow)} FROM derivative WHERE state = 'made' {where} ORDER BY path"
-        return map(MadeRow._make, self._many(sql, *ids))
+        where, ids = _in_condition("AND item_id", item_ids)
+        sql = f"SELECT {_column_list(DerivativeFileRow)} FROM derivative WHERE state = 'made' {where} ORDER BY path"
+        return map(DerivativeFileRow._make, self._stream_query(sql, *ids))
 
-    def derivative_of(self, item_id: str, n: int, sha: str) -> str | None:
+    def derivative_path(self, item_id: str, n: int, sha: str) -> str | None:
         """The path of what was made of a sample's picture. sha: how its SHA-256 begins."""
         sql = "SELECT path FROM derivative WHERE item_id = ? AND n = ? AND state = 'made' AND substr(sha256, 1, ?) = ?"
         row = self._connection.execute(sql, (item_id, n, len(sha), sha)).fetchone()
         return None if row is None else str(row[0])
 
-    def nights(self) -> Iterator[NightRow]:
-        return map(NightRow._make, self._rows(f"SELECT {_columns(NightRow)} FROM run ORDER BY id"))
+    def all_runs(self) -> Iterator[RunSpanRow]:
+        return map(RunSpanRow._make, self._query(f"SELECT {_column_list(RunSpanRow)} FROM run ORDER BY id"))

@@ -9,21 +9,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from batchgen.errors import BEHIND_LINK, LedgerError, ProviderError
+from batchgen.errors import LINK_PENDING_REASONS, LedgerError, ProviderError
 from batchgen.events import Outage
-from batchgen.ledger.database import Connection, upsert
-from batchgen.ledger.location import Server, open_for_writing
-from batchgen.ledger.pictures import Missing, Settled, StoredImage
+from batchgen.ledger.database import Connection, upsert_sql
+from batchgen.ledger.location import LedgerServer, open_for_writing
+from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import LATE, OpenAttempt, linked_answer
-from batchgen.ledger.schema import COOLING, IMAGE_COLUMNS, OUTAGES
-from batchgen.ledger.verdict import as_it_stands, end_attempt, end_sample, still_unplaced, takes, verdict
+from batchgen.ledger.requests import LATE_REASON, OpenAttempt, parse_linked_answer
+from batchgen.ledger.schema import COOLING_META_PREFIX, IMAGE_COLUMNS, OUTAGES_META_PREFIX
+from batchgen.ledger.verdict import (
+    accept_picture,
+    classify_unaccepted,
+    current_placement,
+    end_attempt,
+    end_sample,
+    unplaced_duplicates,
+)
 from batchgen.ledger.writer import Writer
-from batchgen.records import EMPTY, Reply, Sample, Usage
+from batchgen.records import EMPTY_MAPPING, Reply, Sample, Usage
 
-PUT_META = upsert("meta", ("key", "value"), ("key",))
-PUT_LANE = upsert("lane", ("key", "parked_until", "message"), ("key",))
-PUT_IMAGE = upsert("image", IMAGE_COLUMNS, ("attempt_id", "k"))
+UPSERT_META = upsert_sql("meta", ("key", "value"), ("key",))
+UPSERT_LANE = upsert_sql("lane", ("key", "parked_until", "message"), ("key",))
+UPSERT_IMAGE = upsert_sql("image", IMAGE_COLUMNS, ("attempt_id", "k"))
 
 
 class Ledger:
@@ -34,7 +41,7 @@ class Ledger:
     Calls named like verbs in the past tense record what has happened; each is one transaction or part of a group of them.
     """
 
-    def __init__(self, job_folder: Path, server: Server | None = None) -> None:
+    def __init__(self, job_folder: Path, server: LedgerServer | None = None) -> None:
         """server: where a job that has no ledger yet gets one, and by what it is known there; None: in its folder."""
         database = open_for_writing(job_folder, server)
         try:
@@ -57,24 +64,24 @@ class Ledger:
         self.reader.close()
         self.writer.close()
 
-    def _now(self, change: Any) -> Any:
+    def _write_now(self, change: Any) -> Any:
         return self.writer.submit(change).result()
 
-    def catch_up(self) -> None:
+    def flush(self) -> None:
         """Returns when all that was submitted can be read."""
-        self._now(lambda db: None)
+        self._write_now(lambda db: None)
 
     # --- runs and meta
 
     def set_meta(self, **values: str) -> None:
-        self._now(lambda db: db.executemany(PUT_META, list(values.items())))
+        self._write_now(lambda db: db.executemany(UPSERT_META, list(values.items())))
 
     def run_started(self, pid: int, host: str, version: str, wanted: int = 0, kept: int = 0) -> int:
         """wanted: samples that this run means to ask for; kept: those that were there already."""
 
         def change(db: Connection) -> int:
             db.execute(
-                "DELETE FROM meta WHERE key >= ? AND key < ?", (OUTAGES, f"{OUTAGES}\U0010ffff")
+                "DELETE FROM meta WHERE key >= ? AND key < ?", (OUTAGES_META_PREFIX, f"{OUTAGES_META_PREFIX}\U0010ffff")
             )  # of earlier runs
             cursor = db.execute(
                 "INSERT INTO run (started_at, pid, host, version, wanted, kept) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
@@ -82,11 +89,11 @@ class Ledger:
             )
             return int(cursor.fetchone()[0])
 
-        self.run_id = self._now(change)
+        self.run_id = self._write_now(change)
         return self.run_id
 
     def run_ended(self, exit_code: int, stopped_by: str, summary: dict[str, Any]) -> None:
-        self._now(
+        self._write_now(
             lambda db: db.execute(
                 "UPDATE run SET ended_at = ?, exit_code = ?, stopped_by = ?, summary = ? WHERE id = ?",
                 (time.time(), exit_code, stopped_by, json.dumps(summary), self.run_id),
@@ -107,40 +114,39 @@ class Ledger:
             lambda db: insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at)
         )
 
-    def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
+    def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
         """The answer is a link: durable before the download starts, so that a crash never generates again.
 
         facts: of the request, as `replay.request_facts` gives them.
         """
-        self._open_for_links(attempt, reply, facts, "outcome IS NULL OR outcome <> 'succeeded'")
+        self._reopen_with_links(attempt, reply, facts, "outcome IS NULL OR outcome <> 'succeeded'")
 
-    def reopened(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY) -> None:
+    def links_recovered(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
         """An answer that was read at last holds links: they are fetched like those of a run that died. Not so links that were
         known before: what became of them stands."""
-        self._open_for_links(attempt, reply, facts, "links IS NULL OR reason = 'unreadable'")
+        self._reopen_with_links(attempt, reply, facts, "links IS NULL OR reason = 'unreadable'")
 
-    def _open_for_links(self, attempt: int, reply: Reply, facts: Mapping[str, Any], unless_settled: str) -> None:
+    def _reopen_with_links(self, attempt: int, reply: Reply, facts: Mapping[str, Any], condition: str) -> None:
         """Also of an attempt that was given up meanwhile: what is behind its links is paid for."""
-        text = _linked_text(reply, facts)
+        text = _dump_links(reply, facts)
         sql = (
-            "UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL"
-            f" WHERE id = ? AND ({unless_settled})"
+            f"UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL WHERE id = ? AND ({condition})"
         )
-        self._now(lambda db: db.execute(sql, (text, attempt)))
+        self._write_now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(
         self,
         attempt: int,
         sample: Sample,
         reply: Reply,
-        pictures: Sequence[Settled],
+        pictures: Sequence[SpooledPicture],
         *,
         sent_at: float | None,
         usd: float | None,
         usd_source: str,
-        missing: Sequence[Missing] = (),
-        beside: Mapping[str, str] = EMPTY,
-    ) -> Sequence[Settled]:
+        missing: Sequence[UndeliveredSample] = (),
+        beside: Mapping[str, str] = EMPTY_MAPPING,
+    ) -> Sequence[SpooledPicture]:
         """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, not as asked for, or still
         behind a link: then the attempt stays open for the rest.
 
@@ -148,9 +154,9 @@ class Ledger:
         says where they go (`verdict.verdict`). Of an attempt that has its pictures already: those that are still to be placed.
         """
         at = time.time()
-        usage = _usage_text(reply.usage)
+        usage = _dump_usage(reply.usage)
         made = any(picture.file.role == "image" for picture in pictures)
-        left = next((one for one in missing if one.reason in BEHIND_LINK), None)
+        left = next((one for one in missing if one.reason in LINK_PENDING_REASONS), None)
         reason = missing[0].reason if missing and not made else ""
         end: tuple[Any, ...] = ("succeeded", reason, "", 0, sent_at, at)
         if left is not None:
@@ -158,7 +164,7 @@ class Ledger:
         item_id = sample.item.id
         texts = json.dumps(dict(beside)) if beside else None
 
-        def change(db: Connection) -> Sequence[Settled]:
+        def change(db: Connection) -> Sequence[SpooledPicture]:
             first = db.execute(
                 "UPDATE attempt SET outcome = ?, reason = ?, message = ?, maybe_billed = ?,"
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
@@ -167,37 +173,37 @@ class Ledger:
                 (*end, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
             ).fetchone()
             if first is None:
-                return still_unplaced(db, attempt, pictures)
+                return unplaced_duplicates(db, attempt, pictures)
             if left is not None:
-                _note_fetched(db, attempt, [picture.k for picture in pictures])
+                _record_fetched(db, attempt, [picture.k for picture in pictures])
             recorded = []
             for picture in pictures:
-                if picture.file.role == "image" and not takes(db, sample, picture, usd_source, reply.text, at):
-                    picture = verdict(db, attempt, sample, picture)
+                if picture.file.role == "image" and not accept_picture(db, sample, picture, usd_source, reply.text, at):
+                    picture = classify_unaccepted(db, attempt, sample, picture)
                 insert_image(db, attempt, item_id, sample.fingerprint, picture)
                 recorded.append(picture)
             if made and left is None and not any(picture.file.role == "image" for picture in recorded):
-                db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE, attempt))
+                db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE_REASON, attempt))
             for one in missing:
                 end_sample(db, attempt, item_id, one.n, (one.state, one.reason, one.message), at)
-            self._ended(db, attempt, usd)
+            self._on_attempt_end(db, attempt, usd)
             return recorded
 
-        return cast("Sequence[Settled]", self._now(change))
+        return cast("Sequence[SpooledPicture]", self._write_now(change))
 
-    def to_place(self, images: Sequence[StoredImage]) -> list[StoredImage]:
+    def current_placements(self, images: Sequence[RecordedImage]) -> list[RecordedImage]:
         """Pictures that were recorded earlier, as they are to be placed now: one whose sample has got another picture
         meanwhile, or is no longer asked for, goes to `superseded/`, as if it had been in its place when that happened."""
 
-        def change(db: Connection) -> list[StoredImage]:
-            return [as_it_stands(db, image) if image.file.role == "image" else image for image in images]
+        def change(db: Connection) -> list[RecordedImage]:
+            return [current_placement(db, image) if image.file.role == "image" else image for image in images]
 
-        return cast("list[StoredImage]", self._now(change))
+        return cast("list[RecordedImage]", self._write_now(change))
 
-    def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
+    def _on_attempt_end(self, db: Connection, attempt: int, usd: float | None) -> None:
         """Goes along with the end of an attempt. usd: None when nothing says what it has cost."""
 
-    def placed(
+    def record_placed(
         self, attempt: int, moved: Sequence[tuple[str, str]] = (), stamps: Sequence[tuple[str, str]] = ()
     ) -> None:
         """The pictures stand under their final names; moved: (old, new) paths of those that made way; stamps: (path, stamp)
@@ -213,11 +219,11 @@ class Ledger:
             for path, stamp in stamps:
                 db.execute("UPDATE image SET stamp = ? WHERE attempt_id = ? AND path = ?", (stamp, attempt, path))
 
-        self.writer.ride(change)
+        self.writer.enqueue_lazy(change)
 
-    def stamped(self, stamps: Sequence[tuple[str, int, int]]) -> None:
+    def record_stamps(self, stamps: Sequence[tuple[str, int, int]]) -> None:
         """(stamp, attempt, k) of files that were read and are what the ledger has, whatever their stamps were before."""
-        self._now(lambda db: db.executemany("UPDATE image SET stamp = ? WHERE attempt_id = ? AND k = ?", stamps))
+        self._write_now(lambda db: db.executemany("UPDATE image SET stamp = ? WHERE attempt_id = ? AND k = ?", stamps))
 
     async def attempt_failed(
         self,
@@ -234,7 +240,7 @@ class Ledger:
         cost: USD by the usage that the error reports, and where the figure comes from.
         """
         at, item_id = time.time(), sample.item.id
-        usage = _usage_text(error.usage)
+        usage = _dump_usage(error.usage)
 
         def change(db: Connection) -> None:
             first = db.execute(
@@ -258,7 +264,7 @@ class Ledger:
                 return
             for n in range(sample.n, sample.n + sample.images):
                 end_sample(db, attempt, item_id, n, (state, error.reason, error.message), at)
-            self._ended(db, attempt, cost[0] if cost[0] is not None or error.maybe_billed else 0.0)
+            self._on_attempt_end(db, attempt, cost[0] if cost[0] is not None or error.maybe_billed else 0.0)
 
         await self.writer.write(change)
 
@@ -267,7 +273,7 @@ class Ledger:
         at = time.time()
 
         def change(db: Connection) -> None:
-            if self._is_mine(db, sample.key):
+            if self._holds_claim(db, sample.key):
                 item_id = sample.item.id
                 (last,) = db.execute(
                     "SELECT coalesce(max(id), 0) FROM attempt WHERE item_id = ? AND n = ?", (item_id, sample.n)
@@ -277,15 +283,15 @@ class Ledger:
 
         await self.writer.write(change)
 
-    def _is_mine(self, db: Connection, key: str) -> bool:
+    def _holds_claim(self, db: Connection, key: str) -> bool:
         """Whether nobody else has been given the sample since."""
         return True
 
-    def blocked(self, samples: Sequence[tuple[Sample, str]]) -> None:
+    def record_blocked(self, samples: Sequence[tuple[Sample, str]]) -> None:
         """Samples that cannot be asked for because what they need was not made; with the reason in words."""
-        self._now(lambda db: insert_blocked(db, samples))
+        self._write_now(lambda db: insert_blocked(db, samples))
 
-    def not_tried(self, samples: Sequence[Sample], why: str) -> None:
+    def record_not_tried(self, samples: Sequence[Sample], why: str) -> None:
         """Samples that a run wanted and did not come to, so that each of its items has a line in the results. What the ledger
         knows of a sample stays as it is."""
         at = time.time()
@@ -300,7 +306,7 @@ class Ledger:
             "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
             " VALUES (?, ?, ?, ?, 'wanted', ?, ?, 'not_tried', ?, ?) ON CONFLICT (item_id, n) DO NOTHING"
         )
-        self._now(lambda db: db.executemany(sql, rows))
+        self._write_now(lambda db: db.executemany(sql, rows))
 
     async def download_failed(
         self, attempt: int, sample: Sample, error: ProviderError, cost: tuple[float | None, str] = (None, "")
@@ -322,22 +328,22 @@ class Ledger:
 
         await self.writer.write(change)
 
-    def without_picture(self, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> None:
+    def end_without_picture(self, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> None:
         """A request that is still open brings nothing, or nothing more: it may have been billed."""
-        self._now(lambda db: end_attempt(db, attempt, outcome, reason, message))
+        self._write_now(lambda db: end_attempt(db, attempt, outcome, reason, message))
 
-    def drafts_found(self, attempt: OpenAttempt, pictures: Sequence[Settled]) -> None:
+    def record_drafts(self, attempt: OpenAttempt, pictures: Sequence[SpooledPicture]) -> None:
         """Parts of an answer that nobody has as a whole, durable in the spool: kept, and no result."""
 
         def change(db: Connection) -> None:
             for picture in pictures:
                 insert_image(db, attempt.id, attempt.item_id, attempt.fingerprint, picture)
 
-        self._now(change)
+        self._write_now(change)
 
     # --- repairs, moves, parking
 
-    def apply(self, changes: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+    def run_statements(self, changes: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
         """Run statements in one transaction; for repairs at the start of a run."""
         statements = list(changes)
 
@@ -345,22 +351,22 @@ class Ledger:
             for sql, values in statements:
                 db.execute(sql, values)
 
-        self._now(change)
+        self._write_now(change)
 
-    def parked(self, lane: str, until: float, message: str) -> None:
-        self._now(lambda db: db.execute(PUT_LANE, (lane, until, message)))
+    def park(self, lane: str, until: float, message: str) -> None:
+        self._write_now(lambda db: db.execute(UPSERT_LANE, (lane, until, message)))
 
-    def cooled(self, lane: str, until: float) -> None:
+    def record_cooling(self, lane: str, until: float) -> None:
         """For those who look on from outside; nobody waits for it."""
-        self.writer.ride(lambda db: db.execute(PUT_META, (f"{COOLING}{lane}", str(until))))
+        self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{COOLING_META_PREFIX}{lane}", str(until))))
 
-    def outages(self, outages: Sequence[Outage]) -> None:
+    def record_outages(self, outages: Sequence[Outage]) -> None:
         """All that were in this run, as they stand now; nobody waits for it."""
         text = json.dumps([dataclasses.asdict(outage) for outage in outages])
-        self.writer.ride(lambda db: db.execute(PUT_META, (f"{OUTAGES}{self.worker}", text)))
+        self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{OUTAGES_META_PREFIX}{self.worker}", text)))
 
-    def unparked(self, lane: str) -> None:
-        self._now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
+    def unpark(self, lane: str) -> None:
+        self._write_now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
 
 
 _USAGE_FIELDS = (
@@ -376,7 +382,7 @@ _USAGE_FIELDS = (
 )
 
 
-def _linked_text(reply: Reply, facts: Mapping[str, Any]) -> str:
+def _dump_links(reply: Reply, facts: Mapping[str, Any]) -> str:
     """The links, and what the answer said besides: whoever fetches them has nothing else of it. inline: pictures that came
     before them, in the answer itself."""
     usage = dataclasses.asdict(reply.usage) if reply.usage else None
@@ -384,16 +390,16 @@ def _linked_text(reply: Reply, facts: Mapping[str, Any]) -> str:
     return json.dumps({**said, "facts": {name: value for name, value in facts.items() if name != "wire"}})
 
 
-def _note_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None:
+def _record_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None:
     """These pictures of an answer with links are recorded; the others are fetched later."""
     (text,) = db.execute("SELECT links FROM attempt WHERE id = ?", (attempt,)).fetchone()
     found = json.loads(text)
     said = {"links": found} if isinstance(found, list) else found
-    said["recorded"] = sorted({*numbers, *linked_answer(text).recorded})
+    said["recorded"] = sorted({*numbers, *parse_linked_answer(text).recorded})
     db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(said), attempt))
 
 
-def _usage_text(usage: Usage | None) -> str | None:
+def _dump_usage(usage: Usage | None) -> str | None:
     if usage is None:
         return None
     return json.dumps({name: value for name in _USAGE_FIELDS if (value := getattr(usage, name))})
@@ -459,11 +465,11 @@ def insert_blocked(db: Connection, samples: Sequence[tuple[Sample, str]]) -> Non
         )
 
 
-def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, picture: Settled) -> None:
+def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, picture: SpooledPicture) -> None:
     """One picture that is durable in the spool and not yet placed."""
     file = picture.file
     db.execute(
-        PUT_IMAGE,
+        UPSERT_IMAGE,
         (
             attempt,
             picture.k,

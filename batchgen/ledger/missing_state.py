@@ -16,8 +16,8 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.store.sniff import EXTENSION, is_picture
 from batchgen.store.spool import disk_error
 
-RESULTS = "results.jsonl"
-WORST_FIRST = (  # states of an item
+RESULTS_FILE = "results.jsonl"
+STATES_WORST_FIRST = (  # states of an item
     "running",
     "submitted",
     "uncertain",
@@ -28,15 +28,19 @@ WORST_FIRST = (  # states of an item
     "succeeded",
     "superseded",
 )
-NAMED = 3  # pictures in a message
-LINES_LOOKED_AT = 50  # to know the file again
-LINE_MOST_BYTES = 4_000_000
-_BEGINNING = b'{"id": '  # of every line of ours
+MAX_NAMED = 3  # pictures in a message
+MAX_LINES_CHECKED = 50  # to know the file again
+LINE_MAX_BYTES = 4_000_000
+_LINE_START = b'{"id": '  # of every line of ours
 
 
-def is_line(found: object) -> bool:
+def is_result_line(found: object) -> bool:
     """Whether this, read from JSON, is a line of ours: an item with its state, its cost, and as many hashes as files."""
-    if not isinstance(found, dict) or not isinstance(found.get("id"), str) or found.get("state") not in WORST_FIRST:
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("id"), str)
+        or found.get("state") not in STATES_WORST_FIRST
+    ):
         return False
     files, hashes = found.get("files"), found.get("sha256")
     if not (isinstance(files, list) and isinstance(hashes, list) and len(files) == len(hashes)):
@@ -44,33 +48,35 @@ def is_line(found: object) -> bool:
     return isinstance(found.get("usd"), int | float | None) and all(isinstance(text, str) for text in (*files, *hashes))
 
 
-def has_lines(job_folder: Path) -> bool:
+def has_result_lines(job_folder: Path) -> bool:
     """Whether the job folder has a `results.jsonl` that says what a run has made. One of ours may also be empty, or hold
     half a line or zeros after a crash.
 
     Raises StoreError when something stands there that is not ours: it would be written over.
     """
-    path = job_folder / RESULTS
+    path = job_folder / RESULTS_FILE
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise foreign(path)
+            raise foreign_file_error(path)
         with open(path, "rb") as file:
-            lines = list(islice(iter(lambda: file.readline(LINE_MOST_BYTES), b""), LINES_LOOKED_AT))
+            lines = list(islice(iter(lambda: file.readline(LINE_MAX_BYTES), b""), MAX_LINES_CHECKED))
     except FileNotFoundError:
         return False
     except OSError as error:
         raise disk_error(error, str(path)) from None
     lines = [stripped for line in lines if (stripped := line.strip(b"\0\r\n "))]
-    found = [_read(line) for line in lines]
-    if any(map(is_line, found)):
+    found = [_parse_line(line) for line in lines]
+    if any(map(is_result_line, found)):
         return True
-    torn = len(lines) == 1 and found[0] is None and (lines[0].startswith(_BEGINNING) or _BEGINNING.startswith(lines[0]))
+    torn = (
+        len(lines) == 1 and found[0] is None and (lines[0].startswith(_LINE_START) or _LINE_START.startswith(lines[0]))
+    )
     if lines and not torn:
-        raise foreign(path)
+        raise foreign_file_error(path)
     return False
 
 
-def foreign(path: Path) -> StoreError:
+def foreign_file_error(path: Path) -> StoreError:
     """For a file of somebody else's under a name that we would write."""
     return StoreError(
         f"{path} was not written by batchgen and would be written over: rename it, or choose another --output."
@@ -78,14 +84,14 @@ def foreign(path: Path) -> StoreError:
     )
 
 
-def _read(line: bytes) -> object:
+def _parse_line(line: bytes) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
 
 
-def lost_ledger(folder: str | Path, found: str, job: str) -> LedgerError:
+def lost_ledger_error(folder: str | Path, found: str, job: str) -> LedgerError:
     """found: what lies there, in words; job: as `batchgen verify` takes it."""
     return LedgerError(
         f"there is no ledger in {folder}, but {found}. Either the ledger is lost or .batchgen/ was not copied along; a run would"
@@ -95,22 +101,22 @@ def lost_ledger(folder: str | Path, found: str, job: str) -> LedgerError:
     )
 
 
-def verify_words(manifest: str, output: str | Path, usual: str | Path) -> str:
+def verify_arguments(manifest: str, output: str | Path, usual: str | Path) -> str:
     """What `batchgen verify` has to be told to mean this job. usual: where the manifest's job is without an --output."""
     return shlex.join([manifest, *([] if str(output) == str(usual) else ["--output", str(output)])])
 
 
-def named(paths: Sequence[str]) -> str:
+def list_some(paths: Sequence[str]) -> str:
     """The first few, and how many more there are."""
-    more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
-    return f"{', '.join(paths[:NAMED])}{more}"
+    more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
+    return f"{', '.join(paths[:MAX_NAMED])}{more}"
 
 
-def found_in(folder: Path) -> str:
+def evidence_of_a_run(folder: Path) -> str:
     """What in a folder says that a run has paid for something there, in words; empty when nothing does. Raises StoreError as
     `has_lines` does."""
-    if has_lines(folder):
-        return f"{RESULTS} there says what a run has made"
+    if has_result_lines(folder):
+        return f"{RESULTS_FILE} there says what a run has made"
     for path in sorted(folder.glob(f"{STATE_FOLDER}/spool*/*")):
         if is_picture(path):
             return f"a picture that was paid for lies in {path.parent}"
@@ -119,28 +125,28 @@ def found_in(folder: Path) -> str:
     return ""
 
 
-def lost_in(folder: Path, job: str = "") -> LedgerError | None:
+def lost_ledger_in(folder: Path, job: str = "") -> LedgerError | None:
     """For a folder without a ledger: the error when it says that a run has paid for something there."""
     with contextlib.suppress(StoreError):  # a user's own file
-        if found := found_in(folder):
-            return lost_ledger(folder, found, job or shlex.quote(str(folder)))
+        if found := evidence_of_a_run(folder):
+            return lost_ledger_error(folder, found, job or shlex.quote(str(folder)))
     return None
 
 
-def no_ledger(folder: Path, otherwise: str, job: str = "") -> LedgerError:
+def no_ledger_error(folder: Path, explanation: str, job: str = "") -> LedgerError:
     """The error for a command that needs a ledger. otherwise: what is said of a folder in which nothing has run."""
-    if (lost := lost_in(folder, job)) is not None:
+    if (lost := lost_ledger_in(folder, job)) is not None:
         return lost
-    pictures = sorted(_pictures_in(folder))
+    pictures = sorted(_picture_names(folder))
     if pictures:
-        otherwise = (
-            f"{otherwise}. There are pictures in it ({named(pictures)}): if batchgen made them, its ledger is lost, and"
+        explanation = (
+            f"{explanation}. There are pictures in it ({list_some(pictures)}): if batchgen made them, its ledger is lost, and"
             " `batchgen verify MANIFEST --repair` builds a new one"
         )
-    return LedgerError(f"no ledger in {folder}: {otherwise}")
+    return LedgerError(f"no ledger in {folder}: {explanation}")
 
 
-def _pictures_in(folder: Path) -> list[str]:
+def _picture_names(folder: Path) -> list[str]:
     endings = tuple(EXTENSION.values())
     with contextlib.suppress(OSError):
         return [entry.name for entry in os.scandir(folder) if entry.name.endswith(endings) and is_picture(entry.path)]

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from batchgen.ledger.base_reader import MODEL, Connected
+from batchgen.ledger.base_reader import MODEL_SQL, BaseReader
 from batchgen.ledger.rows import image_file
 from batchgen.records import ImageFile
 
-LAST_OF_PATH = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_id DESC) AS place"
+LATEST_OF_PATH_SQL = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_id DESC) AS place"
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SpooledPicture:
     """One checked picture of an attempt, in the spool and on its way. n: the sample it belongs to; k: its number in the answer."""
 
     n: int
@@ -26,7 +26,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class UndeliveredSample:
     """A sample that an answer with pictures brought none for, and how it ends."""
 
     n: int
@@ -36,7 +36,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImage:
+class RecordedImage:
     attempt: int
     k: int
     item_id: str
@@ -56,58 +56,58 @@ class CurrentPicture(NamedTuple):
     stamp: str | None
 
 
-class Pictures(Connected):
-    def beside(self, attempt: int) -> dict[str, str]:
+class ImageQueries(BaseReader):
+    def sidecar_texts(self, attempt: int) -> dict[str, str]:
         """The texts that belong beside the pictures of a request, by file ending."""
         row = self._connection.execute("SELECT beside FROM attempt WHERE id = ?", (attempt,)).fetchone()
         return dict(json.loads(row[0])) if row and row[0] else {}
 
-    def texts_beside(self) -> list[tuple[str, dict[str, str]]]:
+    def all_sidecar_texts(self) -> list[tuple[str, dict[str, str]]]:
         """(path of a picture, texts that belong beside it, by file ending) of all that have any."""
-        rows = self._rows(
-            f"SELECT path, beside FROM (SELECT i.path, a.beside, {LAST_OF_PATH} FROM image i JOIN attempt a"
+        rows = self._query(
+            f"SELECT path, beside FROM (SELECT i.path, a.beside, {LATEST_OF_PATH_SQL} FROM image i JOIN attempt a"
             " ON a.id = i.attempt_id WHERE i.role = 'image') last WHERE place = 1"
         )
         return [(path, json.loads(texts)) for path, texts in rows if texts]
 
-    def unplaced(self) -> list[StoredImage]:
+    def unplaced(self) -> list[RecordedImage]:
         """Pictures of runs whose settling was recorded and whose placing was not."""
-        return self._unplaced("a.worker IS NULL")
+        return self._unplaced_where("a.worker IS NULL")
 
-    def unplaced_of_workers(self) -> list[StoredImage]:
+    def unplaced_by_workers(self) -> list[RecordedImage]:
         """The same of workers, which may be just placing them."""
-        return self._unplaced("a.worker IS NOT NULL")
+        return self._unplaced_where("a.worker IS NOT NULL")
 
-    def _unplaced(self, whose: str) -> list[StoredImage]:
-        rows = self._rows(
+    def _unplaced_where(self, condition: str) -> list[RecordedImage]:
+        rows = self._query(
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
-            f" WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND {whose})"
+            f" WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND {condition})"
             " ORDER BY attempt_id, k"
         )
-        return [_stored(row) for row in rows]
+        return [_recorded_image(row) for row in rows]
 
-    def images(self) -> Iterator[StoredImage]:
+    def images(self) -> Iterator[RecordedImage]:
         """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
-        rows = self._many(
+        rows = self._stream_query(
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
             " ORDER BY attempt_id DESC, k"
         )
-        return map(_stored, rows)
+        return map(_recorded_image, rows)
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
         """(path, bytes) of every picture that was ever recorded, as it last lay."""
-        return self._many("SELECT path, bytes FROM image")
+        return self._stream_query("SELECT path, bytes FROM image")
 
-    def earlier_image(self, item_id: str, n: int, fingerprint: str) -> StoredImage | None:
+    def earlier_image(self, item_id: str, n: int, fingerprint: str) -> RecordedImage | None:
         """A picture bought before for exactly this request, wherever it lies now."""
         row = self._connection.execute(
             "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
             " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1",
             (item_id, n, fingerprint),
         ).fetchone()
-        return None if row is None else _stored(row)
+        return None if row is None else _recorded_image(row)
 
-    def picture(self, item_id: str, n: int) -> StoredImage | None:
+    def current_picture(self, item_id: str, n: int) -> RecordedImage | None:
         """The picture that a sample has now; None while it has none, or none that counts."""
         row = self._connection.execute(
             "SELECT i.attempt_id, i.k, i.item_id, i.n, i.spool, i.path, i.sha256, i.bytes, i.width, i.height, i.format,"
@@ -116,11 +116,11 @@ class Pictures(Connected):
             " ORDER BY i.attempt_id DESC LIMIT 1",
             (item_id, n),
         ).fetchone()
-        return None if row is None else _stored(row)
+        return None if row is None else _recorded_image(row)
 
     def current_pictures(self) -> Iterator[CurrentPicture]:
         """Of all samples that have one, placed or not, in the order of the samples."""
-        rows = self._many(
+        rows = self._stream_query(
             "SELECT i.attempt_id, i.k, i.path, i.sha256, i.bytes, i.stamp FROM sample s JOIN image i ON i.item_id = s.item_id"
             " AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state = 'succeeded' ORDER BY s.id, i.attempt_id"
         )
@@ -132,7 +132,7 @@ class Pictures(Connected):
         if latest is not None:
             yield latest
 
-    def made_at(self, item_id: str, n: int, fingerprint: str) -> float:
+    def received_at(self, item_id: str, n: int, fingerprint: str) -> float:
         """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""
         row = self._connection.execute(
             "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ? AND i.n = ?"
@@ -141,20 +141,20 @@ class Pictures(Connected):
         ).fetchone()
         return float(row[0] or 0.0)
 
-    def files(self) -> Iterator[ImageFile]:
+    def placed_files(self) -> Iterator[ImageFile]:
         """Every picture the ledger knows, superseded ones and drafts included."""
-        for row in self._many(
+        for row in self._stream_query(
             "SELECT path, sha256, bytes, width, height, format, role, flags FROM image WHERE placed = 1"
         ):
             yield image_file(row)
 
     def images_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, role, pictures received) in all runs."""
-        return self._rows(
-            f"SELECT {MODEL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
+        return self._query(
+            f"SELECT {MODEL_SQL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
         )
 
-    def made_in(self, run_id: int) -> int:
+    def image_count_of_run(self, run_id: int) -> int:
         """Pictures that a run has brought, drafts not counted."""
         row = self._connection.execute(
             "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id"
@@ -163,23 +163,23 @@ class Pictures(Connected):
         ).fetchone()
         return int(row[0])
 
-    def newest_paths(self, run_id: int, most: int) -> list[str]:
+    def newest_paths(self, run_id: int, max_count: int) -> list[str]:
         """The images that a run made last, the newest first."""
-        rows = self._rows(
+        rows = self._query(
             "SELECT image.path FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
             " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?",
             run_id,
-            most,
+            max_count,
         )
         return [path for (path,) in rows]
 
-    def flagged(self, run_id: int, most: int) -> list[tuple[str, tuple[str, ...]]]:
+    def flagged(self, run_id: int, max_count: int) -> list[tuple[str, tuple[str, ...]]]:
         """(path, flags) of images of a run that are other than asked for."""
-        rows = self._rows(
+        rows = self._query(
             "SELECT image.path, flags FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
             " AND flags <> '' ORDER BY attempt_id, k LIMIT ?",
             run_id,
-            most,
+            max_count,
         )
         return [(path, tuple(flags.split(","))) for path, flags in rows]
 
@@ -190,23 +190,23 @@ class Pictures(Connected):
         ).fetchone()
         return int(row[0])
 
-    def stored(self) -> Iterator[tuple[str, str, int, bool]]:
+    def expected_files(self) -> Iterator[tuple[str, str, int, bool]]:
         """(path, sha256, bytes, whether it is its sample's latest image) of all that should lie in the folder, by path.
 
         Where two rows name one path, the later attempt wrote what stands there.
         """
-        rows = self._many(
+        rows = self._stream_query(
             "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = last.item_id"
             " AND newer.n = last.n AND newer.role = 'image' AND newer.attempt_id > last.attempt_id)"
-            f" FROM (SELECT i.*, {LAST_OF_PATH} FROM image i WHERE placed = 1) last WHERE place = 1 ORDER BY path"
+            f" FROM (SELECT i.*, {LATEST_OF_PATH_SQL} FROM image i WHERE placed = 1) last WHERE place = 1 ORDER BY path"
         )
         for path, sha256, size, latest in rows:
             yield path, sha256, size, bool(latest)
 
-    def stored_count(self) -> int:
+    def expected_file_count(self) -> int:
         return int(self._connection.execute("SELECT count(DISTINCT path) FROM image WHERE placed = 1").fetchone()[0])
 
 
-def _stored(row: tuple[Any, ...]) -> StoredImage:
+def _recorded_image(row: tuple[Any, ...]) -> RecordedImage:
     attempt, k, item_id, n, spool, *file = row
-    return StoredImage(attempt, k, item_id, n, spool, image_file(tuple(file)))
+    return RecordedImage(attempt, k, item_id, n, spool, image_file(tuple(file)))

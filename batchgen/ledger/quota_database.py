@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batchgen.errors import LedgerError
-from batchgen.ledger.database import Change, Connection, Database, Locked
+from batchgen.ledger.database import Change, Connection, Database, LockedChange
 from batchgen.ledger.quota_tables import SCHEMA, clear_old
 from batchgen.ledger.sqlite_quota_backend import FILE_NAME, open_sqlite_backend
 from batchgen.ledger.writer import Writer
-from batchgen.scheduling.window import Answer, Reserved
+from batchgen.scheduling.window import Reserved, ReserveResult
 
-SLOW_S = 5.0  # a server that has not answered for so long is said to be away
+SLOW_SERVER_S = 5.0  # a server that has not answered for so long is said to be away
 T = TypeVar("T")
-Place = Path | str | None  # a folder, a server's URL, or nowhere: in memory
+QuotaLocation = Path | str | None  # a folder, a server's URL, or nowhere: in memory
 
 
-class Keeping(Database, Protocol):
+class QuotaBackend(Database, Protocol):
     """Where the book is kept. `at`: UTC seconds of the transaction under way; `clock`: the same clock outside of one."""
 
-    far: bool
-    midnights: str
+    is_remote: bool
+    midnight_sql: str
 
     @property
-    def at(self) -> float: ...
+    def transaction_at(self) -> float: ...
 
     def clock(self) -> float: ...
 
@@ -46,107 +46,113 @@ class QuotaDatabase:
     rest. With a server they are its own seconds, whatever this host's clock says.
     """
 
-    def __init__(self, place: Place, note: Callable[[str], None], *, counts_money: bool = False) -> None:
+    def __init__(self, location: QuotaLocation, note: Callable[[str], None], *, counts_money: bool = False) -> None:
         """place: a folder, a server's URL, or None: in memory, for a run that shares nothing and still keeps its windows.
         counts_money: budgets bind all jobs together.
 
         Raises OSError or sqlite3.Error when the folder or the file cannot be written, LedgerError without its server.
         """
-        self.keeping = _open(place)
-        self.far = self.keeping.far
-        self._place = place
+        self.backend = _open_backend(location)
+        self.is_remote = self.backend.is_remote
+        self._location = location
         self._counts_money = counts_money
-        self._writer = Writer(self.keeping, "book of quota and spend")
+        self._writer = Writer(self.backend, "book of quota and spend")
         self._note = note
-        self._told = False
+        self._fault_reported = False
         self._random = random.Random()
 
     @property
     def broken(self) -> bool:
         return self._writer.broken is not None
 
-    async def ask(self, call: Callable[[Connection], T], otherwise: T) -> T:
+    async def transact(self, call: Callable[[Connection], T], default: T) -> T:
         """The answer of one transaction; from the first fault on `otherwise`, or LedgerError with a server or money."""
         try:
-            return await (self._patiently(call) if self.far else self._writer.write(call))
+            return await (self._write_to_server(call) if self.is_remote else self._writer.write(call))
         except LedgerError as error:
-            if self.far:
+            if self.is_remote:
                 raise
             if self._counts_money:
-                raise no_budget_without(self._place, error.__cause__ or error) from error
-            self._tell()
-            return otherwise
+                raise no_budget_store_error(self._location, error.__cause__ or error) from error
+            self._report_fault()
+            return default
 
-    async def _patiently(self, call: Callable[[Connection], T]) -> T:
+    async def _write_to_server(self, call: Callable[[Connection], T]) -> T:
         answer = asyncio.ensure_future(self._writer.write(call))
-        if not (await asyncio.wait([answer], timeout=SLOW_S))[0] and not self._told:
-            self._told = True
+        if not (await asyncio.wait([answer], timeout=SLOW_SERVER_S))[0] and not self._fault_reported:
+            self._fault_reported = True
             self._note("the server that counts quota and spend does not answer: nothing starts until it does")
         return await answer
 
-    def new_place(self) -> int:
+    def new_start_id(self) -> int:
         """A number that no other start of any process has or will have: microseconds since 1970 and ten random bits, or
         all of it random where clocks differ."""
-        if self.far:
+        if self.is_remote:
             return self._random.getrandbits(62) + 1
         return time.time_ns() // 1000 << 10 | self._random.getrandbits(10)
 
-    def tell(self, sql: str, *values: object) -> None:
+    def execute_soon(self, sql: str, *values: object) -> None:
         """One statement, carried out in order and soon; nobody waits for it."""
-        self.put(lambda connection: connection.execute(sql, values))
+        self.submit(lambda connection: connection.execute(sql, values))
 
-    def put(self, change: Change) -> Future[object]:
+    def submit(self, change: Change) -> Future[object]:
         return self._writer.submit(change)
 
-    def tell_later(self, sql: str, *values: object) -> None:
+    def execute_lazy(self, sql: str, *values: object) -> None:
         """One statement that may wait for the next change, and concerns nothing that is still on its way."""
-        self._writer.ride(lambda connection: connection.execute(sql, values))
+        self._writer.enqueue_lazy(lambda connection: connection.execute(sql, values))
 
-    def _tell(self) -> None:
-        if not self._told and (fault := self._writer.broken) is not None:
-            self._told = True
+    def _report_fault(self) -> None:
+        if not self._fault_reported and (fault := self._writer.broken) is not None:
+            self._fault_reported = True
             self._note(f"quota and spend are not shared with other runs from here on: {fault.__cause__ or fault}")
 
-    def unshared(self) -> Answer:
+    def unshared_answer(self) -> ReserveResult:
         """The answer to a start when the file cannot be asked any more and no budget counts all jobs: yes."""
-        self._tell()
+        self._report_fault()
         return Reserved(None)
 
     def clock(self) -> float:
         """UTC seconds by which the book is kept."""
-        return self.keeping.clock()
+        return self.backend.clock()
 
     def close(self) -> None:
         self._writer.close()
-        self._tell()  # what nobody waited for may have failed last
+        self._report_fault()  # what nobody waited for may have failed last
 
 
-def _open(place: Place) -> Keeping:
-    keeping: Keeping
-    if isinstance(place, str):
-        from batchgen.ledger.postgres_quota_backend import ServerBook
+def _open_backend(location: QuotaLocation) -> QuotaBackend:
+    backend: QuotaBackend
+    if isinstance(location, str):
+        from batchgen.ledger.postgres_quota_backend import PostgresQuotaBackend
 
-        keeping = ServerBook(place, SCHEMA, last="held")
+        backend = PostgresQuotaBackend(location, SCHEMA, last_table="held")
     else:
-        keeping = open_sqlite_backend(place)
+        backend = open_sqlite_backend(location)
     try:
         # Alone: what two fold at the same time would count twice.
-        keeping.transact([Locked(lambda connection: clear_old(connection, keeping.at, keeping.midnights), ("clear",))])
+        backend.transact(
+            [
+                LockedChange(
+                    lambda connection: clear_old(connection, backend.transaction_at, backend.midnight_sql), ("clear",)
+                )
+            ]
+        )
     except BaseException:
-        keeping.close()
+        backend.close()
         raise
-    return keeping
+    return backend
 
 
-def no_budget_without(place: Place, error: BaseException | None = None) -> LedgerError:
+def no_budget_store_error(location: QuotaLocation, error: BaseException | None = None) -> LedgerError:
     """Why a run whose budget counts all jobs does not start, or goes no further."""
     limits = "a budget per day or month, usd_per_10_min or a tier counts what all jobs spend"
-    if place is None:
+    if location is None:
         return LedgerError(
             f"limits: {limits}, and there is no folder to keep that in: set HOME or XDG_STATE_HOME to an absolute path"
             " (StateDirectory=batchgen in a system unit), or use --max-cost or limits: budget_usd, which count one run"
         )
-    file = place if isinstance(place, str) else place / FILE_NAME
+    file = location if isinstance(location, str) else location / FILE_NAME
     return LedgerError(
         f"limits: {limits}. That is counted in {file}, which cannot be used: {error}. Nothing more is started. Repair the file"
         " and run again; if it is damaged, move it away, and each job adds its own spending again when it next runs"

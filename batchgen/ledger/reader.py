@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Self
 
 from batchgen.ledger.location import open_for_reading
-from batchgen.ledger.pictures import Pictures, StoredImage
-from batchgen.ledger.queue_status import Queued
-from batchgen.ledger.requests import Beyond, Money, OpenAttempt, Requests
-from batchgen.ledger.runs import RunRow, Runs
-from batchgen.ledger.samples import Samples
-from batchgen.ledger.submissions import Submissions
+from batchgen.ledger.pictures import ImageQueries, RecordedImage
+from batchgen.ledger.queue_status import WorkQueueQueries
+from batchgen.ledger.requests import AttemptQueries, Money, OpenAttempt, SurplusRequest
+from batchgen.ledger.runs import RunQueries, RunRow
+from batchgen.ledger.samples import SampleQueries
+from batchgen.ledger.submissions import ChunkQueries
 
-__all__ = ["Beyond", "Money", "OpenAttempt", "Reader", "RunRow", "StoredImage"]
+__all__ = ["Money", "OpenAttempt", "Reader", "RecordedImage", "RunRow", "SurplusRequest"]
 
 
-class Reader(Samples, Requests, Pictures, Runs, Submissions, Queued):
+class Reader(SampleQueries, AttemptQueries, ImageQueries, RunQueries, ChunkQueries, WorkQueueQueries):
     """Views of one ledger. Every method is one snapshot."""
 
     @classmethod

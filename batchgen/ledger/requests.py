@@ -7,18 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.ledger.base_reader import MODEL, Connected
-from batchgen.ledger.database import marks
+from batchgen.ledger.base_reader import MODEL_SQL, BaseReader
+from batchgen.ledger.database import placeholders
 from batchgen.records import Usage, sample_key
 
-IN_A_BATCH = "in a batch"
-MAYBE = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
+IN_BATCH_REASON = "in a batch"
+MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
 # Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
-UNPRICED = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
-LATE = "late"  # the reason of a request whose sample had its picture from another one before
-OPEN = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"  # what `open_attempt` takes
-BILLED = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
-LATEST = (
+UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
+LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
+OPEN_ATTEMPT_COLUMNS = (
+    "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"  # what `open_attempt` takes
+)
+BILLED_SQL = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
+LATEST_IMAGE_SQL = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
     " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
 )
@@ -79,7 +81,7 @@ class OpenAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Beyond:
+class SurplusRequest:
     """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture;
     linked: its answer came with links."""
 
@@ -96,41 +98,41 @@ class Beyond:
     linked: bool = False
 
 
-class Requests(Connected):
+class AttemptQueries(BaseReader):
     def attempts(self, run_id: int | None = None) -> dict[str, int]:
         """Requests by outcome; `open` for those not ended, `submitted` for those of them that lie in a batch."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
         unended = "CASE WHEN chunk IS NULL THEN 'open' ELSE 'submitted' END"
         return dict(
-            self._rows(f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1", *values)
+            self._query(f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1", *values)
         )
 
-    def last_attempt(self) -> int:
+    def last_attempt_id(self) -> int:
         """The largest number of any attempt."""
         return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()[0])
 
     def open_attempts(self) -> list[OpenAttempt]:
         """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
-        rows = self._rows(
-            f"SELECT {OPEN} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
+        rows = self._query(
+            f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
         )
-        return [open_attempt(row) for row in rows]
+        return [open_attempt_from_row(row) for row in rows]
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""
-        row = self._connection.execute(f"SELECT {OPEN} FROM attempt WHERE id = ?", (number,)).fetchone()
-        return None if row is None else open_attempt(row)
+        row = self._connection.execute(f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE id = ?", (number,)).fetchone()
+        return None if row is None else open_attempt_from_row(row)
 
     def recent_sends(self, lane: str, since: float) -> list[float]:
         """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
-        rows = self._rows(
+        rows = self._query(
             "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1",
             lane,
             since,
         )
         return [row[0] for row in rows]
 
-    def sent_since(self, lane: str, at: float) -> int:
+    def sent_count_since(self, lane: str, at: float) -> int:
         """Requests of a lane that left, or may have left, since then."""
         row = self._connection.execute(
             "SELECT count(*) FROM attempt WHERE lane = ? AND started_at >= ?"
@@ -139,7 +141,7 @@ class Requests(Connected):
         ).fetchone()
         return int(row[0])
 
-    def most_accepted(self, lane: str, since: float) -> int:
+    def max_accepted_per_minute(self, lane: str, since: float) -> int:
         """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""
         row = self._connection.execute(
             "SELECT CASE WHEN sum(refused) > 0 THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
@@ -149,9 +151,9 @@ class Requests(Connected):
         ).fetchone()
         return int(row[0])
 
-    def ends_in(self, run_id: int) -> dict[str, int]:
+    def sample_count_by_outcome(self, run_id: int) -> dict[str, int]:
         """How many samples a run left with which outcome of their last request."""
-        rows = self._rows(
+        rows = self._query(
             "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, row_number() OVER (PARTITION BY item_id, n"
             " ORDER BY id DESC) AS place FROM attempt WHERE run_id = ?) ends WHERE place = 1 GROUP BY 1",
             run_id,
@@ -164,9 +166,9 @@ class Requests(Connected):
             "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
             " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"
             " coalesce(sum(usd) FILTER (WHERE usd_source = 'guess'), 0),"
-            f" count(*) FILTER (WHERE {UNPRICED}),"
-            f" coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE}), 0), count(*) FILTER (WHERE {MAYBE}),"
-            f" count(*) FILTER (WHERE {MAYBE} AND estimate_usd IS NULL),"
+            f" count(*) FILTER (WHERE {UNPRICED_SQL}),"
+            f" coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE_BILLED_SQL}), 0), count(*) FILTER (WHERE {MAYBE_BILLED_SQL}),"
+            f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL),"
             """ count(*) FILTER (WHERE usd_source IN ('usage', 'guess') AND usage LIKE '%"queries"%')"""
             f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed <> 0) {where}",
             values,
@@ -178,7 +180,7 @@ class Requests(Connected):
 
         lanes: of these alone.
         """
-        of_lanes = "" if lanes is None else f" AND lane IN ({marks(lanes)})"
+        of_lanes = "" if lanes is None else f" AND lane IN ({placeholders(lanes)})"
         row = self._connection.execute(
             "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd END)), 0)"
             f" FROM attempt WHERE started_at >= ?{of_lanes}",
@@ -186,68 +188,70 @@ class Requests(Connected):
         ).fetchone()
         return float(row[0])
 
-    def unpriced_since(self, at: float) -> int:
+    def unpriced_count_since(self, at: float) -> int:
         """Requests begun since then that were or may have been billed, and have no price."""
-        sql = (
-            f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED} OR ({MAYBE} AND estimate_usd IS NULL))"
-        )
+        sql = f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED_SQL} OR ({MAYBE_BILLED_SQL} AND estimate_usd IS NULL))"
         return int(self._connection.execute(sql, (at,)).fetchone()[0])
 
     def requests_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, outcome, requests that have ended) in all runs."""
-        return self._rows(f"SELECT {MODEL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2")
+        return self._query(
+            f"SELECT {MODEL_SQL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2"
+        )
 
     def usd_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, source of the figure, USD) in all runs."""
-        return self._rows(
-            f"SELECT {MODEL}, usd_source, sum(usd) FROM attempt a WHERE outcome IS NOT NULL AND usd IS NOT NULL GROUP BY 1, 2"
+        return self._query(
+            f"SELECT {MODEL_SQL}, usd_source, sum(usd) FROM attempt a WHERE outcome IS NOT NULL AND usd IS NOT NULL GROUP BY 1, 2"
         )
 
     def maybe_usd_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, USD as `Money.maybe`, as `Money.unknown`, as `Money.maybe_unknown`) in all runs."""
-        return self._rows(
-            f"SELECT {MODEL}, coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE}), 0), count(*) FILTER (WHERE {UNPRICED}),"
-            f" count(*) FILTER (WHERE {MAYBE} AND estimate_usd IS NULL) FROM attempt a GROUP BY 1"
+        return self._query(
+            f"SELECT {MODEL_SQL}, coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE_BILLED_SQL}), 0), count(*) FILTER (WHERE {UNPRICED_SQL}),"
+            f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL) FROM attempt a GROUP BY 1"
         )
 
-    def billed_requests(self) -> int:
+    def billed_request_count(self) -> int:
         """Requests that were billed, may have been, or are not settled."""
-        return int(self._connection.execute(f"SELECT count(*) FROM attempt a WHERE {BILLED}").fetchone()[0])
+        return int(self._connection.execute(f"SELECT count(*) FROM attempt a WHERE {BILLED_SQL}").fetchone()[0])
 
-    def picture_requests(self) -> int:
+    def picture_request_count(self) -> int:
         """Requests that hold the latest picture of a sample."""
-        row = self._connection.execute(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST}").fetchone()
+        row = self._connection.execute(
+            f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST_IMAGE_SQL}"
+        ).fetchone()
         return int(row[0])
 
-    def beyond_requests(self) -> Iterator[Beyond]:
+    def surplus_requests(self) -> Iterator[SurplusRequest]:
         """Those of the billed ones that do not, in the order in which they were sent."""
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
-        rows = self._many(
+        rows = self._stream_query(
             "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
-            f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_A_BATCH}' END), coalesce(a.http_status, 0),"
+            f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_BATCH_REASON}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
-            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL FROM attempt a WHERE {BILLED}"
-            f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST}) ORDER BY a.id"
+            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL FROM attempt a WHERE {BILLED_SQL}"
+            f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL}) ORDER BY a.id"
         )
-        return (Beyond(sample_key(item_id, n), *facts) for item_id, n, *facts in rows)
+        return (SurplusRequest(sample_key(item_id, n), *facts) for item_id, n, *facts in rows)
 
 
-def open_attempt(row: tuple[Any, ...]) -> OpenAttempt:
+def open_attempt_from_row(row: tuple[Any, ...]) -> OpenAttempt:
     """row: the columns of OPEN."""
     attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links = row
-    answer = linked_answer(links) if links else None
+    answer = parse_linked_answer(links) if links else None
     return OpenAttempt(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, answer)
 
 
-def linked_answer(text: str) -> LinkedAnswer:
+def parse_linked_answer(text: str) -> LinkedAnswer:
     """As `Ledger.links_received` wrote it, and earlier versions: a bare list, or nothing but links, usage and text."""
     found = json.loads(text)
-    said: dict[str, Any] = {"links": found} if isinstance(found, list) else found
-    recorded, inline = frozenset(said.get("recorded", ())), said.get("inline", 0)
-    links = {inline + k: link for k, link in enumerate(said["links"]) if inline + k not in recorded}
-    usage = Usage(**said["usage"]) if said.get("usage") else None
+    parsed: dict[str, Any] = {"links": found} if isinstance(found, list) else found
+    recorded, inline = frozenset(parsed.get("recorded", ())), parsed.get("inline", 0)
+    links = {inline + k: link for k, link in enumerate(parsed["links"]) if inline + k not in recorded}
+    usage = Usage(**parsed["usage"]) if parsed.get("usage") else None
     return LinkedAnswer(
-        links, recorded, inline + len(said["links"]), usage, said.get("text", ""), said.get("facts", {})
+        links, recorded, inline + len(parsed["links"]), usage, parsed.get("text", ""), parsed.get("facts", {})
     )

@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from batchgen.ledger.missing_state import RESULTS, WORST_FIRST, has_lines
+from batchgen.ledger.missing_state import RESULTS_FILE, STATES_WORST_FIRST, has_result_lines
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
-FILE_NAME = RESULTS
+FILE_NAME = RESULTS_FILE
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
     """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown."""
     first = samples[0]
-    worst = min(samples, key=lambda sample: WORST_FIRST.index(sample.state))
+    worst = min(samples, key=lambda sample: STATES_WORST_FIRST.index(sample.state))
     prices = [sample.usd for sample in samples if sample.state == "succeeded"]
     return {
         "id": first.id,
@@ -42,7 +42,7 @@ def item_line(samples: list[Result]) -> dict[str, Any]:
     }
 
 
-def by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:
+def group_by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:
     """Consecutive samples of one item together."""
     group: list[Result] = []
     for sample in samples:
@@ -64,37 +64,37 @@ class ResultsFile:
     def __init__(self, job_folder: Path, reader: Reader) -> None:
         self._path = job_folder / FILE_NAME
         self._reader = reader
-        self._repeats = False
+        self._has_repeats = False
         self._fd = -1
 
-    def open(self, *, tidy: bool) -> None:
+    def open(self, *, compacted: bool) -> None:
         """tidy: what the ledger says of how the last run left the file. Raises StoreError, also for a user's own file."""
-        has_lines(self._path.parent)
-        if not tidy:
+        has_result_lines(self._path.parent)
+        if not compacted:
             self.rebuild()
         try:
             self._fd = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
         except OSError as error:
             raise disk_error(error, str(self._path)) from error
 
-    def append(self, sample: Sample, made: Result | None = None) -> None:
+    def append(self, sample: Sample, result: Result | None = None) -> None:
         """The line of the sample's item as it stands now. made: the result itself, when the caller has it at hand.
 
         Safe from several threads: a line is one write. Raises StoreError.
         """
         item = sample.item
-        samples = [made] if made is not None and item.count == 1 else self._reader.results_of(item.id)
+        samples = [result] if result is not None and item.count == 1 else self._reader.results_of_item(item.id)
         if not samples:
             return
         if item.count > 1 or sample.known:
-            self._repeats = True
+            self._has_repeats = True
         line = json.dumps(item_line(samples), ensure_ascii=False) + "\n"
         data = line.encode()
         try:
             if os.write(self._fd, data) < len(data):
                 raise OSError(errno.ENOSPC, "half a line")
         except OSError as error:
-            self._repeats = True  # what is missing or torn comes back when the file is built anew
+            self._has_repeats = True  # what is missing or torn comes back when the file is built anew
             raise disk_error(error, str(self._path)) from error
 
     def close(self) -> None:
@@ -102,9 +102,9 @@ class ResultsFile:
             os.close(self._fd)
             self._fd = -1
 
-    def tidy(self, *, rebuild: bool = False) -> None:
+    def compact(self, *, rebuild: bool = False) -> None:
         """One line per item from here on, and durable, so that the ledger may say so; cheap when nothing was written twice."""
-        rebuild = rebuild or self._repeats
+        rebuild = rebuild or self._has_repeats
         try:
             if not rebuild:
                 os.fsync(self._fd)
@@ -119,16 +119,16 @@ class ResultsFile:
     def rebuild(self) -> None:
         """Write the file again from the ledger, beside the old one, and rename it. Superseded items have no line. Raises StoreError, also
         for a user's own file."""
-        has_lines(self._path.parent)
-        beside = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind
+        has_result_lines(self._path.parent)
+        temporary = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind
         states = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
         try:
-            fd = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
+            fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
-                for samples in by_item(self._reader.results_in_order(states)):
+                for samples in group_by_item(self._reader.results_by_item(states)):
                     file.write(json.dumps(item_line(samples), ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(fd)
-            os.replace(beside, self._path)
+            os.replace(temporary, self._path)
         except OSError as error:
             raise disk_error(error, str(self._path)) from error

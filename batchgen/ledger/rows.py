@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from batchgen.ledger.database import Connection, marks
+from batchgen.ledger.database import Connection, placeholders
 from batchgen.records import ImageFile, Result
 
-PAGE = 200
+PAGE_ROWS = 200
 IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"
 RESULT_COLUMNS = (
     "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
@@ -20,7 +20,7 @@ RESULT_COLUMNS = (
 )
 
 
-def utc(at: float | None) -> str:
+def format_utc(at: float | None) -> str:
     """ISO 8601 in UTC to the second, empty for None."""
     if at is None:
         return ""
@@ -42,14 +42,14 @@ def image_file(row: tuple[Any, ...]) -> ImageFile:
     )
 
 
-def in_pages(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+def results_in_pages(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
     """`sample` rows with their pictures, some hundreds to a question: a server may be far away."""
     rows = iter(rows)
-    while page := list(islice(rows, PAGE)):
-        yield from results(connection, page)
+    while page := list(islice(rows, PAGE_ROWS)):
+        yield from results_from_rows(connection, page)
 
 
-def results(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Result]:
+def results_from_rows(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Result]:
     """The same of a few. A sample that has no valid picture now lists none."""
     made = sorted({row[0] for row in rows if row[2] == "succeeded"})
     pictures: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
@@ -57,12 +57,12 @@ def results(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Res
     if made:
         for item_id, n, *picture in connection.execute(
             f"SELECT item_id, n, attempt_id, fingerprint, {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id ="
-            f" attempt_id) FROM image WHERE item_id IN ({marks(made)}) ORDER BY attempt_id, k",
+            f" attempt_id) FROM image WHERE item_id IN ({placeholders(made)}) ORDER BY attempt_id, k",
             made,
         ):
             pictures.setdefault((item_id, n), []).append(tuple(picture))
         for *key, path in connection.execute(
-            f"SELECT item_id, n, source_sha256, path FROM derivative WHERE item_id IN ({marks(made)}) AND state = 'made'"
+            f"SELECT item_id, n, source_sha256, path FROM derivative WHERE item_id IN ({placeholders(made)}) AND state = 'made'"
             " ORDER BY path",
             made,
         ):
@@ -99,7 +99,7 @@ def _result(
         fingerprint=fingerprint,
         prompt=json.loads(wire).get("prompt", ""),
         tags=tuple(tags.split(",")) if tags else (),
-        updated_at=utc(at),
+        updated_at=format_utc(at),
         text=text,
         sidecars=sidecars(files, json.loads(texts) if texts else ()),
         derivatives=tuple(derivatives.get((item_id, n, files[0].sha256), ())) if files else (),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.events import Outage
-from batchgen.ledger.base_reader import Connected
-from batchgen.ledger.schema import COOLING, OUTAGES
+from batchgen.ledger.base_reader import BaseReader
+from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 
-RUNS_LOOKED_AT = 100  # one that was killed has no end
+MAX_RUNS_SEARCHED = 100  # one that was killed has no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RunRow:
         return str(json.loads(self.summary).get("message", ""))
 
 
-class Runs(Connected):
+class RunQueries(BaseReader):
     def meta(self, key: str) -> str | None:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
@@ -41,42 +41,42 @@ class Runs(Connected):
     def parked(self) -> dict[str, tuple[float, str]]:
         """Lane -> (UTC seconds until which it is parked, why)."""
         return {
-            key: (until, message) for key, until, message in self._rows("SELECT key, parked_until, message FROM lane")
+            key: (until, message) for key, until, message in self._query("SELECT key, parked_until, message FROM lane")
         }
 
-    def cooling(self) -> dict[str, float]:
+    def cooling_lanes(self) -> dict[str, float]:
         """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""
-        return {key: float(until) for key, until in self._metas(COOLING)}
+        return {key: float(until) for key, until in self._meta_by_prefix(COOLING_META_PREFIX)}
 
     def outages(self) -> list[Outage]:
         """What was down in the last run, the earliest first; of a run that died also what was down then."""
-        found = [Outage(**facts) for _, text in self._metas(OUTAGES) for facts in json.loads(text)]
+        found = [Outage(**facts) for _, text in self._meta_by_prefix(OUTAGES_META_PREFIX) for facts in json.loads(text)]
         return sorted(found, key=lambda outage: outage.since)
 
-    def _metas(self, prefix: str) -> Iterator[tuple[str, str]]:
+    def _meta_by_prefix(self, prefix: str) -> Iterator[tuple[str, str]]:
         """What follows the prefix, and the value."""
-        rows = self._rows("SELECT key, value FROM meta WHERE key >= ? AND key < ?", prefix, f"{prefix}\U0010ffff")
+        rows = self._query("SELECT key, value FROM meta WHERE key >= ? AND key < ?", prefix, f"{prefix}\U0010ffff")
         return ((key.removeprefix(prefix), value) for key, value in rows)
 
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)
 
-    def runs(self, most: int) -> list[RunRow]:
+    def runs(self, max_count: int) -> list[RunRow]:
         """The last ones, the newest first."""
-        rows = self._rows(
+        rows = self._query(
             "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
             " coalesce(kept, 0), coalesce(summary, '{}') FROM run ORDER BY id DESC LIMIT ?",
-            most,
+            max_count,
         )
         return [RunRow(*row) for row in rows]
 
     def last_ended_run(self) -> RunRow | None:
-        return next((run for run in self.runs(RUNS_LOOKED_AT) if run.exit_code is not None), None)
+        return next((run for run in self.runs(MAX_RUNS_SEARCHED) if run.exit_code is not None), None)
 
     def last_discrepancies(self) -> dict[str, Any] | None:
         """What the last run that compared its images with the ledger found; None when none did."""
         sql = "SELECT summary FROM run WHERE summary IS NOT NULL ORDER BY id DESC LIMIT ?"
-        found = (json.loads(text).get("discrepancies") for (text,) in self._rows(sql, RUNS_LOOKED_AT))
+        found = (json.loads(text).get("discrepancies") for (text,) in self._query(sql, MAX_RUNS_SEARCHED))
         return next(filter(None, found), None)
 
     def last_success_at(self) -> float | None:

@@ -15,12 +15,14 @@ from batchgen.store.emergency_spool import file_identity
 
 VERSION = 6
 FILE_NAME = "ledger.sqlite"
-OUTAGES = "outages "  # in `meta`, before the name of a worker or nothing: what was down in the last run, as JSON
-COOLING = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
+OUTAGES_META_PREFIX = (
+    "outages "  # in `meta`, before the name of a worker or nothing: what was down in the last run, as JSON
+)
+COOLING_META_PREFIX = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
 # Samples handed to a batch API together; `ledger/chunks.py` says what its columns mean.
-CHUNK = """
+CHUNK_DDL = """
 CREATE TABLE chunk (
   id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, lane TEXT NOT NULL, name TEXT NOT NULL, step TEXT NOT NULL,
   requests INTEGER NOT NULL, estimate_usd REAL, upload_url TEXT NOT NULL DEFAULT '', input_file TEXT NOT NULL DEFAULT '',
@@ -31,7 +33,7 @@ CREATE TABLE chunk (
 CREATE INDEX attempt_of_chunk ON attempt (chunk) WHERE chunk IS NOT NULL;
 """
 # What was made of a picture, tried or left out. recipe and source_sha256: of what; width: 0 when it has none.
-DERIVATIVE = """
+DERIVATIVE_DDL = """
 CREATE TABLE derivative (
   path TEXT PRIMARY KEY, item_id TEXT NOT NULL, n INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
   recipe TEXT NOT NULL, source_sha256 TEXT NOT NULL, format TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -43,12 +45,12 @@ DERIVATIVE_COLUMNS = (
     "mtime_ns", "message",
 )  # fmt: skip
 
-DOUBTFUL = "CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed <> 0;"
+DOUBTFUL_INDEX_DDL = "CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed <> 0;"
 IMAGE_COLUMNS = (
     "attempt_id", "k", "item_id", "n", "role", "fingerprint", "spool", "path", "placed", "sha256", "bytes", "width",
     "height", "format", "flags",
 )  # fmt: skip
-TABLES = f"""{DERIVATIVE}
+TABLES_DDL = f"""{DERIVATIVE_DDL}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
   id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, pid INTEGER, host TEXT, version TEXT,
@@ -73,7 +75,7 @@ CREATE TABLE attempt (
 CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
 CREATE INDEX attempt_recent ON attempt (lane, started_at);
 CREATE INDEX attempt_of_run ON attempt (run_id);
-{DOUBTFUL}
+{DOUBTFUL_INDEX_DDL}
 CREATE TABLE image (
   attempt_id INTEGER NOT NULL, k INTEGER NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL, role TEXT NOT NULL,
   fingerprint TEXT NOT NULL, spool TEXT NOT NULL, path TEXT NOT NULL, placed INTEGER NOT NULL,
@@ -90,12 +92,12 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 # sent it, when that was not the run itself; stamp: of the placed file, as `store.Stands` has it, NULL when nobody looked.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
-    2: DERIVATIVE,
-    3: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK}",
-    4: f"ALTER TABLE attempt ADD COLUMN worker TEXT; DROP INDEX attempt_doubtful; {DOUBTFUL}",
+    2: DERIVATIVE_DDL,
+    3: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK_DDL}",
+    4: f"ALTER TABLE attempt ADD COLUMN worker TEXT; DROP INDEX attempt_doubtful; {DOUBTFUL_INDEX_DDL}",
     5: "ALTER TABLE image ADD COLUMN stamp TEXT;",
 }
-_ADDED: Mapping[str, Mapping[int, tuple[str, ...]]] = {
+_ADDED_COLUMNS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "attempt": {1: ("sent_as", "beside"), 3: ("chunk", "facts"), 4: ("worker",)},
     "image": {5: ("stamp",)},
 }  # columns by table and by the version before
@@ -105,13 +107,13 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_CORRUPTION_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def unreadable(error: sqlite3.Error, path: str | Path = "") -> LedgerError:
+def unreadable_error(error: sqlite3.Error, path: str | Path = "") -> LedgerError:
     """What SQLite found wrong, with the way out when the file itself is damaged."""
     where = f" {path}" if path else ""
-    if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
+    if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _CORRUPTION_CODES:
         return LedgerError(
             f"the ledger{where} is damaged ({error}) and is left as it is:"
             " `batchgen verify JOB --repair` builds it anew from results.jsonl and the pictures"
@@ -133,31 +135,31 @@ def check_after_crash(path: Path) -> None:
                 return
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
-        raise unreadable(error, path) from None
+        raise unreadable_error(error, path) from None
     if found != "ok":
         damage = sqlite3.DatabaseError(found)
         damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise unreadable(damage, path)
+        raise unreadable_error(damage, path)
 
 
 def ledger_path(job_folder: Path) -> Path:
     return job_folder / STATE_FOLDER / FILE_NAME
 
 
-class SQLite(sqlite3.Connection):
+class SQLiteConnection(sqlite3.Connection):
     """A connection that writes. SQLite itself goes on writing into a file that was deleted or moved, and says nothing."""
 
-    _path: Path | None = None
-    _opened: tuple[int, int] | None = None
+    _guarded_path: Path | None = None
+    _guarded_identity: tuple[int, int] | None = None
 
-    def watch(self, path: Path) -> None:
+    def guard_file(self, path: Path) -> None:
         """From now on nothing is written once another file, or none, stands at `path`, which this connection has open."""
-        self._path, self._opened = path, file_identity(path)
+        self._guarded_path, self._guarded_identity = path, file_identity(path)
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         """All of it durable when this returns, or none of it. Raises what a change raises, LedgerGone and sqlite3.Error."""
-        if self._path is not None and file_identity(self._path) != self._opened:
-            raise LedgerGone(f"{self._path} has gone: it was deleted, moved or replaced while it was in use")
+        if self._guarded_path is not None and file_identity(self._guarded_path) != self._guarded_identity:
+            raise LedgerGone(f"{self._guarded_path} has gone: it was deleted, moved or replaced while it was in use")
         self.execute("BEGIN IMMEDIATE")
         try:
             results = [change(self) for change in changes]
@@ -169,7 +171,7 @@ class SQLite(sqlite3.Connection):
         return results
 
 
-def open_file_for_writing(path: Path) -> SQLite:
+def open_file_for_writing(path: Path) -> SQLiteConnection:
     """The one read-write connection. Creates the file with mode 0600, for it holds prompts.
 
     Raises LedgerError when it is damaged, of another version, or on a network file system, where SQLite's WAL is unsafe.
@@ -182,19 +184,24 @@ def open_file_for_writing(path: Path) -> SQLite:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=64, factory=SQLite
+            path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=10.0,
+            cached_statements=64,
+            factory=SQLiteConnection,
         )
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"the ledger {path} cannot be opened: {error}. It is left as it is") from None
-    with _closed_on_failure(connection, path):
+    with _closing_on_failure(connection, path):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
-            connection.executescript(f"BEGIN; {TABLES} {CHUNK} PRAGMA user_version={VERSION}; COMMIT;")
+            connection.executescript(f"BEGIN; {TABLES_DDL} {CHUNK_DDL} PRAGMA user_version={VERSION}; COMMIT;")
         _check_version(connection, path)
         _migrate(connection)
-    connection.watch(path)
+    connection.guard_file(path)
     return connection
 
 
@@ -207,16 +214,16 @@ def open_file_for_reading(path: Path) -> sqlite3.Connection:
             uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False, cached_statements=0
         )
     except sqlite3.Error as error:
-        raise unreadable(error, path) from None
-    with _closed_on_failure(connection, path):
-        for statement in stand_ins(_check_version(connection, path)):
+        raise unreadable_error(error, path) from None
+    with _closing_on_failure(connection, path):
+        for statement in compatibility_views(_check_version(connection, path)):
             connection.execute(statement)
     return connection
 
 
-def stand_ins(version: int) -> Iterator[str]:
+def compatibility_views(version: int) -> Iterator[str]:
     """For reading an older file: what later versions added, empty."""
-    for table, additions in _ADDED.items():
+    for table, additions in _ADDED_COLUMNS.items():
         if added := [name for since, names in additions.items() if version <= since for name in names]:
             columns = ", ".join(f"NULL AS {name}" for name in added)
             yield f"CREATE TEMP VIEW {table} AS SELECT *, {columns} FROM main.{table}"
@@ -224,16 +231,16 @@ def stand_ins(version: int) -> Iterator[str]:
         columns = ", ".join(f"NULL AS {name}" for name in DERIVATIVE_COLUMNS)
         yield f"CREATE TEMP VIEW derivative AS SELECT {columns} WHERE 0"
     if version <= 3:
-        yield CHUNK.partition("CREATE INDEX")[0].replace("CREATE TABLE", "CREATE TEMP TABLE")
+        yield CHUNK_DDL.partition("CREATE INDEX")[0].replace("CREATE TABLE", "CREATE TEMP TABLE")
 
 
 @contextlib.contextmanager
-def _closed_on_failure(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+def _closing_on_failure(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
         connection.close()
-        raise unreadable(error, path) from None
+        raise unreadable_error(error, path) from None
     except LedgerError:
         connection.close()
         raise
@@ -269,11 +276,11 @@ def network_file_system(folder: Path) -> str | None:
             lines = [line.split() for line in mounts]
     except OSError:
         return None
-    place = os.path.realpath(folder)
+    real_path = os.path.realpath(folder)
     best = ("", "")
     for fields in lines:
         point = fields[1].replace("\\040", " ")
-        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        inside = real_path == point or real_path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best[0]):
             best = (point, fields[2])
     return best[1] if best[1] in NETWORK_FILE_SYSTEMS else None

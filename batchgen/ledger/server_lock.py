@@ -6,7 +6,7 @@ import hashlib
 
 from batchgen.errors import JobLocked
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.postgresql import PostgreSQL, holder
+from batchgen.ledger.postgresql import PostgreSQL, describe_holder
 
 
 class ServerLock:
@@ -23,16 +23,16 @@ class ServerLock:
         """Raises JobLocked, naming the process and host of who has it when the server tells, and LedgerError."""
         if self._server is None:
             return
-        server, number = self._server, _number(self._server.schema)
-        if (other := self._ledger.writer.submit(lambda _: server.hold(number)).result()) is not None:
-            raise JobLocked(f"another run holds this job{holder(other)}: wait for it, or stop it")
+        server, number = self._server, _advisory_lock_id(self._server.schema)
+        if (other := self._ledger.writer.submit(lambda _: server.acquire_lock(number)).result()) is not None:
+            raise JobLocked(f"another run holds this job{describe_holder(other)}: wait for it, or stop it")
 
     def release(self) -> None:
         if self._server is not None:
-            server, number = self._server, _number(self._server.schema)
-            self._ledger.writer.submit(lambda _: server.let_go(number)).result()
+            server, number = self._server, _advisory_lock_id(self._server.schema)
+            self._ledger.writer.submit(lambda _: server.release_lock(number)).result()
 
 
-def _number(schema: str) -> int:
+def _advisory_lock_id(schema: str) -> int:
     """Of a schema, for `pg_advisory_lock`: 64 bits with a sign."""
     return int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], signed=True)

@@ -9,37 +9,37 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from batchgen.errors import ServerAway
-from batchgen.ledger.location import SHARED
-from batchgen.ledger.postgresql import PostgreSQL, application
+from batchgen.errors import LedgerUnreachable
+from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger.postgresql import PostgreSQL, application_name_for
 
-SAY_EVERY_S = 60.0
-AGAIN_MOST_S = 5.0
+NOTIFY_EVERY_S = 60.0
+RETRY_MAX_S = 5.0
 
 
-async def until_reachable(url: str, say: Callable[[str], None], patience_s: float = math.inf) -> None:
+async def wait_until_reachable(url: str, notify: Callable[[str], None], timeout_s: float = math.inf) -> None:
     """Returns when the server lets us in. say: told at once, and once a minute, why it does not.
 
     Raises ServerAway after `patience_s`, and at once what else connecting raises. May be cancelled at any time.
     """
-    until_s, wait_s, say_at_s = time.monotonic() + patience_s, 0.1, -math.inf
+    until_s, wait_s, notify_at_s = time.monotonic() + timeout_s, 0.1, -math.inf
     while True:
         try:
-            await _connected(url)
-        except ServerAway as error:
+            await _try_connect(url)
+        except LedgerUnreachable as error:
             now_s = time.monotonic()
             if now_s + wait_s > until_s:
                 raise
-            if now_s >= say_at_s:
-                say_at_s = now_s + SAY_EVERY_S
-                say(f"{error}. Waiting for it")
+            if now_s >= notify_at_s:
+                notify_at_s = now_s + NOTIFY_EVERY_S
+                notify(f"{error}. Waiting for it")
         else:
             return
         await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, AGAIN_MOST_S)
+        wait_s = min(2 * wait_s, RETRY_MAX_S)
 
 
-async def _connected(url: str) -> None:
+async def _try_connect(url: str) -> None:
     """In a thread that nobody waits for at the end: an address or a name may take long to give no answer."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[None] = loop.create_future()
@@ -51,7 +51,7 @@ async def _connected(url: str) -> None:
     def ask() -> None:
         error: Exception | None = None
         try:
-            PostgreSQL(url, SHARED, application("waits")).close()
+            PostgreSQL(url, SHARED_SCHEMA, application_name_for("waits")).close()
         except Exception as caught:
             error = caught
         with suppress(RuntimeError):  # the loop has ended meanwhile

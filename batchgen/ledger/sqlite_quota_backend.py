@@ -9,49 +9,51 @@ from pathlib import Path
 
 from batchgen.ledger.database import Connection
 from batchgen.ledger.quota_tables import SCHEMA
-from batchgen.ledger.schema import SQLite
-from batchgen.safe_open import private_folder
+from batchgen.ledger.schema import SQLiteConnection
+from batchgen.safe_open import make_private_folder
 
 FILE_NAME = "quota.sqlite"
 BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
 
 
-class _File(SQLite):
+class SQLiteQuotaBackend(SQLiteConnection):
     """Kept by this host's clock."""
 
-    far = False
-    midnights = "CAST(strftime('%s', date(at, 'unixepoch', 'localtime'), 'utc') AS REAL)"
+    is_remote = False
+    midnight_sql = "CAST(strftime('%s', date(at, 'unixepoch', 'localtime'), 'utc') AS REAL)"
 
     @property
-    def at(self) -> float:
+    def transaction_at(self) -> float:
         return time.time()
 
     def clock(self) -> float:
         return time.time()
 
 
-def open_sqlite_backend(folder: Path | None) -> _File:
+def open_sqlite_backend(folder: Path | None) -> SQLiteQuotaBackend:
     """folder: None keeps everything in memory. Raises OSError or sqlite3.Error when it cannot be written."""
     if folder is not None:
-        private_folder(folder)
+        make_private_folder(folder)
         # SQLite gives its side files the same mode
         os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
     return _connect(":memory:" if folder is None else folder / FILE_NAME)
 
 
-def _connect(path: Path | str) -> _File:
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=_File)
+def _connect(path: Path | str) -> SQLiteQuotaBackend:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=SQLiteQuotaBackend
+    )
     try:
         _prepare(connection)
     except BaseException:
         connection.close()
         raise
     if isinstance(path, Path):
-        connection.watch(path)
+        connection.guard_file(path)
     return connection
 
 
-def _prepare(connection: _File) -> None:
+def _prepare(connection: SQLiteQuotaBackend) -> None:
     give_up_s = time.monotonic() + BUSY_S
     while True:
         try:

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from batchgen.ledger.base_reader import Connected
-from batchgen.ledger.requests import MAYBE, OPEN, UNPRICED, OpenAttempt, open_attempt
+from batchgen.ledger.base_reader import BaseReader
+from batchgen.ledger.requests import (
+    MAYBE_BILLED_SQL,
+    OPEN_ATTEMPT_COLUMNS,
+    UNPRICED_SQL,
+    OpenAttempt,
+    open_attempt_from_row,
+)
 
-Step = Literal[
+ChunkStep = Literal[
     "recorded", "written", "uploaded", "asked", "created", "ended", "fetched", "collected", "done", "dropped"
 ]
-UNSENT = ("recorded", "written", "uploaded")  # nothing was asked for yet, so nothing can have been billed
-CLOSED = ("collected", "done", "dropped")
+UNSENT_STEPS = ("recorded", "written", "uploaded")  # nothing was asked for yet, so nothing can have been billed
+CLOSED_STEPS = ("collected", "done", "dropped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class Chunk:
     run_id: int
     lane: str
     name: str
-    step: Step
+    step: ChunkStep
     requests: int
     estimate_usd: float | None
     upload_url: str = ""
@@ -49,14 +55,14 @@ class Chunk:
 
     @property
     def open(self) -> bool:
-        return self.step not in CLOSED
+        return self.step not in CLOSED_STEPS
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Chunk))
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class ChunkRequest:
     """One request of a chunk. number: which attempt of its sample; facts: what settling its answer needs to know."""
 
     attempt: OpenAttempt
@@ -66,12 +72,12 @@ class Submitted:
     facts: Mapping[str, Any]
 
 
-class Submissions(Connected):
+class ChunkQueries(BaseReader):
     """What a ledger knows of batches."""
 
     def open_chunks(self) -> list[Chunk]:
         """In the order in which they were made."""
-        return self._chunks(f"step NOT IN ({', '.join('?' * len(CLOSED))}) ORDER BY id", *CLOSED)
+        return self._chunks(f"step NOT IN ({', '.join('?' * len(CLOSED_STEPS))}) ORDER BY id", *CLOSED_STEPS)
 
     def uncleaned_chunks(self) -> list[Chunk]:
         """Collected, and perhaps still at the vendor's."""
@@ -79,44 +85,48 @@ class Submissions(Connected):
 
     def chunk_lanes(self) -> list[str]:
         """Lanes with something at the vendor's, or on its way there."""
-        return [lane for (lane,) in self._rows("SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')")]
+        return [
+            lane for (lane,) in self._query("SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')")
+        ]
 
     def chunk(self, number: int) -> Chunk:
         return self._chunks("id = ?", number)[0]
 
     def _chunks(self, where: str, *values: Any) -> list[Chunk]:
-        rows = self._rows(f"SELECT {_COLUMNS} FROM chunk WHERE {where}", *values)
+        rows = self._query(f"SELECT {_COLUMNS} FROM chunk WHERE {where}", *values)
         names = [field.name for field in fields(Chunk)]
         return [Chunk(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def submitted(self, number: int) -> Submitted | None:
+    def chunk_request(self, number: int) -> ChunkRequest | None:
         """The request that an attempt's number names; None when there is none, or it went out by itself."""
-        sql = f"SELECT {OPEN}, chunk, number, outcome, facts FROM attempt WHERE id = ? AND chunk IS NOT NULL"
-        row = next(iter(self._rows(sql, number)), None)
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS}, chunk, number, outcome, facts FROM attempt WHERE id = ? AND chunk IS NOT NULL"
+        row = next(iter(self._query(sql, number)), None)
         if row is None:
             return None
         *attempt, chunk, which, outcome, facts = row
-        return Submitted(open_attempt(tuple(attempt)), chunk, which, outcome is not None, json.loads(facts or "{}"))
+        return ChunkRequest(
+            open_attempt_from_row(tuple(attempt)), chunk, which, outcome is not None, json.loads(facts or "{}")
+        )
 
-    def unanswered(self, chunk: int, after: int, most: int) -> list[int]:
+    def unanswered_ids(self, chunk: int, after: int, max_count: int) -> list[int]:
         """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""
         sql = "SELECT id FROM attempt WHERE chunk = ? AND outcome IS NULL AND id > ? ORDER BY id LIMIT ?"
-        return [int(number) for (number,) in self._rows(sql, chunk, after, most)]
+        return [int(number) for (number,) in self._query(sql, chunk, after, max_count)]
 
-    def answered(self, chunk: int) -> int:
+    def answered_count(self, chunk: int) -> int:
         """How many of a chunk's requests have got an answer that was no error of the vendor's."""
         sql = "SELECT count(*) FROM attempt WHERE chunk = ? AND http_status = 200"
-        return int(next(iter(self._rows(sql, chunk)))[0])
+        return int(next(iter(self._query(sql, chunk)))[0])
 
     def chunk_usd(self, chunk: int) -> tuple[float, int]:
         """What a chunk's requests have cost so far, and how many of them have no price."""
         usd = "coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd ELSE 0 END)), 0)"
-        unpriced = f"count(*) FILTER (WHERE {UNPRICED} OR ({MAYBE} AND estimate_usd IS NULL))"
+        unpriced = f"count(*) FILTER (WHERE {UNPRICED_SQL} OR ({MAYBE_BILLED_SQL} AND estimate_usd IS NULL))"
         sql = f"SELECT {usd}, {unpriced} FROM attempt WHERE chunk = ? AND outcome IS NOT NULL"
-        known, number = next(iter(self._rows(sql, chunk)))
+        known, number = next(iter(self._query(sql, chunk)))
         return float(known), int(number)
 
     def usd_by_lane(self, run_id: int) -> dict[str, float]:
         """What a run's requests have cost, by lane."""
         sql = "SELECT lane, sum(usd) FROM attempt WHERE run_id = ? AND usd IS NOT NULL GROUP BY lane"
-        return dict(self._rows(sql, run_id))
+        return dict(self._query(sql, run_id))

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchgen.ledger.database import Connection
-from batchgen.ledger.pictures import Settled, StoredImage
+from batchgen.ledger.pictures import RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import Sample
 from batchgen.store.store import DRAFTS, SUPERSEDED
 
 # The others are behind links.
-BROUGHT_SOME = "(links IS NOT NULL AND EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = attempt.id))"
+HAS_PICTURES_SQL = "(links IS NOT NULL AND EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = attempt.id))"
 
 
-def takes(db: Connection, sample: Sample, picture: Settled, usd_source: str, text: str, at: float) -> bool:
+def accept_picture(
+    db: Connection, sample: Sample, picture: SpooledPicture, usd_source: str, text: str, at: float
+) -> bool:
     """Whether the sample takes the picture: it does when it still waits for one, of just this request. The first to come is
     taken; the question and its answer are one statement, so that of two writers one is the first."""
     file = picture.file
@@ -30,7 +32,7 @@ def takes(db: Connection, sample: Sample, picture: Settled, usd_source: str, tex
     return taken is not None
 
 
-def verdict(db: Connection, attempt: int, sample: Sample, picture: Settled) -> Settled:
+def classify_unaccepted(db: Connection, attempt: int, sample: Sample, picture: SpooledPicture) -> SpooledPicture:
     """The picture as it counts. A sample that has its picture by another attempt makes this one a draft; one that is asked
     for differently by now, or not at all, has it in `superseded/`, from where it may come back."""
     row = db.execute(
@@ -38,7 +40,7 @@ def verdict(db: Connection, attempt: int, sample: Sample, picture: Settled) -> S
     ).fetchone()
     wanted, state = row or ("", "superseded")
     if wanted != sample.fingerprint or state == "superseded":
-        path = aside(picture.file.path, attempt, picture.k)
+        path = superseded_path(picture.file.path, attempt, picture.k)
         return replace(picture, file=replace(picture.file, path=path))
     if state != "succeeded":
         return picture
@@ -47,13 +49,13 @@ def verdict(db: Connection, attempt: int, sample: Sample, picture: Settled) -> S
     return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
 
 
-def aside(path: str, attempt: int, k: int) -> str:
+def superseded_path(path: str, attempt: int, k: int) -> str:
     """The name in `superseded/` of a picture that never had its own."""
     stem, ending = os.path.splitext(os.path.basename(path))
     return f"{SUPERSEDED}/{stem}.{attempt}.{k}{ending}"
 
 
-def still_unplaced(db: Connection, attempt: int, pictures: Sequence[Settled]) -> Sequence[Settled]:
+def unplaced_duplicates(db: Connection, attempt: int, pictures: Sequence[SpooledPicture]) -> Sequence[SpooledPicture]:
     """These pictures as they were recorded before, when all of them are still to be placed and these are their very bytes."""
     sql = "SELECT k, sha256, path, role FROM image WHERE attempt_id = ? AND placed = 0"
     recorded = {(k, sha256): {"path": path, "role": role} for k, sha256, path, role in db.execute(sql, (attempt,))}
@@ -65,7 +67,7 @@ def still_unplaced(db: Connection, attempt: int, pictures: Sequence[Settled]) ->
     return found if len(found) == len(recorded) else []
 
 
-def as_it_stands(db: Connection, image: StoredImage) -> StoredImage:
+def current_placement(db: Connection, image: RecordedImage) -> RecordedImage:
     """As it is to be placed now; recorded where that is somewhere else."""
     current = db.execute(
         "SELECT 1 FROM sample s WHERE s.item_id = ? AND s.n = ? AND s.state <> 'superseded' AND s.made_fingerprint ="
@@ -76,7 +78,7 @@ def as_it_stands(db: Connection, image: StoredImage) -> StoredImage:
     ).fetchone()
     if current is not None or image.file.path.startswith(f"{SUPERSEDED}/"):
         return image
-    path = aside(image.file.path, image.attempt, image.k)
+    path = superseded_path(image.file.path, image.attempt, image.k)
     db.execute("UPDATE image SET path = ? WHERE attempt_id = ? AND k = ?", (path, image.attempt, image.k))
     return replace(image, file=replace(image.file, path=path))
 
@@ -101,8 +103,8 @@ def end_attempt(db: Connection, attempt: OpenAttempt, outcome: str, reason: str,
     brought some of its pictures has succeeded. False when it has ended meanwhile."""
     at = time.time()
     first = db.execute(
-        f"UPDATE attempt SET outcome = CASE WHEN {BROUGHT_SOME} THEN 'succeeded' ELSE ? END, reason = ?, message = ?,"
-        f" maybe_billed = CASE WHEN {BROUGHT_SOME} THEN 0 ELSE 1 END, ended_at = ? WHERE id = ? AND outcome IS NULL RETURNING id",
+        f"UPDATE attempt SET outcome = CASE WHEN {HAS_PICTURES_SQL} THEN 'succeeded' ELSE ? END, reason = ?, message = ?,"
+        f" maybe_billed = CASE WHEN {HAS_PICTURES_SQL} THEN 0 ELSE 1 END, ended_at = ? WHERE id = ? AND outcome IS NULL RETURNING id",
         (outcome, reason, message, at, attempt.id),
     ).fetchone()
     for n in range(attempt.n, attempt.n + attempt.images) if first is not None else ():

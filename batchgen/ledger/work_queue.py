@@ -13,7 +13,7 @@ from batchgen.ledger.database import Connection
 from batchgen.records import Sample, sample_key
 
 # missing: how many of the samples it needs are not made yet; claim: of the worker that has it, empty while nobody has.
-TABLES = """
+TABLES_DDL = """
 CREATE TABLE IF NOT EXISTS submission (
   run_id INTEGER PRIMARY KEY, facts TEXT NOT NULL, budget_usd REAL, spent_usd REAL NOT NULL DEFAULT 0, deadline REAL,
   stopped_by TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', made_at REAL NOT NULL);
@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS need (key TEXT NOT NULL, work_id INTEGER NOT NULL, PR
 CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 """
 # By the server's clock: a worker whose own is wrong by hours must not end the work of all others.
-TIME_IS_UP = "deadline <= extract(epoch FROM clock_timestamp())"
+DEADLINE_PASSED_SQL = "deadline <= extract(epoch FROM clock_timestamp())"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +51,25 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SubmissionStatus:
     """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on; over: whether its time is
     up and nobody has said so."""
 
     stopped_by: str
-    over: bool
+    deadline_passed: bool
 
 
-def submission(db: Connection, run_id: int) -> Submission | None:
+def load_submission(db: Connection, run_id: int) -> Submission | None:
     row = db.execute("SELECT facts FROM submission WHERE run_id = ?", (run_id,)).fetchone()
     return None if row is None else Submission(**json.loads(row[0]))
 
 
-def standing(db: Connection, run_id: int) -> Standing:
-    sql = f"SELECT stopped_by, stopped_by = '' AND coalesce({TIME_IS_UP}, false) FROM submission WHERE run_id = ?"
-    return Standing(*db.execute(sql, (run_id,)).fetchone())
+def submission_status(db: Connection, run_id: int) -> SubmissionStatus:
+    sql = f"SELECT stopped_by, stopped_by = '' AND coalesce({DEADLINE_PASSED_SQL}, false) FROM submission WHERE run_id = ?"
+    return SubmissionStatus(*db.execute(sql, (run_id,)).fetchone())
 
 
-def submitting_run(db: Connection) -> int | None:
+def last_submitting_run(db: Connection) -> int | None:
     """The last run that has work in the queue; None when nothing is there."""
     if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
         return None
@@ -121,14 +121,14 @@ def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, S
     )
 
 
-def submitted(db: Connection) -> list[tuple[str, int]]:
+def submitted_samples(db: Connection) -> list[tuple[str, int]]:
     """(item, number) of all samples in the queue but those whose pictures are being recorded this very moment; they stay so
     until the transaction ends."""
     sql = "SELECT item_id, n FROM sample WHERE state = 'submitted' FOR UPDATE SKIP LOCKED"
     return [(item_id, n) for item_id, n in db.execute(sql).fetchall()]
 
 
-def released(db: Connection, keys: Iterable[str]) -> list[int]:
+def release_dependents(db: Connection, keys: Iterable[str]) -> list[int]:
     """These samples have their pictures: the work that waited for nothing else, by number."""
     ready: list[int] = []
     for key in keys:
@@ -141,14 +141,14 @@ def released(db: Connection, keys: Iterable[str]) -> list[int]:
     return ready
 
 
-def forget(db: Connection, keys: Sequence[str]) -> None:
+def delete_work(db: Connection, keys: Sequence[str]) -> None:
     """What has come to its end, a good or a bad one."""
     for key in keys:
         db.execute("DELETE FROM need WHERE work_id IN (SELECT id FROM work WHERE key = ?)", (key,))
         db.execute("DELETE FROM work WHERE key = ?", (key,))
 
 
-def withdraw(db: Connection, keys: Iterable[str]) -> int:
+def cancel_work(db: Connection, keys: Iterable[str]) -> int:
     """Not to be made in this submission any more, nor what waits for it: a later run may ask for it again. Answers how
     many samples these are."""
     left, at, withdrawn = list(keys), time.time(), 0
@@ -160,22 +160,22 @@ def withdraw(db: Connection, keys: Iterable[str]) -> int:
         sample = load_sample(row[0])
         numbers = range(sample.n, sample.n + sample.images)
         for n in numbers:
-            left += [name for name, _ in waiting_for(db, sample_key(sample.item.id, n))]
+            left += [name for name, _ in dependents_of(db, sample_key(sample.item.id, n))]
             db.execute(
                 "UPDATE sample SET state = 'wanted', updated_at = ? WHERE item_id = ? AND n = ? AND state = 'submitted'",
                 (at, sample.item.id, n),
             )
         withdrawn += len(numbers)
-        forget(db, [key])
+        delete_work(db, [key])
     return withdrawn
 
 
-def blocked_by(key: str, state: str, reason: str) -> str:
+def blocked_message(key: str, state: str, reason: str) -> str:
     """Why a sample is blocked, in words."""
     return f"needs @{key}, which {'was' if state == 'refused' else 'is'} {state}{f' ({reason})' if reason else ''}"
 
 
-def waiting_for(db: Connection, key: str) -> list[tuple[str, str]]:
+def dependents_of(db: Connection, key: str) -> list[tuple[str, str]]:
     """(key, body) of all work that waits for this sample."""
     sql = "SELECT w.key, w.body FROM need d JOIN work w ON w.id = d.work_id WHERE d.key = ? ORDER BY w.id"
     return [(name, body) for name, body in db.execute(sql, (key,)).fetchall()]

@@ -10,27 +10,27 @@ from typing import cast
 from batchgen.errors import Fenced
 from batchgen.ledger import derivative_work, work_queue
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.database import Connection, marks
+from batchgen.ledger.database import Connection, placeholders
 from batchgen.ledger.ledger import Ledger, insert_attempt, insert_blocked
 from batchgen.ledger.location import open_schema
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import OPEN, OpenAttempt, open_attempt
+from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.verdict import end_attempt
 from batchgen.ledger.writer import Writer
 from batchgen.records import Sample, sample_key
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimedSample:
     """A sample that is this worker's now. unsettled: requests for it of whoever had it before; ended: how it ended with
     its last request of this submission, when nobody has said so to what waits for it; uncertain: requests for it in this
     submission that were never answered."""
 
     sample: Sample
     lane: str
-    unsettled: tuple[OpenAttempt, ...]
-    ended: tuple[str, str] | None
-    uncertain: int
+    open_attempts: tuple[OpenAttempt, ...]
+    unreported_end: tuple[str, str] | None
+    uncertain_count: int
 
 
 class FencedLedger(Ledger):
@@ -50,14 +50,14 @@ class FencedLedger(Ledger):
             self.reader.close()
             raise
         self.defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None
-        self.derive: Callable[[Connection], None] = lambda db: None  # puts what is ready into the queue
+        self.defer_derivatives: Callable[[Connection], None] = lambda db: None  # puts what is ready into the queue
 
     # --- having a sample
 
-    async def claimed(self, key: str) -> Claimed | None:
+    async def claim(self, key: str) -> ClaimedSample | None:
         """Take a sample that the queue has handed out; None when there is nothing to do about it any more."""
 
-        def change(db: Connection) -> Claimed | None:
+        def change(db: Connection) -> ClaimedSample | None:
             row = db.execute(
                 "UPDATE work SET claim = ? WHERE key = ? AND run_id = ? RETURNING lane, body",
                 (self.worker, key, self.run_id),
@@ -66,18 +66,20 @@ class FencedLedger(Ledger):
                 return None
             sample = load_sample(row[1])
             rows = db.execute(
-                f"SELECT {OPEN} FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome IS NULL ORDER BY id",
+                f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome IS NULL ORDER BY id",
                 (sample.item.id, sample.n, self.run_id),
             ).fetchall()
             uncertain = db.execute(
                 "SELECT count(*) FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome = 'uncertain'",
                 (sample.item.id, sample.n, self.run_id),
             ).fetchone()[0]
-            return Claimed(sample, row[0], tuple(map(open_attempt, rows)), self._end_of(db, sample), uncertain)
+            return ClaimedSample(
+                sample, row[0], tuple(map(open_attempt_from_row, rows)), self._unreported_end(db, sample), uncertain
+            )
 
-        return cast("Claimed | None", await self.writer.write(change))
+        return cast("ClaimedSample | None", await self.writer.write(change))
 
-    def _end_of(self, db: Connection, sample: Sample) -> tuple[str, str] | None:
+    def _unreported_end(self, db: Connection, sample: Sample) -> tuple[str, str] | None:
         row = db.execute(
             "SELECT s.state, s.reason FROM sample s WHERE s.item_id = ? AND s.n = ? AND s.state IN ('refused', 'failed',"
             " 'uncertain') AND EXISTS (SELECT 1 FROM attempt a WHERE a.item_id = s.item_id AND a.n = s.n AND a.run_id = ?)",
@@ -85,7 +87,7 @@ class FencedLedger(Ledger):
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
-    async def let_go(self, keys: Sequence[str]) -> None:
+    async def release(self, keys: Sequence[str]) -> None:
         """Back to whoever takes it up next."""
 
         def change(db: Connection) -> None:
@@ -94,31 +96,31 @@ class FencedLedger(Ledger):
 
         await self.writer.write(change)
 
-    async def withdrawn(self, sample: Sample) -> None:
+    async def cancel(self, sample: Sample) -> None:
         """It is not to be made in this submission any more, unless another worker has it."""
 
         def change(db: Connection) -> None:
-            if self._is_mine(db, sample.key):
-                work_queue.withdraw(db, [sample.key])
+            if self._holds_claim(db, sample.key):
+                work_queue.cancel_work(db, [sample.key])
 
         await self.writer.write(change)
 
-    def _is_mine(self, db: Connection, key: str) -> bool:
+    def _holds_claim(self, db: Connection, key: str) -> bool:
         row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (key,)).fetchone()
         return row is not None and row[0] == self.worker
 
-    def standing(self) -> work_queue.Standing:
-        return work_queue.standing(self.reader._connection, self.run_id)
+    def submission_status(self) -> work_queue.SubmissionStatus:
+        return work_queue.submission_status(self.reader._connection, self.run_id)
 
     def stopped_lanes(self) -> dict[str, str]:
-        return dict(self.reader._rows("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", self.run_id))
+        return dict(self.reader._query("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", self.run_id))
 
-    def lane_stopped(self, lane: str, reason: str) -> None:
+    def stop_lane(self, lane: str, reason: str) -> None:
         """For all workers; nobody waits for it."""
         sql = "INSERT INTO stopped_lane VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-        self.writer.ride(lambda db: db.execute(sql, (self.run_id, lane, reason)))
+        self.writer.enqueue_lazy(lambda db: db.execute(sql, (self.run_id, lane, reason)))
 
-    def never(self, keys: Sequence[str], state: str, reason: str) -> list[tuple[Sample, str]]:
+    def block_dependents(self, keys: Sequence[str], state: str, reason: str) -> list[tuple[Sample, str]]:
         """The samples of a request end without pictures: takes them out of the queue, and records as blocked all that
         waited for them, which it answers with reasons. Nothing of it when another worker has them by now."""
 
@@ -126,11 +128,11 @@ class FencedLedger(Ledger):
             row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
             if row is not None and row[0] != self.worker:
                 return []
-            blocked = _blocked(db, [(key, work_queue.blocked_by(key, state, reason)) for key in keys])
-            work_queue.forget(db, keys)
+            blocked = _block_dependents(db, [(key, work_queue.blocked_message(key, state, reason)) for key in keys])
+            work_queue.delete_work(db, keys)
             return blocked
 
-        return cast("list[tuple[Sample, str]]", self._now(change))
+        return cast("list[tuple[Sample, str]]", self._write_now(change))
 
     # --- its attempts
 
@@ -141,7 +143,7 @@ class FencedLedger(Ledger):
         at = time.time()
 
         def change(db: Connection) -> int | str:
-            if not self._is_mine(db, sample.key):
+            if not self._holds_claim(db, sample.key):
                 return "taken"
             if db.execute("SELECT stopped_by FROM submission WHERE run_id = ?", (self.run_id,)).fetchone()[0]:
                 return "stopped"
@@ -160,7 +162,7 @@ class FencedLedger(Ledger):
             raise Fenced(sample.key, answer)
         return answer
 
-    def _ended(self, db: Connection, attempt: int, usd: float | None) -> None:
+    def _on_attempt_end(self, db: Connection, attempt: int, usd: float | None) -> None:
         sql = "SELECT item_id, n, images, estimate_usd, run_id, outcome FROM attempt WHERE id = ?"
         item_id, n, images, estimate_usd, run_id, outcome = db.execute(sql, (attempt,)).fetchone()
         if usd is not None:
@@ -172,22 +174,22 @@ class FencedLedger(Ledger):
         rows = db.execute(sql, (item_id, n, n + images)).fetchall()
         ends = [(sample_key(item_id, number), state, reason) for number, state, reason in rows]
         made = [key for key, state, _ in ends if state == "succeeded"]
-        self.defer(db, work_queue.released(db, made))
+        self.defer(db, work_queue.release_dependents(db, made))
         numbers = [n for n, state, _ in rows if state == "succeeded"]
-        if numbers and derivative_work.released(db, item_id, numbers):
-            self.derive(db)
+        if numbers and derivative_work.mark_ready(db, item_id, numbers):
+            self.defer_derivatives(db)
         without = [
-            (key, work_queue.blocked_by(key, state, reason))
+            (key, work_queue.blocked_message(key, state, reason))
             for key, state, reason in ends
             if state in ("refused", "failed")
         ]
-        _blocked(db, without)
+        _block_dependents(db, without)
         if all(state in ("succeeded", "refused", "failed") for _, state, _ in ends):
-            work_queue.forget(db, [sample_key(item_id, n)])
+            work_queue.delete_work(db, [sample_key(item_id, n)])
 
     # --- requests of others
 
-    async def through_with(self, attempts: Sequence[OpenAttempt]) -> list[str]:
+    async def workers_without_open_attempts(self, attempts: Sequence[OpenAttempt]) -> list[str]:
         """Workers that had sent these requests, and have none in this job any more that is not settled."""
         if not attempts:
             return []
@@ -198,59 +200,61 @@ class FencedLedger(Ledger):
         )
         return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
 
-    def unanswered(self, numbers: Sequence[int]) -> list[OpenAttempt]:
+    def unanswered_attempts(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
-        return self._of(
+        return self._attempts_where(
             numbers,
             "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))",
         )
 
-    def behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
+    def attempts_behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts whose answers came with links and are not settled."""
-        return self._of(numbers, "links IS NOT NULL AND outcome IS NULL")
+        return self._attempts_where(numbers, "links IS NOT NULL AND outcome IS NULL")
 
-    def _of(self, numbers: Sequence[int], where: str) -> list[OpenAttempt]:
+    def _attempts_where(self, numbers: Sequence[int], where: str) -> list[OpenAttempt]:
         if not numbers:
             return []
-        sql = f"SELECT {OPEN} FROM attempt WHERE id IN ({marks(numbers)}) AND {where} ORDER BY id"
-        return [open_attempt(row) for row in self.reader._rows(sql, *numbers)]
+        sql = (
+            f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE id IN ({placeholders(numbers)}) AND {where} ORDER BY id"
+        )
+        return [open_attempt_from_row(row) for row in self.reader._query(sql, *numbers)]
 
-    def has_come(self, attempt: int) -> bool:
+    def has_succeeded(self, attempt: int) -> bool:
         """Whether a request has brought its picture by now."""
-        rows = self.reader._rows("SELECT 1 FROM attempt WHERE id = ? AND outcome = 'succeeded'", attempt)
+        rows = self.reader._query("SELECT 1 FROM attempt WHERE id = ? AND outcome = 'succeeded'", attempt)
         return next(iter(rows), None) is not None
 
-    def disown(self) -> None:
+    def unassign_open_attempts(self) -> None:
         """Open requests whose samples the queue has no more: whoever runs the job next settles them as its own."""
         key = "CASE WHEN n = 1 THEN item_id ELSE item_id || '#' || CAST(n AS TEXT) END"
-        self._now(
+        self._write_now(
             lambda db: db.execute(
                 "UPDATE attempt SET worker = NULL WHERE outcome IS NULL AND worker IS NOT NULL AND chunk IS NULL"
                 f" AND NOT EXISTS (SELECT 1 FROM work w WHERE w.key = {key})"
             )
         )
 
-    async def given_up(self, attempt: OpenAttempt) -> bool:
+    async def give_up(self, attempt: OpenAttempt) -> bool:
         """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
         message = "its worker fell silent while the request was in flight"
         return await self.writer.write(lambda db: end_attempt(db, attempt, "uncertain", "interrupted", message))
 
 
-def _blocked(db: Connection, ended: Sequence[tuple[str, str]]) -> list[tuple[Sample, str]]:
+def _block_dependents(db: Connection, ended: Sequence[tuple[str, str]]) -> list[tuple[Sample, str]]:
     """All that waits for samples which end without pictures, with reasons. ended: their keys, and the reason that follows."""
     blocked: dict[str, tuple[Sample, str]] = {}
     left, gone = list(ended), list[str]()
     while left:
         key, why = left.pop()
-        for name, body in work_queue.waiting_for(db, key):
+        for name, body in work_queue.dependents_of(db, key):
             sample = load_sample(body)
             gone.append(name)
             for n in range(sample.n, sample.n + sample.images):
                 single = replace(sample, n=n, images=1)
                 if single.key not in blocked:
                     blocked[single.key] = (single, why)
-                    left.append((single.key, work_queue.blocked_by(single.key, "blocked", "")))
-    work_queue.forget(db, gone)
+                    left.append((single.key, work_queue.blocked_message(single.key, "blocked", "")))
+    work_queue.delete_work(db, gone)
     found = list(blocked.values())
     insert_blocked(db, found)
     return found

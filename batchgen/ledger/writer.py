@@ -15,8 +15,8 @@ from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change, Connection, Database
 
 T = TypeVar("T")
-MOST_PER_COMMIT = 1000
-LINGER_S = 0.25  # what nobody waits for is written by itself when nothing else has come for so long
+MAX_CHANGES_PER_COMMIT = 1000
+LAZY_DELAY_S = 0.25  # what nobody waits for is written by itself when nothing else has come for so long
 
 
 class Writer:
@@ -31,7 +31,7 @@ class Writer:
         self.broken: LedgerError | None = None
         self._database = database
         self._queue: queue.SimpleQueue[tuple[Change, Any] | None] = queue.SimpleQueue()
-        self._riders: deque[Change] = deque()
+        self._lazy_changes: deque[Change] = deque()
         self._name = name
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -48,10 +48,10 @@ class Writer:
         self._queue.put((change, future))
         return await future
 
-    def ride(self, change: Change) -> None:
+    def enqueue_lazy(self, change: Change) -> None:
         """For what nobody waits for and what costs no commit of its own: it goes along with the next change, in front of
         it, or alone within LINGER_S. Riders keep their order among themselves."""
-        self._riders.append(change)
+        self._lazy_changes.append(change)
 
     def close(self) -> None:
         """Write what is queued, end the thread, close the connection."""
@@ -62,18 +62,18 @@ class Writer:
     def _run(self) -> None:
         open_ = True
         while open_:
-            batch = self._gather()
+            batch = self._next_batch()
             open_ = not batch or batch[-1] is not None
-            riders = [(self._riders.popleft(), None) for _ in range(len(self._riders))]
-            changes = [*riders, *(entry for entry in batch if entry is not None)]
+            lazy_changes = [(self._lazy_changes.popleft(), None) for _ in range(len(self._lazy_changes))]
+            changes = [*lazy_changes, *(entry for entry in batch if entry is not None)]
             if changes:
-                self._settle(changes, self._commit([change for change, _ in changes]))
+                self._resolve_futures(changes, self._commit([change for change, _ in changes]))
 
-    def _gather(self) -> list[tuple[Change, Any] | None]:
+    def _next_batch(self) -> list[tuple[Change, Any] | None]:
         batch: list[tuple[Change, Any] | None] = []
         with contextlib.suppress(queue.Empty):
-            batch.append(self._queue.get(timeout=LINGER_S))
-            while batch[-1] is not None and len(batch) < MOST_PER_COMMIT:
+            batch.append(self._queue.get(timeout=LAZY_DELAY_S))
+            while batch[-1] is not None and len(batch) < MAX_CHANGES_PER_COMMIT:
                 batch.append(self._queue.get_nowait())
         return batch
 
@@ -92,7 +92,7 @@ class Writer:
         self.commits += 1
         return results
 
-    def _settle(self, batch: list[tuple[Change, Any]], results: list[Any] | LedgerError) -> None:
+    def _resolve_futures(self, batch: list[tuple[Change, Any]], results: list[Any] | LedgerError) -> None:
         for_loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
         for number, (_, future) in enumerate(batch):
             result = results if isinstance(results, LedgerError) else results[number]

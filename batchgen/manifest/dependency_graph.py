@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from batchgen.manifest.diagnostics import did_you_mean
-from batchgen.records import Item, previous_turn
+from batchgen.records import Item, previous_turn_id
 
-NAMES_MOST = 1000
+SUGGESTED_NAMES_MAX = 1000
 
 
-class Needed:
+class DependencyGraph:
     """What the items of one walk need of each other. Memory grows with the needed ids, not with those who need them."""
 
     def __init__(self) -> None:
-        self._first: dict[str, tuple[Any, str]] = {}  # by needed sample key: who named it first, and where
+        self._first_use: dict[str, tuple[Any, str]] = {}  # by needed sample key: who named it first, and where
         self._ids: dict[str, None] = {}
         self._counts: dict[str, int] = {}
         self._edges: dict[str, frozenset[str]] = {}
@@ -28,9 +28,9 @@ class Needed:
     def add(self, item: Item, raw: Any) -> None:
         """raw: where the item stands, given back by `wrong`."""
         for name in item.references:
-            if name.startswith("@") and name[1:] not in self._first:
-                self._first[name[1:]] = (raw, item.id)
-        for item_id in needed_ids(item):
+            if name.startswith("@") and name[1:] not in self._first_use:
+                self._first_use[name[1:]] = (raw, item.id)
+        for item_id in dependency_ids(item):
             self._ids[item_id] = None
 
     def ids(self) -> frozenset[str]:
@@ -38,41 +38,41 @@ class Needed:
 
     def check(self, items: Iterable[Item]) -> None:
         """A second walk, which keeps only what is needed."""
-        missing = {key.partition("#")[0] for key in self._first}
+        missing = {key.partition("#")[0] for key in self._first_use}
         for item in items:
             if item.id in self._ids:
                 self._counts[item.id] = item.count
-                self._edges[item.id] = frozenset(needed_ids(item)) & self._ids.keys()
+                self._edges[item.id] = frozenset(dependency_ids(item)) & self._ids.keys()
             if item.turn == 1 and item.id[:-3] in missing:
                 self._conversations.add(item.id[:-3])
-            if len(self._names) < NAMES_MOST:
+            if len(self._names) < SUGGESTED_NAMES_MAX:
                 self._names.append(item.id)
 
-    def wrong(self) -> Iterator[tuple[Any, str]]:
+    def problems(self) -> Iterator[tuple[Any, str]]:
         """Where, and what is wrong there: each unknown id, missing sample and circle once."""
-        for key, (raw, who) in self._first.items():
+        for key, (raw, needed_by) in self._first_use.items():
             item_id, _, n = key.partition("#")
             count = self._counts.get(item_id)
             if count is None and item_id in self._conversations:
                 yield raw, f"{item_id!r} is a conversation: name one of its turns, such as @{item_id}-t1"
             elif count is None:
-                near = did_you_mean(item_id, [name for name in self._names if name != who])
-                yield raw, f"there is no item {item_id!r}{near}"
+                suggestion = did_you_mean(item_id, [name for name in self._names if name != needed_by])
+                yield raw, f"there is no item {item_id!r}{suggestion}"
             elif int(n or 1) > count:
                 yield raw, f"{item_id!r} has {count} sample(s), so there is no @{key}"
-        for circle in _circles(self._edges):
-            raw = next(raw for key, (raw, _) in self._first.items() if key.partition("#")[0] in circle)
-            yield raw, f"a circle: {' needs '.join([*circle, circle[0]])}"
+        for cycle in _cycles(self._edges):
+            raw = next(raw for key, (raw, _) in self._first_use.items() if key.partition("#")[0] in cycle)
+            yield raw, f"a circle: {' needs '.join([*cycle, cycle[0]])}"
 
 
-def needed_ids(item: Item) -> set[str]:
+def dependency_ids(item: Item) -> set[str]:
     ids = {name[1:].partition("#")[0] for name in item.references if name.startswith("@")}
     if item.turn > 1:
-        ids.add(previous_turn(item))
+        ids.add(previous_turn_id(item))
     return ids
 
 
-def _circles(edges: dict[str, frozenset[str]]) -> Iterator[list[str]]:
+def _cycles(edges: dict[str, frozenset[str]]) -> Iterator[list[str]]:
     """Take away what needs nothing that is left, again and again; whoever then remains needs somebody that remains."""
     left = {name: set(needed) & edges.keys() for name, needed in edges.items()}
     users: dict[str, list[str]] = {}

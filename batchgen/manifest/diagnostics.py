@@ -9,42 +9,42 @@ from typing import Any
 
 from batchgen.errors import ManifestError, Problem
 
-SHOWN_MAX = 20
+PROBLEMS_MAX = 20
 # Google API keys ("AIza…", and "AQ.…" since 2025) and the "sk-…" form that most other vendors use.
-KEY = re.compile(r"(?<![A-Za-z0-9])(?:AIza[0-9A-Za-z_-]{30,}|AQ\.[0-9A-Za-z_-]{30,}|sk-[0-9A-Za-z_-]{16,})")
-USER = re.compile(r"//[^/\s]*@")  # of an address: a name and perhaps a password
+API_KEY_PATTERN = re.compile(r"(?<![A-Za-z0-9])(?:AIza[0-9A-Za-z_-]{30,}|AQ\.[0-9A-Za-z_-]{30,}|sk-[0-9A-Za-z_-]{16,})")
+USERINFO_PATTERN = re.compile(r"//[^/\s]*@")  # of an address: a name and perhaps a password
 
 
-class Complaints:
+class Diagnostics:
     """All problems of one reading. Keeps the first twenty and counts the rest: a million bad lines fit."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.total = 0
-        self.first: list[Problem] = []  # in the order they were found
+        self.problems: list[Problem] = []  # in the order they were found
 
-    def add(self, place: tuple[int, int], field: str, message: str, file: str | None = None) -> None:
+    def add(self, position: tuple[int, int], field: str, message: str, file: str | None = None) -> None:
         """place: line and column, from 1; 0 where there is none."""
         self.total += 1
-        if len(self.first) < SHOWN_MAX:
-            self.first.append(Problem(file or self.file, place[0], place[1], field, message))
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(Problem(file or self.file, position[0], position[1], field, message))
 
     def raise_if_any(self) -> None:
         if self.total:
-            in_order = sorted(self.first, key=lambda p: (p.file != self.file, p.line, p.column))
+            in_order = sorted(self.problems, key=lambda p: (p.file != self.file, p.line, p.column))
             raise ManifestError(in_order, self.total)
 
 
-def stop(file: str, message: str, place: tuple[int, int] = (0, 0), field: str = "") -> ManifestError:
+def fatal_error(file: str, message: str, position: tuple[int, int] = (0, 0), field: str = "") -> ManifestError:
     """The one problem that makes reading on pointless."""
-    return ManifestError([Problem(file, place[0], place[1], field, message)])
+    return ManifestError([Problem(file, position[0], position[1], field, message)])
 
 
 def looks_like_key(text: str) -> bool:
-    return KEY.search(text) is not None
+    return API_KEY_PATTERN.search(text) is not None
 
 
-def shown(value: Any) -> str:
+def safe_repr(value: Any) -> str:
     """A value as a message may show it: short, without control characters or bidi overrides, never a key or password."""
     match value:
         case None:
@@ -54,7 +54,7 @@ def shown(value: Any) -> str:
         case str():
             if looks_like_key(value):
                 return "(not shown: it looks like an API key)"
-            value = USER.sub("//…@", value)
+            value = USERINFO_PATTERN.sub("//…@", value)
             return repr(value if len(value) <= 60 else value[:59] + "…")
         case int() | float():
             text = repr(value) if isinstance(value, float) or abs(value) < 10**20 else "very large"
@@ -67,33 +67,33 @@ def shown(value: Any) -> str:
             return type(value).__name__
 
 
-def named(name: object) -> str:
+def safe_name(name: object) -> str:
     """A field's name as a message may show it."""
     text = str(name)
-    return text if text.isprintable() and len(text) <= 60 and not looks_like_key(text) else shown(text)
+    return text if text.isprintable() and len(text) <= 60 and not looks_like_key(text) else safe_repr(text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A trailing ` (did you mean 'x'?)`, or nothing."""
     # difflib is quadratic in the word: a name of a megabyte is nobody's slip of the finger.
-    near = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=0.6) if len(word) <= 60 else []
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    suggestion = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=0.6) if len(word) <= 60 else []
+    return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
 
 
-def texts(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def iter_strings(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every string inside nested lists and mappings, keys included, with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield (*path, key), key
-            yield from texts(inner, (*path, key))
+            yield from iter_strings(inner, (*path, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from texts(inner, (*path, index))
+            yield from iter_strings(inner, (*path, index))
 
 
-def unsendable(text: str) -> str | None:
+def text_problem(text: str) -> str | None:
     """Why a text cannot go into a request or a file name at all."""
     if "\x00" in text:
         return "holds a NUL character"

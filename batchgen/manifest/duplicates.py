@@ -7,7 +7,7 @@ from array import array
 _BUCKETS = 256
 
 
-class Seen:
+class DuplicateFinder:
     """Remembers hashes. Split into buckets so that looking for repeats needs memory for one bucket at a time."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class Seen:
         value = hash(text)
         self._buckets[value & 255].append(value)
 
-    def repeated(self) -> frozenset[int]:
+    def repeated_hashes(self) -> frozenset[int]:
         """Hashes that came more than once: of the same string, or (hardly ever) of two."""
         twice: set[int] = set()
         for bucket in self._buckets:

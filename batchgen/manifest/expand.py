@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Values = dict[str, Any]
-INTEGERS = frozenset(("count", "seed", "priority"))
-NUMBERS = frozenset(("temperature",))
+INTEGER_FIELDS = frozenset(("count", "seed", "priority"))
+NUMBER_FIELDS = frozenset(("temperature",))
 
 
 class ExpandError(ValueError):
@@ -45,8 +45,8 @@ class Expansion:
         """Raises ExpandError."""
         lengths = {name: len(values) for name, values in self.zip.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise ExpandError("zip", f"the lists must be equally long: {told}")
+            lengths_text = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise ExpandError("zip", f"the lists must be equally long: {lengths_text}")
         for kind, axes in (("matrix", self.matrix), ("zip", self.zip)):
             for name, values in axes.items():
                 if not values:
@@ -102,16 +102,16 @@ def _same(left: Any, right: Any) -> bool:
     return bool(left == right) or (isinstance(left, str) != isinstance(right, str) and str(left) == str(right))
 
 
-def templated(value: Any) -> bool:
+def has_template(value: Any) -> bool:
     """Whether any text inside holds a template."""
     if isinstance(value, str):
         return "{" in value and ("{{" in value or "{%" in value or "{#" in value)
     if isinstance(value, dict):
-        return any(templated(key) or templated(inner) for key, inner in value.items())
-    return isinstance(value, list) and any(map(templated, value))
+        return any(has_template(key) or has_template(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(map(has_template, value))
 
 
-def fill(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
+def render_field(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
     """A field's value with its templates rendered, as plain lists and dicts. Raises ExpandError.
 
     A number field may be a template that gives digits. In a list, a template that gives nothing leaves no element.
@@ -119,8 +119,8 @@ def fill(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
     if not isinstance(value, (str, list, dict)):
         return value
     if not isinstance(value, str):
-        return _fill_nested(name, value, variables)
-    if not templated(value):
+        return _render_nested(name, value, variables)
+    if not has_template(value):
         return value
     # Jinja2 takes 50 ms to import, and most manifests of a million lines hold no template at all.
     from batchgen.manifest.templates import TemplateError, render
@@ -130,15 +130,17 @@ def fill(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
     except TemplateError as problem:
         raise ExpandError(name, str(problem)) from None
     try:
-        if name in INTEGERS:
+        if name in INTEGER_FIELDS:
             return int(text)
-        return float(text) if name in NUMBERS else text
+        return float(text) if name in NUMBER_FIELDS else text
     except ValueError:
         return text  # the schema says what is wrong with it
 
 
-def _fill_nested(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
+def _render_nested(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        return {fill(name, key, variables): fill(name, inner, variables) for key, inner in value.items()}
-    filled = ((inner, fill(name, inner, variables)) for inner in value)
-    return [made for inner, made in filled if made != "" or not templated(inner)]
+        return {
+            render_field(name, key, variables): render_field(name, inner, variables) for key, inner in value.items()
+        }
+    filled = ((inner, render_field(name, inner, variables)) for inner in value)
+    return [made for inner, made in filled if made != "" or not has_template(inner)]

@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchgen.manifest import names
-from batchgen.manifest.diagnostics import unsendable
-from batchgen.manifest.expand import templated
+from batchgen.manifest.diagnostics import text_problem
+from batchgen.manifest.expand import has_template
 from batchgen.records import Item
 
 _PATTERNS_MAX = 1024
-_OWN = ("id", "prompt", "filename", "origin", "seed")
-_set_id, _set_prompt, _set_filename, _set_origin, _set_seed = (getattr(Item, name).__set__ for name in _OWN)
+_PER_ITEM_FIELDS = ("id", "prompt", "filename", "origin", "seed")
+_set_id, _set_prompt, _set_filename, _set_origin, _set_seed = (getattr(Item, name).__set__ for name in _PER_ITEM_FIELDS)
 _new = Item.__new__
 _ABSENT: Any = object()
 
 
-class _Pattern:
+class _EntryPattern:
     """Makes items that are like a good one. prompt_max_chars and seed_max: of its model."""
 
     __slots__ = ("_common", "prompt_max_chars", "seed_max")
 
-    def __init__(self, like: Item, prompt_max_chars: int | None, seed_max: int) -> None:
+    def __init__(self, example: Item, prompt_max_chars: int | None, seed_max: int) -> None:
         self.prompt_max_chars = float("inf") if prompt_max_chars is None else prompt_max_chars
         self.seed_max = seed_max
-        common = (name for name in Item.__slots__ if name not in _OWN[:4])
-        self._common = [(getattr(Item, name).__set__, getattr(like, name)) for name in common]
+        common = (name for name in Item.__slots__ if name not in _PER_ITEM_FIELDS[:4])
+        self._common = [(getattr(Item, name).__set__, getattr(example, name)) for name in common]
 
     def make(self, item_id: str, prompt: str, origin: str) -> Item:
         # The slots are set directly: a frozen dataclass with 22 fields takes three times as long to call.
@@ -40,11 +40,11 @@ class _Pattern:
         return item
 
 
-class Patterns:
+class EntryPatterns:
     """The good entries seen lately, by what they have in common."""
 
     def __init__(self) -> None:
-        self._patterns: dict[tuple[Any, ...], _Pattern] = {}
+        self._patterns: dict[tuple[Any, ...], _EntryPattern] = {}
 
     def make(self, entry: dict[str, Any], origin: str) -> Item | None:
         """The item of an entry, or None: take the long way. Never judges anything otherwise than the long way would."""
@@ -58,10 +58,10 @@ class Patterns:
             item_id = names.default_id(prompt)
         elif type(item_id) is not str or names.PLAIN_ID.fullmatch(item_id) is None:
             return None
-        pattern = self._patterns.get(_likeness(rest, seed is not _ABSENT))
+        pattern = self._patterns.get(_pattern_key(rest, seed is not _ABSENT))
         if pattern is None or len(prompt) > pattern.prompt_max_chars:
             return None
-        if "AIza" in prompt or "sk-" in prompt or "AQ." in prompt or (not prompt.isascii() and unsendable(prompt)):
+        if "AIza" in prompt or "sk-" in prompt or "AQ." in prompt or (not prompt.isascii() and text_problem(prompt)):
             return None
         if seed is _ABSENT:
             return pattern.make(item_id, prompt, origin)
@@ -73,14 +73,14 @@ class Patterns:
 
     def remember(self, entry: Mapping[str, Any], item: Item, prompt_max_chars: int | None, seed_max: int) -> None:
         """Take this good item as the pattern of all entries that look like its own."""
-        if "prompt" not in entry or "filename" in entry or item.references or any(map(templated, entry.values())):
+        if "prompt" not in entry or "filename" in entry or item.references or any(map(has_template, entry.values())):
             return
         if len(self._patterns) >= _PATTERNS_MAX:
             self._patterns.clear()
         rest = {name: value for name, value in entry.items() if name not in ("id", "prompt", "seed")}
-        self._patterns[_likeness(rest, "seed" in entry)] = _Pattern(item, prompt_max_chars, seed_max)
+        self._patterns[_pattern_key(rest, "seed" in entry)] = _EntryPattern(item, prompt_max_chars, seed_max)
 
 
-def _likeness(rest: Mapping[str, Any], seeded: bool) -> tuple[Any, ...]:
+def _pattern_key(rest: Mapping[str, Any], seeded: bool) -> tuple[Any, ...]:
     """Equal only for fields of the same values and types: 1, true and 1.0 differ, though == says they do not."""
     return (seeded, *[(name, value if type(value) is str else (repr(value),)) for name, value in rest.items()])

@@ -23,32 +23,32 @@ class LineError(Exception):
         self.field = field
 
 
-class _TwiceError(Exception):
+class _DuplicateNameError(Exception):
     """A name that stands twice in one object."""
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for index, name in enumerate(names) if name in names[:index]))
+        raise _DuplicateNameError(next(name for index, name in enumerate(names) if name in names[:index]))
     return value
 
 
-def _no_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise LineError(f"{name} is not JSON (RFC 8259, section 6)")
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise LineError(f"{digits[:20]} is too large for a number")
     return number
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=_finite)
+_decoder = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_reject_constant, parse_float=_finite_float)
 _scan: Callable[[str, int], tuple[Any, int]] = vars(_decoder)["scan_once"]  # `decode` without its two regexes
-_lenient = json.JSONDecoder()
+_lenient_decoder = json.JSONDecoder()
 
 
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -85,7 +85,7 @@ def parse(text: str) -> Any:
             return value
     except StopIteration:
         pass  # leading space, or no JSON at all: the slow decoder knows
-    except (ValueError, RecursionError, _TwiceError):
+    except (ValueError, RecursionError, _DuplicateNameError):
         pass
     return _parse_slowly(text)
 
@@ -96,7 +96,7 @@ def _parse_slowly(text: str) -> Any:
         if _deeper_than(value, DEPTH_MAX):
             raise LineError(f"nested deeper than {DEPTH_MAX} levels")
         return value
-    except _TwiceError as error:
+    except _DuplicateNameError as error:
         name = str(error)
         raise LineError("given twice in the same object", key_column(text, name, occurrence=2), name) from None
     except json.JSONDecodeError as error:
@@ -125,22 +125,22 @@ def _deeper_than(value: Any, levels: int) -> bool:
 
 def key_column(text: str, name: str, occurrence: int = 1) -> int:
     """Column, from 1, of a name in the line's outer object; of the object itself when the name is not there."""
-    start = _skip(text, 0)
+    start = _skip_spaces(text, 0)
     at = start + 1
     try:
-        while text[at := _skip(text, at)] != "}":
-            found, end = _lenient.raw_decode(text, at)
+        while text[at := _skip_spaces(text, at)] != "}":
+            found, end = _lenient_decoder.raw_decode(text, at)
             occurrence -= found == name
             if not occurrence:
                 return at + 1
-            _, at = _lenient.raw_decode(text, _skip(text, _skip(text, end) + 1))
-            at = _skip(text, at)
+            _, at = _lenient_decoder.raw_decode(text, _skip_spaces(text, _skip_spaces(text, end) + 1))
+            at = _skip_spaces(text, at)
             at += text[at] == ","
     except (ValueError, IndexError, RecursionError):
         pass
     return start + 1
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_spaces(text: str, at: int) -> int:
     space = _SPACE.match(text, at)
     return space.end() if space else at

@@ -51,12 +51,12 @@ def stem_problem(text: str) -> str | None:
         return "holds a character that cannot be seen"
     if text[0] in ".- " or text[-1] in ". ":
         return "must not start with a dot, a dash or a space, nor end with a dot or a space"
-    if not text.isascii() and (problem := _not_in_locale(text)):
+    if not text.isascii() and (problem := _locale_problem(text)):
         return problem
     return None if _RESERVED_STEM.match(text) else "is a name that Windows reserves"
 
 
-def _not_in_locale(text: str) -> str | None:
+def _locale_problem(text: str) -> str | None:
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
@@ -64,12 +64,12 @@ def _not_in_locale(text: str) -> str | None:
     return None
 
 
-def composed(text: str) -> str:
+def to_nfc(text: str) -> str:
     """NFC: the same name on macOS and Linux."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def folded(stem: str) -> str:
+def fold_case(stem: str) -> str:
     """Two stems that fold to the same are one file on Windows and macOS."""
     return stem.lower() if stem.isascii() else unicodedata.normalize("NFC", stem.casefold())
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 
-from batchgen.url import parts_of
+from batchgen.url import split_url
 
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
-ALLOWED = re.compile(r"(?:NOTIFY|HEARTBEAT)(?:_[A-Z0-9_]+)?", re.ASCII)
+ALLOWED_VARIABLE = re.compile(r"(?:NOTIFY|HEARTBEAT)(?:_[A-Z0-9_]+)?", re.ASCII)
 
 
 def variable_problem(address: str) -> str | None:
     """What is wrong with the variables of an address; None when nothing is."""
     for name in VARIABLE.findall(address):
-        if not ALLOWED.fullmatch(name) or name.endswith("_API_KEY"):
+        if not ALLOWED_VARIABLE.fullmatch(name) or name.endswith("_API_KEY"):
             return f"${{{name}}}: only variables that begin with NOTIFY_ or HEARTBEAT_ may be sent to an address"
     return None
 
@@ -47,7 +47,7 @@ def heartbeat_problem(address: str) -> str | None:
     if VARIABLE.search(address):
         return None
     try:
-        scheme = parts_of(address).scheme
+        scheme = split_url(address).scheme
     except ValueError as error:
         return f"the address {error}"
     if scheme == "https":

@@ -10,25 +10,25 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from batchgen.derivatives.specification import GRAVITIES, QUALITIES, outputs
-from batchgen.manifest.diagnostics import shown
+from batchgen.derivatives.specification import GRAVITIES, QUALITIES, outputs_of
+from batchgen.manifest.diagnostics import safe_repr
 from batchgen.records import Derivative, Post
 
-TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
+UNION_TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
 WIDTH_MAX = {"webp": 16_383, "avif": 65_535, "jpeg": 65_535, "png": 65_535}
 _NAME = re.compile(r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z0-9][a-z0-9_-]{0,39}")
 _CROP = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
-def _told(words: str) -> PydanticCustomError:
+def _field_error(words: str) -> PydanticCustomError:
     return PydanticCustomError("told", "told", {"words": words})
 
 
-def _matching(pattern: re.Pattern[str], words: str) -> AfterValidator:
+def _matches_pattern(pattern: re.Pattern[str], words: str) -> AfterValidator:
     def check(value: str) -> str:
         if pattern.fullmatch(value) is None:
-            raise _told(f"{words}, not {shown(value)}")
+            raise _field_error(f"{words}, not {safe_repr(value)}")
         return value
 
     return AfterValidator(check)
@@ -46,7 +46,9 @@ class DerivativeFields(_Strict):
 
     name: Annotated[
         str,
-        _matching(_NAME, "must be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit"),
+        _matches_pattern(
+            _NAME, "must be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit"
+        ),
     ] = Field(description="Of the folder it goes to: derivatives/NAME/, or derivatives/NAME-WIDTH/ with `widths`.")
     format: Literal["webp", "avif", "jpeg", "png", "original"] = Field(
         description="original: the bytes as they came, for what is to be embedded."
@@ -56,38 +58,38 @@ class DerivativeFields(_Strict):
         None, min_length=1, max_length=20, description="One file for each; those beyond the picture's own are left out."
     )
     quality: int | None = Field(None, ge=1, le=100, description=f"Default {QUALITIES}.")
-    crop: Annotated[str, _matching(_CROP, "must look like 4:5")] | None = Field(
+    crop: Annotated[str, _matches_pattern(_CROP, "must look like 4:5")] | None = Field(
         None, description="Width to height, exactly.", examples=["4:5"]
     )
     gravity: Literal[tuple(GRAVITIES)] | None = Field(  # type: ignore[valid-type]
         None, description="The part that a crop keeps; default center."
     )
     upscale: bool | None = Field(None, description="Whether a smaller picture is made larger; default false.")
-    background: Annotated[str, _matching(_COLOUR, "must look like #ffffff")] | None = Field(
+    background: Annotated[str, _matches_pattern(_COLOUR, "must look like #ffffff")] | None = Field(
         None, description="Under what is transparent, in a JPEG; default #ffffff."
     )
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> DerivativeFields:
+    def _check_combination(self) -> DerivativeFields:
         asked = [name for name in ("width", "widths", "quality", "crop", "gravity", "upscale", "background")
                  if getattr(self, name) is not None]  # fmt: skip
         if self.format == "original" and asked:
-            raise _told(f"the original is copied as it is: take {asked[0]!r} away or choose another format")
+            raise _field_error(f"the original is copied as it is: take {asked[0]!r} away or choose another format")
         if self.width is not None and self.widths is not None:
-            raise _told("has both width and widths: choose one")
+            raise _field_error("has both width and widths: choose one")
         if self.quality is not None and self.format == "png":
-            raise _told("a PNG has no quality: it loses nothing")
+            raise _field_error("a PNG has no quality: it loses nothing")
         if self.gravity is not None and self.crop is None:
-            raise _told("gravity says what a crop keeps, and there is no crop")
+            raise _field_error("gravity says what a crop keeps, and there is no crop")
         if self.background is not None and self.format != "jpeg":
-            raise _told(f"background is for jpeg: {self.format} keeps what is transparent")
+            raise _field_error(f"background is for jpeg: {self.format} keeps what is transparent")
         if max([self.width or 0, *(self.widths or ())]) > WIDTH_MAX.get(self.format, 0) and (self.width or self.widths):
-            raise _told(f"a {self.format} is at most {WIDTH_MAX[self.format]:,} pixels wide")
+            raise _field_error(f"a {self.format} is at most {WIDTH_MAX[self.format]:,} pixels wide")
         if self.format == "avif" and not _has_avif():
-            raise _told("this Pillow was built without AVIF: install one from PyPI, or choose webp")
+            raise _field_error("this Pillow was built without AVIF: install one from PyPI, or choose webp")
         return self
 
-    def record(self) -> Derivative:
+    def to_record(self) -> Derivative:
         given = {name: value for name, value in self if value is not None}
         if self.crop is not None:
             given["crop"] = tuple(map(int, self.crop.split(":")))
@@ -103,17 +105,17 @@ def _has_avif() -> bool:
     return bool(features.check("avif"))
 
 
-def _names_differ(value: list[DerivativeFields]) -> list[DerivativeFields]:
+def _check_unique_names(value: list[DerivativeFields]) -> list[DerivativeFields]:
     seen: set[str] = set()
     for one in value:
         for folder in [f"{one.name}-{width}" for width in sorted(set(one.widths or ()))] or [one.name]:
             if folder in seen:
-                raise _told(f"two derivatives would write to derivatives/{folder}/: give one another name")
+                raise _field_error(f"two derivatives would write to derivatives/{folder}/: give one another name")
             seen.add(folder)
     return value
 
 
-Derivatives = Annotated[list[DerivativeFields], Field(max_length=20), AfterValidator(_names_differ)]
+Derivatives = Annotated[list[DerivativeFields], Field(max_length=20), AfterValidator(_check_unique_names)]
 
 
 class PostFields(_Strict):
@@ -129,54 +131,56 @@ class PostFields(_Strict):
         None, description="IPTC digital source type; the second for edits that leave most of a photograph as it was."
     )
 
-    def record(self) -> Post:
-        made = tuple(one.record() for one in self.derivatives or ())
+    def to_record(self) -> Post:
+        derivatives = tuple(one.to_record() for one in self.derivatives or ())
         return Post(
-            derivatives=made,
+            derivatives=derivatives,
             embed=self.embed or "none",
             sidecar=self.sidecar or False,
             source_type=self.source_type or "trainedAlgorithmicMedia",
         )
 
 
-def _form(value: Any) -> str:
+def _union_tag(value: Any) -> str:
     return "list" if isinstance(value, list) else "object"
 
 
-PostValue = Annotated[Annotated[Derivatives, Tag("list")] | Annotated[PostFields, Tag("object")], Discriminator(_form)]
+PostValue = Annotated[
+    Annotated[Derivatives, Tag("list")] | Annotated[PostFields, Tag("object")], Discriminator(_union_tag)
+]
 
 
 def post_record(value: PostFields | list[DerivativeFields] | None) -> Post | None:
     """One object for all items that say the same. None when nothing is to be made."""
     if value is None:
         return None
-    post = (value if isinstance(value, PostFields) else PostFields.model_validate({"derivatives": value})).record()
-    return _same.setdefault(post, post) if outputs(post, "", "png", "") else None
+    post = (value if isinstance(value, PostFields) else PostFields.model_validate({"derivatives": value})).to_record()
+    return _interned.setdefault(post, post) if outputs_of(post, "", "png", "") else None
 
 
-_same: dict[Post, Post] = {}
+_interned: dict[Post, Post] = {}
 
 
 def post_fields(post: Post | None) -> dict[str, Any] | None:
     """As a manifest says it: what `post_record` makes the same object of."""
     if post is None:
         return None
-    plain = Post()
+    defaults = Post()
     fields = {name: getattr(post, name) for name in ("embed", "sidecar", "source_type")}
-    asked = {name: value for name, value in fields.items() if value != getattr(plain, name)}
-    made = [_derivative_fields(one) for one in post.derivatives]
-    return {**({"derivatives": made} if made else {}), **asked}
+    asked = {name: value for name, value in fields.items() if value != getattr(defaults, name)}
+    derivatives = [_derivative_fields(one) for one in post.derivatives]
+    return {**({"derivatives": derivatives} if derivatives else {}), **asked}
 
 
 def _derivative_fields(one: Derivative) -> dict[str, Any]:
-    plain = Derivative(name=one.name, format=one.format, quality=QUALITIES.get(one.format))
-    asked = {name: value for name, value in asdict(one).items() if value != getattr(plain, name)}
+    defaults = Derivative(name=one.name, format=one.format, quality=QUALITIES.get(one.format))
+    asked = {name: value for name, value in asdict(one).items() if value != getattr(defaults, name)}
     if one.crop is not None:
         asked["crop"] = f"{one.crop[0]}:{one.crop[1]}"
     return {"name": one.name, "format": one.format, **asked}
 
 
-def known_fields(path: tuple[str | int, ...]) -> frozenset[str]:
+def fields_at(path: tuple[str | int, ...]) -> frozenset[str]:
     """Names that may stand at a path below `post`."""
     inside = DerivativeFields if any(isinstance(step, int) for step in path) else PostFields
     return frozenset(inside.model_fields)

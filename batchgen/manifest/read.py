@@ -13,27 +13,35 @@ from pydantic import ValidationError
 
 from batchgen.manifest import schema
 from batchgen.manifest.assemble import Assembler
-from batchgen.manifest.dependency_graph import Needed
-from batchgen.manifest.diagnostics import KEY, Complaints, looks_like_key, named, shown, texts, unsendable
-from batchgen.manifest.duplicates import Seen
-from batchgen.manifest.names import folded, sample_stem
+from batchgen.manifest.dependency_graph import DependencyGraph
+from batchgen.manifest.diagnostics import (
+    API_KEY_PATTERN,
+    Diagnostics,
+    iter_strings,
+    looks_like_key,
+    safe_name,
+    safe_repr,
+    text_problem,
+)
+from batchgen.manifest.duplicates import DuplicateFinder
+from batchgen.manifest.names import fold_case, sample_stem
 from batchgen.manifest.notify_addresses import secrets_in
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.schedule_section import Schedule
 from batchgen.manifest.schema import Limits
-from batchgen.manifest.sources import Raw, Source, open_source
-from batchgen.manifest.storage_url import bucket_url, names_bucket
-from batchgen.manifest.validate_item import Setting
+from batchgen.manifest.sources import ManifestSource, RawEntry, open_source
+from batchgen.manifest.storage_url import has_url_scheme, normalize_bucket_url
+from batchgen.manifest.validate_item import EntryContext
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.fields import FactError
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
-from batchgen.references.local import Afar, References
+from batchgen.references.local import References, RemoteReferenceSource
 
 Warn = Callable[[str], None]
 
 
-def never(profile: Profile) -> bool:
+def no_retired_models(profile: Profile) -> bool:
     """No retired model may be used: the requests go to the vendor."""
     return False
 
@@ -41,9 +49,9 @@ def never(profile: Profile) -> bool:
 def open_manifest(
     path: str | os.PathLike[str],
     *,
-    allow_retired: Callable[[Profile], bool] = never,
+    allow_retired: Callable[[Profile], bool] = no_retired_models,
     variables: Mapping[str, Any] | None = None,
-    afar: Callable[[Warn], Afar] | None = None,
+    remote_references: Callable[[Warn], RemoteReferenceSource] | None = None,
 ) -> Manifest:
     """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
 
@@ -51,8 +59,8 @@ def open_manifest(
     variables: take the place of the manifest's `vars` of the same name. afar: makes the one who looks for references in
     buckets, and is told how to warn; without, nothing is known of them.
     """
-    manifest = Manifest(os.fspath(path), allow_retired, variables or {}, afar)
-    if manifest.header_is_wrong:
+    manifest = Manifest(os.fspath(path), allow_retired, variables or {}, remote_references)
+    if manifest.header_has_problems:
         for _ in manifest.items():
             pass
     return manifest
@@ -66,27 +74,27 @@ class Manifest:
         path: str,
         allow_retired: Callable[[Profile], bool],
         variables: Mapping[str, Any],
-        afar: Callable[[Warn], Afar] | None = None,
+        remote_references: Callable[[Warn], RemoteReferenceSource] | None = None,
     ) -> None:
         self.path = Path(path)
         self.folder = Path(os.path.abspath(path)).parent
         self.warnings: list[str] = []
         self.catalogue: Catalogue = load_catalogue()
-        self._source: Source = open_source(path)
+        self._source: ManifestSource = open_source(path)
         self._profiles: dict[str, Profile] = {}
-        self._header_complaints: list[tuple[tuple[int, int], str, str]] = []
+        self._header_problems: list[tuple[tuple[int, int], str, str]] = []
         self._read_header()
-        self.references = References(self.folder, afar=afar and afar(self._warn))
+        self.references = References(self.folder, remote_references=remote_references and remote_references(self._warn))
         limit = self.limits.max_items
-        self._max_items = self._source.expands_to_max if limit is None else limit
-        self._setting = Setting(
+        self._max_items = self._source.default_max_items if limit is None else limit
+        self._context = EntryContext(
             file=path,
             defaults=self._defaults,
-            variables={"run": _run_facts(), **self._variables, **variables},
+            variables={"run": _run_variables(), **self._variables, **variables},
             catalogue=self.catalogue,
             references=self.references,
             allow_retired=allow_retired,
-            profile=self._profile,
+            profile=self._resolve_profile,
             warn=self._warn,
             max_items=limit or 10_000,
         )
@@ -99,12 +107,12 @@ class Manifest:
     notify: schema.Notify | None
     schedule: Schedule | None
     post: Post | None  # of items that do not say otherwise
-    derives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
-    needed_ids: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
+    has_derivatives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
+    ids_others_need: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
 
     @property
-    def header_is_wrong(self) -> bool:
-        return bool(self._header_complaints)
+    def header_has_problems(self) -> bool:
+        return bool(self._header_problems)
 
     def items(self) -> Iterator[Item]:
         """Every good item, in the order of the file. Raises ManifestError at the end with all that is wrong.
@@ -112,85 +120,87 @@ class Manifest:
         So the items are the manifest only when the iteration ended well. Memory does not grow with the number of items
         but for sixteen bytes each, which find ids and file names that come twice.
         """
-        complaints = Complaints(str(self.path))
-        for place, field, message in self._header_complaints:
-            complaints.add(place, field, message)
-        ids, stems = Seen(), Seen()
-        nothing = True
-        needed = Needed()
-        for item, raw in self._walk(complaints):
-            nothing = False
+        diagnostics = Diagnostics(str(self.path))
+        for position, field, message in self._header_problems:
+            diagnostics.add(position, field, message)
+        ids, stems = DuplicateFinder(), DuplicateFinder()
+        is_empty = True
+        dependencies = DependencyGraph()
+        for item, raw in self._read_items(diagnostics):
+            is_empty = False
             if item.post is not None:
-                self.derives = True
+                self.has_derivatives = True
             if item.references or item.turn > 1:
-                needed.add(item, raw)
+                dependencies.add(item, raw)
             ids.add(item.id)
-            stems.add(folded(item.filename))
+            stems.add(fold_case(item.filename))
             for n in range(2, item.count + 1):
-                stems.add(folded(sample_stem(item.filename, n)))
+                stems.add(fold_case(sample_stem(item.filename, n)))
             yield item
-        if nothing and not complaints.total:
-            complaints.add((0, 0), "", "has no items")
-        self._complain_of_repeats(ids.repeated(), stems.repeated(), complaints)
-        if needed:
-            needed.check(item for item, _ in self._walk(Complaints(str(self.path))))
-            for raw, message in needed.wrong():
-                complaints.add(self._source.place(raw, ("references",)), "references", message)
-        self.needed_ids = needed.ids()
-        complaints.raise_if_any()
+        if is_empty and not diagnostics.total:
+            diagnostics.add((0, 0), "", "has no items")
+        self._report_duplicates(ids.repeated_hashes(), stems.repeated_hashes(), diagnostics)
+        if dependencies:
+            dependencies.check(item for item, _ in self._read_items(Diagnostics(str(self.path))))
+            for raw, message in dependencies.problems():
+                diagnostics.add(self._source.position(raw, ("references",)), "references", message)
+        self.ids_others_need = dependencies.ids()
+        diagnostics.raise_if_any()
 
-    def _walk(self, complaints: Complaints) -> Iterator[tuple[Item, Raw]]:
-        assembler = Assembler(self._setting)
-        plain = assembler.plain
-        place = self._source.place
-        left = self._max_items if self._max_items is not None else -1  # below zero: never runs out
-        for raw in self._source.entries(complaints):
-            item = plain(raw)
-            for each in (item,) if item is not None else assembler.items(raw, partial(place, raw), complaints):
-                if not left:
+    def _read_items(self, diagnostics: Diagnostics) -> Iterator[tuple[Item, RawEntry]]:
+        assembler = Assembler(self._context)
+        item_from_pattern = assembler.item_from_pattern
+        position = self._source.position
+        remaining = self._max_items if self._max_items is not None else -1  # below zero: never runs out
+        for raw in self._source.entries(diagnostics):
+            item = item_from_pattern(raw)
+            for each in (item,) if item is not None else assembler.items(raw, partial(position, raw), diagnostics):
+                if not remaining:
                     message = f"makes more than {self._max_items:,} items; raise limits.max_items if that is meant"
-                    complaints.add(place(raw, ()), "items", message)
+                    diagnostics.add(position(raw, ()), "items", message)
                     return
-                left -= 1
+                remaining -= 1
                 yield each, raw
 
-    def _complain_of_repeats(self, ids: frozenset[int], stems: frozenset[int], complaints: Complaints) -> None:
+    def _report_duplicates(self, ids: frozenset[int], stems: frozenset[int], diagnostics: Diagnostics) -> None:
         """Read everything once more, but keep only what may have come twice."""
         if not ids and not stems:
             return
         first_ids: dict[str, str] = {}
         first_stems: dict[str, str] = {}
-        for item, raw in self._walk(Complaints(str(self.path))):
+        for item, raw in self._read_items(Diagnostics(str(self.path))):
             if hash(item.id) in ids:
                 if item.id in first_ids:
                     message = f"{item.id!r} is already used at {first_ids[item.id]}"
-                    complaints.add(self._source.place(raw, ("id",)), "id", self._from_where(message, item, raw))
+                    diagnostics.add(self._source.position(raw, ("id",)), "id", self._with_row(message, item, raw))
                     continue
                 first_ids[item.id] = item.origin
             for n in range(1, item.count + 1):
                 stem = sample_stem(item.filename, n)
-                if hash(folded(stem)) in stems:
-                    other = first_stems.setdefault(folded(stem), f"{item.id!r} at {item.origin}")
+                if hash(fold_case(stem)) in stems:
+                    other = first_stems.setdefault(fold_case(stem), f"{item.id!r} at {item.origin}")
                     if not other.startswith(f"{item.id!r} at "):
                         field = "filename" if "filename" in raw.entry else "id"
                         message = f"the file {stem!r} is also written by {other}"
-                        complaints.add(self._source.place(raw, (field,)), field, self._from_where(message, item, raw))
+                        diagnostics.add(self._source.position(raw, (field,)), field, self._with_row(message, item, raw))
 
-    def _from_where(self, message: str, item: Item, raw: Raw) -> str:
+    def _with_row(self, message: str, item: Item, raw: RawEntry) -> str:
         return message if item.origin == f"{self.path}:{raw.line}" else f"{message} (row {item.origin})"
 
-    def _profile(self, name: str) -> Profile:
+    def _resolve_profile(self, name: str) -> Profile:
         profile = self._profiles.get(name)
         if profile is None:
             profile = self._profiles[name] = self.catalogue.resolve(name)
-            self._warn_of(name, profile)
+            self._warn_about(name, profile)
         return profile
 
-    def _warn_of(self, name: str, profile: Profile) -> None:
+    def _warn_about(self, name: str, profile: Profile) -> None:
         if profile.status == "unknown":
-            near = self.catalogue.suggestions(name)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            self._warn(f"{shown(name)} is not a known model{hint}: nothing about it is checked, its price is unknown")
+            suggestion = self.catalogue.suggestions(name)
+            hint = f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
+            self._warn(
+                f"{safe_repr(name)} is not a known model{hint}: nothing about it is checked, its price is unknown"
+            )
         elif profile.status == "deprecated":
             when = f" and will be shut down on {profile.shutdown}" if profile.shutdown else ""
             instead = f"; use {profile.replacement}" if profile.replacement else ""
@@ -202,8 +212,8 @@ class Manifest:
             self.warnings.append(message)
 
     def _read_header(self) -> None:
-        complaints = Complaints(str(self.path))
-        raw = self._source.header(complaints)
+        diagnostics = Diagnostics(str(self.path))
+        raw = self._source.header(diagnostics)
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
         if header.post is not None:
@@ -217,11 +227,11 @@ class Manifest:
             )
         self.name = header.name or self.path.stem
         self.output = self.folder / self.name
-        if header.output and names_bucket(header.output):
+        if header.output and has_url_scheme(header.output):
             try:
-                self.bucket = bucket_url(header.output)
+                self.bucket = normalize_bucket_url(header.output)
             except ValueError as error:
-                self._complain(raw, ("output",), str(error))
+                self._report(raw, ("output",), str(error))
         elif header.output:
             self.output = Path(os.path.abspath(self.folder / header.output))
         self._check_header_values(raw)
@@ -230,44 +240,44 @@ class Manifest:
             try:
                 self.catalogue = self.catalogue.with_overrides({name: facts})
             except FactError as error:
-                self._complain(raw, ("models", *error.path), KEY.sub("…", error.message))
-        self._header_complaints += [((p.line, p.column), p.field, p.message) for p in complaints.first]
+                self._report(raw, ("models", *error.path), API_KEY_PATTERN.sub("…", error.message))
+        self._header_problems += [((p.line, p.column), p.field, p.message) for p in diagnostics.problems]
 
-    def _valid_header(self, raw: Raw) -> schema.Header:
+    def _valid_header(self, raw: RawEntry) -> schema.Header:
         """The header without what is wrong in it, so that the items can be checked all the same."""
         entry = dict(raw.entry)
         while True:
             try:
                 return schema.Header.model_validate(entry)
             except ValidationError as error:
-                for path, message in schema.problems(error):
-                    self._complain(raw, path, message)
-                    _without(entry, path)
+                for path, message in schema.validation_problems(error):
+                    self._report(raw, path, message)
+                    _remove_path(entry, path)
 
-    def _check_header_values(self, raw: Raw) -> None:
+    def _check_header_values(self, raw: RawEntry) -> None:
         for name in self._variables:
             if not name.isidentifier():
-                self._complain(raw, ("vars", name), "is no usable name for a variable: letters, digits and '_'")
+                self._report(raw, ("vars", name), "is no usable name for a variable: letters, digits and '_'")
         for part in ("vars", "models"):
-            for path, text in texts(raw.entry.get(part), (part,)):
+            for path, text in iter_strings(raw.entry.get(part), (part,)):
                 if looks_like_key(text):
-                    self._complain(raw, path, schema.NO_SECRETS)
-                elif why := unsendable(text):
-                    self._complain(raw, path, why)
+                    self._report(raw, path, schema.NO_SECRETS_MESSAGE)
+                elif why := text_problem(text):
+                    self._report(raw, path, why)
 
-    def _complain(self, raw: Raw, path: tuple[str | int, ...], message: str) -> None:
-        place = self._source.place(raw, path)
-        self._header_complaints.append((place, ".".join(map(named, path)), message))
+    def _report(self, raw: RawEntry, path: tuple[str | int, ...], message: str) -> None:
+        position = self._source.position(raw, path)
+        self._header_problems.append((position, ".".join(map(safe_name, path)), message))
 
 
-def _run_facts() -> dict[str, str]:
+def _run_variables() -> dict[str, str]:
     """`{{ run.date }}` and its like, in local time: the same for everything that is read of this manifest."""
     now = datetime.now().astimezone()
     return {"date": f"{now:%Y-%m-%d}", "time": f"{now:%H-%M}", "year": f"{now:%Y}", "month": f"{now:%m}", "day": f"{now:%d}",
             "weekday": f"{now:%A}", "week": f"{now:%G-W%V}"}  # fmt: skip
 
 
-def _without(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
+def _remove_path(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
     """Take out what a path names, or as much of it as is a field of the header or of its defaults and limits."""
     first = str(path[0])
     if len(path) > 1 and first in ("defaults", "limits") and isinstance(entry.get(first), dict):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from batchgen.manifest import jsonl
-from batchgen.manifest.diagnostics import shown, unsendable
-from batchgen.safe_open import OutsideError, open_regular, resolve
+from batchgen.manifest.diagnostics import safe_repr, text_problem
+from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -30,11 +30,11 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
     """The rows of a file inside `folder`. Raises RowError at the first that is wrong."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix != ".jsonl" and suffix not in _SEPARATORS:
-        raise RowError(0, f"{shown(name)}: rows are read from .csv, .tsv and .jsonl files")
+        raise RowError(0, f"{safe_repr(name)}: rows are read from .csv, .tsv and .jsonl files")
     try:
-        file = open_regular(resolve(folder, name))
-    except OutsideError as problem:
-        raise RowError(0, f"{shown(name)} {problem}") from None
+        file = open_regular(resolve_inside(folder, name))
+    except UnsafePathError as problem:
+        raise RowError(0, f"{safe_repr(name)} {problem}") from None
     with file:
         yield from _jsonl_rows(file) if suffix == ".jsonl" else _csv_rows(file, _SEPARATORS[suffix])
 
@@ -49,7 +49,7 @@ def _jsonl_rows(file: IO[bytes]) -> Iterator[Row]:
         except jsonl.LineError as problem:
             raise RowError(number, problem.message, problem.column) from None
         if not isinstance(row, dict):
-            raise RowError(number, f"must be a JSON object, not {shown(row)}")
+            raise RowError(number, f"must be a JSON object, not {safe_repr(row)}")
         yield number, row
 
 
@@ -85,7 +85,7 @@ def _column_names(cells: list[str], line: int) -> list[str]:
     for index, name in enumerate(names):
         if not name.isidentifier():
             raise RowError(
-                line, f"column {index + 1} needs a title that starts with a letter, not {shown(cells[index])}"
+                line, f"column {index + 1} needs a title that starts with a letter, not {safe_repr(cells[index])}"
             )
         if name in names[:index]:
             raise RowError(line, f"two columns are called {name!r}")
@@ -96,6 +96,6 @@ def _row(names: list[str], cells: list[str], line: int) -> dict[str, str]:
     if len(cells) != len(names):
         raise RowError(line, f"has {len(cells)} cells, the header has {len(names)}")
     for name, cell in zip(names, cells, strict=True):
-        if why := unsendable(cell):
+        if why := text_problem(cell):
             raise RowError(line, f"{name} {why}")
     return dict(zip(names, cells, strict=True))

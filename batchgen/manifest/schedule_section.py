@@ -8,64 +8,66 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from batchgen.manifest.diagnostics import did_you_mean, shown
-from batchgen.schedule.cadence import Cadence, every_day, read_cron
-from batchgen.schedule.timetable import CATCH_UP_S, Clock, read_clock, read_days, read_span_s
+from batchgen.manifest.diagnostics import did_you_mean, safe_repr
+from batchgen.schedule.cadence import Cadence, on_weekdays, parse_cron
+from batchgen.schedule.timer_spec import CATCH_UP_S, TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
 
 
-def _told(words: str) -> PydanticCustomError:
+def _field_error(words: str) -> PydanticCustomError:
     return PydanticCustomError("told", "told", {"words": words})
 
 
-def at_alone(value: Any) -> Any:
+def accept_bare_time(value: Any) -> Any:
     if isinstance(value, str):
         return {"at": value}
     if value is not None and not isinstance(value, dict):
-        raise _told(f'must be a time of day such as "01:30", or a mapping with at or cron, not {shown(value)}')
+        raise _field_error(
+            f'must be a time of day such as "01:30", or a mapping with at or cron, not {safe_repr(value)}'
+        )
     return value
 
 
-def _clock(text: str) -> str:
-    if read_clock(text) is None:
-        raise _told(f"must be a time of day such as 01:30, not {shown(text)}")
+def _check_time_of_day(text: str) -> str:
+    if parse_time_of_day(text) is None:
+        raise _field_error(f"must be a time of day such as 01:30, not {safe_repr(text)}")
     return text
 
 
-def _days(text: str) -> str:
-    if read_days(text) is None:
-        raise _told(f"must be days such as mon-fri or mon,thu, not {shown(text)}")
+def _check_days(text: str) -> str:
+    if parse_weekdays(text) is None:
+        raise _field_error(f"must be days such as mon-fri or mon,thu, not {safe_repr(text)}")
     return text
 
 
-def _span(text: str) -> str:
-    if read_span_s(text) is None:
-        raise _told(f"must be a duration such as 4h, 90m or 1h30m, not {shown(text)}")
+def _check_duration(text: str) -> str:
+    if parse_duration_s(text) is None:
+        raise _field_error(f"must be a duration such as 4h, 90m or 1h30m, not {safe_repr(text)}")
     return text
 
 
-def _caught_up(text: str) -> str:
-    return text if text == "none" else _span(text)
+def _check_catch_up(text: str) -> str:
+    return text if text == "none" else _check_duration(text)
 
 
-def _cron(text: str) -> str:
+def _check_cron(text: str) -> str:
     try:
-        read_cron(text, None)
+        parse_cron(text, None)
     except ValueError as error:
-        raise _told(f"is no line of a crontab: {error}") from None
+        raise _field_error(f"is no line of a crontab: {error}") from None
     return text
 
 
-def _zone(name: str) -> str:
+def _check_time_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        near = did_you_mean(name, available_timezones())
-        raise _told(f"must be a time zone such as Europe/Berlin, not {shown(name)}{near}") from None
+        suggestion = did_you_mean(name, available_timezones())
+        raise _field_error(f"must be a time zone such as Europe/Berlin, not {safe_repr(name)}{suggestion}") from None
     return name
 
 
-ClockText = Annotated[str, AfterValidator(_clock)]
-SpanText = Annotated[str, AfterValidator(_span)]
+TimeOfDayText = Annotated[str, AfterValidator(_check_time_of_day)]
+DurationText = Annotated[str, AfterValidator(_check_duration)]
 
 
 class Schedule(BaseModel):
@@ -73,25 +75,25 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    at: ClockText | None = Field(None, description="Time of day.", examples=["01:30"])
-    cron: Annotated[str, AfterValidator(_cron)] | None = Field(
+    at: TimeOfDayText | None = Field(None, description="Time of day.", examples=["01:30"])
+    cron: Annotated[str, AfterValidator(_check_cron)] | None = Field(
         None, description="In place of at and days: five fields as in a crontab.", examples=["30 1 * * mon-fri"]
     )
-    days: Annotated[str, AfterValidator(_days)] | None = Field(
+    days: Annotated[str, AfterValidator(_check_days)] | None = Field(
         None, description="mon,thu or mon-fri; default every day."
     )
-    timezone: Annotated[str, AfterValidator(_zone)] | None = Field(
+    timezone: Annotated[str, AfterValidator(_check_time_zone)] | None = Field(
         None, description="Such as Europe/Berlin; default this machine's."
     )
-    until: ClockText | None = Field(None, description="Start nothing after this time of day.")
-    max_duration: SpanText | None = Field(None, description="Start nothing after this long; default 22h.")
+    until: TimeOfDayText | None = Field(None, description="Start nothing after this time of day.")
+    max_duration: DurationText | None = Field(None, description="Start nothing after this long; default 22h.")
     engine: Literal["online", "batch", "auto", "cluster"] = Field(
         "online",
         description="As `run --engine`; the daemon submits batches, and collects them when they are done. What is given to"
         " `batchgen worker` goes to the cluster.",
     )
     max_cost: float | None = Field(None, gt=0, description="Stop a night before it spends more than this, in USD.")
-    catch_up: Annotated[str, AfterValidator(_caught_up)] | None = Field(
+    catch_up: Annotated[str, AfterValidator(_check_catch_up)] | None = Field(
         None, description="How late a missed night is made up for by the daemon; default 24h, none for never."
     )
     later: Literal["night", "reset"] = Field(
@@ -99,11 +101,11 @@ class Schedule(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _one_time(self) -> Schedule:
+    def _check_at_or_cron(self) -> Schedule:
         if (self.at is None) == (self.cron is None):
-            raise _told("needs at, such as 01:30, or cron, and not both")
+            raise _field_error("needs at, such as 01:30, or cron, and not both")
         if self.cron is not None and self.days is not None:
-            raise _told("the days stand in cron already: leave days out")
+            raise _field_error("the days stand in cron already: leave days out")
         return self
 
     @property
@@ -113,10 +115,12 @@ class Schedule(BaseModel):
     @property
     def cadence(self) -> Cadence:
         if self.cron is not None:
-            return read_cron(self.cron, self.zone)
-        return every_day(read_clock(self.at or "") or Clock(0, 0), read_days(self.days or "") or (), self.zone)
+            return parse_cron(self.cron, self.zone)
+        return on_weekdays(
+            parse_time_of_day(self.at or "") or TimeOfDay(0, 0), parse_weekdays(self.days or "") or (), self.zone
+        )
 
     @property
     def catch_up_s(self) -> float:
         """0 for never."""
-        return 0.0 if self.catch_up == "none" else read_span_s(self.catch_up or "") or CATCH_UP_S
+        return 0.0 if self.catch_up == "none" else parse_duration_s(self.catch_up or "") or CATCH_UP_S

@@ -8,21 +8,23 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from batchgen.manifest.diagnostics import did_you_mean, shown
+from batchgen.manifest.diagnostics import did_you_mean, safe_repr
 from batchgen.manifest.notify_addresses import heartbeat_problem, manifest_problem, parameters_problem
-from batchgen.manifest.post_section import TAGS, PostValue, known_fields
-from batchgen.manifest.schedule_section import Schedule, at_alone
-from batchgen.profiles.tiers import Tier, load_tiers
-from batchgen.scheduling.fallback import FALLBACKS_MOST
+from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
+from batchgen.manifest.schedule_section import Schedule, accept_bare_time
+from batchgen.profiles.tiers import UsageTier, load_usage_tiers
+from batchgen.scheduling.fallback import MAX_FALLBACKS
 from batchgen.scheduling.window import Budget
 
 COUNT_MAX = 1000
 TURNS_MAX = 50
-AGE = r"^[1-9][0-9]{0,4}[hdw]$"
+AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
 _AGE_S = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
-SECRETS = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
-NO_SECRETS = "a key never stands in a manifest: put it into GEMINI_API_KEY or AIMLAPI_API_KEY in the environment"
-Path = tuple[str | int, ...]
+SECRET_NAMES = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
+NO_SECRETS_MESSAGE = (
+    "a key never stands in a manifest: put it into GEMINI_API_KEY or AIMLAPI_API_KEY in the environment"
+)
+FieldPath = tuple[str | int, ...]
 
 
 def _size_text(value: Any) -> Any:
@@ -34,10 +36,12 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Variables = dict[str, Any]
 
 
-def _whole_tags(value: Any) -> Any:
+def _check_tags(value: Any) -> Any:
     for tag in value if isinstance(value, list) else ():
         if isinstance(tag, str) and "," in tag and "{{" not in tag:
-            raise PydanticCustomError("told", "told", {"words": f"a tag holds no comma, not {shown(tag)}: make it two"})
+            raise PydanticCustomError(
+                "told", "told", {"words": f"a tag holds no comma, not {safe_repr(tag)}: make it two"}
+            )
     return value
 
 
@@ -96,8 +100,8 @@ class Limits(_Strict):
         """Whether money spent by other jobs binds a lane of this provider."""
         return bool(self.shared_budgets(provider, "")) or self.spend_rate(provider) is not None
 
-    def _tier_of(self, provider: str) -> Tier | None:
-        tier = None if self.tier is None else load_tiers()[self.tier]
+    def _tier_of(self, provider: str) -> UsageTier | None:
+        tier = None if self.tier is None else load_usage_tiers()[self.tier]
         return tier if tier is not None and provider in tier.providers else None
 
 
@@ -114,7 +118,7 @@ class ItemFields(_Strict):
     system: Text | None = Field(None, description="System instruction.")
     model: Text | None = Field(None, description="Alias (flash, pro, lite) or id of an AI model; default flash.")
     fallback: list[Text] | None = Field(
-        None, max_length=FALLBACKS_MOST, description="Models to go on with, in this order, when the model cannot serve."
+        None, max_length=MAX_FALLBACKS, description="Models to go on with, in this order, when the model cannot serve."
     )
     fallback_on: list[Literal["quota", "outage", "refusal"]] | None = Field(
         None, description="For which causes; default quota (of a day) and outage."
@@ -161,11 +165,11 @@ class ItemFields(_Strict):
         None, description="Whether people may be shown (Imagen, AIML API)."
     )
     negative_prompt: Text | None = Field(None, description="What the picture should not show, where a model takes it.")
-    tags: Annotated[list[Text] | None, BeforeValidator(_whole_tags)] = Field(
+    tags: Annotated[list[Text] | None, BeforeValidator(_check_tags)] = Field(
         None, max_length=100, description="For `--only tag:NAME` and reports; never sent."
     )
     priority: int | None = Field(None, ge=-1000, le=1000, description="Higher goes first; default 0.")
-    max_age: Annotated[str, StringConstraints(pattern=AGE)] | None = Field(
+    max_age: Annotated[str, StringConstraints(pattern=AGE_PATTERN)] | None = Field(
         None, description="Make it again when its picture is older: 36h, 7d or 4w.", examples=["7d"]
     )
     filename: Text | None = Field(None, description="Name of the file without extension; default {{ id }}.")
@@ -198,7 +202,7 @@ class Entry(Expansions, ItemFields):
     id: Text | None = Field(None, description="Names the picture for ever; default: words of the prompt and a hash.")
 
 
-def _checked(*problems_of: Callable[[str], str | None]) -> Callable[[Any], Any]:
+def _address_validator(*problems_of: Callable[[str], str | None]) -> Callable[[Any], Any]:
     """A validator that refuses an address, or any in a list, that one of these finds a problem with."""
 
     def check(value: Any) -> Any:
@@ -214,7 +218,9 @@ def _checked(*problems_of: Callable[[str], str | None]) -> Callable[[Any], Any]:
 class Notify(_Strict):
     """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
 
-    to: Annotated[list[Text] | Text | None, BeforeValidator(_checked(parameters_problem, manifest_problem))] = Field(
+    to: Annotated[
+        list[Text] | Text | None, BeforeValidator(_address_validator(parameters_problem, manifest_problem))
+    ] = Field(
         None,
         description="Addresses as apprise knows them, without `?…`; best ${NOTIFY_…}, set to a whole one.",
         examples=["${NOTIFY_MAIL_URL}"],
@@ -223,7 +229,7 @@ class Notify(_Strict):
         None,
         description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
     )
-    heartbeat: Annotated[Text | None, BeforeValidator(_checked(manifest_problem, heartbeat_problem))] = Field(
+    heartbeat: Annotated[Text | None, BeforeValidator(_address_validator(manifest_problem, heartbeat_problem))] = Field(
         None, description="A https address to call after each night that took place, for a dead man's switch."
     )
 
@@ -250,7 +256,7 @@ class Header(_Strict):
     vars: Variables | None = Field(None, description="Variables for all templates.")
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
     notify: Notify | None = Field(None, description="Who is told how a run ended.")
-    schedule: Annotated[Schedule | None, BeforeValidator(at_alone)] = Field(
+    schedule: Annotated[Schedule | None, BeforeValidator(accept_bare_time)] = Field(
         None, description="When the daemon runs it: a time of day, or more.", examples=["01:30"]
     )
     post: PostValue | None = Field(
@@ -265,15 +271,15 @@ class ManifestFile(Header):
     items: list[Entry] = Field(min_length=1, description="What should exist.")
 
 
-def _names(model: type[BaseModel]) -> tuple[str, ...]:
+def _field_names(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(field.alias or name for name, field in model.model_fields.items())
 
 
-FIELD_NAMES = _names(ItemFields)
-EXPANSION_NAMES = frozenset(_names(Expansions))
+FIELD_NAMES = _field_names(ItemFields)
+EXPANSION_NAMES = frozenset(_field_names(Expansions))
 ENTRY_NAMES = frozenset(("id", *FIELD_NAMES, *EXPANSION_NAMES))
-HEADER_NAMES = frozenset(_names(Header))
-_KNOWN_AT: Mapping[Path, frozenset[str]] = {
+HEADER_NAMES = frozenset(_field_names(Header))
+_FIELDS_AT: Mapping[FieldPath, frozenset[str]] = {
     (): HEADER_NAMES | {"items"},
     ("limits",): frozenset(Limits.model_fields),
     ("notify",): frozenset(Notify.model_fields),
@@ -288,35 +294,35 @@ def age_s(text: str) -> float:
 
 
 def unknown_field(name: str, known: frozenset[str]) -> str:
-    if name.lower().replace("-", "_") in SECRETS:
-        return NO_SECRETS
-    near = did_you_mean(name, known)
-    return f"unknown field{near}" if near else f"unknown field; there are {', '.join(sorted(known))}"
+    if name.lower().replace("-", "_") in SECRET_NAMES:
+        return NO_SECRETS_MESSAGE
+    suggestion = did_you_mean(name, known)
+    return f"unknown field{suggestion}" if suggestion else f"unknown field; there are {', '.join(sorted(known))}"
 
 
-def problems(error: ValidationError) -> Iterator[tuple[Path, str]]:
+def validation_problems(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
     """Each problem of a validation in our words, with the path to where it is."""
     for detail in error.errors(include_url=False):
-        path: Path = tuple(detail["loc"])
+        path: FieldPath = tuple(detail["loc"])
         if "post" in path[:2]:
-            path, known = _inside_post(path)
+            path, known = _strip_union_tags(path)
         else:
-            known = _KNOWN_AT.get(path[:-1], frozenset())
+            known = _FIELDS_AT.get(path[:-1], frozenset())
         if detail["type"] == "extra_forbidden":
             yield path, unknown_field(str(path[-1]), known)
         else:
-            yield path, _words(detail["type"], detail.get("ctx", {}), detail["input"])
+            yield path, _message(detail["type"], detail.get("ctx", {}), detail["input"])
 
 
-def _inside_post(path: Path) -> tuple[Path, frozenset[str]]:
+def _strip_union_tags(path: FieldPath) -> tuple[FieldPath, frozenset[str]]:
     """The path as it stands in the manifest, and the fields there are at it."""
     inside = path.index("post") + 1
-    path = (*path[:inside], *(step for step in path[inside:] if step not in TAGS))
-    return path, known_fields(path[inside:])
+    path = (*path[:inside], *(step for step in path[inside:] if step not in UNION_TAGS))
+    return path, fields_at(path[inside:])
 
 
-def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
-    got = f", not {shown(value)}"
+def _message(kind: str, context: Mapping[str, Any], value: Any) -> str:
+    got = f", not {safe_repr(value)}"
     match kind:
         case "string_type":
             hint = "; put it in quotes" if isinstance(value, (int, float)) else ""
@@ -324,7 +330,7 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "string_too_short" | "too_short":
             return "is empty"
         case "string_pattern_mismatch":
-            if context["pattern"] == AGE:
+            if context["pattern"] == AGE_PATTERN:
                 return f"must be a number of hours, days or weeks such as 36h, 7d or 4w{got}"
             if ":" in context["pattern"]:
                 return f"must look like 16:9{got}"
@@ -340,8 +346,8 @@ def _words(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"must be a mapping{got}"
         case "literal_error":
-            near = did_you_mean(value, get_args(Literal[*_choices(context)])) if isinstance(value, str) else ""
-            return f"must be {context['expected']}{got}{near}"
+            suggestion = did_you_mean(value, get_args(Literal[*_choices(context)])) if isinstance(value, str) else ""
+            return f"must be {context['expected']}{got}{suggestion}"
         case "told":
             return str(context["words"])
         case "missing":

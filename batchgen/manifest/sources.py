@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, Protocol
 
 from batchgen.manifest import jsonl, yaml_text
-from batchgen.manifest.diagnostics import Complaints, named, shown, stop
-from batchgen.safe_open import OutsideError, open_regular
+from batchgen.manifest.diagnostics import Diagnostics, fatal_error, safe_name, safe_repr
+from batchgen.safe_open import UnsafePathError, open_regular
 
 YAML_MAX_BYTES = 64_000_000
 FieldPath = tuple[str | int, ...]
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 
-class Raw(NamedTuple):
+class RawEntry(NamedTuple):
     """One entry as it was written. text: the line it came from, in JSONL."""
 
     line: int
@@ -23,26 +23,26 @@ class Raw(NamedTuple):
     text: str
 
 
-class Source(Protocol):
+class ManifestSource(Protocol):
     """One format of a manifest."""
 
-    expands_to_max: int | None  # how many items there may be when the manifest does not say
+    default_max_items: int | None  # how many items there may be when the manifest does not say
 
-    def header(self, complaints: Complaints) -> Raw: ...
-    def entries(self, complaints: Complaints) -> Iterator[Raw]: ...
-    def place(self, raw: Raw, path: FieldPath) -> Place: ...
+    def header(self, diagnostics: Diagnostics) -> RawEntry: ...
+    def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]: ...
+    def position(self, raw: RawEntry, path: FieldPath) -> Position: ...
 
 
-def open_source(path: str) -> Source:
+def open_source(path: str) -> ManifestSource:
     """Raises ManifestError."""
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
-        raise stop(path, "is a folder; name the manifest in it")
+        raise fatal_error(path, "is a folder; name the manifest in it")
     if suffix not in (".yaml", ".yml", ".jsonl"):
         hint = "; to use a table, name it in a manifest: `from: table.csv`" if suffix in (".csv", ".tsv") else ""
-        raise stop(path, f"a manifest ends in .yaml, .yml or .jsonl{hint}")
+        raise fatal_error(path, f"a manifest ends in .yaml, .yml or .jsonl{hint}")
     if not os.path.lexists(path):
-        raise stop(path, "there is no such file")
+        raise fatal_error(path, "there is no such file")
     with _open(path) as file:  # now, so that a file that cannot be read is said before anything else
         return JsonlSource(path) if suffix == ".jsonl" else YamlSource(path, file.read(YAML_MAX_BYTES + 1))
 
@@ -50,84 +50,86 @@ def open_source(path: str) -> Source:
 def _open(path: str) -> IO[bytes]:
     try:
         return open_regular(os.path.realpath(path))
-    except OutsideError as problem:
-        raise stop(path, str(problem)) from None
+    except UnsafePathError as problem:
+        raise fatal_error(path, str(problem)) from None
 
 
 class YamlSource:
     """A whole document in memory, bounded."""
 
-    expands_to_max: int | None = 10_000
+    default_max_items: int | None = 10_000
 
     def __init__(self, path: str, data: bytes) -> None:
         if len(data) > YAML_MAX_BYTES:
-            raise stop(path, f"has more than {YAML_MAX_BYTES / 1e6:g} MB; use JSONL, one item to a line")
+            raise fatal_error(path, f"has more than {YAML_MAX_BYTES / 1e6:g} MB; use JSONL, one item to a line")
         try:
             self._document, self._problems = yaml_text.load(data.decode())
         except UnicodeDecodeError as error:
             before = data[: error.start]
             column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
-            raise stop(path, "not UTF-8", (before.count(b"\n") + 1, column)) from None
+            raise fatal_error(path, "not UTF-8", (before.count(b"\n") + 1, column)) from None
         except yaml_text.YamlError as problem:
-            raise stop(path, problem.message, problem.place) from None
+            raise fatal_error(path, problem.message, problem.position) from None
         if self._document is None:
-            raise stop(path, "is empty; `batchgen init` writes a manifest to start from")
+            raise fatal_error(path, "is empty; `batchgen init` writes a manifest to start from")
         if not isinstance(self._document, dict):
             hint = "; put `items:` above it" if isinstance(self._document, list) else ""
-            raise stop(path, f"must be a mapping with `items`, not {shown(self._document)}{hint}", (1, 1))
+            raise fatal_error(path, f"must be a mapping with `items`, not {safe_repr(self._document)}{hint}", (1, 1))
 
-    def header(self, complaints: Complaints) -> Raw:
-        for place, field, message in self._problems:
-            complaints.add(place, field, message)
-        return Raw(1, {name: value for name, value in self._document.items() if name != "items"}, "")
+    def header(self, diagnostics: Diagnostics) -> RawEntry:
+        for position, field, message in self._problems:
+            diagnostics.add(position, field, message)
+        return RawEntry(1, {name: value for name, value in self._document.items() if name != "items"}, "")
 
-    def entries(self, complaints: Complaints) -> Iterator[Raw]:
+    def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]:
         items = self._document.get("items")
         if not isinstance(items, yaml_text.Sequence):
-            place = yaml_text.position(self._document, ("items",))
-            complaints.add(place, "items", f"must be a list, not {shown(items)}" if items is not None else "is missing")
+            position = yaml_text.position_at(self._document, ("items",))
+            diagnostics.add(
+                position, "items", f"must be a list, not {safe_repr(items)}" if items is not None else "is missing"
+            )
             return
-        for entry, place in zip(items, items.marks, strict=True):
+        for entry, position in zip(items, items.marks, strict=True):
             if isinstance(entry, dict):
-                yield Raw(place[0], entry, "")
+                yield RawEntry(position[0], entry, "")
             else:
                 hint = "; write `- prompt: …`" if isinstance(entry, str) else ""
-                complaints.add(place, "items", f"an item must be a mapping of fields, not {shown(entry)}{hint}")
+                diagnostics.add(position, "items", f"an item must be a mapping of fields, not {safe_repr(entry)}{hint}")
 
-    def place(self, raw: Raw, path: FieldPath) -> Place:
+    def position(self, raw: RawEntry, path: FieldPath) -> Position:
         # The header is a copy without `items`; the document itself holds its marks.
-        return yaml_text.position(raw.entry if hasattr(raw.entry, "place") else self._document, path)
+        return yaml_text.position_at(raw.entry if hasattr(raw.entry, "position") else self._document, path)
 
 
 class JsonlSource:
     """One entry to a line, never more than a line in memory."""
 
-    expands_to_max: int | None = None
+    default_max_items: int | None = None
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._header_line = 0
 
-    def header(self, complaints: Complaints) -> Raw:
-        for raw in self._objects(Complaints(self._path)):  # a line that is wrong is said when the entries are read
+    def header(self, diagnostics: Diagnostics) -> RawEntry:
+        for raw in self._objects(Diagnostics(self._path)):  # a line that is wrong is said when the entries are read
             if isinstance(raw.entry, dict) and ("version" in raw.entry or "defaults" in raw.entry):
                 self._header_line = raw.line
                 return raw
             break
-        return Raw(0, {}, "")
+        return RawEntry(0, {}, "")
 
-    def entries(self, complaints: Complaints) -> Iterator[Raw]:
-        for raw in self._objects(complaints):
+    def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]:
+        for raw in self._objects(diagnostics):
             if type(raw[1]) is dict:
                 if raw[0] != self._header_line:
                     yield raw
             else:
-                complaints.add((raw.line, 1), "", f"a line must be a JSON object, not {shown(raw.entry)}")
+                diagnostics.add((raw.line, 1), "", f"a line must be a JSON object, not {safe_repr(raw.entry)}")
 
-    def place(self, raw: Raw, path: FieldPath) -> Place:
+    def position(self, raw: RawEntry, path: FieldPath) -> Position:
         return raw.line, jsonl.key_column(raw.text, str(path[0]) if path else "") if raw.text else 0
 
-    def _objects(self, complaints: Complaints) -> Iterator[Raw]:
+    def _objects(self, diagnostics: Diagnostics) -> Iterator[RawEntry]:
         parse, decode = jsonl.parse, jsonl.decode
         with _open(self._path) as file:
             for number, line in jsonl.read_lines(file):
@@ -136,6 +138,6 @@ class JsonlSource:
                     if number == 1:
                         text = text.removeprefix("\ufeff")
                     if text:
-                        yield Raw(number, parse(text), text)
+                        yield RawEntry(number, parse(text), text)
                 except jsonl.LineError as problem:
-                    complaints.add((number, problem.column), named(problem.field), problem.message)
+                    diagnostics.add((number, problem.column), safe_name(problem.field), problem.message)

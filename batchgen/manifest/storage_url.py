@@ -12,12 +12,12 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
-def names_bucket(text: str) -> bool:
+def has_url_scheme(text: str) -> bool:
     """Whether this is an address at all, of whatever scheme, and no folder."""
     return _SCHEME.match(text) is not None
 
 
-def bucket_url(text: str) -> str:
+def normalize_bucket_url(text: str) -> str:
     """The address as the ledger keeps it: scheme in small letters, no `/` at its end. Raises ValueError in words.
 
     The address is never part of the message: what is wrong with it may be that it holds a password.
@@ -37,18 +37,18 @@ def bucket_url(text: str) -> str:
     return "/".join([f"{scheme}://{bucket}", *parts])
 
 
-def in_bucket(name: str) -> bool:
+def is_object_url(name: str) -> bool:
     """Whether a reference names an object, or objects, of object storage."""
     return name[:5].lower().startswith(("s3://", "gs://", "az://"))
 
 
-def object_address(name: str) -> tuple[str, str]:
+def split_object_url(name: str) -> tuple[str, str]:
     """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError as `bucket_url` does."""
     scheme, _, rest = name.partition("://")
     bucket, _, key = rest.partition("/")
     if ":" in bucket:  # a password may hold the '/' that the '@' stands behind
         raise ValueError("holds a user or password: credentials come from the environment")
-    url = bucket_url(f"{scheme}://{bucket}")
+    url = normalize_bucket_url(f"{scheme}://{bucket}")
     if not key or not key.isprintable() or len(key.encode()) > KEY_MAX_BYTES:
         raise ValueError(f"names no object: write {url}/folder/name.png")
     if any(part in ("", ".", "..") for part in key.split("/")):
@@ -56,13 +56,13 @@ def object_address(name: str) -> tuple[str, str]:
     return url, key
 
 
-def fixed_part(pattern: str) -> str:
+def glob_prefix(pattern: str) -> str:
     """What all names begin with that a glob may match."""
     magic = re.search(r"[*?[]", pattern)
     return pattern[: magic.start()] if magic else pattern
 
 
-def matching(pattern: str, keys: Iterable[str]) -> Iterator[str]:
+def match_keys(pattern: str, keys: Iterable[str]) -> Iterator[str]:
     """The keys that a glob matches, by the rules of files: `*` ends at a `/`, `**` does not, and neither begins with a dot."""
     parts = pattern.split("/")
     if parts[-1] == "**":
@@ -72,25 +72,29 @@ def matching(pattern: str, keys: Iterable[str]) -> Iterator[str]:
 
 def _matches(parts: list[str], names: list[str]) -> bool:
     """Walks the names once, keeping all the places of the pattern where one may be by then."""
-    places = _after_nothing({0}, parts)
+    positions = _skip_globstars({0}, parts)
     for name in names:
-        ahead = {place for place in places if place < len(parts) and parts[place] == "**" and name[0] != "."}
-        ahead |= {place + 1 for place in places if place < len(parts) and _is_like(name, parts[place])}
-        places = _after_nothing(ahead, parts)
-    return len(parts) in places
+        reached = {
+            position for position in positions if position < len(parts) and parts[position] == "**" and name[0] != "."
+        }
+        reached |= {
+            position + 1 for position in positions if position < len(parts) and _segment_matches(name, parts[position])
+        }
+        positions = _skip_globstars(reached, parts)
+    return len(parts) in positions
 
 
-def _after_nothing(places: set[int], parts: list[str]) -> set[int]:
+def _skip_globstars(positions: set[int], parts: list[str]) -> set[int]:
     """And the places behind a `**` that matches nothing."""
-    reached = set(places)
-    for place in sorted(places):
-        while place < len(parts) and parts[place] == "**":
-            place += 1
-            reached.add(place)
+    reached = set(positions)
+    for position in sorted(positions):
+        while position < len(parts) and parts[position] == "**":
+            position += 1
+            reached.add(position)
     return reached
 
 
-def _is_like(name: str, part: str) -> bool:
+def _segment_matches(name: str, part: str) -> bool:
     if part == "**" or (name[0] == "." and part[0] != "."):
         return False
     return fnmatchcase(name, part)

@@ -39,7 +39,7 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     pieces: list[str] = []
     length = 0
     try:
-        for piece in _compiled(source).generate(variables):
+        for piece in _compile(source).generate(variables):
             length += len(piece)
             if length > TEXT_MAX_CHARS:
                 raise TemplateError(f"the template makes more than {TEXT_MAX_CHARS:,} characters")
@@ -47,25 +47,25 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     except TemplateError:
         raise
     except UndefinedError as error:
-        raise TemplateError(_undefined(str(error), variables)) from None
+        raise TemplateError(_undefined_message(str(error), variables)) from None
     except Exception as error:  # a template is its author's program: whatever it raises is the manifest's fault
         raise TemplateError(f"the template fails: {str(error)[:200] or type(error).__name__}") from None
     return "".join(pieces)
 
 
-def _undefined(message: str, variables: Mapping[str, Any]) -> str:
+def _undefined_message(message: str, variables: Mapping[str, Any]) -> str:
     if found := _UNDEFINED.match(message):
         return f"the variable {found[1]!r} is not defined{did_you_mean(found[1], variables)}"
     return f"the template fails: {message[:200]}"
 
 
 @lru_cache(maxsize=4096)
-def _compiled(source: str) -> Template:
+def _compile(source: str) -> Template:
     if len(source) > TEMPLATE_MAX_CHARS:
         raise TemplateError(f"a template of more than {TEMPLATE_MAX_CHARS:,} characters")
     try:
         tree = _environment.parse(source)
-        _refuse_the_rest(tree)
+        _reject_unsupported(tree)
         return Template.from_code(_environment, _environment.compile(tree), {})
     except TemplateSyntaxError as error:
         raise TemplateError(f"the template is broken: {error.message}") from None
@@ -73,7 +73,7 @@ def _compiled(source: str) -> Template:
         raise TemplateError("the template is nested too deeply") from None
 
 
-def _refuse_the_rest(tree: nodes.Node) -> None:
+def _reject_unsupported(tree: nodes.Node) -> None:
     for node in (tree, *tree.find_all(nodes.Node)):
         if isinstance(node, nodes.Call):
             raise TemplateError("calls are not available in templates: use a filter, as in {{ name | upper }}")
@@ -88,7 +88,7 @@ def _refuse_the_rest(tree: nodes.Node) -> None:
             raise TemplateError(f"there is no filter {node.name!r}{did_you_mean(node.name, FILTERS)}")
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     """What may be printed. A list or a mapping has no one way to be said, so its author has to choose."""
     if isinstance(value, StrictUndefined):
         return str(value)  # raises, with the variable's name
@@ -106,34 +106,34 @@ def bounded(text: str) -> str:
 def _join(values: Any, separator: str = "") -> str:
     if not isinstance(values, (list, tuple)):
         raise TemplateError("join needs a list")
-    parts = [_text(value) for value in values]
+    parts = [_to_text(value) for value in values]
     if sum(map(len, parts)) + len(separator) * len(parts) > TEMPLATE_MAX_CHARS:
         raise TemplateError(f"join makes more than {TEMPLATE_MAX_CHARS:,} characters")
     return separator.join(parts)
 
 
 def _replace(value: Any, old: str, new: str) -> str:
-    text = _text(value)
+    text = _to_text(value)
     if len(text) + text.count(old) * len(new) > TEMPLATE_MAX_CHARS:
         raise TemplateError(f"replace makes more than {TEMPLATE_MAX_CHARS:,} characters")
     return text.replace(old, new)
 
 
 def _slug(value: Any) -> str:
-    return re.sub(r"[^\w]+", "-", _text(value).lower()).strip("-_")
+    return re.sub(r"[^\w]+", "-", _to_text(value).lower()).strip("-_")
 
 
-def _of_text(change: Callable[[str], Any]) -> Callable[[Any], Any]:
-    return lambda value: change(_text(value))
+def _text_filter(change: Callable[[str], Any]) -> Callable[[Any], Any]:
+    return lambda value: change(_to_text(value))
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "string": _text,
-    "lower": _of_text(str.lower),
-    "upper": _of_text(str.upper),
-    "title": _of_text(str.title),
-    "capitalize": _of_text(str.capitalize),
-    "trim": _of_text(str.strip),
+    "string": _to_text,
+    "lower": _text_filter(str.lower),
+    "upper": _text_filter(str.upper),
+    "title": _text_filter(str.title),
+    "capitalize": _text_filter(str.capitalize),
+    "trim": _text_filter(str.strip),
     "slug": _slug,
     "replace": _replace,
     "join": _join,
@@ -180,7 +180,7 @@ def _make_environment() -> _Environment:
 
 
 def _finalize(value: Any) -> str:
-    return _text(value)
+    return _to_text(value)
 
 
 _environment = _make_environment()

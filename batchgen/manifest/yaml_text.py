@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from batchgen.manifest.diagnostics import named, shown
+from batchgen.manifest.diagnostics import safe_name, safe_repr
 
 DEPTH_MAX = 64
 ALIAS_NODES_MAX = 100_000
@@ -26,35 +26,35 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _TEXT_TAGS = frozenset(("!", "tag:yaml.org,2002:str"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-Place = tuple[int, int]  # line and column, from 1
+Position = tuple[int, int]  # line and column, from 1
 
 
 class Mapping(dict[str, Any]):
     """A mapping that knows where it and each of its keys stand."""
 
-    __slots__ = ("marks", "place")
-    marks: dict[str, Place]
-    place: Place
+    __slots__ = ("marks", "position")
+    marks: dict[str, Position]
+    position: Position
 
 
 class Sequence(list[Any]):
     """A list that knows where it and each of its elements stand."""
 
-    __slots__ = ("marks", "place")
-    marks: list[Place]
-    place: Place
+    __slots__ = ("marks", "position")
+    marks: list[Position]
+    position: Position
 
 
 class YamlError(Exception):
     """Reading cannot go on: broken syntax, or a bound that was passed."""
 
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
-        self.place = place
+        self.position = position
         self.message = message
 
 
-def load(text: str) -> tuple[Any, list[tuple[Place, str, str]]]:
+def load(text: str) -> tuple[Any, list[tuple[Position, str, str]]]:
     """The document, and the problems that did not stop the reading: (place, field, message).
 
     Raises YamlError. Nothing but plain data ever comes out.
@@ -65,31 +65,31 @@ def load(text: str) -> tuple[Any, list[tuple[Place, str, str]]]:
         return builder.document(), builder.problems
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        position = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         parts = [part for part in (error.context, error.problem) if part]
-        raise YamlError(place, "not YAML: " + ", ".join(parts)) from None
+        raise YamlError(position, "not YAML: " + ", ".join(parts)) from None
     except yaml.reader.ReaderError as error:
         raise YamlError((0, 0), f"not YAML: {error.reason}") from None
     except yaml.YAMLError as error:
-        raise YamlError((0, 0), f"not YAML: {named(error)}") from None
+        raise YamlError((0, 0), f"not YAML: {safe_name(error)}") from None
 
 
-def position(value: Any, path: tuple[str | int, ...]) -> Place:
+def position_at(value: Any, path: tuple[str | int, ...]) -> Position:
     """Where the key or element at `path` stands; as far down as the path leads."""
-    place: Place = getattr(value, "place", (0, 0))
+    position: Position = getattr(value, "position", (0, 0))
     for step in path:
         if isinstance(value, Mapping) and step in value.marks:
-            place, value = value.marks[str(step)], value[str(step)]
+            position, value = value.marks[str(step)], value[str(step)]
         elif isinstance(value, Sequence) and isinstance(step, int) and step < len(value.marks):
-            place, value = value.marks[step], value[step]
+            position, value = value.marks[step], value[step]
         else:
             break
-    return place
+    return position
 
 
 class _Builder:
     def __init__(self, text: str) -> None:
-        self.problems: list[tuple[Place, str, str]] = []
+        self.problems: list[tuple[Position, str, str]] = []
         self._loader = _Loader(text)
         self._anchors: dict[str, tuple[Any, int]] = {}  # name -> value and how many nodes it holds
         self._nodes = 0
@@ -112,38 +112,38 @@ class _Builder:
             loader.dispose()
 
     def _node(self, event: Any, depth: int) -> Any:
-        place = (event.start_mark.line + 1, event.start_mark.column + 1)
+        position = (event.start_mark.line + 1, event.start_mark.column + 1)
         if depth > DEPTH_MAX:
-            raise YamlError(place, f"nested deeper than {DEPTH_MAX} levels")
+            raise YamlError(position, f"nested deeper than {DEPTH_MAX} levels")
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, place)
+            return self._alias(event.anchor, position)
         before = self._nodes
         self._nodes += 1
         if event.tag is not None and event.tag not in _TEXT_TAGS:
-            self.problems.append((place, "", f"tags are not read: {named(event.tag)}"))
+            self.problems.append((position, "", f"tags are not read: {safe_name(event.tag)}"))
         value: Any
         if isinstance(event, yaml.ScalarEvent):
-            value = self._scalar(event, place)
+            value = self._scalar(event, position)
         elif isinstance(event, yaml.SequenceStartEvent):
-            value = self._sequence(place, depth)
+            value = self._sequence(position, depth)
         else:
-            value = self._mapping(place, depth)
+            value = self._mapping(position, depth)
         if event.anchor is not None:
             self._anchors[event.anchor] = (value, self._nodes - before)
         return value
 
-    def _alias(self, name: str | None, place: Place) -> Any:
+    def _alias(self, name: str | None, position: Position) -> Any:
         # libyaml's parser does not check aliases; an anchor that is still open is missing here too, so nothing recurs.
         if name is None or name not in self._anchors:
-            raise YamlError(place, f"the alias *{named(name)} has no finished anchor before it")
+            raise YamlError(position, f"the alias *{safe_name(name)} has no finished anchor before it")
         value, nodes = self._anchors[name]
         self._nodes += nodes
         self._alias_nodes += nodes
         if self._alias_nodes > ALIAS_NODES_MAX:
-            raise YamlError(place, f"aliases expand to more than {ALIAS_NODES_MAX:,} values")
+            raise YamlError(position, f"aliases expand to more than {ALIAS_NODES_MAX:,} values")
         return value
 
-    def _scalar(self, event: Any, place: Place) -> Any:
+    def _scalar(self, event: Any, position: Position) -> Any:
         text: str = event.value
         if event.style or event.tag in _TEXT_TAGS:  # quoted, or said to be text
             return text
@@ -152,23 +152,23 @@ class _Builder:
         if text in _BOOL:
             return _BOOL[text]
         if _NOT_FINITE.fullmatch(text):
-            self.problems.append((place, "", f"{text} is not a number that can be sent"))
+            self.problems.append((position, "", f"{text} is not a number that can be sent"))
             return None
         try:
             if _INT.fullmatch(text):
                 return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
             number = float(text) if _FLOAT.fullmatch(text) else None
         except ValueError:  # Python refuses more than 4,300 digits
-            self.problems.append((place, "", f"a number of {len(text):,} digits"))
+            self.problems.append((position, "", f"a number of {len(text):,} digits"))
             return None
         if number is not None and not math.isfinite(number):
-            self.problems.append((place, "", f"{shown(text)} is too large for a number"))
+            self.problems.append((position, "", f"{safe_repr(text)} is too large for a number"))
             return None
         return text if number is None else number
 
-    def _sequence(self, place: Place, depth: int) -> Sequence:
+    def _sequence(self, position: Position, depth: int) -> Sequence:
         value = Sequence()
-        value.place, value.marks = place, []
+        value.position, value.marks = position, []
         while True:
             event = self._loader.get_event()
             if isinstance(event, yaml.SequenceEndEvent):
@@ -176,10 +176,10 @@ class _Builder:
             value.marks.append((event.start_mark.line + 1, event.start_mark.column + 1))
             value.append(self._node(event, depth + 1))
 
-    def _mapping(self, place: Place, depth: int) -> Mapping:
+    def _mapping(self, position: Position, depth: int) -> Mapping:
         value = Mapping()
-        value.place, value.marks = place, {}
-        merged: list[tuple[Any, Place]] = []
+        value.position, value.marks = position, {}
+        merged: list[tuple[Any, Position]] = []
         while True:
             event = self._loader.get_event()
             if isinstance(event, yaml.MappingEndEvent):
@@ -191,17 +191,17 @@ class _Builder:
             if merge:
                 merged.append((inner, at))
             elif not isinstance(key, str):
-                self.problems.append((at, "", f"a name must be text, not {shown(key)}; put it in quotes"))
+                self.problems.append((at, "", f"a name must be text, not {safe_repr(key)}; put it in quotes"))
             elif key in value:
                 first = value.marks[key][0]
-                self.problems.append((at, named(key), f"given twice in the same mapping, first in line {first}"))
+                self.problems.append((at, safe_name(key), f"given twice in the same mapping, first in line {first}"))
             else:
                 value[key], value.marks[key] = inner, at
         for inner, at in merged:
             self._merge(value, inner, at)
         return value
 
-    def _merge(self, value: Mapping, inner: Any, at: Place) -> None:
+    def _merge(self, value: Mapping, inner: Any, at: Position) -> None:
         """`<<: *name`: what is not given here is taken from there. Source: yaml.org/type/merge.html."""
         for other in inner if isinstance(inner, Sequence) else [inner]:
             if not isinstance(other, Mapping):

@@ -11,33 +11,35 @@ from batchgen.profiles.price import reference_tokens
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Sample
 
-By = Literal["online", "batch", "auto"]  # how a run's work is carried out
-BATCH = ":batch"  # a lane of its own, `PROVIDER:batch/MODEL`: the quotas of a batch API are its own
+BatchMode = Literal["online", "batch", "auto"]  # how a run's work is carried out
+BATCH_LANE_SUFFIX = ":batch"  # a lane of its own, `PROVIDER:batch/MODEL`: the quotas of a batch API are its own
 
 # A chunk's results are one file. 150 pictures of 2K, 1.2 GB, could not be fetched any more when they came inline
 # (discuss.ai.google.dev/174261); a file may have 2 GB (ai.google.dev/gemini-api/docs/batch-api).
-RESULT_MOST_BYTES = 1_000_000_000
+MAX_RESULT_BYTES = 1_000_000_000
 UNKNOWN_REFERENCE_TOKENS = 1120  # of a model whose share is not known: as many as any that is
-REQUESTS_MOST = 2000
-OPEN_MOST = 90  # of the 100 batches that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
-LOOK_FIRST_S, LOOK_MOST_S = 5.0, 300.0
+MAX_CHUNK_REQUESTS = 2000
+MAX_OPEN_BATCHES = (
+    90  # of the 100 batches that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
+)
+FIRST_POLL_S, MAX_POLL_S = 5.0, 300.0
 
 
 def batch_lane(provider: str, model: str) -> str:
-    return f"{provider}{BATCH}/{model}"
+    return f"{provider}{BATCH_LANE_SUFFIX}/{model}"
 
 
 def is_batch(lane: str) -> bool:
-    return lane.partition("/")[0].endswith(BATCH)
+    return lane.partition("/")[0].endswith(BATCH_LANE_SUFFIX)
 
 
 def online_lane(lane: str) -> str:
     """The lane of the same AI model that sends one request a sample; itself when it is one."""
     provider, slash, model = lane.partition("/")
-    return f"{provider.removesuffix(BATCH)}{slash}{model}"
+    return f"{provider.removesuffix(BATCH_LANE_SUFFIX)}{slash}{model}"
 
 
-def why_online(item: Item, has_batch: bool, by: By, awaited: Sequence[str]) -> str | None:
+def online_only_reason(item: Item, has_batch: bool, batch_mode: BatchMode, depends_on: Sequence[str]) -> str | None:
     """Why this item cannot go through a batch API, in words; None when it can.
 
     has_batch: its codec speaks one. awaited: keys of samples that have to be made before it.
@@ -48,8 +50,8 @@ def why_online(item: Item, has_batch: bool, by: By, awaited: Sequence[str]) -> s
         return "a turn after the first needs the answer before it"
     if item.service_tier not in (None, "standard"):
         return f"a batch has no service tier {item.service_tier}"
-    if by == "auto" and awaited:
-        return f"needs @{awaited[0]}, which is made first"
+    if batch_mode == "auto" and depends_on:
+        return f"needs @{depends_on[0]}, which is made first"
     return None
 
 
@@ -57,8 +59,8 @@ def why_online(item: Item, has_batch: bool, by: By, awaited: Sequence[str]) -> s
 class ChunkLimits:
     """What one chunk may hold at most. tokens: estimated, of its prompts; None: no limit is known."""
 
-    requests: int = REQUESTS_MOST
-    result_bytes: int = RESULT_MOST_BYTES
+    requests: int = MAX_CHUNK_REQUESTS
+    result_bytes: int = MAX_RESULT_BYTES
     tokens: int | None = None
 
 
@@ -71,27 +73,27 @@ class BatchOptions:
     again for what a batch has failed at. hold_uncertain: but not for what may have been billed.
     """
 
-    by: By = "online"
+    batch_mode: BatchMode = "online"
     wait: bool = True
     fallback_at: float | None = None
     limits: ChunkLimits = field(default_factory=ChunkLimits)
-    look_s: float = 5.0
-    sure_s: float = 60.0
+    poll_s: float = 5.0
+    listing_grace_s: float = 60.0
     resend: bool = True
     hold_uncertain: bool = False
 
 
 @dataclass(slots=True)
-class Load:
+class ChunkSize:
     """What the samples gathered for a chunk amount to. usd: None as soon as one price is unknown."""
 
     requests: int = 0
     result_bytes: int = 0
     tokens: int = 0
 
-    def takes(self, sample: Sample, profile: Profile, limits: ChunkLimits) -> bool:
+    def add_if_fits(self, sample: Sample, profile: Profile, limits: ChunkLimits) -> bool:
         """Whether one more fits; counted in when it does. The first one always fits."""
-        more = result_bytes(sample, profile), tokens(sample, profile)
+        more = estimate_result_bytes(sample, profile), estimate_prompt_tokens(sample, profile)
         fits = (
             self.requests < limits.requests
             and self.result_bytes + more[0] <= limits.result_bytes
@@ -105,12 +107,12 @@ class Load:
         return True
 
 
-def result_bytes(sample: Sample, profile: Profile) -> int:
+def estimate_result_bytes(sample: Sample, profile: Profile) -> int:
     """Of its line in the results, the picture in base64."""
     return expected_bytes(sample.item.image_size or profile.default_size) * 4 // 3 * sample.images
 
 
-def tokens(sample: Sample, profile: Profile) -> int:
+def estimate_prompt_tokens(sample: Sample, profile: Profile) -> int:
     """Of its prompt, on the safe side: a token is three or four characters of Latin text, one of others."""
     item = sample.item
     text = "".join((item.prompt, item.system or "", *item.history))
@@ -121,6 +123,6 @@ def tokens(sample: Sample, profile: Profile) -> int:
     )
 
 
-def next_look_s(looks: int, first_s: float = LOOK_FIRST_S) -> float:
+def poll_delay_s(polls: int, first_s: float = FIRST_POLL_S) -> float:
     """How long to wait after so many looks at a batch that still runs."""
-    return min(LOOK_MOST_S, first_s * 1.5 ** min(looks, 30))
+    return min(MAX_POLL_S, first_s * 1.5 ** min(polls, 30))

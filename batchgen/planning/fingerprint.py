@@ -16,7 +16,7 @@ from batchgen.records import Item
 VERSION = 1  # of this text: raise it when the same item is sent differently on purpose
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 # Not the service tier: it changes price and speed, not the picture, so that half a job may go on at another one.
-_TEXTS = (
+_TEXT_FIELDS = (
     "aspect_ratio",
     "image_size",
     "media_resolution",
@@ -33,7 +33,7 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest
 
     earlier_digest: sha256 of the picture of the turn before, which stands for all that the model said in it.
     """
-    facts: dict[str, Any] = {name: text for name in _TEXTS if (text := getattr(item, name)) is not None}
+    facts: dict[str, Any] = {name: text for name in _TEXT_FIELDS if (text := getattr(item, name)) is not None}
     if item.seed is not None:
         facts["seed"] = item.seed
     if item.temperature is not None:
@@ -63,12 +63,12 @@ def fingerprint(wire: str) -> str:
     return hashlib.sha256(wire.encode()).hexdigest()
 
 
-def changes(old_wire: str, new_wire: str) -> list[str]:
+def changed_fields(old_wire: str, new_wire: str) -> list[str]:
     """Names of the fields that differ, the prompt first: `changed: prompt, seed`. `batchgen` is the version."""
     old, new = _facts(old_wire), _facts(new_wire)
     names = [name for name in (*new, *old) if old.get(name) != new.get(name)]
-    told = ["batchgen" if name == "v" else name for name in dict.fromkeys(names)]
-    return sorted(told, key=lambda name: (name != "prompt", name))
+    names_in_words = ["batchgen" if name == "v" else name for name in dict.fromkeys(names)]
+    return sorted(names_in_words, key=lambda name: (name != "prompt", name))
 
 
 def _facts(wire: str) -> dict[str, Any]:

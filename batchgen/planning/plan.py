@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from batchgen.records import Item, Known, Sample
+from batchgen.records import Item, KnownSample, Sample
 
 Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
-_BY_LINK = "every run tries its link again"
+_LINK_IS_RETRIED = "every run tries its link again"
 FINAL_REASONS: Mapping[str, str] = {
     "link_gone": "its link is dead",
-    "link_refused": _BY_LINK,
-    "download_failed": _BY_LINK,
+    "link_refused": _LINK_IS_RETRIED,
+    "download_failed": _LINK_IS_RETRIED,
     "unreadable": "its answer is kept and read again by every run",
     "mismatch": "it is kept in drafts/",
 }
@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class RetrySelection:
     """What this run shall take up again beside what is new. states: of failed, refused, uncertain; fresh: everything."""
 
     states: frozenset[str] = frozenset({"failed", "uncertain"})
@@ -41,12 +41,12 @@ class Wishes:
     fresh: bool = False
 
 
-def judge(
-    known: Known | None,
+def choose_action(
+    known: KnownSample | None,
     fingerprint: str,
-    wishes: Wishes,
-    is_there: Callable[[str, int], bool],
-    changed: Callable[[], Sequence[str]],
+    retry_selection: RetrySelection,
+    picture_exists: Callable[[str, int], bool],
+    changed_fields: Callable[[], Sequence[str]],
 ) -> tuple[Action, str]:
     """What to do with one sample and why.
 
@@ -54,42 +54,48 @@ def judge(
     what the ledger has, asked only when the fingerprint does.
     """
     if known is None:
-        return ("generate", "new") if not wishes.explicit else ("skip", "new: not asked for")
-    if wishes.fresh:
+        return ("generate", "new") if not retry_selection.explicit else ("skip", "new: not asked for")
+    if retry_selection.fresh:
         return "generate", "fresh: asked for anew"
     if known.made_fingerprint == fingerprint and known.path is not None and known.state in ("succeeded", "superseded"):
-        if is_there(known.path, known.bytes):
+        if picture_exists(known.path, known.bytes):
             return "keep", "done"
         return (
             ("generate", "its file is missing")
-            if not wishes.explicit
+            if not retry_selection.explicit
             else ("skip", "its file is missing: not asked for")
         )
     if known.state == "blocked":
         return "generate", "no longer blocked"
     if known.fingerprint != fingerprint:
-        fields = ", ".join(changed()) or "the request"
-        return ("generate", f"changed: {fields}") if not wishes.explicit else ("skip", "changed: not asked for")
+        fields = ", ".join(changed_fields()) or "the request"
+        return (
+            ("generate", f"changed: {fields}") if not retry_selection.explicit else ("skip", "changed: not asked for")
+        )
     if known.state in ("failed", "refused", "uncertain"):
-        return _again(known, wishes)
-    if wishes.explicit:
+        return _retry_action(known, retry_selection)
+    if retry_selection.explicit:
         return "skip", "not asked for"
     return "generate", "not finished" if known.attempts else "new"
 
 
-def overdue(action: Action, why: str, max_age_s: float, wishes: Wishes) -> tuple[Action, str]:
+def apply_max_age(action: Action, why: str, max_age_s: float, retry_selection: RetrySelection) -> tuple[Action, str]:
     """The same for a sample that has a picture for exactly this request, made longer ago than it may be."""
     if action != "keep":
         return action, why
     hours = round(max_age_s / 3600)
     age = f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
-    return ("skip", f"older than {age}: not asked for") if wishes.explicit else ("generate", f"older than {age}")
+    return (
+        ("skip", f"older than {age}: not asked for") if retry_selection.explicit else ("generate", f"older than {age}")
+    )
 
 
-def _again(known: Known, wishes: Wishes) -> tuple[Action, str]:
+def _retry_action(known: KnownSample, retry_selection: RetrySelection) -> tuple[Action, str]:
     words = f"{known.state}: {known.reason}" if known.reason else known.state
-    wanted = known.state in wishes.states and (not wishes.reasons or known.reason in wishes.reasons)
-    if wanted and (wishes.explicit or known.reason not in FINAL_REASONS):
+    wanted = known.state in retry_selection.states and (
+        not retry_selection.reasons or known.reason in retry_selection.reasons
+    )
+    if wanted and (retry_selection.explicit or known.reason not in FINAL_REASONS):
         extra = " (it may have been billed)" if known.state == "uncertain" else ""
         return "generate", f"retry: {words}{extra}"
     if known.reason in FINAL_REASONS:
@@ -98,14 +104,14 @@ def _again(known: Known, wishes: Wishes) -> tuple[Action, str]:
     return "skip", f"{words}; {remedy.get(known.state, 'retry --failed')}"
 
 
-def grouped(samples: Sequence[Sample], most: int) -> list[Sample]:
+def group_into_requests(samples: Sequence[Sample], max_images: int) -> list[Sample]:
     """Neighbouring samples of one item as one request each of up to `most` pictures, for APIs that give several."""
-    if most <= 1 or len(samples) < 2:
+    if max_images <= 1 or len(samples) < 2:
         return list(samples)
     groups: list[Sample] = []
     for sample in samples:
         last = groups[-1] if groups else None
-        if last is not None and last.n + last.images == sample.n and last.images < most:
+        if last is not None and last.n + last.images == sample.n and last.images < max_images:
             groups[-1] = replace(last, images=last.images + 1, known=last.known or sample.known)
         else:
             groups.append(sample)
@@ -129,9 +135,9 @@ class LaneLoad:
     images: int = 0
     usd: float = 0.0
     unpriced: int = 0
-    busy_s: float = 0.0  # sum of latencies
+    total_latency_s: float = 0.0  # sum of latencies
     bytes: int = 0  # expected on disk
-    dearest_usd: float = 0.0  # of one request
+    max_request_usd: float = 0.0  # of one request
     rpd: int | None = None
     rpd_left: int | None = None
     spend_rate: float | None = None
@@ -148,7 +154,7 @@ class LaneLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class BindingLimit:
     """What binds a run: budget | day | spend | quota | cap | latency | nothing. remedy: what to change; advice: the same with figures."""
 
     binding: str
@@ -166,12 +172,12 @@ class Forecast:
     usd: float | None
     known_usd: float
     seconds: float
-    limit: Limit
+    limit: BindingLimit
     by_model: Mapping[str, LaneLoad] = field(default_factory=dict)
     unpriced: int = 0
 
 
-def quota_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
+def quota_wait_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
     """Time until the last of `requests` may start: a window opens with a burst, so 100 at 60 a minute start within 61 s."""
     if rpm is None or requests == 0:
         return 0.0
@@ -191,39 +197,39 @@ def forecast(
     chain_s: of the longest row of pictures of which each needs the one before.
     """
     asked = [load for load in loads if load.requests]
-    seconds = max((_by_quota_s(load) for load in asked), default=0.0)
-    by_cap_s = sum(load.busy_s for load in asked) / concurrency
+    seconds = max((_lane_duration_s(load) for load in asked), default=0.0)
+    by_cap_s = sum(load.total_latency_s for load in asked) / concurrency
     return Forecast(
         requests=sum(load.requests for load in asked),
         images=sum(load.images for load in asked),
         usd=None if any(load.unpriced for load in asked) else sum(load.usd for load in asked),
         known_usd=sum(load.usd for load in asked),
-        seconds=max(seconds, by_cap_s, chain_s, *(spend_s(*account) for account in _accounts(asked))),
+        seconds=max(seconds, by_cap_s, chain_s, *(spend_wait_s(*account) for account in _spend_by_account(asked))),
         limit=_limit(asked, concurrency, budget_usd, budget_of, chain_s),
         by_model={f"{load.model} (batch)" if load.batch else load.model: load for load in loads},
         unpriced=sum(load.unpriced for load in asked),
     )
 
 
-def spend_s(usd: float, usd_per_10_min: float | None) -> float:
+def spend_wait_s(usd: float, usd_per_10_min: float | None) -> float:
     """Time until the last USD may be spent when no ten minutes may see more than so many."""
     if usd_per_10_min is None:
         return 0.0
     return max(0.0, math.ceil(usd / usd_per_10_min - 1e-9) - 1) * 600.0
 
 
-def too_dear(loads: Sequence[LaneLoad]) -> str | None:
+def spend_rate_problem(loads: Sequence[LaneLoad]) -> str | None:
     """Why a lane would wait for ever: one request costs more than ten minutes may. None when none does."""
     for load in loads:
-        if load.spend_rate is not None and load.dearest_usd > load.spend_rate + 1e-9:
+        if load.spend_rate is not None and load.max_request_usd > load.spend_rate + 1e-9:
             return (
-                f"one request to {load.model} is estimated at {load.dearest_usd:.4f} USD and limits allow"
+                f"one request to {load.model} is estimated at {load.max_request_usd:.4f} USD and limits allow"
                 f" {load.spend_rate:g} USD in ten minutes, so it could never start: raise limits: usd_per_10_min"
             )
     return None
 
 
-def _accounts(loads: Sequence[LaneLoad]) -> list[tuple[float, float | None]]:
+def _spend_by_account(loads: Sequence[LaneLoad]) -> list[tuple[float, float | None]]:
     """(USD, spend rate) of each account."""
     totals: dict[str, tuple[float, float | None]] = {"": (0.0, None)}
     for load in loads:
@@ -238,70 +244,70 @@ BUDGET_REMEDIES = {
 }
 
 
-def _ends_early(loads: Sequence[LaneLoad], budget_usd: float | None, budget_of: str) -> Limit | None:
+def _exhausted_limit(loads: Sequence[LaneLoad], budget_usd: float | None, budget_of: str) -> BindingLimit | None:
     """The budget, or a day's requests, when the run cannot make everything within it."""
     known_usd = sum(load.usd for load in loads)
     if budget_usd is not None and known_usd > budget_usd:
         remedy, whose = BUDGET_REMEDIES[budget_of], "" if budget_of == "run" else f" left of the {budget_of}'s budget"
-        return Limit(
+        return BindingLimit(
             "budget", f"{budget_usd:.2f} USD{whose} end the run before its {known_usd:.2f} USD; {remedy}", remedy
         )
     for load in loads:
         if load.rpd_left is not None and load.requests > load.rpd_left:
             remedy = f"run again after midnight Pacific, or set models: {load.model}: rpd if your tier has more"
             left = f"{load.rpd_left} of the day's {load.rpd} requests of {load.model} are left for {load.requests}"
-            return Limit("day", f"{left}; {remedy}", remedy)
+            return BindingLimit("day", f"{left}; {remedy}", remedy)
     return None
 
 
 def _limit(
     loads: Sequence[LaneLoad], concurrency: int, budget_usd: float | None, budget_of: str, chain_s: float
-) -> Limit:
+) -> BindingLimit:
     """What ends the run early, else what takes longest: spend rate, quota, cap or the models' own time."""
     if not loads:
-        return Limit("nothing", "nothing to do")
-    if (early := _ends_early(loads, budget_usd, budget_of)) is not None:
+        return BindingLimit("nothing", "nothing to do")
+    if (early := _exhausted_limit(loads, budget_usd, budget_of)) is not None:
         return early
-    slowest = max(loads, key=_by_quota_s)
-    by_quota_s, longest_s = _by_quota_s(slowest), max(map(_latency_s, loads))
-    by_cap_s = sum(load.busy_s for load in loads) / concurrency
-    usd, rate = max(_accounts(loads), key=lambda account: spend_s(*account))
-    if rate is not None and spend_s(usd, rate) > max(by_cap_s, by_quota_s, longest_s):
+    slowest = max(loads, key=_lane_duration_s)
+    by_quota_s, longest_s = _lane_duration_s(slowest), max(map(_latency_s, loads))
+    by_cap_s = sum(load.total_latency_s for load in loads) / concurrency
+    usd, rate = max(_spend_by_account(loads), key=lambda account: spend_wait_s(*account))
+    if rate is not None and spend_wait_s(usd, rate) > max(by_cap_s, by_quota_s, longest_s):
         remedy = "if your tier has more, set limits: usd_per_10_min or tier"
-        return Limit(
-            "spend", f"{usd:.2f} USD at {rate:g} in ten minutes take {spend_s(usd, rate):.0f} s; {remedy}", remedy
+        return BindingLimit(
+            "spend", f"{usd:.2f} USD at {rate:g} in ten minutes take {spend_wait_s(usd, rate):.0f} s; {remedy}", remedy
         )
     if chain_s > max(by_cap_s, by_quota_s, longest_s):
         advice = f"pictures that need one another take {chain_s:.0f} s, one after the other, whatever the quota"
-        return Limit("latency", advice, "nothing to change")
-    least_s = max(by_quota_s, longest_s, chain_s)
-    if by_cap_s > least_s * 1.01:
-        useful = max(concurrency + 1, round(concurrency * by_cap_s / least_s))
+        return BindingLimit("latency", advice, "nothing to change")
+    min_s = max(by_quota_s, longest_s, chain_s)
+    if by_cap_s > min_s * 1.01:
+        useful = max(concurrency + 1, round(concurrency * by_cap_s / min_s))
         remedy = f"--concurrency {useful} would use the quota"
-        advice = (
-            f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {least_s:.0f} s"
-        )
-        return Limit("cap", advice, remedy)
+        advice = f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {min_s:.0f} s"
+        return BindingLimit("cap", advice, remedy)
     if by_quota_s > longest_s * 1.01:
         remedy = f"if your tier has more, set models: {slowest.model}: rpm"
         advice = f"{slowest.rpm} requests a minute of {slowest.model} take {by_quota_s:.0f} s; {remedy}"
-        return Limit("quota", advice, remedy)
-    return Limit("latency", "all requests fit in one round: the model's own time is what it takes", "nothing to change")
+        return BindingLimit("quota", advice, remedy)
+    return BindingLimit(
+        "latency", "all requests fit in one round: the model's own time is what it takes", "nothing to change"
+    )
 
 
-def _by_quota_s(load: LaneLoad) -> float:
+def _lane_duration_s(load: LaneLoad) -> float:
     """When a lane's last answer is in if nothing but its quota and its latency hold it up."""
-    return quota_s(load.requests, load.rpm) + _latency_s(load)
+    return quota_wait_s(load.requests, load.rpm) + _latency_s(load)
 
 
 def _latency_s(load: LaneLoad) -> float:
-    return load.busy_s / load.requests if load.requests else 0.0
+    return load.total_latency_s / load.requests if load.requests else 0.0
 
 
 # Generous figures for one picture: answers on record are PNG of 1.9 MB and JPEG of 0.85 MB at 1K; bytes grow with pixels.
 EXPECTED_BYTES = {None: 2_000_000, "512": 1_000_000, "1K": 2_000_000, "2K": 6_000_000, "4K": 25_000_000}
 UNKNOWN_SIZE_BYTES = 6_000_000
-ROOM_MARGIN_BYTES = 50_000_000  # ledger, results.jsonl and others who write to the same disk
+DISK_MARGIN_BYTES = 50_000_000  # ledger, results.jsonl and others who write to the same disk
 
 
 def expected_bytes(size: str | None) -> int:
@@ -309,27 +315,27 @@ def expected_bytes(size: str | None) -> int:
     return EXPECTED_BYTES.get(size, UNKNOWN_SIZE_BYTES)
 
 
-def no_room(loads: Sequence[LaneLoad], free_bytes: int) -> str | None:
+def disk_space_problem(loads: Sequence[LaneLoad], free_bytes: int) -> str | None:
     """Why the pictures do not fit on the disk and how many requests would; None when they do."""
     needed, requests = sum(load.bytes for load in loads), sum(load.requests for load in loads)
-    room = free_bytes - ROOM_MARGIN_BYTES
-    if not requests or needed <= room:
+    usable_bytes = free_bytes - DISK_MARGIN_BYTES
+    if not requests or needed <= usable_bytes:
         return None
-    fitting = max(0, room) * requests // needed
+    fitting = max(0, usable_bytes) * requests // needed
     way = f", or begin with --limit {fitting}" if fitting else ""
-    total = needed + ROOM_MARGIN_BYTES
+    total = needed + DISK_MARGIN_BYTES
     return (
         f"{free_bytes / 1e6:,.0f} MB are free and the plan needs about {total / 1e6:,.0f} MB:"
         f" make room or choose another --output{way}"
     )
 
 
-def selected(item: Item, patterns: Sequence[str]) -> bool:
+def is_selected(item: Item, patterns: Sequence[str]) -> bool:
     """Whether `--only` names the item."""
-    return named(item.id, item.tags, patterns)
+    return matches_selection(item.id, item.tags, patterns)
 
 
-def named(item_id: str, tags: Sequence[str], patterns: Sequence[str]) -> bool:
+def matches_selection(item_id: str, tags: Sequence[str], patterns: Sequence[str]) -> bool:
     """The same: glob patterns over ids, or `tag:NAME`; any of them suffices, and so does having none."""
     from fnmatch import fnmatchcase
 

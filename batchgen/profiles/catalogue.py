@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-from batchgen.profiles.fields import FactError, changed, name_problem
+from batchgen.profiles.fields import FactError, model_name_problem, with_facts
 from batchgen.profiles.profile import SUPPORTABLE, Profile
 
-FILE = os.path.join(os.path.dirname(__file__), "profiles.yaml")
+PROFILES_FILE = os.path.join(os.path.dirname(__file__), "profiles.yaml")
 
 
 # What each codec can say at all: the limit of a model nobody knows, so that nothing is dropped in silence.
-SAYABLE: Mapping[str, frozenset[str]] = {
+ENCODABLE: Mapping[str, frozenset[str]] = {
     "gemini": SUPPORTABLE - {"person_generation", "negative_prompt"},
     "imagen": frozenset({"aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt"}),
     "aimlapi": SUPPORTABLE
@@ -51,7 +51,7 @@ class Catalogue:
         """The profile of an id or alias. An unknown id passes through with status `unknown` and nothing checked."""
         name = name.removeprefix("models/")  # as the vendor's ListModels spells them
         known = self._by_id.get(name) or self._by_id.get(self._id_by_alias.get(name, ""))
-        return known or stranger(name, guessed_provider(name))
+        return known or unknown_profile(name, guess_provider(name))
 
     def suggestions(self, name: str) -> list[str]:
         """Ids and aliases that look like this name, the likeliest first."""
@@ -68,29 +68,29 @@ class Catalogue:
         profiles = dict(self._by_id)
         for name, facts in overrides.items():
             profile = self.resolve(name)
-            if problem := name_problem(profile.id):
+            if problem := model_name_problem(profile.id):
                 raise FactError((name,), problem)
             if not isinstance(facts, Mapping):
                 raise FactError((name,), f"must be a mapping of facts, not {facts!r}")
             if profile.id not in self._by_id:  # whoever declares a model vouches for it
                 profile = dataclasses.replace(
-                    stranger(profile.id, facts.get("provider", profile.provider)), status="live"
+                    unknown_profile(profile.id, facts.get("provider", profile.provider)), status="live"
                 )
             if "status" in facts:
                 profile = dataclasses.replace(profile, shutdown=None)
             try:
-                profiles[profile.id] = changed(profile, facts)
+                profiles[profile.id] = with_facts(profile, facts)
             except FactError as error:
-                raise FactError.below(name, error) from None
+                raise FactError.under_key(name, error) from None
         return Catalogue(profiles.values())
 
 
-def stranger(model: str, provider: str) -> Profile:
+def unknown_profile(model: str, provider: str) -> Profile:
     """The profile of a model nobody knows: nothing about it is checked but what its provider's codec can say."""
-    return Profile(id=model, provider=provider, title=model, supports=SAYABLE.get(str(provider), SUPPORTABLE))
+    return Profile(id=model, provider=provider, title=model, supports=ENCODABLE.get(str(provider), SUPPORTABLE))
 
 
-def guessed_provider(model: str) -> str:
+def guess_provider(model: str) -> str:
     """`vendor/name` is how AIML and OpenAI-style gateways spell ids; Google's own have no slash."""
     if "/" in model:
         return "aimlapi"
@@ -100,18 +100,18 @@ def guessed_provider(model: str) -> str:
 @lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
     """The models this version knows."""
-    return Catalogue(_profile(facts) for facts in document()["models"])
+    return Catalogue(_profile_from_facts(facts) for facts in profiles_document()["models"])
 
 
 @lru_cache(maxsize=1)
-def document() -> Mapping[str, Any]:
+def profiles_document() -> Mapping[str, Any]:
     """The whole file of facts."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
-    with open(FILE, encoding="utf-8") as file:
+    with open(PROFILES_FILE, encoding="utf-8") as file:
         facts: Mapping[str, Any] = yaml.load(file, Loader=loader)  # noqa: S506 - a safe loader, and our own file
     return facts
 
 
-def _profile(facts: Mapping[str, Any]) -> Profile:
+def _profile_from_facts(facts: Mapping[str, Any]) -> Profile:
     fresh = Profile(id=facts["id"], provider=facts["provider"])
-    return changed(fresh, {key: fact for key, fact in facts.items() if key != "id"})
+    return with_facts(fresh, {key: fact for key, fact in facts.items() if key != "id"})

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TypeVar, get_args
 
-from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status, Typical
+from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status, TypicalUsage
 
 T = TypeVar("T")
 # A name may become part of an address, where other characters would mean something: `..`, `//`, `@`, `?`, `#`, a line's end.
-NAME = re.compile(r"[A-Za-z0-9](?:[\w.:@+-]|/(?=[A-Za-z0-9])){0,199}", re.ASCII)
-PATH = re.compile(r"(?:/[A-Za-z0-9][\w.:@+~-]{0,199}){1,20}/?", re.ASCII)
+MODEL_NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[\w.:@+-]|/(?=[A-Za-z0-9])){0,199}", re.ASCII)
+URL_PATH_PATTERN = re.compile(r"(?:/[A-Za-z0-9][\w.:@+~-]{0,199}){1,20}/?", re.ASCII)
 SCALE_OF_1K = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
 
 
@@ -26,24 +26,24 @@ class FactError(ValueError):
         self.message = message
 
     @classmethod
-    def below(cls, key: str, error: ValueError) -> FactError:
+    def under_key(cls, key: str, error: ValueError) -> FactError:
         return cls((key, *error.path), error.message) if isinstance(error, FactError) else cls((key,), str(error))
 
 
-def name_problem(name: str) -> str | None:
+def model_name_problem(name: str) -> str | None:
     """Why a model cannot be called so; None when it can."""
-    if NAME.fullmatch(name):
+    if MODEL_NAME_PATTERN.fullmatch(name):
         return None
     return "must be letters, digits and . _ - / : @ +, at most 200 of them, and begin with a letter or digit"
 
 
-def changed(profile: Profile, facts: Mapping[str, Any]) -> Profile:
+def with_facts(profile: Profile, facts: Mapping[str, Any]) -> Profile:
     """The profile with these facts in place of its own; tables by size, prices and wire are merged, not replaced.
 
     Raises FactError naming the key and, for an unknown one, the keys there are.
     """
     for key in facts:
-        if key not in READERS:
+        if key not in FACT_READERS:
             raise FactError((key,), f"no such fact of a model; there are {', '.join(ALLOWED_KEYS)}")
     sizes_first = {key: facts[key] for key in ("sizes", "default_size") if key in facts}  # tables by size need them
     profile = dataclasses.replace(profile, **_read(sizes_first, profile))
@@ -57,9 +57,9 @@ def _read(facts: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
     values = {}
     for key, fact in facts.items():
         try:
-            values[key] = READERS[key](fact, profile)
+            values[key] = FACT_READERS[key](fact, profile)
         except ValueError as error:
-            raise FactError.below(key, error) from None
+            raise FactError.under_key(key, error) from None
     return values
 
 
@@ -79,7 +79,7 @@ def _text(fact: Any, _: Profile) -> str:
 
 
 def _name(fact: Any, profile: Profile) -> str:
-    if problem := name_problem(text := _text(fact, profile)):
+    if problem := model_name_problem(text := _text(fact, profile)):
         raise ValueError(problem)
     return text
 
@@ -169,8 +169,8 @@ def _prices(fact: Any, profile: Profile) -> Prices:
     return dataclasses.replace(profile.prices, **values)
 
 
-def _typical(fact: Any, profile: Profile) -> Typical:
-    names = [field.name for field in dataclasses.fields(Typical)]
+def _typical(fact: Any, profile: Profile) -> TypicalUsage:
+    names = [field.name for field in dataclasses.fields(TypicalUsage)]
     values: dict[str, Any] = {}
     for key, value in _mapping(fact).items():
         if key not in names:
@@ -210,7 +210,7 @@ def _by_tier(fact: Any, profile: Profile) -> dict[int, int]:
 
 
 def _path(fact: Any, profile: Profile) -> str:
-    if not PATH.fullmatch(text := _text(fact, profile)):
+    if not URL_PATH_PATTERN.fullmatch(text := _text(fact, profile)):
         raise ValueError("must be a path below the provider's address, such as /v1/images/generations")
     return text
 
@@ -221,7 +221,7 @@ def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
         try:
             value = None if value is None else _wire_value(key, value, profile)
         except ValueError as error:
-            raise FactError.below(str(key), error) from None
+            raise FactError.under_key(str(key), error) from None
         current = merged.get(key)
         merged[key] = {**current, **value} if isinstance(current, Mapping) and isinstance(value, Mapping) else value
     return merged
@@ -236,35 +236,35 @@ def _wire_value(key: str, value: Any, profile: Profile) -> Any:
     return _name(value, profile) if isinstance(value, str) or key in ("model", "api_version") else value
 
 
-def _or_none(reader: Callable[[Any, Profile], T]) -> Callable[[Any, Profile], T | None]:
+def _optional(reader: Callable[[Any, Profile], T]) -> Callable[[Any, Profile], T | None]:
     return lambda fact, profile: None if fact is None else reader(fact, profile)
 
 
-READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
+FACT_READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "provider": _name,
     "title": _text,
     "aliases": _texts,
     "status": _status,
-    "shutdown": _or_none(_day),
-    "replacement": _or_none(_text),
+    "shutdown": _optional(_day),
+    "replacement": _optional(_text),
     "note": _text,
     "ratios": _texts,
     "sizes": _texts,
     "default_size": _text,
     "pixels": _pixels,
     "pixels_1k": _pixels_1k,
-    "references_max": _or_none(_count_or_zero),
+    "references_max": _optional(_count_or_zero),
     "reference_mime_types": _texts,
     "request_max_bytes": _count,
     "supports": _supports,
     "thinking": _texts,
     "search": _texts,
     "person_generation": _texts,
-    "rpm": _or_none(_count),
-    "rpd": _or_none(_count),
+    "rpm": _optional(_count),
+    "rpd": _optional(_count),
     "batch_tokens": _by_tier,
     "images_per_request": _count,
-    "prompt_max_chars": _or_none(_count),
+    "prompt_max_chars": _optional(_count),
     "prices": _prices,
     "typical": _typical,
     "time_limit_s": lambda fact, profile: _time_limits(fact, profile),
@@ -272,4 +272,4 @@ READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "wire": _wire,
     "sources": _texts,
 }
-ALLOWED_KEYS = tuple(sorted(READERS))
+ALLOWED_KEYS = tuple(sorted(FACT_READERS))

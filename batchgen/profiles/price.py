@@ -19,12 +19,12 @@ def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False) -> fl
     """
     item, prices = sample.item, profile.prices
     each = prices.image_usd.get(item.image_size or profile.default_size)
-    factor = _factor(profile, batch, item.service_tier)
+    factor = _price_factor(profile, batch, item.service_tier)
     if each is None or factor is None:
         return None
     usage = typical_usage(profile, item)
-    beside = sum(tokens * (rate or 0.0) for tokens, rate in _rated(prices, usage)) / 1_000_000
-    return (each * sample.images + beside) * factor + usage.queries * (prices.search_usd_per_1000 or 0.0) / 1000
+    extra_usd = sum(tokens * (rate or 0.0) for tokens, rate in _token_rates(prices, usage)) / 1_000_000
+    return (each * sample.images + extra_usd) * factor + usage.queries * (prices.search_usd_per_1000 or 0.0) / 1000
 
 
 def typical_usage(profile: Profile, item: Item) -> Usage:
@@ -33,14 +33,14 @@ def typical_usage(profile: Profile, item: Item) -> Usage:
     Of a conversation, each turn sends back all that was said and drawn before it, interim pictures of kept thoughts too.
     """
     typical, turns = profile.typical, max(0, item.turn - 1)
-    said = turns * TURN_TEXT_TOKENS if "text" in item.modalities else 0
-    text = sum(map(text_tokens, (item.prompt, item.system or "", *item.history))) + said
+    reply_tokens = turns * TURN_TEXT_TOKENS if "text" in item.modalities else 0
+    text = sum(map(text_tokens, (item.prompt, item.system or "", *item.history))) + reply_tokens
     pictures = len(item.references) + turns * (2 if item.keep_thoughts else 1)
     return Usage(
         prompt_tokens=text + round(pictures * reference_tokens(profile, item)),
         text_tokens=round(typical.text_tokens),
-        thought_tokens=round(_of(typical.thought_tokens, item.thinking)),
-        queries=round(_of(typical.search_queries, item.search)) if item.search else 0,
+        thought_tokens=round(_tokens_for(typical.thought_tokens, item.thinking)),
+        queries=round(_tokens_for(typical.search_queries, item.search)) if item.search else 0,
     )
 
 
@@ -51,16 +51,16 @@ def text_tokens(text: str) -> int:
 
 def reference_tokens(profile: Profile, item: Item) -> float:
     """Input tokens of one picture that is sent along."""
-    return _of(profile.typical.reference_tokens, item.media_resolution)
+    return _tokens_for(profile.typical.reference_tokens, item.media_resolution)
 
 
-def _of(table: Mapping[str, float], choice: str | None) -> float:
+def _tokens_for(table: Mapping[str, float], choice: str | None) -> float:
     """By what was asked for. For a choice that nobody has counted, the dearest; for a model that nobody has counted, 0."""
     value = table.get(choice or "default")
     return value if value is not None else max(table.values(), default=0.0)
 
 
-def is_guess(profile: Profile, tier: str | None, *, batch: bool = False) -> bool:
+def price_is_guess(profile: Profile, tier: str | None, *, batch: bool = False) -> bool:
     """Whether the price at this service tier rests on a factor that nobody has published for the model."""
     return not batch and tier in profile.prices.guessed_tiers
 
@@ -82,15 +82,15 @@ def cost_usd(
     tier: asked for; the one that served counts where the answer names it.
     """
     if usage is not None:
-        usd, source = lost_usd(profile, usage, images, batch=batch, tier=tier)
+        usd, source = cost_without_picture_usd(profile, usage, images, batch=batch, tier=tier)
         if usd is not None:
             return usd, source
     if estimate_usd is None:
         return None, "unknown"
-    return estimate_usd, "guess" if is_guess(profile, tier, batch=batch) else "estimate"
+    return estimate_usd, "guess" if price_is_guess(profile, tier, batch=batch) else "estimate"
 
 
-def lost_usd(
+def cost_without_picture_usd(
     profile: Profile, usage: Usage | None, pictures: int, *, batch: bool = False, tier: str | None = None
 ) -> tuple[float | None, str]:
     """The same for an answer that became no picture: by its usage alone. pictures: how many it may have held.
@@ -102,11 +102,11 @@ def lost_usd(
     if usage.usd is not None:
         return usage.usd, "vendor"
     tier = usage.tier or tier
-    usd = _usd_of(profile, usage, pictures, batch, tier)
-    return (None, "") if usd is None else (usd, "guess" if is_guess(profile, tier, batch=batch) else "usage")
+    usd = _usage_usd(profile, usage, pictures, batch, tier)
+    return (None, "") if usd is None else (usd, "guess" if price_is_guess(profile, tier, batch=batch) else "usage")
 
 
-def _usd_of(profile: Profile, usage: Usage, images: int, batch: bool, tier: str | None) -> float | None:
+def _usage_usd(profile: Profile, usage: Usage, images: int, batch: bool, tier: str | None) -> float | None:
     """Image tokens at the image rate, thoughts and text at the text rate, the prompt at the input rate, and searches.
 
     Source: ai.google.dev/gemini-api/docs/pricing. None when a rate that is needed is unknown, or when pictures came
@@ -117,8 +117,8 @@ def _usd_of(profile: Profile, usage: Usage, images: int, batch: bool, tier: str 
     if usage.image_tokens == 0 and (images > 0 or not (usage.prompt_tokens or usage.text_tokens)):
         return None
     prices = profile.prices
-    rated = [*_rated(prices, usage), (usage.image_tokens, prices.image_usd_per_mtok)]
-    factor = _factor(profile, batch, tier)
+    rated = [*_token_rates(prices, usage), (usage.image_tokens, prices.image_usd_per_mtok)]
+    factor = _price_factor(profile, batch, tier)
     needed = [*rated, (usage.queries, prices.search_usd_per_1000)]
     if factor is None or any(amount and rate is None for amount, rate in needed):
         return None
@@ -126,7 +126,7 @@ def _usd_of(profile: Profile, usage: Usage, images: int, batch: bool, tier: str 
     return tokens_usd * factor + usage.queries * (prices.search_usd_per_1000 or 0.0) / 1000
 
 
-def _rated(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]:
+def _token_rates(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]:
     """Tokens beside those of the pictures, each with its rate."""
     return [
         (usage.prompt_tokens, prices.input_usd_per_mtok),
@@ -134,7 +134,7 @@ def _rated(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]:
     ]
 
 
-def _factor(profile: Profile, batch: bool, tier: str | None) -> float | None:
+def _price_factor(profile: Profile, batch: bool, tier: str | None) -> float | None:
     """The batch endpoint has no tiers. A tier whose price is not known makes the price unknown."""
     if batch:
         return profile.prices.batch_factor

@@ -29,8 +29,8 @@ SUPPORTABLE = frozenset(
         "turns",
     ]
 )
-TIME_LIMIT_S = 600.0  # where a profile says nothing: the longest any documented model needs
-LATENCY_S = 30.0
+DEFAULT_TIME_LIMIT_S = 600.0  # where a profile says nothing: the longest any documented model needs
+DEFAULT_LATENCY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Typical:
+class TypicalUsage:
     """What one request takes beside the pictures it asks for. For estimates only: bills go by the answer's own usage.
 
     Each table has `default` for requests that leave the choice to the model. reference_tokens: of one picture that is
@@ -101,7 +101,7 @@ class Profile:
     images_per_request: int = 1
     prompt_max_chars: int | None = None
     prices: Prices = field(default_factory=Prices)
-    typical: Typical = field(default_factory=Typical)
+    typical: TypicalUsage = field(default_factory=TypicalUsage)
     time_limit_s: Mapping[str, float] = field(default_factory=dict)
     latency_s: Mapping[str, float] = field(default_factory=dict)
     wire: Mapping[str, Any] = field(default_factory=dict)
@@ -113,21 +113,21 @@ class Profile:
 
     def time_limit(self, size: str | None = None) -> float:
         """Seconds after which we give up on one request; generous, since hanging up does not stop the bill."""
-        return _by_size(self.time_limit_s, size or self.default_size, TIME_LIMIT_S)
+        return _by_size(self.time_limit_s, size or self.default_size, DEFAULT_TIME_LIMIT_S)
 
     def latency(self, size: str | None = None) -> float:
         """Seconds one request typically takes. For estimates only."""
-        return _by_size(self.latency_s, size or self.default_size, LATENCY_S)
+        return _by_size(self.latency_s, size or self.default_size, DEFAULT_LATENCY_S)
 
     def expected_pixels(self, ratio: str | None, size: str | None) -> tuple[int, int] | None:
         """(width, height) the vendor documents, None where it does not or the ratio was left to the model."""
         return self.pixels.get(ratio, {}).get(size or self.default_size) if ratio else None
 
 
-def _by_size(table: Mapping[str, float], size: str, otherwise: float) -> float:
+def _by_size(table: Mapping[str, float], size: str, default: float) -> float:
     """A size nobody knows gets the largest value known: too long a wait is cheaper than a lost picture."""
     value = table.get(size)
-    return value if value is not None else max(table.values(), default=otherwise)
+    return value if value is not None else max(table.values(), default=default)
 
 
 def status_note(profile: Profile, today: date) -> str | None:

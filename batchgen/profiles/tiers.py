@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from batchgen.profiles.catalogue import document
+from batchgen.profiles.catalogue import profiles_document
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class UsageTier:
     """USD in any ten minutes and in a calendar month, of one account at one of `providers`."""
 
     usd_per_10_min: float
@@ -18,10 +18,10 @@ class Tier:
 
 
 @lru_cache(maxsize=1)
-def load_tiers() -> dict[int, Tier]:
-    facts = document()["spend_tiers"]
+def load_usage_tiers() -> dict[int, UsageTier]:
+    facts = profiles_document()["spend_tiers"]
     providers = frozenset(facts["providers"])
     return {
-        int(number): Tier(float(tier["usd_per_10_min"]), float(tier["usd_per_month"]), providers)
+        int(number): UsageTier(float(tier["usd_per_10_min"]), float(tier["usd_per_month"]), providers)
         for number, tier in facts["tiers"].items()
     }

@@ -12,7 +12,7 @@ PROVIDER_BASE_URLS: Mapping[str, str] = {
 }
 
 
-def is_vendor(provider: str, base_url: str | None) -> bool:
+def is_vendor_url(provider: str, base_url: str | None) -> bool:
     """Whether requests reach the vendor itself; an emulator or gateway may still serve what the vendor retired."""
     own = PROVIDER_BASE_URLS.get(provider)
     if not base_url or own is None:

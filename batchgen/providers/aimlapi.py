@@ -15,13 +15,13 @@ from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
 from batchgen.errors import BadRequest, NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
-from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed, picture
-from batchgen.providers.request_body import encoded, merged, reference_mark
-from batchgen.providers.server_faults import not_the_api, something_else
-from batchgen.records import LIFTED, Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_picture, malformed_error
+from batchgen.providers.request_body import deep_merged, encode_body, reference_placeholder
+from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
+from batchgen.records import DECODED_PREFIX, Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
 
 PROMPT_CHARS = 10_000
-INLINE = ("data:", LIFTED)  # how a `url` begins that is the picture itself
+INLINE_PREFIXES = ("data:", DECODED_PREFIX)  # how a `url` begins that is the picture itself
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio",
@@ -35,7 +35,7 @@ DEFAULT_FIELDS: Mapping[str, str] = {
 }
 
 
-class Picture(Envelope):
+class ImageEntry(AnswerModel):
     b64_json: str | None = None
     url: str | None = None
     mime_type: Annotated[str | None, LENIENT] = None
@@ -44,25 +44,25 @@ class Picture(Envelope):
     revised_prompt: Annotated[str | None, LENIENT] = None
 
 
-class SpentHere(Envelope):
+class SpendReport(AnswerModel):
     credits_used: Annotated[NonNegativeFloat | None, LENIENT] = None
     tokens_used: Annotated[NonNegativeFloat | None, LENIENT] = None  # how older answers name the credits
     usd_spent: Annotated[NonNegativeFloat | None, LENIENT] = None
 
 
-class Meta(Envelope):
-    usage: SpentHere | None = None
+class Meta(AnswerModel):
+    usage: SpendReport | None = None
 
 
-class TokenUsage(Envelope):
+class TokenUsage(AnswerModel):
     input_tokens: int | None = None
     output_tokens: int | None = None
     total_tokens: int | None = None
 
 
-class Answer(Envelope):
-    data: list[OnErrorOmit[Picture]] | None = None
-    images: list[OnErrorOmit[Picture]] | None = None  # how nano-banana-edit answers
+class Answer(AnswerModel):
+    data: list[OnErrorOmit[ImageEntry]] | None = None
+    images: list[OnErrorOmit[ImageEntry]] | None = None  # how nano-banana-edit answers
     meta: Annotated[Meta | None, LENIENT] = None
     usage: Annotated[TokenUsage | None, LENIENT] = None
     model: Annotated[str | None, LENIENT] = None
@@ -95,7 +95,7 @@ class AimlApi:
             theirs = self._fields.get(ours)
             if theirs and value is not None:
                 body[theirs] = value
-        data = encoded(merged(body, item.extra), [reference.base64 for reference in inputs.references])
+        data = encode_body(deep_merged(body, item.extra), [reference.base64 for reference in inputs.references])
         if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
             most = self.profile.request_max_bytes / 1e6
             message = f"the request has {len(data) / 1e6:.1f} MB, {self.profile.id} takes {most:.1f} MB"
@@ -111,7 +111,8 @@ class AimlApi:
     def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
         """By our names; None is not sent. References travel as links or data URLs, the way their documents allow."""
         links = [
-            ref.uri or f"data:{ref.mime_type};base64,{reference_mark(n)}" for n, ref in enumerate(inputs.references)
+            ref.uri or f"data:{ref.mime_type};base64,{reference_placeholder(n)}"
+            for n, ref in enumerate(inputs.references)
         ]
         return {
             "aspect_ratio": item.aspect_ratio,
@@ -131,7 +132,7 @@ class AimlApi:
         except ValidationError as error:
             if not 200 <= status < 300:
                 raise read_error(status, headers, body) from None
-            raise not_the_api(status, headers, body) or malformed(status, body, error) from None
+            raise not_the_api_error(status, headers, body) or malformed_error(status, body, error) from None
         try:
             return self._reply(answer, status, headers, body)
         except ProviderError as error:
@@ -143,12 +144,12 @@ class AimlApi:
             raise read_error(status, headers, body)
         pictures = answer.data or answer.images or []
         images = tuple(image for image in map(_image, pictures) if image is not None)
-        links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE))
+        links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE_PREFIXES))
         if not images and not links:
             if error_words(body):  # an error in the clothes of a success
                 raise read_error(status, headers, body)
-            raise something_else(answer, body, status) or NoImage("the answer holds no picture", http_status=status)
-        rewritten = _rewritten(pictures)
+            raise foreign_json_error(answer, body, status) or NoImage("the answer holds no picture", http_status=status)
+        rewritten = _rewritten_prompts(pictures)
         return Reply(
             images=images,
             links=links,
@@ -156,18 +157,18 @@ class AimlApi:
             usage=_usage(answer),
             reply_id=(answer.id or "")[:200],
             model_version=(answer.model or "")[:200],
-            notes=tuple(f"the vendor drew from this prompt: {clean(text)}" for text in rewritten),
+            notes=tuple(f"the vendor drew from this prompt: {clean_line(text)}" for text in rewritten),
         )
 
 
-def _image(entry: Picture) -> ReplyImage | None:
-    inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith(INLINE) else None)
-    return picture(inline, entry.mime_type or entry.content_type) if inline else None
+def _image(entry: ImageEntry) -> ReplyImage | None:
+    inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith(INLINE_PREFIXES) else None)
+    return decode_picture(inline, entry.mime_type or entry.content_type) if inline else None
 
 
-def _rewritten(pictures: list[Picture]) -> tuple[str, ...]:
+def _rewritten_prompts(pictures: list[ImageEntry]) -> tuple[str, ...]:
     """AIML's Imagen rewrites prompts unless `enhance_prompt: false` is sent; the user should see what was drawn."""
-    texts = dict.fromkeys(clean(p.revised_prompt or p.prompt or "", PROMPT_CHARS) for p in pictures)
+    texts = dict.fromkeys(clean_line(p.revised_prompt or p.prompt or "", PROMPT_CHARS) for p in pictures)
     return tuple(text for text in texts if text)
 
 

@@ -24,39 +24,41 @@ from batchgen.errors import (
     Refused,
 )
 from batchgen.providers import google_errors
-from batchgen.providers.answer_body import clean, is_page, loaded, page_words
+from batchgen.providers.answer_body import clean_line, is_markup, markup_text, parse_json
 from batchgen.providers.delays import hinted_delay_s
-from batchgen.providers.server_faults import BLOCKED, ONE_MODEL, not_the_api, server_fault
+from batchgen.providers.server_faults import BLOCKED_BY_FILTER, ONE_MODEL_FORBIDDEN, not_the_api_error, server_fault
 
 HOUR_S = 3600.0
-SPENT = re.compile(
+OUT_OF_CREDITS = re.compile(
     r"run out of credits|insufficient[_ ](quota|credits|balance|funds)|top up|billing[_ ](hard[_ ]limit|not[_ ]active)"
     r"|billing (is |has been )?(disabled|inactive)|enable billing|account is not active",
     re.IGNORECASE,
 )
 # "…check your plan and billing details … limit: 10 … retry in 8.2s": Google's refusal as a gateway passes it on.
-OF_GOOGLE = re.compile(r"quota exceeded for metric|generativelanguage\.googleapis\.com|ai\.google\.dev", re.IGNORECASE)
+GOOGLE_MESSAGE = re.compile(
+    r"quota exceeded for metric|generativelanguage\.googleapis\.com|ai\.google\.dev", re.IGNORECASE
+)
 HOURLY = re.compile(r"free-tier limit|limit for the hour", re.IGNORECASE)
-POLICY = re.compile(r"content[_ ]policy|moderation|safety (system|filter)|flagged|nsfw", re.IGNORECASE)
+CONTENT_POLICY = re.compile(r"content[_ ]policy|moderation|safety (system|filter)|flagged|nsfw", re.IGNORECASE)
 NO_MODEL = re.compile(r"model_not_found|model .{0,80}(does not exist|not found)", re.IGNORECASE)
 MAINTENANCE = re.compile(r"under maintenance", re.IGNORECASE)
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """The error an answer amounts to. A status below 400 gives way to the body's own. Never raises."""
-    value = loaded(body)
+    value = parse_json(body)
     words = error_words(body)
-    if not words and (other := not_the_api(status, headers, body)) is not None:
+    if not words and (other := not_the_api_error(status, headers, body)) is not None:
         return other
-    said = words or page_words(body)
+    said = words or markup_text(body)
     if status < 400:
         status = _status(value) or status
-    message = clean(said) or f"HTTP {status} without a body"
+    message = clean_line(said) or f"HTTP {status} without a body"
     delay_s = hinted_delay_s(headers, message=message)
-    if status == 429 and OF_GOOGLE.search(said):
-        return google_errors.classified(google_errors.Fault(status, message, delay_s=delay_s, raw_message=said))
-    of_proxy = status >= 500 and is_page(headers, body)  # whose page says nothing about the prompt
-    kind, reason = (None, None) if of_proxy else _kind(status, said)
+    if status == 429 and GOOGLE_MESSAGE.search(said):
+        return google_errors.classify(google_errors.GoogleError(status, message, delay_s=delay_s, raw_message=said))
+    is_proxy_page = status >= 500 and is_markup(headers, body)  # whose page says nothing about the prompt
+    kind, reason = (None, None) if is_proxy_page else _error_class(status, said)
     if kind is None:
         return server_fault(status, message, delay_s)
     if reason == "hourly_quota":
@@ -66,7 +68,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Provider
 
 def error_words(body: bytes) -> str:
     """What an error body says, codes included; empty when it is none of the known shapes."""
-    value = loaded(body)
+    value = parse_json(body)
     if not isinstance(value, dict):
         return ""
     inner = value.get("error")
@@ -85,13 +87,15 @@ def _status(value: Any) -> int | None:
     return int(text) if re.fullmatch(r"[45]\d\d", text, re.ASCII) else None
 
 
-def _kind(status: int, said: str) -> tuple[type[ProviderError] | None, str | None]:
+def _error_class(status: int, said: str) -> tuple[type[ProviderError] | None, str | None]:
     """Class and reason, (None, None) where the status alone decides."""
-    if status == 402 or (status in (400, 403, 429) and SPENT.search(said)):
+    if status == 402 or (status in (400, 403, 429) and OUT_OF_CREDITS.search(said)):
         return BillingStopped, None
-    if (status in (400, 403, 422) and POLICY.search(said)) or (status >= 500 and BLOCKED.search(said)):
+    if (status in (400, 403, 422) and CONTENT_POLICY.search(said)) or (
+        status >= 500 and BLOCKED_BY_FILTER.search(said)
+    ):
         return Refused, "content_policy"
-    if status == 403 and ONE_MODEL.search(said):
+    if status == 403 and ONE_MODEL_FORBIDDEN.search(said):
         return ModelUnavailable, "model_forbidden"
     if status in (401, 403):
         return KeyRejected, None

@@ -20,16 +20,16 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from batchgen.errors import Malformed, NotJson
-from batchgen.records import LIFTED, ReplyImage, Role
-from batchgen.sanitize import without_key_likes
+from batchgen.records import DECODED_PREFIX, ReplyImage, Role
+from batchgen.sanitize import redact_likely_keys
 
-MESSAGE_CHARS = 500
+MESSAGE_MAX_CHARS = 500
 ERROR_BODY_BYTES = 1_000_000  # an error explains itself in far less; the rest is not worth parsing
-TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+MARKUP_TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+MARKUP_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
-class Envelope(BaseModel):
+class AnswerModel(BaseModel):
     """Part of an answer: names in both casings, unknown ones ignored, numbers taken for text where text is due."""
 
     model_config = ConfigDict(
@@ -51,38 +51,38 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 LENIENT = WrapValidator(_or_none)  # what cannot be read is None: no oddity beside a picture may cost the picture
 
 
-def malformed(status: int, body: bytes, error: ValidationError) -> Malformed:
+def malformed_error(status: int, body: bytes, error: ValidationError) -> Malformed:
     """Why a 2xx body is not an answer: not JSON (or nested too deeply), or JSON of another shape."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "json_invalid" or not place:
-        return NotJson(f"not a JSON object: {clean(first['msg'])}", http_status=status)
-    return Malformed(f"{clean(place)}: {clean(first['msg'])}", reason="malformed", http_status=status)
+        return NotJson(f"not a JSON object: {clean_line(first['msg'])}", http_status=status)
+    return Malformed(f"{clean_line(place)}: {clean_line(first['msg'])}", reason="malformed", http_status=status)
 
 
-def picture(data: str, mime_type: str | None, role: Role = "image") -> ReplyImage:
+def decode_picture(data: str, mime_type: str | None, role: Role = "image") -> ReplyImage:
     """The picture in a base64 string, or the number of the string the transport decoded to disk already.
 
     A `data:` URL counts as its base64. Raises Malformed.
     """
-    if data.startswith(LIFTED):
-        number = data[len(LIFTED) :]
+    if data.startswith(DECODED_PREFIX):
+        number = data[len(DECODED_PREFIX) :]
         if not (number.isascii() and number.isdecimal() and len(number) < 10):
             raise Malformed("a reference to a picture on disk without its number", reason="bad_base64")
-        return ReplyImage(mime_type or "", lifted=int(number), role=role)
+        return ReplyImage(mime_type or "", decoded=int(number), role=role)
     if data.startswith("data:"):
         head, _, data = data.partition(",")
         mime_type = mime_type or head[len("data:") :].partition(";")[0]
     try:
         decoded = pybase64.b64decode(data, validate=True)
     except (ValueError, TypeError) as error:
-        raise Malformed(f"the picture is not base64: {clean(str(error))}", reason="bad_base64") from None
+        raise Malformed(f"the picture is not base64: {clean_line(str(error))}", reason="bad_base64") from None
     if not decoded:
         raise Malformed("the picture is empty", reason="bad_base64")
     return ReplyImage(mime_type or "", data=decoded, role=role)
 
 
-def loaded(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """The JSON value of an error body, None when it is none."""
     try:
         return from_json(body[:ERROR_BODY_BYTES], allow_inf_nan=False)
@@ -90,28 +90,28 @@ def loaded(body: bytes) -> Any:
         return None
 
 
-def clean(text: str, limit: int = MESSAGE_CHARS) -> str:
+def clean_line(text: str, limit: int = MESSAGE_MAX_CHARS) -> str:
     """One line of at most `limit` characters: no control, format or bidi characters, nothing that looks like a key."""
-    text = without_key_likes(text[: 4 * limit])
+    text = redact_likely_keys(text[: 4 * limit])
     kept = "".join(char if char.isprintable() else " " for char in text)
     line = " ".join(kept.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def is_page(headers: Mapping[str, str], body: bytes) -> bool:
+def is_markup(headers: Mapping[str, str], body: bytes) -> bool:
     """Whether a body is markup: an API of ours answers in JSON."""
-    return (header(headers, "content-type") or "").lower().startswith("text/html") or body[:200].lstrip().startswith(
-        b"<"
-    )
+    return (get_header(headers, "content-type") or "").lower().startswith("text/html") or body[
+        :200
+    ].lstrip().startswith(b"<")
 
 
-def page_words(body: bytes) -> str:
+def markup_text(body: bytes) -> str:
     """What an HTML or plain-text body says, without its markup."""
     text = body[:20_000].decode("utf-8", errors="replace")
-    title = TITLE.search(text)
-    return clean(TAG.sub(" ", title.group(1) if title else text))
+    title = MARKUP_TITLE.search(text)
+    return clean_line(MARKUP_TAG.sub(" ", title.group(1) if title else text))
 
 
-def header(headers: Mapping[str, str], name: str) -> str | None:
+def get_header(headers: Mapping[str, str], name: str) -> str | None:
     """A header whatever its casing (RFC 9110, 5.1). name: lower case."""
     return next((value for key, value in headers.items() if key.lower() == name), None)

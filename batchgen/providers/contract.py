@@ -35,7 +35,7 @@ class Provider(Protocol):
 
 
 @runtime_checkable
-class Conversing(Provider, Protocol):
+class SupportsConversations(Provider, Protocol):
     """A codec of an API that has conversations: it builds their later turns from `Inputs.turns`."""
 
     @staticmethod
@@ -45,21 +45,21 @@ class Conversing(Provider, Protocol):
 
 
 @runtime_checkable
-class TakingLinks(Provider, Protocol):
+class SupportsLinks(Provider, Protocol):
     """A codec of an API that fetches references from their links itself."""
 
     takes_links: ClassVar[bool]
 
 
 @runtime_checkable
-class Uploading(Provider, Protocol):
+class SupportsUploads(Provider, Protocol):
     """A codec of an API with a store for files too large to send along."""
 
     files: GeminiFiles
 
 
 @runtime_checkable
-class Batching(Uploading, Protocol):
+class SupportsBatches(SupportsUploads, Protocol):
     """A codec of an API that takes many requests as one file and answers them later, for less."""
 
     batch: GeminiBatch

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from batchgen.providers.answer_body import header
+from batchgen.providers.answer_body import get_header
 
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)  # google.protobuf.Duration as JSON
 # "Please retry in 1h52m56.409571576s.", "… in 26.660s.", "… in 750ms."; OpenAI and gateways: "Please try again in 2s."
-IN_WORDS = re.compile(
+DELAY_IN_MESSAGE = re.compile(
     r"(?:retry|try again) in (?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d+)?)(ms|s))?(?![\w])", re.ASCII
 )
-LONGEST_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more than that is nonsense
+DELAY_MAX_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more than that is nonsense
 
 
 def hinted_delay_s(
@@ -28,12 +28,12 @@ def hinted_delay_s(
         delay_s = _duration_s(info.get("retryDelay", info.get("retry_delay")))
         if delay_s is not None:
             return delay_s
-    delay_s = _in_words_s(message)
+    delay_s = _message_delay_s(message)
     return delay_s if delay_s is not None else _retry_after_s(headers)
 
 
-def _sane(delay_s: float) -> float | None:
-    return delay_s if 0 <= delay_s <= LONGEST_S else None
+def _plausible(delay_s: float) -> float | None:
+    return delay_s if 0 <= delay_s <= DELAY_MAX_S else None
 
 
 def _duration_s(value: Any) -> float | None:
@@ -41,24 +41,24 @@ def _duration_s(value: Any) -> float | None:
         seconds = value.get("seconds", 0)
         return _duration_s(f"{seconds}s") if isinstance(seconds, (int, str)) else None
     match = DURATION.fullmatch(value) if isinstance(value, str) else None
-    return _sane(float(match.group(1))) if match else None
+    return _plausible(float(match.group(1))) if match else None
 
 
-def _in_words_s(message: str) -> float | None:
-    match = IN_WORDS.search(message)
+def _message_delay_s(message: str) -> float | None:
+    match = DELAY_IN_MESSAGE.search(message)
     if match is None or not any(match.groups()):
         return None
     hours, minutes, amount, unit = match.groups()
     seconds = float(amount or 0) / (1000 if unit == "ms" else 1)
-    return _sane(int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds)
+    return _plausible(int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    value = (header(headers, "retry-after") or "").strip()
+    value = (get_header(headers, "retry-after") or "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
-        return _sane(float(value))
+        return _plausible(float(value))
     try:  # a date is measured against the server's own clock, so that ours does not matter
         until = parsedate_to_datetime(value)
-        return _sane((until - parsedate_to_datetime(header(headers, "date") or "")).total_seconds())
+        return _plausible((until - parsedate_to_datetime(get_header(headers, "date") or "")).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from batchgen.profiles.profile import Profile
-from batchgen.providers.gemini_answer import Answer, reply_of
+from batchgen.providers.gemini_answer import Answer, read_reply
 from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.providers.gemini_files import GeminiFiles
-from batchgen.providers.google_errors import envelope, hidden_error
-from batchgen.providers.request_body import encoded, merged, reference_mark, turn_mark
+from batchgen.providers.google_errors import error_in_success, parse_answer
+from batchgen.providers.request_body import deep_merged, encode_body, reference_placeholder, turn_placeholder
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
 # ai.google.dev/gemini-api/docs/flex-inference: an answer takes up to 15 minutes.
@@ -49,14 +49,14 @@ class Gemini:
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item
-        body = merged(_body(item, inputs), item.extra) if item.extra else _body(item, inputs)
+        body = deep_merged(_body(item, inputs), item.extra) if item.extra else _body(item, inputs)
         timeout_s = self.profile.time_limit(item.image_size)
         if item.service_tier == "flex":
             timeout_s = max(timeout_s, FLEX_TIME_LIMIT_S)
         return Request(
             method="POST",
             path=self._path,
-            body=encoded(body, [reference.base64 for reference in inputs.references], inputs.turns),
+            body=encode_body(body, [reference.base64 for reference in inputs.references], inputs.turns),
             headers=json_headers(timeout_s),
             timeout_s=timeout_s,
         )
@@ -72,10 +72,10 @@ class Gemini:
         return said
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        answer = envelope(Answer, status, headers, body)
+        answer = parse_answer(Answer, status, headers, body)
         if answer.error and not answer.candidates:
-            raise hidden_error(answer.error, status, headers)
-        return reply_of(answer, status, headers)
+            raise error_in_success(answer.error, status, headers)
+        return read_reply(answer, status, headers)
 
 
 def json_headers(timeout_s: float) -> dict[str, str]:
@@ -90,10 +90,10 @@ def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
         if reference.uri:
             parts.append({"fileData": {"mimeType": reference.mime_type, "fileUri": reference.uri}})
         else:
-            parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_mark(number)}})
+            parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_placeholder(number)}})
     contents: list[Any] = [{"role": "user", "parts": parts}]
     for number, prompt in enumerate(prompts[1:]):
-        contents += [turn_mark(number), {"role": "user", "parts": [{"text": prompt}]}]
+        contents += [turn_placeholder(number), {"role": "user", "parts": [{"text": prompt}]}]
     body: dict[str, Any] = {"contents": contents, "generationConfig": _config(item)}
     if item.system is not None:
         body["systemInstruction"] = {"parts": [{"text": item.system}]}

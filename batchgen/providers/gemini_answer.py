@@ -22,39 +22,39 @@ from batchgen.errors import (
     ProviderError,
     Refused,
 )
-from batchgen.providers.answer_body import LENIENT, Envelope, clean, header, picture
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_picture, get_header
 from batchgen.providers.grounding import query_count
-from batchgen.records import LIFTED, Reply, ReplyImage, Role, Usage
+from batchgen.records import DECODED_PREFIX, Reply, ReplyImage, Role, Usage
 
 
-class Blob(Envelope):
+class Blob(AnswerModel):
     data: str | None = None
     mime_type: str | None = None
 
 
-class Part(Envelope):
+class Part(AnswerModel):
     text: Annotated[str | None, LENIENT] = None
     thought: Annotated[bool | None, LENIENT] = None
     inline_data: Blob | None = None
 
 
-class Content(Envelope):
+class Content(AnswerModel):
     parts: list[OnErrorOmit[Part]] | None = None  # may be missing or null
 
 
-class Candidate(Envelope):
+class Candidate(AnswerModel):
     content: Content | None = None  # may be missing, {} or {"role": "model"}
     finish_reason: str | None = None
     finish_message: Annotated[str | None, LENIENT] = None
     grounding_metadata: Annotated[dict[str, Any] | None, LENIENT] = None
 
 
-class TokenCount(Envelope):
+class TokenCount(AnswerModel):
     modality: str | None = None
     token_count: int | None = None
 
 
-class UsageMetadata(Envelope):
+class UsageMetadata(AnswerModel):
     prompt_token_count: int | None = None
     candidates_token_count: int | None = None
     candidates_tokens_details: list[OnErrorOmit[TokenCount]] | None = None
@@ -64,12 +64,12 @@ class UsageMetadata(Envelope):
     service_tier: Annotated[str | None, LENIENT] = None
 
 
-class PromptFeedback(Envelope):
+class PromptFeedback(AnswerModel):
     block_reason: str | None = None
     block_reason_message: Annotated[str | None, LENIENT] = None
 
 
-class Answer(Envelope):
+class Answer(AnswerModel):
     # Absent when the prompt was blocked. One error is enough: pydantic's take 1 KB each.
     candidates: list[Candidate] | None = Field(None, fail_fast=True)
     prompt_feedback: Annotated[PromptFeedback | None, LENIENT] = None
@@ -84,7 +84,7 @@ ID_CHARS = 200
 SERVICE_TIERS = frozenset(("standard", "flex", "priority"))
 
 # What a finish reason means when no picture came; the slug is the reason in lower case.
-REFUSALS = frozenset(
+REFUSAL_FINISH_REASONS = frozenset(
     [
         "SAFETY",
         "PROHIBITED_CONTENT",
@@ -98,7 +98,7 @@ REFUSALS = frozenset(
         "MODEL_ARMOR",
     ]
 )
-WITHOUT_IMAGE = frozenset(
+NO_IMAGE_FINISH_REASONS = frozenset(
     [
         "NO_IMAGE",
         "IMAGE_OTHER",
@@ -111,7 +111,7 @@ WITHOUT_IMAGE = frozenset(
         "FINISH_REASON_UNSPECIFIED",
     ]
 )
-SPECIAL: Mapping[str, tuple[type[ProviderError], str]] = {
+SPECIAL_FINISH_REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
     "IMAGE_SAFETY": (OutputRefused, "image_safety"),  # the filter varies: the same request often passes, and is free
     "PUP_LIMITED_DISABLED": (KeyRejected, "account_restricted"),
     "MISSING_THOUGHT_SIGNATURE": (BadRequest, "missing_thought_signature"),
@@ -119,22 +119,22 @@ SPECIAL: Mapping[str, tuple[type[ProviderError], str]] = {
 }
 
 
-def reply_of(answer: Answer, status: int, headers: Mapping[str, str]) -> Reply:
+def read_reply(answer: Answer, status: int, headers: Mapping[str, str]) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
     candidates = answer.candidates or []
-    usage = _at_tier(usage_of(answer.usage_metadata), answer.usage_metadata, headers)
+    usage = _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, headers)
     if usage is not None:
         usage = replace(usage, queries=sum(query_count(c.grounding_metadata or {}) for c in candidates))
     try:
         images, notes = _images(candidates)
         if not any(image.role == "image" for image in images):
-            raise _no_image(answer, status)
+            raise _no_image_error(answer, status)
     except ProviderError as error:
         error.usage = usage  # prompt, thoughts and text may be billed without a picture
         raise
     finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
     if finish_reason not in ("STOP", ""):
-        notes += (f"a picture came with finish reason {clean(finish_reason, 60)}",)
+        notes += (f"a picture came with finish reason {clean_line(finish_reason, 60)}",)
     return Reply(
         images=images,
         text=_text(candidates),
@@ -143,12 +143,12 @@ def reply_of(answer: Answer, status: int, headers: Mapping[str, str]) -> Reply:
         finish_reason=finish_reason[:ID_CHARS],
         reply_id=(answer.response_id or "")[:ID_CHARS],
         model_version=(answer.model_version or "")[:ID_CHARS],
-        notes=notes + _retirement(answer.model_status),
-        grounding=next((_finite(c.grounding_metadata) for c in candidates if c.grounding_metadata), {}),
+        notes=notes + _retirement_notes(answer.model_status),
+        grounding=next((_without_nan(c.grounding_metadata) for c in candidates if c.grounding_metadata), {}),
     )
 
 
-def usage_of(usage: UsageMetadata | None) -> Usage | None:
+def read_usage(usage: UsageMetadata | None) -> Usage | None:
     """Tokens by the rate they are billed at.
 
     candidatesTokenCount exceeds the sum of its details by text nobody sees, so the rest counts as text. An answer that
@@ -172,22 +172,22 @@ def usage_of(usage: UsageMetadata | None) -> Usage | None:
     )
 
 
-def _at_tier(usage: Usage | None, said: UsageMetadata | None, headers: Mapping[str, str]) -> Usage | None:
+def _with_service_tier(usage: Usage | None, said: UsageMetadata | None, headers: Mapping[str, str]) -> Usage | None:
     """With the tier that served: as the usage says, else the header (ai.google.dev/gemini-api/docs/priority-inference).
 
     Usage that is not said at all stays unknown, so that its cost is an estimate.
     """
-    named = (said.service_tier if said else None) or header(headers, "x-gemini-service-tier") or ""
+    named = (said.service_tier if said else None) or get_header(headers, "x-gemini-service-tier") or ""
     tier = named.lower().removeprefix("service_tier_")
     return replace(usage, tier=tier) if usage is not None and tier in SERVICE_TIERS else usage
 
 
-def _finite(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     """JSON as the standard has it: the parser lets NaN and Infinity through, what we write must not hold them."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -220,7 +220,7 @@ def _images(candidates: list[Candidate]) -> tuple[tuple[ReplyImage, ...], tuple[
     for number, (blob, thought) in enumerate(found):
         role: Role = "thought" if thought else "image" if number == last else "draft"
         try:
-            images.append(picture(blob.data or "", blob.mime_type, role))
+            images.append(decode_picture(blob.data or "", blob.mime_type, role))
         except Malformed as error:
             if role == "image":
                 raise
@@ -230,21 +230,21 @@ def _images(candidates: list[Candidate]) -> tuple[tuple[ReplyImage, ...], tuple[
 
 def _text(candidates: list[Candidate], *, thoughts: bool = False) -> str:
     texts = (part.text for part in _parts(candidates) if part.text and bool(part.thought) == thoughts)
-    return "\n".join(text for text in texts if not text.startswith(LIFTED)).strip()
+    return "\n".join(text for text in texts if not text.startswith(DECODED_PREFIX)).strip()
 
 
-def _retirement(model_status: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _retirement_notes(model_status: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Newer answers say when their model goes; worth a line in the log."""
     if not model_status:
         return ()
     words = [str(model_status[key]) for key in ("message", "modelStage", "retirementTime") if model_status.get(key)]
-    return (f"model status: {clean(' · '.join(words), 200)}",) if words else ()
+    return (f"model status: {clean_line(' · '.join(words), 200)}",) if words else ()
 
 
-def _no_image(answer: Answer, status: int) -> ProviderError:
+def _no_image_error(answer: Answer, status: int) -> ProviderError:
     feedback = answer.prompt_feedback
     if feedback is not None and feedback.block_reason:
-        words = clean(f"the prompt was blocked: {feedback.block_reason} {feedback.block_reason_message or ''}")
+        words = clean_line(f"the prompt was blocked: {feedback.block_reason} {feedback.block_reason_message or ''}")
         return Refused(words, reason="prompt_blocked", http_status=status)
     candidates = answer.candidates or []
     if not candidates:
@@ -252,19 +252,19 @@ def _no_image(answer: Answer, status: int) -> ProviderError:
     finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
     text = _text(candidates)
     finish_message = next((c.finish_message for c in candidates if c.finish_message), "")
-    kind, reason = _kind(finish_reason, bool(text))
+    kind, reason = _error_class(finish_reason, bool(text))
     said = finish_message or text or f"no picture, finish reason {finish_reason or 'not given'}"
     if reason == "unknown_finish_reason":
         said = f"{finish_reason}: {said}"
-    return kind(clean(said), reason=reason, http_status=status)
+    return kind(clean_line(said), reason=reason, http_status=status)
 
 
-def _kind(finish_reason: str, has_text: bool) -> tuple[type[ProviderError], str]:
-    if finish_reason in SPECIAL:
-        return SPECIAL[finish_reason]
-    if finish_reason in REFUSALS:
+def _error_class(finish_reason: str, has_text: bool) -> tuple[type[ProviderError], str]:
+    if finish_reason in SPECIAL_FINISH_REASONS:
+        return SPECIAL_FINISH_REASONS[finish_reason]
+    if finish_reason in REFUSAL_FINISH_REASONS:
         return Refused, finish_reason.lower()
-    if finish_reason in WITHOUT_IMAGE:
+    if finish_reason in NO_IMAGE_FINISH_REASONS:
         return NoImage, finish_reason.lower()
     if finish_reason in ("STOP", ""):
         return NoImage, "text_only" if has_text else "no_image"

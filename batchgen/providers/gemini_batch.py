@@ -14,17 +14,17 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from batchgen.errors import Malformed
-from batchgen.providers.answer_body import LENIENT, Envelope, clean, loaded
-from batchgen.providers.google_errors import HTTP_OF_RPC, envelope, error_in, read_error
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, parse_json
+from batchgen.providers.google_errors import HTTP_OF_RPC, error_member, parse_answer, read_error
 from batchgen.records import Request
 
 TIMEOUT_S = 120.0
-LIST_MOST = 100
+LIST_PAGE_SIZE = 100
 MIME_TYPE = "application/jsonl"  # of the documents; the SDKs' examples say `jsonl`, and both are taken
-CANCELLED = 1  # google.rpc.Code
-State = Literal["pending", "running", "succeeded", "failed", "cancelled", "expired"]
-ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled", "expired"})
-_STATES: Mapping[str, State] = {
+RPC_CANCELLED = 1  # google.rpc.Code
+BatchState = Literal["pending", "running", "succeeded", "failed", "cancelled", "expired"]
+ENDED_STATES: frozenset[BatchState] = frozenset({"succeeded", "failed", "cancelled", "expired"})
+_STATES: Mapping[str, BatchState] = {
     "PENDING": "pending", "QUEUED": "pending", "RUNNING": "running", "UPDATING": "running", "PAUSED": "running",
     "CANCELLING": "running", "SUCCEEDED": "succeeded", "PARTIALLY_SUCCEEDED": "succeeded", "FAILED": "failed",
     "CANCELLED": "cancelled", "EXPIRED": "expired",
@@ -32,26 +32,26 @@ _STATES: Mapping[str, State] = {
 Headers = Mapping[str, str]
 
 
-class Output(Envelope):
+class Output(AnswerModel):
     responses_file: Annotated[str | None, LENIENT] = None
     file_name: Annotated[str | None, LENIENT] = None
     inlined_responses: Any = None
 
 
-class Stats(Envelope):
+class Stats(AnswerModel):
     request_count: Annotated[int | None, LENIENT] = None
     successful_request_count: Annotated[int | None, LENIENT] = None
     failed_request_count: Annotated[int | None, LENIENT] = None
 
 
-class Metadata(Envelope):
+class Metadata(AnswerModel):
     display_name: Annotated[str | None, LENIENT] = None
     state: Annotated[str | None, LENIENT] = None
     batch_stats: Annotated[Stats | None, LENIENT] = None
     output: Annotated[Output | None, LENIENT] = None
 
 
-class Operation(Envelope):
+class Operation(AnswerModel):
     """A batch as `get` answers it: a long-running operation, or in the newer words the batch itself."""
 
     name: str
@@ -66,7 +66,7 @@ class Operation(Envelope):
     error: Annotated[dict[str, Any] | None, LENIENT] = None
 
 
-class Listing(Envelope):
+class Listing(AnswerModel):
     operations: Annotated[list[Operation] | None, LENIENT] = None
     batches: Annotated[list[Operation] | None, LENIENT] = None
     next_page_token: Annotated[str | None, LENIENT] = None
@@ -79,7 +79,7 @@ class RemoteBatch:
 
     name: str
     display_name: str
-    state: State
+    state: BatchState
     requests: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -88,7 +88,7 @@ class RemoteBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ResultLine:
     """One answer out of a results file, as if it had come over HTTP. key: None when the line names none."""
 
     key: str | None
@@ -110,56 +110,56 @@ class GeminiBatch:
     def create(self, display_name: str, file: str) -> Request:
         """Not idempotent, the documents warn: sent twice it makes two batches, and both are paid."""
         body = {"batch": {"displayName": display_name, "inputConfig": {"fileName": file}}}
-        return self._ask("POST", f"models/{self._model}:batchGenerateContent", json.dumps(body).encode())
+        return self._request("POST", f"models/{self._model}:batchGenerateContent", json.dumps(body).encode())
 
-    def look(self, name: str) -> Request:
-        return self._ask("GET", name)
+    def get_batch(self, name: str) -> Request:
+        return self._request("GET", name)
 
-    def listing(self, page: str = "") -> Request:
+    def list_batches(self, page: str = "") -> Request:
         token = f"&pageToken={quote(page, safe='')}" if page else ""
-        return self._ask("GET", f"batches?pageSize={LIST_MOST}{token}")
+        return self._request("GET", f"batches?pageSize={LIST_PAGE_SIZE}{token}")
 
     def cancel(self, name: str) -> Request:
-        return self._ask("POST", f"{name}:cancel")
+        return self._request("POST", f"{name}:cancel")
 
     def delete(self, name: str) -> Request:
         """name: of a batch or of a file."""
-        return self._ask("DELETE", name)
+        return self._request("DELETE", name)
 
     def download(self, file: str, offset_bytes: int = 0) -> Request:
         """From `offset_bytes` on, where the server can; one that answers 200 begins at the start. file: or a batch's name,
         whose operation has the answers."""
         if file.startswith("batches/"):
-            return self.look(file)
+            return self.get_batch(file)
         headers = {"Range": f"bytes={offset_bytes}-"} if offset_bytes else {}
         path = f"/download/{self._version}/{quote(file, safe='/')}:download?alt=media"
         return Request(method="GET", path=path, body=b"", headers=headers, timeout_s=TIMEOUT_S)
 
-    def seen(self, status: int, headers: Headers, body: bytes) -> RemoteBatch:
+    def read_batch(self, status: int, headers: Headers, body: bytes) -> RemoteBatch:
         """The answer to `create` and `look`. Raises ProviderError."""
-        return _remote(envelope(Operation, status, headers, body))
+        return _remote(parse_answer(Operation, status, headers, body))
 
-    def missing(self, status: int, body: bytes) -> bool:
+    def is_missing(self, status: int, body: bytes) -> bool:
         """Whether the answer to `look` says that there is no such batch: in the API's own words, not by a page of a proxy."""
-        return status == 404 and error_in(loaded(body)) is not None
+        return status == 404 and error_member(parse_json(body)) is not None
 
-    def listed(self, status: int, headers: Headers, body: bytes) -> tuple[list[RemoteBatch], str]:
+    def read_list(self, status: int, headers: Headers, body: bytes) -> tuple[list[RemoteBatch], str]:
         """Batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
-        page = envelope(Listing, status, headers, body)
+        page = parse_answer(Listing, status, headers, body)
         return [_remote(one) for one in page.operations or page.batches or ()], page.next_page_token or ""
 
-    def gone(self, status: int, headers: Headers, body: bytes) -> None:
+    def check_removed(self, status: int, headers: Headers, body: bytes) -> None:
         """The answer to `cancel` and `delete`; what is not there any more is no fault. Raises ProviderError."""
         no_file = status == 403 and b"may not exist" in body  # of a file that has gone by itself, after two days
         if not 200 <= status < 300 and status != 404 and not no_file:
             raise read_error(status, headers, body)
 
-    def _ask(self, method: str, path: str, body: bytes = b"") -> Request:
+    def _request(self, method: str, path: str, body: bytes = b"") -> Request:
         headers = {"Content-Type": "application/json"} if method == "POST" else {}
         return Request(method=method, path=f"/{self._version}/{path}", body=body, headers=headers, timeout_s=TIMEOUT_S)
 
 
-def read_line(text: bytes) -> Line:
+def read_result_line(text: bytes) -> ResultLine:
     """A line of a results file, its long strings lifted. Raises Malformed when it is no such line.
 
     `{"key", "response"}` or `{"key", "error"}`; the key also in `metadata`, as inline answers have it.
@@ -174,8 +174,8 @@ def read_line(text: bytes) -> Line:
     key = value.get("key", metadata.get("key") if isinstance(metadata, dict) else None)
     error, response = value.get("error"), value.get("response")
     if isinstance(error, dict) and not response:
-        return Line(_text(key), _http_status(error.get("code")), json.dumps({"error": error}).encode())
-    return Line(_text(key), 200, json.dumps(response).encode())
+        return ResultLine(_text(key), _http_status(error.get("code")), json.dumps({"error": error}).encode())
+    return ResultLine(_text(key), 200, json.dumps(response).encode())
 
 
 def _text(key: Any) -> str | None:
@@ -194,31 +194,31 @@ def _remote(found: Operation) -> RemoteBatch:
     word = (found.state or inner.state or "").upper().removeprefix("BATCH_STATE_").removeprefix("JOB_STATE_")
     stats = found.batch_stats or inner.batch_stats or Stats()
     return RemoteBatch(
-        name=_named(found.name),
+        name=_checked_name(found.name),
         display_name=found.display_name or inner.display_name or "",
         state=_state(word, found),
         requests=stats.request_count or 0,
         succeeded=stats.successful_request_count or 0,
         failed=stats.failed_request_count or 0,
         results_file=_results_file([inner.output, found.response, found.output, found.dest], found.name),
-        message=clean(str((found.error or {}).get("message") or "")),
+        message=clean_line(str((found.error or {}).get("message") or "")),
     )
 
 
 _NAME = re.compile(r"(batches|files)/[\w.-]{1,200}")  # it becomes part of an address
 
 
-def _named(name: str) -> str:
+def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise Malformed("the answer names a batch or file in a way that cannot be asked for", http_status=200)
     return name
 
 
-def _results_file(places: Sequence[Output | None], batch: str) -> str:
-    name = next((name for one in places if one for name in (one.responses_file, one.file_name) if name), "")
-    if not name and any(_has_answers(one.inlined_responses) for one in places if one):
+def _results_file(outputs: Sequence[Output | None], batch: str) -> str:
+    name = next((name for one in outputs if one for name in (one.responses_file, one.file_name) if name), "")
+    if not name and any(_has_answers(one.inlined_responses) for one in outputs if one):
         return batch
-    return _named(name) if name else ""
+    return _checked_name(name) if name else ""
 
 
 def _has_answers(inlined: Any) -> bool:
@@ -228,11 +228,11 @@ def _has_answers(inlined: Any) -> bool:
     return bool(inlined)
 
 
-def _state(word: str, found: Operation) -> State:
+def _state(word: str, found: Operation) -> BatchState:
     if word in _STATES:
         return _STATES[word]
     if not found.done:
         return "running"
     if found.error:
-        return "cancelled" if found.error.get("code") == CANCELLED else "failed"
+        return "cancelled" if found.error.get("code") == RPC_CANCELLED else "failed"
     return "succeeded"

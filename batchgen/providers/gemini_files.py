@@ -15,25 +15,25 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from batchgen.errors import ServerFault, UploadFailed
-from batchgen.providers.answer_body import LENIENT, Envelope
+from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.google_errors import read_error
 from batchgen.records import Request
 
-LIFE_S = 48 * 3600.0
+FILE_LIFETIME_S = 48 * 3600.0
 TIMEOUT_S = 120.0
-State = Literal["PROCESSING", "ACTIVE", "FAILED"]
+FileState = Literal["PROCESSING", "ACTIVE", "FAILED"]
 Headers = Mapping[str, str]
-E = TypeVar("E", bound=Envelope)
+E = TypeVar("E", bound=AnswerModel)
 
 
-class File(Envelope):
+class File(AnswerModel):
     name: str
     uri: str
     state: Annotated[str | None, LENIENT] = None
     expiration_time: Annotated[str | None, LENIENT] = None
 
 
-class Stored(Envelope):
+class UploadAnswer(AnswerModel):
     file: File
 
 
@@ -43,7 +43,7 @@ class RemoteFile:
 
     name: str
     uri: str
-    state: State
+    state: FileState
     expires: float
 
 
@@ -67,15 +67,15 @@ class GeminiFiles:
             method="POST", path=f"/upload/{self._version}/files", body=body, headers=headers, timeout_s=TIMEOUT_S
         )
 
-    def started(self, status: int, headers: Headers, body: bytes) -> tuple[str, int]:
+    def read_start(self, status: int, headers: Headers, body: bytes) -> tuple[str, int]:
         """Where the pieces go, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
-        _good(status, headers, body)
+        _check_success(status, headers, body)
         url, granularity = headers.get("X-Goog-Upload-URL", ""), headers.get("X-Goog-Upload-Chunk-Granularity", "")
         if not url:
             raise UploadFailed("the answer to the start of an upload names no address", http_status=status)
         return url, int(granularity) if granularity.isascii() and granularity.isdecimal() else 1
 
-    def piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
+    def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
         """To the address of `started`."""
         headers = {
             "X-Goog-Upload-Offset": str(offset_bytes),
@@ -83,37 +83,37 @@ class GeminiFiles:
         }
         return Request(method="POST", path="", body=data, headers=headers, timeout_s=TIMEOUT_S)
 
-    def query(self) -> Request:
+    def query_offset(self) -> Request:
         """How much has arrived? To the address of `started`."""
         return Request(method="POST", path="", body=b"", headers={"X-Goog-Upload-Command": "query"}, timeout_s=30.0)
 
-    def received(self, status: int, headers: Headers, body: bytes) -> int:
+    def read_offset(self, status: int, headers: Headers, body: bytes) -> int:
         """The answer to `query`, in bytes. Raises ProviderError."""
-        _good(status, headers, body)
+        _check_success(status, headers, body)
         size = headers.get("X-Goog-Upload-Size-Received", "")
         if headers.get("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
             raise UploadFailed("the upload cannot be taken up again", http_status=status)
         return int(size)
 
-    def stored(self, status: int, headers: Headers, body: bytes, *, last: bool) -> RemoteFile | None:
+    def read_piece(self, status: int, headers: Headers, body: bytes, *, last: bool) -> RemoteFile | None:
         """The answer to a piece: the file after the last one. Raises ProviderError."""
-        _good(status, headers, body)
+        _check_success(status, headers, body)
         if not last:
             return None
         if headers.get("X-Goog-Upload-Status") != "final":
             raise UploadFailed("the upload was not taken as complete", http_status=status)
-        return _remote(_read(Stored, body).file)
+        return _remote(_read(UploadAnswer, body).file)
 
-    def look(self, name: str) -> Request:
+    def get_file(self, name: str) -> Request:
         return Request(method="GET", path=f"/{self._version}/{quote(name)}", body=b"", timeout_s=30.0)
 
-    def seen(self, status: int, headers: Headers, body: bytes) -> RemoteFile:
+    def read_file(self, status: int, headers: Headers, body: bytes) -> RemoteFile:
         """The answer to `look`. Raises ProviderError."""
-        _good(status, headers, body)
+        _check_success(status, headers, body)
         return _remote(_read(File, body))
 
 
-def _good(status: int, headers: Headers, body: bytes) -> None:
+def _check_success(status: int, headers: Headers, body: bytes) -> None:
     """Faults of a server are faults of the upload here: nothing can have been billed."""
     if 200 <= status < 300:
         return
@@ -131,7 +131,7 @@ def _read(kind: type[E], body: bytes) -> E:
 
 
 def _remote(file: File) -> RemoteFile:
-    state: State = "PROCESSING" if file.state == "PROCESSING" else "FAILED" if file.state == "FAILED" else "ACTIVE"
+    state: FileState = "PROCESSING" if file.state == "PROCESSING" else "FAILED" if file.state == "FAILED" else "ACTIVE"
     try:
         expires = datetime.fromisoformat(file.expiration_time or "").timestamp()
     except ValueError:

@@ -14,36 +14,36 @@ from dataclasses import dataclass
 
 Body = bytes | mmap.mmap
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
-_PLACES = frozenset({("response",), ("dest",), ("output",), ("metadata", "output")})
-_NAMES = ("inlinedResponses", "inlined_responses")
-_NAME_BYTES = 64  # a key that is longer is none of these
-_DEPTH_MOST, _ANSWERS_MOST = 200, 10_000  # of an operation; what goes beyond is none
+_LIST_PATHS = frozenset({("response",), ("dest",), ("output",), ("metadata", "output")})
+_LIST_KEYS = ("inlinedResponses", "inlined_responses")
+_KEY_MAX_BYTES = 64  # a key that is longer is none of these
+_DEPTH_MAX, _ANSWERS_MAX = 200, 10_000  # of an operation; what goes beyond is none
 
 
 @dataclass(slots=True)
-class Answers:
+class AnswerList:
     """One list of answers. inside: from behind its bracket to the one that closes it; answers: where each begins and ends."""
 
     inside: tuple[int, int]
     answers: list[tuple[int, int]]
 
 
-def lists_of_answers(body: Body) -> list[Answers]:
+def find_answer_lists(body: Body) -> list[AnswerList]:
     """Those of an operation, in their order; one that breaks off has what is whole of it."""
-    found: list[Answers] = []
+    found: list[AnswerList] = []
     path: list[str] = []  # keys of the containers that are open
     text, key = (0, 0), ""
-    listing: tuple[int, Answers] | None = None  # its depth
+    listing: tuple[int, AnswerList] | None = None  # its depth
     start = 0
     for token in _TOKEN.finditer(body):
         match body[token.start() : token.start() + 1]:
             case b'"':
                 text = token.span()
             case b":":
-                key = _name(body, text)
+                key = _key_text(body, text)
             case b"{" | b"[" as opened:
-                if listing is None and opened == b"[" and _is_place(path[1:], key):
-                    listing = len(path), Answers((token.end(), token.end()), [])
+                if listing is None and opened == b"[" and _is_answer_list(path[1:], key):
+                    listing = len(path), AnswerList((token.end(), token.end()), [])
                     found.append(listing[1])
                 elif listing is not None and len(path) == listing[0] + 1:
                     start = token.start()
@@ -56,29 +56,29 @@ def lists_of_answers(body: Body) -> list[Answers]:
                 elif listing is not None and len(path) == listing[0]:
                     listing[1].inside = listing[1].inside[0], token.start()
                     listing = None
-        if len(path) > _DEPTH_MOST or (listing is not None and len(listing[1].answers) > _ANSWERS_MOST):
+        if len(path) > _DEPTH_MAX or (listing is not None and len(listing[1].answers) > _ANSWERS_MAX):
             return []
     return found
 
 
-def lines(body: Body) -> Iterator[bytes]:
+def answer_lines(body: Body) -> Iterator[bytes]:
     """Each answer as a line with its end: line ends between the parts of an answer do not belong to its JSON."""
-    for one in next((each for each in lists_of_answers(body) if each.answers), Answers((0, 0), [])).answers:
+    for one in next((each for each in find_answer_lists(body) if each.answers), AnswerList((0, 0), [])).answers:
         yield body[slice(*one)].replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
 
 
-def outline(body: Body) -> bytes:
+def without_answers(body: Body) -> bytes:
     """The operation with `{}` for all the answers of a list: it says how the batch stands, and is short."""
     pieces, at = [], 0
-    for one in lists_of_answers(body):
+    for one in find_answer_lists(body):
         if one.answers:
             pieces += [body[at : one.inside[0]], b"{}"]
             at = one.inside[1]
     return b"".join([*pieces, body[at:]])
 
 
-def _name(body: Body, text: tuple[int, int]) -> str:
-    if text[1] - text[0] > _NAME_BYTES:
+def _key_text(body: Body, text: tuple[int, int]) -> str:
+    if text[1] - text[0] > _KEY_MAX_BYTES:
         return ""
     try:
         return str(json.loads(body[slice(*text)]))
@@ -86,8 +86,10 @@ def _name(body: Body, text: tuple[int, int]) -> str:
         return ""
 
 
-def _is_place(path: list[str], key: str) -> bool:
+def _is_answer_list(path: list[str], key: str) -> bool:
     """path: keys from the operation down to the list. The list stands in an object of the same name, or by itself."""
-    if key not in _NAMES:
+    if key not in _LIST_KEYS:
         return False
-    return tuple(path) in _PLACES or (path[-1:] != [] and path[-1] in _NAMES and tuple(path[:-1]) in _PLACES)
+    return tuple(path) in _LIST_PATHS or (
+        path[-1:] != [] and path[-1] in _LIST_KEYS and tuple(path[:-1]) in _LIST_PATHS
+    )

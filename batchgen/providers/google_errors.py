@@ -30,11 +30,25 @@ from batchgen.errors import (
     SpendRateReached,
     TierRefused,
 )
-from batchgen.providers.answer_body import MESSAGE_CHARS, Envelope, clean, is_page, loaded, malformed, page_words
+from batchgen.providers.answer_body import (
+    MESSAGE_MAX_CHARS,
+    AnswerModel,
+    clean_line,
+    is_markup,
+    malformed_error,
+    markup_text,
+    parse_json,
+)
 from batchgen.providers.delays import hinted_delay_s
-from batchgen.providers.server_faults import BLOCKED, ONE_MODEL, not_the_api, server_fault, something_else
+from batchgen.providers.server_faults import (
+    BLOCKED_BY_FILTER,
+    ONE_MODEL_FORBIDDEN,
+    foreign_json_error,
+    not_the_api_error,
+    server_fault,
+)
 
-E = TypeVar("E", bound=Envelope)
+E = TypeVar("E", bound=AnswerModel)
 
 # google.rpc.Code -> HTTP, for errors inside a 200 and in lines of a batch (googleapis/google/rpc/code.proto).
 HTTP_OF_RPC: Mapping[int, int] = {
@@ -43,24 +57,26 @@ HTTP_OF_RPC: Mapping[int, int] = {
 }  # fmt: skip
 # The Interactions API spells its codes as words.
 HTTP_OF_WORD: Mapping[str, int] = {"authentication": 401, "permission_denied": 403, "rate_limit": 429}
-LONG_S = 3600.0  # a hint of hours belongs to a rolling daily window; one of seconds beside a daily quota is noise
+LONG_DELAY_S = 3600.0  # a hint of hours belongs to a rolling daily window; one of seconds beside a daily quota is noise
 
-SPENT = re.compile(r"spend(ing)? cap|ai\.studio/spend|prepay(ment)? credits|credits are depleted", re.IGNORECASE)
+SPEND_CAP_REACHED = re.compile(
+    r"spend(ing)? cap|ai\.studio/spend|prepay(ment)? credits|credits are depleted", re.IGNORECASE
+)
 # "You exceeded your spend-based rate limit. Your spending rate has exceeded the allowed limit for your account's billing
 # history and tier." Seen in five public repositories, 2026-07-28 to 10-04.
 SPEND_RATE = re.compile(r"spend-based rate limit|spending rate has exceeded", re.IGNORECASE)
-NO_LIMIT = re.compile(r"\blimit: 0(?![\d.])")
+LIMIT_IS_ZERO = re.compile(r"\blimit: 0(?![\d.])")
 RPM_ID = re.compile(r"RequestsPerMinute")
 PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
 BAD_KEY = re.compile(r"API[ _]key (not valid|expired|not found|invalid)|API_KEY_INVALID", re.IGNORECASE)
-TIER = re.compile(r"service.?tier", re.IGNORECASE)
+NAMES_SERVICE_TIER = re.compile(r"service.?tier", re.IGNORECASE)
 FILE_GONE = re.compile(
     r"\bFile \S+ or it may not exist|\bfiles?/\S+ (is )?not found|not in an ACTIVE state", re.IGNORECASE
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class GoogleError:
     """An error answer taken apart. message: cleaned, at most 500 characters. violations: of a QuotaFailure."""
 
     status: int
@@ -71,50 +87,50 @@ class Fault:
     delay_s: float | None = None
     raw_message: str = field(default="", repr=False)
 
-    def error(self, kind: type[ProviderError], reason: str | None = None) -> ProviderError:
+    def to_error(self, kind: type[ProviderError], reason: str | None = None) -> ProviderError:
         return kind(self.message, reason=reason, retry_after_s=self.delay_s, http_status=self.status)
 
-    def says(self, *words: str) -> bool:
+    def mentions(self, *words: str) -> bool:
         message = self.raw_message.lower()
         return any(word in message for word in words)
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """The error an answer with this status amounts to. Never raises."""
-    value = loaded(body)
-    error = error_in(value)
+    value = parse_json(body)
+    error = error_member(value)
     if error is not None:
-        return classified(fault(error, status, headers))
-    if (other := not_the_api(status, headers, body)) is not None:
+        return classify(parse_error(error, status, headers))
+    if (other := not_the_api_error(status, headers, body)) is not None:
         return other
-    said = page_words(body)  # HTML and plain text come from proxies and Google's front end
+    said = markup_text(body)  # HTML and plain text come from proxies and Google's front end
     message = f"HTTP {status}: {said}" if said else f"HTTP {status} without a body"
-    raw = "" if status >= 500 and is_page(headers, body) else said  # a proxy's page says nothing about the prompt
-    return classified(Fault(status, clean(message), delay_s=hinted_delay_s(headers), raw_message=raw))
+    raw = "" if status >= 500 and is_markup(headers, body) else said  # a proxy's page says nothing about the prompt
+    return classify(GoogleError(status, clean_line(message), delay_s=hinted_delay_s(headers), raw_message=raw))
 
 
-def envelope(kind: type[E], status: int, headers: Mapping[str, str], body: bytes) -> E:
+def parse_answer(kind: type[E], status: int, headers: Mapping[str, str], body: bytes) -> E:
     """A 2xx body as `kind`. Raises the ProviderError of any other status, and of a body that is no such answer."""
     if not 200 <= status < 300:
         raise read_error(status, headers, body)
     try:
         answer = kind.model_validate_json(body)
     except ValidationError as error:
-        inner = error_in(loaded(body))
+        inner = error_member(parse_json(body))
         if inner is not None:
-            raise classified(fault(inner, status, headers)) from None
-        raise not_the_api(status, headers, body) or malformed(status, body, error) from None
-    if (other := something_else(answer, body, status)) is not None:
+            raise classify(parse_error(inner, status, headers)) from None
+        raise not_the_api_error(status, headers, body) or malformed_error(status, body, error) from None
+    if (other := foreign_json_error(answer, body, status)) is not None:
         raise other
     return answer
 
 
-def hidden_error(error: Any, status: int, headers: Mapping[str, str]) -> ProviderError:
+def error_in_success(error: Any, status: int, headers: Mapping[str, str]) -> ProviderError:
     """The `error` member a gateway put into a 200."""
-    return classified(fault(error_in({"error": error}) or {}, status, headers))
+    return classify(parse_error(error_member({"error": error}) or {}, status, headers))
 
 
-def error_in(value: Any) -> Mapping[str, Any] | None:
+def error_member(value: Any) -> Mapping[str, Any] | None:
     """The `error` member of an envelope, also of one inside a list (server-sent events, the OpenAI-style path)."""
     if isinstance(value, list) and value:
         value = value[0]
@@ -126,26 +142,26 @@ def error_in(value: Any) -> Mapping[str, Any] | None:
     return error if isinstance(error, dict) else None
 
 
-def fault(error: Mapping[str, Any], http_status: int, headers: Mapping[str, str]) -> Fault:
+def parse_error(error: Mapping[str, Any], http_status: int, headers: Mapping[str, str]) -> GoogleError:
     """An `error` member taken apart. http_status below 400: the error's own code counts."""
     details = [entry for entry in _list(error.get("details")) if isinstance(entry, dict)]
     message = _text(error.get("message"))
     extra = " ".join(dict.fromkeys(words for words in _explanations(details) if words not in message))
     status = http_status if http_status >= 400 else _http_status(error.get("code"))
     raw = f"{message} {extra}".strip()
-    return Fault(
+    return GoogleError(
         status=status,
-        message=clean(raw) or f"HTTP {status}",
+        message=clean_line(raw) or f"HTTP {status}",
         rpc_status=_text(error.get("status")),
-        reasons=frozenset(_text(detail.get("reason")) for detail in _of(details, "ErrorInfo")),
-        violations=(*_entries(details, "QuotaFailure", "violations"), *_named_in_metadata(details)),
-        delay_s=hinted_delay_s(headers, _of(details, "RetryInfo"), message),
-        raw_message=raw[: 4 * MESSAGE_CHARS],
+        reasons=frozenset(_text(detail.get("reason")) for detail in _details_of_kind(details, "ErrorInfo")),
+        violations=(*_entries(details, "QuotaFailure", "violations"), *_metadata_violations(details)),
+        delay_s=hinted_delay_s(headers, _details_of_kind(details, "RetryInfo"), message),
+        raw_message=raw[: 4 * MESSAGE_MAX_CHARS],
     )
 
 
 def _entries(details: list[dict[str, Any]], kind: str, *names: str) -> Iterator[Mapping[str, Any]]:
-    for detail in _of(details, kind):
+    for detail in _details_of_kind(details, kind):
         for name in names:
             yield from (entry for entry in _list(detail.get(name)) if isinstance(entry, dict))
 
@@ -156,39 +172,41 @@ def _explanations(details: list[dict[str, Any]]) -> Iterator[str]:
         yield _text(entry.get("description"))
     for entry in _entries(details, "QuotaFailure", "violations"):
         yield _text(entry.get("description"))
-    for detail in _of(details, "DebugInfo"):
+    for detail in _details_of_kind(details, "DebugInfo"):
         yield _text(detail.get("detail"))
 
 
-def _named_in_metadata(details: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _metadata_violations(details: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """A quota that ErrorInfo alone names, in the shape of a violation. Source: FirebaseExtended/vertexai-sdk-test-data."""
-    for detail in _of(details, "ErrorInfo"):
+    for detail in _details_of_kind(details, "ErrorInfo"):
         metadata = detail.get("metadata")
         if isinstance(metadata, dict) and "quota_limit" in metadata:
             yield {"quotaId": metadata["quota_limit"], "quotaValue": metadata.get("quota_limit_value"),
                    "quotaMetric": metadata.get("quota_metric")}  # fmt: skip
 
 
-def classified(fault: Fault) -> ProviderError:
+def classify(google_error: GoogleError) -> ProviderError:
     """The table of ai.google.dev/gemini-api/docs/troubleshooting, and what it leaves out."""
-    if fault.status == 429:
-        return _quota(fault)
-    if fault.status in (400, 412):
-        return _invalid(fault)
-    if fault.status == 401:
-        return fault.error(KeyRejected)
-    if fault.status == 402:
-        return fault.error(BillingStopped)
-    if fault.status == 403:
-        return _forbidden(fault)
-    if fault.status == 404:
-        gone = FILE_GONE.search(fault.raw_message)
-        return fault.error(FileGone) if gone else fault.error(ModelUnavailable)
-    if fault.status == 413:
-        return fault.error(BadRequest, "request_too_large")
-    if fault.status >= 500 and BLOCKED.search(fault.raw_message):  # a gateway's way of saying so
-        return fault.error(Refused, "content_policy")
-    return server_fault(fault.status, fault.message, fault.delay_s)
+    if google_error.status == 429:
+        return _quota_error(google_error)
+    if google_error.status in (400, 412):
+        return _bad_request_error(google_error)
+    if google_error.status == 401:
+        return google_error.to_error(KeyRejected)
+    if google_error.status == 402:
+        return google_error.to_error(BillingStopped)
+    if google_error.status == 403:
+        return _forbidden_error(google_error)
+    if google_error.status == 404:
+        gone = FILE_GONE.search(google_error.raw_message)
+        return google_error.to_error(FileGone) if gone else google_error.to_error(ModelUnavailable)
+    if google_error.status == 413:
+        return google_error.to_error(BadRequest, "request_too_large")
+    if google_error.status >= 500 and BLOCKED_BY_FILTER.search(
+        google_error.raw_message
+    ):  # a gateway's way of saying so
+        return google_error.to_error(Refused, "content_policy")
+    return server_fault(google_error.status, google_error.message, google_error.delay_s)
 
 
 def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
@@ -200,92 +218,94 @@ def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
     """
     if tier not in ("flex", "priority") or error.maybe_billed:
         return None
-    for_good = isinstance(error, BadRequest) and bool(TIER.search(error.message))
-    no_room = isinstance(error, ServerFault) and error.reason == "overloaded"
+    permanent = isinstance(error, BadRequest) and bool(NAMES_SERVICE_TIER.search(error.message))
+    overloaded = isinstance(error, ServerFault) and error.reason == "overloaded"
     bare = isinstance(error, RateLimited) and error.rpm is None and error.retry_after_s is None
-    if not (for_good or no_room or bare):
+    if not (permanent or overloaded or bare):
         return None
-    message = clean(f"the service tier {tier} was refused: {error.message}")
+    message = clean_line(f"the service tier {tier} was refused: {error.message}")
     refused = TierRefused(message, http_status=error.http_status)
-    refused.for_good = for_good
+    refused.permanent = permanent
     return refused
 
 
-def _quota(fault: Fault) -> ProviderError:
+def _quota_error(google_error: GoogleError) -> ProviderError:
     """429. The quota id decides, the delay does not: a daily quota may come with a hint of seconds.
 
     Several violations at once: a limit of zero outweighs a day, a day outweighs a minute.
     """
-    if SPEND_RATE.search(fault.raw_message):
-        return fault.error(SpendRateReached)
-    if SPENT.search(fault.raw_message):
-        return fault.error(BillingStopped)
-    if "MODEL_CAPACITY_EXHAUSTED" in fault.reasons:  # the vendor's shortage, not our quota
-        return fault.error(ServerFault, "overloaded")
-    limits = [_text(violation.get("quotaValue", violation.get("quota_value"))) for violation in fault.violations]
-    if "0" in limits or NO_LIMIT.search(fault.raw_message):
-        return fault.error(ModelUnavailable, "no_quota")
+    if SPEND_RATE.search(google_error.raw_message):
+        return google_error.to_error(SpendRateReached)
+    if SPEND_CAP_REACHED.search(google_error.raw_message):
+        return google_error.to_error(BillingStopped)
+    if "MODEL_CAPACITY_EXHAUSTED" in google_error.reasons:  # the vendor's shortage, not our quota
+        return google_error.to_error(ServerFault, "overloaded")
+    limits = [_text(violation.get("quotaValue", violation.get("quota_value"))) for violation in google_error.violations]
+    if "0" in limits or LIMIT_IS_ZERO.search(google_error.raw_message):
+        return google_error.to_error(ModelUnavailable, "no_quota")
     names = " ".join(
         _text(violation.get(name))
-        for violation in fault.violations
+        for violation in google_error.violations
         for name in ("quotaId", "quota_id", "quotaMetric", "quota_metric")
     )
     # Gateways drop the details; the message still names the metrics then.
-    names = names.strip() or " ".join(re.findall(r"metric: (\S+)", fault.raw_message))
+    names = names.strip() or " ".join(re.findall(r"metric: (\S+)", google_error.raw_message))
     if "file_storage_bytes" in names:
-        return fault.error(ModelUnavailable, "file_storage_full")
+        return google_error.to_error(ModelUnavailable, "file_storage_full")
     if PER_DAY.search(names):
-        delay_s = fault.delay_s if fault.delay_s is not None and fault.delay_s >= LONG_S else None
-        return DailyQuotaReached(fault.message, retry_after_s=delay_s, http_status=fault.status)
-    limited = RateLimited(fault.message, retry_after_s=fault.delay_s, http_status=fault.status)
-    limited.rpm = _rpm(fault)
+        delay_s = (
+            google_error.delay_s if google_error.delay_s is not None and google_error.delay_s >= LONG_DELAY_S else None
+        )
+        return DailyQuotaReached(google_error.message, retry_after_s=delay_s, http_status=google_error.status)
+    limited = RateLimited(google_error.message, retry_after_s=google_error.delay_s, http_status=google_error.status)
+    limited.rpm = _rpm(google_error)
     return limited
 
 
-def _rpm(fault: Fault) -> int | None:
+def _rpm(google_error: GoogleError) -> int | None:
     """The requests a minute that a violation names; the smallest when several do."""
     values = [
         _text(violation.get("quotaValue", violation.get("quota_value")))
-        for violation in fault.violations
+        for violation in google_error.violations
         if RPM_ID.search(_text(violation.get("quotaId", violation.get("quota_id"))))
     ]
     return min((int(value) for value in values if value.isascii() and value.isdecimal()), default=None)
 
 
-def _invalid(fault: Fault) -> ProviderError:
+def _bad_request_error(google_error: GoogleError) -> ProviderError:
     """400. A wrong key is INVALID_ARGUMENT here, not 401."""
-    if "API_KEY_INVALID" in fault.reasons or BAD_KEY.search(fault.raw_message):
-        return fault.error(KeyRejected)
-    if fault.says("location is not supported"):
-        return fault.error(KeyRejected, "location_unsupported")
-    if fault.says("only accessible to billed users"):
-        return fault.error(ModelUnavailable, "billed_users_only")
-    if fault.rpc_status == "FAILED_PRECONDITION" and fault.says("billing", "free tier"):
-        return fault.error(BillingStopped)
-    if fault.says("unable to process input image"):
-        return fault.error(InputRejected)
-    if fault.says("payload size exceeds"):
-        return fault.error(BadRequest, "request_too_large")
-    if fault.says("missing a thought_signature"):
-        return fault.error(BadRequest, "missing_thought_signature")
-    if fault.says("responsible ai practices"):  # how Imagen refuses a prompt
-        return fault.error(Refused, "prompt_blocked")
-    if FILE_GONE.search(fault.raw_message):
-        return fault.error(FileGone)
-    return fault.error(BadRequest)
+    if "API_KEY_INVALID" in google_error.reasons or BAD_KEY.search(google_error.raw_message):
+        return google_error.to_error(KeyRejected)
+    if google_error.mentions("location is not supported"):
+        return google_error.to_error(KeyRejected, "location_unsupported")
+    if google_error.mentions("only accessible to billed users"):
+        return google_error.to_error(ModelUnavailable, "billed_users_only")
+    if google_error.rpc_status == "FAILED_PRECONDITION" and google_error.mentions("billing", "free tier"):
+        return google_error.to_error(BillingStopped)
+    if google_error.mentions("unable to process input image"):
+        return google_error.to_error(InputRejected)
+    if google_error.mentions("payload size exceeds"):
+        return google_error.to_error(BadRequest, "request_too_large")
+    if google_error.mentions("missing a thought_signature"):
+        return google_error.to_error(BadRequest, "missing_thought_signature")
+    if google_error.mentions("responsible ai practices"):  # how Imagen refuses a prompt
+        return google_error.to_error(Refused, "prompt_blocked")
+    if FILE_GONE.search(google_error.raw_message):
+        return google_error.to_error(FileGone)
+    return google_error.to_error(BadRequest)
 
 
-def _forbidden(fault: Fault) -> ProviderError:
-    if FILE_GONE.search(fault.raw_message):
-        return fault.error(FileGone)
-    if "BILLING_DISABLED" in fault.reasons:
-        return fault.error(BillingStopped)
-    if ONE_MODEL.search(fault.raw_message):
-        return fault.error(ModelUnavailable, "model_forbidden")
-    return fault.error(KeyRejected)
+def _forbidden_error(google_error: GoogleError) -> ProviderError:
+    if FILE_GONE.search(google_error.raw_message):
+        return google_error.to_error(FileGone)
+    if "BILLING_DISABLED" in google_error.reasons:
+        return google_error.to_error(BillingStopped)
+    if ONE_MODEL_FORBIDDEN.search(google_error.raw_message):
+        return google_error.to_error(ModelUnavailable, "model_forbidden")
+    return google_error.to_error(KeyRejected)
 
 
-def _of(details: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def _details_of_kind(details: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [detail for detail in details if _text(detail.get("@type")).endswith(f".{name}")]
 
 
@@ -294,7 +314,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)[: 4 * MESSAGE_CHARS]
+    return value if isinstance(value, str) else "" if value is None else str(value)[: 4 * MESSAGE_MAX_CHARS]
 
 
 def _http_status(code: Any) -> int:

@@ -13,20 +13,20 @@ from pydantic import OnErrorOmit
 
 from batchgen.errors import NoImage, Refused
 from batchgen.profiles.profile import Profile
-from batchgen.providers.answer_body import Envelope, clean, picture
+from batchgen.providers.answer_body import AnswerModel, clean_line, decode_picture
 from batchgen.providers.gemini import json_headers
-from batchgen.providers.google_errors import envelope, hidden_error
-from batchgen.providers.request_body import encoded, merged
+from batchgen.providers.google_errors import error_in_success, parse_answer
+from batchgen.providers.request_body import deep_merged, encode_body
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
 
-class Prediction(Envelope):
+class Prediction(AnswerModel):
     bytes_base64_encoded: str | None = None
     mime_type: str | None = None
     rai_filtered_reason: str | None = None
 
 
-class Answer(Envelope):
+class Answer(AnswerModel):
     predictions: list[OnErrorOmit[Prediction]] | None = None  # absent when all pictures were filtered
     error: Any = None
 
@@ -54,15 +54,15 @@ class Imagen:
         return Request(
             method="POST",
             path=self._path,
-            body=encoded(merged(body, item.extra)),
+            body=encode_body(deep_merged(body, item.extra)),
             headers=json_headers(timeout_s),
             timeout_s=timeout_s,
         )
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        answer = envelope(Answer, status, headers, body)
+        answer = parse_answer(Answer, status, headers, body)
         if answer.error and not answer.predictions:
-            raise hidden_error(answer.error, status, headers)
+            raise error_in_success(answer.error, status, headers)
         return _reply(answer, status)
 
 
@@ -88,11 +88,11 @@ def _parameters(item: Item, images: int) -> dict[str, Any]:
 def _reply(answer: Answer, status: int) -> Reply:
     """One picture per sample, in order. `{}` is how an answer looks in which everything was filtered."""
     predictions = answer.predictions or []
-    images = tuple(picture(p.bytes_base64_encoded, p.mime_type) for p in predictions if p.bytes_base64_encoded)
-    filtered = tuple(clean(p.rai_filtered_reason) for p in predictions if p.rai_filtered_reason)
+    images = tuple(decode_picture(p.bytes_base64_encoded, p.mime_type) for p in predictions if p.bytes_base64_encoded)
+    filtered = tuple(clean_line(p.rai_filtered_reason) for p in predictions if p.rai_filtered_reason)
     if images:
         return Reply(images=images, filtered=filtered)
     if filtered or not predictions:
         words = "; ".join(dict.fromkeys(filtered)) or "every picture was filtered"
-        raise Refused(clean(words), reason="filtered", http_status=status)
+        raise Refused(clean_line(words), reason="filtered", http_status=status)
     raise NoImage("the answer holds no picture", http_status=status)

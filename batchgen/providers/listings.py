@@ -14,16 +14,16 @@ from typing import Annotated, TypeVar
 from pydantic import OnErrorOmit, TypeAdapter, ValidationError
 
 from batchgen.profiles.profile import Profile
-from batchgen.providers.answer_body import LENIENT, Envelope, clean, malformed
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error
 
-MAKES_PICTURES = re.compile(r"image|imagen|banana", re.IGNORECASE)  # Google's list does not say what a model gives
+IMAGE_MODEL_NAME = re.compile(r"image|imagen|banana", re.IGNORECASE)  # Google's list does not say what a model gives
 _METHODS = frozenset({"generateContent", "predict"})
 _ID_CHARS = 200
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedModel:
     """An image model as its vendor lists it. input_tokens None, methods empty: the list does not say."""
 
     id: str
@@ -45,7 +45,7 @@ class Deprecation:
     replaced_by: str = ""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         instead = f", replaced by {self.replaced_by}" if self.replaced_by else ""
         if self.status == "withdrawn":
             return f"withdrawn{f' since {self.shutdown_at}' if self.shutdown_at else ''}{instead}"
@@ -62,32 +62,32 @@ class Balance:
     low: bool
 
 
-class _GoogleModel(Envelope):
+class _GoogleModel(AnswerModel):
     name: str
     supported_generation_methods: tuple[str, ...] = ()
     input_token_limit: Annotated[int | None, LENIENT] = None
 
 
-class _GooglePage(Envelope):
+class _GooglePage(AnswerModel):
     models: tuple[OnErrorOmit[_GoogleModel], ...] = ()
     next_page_token: str = ""
 
 
-class _AimlModel(Envelope):
+class _AimlModel(AnswerModel):
     id: str
     type: str
 
 
-class _AimlList(Envelope):
+class _AimlList(AnswerModel):
     data: list[OnErrorOmit[_AimlModel]]
 
 
-class _AimlBalance(Envelope):
+class _AimlBalance(AnswerModel):
     balance: float
     low_balance: bool = False
 
 
-class _AimlDeprecation(Envelope):
+class _AimlDeprecation(AnswerModel):
     id: str
     aliases: tuple[OnErrorOmit[str], ...] = ()
     status: str
@@ -95,7 +95,7 @@ class _AimlDeprecation(Envelope):
     replaced_by: Annotated[str | None, LENIENT] = None
 
 
-class _AimlDeprecations(Envelope):
+class _AimlDeprecations(AnswerModel):
     data: list[OnErrorOmit[_AimlDeprecation]]
 
 
@@ -105,31 +105,33 @@ _BALANCE = TypeAdapter(_AimlBalance)
 _DEPRECATIONS = TypeAdapter(_AimlDeprecations)
 
 
-def google_page(body: bytes) -> tuple[list[Listed], str]:
+def read_google_page(body: bytes) -> tuple[list[ListedModel], str]:
     """(image models of one page, the token of the next or ""). Raises Malformed."""
     page = _read(_PAGE, body)
     listed = [
-        Listed(_id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods)
+        ListedModel(
+            _id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods
+        )
         for model in page.models
         if _METHODS & {*model.supported_generation_methods}
     ]
-    return [model for model in listed if MAKES_PICTURES.search(model.id)], page.next_page_token
+    return [model for model in listed if IMAGE_MODEL_NAME.search(model.id)], page.next_page_token
 
 
-def aiml_list(body: bytes) -> list[Listed]:
+def read_aiml_models(body: bytes) -> list[ListedModel]:
     """Image models; the list is bare, or in `data` as OpenAI-style servers have it. Raises Malformed."""
     found = _read(_LIST, body)
     models = found if isinstance(found, list) else found.data
-    return [Listed(_id(model.id)) for model in models if model.type == "image"]
+    return [ListedModel(_id(model.id)) for model in models if model.type == "image"]
 
 
-def aiml_balance(body: bytes) -> Balance:
+def read_aiml_balance(body: bytes) -> Balance:
     """Raises Malformed."""
     found = _read(_BALANCE, body)
     return Balance(found.balance, found.low_balance or found.balance <= 0)
 
 
-def aiml_deprecations(body: bytes) -> list[Deprecation]:
+def read_aiml_deprecations(body: bytes) -> list[Deprecation]:
     """Raises Malformed."""
     return [
         Deprecation(
@@ -140,28 +142,28 @@ def aiml_deprecations(body: bytes) -> list[Deprecation]:
     ]  # fmt: skip
 
 
-def deprecation_of(profile: Profile, feed: Iterable[Deprecation]) -> Deprecation | None:
-    name = name_on_wire(profile)
+def find_deprecation(profile: Profile, feed: Iterable[Deprecation]) -> Deprecation | None:
+    name = wire_name(profile)
     return next((entry for entry in feed if name in entry.names), None)
 
 
-def name_on_wire(profile: Profile) -> str:
+def wire_name(profile: Profile) -> str:
     """AIML has two models under Google's own ids, which have a prefix here."""
     return str(profile.wire.get("model") or profile.id)
 
 
-def strangers(listed: Iterable[Listed], profiles: Iterable[Profile]) -> list[str]:
+def unknown_models(listed: Iterable[ListedModel], profiles: Iterable[Profile]) -> list[str]:
     """Listed, and in no profile by id or alias."""
-    known = {name for profile in profiles for name in (name_on_wire(profile), *profile.aliases)}
+    known = {name for profile in profiles for name in (wire_name(profile), *profile.aliases)}
     return sorted({model.id for model in listed} - known)
 
 
 def _id(text: str) -> str:
-    return clean(text, _ID_CHARS)
+    return clean_line(text, _ID_CHARS)
 
 
 def _read(kind: TypeAdapter[T], body: bytes) -> T:
     try:
         return kind.validate_json(body)
     except ValidationError as error:
-        raise malformed(200, body, error) from None
+        raise malformed_error(200, body, error) from None

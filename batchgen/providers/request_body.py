@@ -11,30 +11,30 @@ from batchgen.errors import BadRequest
 
 # Stands in the JSON for a reference picture until the bytes are joined. Random per process, so that no prompt can
 # hold it; it never reaches the wire.
-_MARK = f"reference-{secrets.token_hex(16)}-"
-_TURN = f"turn-{secrets.token_hex(16)}-"
+_REFERENCE_PLACEHOLDER = f"reference-{secrets.token_hex(16)}-"
+_TURN_PLACEHOLDER = f"turn-{secrets.token_hex(16)}-"
 
 
-def reference_mark(number: int) -> str:
+def reference_placeholder(number: int) -> str:
     """What to write into the body where the base64 of reference `number` belongs."""
-    return f"{_MARK}{number}"
+    return f"{_REFERENCE_PLACEHOLDER}{number}"
 
 
-def turn_mark(number: int) -> str:
+def turn_placeholder(number: int) -> str:
     """What to write into the body where the model's turn `number`, kept as JSON text, belongs."""
-    return f"{_TURN}{number}"
+    return f"{_TURN_PLACEHOLDER}{number}"
 
 
-def merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """`extra` on top of `body`: mappings merge, everything else replaces. Neither argument is changed."""
     result = dict(body)
     for key, value in extra.items():
         current = result.get(key)
-        result[key] = merged(current, value) if isinstance(current, dict) and isinstance(value, Mapping) else value
+        result[key] = deep_merged(current, value) if isinstance(current, dict) and isinstance(value, Mapping) else value
     return result
 
 
-def encoded(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequence[str] = ()) -> bytes:
+def encode_body(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequence[str] = ()) -> bytes:
     """The body as JSON. `references`: base64 text for each mark, in order; `turns`: JSON text, after them.
 
     Pictures go round the JSON encoder, which would scan and copy every megabyte of them: one copy is left, the join.
@@ -45,8 +45,8 @@ def encoded(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequ
         raise BadRequest(f"the request cannot be written as JSON: {error}", reason="not_sendable") from None
     if not references and not turns:
         return text.encode("ascii")
-    marks = [(reference_mark(number), reference) for number, reference in enumerate(references)]
-    marks += [(f'"{turn_mark(number)}"', turn) for number, turn in enumerate(turns)]
+    marks = [(reference_placeholder(number), reference) for number, reference in enumerate(references)]
+    marks += [(f'"{turn_placeholder(number)}"', turn) for number, turn in enumerate(turns)]
     pieces = []
     rest = text
     for mark, content in marks:

@@ -9,17 +9,17 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from batchgen.errors import BadRequest, NotJson, NotTheApi, ProviderError, ServerFault, ServerFaultMaybeBilled
-from batchgen.providers.answer_body import clean, header, is_page, page_words
+from batchgen.providers.answer_body import clean_line, get_header, is_markup, markup_text
 
 # Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
 # that say that the origin was not reached. 520 and 524 are not among them: the origin had the request.
 # Source: developers.cloudflare.com/support/troubleshooting/http-status-codes; Wei-Shaw/sub2api#4326.
-NEVER_BILLED = frozenset({501, 503, 505, 521, 522, 523, 525, 526, 530})
+NEVER_BILLED_STATUSES = frozenset({501, 503, 505, 521, 522, 523, 525, 526, 530})
 # Statuses that a proxy or a login page gives with a page of its own, while the API gives JSON: 407 and 511 by definition
 # (RFC 9110, 15.5.8; RFC 6585, 6). 404 and 413 are not among them: Google's own front end answers those as pages.
-OF_A_PROXY = frozenset({401, 403, 407, 511})
+PROXY_STATUSES = frozenset({401, 403, 407, 511})
 # How gateways report that the vendor's filter blocked a picture as a fault of the server.
-BLOCKED = re.compile(
+BLOCKED_BY_FILTER = re.compile(
     r"(content|prompt|image|output)\b.{0,40}\b(blocked|prohibited|violat|flagged)|blocked (by|due to|because of)\b.{0,60}"
     r"(safety|policy|policies|filter|moderation)|PROHIBITED_CONTENT|IMAGE_SAFETY|content[_ ]policy|moderation[_ ]blocked",
     re.IGNORECASE | re.DOTALL,
@@ -27,27 +27,27 @@ BLOCKED = re.compile(
 
 # A 403 that is about one AI model, while the key is good for others: OpenAI's "Your organization must be verified to use
 # the model", "does not have access to model", Google's "Permission denied on resource model".
-ONE_MODEL = re.compile(
+ONE_MODEL_FORBIDDEN = re.compile(
     r"organization must be verified|(not|n't) have (access to|permission to (use|access))\b.{0,40}\bmodel|"
     r"\bmodel\b.{0,80}\b(not (allowed|permitted|enabled)|no access)|permission denied on resource model",
     re.IGNORECASE | re.DOTALL,
 )
 
 
-def not_the_api(status: int, headers: Mapping[str, str], body: bytes) -> NotTheApi | None:
+def not_the_api_error(status: int, headers: Mapping[str, str], body: bytes) -> NotTheApi | None:
     """The error when something else than the API has answered: a page, a redirect, a proxy. Nothing of it is billed."""
     if 300 <= status < 400:
-        to = urlsplit(header(headers, "location") or "").netloc
-        message = f"HTTP {status}: a redirect{f' to {clean(to)}' if to else ''}, which is not followed"
+        to = urlsplit(get_header(headers, "location") or "").netloc
+        message = f"HTTP {status}: a redirect{f' to {clean_line(to)}' if to else ''}, which is not followed"
         return NotTheApi(message, reason="redirect", http_status=status)
-    if (200 <= status < 300 or status in OF_A_PROXY) and is_page(headers, body):
-        return NotTheApi(f"a web page (HTTP {status}): {page_words(body)}", http_status=status)
+    if (200 <= status < 300 or status in PROXY_STATUSES) and is_markup(headers, body):
+        return NotTheApi(f"a web page (HTTP {status}): {markup_text(body)}", http_status=status)
     if status in (407, 511):
-        return NotTheApi(f"HTTP {status}: {page_words(body) or 'a proxy or login page'}", http_status=status)
+        return NotTheApi(f"HTTP {status}: {markup_text(body) or 'a proxy or login page'}", http_status=status)
     return None
 
 
-def something_else(answer: BaseModel, body: bytes, status: int) -> NotJson | None:
+def foreign_json_error(answer: BaseModel, body: bytes, status: int) -> NotJson | None:
     """The error when a JSON object of a 2xx has fields, but none that the API's answers have. Whoever answered may have made a
     picture, so it counts as maybe billed."""
     if answer.model_fields_set or body.strip() == b"{}":
@@ -62,7 +62,7 @@ def server_fault(status: int, message: str, retry_after_s: float | None) -> Prov
     if status in (408, 503, 504):  # a 503 with "Deadline expired before operation could complete.": work was done
         return ServerFaultMaybeBilled(message, reason="deadline", retry_after_s=retry_after_s, http_status=status)
     if status == 499 or status >= 500:
-        kind = ServerFault if status in NEVER_BILLED else ServerFaultMaybeBilled
+        kind = ServerFault if status in NEVER_BILLED_STATUSES else ServerFaultMaybeBilled
         return kind(message, retry_after_s=retry_after_s, http_status=status)
     reason = None if 400 <= status < 500 and status != 405 else "unexpected_status"
     return BadRequest(message, reason=reason, retry_after_s=retry_after_s, http_status=status)

@@ -8,29 +8,31 @@ from collections.abc import Iterator
 from itertools import takewhile
 from math import inf
 
-from batchgen.store.objects import PAGE, BucketAway, Found, Objects
+from batchgen.store.objects import PAGE, BucketUnavailable, ObjectInfo, ObjectStorage
 
-PATIENCE = 8  # questions below one folder before it is listed, in as many requests at most; then four times as many
-LISTED_MOST = 100_000  # objects: a hundred requests, after which a listing serves no more
-KEPT_MOST = 200_000  # objects of all listings that are kept in memory
-_ASKED_MOST = 65_536
+LIST_AFTER_QUESTIONS = (
+    8  # questions below one folder before it is listed, in as many requests at most; then four times as many
+)
+MAX_LISTED = 100_000  # objects: a hundred requests, after which a listing serves no more
+MAX_CACHED = 200_000  # objects of all listings that are kept in memory
+_MAX_COUNTED_FOLDERS = 65_536
 
 
-class TooManyError(Exception):
+class TooManyObjectsError(Exception):
     """More objects than are listed."""
 
 
 class Listing:
     """Objects in order of name."""
 
-    def __init__(self, found: list[Found]) -> None:
+    def __init__(self, found: list[ObjectInfo]) -> None:
         self._found = sorted(found, key=lambda each: each.path)
         self._paths = [each.path for each in self._found]
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def beginning(self, prefix: str) -> Iterator[Found]:
+    def with_prefix(self, prefix: str) -> Iterator[ObjectInfo]:
         """Those whose names begin so."""
         start = bisect_left(self._paths, prefix)
         return takewhile(lambda each: each.path.startswith(prefix), (self._found[k] for k in range(start, len(self))))
@@ -39,70 +41,70 @@ class Listing:
 class Listings:
     """Of one bucket. Not thread-safe."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: ObjectStorage) -> None:
         self._objects = objects
-        self._kept: OrderedDict[str, Listing] = OrderedDict()  # by what all its names begin with
-        self._asked: Counter[str] = Counter()  # single questions, by folder
-        self._patience: dict[str, float] = {}  # by folder that cannot be listed yet: questions before it is tried
+        self._cached: OrderedDict[str, Listing] = OrderedDict()  # by what all its names begin with
+        self._question_counts: Counter[str] = Counter()  # single questions, by folder
+        self._thresholds: dict[str, float] = {}  # by folder that cannot be listed yet: questions before it is tried
         self._too_many: set[str] = set()
         ordered = objects.url.startswith(("s3://", "gs://")) and not objects.url.endswith("--x-s3")
         self._ordered = ordered  # whether it lists by name: Azure need not, nor does S3 Express
 
-    def of(self, prefix: str) -> Iterator[Found]:
+    def list_prefix(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose names begin so, in order. Raises BucketAway, TooManyError."""
-        listing = self.wider(prefix)
-        return (listing if listing is not None else self._list(prefix, LISTED_MOST)).beginning(prefix)
+        listing = self.covering(prefix)
+        return (listing if listing is not None else self._list(prefix, MAX_LISTED)).with_prefix(prefix)
 
-    def wider(self, name: str) -> Listing | None:
+    def covering(self, name: str) -> Listing | None:
         """A listing that has what begins so, if there is any; None: it has to be asked for by itself."""
         folders = list(_folders(name))
         for prefix in (name, *folders):
-            if (known := self._kept.get(prefix)) is not None:
-                self._kept.move_to_end(prefix)
+            if (known := self._cached.get(prefix)) is not None:
+                self._cached.move_to_end(prefix)
                 return known
-        if len(self._asked) > _ASKED_MOST:
-            self._asked.clear()
-        self._asked.update(folders)
+        if len(self._question_counts) > _MAX_COUNTED_FOLDERS:
+            self._question_counts.clear()
+        self._question_counts.update(folders)
         for folder in folders:
-            asked = self._asked[folder]
-            if asked <= self._patience.get(folder, PATIENCE):
+            asked = self._question_counts[folder]
+            if asked <= self._thresholds.get(folder, LIST_AFTER_QUESTIONS):
                 continue
             try:
-                return self._list(folder, min(asked * PAGE, LISTED_MOST))
-            except TooManyError:
-                self._wait(folder, 4 * asked if asked * PAGE < LISTED_MOST else inf)
-            except BucketAway:
-                self._wait(folder, inf)  # reading may be allowed where listing is not
+                return self._list(folder, min(asked * PAGE, MAX_LISTED))
+            except TooManyObjectsError:
+                self._postpone(folder, 4 * asked if asked * PAGE < MAX_LISTED else inf)
+            except BucketUnavailable:
+                self._postpone(folder, inf)  # reading may be allowed where listing is not
         return None
 
-    def _wait(self, folder: str, questions: float) -> None:
+    def _postpone(self, folder: str, questions: float) -> None:
         """Before this folder is listed, or one that it lies in."""
         for each in (folder, *_folders(folder[:-1])):
-            self._patience[each] = max(questions, self._patience.get(each, 0))
+            self._thresholds[each] = max(questions, self._thresholds.get(each, 0))
 
-    def _list(self, prefix: str, most: int) -> Listing:
+    def _list(self, prefix: str, max_count: int) -> Listing:
         if prefix in self._too_many:
-            raise TooManyError
+            raise TooManyObjectsError
         try:
-            listing = self._kept[prefix] = Listing(list(self._below(prefix, most)))
-        except TooManyError:
-            if most == LISTED_MOST:
+            listing = self._cached[prefix] = Listing(list(self._below(prefix, max_count)))
+        except TooManyObjectsError:
+            if max_count == MAX_LISTED:
                 self._too_many.add(prefix)
             raise
-        while sum(map(len, self._kept.values())) > KEPT_MOST and len(self._kept) > 1:
-            self._kept.popitem(last=False)
+        while sum(map(len, self._cached.values())) > MAX_CACHED and len(self._cached) > 1:
+            self._cached.popitem(last=False)
         return listing
 
-    def _below(self, prefix: str, most: int) -> Iterator[Found]:
+    def _below(self, prefix: str, max_count: int) -> Iterator[ObjectInfo]:
         """Storage knows folders only; of a part of a name we can say where to begin, and stop behind it.
 
         most: objects to be told of, wanted or not.
         """
         folder = prefix.rpartition("/")[0]
-        after = _before(prefix) if self._ordered and len(prefix) > len(folder) + 1 else ""
-        for count, found in enumerate(self._objects.below(folder, after), 1):
-            if count > most:
-                raise TooManyError
+        after = _name_before(prefix) if self._ordered and len(prefix) > len(folder) + 1 else ""
+        for count, found in enumerate(self._objects.list_below(folder, after), 1):
+            if count > max_count:
+                raise TooManyObjectsError
             if found.path.startswith(prefix):
                 yield found
             elif self._ordered and found.path > prefix:
@@ -117,7 +119,7 @@ def _folders(name: str) -> Iterator[str]:
         name = head
 
 
-def _before(prefix: str) -> str:
+def _name_before(prefix: str) -> str:
     """A name that comes shortly before all that begin so, and behind its folder."""
     last = prefix[-1]
     if last.isascii() and last.isalnum() and chr(ord(last) - 1).isalnum():

@@ -18,18 +18,18 @@ import pybase64
 
 from batchgen.errors import UsageError
 from batchgen.http.single_flight import SingleFlight
-from batchgen.manifest.storage_url import in_bucket
+from batchgen.manifest.storage_url import is_object_url
 from batchgen.records import ReferenceImage
-from batchgen.safe_open import OutsideError, open_regular, resolve
+from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 from batchgen.settings import is_loopback
-from batchgen.url import parts_of
+from batchgen.url import split_url
 
 FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
 LINK_MAX_CHARS = 2000
 PIECE_BYTES = 1 << 20
 CACHE_MAX_BYTES = 64_000_000
 GLOB_MAX_FILES = 100
-_KNOWN_MAX = 65_536
+_CACHE_MAX_ENTRIES = 65_536
 _HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
 
 
@@ -38,7 +38,7 @@ class BadReferenceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ReferencePicture:
     """A file that is a picture by its first bytes."""
 
     path: str
@@ -61,7 +61,7 @@ def link_problem(name: str) -> str | None:
     if len(name) > LINK_MAX_CHARS:
         return f"is longer than {LINK_MAX_CHARS:,} characters"
     try:
-        parts = parts_of(name)
+        parts = split_url(name)
     except ValueError as error:
         return str(error)
     if scheme == "http" and not is_loopback(parts.hostname or ""):
@@ -71,10 +71,10 @@ def link_problem(name: str) -> str | None:
     return None
 
 
-class Afar(Protocol):
+class RemoteReferenceSource(Protocol):
     """Pictures in object storage, by their addresses. Safe to use from several threads."""
 
-    def find(self, name: str) -> list[Picture]:
+    def find(self, name: str) -> list[ReferencePicture]:
         """The picture of this address, or those of a glob in order of name. Raises BadReferenceError."""
         ...
 
@@ -82,24 +82,24 @@ class Afar(Protocol):
         """sha256 in hex by address. Raises UsageError."""
         ...
 
-    def bring(self, address: str, path: str) -> str:
+    def fetch(self, address: str, path: str) -> str:
         """Fetch it into a new file; its sha256. Raises UsageError when it is gone, StoreError when the bucket is away."""
         ...
 
 
-class BucketsRefused:
+class DisabledRemoteReferences:
     """Stands for `Afar` where what lies in buckets must not be sent. why: what follows the name of a reference."""
 
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def find(self, name: str) -> list[Picture]:
+    def find(self, name: str) -> list[ReferencePicture]:
         raise BadReferenceError(f"{name!r} {self._why}")
 
     def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
         raise UsageError(f"{addresses[0]} {self._why}")
 
-    def bring(self, address: str, path: str) -> str:
+    def fetch(self, address: str, path: str) -> str:
         raise UsageError(f"{address} {self._why}")
 
 
@@ -113,28 +113,32 @@ class References:
         self,
         folder: str | os.PathLike[str],
         *,
-        afar: Afar | None = None,
+        remote_references: RemoteReferenceSource | None = None,
         file_max_bytes: int = FILE_MAX_BYTES,
         cache_max_bytes: int = CACHE_MAX_BYTES,
     ) -> None:
         self.folder = os.path.realpath(folder)
-        self.afar = afar
+        self.remote_references = remote_references
         self._file_max_bytes = file_max_bytes
         self._cache_max_bytes = cache_max_bytes
         self._cached_bytes = 0
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()  # by name as written
+        self._pictures: OrderedDict[str, ReferencePicture] = OrderedDict()  # by name as written
         self._digests: OrderedDict[str, str] = OrderedDict()  # by real path
         self._encoded: OrderedDict[str, ReferenceImage] = OrderedDict()
-        self._looked: OrderedDict[str, Picture] = OrderedDict()  # by real path
+        self._identified: OrderedDict[str, ReferencePicture] = OrderedDict()  # by real path
         self._loading = SingleFlight()
         self._lock = threading.Lock()
 
-    def find(self, name: str) -> list[Picture]:
+    def find(self, name: str) -> list[ReferencePicture]:
         """The picture of this name, or those of a glob in order of name. Raises BadReferenceError."""
-        if in_bucket(name):
-            return [Picture(name, "image/png", 0)] if self.afar is None else self.afar.find(name)
+        if is_object_url(name):
+            return (
+                [ReferencePicture(name, "image/png", 0)]
+                if self.remote_references is None
+                else self.remote_references.find(name)
+            )
         if glob.has_magic(name) and not os.path.lexists(os.path.join(self.folder, name)):
-            return self._find_all(name)
+            return self._find_glob(name)
         return [self._check(name)]
 
     def digest(self, path: str) -> str:
@@ -143,36 +147,36 @@ class References:
             return path
         if (known := self._digests.get(path)) is not None:
             return known
-        if in_bucket(path):
-            return self._remember_digest(path, self._afar().digests([path])[path])
+        if is_object_url(path):
+            return self._remember_digest(path, self._require_remote().digests([path])[path])
         with self.open(path) as file:
             return self._remember_digest(path, _sha256(file))
 
-    def foresee(self, paths: Iterable[str]) -> None:
+    def prefetch_digests(self, paths: Iterable[str]) -> None:
         """`digest` will be asked of all these: what lies in buckets is hashed now, several at once. Raises UsageError."""
-        if self.afar is None:
+        if self.remote_references is None:
             return
-        wanted = dict.fromkeys(path for path in paths if in_bucket(path) and path not in self._digests)
-        for path, digest in self.afar.digests(list(wanted)).items() if wanted else ():
+        wanted = dict.fromkeys(path for path in paths if is_object_url(path) and path not in self._digests)
+        for path, digest in self.remote_references.digests(list(wanted)).items() if wanted else ():
             self._remember_digest(path, digest)
 
-    def bring(self, address: str, path: str) -> str:
+    def fetch(self, address: str, path: str) -> str:
         """Fetch what lies in a bucket into a new file; its sha256.
 
         Raises UsageError when it is gone or not the one that was hashed before, StoreError when the bucket is away.
         """
-        digest = self._afar().bring(address, path)
+        digest = self._require_remote().fetch(address, path)
         if self._digests.get(address) not in (None, digest):
             os.unlink(path)
             raise UsageError(f"{address}: the reference changed while the run was going; run again")
         return digest
 
-    def _afar(self) -> Afar:
-        if self.afar is None:
+    def _require_remote(self) -> RemoteReferenceSource:
+        if self.remote_references is None:
             raise UsageError("references in buckets are not read here")
-        return self.afar
+        return self.remote_references
 
-    def expect(self, path: str, digest: str) -> None:
+    def expect_digest(self, path: str, digest: str) -> None:
         """What the file must be when it is loaded: sha256 in hex."""
         self._digests[path] = digest
 
@@ -198,15 +202,15 @@ class References:
                 data = await reading.read(self._file_max_bytes + 1)
         return await asyncio.to_thread(self._encode, path, data)
 
-    def look(self, path: str) -> Picture:
+    def identify(self, path: str) -> ReferencePicture:
         """What the file is, by its first bytes. path: real, below the folder. Raises UsageError."""
-        if (known := self._looked.get(path)) is not None:
+        if (known := self._identified.get(path)) is not None:
             return known
         with self.open(path) as file:
             head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
         if (mime_type := picture_type(head)) is None:
             raise UsageError(f"{path}: is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
-        return self._remember(Picture(path, mime_type, size_bytes))
+        return self._remember(ReferencePicture(path, mime_type, size_bytes))
 
     def open_unchanged(self, path: str) -> IO[bytes]:
         """The file at its start, hashed again. Raises UsageError when it is not the one that was hashed before."""
@@ -221,10 +225,10 @@ class References:
             raise
         return file
 
-    def _remember(self, picture: Picture) -> Picture:
-        self._looked[picture.path] = picture
-        if len(self._looked) > _KNOWN_MAX:
-            self._looked.popitem(last=False)
+    def _remember(self, picture: ReferencePicture) -> ReferencePicture:
+        self._identified[picture.path] = picture
+        if len(self._identified) > _CACHE_MAX_ENTRIES:
+            self._identified.popitem(last=False)
         return picture
 
     def _encode(self, path: str, data: bytes) -> ReferenceImage:
@@ -236,11 +240,11 @@ class References:
         mime_type = picture_type(data[:16])
         if mime_type is None:
             raise UsageError(f"{path}: is no longer a picture")
-        made = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
-        self._keep(path, made)
-        return made
+        image = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
+        self._cache(path, image)
+        return image
 
-    def _find_all(self, pattern: str) -> list[Picture]:
+    def _find_glob(self, pattern: str) -> list[ReferencePicture]:
         if os.path.isabs(pattern) or ".." in pattern.replace("\\", "/").split("/"):
             raise BadReferenceError(f"{pattern!r} must stay inside the manifest's folder")
         matches = glob.iglob(pattern, root_dir=self.folder, recursive=True)
@@ -251,30 +255,30 @@ class References:
             raise BadReferenceError(f"{pattern!r} matches more than {GLOB_MAX_FILES} files")
         return [self._check(name) for name in names]
 
-    def _check(self, name: str) -> Picture:
+    def _check(self, name: str) -> ReferencePicture:
         if (known := self._pictures.get(name)) is not None:
             return known
         try:
-            real = resolve(self.folder, name)
+            real = resolve_inside(self.folder, name)
             with open_regular(real) as file:
                 head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
-        except OutsideError as problem:
+        except UnsafePathError as problem:
             raise BadReferenceError(f"{name!r} {problem}") from None
         if size_bytes > self._file_max_bytes:
-            most = f"{self._file_max_bytes / 1e6:g} MB"
-            raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {most}")
+            max_size = f"{self._file_max_bytes / 1e6:g} MB"
+            raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {max_size}")
         if (mime_type := picture_type(head)) is None:
             raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
-        picture = self._pictures[name] = self._remember(Picture(real, mime_type, size_bytes))
-        if len(self._pictures) > _KNOWN_MAX:
+        picture = self._pictures[name] = self._remember(ReferencePicture(real, mime_type, size_bytes))
+        if len(self._pictures) > _CACHE_MAX_ENTRIES:
             self._pictures.popitem(last=False)
         return picture
 
     def open(self, path: str) -> IO[bytes]:
         """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""
         try:
-            return open_regular(resolve(self.folder, os.path.relpath(path, self.folder)))
-        except OutsideError as problem:
+            return open_regular(resolve_inside(self.folder, os.path.relpath(path, self.folder)))
+        except UnsafePathError as problem:
             raise UsageError(f"{path}: the reference {problem}") from None
 
     def _read(self, path: str) -> bytes:
@@ -287,16 +291,16 @@ class References:
     def _remember_digest(self, path: str, digest: str) -> str:
         with self._lock:
             self._digests[path] = digest
-            if len(self._digests) > _KNOWN_MAX:
+            if len(self._digests) > _CACHE_MAX_ENTRIES:
                 self._digests.popitem(last=False)
         return digest
 
-    def _keep(self, path: str, made: ReferenceImage) -> None:
+    def _cache(self, path: str, image: ReferenceImage) -> None:
         with self._lock:
-            if path in self._encoded or len(made.base64) > self._cache_max_bytes:
+            if path in self._encoded or len(image.base64) > self._cache_max_bytes:
                 return
-            self._encoded[path] = made
-            self._cached_bytes += len(made.base64)
+            self._encoded[path] = image
+            self._cached_bytes += len(image.base64)
             while self._cached_bytes > self._cache_max_bytes:
                 self._cached_bytes -= len(self._encoded.popitem(last=False)[1].base64)
 

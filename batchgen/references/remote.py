@@ -13,53 +13,55 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchgen.errors import SettingsError, StoreError, UsageError
-from batchgen.manifest.diagnostics import shown
-from batchgen.manifest.storage_url import fixed_part, matching, object_address
-from batchgen.references.known_objects import KnownObjects
-from batchgen.references.listings import LISTED_MOST, Listings, TooManyError
-from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, Picture, picture_type
-from batchgen.safe_open import private
+from batchgen.manifest.diagnostics import safe_repr
+from batchgen.manifest.storage_url import glob_prefix, match_keys, split_object_url
+from batchgen.references.known_objects import ObjectCache
+from batchgen.references.listings import MAX_LISTED, Listings, TooManyObjectsError
+from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, ReferencePicture, picture_type
+from batchgen.safe_open import private_opener
 from batchgen.settings import environment
-from batchgen.store.objects import BucketAway, Found, Objects, server_of
+from batchgen.store.objects import BucketUnavailable, ObjectInfo, ObjectStorage, storage_server
 
-AT_ONCE = 16
+MAX_PARALLEL = 16
 HEAD_BYTES = 16
-FAULTS_MOST = 3  # in a row; then it is left alone, so that ten thousand items do not wait for it one after the other
-LEFT_ALONE_S = 60.0
-_KNOWN_MAX = 65_536
+MAX_FAILURES_IN_A_ROW = (
+    3  # in a row; then it is left alone, so that ten thousand items do not wait for it one after the other
+)
+BACKOFF_S = 60.0
+_MAX_INSPECTED = 65_536
 
 
-class Bucket:
+class ReferenceBucket:
     """One bucket. fault: why it could not be asked, the last `faults` times, and when that was."""
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError."""
-        self.objects = Objects(url)
+        self.objects = ObjectStorage(url)
         self.listings = Listings(self.objects)
-        self.fault = ""
-        self.faults = 0
-        self.fault_s = 0.0
+        self.last_failure = ""
+        self.failures_in_a_row = 0
+        self.failed_at_s = 0.0
 
 
-class PicturesAfar:
+class RemoteReferences:
     """Safe to use from several threads; pictures are found by one at a time."""
 
     def __init__(self, folder: Path | None, warn: Callable[[str], None], file_max_bytes: int = FILE_MAX_BYTES) -> None:
         """folder: of the user's state, where what was learned of an object is remembered for other runs."""
-        self._memory = KnownObjects(folder, warn)
+        self._object_cache = ObjectCache(folder, warn)
         self._file_max_bytes = file_max_bytes
-        self._buckets: dict[str, Bucket] = {}
-        self._looked: OrderedDict[str, tuple[Found, str]] = OrderedDict()  # by address, with the MIME type
+        self._buckets: dict[str, ReferenceBucket] = {}
+        self._inspected: OrderedDict[str, tuple[ObjectInfo, str]] = OrderedDict()  # by address, with the MIME type
         self._lock = threading.RLock()
 
     # --- while the manifest is read
 
-    def find(self, name: str) -> list[Picture]:
+    def find(self, name: str) -> list[ReferencePicture]:
         """The picture of this address, or those of a glob in order of name. Raises BadReferenceError."""
         try:
-            url, key = object_address(name)
+            url, key = split_object_url(name)
         except ValueError as error:
-            raise BadReferenceError(f"{'its address' if '@' in name else shown(name)}: {error}") from None
+            raise BadReferenceError(f"{'its address' if '@' in name else safe_repr(name)}: {error}") from None
         try:
             with self._lock:
                 bucket = self._bucket(url)
@@ -71,149 +73,155 @@ class PicturesAfar:
         except (StoreError, SettingsError) as error:
             raise BadReferenceError(f"{name!r}: {str(error).removeprefix(f'{url}: ')}") from None
 
-    def _find_one(self, bucket: Bucket, key: str, name: str) -> Picture:
-        if (known := self._looked.get(f"{bucket.objects.url}/{key}")) is not None:
+    def _find_one(self, bucket: ReferenceBucket, key: str, name: str) -> ReferencePicture:
+        if (known := self._inspected.get(f"{bucket.objects.url}/{key}")) is not None:
             return self._picture(bucket, key, name, *known)
-        with _asking(bucket):
-            listing = bucket.listings.wider(key)
+        with _counting_failures(bucket):
+            listing = bucket.listings.covering(key)
             found = None
             if listing is not None:
-                found = next(listing.beginning(key), None)
+                found = next(listing.with_prefix(key), None)
                 if found is None or found.path != key:
                     raise FileNotFoundError
-            return self._picture(bucket, key, name, *self._look(bucket, key, found))
+            return self._picture(bucket, key, name, *self._inspect(bucket, key, found))
 
-    def _find_all(self, bucket: Bucket, pattern: str, name: str) -> list[Picture]:
-        with _asking(bucket):
-            fixed = fixed_part(pattern)
+    def _find_all(self, bucket: ReferenceBucket, pattern: str, name: str) -> list[ReferencePicture]:
+        with _counting_failures(bucket):
+            fixed = glob_prefix(pattern)
             try:
-                below = {found.path: found for found in bucket.listings.of(fixed)}
-            except TooManyError:
+                below = {found.path: found for found in bucket.listings.list_prefix(fixed)}
+            except TooManyObjectsError:
                 begin = f"{bucket.objects.url}/{fixed}"
                 raise BadReferenceError(
-                    f"{name!r}: more than {LISTED_MOST:,} objects begin with {begin}: write more of the name before the"
+                    f"{name!r}: more than {MAX_LISTED:,} objects begin with {begin}: write more of the name before the"
                     " first of * ? ["
                 ) from None
-            keys = [pattern] if pattern in below else list(matching(pattern, below))
+            keys = [pattern] if pattern in below else list(match_keys(pattern, below))
             if not keys:
                 raise BadReferenceError(f"{name!r} matches no object")
             if len(keys) > GLOB_MAX_FILES:
                 raise BadReferenceError(f"{name!r} matches more than {GLOB_MAX_FILES} objects")
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                looked = pool.map(lambda key: self._look(bucket, key, below[key]), keys)
+            with ThreadPoolExecutor(MAX_PARALLEL) as pool:
+                inspected = pool.map(lambda key: self._inspect(bucket, key, below[key]), keys)
                 return [
                     self._picture(bucket, key, f"{bucket.objects.url}/{key}", *seen)
-                    for key, seen in zip(keys, looked, strict=True)
+                    for key, seen in zip(keys, inspected, strict=True)
                 ]
 
-    def _look(self, bucket: Bucket, key: str, found: Found | None) -> tuple[Found, str]:
+    def _inspect(self, bucket: ReferenceBucket, key: str, found: ObjectInfo | None) -> tuple[ObjectInfo, str]:
         """The object and its MIME type, '' for no picture. found: as a listing has it. Raises FileNotFoundError."""
         address = f"{bucket.objects.url}/{key}"
-        if (known := self._looked.get(address)) is not None:
+        if (known := self._inspected.get(address)) is not None:
             return known
-        mime_type = self._memory.about(_place(address), found.etag, found.bytes)[0] if found is not None else ""
+        mime_type = self._object_cache.get(_cache_key(address), found.etag, found.bytes)[0] if found is not None else ""
         if found is None or not mime_type:
-            found, head = bucket.objects.start(key, HEAD_BYTES)
+            found, head = bucket.objects.read_head(key, HEAD_BYTES)
             mime_type = picture_type(head) or ""
-            if mime_type and not self._memory.about(_place(address), found.etag, found.bytes)[0]:
-                self._memory.learn(_place(address), found.etag, found.bytes, mime_type)
-        self._looked[address] = found, mime_type
-        if len(self._looked) > _KNOWN_MAX:
-            self._looked.popitem(last=False)
+            if mime_type and not self._object_cache.get(_cache_key(address), found.etag, found.bytes)[0]:
+                self._object_cache.put(_cache_key(address), found.etag, found.bytes, mime_type)
+        self._inspected[address] = found, mime_type
+        if len(self._inspected) > _MAX_INSPECTED:
+            self._inspected.popitem(last=False)
         return found, mime_type
 
-    def _picture(self, bucket: Bucket, key: str, name: str, found: Found, mime_type: str) -> Picture:
+    def _picture(
+        self, bucket: ReferenceBucket, key: str, name: str, found: ObjectInfo, mime_type: str
+    ) -> ReferencePicture:
         if found.bytes > self._file_max_bytes:
             most = f"{self._file_max_bytes / 1e6:g} MB"
             raise BadReferenceError(f"{name!r} has {found.bytes / 1e6:.1f} MB, a reference at most {most}")
         if not mime_type:
             raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
-        return Picture(f"{bucket.objects.url}/{key}", mime_type, found.bytes)
+        return ReferencePicture(f"{bucket.objects.url}/{key}", mime_type, found.bytes)
 
-    def _bucket(self, url: str) -> Bucket:
+    def _bucket(self, url: str) -> ReferenceBucket:
         """Raises SettingsError, BucketAway."""
         bucket = self._buckets.get(url)
         if bucket is None:
-            bucket = self._buckets[url] = Bucket(url)
-        if bucket.faults >= FAULTS_MOST and time.monotonic() < bucket.fault_s + LEFT_ALONE_S:
-            raise BucketAway(bucket.fault)
+            bucket = self._buckets[url] = ReferenceBucket(url)
+        if bucket.failures_in_a_row >= MAX_FAILURES_IN_A_ROW and time.monotonic() < bucket.failed_at_s + BACKOFF_S:
+            raise BucketUnavailable(bucket.last_failure)
         return bucket
 
     # --- what is in them
 
     def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
         """sha256 in hex by address, several at once. Raises UsageError."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_PARALLEL) as pool:
             return dict(zip(addresses, pool.map(self._digest, addresses), strict=True))
 
     def _digest(self, address: str) -> str:
         try:
-            found = self._known(address)
-            if sha256 := self._memory.about(_place(address), found.etag, found.bytes)[1]:
+            found = self._object_info(address)
+            if sha256 := self._object_cache.get(_cache_key(address), found.etag, found.bytes)[1]:
                 return sha256
             digest, head = hashlib.sha256(), b""
-            found, pieces = self._whole(address)
+            found, pieces = self._stat_and_stream(address)
             for piece in pieces:
                 digest.update(piece)
                 head = head or piece[:HEAD_BYTES]
         except (FileNotFoundError, StoreError, SettingsError) as error:
             raise UsageError(
-                _gone(address) if isinstance(error, FileNotFoundError) else f"{address}: {error}"
+                _gone_message(address) if isinstance(error, FileNotFoundError) else f"{address}: {error}"
             ) from None
         mime_type, sha256 = picture_type(head) or "", digest.hexdigest()
-        self._memory.learn(_place(address), found.etag, found.bytes, mime_type, sha256)
+        self._object_cache.put(_cache_key(address), found.etag, found.bytes, mime_type, sha256)
         return sha256
 
-    def bring(self, address: str, path: str) -> str:
+    def fetch(self, address: str, path: str) -> str:
         """Fetch it into a new file; its sha256. Raises UsageError when it is gone, BucketAway, OSError."""
         try:
-            _, pieces = self._whole(address)
+            _, pieces = self._stat_and_stream(address)
         except FileNotFoundError:
-            raise UsageError(_gone(address)) from None
+            raise UsageError(_gone_message(address)) from None
         digest = hashlib.sha256()
-        with open(path, "wb", opener=private) as file:
+        with open(path, "wb", opener=private_opener) as file:
             for piece in pieces:
                 digest.update(piece)
                 file.write(piece)
         return digest.hexdigest()
 
-    def _known(self, address: str) -> Found:
-        if (known := self._looked.get(address)) is None:
-            bucket, key = self._at(address)
-            known = self._look(bucket, key, None)
+    def _object_info(self, address: str) -> ObjectInfo:
+        if (known := self._inspected.get(address)) is None:
+            bucket, key = self._bucket_and_key(address)
+            known = self._inspect(bucket, key, None)
         return known[0]
 
-    def _whole(self, address: str) -> tuple[Found, Iterator[bytes]]:
-        bucket, key = self._at(address)
-        found, pieces = bucket.objects.whole(key)
+    def _stat_and_stream(self, address: str) -> tuple[ObjectInfo, Iterator[bytes]]:
+        bucket, key = self._bucket_and_key(address)
+        found, pieces = bucket.objects.stat_and_stream(key)
         if found.bytes > self._file_max_bytes:
             raise UsageError(f"{address}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
         return found, pieces
 
-    def _at(self, address: str) -> tuple[Bucket, str]:
-        url, key = object_address(address)
+    def _bucket_and_key(self, address: str) -> tuple[ReferenceBucket, str]:
+        url, key = split_object_url(address)
         with self._lock:
             return self._bucket(url), key
 
 
-def _gone(address: str) -> str:
+def _gone_message(address: str) -> str:
     return f"{address}: the reference is no longer in its bucket"
 
 
 @contextmanager
-def _asking(bucket: Bucket) -> Iterator[None]:
+def _counting_failures(bucket: ReferenceBucket) -> Iterator[None]:
     """Counts the times in a row that it could not be asked."""
     try:
         yield
-    except BucketAway as error:
-        bucket.faults, bucket.fault, bucket.fault_s = bucket.faults + 1, str(error), time.monotonic()
+    except BucketUnavailable as error:
+        bucket.failures_in_a_row, bucket.last_failure, bucket.failed_at_s = (
+            bucket.failures_in_a_row + 1,
+            str(error),
+            time.monotonic(),
+        )
         raise
     except (BadReferenceError, FileNotFoundError):
-        bucket.faults = 0
+        bucket.failures_in_a_row = 0
         raise
-    bucket.faults = 0
+    bucket.failures_in_a_row = 0
 
 
-def _place(address: str) -> str:
+def _cache_key(address: str) -> str:
     """An address means another object on another server."""
-    return f"{server}/{address}" if (server := server_of(address, environment())) else address
+    return f"{server}/{address}" if (server := storage_server(address, environment())) else address

@@ -15,25 +15,31 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.errors import StoreError
-from batchgen.ledger.history import Chronicle, PictureRow
-from batchgen.planning.plan import named
+from batchgen.ledger.history import HistoryReader, PictureRow
+from batchgen.planning.plan import matches_selection
 from batchgen.records import sample_key
-from batchgen.report.gallery import refuse_foreign
-from batchgen.report.thumbnails import SIDE_PX, Thumbnails, shrunk_of
-from batchgen.sanitize import clean
+from batchgen.report.gallery import refuse_to_overwrite
+from batchgen.report.thumbnails import THUMBNAIL_SIDE_PX, Thumbnails, shrink_stored
+from batchgen.sanitize import sanitize
 from batchgen.store.store import Store
 
 FILE_NAME = "contact-sheet.jpg"
-KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-SHEET_MOST_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto another sheet
-SIDE_MOST_PX = 16_000  # WebP ends at 16,383
+FORMATS_BY_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+MAX_SHEET_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto another sheet
+MAX_SIDE_PX = 16_000  # WebP ends at 16,383
 GAP_PX = 8
-SOFTWARE = 0x0131
-PAPER, CELL, INK, FAINT, MARK = (250, 250, 248), (236, 236, 232), (30, 32, 38), (110, 112, 120), (178, 90, 0)
+EXIF_SOFTWARE_TAG = 0x0131
+BACKGROUND, CELL_BACKGROUND, TEXT_COLOUR, MUTED_COLOUR, EMULATED_COLOUR = (
+    (250, 250, 248),
+    (236, 236, 232),
+    (30, 32, 38),
+    (110, 112, 120),
+    (178, 90, 0),
+)
 FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc",
          "NotoSansCJKsc-Regular.otf", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "wqy-microhei.ttc")  # fmt: skip
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-UNLIKE = {"refused": (158, 40, 40), "failed": (158, 40, 40), "uncertain": (150, 100, 0)}
+STATE_COLOURS = {"refused": (158, 40, 40), "failed": (158, 40, 40), "uncertain": (150, 100, 0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +69,31 @@ class Layout:
         return self.cell + round(self.font_px * 1.7)
 
     @property
-    def head(self) -> int:
+    def header_height(self) -> int:
         return round(self.font_px * 2.6)
 
     @property
     def width(self) -> int:
         return GAP_PX + self.columns * (self.cell + GAP_PX)
 
-    def rows_most(self) -> int:
+    def max_rows(self) -> int:
         """That fit on one sheet."""
-        high = min(SIDE_MOST_PX, SHEET_MOST_PIXELS // self.width)
-        return max(1, (high - self.head - GAP_PX) // (self.high + GAP_PX))
+        high = min(MAX_SIDE_PX, MAX_SHEET_PIXELS // self.width)
+        return max(1, (high - self.header_height - GAP_PX) // (self.high + GAP_PX))
 
     def size(self, cells: int) -> tuple[int, int]:
         rows = -(-cells // self.columns)
-        return self.width, self.head + GAP_PX + rows * (self.high + GAP_PX)
+        return self.width, self.header_height + GAP_PX + rows * (self.high + GAP_PX)
 
 
-def cells_of(ledger: Chronicle, wants: Sequence[str]) -> Iterator[Cell]:
+def cells_of(ledger: HistoryReader, wants: Sequence[str]) -> Iterator[Cell]:
     """In the order in which the items first appeared. wants: patterns of `--only`, all without any."""
     pictures: dict[tuple[str, int, str | None], PictureRow] = {}
     for row in ledger.pictures():
         if row.role == "image":
             pictures.setdefault((row.item_id, row.n, row.fingerprint), row)
     for sample in ledger.samples():
-        if sample.state == "superseded" or not named(sample.item_id, sample.tags.split(","), wants):
+        if sample.state == "superseded" or not matches_selection(sample.item_id, sample.tags.split(","), wants):
             continue
         found = (
             pictures.get((sample.item_id, sample.n, sample.made_fingerprint)) if sample.state == "succeeded" else None
@@ -97,7 +103,7 @@ def cells_of(ledger: Chronicle, wants: Sequence[str]) -> Iterator[Cell]:
             found.path if found else "",
             found.sha256 if found else "",
             sample.state,
-            clean(sample.reason),
+            sanitize(sample.reason),
         )
 
 
@@ -106,73 +112,73 @@ def write_sheets(
 ) -> list[Path]:
     """One file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError, also when a file of
     somebody else's has one of these."""
-    kind, paths = KINDS[target.suffix.lower()], list[Path]()
-    most, left = layout.rows_most() * layout.columns, iter(cells)
+    kind, paths = FORMATS_BY_SUFFIX[target.suffix.lower()], list[Path]()
+    most, left = layout.max_rows() * layout.columns, iter(cells)
     while chunk := list(islice(left, most)):
         number = len(paths) + 1
         path = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
-        refuse_foreign(path, _is_sheet)
+        refuse_to_overwrite(path, _is_sheet)
         sheet = _sheet(store, f"{title}{f' · {number}' if number > 1 else ''}", chunk, layout, emulated=emulated)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        temp_path = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with open(beside, "xb") as file:
-                sheet.save(file, kind, exif=_mark(), **({} if kind == "PNG" else {"quality": 85}))
-            os.replace(beside, path)
+            with open(temp_path, "xb") as file:
+                sheet.save(file, kind, exif=_software_exif(), **({} if kind == "PNG" else {"quality": 85}))
+            os.replace(temp_path, path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            temp_path.unlink(missing_ok=True)
             raise StoreError(f"{path}: {error.strerror or error}") from None
         paths.append(path)
     return paths
 
 
-def _mark() -> Image.Exif:
+def _software_exif() -> Image.Exif:
     """By which a sheet is known as one of ours. Source: Exif 2.32, 4.6.5, tag 0131 (Software)."""
     exif = Image.Exif()
-    exif[SOFTWARE] = "batchgen"
+    exif[EXIF_SOFTWARE_TAG] = "batchgen"
     return exif
 
 
 def _is_sheet(path: Path) -> bool:
     try:
-        with Image.open(path, formats=tuple(set(KINDS.values()))) as image:
-            return str(image.getexif().get(SOFTWARE)) == "batchgen"
+        with Image.open(path, formats=tuple(set(FORMATS_BY_SUFFIX.values()))) as image:
+            return str(image.getexif().get(EXIF_SOFTWARE_TAG)) == "batchgen"
     except Exception:  # Pillow raises all sorts of errors on what is not a picture
         return False
 
 
 def _sheet(store: Store, title: str, cells: Sequence[Cell], layout: Layout, *, emulated: bool) -> Image.Image:
-    sheet = Image.new("RGB", layout.size(len(cells)), PAPER)
+    sheet = Image.new("RGB", layout.size(len(cells)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     large = round(layout.font_px * 1.3)
-    middle = GAP_PX + layout.head / 2
+    middle = GAP_PX + layout.header_height / 2
     mark = "EMULATED" if emulated else ""
-    room = layout.width - 2 * GAP_PX - draw.textlength(f"  {mark}", font_for(mark, large))
-    write(draw, (GAP_PX, middle), title, room, large, INK, "lm")
-    write(draw, (layout.width - GAP_PX, middle), mark, layout.width, large, MARK, "rm")
+    max_width_px = layout.width - 2 * GAP_PX - draw.textlength(f"  {mark}", font_for(mark, large))
+    draw_text(draw, (GAP_PX, middle), title, max_width_px, large, TEXT_COLOUR, "lm")
+    draw_text(draw, (layout.width - GAP_PX, middle), mark, layout.width, large, EMULATED_COLOUR, "rm")
     small = _thumbnails(store, [(cell.path, cell.sha256) for cell in cells], layout.cell)
     for number, (cell, thumbnail) in enumerate(zip(cells, small, strict=True)):
         row, column = divmod(number, layout.columns)
         x = GAP_PX + column * (layout.cell + GAP_PX)
-        y = layout.head + GAP_PX + row * (layout.high + GAP_PX)
-        _place(sheet, draw, (x, y), cell, thumbnail, layout)
+        y = layout.header_height + GAP_PX + row * (layout.high + GAP_PX)
+        _draw_cell(sheet, draw, (x, y), cell, thumbnail, layout)
     return sheet
 
 
 def _thumbnails(store: Store, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
     """In order; those of the gallery's size are kept for the next time."""
-    if side <= SIDE_PX:
+    if side <= THUMBNAIL_SIDE_PX:
         yield from Thumbnails(store.folder, store=store).all(pictures)
         return
     with ThreadPoolExecutor(2) as pool:  # of pictures this large few are in memory at once
-        yield from pool.map(lambda picture: shrunk_of(store, picture[0], side) if picture[0] else b"", pictures)
+        yield from pool.map(lambda picture: shrink_stored(store, picture[0], side) if picture[0] else b"", pictures)
 
 
-def _place(
+def _draw_cell(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], cell: Cell, thumbnail: bytes, layout: Layout
 ) -> None:  # fmt: skip
     x, y = at
     side = layout.cell
-    draw.rectangle((x, y, x + side - 1, y + side - 1), CELL)
+    draw.rectangle((x, y, x + side - 1, y + side - 1), CELL_BACKGROUND)
     if thumbnail:
         with Image.open(io.BytesIO(thumbnail)) as small:
             small.thumbnail((side, side))
@@ -180,29 +186,31 @@ def _place(
         sheet.paste(shown, (x + (side - shown.width) // 2, y + (side - shown.height) // 2), shown)
     else:
         state = cell.state if not cell.path else "cannot be shown"
-        for line, (words, ink) in enumerate([(state, UNLIKE.get(state, FAINT)), (cell.why, FAINT)]):
+        for line, (words, colour) in enumerate(
+            [(state, STATE_COLOURS.get(state, MUTED_COLOUR)), (cell.why, MUTED_COLOUR)]
+        ):
             place = (x + side / 2, y + side / 2 + (line - 0.5) * layout.font_px * 1.4)
-            write(draw, place, words, side - 8, layout.font_px, ink, "mm")
-    write(draw, (x, y + side + 3), clean(cell.label), side, layout.font_px, INK, "la")
+            draw_text(draw, place, words, side - 8, layout.font_px, colour, "mm")
+    draw_text(draw, (x, y + side + 3), sanitize(cell.label), side, layout.font_px, TEXT_COLOUR, "la")
 
 
-def write(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: float, size: int, ink: tuple[int, int, int], anchor: str
+def draw_text(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, max_width_px: float, size: int, colour: tuple[int, int, int], anchor: str
 ) -> None:  # fmt: skip
     """A text of at most `room` pixels: what is too long loses its middle, for names differ at their ends."""
-    font, kept = font_for(text, size), len(text)
+    font, keep_chars = font_for(text, size), len(text)
     shown = text
-    while kept > 1 and draw.textlength(shown, font) > room:
-        kept -= 1
-        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-    draw.text(at, shown, ink, font, anchor=anchor)
+    while keep_chars > 1 and draw.textlength(shown, font) > max_width_px:
+        keep_chars -= 1
+        shown = f"{text[: (keep_chars + 1) // 2]}…{text[len(text) - keep_chars // 2 :]}"
+    draw.text(at, shown, colour, font, anchor=anchor)
 
 
 def font_for(text: str, size: int) -> Font:
     """Pillow's own font, which has little more than ASCII, else the one of the system's that has most of the text."""
     if text.isascii():
         return ImageFont.load_default(size=size)
-    return min(_fonts(size), key=lambda font: sum(_lacks(font, sign) for sign in set(text)))
+    return min(_fonts(size), key=lambda font: sum(_lacks_glyph(font, sign) for sign in set(text)))
 
 
 @cache
@@ -215,6 +223,6 @@ def _fonts(size: int) -> list[Font]:
 
 
 @cache
-def _lacks(font: Font, sign: str) -> bool:
+def _lacks_glyph(font: Font, sign: str) -> bool:
     """Whether the font draws what it draws for U+FFFF, which is no character."""
     return bool(bytes(font.getmask(sign)) == bytes(font.getmask("\uffff")))

@@ -11,25 +11,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchgen.ledger.derivatives import Derived
-from batchgen.ledger.reader import Money, Reader, RunRow
+from batchgen.ledger.derivatives import DerivativeReader
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import Money
+from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import sample_key
-from batchgen.report import figures
-from batchgen.report.billing_check import account
-from batchgen.report.figures import utc_iso, utc_seconds
-from batchgen.store.unparsed import kept_attempts, kept_bytes
+from batchgen.report import formatting
+from batchgen.report.billing_check import billing_check
+from batchgen.report.formatting import utc_iso, utc_seconds
+from batchgen.store.unparsed import unparsed_attempts, unparsed_bytes
 
 if TYPE_CHECKING:
-    from batchgen.engine.outcome import Outcome, Tally
+    from batchgen.engine.outcome import DerivativeCounts, Outcome
 
-REASONS_MOST = 3
-UNCERTAIN_MOST = 10
-NEWEST_MOST = 5
-FAILURES_MOST = 5
+MAX_REASONS = 3
+MAX_UNCERTAIN = 10
+MAX_NEWEST = 5
+MAX_FAILURES = 5
 NO_DISCREPANCIES = {"missing": [], "missing_total": 0, "changed": [], "changed_total": 0}
-NOT_MADE = ("refused", "failed", "uncertain")
+NOT_MADE_STATES = ("refused", "failed", "uncertain")
 Facts = dict[str, Any]
 
 
@@ -49,7 +51,7 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "remedy": REMEDIES.get(outcome.stopped_by, ""),
         "emulated": outcome.emulated,
         "seconds": round(outcome.seconds, 3),
-        "exposed_ms": _exposed(outcome.exposed_ms),
+        "exposed_ms": _exposed_facts(outcome.exposed_ms),
         "folder": outcome.folder,
         "own_folder": own_folder,
         "bucket": outcome.bucket,
@@ -78,11 +80,11 @@ def outcome_facts(outcome: Outcome, reader: Reader, job: str, manifest: str, *, 
         "cluster": cluster(reader),
         "reasons": reasons(reader),
         "uncertain": uncertain(reader),
-        "account": books(reader),
+        "account": billing_facts(reader),
         "derivatives": derivative_facts(outcome.derived, reader),
-        "flagged": [{"path": path, "flags": list(flags)} for path, flags in reader.flagged(outcome.run_id, UNCERTAIN_MOST)],
+        "flagged": [{"path": path, "flags": list(flags)} for path, flags in reader.flagged(outcome.run_id, MAX_UNCERTAIN)],
         "flagged_total": reader.flagged_count(outcome.run_id),
-        "newest": reader.newest_paths(outcome.run_id, NEWEST_MOST),
+        "newest": reader.newest_paths(outcome.run_id, MAX_NEWEST),
     }  # fmt: skip
 
 
@@ -104,8 +106,8 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
         "batches": batches(reader),
         "cluster": cluster(reader),
         "uncertain": uncertain(reader),
-        "account": books(reader),
-        "derivatives": Derived.of(reader).derivative_counts(),
+        "account": billing_facts(reader),
+        "derivatives": DerivativeReader.from_reader(reader).derivative_counts(),
         "outages": outages(reader),
         "parked": {
             lane_model(lane): {"until": utc_iso(until), "message": message}
@@ -113,21 +115,21 @@ def job_facts(reader: Reader, folder: str, now: float, alive: bool | None) -> Fa
             if until > now
         },
         "reasons": reasons(reader),
-        "unread": {"answers": len(kept_attempts(folder)), "bytes": kept_bytes(folder)},
+        "unread": {"answers": len(unparsed_attempts(folder)), "bytes": unparsed_bytes(folder)},
         "run": _run(reader.last_run(), alive),
     }
 
 
-def facts_of(folder: Path) -> Facts:
+def load_job_facts(folder: Path) -> Facts:
     """How the job in a folder stands now. Raises LedgerError."""
     with Reader.open(folder) as reader:
-        alive = process_lives(reader.last_run(), socket.gethostname(), holder_of(folder))
+        alive = is_process_alive(reader.last_run(), socket.gethostname(), read_lock_holder(folder))
         return job_facts(reader, str(folder), time.time(), alive)
 
 
 def run_facts(reader: Reader, run: RunRow, state: str) -> Facts:
     """One run. state: as `process_state` says it."""
-    ends = reader.ends_in(run.id)
+    ends = reader.sample_count_by_outcome(run.id)
     until = run.ended_at if run.ended_at is not None else time.time() if state == "running" else None
     return {
         "run": run.id,
@@ -135,8 +137,8 @@ def run_facts(reader: Reader, run: RunRow, state: str) -> Facts:
         "began": utc_iso(run.started_at),
         "ended": utc_iso(run.ended_at),
         "seconds": None if until is None else round(until - run.started_at, 1),
-        "made": reader.made_in(run.id),
-        "not_made": {end: ends[end] for end in NOT_MADE if ends.get(end)},
+        "made": reader.image_count_of_run(run.id),
+        "not_made": {end: ends[end] for end in NOT_MADE_STATES if ends.get(end)},
         "usd": money_facts(reader.money(run.id)),
         "exit_code": run.exit_code,
         "stopped_by": run.stopped_by,
@@ -152,12 +154,12 @@ def reasons(reader: Reader) -> list[Facts]:
     """The commonest reasons why samples have no image, each with what to do about it."""
     return [
         {"reason": reason, "samples": number, "message": message, "remedy": REMEDIES.get(reason, "")}
-        for reason, number, message in reader.reasons(REASONS_MOST)
+        for reason, number, message in reader.failure_reasons(MAX_REASONS)
     ]
 
 
 def uncertain(reader: Reader) -> list[Facts]:
-    return [{"id": key, "maybe_usd": usd} for key, usd in reader.uncertain(UNCERTAIN_MOST)]
+    return [{"id": key, "maybe_usd": usd} for key, usd in reader.uncertain_samples(MAX_UNCERTAIN)]
 
 
 def outages(reader: Reader) -> list[Facts]:
@@ -182,22 +184,22 @@ def batches(reader: Reader) -> list[Facts]:
 
 def cluster(reader: Reader) -> Facts | None:
     """What is with the cluster's workers; None for a job that never was."""
-    queue = reader.queue()
-    return None if queue is None else asdict(queue)
+    queue_status = reader.queue_status()
+    return None if queue_status is None else asdict(queue_status)
 
 
-def books(reader: Reader) -> Facts:
+def billing_facts(reader: Reader) -> Facts:
     """Requests of all runs that were or may have been billed, and what each was for."""
-    return account(reader.billed_requests(), reader.picture_requests(), reader.beyond_requests())
+    return billing_check(reader.billed_request_count(), reader.picture_request_count(), reader.surplus_requests())
 
 
-def derivative_facts(tally: Tally, reader: Reader) -> Facts:
+def derivative_facts(counts: DerivativeCounts, reader: Reader) -> Facts:
     """What was made of the pictures, and why some could not be."""
-    failures = Derived.of(reader).derivative_failures(FAILURES_MOST)
-    return {**asdict(tally), "failures": [{"path": path, "message": message} for path, message in failures]}
+    failures = DerivativeReader.from_reader(reader).derivative_failures(MAX_FAILURES)
+    return {**asdict(counts), "failures": [{"path": path, "message": message} for path, message in failures]}
 
 
-def _exposed(exposed_ms: tuple[float, float] | None) -> Facts | None:
+def _exposed_facts(exposed_ms: tuple[float, float] | None) -> Facts | None:
     """How long an answer was only in memory or unrecorded."""
     return exposed_ms and {"median": round(exposed_ms[0], 1), "largest": round(exposed_ms[1], 1)}
 
@@ -205,8 +207,8 @@ def _exposed(exposed_ms: tuple[float, float] | None) -> Facts | None:
 def money_facts(money: Money) -> Facts:
     """Null is unknown: nothing was spent, or may have been, whose price anybody knows. Else the sum of what is known, and
     beside it how many requests are not in it."""
-    spent = figures.known(money.spent, 0 if money.estimated else money.unknown)
-    maybe = figures.known(money.maybe, money.maybe_unknown)
+    spent = formatting.known_amount(money.spent, 0 if money.estimated else money.unknown)
+    maybe = formatting.known_amount(money.maybe, money.maybe_unknown)
     return {
         "spent": None if spent is None else round(spent, 6),
         "estimated": round(money.estimated, 6),
@@ -232,7 +234,7 @@ def _run(run: RunRow | None, alive: bool | None) -> Facts | None:
         return None
     return {
         "id": run.id,
-        "state": state_of(run, alive),
+        "state": run_state(run, alive),
         "started_at": utc_iso(run.started_at),
         "ended_at": utc_iso(run.ended_at),
         "pid": run.pid,
@@ -246,16 +248,16 @@ def _run(run: RunRow | None, alive: bool | None) -> Facts | None:
     }
 
 
-def state_of(run: RunRow, alive: bool | None) -> str:
+def run_state(run: RunRow, alive: bool | None) -> str:
     """ended; running; died (its process is gone and no end recorded); unknown (another host's process)."""
     return "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[alive]
 
 
 def process_state(run: RunRow, folder: Path) -> str:
-    return state_of(run, process_lives(run, socket.gethostname(), holder_of(folder)))
+    return run_state(run, is_process_alive(run, socket.gethostname(), read_lock_holder(folder)))
 
 
-def holder_of(folder: Path) -> Facts:
+def read_lock_holder(folder: Path) -> Facts:
     """The note that a run keeps beside its lock; empty when there is none."""
     try:
         note = json.loads((folder / STATE_FOLDER / "holder.json").read_text(encoding="utf-8"))
@@ -264,7 +266,7 @@ def holder_of(folder: Path) -> Facts:
     return note if isinstance(note, dict) else {}
 
 
-def process_lives(run: RunRow | None, host: str, holder: Mapping[str, Any]) -> bool | None:
+def is_process_alive(run: RunRow | None, host: str, holder: Mapping[str, Any]) -> bool | None:
     """Whether the process of an unended run still works on the job; None when it ran on another host.
 
     holder: the note that a run keeps beside its lock and removes when it ends in order.

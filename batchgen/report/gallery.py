@@ -19,32 +19,34 @@ from urllib.parse import quote
 import pybase64
 
 from batchgen.errors import StoreError
-from batchgen.sanitize import without_secrets
+from batchgen.sanitize import redact_secrets
 
 FILE_NAME = "report.html"
 TITLE_END = b" \xc2\xb7 batchgen</title>"
 HEAD_BYTES = 20_000  # the title stands in them, however long the job's name
-CHUNK = 100  # thumbnails in one script element: the page decodes an element when one of them comes into view
+THUMBNAILS_PER_SCRIPT = (
+    100  # thumbnails in one script element: the page decodes an element when one of them comes into view
+)
 
 
 def write_gallery(target: Path, facts: Any, thumbnails: Iterable[bytes], folder: Path, secrets: Sequence[str]) -> int:
     """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError, also when
     a file of somebody else's stands there."""
-    refuse_foreign(target, _is_page)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    refuse_to_overwrite(target, _is_page)
+    temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with open(beside, "x", encoding="utf-8", newline="\n") as file:
-            file.writelines(page({**facts, "base": base(target, folder)}, thumbnails, secrets))
+        with open(temp_path, "x", encoding="utf-8", newline="\n") as file:
+            file.writelines(render_gallery({**facts, "base": link_base(target, folder)}, thumbnails, secrets))
             size = file.tell()
-        os.replace(beside, target)
+        os.replace(temp_path, target)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            os.unlink(temp_path)
         raise StoreError(f"{target}: {error.strerror or error}") from None
     return size
 
 
-def refuse_foreign(target: Path, is_ours: Callable[[Path], bool]) -> None:
+def refuse_to_overwrite(target: Path, is_ours: Callable[[Path], bool]) -> None:
     """Raises StoreError rather than have a file written over that is not one of ours."""
     if os.path.lexists(target) and not is_ours(target):
         raise StoreError(f"{target} was not written by batchgen and stays as it is: rename it, or name another file")
@@ -58,13 +60,13 @@ def _is_page(path: Path) -> bool:
         return False
 
 
-def page(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
+def render_gallery(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
     """The page in pieces, so that ten thousand thumbnails are never in memory at once."""
-    return document(GALLERY, without_secrets(str(facts["job"]), secrets), safe_json(facts, secrets), thumbnails)
+    return render_document(GALLERY, redact_secrets(str(facts["job"]), secrets), safe_json(facts, secrets), thumbnails)
 
 
 @dataclass(frozen=True)
-class Parts:
+class PageParts:
     """Names of the files in `page/` that one page is made of. live: it asks its own server for more."""
 
     styles: tuple[str, ...]
@@ -89,10 +91,10 @@ class Parts:
         )
 
 
-GALLERY = Parts(styles=("gallery",), bodies=("gallery",), scripts=("elements", "gallery"))
+GALLERY = PageParts(styles=("gallery",), bodies=("gallery",), scripts=("elements", "gallery"))
 
 
-def document(parts: Parts, title: str, facts_text: str, thumbnails: Iterable[bytes] = ()) -> Iterator[str]:
+def render_document(parts: PageParts, title: str, facts_text: str, thumbnails: Iterable[bytes] = ()) -> Iterator[str]:
     """A page in pieces. facts_text: as `safe_json` makes it."""
     style, body, script = parts.texts
     title = html.escape(title)
@@ -104,7 +106,7 @@ def document(parts: Parts, title: str, facts_text: str, thumbnails: Iterable[byt
     yield f'<script type="application/json" id="facts">{facts_text}</script>\n<script>{script}</script>\n'
     encoded = (pybase64.b64encode(thumbnail).decode("ascii") for thumbnail in thumbnails)
     number = 0
-    while chunk := list(islice(encoded, CHUNK)):
+    while chunk := list(islice(encoded, THUMBNAILS_PER_SCRIPT)):
         yield f'<script type="text/plain" id="thumbnails-{number}">'
         yield "\n".join(chunk)
         yield "</script>\n"
@@ -114,7 +116,7 @@ def document(parts: Parts, title: str, facts_text: str, thumbnails: Iterable[byt
 
 def safe_json(facts: Any, secrets: Sequence[str]) -> str:
     """JSON for a page, without a key: in it a secret stands as JSON writes it, `"`, `&` and their like look different there."""
-    return without_secrets(script_json(facts), [script_json(secret)[1:-1] for secret in secrets])
+    return redact_secrets(script_json(facts), [script_json(secret)[1:-1] for secret in secrets])
 
 
 def script_json(value: Any) -> str:
@@ -125,13 +127,13 @@ def script_json(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def base(target: Path, folder: Path) -> str:
+def link_base(target: Path, folder: Path) -> str:
     """What stands before a picture's path in a link from the page: `` when both are in one folder, else `../catalog/`."""
     try:
-        way = os.path.relpath(folder, target.parent)
+        relative = os.path.relpath(folder, target.parent)
     except ValueError:  # another drive
         return f"{folder.absolute().as_uri()}/"
-    return "" if way == "." else f"{quote(way.replace(os.sep, '/'))}/"
+    return "" if relative == "." else f"{quote(relative.replace(os.sep, '/'))}/"
 
 
 def _asset(name: str) -> str:

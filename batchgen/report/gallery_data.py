@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from batchgen.ledger.history import AttemptRow, Chronicle, MadeRow, PictureRow, SampleRow
+from batchgen.ledger.history import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import SIDECARS
-from batchgen.report.run_statistics import Facts, left_at, model_of, night
-from batchgen.store.open_store import META
-from batchgen.store.store import beside
+from batchgen.report.run_statistics import Facts, model_of, run_statistics, sent_or_started_at
+from batchgen.store.open_store import STORE_META_KEY
+from batchgen.store.store import sidecar_path
 
-NIGHTS_MOST = 30
+MAX_RUNS = 30
 THOUGHTS = ".thoughts.md"
 SOURCES_MAX_BYTES = 262_144
 THOUGHTS_MAX_BYTES = 65_536
-Key = tuple[str, int]
-R = TypeVar("R", PictureRow, MadeRow)
+SampleKey = tuple[str, int]
+R = TypeVar("R", PictureRow, DerivativeFileRow)
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class ManifestInfo:
     """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id.
 
     folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
@@ -38,10 +38,10 @@ class Declared:
     """
 
     catalogue: Catalogue
-    cap: int | None = None
+    concurrency: int | None = None
     order: Mapping[str, int] = field(default_factory=dict)
     folder: Path | None = None
-    asks: Mapping[str, Facts] = field(default_factory=dict)
+    unfingerprinted: Mapping[str, Facts] = field(default_factory=dict)
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     post: Facts | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
@@ -49,58 +49,60 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class GalleryData:
     """facts: for the page. pictures: (path, sha256) of its thumbnails, by the number that the facts name."""
 
     facts: Facts
     pictures: Sequence[tuple[str, str]]
 
 
-class Numbers:
+class ValueIndex:
     """Numbers equal values from 0, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Any, int] = {}
+        self._index_by_key: dict[Any, int] = {}
         self.values: list[Any] = []
 
-    def of(self, key: Any, value: Any) -> int:
-        if key not in self._numbers:
-            self._numbers[key] = len(self.values)
+    def index_of(self, key: Any, value: Any) -> int:
+        if key not in self._index_by_key:
+            self._index_by_key[key] = len(self.values)
             self.values.append(value)
-        return self._numbers[key]
+        return self._index_by_key[key]
 
 
-def gallery_facts(ledger: Chronicle, folder: Path, declared: Declared, now: float) -> Shown:
+def gallery_facts(ledger: HistoryReader, folder: Path, manifest_info: ManifestInfo, now: float) -> GalleryData:
     """now: UTC seconds."""
-    ledger.hold_still()
-    thumbnails, settings = Numbers(), Numbers()
+    ledger.snapshot()
+    thumbnails, settings = ValueIndex(), ValueIndex()
     attempts = list(ledger.all_attempts())
     of_sample, pictures = attempts_by_sample(attempts), by_sample(ledger.pictures())
     derivatives = by_sample(ledger.derivatives())
 
     def number(picture: PictureRow) -> int:
-        return thumbnails.of(picture.sha256, (picture.path, picture.sha256))
+        return thumbnails.index_of(picture.sha256, (picture.path, picture.sha256))
 
-    entries = Entries(files_of(ledger, folder), declared, settings, number)
+    builder = EntryBuilder(sidecar_reader(ledger, folder), manifest_info, settings, number)
     samples = [
-        entries.of(row, of_sample.get(row[:2], ()), pictures.get(row[:2], ()), derivatives.get(row[:2], ()))
-        for row in sorted(ledger.samples(), key=lambda row: declared.order.get(row.item_id, len(declared.order)))
+        builder.build(row, of_sample.get(row[:2], ()), pictures.get(row[:2], ()), derivatives.get(row[:2], ()))
+        for row in sorted(
+            ledger.samples(), key=lambda row: manifest_info.order.get(row.item_id, len(manifest_info.order))
+        )
     ]
-    nights = nights_of(ledger, attempts, declared)
-    first = [folder.name, *(night["start"] for night in nights[:1])]
-    return Shown(
+    runs = run_statistics_list(ledger, attempts, manifest_info)
+    first = [folder.name, *(night["start"] for night in runs[:1])]
+    return GalleryData(
         {
-            **job_entry(ledger, folder, settings, declared.catalogue, now),
-            **manifest_entry(folder, declared),
+            **job_entry(ledger, folder, settings, manifest_info.catalogue, now),
+            **manifest_entry(folder, manifest_info),
             "key": hashlib.sha256(repr(first).encode()).hexdigest()[:12],
             "samples": samples,
-            "nights": nights[-NIGHTS_MOST:],
+            "nights": runs[-MAX_RUNS:],
         },
         thumbnails.values,
     )
 
 
-def job_entry(ledger: Chronicle, folder: Path, settings: Numbers, catalogue: Catalogue, now: float) -> Facts:
+def job_entry(ledger: HistoryReader, folder: Path, settings: ValueIndex, catalogue: Catalogue, now: float) -> Facts:
     """What is the same for all samples. settings: of those that were made entries before."""
     run = ledger.last_run()
     return {
@@ -114,38 +116,46 @@ def job_entry(ledger: Chronicle, folder: Path, settings: Numbers, catalogue: Cat
     }
 
 
-def manifest_entry(folder: Path, declared: Declared) -> Facts:
+def manifest_entry(folder: Path, manifest_info: ManifestInfo) -> Facts:
     """What a manifest that asks again needs besides the samples."""
-    return {"beside": _below(folder, declared.folder), "conversations": declared.conversations, "post": declared.post}
+    return {
+        "beside": _relative_folder(folder, manifest_info.folder),
+        "conversations": manifest_info.conversations,
+        "post": manifest_info.post,
+    }
 
 
-def attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[Key, list[AttemptRow]]:
+def attempts_by_sample(attempts: Sequence[AttemptRow]) -> dict[SampleKey, list[AttemptRow]]:
     """One request may be for several samples."""
-    table: dict[Key, list[AttemptRow]] = defaultdict(list)
+    table: dict[SampleKey, list[AttemptRow]] = defaultdict(list)
     for row in attempts:
         for n in range(row.n, row.n + row.images):
             table[row.item_id, n].append(row)
     return table
 
 
-def by_sample(rows: Iterable[R]) -> dict[Key, list[R]]:
-    table: dict[Key, list[R]] = defaultdict(list)
+def by_sample(rows: Iterable[R]) -> dict[SampleKey, list[R]]:
+    table: dict[SampleKey, list[R]] = defaultdict(list)
     for row in rows:
         table[row.item_id, row.n].append(row)
     return table
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class EntryBuilder:
     """Makes a page's entries of samples. thumbnail: how the page will ask for one."""
 
-    files: Files
-    declared: Declared
-    settings: Numbers
+    files: SidecarReader
+    manifest_info: ManifestInfo
+    settings: ValueIndex
     thumbnail: Callable[[PictureRow], Any]
 
-    def of(
-        self, row: SampleRow, attempts: Sequence[AttemptRow], pictures: Sequence[PictureRow], made: Sequence[MadeRow]
+    def build(
+        self,
+        row: SampleRow,
+        attempts: Sequence[AttemptRow],
+        pictures: Sequence[PictureRow],
+        made: Sequence[DerivativeFileRow],
     ) -> Facts:
         """made: of the picture that the sample has now."""
         entry = _sample(row, attempts, self.settings)
@@ -153,16 +163,16 @@ class Entries:
         if found := _sources(self.files, entry["pictures"]):
             entry["sources"] = found
         entry.update(_sidecars(self.files, entry["pictures"]))
-        if row.item_id in self.declared.asks:
-            entry["asks"] = self.declared.asks[row.item_id]
+        if row.item_id in self.manifest_info.unfingerprinted:
+            entry["asks"] = self.manifest_info.unfingerprinted[row.item_id]
         if made:
             entry["derivatives"] = [[file.path, file.width, file.height, file.bytes, file.sha256[:12]] for file in made]
         return entry
 
 
-def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: Numbers) -> Facts:
+def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: ValueIndex) -> Facts:
     """What is empty is left out: the page stays small."""
-    wire = _facts_of(row.wire)
+    wire = _parse_object(row.wire)
     prompt = wire.pop("prompt", "")
     wire.pop("v", None)
     last = next((a for a in reversed(attempts) if a.outcome == "succeeded" and a.ended_at), None)
@@ -172,7 +182,7 @@ def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: Numbers) -
         "state": row.state,
         "model": row.model,
         "prompt": prompt,
-        "settings": settings.of(json.dumps(wire, sort_keys=True), wire),
+        "settings": settings.index_of(json.dumps(wire, sort_keys=True), wire),
         "at": round(row.updated_at),
         "tags": row.tags.split(",") if row.tags else [],
         "usd": row.usd,
@@ -180,15 +190,15 @@ def _sample(row: SampleRow, attempts: Sequence[AttemptRow], settings: Numbers) -
         "reason": row.reason,
         "message": row.message,
         "text": row.text,
-        "seconds": round(last.ended_at - left_at(last), 2) if last and last.ended_at else None,
+        "seconds": round(last.ended_at - sent_or_started_at(last), 2) if last and last.ended_at else None,
         "served_by": model_of(last) if last and model_of(last) != wire.get("model", row.model) else None,
-        "tier": _facts_of(last.usage or "").get("tier") if last else None,
+        "tier": _parse_object(last.usage or "").get("tier") if last else None,
         "attempts": [_attempt(attempt) for attempt in attempts],
     }
     return {name: value for name, value in entry.items() if value not in ("", None, [])}
 
 
-def _facts_of(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
     except ValueError:
@@ -201,7 +211,7 @@ def _attempt(row: AttemptRow) -> list[Any]:
     maybe = row.usd is None and row.maybe_billed
     return [
         round(row.started_at, 1),
-        round(row.ended_at - left_at(row), 2) if row.ended_at else None,
+        round(row.ended_at - sent_or_started_at(row), 2) if row.ended_at else None,
         model_of(row),
         row.outcome or "open",
         row.reason or "",
@@ -239,7 +249,7 @@ def _pictures(row: SampleRow, rows: Sequence[PictureRow], thumbnail: Callable[[P
     return sorted(entries, key=lambda entry: ("image", "draft", "thought", "earlier").index(entry["kind"]))
 
 
-class Files:
+class SidecarReader:
     """Which plain files a folder holds: each listed once, for ten thousand pictures stand in few."""
 
     def __init__(self, folder: Path) -> None:
@@ -256,33 +266,37 @@ class Files:
                 self._names[below] = frozenset()
         return name in self._names[below]
 
-    def read(self, path: str, most: int) -> bytes:
+    def read(self, path: str, max_bytes: int) -> bytes:
         """The first of its bytes, at most so many. Raises OSError."""
         if (self.folder / path).is_symlink():
             return b""
         with open(self.folder / path, "rb") as file:
-            return file.read(most)
+            return file.read(max_bytes)
 
 
-class Recorded(Files):
+class RecordedSidecarReader(SidecarReader):
     """What stands beside pictures in a bucket, from the ledger: nothing is fetched for it."""
 
     def __init__(self, folder: Path, texts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         super().__init__(folder)
-        self._texts = {beside(path, ending): text for path, found in texts for ending, text in found.items()}
+        self._texts = {sidecar_path(path, ending): text for path, found in texts for ending, text in found.items()}
 
     def has(self, path: str) -> bool:
         return path in self._texts
 
-    def read(self, path: str, most: int) -> bytes:
-        return self._texts.get(path, "").encode("utf-8", "replace")[:most]
+    def read(self, path: str, max_bytes: int) -> bytes:
+        return self._texts.get(path, "").encode("utf-8", "replace")[:max_bytes]
 
 
-def files_of(ledger: Chronicle, folder: Path) -> Files:
-    return Recorded(folder, ledger.texts_beside()) if ledger.meta(META) else Files(folder)
+def sidecar_reader(ledger: HistoryReader, folder: Path) -> SidecarReader:
+    return (
+        RecordedSidecarReader(folder, ledger.all_sidecar_texts())
+        if ledger.meta(STORE_META_KEY)
+        else SidecarReader(folder)
+    )
 
 
-def _sidecars(files: Files, pictures: Sequence[Facts]) -> Facts:
+def _sidecars(files: SidecarReader, pictures: Sequence[Facts]) -> Facts:
     """What stands beside the picture: {thoughts: what the model let see of its thinking, files: names of it all}."""
     current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
     if current is None:
@@ -297,24 +311,24 @@ def _sidecars(files: Files, pictures: Sequence[Facts]) -> Facts:
     return found
 
 
-def _below(folder: Path, manifest_folder: Path | None) -> str | None:
+def _relative_folder(folder: Path, manifest_folder: Path | None) -> str | None:
     """The way from the manifest's folder to the job's, as a reference to one of its pictures begins; None when it lies elsewhere."""
     if manifest_folder is None:
         return None
     try:
-        way = folder.resolve().relative_to(manifest_folder.resolve())
+        relative = folder.resolve().relative_to(manifest_folder.resolve())
     except (ValueError, OSError):
         return None
-    return "" if way == Path() else f"{way.as_posix()}/"
+    return "" if relative == Path() else f"{relative.as_posix()}/"
 
 
-def _sources(files: Files, pictures: Sequence[Facts]) -> Facts | None:
+def _sources(files: SidecarReader, pictures: Sequence[Facts]) -> Facts | None:
     """What a search found for the picture, from the file beside it: {queries, sources: [{title, uri}]}."""
     current = next((picture["path"] for picture in pictures if picture["kind"] == "image"), None)
     if current is None:
         return None
     try:
-        text = files.read(beside(current, ".sources.json"), SOURCES_MAX_BYTES + 1)
+        text = files.read(sidecar_path(current, ".sources.json"), SOURCES_MAX_BYTES + 1)
         if len(text) > SOURCES_MAX_BYTES:
             return None
         found = json.loads(text)
@@ -332,17 +346,19 @@ def _source(entry: Facts) -> Facts:
     return {name: text for name in ("title", "uri", "domain") if isinstance(text := entry.get(name), str)}
 
 
-def nights_of(ledger: Chronicle, attempts: Sequence[AttemptRow], declared: Declared) -> list[Facts]:
+def run_statistics_list(
+    ledger: HistoryReader, attempts: Sequence[AttemptRow], manifest_info: ManifestInfo
+) -> list[Facts]:
     """Runs that sent anything."""
-    catalogue, cap = declared.catalogue, declared.cap
+    catalogue, concurrency = manifest_info.catalogue, manifest_info.concurrency
     of_run: dict[int, list[AttemptRow]] = defaultdict(list)
     for attempt in attempts:
         of_run[attempt.run_id].append(attempt)
     rpm = {model: catalogue.resolve(model).rpm for model in {model_of(attempt) for attempt in attempts}}
     return [
         {"id": run.id, "ended": run.ended_at, "exit_code": run.exit_code, "stopped_by": run.stopped_by or "",
-         **night(of_run[run.id], rpm, cap)}
-        for run in ledger.nights() if run.id in of_run
+         **run_statistics(of_run[run.id], rpm, concurrency)}
+        for run in ledger.all_runs() if run.id in of_run
     ]  # fmt: skip
 
 

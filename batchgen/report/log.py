@@ -11,13 +11,13 @@ from typing import Any, Literal, TextIO
 import structlog
 
 from batchgen.events import Event, RunStarted
-from batchgen.report.event_records import CONTEXT, iso, line_of
+from batchgen.report.log_events import CONTEXT_FIELDS, log_line, utc_iso_ms
 from batchgen.report.log_file import LogFile
-from batchgen.sanitize import ascii_only, clean, json_text, without_secrets
+from batchgen.sanitize import ascii_only, printable_json, redact_secrets, sanitize
 
 LogFormat = Literal["text", "json"]
 Secrets = Callable[[], Iterable[str]]  # asked for each line: some are known only when the manifest has been read
-Facts = MutableMapping[str, Any]
+EventDict = MutableMapping[str, Any]
 
 
 class Log(logging.Handler):
@@ -26,18 +26,18 @@ class Log(logging.Handler):
     Use as a context manager. quiet: only what is amiss.
     """
 
-    def __init__(self, sink: LogFile | Stream, form: LogFormat, secrets: Secrets, *, quiet: bool = False) -> None:
+    def __init__(self, sink: LogFile | Stream, log_format: LogFormat, secrets: Secrets, *, quiet: bool = False) -> None:
         super().__init__(logging.INFO)
         self._sink = sink
         plain = isinstance(sink, Stream) and sink.plain
-        self._lines: Any = structlog.wrap_logger(
+        self._logger: Any = structlog.wrap_logger(
             structlog.WriteLogger(sink),  # type: ignore[arg-type]
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.format_exc_info,
-                _in_order,
-                _as_json(plain) if form == "json" else _as_text(plain),
-                _without_keys(secrets),
+                _order_fields,
+                _as_json(plain) if log_format == "json" else _as_text(plain),
+                _redact_keys(secrets),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
             context_class=dict,
@@ -58,38 +58,44 @@ class Log(logging.Handler):
         self._sink.close()
 
     @property
-    def lost(self) -> str:
+    def loss_message(self) -> str:
         """What could not be written and why, in words; empty when nothing was lost."""
         sink = self._sink
-        return f"{sink.lost:,} line(s) of the log could not be written: {sink.why}" if sink.lost else ""
+        return (
+            f"{sink.lost_lines:,} line(s) of the log could not be written: {sink.loss_reason}"
+            if sink.lost_lines
+            else ""
+        )
 
     def bind(self, **context: Any) -> None:
         """From here on each line says this too."""
-        self._lines = self._lines.bind(**context)
+        self._logger = self._logger.bind(**context)
 
     def __call__(self, event: Event, **context: Any) -> None:
         """context: what this line alone says too."""
         if isinstance(event, RunStarted):
             self.bind(run=event.run_id, job=event.job)
-        level, name, fields = line_of(event)
-        self.say(level, name, **{**context, **fields})
+        level, name, fields = log_line(event)
+        self.write_event(level, name, **{**context, **fields})
 
-    def say(self, level: str, name: str, /, **fields: Any) -> None:
+    def write_event(self, level: str, name: str, /, **fields: Any) -> None:
         """level: info, warning or error. name: one that log_lines lists; an outage has a field called so, too."""
-        getattr(self._lines, level)(name, **{"at": time.time(), **fields})
+        getattr(self._logger, level)(name, **{"at": time.time(), **fields})
 
     def emit(self, record: logging.LogRecord) -> None:
         level = (
             "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
         )
         more = {"exc_info": record.exc_info} if record.exc_info else {}
-        self.say(level, "log.message", at=record.created, logger=record.name, message=record.getMessage(), **more)
+        self.write_event(
+            level, "log.message", at=record.created, logger=record.name, message=record.getMessage(), **more
+        )
 
 
 class Stream:
     """stderr, which loses lines without a word. plain: it takes ASCII only."""
 
-    lost, why = 0, ""
+    lost_lines, loss_reason = 0, ""
 
     def __init__(self, stream: TextIO, *, plain: bool) -> None:
         self._stream = stream
@@ -106,24 +112,24 @@ class Stream:
         """It is not ours."""
 
 
-def _in_order(_: Any, __: str, facts: Facts) -> Facts:
+def _order_fields(_: Any, __: str, event_dict: EventDict) -> EventDict:
     """When, how grave, what, of which run; then the rest as it came."""
-    first = {"at": iso(facts.pop("at")), "level": facts.pop("level"), "event": facts.pop("event")}
-    context = {name: facts.pop(name) for name in CONTEXT if name in facts}
-    return {**first, **context, **facts}
+    first = {"at": utc_iso_ms(event_dict.pop("at")), "level": event_dict.pop("level"), "event": event_dict.pop("event")}
+    context = {name: event_dict.pop(name) for name in CONTEXT_FIELDS if name in event_dict}
+    return {**first, **context, **event_dict}
 
 
-def _as_json(plain: bool) -> Callable[[Any, str, Facts], str]:
-    return lambda _, __, facts: json_text(dict(facts), plain=plain)
+def _as_json(plain: bool) -> Callable[[Any, str, EventDict], str]:
+    return lambda _, __, event_dict: printable_json(dict(event_dict), plain=plain)
 
 
-def _as_text(plain: bool) -> Callable[[Any, str, Facts], str]:
-    """`2026-11-21T02:53:51.120Z warning sample.settled run=1 item=bad reason=safety …`; what is empty is left out."""
+def _as_text(plain: bool) -> Callable[[Any, str, EventDict], str]:
+    """`2026-11-21T02:53:51.120Z warning sample.ended run=1 item=bad reason=safety …`; what is empty is left out."""
 
-    def render(_: Any, __: str, facts: Facts) -> str:
-        head = f"{facts.pop('at')} {facts.pop('level'):7} {facts.pop('event')}"
-        pairs = [f"{name}={_value(value)}" for name, value in facts.items() if value not in (None, "", [], (), {})]
-        line = clean(" ".join([head, *pairs]))
+    def render(_: Any, __: str, event_dict: EventDict) -> str:
+        head = f"{event_dict.pop('at')} {event_dict.pop('level'):7} {event_dict.pop('event')}"
+        pairs = [f"{name}={_value(value)}" for name, value in event_dict.items() if value not in (None, "", [], (), {})]
+        line = sanitize(" ".join([head, *pairs]))
         return ascii_only(line) if plain else line
 
     return render
@@ -135,15 +141,15 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _forms(key: str) -> tuple[str, ...]:
+def _encodings(key: str) -> tuple[str, ...]:
     return key, json.dumps(key, ensure_ascii=False)[1:-1], json.dumps(key)[1:-1]
 
 
-def _without_keys(secrets: Secrets) -> Callable[[Any, str, Any], str]:
+def _redact_keys(secrets: Secrets) -> Callable[[Any, str, Any], str]:
     """The last one, so that nothing which came before can let a key through; also as JSON writes it."""
 
     def hide(_: Any, __: str, line: Any) -> str:
         known = sorted(secrets(), key=len, reverse=True)
-        return without_secrets(line, (form for key in known for form in _forms(key)))
+        return redact_secrets(line, (form for key in known for form in _encodings(key)))
 
     return hide

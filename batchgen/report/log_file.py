@@ -14,8 +14,8 @@ class LogFile:
     def __init__(self, path: str) -> None:
         """Raises UsageError when it cannot be written to."""
         self._path = os.path.abspath(path)
-        self.lost = 0
-        self.why = ""
+        self.lost_lines = 0
+        self.loss_reason = ""
         try:
             self._open()
         except OSError as error:
@@ -23,23 +23,23 @@ class LogFile:
 
     def _open(self) -> None:
         file = FileIO(self._path, "a")
-        there = os.fstat(file.fileno())
-        self._file, self._id = file, (there.st_dev, there.st_ino)
-        self._torn = there.st_size > 0 and not _ends_a_line(self._path)
+        stat = os.fstat(file.fileno())
+        self._file, self._id = file, (stat.st_dev, stat.st_ino)
+        self._partial_line = stat.st_size > 0 and not _ends_a_line(self._path)
 
     def write(self, line: str) -> None:
         """line: with its newline."""
         data = line.encode("utf-8", "backslashreplace")
         try:
-            self._follow()
-            data = b"\n" + data if self._torn else data
+            self._reopen_if_rotated()
+            data = b"\n" + data if self._partial_line else data
             written = self._file.write(data) or 0
-            self._torn = written < len(data)  # a disk that fills up may take a part
-            if self._torn:
+            self._partial_line = written < len(data)  # a disk that fills up may take a part
+            if self._partial_line:
                 raise OSError(0, "the disk took only a part of a line")
         except (OSError, ValueError) as error:
-            self.lost += 1
-            self.why = getattr(error, "strerror", None) or str(error)
+            self.lost_lines += 1
+            self.loss_reason = getattr(error, "strerror", None) or str(error)
 
     def flush(self) -> None:
         """Nothing waits."""
@@ -47,11 +47,11 @@ class LogFile:
     def close(self) -> None:
         self._file.close()
 
-    def _follow(self) -> None:
+    def _reopen_if_rotated(self) -> None:
         """Whoever rotates logs renames ours; then there is a new one by the old name."""
         try:
-            there = os.stat(self._path)
-            if (there.st_dev, there.st_ino) == self._id:
+            stat = os.stat(self._path)
+            if (stat.st_dev, stat.st_ino) == self._id:
                 return
         except FileNotFoundError:
             pass

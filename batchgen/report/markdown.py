@@ -8,31 +8,31 @@ from collections.abc import Callable
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
 
-LISTS = ("why", "uncertain", "newest", "unlike", "next")
-_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+LIST_BLOCKS = ("why", "uncertain", "newest", "unlike", "next")
+_MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 
 
-def summary_markdown(facts: Facts, fit: Callable[[str], str]) -> str:
+def summary_markdown(facts: Facts, sanitize_line: Callable[[str], str]) -> str:
     """fit: takes secrets and control characters out of a line."""
-    lines = [f"### {literal(fit(headline(facts)))}", ""]
+    lines = [f"### {escape_markdown(sanitize_line(headline(facts)))}", ""]
     if facts["emulated"]:
         lines += ["**EMULATED: the images are a local emulator's, nothing was billed**", ""]
-    found = [(label, [literal(fit(line)) for line in block]) for label, block in blocks(facts)]
+    found = [(label, [escape_markdown(sanitize_line(line)) for line in block]) for label, block in blocks(facts)]
     lines += ["| | |", "|---|---|"]
-    lines += [f"| {label} | {'<br>'.join(block)} |" for label, block in found if label not in LISTS]
+    lines += [f"| {label} | {'<br>'.join(block)} |" for label, block in found if label not in LIST_BLOCKS]
     for label, block in found:
-        if label in LISTS:
+        if label in LIST_BLOCKS:
             lines += ["", f"**{label}**", "", *(f"- {line}" for line in block)]
     return "\n".join(lines) + "\n\n"
 
 
-def failure_markdown(job: str, message: str, fit: Callable[[str], str]) -> str:
+def failure_markdown(job: str, message: str, sanitize_line: Callable[[str], str]) -> str:
     """For a run that ended before there were any facts."""
-    lines = [f"- {literal(fit(line))}" for line in message.splitlines()]
-    return "\n".join([f"### {literal(fit(job))}: ended by an error", "", *lines]) + "\n\n"
+    lines = [f"- {escape_markdown(sanitize_line(line))}" for line in message.splitlines()]
+    return "\n".join([f"### {escape_markdown(sanitize_line(job))}: ended by an error", "", *lines]) + "\n\n"
 
 
-def literal(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """`text` so that a page shows it as it is: foreign words never become markup, links or a row of their own."""
     safe = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKS.sub(r"\\\1", safe)
+    return _MARKDOWN_CHARS.sub(r"\\\1", safe)

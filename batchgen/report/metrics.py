@@ -18,65 +18,71 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.reader import Reader
-from batchgen.report import figures
+from batchgen.report import formatting
 from batchgen.report.facts import lane_model, process_state
-from batchgen.report.run_progress import Board
+from batchgen.report.run_progress import RunProgress
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-EVERY_S = 15.0
-MISSING = "metrics need the library prometheus_client: pip install 'batchgen[metrics]'"
+WRITE_INTERVAL_S = 15.0
+MISSING_LIBRARY = "metrics need the library prometheus_client: pip install 'batchgen[metrics]'"
 log = logging.getLogger("batchgen")
 
 
-class Name(NamedTuple):
+class MetricDefinition(NamedTuple):
     """counter: over all runs of the job, from the ledger; it falls only when the ledger itself is made anew."""
 
     kind: str
     labels: tuple[str, ...]
-    words: str
+    help_text: str
 
 
 # These are an interface: dashboards and alerts are built on them.
-NAMES = {
-    "batchgen_images_total": Name(
+METRICS = {
+    "batchgen_images_total": MetricDefinition(
         "counter", ("job", "model", "state"), "Pictures received in all runs; state: image, draft or thought."
     ),
-    "batchgen_requests_total": Name(
+    "batchgen_requests_total": MetricDefinition(
         "counter", ("job", "model", "outcome"), "Requests ended in all runs: succeeded, refused, failed or uncertain."
     ),
-    "batchgen_usd_total": Name(
+    "batchgen_usd_total": MetricDefinition(
         "counter", ("job", "model", "source"), "USD in all runs, by the usage or word of the vendor, or an estimate."
     ),
-    "batchgen_maybe_usd": Name(
+    "batchgen_maybe_usd": MetricDefinition(
         "gauge", ("job", "model"), "USD that may have been charged on top for requests without a picture, an estimate."
     ),
-    "batchgen_unpriced_requests_total": Name(
+    "batchgen_unpriced_requests_total": MetricDefinition(
         "counter",
         ("job", "model", "billed"),
         "Requests whose price nobody knows; billed: yes, or maybe without a picture.",
     ),
-    "batchgen_samples": Name(
+    "batchgen_samples": MetricDefinition(
         "gauge", ("job", "model", "state"), "How the job stands: wanted pictures by state, such as succeeded or failed."
     ),
-    "batchgen_run_exit_code": Name("gauge", ("job",), "Exit code of the last run that ended."),
-    "batchgen_run_duration_seconds": Name("gauge", ("job",), "Of the run that goes on, else of the last that ended."),
-    "batchgen_last_success_timestamp_seconds": Name("gauge", ("job",), "When a run last ended with exit code 0."),
-    "batchgen_in_flight": Name("gauge", ("job", "model"), "Requests on their way now."),
-    "batchgen_lane_cooled": Name("gauge", ("job", "model"), "1 while a model waits for its quota after a 429."),
-    "batchgen_lane_parked": Name("gauge", ("job", "model"), "1 while a model's daily quota is used up."),
-    "batchgen_model_down": Name(
+    "batchgen_run_exit_code": MetricDefinition("gauge", ("job",), "Exit code of the last run that ended."),
+    "batchgen_run_duration_seconds": MetricDefinition(
+        "gauge", ("job",), "Of the run that goes on, else of the last that ended."
+    ),
+    "batchgen_last_success_timestamp_seconds": MetricDefinition(
+        "gauge", ("job",), "When a run last ended with exit code 0."
+    ),
+    "batchgen_in_flight": MetricDefinition("gauge", ("job", "model"), "Requests on their way now."),
+    "batchgen_lane_cooled": MetricDefinition(
+        "gauge", ("job", "model"), "1 while a model waits for its quota after a 429."
+    ),
+    "batchgen_lane_parked": MetricDefinition("gauge", ("job", "model"), "1 while a model's daily quota is used up."),
+    "batchgen_model_down": MetricDefinition(
         "gauge", ("job", "model"), "1 while a model, its account or its host is down and only probed now and then."
     ),
-    "batchgen_exposed_seconds": Name(
+    "batchgen_exposed_seconds": MetricDefinition(
         "gauge", ("job", "model"), "Longest time in this run for which an answer was received and not yet durable."
     ),
 }
-Value = tuple[str, tuple[str, ...], float]  # name, values of the labels after `job`, value
+MetricValue = tuple[str, tuple[str, ...], float]  # name, values of the labels after `job`, value
 
 
-def ledger_values(reader: Reader) -> Iterator[Value]:
+def ledger_values(reader: Reader) -> Iterator[MetricValue]:
     """What all runs of a job amount to."""
     for model, role, images in reader.images_by_model():
         yield "batchgen_images_total", (model, role), images
@@ -85,8 +91,10 @@ def ledger_values(reader: Reader) -> Iterator[Value]:
     for model, source, usd in reader.usd_by_model():
         yield "batchgen_usd_total", (model, source), usd
     for model, usd, unpriced, maybe_unpriced in reader.maybe_usd_by_model():
-        if (known := figures.known(usd, maybe_unpriced)) is not None:  # else unknown, which no number says
-            yield "batchgen_maybe_usd", (model,), known
+        if (
+            known_amount := formatting.known_amount(usd, maybe_unpriced)
+        ) is not None:  # else unknown, which no number says
+            yield "batchgen_maybe_usd", (model,), known_amount
         yield "batchgen_unpriced_requests_total", (model, "yes"), unpriced
         yield "batchgen_unpriced_requests_total", (model, "maybe"), maybe_unpriced
     for model, states in reader.counts_by_model().items():
@@ -96,17 +104,21 @@ def ledger_values(reader: Reader) -> Iterator[Value]:
         yield "batchgen_last_success_timestamp_seconds", (), success_at
 
 
-def run_values(board: Board, exposed_s: dict[str, float], now: float) -> Iterator[Value]:
+def run_values(run_progress: RunProgress, exposed_s: dict[str, float], now: float) -> Iterator[MetricValue]:
     """What the events of this run amount to. Pure."""
-    for name, model in list(board.models.items()):
-        yield "batchgen_in_flight", (name,), 0 if board.ended else len(model.open)
-        yield "batchgen_lane_cooled", (name,), float(not board.ended and model.cooling_until > now)
+    for name, model in list(run_progress.models.items()):
+        yield "batchgen_in_flight", (name,), 0 if run_progress.ended else len(model.open)
+        yield "batchgen_lane_cooled", (name,), float(not run_progress.ended and model.cooling_until > now)
         yield "batchgen_lane_parked", (name,), float(model.parked_until > now)
-        yield "batchgen_model_down", (name,), float(not board.ended and board.outage_of(name) is not None)
+        yield (
+            "batchgen_model_down",
+            (name,),
+            float(not run_progress.ended and run_progress.outage_for(name) is not None),
+        )
         yield "batchgen_exposed_seconds", (name,), exposed_s.get(name, 0.0)
 
 
-class Metrics:
+class MetricsFile:
     """The observer that writes FILE when the run begins, every 15 s, and when it has ended, by an error too.
 
     The file always holds one whole state: it is written beside and renamed.
@@ -117,50 +129,50 @@ class Metrics:
         try:
             import prometheus_client  # noqa: F401 - an extra
         except ImportError:
-            raise UsageError(MISSING) from None
+            raise UsageError(MISSING_LIBRARY) from None
         if not path.endswith(".prom"):
             raise UsageError(f"--metrics-file {path}: node_exporter reads only names that end in .prom")
         if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
             raise UsageError(f"--metrics-file {path}: its folder is not there or not writable")
         self._path, self._job, self._folder = path, job, folder
-        self._board = Board()
+        self._run_progress = RunProgress()
         self._exposed_s: dict[str, float] = {}
         self._exit_code: int | None = None
-        self._begun, self._over = threading.Event(), threading.Event()
+        self._started, self._stopped = threading.Event(), threading.Event()
         self._failed = False
-        self._thread = threading.Thread(target=self._write_now_and_then, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._write_loop, name="metrics", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._over.set()
-        self._begun.set()
+        self._stopped.set()
+        self._started.set()
         self._thread.join()
         if isinstance(error, JobLocked):
             return  # the file is that of the run that holds the job
         if error is not None:
-            self._board.ended = True
+            self._run_progress.ended = True
             self._exit_code = error.exit_code if isinstance(error, BatchgenError) else 1
             if isinstance(error, SystemExit) and isinstance(error.code, int):
                 self._exit_code = error.code
         self.write()
 
     def __call__(self, event: Event) -> None:
-        self._board(event)
+        self._run_progress(event)
         if isinstance(event, RunStarted):
-            self._begun.set()  # not before: only now is it certain that no other run has the job
+            self._started.set()  # not before: only now is it certain that no other run has the job
         elif isinstance(event, SampleSucceeded) and event.exposed_ms is not None:
             before_s = self._exposed_s.get(event.model, 0.0)
             self._exposed_s[event.model] = max(before_s, event.exposed_ms / 1000)
 
-    def _write_now_and_then(self) -> None:
+    def _write_loop(self) -> None:
         """In a thread: the run never waits for it."""
-        self._begun.wait()
-        while not self._over.is_set():
+        self._started.wait()
+        while not self._stopped.is_set():
             self.write()
-            self._over.wait(EVERY_S)
+            self._stopped.wait(WRITE_INTERVAL_S)
 
     def write(self) -> None:
         """A file that cannot be written is said once and never ends a run."""
@@ -179,7 +191,7 @@ class Metrics:
         """As prometheus_client asks for it."""
         return families((self._job, value) for value in self._values())
 
-    def _values(self) -> Iterator[Value]:
+    def _values(self) -> Iterator[MetricValue]:
         now, code, seconds = time.time(), self._exit_code, None
         try:
             reader = Reader.open(self._folder)
@@ -191,38 +203,38 @@ class Metrics:
                 last = reader.last_ended_run()
             if last is not None:
                 code, seconds = last.exit_code if code is None else code, (last.ended_at or 0.0) - last.started_at
-        if self._board.started_at and not self._board.ended:
-            seconds = now - self._board.started_at
-        yield from run_values(self._board, self._exposed_s, now)
+        if self._run_progress.started_at and not self._run_progress.ended:
+            seconds = now - self._run_progress.started_at
+        yield from run_values(self._run_progress, self._exposed_s, now)
         if code is not None:
             yield "batchgen_run_exit_code", (), code
         if seconds is not None:
             yield "batchgen_run_duration_seconds", (), seconds
 
 
-def families(values: Iterable[tuple[str, Value]]) -> list[Metric]:
+def families(values: Iterable[tuple[str, MetricValue]]) -> list[Metric]:
     """values: each with the label of its job."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-    found = {name: makers[kind](name, words, labels=labels) for name, (kind, labels, words) in NAMES.items()}
+    found = {name: makers[kind](name, help_text, labels=labels) for name, (kind, labels, help_text) in METRICS.items()}
     for job, (name, labels, value) in values:
         found[name].add_metric([job, *labels], value)
     return [family for family in found.values() if family.samples]
 
 
-def standing_values(reader: Reader, folder: Path, now: float) -> Iterator[Value]:
+def snapshot_values(reader: Reader, folder: Path, now: float) -> Iterator[MetricValue]:
     """The same of a run that is seen from outside; how long answers were exposed is not to be seen there."""
     yield from ledger_values(reader)
     last, ended = reader.last_run(), reader.last_ended_run()
     running = last is not None and process_state(last, folder) == "running"
-    flying = Counter(lane_model(attempt.lane) for attempt in reader.open_attempts())
-    cooling = {lane_model(lane): until for lane, until in reader.cooling().items()}
+    in_flight = Counter(lane_model(attempt.lane) for attempt in reader.open_attempts())
+    cooling_lanes = {lane_model(lane): until for lane, until in reader.cooling_lanes().items()}
     parked = {lane_model(lane): until for lane, (until, _) in reader.parked().items()}
     down = {model for outage in reader.outages() if outage.retry_at is not None for model in outage.models}
-    for model in {*reader.counts_by_model(), *flying, *cooling, *parked, *down}:
-        yield "batchgen_in_flight", (model,), flying[model] if running else 0
-        yield "batchgen_lane_cooled", (model,), float(running and cooling.get(model, 0.0) > now)
+    for model in {*reader.counts_by_model(), *in_flight, *cooling_lanes, *parked, *down}:
+        yield "batchgen_in_flight", (model,), in_flight[model] if running else 0
+        yield "batchgen_lane_cooled", (model,), float(running and cooling_lanes.get(model, 0.0) > now)
         yield "batchgen_lane_parked", (model,), float(parked.get(model, 0.0) > now)
         yield "batchgen_model_down", (model,), float(running and model in down)
     if ended is not None:
@@ -233,7 +245,7 @@ def standing_values(reader: Reader, folder: Path, now: float) -> Iterator[Value]
         yield "batchgen_run_duration_seconds", (), (ended.ended_at or 0.0) - ended.started_at
 
 
-class _Standing:
+class _SnapshotCollector:
     """Asked once by prometheus_client, like a registry."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
@@ -242,7 +254,7 @@ class _Standing:
     def collect(self) -> list[Metric]:
         return families(self._values())
 
-    def _values(self) -> Iterator[tuple[str, Value]]:
+    def _values(self) -> Iterator[tuple[str, MetricValue]]:
         for folder in self._folders:
             try:
                 with closing(Reader.open(folder)) as reader:
@@ -250,7 +262,7 @@ class _Standing:
                         ".emulated" if reader.meta("emulated") == "yes" else ""
                     )
                     # All at once: a ledger that turns out to be damaged half way gives nothing.
-                    found = list(standing_values(reader, folder, time.time()))
+                    found = list(snapshot_values(reader, folder, time.time()))
             except (LedgerError, sqlite3.Error):
                 continue
             yield from ((name, value) for value in found)
@@ -260,7 +272,7 @@ def exposition(folders: Iterable[Path]) -> tuple[bytes, str]:
     """(how these jobs stand in Prometheus' text format, its content type). Raises ImportError without the library."""
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-    return generate_latest(_Standing(folders)), CONTENT_TYPE_LATEST
+    return generate_latest(_SnapshotCollector(folders)), CONTENT_TYPE_LATEST
 
 
 def grafana() -> str:

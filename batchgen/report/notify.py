@@ -12,24 +12,24 @@ from datetime import date
 from batchgen.errors import ProviderError, UsageError
 from batchgen.http.time_limit import TimeLimit
 from batchgen.http.transport import Transport
-from batchgen.os_errors import refusal
+from batchgen.os_errors import machine_refusal
 from batchgen.profiles.profile import Profile
 from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
-from batchgen.sanitize import shortened
-from batchgen.url import parts_of
+from batchgen.sanitize import truncate
+from batchgen.url import split_url
 
-LINES_MOST = 10
+MAX_LINES = 10
 COLUMNS = 300
-SHUTDOWN_DAYS = (7, 30, 60)
+SHUTDOWN_NOTICE_DAYS = (7, 30, 60)
 SEND_LIMIT_S = 60.0
 HEARTBEAT_LIMIT_S = 20.0
 HEARTBEAT_BYTES = 65_536
 SILENT_CODES = frozenset((11, 129, 130, 143))  # another run has the job, or a person stopped it
-ALIVE_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
-_OCCASIONS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
+HEARTBEAT_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
+_NOTIFY_EVENTS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
-_TOLD = (
+_INCLUDED_BLOCKS = (
     "stopped",
     "down",
     "images",
@@ -44,25 +44,25 @@ _TOLD = (
     "folder",
     "next",
 )
-MISSING = "messages need the library apprise: pip install 'batchgen[notify]'"
+MISSING_LIBRARY = "messages need the library apprise: pip install 'batchgen[notify]'"
 
 
-def occasions(exit_code: int, *, parked: bool, shutdown: bool) -> frozenset[str]:
+def notify_events(exit_code: int, *, parked: bool, shutdown: bool) -> frozenset[str]:
     """What there is to tell of a run. Pure."""
-    found = set() if exit_code in SILENT_CODES else {_OCCASIONS.get(exit_code, "failure")}
+    found = set() if exit_code in SILENT_CODES else {_NOTIFY_EVENTS.get(exit_code, "failure")}
     found |= {"parked"} if parked else set()
     return frozenset(found | ({"shutdown"} if shutdown else set()))
 
 
-def shutdowns(profiles: Iterable[Profile], told: Mapping[str, int], today: date) -> dict[str, int]:
+def due_shutdown_notices(profiles: Iterable[Profile], notified: Mapping[str, int], today: date) -> dict[str, int]:
     """Models whose end comes near, with the threshold in days that they have passed and nobody was told of. Pure."""
     found = {}
     for profile in profiles:
         if profile.shutdown is None:
             continue
         left = (date.fromisoformat(profile.shutdown) - today).days
-        passed = next((days for days in SHUTDOWN_DAYS if left <= days), None)
-        if passed is not None and passed < told.get(profile.id, SHUTDOWN_DAYS[-1] + 1):
+        passed = next((days for days in SHUTDOWN_NOTICE_DAYS if left <= days), None)
+        if passed is not None and passed < notified.get(profile.id, SHUTDOWN_NOTICE_DAYS[-1] + 1):
             found[profile.id] = passed
     return found
 
@@ -79,20 +79,20 @@ def message(facts: Facts, shutdown_lines: Sequence[str]) -> tuple[str, str]:
     lines = ["emulated: nothing was billed"] if facts["emulated"] else []
     lines += shutdown_lines
     for label, block in blocks(facts):
-        if label in _TOLD:
+        if label in _INCLUDED_BLOCKS:
             lines += [f"{label}: {line.strip()}" for line in (block[:1] if label == "folder" else block)]
-    return f"batchgen: {headline(facts)}", bounded(lines)
+    return f"batchgen: {headline(facts)}", limit_lines(lines)
 
 
 def failure_message(job: str, text: str) -> tuple[str, str]:
     """For a run that ended by an error."""
-    return f"batchgen: {job}: ended by an error", bounded(text.splitlines())
+    return f"batchgen: {job}: ended by an error", limit_lines(text.splitlines())
 
 
-def bounded(lines: Sequence[str]) -> str:
-    if len(lines) > LINES_MOST:
-        lines = [*lines[: LINES_MOST - 1], f"… and {len(lines) - LINES_MOST + 1} more lines: batchgen status"]
-    return "\n".join(shortened(line, COLUMNS) for line in lines)
+def limit_lines(lines: Sequence[str]) -> str:
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], f"… and {len(lines) - MAX_LINES + 1} more lines: batchgen status"]
+    return "\n".join(truncate(line, COLUMNS) for line in lines)
 
 
 def check_library() -> None:
@@ -100,7 +100,7 @@ def check_library() -> None:
     try:
         import apprise  # noqa: F401 - large, so only when somebody wants a message
     except ImportError:
-        raise UsageError(MISSING) from None
+        raise UsageError(MISSING_LIBRARY) from None
 
 
 def send(addresses: Sequence[str], subject: str, body: str) -> list[str]:
@@ -110,14 +110,14 @@ def send(addresses: Sequence[str], subject: str, body: str) -> list[str]:
     try:
         thread.start()
     except RuntimeError as error:
-        return [refusal(error)]
+        return [machine_refusal(error)]
     thread.join(SEND_LIMIT_S)
     return [f"no end after {SEND_LIMIT_S:.0f} s"] if thread.is_alive() else problems
 
 
 def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]) -> None:
-    heard = _Heard()
-    logging.getLogger().addHandler(heard)
+    captured = _CapturedWarnings()
+    logging.getLogger().addHandler(captured)
     try:
         check_library()
         import apprise
@@ -127,15 +127,15 @@ def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]
             if not service.add(address):
                 problems.append(f"address {number} is not one that apprise knows")
             elif not service.notify(title=subject, body=body, body_format=apprise.NotifyFormat.TEXT):
-                problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *heard.lines[-1:]]))
-            heard.lines.clear()
+                problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *captured.lines[-1:]]))
+            captured.lines.clear()
     except Exception as error:  # a message is never worth a run
         problems.append(f"{type(error).__name__}: {error}")
     finally:
-        logging.getLogger().removeHandler(heard)
+        logging.getLogger().removeHandler(captured)
 
 
-class _Heard(logging.Handler):
+class _CapturedWarnings(logging.Handler):
     """What apprise and the libraries below it would print."""
 
     def __init__(self) -> None:
@@ -146,22 +146,22 @@ class _Heard(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def beat(address: str) -> str | None:
+def send_heartbeat(address: str) -> str | None:
     """GET the address of a dead man's switch; answers what went wrong. https to a public host, or this machine."""
     try:
-        asyncio.run(_beat(address))
+        asyncio.run(_fetch_heartbeat(address))
     except ProviderError as error:
         return error.message.replace("the picture's link", "the address")
     except ValueError as error:
         return f"the address {error}"
     except (OSError, RuntimeError) as error:
-        return refusal(error) or f"{type(error).__name__} {error}".strip()
+        return machine_refusal(error) or f"{type(error).__name__} {error}".strip()
     return None
 
 
-async def _beat(address: str) -> None:
+async def _fetch_heartbeat(address: str) -> None:
     """Raises ProviderError, OSError, and ValueError for an address that is malformed."""
-    parts_of(address)
+    split_url(address)
     with ThreadPoolExecutor(1) as threads:
         async with TimeLimit(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:
-            await transport.fetch(address, lambda _: None, most_bytes=HEARTBEAT_BYTES, own=address)
+            await transport.download_link(address, lambda _: None, max_bytes=HEARTBEAT_BYTES, api_url=address)

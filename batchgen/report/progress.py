@@ -7,80 +7,84 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from batchgen.events import Event, Outage
-from batchgen.report import figures, outages
-from batchgen.report.event_text import Telling
-from batchgen.report.run_progress import Board, ModelBoard
-from batchgen.report.screen import Screen
-from batchgen.report.terminal_redraw import Painter
-from batchgen.sanitize import ascii_only, cells, shortened
+from batchgen.report import formatting, outage_text
+from batchgen.report.console import Console
+from batchgen.report.event_text import EventLines
+from batchgen.report.run_progress import ModelProgress, RunProgress
+from batchgen.report.terminal_redraw import TerminalRedraw
+from batchgen.sanitize import ascii_only, display_width, truncate
 
 Segment = tuple[str, str]  # text, style
 NARROW = 72  # below this the notes of a model stand on a line of their own
 NOTES_ROOM = 38  # columns that the bar leaves to the notes beside it, where there are that many
-MODELS_MOST = 12
+MAX_MODELS = 12
 
 
 def draw(
-    board: Board, columns: int, now: float, fit: Callable[[str], str], unicode: bool = True
+    run_progress: RunProgress, columns: int, now: float, fit: Callable[[str], str], unicode: bool = True
 ) -> list[list[Segment]]:
     """The lines of the view, none wider than `columns`. Pure; `fit` makes foreign text safe to show."""
     width = max(16, columns - 1)  # the last column stays free: some terminals wrap when it is written
-    lines = [_head(board, fit)]
-    names = {name: fit(name) for name in list(board.models)[:MODELS_MOST]}
-    name_width = min(max(map(cells, names.values()), default=0), max(14, width // 3) if width < NARROW else 32)
-    digits = max((len(f"{model.wanted:,}") for model in board.models.values()), default=1)
+    lines = [_head(run_progress, fit)]
+    names = {name: fit(name) for name in list(run_progress.models)[:MAX_MODELS]}
+    name_width = min(max(map(display_width, names.values()), default=0), max(14, width // 3) if width < NARROW else 32)
+    digits = max((len(f"{model.wanted:,}") for model in run_progress.models.values()), default=1)
     for name, shown in names.items():
-        model = board.models[name]
-        notes = _notes(model, board.outage_of(name), now)
+        model = run_progress.models[name]
+        notes = _notes(model, run_progress.outage_for(name), now)
         lines += _model(model, notes, shown, name_width, digits, width, unicode)
-    if len(board.models) > MODELS_MOST:
-        lines.append([(f"… and {len(board.models) - MODELS_MOST} more models", "dim")])
-    lines.append(_foot(board, now, width))
+    if len(run_progress.models) > MAX_MODELS:
+        lines.append([(f"… and {len(run_progress.models) - MAX_MODELS} more models", "dim")])
+    lines.append(_foot(run_progress, now, width))
     if not unicode:
         lines = [[(ascii_only(text), style) for text, style in line] for line in lines]
-    return [_cut(line, width, _mark(unicode)) for line in lines]
+    return [_truncate_line(line, width, _ellipsis(unicode)) for line in lines]
 
 
-def _mark(unicode: bool) -> str:
+def _ellipsis(unicode: bool) -> str:
     return "…" if unicode else "~"
 
 
-def _head(board: Board, fit: Callable[[str], str]) -> list[Segment]:
-    head: list[Segment] = [(f"{board.done:,} of {board.wanted:,}", "bold"), (" · ", "dim"), (fit(board.job), "bold")]
-    if board.emulated:
+def _head(run_progress: RunProgress, fit: Callable[[str], str]) -> list[Segment]:
+    head: list[Segment] = [
+        (f"{run_progress.done:,} of {run_progress.wanted:,}", "bold"),
+        (" · ", "dim"),
+        (fit(run_progress.job), "bold"),
+    ]
+    if run_progress.emulated:
         head.append((" EMULATED", "bold yellow"))
-    if board.kept:
-        head.append((f" · {board.kept:,} kept", "dim"))
+    if run_progress.kept:
+        head.append((f" · {run_progress.kept:,} kept", "dim"))
     return head
 
 
 def _model(
-    model: ModelBoard, notes: list[Segment], name: str, name_width: int, digits: int, width: int, unicode: bool
+    model: ModelProgress, notes: list[Segment], name: str, name_width: int, digits: int, width: int, unicode: bool
 ) -> list[list[Segment]]:
-    name = shortened(name, name_width, _mark(unicode))
-    name += " " * (name_width - cells(name))
+    name = truncate(name, name_width, _ellipsis(unicode))
+    name += " " * (name_width - display_width(name))
     figure = f"{model.done:>{digits},}/{model.wanted:,}"
     narrow = width < NARROW
     room = width - name_width - len(figure) - 4
     bar_width = max(4, room if narrow else min(40, max(8, room - NOTES_ROOM)))
     line: list[Segment] = [(name + "  ", ""), *_bar(model, bar_width, unicode), ("  " + figure, "")]
-    notes = _as_many_as_fit(notes, width - 2 - (0 if narrow else name_width + bar_width + len(figure) + 4))
+    notes = _fitting(notes, width - 2 - (0 if narrow else name_width + bar_width + len(figure) + 4))
     if not narrow:
         return [[*line, ("  ", ""), *notes]]
     return [line, [("  ", ""), *notes]] if notes else [line]
 
 
-def _as_many_as_fit(parts: Sequence[Segment], room: int) -> list[Segment]:
+def _fitting(parts: Sequence[Segment], room: int) -> list[Segment]:
     """The first, cut if need be, and as many more as fit whole."""
     kept: list[Segment] = list(parts[:1])
     for part in parts[1:]:
-        if sum(cells(text) for text, _ in kept) + 3 + cells(part[0]) > room:
+        if sum(display_width(text) for text, _ in kept) + 3 + display_width(part[0]) > room:
             break
         kept += [(" · ", "dim"), part]
     return kept
 
 
-def _bar(model: ModelBoard, width: int, unicode: bool) -> list[Segment]:
+def _bar(model: ModelProgress, width: int, unicode: bool) -> list[Segment]:
     """Made in green, ended without an image in yellow, the rest dim."""
     full, rest = ("━", "─") if unicode else ("=", "-")
     most = max(1, model.wanted)
@@ -89,17 +93,17 @@ def _bar(model: ModelBoard, width: int, unicode: bool) -> list[Segment]:
     return [(full * made, "green"), (full * ended, "yellow"), (rest * (width - made - ended), "dim")]
 
 
-def _notes(model: ModelBoard, outage: Outage | None, now: float) -> list[Segment]:
+def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Segment]:
     """What keeps the model busy or back, the most telling first."""
     notes: list[Segment] = []
     if model.stopped:
         notes.append((f"stopped: {model.stopped}", "red"))
     if model.parked_until > now:
-        notes.append((f"parked until {figures.local_time(model.parked_until, now)}", "red"))
+        notes.append((f"parked until {formatting.local_time(model.parked_until, now)}", "red"))
     elif outage is not None:
-        notes.append((outages.note(outage, now), "yellow"))
+        notes.append((outage_text.short_status(outage, now), "yellow"))
     elif model.cooling_until > now:
-        notes.append((f"cooling until {figures.local_time(model.cooling_until, now)}", "yellow"))
+        notes.append((f"cooling until {formatting.local_time(model.cooling_until, now)}", "yellow"))
     if model.open:
         notes.append((f"{len(model.open)} in flight", ""))
     elif not notes and model.done < model.wanted:
@@ -107,82 +111,89 @@ def _notes(model: ModelBoard, outage: Outage | None, now: float) -> list[Segment
     if model.ended:
         notes.append((f"{model.ended:,} not made", "yellow"))
     if model.retries:
-        notes.append((figures.count(model.retries, "retry", "retries"), "dim"))
+        notes.append((formatting.count(model.retries, "retry", "retries"), "dim"))
     return notes
 
 
-def _foot(board: Board, now: float, width: int) -> list[Segment]:
-    if board.stopping:
-        again = "; once more gives them up" if board.in_flight and board.stopping.startswith("SIG") else ""
-        return [(f"stopping ({board.stopping}): finishing {board.in_flight} in flight{again}", "yellow")]
-    left = board.left_s(now)
-    parts = ["time left not known yet" if left is None else f"about {figures.duration(left)} left"]
-    so_far = figures.total(board.usd, board.unpriced, "image")
-    of = f" of about {figures.usd(board.estimate_usd)}" if board.estimate_usd is not None else ""
+def _foot(run_progress: RunProgress, now: float, width: int) -> list[Segment]:
+    if run_progress.stopping:
+        again = (
+            "; once more gives them up" if run_progress.in_flight and run_progress.stopping.startswith("SIG") else ""
+        )
+        return [(f"stopping ({run_progress.stopping}): finishing {run_progress.in_flight} in flight{again}", "yellow")]
+    left = run_progress.remaining_s(now)
+    parts = ["time left not known yet" if left is None else f"about {formatting.duration(left)} left"]
+    so_far = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
+    of = f" of about {formatting.usd(run_progress.estimate_usd)}" if run_progress.estimate_usd is not None else ""
     for spent in (f"{so_far}{of}", so_far):
-        if cells(parts[0]) + 3 + cells(spent) <= width:
+        if display_width(parts[0]) + 3 + display_width(spent) <= width:
             parts.append(spent)
             break
-    parts.append(f"{figures.duration(now - board.started_at)} so far")
-    return _as_many_as_fit([(part, "dim") for part in parts], width)
+    parts.append(f"{formatting.duration(now - run_progress.started_at)} so far")
+    return _fitting([(part, "dim") for part in parts], width)
 
 
-def _cut(line: Iterable[Segment], width: int, mark: str) -> list[Segment]:
+def _truncate_line(line: Iterable[Segment], width: int, mark: str) -> list[Segment]:
     kept: list[Segment] = []
     for text, style in line:
-        room = width - sum(cells(text) for text, _ in kept)
-        if cells(text) > room:
-            return [*kept, (shortened(text, room, mark), style)]
+        room = width - sum(display_width(text) for text, _ in kept)
+        if display_width(text) > room:
+            return [*kept, (truncate(text, room, mark), style)]
         kept.append((text, style))
     return kept
 
 
-class Progress:
+class ProgressView:
     """An observer that keeps the view on the screen while a run goes on. Use as a context manager."""
 
-    def __init__(self, screen: Screen, clock: Callable[[], float] = time.time) -> None:
-        self._screen = screen
+    def __init__(self, console: Console, clock: Callable[[], float] = time.time) -> None:
+        self._console = console
         self._clock = clock
-        self._telling = Telling()
-        self._folding = threading.Lock()  # the view is drawn from a thread of its own
-        self.board = Board()
-        self._painter: Painter | None = None
+        self._event_lines = EventLines()
+        self._lock = threading.Lock()  # the view is drawn from a thread of its own
+        self.run_progress = RunProgress()
+        self._redraw: TerminalRedraw | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressView:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
 
     def __call__(self, event: Event) -> None:
-        with self._folding:
-            self.board(event)
-        for text, style in self._telling(event):
-            self.say(text, style)
-        if self.board.started_at and self.board.wanted and self._painter is None and not self.board.ended:
-            self._painter = Painter(self._screen.stream, self._view)
-            self._painter.start()
-        if self.board.ended:
+        with self._lock:
+            self.run_progress(event)
+        for text, style in self._event_lines(event):
+            self.print_line(text, style)
+        if (
+            self.run_progress.started_at
+            and self.run_progress.wanted
+            and self._redraw is None
+            and not self.run_progress.ended
+        ):
+            self._redraw = TerminalRedraw(self._console.stream, self._view)
+            self._redraw.start()
+        if self.run_progress.ended:
             self._stop()
 
     def _stop(self) -> None:
-        if self._painter is not None:
-            self._painter.stop()
-            self._painter = None
+        if self._redraw is not None:
+            self._redraw.stop()
+            self._redraw = None
 
-    def say(self, text: str, style: str = "") -> None:
+    def print_line(self, text: str, style: str = "") -> None:
         """A line above the view."""
-        screen = self._screen
-        if self._painter is None:
-            screen.line(text, style)
+        console = self._console
+        if self._redraw is None:
+            console.line(text, style)
         else:
-            self._painter.above([screen.styled(line, style) for line in screen.wrapped(screen.fit(text))])
+            self._redraw.print_above([console.styled(line, style) for line in console.wrapped(console.fit(text))])
 
     def _view(self) -> list[str]:
-        screen = self._screen
-        with self._folding:
-            lines = draw(self.board, screen.columns, self._clock(), screen.fit, screen.unicode)
-        most = max(1, screen.rows - 1)
+        console = self._console
+        with self._lock:
+            lines = draw(self.run_progress, console.columns, self._clock(), console.fit, console.unicode)
+        most = max(1, console.rows - 1)
         if len(lines) > most:  # a low window keeps the head and, if it can, the foot
             lines = [*lines[: most - 1], lines[-1]] if most > 1 else lines[:1]
-        return ["".join(screen.styled(text, style) for text, style in line) for line in lines]
+        return ["".join(console.styled(text, style) for text, style in line) for line in lines]

@@ -8,8 +8,8 @@ from batchgen.events import (
     AttemptFailed,
     AttemptStarted,
     BatchCollected,
-    BatchSeen,
     BatchSubmitted,
+    BatchUpdated,
     Event,
     LaneCooled,
     LaneParked,
@@ -25,7 +25,7 @@ from batchgen.events import (
 
 
 @dataclass(slots=True)
-class ModelBoard:
+class ModelProgress:
     """One AI model. ended: samples that got no image this run; `until` values are UTC seconds."""
 
     wanted: int = 0
@@ -43,7 +43,7 @@ class ModelBoard:
 
 
 @dataclass(slots=True)
-class Board:
+class RunProgress:
     """The whole run. usd: of the images made so far; unpriced: images whose price is unknown."""
 
     job: str = ""
@@ -58,7 +58,7 @@ class Board:
     stopping: str = ""
     ended: bool = False
     batches: dict[str, tuple[int, int]] = field(default_factory=dict)  # those that are out: requests answered, and all
-    models: dict[str, ModelBoard] = field(default_factory=dict)
+    models: dict[str, ModelProgress] = field(default_factory=dict)
     outages: dict[tuple[str, str], Outage] = field(default_factory=dict)  # those that last, by scope and name
 
     def __call__(self, event: Event) -> None:
@@ -69,7 +69,7 @@ class Board:
                 self._model(event.model)
             case BatchSubmitted():
                 self.batches[event.batch] = (0, event.requests)
-            case BatchSeen():
+            case BatchUpdated():
                 self.batches[event.batch] = (event.succeeded + event.failed, event.requests)
             case BatchCollected():
                 self.batches.pop(event.batch, None)
@@ -108,12 +108,12 @@ class Board:
         for model, wanted in event.samples.items():
             self._model(model).wanted = wanted
 
-    def outage_of(self, model: str) -> Outage | None:
+    def outage_for(self, model: str) -> Outage | None:
         """What keeps a model from being asked."""
         return next((outage for outage in self.outages.values() if model in outage.models), None)
 
-    def _model(self, name: str) -> ModelBoard:
-        return self.models.setdefault(name, ModelBoard())
+    def _model(self, name: str) -> ModelProgress:
+        return self.models.setdefault(name, ModelProgress())
 
     @property
     def wanted(self) -> int:
@@ -131,7 +131,7 @@ class Board:
     def in_flight(self) -> int:
         return sum(len(model.open) for model in self.models.values())
 
-    def left_s(self, now: float) -> float | None:
+    def remaining_s(self, now: float) -> float | None:
         """Seconds to go for the models that are neither parked nor stopped; None while not known, as in an outage.
 
         The slower of the forecast, which knows quota and cap, and of the pace so far. An emulator answers faster than

@@ -15,16 +15,16 @@ from typing import IO
 from PIL import Image
 
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.safe_open import private, private_folder
+from batchgen.safe_open import make_private_folder, private_opener
 from batchgen.store.bucket import BucketStore
 from batchgen.store.check import MAX_PIXELS
 from batchgen.store.store import Store
 
-SIDE_PX = 256
+THUMBNAIL_SIDE_PX = 256
 QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
 LARGE_PIXELS = 20_000_000  # above this (more than 4K) pictures are decoded one at a time, so that memory stays bounded
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-AHEAD = 4  # finished thumbnails that may wait for their turn, per thread
+LOOKAHEAD = 4  # finished thumbnails that may wait for their turn, per thread
 FOLDER = "thumbnails"
 
 _large = threading.Lock()
@@ -45,36 +45,36 @@ class Thumbnails:
         waiting: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(self._threads, "thumbnail") as pool:
             for path, sha256 in pictures:
-                waiting.append(pool.submit(self.one, path, sha256))
-                if len(waiting) > self._threads * AHEAD:
+                waiting.append(pool.submit(self.thumbnail, path, sha256))
+                if len(waiting) > self._threads * LOOKAHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def one(self, path: str, sha256: str) -> bytes:
+    def thumbnail(self, path: str, sha256: str) -> bytes:
         """As `all` gives them."""
-        kept = self._cache / sha256[:2] / f"{sha256}.webp"
+        cached = self._cache / sha256[:2] / f"{sha256}.webp"
         with contextlib.suppress(OSError):
-            return kept.read_bytes()
-        small = shrunk_of(self._store, path)
+            return cached.read_bytes()
+        small = shrink_stored(self._store, path)
         if small:
             self.made += 1
             with contextlib.suppress(OSError):  # a folder that cannot be written is shown all the same
-                _keep(kept, small)
+                _write_cached(cached, small)
         return small
 
 
-def shrunk_of(store: Store, path: str, side: int = SIDE_PX) -> bytes:
+def shrink_stored(store: Store, path: str, side: int = THUMBNAIL_SIDE_PX) -> bytes:
     """As `shrunk`, wherever the picture is. Raises BucketAway."""
     if not isinstance(store, BucketStore):
-        return shrunk(store.folder / path, side)
+        return shrink(store.folder / path, side)
     try:
-        return shrunk(store.open(path), side)
+        return shrink(store.open(path), side)
     except FileNotFoundError:
         return b""
 
 
-def shrunk(picture: Path | IO[bytes], side: int = SIDE_PX) -> bytes:
+def shrink(picture: Path | IO[bytes], side: int = THUMBNAIL_SIDE_PX) -> bytes:
     """WebP of at most `side` pixels on a side; empty when there is no picture, or one that cannot be decoded."""
     if isinstance(picture, Path) and picture.is_symlink():
         return b""
@@ -99,9 +99,9 @@ def _webp(image: Image.Image, side: int) -> bytes:
     return out.getvalue()
 
 
-def _keep(path: Path, data: bytes) -> None:
-    private_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    with open(beside, "wb", opener=private) as file:
+def _write_cached(path: Path, data: bytes) -> None:
+    make_private_folder(path.parent)
+    temp_path = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with open(temp_path, "wb", opener=private_opener) as file:
         file.write(data)
-    os.replace(beside, path)
+    os.replace(temp_path, path)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-from batchgen.schedule.timetable import DAYS, Clock
+from batchgen.schedule.timer_spec import DAYS, TimeOfDay
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-YEARS_DAYS = 8 * 366  # a 29th of February comes within eight years, whatever the century
-_EVERY = {
+SEARCH_DAYS = 8 * 366  # a 29th of February comes within eight years, whatever the century
+_NICKNAMES = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
     "@midnight": "0 0 * * *",
@@ -34,14 +34,14 @@ class Cadence:
     days: frozenset[int]
     months: frozenset[int]
     weekdays: frozenset[int]
-    either: bool
+    any_day_field: bool
     zone: tzinfo | None = None
 
     def latest(self, now: float) -> float | None:
         """UTC seconds of the last night that began at or before `now`; None when that is more than eight years ago."""
         today = self._local_day(now)
-        for back in range(YEARS_DAYS):
-            found = [at for at in self._on(today - timedelta(days=back)) if at <= now]
+        for back in range(SEARCH_DAYS):
+            found = [at for at in self._times_on(today - timedelta(days=back)) if at <= now]
             if found:
                 return max(found)
         return None
@@ -49,27 +49,27 @@ class Cadence:
     def after(self, now: float) -> float:
         """UTC seconds of the next night after `now`. Raises ValueError when there is none within eight years."""
         today = self._local_day(now)
-        for ahead in range(YEARS_DAYS):
-            found = [at for at in self._on(today + timedelta(days=ahead)) if at > now]
+        for ahead in range(SEARCH_DAYS):
+            found = [at for at in self._times_on(today + timedelta(days=ahead)) if at > now]
             if found:
                 return min(found)
         raise ValueError("no day is ever like this")
 
     @property
-    def once_a_day(self) -> tuple[Clock, tuple[str, ...]] | None:
+    def once_a_day(self) -> tuple[TimeOfDay, tuple[str, ...]] | None:
         """Time of day and days of the week, empty for all, when that is all there is to say."""
-        plain = len(self.days) == 31 and len(self.months) == 12 and not self.either
+        plain = len(self.days) == 31 and len(self.months) == 12 and not self.any_day_field
         if not plain or len(self.minutes) > 1 or len(self.hours) > 1:
             return None
         days = () if len(self.weekdays) == 7 else tuple(DAYS[number] for number in sorted(self.weekdays))
-        return Clock(self.hours[0], self.minutes[0]), days
+        return TimeOfDay(self.hours[0], self.minutes[0]), days
 
     def _local_day(self, now: float) -> date:
         return datetime.fromtimestamp(now, UTC).astimezone(self.zone).date()
 
-    def _on(self, day: date) -> Iterator[float]:
+    def _times_on(self, day: date) -> Iterator[float]:
         in_month, in_week = day.day in self.days, day.weekday() in self.weekdays
-        if day.month in self.months and ((in_month or in_week) if self.either else (in_month and in_week)):
+        if day.month in self.months and ((in_month or in_week) if self.any_day_field else (in_month and in_week)):
             for hour in self.hours:
                 for minute in self.minutes:
                     local = datetime.combine(day, time(hour, minute))
@@ -77,37 +77,37 @@ class Cadence:
                     yield (local if self.zone is None else local.replace(tzinfo=self.zone)).timestamp()
 
 
-def every_day(at: Clock, days: Sequence[str], zone: tzinfo | None) -> Cadence:
+def on_weekdays(at: TimeOfDay, days: Sequence[str], zone: tzinfo | None) -> Cadence:
     """days: of DAYS, empty for all."""
     weekdays = frozenset(DAYS.index(day) for day in days or DAYS)
     return Cadence((at.minute,), (at.hour,), frozenset(range(1, 32)), frozenset(range(1, 13)), weekdays, False, zone)
 
 
-def read_cron(text: str, zone: tzinfo | None) -> Cadence:
+def parse_cron(text: str, zone: tzinfo | None) -> Cadence:
     """`30 1 * * mon-fri` or @daily. Raises ValueError with what is wrong in words."""
-    fields = _EVERY.get(text.strip().lower(), text).split()
+    fields = _NICKNAMES.get(text.strip().lower(), text).split()
     if len(fields) != 5:
         raise ValueError(f"has {len(fields)} fields in place of five: minute, hour, day of month, month, day of week")
-    weekdays = {(number - 1) % 7 for number in _field(fields[4], "day of week", 0, 7, ("sun", *DAYS))}
+    weekdays = {(number - 1) % 7 for number in _parse_field(fields[4], "day of week", 0, 7, ("sun", *DAYS))}
     found = Cadence(
-        tuple(sorted(_field(fields[0], "minute", 0, 59))),
-        tuple(sorted(_field(fields[1], "hour", 0, 23))),
-        frozenset(_field(fields[2], "day of month", 1, 31)),
-        frozenset(_field(fields[3], "month", 1, 12, ("", *MONTHS))),
+        tuple(sorted(_parse_field(fields[0], "minute", 0, 59))),
+        tuple(sorted(_parse_field(fields[1], "hour", 0, 23))),
+        frozenset(_parse_field(fields[2], "day of month", 1, 31)),
+        frozenset(_parse_field(fields[3], "month", 1, 12, ("", *MONTHS))),
         frozenset(weekdays),
-        either=not fields[2].startswith("*") and not fields[4].startswith("*"),
+        any_day_field=not fields[2].startswith("*") and not fields[4].startswith("*"),
         zone=zone,
     )
-    if not found.either and not any(_exists(month, day) for month in found.months for day in found.days):
+    if not found.any_day_field and not any(_day_exists(month, day) for month in found.months for day in found.days):
         raise ValueError("no month has such a day")
     return found
 
 
-def _exists(month: int, day: int) -> bool:
+def _day_exists(month: int, day: int) -> bool:
     return day <= (29 if month == 2 else 30 if month in (4, 6, 9, 11) else 31)
 
 
-def _field(text: str, name: str, least: int, most: int, words: Sequence[str] = ()) -> set[int]:
+def _parse_field(text: str, name: str, min_value: int, max_value: int, words: Sequence[str] = ()) -> set[int]:
     """The numbers of one field: `*`, `1`, `mon`, `1-5`, `*/15`, `1,3-5`. words: by number."""
     found: set[int] = set()
     for part in text.lower().split(","):
@@ -115,21 +115,21 @@ def _field(text: str, name: str, least: int, most: int, words: Sequence[str] = (
         if match is None or (match[1] == "*" and match[2]):
             raise ValueError(f"{part!r} is no {name}")
         step = int(match[3] or 1)
-        first = least if match[1] == "*" else _number(match[1], name, least, most, words)
+        first = min_value if match[1] == "*" else _parse_number(match[1], name, min_value, max_value, words)
         if match[2]:
-            last = _number(match[2], name, least, most, words)
-            last = most if match[2] == "sun" else last  # sat-sun
+            last = _parse_number(match[2], name, min_value, max_value, words)
+            last = max_value if match[2] == "sun" else last  # sat-sun
         else:
-            last = most if match[1] == "*" or match[3] else first
+            last = max_value if match[1] == "*" or match[3] else first
         if last < first or not step:
             raise ValueError(f"{part!r} is no {name}: it holds nothing")
         found.update(range(first, last + 1, step))
     return found
 
 
-def _number(text: str, name: str, least: int, most: int, words: Sequence[str]) -> int:
+def _parse_number(text: str, name: str, min_value: int, max_value: int, words: Sequence[str]) -> int:
     if text in words and text:
         return words.index(text)
-    if not text.isdigit() or not least <= int(text) <= most:
-        raise ValueError(f"{text!r} is no {name}: {least} to {most}")
+    if not text.isdigit() or not min_value <= int(text) <= max_value:
+        raise ValueError(f"{text!r} is no {name}: {min_value} to {max_value}")
     return int(text)

@@ -12,25 +12,25 @@ from batchgen.scheduling.lane import Lane, Work
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class Upstream:
     """Who answers the requests of a lane, as far as several lanes share them."""
 
     account: str
     host: str
 
 
-def breakers_of(lanes: Iterable[str], served_by: Mapping[str, Served]) -> dict[str, tuple[Breaker, ...]]:
+def breakers_by_lane(lanes: Iterable[str], upstream_of: Mapping[str, Upstream]) -> dict[str, tuple[Breaker, ...]]:
     """The breakers of each lane, the narrowest first. A lane that `served_by` does not name shares none."""
     breakers: dict[tuple[Scope, str], Breaker] = {}
-    found = {}
+    by_lane = {}
     for lane in lanes:
-        by = served_by.get(lane, Served(lane, lane))
-        scopes: tuple[tuple[Scope, str], ...] = (("lane", lane), ("account", by.account), ("host", by.host))
-        found[lane] = tuple(breakers.setdefault(key, Breaker(*key)) for key in scopes)
-    return found
+        upstream = upstream_of.get(lane, Upstream(lane, lane))
+        scopes: tuple[tuple[Scope, str], ...] = (("lane", lane), ("account", upstream.account), ("host", upstream.host))
+        by_lane[lane] = tuple(breakers.setdefault(key, Breaker(*key)) for key in scopes)
+    return by_lane
 
 
-class Blame:
+class FaultAttribution:
     """The breakers of a run, and what each answer tells them.
 
     A failure is the sample's own once its model has served another one since (or its host, when the request did not reach
@@ -49,53 +49,55 @@ class Blame:
         self._breakers = list(dict.fromkeys(breaker for lane in lanes.values() for breaker in lane.breakers))
 
     @property
-    def open(self) -> list[Breaker]:
+    def open_breakers(self) -> list[Breaker]:
         """The breakers that are open."""
         return [breaker for breaker in self._breakers if breaker.open]
 
-    def behind(self, breaker: Breaker) -> list[Lane]:
+    def lanes_behind(self, breaker: Breaker) -> list[Lane]:
         """The lanes that start nothing while it is open."""
         return [lane for lane in self._lanes.values() if breaker in lane.breakers]
 
-    def narrowed(self, lane: Lane, error: ProviderError) -> ProviderError:
+    def narrow_scope(self, lane: Lane, error: ProviderError) -> ProviderError:
         """The error with the scope that the evidence allows: a model that has just served is not gone, and a key that has
         served another model is not wrong."""
         if isinstance(error, ModelUnavailable) and lane.has_served:
-            return error.as_kind(ModelUnavailableOnce)
+            return error.as_type(ModelUnavailableOnce)
         if isinstance(error, KeyRejected) and error.http_status == 403 and not lane.has_served:
             account = next(breaker for breaker in lane.breakers if breaker.scope == "account")
-            return error.as_kind(ModelUnavailable) if account.has_served else error
+            return error.as_type(ModelUnavailable) if account.has_served else error
         return error
 
     def served(self, lane: Lane, work: Work, now_s: float) -> None:
-        self._tell([breaker for breaker in reversed(lane.breakers) if breaker.served(work.started_s, now_s)])
+        self._report_changes([breaker for breaker in reversed(lane.breakers) if breaker.served(work.started_s, now_s)])
 
     def failed(
-        self, lane: Lane, again: Work, error: ProviderError, started_s: float, now_s: float, *, was_sent: bool
+        self, lane: Lane, after_failure: Work, error: ProviderError, started_s: float, now_s: float, *, was_sent: bool
     ) -> None:
         """again: the work as it is after the failure."""
-        own = lane.to_blame(again) and error.scope == "sample"
+        is_samples_own = lane.failures_are_its_own(after_failure) and error.scope == "sample"
         changed = []
         for breaker in reversed(lane.breakers):
             if breaker.scope in error.suspects:
-                if (breaker.open or not own) and breaker.failed(again.sample.key, error, started_s, now_s, self._rng):
+                if (breaker.open or not is_samples_own) and breaker.failed(
+                    after_failure.sample.key, error, started_s, now_s, self._rng
+                ):
                     changed.append(breaker)
             elif was_sent and error.answered and (error.scope == "sample" or breaker.scope == "host"):
                 changed += [breaker] * breaker.served(started_s, now_s)
         for breaker in changed:
-            for each in self.behind(breaker) if breaker.open else ():
-                each.excuse()
-        self._tell(changed)
+            for each in self.lanes_behind(breaker) if breaker.open else ():
+                each.excuse_failures()
+        self._report_changes(changed)
 
-    def _tell(self, changed: Sequence[Breaker]) -> None:
+    def _report_changes(self, changed: Sequence[Breaker]) -> None:
         """Reports what has changed, and what is still down now that a wider breaker has closed; only the widest is reported."""
         for breaker in changed:
-            lanes = self.behind(breaker)
-            within = [] if breaker.open else [other for lane in lanes for other in lane.breakers if other.open]
-            for each in dict.fromkeys((breaker, *within)):
-                behind = self.behind(each)
-                if not any(wider.open for lane in behind for wider in lane.breakers if _is_wider(wider, each)):
-                    self._on_breaker(each, behind)
+            lanes = self.lanes_behind(breaker)
+            still_open = [] if breaker.open else [other for lane in lanes for other in lane.breakers if other.open]
+            for each in dict.fromkeys((breaker, *still_open)):
+                lanes_behind = self.lanes_behind(each)
+                if not any(wider.open for lane in lanes_behind for wider in lane.breakers if _is_wider(wider, each)):
+                    self._on_breaker(each, lanes_behind)
 
 
 def _is_wider(one: Breaker, other: Breaker) -> bool:

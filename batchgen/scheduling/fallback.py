@@ -19,15 +19,15 @@ from batchgen.errors import (
 from batchgen.planning.batchable import online_lane
 from batchgen.records import Item, Sample
 
-FALLBACKS_MOST = 5
-CAUSES = ("quota", "outage", "refusal")
-DEFAULT_CAUSES = (
+MAX_FALLBACKS = 5
+FALLBACK_CAUSES = ("quota", "outage", "refusal")
+DEFAULT_FALLBACK_CAUSES = (
     "quota",
     "outage",
 )  # a refusal is tried elsewhere only when that was asked for: it costs, and may be right
 
 
-def cause_of(error: ProviderError) -> str | None:
+def fallback_cause(error: ProviderError) -> str | None:
     """One of CAUSES; None when no other model would help, or when this one may have been paid already."""
     if error.maybe_billed:
         return None
@@ -38,15 +38,15 @@ def cause_of(error: ProviderError) -> str | None:
     return "refusal" if isinstance(error, Refused | OutputRefused | NoImage) else None
 
 
-def next_lane(item: Item, lane: str, cause: str | None, is_open: Callable[[str], bool]) -> str | None:
+def next_fallback_lane(item: Item, lane: str, cause: str | None, is_available: Callable[[str], bool]) -> str | None:
     """The lane to go on in after `lane`: the first open one of the item's fallbacks that come after it."""
     if cause is None or cause not in item.fallback_on:
         return None
     start = item.fallback.index(lane) + 1 if lane in item.fallback else 0
-    return next((other for other in item.fallback[start:] if is_open(other)), None)
+    return next((other for other in item.fallback[start:] if is_available(other)), None)
 
 
-def served_in(sample: Sample, lane: str) -> Sample:
+def sample_for_lane(sample: Sample, lane: str) -> Sample:
     """The same sample asked of another lane's model. The fingerprint stays: what was wished for is the same."""
     provider, _, model = online_lane(lane).partition("/")
     if (sample.item.provider, sample.item.model) == (provider, model):

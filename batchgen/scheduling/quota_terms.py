@@ -9,24 +9,24 @@ from urllib.parse import urlsplit
 from batchgen.scheduling.window import Budget
 
 
-def quota_name(provider: str, base_url: str, secret: str, model: str) -> str:
+def quota_key(provider: str, base_url: str, secret: str, model: str) -> str:
     """Whose quota it is: the same key of the same server and AI model. Holds a short hash of the key, never the key."""
     digest = hashlib.sha256(secret.encode()).hexdigest()[:12]
     return f"{provider}|{urlsplit(base_url).netloc}|{digest}|{model}"
 
 
-def account_name(base_url: str, secret: str) -> str:
+def account_key(base_url: str, secret: str) -> str:
     """Whose bill it is: the same key of the same server."""
-    return "|".join(quota_name("", base_url, secret, "").split("|")[1:3])
+    return "|".join(quota_key("", base_url, secret, "").split("|")[1:3])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class StartLimits:
     """What binds the starts of a lane beside its requests per minute. usd_per_10_min: of the account."""
 
     job: str = ""
     account: str = ""
-    purse: str = ""
+    spend_scope: str = ""
     rpd: int | None = None
     usd_per_10_min: float | None = None
     budgets: tuple[Budget, ...] = ()

@@ -27,22 +27,22 @@ class RetryPolicy:
     base_s: float = 1.0
     cap_s: float = 60.0
 
-    def repeats(self, budget: str) -> int:
+    def allowed_repeats(self, budget: str) -> int:
         """How many repeats the budget allows after the first request."""
         if budget == "no_image":
             return self.no_image
-        own = {
+        repeats = {
             "attempts": self.attempts,
             "malformed": self.malformed,
             "input": self.input,
             "uncertain": self.uncertain,
             "tier": 1,
         }
-        return min(own.get(budget, 0), self.attempts - 1)
+        return min(repeats.get(budget, 0), self.attempts - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
+class RetryState:
     """Errors of one sample in this run. spent: by budget; requests: how many have failed, whoever was to blame.
 
     doubtful: how many of these may have been billed. suspected_s: when the first came for which a wider scope may be to
@@ -50,21 +50,21 @@ class Tries:
     """
 
     spent: Mapping[str, int] = field(default_factory=dict)
-    requests: int = 0
-    doubtful: int = 0
+    failed_requests: int = 0
+    maybe_billed_count: int = 0
     suspected_s: float | None = None
 
-    def after(self, error: ProviderError, now_s: float = 0.0) -> Tries:
+    def after(self, error: ProviderError, now_s: float = 0.0) -> RetryState:
         if error.scope != "sample":
             return self  # waiting for a quota never counts as failing
         spent = {**self.spent, error.budget: self.spent.get(error.budget, 0) + 1}
         suspected_s = now_s if error.suspects and self.suspected_s is None else self.suspected_s
-        return Tries(spent, self.requests + 1, self.doubtful + error.maybe_billed, suspected_s)
+        return RetryState(spent, self.failed_requests + 1, self.maybe_billed_count + error.maybe_billed, suspected_s)
 
-    def excused(self) -> Tries:
+    def excused(self) -> RetryState:
         """Without the failures that a host or model which was down is to blame for."""
         kept = {budget: count for budget, count in self.spent.items() if budget not in ("attempts", "uncertain")}
-        return Tries(kept, self.requests, self.doubtful)
+        return RetryState(kept, self.failed_requests, self.maybe_billed_count)
 
 
 def backoff_s(streak: int, base_s: float, cap_s: float, rng: random.Random) -> float:
@@ -77,12 +77,14 @@ def backoff_s(streak: int, base_s: float, cap_s: float, rng: random.Random) -> f
     return rng.uniform(ceiling / 10, ceiling)
 
 
-def with_margin_s(hint_s: float, rng: random.Random) -> float:
+def hint_with_margin_s(hint_s: float, rng: random.Random) -> float:
     """The server's own delay plus a little, never less: RetryInfo is rounded down, to the second it earns another 429."""
     return hint_s + rng.uniform(0.25, 0.25 + min(5.0, hint_s / 10))
 
 
-def delay_s(error: ProviderError, tries: Tries, policy: RetryPolicy, rng: random.Random) -> float | None:
+def retry_delay_s(
+    error: ProviderError, retry_state: RetryState, policy: RetryPolicy, rng: random.Random
+) -> float | None:
     """Seconds until the sample may be sent again, or None to give up. `tries` includes this error.
 
     Errors of a lane or of the run have no delay of their own: the sample goes back and its lane waits.
@@ -91,9 +93,35 @@ def delay_s(error: ProviderError, tries: Tries, policy: RetryPolicy, rng: random
         return None
     if error.scope != "sample":
         return 0.0
-    spent = tries.spent.get(error.budget, 0)
-    if spent > policy.repeats(error.budget):
+    spent = retry_state.spent.get(error.budget, 0)
+    if spent > policy.allowed_repeats(error.budget):
         return None
     if error.retry_after_s is not None:
-        return with_margin_s(error.retry_after_s, rng)
+        return hint_with_margin_s(error.retry_after_s, rng)
     return backoff_s(spent - 1, policy.base_s, policy.cap_s, rng)
+
+
+# What becomes of a sample after a request that brought no picture, for the ledger and the observers.
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The sample goes back untried because its lane or the run stopped; a later run takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovedToFallback:
+    """The sample goes on in the lane of a fallback."""
+
+    lane: str
+
+
+RetryDecision = Requeued | GivenUp | Released | MovedToFallback

@@ -13,8 +13,8 @@ from asyncio_throttle.throttler import Throttler
 
 MARGIN_S = 0.5  # above the jitter between sending and arriving; costs 0.8 % of a minute's quota
 RECOVERY_PER_MINUTE = 0.05  # of the declared rate, after it went down
-HOLD_S = 300.0  # a limit learnt from a refusal is kept to for so long before more is tried
-LONG_HINT_S = 900.0  # a server that asks for more than this means another window than the minute's
+LOWERED_RATE_HOLD_S = 300.0  # a limit learnt from a refusal is kept to for so long before more is tried
+LONG_RETRY_HINT_S = 900.0  # a server that asks for more than this means another window than the minute's
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Reserved:
     used: requests of all processes in the window before this one.
     """
 
-    place: int | None
+    quota_slot: int | None
     used: int = 0
 
 
@@ -48,7 +48,7 @@ class DayUsedUp:
 class BudgetReached:
     """What is spent and reserved leaves too little of the day's or the month's budget."""
 
-    span: Span
+    period: BudgetPeriod
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +60,47 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
-class Lowered:
+class LoweredRate:
     """Requests per window that a refusal has shown to be allowed; more is tried after `rises_in_s`."""
 
     rate: float
     rises_in_s: float
 
 
-Span = Literal["day", "month"]
-Held = NotBefore | DayUsedUp | Parked
-Answer = Reserved | Held | BudgetReached
+BudgetPeriod = Literal["day", "month"]
+QuotaDenied = NotBefore | DayUsedUp | Parked
+ReserveResult = Reserved | QuotaDenied | BudgetReached
 
 
-class SharedLog(Protocol):
+class SharedQuota(Protocol):
     """Starts and spend of one lane as all who share its quota have written them down. A file behind it, or a server."""
 
-    async def reserve(self, rate: int | None, usd: float = 0.0) -> Answer:
+    async def reserve(self, rate: int | None, usd: float = 0.0) -> ReserveResult:
         """Forget, count and reserve a place and USD in one transaction.
 
         rate: requests per window now, None without a quota. A place nobody confirms expires with its period; USD that
         nobody settles stay spent, for the request may have been billed, until the job's own ledger says better.
         """
 
-    async def written(self, place: int) -> None:
+    async def wait_until_visible(self, quota_slot: int) -> None:
         """Returns when all others can read of the reservation: nothing is sent before."""
 
-    def sent(self, place: int) -> None:
+    def sent(self, quota_slot: int) -> None:
         """The headers left now: the place counts from here. Never waits."""
 
-    def settled(self, place: int, usd: float) -> None:
+    def record_cost(self, quota_slot: int, usd: float) -> None:
         """What the request has cost in the end, in place of what was reserved. Never waits."""
 
-    def refund(self, place: int) -> None:
+    def refund(self, quota_slot: int) -> None:
         """The request was never sent: place and USD are free. Never waits."""
 
-    def cooled(self, wait_s: float, lowered: Lowered | None) -> None:
+    def publish_cooldown(self, wait_s: float, lowered_rate: LoweredRate | None) -> None:
         """The server has refused: nobody starts for so long, and then at most so many. Never waits."""
 
-    def parked(self, why: str, hint_s: float | None) -> None:
+    def publish_parking(self, why: str, hint_s: float | None) -> None:
         """The server has refused for the day, or for as long as it hints at: nobody starts. Never waits."""
 
-    async def held(self) -> Held | None:
+    async def current_denial(self) -> QuotaDenied | None:
         """What others have said by `cooled` and `parked`; None when that keeps nobody from starting."""
 
 
@@ -108,20 +108,20 @@ class SharedLog(Protocol):
 class Budget:
     """At most `usd` in each local day or month. account: of its spend alone; None: of all."""
 
-    span: Span
+    period: BudgetPeriod
     usd: float
     account: str | None = None
 
 
-def span_start(span: Span, now: float) -> float:
+def period_start(period: BudgetPeriod, now: float) -> float:
     """UTC seconds of the last local midnight, or of the one that began the month."""
     midnight = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    return (midnight if span == "day" else midnight.replace(day=1)).timestamp()
+    return (midnight if period == "day" else midnight.replace(day=1)).timestamp()
 
 
-def risen(lowered_to: float, since_s: float, limit: int) -> float:
+def recovered_rate(lowered_to: float, elapsed_s: float, limit: int) -> float:
     """Requests per window so long after a lowered rate began to rise; before that, where it is held."""
-    return lowered_to + limit * RECOVERY_PER_MINUTE * max(0.0, since_s) / 60.0
+    return lowered_to + limit * RECOVERY_PER_MINUTE * max(0.0, elapsed_s) / 60.0
 
 
 class Window:
@@ -135,12 +135,12 @@ class Window:
     Its catch: it reads and mends the library's private log, so the library is pinned and a test holds the version.
     """
 
-    def __init__(self, limit: int, period_s: float = 60.0, *, proven: bool = True) -> None:
+    def __init__(self, limit: int, period_s: float = 60.0, *, confirmed: bool = True) -> None:
         """proven: whether the server is known to allow the declared limit. Until then starts are spread a little."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
-        self.declared = self.limit = limit
-        self.proven = proven
+        self.declared_limit = self.limit = limit
+        self.confirmed = confirmed
         self.period_s = period_s
         self._throttler = Throttler(rate_limit=limit, period=period_s + MARGIN_S)
         self._lowered_to = float(limit)
@@ -151,14 +151,20 @@ class Window:
         """Requests per window now: the declared limit, or less while it recovers from a 429 (AIMD)."""
         if self._rises_at_s is None:
             return self.limit
-        rate = risen(self._lowered_to, now_s - self._rises_at_s, self.limit)
+        rate = recovered_rate(self._lowered_to, now_s - self._rises_at_s, self.limit)
         if rate >= self.limit:
             self._rises_at_s = None
             return self.limit
         return max(1, int(rate))
 
     def refused(
-        self, now_s: float, *, stamp_s: float, before: int, named: int | None = None, again: bool = False
+        self,
+        now_s: float,
+        *,
+        stamp_s: float,
+        used_before: int,
+        server_limit: int | None = None,
+        same_wave: bool = False,
     ) -> None:
         """The server refused although we kept to the declared limit: find out what it allows.
 
@@ -167,24 +173,26 @@ class Window:
         HOLD_S. Fewer than a quarter of the rate show nothing (others may use the same quota): then it goes down to half
         and rises at once. again: of one wave with a refusal before it, which can only make the figure smaller.
         """
-        accepted = before - sum(1 for refused_s in self._refused_s if stamp_s - self.period_s < refused_s < stamp_s)
+        accepted = used_before - sum(
+            1 for refused_s in self._refused_s if stamp_s - self.period_s < refused_s < stamp_s
+        )
         self._refused_s.append(stamp_s)
-        self.proven = False
+        self.confirmed = False
         rate = self.rate(now_s)
-        if named is not None and named < rate:
-            self.limit, self._rises_at_s = max(1, named), None
+        if server_limit is not None and server_limit < rate:
+            self.limit, self._rises_at_s = max(1, server_limit), None
         elif rate / 4 <= accepted < rate:
-            self._lowered_to, self._rises_at_s = float(accepted), now_s + HOLD_S
-        elif not again:
+            self._lowered_to, self._rises_at_s = float(accepted), now_s + LOWERED_RATE_HOLD_S
+        elif not same_wave:
             self._lowered_to, self._rises_at_s = max(1.0, rate / 2), now_s
 
-    def lowered(self, now_s: float) -> Lowered | None:
+    def lowered_rate(self, now_s: float) -> LoweredRate | None:
         """What refusals have taught, for others; None at the declared limit."""
         if self._rises_at_s is not None:
-            return Lowered(self._lowered_to, max(0.0, self._rises_at_s - now_s))
-        return Lowered(self.limit, HOLD_S) if self.limit < self.declared else None
+            return LoweredRate(self._lowered_to, max(0.0, self._rises_at_s - now_s))
+        return LoweredRate(self.limit, LOWERED_RATE_HOLD_S) if self.limit < self.declared_limit else None
 
-    def earliest_s(self, now_s: float) -> float:
+    def earliest_start_s(self, now_s: float) -> float:
         """The earliest moment at which one more request keeps the window; `now_s` when that is now."""
         log = self._throttler._task_logs
         rate = self.rate(now_s)
@@ -231,22 +239,22 @@ class Window:
         return True
 
 
-def daily_reset(now: float, hint_s: float | None) -> float:
+def daily_quota_reset(now: float, hint_s: float | None) -> float:
     """UTC seconds at which a daily quota is free again: after the server's hint when that is longer than minutes, else midnight Pacific.
 
     Source: ai.google.dev/gemini-api/docs/rate-limits ("RPD quotas reset at midnight Pacific time"); refusals for the day
     have been seen with hints of under a minute, which are of another window.
     """
-    if hint_s is not None and hint_s > LONG_HINT_S:
+    if hint_s is not None and hint_s > LONG_RETRY_HINT_S:
         return now + hint_s
-    midnight = (_pacific(now) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = (_pacific_time(now) + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight.timestamp()
 
 
-def day_began(now: float) -> float:
+def quota_day_start(now: float) -> float:
     """UTC seconds of the last midnight Pacific, from which requests per day are counted."""
-    return _pacific(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    return _pacific_time(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
 
 
-def _pacific(now: float) -> datetime:
+def _pacific_time(now: float) -> datetime:
     return datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo("America/Los_Angeles"))

@@ -15,16 +15,26 @@ from typing import IO, Any
 
 from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
-from batchgen.ledger.pictures import Settled, StoredImage
+from batchgen.ledger.pictures import RecordedImage, SpooledPicture
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.records import SIDECARS
-from batchgen.store.objects import BucketAway, Found, Objects
+from batchgen.store.objects import BucketUnavailable, ObjectInfo, ObjectStorage
 from batchgen.store.sniff import EXTENSION, HEAD_BYTES, sniff
 from batchgen.store.spool import NO_FOLLOW, SpoolFile
-from batchgen.store.store import NOTE, SPOOL, SUPERSEDED, TURNS, Judgement, Stands, Store, beside, noted
+from batchgen.store.store import (
+    ADDRESS_NOTE,
+    SPOOL,
+    SUPERSEDED,
+    TURNS,
+    FileStat,
+    FileVerdict,
+    Store,
+    noted_location,
+    sidecar_path,
+)
 
 RECEIPTS = f"{STATE_FOLDER}/receipts"
-TRIES = 3  # of a put whose name is taken each time: somebody else writes there
+MAX_PUT_ATTEMPTS = 3  # of a put whose name is taken each time: somebody else writes there
 
 
 class BucketStore(Store):
@@ -40,43 +50,47 @@ class BucketStore(Store):
         super().__init__(folder, spool)
         self.url = url
         self.token = ""
-        self.away = ""
-        self.shared = False  # with workers on other machines
-        self.on_away: Callable[[], None] = lambda: None
-        self.waiting: dict[str, str] = {}
-        self.moving = threading.RLock()
-        self._objects = Objects(url)
-        self._found: dict[str, Found] | None = None
+        self.unavailable_reason = ""
+        self.has_remote_workers = False  # with workers on other machines
+        self.on_unavailable: Callable[[], None] = lambda: None
+        self.pending_uploads: dict[str, str] = {}
+        self.upload_lock = threading.RLock()
+        self._objects = ObjectStorage(url)
+        self._objects_by_path: dict[str, ObjectInfo] | None = None
         self._receipts: list[str] = []  # their paths, when the bucket was listed
-        self._listed = threading.Lock()
-        self._put: dict[str, tuple[Found, tuple[str, str] | None]] = {}  # by spool name: where it is, and what made way
-        self._deposited: dict[str, str] = {}  # by spool name: where another process has put it
-        self._moved: dict[str, tuple[str, str]] = {}  # by spool name: what made way for one that has not gone up yet
-        self._taken: set[tuple[str, str]] = set()  # (spool name, path) of those whose name something else has
+        self._listing_lock = threading.Lock()
+        self._uploaded: dict[
+            str, tuple[ObjectInfo, tuple[str, str] | None]
+        ] = {}  # by spool name: where it is, and what made way
+        self._uploaded_elsewhere: dict[str, str] = {}  # by spool name: where another process has put it
+        self._displaced: dict[
+            str, tuple[str, str]
+        ] = {}  # by spool name: what made way for one that has not gone up yet
+        self._name_conflicts: set[tuple[str, str]] = set()  # (spool name, path) of those whose name something else has
 
     def prepare(self) -> None:
         """Prove besides that the bucket takes a new object, and refuses to write over one. Raises StoreError."""
         super().prepare()
         probe = f"{STATE_FOLDER}/probe-{uuid.uuid4().hex}"
         first, again = self._objects.create(probe, b"batchgen"), self._objects.create(probe, b"batchgen")
-        with contextlib.suppress(BucketAway):  # a policy may forbid to delete anything
+        with contextlib.suppress(BucketUnavailable):  # a policy may forbid to delete anything
             self._objects.delete(probe)
         if not first or again:
             raise StoreError(f"{self.url}: this storage writes over what is there although it was asked not to")
 
-    def note_address(self) -> None:
+    def write_address_note(self) -> None:
         """In the job folder, for the day on which the ledger cannot be read."""
-        if noted(self.folder) != self.url:
-            note = SpoolFile(self.spool, f"{NOTE}-{uuid.uuid4().hex}")
+        if noted_location(self.folder) != self.url:
+            note = SpoolFile(self.spool, f"{ADDRESS_NOTE}-{uuid.uuid4().hex}")
             note.write(self.url.encode())
             note.sync()
-            os.replace(note.path, self.folder / STATE_FOLDER / NOTE)
+            os.replace(note.path, self.folder / STATE_FOLDER / ADDRESS_NOTE)
 
     # --- what other machines need as well
 
-    def keep_turn(self, attempt: int, text: bytes) -> None:
-        super().keep_turn(attempt, text)
-        if self.shared:
+    def save_turn(self, attempt: int, text: bytes) -> None:
+        super().save_turn(attempt, text)
+        if self.has_remote_workers:
             self._objects.create(self._turn_path(attempt), text)
 
     def read_turn(self, attempt: int) -> str:
@@ -89,48 +103,48 @@ class BucketStore(Store):
     def _turn_path(self, attempt: int) -> str:
         return f"{STATE_FOLDER}/{TURNS}/{self.token}-{attempt}.json"
 
-    def keep_state(self, name: str, file: str) -> None:
+    def upload_state(self, name: str, file: str) -> None:
         """A file that travels with the work, under its name. Raises BucketAway."""
         self._objects.create(f"{STATE_FOLDER}/{name}", Path(file))
 
-    def bring_state(self, name: str, target: str) -> None:
+    def download_state(self, name: str, target: str) -> None:
         """Raises FileNotFoundError, BucketAway, StoreError."""
-        self.bring(f"{STATE_FOLDER}/{name}", target)
+        self.download(f"{STATE_FOLDER}/{name}", target)
 
     # --- an answer's way into the bucket
 
-    def deposit(self, attempt: int, pictures: Sequence[Settled], receipt: Mapping[str, Any]) -> None:
+    def upload_with_receipt(self, attempt: int, pictures: Sequence[SpooledPicture], receipt: Mapping[str, Any]) -> None:
         """Put the pictures of an attempt, durable in the spool, under their names where these are free, and then its receipt.
 
         Nothing makes way yet: the ledger may give the name to another. receipt: all that settling needs, so that nothing
         has to be bought again by a process that finds it.
         Raises BucketAway, at once after an earlier failure: then the ledger is told first and the pictures wait.
         """
-        if self.away:
-            raise BucketAway(self.away)
+        if self.unavailable_reason:
+            raise BucketUnavailable(self.unavailable_reason)
         text = json.dumps(receipt, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        self.forget_spooled(_receipt_name(attempt))
+        self.remove_spooled(_receipt_name(attempt))
         kept = SpoolFile(self.spool, _receipt_name(attempt))
         kept.write(text)
         kept.sync()
         try:
             for picture in pictures:
-                if not self._goes_up(picture.spool, picture.file.path):
-                    self._taken.add((picture.spool, picture.file.path))
+                if not self._upload(picture.spool, picture.file.path):
+                    self._name_conflicts.add((picture.spool, picture.file.path))
             self._objects.create(self._receipt_path(attempt), text)
-        except BucketAway as error:
-            self.away = str(error)
+        except BucketUnavailable as error:
+            self.unavailable_reason = str(error)
             raise
 
-    def receipt(self, attempt: int) -> dict[str, Any] | None:
+    def read_receipt(self, attempt: int) -> dict[str, Any] | None:
         """What `deposit` kept of an attempt, here or in the bucket; None when it did not come that far."""
         try:
             text = Path(self.spooled(_receipt_name(attempt))).read_bytes()
         except OSError:
             text = b""
-        if (found := _facts(text)) is None:
+        if (found := _parse_receipt(text)) is None:
             with contextlib.suppress(FileNotFoundError):
-                found = _facts(self._objects.read(self._receipt_path(attempt)))
+                found = _parse_receipt(self._objects.read(self._receipt_path(attempt)))
         return found
 
     def receipts(self) -> Iterator[dict[str, Any]]:
@@ -138,119 +152,121 @@ class BucketStore(Store):
         self._listing()
         for path in self._receipts:
             with contextlib.suppress(FileNotFoundError):
-                if (found := _facts(self._objects.read(path))) is not None:
+                if (found := _parse_receipt(self._objects.read(path))) is not None:
                     yield found
 
-    def was_deposited(self, spool_name: str, path: str) -> None:
+    def note_upload_elsewhere(self, spool_name: str, path: str) -> None:
         """Another process has put the picture there, as its receipt says; one that is in no spool here has been verified."""
-        self._deposited[spool_name] = path
+        self._uploaded_elsewhere[spool_name] = path
 
-    def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
+    def move_into_place(self, spool_name: str, path: str) -> tuple[str, str] | None:
         """As in a folder, but the spooled file stays until `forget_placed`. Raises BucketAway."""
-        found, moved = self._put.get(spool_name, (None, None))
+        found, moved = self._uploaded.get(spool_name, (None, None))
         if found is not None and found.path == path:
             return moved
-        was = self._deposited.get(spool_name, path) if found is None else found.path
-        if was != path and self._comes_back(spool_name, was, path):
+        was = self._uploaded_elsewhere.get(spool_name, path) if found is None else found.path
+        if was != path and self._rename_uploaded(spool_name, was, path):
             return None
         if not os.path.exists(self.spooled(spool_name)) and self._objects.size(path) is not None:
             return None  # it went up, and another process has forgotten it
-        for _ in range(TRIES):
-            if (spool_name, path) not in self._taken and self._goes_up(spool_name, path):
+        for _ in range(MAX_PUT_ATTEMPTS):
+            if (spool_name, path) not in self._name_conflicts and self._upload(spool_name, path):
                 break
-            self._taken.discard((spool_name, path))
+            self._name_conflicts.discard((spool_name, path))
             if (pair := self._supersede(path)) is not None:
-                self._moved[spool_name] = pair
+                self._displaced[spool_name] = pair
         else:
-            raise BucketAway(f"{self.url}/{path}: another program keeps writing there")
-        moved = self._moved.pop(spool_name, None)
-        self._put[spool_name] = self._put[spool_name][0], moved
+            raise BucketUnavailable(f"{self.url}/{path}: another program keeps writing there")
+        moved = self._displaced.pop(spool_name, None)
+        self._uploaded[spool_name] = self._uploaded[spool_name][0], moved
         return moved
 
-    def _goes_up(self, spool_name: str, path: str) -> bool:
+    def _upload(self, spool_name: str, path: str) -> bool:
         """Whether it stands there now; False when something else does."""
         file = Path(self.spooled(spool_name))
-        found = self._objects.create(path, file) or self._same_as(path, file)
+        found = self._objects.create(path, file) or self._find_identical(path, file)
         if found is not None:
-            self._knows(path, found)
-            self._put[spool_name] = found, None
+            self._update_listing(path, found)
+            self._uploaded[spool_name] = found, None
         return found is not None
 
-    def _comes_back(self, spool_name: str, was: str, path: str) -> bool:
+    def _rename_uploaded(self, spool_name: str, was: str, path: str) -> bool:
         """Whether a picture that was deposited under a name which the ledger gave to another has its own now. The other may
         have moved it to `superseded/` meanwhile."""
         file = Path(self.spooled(spool_name))
         if file.exists():
-            places = (place for place in (was, *self._aside_of(was)) if self._same_as(place, file))
+            places = (place for place in (was, *self._superseded_candidates(was)) if self._find_identical(place, file))
             if (where := next(places, None)) is None:
                 return False  # it goes up again
             was = where
         self._move(was, path)
-        self._put[spool_name] = self._listing()[path], None
+        self._uploaded[spool_name] = self._listing()[path], None
         return True
 
-    def _aside_of(self, path: str) -> Iterator[str]:
+    def _superseded_candidates(self, path: str) -> Iterator[str]:
         """Where what had this name may lie in `superseded/` by now, whoever moved it."""
         stem, extension = os.path.splitext(os.path.basename(path))
-        for found in self._objects.below(SUPERSEDED):
+        for found in self._objects.list_below(SUPERSEDED):
             if found.path.startswith(f"{SUPERSEDED}/{stem}.") and found.path.endswith(extension):
                 yield found.path
 
     def stamp(self, spool_name: str, path: str) -> str:
-        found, _ = self._put.get(spool_name, (None, None))
+        found, _ = self._uploaded.get(spool_name, (None, None))
         return found.etag if found is not None else ""
 
-    def make_room(self, pictures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    def displace_pending(self, pictures: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Of two pictures that wait for one name the earlier makes way. Answers (its new path, its spool name)."""
-        made_way: list[tuple[str, str]] = []
-        if not any(self.waiting.get(path, spool) != spool for spool, path in pictures):
-            return made_way
-        with self.moving:
+        displaced: list[tuple[str, str]] = []
+        if not any(self.pending_uploads.get(path, spool) != spool for spool, path in pictures):
+            return displaced
+        with self.upload_lock:
             for spool, path in pictures:
-                if (other := self.waiting.get(path, spool)) == spool:
+                if (other := self.pending_uploads.get(path, spool)) == spool:
                     continue
                 earlier = min(spool, other, key=lambda name: int(name.partition(".")[0]))
                 stem, extension = os.path.splitext(os.path.basename(path))
-                made_way.append((f"{SUPERSEDED}/{stem}.{earlier}{extension}", earlier))
+                displaced.append((f"{SUPERSEDED}/{stem}.{earlier}{extension}", earlier))
                 if earlier == other:
-                    del self.waiting[path]
-                    self.waiting[made_way[-1][0]] = other
-        return made_way
+                    del self.pending_uploads[path]
+                    self.pending_uploads[displaced[-1][0]] = other
+        return displaced
 
-    def wait(
-        self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketAway
+    def add_pending(
+        self, attempt: int, pictures: Sequence[tuple[str, str]], error: BucketUnavailable
     ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """(spool name, path) of pictures that the ledger has and the bucket did not take.
 
         Answers (new path, spool name) of those that waited for one of these names and make way, and (new path, old path) of
         those that have made way in the bucket: the ledger has to hear of both.
         """
-        made_way = self.make_room(pictures)
-        aside = {spool: path for path, spool in made_way}
-        self.waiting.update((aside.get(spool, path), spool) for spool, path in pictures)
-        self.forget_spooled(_receipt_name(attempt))  # the ledger knows it all
-        self.away = str(error)
-        self.on_away()
-        pairs = [self._moved.pop(spool, None) or self._put.get(spool, (None, None))[1] for spool, _ in pictures]
-        return made_way, [(new, old) for old, new in filter(None, pairs)]
+        displaced = self.displace_pending(pictures)
+        aside = {spool: path for path, spool in displaced}
+        self.pending_uploads.update((aside.get(spool, path), spool) for spool, path in pictures)
+        self.remove_spooled(_receipt_name(attempt))  # the ledger knows it all
+        self.unavailable_reason = str(error)
+        self.on_unavailable()
+        pairs = [
+            self._displaced.pop(spool, None) or self._uploaded.get(spool, (None, None))[1] for spool, _ in pictures
+        ]
+        return displaced, [(new, old) for old, new in filter(None, pairs)]
 
-    def take_up(self, unplaced: Iterable[StoredImage]) -> None:
-        self.waiting.update((image.file.path, image.spool) for image in unplaced)
+    def load_pending(self, unplaced: Iterable[RecordedImage]) -> None:
+        self.pending_uploads.update((image.file.path, image.spool) for image in unplaced)
 
-    def forget_placed(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
+    def discard_spooled(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
         """The bucket has them and the ledger knows: their files in the spool have served."""
         for spool, path in pictures:
-            if self.waiting.get(path) == spool:
-                del self.waiting[path]
-            self._put.pop(spool, None)
-            self._deposited.pop(spool, None)
-            self.forget_spooled(spool)
-        self.forget_spooled(_receipt_name(attempt))
+            if self.pending_uploads.get(path) == spool:
+                del self.pending_uploads[path]
+            self._uploaded.pop(spool, None)
+            self._uploaded_elsewhere.pop(spool, None)
+            self.remove_spooled(spool)
+        self.remove_spooled(_receipt_name(attempt))
 
     def _receipt_path(self, attempt: int) -> str:
         return f"{RECEIPTS}/{self.token}-{attempt}.json"
 
-    def _same_as(self, path: str, file: Path) -> Found | None:
+    def _find_identical(self, path: str, file: Path) -> ObjectInfo | None:
         """What stands there, when it is exactly this: put by a run that died before it could say so."""
         found = self._objects.head(path)
         if found is None or found.bytes != file.stat().st_size:
@@ -262,7 +278,7 @@ class BucketStore(Store):
 
     # --- what is there
 
-    def judge(self, path: str, sha256: str, size: int) -> Judgement:
+    def verify(self, path: str, sha256: str, size: int) -> FileVerdict:
         """None of what is read is kept. Raises BucketAway."""
         try:
             return "right" if self._sha256(path) == sha256 else "changed"
@@ -274,42 +290,42 @@ class BucketStore(Store):
 
     def picture_at(self, stem: str, n: int) -> str | None:
         listing = self._listing()
-        for path in (self.name(stem, n, kind) for kind in EXTENSION):
+        for path in (self.file_name(stem, n, kind) for kind in EXTENSION):
             with contextlib.suppress(FileNotFoundError):
-                if path in listing and sniff(self._objects.start(path, HEAD_BYTES)[1]) is not None:
+                if path in listing and sniff(self._objects.read_head(path, HEAD_BYTES)[1]) is not None:
                     return path
         return None
 
-    def has(self, path: str, size: int) -> bool:
-        if (spool := self.waiting.get(path)) is not None:
+    def has_file(self, path: str, size: int) -> bool:
+        if (spool := self.pending_uploads.get(path)) is not None:
             with contextlib.suppress(OSError):
                 return os.path.getsize(self.spooled(spool)) == size
         found = self._listing().get(path)
         return found is not None and found.bytes == size
 
-    def has_name(self, path: str) -> bool:
-        return path in self.waiting or path in self._listing()
+    def name_exists(self, path: str) -> bool:
+        return path in self.pending_uploads or path in self._listing()
 
-    def look(self) -> Callable[[str], Stands | None]:
-        with self._listed:
-            found = self._found = self._list()
-        return lambda path: Stands(found[path].bytes, found[path].etag) if path in found else None
+    def stat_lookup(self) -> Callable[[str], FileStat | None]:
+        with self._listing_lock:
+            found = self._objects_by_path = self._list()
+        return lambda path: FileStat(found[path].bytes, found[path].etag) if path in found else None
 
     def sha256(self, path: str) -> str:
-        with self._waiting_file(path) as file:
+        with self._open_pending(path) as file:
             return self._sha256(path) if file is None else hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def open(self, path: str) -> IO[bytes]:
         """The picture, at its start. Raises FileNotFoundError, BucketAway."""
-        with self._waiting_file(path) as file:
+        with self._open_pending(path) as file:
             return io.BytesIO(self._objects.read(path) if file is None else file.read())
 
-    def bring(self, path: str, target: str) -> None:
+    def download(self, path: str, target: str) -> None:
         """Copy the picture into a file of this machine. Raises FileNotFoundError, BucketAway, StoreError."""
         part = SpoolFile(os.path.dirname(target), f"{os.path.basename(target)}.part")
         try:
-            with self._waiting_file(path) as file:
-                for piece in self._objects.pieces(path) if file is None else iter(lambda: file.read(1 << 20), b""):
+            with self._open_pending(path) as file:
+                for piece in self._objects.stream(path) if file is None else iter(lambda: file.read(1 << 20), b""):
                     part.write(piece)
             part.close()
             os.replace(part.path, target)
@@ -317,10 +333,10 @@ class BucketStore(Store):
             part.discard()
 
     @contextlib.contextmanager
-    def at_hand(self, path: str) -> Iterator[str]:
+    def local_copy(self, path: str) -> Iterator[str]:
         copy = self.spooled(f"copy-{uuid.uuid4().hex}")
         try:
-            self.bring(path, copy)
+            self.download(path, copy)
             yield copy
         finally:
             Path(copy).unlink(missing_ok=True)
@@ -331,9 +347,9 @@ class BucketStore(Store):
                 yield path, found.bytes
 
     @contextlib.contextmanager
-    def _waiting_file(self, path: str) -> Iterator[IO[bytes] | None]:
+    def _open_pending(self, path: str) -> Iterator[IO[bytes] | None]:
         """The spooled file of a picture that waits; None for one that the bucket has."""
-        spool = self.waiting.get(path)
+        spool = self.pending_uploads.get(path)
         try:
             fd = -1 if spool is None else os.open(self.spooled(spool), os.O_RDONLY | NO_FOLLOW)
         except OSError:
@@ -346,36 +362,36 @@ class BucketStore(Store):
 
     def _sha256(self, path: str) -> str:
         digest = hashlib.sha256()
-        for piece in self._objects.pieces(path):
+        for piece in self._objects.stream(path):
             digest.update(piece)
         return digest.hexdigest()
 
-    def _listing(self) -> dict[str, Found]:
+    def _listing(self) -> dict[str, ObjectInfo]:
         """By path: listed once, a thousand to a request, and kept up to date by what this process does."""
-        with self._listed:
-            if self._found is None:
-                self._found = self._list()
-            return self._found
+        with self._listing_lock:
+            if self._objects_by_path is None:
+                self._objects_by_path = self._list()
+            return self._objects_by_path
 
-    def _list(self) -> dict[str, Found]:
-        listed = list(self._objects.below(""))
+    def _list(self) -> dict[str, ObjectInfo]:
+        listed = list(self._objects.list_below(""))
         self._receipts = [found.path for found in listed if found.path.startswith(f"{RECEIPTS}/")]
         return {found.path: found for found in listed if not found.path.startswith(f"{STATE_FOLDER}/")}
 
-    def _knows(self, path: str, found: Found | None) -> None:
-        if self._found is None:
+    def _update_listing(self, path: str, found: ObjectInfo | None) -> None:
+        if self._objects_by_path is None:
             return
         if found is None:
-            self._found.pop(path, None)
+            self._objects_by_path.pop(path, None)
         else:
-            self._found[path] = found
+            self._objects_by_path[path] = found
 
     # --- making way
 
     def supersede(self, path: str) -> tuple[str, str] | None:
-        if path not in self.waiting:
+        if path not in self.pending_uploads:
             return self._supersede(path)
-        new = self._aside(path)
+        new = self._free_superseded_name(path)
         self.move(path, new)
         return path, new
 
@@ -383,29 +399,29 @@ class BucketStore(Store):
         """What the bucket has there, whatever waits for the name."""
         if self._objects.size(path) is None:
             return None
-        with self._making_way:
-            new = self._aside(path)
-            self._move_all(path, new)
+        with self._supersede_lock:
+            new = self._free_superseded_name(path)
+            self._move_with_sidecars(path, new)
         return path, new
 
     def _is_taken(self, stem: str) -> bool:
         listing = self._listing()
-        return any(stem + ending in listing or stem + ending in self.waiting for ending in EXTENSION.values())
+        return any(stem + ending in listing or stem + ending in self.pending_uploads for ending in EXTENSION.values())
 
     def move(self, path: str, new: str) -> None:
         """Copied, then deleted. One that waits in the spool will go up under its new name."""
-        if (spool := self.waiting.pop(path, None)) is not None:
-            self.waiting[new] = spool
+        if (spool := self.pending_uploads.pop(path, None)) is not None:
+            self.pending_uploads[new] = spool
             return
-        self._move_all(path, new)
+        self._move_with_sidecars(path, new)
 
-    def _move_all(self, path: str, new: str) -> None:
+    def _move_with_sidecars(self, path: str, new: str) -> None:
         listing = self._listing()
-        for old in (beside(path, ending) for ending in SIDECARS):
+        for old in (sidecar_path(path, ending) for ending in SIDECARS):
             if old in listing:
-                name = beside(new, os.path.basename(old)[len(os.path.splitext(os.path.basename(path))[0]) :])
+                name = sidecar_path(new, os.path.basename(old)[len(os.path.splitext(os.path.basename(path))[0]) :])
                 if name in listing:
-                    self._set_aside(name)
+                    self._supersede_sidecar(name)
                 self._move(old, name)
         self._move(path, new)
 
@@ -415,10 +431,12 @@ class BucketStore(Store):
             self._objects.move(path, new)
         except FileNotFoundError:
             raise StoreError(f"{self.url}/{path}: it has gone: it was there when the run began") from None
-        self._knows(new, Found(new, was.bytes if was is not None else 0, ""))  # the ETag of the copy is its own
-        self._knows(path, None)
+        self._update_listing(
+            new, ObjectInfo(new, was.bytes if was is not None else 0, "")
+        )  # the ETag of the copy is its own
+        self._update_listing(path, None)
 
-    def _set_aside(self, name: str) -> None:
+    def _supersede_sidecar(self, name: str) -> None:
         number = 1
         while (aside := f"{SUPERSEDED}/{os.path.basename(name)}.{number}") in self._listing():
             number += 1
@@ -426,36 +444,36 @@ class BucketStore(Store):
 
     # --- what stands beside pictures
 
-    def write_beside(self, path: str, contents: Mapping[str, str]) -> None:
+    def write_sidecars(self, path: str, contents: Mapping[str, str]) -> None:
         for ending, text in contents.items():
-            data, name = text.encode(errors="replace"), beside(path, ending)
-            if not self._objects.create(name, data) and not self._same(name, data):
-                self._set_aside(name)
+            data, name = text.encode(errors="replace"), sidecar_path(path, ending)
+            if not self._objects.create(name, data) and not self._is_identical(name, data):
+                self._supersede_sidecar(name)
                 self._objects.create(name, data)
-            self._knows(name, Found(name, len(data), ""))
+            self._update_listing(name, ObjectInfo(name, len(data), ""))
 
-    def _same(self, name: str, data: bytes) -> bool:
+    def _is_identical(self, name: str, data: bytes) -> bool:
         with contextlib.suppress(FileNotFoundError):
             return self._objects.size(name) == len(data) and self._objects.read(name) == data
         return False
 
-    def read_beside(self, path: str, listed: Collection[str]) -> dict[str, str]:
+    def read_sidecars(self, path: str, listed: Collection[str]) -> dict[str, str]:
         found = {}
         for ending in SIDECARS:
-            if (name := beside(path, ending)) in listed:
+            if (name := sidecar_path(path, ending)) in listed:
                 with contextlib.suppress(FileNotFoundError):
                     found[ending] = self._objects.read(name).decode("utf-8", "replace")
         return found
 
-    def lacks_beside(self, path: str, contents: Mapping[str, str]) -> bool:
+    def lacks_sidecars(self, path: str, contents: Mapping[str, str]) -> bool:
         listing = self._listing()
-        return path in listing and not all(beside(path, ending) in listing for ending in contents)
+        return path in listing and not all(sidecar_path(path, ending) in listing for ending in contents)
 
     def sync(self, *paths: str) -> None:
         """A put that was answered is durable."""
 
 
-def _facts(text: bytes) -> dict[str, Any] | None:
+def _parse_receipt(text: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

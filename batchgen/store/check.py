@@ -22,23 +22,23 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ImageInfo:
     format: Format
     width: int
     height: int
 
 
-def check_file(path: str) -> Checked:
+def check_file(path: str) -> ImageInfo:
     """`check_image` of a file, in memory that does not grow with it."""
     with open(path, "rb", buffering=PIECE_BYTES) as file:
         return check_image(file)
 
 
-def check_bytes(data: bytes) -> Checked:
+def check_bytes(data: bytes) -> ImageInfo:
     return check_image(io.BytesIO(data))
 
 
-def check_image(file: BinaryIO) -> Checked:
+def check_image(file: BinaryIO) -> ImageInfo:
     """Raises ImageError(not_an_image | truncated | damaged | too_large) unless the bytes are one whole picture.
 
     Every format says where it ends: PNG's IEND, JPEG's end marker, the size in WebP's header, GIF's trailer. A picture
@@ -61,7 +61,7 @@ def check_image(file: BinaryIO) -> Checked:
         if end > size_bytes:
             raise ImageError("truncated", f"the {kind} ends before its end: {size_bytes} of {end} bytes are there")
         size = _size_by_pillow(file, kind, decoded=True)
-    return Checked(kind, *size)
+    return ImageInfo(kind, *size)
 
 
 def _walk_png(file: BinaryIO) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def _walk_png(file: BinaryIO) -> tuple[int, int]:
         if len(head) < 8:
             raise ImageError("truncated", "the PNG ends before its end chunk")
         length, kind = struct.unpack(">I4s", head)
-        first, crc = _sum_chunk(file, length, zlib.crc32(kind))
+        first, crc = _checksum_chunk(file, length, zlib.crc32(kind))
         expected = file.read(4)
         if len(expected) < 4:
             raise ImageError("truncated", "the PNG ends inside a chunk")
@@ -92,7 +92,7 @@ def _walk_png(file: BinaryIO) -> tuple[int, int]:
             return size
 
 
-def _sum_chunk(file: BinaryIO, length: int, crc: int) -> tuple[bytes, int]:
+def _checksum_chunk(file: BinaryIO, length: int, crc: int) -> tuple[bytes, int]:
     """The chunk's first bytes and the checksum over all of it, read in pieces."""
     first = b""
     while length:
@@ -168,7 +168,7 @@ def _colours_bytes(flags: bytes) -> int:
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
-def mismatch(checked: Checked, ratio: str | None, expected: tuple[int, int] | None) -> tuple[str, ...]:
+def mismatch_flags(checked: ImageInfo, ratio: str | None, expected: tuple[int, int] | None) -> tuple[str, ...]:
     """What is other than was asked for: `ratio` when it is more than 5 % off, else `size` when the longer side is.
 
     expected: the pixels the vendor documents for this ratio, which need not be exactly in it; None where it does not.

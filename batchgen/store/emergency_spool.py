@@ -13,75 +13,75 @@ from collections.abc import Callable, Iterator
 
 from batchgen.errors import StoreError
 
-BALLAST_BYTES = 16_000_000  # what some answers in the air need when a disk has just become full
+RESERVED_BYTES = 16_000_000  # what some answers in the air need when a disk has just become full
 PREFIX = "batchgen-rescue"
 
 
-class Rescue:
+class EmergencySpool:
     """The places of last resort of one job. tell: hears of the first trouble at once, from whichever thread it is in."""
 
     def __init__(self, job_folder: str, state_folder: str, spool: str) -> None:
-        self.tell: Callable[[StoreError], None] = lambda error: None
+        self.on_trouble: Callable[[StoreError], None] = lambda error: None
         self._job_folder = job_folder
-        self._job_folder_was: tuple[int, int] | None = None
+        self._job_folder_identity: tuple[int, int] | None = None
         self._spool = spool
-        self._ballast = os.path.join(state_folder, "ballast")
+        self._reserve_path = os.path.join(state_folder, "ballast")
         path = os.path.abspath(job_folder)
         name = re.sub(r"[^\w.-]", "_", os.path.basename(path))[:50]
-        self._label = f"{PREFIX}-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        self._file_prefix = f"{PREFIX}-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
-    def remember_folder(self) -> None:
+    def note_folder_identity(self) -> None:
         """Know the job folder again, so that its absence can be told from a disk that refuses."""
-        self._job_folder_was = file_identity(self._job_folder)
+        self._job_folder_identity = file_identity(self._job_folder)
 
-    def lay_ballast(self) -> None:
+    def reserve_space(self) -> None:
         """Space that is given up at the first failed write. Raises OSError, leaving nothing behind."""
-        fd = os.open(self._ballast, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        fd = os.open(self._reserve_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, BALLAST_BYTES)
+                os.posix_fallocate(fd, 0, RESERVED_BYTES)
             else:
-                for _ in range(BALLAST_BYTES // 1_000_000):
+                for _ in range(RESERVED_BYTES // 1_000_000):
                     os.write(fd, bytes(1_000_000))
         except OSError:
             os.close(fd)
-            self.release_ballast()
+            self.release_space()
             raise
         os.close(fd)
 
-    def release_ballast(self) -> None:
+    def release_space(self) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(self._ballast)
+            os.unlink(self._reserve_path)
 
-    def folder_stands(self) -> bool:
+    def is_same_folder(self) -> bool:
         """Whether the job folder is the one in which the run began, not moved away, nor the empty folder below a disk that
         is no longer mounted."""
-        return self._job_folder_was is not None and file_identity(self._job_folder) == self._job_folder_was
+        return self._job_folder_identity is not None and file_identity(self._job_folder) == self._job_folder_identity
 
-    def places(self, name: str) -> Iterator[tuple[int, str]]:
+    def open_fallbacks(self, name: str) -> Iterator[tuple[int, str]]:
         """A new file in one place after another, as (descriptor, path), for the spool file `name`."""
-        self.release_ballast()
+        self.release_space()
         with contextlib.suppress(OSError):
-            if self.folder_stands():
+            if self.is_same_folder():
                 os.makedirs(self._spool, 0o700, exist_ok=True)
             path = os.path.join(self._spool, name)
             yield os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o600), path
         with contextlib.suppress(OSError):
-            yield tempfile.mkstemp(prefix=f"{self._label}-{name}-")
+            yield tempfile.mkstemp(prefix=f"{self._file_prefix}-{name}-")
 
-    def stranded(self, attempt: int, since: float) -> Iterator[tuple[str, str]]:
+    def stranded_files(self, attempt: int, since: float) -> Iterator[tuple[str, str]]:
         """(spool name, path) of files of ours in the temporary folder that an attempt begun at `since` left there."""
         try:
             folder = tempfile.gettempdir()
         except OSError:  # there is none that can be written to, so nothing is in it
             return
-        pattern = os.path.join(glob.escape(folder), f"{glob.escape(self._label)}-{attempt}.*-*")
+        pattern = os.path.join(glob.escape(folder), f"{glob.escape(self._file_prefix)}-{attempt}.*-*")
         for path in sorted(glob.glob(pattern)):
             found = os.lstat(path)
             # Everyone may write there: a link or another's file is not ours; an older one is of a ledger that is gone.
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
             if stat.S_ISREG(found.st_mode) and mine and found.st_mtime >= since - 1:
-                yield os.path.basename(path).removeprefix(f"{self._label}-").split("-")[0], path
+                yield os.path.basename(path).removeprefix(f"{self._file_prefix}-").split("-")[0], path
 
 
 def file_identity(path: str | os.PathLike[str] | int) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from batchgen.errors import JobLocked
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.safe_open import PRIVATE_MODE, private
+from batchgen.safe_open import PRIVATE_MODE, private_opener
 from batchgen.store.spool import disk_error
 
 
@@ -32,7 +32,7 @@ class JobLock:
         except OSError as error:
             raise disk_error(error, str(self._folder)) from None
         note = self._folder / "holder.json"  # only for people: the lock itself is what counts
-        with contextlib.suppress(OSError), open(note, "w", encoding="utf-8", opener=private) as file:
+        with contextlib.suppress(OSError), open(note, "w", encoding="utf-8", opener=private_opener) as file:
             file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
     def release(self) -> None:

@@ -13,17 +13,17 @@ from urllib.parse import SplitResult
 
 from batchgen.errors import SettingsError, StoreError
 from batchgen.settings import environment, is_loopback
-from batchgen.url import parts_of
+from batchgen.url import split_url
 
-WHOLE_MOST_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
+SINGLE_PUT_MAX_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
 PIECE_BYTES = 1 << 20
 PAGE = 1000
-CONNECT_S, REQUEST_S = 10, 120
-RETRIES, RETRY_S = 2, 15  # of one request, at once; what is still not taken then waits in the spool
-MISSING = "buckets need obstore: pip install 'batchgen[cloud]'"
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT")
-ALLOWING = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
-KEYS = {
+CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 10, 120
+RETRIES, RETRY_TIMEOUT_S = 2, 15  # of one request, at once; what is still not taken then waits in the spool
+MISSING_EXTRA = "buckets need obstore: pip install 'batchgen[cloud]'"
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT")
+ALLOW_HTTP_VARIABLES = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
+CREDENTIAL_HINTS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
@@ -32,12 +32,12 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>")
 
 
-class BucketAway(StoreError):
+class BucketUnavailable(StoreError):
     """The bucket does not take or give what it should, and may another time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ObjectInfo:
     """An object as its bucket tells of it. etag: '' when it says none."""
 
     path: str
@@ -45,7 +45,7 @@ class Found:
     etag: str
 
 
-class Objects:
+class ObjectStorage:
     """Safe to use from several threads. Every call raises BucketAway; FileNotFoundError where it says so."""
 
     def __init__(self, url: str) -> None:
@@ -54,121 +54,129 @@ class Objects:
             import obstore
             from obstore.store import from_url
         except ImportError:
-            raise SettingsError(f"{url}: {MISSING}") from None
+            raise SettingsError(f"{url}: {MISSING_EXTRA}") from None
         self.url = url
-        self._do: Any = obstore
-        client: dict[str, Any] = {"timeout": f"{REQUEST_S}s", "connect_timeout": f"{CONNECT_S}s"}
-        if _plain_endpoint(environment()):
+        self._obstore: Any = obstore
+        client: dict[str, Any] = {"timeout": f"{REQUEST_TIMEOUT_S}s", "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
+        if _uses_plain_http(environment()):
             client["allow_http"] = True
-        if _is_here(environment()):  # with a proxy of its own, which is for nothing here, obstore asks no other
+        if _is_local_endpoint(
+            environment()
+        ):  # with a proxy of its own, which is for nothing here, obstore asks no other
             client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": "127.0.0.1,localhost,::1"}
-        retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+        retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
         try:
             self._store: Any = from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
         except Exception as error:
-            raise SettingsError(f"{url}: {in_words(error, url)}") from None
+            raise SettingsError(f"{url}: {describe_storage_error(error, url)}") from None
 
-    def create(self, path: str, data: bytes | Path) -> Found | None:
+    def create(self, path: str, data: bytes | Path) -> ObjectInfo | None:
         """The new object; None when the name is taken. data: the bytes, or the file that holds them."""
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         kind = _CONTENT_TYPES.get(path.rpartition(".")[2])
         options: dict[str, Any] = {"attributes": {"Content-Type": kind}} if kind else {}
-        if size <= WHOLE_MOST_BYTES:
+        if size <= SINGLE_PUT_MAX_BYTES:
             options |= {"mode": "create", "use_multipart": False}
         elif self.size(path) is not None:  # no service knows a create-only upload in parts
             return None
-        with self._asking(found=False):
+        with self._translating_errors(found=False):
             try:
-                put = self._do.put(self._store, path, data, **options)
-            except self._do.exceptions.AlreadyExistsError:
+                put = self._obstore.put(self._store, path, data, **options)
+            except self._obstore.exceptions.AlreadyExistsError:
                 return None
-        return Found(path, size, put["e_tag"] or "")
+        return ObjectInfo(path, size, put["e_tag"] or "")
 
     def size(self, path: str) -> int | None:
         """Bytes of the object; None when there is none."""
         found = self.head(path)
         return None if found is None else found.bytes
 
-    def head(self, path: str) -> Found | None:
+    def head(self, path: str) -> ObjectInfo | None:
         """The object; None when there is none."""
         try:
-            with self._asking():
-                return _found(self._do.head(self._store, path))
+            with self._translating_errors():
+                return _object_info(self._obstore.head(self._store, path))
         except FileNotFoundError:
             return None
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError."""
-        with self._asking():
-            return bytes(self._do.get(self._store, path).bytes())
+        with self._translating_errors():
+            return bytes(self._obstore.get(self._store, path).bytes())
 
-    def pieces(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str) -> Iterator[bytes]:
         """The object in pieces. Raises FileNotFoundError."""
-        with self._asking():
-            for piece in self._do.get(self._store, path).stream(min_chunk_size=PIECE_BYTES):
+        with self._translating_errors():
+            for piece in self._obstore.get(self._store, path).stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
-    def start(self, path: str, most_bytes: int) -> tuple[Found, bytes]:
+    def read_head(self, path: str, max_bytes: int) -> tuple[ObjectInfo, bytes]:
         """The object and its first bytes, in one request. Raises FileNotFoundError."""
-        with self._asking():
+        with self._translating_errors():
             try:
-                got = self._do.get(self._store, path, options={"range": (0, most_bytes)})
-            except self._do.exceptions.BaseError as error:
+                got = self._obstore.get(self._store, path, options={"range": (0, max_bytes)})
+            except self._obstore.exceptions.BaseError as error:
                 if "416" in _STATUS.findall(str(error)):  # no range of an empty object can be had
-                    return Found(path, 0, ""), b""
+                    return ObjectInfo(path, 0, ""), b""
                 raise
-            return _found(got.meta), bytes(got.bytes())
+            return _object_info(got.meta), bytes(got.bytes())
 
-    def whole(self, path: str) -> tuple[Found, Iterator[bytes]]:
+    def stat_and_stream(self, path: str) -> tuple[ObjectInfo, Iterator[bytes]]:
         """The object, and what is in it in pieces. Raises FileNotFoundError."""
-        with self._asking():
-            got = self._do.get(self._store, path)
-        return _found(got.meta), self._pieces_of(got)
+        with self._translating_errors():
+            got = self._obstore.get(self._store, path)
+        return _object_info(got.meta), self._stream_body(got)
 
-    def _pieces_of(self, got: Any) -> Iterator[bytes]:
-        with self._asking():
+    def _stream_body(self, got: Any) -> Iterator[bytes]:
+        with self._translating_errors():
             for piece in got.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
-    def below(self, folder: str, after: str = "") -> Iterator[Found]:
+    def list_below(self, folder: str, after: str = "") -> Iterator[ObjectInfo]:
         """Every object below a folder ('' is the whole bucket), of those whose names come after `after`."""
-        with self._asking():
-            for page in self._do.list(self._store, folder or None, offset=after or None, chunk_size=PAGE):
-                yield from map(_found, page)
+        with self._translating_errors():
+            for page in self._obstore.list(self._store, folder or None, offset=after or None, chunk_size=PAGE):
+                yield from map(_object_info, page)
 
     def move(self, path: str, new: str) -> None:
         """To a name that is free. The copy is there before the original goes. Raises FileNotFoundError."""
-        with self._asking():
-            self._do.copy(self._store, path, new)
-            self._do.delete(self._store, path)
+        with self._translating_errors():
+            self._obstore.copy(self._store, path, new)
+            self._obstore.delete(self._store, path)
 
     def delete(self, path: str) -> None:
-        with self._asking():
-            self._do.delete(self._store, path)
+        with self._translating_errors():
+            self._obstore.delete(self._store, path)
 
     @contextmanager
-    def _asking(self, *, found: bool = True) -> Iterator[None]:
+    def _translating_errors(self, *, found: bool = True) -> Iterator[None]:
         """found: whether the answer that there is no such object is one."""
         try:
             yield
         except FileNotFoundError as error:
             if found and "NoSuchBucket" not in str(error):
                 raise FileNotFoundError from None
-            raise BucketAway(f"{self.url}: there is no such bucket") from None
-        except (self._do.exceptions.BaseError, OSError, ValueError) as error:  # the last: of a name that it cannot say
-            raise BucketAway(f"{self.url}: {in_words(error, self.url)}") from None
+            raise BucketUnavailable(f"{self.url}: there is no such bucket") from None
+        except (
+            self._obstore.exceptions.BaseError,
+            OSError,
+            ValueError,
+        ) as error:  # the last: of a name that it cannot say
+            raise BucketUnavailable(f"{self.url}: {describe_storage_error(error, self.url)}") from None
 
 
-def _found(meta: Mapping[str, Any]) -> Found:
-    return Found(meta["path"], meta["size"], meta["e_tag"] or "")
+def _object_info(meta: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], meta["e_tag"] or "")
 
 
-def server_of(url: str, environ: Mapping[str, str]) -> str:
+def storage_server(url: str, environ: Mapping[str, str]) -> str:
     """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's.
 
     Raises SettingsError.
     """
-    hosts = (_endpoint(name, environ[name]).netloc.rpartition("@")[2] for name in ENDPOINTS if environ.get(name))
+    hosts = (
+        _endpoint(name, environ[name]).netloc.rpartition("@")[2] for name in ENDPOINT_VARIABLES if environ.get(name)
+    )
     account = environ.get("AZURE_STORAGE_ACCOUNT_NAME", "") if url.startswith("az:") else ""
     return next(hosts, account)
 
@@ -179,7 +187,7 @@ _CONTENT_TYPES = {
 }  # fmt: skip
 
 
-def in_words(error: Exception, url: str) -> str:
+def describe_storage_error(error: Exception, url: str) -> str:
     """What went wrong, without addresses, headers or keys: obstore's own text holds whole requests."""
     text, kind = str(error), type(error).__name__
     status = match[1] if (match := _STATUS.search(text)) else ""
@@ -188,9 +196,9 @@ def in_words(error: Exception, url: str) -> str:
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or status in ("401", "403"):
         if "token" not in text:
             return f"the bucket refuses it (HTTP {status or '403'}{code}): check the credentials and what they may do"
-        return f"no usable credentials: set {KEYS[scheme]}"
+        return f"no usable credentials: set {CREDENTIAL_HINTS[scheme]}"
     if re.search(r"Missing|must be specified|token request|credential", text):
-        return f"no usable credentials: set {KEYS[scheme]}"
+        return f"no usable credentials: set {CREDENTIAL_HINTS[scheme]}"
     if "NoSuchBucket" in text:
         return "there is no such bucket"
     if status:
@@ -202,32 +210,34 @@ def in_words(error: Exception, url: str) -> str:
     return f"it cannot be used ({kind})"
 
 
-def _plain_endpoint(environ: Mapping[str, str]) -> bool:
+def _uses_plain_http(environ: Mapping[str, str]) -> bool:
     """Whether an endpoint is plain http, on loopback or allowed in words. Raises SettingsError for any other."""
     plain = False
-    for name in ENDPOINTS:
+    for name in ENDPOINT_VARIABLES:
         if not environ.get(name):
             continue
         parts = _endpoint(name, environ[name])
         if parts.scheme != "http":
             continue
-        allowed = any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOWING)
+        allowed = any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOW_HTTP_VARIABLES)
         if not is_loopback(parts.hostname or "") and not allowed:
             raise SettingsError(
                 f"{name}: plain http would show pictures and requests to the network:"
-                f" use https, or say {ALLOWING[0]}=true"
+                f" use https, or say {ALLOW_HTTP_VARIABLES[0]}=true"
             )
         plain = True
     return plain
 
 
-def _is_here(environ: Mapping[str, str]) -> bool:
+def _is_local_endpoint(environ: Mapping[str, str]) -> bool:
     """Whether an endpoint is on this machine."""
-    return any(is_loopback(_endpoint(name, environ[name]).hostname or "") for name in ENDPOINTS if environ.get(name))
+    return any(
+        is_loopback(_endpoint(name, environ[name]).hostname or "") for name in ENDPOINT_VARIABLES if environ.get(name)
+    )
 
 
 def _endpoint(name: str, value: str) -> SplitResult:
     try:
-        return parts_of(value)
+        return split_url(value)
     except ValueError as error:
         raise SettingsError(f"{name}: the address {error}; write it as https://host:port") from None

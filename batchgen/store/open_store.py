@@ -7,9 +7,9 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.reader import Reader
-from batchgen.store.store import SPOOL, Store, noted
+from batchgen.store.store import SPOOL, Store, noted_location
 
-META = "store"  # the ledger's name for the address; empty or absent for a folder
+STORE_META_KEY = "store"  # the ledger's name for the address; empty or absent for a folder
 
 
 def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
@@ -22,35 +22,35 @@ def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
     return BucketStore(folder, url, spool)
 
 
-def store_of(folder: Path, reader: Reader) -> Store:
+def open_store_of(folder: Path, reader: Reader) -> Store:
     """For those who only look: what waits in the spool is found there."""
-    store = open_store(folder, reader.meta(META) or "")
-    take_up(store, reader)
+    store = open_store(folder, reader.meta(STORE_META_KEY) or "")
+    load_pending(store, reader)
     return store
 
 
-def take_up(store: Store, reader: Reader) -> None:
+def load_pending(store: Store, reader: Reader) -> None:
     """What the ledger has and the bucket has not, since an earlier run."""
     if store.url:
-        store.take_up(reader.unplaced())
+        store.load_pending(reader.unplaced())
 
 
-def remembered(folder: Path) -> str:
+def last_location(folder: Path) -> str:
     """The bucket of a job that has run in this folder; empty when its pictures are here, or nothing can be said."""
     try:
         with Reader.open(folder) as reader:
-            return reader.meta(META) or ""
+            return reader.meta(STORE_META_KEY) or ""
     except (LedgerError, sqlite3.Error):
-        return noted(folder)
+        return noted_location(folder)
 
 
-def refuse_elsewhere(reader: Reader, store: Store) -> None:
+def refuse_other_location(reader: Reader, store: Store) -> None:
     """A job whose pictures are somewhere else would buy them all again. Raises UsageError unless they were copied."""
-    was = reader.meta(META) or ""
+    was = reader.meta(STORE_META_KEY) or ""
     if was == store.url:
         return
-    take_up(store, reader)
-    missing = sum(latest and not store.has(path, size) for path, _, size, latest in reader.stored())
+    load_pending(store, reader)
+    missing = sum(latest and not store.has_file(path, size) for path, _, size, latest in reader.expected_files())
     if missing:
         old, new = was or str(store.folder), store.url or str(store.folder)
         raise UsageError(

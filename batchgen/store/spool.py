@@ -12,7 +12,7 @@ from pathlib import Path
 from batchgen.errors import StoreError
 from batchgen.os_errors import REMEDIES
 from batchgen.safe_open import PRIVATE_MODE
-from batchgen.store.emergency_spool import Rescue, file_identity
+from batchgen.store.emergency_spool import EmergencySpool, file_identity
 
 # Mode of files that end up among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
 FILE_MODE = 0o644
@@ -28,30 +28,36 @@ class SpoolFile:
     FILE_MODE for what is to be moved among the pictures. found: it is there, written by a process that has died.
     """
 
-    __slots__ = ("_fd", "_folder", "_hash", "_places", "_rescue", "bytes", "name", "path")
+    __slots__ = ("_emergency_spool", "_fallbacks", "_fd", "_folder", "_hash", "bytes", "name", "path")
 
     def __init__(
-        self, folder: str, name: str, rescue: Rescue | None = None, *, mode: int = PRIVATE_MODE, found: bool = False
+        self,
+        folder: str,
+        name: str,
+        emergency_spool: EmergencySpool | None = None,
+        *,
+        mode: int = PRIVATE_MODE,
+        existing: bool = False,
     ) -> None:
         self.name = name
         self.path = os.path.join(folder, name)
         self.bytes = 0
         self._folder = folder
         self._hash = hashlib.sha256()
-        self._rescue = rescue
-        self._places: Iterator[tuple[int, str]] | None = None
+        self._emergency_spool = emergency_spool
+        self._fallbacks: Iterator[tuple[int, str]] | None = None
         self._fd = -1
-        new = 0 if found else os.O_CREAT | os.O_EXCL
+        new = 0 if existing else os.O_CREAT | os.O_EXCL
         try:
             self._fd = os.open(self.path, new | os.O_RDWR | NO_FOLLOW | BINARY, mode)
         except OSError as error:
-            self._go_elsewhere(error)
-        while found and (piece := os.read(self._fd, PIECE_BYTES)):
+            self._move_to_fallback(error)
+        while existing and (piece := os.read(self._fd, PIECE_BYTES)):
             self._hash.update(piece)
             self.bytes += len(piece)
 
     @property
-    def stranded(self) -> bool:
+    def is_stranded(self) -> bool:
         """Whether the bytes lie outside the spool, because nothing else would take them."""
         return os.path.dirname(self.path) != self._folder
 
@@ -69,7 +75,7 @@ class SpoolFile:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            self._go_elsewhere(error, view)
+            self._move_to_fallback(error, view)
 
     def read(self) -> bytes:
         """What the file holds, before `sync`; for one that is small."""
@@ -78,7 +84,7 @@ class SpoolFile:
 
     def rename(self, name: str) -> None:
         """Within the spool, to a name that is free."""
-        if name != self.name and not self.stranded:
+        if name != self.name and not self.is_stranded:
             path = os.path.join(self._folder, name)
             os.rename(self.path, path)
             self.name, self.path = name, path
@@ -95,23 +101,23 @@ class SpoolFile:
                 if file_identity(self.path) != file_identity(self._fd):
                     raise FileNotFoundError(errno.ENOENT, "it has lost its name")
             except OSError as error:
-                self._go_elsewhere(error)
+                self._move_to_fallback(error)
             else:
                 break
         if not keep_open or os.name == "nt":  # which does not rename what is open
             self.close()
 
-    def _go_elsewhere(self, error: OSError, rest: bytes | memoryview = b"") -> None:
+    def _move_to_fallback(self, error: OSError, rest: bytes | memoryview = b"") -> None:
         """Take what was written and the rest to the next place that has not been tried. Raises StoreError after the last."""
         trouble = disk_error(error, self.path)
         if error.errno in (errno.EEXIST, errno.ELOOP):
             raise trouble from error  # the name is taken: never write over what may be a picture
-        if self._rescue is not None and self._places is None:
-            self._rescue.tell(trouble)
-            self._places = self._rescue.places(self.name)
+        if self._emergency_spool is not None and self._fallbacks is None:
+            self._emergency_spool.on_trouble(trouble)
+            self._fallbacks = self._emergency_spool.open_fallbacks(self.name)
             with contextlib.suppress(OSError):
                 Path(self.path).unlink(missing_ok=True)  # its bytes are still there for whoever holds it open
-        for fd, path in self._places or ():
+        for fd, path in self._fallbacks or ():
             try:
                 self._copy(fd, rest)
             except OSError:

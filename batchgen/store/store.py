@@ -14,23 +14,23 @@ from typing import Any, Literal, NamedTuple
 
 from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.storage_url import bucket_url
+from batchgen.manifest.storage_url import normalize_bucket_url
 from batchgen.records import SIDECARS
-from batchgen.store.emergency_spool import Rescue
+from batchgen.store.emergency_spool import EmergencySpool
 from batchgen.store.sniff import EXTENSION, Format, is_picture
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
 
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
 TURNS = "turns"
-NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
+ADDRESS_NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
 SPOOL = "spool"
-Judgement = Literal["right", "missing", "changed"]
+FileVerdict = Literal["right", "missing", "changed"]
 
 
-class Stands(NamedTuple):
+class FileStat(NamedTuple):
     """A file as its folder or bucket tells of it, unread. bytes: -1 for what is no plain file. stamp: the time of its last
     change in nanoseconds, or its ETag: with the same one it is the same file; '' when that is not known."""
 
@@ -38,14 +38,14 @@ class Stands(NamedTuple):
     stamp: str
 
 
-def beside(path: str, ending: str) -> str:
+def sidecar_path(path: str, ending: str) -> str:
     """The path of a file beside a picture."""
     return os.path.splitext(path)[0] + ending
 
 
-def family(path: str) -> tuple[str, ...]:
+def with_sidecars(path: str) -> tuple[str, ...]:
     """A picture's path and those of all that may stand beside it."""
-    return (path, *(beside(path, ending) for ending in SIDECARS))
+    return (path, *(sidecar_path(path, ending) for ending in SIDECARS))
 
 
 class Store:
@@ -56,15 +56,15 @@ class Store:
     """
 
     url = ""
-    waiting: Mapping[str, str] = {}
+    pending_uploads: Mapping[str, str] = {}
 
     def __init__(self, folder: Path, spool: str = SPOOL) -> None:
         """spool: the name of its folder; each of several processes has its own."""
         self.folder = folder
         self.root = str(folder)
         self.spool = os.path.join(self.root, STATE_FOLDER, spool)
-        self._making_way = threading.RLock()  # of two threads each gets a name of its own in `superseded/`
-        self.rescue = Rescue(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
+        self._supersede_lock = threading.RLock()  # of two threads each gets a name of its own in `superseded/`
+        self.emergency_spool = EmergencySpool(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
 
     def prepare(self) -> None:
         """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
@@ -82,7 +82,7 @@ class Store:
             probe.sync()
             sync_folder(self.spool)
             os.unlink(probe.path)
-            self.rescue.remember_folder()
+            self.emergency_spool.note_folder_identity()
         except OSError as error:
             raise disk_error(error, self.root) from None
 
@@ -100,22 +100,22 @@ class Store:
         return shutil.disk_usage(self.root).free
 
     def spool_file(self, attempt: int, k: int) -> SpoolFile:
-        return SpoolFile(self.spool, f"{attempt}.{k}", self.rescue, mode=FILE_MODE)
+        return SpoolFile(self.spool, f"{attempt}.{k}", self.emergency_spool, mode=FILE_MODE)
 
-    def lay_ballast(self) -> None:
+    def reserve_space(self) -> None:
         """Set aside what answers in the air will need should the disk become full; only behind the lock. Raises StoreError."""
         try:
-            self.rescue.lay_ballast()
+            self.emergency_spool.reserve_space()
         except OSError as error:
             raise disk_error(error, self.root) from None
 
-    def bring_back(self, attempt: int, since: float) -> list[str]:
+    def recover_stranded(self, attempt: int, since: float) -> list[str]:
         """Copy what an attempt left in the temporary folder into the spool. Answers the paths it came from, still there.
 
         Raises StoreError while there is no room for it.
         """
         came_from = []
-        for name, path in self.rescue.stranded(attempt, since):
+        for name, path in self.emergency_spool.stranded_files(attempt, since):
             Path(self.spooled(name)).unlink(missing_ok=True)
             copy = SpoolFile(self.spool, name, mode=FILE_MODE)
             with open(path, "rb") as file:
@@ -133,11 +133,11 @@ class Store:
         """Raises OSError when it is gone."""
         return Path(self.turn_path(attempt)).read_text(encoding="utf-8")
 
-    def keep_turn(self, attempt: int, text: bytes) -> None:
+    def save_turn(self, attempt: int, text: bytes) -> None:
         """Durable when this returns, and never there in part. Raises StoreError."""
         folder = self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
         name = f"turn-{attempt}"
-        self.forget_spooled(name)
+        self.remove_spooled(name)
         file = SpoolFile(self.spool, name)
         file.write(text)
         file.sync()
@@ -147,7 +147,7 @@ class Store:
             raise disk_error(error, folder) from error
         sync_folder(folder)
 
-    def name(self, stem: str, n: int, kind: Format) -> str:
+    def file_name(self, stem: str, n: int, kind: Format) -> str:
         """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""
         return f"{stem}{'' if n == 1 else f'-{n}'}{EXTENSION[kind]}"
 
@@ -165,7 +165,7 @@ class Store:
 
     def picture_at(self, stem: str, n: int) -> str | None:
         """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
-        path = os.path.splitext(self.name(stem, n, "png"))[0]
+        path = os.path.splitext(self.file_name(stem, n, "png"))[0]
         full = f"{self.root}/{path}"
         for ending in EXTENSION.values():
             if os.path.lexists(full + ending) and is_picture(full + ending):
@@ -176,29 +176,29 @@ class Store:
         """What a bucket keeps of each request beside the pictures; a folder has no need of that."""
         return iter(())
 
-    def has(self, path: str, size: int) -> bool:
+    def has_file(self, path: str, size: int) -> bool:
         """Whether a picture is there with its size; `judge` compares the hash."""
         try:
             return os.stat(f"{self.root}/{path}", follow_symlinks=False).st_size == size
         except OSError:
             return False
 
-    def has_name(self, path: str) -> bool:
+    def name_exists(self, path: str) -> bool:
         """Whether anything stands there."""
         return os.path.lexists(f"{self.root}/{path}")
 
-    def look(self) -> Callable[[str], Stands | None]:
+    def stat_lookup(self) -> Callable[[str], FileStat | None]:
         """What stands under a path now; None when nothing does. Of a bucket it is asked once for all. Raises StoreError."""
-        return lambda path: _stands(f"{self.root}/{path}")
+        return lambda path: _file_stat(f"{self.root}/{path}")
 
     def stamp(self, spool_name: str, path: str) -> str:
         """Stamp of the picture that `place` put there; '' when that is not known."""
-        found = _stands(f"{self.root}/{path}")
+        found = _file_stat(f"{self.root}/{path}")
         return found.stamp if found is not None else ""
 
-    def judge(self, path: str, sha256: str, size: int) -> Judgement:
+    def verify(self, path: str, sha256: str, size: int) -> FileVerdict:
         """Every byte is read. A link in a file's place is a change: what it leads to is not what was stored."""
-        return judge_file(os.path.join(self.root, path), sha256, size)
+        return verify_file(os.path.join(self.root, path), sha256, size)
 
     def sha256(self, path: str) -> str:
         """In hex. Raises OSError when there is no such picture."""
@@ -206,7 +206,7 @@ class Store:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @contextlib.contextmanager
-    def at_hand(self, path: str) -> Iterator[str]:
+    def local_copy(self, path: str) -> Iterator[str]:
         """The path of a file of this machine that holds the picture."""
         yield os.path.join(self.root, path)
 
@@ -224,14 +224,14 @@ class Store:
     def spooled(self, name: str) -> str:
         return os.path.join(self.spool, name)
 
-    def place(self, spool_name: str, path: str) -> tuple[str, str] | None:
+    def move_into_place(self, spool_name: str, path: str) -> tuple[str, str] | None:
         """Move a spooled picture to its name. What stands there makes way: answers (old path, new path) then.
 
         The rename replaces a planted link instead of following it. Call `sync` for the folder afterwards. Safe to repeat.
         """
         if "/" in path:
             self.plain_folder(path.rsplit("/", 1)[0])
-        taken = self.has_name(path)
+        taken = self.name_exists(path)
         if taken and not os.path.lexists(self.spooled(spool_name)):
             return None  # it is there already
         moved = self.supersede(path) if taken else None
@@ -241,14 +241,14 @@ class Store:
             raise disk_error(error, path) from error
         return moved
 
-    def write_beside(self, path: str, contents: Mapping[str, str]) -> None:
+    def write_sidecars(self, path: str, contents: Mapping[str, str]) -> None:
         """Write what belongs beside the picture at `path`, by ending; the same again after a crash. Raises StoreError.
 
         Each file is whole before it has its name; call `sync` for the folder afterwards.
         """
         for ending, text in contents.items():
-            data, name = text.encode(errors="replace"), beside(path, ending)
-            if self._makes_way(name, data):
+            data, name = text.encode(errors="replace"), sidecar_path(path, ending)
+            if self._displace_unless_same(name, data):
                 continue
             spooled = self.spooled(f"beside-{threading.get_ident()}")  # a thread places one picture at a time
             Path(spooled).unlink(missing_ok=True)
@@ -260,9 +260,9 @@ class Store:
             except OSError as error:
                 raise disk_error(error, name) from error
 
-    def read_beside(self, path: str, listed: Collection[str]) -> dict[str, str]:
+    def read_sidecars(self, path: str, listed: Collection[str]) -> dict[str, str]:
         """What of `listed` stands beside the picture at `path`, by ending."""
-        names = {ending: beside(path, ending) for ending in SIDECARS}
+        names = {ending: sidecar_path(path, ending) for ending in SIDECARS}
         files = {ending: Path(self.root, name) for ending, name in names.items() if name in listed}
         return {
             ending: file.read_text(encoding="utf-8", errors="replace")
@@ -270,14 +270,15 @@ class Store:
             if file.is_file() and not file.is_symlink()
         }
 
-    def lacks_beside(self, path: str, contents: Mapping[str, str]) -> bool:
+    def lacks_sidecars(self, path: str, contents: Mapping[str, str]) -> bool:
         """Whether the picture stands at `path` and something of this does not stand beside it."""
         there = [
-            os.path.lexists(os.path.join(self.root, name)) for name in (path, *(beside(path, e) for e in contents))
+            os.path.lexists(os.path.join(self.root, name))
+            for name in (path, *(sidecar_path(path, e) for e in contents))
         ]
         return there[0] and not all(there)
 
-    def _makes_way(self, name: str, data: bytes) -> bool:
+    def _displace_unless_same(self, name: str, data: bytes) -> bool:
         """Whether exactly this stands at `name` already. Anything else there is kept in `superseded/`."""
         full = os.path.join(self.root, name)
         if not os.path.lexists(full):
@@ -285,14 +286,14 @@ class Store:
         try:
             if not os.path.islink(full) and Path(full).read_bytes() == data:
                 return True
-            with self._making_way:
+            with self._supersede_lock:
                 self.plain_folder(SUPERSEDED)
-                os.rename(full, self._free_aside(os.path.basename(name)))
+                os.rename(full, self._free_superseded_path(os.path.basename(name)))
         except OSError as error:
             raise disk_error(error, name) from error
         return False
 
-    def put_aside(self, path: str) -> None:
+    def supersede_foreign(self, path: str) -> None:
         """Keep a file of somebody else's below `superseded/`, under its whole path, so that whoever moves another one at the same
         time takes another name. Raises StoreError."""
         folder = SUPERSEDED
@@ -301,11 +302,11 @@ class Store:
             folder = f"{folder}/{part}"
             self.plain_folder(folder)
         try:
-            os.rename(os.path.join(self.root, path), self._free_aside(path))
+            os.rename(os.path.join(self.root, path), self._free_superseded_path(path))
         except OSError as error:
             raise disk_error(error, path) from error
 
-    def _free_aside(self, name: str) -> str:
+    def _free_superseded_path(self, name: str) -> str:
         path, number = os.path.join(self.root, SUPERSEDED, name), 1
         while os.path.lexists(f"{path}.{number}"):
             number += 1
@@ -313,15 +314,15 @@ class Store:
 
     def supersede(self, path: str) -> tuple[str, str] | None:
         """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
-        with self._making_way:
+        with self._supersede_lock:
             if not os.path.lexists(os.path.join(self.root, path)):
                 return None
             self.plain_folder(SUPERSEDED)
-            new = self._aside(path)
+            new = self._free_superseded_name(path)
             self.move(path, new)
             return path, new
 
-    def _aside(self, path: str) -> str:
+    def _free_superseded_name(self, path: str) -> str:
         """A free name in `superseded/`."""
         stem, extension = os.path.splitext(os.path.basename(path))
         stem = stem.encode()[:200].decode(errors="ignore")
@@ -341,11 +342,11 @@ class Store:
         """
         moved = False
         for ending in SIDECARS:
-            old = os.path.join(self.root, beside(path, ending))
+            old = os.path.join(self.root, sidecar_path(path, ending))
             try:
                 if os.path.lexists(old):
-                    self._makes_way(beside(new, ending), Path(old).read_bytes())
-                    os.replace(old, os.path.join(self.root, beside(new, ending)))
+                    self._displace_unless_same(sidecar_path(new, ending), Path(old).read_bytes())
+                    os.replace(old, os.path.join(self.root, sidecar_path(new, ending)))
                     moved = True
             except OSError as error:
                 raise disk_error(error, old) from error
@@ -361,16 +362,16 @@ class Store:
         for folder in {os.path.dirname(path) for path in paths}:
             sync_folder(os.path.join(self.root, folder))
 
-    def take_up(self, unplaced: Iterable[StoredImage]) -> None:
+    def load_pending(self, unplaced: Iterable[RecordedImage]) -> None:
         """Pictures that are settled and not placed: in a folder they count as missing until a run has placed them."""
 
-    def forget_placed(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
+    def discard_spooled(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
         """(spool name, path) of pictures that are placed and recorded: nothing is left of them in the spool."""
 
-    def forget_spooled(self, name: str) -> None:
+    def remove_spooled(self, name: str) -> None:
         Path(self.spooled(name)).unlink(missing_ok=True)
 
-    def forget_spool(self, keep: set[str]) -> int:
+    def clean_spool(self, keep: set[str]) -> int:
         """Remove spool files that belong to nothing, once everything that could be rescued has been. Answers how many."""
         removed = 0
         for entry in os.scandir(self.spool):
@@ -380,19 +381,19 @@ class Store:
         return removed
 
 
-def _stands(path: str) -> Stands | None:
+def _file_stat(path: str) -> FileStat | None:
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
-        return Stands(-1, "")
-    return Stands(found.st_size if stat.S_ISREG(found.st_mode) else -1, str(found.st_mtime_ns))
+        return FileStat(-1, "")
+    return FileStat(found.st_size if stat.S_ISREG(found.st_mode) else -1, str(found.st_mtime_ns))
 
 
-def judge_file(path: str, sha256: str, size: int) -> Judgement:
+def verify_file(path: str, sha256: str, size: int) -> FileVerdict:
     """`Store.judge` of any file of this machine."""
-    found = _stands(path)
+    found = _file_stat(path)
     if found is None:
         return "missing"
     if found.bytes != size:
@@ -406,7 +407,7 @@ def judge_file(path: str, sha256: str, size: int) -> Judgement:
         return "changed"
 
 
-def noted(folder: Path) -> str:
+def noted_location(folder: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
-        return bucket_url((folder / STATE_FOLDER / NOTE).read_text(encoding="utf-8").strip())
+        return normalize_bucket_url((folder / STATE_FOLDER / ADDRESS_NOTE).read_text(encoding="utf-8").strip())
     return ""

@@ -18,15 +18,15 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
-FOLDER = "unread"
+UNPARSED_FOLDER = "unread"
 ANSWER = "answer.json"
 ENVELOPE = "envelope"
-PART = ".part"
+PARTIAL_SUFFIX = ".part"
 SECRET_HEADERS = frozenset({"set-cookie", "set-cookie2", "authorization", "proxy-authorization", "x-goog-api-key"})
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class UnparsedAnswer:
     """facts: of the request it answers. files: its lifted strings, decoded, by number."""
 
     status: int
@@ -36,7 +36,7 @@ class KeptAnswer:
     facts: Mapping[str, Any]
 
 
-def keep(
+def save_answer(
     store: Store,
     attempt: int,
     answer: tuple[int, Mapping[str, str], bytes],
@@ -47,8 +47,8 @@ def keep(
 
     `answer.json` is written last before the lifted files move: whoever finds it can finish what was begun.
     """
-    folder = store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
-    part = store.plain_folder(os.path.join(STATE_FOLDER, FOLDER, f"{attempt}{PART}"), 0o700)
+    folder = store.plain_folder(os.path.join(STATE_FOLDER, UNPARSED_FOLDER), 0o700)
+    part = store.plain_folder(os.path.join(STATE_FOLDER, UNPARSED_FOLDER, f"{attempt}{PARTIAL_SUFFIX}"), 0o700)
     status, headers, envelope = answer
     kept = {name: value for name, value in headers.items() if name.lower() not in SECRET_HEADERS}
     head = {"status": status, "headers": kept, "lifted": len(lifted), "facts": dict(facts)}
@@ -68,13 +68,13 @@ def keep(
         raise disk_error(error, part) from error
 
 
-def finish_keeping(store: Store) -> None:
+def finish_interrupted_saves(store: Store) -> None:
     """What a crash left half done: finished where all is at hand, else undone, its lifted files still in the spool."""
     folder = _folder(store.root)
     for name in _names(store.root):
-        if not name.endswith(PART):
+        if not name.endswith(PARTIAL_SUFFIX):
             continue
-        part, attempt = os.path.join(folder, name), name.removesuffix(PART)
+        part, attempt = os.path.join(folder, name), name.removesuffix(PARTIAL_SUFFIX)
         try:
             lifted = json.loads(Path(part, ANSWER).read_bytes())["lifted"]
         except (OSError, ValueError, KeyError):
@@ -88,30 +88,30 @@ def finish_keeping(store: Store) -> None:
         sync_folder(folder)
 
 
-def kept_attempts(root: str) -> list[int]:
+def unparsed_attempts(root: str) -> list[int]:
     """Numbers of the attempts whose answers are kept in a job folder, ascending."""
     return sorted(int(name) for name in _names(root) if name.isdecimal())
 
 
-def kept_bytes(root: str) -> int:
-    paths = (path for attempt in kept_attempts(root) for path in Path(_folder(root), str(attempt)).iterdir())
+def unparsed_bytes(root: str) -> int:
+    paths = (path for attempt in unparsed_attempts(root) for path in Path(_folder(root), str(attempt)).iterdir())
     return sum(path.stat().st_size for path in paths)
 
 
-def load(root: str, attempt: int) -> KeptAnswer:
+def load_answer(root: str, attempt: int) -> UnparsedAnswer:
     """Raises OSError or ValueError when it is not whole."""
     folder = Path(_folder(root), str(attempt))
     head = json.loads((folder / ANSWER).read_bytes())
     files = tuple(str(folder / str(k)) for k in range(head["lifted"]))
-    return KeptAnswer(head["status"], head["headers"], (folder / ENVELOPE).read_bytes(), files, head["facts"])
+    return UnparsedAnswer(head["status"], head["headers"], (folder / ENVELOPE).read_bytes(), files, head["facts"])
 
 
-def forget(root: str, attempt: int) -> None:
+def delete_answer(root: str, attempt: int) -> None:
     shutil.rmtree(os.path.join(_folder(root), str(attempt)), ignore_errors=True)
 
 
 def _folder(root: str) -> str:
-    return os.path.join(root, STATE_FOLDER, FOLDER)
+    return os.path.join(root, STATE_FOLDER, UNPARSED_FOLDER)
 
 
 def _names(root: str) -> list[str]:

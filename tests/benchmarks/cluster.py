@@ -26,7 +26,7 @@ from tests.benchmarks.measure import (
     stats,
     write_manifest,
 )
-from tests.postgres import PostgresServer, running
+from tests.support.postgres import PostgresServer, running
 
 SMALL_BYTES = 2048
 PICTURES, ROUNDS = 400, 3

@@ -22,7 +22,7 @@ from tests.benchmarks.contenders import MODEL
 from tests.benchmarks.gallery import photograph
 from tests.benchmarks.measure import ROOT, Load, Run, environment, fresh_folder, server, write_manifest
 from tests.benchmarks.post import IN_FLIGHT, SIDE_PX
-from tests.postgres import running
+from tests.support.postgres import running
 
 PICTURES, ROUNDS = 60, 2
 FILES = 5

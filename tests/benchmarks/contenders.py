@@ -103,7 +103,7 @@ def ours_plan(task: dict[str, Any]) -> Prepared:
 
     def work() -> dict[str, Any]:
         plan = batchgen.api.plan(batchgen.api.load(task["manifest"]))
-        return {"kept": plan.survey.kept, "wanted": plan.survey.wanted}
+        return {"kept": plan.reconciliation.kept, "wanted": plan.reconciliation.wanted}
 
     return work
 

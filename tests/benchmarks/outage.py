@@ -11,7 +11,7 @@ from aiohttp import web
 
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.measure import fresh_folder
-from tests.test_outages import Vendor, batchgen_run, manifest
+from tests.support.outage_vendor import Vendor, batchgen_run, manifest
 
 ITEMS, RPM, OUTAGE_S = 60, 600, 180.0
 BEGINS_AT = 30  # requests

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchgen.engine.derivatives import WORKERS_MOST, processors
+from batchgen.engine.derivative_runner import MAX_WORKERS, available_cpus
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.contenders import MODEL
 from tests.benchmarks.gallery import photograph
@@ -45,7 +45,7 @@ def post(quick: bool) -> Case:
     plain = run(folder / "plain", picture, pictures, {})
     derived = run(folder / "derived", picture, pictures, {"post": POST})
     alone = command(["post", derived["manifest"], "--json"], folder, "", change=Path(derived["manifest"]))
-    workers = min(WORKERS_MOST, max(1, processors() - 1))
+    workers = min(MAX_WORKERS, max(1, available_cpus() - 1))
     per_core = alone["told"]["made"] / 5 / alone["wall_s"] / workers
     case.extra.update(plain=plain, derived=derived, alone=alone)
     case.targets += [

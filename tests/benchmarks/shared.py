@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from batchgen.ledger.quota_store import SharedBook
+from batchgen.ledger.quota_store import QuotaStore
 from batchgen.scheduling.window import Reserved
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.contenders import MODEL, prompt
 from tests.benchmarks.measure import ROOT, Load, environment, fresh_folder, server, stats, write_manifest
-from tests.postgres import running
+from tests.support.postgres import running
 
 WORKERS, RPM, MINUTES = 10, 600, 3
 PERIOD_S = 60.5
@@ -86,17 +86,17 @@ def reservations(place: str, quota: str, processes: int) -> dict[str, float]:
 
 
 async def reserve(place: Path | str, quota: str, number: int) -> None:
-    book = SharedBook(place, print)
-    log = book.starts(quota, PERIOD_S)
+    book = QuotaStore(place, print)
+    log = book.start_log(quota, PERIOD_S)
     print("ready", flush=True)
     sys.stdin.readline()
     began, cpu_s = time.monotonic(), time.process_time()
     for _ in range(number):
         answer = await log.reserve(FAST_RPM, 0.01)
         assert isinstance(answer, Reserved), answer
-        assert answer.place is not None
-        log.sent(answer.place)
-        log.settled(answer.place, 0.01)
+        assert answer.quota_slot is not None
+        log.sent(answer.quota_slot)
+        log.record_cost(answer.quota_slot, 0.01)
     ended = time.monotonic()
     book.close()
     print(json.dumps({"began": began, "ended": ended, "cpu_s": time.process_time() - cpu_s}))

@@ -5,33 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from batchgen.cli.main import run_command_line
+from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
 from batchgen.emulator import EmulatorOptions
-
-ROOT = Path(__file__).resolve().parents[2]
-VARIABLES = ("GOOGLE_API_KEY", "NO_COLOR", "CI", "COLUMNS")
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Fails when anything but one JSON value stands on stdout."""
-        return json.loads(self.out)
+from batchgen.schedule.due import DAY_S, ScheduledRun
+from tests.support.command_line import ITEMS, VARIABLES, Answer, _Pipe, environment
+from tests.support.marked_key import KEY
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +42,6 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def batchgen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
     """Run a command line in this process, with pipes in place of a terminal."""
-    import signal
 
     def run(*argv: str) -> Answer:
         out, err = _Pipe(), _Pipe()
@@ -66,20 +55,6 @@ def batchgen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
         return Answer(code, out.text(), err.text())
 
     return run
-
-
-class _Pipe(io.TextIOWrapper):
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", write_through=True, newline="")
-
-    def text(self) -> str:
-        self.flush()
-        return self.buffer.getvalue().decode()  # type: ignore[attr-defined,no-any-return]
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.fixture
@@ -150,3 +125,46 @@ def emulator(monkeypatch: pytest.MonkeyPatch, spawn: Callable[..., subprocess.Po
         return url
 
     return start
+
+
+@pytest.fixture
+def place(emulator, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    return emulator()
+
+
+@pytest.fixture
+def job(batchgen, write, place):
+    manifest = write(ITEMS, head="defaults: {model: flash}\n")
+    assert batchgen("run", str(manifest)).code == 0
+    return manifest
+
+
+@pytest.fixture
+def ledger(job):
+    return job.with_name("job") / ".batchgen" / "ledger.sqlite"
+
+
+@pytest.fixture
+def state(tmp_path) -> Path:
+    return tmp_path / "state" / "batchgen" / "daemon"
+
+
+@pytest.fixture
+def overdue(write, state):
+    """A manifest whose only night of today was two hours ago, and a diary that has known it since yesterday."""
+
+    def make(prompts: dict[str, str], name: str = "job.yaml", last: ScheduledRun | None = None, more: str = "") -> Path:
+        due = datetime.now(UTC) - timedelta(hours=2)
+        times = {"at": f"{due:%H:%M}", "timezone": "UTC"}
+        path = write(prompts, head=f"schedule: {{at: '{times['at']}', timezone: UTC{more}}}\n", name=name)
+        diary = ScheduleStateFile(state, path)
+        assert diary.acquire()
+        entry = ScheduleState(
+            schedule=json.dumps(times, separators=(",", ":")), since=time.time() - DAY_S / 2, last=last
+        )
+        diary.write(entry)
+        diary.release()
+        return path
+
+    return make

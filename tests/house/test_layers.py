@@ -16,7 +16,7 @@ FLOORS: dict[str, list[str]] = {
     "vocabulary": ["records", "errors", "os_errors", "events", "settings", "safe_open", "sanitize", "url"],
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],
-        *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timetable"],
+        *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],
     ],
     "edges": [
         *["http", "references", "store", "derivatives", "ledger"],
@@ -34,17 +34,17 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
 online outcome routes dependents conversation lane_events sidecars
-recovery.receipts recovery.unrecorded_files batch.lines cluster.queue cluster.reference_bundle
-budgets pacing settle reference_inputs reconcile_items derivatives discrepancies
-recovery.repair_lines cluster.cancellation cluster.dependents cluster.submit
-attempts delivery http_attempt prepare reconcile remote_engine
-recovery.interrupted recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.watch
+recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
+budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
+recovery.repair_lines cluster.stop cluster.dependents cluster.submit
+attempts deferred_uploads http_attempt prepare reconcile remote_engine
+recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.monitor
 execute links recovery.repair cluster.derivative_jobs
 signals batch.context cluster.orphan_recovery cluster.submit_derivatives
-batch.outcomes cluster.engine cluster.resolve_previous_attempts
-batch.submit cluster.session
-batch.collect batch.startup cluster.worker
-batch.batches
+batch.outcomes cluster.engine cluster.previous_attempts
+batch.chunk_submitter cluster.session
+batch.result_collector batch.startup cluster.worker
+batch.runner
 run
 """
 ROW = {f"engine.{name}": row for row, names in enumerate(ENGINE.strip().splitlines()) for name in names.split()}

@@ -9,35 +9,35 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from batchgen.engine.attempts import Attempts
+from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.execute import Execution
-from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.routes import Route
 from batchgen.events import Event
 from batchgen.http.transport import Transport
-from batchgen.http.uploads import Destination, Uploads
+from batchgen.http.uploads import Destination, Uploader
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import Chunks
+from batchgen.ledger.chunks import ChunkWriter
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.ledger.submissions import Chunk
 from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.price import estimate_usd
-from batchgen.providers.contract import Batching
+from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.records import Request, Sample
-from batchgen.scheduling.dispatcher import Dispatch
-from batchgen.scheduling.lane import MARKUP
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.lane import RESERVATION_FACTOR
 from batchgen.scheduling.retry import RetryPolicy
-from batchgen.scheduling.window import SharedLog
+from batchgen.scheduling.window import SharedQuota
 from batchgen.store.store import Store
 
 T = TypeVar("T")
-FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
+BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
+class BatchContext:
     """tier: Google's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
 
     logs: by lane, money of all processes.
@@ -47,51 +47,51 @@ class Means:
     tier: int | None
     prefix: str
     ledger: Ledger
-    chunks: Chunks
+    chunks: ChunkWriter
     store: Store
     backlog: Backlog
-    dispatch: Dispatch
+    dispatcher: Dispatcher
     execution: Execution
-    attempts: Attempts
-    enclosures: Enclosures
-    uploads: Uploads
+    attempts: AttemptRecorder
+    reference_inputs: ReferenceInputs
+    uploads: Uploader
     transport: Transport
     routes: Mapping[str, Route]
-    logs: Mapping[str, SharedLog]
+    quota_logs: Mapping[str, SharedQuota]
     executor: Executor
     policy: RetryPolicy
     emit: Callable[[Event], None]
     note: Callable[[str], None]
 
     def codec(self, lane: str) -> GeminiBatch:
-        return cast(Batching, self.routes[lane].codec).batch
+        return cast(SupportsBatches, self.routes[lane].codec).batch
 
     async def ask(self, lane: str, request: Request) -> tuple[int, Mapping[str, str], bytes]:
         """Raises ConnectFailed, Unanswered, Malformed."""
         route = self.routes[lane]
-        return await self.transport.ask(route.base_url, request, route.auth)
+        return await self.transport.request(route.base_url, request, route.auth)
 
     def destination(self, lane: str) -> Destination:
         route = self.routes[lane]
-        return Destination(cast(Batching, route.codec).files, route.base_url, route.auth)
+        return Destination(cast(SupportsBatches, route.codec).files, route.base_url, route.auth)
 
-    def price(self, sample: Sample, lane: str) -> float | None:
+    def price_usd(self, sample: Sample, lane: str) -> float | None:
         """USD at the batch price, estimated."""
         return estimate_usd(self.routes[lane].profile, sample, batch=True)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.executor, call)
 
-    def folder(self) -> str:
+    def batch_folder(self) -> str:
         """Raises StoreError."""
-        return self.store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+        return self.store.plain_folder(os.path.join(STATE_FOLDER, BATCH_FOLDER), 0o700)
 
     def file(self, chunk: Chunk, kind: str) -> str:
         """kind: `jsonl` for what is sent, `results` for what came back, `inline` for an operation that holds it, `strange` for
         lines that belong to nothing."""
-        return os.path.join(self.folder(), f"{chunk.id}.{kind}")
+        return os.path.join(self.batch_folder(), f"{chunk.id}.{kind}")
 
 
 def reserved_usd(chunk: Chunk) -> float:
     """What budgets must have room for while a chunk is out."""
-    return (chunk.estimate_usd or 0.0) * MARKUP
+    return (chunk.estimate_usd or 0.0) * RESERVATION_FACTOR

@@ -7,37 +7,39 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
-from batchgen.engine.batch.context import FOLDER
-from batchgen.engine.batch.submit import forget_strays
+from batchgen.engine.batch.chunk_submitter import delete_stale_files
+from batchgen.engine.batch.context import BATCH_FOLDER
 from batchgen.engine.outcome import RunOptions
-from batchgen.ledger.chunks import Chunks
+from batchgen.ledger.chunks import ChunkWriter
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.ledger.submissions import UNSENT
-from batchgen.planning.batchable import BatchOptions, By, is_batch
+from batchgen.ledger.submissions import UNSENT_STEPS
+from batchgen.planning.batchable import BatchMode, BatchOptions, is_batch
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.store.store import Store
 
-EMULATED_LOOK_S, LOCAL_LOOK_S = 0.1, 0.4
+EMULATED_POLL_S, LOCAL_POLL_S = 0.1, 0.4
 
 
-def take_up_chunks(ledger: Ledger, store: Store, by: By, note: Callable[[str], None]) -> None:
+def resume_unsent_chunks(ledger: Ledger, store: Store, batch_mode: BatchMode, note: Callable[[str], None]) -> None:
     """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
-    dropped = Chunks(ledger).drop_unsent(UNSENT if by == "online" else UNSENT[:1])
+    dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
     if dropped:
         note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
-    forget_strays(ledger.reader, os.path.join(store.root, STATE_FOLDER, FOLDER))
+    delete_stale_files(ledger.reader, os.path.join(store.root, STATE_FOLDER, BATCH_FOLDER))
 
 
-def looking(run: RunOptions, local: bool) -> BatchOptions:
+def batch_options(run: RunOptions, local: bool) -> BatchOptions:
     """Without an engine that sends batches, what is out is looked at once and not waited for. local: the server is on this
     machine, and minds no questions."""
     options = run.batches
     if run.emulator_url is not None:  # whose batches take seconds
-        options = replace(options, look_s=min(options.look_s, EMULATED_LOOK_S), sure_s=min(options.sure_s, 1.0))
+        options = replace(
+            options, poll_s=min(options.poll_s, EMULATED_POLL_S), listing_grace_s=min(options.listing_grace_s, 1.0)
+        )
     elif local:
-        options = replace(options, look_s=min(options.look_s, LOCAL_LOOK_S))
-    return replace(options, wait=options.wait and options.by != "online", hold_uncertain=run.hold_uncertain)
+        options = replace(options, poll_s=min(options.poll_s, LOCAL_POLL_S))
+    return replace(options, wait=options.wait and options.batch_mode != "online", hold_uncertain=run.hold_uncertain)
 
 
 def name_prefix(ledger: Ledger) -> str:

@@ -19,10 +19,10 @@ class QueuedDependents(Dependents):
         super().__init__(Backlog(), ledger, store, references, lambda lane: None)
         self._ledger = ledger
 
-    def made(self, keys: Iterable[str]) -> None: ...
+    def images_made(self, keys: Iterable[str]) -> None: ...
 
-    def never(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
-        return self._ledger.never(list(keys), state, reason)
+    def block(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
+        return self._ledger.block_dependents(list(keys), state, reason)
 
     def close(self) -> None:
         self._backlog.close()

@@ -9,59 +9,59 @@ from contextlib import AbstractContextManager, nullcontext
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.derivative_jobs import Missing, find_missing
-from batchgen.engine.cluster.orphan_recovery import after_workers
-from batchgen.engine.cluster.reference_bundle import Enclosing
-from batchgen.engine.cluster.submit import prepare, submit
-from batchgen.engine.cluster.watch import Watch
-from batchgen.engine.outcome import Ending
-from batchgen.engine.remote_engine import Handover
-from batchgen.engine.signals import minded
+from batchgen.engine.cluster.derivative_jobs import DerivativePlan, plan_derivatives
+from batchgen.engine.cluster.monitor import ClusterMonitor
+from batchgen.engine.cluster.orphan_recovery import recover_after_workers
+from batchgen.engine.cluster.reference_bundle import ReferencePacker
+from batchgen.engine.cluster.submit import migrate_queue, submit
+from batchgen.engine.outcome import RunEnding
+from batchgen.engine.remote_engine import RemoteRun
+from batchgen.engine.signals import handling_stop_signals
 from batchgen.errors import UsageError
-from batchgen.events import Noted, Stopping
+from batchgen.events import Notice, Stopping
 from batchgen.ledger import work_queue
 from batchgen.ledger.database import Connection
-from batchgen.ledger.location import pointer
+from batchgen.ledger.location import read_pointer
 from batchgen.ledger.work_queue import Submission
 from batchgen.records import Sample
 
-AT_ONCE = 2000
+ROWS_AT_ONCE = 2000
 
 
 class ClusterEngine:
-    async def hand_over(self, run: Handover) -> Ending:
+    async def run_remotely(self, run: RemoteRun) -> RunEnding:
         """Returns when nothing of the job is left in the queue, or when somebody wants to leave it there."""
-        there = pointer(run.store.folder)
-        if there is None:
+        location = read_pointer(run.store.folder)
+        if location is None:
             raise UsageError(
                 f"{run.store.root} has its ledger in a file, which workers cannot reach: choose another --output"
             )
-        await asyncio.to_thread(prepare, run.url)
+        await asyncio.to_thread(migrate_queue, run.url)
         emulated = run.options.emulator_url is not None
-        missing = await asyncio.to_thread(
-            lambda: find_missing(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)
+        plan = await asyncio.to_thread(
+            lambda: plan_derivatives(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)
         )
-        _submit(run, there.schema, missing)  # in this thread, which the backlog belongs to; nothing else goes on yet
-        run.release()
-        watch = Watch(run.url, there.schema, run.ledger.reader, run.emit)
+        _submit(run, location.schema, plan)  # in this thread, which the backlog belongs to; nothing else goes on yet
+        run.release_lock()
+        monitor = ClusterMonitor(run.url, location.schema, run.ledger.reader, run.emit)
         try:
             stop = asyncio.Event()
             if not run.options.batches.wait:
                 stop.set()
-            with _leaving(run, stop) if run.options.install_signal_handlers else nullcontext():
-                ending = await watch.ended(stop, run.ledger.run_id, run.options.deadline)
-            heir = (run.store, run.url, there.schema, run.manifest.catalogue, lambda words: _note(run, words))
-            await asyncio.to_thread(after_workers, *heir)
+            with _detach_on_signal(run, stop) if run.options.install_signal_handlers else nullcontext():
+                ending = await monitor.wait_until_ended(stop, run.ledger.run_id, run.options.deadline)
+            recovery = (run.store, run.url, location.schema, run.manifest.catalogue, lambda words: _note(run, words))
+            await asyncio.to_thread(recover_after_workers, *recovery)
             return ending
         finally:
-            watch.close()
+            monitor.close()
 
 
-def _note(run: Handover, message: str) -> None:
-    run.emit(Noted(at=time.time(), message=message))
+def _note(run: RemoteRun, message: str) -> None:
+    run.emit(Notice(at=time.time(), message=message))
 
 
-def _submit(run: Handover, schema: str, missing: Missing) -> None:
+def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> None:
     """All of it or nothing: rows of the ledger, work and queue. Raises LedgerError."""
     limits, options = run.manifest.limits, run.options
     budget_usd = options.max_usd if options.max_usd is not None else limits.budget_usd
@@ -71,41 +71,41 @@ def _submit(run: Handover, schema: str, missing: Missing) -> None:
         bucket=run.store.url,
         limits=limits.model_dump(mode="json", exclude_unset=True),
         models=run.manifest.models,
-        lanes={lane: load.rpm for lane, load in run.survey.loads.items() if not load.batch},
+        lanes={lane: load.rpm for lane, load in run.reconciliation.loads.items() if not load.batch},
         hold_uncertain=options.hold_uncertain,
-        stall_s=options.patience_s,
+        stall_s=options.stall_limit_s,
         emulator_url=options.emulator_url,
         version=__version__,
     )
     run_id = run.ledger.run_id
 
-    enclosing = Enclosing(run.store, run.manifest.references)
+    packer = ReferencePacker(run.store, run.manifest.references)
 
     def change(db: Connection) -> None:
-        if (run.survey.wanted or missing.derives) and work_queue.submission(db, run_id) is None:
+        if (run.reconciliation.wanted or plan.derives) and work_queue.load_submission(db, run_id) is None:
             work_queue.insert_submission(db, run_id, facts, budget_usd, options.deadline)
-        if run.survey.wanted:
+        if run.reconciliation.wanted:
             rows: list[tuple[str, Sample, tuple[str, ...]]] = []
-            for lane, sample, keys in run.backlog.everything():
-                rows.append((lane, enclosing.sample(sample), keys))
-                if len(rows) == AT_ONCE:
+            for lane, sample, keys in run.backlog.iter_all():
+                rows.append((lane, packer.pack(sample), keys))
+                if len(rows) == ROWS_AT_ONCE:
                     work_queue.insert_work(db, run_id, rows)
                     rows = []
             work_queue.insert_work(db, run_id, rows)
             queue.defer(db, schema, run_id=run_id)
-        missing.await_pictures(db, run_id)
-        missing.submit(db, schema, run_id)
+        plan.await_pictures(db, run_id)
+        plan.submit(db, schema, run_id)
 
     submit(run.url, schema, change)
 
 
-def _leaving(run: Handover, stop: asyncio.Event) -> AbstractContextManager[object]:
+def _detach_on_signal(run: RemoteRun, stop: asyncio.Event) -> AbstractContextManager[object]:
     """A signal ends the watching; the work goes on."""
 
-    def leave(number: int) -> None:
+    def detach(number: int) -> None:
         if not stop.is_set():
             stop.set()
             words = "the workers go on; run again to watch, `batchgen cancel` to withdraw what has not begun"
             run.emit(Stopping(at=time.time(), reason=signal.Signals(number).name, in_flight=0, message=words))
 
-    return minded(leave)
+    return handling_stop_signals(detach)

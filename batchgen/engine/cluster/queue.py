@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import UsageError
 from batchgen.ledger.database import Connection
-from batchgen.ledger.location import SHARED, one_at_a_time
-from batchgen.ledger.postgresql import PostgreSQL, tables
-from batchgen.ledger.queue_status import SILENT_S
+from batchgen.ledger.location import SHARED_SCHEMA, lock_schema_changes
+from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
+from batchgen.ledger.queue_status import WORKER_SILENT_AFTER_S
 
 if TYPE_CHECKING:
     from procrastinate import App
@@ -22,30 +22,32 @@ if TYPE_CHECKING:
 
 SCHEMA = "batchgen_queue"
 TASK = "batchgen.sample"
-POST, POST_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
+DERIVATIVES_QUEUE, DERIVATIVES_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
 HEARTBEAT_S = 5.0
-AT_ONCE = datetime.fromtimestamp(0, UTC)  # whatever the clocks say
-STALE_S = SILENT_S  # what a worker taken for dead still brings is checked
+LONG_AGO = datetime.fromtimestamp(0, UTC)  # whatever the clocks say
+STALE_S = WORKER_SILENT_AFTER_S  # what a worker taken for dead still brings is checked
 
-UNRECORDED = "03.04.00_50_post_add_retry_failed_job_procedure"  # of tables that were made before this was written down
-_JOBS, _MADE = f"{SCHEMA}.procrastinate_jobs", f"{SHARED}.queue_tables"
+OLDEST_VERSION = (
+    "03.04.00_50_post_add_retry_failed_job_procedure"  # of tables that were made before this was written down
+)
+_JOBS_TABLE, _VERSION_TABLE = f"{SCHEMA}.procrastinate_jobs", f"{SHARED_SCHEMA}.queue_tables"
 
 # at: by the server's clock. A lane is a queue of procrastinate, so that none waits behind another.
 TABLES = f"""
-CREATE SCHEMA IF NOT EXISTS {SHARED};
-CREATE TABLE IF NOT EXISTS {SHARED}.queue (lane TEXT PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS {_MADE} (version TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS {SHARED}.worker (
+CREATE SCHEMA IF NOT EXISTS {SHARED_SCHEMA};
+CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.queue (lane TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS {_VERSION_TABLE} (version TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
   at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
 """
-_MENDING = 7_161_988_004  # of `pg_advisory_xact_lock`: any number that nobody else uses
-NOW = "extract(epoch FROM clock_timestamp())"
+_REPAIR_LOCK = 7_161_988_004  # of `pg_advisory_xact_lock`: any number that nobody else uses
+SERVER_NOW = "extract(epoch FROM clock_timestamp())"
 # While the server was away nobody could be heard of. ?: STALE_S.
-ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {NOW} - ?"
+WORKER_IS_ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {SERVER_NOW} - ?"
 
 
-class Again(Exception):
+class Requeue(Exception):
     """The work goes back into the queue. at: UTC seconds of this host before which nobody takes it up."""
 
     def __init__(self, at: float) -> None:
@@ -53,98 +55,103 @@ class Again(Exception):
         self.at = at
 
 
-def prepare(database: PostgreSQL) -> None:
+def migrate(database: PostgreSQL) -> None:
     """Make the queue's tables where there are none, and bring older ones up to date with the procrastinate that is here.
 
     database: in the schema that all jobs share. Raises LedgerError, UsageError when they are of a newer one.
     """
-    procrastinate = imported()
-    steps = _steps()
+    procrastinate = import_procrastinate()
+    migrations = _migrations()
 
     def change(db: Connection) -> tuple[str | None, bool]:
-        one_at_a_time(db)
-        for statement in tables(TABLES).split(";"):
+        lock_schema_changes(db)
+        for statement in to_postgresql_ddl(TABLES).split(";"):
             if statement.strip():
                 db.execute(statement)
         db.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        return made_with(db), db.execute("SELECT to_regclass(?)", (_JOBS,)).fetchone()[0] is not None
+        return schema_version(db), db.execute("SELECT to_regclass(?)", (_JOBS_TABLE,)).fetchone()[0] is not None
 
     version, there = database.transact([change])[0]
     if not there:
         schema = procrastinate.schema.SchemaManager.get_schema()
-        _once(database, f"to_regclass('{_JOBS}') IS NULL", schema, steps[-1][0])
+        _apply_once(database, f"to_regclass('{_JOBS_TABLE}') IS NULL", schema, migrations[-1][0])
         return
-    version = version or UNRECORDED
-    if version > steps[-1][0]:
+    version = version or OLDEST_VERSION
+    if version > migrations[-1][0]:
         raise UsageError(
             f"the queue's tables were made with a newer procrastinate ({version}) than {procrastinate.__version__}, which is"
             " here: pip install --upgrade 'batchgen[cluster]'"
         )
-    for step, sql in steps:
+    for step, sql in migrations:
         if step > version:
-            _once(database, f"coalesce((SELECT max(version) FROM {_MADE}), '{UNRECORDED}') < '{step}'", sql, step)
+            _apply_once(
+                database,
+                f"coalesce((SELECT max(version) FROM {_VERSION_TABLE}), '{OLDEST_VERSION}') < '{step}'",
+                sql,
+                step,
+            )
 
 
-def made_with(db: Connection) -> str | None:
+def schema_version(db: Connection) -> str | None:
     """The last step of procrastinate's that the queue's tables have seen; None when there is nothing about it."""
-    if db.execute("SELECT to_regclass(?)", (_MADE,)).fetchone()[0] is None:
+    if db.execute("SELECT to_regclass(?)", (_VERSION_TABLE,)).fetchone()[0] is None:
         return None
-    found = db.execute(f"SELECT max(version) FROM {_MADE}").fetchone()[0]
+    found = db.execute(f"SELECT max(version) FROM {_VERSION_TABLE}").fetchone()[0]
     return None if found is None else str(found)
 
 
-def newest_step() -> str:
+def latest_version() -> str:
     """Of the procrastinate that is here. Raises UsageError without one."""
-    return _steps()[-1][0]
+    return _migrations()[-1][0]
 
 
-def _once(database: PostgreSQL, condition: str, sql: str, version: str) -> None:
+def _apply_once(database: PostgreSQL, condition: str, sql: str, version: str) -> None:
     """Statements of procrastinate's in one transaction, unless somebody else was quicker."""
-    database.script(
+    database.execute_script(
         f"SELECT pg_advisory_xact_lock(7161988003);"
         f"SET LOCAL search_path = {SCHEMA};"
         f"DO $batchgen$ BEGIN IF {condition} THEN EXECUTE $procrastinate${sql}$procrastinate$;"
-        f" DELETE FROM {_MADE}; INSERT INTO {_MADE} VALUES ('{version}'); END IF; END $batchgen$;"
+        f" DELETE FROM {_VERSION_TABLE}; INSERT INTO {_VERSION_TABLE} VALUES ('{version}'); END IF; END $batchgen$;"
     )
 
 
-def _steps() -> list[tuple[str, str]]:
+def _migrations() -> list[tuple[str, str]]:
     """(name, statements) of what changed procrastinate's tables from version to version, in order."""
-    folder = imported().schema.SchemaManager.get_migrations_path()
+    folder = import_procrastinate().schema.SchemaManager.get_migrations_path()
     return [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.sql"))]
 
 
 def open_app(
     url: str,
     clock: Callable[[], float],
-    carry: Callable[[str, int, str], Coroutine[Any, Any, None]],
-    derive: Callable[[str, int, str, int], Coroutine[Any, Any, None]],
+    on_sample: Callable[[str, int, str], Coroutine[Any, Any, None]],
+    on_picture: Callable[[str, int, str, int], Coroutine[Any, Any, None]],
 ) -> App:
     """The queue as workers see it. clock: UTC seconds by the server, which hands the work out again. carry: what to do with
     a sample, by its job's schema, its run and its key; derive: with its picture, by schema, run, item and number."""
-    procrastinate = imported()
+    procrastinate = import_procrastinate()
     for name in ("procrastinate", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
     connector = procrastinate.PsycopgConnector(
         conninfo=url, kwargs={"options": f"-c search_path={SCHEMA}", "application_name": "batchgen queue"}, max_size=8
     )
 
-    class Later(procrastinate.BaseRetryStrategy):  # type: ignore[misc, name-defined]
+    class RequeueStrategy(procrastinate.BaseRetryStrategy):  # type: ignore[misc, name-defined]
         def get_retry_decision(self, *, exception: BaseException, job: Job) -> Any:
-            if isinstance(exception, Again):
+            if isinstance(exception, Requeue):
                 at = clock() + exception.at - time.time()
                 return procrastinate.RetryDecision(retry_at=datetime.fromtimestamp(at, UTC))
             return None
 
     app = procrastinate.App(connector=connector)
 
-    @app.task(name=TASK, retry=Later())  # type: ignore[untyped-decorator]
+    @app.task(name=TASK, retry=RequeueStrategy())  # type: ignore[untyped-decorator]
     async def sample(schema: str, run: int, key: str) -> None:
-        await carry(schema, run, key)
+        await on_sample(schema, run, key)
 
-    @app.task(name=POST_TASK, retry=Later())  # type: ignore[untyped-decorator]
+    @app.task(name=DERIVATIVES_TASK, retry=RequeueStrategy())  # type: ignore[untyped-decorator]
     async def post(schema: str, run: int, item: str, sample: int) -> None:
-        await derive(schema, run, item, sample)
+        await on_picture(schema, run, item, sample)
 
     found: App = app
     return found
@@ -155,7 +162,7 @@ def defer(db: Connection, schema: str, numbers: Sequence[int] = (), *, run_id: i
     for nothing, whose lanes are made known then."""
     values: tuple[int, ...]
     if run_id is not None:
-        db.execute(f"INSERT INTO {SHARED}.queue SELECT DISTINCT lane FROM {schema}.work ON CONFLICT DO NOTHING")
+        db.execute(f"INSERT INTO {SHARED_SCHEMA}.queue SELECT DISTINCT lane FROM {schema}.work ON CONFLICT DO NOTHING")
         which, values = "missing = 0 AND run_id = ?", (run_id,)
     elif numbers:
         which, values = f"id IN ({', '.join('?' * len(numbers))})", tuple(numbers)
@@ -171,7 +178,7 @@ def defer(db: Connection, schema: str, numbers: Sequence[int] = (), *, run_id: i
     db.execute(f"SET LOCAL search_path = {schema}")
 
 
-def defer_post(db: Connection, schema: str) -> None:
+def defer_derivatives(db: Connection, schema: str) -> None:
     """Put the derivatives that are ready into their queue, in the transaction that is under way."""
     args = "jsonb_build_object('schema', ?::text, 'run', run_id, 'item', item_id, 'sample', n)"
     db.execute(f"SET LOCAL search_path = {schema}, {SCHEMA}")
@@ -179,56 +186,56 @@ def defer_post(db: Connection, schema: str) -> None:
         "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(?, ?, 0, NULL, NULL, "
         f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY id)) FROM due WHERE state = 'ready'"
         " HAVING count(*) > 0",
-        (POST, POST_TASK, schema),
+        (DERIVATIVES_QUEUE, DERIVATIVES_TASK, schema),
     )
     db.execute(f"SET LOCAL search_path = {schema}")
     db.execute("UPDATE due SET state = 'queued' WHERE state = 'ready'")
 
 
-def stalled(db: Connection) -> list[tuple[int, str, int, str | None]]:
+def stalled_jobs(db: Connection) -> list[tuple[int, str, int, str | None]]:
     """(number, schema, run, key of the sample) of what was taken by somebody who has fallen silent; None: derivatives."""
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
         f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name IN (?, ?)"
         " AND (w.id IS NULL OR greatest(w.last_heartbeat, pg_postmaster_start_time())"
         " < clock_timestamp() - make_interval(secs => ?))",
-        (TASK, POST_TASK, STALE_S),
+        (TASK, DERIVATIVES_TASK, STALE_S),
     ).fetchall()
     found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
     return [(number, args["schema"], args["run"], args.get("key")) for number, args in found]
 
 
-def holder(db: Connection, schema: str, run: int, key: str) -> str:
+def live_holder(db: Connection, schema: str, run: int, key: str) -> str:
     """The worker that is alive and has this sample, whatever the queue makes of its silence; empty when there is none."""
     row = db.execute(
-        f"SELECT w.name FROM {schema}.work k JOIN {SHARED}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
-        f" AND {ALIVE}",
+        f"SELECT w.name FROM {schema}.work k JOIN {SHARED_SCHEMA}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
+        f" AND {WORKER_IS_ALIVE}",
         (key, run, STALE_S),
     ).fetchone()
     return "" if row is None else str(row[0])
 
 
-def orphans(db: Connection, name: str, has: Callable[[str, int, str], bool]) -> list[int]:
+def orphaned_jobs(db: Connection, name: str, is_processing: Callable[[str, int, str], bool]) -> list[int]:
     """Numbers of what nobody has who is alive. name, has: the worker that asks, and whether it is at a sample still.
 
     Derivatives are made again whatever their worker does, for they cost nothing.
     """
     found = []
-    for number, schema, run, key in stalled(db):
-        held = "" if key is None else holder(db, schema, run, key)
-        if key is None or not held or (held == name and not has(schema, run, key)):
+    for number, schema, run, key in stalled_jobs(db):
+        held = "" if key is None else live_holder(db, schema, run, key)
+        if key is None or not held or (held == name and not is_processing(schema, run, key)):
             found.append(number)
     return found
 
 
-def missed(db: Connection, schema: str) -> int:
+def requeue_lost(db: Connection, schema: str) -> int:
     """Put back what waits in the ledger and is not in the queue any more: one that came back late may have ended there what
     was another's, and that one died. Answers how many."""
-    db.execute("SELECT pg_advisory_xact_lock(?)", (_MENDING,))
+    db.execute("SELECT pg_advisory_xact_lock(?)", (_REPAIR_LOCK,))
     # Right after a large submission the server knows nothing of its size, and would look through all of it for each row.
     db.execute("SET LOCAL enable_nestloop = off")
     rows = db.execute(
-        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED}.worker w ON w.name = k.claim AND {ALIVE}"
+        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED_SCHEMA}.worker w ON w.name = k.claim AND {WORKER_IS_ALIVE}"
         f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
         " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key)",
         (STALE_S, schema),
@@ -238,7 +245,7 @@ def missed(db: Connection, schema: str) -> int:
     return len(rows)
 
 
-def imported() -> Any:
+def import_procrastinate() -> Any:
     """Raises UsageError without the package."""
     try:
         import procrastinate

@@ -10,44 +10,46 @@ from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.storage_url import in_bucket
+from batchgen.manifest.storage_url import is_object_url
 from batchgen.records import Sample
 from batchgen.references.local import References, is_link
-from batchgen.safe_open import private
+from batchgen.safe_open import private_opener
 from batchgen.store.bucket import BucketStore
 from batchgen.store.spool import disk_error, sync_file, sync_folder
 from batchgen.store.store import Store
 
-FOLDER = "enclosed"
+BUNDLE_FOLDER = "enclosed"
 
 
-def folder_of(store: Store) -> str:
-    return os.path.join(store.root, STATE_FOLDER, FOLDER)
+def bundle_folder(store: Store) -> str:
+    return os.path.join(store.root, STATE_FOLDER, BUNDLE_FOLDER)
 
 
-class Enclosing:
+class ReferencePacker:
     """The submitter's side: each file once, under the hash of what is in it, so that an edit meanwhile changes nothing."""
 
     def __init__(self, store: Store, references: References) -> None:
         self._store = store
         self._references = references
-        self._folder = folder_of(store)
-        self._done: dict[str, str] = {}
+        self._folder = bundle_folder(store)
+        self._packed: dict[str, str] = {}
 
-    def sample(self, sample: Sample) -> Sample:
+    def pack(self, sample: Sample) -> Sample:
         """The sample with its files by their place in the job's state. Raises StoreError, UsageError."""
         if not sample.item.references:
             return sample
-        names = tuple(name if name[:1] == "@" or is_link(name) else self._file(name) for name in sample.item.references)
+        names = tuple(
+            name if name[:1] == "@" or is_link(name) else self._bundled_file(name) for name in sample.item.references
+        )
         return replace(sample, item=replace(sample.item, references=names))
 
-    def _file(self, path: str) -> str:
-        if (known := self._done.get(path)) is not None:
+    def _bundled_file(self, path: str) -> str:
+        if (known := self._packed.get(path)) is not None:
             return known
         name = f"{self._references.digest(path)}-{os.path.basename(path)[-80:]}"
-        target = self._done[path] = os.path.join(self._folder, name)
+        target = self._packed[path] = os.path.join(self._folder, name)
         if not os.path.exists(target):
-            self._store.plain_folder(os.path.join(STATE_FOLDER, FOLDER), 0o700)
+            self._store.plain_folder(os.path.join(STATE_FOLDER, BUNDLE_FOLDER), 0o700)
             part = f"{target}.part"
             try:
                 self._copy(path, part)
@@ -57,43 +59,47 @@ class Enclosing:
                 raise disk_error(error, target) from error
             sync_folder(self._folder)
         if isinstance(self._store, BucketStore):
-            self._store.keep_state(f"{FOLDER}/{name}", target)
+            self._store.upload_state(f"{BUNDLE_FOLDER}/{name}", target)
         return target
 
     def _copy(self, path: str, part: str) -> None:
-        if in_bucket(path):
-            self._references.bring(path, part)
+        if is_object_url(path):
+            self._references.fetch(path, part)
             return
-        with self._references.open_unchanged(path) as source, open(part, "wb", opener=private) as copy:
+        with self._references.open_unchanged(path) as source, open(part, "wb", opener=private_opener) as copy:
             shutil.copyfileobj(source, copy, 1 << 20)
 
 
-class Enclosed:
+class ReferenceUnpacker:
     """The worker's side: what the submitter has left for it, fetched from the bucket when it is not here."""
 
     def __init__(self, store: Store) -> None:
         """Raises StoreError."""
         self._store = store
-        self._folder = folder_of(store)
+        self._folder = bundle_folder(store)
         try:
             Path(self._folder).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self._folder}: {error.strerror}") from None
         self.references = References(self._folder)
 
-    def sample(self, sample: Sample) -> Sample:
+    def unpack(self, sample: Sample) -> Sample:
         """With its files where this machine has them. Raises StoreError, FileNotFoundError."""
         if not isinstance(self._store, BucketStore) or not sample.item.references:
             return sample
-        names = tuple(name if name[:1] == "@" or is_link(name) else self._file(name) for name in sample.item.references)
+        names = tuple(
+            name if name[:1] == "@" or is_link(name) else self._bundled_file(name) for name in sample.item.references
+        )
         return replace(sample, item=replace(sample.item, references=names))
 
-    def _file(self, path: str) -> str:
+    def _bundled_file(self, path: str) -> str:
         name = os.path.basename(path)
         target = os.path.join(self._folder, name)
         if not os.path.exists(target) and isinstance(self._store, BucketStore):
-            own = f"{target}.{uuid.uuid4().hex}"  # several samples, or workers of this machine, may want it at once
-            self._store.bring_state(f"{FOLDER}/{name}", own)
-            os.replace(own, target)
-            self.references.expect(target, name.partition("-")[0])
+            temp_path = (
+                f"{target}.{uuid.uuid4().hex}"  # several samples, or workers of this machine, may want it at once
+            )
+            self._store.download_state(f"{BUNDLE_FOLDER}/{name}", temp_path)
+            os.replace(temp_path, target)
+            self.references.expect_digest(target, name.partition("-")[0])
         return target

@@ -15,50 +15,58 @@ from typing import cast
 
 from filelock import FileLock
 
-from batchgen.engine.attempts import Attempts
-from batchgen.engine.budgets import Purse
+from batchgen.engine.attempts import AttemptRecorder
+from batchgen.engine.budgets import JobBudgets
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.cancellation import stop
 from batchgen.engine.cluster.dependents import QueuedDependents
-from batchgen.engine.cluster.orphan_recovery import disown, empty, own, take_over
-from batchgen.engine.cluster.queue import Again, defer, defer_post
-from batchgen.engine.cluster.reference_bundle import Enclosed
-from batchgen.engine.cluster.resolve_previous_attempts import Redelivered
-from batchgen.engine.delivery import Delivery
+from batchgen.engine.cluster.orphan_recovery import adopt_orphans, adopt_spool, lock_spool, unlock_spool
+from batchgen.engine.cluster.previous_attempts import PreviousAttempts
+from batchgen.engine.cluster.queue import Requeue, defer, defer_derivatives
+from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
+from batchgen.engine.cluster.stop import stop_submission
+from batchgen.engine.deferred_uploads import DeferredUploads
 from batchgen.engine.execute import Execution
 from batchgen.engine.http_attempt import Exchange
 from batchgen.engine.online import OnlineEngine
-from batchgen.engine.outcome import EXIT_BY_STOP, RunOptions
-from batchgen.engine.pacing import Pacing, hearing
+from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON, RunOptions
+from batchgen.engine.pacing import Pacing, polling_shared_state
 from batchgen.engine.reconcile_items import lane_load
-from batchgen.engine.recovery.receipts import bind
-from batchgen.engine.reference_inputs import Enclosures
+from batchgen.engine.recovery.receipts import bind_store
+from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.routes import open_routes
 from batchgen.errors import Fenced, StoreError
 from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded, Stopping
 from batchgen.http.transport import Transport
-from batchgen.http.uploads import Uploads
-from batchgen.ledger.location import pointer
-from batchgen.ledger.quota_store import SharedBook
+from batchgen.http.uploads import Uploader
+from batchgen.ledger.location import read_pointer
+from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work_queue import Submission
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.manifest import Limits
-from batchgen.os_errors import allow_open_files, started_threads
+from batchgen.os_errors import raise_open_file_limit, start_threads
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
-from batchgen.scheduling.dispatcher import Work, fixed_supply
+from batchgen.scheduling.lane import Work
+from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.settings import Settings, state_folder
 from batchgen.store.bucket import BucketStore
 from batchgen.store.open_store import open_store
 from batchgen.store.store import SPOOL, Store
 
-OWN = ("disk", "SIGINT", "SIGTERM", "SIGHUP", "closed", "bug")  # reasons to stop that are this worker's, not the job's
-AGAIN_S = 30.0  # before a sample is taken up again whose worker cannot make it
+WORKER_STOP_REASONS = (
+    "disk",
+    "SIGINT",
+    "SIGTERM",
+    "SIGHUP",
+    "closed",
+    "bug",
+)  # reasons to stop that are this worker's, not the job's
+RETRY_DELAY_S = 30.0  # before a sample is taken up again whose worker cannot make it
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerContext:
     """Where a worker is and what it has. name: unlike any other worker's."""
 
     url: str
@@ -69,332 +77,340 @@ class Place:
     emit: Callable[[Event], None]
 
 
-class Session:
+class JobSession:
     """Use `opened`, then `make` for each sample, then `close`. `make` returns when the sample needs nobody any more."""
 
-    def __init__(self, place: Place, schema: str, run_id: int, facts: Submission) -> None:
+    def __init__(self, worker: WorkerContext, schema: str, run_id: int, facts: Submission) -> None:
         self.schema = schema
         self.run_id = run_id
         self.facts = facts
-        self.used_s = time.monotonic()
-        self._place = place
+        self.last_used_s = time.monotonic()
+        self._worker = worker
         self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key; UTC seconds before which to try again
-        self._making: set[str] = set()  # keys that this worker is at, from claim to end
-        self._busy: set[str] = set()  # keys whose requests are on their way
-        self._ends: set[str] = set()
+        self._claimed_keys: set[str] = set()  # keys that this worker is at, from claim to end
+        self._in_flight_keys: set[str] = set()  # keys whose requests are on their way
+        self._ended_keys: set[str] = set()
         self._stop_message = ""
-        self._supply = fixed_supply(())
+        self._source = in_memory_samples(())
         self._tasks = AsyncExitStack()
-        self._driving: asyncio.Task[None] | None = None
-        self._spool: FileLock | None = None
+        self._dispatch_task: asyncio.Task[None] | None = None
+        self._spool_lock: FileLock | None = None
         self.store = self._open_store()
-        self.ledger = FencedLedger(place.url, schema, run_id, place.name)
+        self.ledger = FencedLedger(worker.url, schema, run_id, worker.name)
         self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
-        self.ledger.derive = lambda db: defer_post(db, schema)
+        self.ledger.defer_derivatives = lambda db: defer_derivatives(db, schema)
 
     # --- opening and closing
 
-    async def opened(self, shared: SharedBook) -> Session:
+    async def start(self, shared: QuotaStore) -> JobSession:
         """Raises BatchgenError when this worker cannot make this job's pictures."""
-        facts, place = self.facts, self._place
+        facts, worker = self.facts, self._worker
         limits = Limits.model_validate({**facts.limits, "budget_usd": None})
         catalogue = load_catalogue().with_overrides(facts.models)
         profiles = [catalogue.resolve(lane.partition("/")[2]) for lane in facts.lanes]
-        self.routes, warnings = open_routes(profiles, place.settings, facts.emulator_url)
+        self.routes, warnings = open_routes(profiles, worker.settings, facts.emulator_url)
         for warning in warnings:
-            place.note(warning)
+            worker.note(warning)
         loads = {lane: lane_load(self.routes[lane].profile, limits) for lane in facts.lanes}
         options = RunOptions(
-            concurrency=place.concurrency,
+            concurrency=worker.concurrency,
             hold_uncertain=facts.hold_uncertain,
             stall_s=math.inf if facts.stall_s is None else facts.stall_s,
             emulator_url=facts.emulator_url,
         )
         self._catalogue = catalogue
-        await asyncio.to_thread(self._own_spool)
-        pacing = Pacing(self.ledger, loads, self.routes, limits, options, self._emit, shared.far)
+        await asyncio.to_thread(self._lock_and_adopt_spool)
+        pacing = Pacing(self.ledger, loads, self.routes, limits, options, self._emit, shared.is_remote)
         emulated = facts.emulator_url is not None
-        purse = self._purse = Purse(facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, place.name)
-        allow_open_files(pacing.concurrency)
-        executor = self._tasks.enter_context(started_threads(8, "store"))
-        transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
-        self.dispatch = pacing.dispatch(self._supply, await purse.logs(loads), pacing.still_parked())
-        self.dispatch.outside = 1  # whatever the queue still has
-        self._enclosed = Enclosed(self.store)
-        dependents = QueuedDependents(self.ledger, self.store, self._enclosed.references)
-        self._tasks.callback(dependents.close)
-        uploads = Uploads(state_folder(place.settings), transport, place.note)
-        enclosures = await self._tasks.enter_async_context(
-            Enclosures(dependents, self.store, transport, uploads, place.note)
+        budgets = self._budgets = JobBudgets(
+            facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, worker.name
         )
-        self.attempts = Attempts(
-            ledger=self.ledger, store=self.store, results=_Elsewhere(), dependents=dependents, executor=executor,
+        raise_open_file_limit(pacing.concurrency)
+        executor = self._tasks.enter_context(start_threads(8, "store"))
+        transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
+        self.dispatcher = pacing.dispatcher(self._source, await budgets.quota_logs(loads), pacing.still_parked())
+        self.dispatcher.external_samples = 1  # whatever the queue still has
+        self._unpacker = ReferenceUnpacker(self.store)
+        dependents = QueuedDependents(self.ledger, self.store, self._unpacker.references)
+        self._tasks.callback(dependents.close)
+        uploads = Uploader(state_folder(worker.settings), transport, worker.note)
+        reference_inputs = await self._tasks.enter_async_context(
+            ReferenceInputs(dependents, self.store, transport, uploads, worker.note)
+        )
+        self.attempts = AttemptRecorder(
+            ledger=self.ledger, store=self.store, results=_NoResultsFile(), dependents=dependents, executor=executor,
             emit=self._emit,
         )  # fmt: skip
         exchange = Exchange(transport, self.store)
         self.execution = Execution(
-            dispatch=self.dispatch, routes=self.routes, ledger=self.ledger, store=self.store, attempts=self.attempts,
-            exchange=exchange, enclosures=enclosures, executor=executor,
+            dispatcher=self.dispatcher, routes=self.routes, ledger=self.ledger, store=self.store, attempts=self.attempts,
+            exchange=exchange, reference_inputs=reference_inputs, executor=executor,
             emit=self._emit, hold_uncertain=facts.hold_uncertain,
         )  # fmt: skip
-        self.dispatch.price(self.execution.reserve_usd)
+        self.dispatcher.set_estimator(self.execution.reserve_usd)
         self._dependents = dependents
-        self._delivery = await self._tasks.enter_async_context(Delivery(self.ledger, self.store, executor, place.note))
-        self._redelivered = Redelivered(
-            self.ledger, self.store, catalogue, exchange, self.routes, place.note, facts.hold_uncertain
+        self._deferred_uploads = await self._tasks.enter_async_context(
+            DeferredUploads(self.ledger, self.store, executor, worker.note)
         )
-        self._driving = asyncio.create_task(self._drive())
+        self._previous_attempts = PreviousAttempts(
+            self.ledger, self.store, catalogue, exchange, self.routes, worker.note, facts.hold_uncertain
+        )
+        self._dispatch_task = asyncio.create_task(self._run_dispatch())
         return self
 
     def _open_store(self) -> Store:
         """Raises StoreError when this machine does not see the job's folder or has no place for one, SettingsError."""
-        facts, name = self.facts, re.sub(r"[^\w.-]", "_", self._place.name)
+        facts, name = self.facts, re.sub(r"[^\w.-]", "_", self._worker.name)
         spool = f"{SPOOL}-{name}-{self.run_id}"
         if facts.bucket:
-            if (state := state_folder(self._place.settings)) is None:
+            if (state := state_folder(self._worker.settings)) is None:
                 raise StoreError("there is no home folder for what a worker stores: set HOME or XDG_STATE_HOME")
             return open_store(state / "worker" / self.schema, facts.bucket, spool)
         store = open_store(Path(facts.folder), spool=spool)
-        there = pointer(store.folder)
-        if there is None or there.schema != self.schema:
+        location = read_pointer(store.folder)
+        if location is None or location.schema != self.schema:
             raise StoreError(
                 f"{facts.folder} is not here as the submitter sees it: mount it under the same path, or use a bucket as output"
             )
         return store
 
-    def _own_spool(self) -> None:
+    def _lock_and_adopt_spool(self) -> None:
         """One worker of the same name may have been here before and died."""
         died = os.path.isdir(self.store.spool)
         self.store.prepare()
         if isinstance(self.store, BucketStore):
-            bind(self.ledger, self.store)
-            self.store.shared = True
-        self._spool = own(self.store)
-        empty(self.ledger, self.store, self._catalogue, self._place.note)
-        self._take_over(died=died)
+            bind_store(self.ledger, self.store)
+            self.store.has_remote_workers = True
+        self._spool_lock = lock_spool(self.store)
+        adopt_spool(self.ledger, self.store, self._catalogue, self._worker.note)
+        self._adopt_orphans(died=died)
 
-    def _take_over(self, *, died: bool = False) -> None:
-        self._took_over_s = time.monotonic()
-        take_over(self.ledger, self.store, self._catalogue, self._place.note, died=died)
+    def _adopt_orphans(self, *, died: bool = False) -> None:
+        self._adopted_s = time.monotonic()
+        adopt_orphans(self.ledger, self.store, self._catalogue, self._worker.note, died=died)
 
-    async def _drive(self) -> None:
-        async with hearing(self.dispatch):
-            await OnlineEngine().drive(self.dispatch, self._execute)
-        if self.dispatch.fault is not None:
-            self.execution.refused(self.dispatch.fault)
-        reason, now = self.dispatch.stopping, time.time()
-        if reason not in OWN:
-            message = self.execution.trouble or self._stop_message
-            await self._stop_all(reason if reason in EXIT_BY_STOP else "stalled", message)
+    async def _run_dispatch(self) -> None:
+        async with polling_shared_state(self.dispatcher):
+            await OnlineEngine().drive(self.dispatcher, self._execute)
+        if self.dispatcher.shared_quota_error is not None:
+            self.execution.storage_failed(self.dispatcher.shared_quota_error)
+        reason, now = self.dispatcher.stop_reason, time.time()
+        if reason not in WORKER_STOP_REASONS:
+            message = self.execution.storage_message or self._stop_message
+            await self._stop_submission(reason if reason in EXIT_CODE_BY_STOP_REASON else "stalled", message)
         if reason == "disk":
-            self._place.note(f"{self.facts.name}: {self.execution.trouble}")
+            self._worker.note(f"{self.facts.name}: {self.execution.storage_message}")
         for key in list(self._waiting):
-            self._let_go(key, now + (AGAIN_S if reason in ("disk", "bug") else 0.0))
+            self._requeue_at(key, now + (RETRY_DELAY_S if reason in ("disk", "bug") else 0.0))
 
-    async def _stop_all(self, reason: str, message: str) -> None:
-        await self.ledger.writer.write(lambda db: stop(db, self.schema, self.run_id, reason, message))
+    async def _stop_submission(self, reason: str, message: str) -> None:
+        await self.ledger.writer.write(lambda db: stop_submission(db, self.schema, self.run_id, reason, message))
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """What others have found out: the submission was stopped, its time is up, or a lane answers nobody."""
-        if time.monotonic() - self._took_over_s > queue.STALE_S:
-            await asyncio.to_thread(self._take_over)
-        if self.idle or self.over:
+        if time.monotonic() - self._adopted_s > queue.STALE_S:
+            await asyncio.to_thread(self._adopt_orphans)
+        if self.idle or self.closing:
             return
-        standing = await asyncio.to_thread(self.ledger.standing)
-        if standing.over:
-            await self._stop_all("deadline", "")
-        elif not standing.stopped_by:
+        submission_status = await asyncio.to_thread(self.ledger.submission_status)
+        if submission_status.deadline_passed:
+            await self._stop_submission("deadline", "")
+        elif not submission_status.stopped_by:
             for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
-                self._lane_stopped(lane, reason)
+                self._stop_lane(lane, reason)
             return
-        self._returned(everything=True)
+        self._return_queued(everything=True)
 
-    def _lane_stopped(self, key: str, reason: str) -> None:
-        if (lane := self.dispatch.lanes.get(key)) is not None and not lane.stopped:
+    def _stop_lane(self, key: str, reason: str) -> None:
+        if (lane := self.dispatcher.lanes.get(key)) is not None and not lane.stopped:
             lane.stopped = reason
-            self.dispatch.supplied(key)
-            self._returned()
+            self.dispatcher.backlog_grew(key)
+            self._return_queued()
 
-    def has(self, key: str) -> bool:
-        return key in self._making
+    def is_processing(self, key: str) -> bool:
+        return key in self._claimed_keys
 
     @property
-    def over(self) -> bool:
+    def closing(self) -> bool:
         """Whether it can make nothing more: what it is given goes to a new one."""
-        return self._driving is not None and (self._driving.done() or bool(self.dispatch.stopping))
+        return self._dispatch_task is not None and (self._dispatch_task.done() or bool(self.dispatcher.stop_reason))
 
     @property
     def idle(self) -> bool:
-        return not self._making
+        return not self._claimed_keys
 
     def stop(self, reason: str) -> None:
         """Start nothing more, and give back what is not on its way."""
-        self.dispatch.stop(reason)
+        self.dispatcher.stop(reason)
         self.execution.give_up_preparing()
-        for key in set(self._waiting) - self._busy:
-            self._let_go(key, time.time())
+        for key in set(self._waiting) - self._in_flight_keys:
+            self._requeue_at(key, time.time())
 
-    def give_up(self) -> None:
+    def abandon_in_flight(self) -> None:
         """Wait for no answer any more: what was asked for is uncertain."""
         self.execution.cancel_in_flight()
 
     async def close(self) -> None:
-        if self._driving is not None:
-            self.dispatch.stop("closed")
-            await self._driving
-            if left := await self._delivery.finish():
-                self._place.note(f"{left} picture(s) wait in {self.store.spool} for {self.store.url}")
+        if self._dispatch_task is not None:
+            self.dispatcher.stop("closed")
+            await self._dispatch_task
+            if left := await self._deferred_uploads.finish():
+                self._worker.note(f"{left} picture(s) wait in {self.store.spool} for {self.store.url}")
         await self._tasks.aclose()
-        self.store.rescue.release_ballast()
-        if self._spool is not None:
-            disown(self.store, self._spool)
+        self.store.emergency_spool.release_space()
+        if self._spool_lock is not None:
+            unlock_spool(self.store, self._spool_lock)
         self.ledger.close()
 
     # --- one sample
 
-    async def make(self, key: str) -> None:
+    async def process_sample(self, key: str) -> None:
         """Raises Again when the sample has to go back into the queue."""
-        self.used_s = time.monotonic()
-        if self.over:
-            raise Again(time.time() + 1.0)
-        if key in self._making:
-            raise Again(time.time() + AGAIN_S)  # given out twice: what is under way decides
-        self._making.add(key)
+        self.last_used_s = time.monotonic()
+        if self.closing:
+            raise Requeue(time.time() + 1.0)
+        if key in self._claimed_keys:
+            raise Requeue(time.time() + RETRY_DELAY_S)  # given out twice: what is under way decides
+        self._claimed_keys.add(key)
         try:
-            await self._make(key)
+            await self._process(key)
         finally:
-            self._making.discard(key)
-            self.used_s = time.monotonic()
+            self._claimed_keys.discard(key)
+            self.last_used_s = time.monotonic()
 
-    async def _make(self, key: str) -> None:
-        claimed = await self.ledger.claimed(key)
-        if claimed is None:
+    async def _process(self, key: str) -> None:
+        claim = await self.ledger.claim(key)
+        if claim is None:
             return
         try:
-            if await self._stands_still(claimed.sample):
+            if await self._withdraw_if_stopped(claim.sample):
                 return
-            end = await self._redelivered.settled(claimed)
-            for name in await self.ledger.through_with(claimed.unsettled):
-                await self._purse.died(name)
+            end = await self._previous_attempts.resolve(claim)
+            for name in await self.ledger.workers_without_open_attempts(claim.open_attempts):
+                await self._budgets.release_worker(name)
             if end is not None:
                 state, reason = end
                 if state != "succeeded":
-                    await self._blocked(claimed.sample, state, reason)
+                    await self._block_dependents(claim.sample, state, reason)
                 return
-            lane = claimed.lane
-            self._reopen(lane)
-            sample = await asyncio.to_thread(self._enclosed.sample, claimed.sample)
+            lane = claim.lane
+            self._unpark_if_due(lane)
+            sample = await asyncio.to_thread(self._unpacker.unpack, claim.sample)
             if sample.item.references or sample.item.turn > 1:
-                sample = await asyncio.to_thread(self._dependents.resolved, sample)
-            until = await self._made(lane, sample)
-        except Again:
-            await self.ledger.let_go([key])
+                sample = await asyncio.to_thread(self._dependents.with_fingerprint, sample)
+            until = await self._dispatch_sample(lane, sample)
+        except Requeue:
+            await self.ledger.release([key])
             raise
         if until is None:
             return
-        if self.dispatch.lanes[lane].stopped or bool((await asyncio.to_thread(self.ledger.standing)).stopped_by):
-            await self.ledger.withdrawn(sample)
+        if self.dispatcher.lanes[lane].stopped or bool(
+            (await asyncio.to_thread(self.ledger.submission_status)).stopped_by
+        ):
+            await self.ledger.cancel(sample)
             return
-        await self.ledger.let_go([key])
-        raise Again(until)
+        await self.ledger.release([key])
+        raise Requeue(until)
 
-    async def _stands_still(self, sample: Sample) -> bool:
+    async def _withdraw_if_stopped(self, sample: Sample) -> bool:
         """Whether nothing more of the submission may start: its budget or time is used up, or it was stopped."""
-        standing = await asyncio.to_thread(self.ledger.standing)
-        if standing.over:
-            await self._stop_all("deadline", "")
-        elif not standing.stopped_by:
+        submission_status = await asyncio.to_thread(self.ledger.submission_status)
+        if submission_status.deadline_passed:
+            await self._stop_submission("deadline", "")
+        elif not submission_status.stopped_by:
             return False
-        await self.ledger.withdrawn(sample)
+        await self.ledger.cancel(sample)
         return True
 
-    def _reopen(self, key: str) -> None:
+    def _unpark_if_due(self, key: str) -> None:
         """A lane whose quota is free again."""
-        lane = self.dispatch.lanes[key]
+        lane = self.dispatcher.lanes[key]
         if lane.parked and self.ledger.reader.parked().get(key, (0.0, ""))[0] <= time.time():
             lane.parked = False
 
-    async def _made(self, lane: str, sample: Sample) -> float | None:
+    async def _dispatch_sample(self, lane: str, sample: Sample) -> float | None:
         """None when the sample has come to its end, else UTC seconds before which nobody is to take it up."""
         waiting = self._waiting[sample.key] = asyncio.get_running_loop().create_future()
-        self._supply.add(lane, sample)
-        self.dispatch.supplied(lane)
-        self._returned()
+        self._source.add(lane, sample)
+        self.dispatcher.backlog_grew(lane)
+        self._return_queued()
         try:
             return cast("float | None", await waiting)
         finally:
             self._waiting.pop(sample.key, None)
-            self._ends.difference_update(_keys(sample))
+            self._ended_keys.difference_update(_sample_keys(sample))
 
     async def _execute(self, work: Work) -> None:
         key = work.sample.key
-        self._busy.add(key)
+        self._in_flight_keys.add(key)
         try:
             await self.execution.execute(work)
         except Fenced as fenced:
             if fenced.reason == "budget":
-                await self._stop_all("budget", "")
+                await self._stop_submission("budget", "")
             if fenced.reason != "taken":
-                await self.ledger.withdrawn(work.sample)
-            self._finish(key)
+                await self.ledger.cancel(work.sample)
+            self._mark_done(key)
             return
         finally:
-            self._busy.discard(key)
-        late = not self.dispatch.stopping and not self._waits(key)  # another has it by now, or brought its picture
-        if late or self._ends.intersection(_keys(work.sample)):
-            self._finish(key)
-        elif self.dispatch.stopping or not self.dispatch.lanes[work.lane].open:
-            self._returned()
+            self._in_flight_keys.discard(key)
+        late = not self.dispatcher.stop_reason and not self._is_waiting(
+            key
+        )  # another has it by now, or brought its picture
+        if late or self._ended_keys.intersection(_sample_keys(work.sample)):
+            self._mark_done(key)
+        elif self.dispatcher.stop_reason or not self.dispatcher.lanes[work.lane].accepts_work:
+            self._return_queued()
 
-    def _waits(self, key: str) -> bool:
-        lanes = self.dispatch.lanes.values()
-        return any(each.sample.key == key for lane in lanes for each in lane.works())
+    def _is_waiting(self, key: str) -> bool:
+        lanes = self.dispatcher.lanes.values()
+        return any(each.sample.key == key for lane in lanes for each in lane.waiting_work())
 
-    def _returned(self, *, everything: bool = False) -> None:
+    def _return_queued(self, *, everything: bool = False) -> None:
         """What waits in lanes that have closed goes back into the queue, or out of it."""
         now = time.time()
-        for lane in self.dispatch.lanes.values():
-            if lane.open and not self.dispatch.stopping and not everything:
+        for lane in self.dispatcher.lanes.values():
+            if lane.accepts_work and not self.dispatcher.stop_reason and not everything:
                 continue
-            keys = [each.sample.key for each in lane.works()]
-            keys += [sample.key for sample in self._supply.take(lane.key, lane.left)]
-            self.dispatch.withdraw(lane.key)
+            keys = [each.sample.key for each in lane.waiting_work()]
+            keys += [sample.key for sample in self._source.take(lane.key, lane.backlog_count)]
+            self.dispatcher.clear_lane(lane.key)
             until, _ = self.ledger.reader.parked().get(lane.key, (0.0, "")) if lane.parked else (now, "")
             for key in keys:
-                self._let_go(key, max(until, now))
+                self._requeue_at(key, max(until, now))
 
-    def _finish(self, key: str) -> None:
+    def _mark_done(self, key: str) -> None:
         if (waiting := self._waiting.get(key)) is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _let_go(self, key: str, at: float) -> None:
+    def _requeue_at(self, key: str, at: float) -> None:
         if (waiting := self._waiting.get(key)) is not None and not waiting.done():
             waiting.set_result(at)
 
-    async def _blocked(self, sample: Sample, state: str, reason: str) -> None:
+    async def _block_dependents(self, sample: Sample, state: str, reason: str) -> None:
         """Somebody else's sample that has ended, and nobody has told what waits for it."""
-        keys = _keys(sample)
-        blocked = await asyncio.to_thread(self._dependents.never, keys, state, reason)
+        keys = _sample_keys(sample)
+        blocked = await asyncio.to_thread(self._dependents.block, keys, state, reason)
         if blocked:
-            await asyncio.to_thread(self.ledger.blocked, blocked)
+            await asyncio.to_thread(self.ledger.record_blocked, blocked)
 
     def _emit(self, event: Event) -> None:
         match event:
             case SampleSucceeded(key=key) | SampleEnded(key=key):
-                self._ends.add(key)
+                self._ended_keys.add(key)
             case Stopping(message=message):
                 self._stop_message = message
             case LaneStopped(model=model, reason=reason):
-                for lane in self.dispatch.lanes:
+                for lane in self.dispatcher.lanes:
                     if lane.partition("/")[2] == model:
-                        self.ledger.lane_stopped(lane, reason)
-                asyncio.get_running_loop().call_soon(self._returned)
+                        self.ledger.stop_lane(lane, reason)
+                asyncio.get_running_loop().call_soon(self._return_queued)
             case LaneParked():
-                asyncio.get_running_loop().call_soon(self._returned)
-        self._place.emit(event)
+                asyncio.get_running_loop().call_soon(self._return_queued)
+        self._worker.emit(event)
 
 
-class _Elsewhere(ResultsFile):
+class _NoResultsFile(ResultsFile):
     """The lines are written by the run that submitted the work, from the ledger."""
 
     def __init__(self) -> None: ...
@@ -402,5 +418,5 @@ class _Elsewhere(ResultsFile):
     def append(self, sample: Sample, made: Result | None = None) -> None: ...
 
 
-def _keys(sample: Sample) -> list[str]:
+def _sample_keys(sample: Sample) -> list[str]:
     return [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]

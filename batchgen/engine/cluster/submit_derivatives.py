@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batchgen import __version__
-from batchgen.engine.cluster.derivative_jobs import Missing, find_missing
-from batchgen.engine.cluster.submit import prepare, submit
-from batchgen.engine.cluster.watch import Watch
-from batchgen.engine.outcome import Tally
+from batchgen.engine.cluster.derivative_jobs import DerivativePlan, plan_derivatives
+from batchgen.engine.cluster.monitor import ClusterMonitor
+from batchgen.engine.cluster.submit import migrate_queue, submit
+from batchgen.engine.outcome import DerivativeCounts
 from batchgen.errors import UsageError
-from batchgen.events import Event, Noted
+from batchgen.events import Event, Notice
 from batchgen.ledger import derivative_work, work_queue
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.location import Pointer, address, pointer
-from batchgen.ledger.missing_state import has_lines
+from batchgen.ledger.location import LedgerPointer, read_pointer, server_address
+from batchgen.ledger.missing_state import has_result_lines
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work_queue import Submission
@@ -28,33 +28,35 @@ from batchgen.store.store import Store
 NO_RUN = 0  # what is submitted without a run
 
 
-async def hand_over(manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]) -> Tally:
+async def submit_and_wait(
+    manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]
+) -> DerivativeCounts:
     """All that is missing of the pictures that are there, made by workers; returns when nothing is left in the queue.
 
     Raises ManifestError, JobLocked, StoreError, LedgerError, SettingsError, UsageError.
     """
-    there = pointer(folder)
-    if there is None:
+    location = read_pointer(folder)
+    if location is None:
         raise UsageError(f"{folder} has its ledger in a file, which workers cannot reach: leave --engine cluster away")
     for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
         pass
-    has_lines(folder)  # a user's own results.jsonl is never written over
-    url = address(folder, None) or ""
-    await asyncio.to_thread(prepare, url)
-    await asyncio.to_thread(_submit, manifest, folder, only, url, there)
+    has_result_lines(folder)  # a user's own results.jsonl is never written over
+    url = server_address(folder, None) or ""
+    await asyncio.to_thread(migrate_queue, url)
+    await asyncio.to_thread(_submit, manifest, folder, only, url, location)
     ledger = Ledger(folder)
 
-    def say(event: Event) -> None:
-        if isinstance(event, Noted):
+    def on_event(event: Event) -> None:
+        if isinstance(event, Notice):
             note(event.message)
 
     try:
-        watch = Watch(url, there.schema, ledger.reader, say)
+        monitor = ClusterMonitor(url, location.schema, ledger.reader, on_event)
         try:
-            await watch.derived()
-            tally = watch.tally(NO_RUN)
+            await monitor.wait_until_derived()
+            tally = monitor.tally(NO_RUN)
         finally:
-            watch.close()
+            monitor.close()
         if tally.changed:
             ResultsFile(folder, ledger.reader).rebuild()
         return tally
@@ -62,7 +64,7 @@ async def hand_over(manifest: Manifest, folder: Path, only: Sequence[str], note:
         ledger.close()
 
 
-def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, there: Pointer) -> None:
+def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, location: LedgerPointer) -> None:
     store, lock = Store(folder.absolute()), JobLock(folder)  # workers are not in this working directory
     store.prepare()
     lock.acquire()
@@ -71,20 +73,20 @@ def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, the
         try:
             ServerLock(ledger).acquire()
             emulated = ledger.reader.meta("emulated") == "yes"
-            missing = find_missing(manifest, ledger, store, only, emulated=emulated)
-            submit(url, there.schema, lambda db: _hand(db, there.schema, missing, manifest.name, store.root))
+            plan = plan_derivatives(manifest, ledger, store, only, emulated=emulated)
+            submit(url, location.schema, lambda db: _insert(db, location.schema, plan, manifest.name, store.root))
         finally:
             ledger.close()
     finally:
         lock.release()
 
 
-def _hand(db: Connection, schema: str, missing: Missing, name: str, folder: str) -> None:
-    if work_queue.submission(db, NO_RUN) is None:
+def _insert(db: Connection, schema: str, plan: DerivativePlan, name: str, folder: str) -> None:
+    if work_queue.load_submission(db, NO_RUN) is None:
         facts = Submission(
             name=name, folder=folder, bucket="", limits={}, models={}, lanes={}, hold_uncertain=True, emulator_url=None,
             version=__version__,
         )  # fmt: skip
         work_queue.insert_submission(db, NO_RUN, facts, None, None)
-    derivative_work.forget_counts(db, NO_RUN)
-    missing.submit(db, schema, NO_RUN)
+    derivative_work.delete_counts(db, NO_RUN)
+    plan.submit(db, schema, NO_RUN)

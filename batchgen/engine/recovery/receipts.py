@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import Missing, Settled
-from batchgen.ledger.reader import OpenAttempt
+from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
+from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import ImageFile, Reply, Sample, Usage
 from batchgen.store.bucket import BucketStore
-from batchgen.store.open_store import META, refuse_elsewhere
+from batchgen.store.open_store import STORE_META_KEY, refuse_other_location
 from batchgen.store.store import Store
 
 VERSION = 1
-RECEIPTS = "receipts"  # the ledger's name for what tells its receipts from those of another job with the same address
+RECEIPTS_META = (
+    "receipts"  # the ledger's name for what tells its receipts from those of another job with the same address
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +31,8 @@ class Receipt:
     item: str
     n: int
     fingerprint: str
-    pictures: tuple[Settled, ...]
-    missing: tuple[Missing, ...] = ()
+    pictures: tuple[SpooledPicture, ...]
+    missing: tuple[UndeliveredSample, ...] = ()
     usage: Usage | None = None
     usd: float | None = None
     usd_source: str = ""
@@ -45,8 +47,8 @@ def receipt_of(
     attempt: int,
     sample: Sample,
     reply: Reply,
-    pictures: Sequence[Settled],
-    missing: Sequence[Missing],
+    pictures: Sequence[SpooledPicture],
+    missing: Sequence[UndeliveredSample],
     *,
     price: tuple[float | None, str],
     sent_at: float | None,
@@ -59,21 +61,21 @@ def receipt_of(
     )  # fmt: skip
 
 
-def to_facts(receipt: Receipt) -> dict[str, Any]:
+def receipt_to_json(receipt: Receipt) -> dict[str, Any]:
     """As JSON holds it."""
     return {"version": VERSION, **dataclasses.asdict(dataclasses.replace(receipt, beside=dict(receipt.beside)))}
 
 
-def from_facts(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None:
+def receipt_from_json(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None:
     """None when these are not the facts of this attempt, or of another version. Whoever may write into the bucket may
     have made them up: they name no file but this attempt's."""
     try:
         fields = {name: value for name, value in facts.items() if name != "version"}
         usage = None if fields["usage"] is None else Usage(**fields["usage"])
         pictures = tuple(_picture(picture) for picture in fields["pictures"])
-        if not all(_is_of(picture, attempt) for picture in pictures):
+        if not all(_belongs_to_attempt(picture, attempt) for picture in pictures):
             return None
-        missing = tuple(Missing(**left) for left in fields["missing"])
+        missing = tuple(UndeliveredSample(**left) for left in fields["missing"])
         receipt = Receipt(**{**fields, "usage": usage, "pictures": pictures, "missing": missing})
     except (KeyError, TypeError, ValueError):
         return None
@@ -82,9 +84,9 @@ def from_facts(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None
     return receipt if facts.get("version") == VERSION and mine == theirs else None
 
 
-def _picture(facts: Mapping[str, Any]) -> Settled:
+def _picture(facts: Mapping[str, Any]) -> SpooledPicture:
     file = ImageFile(**{**facts["file"], "flags": tuple(facts["file"]["flags"])})
-    return Settled(**{**facts, "file": file})
+    return SpooledPicture(**{**facts, "file": file})
 
 
 def is_inside(path: str) -> bool:
@@ -92,24 +94,24 @@ def is_inside(path: str) -> bool:
     return posixpath.normpath(path) == path and not path.startswith((".", "/"))
 
 
-def _is_of(picture: Settled, attempt: OpenAttempt) -> bool:
+def _belongs_to_attempt(picture: SpooledPicture, attempt: OpenAttempt) -> bool:
     right = picture.spool == f"{attempt.id}.{picture.k}" and isinstance(picture.k, int)
     return right and is_inside(picture.file.path)
 
 
-def bind(ledger: Ledger, store: Store) -> None:
+def bind_store(ledger: Ledger, store: Store) -> None:
     """The ledger says where the pictures are, and the store by which name its receipts go. Raises UsageError when the job's
     pictures are elsewhere. Only a bucket, or a job that left one, is worth a write."""
-    refuse_elsewhere(ledger.reader, store)
-    if store.url != (ledger.reader.meta(META) or ""):
-        ledger.set_meta(**{META: store.url})
+    refuse_other_location(ledger.reader, store)
+    if store.url != (ledger.reader.meta(STORE_META_KEY) or ""):
+        ledger.set_meta(**{STORE_META_KEY: store.url})
     if isinstance(store, BucketStore):
-        store.note_address()
-        store.token = ledger.reader.meta(RECEIPTS) or secrets.token_hex(6)
-        ledger.set_meta(**{RECEIPTS: store.token})
+        store.write_address_note()
+        store.token = ledger.reader.meta(RECEIPTS_META) or secrets.token_hex(6)
+        ledger.set_meta(**{RECEIPTS_META: store.token})
 
 
-def settle_by(receipt: Receipt, ledger: Ledger, sample: Sample) -> Sequence[Settled]:
+def record_receipt(receipt: Receipt, ledger: Ledger, sample: Sample) -> Sequence[SpooledPicture]:
     """Tell the ledger. Answers the pictures as they were recorded."""
     reply = Reply(
         text=receipt.text, usage=receipt.usage, reply_id=receipt.reply_id, model_version=receipt.model_version

@@ -12,36 +12,36 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batchgen.engine.conversation import contents_of
+from batchgen.engine.conversation import embedded_sha256s
 from batchgen.engine.recovery.receipts import is_inside
 from batchgen.engine.recovery.repair_lines import (
-    NOT_AS_WANTED,
-    Entry,
-    Known,
-    Line,
+    UNKNOWN_WIRE,
+    LedgerContents,
+    ManifestEntry,
+    ResultLine,
     entries,
+    images_of_line,
     lines_by_name,
     lines_of_receipts,
-    pictures,
     read_lines,
-    sent,
+    sent_request,
 )
-from batchgen.engine.recovery.repair_records import record_end, record_kept, record_picture
+from batchgen.engine.recovery.repair_records import record_kept_response, record_picture, record_unsuccessful
 from batchgen.errors import ImageError, LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.location import Server
-from batchgen.ledger.missing_state import RESULTS
+from batchgen.ledger.location import LedgerServer
+from batchgen.ledger.missing_state import RESULTS_FILE
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_file_for_reading
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.store.check import check_file
 from batchgen.store.lock import JobLock
-from batchgen.store.open_store import META, open_store
+from batchgen.store.open_store import STORE_META_KEY, open_store
 from batchgen.store.sniff import EXTENSION, is_picture
 from batchgen.store.spool import disk_error
 from batchgen.store.store import DRAFTS, SUPERSEDED, TURNS, Store
-from batchgen.store.unparsed import finish_keeping, kept_attempts, load
+from batchgen.store.unparsed import finish_interrupted_saves, load_answer, unparsed_attempts
 
 FIRST_RUN = 1  # the number that a new ledger gives to its first run
 
@@ -63,16 +63,16 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RepairSources:
     """What is to be in the ledger: lines by item, what the manifest says of them, and paths that nothing but a name tells of."""
 
-    lines: Mapping[str, Line]
-    entries: Mapping[str, Entry]
+    lines: Mapping[str, ResultLine]
+    entries: Mapping[str, ManifestEntry]
     by_name: Collection[str]
-    known: Known
+    known: LedgerContents
 
 
-def is_whole(folder: Path) -> bool:
+def is_ledger_intact(folder: Path) -> bool:
     """Whether there is a ledger that knows of a run, and every page of it can be read."""
     try:
         with contextlib.closing(open_file_for_reading(ledger_path(folder))) as connection:
@@ -82,7 +82,9 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def repair(folder: Path, manifest: Manifest | None, bucket: str = "", server: Server | None = None) -> Repair | None:
+def repair(
+    folder: Path, manifest: Manifest | None, bucket: str = "", server: LedgerServer | None = None
+) -> Repair | None:
     """Build the ledger. None when it is whole and lacks nothing. bucket: where the pictures are, when not in the folder;
     server: where the ledger goes, when not into the folder.
 
@@ -95,8 +97,8 @@ def repair(folder: Path, manifest: Manifest | None, bucket: str = "", server: Se
     lock = JobLock(folder)
     lock.acquire()
     try:
-        whole = is_whole(folder)
-        found = _lacking(store, manifest) if whole else _left(store, manifest)
+        whole = is_ledger_intact(folder)
+        found = _sources_ledger_lacks(store, manifest) if whole else _sources_of_new_ledger(store, manifest)
         if whole and not found.lines:
             return None
         if not whole:
@@ -116,18 +118,18 @@ def repair(folder: Path, manifest: Manifest | None, bucket: str = "", server: Se
     return done
 
 
-def _left(store: Store, manifest: Manifest | None) -> Found:
+def _sources_of_new_ledger(store: Store, manifest: Manifest | None) -> RepairSources:
     """All that a new ledger can be built from. Raises StoreError when nothing says which picture is whose, or none of those
     that are named is there: all would be bought again."""
-    lines, by_name = read_lines(store.folder / RESULTS), list[str]()
+    lines, by_name = read_lines(store.folder / RESULTS_FILE), list[str]()
     if manifest is not None:
         lines = {**lines_of_receipts(store, manifest), **lines}
-        named, by_name = lines_by_name(manifest, store, lines, Known())
+        named, by_name = lines_by_name(manifest, store, lines, LedgerContents())
         lines |= named
     where = store.url or store.root
-    if not lines and not kept_attempts(store.root):
+    if not lines and not unparsed_attempts(store.root):
         more = "no picture under a name that the manifest asks for" if manifest is not None else "no manifest was named"
-        raise StoreError(f"nothing says which picture in {where} is whose: there is no {RESULTS}, and {more}")
+        raise StoreError(f"nothing says which picture in {where} is whose: there is no {RESULTS_FILE}, and {more}")
     there = {path for path, _ in store.files()}
     wanted = {path for line in lines.values() for path in line["files"]}
     if (
@@ -137,18 +139,20 @@ def _left(store: Store, manifest: Manifest | None) -> Found:
         and not any(map(is_picture, Path(store.spool).iterdir()))
     ):
         raise StoreError(
-            f"none of the {len(wanted):,} picture(s) that {store.folder / RESULTS} names is in {where}: bring them back first,"
-            f" or say where they are, --output DIR or --output s3://bucket/prefix. To pay for all of them again, remove {RESULTS}"
+            f"none of the {len(wanted):,} picture(s) that {store.folder / RESULTS_FILE} names is in {where}: bring them back first,"
+            f" or say where they are, --output DIR or --output s3://bucket/prefix. To pay for all of them again, remove {RESULTS_FILE}"
         )
-    return Found(lines, entries(manifest, lines, store) if manifest is not None else {}, by_name, Known())
+    return RepairSources(
+        lines, entries(manifest, lines, store) if manifest is not None else {}, by_name, LedgerContents()
+    )
 
 
-def _lacking(store: Store, manifest: Manifest | None) -> Found:
+def _sources_ledger_lacks(store: Store, manifest: Manifest | None) -> RepairSources:
     """What a ledger that is whole has never heard of: it is older than what lies there."""
     with Reader.open(store.folder) as reader:
         samples = {(result.id, result.n) for result in reader.results()}
-        known = Known(samples, {path for path, _ in reader.recorded_files()})
-    lines, by_name = read_lines(store.folder / RESULTS), list[str]()
+        known = LedgerContents(samples, {path for path, _ in reader.recorded_files()})
+    lines, by_name = read_lines(store.folder / RESULTS_FILE), list[str]()
     if manifest is not None:
         named, by_name = lines_by_name(manifest, store, lines, known)
         lines |= named
@@ -158,10 +162,12 @@ def _lacking(store: Store, manifest: Manifest | None) -> Found:
         for item_id, line in lines.items()
         if any(
             not draft and (item_id, n) not in samples and path not in known.paths
-            for path, _, n, draft in pictures(line, counts.get(item_id), store)
+            for path, _, n, draft in images_of_line(line, counts.get(item_id), store)
         )
     }
-    return Found(lines, entries(manifest, lines, store) if manifest is not None and lines else {}, by_name, known)
+    return RepairSources(
+        lines, entries(manifest, lines, store) if manifest is not None and lines else {}, by_name, known
+    )
 
 
 def _put_aside(folder: Path) -> str | None:
@@ -172,44 +178,46 @@ def _put_aside(folder: Path) -> str | None:
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{ending}", f"{aside}{ending}")
     with contextlib.suppress(FileNotFoundError):
-        shutil.copy2(folder / RESULTS, path.with_name(f"{RESULTS}.before-{stamp}"))
+        shutil.copy2(folder / RESULTS_FILE, path.with_name(f"{RESULTS_FILE}.before-{stamp}"))
     return str(aside) if aside.exists() else None
 
 
-def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, from_scratch: bool) -> None:
+def _rebuild(ledger: Ledger, store: Store, found: RepairSources, done: Repair, *, from_scratch: bool) -> None:
     """from_scratch: there is no ledger yet, and whatever the state folder holds belongs to it. Its run is recorded last: until
     then no other run takes what has been built so far for a ledger."""
-    number, spooled, turns = ledger.reader.last_attempt(), dict[str, str](), dict[str, str]()
+    number, spooled, turns = ledger.reader.last_attempt_id(), dict[str, str](), dict[str, str]()
     if from_scratch:
-        ledger.apply(
+        ledger.run_statements(
             [(f"DELETE FROM {table}", ()) for table in ("image", "sample", "attempt")]
         )  # of a repair that died
         ledger.run_id = FIRST_RUN
         if store.root.endswith(".emulated"):
             ledger.set_meta(emulated="yes")
         if store.url:
-            ledger.set_meta(**{META: store.url})
-        finish_keeping(store)
+            ledger.set_meta(**{STORE_META_KEY: store.url})
+        finish_interrupted_saves(store)
         spooled = {_sha256(entry.path): entry.name for entry in os.scandir(store.spool)}
-        number = max(kept_attempts(store.root), default=0)  # whose numbers stay theirs
+        number = max(unparsed_attempts(store.root), default=0)  # whose numbers stay theirs
         turns = _turns_put_aside(store)
     else:
         ledger.run_started(os.getpid(), "", "repair")
-    renamed = _Renamed(store, found.lines)
+    renamed = _RenamedImages(store, found.lines)
     for item_id, line in found.lines.items():
         entry = found.entries.get(item_id)
-        for path, sha256, n, draft in pictures(line, entry[0] if entry else None, store):
+        for path, sha256, n, draft in images_of_line(line, entry[0] if entry else None, store):
             if (item_id, n) in found.known.samples or path in found.known.paths:
                 continue
-            if not (_is_there(store, path, sha256, spooled) or renamed.moved_back(path, sha256, done)):
+            if not (_is_there(store, path, sha256, spooled) or renamed.move_back(path, sha256, done)):
                 done.gone.append(path)
                 continue
             number += 1
             if (turn := turns.get(sha256)) is not None:
-                store.keep_turn(number, Path(turn).read_bytes())
-            mark, wire = sent(line, entry, path, n)
+                store.save_turn(number, Path(turn).read_bytes())
+            sample_fingerprint, wire = sent_request(line, entry, path, n)
             try:
-                record_picture(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft), (mark, wire))
+                record_picture(
+                    ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft), (sample_fingerprint, wire)
+                )
             except ImageError:
                 done.broken.append(path)
                 continue
@@ -217,30 +225,32 @@ def _rebuild(ledger: Ledger, store: Store, found: Found, done: Repair, *, from_s
                 done.restored += 1
                 if path in found.by_name:
                     done.by_name.append(path)
-                elif not mark or wire == NOT_AS_WANTED:
+                elif not sample_fingerprint or wire == UNKNOWN_WIRE:
                     done.unmarked.append(path)
         if not line["files"]:
-            record_end(ledger, line, entry)
+            record_unsuccessful(ledger, line, entry)
     if from_scratch:
-        for attempt in kept_attempts(store.root):
+        for attempt in unparsed_attempts(store.root):
             with contextlib.suppress(ValueError, KeyError):  # not whole: its number is all that is taken
-                record_kept(ledger, attempt, load(store.root, attempt).facts)
-        _save_spool(store, done)
+                record_kept_response(ledger, attempt, load_answer(store.root, attempt).facts)
+        _keep_unassigned(store, done)
         ledger.run_started(os.getpid(), "", "repair")
     if not isinstance(ledger.database, sqlite3.Connection):  # SQLite counts on from the largest number by itself
-        ledger.apply([("SELECT setval(pg_get_serial_sequence('attempt', 'id'), (SELECT max(id) FROM attempt))", ())])
+        ledger.run_statements(
+            [("SELECT setval(pg_get_serial_sequence('attempt', 'id'), (SELECT max(id) FROM attempt))", ())]
+        )
     ledger.run_ended(0, "", {"restored": done.restored})
 
 
-class _Renamed:
+class _RenamedImages:
     """Pictures of a folder that no line names, by their bytes: read only when one that is named is missing."""
 
-    def __init__(self, store: Store, lines: Mapping[str, Line]) -> None:
+    def __init__(self, store: Store, lines: Mapping[str, ResultLine]) -> None:
         self._store = store
         self._lines = lines
         self._by_hash: dict[str, str] | None = None
 
-    def moved_back(self, path: str, sha256: str, done: Repair) -> bool:
+    def move_back(self, path: str, sha256: str, done: Repair) -> bool:
         """Whether it lay under another name, and has its own again."""
         if self._store.url or not is_inside(path):  # a bucket may hold any number of other objects
             return False
@@ -277,7 +287,7 @@ def _turns_put_aside(store: Store) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in os.scandir(aside):
         with contextlib.suppress(ValueError):
-            found |= dict.fromkeys(contents_of(Path(entry.path).read_bytes()), entry.path)
+            found |= dict.fromkeys(embedded_sha256s(Path(entry.path).read_bytes()), entry.path)
     return found
 
 
@@ -290,14 +300,14 @@ def _is_there(store: Store, path: str, sha256: str, spooled: dict[str, str]) -> 
             return True
     if sha256 in spooled:
         name = spooled.pop(sha256)
-        store.place(name, path)
+        store.move_into_place(name, path)
         store.sync(path)
-        store.forget_placed(0, [(name, path)])
+        store.discard_spooled(0, [(name, path)])
         return True
     return False
 
 
-def _save_spool(store: Store, done: Repair) -> None:
+def _keep_unassigned(store: Store, done: Repair) -> None:
     """Whole pictures whose attempt is forgotten: paid for, so kept where no run clears them away."""
     for entry in sorted(os.scandir(store.spool), key=lambda entry: entry.name):
         try:

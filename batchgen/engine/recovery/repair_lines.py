@@ -11,44 +11,44 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.engine.dependents import wire_of
-from batchgen.ledger.missing_state import is_line
-from batchgen.ledger.rows import utc
+from batchgen.ledger.missing_state import is_result_line
+from batchgen.ledger.rows import format_utc
 from batchgen.manifest import Manifest
 from batchgen.planning.fingerprint import fingerprint
-from batchgen.records import Item, needs, sample_key
-from batchgen.store.store import Store, beside
+from batchgen.records import Item, required_keys, sample_key
+from batchgen.store.store import Store, sidecar_path
 
 # As `ledger.results.item_line` makes it. Of a receipt it has besides `n` and `fingerprint`, lists beside `files`.
-Line = dict[str, Any]
-Entry = tuple[Item, tuple[str, ...]]  # with what its samples send, the last for all further ones
-NOT_AS_WANTED = "{}"  # what reached the wire was something else than the manifest asks for, and nobody knows what
+ResultLine = dict[str, Any]
+ManifestEntry = tuple[Item, tuple[str, ...]]  # with what its samples send, the last for all further ones
+UNKNOWN_WIRE = "{}"  # what reached the wire was something else than the manifest asks for, and nobody knows what
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class LedgerContents:
     """Of a ledger that is whole: (item id, n) of its samples, and the paths of its pictures."""
 
     samples: Collection[tuple[str, int]] = frozenset()
     paths: Collection[str] = frozenset()
 
 
-def read_lines(path: Path) -> dict[str, Line]:
+def read_lines(path: Path) -> dict[str, ResultLine]:
     """The last whole line of each item; none without the file."""
-    found: dict[str, Line] = {}
+    found: dict[str, ResultLine] = {}
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
             with contextlib.suppress(ValueError, RecursionError):  # a crash may have torn one
-                if is_line(line := json.loads(text)):
+                if is_result_line(line := json.loads(text)):
                     found[line["id"]] = line
     return found
 
 
-def lines_of_receipts(store: Store, manifest: Manifest) -> dict[str, Line]:
+def lines_of_receipts(store: Store, manifest: Manifest) -> dict[str, ResultLine]:
     """Of the latest picture of each sample that the manifest asks for: other jobs may have theirs at the same address.
 
     Nothing says the prompt of a receipt, but its fingerprint does.
     """
-    latest: dict[tuple[str, int], tuple[float, Line]] = {}
+    latest: dict[tuple[str, int], tuple[float, ResultLine]] = {}
     for receipt in store.receipts():
         with contextlib.suppress(KeyError, TypeError, ValueError):  # whoever may write there may have made it up
             at = float(receipt["sent_at"] or 0.0)
@@ -56,7 +56,7 @@ def lines_of_receipts(store: Store, manifest: Manifest) -> dict[str, Line]:
                 key = str(receipt["item"]), n
                 if key not in latest or latest[key][0] <= at:
                     latest[key] = at, receipt
-    lines: dict[str, Line] = {}
+    lines: dict[str, ResultLine] = {}
     for item in manifest.items() if latest else ():
         receipts = [(n, *latest[item.id, n]) for n in range(1, item.count + 1) if (item.id, n) in latest]
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
@@ -65,8 +65,13 @@ def lines_of_receipts(store: Store, manifest: Manifest) -> dict[str, Line]:
     return lines
 
 
-def _line_of_receipts(item: Item, receipts: list[tuple[int, float, Line]]) -> Line:
-    line = _line(item, max(at for _, at, _ in receipts)) | {"n": [], "fingerprint": [], "usd": 0.0, "sidecars": []}
+def _line_of_receipts(item: Item, receipts: list[tuple[int, float, ResultLine]]) -> ResultLine:
+    line = _empty_line(item, max(at for _, at, _ in receipts)) | {
+        "n": [],
+        "fingerprint": [],
+        "usd": 0.0,
+        "sidecars": [],
+    }
     for n, _, receipt in receipts:
         pictures = [picture for picture in receipt["pictures"] if picture["n"] == n]
         for picture in pictures:
@@ -77,7 +82,7 @@ def _line_of_receipts(item: Item, receipts: list[tuple[int, float, Line]]) -> Li
             line["fingerprint"].append(str(receipt["fingerprint"]))
             line["flags"] = sorted({*line["flags"], *file["flags"]})
             if file["role"] == "image":
-                line["sidecars"] += [beside(str(file["path"]), ending) for ending in receipt["beside"]]
+                line["sidecars"] += [sidecar_path(str(file["path"]), ending) for ending in receipt["beside"]]
         usd = [picture["usd"] for picture in pictures if picture["file"]["role"] == "image"]
         line["usd"] = None if line["usd"] is None or None in usd else line["usd"] + sum(usd)
         line |= {"usd_source": str(receipt["usd_source"]), "text": str(receipt["text"])}
@@ -85,68 +90,74 @@ def _line_of_receipts(item: Item, receipts: list[tuple[int, float, Line]]) -> Li
 
 
 def lines_by_name(
-    manifest: Manifest, store: Store, lines: Mapping[str, Line], known: Known
-) -> tuple[dict[str, Line], list[str]]:
+    manifest: Manifest, store: Store, lines: Mapping[str, ResultLine], known: LedgerContents
+) -> tuple[dict[str, ResultLine], list[str]]:
     """(lines with what they lack, paths) of pictures that stand under their names and that no line knows of."""
-    found, paths = dict[str, Line](), list[str]()
+    found, paths = dict[str, ResultLine](), list[str]()
     for item in manifest.items():
         line = lines.get(item.id)
         for n in range(1, item.count + 1):
             if (item.id, n) in known.samples or (path := store.picture_at(item.filename, n)) is None:
                 continue
             if path not in known.paths and (line is None or path not in line["files"]):
-                with store.at_hand(path) as full:
+                with store.local_copy(path) as full:
                     at = os.path.getmtime(full)
-                line = found[item.id] = {**(line or _line(item, at))}
+                line = found[item.id] = {**(line or _empty_line(item, at))}
                 line["files"] = [*line["files"], path]
                 line["sha256"] = [*line["sha256"], store.sha256(path)]
                 paths.append(path)
     return found, paths
 
 
-def _line(item: Item, at: float) -> Line:
+def _empty_line(item: Item, at: float) -> ResultLine:
     return {
         "id": item.id, "state": "succeeded", "model": item.model, "files": [], "sha256": [], "usd": None,
         "usd_source": "", "reason": "", "message": "", "sidecars": [], "flags": [], "prompt": item.prompt,
-        "tags": list(item.tags), "text": "", "updated_at": utc(at),
+        "tags": list(item.tags), "text": "", "updated_at": format_utc(at),
     }  # fmt: skip
 
 
-def entries(manifest: Manifest, lines: Mapping[str, Line], store: Store) -> dict[str, Entry]:
+def entries(manifest: Manifest, lines: Mapping[str, ResultLine], store: Store) -> dict[str, ManifestEntry]:
     """Items whose prompt and model are still those of their line, with what they send. Reads the manifest to its end."""
     made: dict[str, str] = {}  # sha256 of the pictures that others need, by sample
-    wanted = {item.id: _entry(manifest, item, made) for item in _unchanged(manifest, lines) if not needs(item, 1)}
-    if not manifest.needed_ids:  # known once the manifest was read
+    wanted = {
+        item.id: _manifest_entry(manifest, item, made)
+        for item in _unchanged(manifest, lines)
+        if not required_keys(item, 1)
+    }
+    if not manifest.ids_others_need:  # known once the manifest was read
         return wanted
     for item in manifest.items():
-        if item.id in manifest.needed_ids and (line := lines.get(item.id)) is not None:
-            made |= {sample_key(item.id, n): sha256 for _, sha256, n, draft in pictures(line, item, store) if not draft}
+        if item.id in manifest.ids_others_need and (line := lines.get(item.id)) is not None:
+            made |= {
+                sample_key(item.id, n): sha256 for _, sha256, n, draft in images_of_line(line, item, store) if not draft
+            }
     for item in _unchanged(manifest, lines):
-        if needs(item, 1):
+        if required_keys(item, 1):
             with contextlib.suppress(KeyError):  # what it needs has no line: only prompt and model can be compared
-                wanted[item.id] = _entry(manifest, item, made)
+                wanted[item.id] = _manifest_entry(manifest, item, made)
     return wanted
 
 
-def _unchanged(manifest: Manifest, lines: Mapping[str, Line]) -> Iterator[Item]:
+def _unchanged(manifest: Manifest, lines: Mapping[str, ResultLine]) -> Iterator[Item]:
     for item in manifest.items():
         line = lines.get(item.id)
         if line is not None and (line.get("prompt"), line.get("model")) == (item.prompt, item.model):
             yield item
 
 
-def _entry(manifest: Manifest, item: Item, made: Mapping[str, str]) -> Entry:
+def _manifest_entry(manifest: Manifest, item: Item, made: Mapping[str, str]) -> ManifestEntry:
     samples = range(1, item.count + 1 if item.turn > 1 else 2)  # otherwise all send the same
     return item, tuple(wire_of(item, n, manifest.references.digest, made.__getitem__) for n in samples)
 
 
-def pictures(line: Line, item: Item | None, store: Store) -> Iterator[tuple[str, str, int, bool]]:
+def images_of_line(line: ResultLine, item: Item | None, store: Store) -> Iterator[tuple[str, str, int, bool]]:
     """(path, sha256, sample, whether it is a draft) of each picture that a line names."""
     n = 0
-    told = line.get("n")
+    recorded = line.get("n")
     for k, (path, sha256) in enumerate(zip(line["files"], line["sha256"], strict=True)):
         draft = path.startswith("drafts/")
-        n = told[k] if told else n if draft else _number(path, item, store, n)
+        n = recorded[k] if recorded else n if draft else _number(path, item, store, n)
         yield path, sha256, n, draft
 
 
@@ -155,17 +166,19 @@ def _number(path: str, item: Item | None, store: Store, last: int) -> int:
     stem = os.path.splitext(path)[0]
     if item is not None:
         for n in range(1, item.count + 1):
-            if stem == os.path.splitext(store.name(item.filename, n, "png"))[0]:
+            if stem == os.path.splitext(store.file_name(item.filename, n, "png"))[0]:
                 return n
     return last + 1
 
 
-def sent(line: Line, entry: Entry | None, path: str, n: int) -> tuple[str, str]:
+def sent_request(line: ResultLine, entry: ManifestEntry | None, path: str, n: int) -> tuple[str, str]:
     """(fingerprint, what reached the wire) of a picture, as far as the two say it; '' for a fingerprint that nobody knows."""
     if entry is None:
         wire = json.dumps({"model": str(line.get("model", "")), "prompt": line.get("prompt", "")})
         return "", wire
     wire = entry[1][min(n, len(entry[1])) - 1]
-    mark = fingerprint(wire)
-    told = line["fingerprint"][line["files"].index(path)] if path and line.get("fingerprint") else mark
-    return told, wire if told == mark else NOT_AS_WANTED
+    sample_fingerprint = fingerprint(wire)
+    recorded = (
+        line["fingerprint"][line["files"].index(path)] if path and line.get("fingerprint") else sample_fingerprint
+    )
+    return recorded, wire if recorded == sample_fingerprint else UNKNOWN_WIRE

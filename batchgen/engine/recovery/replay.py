@@ -6,18 +6,25 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchgen.engine.conversation import keep_turn
-from batchgen.engine.settle import discard, our_bugs, settle
+from batchgen.engine.conversation import save_turn
+from batchgen.engine.settle import bugs_as_unreadable, discard_files, settle
 from batchgen.errors import BatchgenError, ProviderError, UsageError
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.reader import OpenAttempt, Reader
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import OpenAttempt
 from batchgen.planning.batchable import is_batch
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.providers.registry import provider_for
 from batchgen.records import Item, Sample
 from batchgen.store.spool import PIECE_BYTES, SpoolFile
 from batchgen.store.store import Store
-from batchgen.store.unparsed import finish_keeping, forget, kept_attempts, kept_bytes, load
+from batchgen.store.unparsed import (
+    delete_answer,
+    finish_interrupted_saves,
+    load_answer,
+    unparsed_attempts,
+    unparsed_bytes,
+)
 
 
 def request_facts(sample: Sample) -> dict[str, Any]:
@@ -44,11 +51,11 @@ def request_facts(sample: Sample) -> dict[str, Any]:
 
 def read_kept_answers(ledger: Ledger, store: Store, catalogue: Catalogue, note: Callable[[str], None]) -> int:
     """Answers how many became pictures, or a link that is fetched next. The others stay."""
-    finish_keeping(store)
-    forget_settled(ledger.reader, store)
-    done = sum(_read_again(ledger, store, catalogue, attempt, note) for attempt in kept_attempts(store.root))
-    if left := kept_attempts(store.root):
-        megabytes = kept_bytes(store.root) / 1e6
+    finish_interrupted_saves(store)
+    forget_settled_answers(ledger.reader, store)
+    done = sum(_read_again(ledger, store, catalogue, attempt, note) for attempt in unparsed_attempts(store.root))
+    if left := unparsed_attempts(store.root):
+        megabytes = unparsed_bytes(store.root) / 1e6
         note(
             f"{len(left)} answer(s) that were paid for and could not be read are kept ({megabytes:.1f} MB);"
             " they go when their images are there; delete .batchgen/unread to give them up"
@@ -56,20 +63,20 @@ def read_kept_answers(ledger: Ledger, store: Store, catalogue: Catalogue, note: 
     return done
 
 
-def forget_settled(reader: Reader, store: Store) -> None:
+def forget_settled_answers(reader: Reader, store: Store) -> None:
     """Kept answers whose samples have their pictures by now."""
-    for number in kept_attempts(store.root):
+    for number in unparsed_attempts(store.root):
         attempt = reader.attempt(number)
-        if attempt is not None and all(made == attempt.fingerprint for _, made in _samples(reader, attempt)):
-            forget(store.root, number)
+        if attempt is not None and all(made == attempt.fingerprint for _, made in _fingerprints(reader, attempt)):
+            delete_answer(store.root, number)
 
 
-def _samples(reader: Reader, attempt: OpenAttempt) -> list[tuple[str, str | None]]:
+def _fingerprints(reader: Reader, attempt: OpenAttempt) -> list[tuple[str, str | None]]:
     """Of each sample the request asked for: (fingerprint it wants, fingerprint of the picture it has)."""
-    known = reader.known([attempt.item_id]).get(attempt.item_id, [])
+    known_samples = reader.known_samples([attempt.item_id]).get(attempt.item_id, [])
     return [
         (entry.fingerprint, entry.made_fingerprint if entry.state == "succeeded" else None)
-        for entry in known
+        for entry in known_samples
         if attempt.n <= entry.n < attempt.n + attempt.images
     ] or [("", None)]
 
@@ -78,35 +85,37 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
     attempt = ledger.reader.attempt(number)
     if attempt is None:
         return False  # of another ledger
-    samples = _samples(ledger.reader, attempt)
-    mark = attempt.fingerprint
-    if any(wanted != mark for wanted, _ in samples) or all(made == mark for _, made in samples):
+    samples = _fingerprints(ledger.reader, attempt)
+    sample_fingerprint = attempt.fingerprint
+    if any(wanted != sample_fingerprint for wanted, _ in samples) or all(
+        made == sample_fingerprint for _, made in samples
+    ):
         return False  # no longer what its sample asks for, or another answer to the same was read before
     spooled: list[SpoolFile] = []
     try:
-        kept = load(store.root, number)
+        kept = load_answer(store.root, number)
         profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
-        with our_bugs(ProviderError, UsageError):
+        with bugs_as_unreadable(ProviderError, UsageError):
             codec = provider_for(profile)
             reply = codec.read(kept.status, kept.headers, kept.envelope)
             if kept.facts["turn"]:
-                keep_turn(store, codec, number, kept.envelope, kept.files)
+                save_turn(store, codec, number, kept.envelope, kept.files)
         if reply.links:
             for k, image in enumerate(reply.images):  # where `links.take_up` finds them
-                _copy(store, number, k, image.data or kept.files[image.lifted or 0]).sync()
-            ledger.reopened(number, reply, kept.facts)
+                _copy(store, number, k, image.data or kept.files[image.decoded or 0]).sync()
+            ledger.links_recovered(number, reply, kept.facts)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
-        settle(ledger, store, profile, number, sample_of(attempt, kept.facts), reply, spooled, None,
+        settle(ledger, store, profile, number, sample_from_facts(attempt, kept.facts), reply, spooled, None,
                attempt.estimate_usd, batch=is_batch(attempt.lane))  # fmt: skip
     except (ProviderError, UsageError, OSError, ValueError, KeyError) as error:
-        discard(spooled)
+        discard_files(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):
             reason = error.reason if isinstance(error, ProviderError) else "unreadable"
             words = str(error) if isinstance(error, BatchgenError) else repr(error)
-            ledger.without_picture(attempt, "failed", reason, words)
+            ledger.end_without_picture(attempt, "failed", reason, words)
         return False
-    forget(store.root, number)
+    delete_answer(store.root, number)
     note(f"{attempt.item_id}: the kept answer of an earlier run could be read now; nothing was bought again")
     return True
 
@@ -116,7 +125,7 @@ def _copy(store: Store, attempt: int, k: int, picture: str | bytes) -> SpoolFile
 
     picture: the path of its file, or its bytes.
     """
-    store.forget_spooled(f"{attempt}.{k}")
+    store.remove_spooled(f"{attempt}.{k}")
     copy = store.spool_file(attempt, k)
     with io.BytesIO(picture) if isinstance(picture, bytes) else open(picture, "rb") as file:
         while piece := file.read(PIECE_BYTES):
@@ -124,7 +133,7 @@ def _copy(store: Store, attempt: int, k: int, picture: str | bytes) -> SpoolFile
     return copy
 
 
-def sample_of(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
+def sample_from_facts(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
     """As much of a sample as settling its answer needs. facts: as `request_facts` gave them."""
     item = Item(
         id=attempt.item_id,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import StoredImage
+from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.reader import Reader
 from batchgen.store.store import DRAFTS, SUPERSEDED, Store
 
@@ -26,7 +26,7 @@ class UnrecordedFiles:
         self._store = store
         self._reader = reader
         self._aside = aside
-        self._listed: sqlite3.Connection | None = None
+        self._database: sqlite3.Connection | None = None
         self._found: dict[str, str] = {}  # by sample
 
     def __contains__(self, path: str) -> bool:
@@ -47,13 +47,13 @@ class UnrecordedFiles:
         return None
 
     def close(self) -> None:
-        if self._listed is not None:
-            self._listed.close()
-            self._listed = None
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def _files(self) -> sqlite3.Connection:
-        if self._listed is None:
-            files = self._listed = sqlite3.connect("", isolation_level=None)
+        if self._database is None:
+            files = self._database = sqlite3.connect("", isolation_level=None)
             files.execute("CREATE TABLE file (path TEXT PRIMARY KEY, bytes INTEGER) WITHOUT ROWID")
             files.execute("BEGIN")
             files.executemany("INSERT OR IGNORE INTO file VALUES (?, ?)", self._candidates())
@@ -61,7 +61,7 @@ class UnrecordedFiles:
                 files.executemany("DELETE FROM file WHERE path = ? AND bytes = ?", self._reader.recorded_files())
             files.execute("CREATE INDEX by_size ON file (bytes)")
             files.execute("COMMIT")
-        return self._listed
+        return self._database
 
     def _candidates(self) -> Iterator[tuple[str, int]]:
         for path, size in self._store.files():
@@ -69,7 +69,7 @@ class UnrecordedFiles:
                 yield path, size
 
 
-def ended_in_order(ledger: Ledger) -> bool:
+def last_run_ended(ledger: Ledger) -> bool:
     """Whether the last run did, if there was one."""
     run = ledger.reader.last_run()
     return run is None or run.ended_at is not None
@@ -78,27 +78,27 @@ def ended_in_order(ledger: Ledger) -> bool:
 def find_moved_files(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
     """Put right where the ledger says pictures lie, and write what is missing beside them. For after the death of a process
     that moves pictures: it reads the folder."""
-    store.look()  # of a bucket: what is known of it may be of before
+    store.stat_lookup()  # of a bucket: what is known of it may be of before
     owners: dict[str, int] = {}
-    misplaced: list[StoredImage] = []
+    misplaced: list[RecordedImage] = []
     for image in ledger.reader.images():
         path = image.file.path
         latest = owners.setdefault(path, image.attempt) == image.attempt
-        if not latest or not store.has(path, image.file.bytes):
+        if not latest or not store.has_file(path, image.file.bytes):
             misplaced.append(image)
     with contextlib.closing(UnrecordedFiles(store, ledger.reader, aside=True)) as files:
         for image in misplaced:
             found = files.find(f"{image.attempt} {image.k}", image.file.bytes, image.file.sha256)
             if found is not None:
-                ledger.apply(_now_at(image, found, owner=owners[image.file.path] == image.attempt))
+                ledger.run_statements(_relocations(image, found, owner=owners[image.file.path] == image.attempt))
                 note(f"{image.file.path}: an interrupted run had moved it to {found}")
-    for path, texts in ledger.reader.texts_beside():
-        if store.lacks_beside(path, texts):
-            store.write_beside(path, texts)
+    for path, texts in ledger.reader.all_sidecar_texts():
+        if store.lacks_sidecars(path, texts):
+            store.write_sidecars(path, texts)
             store.sync(path)
 
 
-def _now_at(image: StoredImage, path: str, *, owner: bool) -> Iterator[Change]:
+def _relocations(image: RecordedImage, path: str, *, owner: bool) -> Iterator[Change]:
     yield "UPDATE image SET path = ? WHERE attempt_id = ? AND k = ?", (path, image.attempt, image.k)
     if owner:
         where = "WHERE item_id = ? AND n = ? AND path = ?"

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.errors import BatchgenError
-from batchgen.ledger.reader import Reader, RunRow
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.report.dashboard.place import Place
-from batchgen.report.facts import Facts, holder_of, process_state
-from batchgen.safe_open import OutsideError, open_regular
+from batchgen.report.dashboard.job_location import JobLocation
+from batchgen.report.facts import Facts, process_state, read_lock_holder
+from batchgen.safe_open import UnsafePathError, open_regular
 from batchgen.store.spool import NO_FOLLOW
 
-LOG = "dashboard.log"  # in .batchgen/, what the run that a page began has said
+LOG_NAME = "dashboard.log"  # in .batchgen/, what the run that a page began has said
 TAIL_BYTES = 4000
-STATES = ("failed", "refused", "uncertain")
+RETRY_STATES = ("failed", "refused", "uncertain")
 # The interpreter and the batchgen that serve the page. The working folder is no place to import from.
-CHILD = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
-Prospect = Callable[[Place, frozenset[str]], Facts]
+CHILD_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
+ForecastRetry = Callable[[JobLocation, frozenset[str]], Facts]
 
 
 class ActionRefused(Exception):
@@ -34,7 +35,7 @@ class ActionRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class RetryProcess:
     process: subprocess.Popen[bytes]
     log: Path
     states: tuple[str, ...]
@@ -43,56 +44,56 @@ class Child:
 class Actions:
     """prospect: what taking up these states again will make and cost. Several threads may ask."""
 
-    def __init__(self, prospect: Prospect) -> None:
-        self.prospect = prospect
-        self._children: dict[Path, Child] = {}
+    def __init__(self, forecast_retry: ForecastRetry) -> None:
+        self.forecast_retry = forecast_retry
+        self._children: dict[Path, RetryProcess] = {}
         self._lock = threading.Lock()
 
-    def retry(self, place: Place, states: Collection[str]) -> int:
+    def retry(self, location: JobLocation, states: Collection[str]) -> int:
         """Begin `batchgen retry` as a process of its own, which outlives the dashboard. Answers its id."""
-        chosen = tuple(state for state in STATES if state in states)
+        chosen = tuple(state for state in RETRY_STATES if state in states)
         if not chosen or len(chosen) != len(states):
-            raise ActionRefused(f"choose of {', '.join(STATES)}")
+            raise ActionRefused(f"choose of {', '.join(RETRY_STATES)}")
         with self._lock:
-            child = self._children.get(place.folder)
+            child = self._children.get(location.folder)
             if child is not None and child.process.poll() is None:
                 raise ActionRefused(f"it is being taken up again already, by process {child.process.pid}")
-            run = last_run(place)
-            if run is not None and process_state(run, place.folder) in ("running", "unknown"):
+            run = last_run(location)
+            if run is not None and process_state(run, location.folder) in ("running", "unknown"):
                 raise ActionRefused(
                     f"run {run.id} is going on, process {run.pid} on {run.host}: wait for it or stop it"
                 )
-            self._children[place.folder] = begun = _begin(place, chosen)
-            return begun.process.pid
+            self._children[location.folder] = started = _start_retry(location, chosen)
+            return started.process.pid
 
-    def told(self, place: Place) -> Facts | None:
+    def last_retry(self, location: JobLocation) -> Facts | None:
         """What became of the last retry that was begun here; None when there was none."""
-        child = self._children.get(place.folder)
+        child = self._children.get(location.folder)
         if child is None:
             return None
         code = child.process.poll()
         return {"states": child.states, "pid": child.process.pid, "exit_code": code, "log": _tail(child.log)}
 
 
-def last_run(place: Place) -> RunRow | None:
+def last_run(location: JobLocation) -> RunRow | None:
     try:
-        with Reader.open(place.folder) as reader:
+        with Reader.open(location.folder) as reader:
             return reader.last_run()
     except BatchgenError as error:
         raise ActionRefused(str(error)) from None
 
 
-def _begin(place: Place, states: Sequence[str]) -> Child:
-    log = place.folder / STATE_FOLDER / LOG
+def _start_retry(location: JobLocation, states: Sequence[str]) -> RetryProcess:
+    log = location.folder / STATE_FOLDER / LOG_NAME
     # A manifest says which job; a folder remembers its manifest. With both, an emulated folder stays emulated.
-    job = [place.manifest, "--output", str(place.folder)] if place.manifest else [str(place.folder)]
+    job = [location.manifest, "--output", str(location.folder)] if location.manifest else [str(location.folder)]
     options = [*(f"--{state}" for state in states), "--yes", "--no-progress"]
     package = str(Path(__file__).resolve().parents[3])
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell; states are of a fixed list
-                [sys.executable, "-P", "-c", CHILD, package, "retry", *job, *options],
+                [sys.executable, "-P", "-c", CHILD_CODE, package, "retry", *job, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -100,7 +101,7 @@ def _begin(place: Place, states: Sequence[str]) -> Child:
             )
     except OSError as error:
         raise ActionRefused(f"it could not be begun: {error.strerror or error}") from None
-    return Child(process, log, tuple(states))
+    return RetryProcess(process, log, tuple(states))
 
 
 def _tail(log: Path) -> str:
@@ -108,13 +109,13 @@ def _tail(log: Path) -> str:
         with open_regular(str(log)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             return file.read(TAIL_BYTES).decode("utf-8", errors="replace")
-    except (OSError, OutsideError):
+    except (OSError, UnsafePathError):
         return ""
 
 
-def stop(place: Place, run_id: int) -> int:
+def stop(location: JobLocation, run_id: int) -> int:
     """SIGTERM to the process of this very run, and to no other. Answers its id. Raises ActionRefused."""
-    run = last_run(place)
+    run = last_run(location)
     if run is None or run.id != run_id or run.ended_at is not None:
         raise ActionRefused("that run is not going on any more")
     if run.host != socket.gethostname():
@@ -127,7 +128,7 @@ def stop(place: Place, run_id: int) -> int:
     except OSError:
         raise ActionRefused("its process is gone; run it again and it goes on") from None
     try:
-        if holder_of(place.folder).get("pid") != run.pid or not holds_lock(run.pid, place.folder):
+        if read_lock_holder(location.folder).get("pid") != run.pid or not holds_lock(run.pid, location.folder):
             raise ActionRefused(f"process {run.pid} does not hold the lock of this job: it is left alone")
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGTERM)

@@ -18,15 +18,15 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+DENY_ALL_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 CSRF_HEADER = "X-Batchgen-Token"
 BODY_MAX_BYTES = 4096
-OPEN_TO_ALL = ("/healthz",)  # for those who keep a process alive; it says nothing of any job
+PUBLIC_PATHS = ("/healthz",)  # for those who keep a process alive; it says nothing of any job
 log = logging.getLogger("batchgen")
 
 
 @dataclass(frozen=True)
-class Guard:
+class RequestGuard:
     """hosts: `name:port` by which this server may be asked. token: what a visitor has to know, empty on loopback.
 
     csrf: of this start; only a page of ours can read it.
@@ -42,20 +42,20 @@ class Guard:
         """Cookies are of a host and not of its port."""
         return f"batchgen-{self.port}"
 
-    def refusal(self, request: web.Request) -> web.Response | None:
+    def reject(self, request: web.Request) -> web.Response | None:
         """None when the request may be answered."""
         # A page of a foreign name that resolves to this address (DNS rebinding) sends that name.
         if not self._known_host(request):
-            return refused(421, f"{request.host} is not a name of this server")
+            return error_response(421, f"{request.host} is not a name of this server")
         site, navigates = request.headers.get("Sec-Fetch-Site", ""), request.headers.get("Sec-Fetch-Mode") == "navigate"
         if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
-            return refused(403, "asked for by another site")
-        if self.token and request.path not in OPEN_TO_ALL and not self._knows_token(request):
-            return refused(
+            return error_response(403, "asked for by another site")
+        if self.token and request.path not in PUBLIC_PATHS and not self._has_token(request):
+            return error_response(
                 401,
                 "a token is needed: open the address as `batchgen serve` printed it, or with ?token= and the one that was set",
             )
-        return self._of_change(request) if request.method not in ("GET", "HEAD") else None
+        return self._reject_change(request) if request.method not in ("GET", "HEAD") else None
 
     def _known_host(self, request: web.Request) -> bool:
         host = request.headers.get("Host", "").lower()
@@ -65,21 +65,21 @@ class Guard:
         own = request.transport.get_extra_info("sockname") if request.transport else None
         return own is not None and host == authority(own[0], own[1])
 
-    def _knows_token(self, request: web.Request) -> bool:
+    def _has_token(self, request: web.Request) -> bool:
         kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
         given = [request.cookies.get(self.cookie, ""), bearer if kind.lower() == "bearer" else ""]
         return any(hmac.compare_digest(each.encode("utf-8", "replace"), self.token.encode()) for each in given)
 
-    def _of_change(self, request: web.Request) -> web.Response | None:
+    def _reject_change(self, request: web.Request) -> web.Response | None:
         if request.headers.get("Origin", "") not in (f"http://{request.host}", f"https://{request.host}"):
-            return refused(403, "changes are made from the page alone: another origin, or none")
+            return error_response(403, "changes are made from the page alone: another origin, or none")
         if not hmac.compare_digest(request.headers.get(CSRF_HEADER, "").encode("utf-8", "replace"), self.csrf.encode()):
-            return refused(403, "the page is of an earlier start: load it again")
+            return error_response(403, "the page is of an earlier start: load it again")
         if request.content_type != "application/json":
-            return refused(415, "JSON is wanted")
+            return error_response(415, "JSON is wanted")
         return None
 
-    def greet(self, request: web.Request) -> web.Response | None:
+    def accept_token(self, request: web.Request) -> web.Response | None:
         """The address that was printed: keep the token in a cookie and take it out of the address."""
         given = request.query.get("token", "")
         if not self.token or not given or request.method != "GET":
@@ -87,38 +87,38 @@ class Guard:
         if not self._known_host(request) or not hmac.compare_digest(
             given.encode("utf-8", "replace"), self.token.encode()
         ):
-            return refused(401, "that is not the token of this start")
+            return error_response(401, "that is not the token of this start")
         answer = web.Response(status=303, headers={"Location": "/" + request.path.lstrip("/")})
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="Strict", path="/")
         return answer
 
     def middleware(self) -> Middleware:
         @web.middleware
-        async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-            early = self.greet(request) or self.refusal(request)
+        async def check_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+            early = self.accept_token(request) or self.reject(request)
             if early is not None:
                 return early
             try:
                 return await handler(request)
             except web.HTTPException as error:
-                return refused(error.status, error.reason, error.headers.get("Allow"))
+                return error_response(error.status, error.reason, error.headers.get("Allow"))
             except (ConnectionError, TimeoutError):
                 raise
             except Exception as error:  # whatever it is, the other pages go on
                 log.warning("the dashboard failed to answer %r: %s: %s", request.path, type(error).__name__, error)
-                return refused(500, f"this is a bug in batchgen: {type(error).__name__}")
+                return error_response(500, f"this is a bug in batchgen: {type(error).__name__}")
 
-        return guarded
+        return check_request
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Called before any answer leaves."""
-    for name, value in {**HEADERS, "Content-Security-Policy": NOTHING, "Cache-Control": "no-store"}.items():
+    for name, value in {**HEADERS, "Content-Security-Policy": DENY_ALL_POLICY, "Cache-Control": "no-store"}.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "batchgen"
 
 
-def refused(status: int, why: str, allow: str | None = None) -> web.Response:
+def error_response(status: int, why: str, allow: str | None = None) -> web.Response:
     return web.json_response({"error": why}, status=status, headers={"Allow": allow} if allow else None)
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO
 
 from batchgen.errors import LedgerError, SettingsError
-from batchgen.ledger.history import Chronicle
+from batchgen.ledger.history import HistoryReader
 from batchgen.report.thumbnails import Thumbnails
-from batchgen.safe_open import OutsideError, open_regular, resolve
+from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 from batchgen.store.bucket import BucketStore
-from batchgen.store.objects import BucketAway
-from batchgen.store.open_store import META, open_store, take_up
+from batchgen.store.objects import BucketUnavailable
+from batchgen.store.open_store import STORE_META_KEY, load_pending, open_store
 from batchgen.store.sniff import HEAD_BYTES, sniff
 from batchgen.store.store import Store
 
@@ -29,7 +29,7 @@ AVIF = b"ftypavif"  # ISO 14496-12, 4.3: the brand of the first box; no vendor s
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OpenPicture:
     """An open picture. kind: what its bytes say it is."""
 
     file: IO[bytes]
@@ -38,74 +38,74 @@ class Found:
     sha256: str
 
 
-def find(folder: Path, attempt: int, k: int) -> Found | None:
+def open_picture(folder: Path, attempt: int, k: int) -> OpenPicture | None:
     """None when there is no such picture, none that lies inside the folder, or its bytes are none."""
-    named = _named(folder, attempt, k)
-    if named is None:
+    located = _locate(folder, attempt, k)
+    if located is None:
         return None
-    store, path, sha256 = named
-    return _fetched(store, path, sha256) if isinstance(store, BucketStore) else _opened(folder, path, sha256)
+    store, path, sha256 = located
+    return _open_remote(store, path, sha256) if isinstance(store, BucketStore) else _open_local(folder, path, sha256)
 
 
-def find_derivative(folder: Path, item_id: str, n: int, sha: str) -> Found | None:
+def open_derivative(folder: Path, item_id: str, n: int, sha: str) -> OpenPicture | None:
     """The same of what was made of a sample's picture. sha: how its SHA-256 begins."""
     try:
-        with closing(Chronicle.open(folder)) as ledger:
-            path = ledger.derivative_of(item_id, n, sha)
+        with closing(HistoryReader.open(folder)) as ledger:
+            path = ledger.derivative_path(item_id, n, sha)
     except (LedgerError, sqlite3.Error):
         return None
-    return None if path is None else _opened(folder, path, sha)
+    return None if path is None else _open_local(folder, path, sha)
 
 
-def _opened(folder: Path, path: str, sha256: str) -> Found | None:
+def _open_local(folder: Path, path: str, sha256: str) -> OpenPicture | None:
     try:
-        file = open_regular(resolve(os.path.realpath(folder), path))
-    except OutsideError:
+        file = open_regular(resolve_inside(os.path.realpath(folder), path))
+    except UnsafePathError:
         return None
-    return _sniffed(file, sha256)
+    return _sniff_type(file, sha256)
 
 
-def _fetched(store: BucketStore, path: str, sha256: str) -> Found | None:
+def _open_remote(store: BucketStore, path: str, sha256: str) -> OpenPicture | None:
     """Through this process: the browser has no credentials for the bucket, and shall have none."""
     try:
-        return _sniffed(store.open(path), sha256)
-    except (FileNotFoundError, BucketAway):
+        return _sniff_type(store.open(path), sha256)
+    except (FileNotFoundError, BucketUnavailable):
         return None
 
 
-def _sniffed(file: IO[bytes], sha256: str) -> Found | None:
+def _sniff_type(file: IO[bytes], sha256: str) -> OpenPicture | None:
     head = file.read(HEAD_BYTES)
     kind = sniff(head) or ("avif" if head[4:12] == AVIF else None)
     if kind is None:
         file.close()
         return None
-    return Found(file, f"image/{kind}", file.seek(0, os.SEEK_END), sha256)
+    return OpenPicture(file, f"image/{kind}", file.seek(0, os.SEEK_END), sha256)
 
 
 def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
     """WebP, made now if it was not made before, and kept where the gallery keeps it."""
-    named = _named(folder, attempt, k)
-    if named is None:
+    located = _locate(folder, attempt, k)
+    if located is None:
         return None
-    store, path, sha256 = named
+    store, path, sha256 = located
     try:
         if not store.url:
-            resolve(os.path.realpath(folder), path)
-        small = Thumbnails(folder, store=store).one(path, sha256)
-    except (OutsideError, BucketAway):
+            resolve_inside(os.path.realpath(folder), path)
+        small = Thumbnails(folder, store=store).thumbnail(path, sha256)
+    except (UnsafePathError, BucketUnavailable):
         return None
     return small if sniff(small[:HEAD_BYTES]) == "webp" else None
 
 
-def _named(folder: Path, attempt: int, k: int) -> tuple[Store, str, str] | None:
+def _locate(folder: Path, attempt: int, k: int) -> tuple[Store, str, str] | None:
     try:
-        with closing(Chronicle.open(folder)) as ledger:
-            named = ledger.picture_of(attempt, k)
-            store = _store(folder, ledger.meta(META) or "")
-            take_up(store, ledger)
+        with closing(HistoryReader.open(folder)) as ledger:
+            located = ledger.placed_picture(attempt, k)
+            store = _store(folder, ledger.meta(STORE_META_KEY) or "")
+            load_pending(store, ledger)
     except (LedgerError, SettingsError, sqlite3.Error):
         return None
-    return (store, *named) if named is not None and SHA256.fullmatch(named[1]) else None
+    return (store, *located) if located is not None and SHA256.fullmatch(located[1]) else None
 
 
 @lru_cache(64)
@@ -114,7 +114,7 @@ def _store(folder: Path, url: str) -> Store:
     return open_store(folder, url)
 
 
-def part(header: str, size: int) -> tuple[int, int] | None:
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
     """(first, last) byte of a Range header; (0, size - 1) when it is none that we read. None when nothing is there.
 
     Source: RFC 9110, 14.2: a Range that is not understood is passed over. Several ranges at once are not.
@@ -130,9 +130,9 @@ def part(header: str, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) if last else size - 1, size - 1)
 
 
-def pieces(file: IO[bytes], first: int, last: int) -> Iterator[bytes]:
+def read_chunks(file: IO[bytes], first: int, last: int) -> Iterator[bytes]:
     file.seek(first)
     left = last - first + 1
-    while left > 0 and (piece := file.read(min(CHUNK_BYTES, left))):
-        left -= len(piece)
-        yield piece
+    while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
+        left -= len(chunk)
+        yield chunk

@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 from batchgen.errors import UsageError
-from batchgen.schedule.timetable import Timetable, shell_line
+from batchgen.schedule.timer_spec import TimerSpec, shell_line
 
-LINE_MOST = 990  # Debian's cron takes a thousand characters
+MAX_LINE_CHARS = 990  # Debian's cron takes a thousand characters
 
 
-def lines(table: Timetable) -> str:
+def crontab_block(spec: TimerSpec) -> str:
     """A block that `install` finds again by its first and last line."""
-    begin, end = fence(table.name)
-    return f"{begin} {table.manifest}\n{table.crontab} {command(table)}\n{end}\n"
+    begin, end = block_markers(spec.name)
+    return f"{begin} {spec.manifest}\n{spec.crontab} {crontab_command(spec)}\n{end}\n"
 
 
-def fence(name: str) -> tuple[str, str]:
+def block_markers(name: str) -> tuple[str, str]:
     return f"# begin {name}", f"# end {name}"
 
 
-def command(table: Timetable) -> str:
+def crontab_command(spec: TimerSpec) -> str:
     """The sixth field. cron mails what is printed: nothing, unless something is amiss."""
-    keys = [f"{key.variable}_FILE={shell_line([str(key.path)])}" for key in table.keys]
-    lowered = ["nice", "-n", "10"]
-    text = f"cd {shell_line([str(table.folder)])} && " + " ".join(
-        [*keys, shell_line([*lowered, *table.command, "--later-ok", "--quiet"])]
+    keys = [f"{key.variable}_FILE={shell_line([str(key.path)])}" for key in spec.keys]
+    nice = ["nice", "-n", "10"]
+    text = f"cd {shell_line([str(spec.folder)])} && " + " ".join(
+        [*keys, shell_line([*nice, *spec.command, "--later-ok", "--quiet"])]
     )
     if "\\" in text:
         raise UsageError("crons disagree about backslashes: take one out of the path or option, or use --as systemd")
     text = text.replace("%", r"\%")
-    if len(text) > LINE_MOST:
+    if len(text) > MAX_LINE_CHARS:
         raise UsageError(f"a line of {len(text):,} characters is too long for a crontab: put options into the manifest")
     return text
 
 
-def without(crontab: str, name: str) -> str:
+def remove_block(crontab: str, name: str) -> str:
     """A crontab without our block of this name; every other line as it was."""
-    begin, end = fence(name)
-    kept, inside = [], False
+    begin, end = block_markers(name)
+    other_lines, inside = [], False
     for line in crontab.splitlines(keepends=True):
         if line.rstrip("\n") == begin or line.startswith(f"{begin} "):
             inside = True
         if not inside:
-            kept.append(line)
+            other_lines.append(line)
         if line.rstrip("\n") == end:
             inside = False
     if inside:
         raise UsageError(f"the crontab has {begin!r} without {end!r}: mend it with `crontab -e`")
-    return "".join(kept)
+    return "".join(other_lines)

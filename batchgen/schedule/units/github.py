@@ -9,63 +9,63 @@ from typing import Any
 import yaml
 
 from batchgen.errors import UsageError
-from batchgen.schedule.timetable import Timetable, shell_line
+from batchgen.schedule.timer_spec import TimerSpec, shell_line
 
-HOSTED_MOST_S = 6 * 3600  # what a hosted runner is given
-SAVING_S = 1800  # for setting up, finishing what is in flight and saving it
-GONE = "the pictures of earlier nights are gone from the cache: all would be bought again. Run it by hand with `anew` if so."
+HOSTED_MAX_S = 6 * 3600  # what a hosted runner is given
+SETUP_AND_SAVE_S = 1800  # for setting up, finishing what is in flight and saving it
+CACHE_LOST = "the pictures of earlier nights are gone from the cache: all would be bought again. Run it by hand with `anew` if so."
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes a script as a block, as people do."""
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
-def workflow(table: Timetable, repository: Path, package: str, zone: tzinfo, now: datetime) -> str:
+def workflow(spec: TimerSpec, repository: Path, package: str, zone: tzinfo, now: datetime) -> str:
     """YAML. Raises UsageError when the job does not lie in the repository."""
     found = {
-        "name": table.name,
+        "name": spec.name,
         "on": {
-            "schedule": [{"cron": table.crontab_in_utc(zone, now)}],
+            "schedule": [{"cron": spec.crontab_in_utc(zone, now)}],
             "workflow_dispatch": {
                 "inputs": {"anew": {"type": "boolean", "description": "Begin with an empty folder", "default": False}}
             },
         },
-        "concurrency": {"group": table.name, "cancel-in-progress": False},
+        "concurrency": {"group": spec.name, "cancel-in-progress": False},
         "permissions": {"contents": "read"},
         "jobs": {
             "images": {
                 "runs-on": "ubuntu-latest",
-                "timeout-minutes": (_duration_s(table) + SAVING_S) // 60,
-                "steps": _steps(table, repository, package),
+                "timeout-minutes": (_duration_s(spec) + SETUP_AND_SAVE_S) // 60,
+                "steps": _steps(spec, repository, package),
             }
         },
     }
     return yaml.dump(found, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _duration_s(table: Timetable) -> int:
-    return min(table.duration_s, HOSTED_MOST_S - SAVING_S)
+def _duration_s(spec: TimerSpec) -> int:
+    return min(spec.duration_s, HOSTED_MAX_S - SETUP_AND_SAVE_S)
 
 
-def _steps(table: Timetable, repository: Path, package: str) -> list[dict[str, Any]]:
-    manifest, folder = _inside(table.manifest, repository), _inside(table.job_folder, repository)
-    limit = ["--max-duration", f"{_duration_s(table) // 60}m"]
+def _steps(spec: TimerSpec, repository: Path, package: str) -> list[dict[str, Any]]:
+    manifest, folder = _relative_to(spec.manifest, repository), _relative_to(spec.job_folder, repository)
+    limit = ["--max-duration", f"{_duration_s(spec) // 60}m"]
     run = (
-        shell_line(["batchgen", "run", manifest, *limit, *table.options, "--later-ok"])
+        shell_line(["batchgen", "run", manifest, *limit, *spec.options, "--later-ok"])
         + ' --summary "$GITHUB_STEP_SUMMARY"'
     )
-    kept = {
+    cache = {
         "path": f"{folder}\n.state\n",
-        "key": f"{table.name}-${{{{ github.run_id }}}}-${{{{ github.run_attempt }}}}",
+        "key": f"{spec.name}-${{{{ github.run_id }}}}-${{{{ github.run_attempt }}}}",
     }
-    gone = "github.run_number > 1 && !inputs.anew && steps.kept.outputs.cache-matched-key == ''"
+    cache_lost = "github.run_number > 1 && !inputs.anew && steps.kept.outputs.cache-matched-key == ''"
     return [
         {"uses": "actions/checkout@v4"},
         {"uses": "actions/setup-python@v5", "with": {"python-version": "3.12"}},
@@ -74,14 +74,14 @@ def _steps(table: Timetable, repository: Path, package: str) -> list[dict[str, A
             "id": "kept",
             "if": "${{ !inputs.anew }}",
             "uses": "actions/cache/restore@v4",
-            "with": {**kept, "restore-keys": f"{table.name}-"},
+            "with": {**cache, "restore-keys": f"{spec.name}-"},
         },
-        {"if": f"${{{{ {gone} }}}}", "run": f"echo '::error::{GONE}'\nexit 5\n"},
+        {"if": f"${{{{ {cache_lost} }}}}", "run": f"echo '::error::{CACHE_LOST}'\nexit 5\n"},
         {
             "id": "made",
             "run": run,
             "env": {
-                **{key.variable: f"${{{{ secrets.{key.variable} }}}}" for key in table.keys},
+                **{key.variable: f"${{{{ secrets.{key.variable} }}}}" for key in spec.keys},
                 "XDG_STATE_HOME": "${{ github.workspace }}/.state",
             },
         },
@@ -89,17 +89,17 @@ def _steps(table: Timetable, repository: Path, package: str) -> list[dict[str, A
         {
             "if": "${{ always() && steps.made.outcome != 'skipped' }}",
             "uses": "actions/cache/save@v4",
-            "with": kept,
+            "with": cache,
         },
         {
             "if": "${{ always() }}",
             "uses": "actions/upload-artifact@v4",
-            "with": {"name": table.name, "path": folder, "include-hidden-files": False},
+            "with": {"name": spec.name, "path": folder, "include-hidden-files": False},
         },
     ]
 
 
-def _inside(path: Path, repository: Path) -> str:
+def _relative_to(path: Path, repository: Path) -> str:
     if not path.is_relative_to(repository):
         raise UsageError(f"{path} lies outside of the repository {repository}, where a workflow cannot reach it")
     text = path.relative_to(repository).as_posix()

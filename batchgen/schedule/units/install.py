@@ -6,70 +6,68 @@ import subprocess
 from pathlib import Path
 
 from batchgen.errors import SettingsError, UsageError
-from batchgen.schedule.timetable import Timetable
+from batchgen.schedule.timer_spec import TimerSpec
 from batchgen.schedule.units import cron, systemd
 from batchgen.settings import environment
 
 
-def install_systemd(table: Timetable, folder: Path) -> list[str]:
+def install_systemd(spec: TimerSpec, folder: Path) -> list[str]:
     """Answers what was done. Raises UsageError before another manifest's units are replaced, SettingsError."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in systemd.units(table):
-        _must_be_ours(folder / name, table)
-    for name, text in systemd.units(table).items():
+    for name in systemd.units(spec):
+        _check_unit_is_ours(folder / name, spec)
+    for name, text in systemd.units(spec).items():
         (folder / name).write_text(text, encoding="utf-8")
-    _call(["systemctl", "--user", "daemon-reload"])
-    _call(["systemctl", "--user", "enable", "--now", f"{table.name}.timer"])
-    return [*(f"wrote {folder / name}" for name in systemd.units(table)), f"enabled {table.name}.timer"]
+    _run_checked(["systemctl", "--user", "daemon-reload"])
+    _run_checked(["systemctl", "--user", "enable", "--now", f"{spec.name}.timer"])
+    return [*(f"wrote {folder / name}" for name in systemd.units(spec)), f"enabled {spec.name}.timer"]
 
 
-def uninstall_systemd(table: Timetable, folder: Path) -> list[str]:
+def uninstall_systemd(spec: TimerSpec, folder: Path) -> list[str]:
     """A service that runs now is let finish."""
-    there = [folder / name for name in systemd.units(table) if (folder / name).is_file()]
+    there = [folder / name for name in systemd.units(spec) if (folder / name).is_file()]
     if not there:
-        return [f"there is no {table.name}.timer in {folder}"]
+        return [f"there is no {spec.name}.timer in {folder}"]
     for path in there:
-        _must_be_ours(path, table)
-    _call(["systemctl", "--user", "disable", "--now", f"{table.name}.timer"])
+        _check_unit_is_ours(path, spec)
+    _run_checked(["systemctl", "--user", "disable", "--now", f"{spec.name}.timer"])
     for path in there:
         path.unlink()
-    _call(["systemctl", "--user", "daemon-reload"])
+    _run_checked(["systemctl", "--user", "daemon-reload"])
     return [f"removed {path}" for path in there]
 
 
-def _must_be_ours(path: Path, table: Timetable) -> None:
+def _check_unit_is_ours(path: Path, spec: TimerSpec) -> None:
     if path.is_file():
         first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-        if first != systemd.mark(table):
-            raise UsageError(f"{path} is not for {table.manifest}: give this one another --name")
+        if first != systemd.first_line(spec):
+            raise UsageError(f"{path} is not for {spec.manifest}: give this one another --name")
 
 
-def install_cron(table: Timetable) -> list[str]:
+def install_cron(spec: TimerSpec) -> list[str]:
     """Answers what was done. Every line that is not ours stays."""
     before = _crontab()
-    _must_be_our_block(before, table)
-    rest = cron.without(before, table.name)
-    _call(["crontab", "-"], rest + ("" if not rest or rest.endswith("\n") else "\n") + cron.lines(table))
-    return [f"the crontab runs {table.manifest.name} at {table.at}"]
+    _check_block_is_ours(before, spec)
+    rest = cron.remove_block(before, spec.name)
+    _run_checked(["crontab", "-"], rest + ("" if not rest or rest.endswith("\n") else "\n") + cron.crontab_block(spec))
+    return [f"the crontab runs {spec.manifest.name} at {spec.at}"]
 
 
-def uninstall_cron(table: Timetable) -> list[str]:
+def uninstall_cron(spec: TimerSpec) -> list[str]:
     before = _crontab()
-    _must_be_our_block(before, table)
-    after = cron.without(before, table.name)
+    _check_block_is_ours(before, spec)
+    after = cron.remove_block(before, spec.name)
     if after == before:
-        return [f"the crontab has nothing for {table.name}"]
-    _call(["crontab", "-"], after)
-    return [f"taken out of the crontab: {table.name}"]
+        return [f"the crontab has nothing for {spec.name}"]
+    _run_checked(["crontab", "-"], after)
+    return [f"taken out of the crontab: {spec.name}"]
 
 
-def _must_be_our_block(crontab: str, table: Timetable) -> None:
-    begin, _ = cron.fence(table.name)
+def _check_block_is_ours(crontab: str, spec: TimerSpec) -> None:
+    begin, _ = cron.block_markers(spec.name)
     for line in crontab.splitlines():
-        if line.startswith(f"{begin} ") and line != f"{begin} {table.manifest}":
-            raise UsageError(
-                f"the crontab has a {table.name} of {line[len(begin) + 1 :]}: give this one another --name"
-            )
+        if line.startswith(f"{begin} ") and line != f"{begin} {spec.manifest}":
+            raise UsageError(f"the crontab has a {spec.name} of {line[len(begin) + 1 :]}: give this one another --name")
 
 
 def _crontab() -> str:
@@ -80,18 +78,18 @@ def _crontab() -> str:
     return "" if done.returncode else done.stdout
 
 
-def _call(argv: list[str], given: str = "") -> None:
-    done = _run(argv, given)
+def _run_checked(argv: list[str], stdin: str = "") -> None:
+    done = _run(argv, stdin)
     if done.returncode:
         words = " ".join(argv)
         raise SettingsError(f"{words}: {done.stderr.strip() or f'failed with {done.returncode}'}")
 
 
-def _run(argv: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
+def _run(argv: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
     # The messages of crontab are read, so they have to be in English.
     environ = {**environment(), "LC_ALL": "C.UTF-8"}
     try:
-        return subprocess.run(argv, input=given, capture_output=True, text=True, check=False, env=environ)  # noqa: S603 - words of ours
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, env=environ)  # noqa: S603 - words of ours
     except FileNotFoundError:
         raise SettingsError(
             f"there is no {argv[0]} here: print the units without --install and put them in place"

@@ -6,30 +6,30 @@ from typing import Any
 
 import yaml
 
-from batchgen.schedule.timetable import BEYOND_DEADLINE_S, GRACE_S, Timetable
+from batchgen.schedule.timer_spec import GRACE_S, HANG_TIMEOUT_S, TimerSpec
 
-LATE_S = 4 * 3600  # a night is made up for when the cluster comes back within this time
-PLACE = "/work"
-SECRETS = "/run/secrets/batchgen"
+STARTING_DEADLINE_S = 4 * 3600  # a night is made up for when the cluster comes back within this time
+MOUNT_PATH = "/work"
+SECRETS_PATH = "/run/secrets/batchgen"
 
 
-def cron_job(table: Timetable, image: str, claim: str, timezone: str) -> str:
+def cron_job(spec: TimerSpec, image: str, volume_claim: str, timezone: str) -> str:
     """YAML. claim: a volume that holds the manifest and keeps the job's folder."""
     job = {
         "backoffLimit": 0,  # the run itself tries again what helps; the next night does the rest
-        "activeDeadlineSeconds": table.duration_s + BEYOND_DEADLINE_S,
-        "template": {"spec": _pod(table, image, claim)},
+        "activeDeadlineSeconds": spec.duration_s + HANG_TIMEOUT_S,
+        "template": {"spec": _pod_spec(spec, image, volume_claim)},
     }
     return yaml.safe_dump(
         {
             "apiVersion": "batch/v1",
             "kind": "CronJob",
-            "metadata": {"name": table.name},
+            "metadata": {"name": spec.name},
             "spec": {
-                "schedule": table.crontab,
+                "schedule": spec.crontab,
                 "timeZone": timezone,
                 "concurrencyPolicy": "Forbid",
-                "startingDeadlineSeconds": LATE_S,
+                "startingDeadlineSeconds": STARTING_DEADLINE_S,
                 "successfulJobsHistoryLimit": 7,
                 "failedJobsHistoryLimit": 7,
                 "jobTemplate": {"spec": job},
@@ -41,22 +41,22 @@ def cron_job(table: Timetable, image: str, claim: str, timezone: str) -> str:
     )
 
 
-def _pod(table: Timetable, image: str, claim: str) -> dict[str, Any]:
-    mounts: list[dict[str, Any]] = [{"name": "work", "mountPath": PLACE}]
-    volumes: list[dict[str, Any]] = [{"name": "work", "persistentVolumeClaim": {"claimName": claim}}]
-    if table.keys:
-        mounts.append({"name": "keys", "mountPath": SECRETS, "readOnly": True})
-        volumes.append({"name": "keys", "secret": {"secretName": secret_name(table), "defaultMode": 0o440}})
-    words = ["batchgen", "run", f"{PLACE}/{table.manifest.name}", *table.limit, *table.options, "--later-ok"]
+def _pod_spec(spec: TimerSpec, image: str, volume_claim: str) -> dict[str, Any]:
+    mounts: list[dict[str, Any]] = [{"name": "work", "mountPath": MOUNT_PATH}]
+    volumes: list[dict[str, Any]] = [{"name": "work", "persistentVolumeClaim": {"claimName": volume_claim}}]
+    if spec.keys:
+        mounts.append({"name": "keys", "mountPath": SECRETS_PATH, "readOnly": True})
+        volumes.append({"name": "keys", "secret": {"secretName": secret_name(spec), "defaultMode": 0o440}})
+    argv = ["batchgen", "run", f"{MOUNT_PATH}/{spec.manifest.name}", *spec.duration_option, *spec.options, "--later-ok"]
     container = {
         "name": "batchgen",
         "image": image,
-        "command": [word.replace("$", "$$") for word in words],  # or $(NAME) would be a variable
-        "workingDir": PLACE,
+        "command": [word.replace("$", "$$") for word in argv],  # or $(NAME) would be a variable
+        "workingDir": MOUNT_PATH,
         "env": [
             # The state shared between jobs has to outlive the pod, or each night begins with fresh budgets.
-            {"name": "XDG_STATE_HOME", "value": f"{PLACE}/.state"},
-            *({"name": f"{key.variable}_FILE", "value": f"{SECRETS}/{key.name}"} for key in table.keys),
+            {"name": "XDG_STATE_HOME", "value": f"{MOUNT_PATH}/.state"},
+            *({"name": f"{key.variable}_FILE", "value": f"{SECRETS_PATH}/{key.name}"} for key in spec.keys),
         ],
         "volumeMounts": mounts,
         "securityContext": {"allowPrivilegeEscalation": False},
@@ -70,5 +70,5 @@ def _pod(table: Timetable, image: str, claim: str) -> dict[str, Any]:
     }
 
 
-def secret_name(table: Timetable) -> str:
-    return f"{table.name}-keys"
+def secret_name(spec: TimerSpec) -> str:
+    return f"{spec.name}-keys"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import plistlib
 from typing import Any
 
-from batchgen.schedule.timetable import DAYS, GRACE_S, Timetable
+from batchgen.schedule.timer_spec import DAYS, GRACE_S, TimerSpec
 
 
-def agent(table: Timetable) -> str:
+def launch_agent(spec: TimerSpec) -> str:
     """The property list. launchd makes up for a time that the machine slept through, not for one when it was off."""
-    when = {"Hour": table.at.hour, "Minute": table.at.minute}
-    log = str(table.job_folder.with_name(f"{table.job_folder.name}.log"))
+    when = {"Hour": spec.at.hour, "Minute": spec.at.minute}
+    log = str(spec.job_folder.with_name(f"{spec.job_folder.name}.log"))
     found: dict[str, Any] = {
-        "Label": table.name,
-        "ProgramArguments": [*table.command, "--later-ok"],
-        "WorkingDirectory": str(table.folder),
-        "StartCalendarInterval": [{**when, "Weekday": (DAYS.index(day) + 1) % 7} for day in table.days] or when,
-        "EnvironmentVariables": {f"{key.variable}_FILE": str(key.path) for key in table.keys},
+        "Label": spec.name,
+        "ProgramArguments": [*spec.command, "--later-ok"],
+        "WorkingDirectory": str(spec.folder),
+        "StartCalendarInterval": [{**when, "Weekday": (DAYS.index(day) + 1) % 7} for day in spec.days] or when,
+        "EnvironmentVariables": {f"{key.variable}_FILE": str(key.path) for key in spec.keys},
         "ExitTimeOut": GRACE_S,
         "Nice": 10,
         "LowPriorityIO": True,

@@ -4,47 +4,47 @@ from __future__ import annotations
 
 import re
 
-from batchgen.schedule.timetable import BEYOND_DEADLINE_S, GRACE_S, LATER_CODES, Timetable
+from batchgen.schedule.timer_spec import GRACE_S, HANG_TIMEOUT_S, RESUMABLE_EXIT_CODES, TimerSpec
 
-SIGTERM_CODE = 143  # stopped with the machine or by hand: nothing is amiss
+EXIT_SIGTERM = 143  # stopped with the machine or by hand: nothing is amiss
 
 
-def units(table: Timetable) -> dict[str, str]:
+def units(spec: TimerSpec) -> dict[str, str]:
     """File name to text."""
-    return {f"{table.name}.service": _service(table), f"{table.name}.timer": _timer(table)}
+    return {f"{spec.name}.service": _service(spec), f"{spec.name}.timer": _timer(spec)}
 
 
-def mark(table: Timetable) -> str:
+def first_line(spec: TimerSpec) -> str:
     """The first line of a unit: which manifest it is for."""
-    return f"# batchgen schedule {table.manifest}"
+    return f"# batchgen schedule {spec.manifest}"
 
 
-def _service(table: Timetable) -> str:
+def _service(spec: TimerSpec) -> str:
     keys = [
         line
-        for key in table.keys
+        for key in spec.keys
         for line in (
-            f"LoadCredential={key.name}:{_raw(str(key.path))}",
+            f"LoadCredential={key.name}:{_escape_specifiers(str(key.path))}",
             f'Environment="{key.variable}_FILE=%d/{key.name}"',
         )
     ]
-    zone = [f'Environment="TZ={table.timezone}"'] if table.timezone else []
+    zone = [f'Environment="TZ={spec.timezone}"'] if spec.timezone else []
     return "\n".join(
         [
-            mark(table),
+            first_line(spec),
             "[Unit]",
-            f"Description=Images of {_raw(table.manifest.name)}",
+            f"Description=Images of {_escape_specifiers(spec.manifest.name)}",
             "",
             "[Service]",
             "Type=exec",  # RuntimeMaxSec= does not reach oneshot services
-            f"WorkingDirectory={_raw(str(table.folder))}",
+            f"WorkingDirectory={_escape_specifiers(str(spec.folder))}",
             *keys,
             *zone,
-            f"ExecStart={' '.join(map(quoted, table.command))}",
+            f"ExecStart={' '.join(map(quote, spec.command))}",
             "# budget, deadline, daily quota, another run, told to stop: the next night goes on",
-            f"SuccessExitStatus={' '.join(map(str, (*LATER_CODES, SIGTERM_CODE)))}",
+            f"SuccessExitStatus={' '.join(map(str, (*RESUMABLE_EXIT_CODES, EXIT_SIGTERM)))}",
             "# the run ends itself earlier; this is for one that hangs",
-            f"RuntimeMaxSec={table.duration_s + BEYOND_DEADLINE_S}",
+            f"RuntimeMaxSec={spec.duration_s + HANG_TIMEOUT_S}",
             "# what is in flight was paid for and is waited for",
             f"TimeoutStopSec={GRACE_S}",
             "KillMode=mixed",
@@ -52,20 +52,20 @@ def _service(table: Timetable) -> str:
             "IOSchedulingClass=best-effort",
             "IOSchedulingPriority=7",
             "NoNewPrivileges=yes",
-            f"SyslogIdentifier={table.name}",
+            f"SyslogIdentifier={spec.name}",
             "",
         ]
     )
 
 
-def _timer(table: Timetable) -> str:
-    days = ",".join(day.capitalize() for day in table.days)
-    when = " ".join(filter(None, [days, f"*-*-* {table.at}:00", table.timezone]))
+def _timer(spec: TimerSpec) -> str:
+    days = ",".join(day.capitalize() for day in spec.days)
+    when = " ".join(filter(None, [days, f"*-*-* {spec.at}:00", spec.timezone]))
     return "\n".join(
         [
-            mark(table),
+            first_line(spec),
             "[Unit]",
-            f"Description=When {_raw(table.manifest.name)} is made",
+            f"Description=When {_escape_specifiers(spec.manifest.name)} is made",
             "",
             "[Timer]",
             f"OnCalendar={when}",
@@ -80,7 +80,7 @@ def _timer(table: Timetable) -> str:
     )
 
 
-def quoted(word: str) -> str:
+def quote(word: str) -> str:
     """One word of a command line: neither specifiers, nor variables, nor quotes in it mean anything."""
     word = word.replace("%", "%%").replace("$", "$$")
     if re.fullmatch(r"[\w@%+=:,./$-]+", word, re.ASCII):
@@ -88,6 +88,6 @@ def quoted(word: str) -> str:
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _raw(text: str) -> str:
+def _escape_specifiers(text: str) -> str:
     """A value that systemd takes to the end of the line, specifiers apart."""
     return text.replace("%", "%%")

@@ -1,0 +1,309 @@
+"""From waiting samples to a batch at the vendor's, in steps that each are durable before the next begins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from batchgen.engine.batch.context import BatchContext, reserved_usd
+from batchgen.engine.batch.outcomes import BatchOutcomes
+from batchgen.engine.prepare import adjust_after_tries, prepare
+from batchgen.engine.recovery.replay import request_facts
+from batchgen.errors import (
+    ConnectFailed,
+    DailyQuotaReached,
+    Malformed,
+    NotTheApi,
+    ProviderError,
+    RateLimited,
+    ServerFault,
+    Unanswered,
+)
+from batchgen.events import AttemptStarted, BatchSubmitted
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.submissions import Chunk
+from batchgen.planning.batchable import ChunkLimits, ChunkSize
+from batchgen.providers.gemini_batch import MIME_TYPE, RemoteBatch
+from batchgen.records import Sample
+from batchgen.scheduling.lane import RESERVATION_FACTOR
+from batchgen.scheduling.window import BudgetReached, Reserved
+from batchgen.store.spool import NO_FOLLOW, sync_folder
+
+CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
+WRITE_BUFFER_BYTES = 1 << 20
+MAX_PAGES = 200  # of the list of batches, a hundred each
+
+
+class EnqueuedQuotaFull(Exception):
+    """The quota for enqueued work has no room for a chunk. for_size: a smaller one might fit.
+
+    retry_after_s: as the vendor says, 0 when it does not.
+    """
+
+    def __init__(self, error: RateLimited | DailyQuotaReached) -> None:
+        super().__init__(error.message)
+        self.smaller_may_fit = isinstance(error, RateLimited)
+        self.retry_after_s = (error.retry_after_s or 0.0) if isinstance(error, RateLimited) else 0.0
+
+
+class ChunkSubmitter:
+    """Makes chunks of what waits in batch lanes, and takes each chunk on to its batch."""
+
+    def __init__(self, context: BatchContext, outcomes: BatchOutcomes) -> None:
+        self._context = context
+        self._outcomes = outcomes
+        self._unassigned: dict[str, list[Sample]] = {}  # taken from the backlog and not in a chunk yet, by lane
+        self.quota_slots: dict[int, int | None] = {}  # of each chunk's money in the log of all processes
+        self._file_checked: set[int] = set()  # chunks whose uploaded file was asked for, and may be uploaded anew once
+        self.exhausted_budget = ""  # whose budget had no room: run, day, month
+
+    def waiting_count(self, lane: str) -> int:
+        return self._context.backlog.backlog_count(lane) + len(self._unassigned.get(lane, ()))
+
+    def return_to_backlog(self, lane: str) -> None:
+        """What was taken and not sent waits in the backlog again."""
+        self._context.backlog.add(lane, self._unassigned.pop(lane, []))
+
+    # --- recorded: the samples of a chunk and their money
+
+    async def record_chunk(self, lane: str, limits: ChunkLimits) -> Chunk | None:
+        """The next chunk of a lane; None when nothing waits, or no budget has room."""
+        context = self._context
+        samples, held_usd = self._select_samples(lane, limits)
+        context.dispatcher.adjust_external(0, held_usd)  # at once: requests online draw on the same budget
+        samples, quota_slot = await self._reserve_budget(lane, samples)
+        if not samples:
+            context.dispatcher.adjust_external(0, -held_usd)
+            return None
+        requests = []
+        for sample in samples:
+            retry_state = self._outcomes.retry_state(sample)
+            sent, words = adjust_after_tries(sample, sample, retry_state)
+            number = 1 + retry_state.failed_requests
+            requests.append((sent, number, context.price_usd(sample, lane), words, request_facts(sample)))
+        chunk, numbers = await context.chunks.create(lane, context.prefix, requests)
+        self.quota_slots[chunk.id] = quota_slot
+        context.dispatcher.adjust_external(0, reserved_usd(chunk) - held_usd)
+        context.backlog.put_submitted(samples)
+        for (sent, number, _, words, _), attempt in zip(requests, numbers, strict=True):
+            context.emit(
+                AttemptStarted(
+                    at=chunk.made_at,
+                    attempt=attempt,
+                    key=sent.key,
+                    model=sent.item.model,
+                    number=number,
+                    sent_as=words,
+                    batch=True,
+                )
+            )
+        return await self._write_lines(chunk, [sent for sent, *_ in requests], numbers)
+
+    def _select_samples(self, lane: str, limits: ChunkLimits) -> tuple[list[Sample], float]:
+        """The samples of the next chunk, and the USD that they may cost."""
+        context, load = self._context, ChunkSize()
+        profile, usd = context.routes[lane].profile, 0.0
+        found: list[Sample] = []
+        while True:
+            unassigned = self._unassigned.setdefault(lane, [])
+            if not unassigned:
+                unassigned.extend(context.backlog.take(lane, 64))
+            if not unassigned:
+                return found, usd
+            price_usd = (context.price_usd(unassigned[0], lane) or 0.0) * RESERVATION_FACTOR
+            if not context.dispatcher.can_afford(usd + price_usd):
+                self.exhausted_budget = "run"
+                return found, usd
+            if not load.add_if_fits(unassigned[0], profile, limits):
+                return found, usd
+            usd += price_usd
+            found.append(unassigned.pop(0))
+
+    async def _reserve_budget(self, lane: str, samples: list[Sample]) -> tuple[list[Sample], int | None]:
+        """As many of them as the budgets of all processes have room for; the others stay."""
+        context = self._context
+        while samples:
+            usd = sum(context.price_usd(sample, lane) or 0.0 for sample in samples) * RESERVATION_FACTOR
+            answer = await context.quota_logs[lane].reserve(None, usd)
+            if isinstance(answer, Reserved):
+                return samples, answer.quota_slot
+            self.exhausted_budget = answer.period if isinstance(answer, BudgetReached) else "run"
+            half = len(samples) // 2
+            self._unassigned[lane] = [*samples[half:], *self._unassigned[lane]]
+            samples = samples[:half]
+        return [], None
+
+    # --- written: one line for each
+
+    async def _write_lines(self, chunk: Chunk, samples: Sequence[Sample], numbers: Sequence[int]) -> Chunk:
+        context = self._context
+        route, path = context.routes[chunk.lane], context.file(chunk, "jsonl")
+        written = held_bytes = 0
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, 0o600), "wb") as file:
+            lines: list[bytes] = []
+            for sample, attempt in zip(samples, numbers, strict=True):
+                try:
+                    body = (await prepare(sample, route, context.reference_inputs)).take().body
+                except ProviderError as error:
+                    sent = context.ledger.reader.chunk_request(attempt)
+                    if sent is not None:
+                        await self._outcomes.record_failure(sent, chunk.lane, sample, error)
+                    continue
+                lines.append(context.codec(chunk.lane).line(str(attempt), body))
+                written, held_bytes = written + 1, held_bytes + len(lines[-1])
+                if held_bytes >= WRITE_BUFFER_BYTES:
+                    await asyncio.to_thread(file.writelines, lines)
+                    lines, held_bytes = [], 0
+            await asyncio.to_thread(_write_and_sync, file, lines)
+        await asyncio.to_thread(sync_folder, context.batch_folder())
+        if not written:
+            await self.drop_chunk(chunk, "none of its requests could be written")
+            return chunk
+        return await context.chunks.update(chunk, step="written")
+
+    # --- uploaded
+
+    async def upload(self, chunk: Chunk) -> Chunk:
+        """An upload that broke off, in this run or an earlier one, is gone on with. Raises ProviderError."""
+        context, to = self._context, self._context.destination(chunk.lane)
+        with os.fdopen(os.open(context.file(chunk, "jsonl"), os.O_RDONLY | NO_FOLLOW), "rb") as file:
+            url, granularity, offset = chunk.upload_url, 1, 0
+            if url:
+                try:
+                    offset = await context.uploads.received_bytes(to, url)
+                except ProviderError:
+                    url = ""
+            if not url:
+                size_bytes = os.fstat(file.fileno()).st_size
+                url, granularity = await context.uploads.start_upload(to, MIME_TYPE, size_bytes, f"{chunk.name}.jsonl")
+                offset = 0
+                chunk = await context.chunks.update(chunk, upload_url=url)
+            remote = await context.uploads.resume_upload(to, file, url, granularity, offset)
+        return await context.chunks.update(chunk, step="uploaded", input_file=remote.name, upload_url="")
+
+    # --- asked and created
+
+    async def create(self, chunk: Chunk) -> Chunk:
+        """Asked at most once as far as anybody can tell: whatever is in doubt is looked for before it is asked again.
+
+        Raises Full, and ProviderError when the vendor will not have it.
+        """
+        context, codec = self._context, self._context.codec(chunk.lane)
+        chunk = await context.chunks.mark_asked(chunk)
+        try:
+            batch = codec.read_batch(*await context.ask(chunk.lane, codec.create(chunk.name, chunk.input_file)))
+        except (ConnectFailed, NotTheApi):
+            await context.chunks.update(chunk, step="uploaded")
+            raise
+        except (Unanswered, ServerFault, Malformed) as error:
+            # Perhaps it exists. Only from now on can it be missed in the list: the answer may have been long in coming.
+            return await context.chunks.update(chunk, message=error.message, asked_at=time.time())
+        except (RateLimited, DailyQuotaReached) as error:
+            await context.chunks.update(chunk, step="uploaded", message=error.message)
+            raise EnqueuedQuotaFull(error) from None
+        except ProviderError:
+            if await self._file_is_gone(chunk):
+                return await context.chunks.update(chunk, step="written", input_file="")
+            await context.chunks.update(chunk, step="uploaded")
+            raise
+        return await self._record_created(chunk, batch)
+
+    async def _file_is_gone(self, chunk: Chunk) -> bool:
+        """Files live for two days. One that goes a second time in a run is no matter of its age."""
+        if chunk.id in self._file_checked:
+            return False
+        self._file_checked.add(chunk.id)
+        status, _, _ = await self._context.ask(chunk.lane, self._context.codec(chunk.lane).get_batch(chunk.input_file))
+        return status in (403, 404)
+
+    async def reconcile(self, chunk: Chunk) -> Chunk:
+        """Of a chunk that was asked for and never heard of: does its batch exist? Raises ProviderError."""
+        batch = await self._find_batch(chunk)
+        if batch is not None:
+            return await self._record_created(chunk, batch)
+        if time.time() - chunk.asked_at < self._context.options.listing_grace_s:
+            return chunk
+        return await self._context.chunks.update(chunk, step="uploaded")
+
+    async def _find_batch(self, chunk: Chunk) -> RemoteBatch | None:
+        codec, page = self._context.codec(chunk.lane), ""
+        for _ in range(MAX_PAGES):
+            batches, page = codec.read_list(*await self._context.ask(chunk.lane, codec.list_batches(page)))
+            for batch in batches:
+                if batch.display_name == chunk.name:
+                    return batch
+            if not page:
+                return None
+        raise Unanswered("the list of batches has no end")
+
+    async def _record_created(self, chunk: Chunk, batch: RemoteBatch) -> Chunk:
+        context = self._context
+        chunk = await context.chunks.update(
+            chunk, step="created", batch=batch.name, created_at=time.time(), state=batch.state, message=""
+        )
+        context.emit(
+            BatchSubmitted(
+                at=chunk.created_at, model=context.routes[chunk.lane].profile.id, batch=batch.name,
+                requests=chunk.requests, usd=chunk.estimate_usd,
+            )
+        )  # fmt: skip
+        return chunk
+
+    # --- not at all
+
+    async def drop_chunk(self, chunk: Chunk, why: str) -> None:
+        """A chunk that was never created. Its samples are not put back: `reclaim` does that for those still lent."""
+        context = self._context
+        await context.chunks.drop(chunk, why)
+        self.release_reservation(chunk, 0.0)
+        delete_chunk_files(context, chunk)
+
+    async def requeue_samples(self, chunk: Chunk, lane: str) -> None:
+        """The samples of a chunk that is about to be dropped wait in `lane` again."""
+        reader, after = self._context.ledger.reader, 0
+        while numbers := reader.unanswered_ids(chunk.id, after, 500):
+            after = numbers[-1]
+            found = [reader.chunk_request(number) for number in numbers]
+            keys = [
+                f"{one.attempt.item_id}#{one.attempt.n}" if one.attempt.n > 1 else one.attempt.item_id
+                for one in found
+                if one
+            ]
+            back = [self._context.backlog.take_submitted(key) for key in keys]
+            self._outcomes.requeue(lane, [sample for sample in back if sample is not None])
+
+    def release_reservation(self, chunk: Chunk, spent_usd: float) -> None:
+        """The chunk is over: its reservation becomes what it has cost."""
+        quota_slot = self.quota_slots.pop(chunk.id, None)
+        log = self._context.quota_logs.get(chunk.lane)
+        if quota_slot is not None and log is not None:
+            if spent_usd:
+                log.record_cost(quota_slot, spent_usd)
+            else:
+                log.refund(quota_slot)
+        self._context.dispatcher.adjust_external(0, -reserved_usd(chunk), spent_usd)
+
+
+def _write_and_sync(file: IO[bytes], lines: Sequence[bytes]) -> None:
+    file.writelines(lines)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def delete_stale_files(reader: Reader, folder: str) -> None:
+    """Files of chunks that are over, from a run that died before it deleted them."""
+    kept = {str(chunk.id) for chunk in reader.open_chunks()}
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        number, _, kind = name.partition(".")
+        if kind in CHUNK_FILE_KINDS and number not in kept:
+            os.unlink(os.path.join(folder, name))
+
+
+def delete_chunk_files(context: BatchContext, chunk: Chunk) -> None:
+    for kind in CHUNK_FILE_KINDS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(context.file(chunk, kind))

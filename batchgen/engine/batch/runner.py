@@ -1,0 +1,373 @@
+"""The loop of a run's batches: submit what waits, look after what is out, collect what has ended, until nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+
+from batchgen.engine.batch.chunk_submitter import ChunkSubmitter, EnqueuedQuotaFull
+from batchgen.engine.batch.context import BatchContext, reserved_usd
+from batchgen.engine.batch.outcomes import BatchOutcomes
+from batchgen.engine.batch.result_collector import ResultCollector
+from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, ProviderError, StoreError
+from batchgen.events import BatchUpdated, LaneStopped
+from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
+from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_lane, poll_delay_s
+from batchgen.providers.gemini_batch import ENDED_STATES
+from batchgen.scheduling.window import Reserved
+from batchgen.store.spool import disk_error
+
+MISSING_BATCH_GRACE_S = (
+    600.0  # for which a batch that is not there is looked for: one that was just created may not be found yet
+)
+NO_RESULTS_GRACE_S = 900.0  # for which a batch that succeeded and names no results is looked at again
+MAX_REFUSALS = 3  # of a chunk while none of ours is out: then it is too large by itself
+CANCEL_GRACE_S = 600.0  # within which a batch that was cancelled should have ended
+RESULTS_KEPT_S = 3 * 86400.0  # results that are not there so long after their batch began are gone
+NOTE_AFTER_ERRORS = 5  # troubles of one kind with a chunk, then they are mentioned
+
+
+class BatchRunner:
+    """Runs beside the online engine. `dispatch.outside` keeps that one from ending while samples may come back."""
+
+    def __init__(self, context: BatchContext) -> None:
+        self._context = context
+        self._outcomes = BatchOutcomes(context)
+        self._submitter = ChunkSubmitter(context, self._outcomes)
+        self._collector = ResultCollector(context, self._outcomes, self._submitter)
+        self._lanes = [lane for lane, route in context.routes.items() if route.batch]
+        self._chunks: dict[int, Chunk] = {}
+        self._poll_counts: Counter[int] = Counter()
+        self._next_poll_at: dict[int, float] = {}  # UTC seconds, before which a chunk is not looked at again
+        self._error_counts: Counter[tuple[int, str]] = Counter()  # refusals, failed fetches, other troubles
+        self._limits = {lane: self._limits_of(lane) for lane in self._lanes}
+        self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
+        self._cancelled_at = 0.0
+        self._failing_since = 0.0  # UTC seconds from which on every call has failed
+        self._cancelled: set[int] = set()
+        self.stopped_lanes: dict[str, str] = {}  # lanes that the vendor makes no batches for, with the reason
+        self._reported_outstanding = 0
+        self._runner_task: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
+        self.unsubmitted = 0  # samples that no batch has taken yet
+        self.left = 0  # the same, and those of lanes that were stopped
+
+    def _limits_of(self, lane: str) -> ChunkLimits:
+        """No chunk holds more tokens than the usage tier may have enqueued at once."""
+        limits, tier = self._context.options.limits, self._context.tier
+        known = None if tier is None else self._context.routes[lane].profile.batch_tokens.get(tier)
+        return replace(limits, tokens=known) if limits.tokens is None else limits
+
+    def backlog_grew(self, lane: str) -> None:
+        """The backlog has got more for a batch lane."""
+        if self._outcomes.fallen_back:
+            self._move_to_online_lane(lane)
+            return
+        self._report_outstanding()
+        self._changed.set()
+
+    async def __aenter__(self) -> BatchRunner:
+        if self._lanes:
+            self._report_outstanding(busy=True)  # before that could find that nothing is left
+            self._runner_task = asyncio.ensure_future(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """What is out stays out; each step was made so that it can be broken off."""
+        if self._runner_task is not None:
+            self._runner_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._runner_task
+
+    async def _run(self) -> None:
+        """Until the run stops, or has nothing left; without waiting, one round."""
+        context = self._context
+        try:
+            await self._resume_open_chunks()
+            while not context.dispatcher.stop_reason:
+                self._changed.clear()
+                await self._round()
+                self._report_outstanding()
+                if not context.options.wait:
+                    return
+                await self._wait_for_next_poll()
+        except (StoreError, LedgerError) as error:
+            context.execution.storage_failed(error)
+        except OSError as error:
+            context.execution.storage_failed(disk_error(error, context.store.root))
+        except Exception:
+            context.dispatcher.stop("bug")
+            raise
+        finally:
+            self.unsubmitted = sum(map(self._submitter.waiting_count, self._lanes))
+            self.left = self.unsubmitted + sum(map(self._submitter.waiting_count, self.stopped_lanes))
+            context.dispatcher.adjust_external(-self._reported_outstanding)
+            self._reported_outstanding = 0
+
+    async def _resume_open_chunks(self) -> None:
+        """What earlier runs have left out; its money counts again."""
+        context = self._context
+        for chunk in context.ledger.reader.uncleaned_chunks():
+            if chunk.lane in context.routes:
+                await self._collector.delete_remote_files(chunk)
+        for chunk in context.ledger.reader.open_chunks():
+            if chunk.lane not in context.routes:
+                continue
+            answer = await context.quota_logs[chunk.lane].reserve(None, reserved_usd(chunk))
+            self._submitter.quota_slots[chunk.id] = answer.quota_slot if isinstance(answer, Reserved) else None
+            context.dispatcher.adjust_external(0, reserved_usd(chunk))
+            self._chunks[chunk.id] = chunk
+        self._report_outstanding(busy=True)
+
+    async def _round(self) -> None:
+        await self._fall_back_if_due()
+        for number in list(self._chunks):
+            if self._next_poll_at.get(number, 0.0) <= time.time():
+                await self._advance(number)
+        if self._context.options.batch_mode != "online" and not self._outcomes.fallen_back:
+            for lane in self._lanes:
+                await self._submit_waiting(lane)
+
+    # --- waiting
+
+    def _report_outstanding(self, *, busy: bool = False) -> None:
+        """How many samples are out, or wait to go out. busy: that is not known yet."""
+        out = (
+            busy
+            + sum(chunk.requests for chunk in self._chunks.values())
+            + sum(map(self._submitter.waiting_count, self._lanes))
+        )
+        self._context.dispatcher.adjust_external(out - self._reported_outstanding)
+        self._reported_outstanding = out
+
+    async def _wait_for_next_poll(self) -> None:
+        """Until the next look is due, something was supplied, or the fallback's time has come."""
+        options, now = self._context.options, time.time()
+        waits = [self._next_poll_at.get(number, 0.0) - now for number in self._chunks]
+        waits += [until - now for until in self._not_before.values() if until > now]
+        if not waits and any(map(self._submitter.waiting_count, self._lanes)):
+            waits.append(options.poll_s)  # for money that requests online hold
+        if options.fallback_at is not None and not self._outcomes.fallen_back:
+            waits.append(options.fallback_at - now)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), max(0.01, min(waits)) if waits else None)
+
+    # --- submitting
+
+    async def _submit_waiting(self, lane: str) -> None:
+        context = self._context
+        while self._submitter.waiting_count(lane) and self._may_open_chunk(lane) and not context.dispatcher.stop_reason:
+            chunk = await self._submitter.record_chunk(lane, self._limits[lane])
+            if chunk is None:
+                if not self._chunks and not context.dispatcher.unfinished:  # what is out may turn out cheaper
+                    context.dispatcher.budget_period = (
+                        "" if self._submitter.exhausted_budget == "run" else self._submitter.exhausted_budget
+                    )
+                    context.dispatcher.stop("budget")
+                return
+            if chunk.step != "recorded":
+                self._chunks[chunk.id] = chunk
+                await self._advance(chunk.id)
+
+    def _may_open_chunk(self, lane: str) -> bool:
+        return len(self._chunks) < MAX_OPEN_BATCHES and self._not_before.get(lane, 0.0) <= time.time()
+
+    # --- one chunk, as far as it goes now
+
+    async def _advance(self, number: int) -> None:
+        """Through its steps until it has to wait for something, and that is not before its next look is due."""
+        await self._take_steps(number)
+        self._next_poll_at[number] = time.time() + poll_delay_s(self._poll_counts[number], self._context.options.poll_s)
+
+    async def _take_steps(self, number: int) -> None:
+        while (chunk := self._chunks.get(number)) is not None and not self._context.dispatcher.stop_reason:
+            if chunk.step in UNSENT_STEPS and (why := self._abandon_reason(chunk)):
+                await self._abandon_chunk(chunk, why[0], why[1])
+                return
+            try:
+                self._chunks[number] = after = await self._step(chunk)
+                self._failing_since = 0.0
+            except EnqueuedQuotaFull as error:
+                await self._on_quota_full(chunk, error)
+                return
+            except ProviderError as error:
+                await self._on_error(chunk, error)
+                return
+            if not after.open:
+                await self._collector.delete_remote_files(after)
+                del self._chunks[number]
+            if after.step == chunk.step:
+                return
+
+    def _abandon_reason(self, chunk: Chunk) -> tuple[str, str] | None:
+        """Why no batch is to be made of it any more, in words, and the lane in which its samples wait instead."""
+        if self._outcomes.fallen_back:
+            return "the time for batches was up", online_lane(chunk.lane)
+        if self._context.options.batch_mode == "online":
+            return "a run without batches took it up", online_lane(chunk.lane)
+        if not os.path.lexists(self._context.file(chunk, "jsonl")):
+            return "its lines are no longer on the disk", chunk.lane
+        return None
+
+    async def _step(self, chunk: Chunk) -> Chunk:
+        """Raises Full, ProviderError."""
+        match chunk.step:
+            case "written":
+                return await self._submitter.upload(chunk)
+            case "uploaded":
+                if self._not_before.get(chunk.lane, 0.0) > time.time():
+                    return chunk
+                return await self._submitter.create(chunk)
+            case "asked":
+                return await self._submitter.reconcile(chunk)
+            case "created":
+                return await self._poll(chunk)
+            case "ended":
+                return await self._collector.fetch(chunk)
+            case "fetched":
+                return await self._collector.collect(chunk)
+        raise AssertionError(f"no chunk stays at {chunk.step}")
+
+    async def _poll(self, chunk: Chunk) -> Chunk:
+        context, codec = self._context, self._context.codec(chunk.lane)
+        self._poll_counts[chunk.id] += 1
+        if self._outcomes.fallen_back and chunk.id not in self._cancelled:
+            await self._cancel(chunk)
+        try:
+            status, headers, body = await context.ask(chunk.lane, codec.get_batch(chunk.batch))
+        except Malformed as error:
+            if error.reason != "too_large":
+                raise
+            status, headers, body = 200, {}, await self._collector.read_status(chunk)  # so long with its answers alone
+        if codec.is_missing(status, body):
+            return await self._keep_waiting(chunk, MISSING_BATCH_GRACE_S) or await context.chunks.update(
+                chunk, step="ended", state="gone"
+            )
+        seen = codec.read_batch(status, headers, body)
+        if (seen.state, seen.succeeded, seen.failed) != (chunk.state, chunk.succeeded, chunk.failed):
+            context.emit(
+                BatchUpdated(
+                    at=time.time(), model=context.routes[chunk.lane].profile.id, batch=chunk.batch, state=seen.state,
+                    requests=seen.requests or chunk.requests, succeeded=seen.succeeded, failed=seen.failed,
+                )
+            )  # fmt: skip
+            counts = {"state": seen.state, "succeeded": seen.succeeded, "failed": seen.failed}
+            chunk = await context.chunks.update(chunk, **counts)
+        if seen.state not in ENDED_STATES:
+            chunk = await context.chunks.update(chunk, ended_at=0.0) if chunk.ended_at else chunk
+            return await self._abandon_if_not_cancelled(chunk)
+        still_waiting = None
+        if seen.state == "succeeded" and not seen.results_file:
+            still_waiting = await self._keep_waiting(chunk, NO_RESULTS_GRACE_S)
+        return still_waiting or await context.chunks.update(
+            chunk, step="ended", results_file=seen.results_file, message=seen.message
+        )
+
+    async def _keep_waiting(self, chunk: Chunk, max_s: float) -> Chunk | None:
+        """The chunk while it is not yet for so long that looks bring nothing, whichever run looks; else None."""
+        since = chunk.ended_at or time.time()
+        if time.time() - since >= max_s * min(1.0, self._context.options.poll_s / 5.0):
+            return None
+        return chunk if chunk.ended_at else await self._context.chunks.update(chunk, ended_at=since)
+
+    async def _abandon_if_not_cancelled(self, chunk: Chunk) -> Chunk:
+        """A batch that goes on long after it was cancelled is waited for no more: what it does may be billed."""
+        patience_s = CANCEL_GRACE_S * min(1.0, self._context.options.poll_s / 5.0)
+        if not self._cancelled_at or time.time() - self._cancelled_at < patience_s:
+            return chunk
+        self._context.note(
+            f"{chunk.batch} was cancelled and still runs: what it makes may be billed and is not waited for"
+        )
+        return await self._context.chunks.update(chunk, step="ended", state="gone")
+
+    # --- what goes wrong with a chunk as a whole
+
+    async def _on_quota_full(self, chunk: Chunk, full: EnqueuedQuotaFull) -> None:
+        """No room for enqueued work: wait for what is out; a chunk refused with nothing out is too large by itself."""
+        context = self._context
+        self._chunks[chunk.id] = replace(chunk, step="uploaded")
+        self._error_counts[chunk.id, "full"] += 1
+        refusals = self._error_counts[chunk.id, "full"]
+        if refusals == 1:
+            context.note(f"{context.routes[chunk.lane].profile.id}: no room for another batch yet: {full}")
+        wait_s = max(full.retry_after_s, poll_delay_s(refusals, context.options.poll_s))
+        self._not_before[chunk.lane] = time.time() + wait_s
+        others_are_out = any(one.lane == chunk.lane and one.step not in UNSENT_STEPS for one in self._chunks.values())
+        if refusals >= MAX_REFUSALS and full.smaller_may_fit and not others_are_out and chunk.requests > 1:
+            self._limits[chunk.lane] = replace(self._limits[chunk.lane], requests=max(1, chunk.requests // 2))
+            await self._abandon_chunk(chunk, "too large for the quota of enqueued work", chunk.lane)
+
+    async def _on_error(self, chunk: Chunk, error: ProviderError) -> None:
+        context = self._context
+        now = context.ledger.reader.chunk(chunk.id)
+        self._chunks[chunk.id] = now
+        if error.scope == "run":
+            context.execution.stop(error.reason, error.message)
+        elif _results_expired(error, time.time() - now.created_at):
+            self._chunks[chunk.id] = await context.chunks.update(now, results_file="", state="gone")
+        elif now.step in UNSENT_STEPS and not error.retryable:
+            await self._stop_lane(now, error)
+        else:
+            self._poll_counts[chunk.id] += 1  # the network, or a fault of the server: later
+            self._error_counts[chunk.id, error.reason] += 1
+            if self._error_counts[chunk.id, error.reason] == (
+                1 if isinstance(error, DownloadFailed) else NOTE_AFTER_ERRORS
+            ):
+                context.note(f"{now.batch or now.name}: {error.message}; it is tried again")
+            self._failing_since = self._failing_since or time.time()
+            stall_s = context.dispatcher.stall_s
+            if stall_s is not None and time.time() - self._failing_since > stall_s:
+                context.dispatcher.stop("stalled")
+
+    async def _stop_lane(self, chunk: Chunk, error: ProviderError) -> None:
+        """The vendor will have no such batch: the lane stops, and what it held waits for another run."""
+        context, model = self._context, self._context.routes[chunk.lane].profile.id
+        await self._abandon_chunk(chunk, error.message, chunk.lane)
+        left = self._submitter.waiting_count(chunk.lane)
+        context.emit(LaneStopped(at=time.time(), model=model, reason=error.reason, message=error.message, left=left))
+        if context.options.batch_mode == "auto" and isinstance(error, BadRequest):
+            self._move_to_online_lane(chunk.lane)
+            return
+        self._lanes.remove(chunk.lane)
+        self.stopped_lanes[chunk.lane] = error.reason
+
+    async def _abandon_chunk(self, chunk: Chunk, why: str, lane: str) -> None:
+        await self._submitter.requeue_samples(chunk, lane)
+        await self._submitter.drop_chunk(chunk, why)
+        del self._chunks[chunk.id]
+
+    # --- the fallback
+
+    def _move_to_online_lane(self, lane: str) -> None:
+        other = online_lane(lane)
+        self._submitter.return_to_backlog(lane)
+        if self._context.backlog.move(lane, other):
+            self._context.dispatcher.backlog_grew(other)
+
+    async def _fall_back_if_due(self) -> None:
+        """At its time: cancel what is out, collect what it has brought, and make the rest online."""
+        context, at = self._context, self._context.options.fallback_at
+        if at is None or self._outcomes.fallen_back or time.time() < at:
+            return
+        self._outcomes.fallen_back, self._cancelled_at = True, time.time()
+        context.note("the time for batches is up: they are cancelled, and what they have not delivered is made online")
+        for chunk in list(self._chunks.values()):
+            self._poll_counts[chunk.id] = 0
+        self._next_poll_at.clear()
+        for lane in self._lanes:
+            self._move_to_online_lane(lane)
+
+    async def _cancel(self, chunk: Chunk) -> None:
+        codec = self._context.codec(chunk.lane)
+        with contextlib.suppress(ProviderError):  # tried again at the next look
+            codec.check_removed(*await self._context.ask(chunk.lane, codec.cancel(chunk.batch)))
+            self._cancelled.add(chunk.id)
+
+
+def _results_expired(error: ProviderError, age_s: float) -> bool:
+    """Whether results will not be had any more. age_s: of their batch. Pure."""
+    return isinstance(error, DownloadFailed) and error.http_status in (403, 404, 410) and age_s > RESULTS_KEPT_S

@@ -1,0 +1,75 @@
+"""A sample that somebody else had before: what became of the requests for it is found out before another one is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from batchgen.engine.cluster.orphan_recovery import adopt_orphans
+from batchgen.engine.http_attempt import Exchange
+from batchgen.engine.links import fetch_attempt_links
+from batchgen.engine.recovery.open_attempts import settle_by_receipt
+from batchgen.engine.routes import Route
+from batchgen.errors import DownloadFailed
+from batchgen.ledger.requests import OpenAttempt
+from batchgen.ledger.worker_ledger import ClaimedSample, FencedLedger
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.store.bucket import BucketStore
+from batchgen.store.store import Store
+
+
+class PreviousAttempts:
+    def __init__(
+        self,
+        ledger: FencedLedger,
+        store: Store,
+        catalogue: Catalogue,
+        exchange: Exchange,
+        routes: Mapping[str, Route],
+        note: Callable[[str], None],
+        hold_uncertain: bool,
+    ) -> None:
+        self._hold_uncertain = hold_uncertain
+        self._ledger = ledger
+        self._store = store
+        self._catalogue = catalogue
+        self._exchange = exchange
+        self._routes = routes
+        self._note = note
+
+    async def resolve(self, claimed: ClaimedSample) -> tuple[str, str] | None:
+        """(state, reason) when the sample has come to its end; None when it has to be asked for.
+
+        Never sent costs nothing. What was sent and has no end is looked for: behind the link of its answer, else in the
+        spools that no worker has any more. What is found nowhere is uncertain: it is asked for once more, or held.
+        """
+        end, uncertain_count = claimed.unreported_end, claimed.uncertain_count
+        for attempt in claimed.open_attempts:
+            if (found := await self._find_result(attempt)) is not None:
+                end = found
+            elif await self._ledger.give_up(attempt):
+                end = ("uncertain", "interrupted")
+                uncertain_count += 1
+        if end is not None and end[0] == "uncertain" and uncertain_count == 1 and not self._hold_uncertain:
+            return None  # a sample that ends its workers is not asked for without end
+        return end
+
+    async def _find_result(self, attempt: OpenAttempt) -> tuple[str, str] | None:
+        """How it ended, when its picture exists. A link that cannot be fetched now is fetched by the next run."""
+        if attempt.links:
+            try:
+                await fetch_attempt_links(
+                    self._ledger, self._store, self._exchange, self._routes.get(attempt.lane), attempt
+                )
+            except DownloadFailed as error:
+                self._note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
+                return "failed", error.reason
+            return "succeeded", ""
+        return ("succeeded", "") if await asyncio.to_thread(self._recover_stored, attempt) else None
+
+    def _recover_stored(self, attempt: OpenAttempt) -> bool:
+        """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""
+        if isinstance(self._store, BucketStore) and settle_by_receipt(self._ledger, self._store, attempt, self._note):
+            return True
+        adopt_orphans(self._ledger, self._store, self._catalogue, self._note)
+        return self._ledger.has_succeeded(attempt.id)

@@ -1,0 +1,265 @@
+"""Makes derivatives beside a run, in worker processes: what is missing at its start, each new picture, the rest at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+from batchgen.derivatives.diff import CHUNK, DerivativeDiffer, RenderTask
+from batchgen.derivatives.render_process import RenderProcess, RenderProcessDied
+from batchgen.derivatives.specification import UNFINISHED_PREFIX
+from batchgen.engine.dependents import split_key
+from batchgen.engine.outcome import DerivativeCounts
+from batchgen.errors import BatchgenError
+from batchgen.events import Event, SampleSucceeded
+from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.missing_state import has_result_lines
+from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.server_lock import ServerLock
+from batchgen.manifest import Manifest
+from batchgen.os_errors import machine_refusal
+from batchgen.planning.plan import is_selected
+from batchgen.records import Item, Post
+from batchgen.store.lock import JobLock
+from batchgen.store.store import Store
+
+T = TypeVar("T")
+log = logging.getLogger("batchgen")
+RENDER_TRIES = 3  # of a task whose process dies
+MAX_WORKERS = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
+MIN_FREE_BYTES = 256_000_000  # of the disk are left to the pictures themselves
+STOP_WITHOUT_WAITING = (
+    "SIGINT",
+    "SIGTERM",
+    "SIGHUP",
+    "disk",
+    "bug",
+    "deadline",
+    "cancelled",
+)  # the next run makes the rest
+POLL_INTERVAL_S = 0.2
+
+
+def available_cpus() -> int:
+    """As many as this process may use."""
+    counts = getattr(os, "process_cpu_count", None)  # since 3.13; before it, what the scheduler grants
+    if counts is not None:
+        return counts() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    return max(1, min(MAX_WORKERS, available_cpus() - 1))
+
+
+async def render_derivatives(process: RenderProcess, due: RenderTask, store: Store) -> list[DerivativeRow]:
+    """Make the files of one picture, in a process, and answer what became of each."""
+    payload = {**due.payload, "root": store.root, "spool": store.spool}
+    for _ in range(RENDER_TRIES):
+        try:
+            return list(due.rows(await process.render(payload)))
+        except RenderProcessDied as died:
+            why = str(died)
+    return list(due.failed(f"its worker process {why}, {RENDER_TRIES} times"))
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
+
+
+class DerivativeRunner:
+    """An observer of the run and a few tasks on its loop, which hold no slot and only pass lines to processes.
+
+    Use it as a context: leaving it ends the processes, and what they had not finished is made by the next run.
+    """
+
+    def __init__(
+        self, manifest: Manifest, ledger: Ledger, store: Store, note: Callable[[str], None], *,
+        emulated: bool, only: Sequence[str] = (), workers: int | None = None,
+    ) -> None:  # fmt: skip
+        self._manifest = manifest
+        self._ledger = ledger
+        self._store = store
+        self._note = note
+        self._only = tuple(only)
+        self._view = DerivativeReader.from_reader(ledger.reader)
+        self._differ = DerivativeDiffer(self._view, store.root, manifest.name, emulated=emulated)
+        self._workers = workers or default_workers()
+        self._post_overrides: dict[str, Post | None] = {}  # of items that say other than the manifest's default
+        self._new_keys: asyncio.Queue[str | None] = asyncio.Queue()
+        self._tasks: asyncio.Queue[RenderTask] = asyncio.Queue(self._workers)
+        self._in_progress: set[tuple[str, int]] = set()
+        self._asyncio_tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
+        self._made = self._skipped = self._removed = 0
+
+    async def __aenter__(self) -> Self:
+        for name in os.listdir(self._store.spool):
+            if name.startswith(UNFINISHED_PREFIX):  # of a run that was killed
+                self._store.remove_spooled(name)
+        if self._manifest.has_derivatives or self._view.derivative_counts():
+            feed = asyncio.create_task(self._produce())
+            self._asyncio_tasks = [feed, *(asyncio.create_task(self._consume()) for _ in range(self._workers))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._asyncio_tasks:
+            task.cancel()
+        await asyncio.gather(*self._asyncio_tasks, return_exceptions=True)
+
+    def __call__(self, event: Event) -> None:
+        """Hears of each new picture."""
+        if self._asyncio_tasks and isinstance(event, SampleSucceeded):
+            self._new_keys.put_nowait(event.key)
+
+    async def finish(self, stopping: Callable[[], str] = lambda: "") -> DerivativeCounts:
+        """Make what is left, unless the run is `stopping` for a reason that leaves it to the next one."""
+        self._new_keys.put_nowait(None)
+        feed, waited = self._asyncio_tasks[0] if self._asyncio_tasks else None, 0
+        while feed is not None and not feed.done() and stopping() not in STOP_WITHOUT_WAITING:
+            await asyncio.wait({feed}, timeout=POLL_INTERVAL_S)
+            waited += 1
+            if waited == 10:
+                self._note("derivatives are still being made")
+        counts = self._view.derivative_counts() if self._asyncio_tasks else {}
+        failed = sum(states.get("failed", 0) for states in counts.values())
+        finished = not self._stopped and (feed is None or (feed.done() and not feed.cancelled()))
+        return DerivativeCounts(self._made, self._skipped, self._removed, failed, finished)
+
+    # --- what is to be made
+
+    async def _produce(self) -> None:
+        try:
+            await self._scan_manifest()
+            while (keys := await self._take_new_keys()) is not None:
+                by_item = {split_key(key)[0]: key for key in keys}
+                await self._enqueue_missing(
+                    [(item_id, self._post_overrides.get(item_id, self._manifest.post)) for item_id in by_item]
+                )
+            await self._tasks.join()
+        except Exception as error:
+            self._leave_to_next_run(error)
+
+    def _leave_to_next_run(self, error: Exception) -> None:
+        """No trouble with derivatives ever costs a picture: what is missing is left to the next run."""
+        self._stopped = True
+        why = machine_refusal(error)
+        self._note(f"derivatives are left to the next run: {why or error}")
+        if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
+            log.error("a bug of batchgen", exc_info=error)
+
+    async def _scan_manifest(self) -> None:
+        """Everything that the manifest wants, once; in threads, so that the loop is free for answers."""
+        items = self._manifest.items()
+        while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
+            await self._enqueue_missing([(item.id, self._note_override(item)) for item in chunk if self._selects(item)])
+        if not self._only:
+            await self._remove_stale(await in_thread(self._view.unwanted_derivatives))
+
+    def _selects(self, item: Item) -> bool:
+        return not self._only or is_selected(item, self._only)
+
+    def _note_override(self, item: Item) -> Post | None:
+        if item.post is not self._manifest.post:
+            self._post_overrides[item.id] = item.post
+        return item.post
+
+    async def _take_new_keys(self) -> list[str] | None:
+        """Keys of new pictures; None once there will be no more."""
+        keys = [await self._new_keys.get()]
+        while not self._new_keys.empty() and len(keys) < CHUNK and keys[-1] is not None:
+            keys.append(self._new_keys.get_nowait())
+        if keys[-1] is None and len(keys) > 1:
+            self._new_keys.put_nowait(keys.pop())
+        return None if keys[0] is None else [key for key in keys if key is not None]
+
+    async def _enqueue_missing(self, items: Sequence[tuple[str, Post | None]]) -> None:
+        ids = {item_id for item_id, _ in items}
+        if any(
+            item_id in ids for item_id, _ in self._in_progress
+        ):  # with a picture before this one, or with this very one
+            await self._tasks.join()
+        found = await in_thread(lambda: self._differ.diff(items))
+        if found.touched:
+            await self._ledger.writer.write(upsert_derivatives(found.touched))
+        await self._remove_stale(found.stale)
+        for due in found.due:
+            self._in_progress.add(due.key)
+            await self._tasks.put(due)
+
+    async def _remove_stale(self, rows: Sequence[DerivativeRow]) -> None:
+        self._removed += self._differ.remove(rows)
+        if rows:
+            await self._ledger.writer.write(delete_derivatives(rows))
+
+    # --- making it
+
+    async def _consume(self) -> None:
+        process = RenderProcess()
+        try:
+            while True:
+                due = await self._tasks.get()
+                try:
+                    if not self._disk_is_full():
+                        await self._render(process, due)
+                except Exception as error:
+                    self._leave_to_next_run(error)
+                finally:
+                    self._in_progress.discard(due.key)
+                    self._tasks.task_done()
+        finally:
+            await process.close()
+
+    def _disk_is_full(self) -> bool:
+        if not self._stopped and self._store.free_bytes() < MIN_FREE_BYTES:
+            self._stopped = True
+            self._note("the disk is nearly full: derivatives are left to a run that finds room")
+        return self._stopped
+
+    async def _render(self, process: RenderProcess, due: RenderTask) -> None:
+        rows = await render_derivatives(process, due, self._store)
+        await self._ledger.writer.write(upsert_derivatives(rows))
+        self._made += sum(row.state == "made" for row in rows)
+        self._skipped += sum(row.state == "skipped" for row in rows)
+
+
+async def make_derivatives(
+    manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]
+) -> DerivativeCounts:
+    """All that is missing of the pictures that are there, without a run. Raises ManifestError, JobLocked, StoreError,
+    LedgerError."""
+    for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
+        pass
+    has_result_lines(folder)  # a user's own results.jsonl is never written over
+    store = Store(folder)
+    store.prepare()
+    lock = JobLock(folder)
+    lock.acquire()
+    try:
+        ledger = Ledger(folder)
+        try:
+            ServerLock(ledger).acquire()
+            emulated = ledger.reader.meta("emulated") == "yes"
+            async with DerivativeRunner(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
+                tally = await derivatives.finish()
+            ledger.flush()  # unless it has gone meanwhile
+            if tally.changed:
+                ResultsFile(folder, ledger.reader).rebuild()
+            return tally
+        finally:
+            ledger.close()
+    finally:
+        lock.release()

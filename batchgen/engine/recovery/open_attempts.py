@@ -1,0 +1,283 @@
+"""What a run does before it asks for anything: finish what a dead one left, and bring the folder in line with the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from batchgen.engine.reconcile_items import Reconciliation
+from batchgen.engine.recovery.receipts import Receipt, receipt_from_json, receipt_of
+from batchgen.engine.settle import late_message, late_pictures, move_into_place, place_recorded, record_and_place
+from batchgen.errors import ImageError
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.pictures import RecordedImage, SpooledPicture
+from batchgen.ledger.requests import OpenAttempt
+from batchgen.records import EMPTY_MAPPING, ImageFile, Item, Reply, Sample
+from batchgen.store.bucket import BucketStore
+from batchgen.store.check import check_file
+from batchgen.store.spool import sync_file, sync_folder
+from batchgen.store.store import SUPERSEDED, Store, verify_file
+
+Change = tuple[str, tuple[Any, ...]]
+Note = Callable[[str], None]
+
+
+def finish_moves(ledger: Ledger, store: Store, note: Note) -> None:
+    """Pictures that were recorded and not moved to their names."""
+    move_unplaced(ledger, store, ledger.reader.unplaced(), note)
+
+
+def move_unplaced(ledger: Ledger, store: Store, images: Sequence[RecordedImage], note: Note) -> None:
+    """What a bucket does not take now waits on, and is tried again while the run goes on."""
+    store.load_pending(images)
+    for attempt, found in groupby(images, key=lambda image: image.attempt):
+        recorded = list(found)
+        spooled = [image for image in recorded if os.path.exists(store.spooled(image.spool))]
+        in_place = [image for image in recorded if image not in spooled and is_in_place(store, image)]
+        if not spooled and not in_place:
+            ledger.record_placed(attempt)  # gone from both: the survey sees that it is missing
+            store.discard_spooled(attempt, [(image.spool, image.file.path) for image in recorded])
+        elif place_recorded(ledger, store, attempt, spooled, in_place) and spooled:
+            names = ", ".join(image.file.path for image in spooled)
+            note(f"{names}: moved into place; an interrupted run had not got that far")
+
+
+def is_in_place(store: Store, image: RecordedImage) -> bool:
+    """Compare the bytes: another picture of the same size may have the name."""
+    file = image.file
+    return store.verify(file.path, file.sha256, file.bytes) == "right"
+
+
+def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
+    """Requests that were sent and whose end was not recorded. Answers how many are uncertain now.
+
+    Whole pictures in the spool are adopted, their usage unknown and their price estimated. Answers with a link stay open
+    to be fetched. The rest is uncertain: it may have been billed.
+    """
+    uncertain = 0
+    for attempt in ledger.reader.open_attempts():
+        partly = attempt.answer is not None and attempt.answer.recorded  # else its receipt tells nothing new
+        if isinstance(store, BucketStore) and not partly and settle_by_receipt(ledger, store, attempt, note):
+            continue
+        if attempt.links:
+            continue
+        stranded = store.recover_stranded(attempt.id, attempt.started_at)
+        if not adopt_spooled(ledger, store, attempt, note, "temporary folder" if stranded else "spool"):
+            uncertain += 1
+            message = "the run ended while the request was in flight"
+            ledger.end_without_picture(attempt, "uncertain", "interrupted", message)
+        for path in stranded:
+            os.unlink(path)
+    ledger.flush()
+    removed = store.clean_spool({image.spool for image in ledger.reader.unplaced()})
+    if removed:
+        note(f"removed {removed} incomplete file(s) of an interrupted run from the spool")
+    return uncertain
+
+
+def adopt_spooled(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note, origin: str = "spool") -> bool:
+    """Whether the spool has the whole answer to a request, which is settled then."""
+    found = complete_images(store, attempt.id)
+    if found and _may_be_incomplete(ledger, store, attempt):
+        _move_to_drafts(ledger, store, attempt, found, note)
+        found = []
+    if found:
+        _adopt(ledger, store, attempt, found, note, f"was found in the {origin}")
+    return bool(found)
+
+
+def settle_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt, note: Note) -> bool:
+    """Whether a process deposited this attempt and died before the ledger heard of it. Its pictures are read again."""
+    facts = store.read_receipt(attempt.id)
+    receipt = None if facts is None else receipt_from_json(facts, attempt)
+    if receipt is None:
+        return False
+    for picture in receipt.pictures:
+        file = picture.file
+        if (
+            verify_file(store.spooled(picture.spool), file.sha256, file.bytes) != "right"
+            and store.verify(file.path, file.sha256, file.bytes) != "right"
+        ):
+            return False
+    for picture in receipt.pictures:
+        store.note_upload_elsewhere(picture.spool, picture.file.path)
+    _record_and_place(ledger, store, attempt, receipt, note, "was on its way to the bucket")
+    return True
+
+
+def _record_and_place(
+    ledger: Ledger, store: Store, attempt: OpenAttempt, receipt: Receipt, note: Note, where: str
+) -> None:
+    recorded, _ = record_and_place(ledger, store, minimal_sample(attempt), receipt)
+    came_late = late_pictures(receipt, recorded)
+    then = f"; it {late_message(came_late)}" if came_late else " and need not be bought again"
+    note(f"{attempt.item_id}: its picture {where}{then}")
+
+
+def _may_be_incomplete(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
+    """Whether what is in the spool cannot be taken for the answer: the answer may go on behind an interim picture, and a
+    picture of a conversation without what the model said serves nobody, for the next turn could not be asked for."""
+    wire = json.loads(ledger.reader.wire(attempt.item_id, attempt.n) or "{}")
+    return "keep_thoughts" in wire or ("turn" in wire and not os.path.exists(store.turn_path(attempt.id)))
+
+
+def _move_to_drafts(
+    ledger: Ledger, store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note
+) -> None:
+    """They may have been paid for, so they stay to be looked at."""
+    drafts = [_draft(store, attempt, k, name, file) for k, (name, file) in enumerate(found)]
+    _make_durable(store, found)
+    ledger.record_drafts(attempt, drafts)
+    move_into_place(ledger, store, attempt.id, drafts)
+    names = ", ".join(draft.file.path for draft in drafts)
+    note(f"{attempt.item_id}: part of an answer that an interrupted run did not finish is kept as {names}")
+
+
+def _draft(store: Store, attempt: OpenAttempt, k: int, spool: str, file: ImageFile) -> SpooledPicture:
+    path = store.draft_name(attempt.stem, attempt.n, k, attempt.id, file.format)
+    return SpooledPicture(attempt.n, k, spool, replace(file, path=path, role="draft"), None)
+
+
+def _make_durable(store: Store, found: Sequence[tuple[str, ImageFile]]) -> None:
+    """A process that was killed may have written and not synced it."""
+    for name, _ in found:
+        sync_file(store.spooled(name))
+    sync_folder(store.spool)
+
+
+def complete_images(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
+    """Spool files of an attempt that are whole pictures, in the order in which they came."""
+    prefix = f"{attempt}."
+    there = os.listdir(store.spool) if os.path.isdir(store.spool) else []
+    names = sorted(
+        (entry for entry in there if entry.startswith(prefix)),
+        key=lambda name: int(name[len(prefix) :]),
+    )
+    found = []
+    for name in names:
+        path = store.spooled(name)
+        try:
+            checked = check_file(path)
+        except ImageError:
+            continue
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(
+            (
+                name,
+                ImageFile(
+                    path="",
+                    sha256=digest,
+                    bytes=os.path.getsize(path),
+                    width=checked.width,
+                    height=checked.height,
+                    format=checked.format,
+                ),
+            )
+        )
+    return found
+
+
+def _adopt(
+    ledger: Ledger,
+    store: Store,
+    attempt: OpenAttempt,
+    found: list[tuple[str, ImageFile]],
+    note: Note,
+    where: str,
+) -> None:
+    """Rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
+    drafts = max(0, len(found) - attempt.images)
+    usd = attempt.estimate_usd
+    pictures = [_draft(store, attempt, k, name, file) for k, (name, file) in enumerate(found[:drafts])]
+    for n, (name, file) in enumerate(found[drafts:], attempt.n):
+        path = store.file_name(attempt.stem, n, file.format)
+        pictures.append(
+            SpooledPicture(
+                n, len(pictures), name, replace(file, path=path), None if usd is None else usd / attempt.images
+            )
+        )
+    _make_durable(store, found)
+    price, sample = (usd, "unknown" if usd is None else "estimate"), minimal_sample(attempt)
+    receipt = receipt_of(attempt.id, sample, Reply(), pictures, (), price=price, sent_at=None, beside=EMPTY_MAPPING)
+    _record_and_place(ledger, store, attempt, receipt, note, where)
+
+
+def minimal_sample(attempt: OpenAttempt) -> Sample:
+    """As much of it as an attempt's own columns tell."""
+    item = Item(id=attempt.item_id, prompt="", model="", provider="", filename=attempt.stem)
+    return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)
+
+
+def apply_reconciliation(ledger: Ledger, store: Store, reconciliation: Reconciliation, backlog: Backlog) -> None:
+    """Note what is blocked; move what the manifest no longer wants to `superseded/`, and what it wants again to its name."""
+    while blocked := backlog.take_blocked(500):
+        ledger.record_blocked(blocked)
+    at = time.time()
+    _supersede_removed(ledger, store, reconciliation, at)
+    displaced_to: dict[str, str] = {}  # two items may have swapped names
+    for move in reconciliation.moves:
+        old = displaced_to.get(move.old, move.old)
+        if old != move.new:
+            displaced = store.supersede(move.new)
+            if displaced is not None:
+                displaced_to[displaced[0]] = displaced[1]
+                ledger.run_statements(
+                    [
+                        ("UPDATE image SET path = ? WHERE path = ?", (displaced[1], displaced[0])),
+                        ("UPDATE sample SET path = ? WHERE path = ?", (displaced[1], displaced[0])),
+                    ]
+                )
+            store.move(old, move.new)
+            store.sync(old, move.new)  # each is durable before the next takes a name that it has left
+        sample = move.sample
+        changes: list[Change] = [
+            (
+                "UPDATE image SET path = ? WHERE item_id = ? AND n = ? AND (path = ? OR (attempt_id = ? AND k = ?))",
+                (move.new, sample.item.id, sample.n, old, *move.image),
+            ),
+            (
+                "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, fingerprint = ?, made_fingerprint = ?, wire = ?, model = ?,"
+                " reason = '', message = '', updated_at = ? WHERE item_id = ? AND n = ?",
+                (
+                    move.new,
+                    move.bytes,
+                    sample.fingerprint,
+                    sample.fingerprint,
+                    sample.wire,
+                    sample.item.model,
+                    at,
+                    sample.item.id,
+                    sample.n,
+                ),
+            ),
+        ]
+        marked = (sample.fingerprint, sample.item.id, sample.n)  # what a repair without the manifest could not tell
+        changes.append(("UPDATE image SET fingerprint = ? WHERE item_id = ? AND n = ? AND fingerprint = ''", marked))
+        ledger.run_statements(changes)
+
+
+def _supersede_removed(ledger: Ledger, store: Store, reconciliation: Reconciliation, at: float) -> None:
+    """All are moved, then made durable, then recorded at once."""
+    changes: list[Change] = []
+    moved: list[str] = []
+    for item_id, n, path in reconciliation.removed:
+        pair = store.supersede(path) if path and os.path.dirname(path) != SUPERSEDED else None
+        moved += pair or ()
+        new = pair[1] if pair else path
+        changes += [
+            (
+                "UPDATE sample SET state = 'superseded', path = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+                (new, at, item_id, n),
+            ),
+            ("UPDATE image SET path = ? WHERE path = ? AND item_id = ?", (new, path, item_id)),
+        ]
+    store.sync(*moved)
+    ledger.run_statements(changes)

@@ -1,0 +1,118 @@
+"""A stream that people read: what it can show, and the one way a line gets onto it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from batchgen.sanitize import ascii_only, display_width, printable_json, redact_secrets, sanitize, truncate, wrapped
+from batchgen.settings import environment
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+Row = Sequence[str]
+
+
+class Console:
+    """Every line is cleaned, its secrets taken out, and put into what the stream's encoding can say.
+
+    tty: a person watches. live: lines may be redrawn. secrets: values never to be shown, whoever says them.
+    """
+
+    def __init__(self, stream: TextIO, environ: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
+        environ = environment() if environ is None else environ
+        self.stream = stream
+        self.secrets = tuple(sorted(secrets, key=len, reverse=True))
+        self.tty = _is_tty(stream)
+        dumb = environ.get("TERM") == "dumb"
+        self.colour = self.tty and not dumb and not environ.get("NO_COLOR")
+        self.live = self.tty and not dumb and not environ.get("CI")
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")
+        self.unicode = encoding in ("utf8", "utf8sig") and not (self.tty and _plain_locale(environ))
+
+    @property
+    def columns(self) -> int:
+        """Width in columns; without a terminal there is nothing to fit into."""
+        if not self.tty:
+            return 1000
+        with contextlib.suppress(OSError, ValueError):
+            if not environment().get("COLUMNS"):
+                return os.get_terminal_size(self.stream.fileno()).columns or 80
+        return shutil.get_terminal_size().columns
+
+    @property
+    def rows(self) -> int:
+        """Height in lines of the terminal."""
+        with contextlib.suppress(OSError, ValueError):
+            return os.get_terminal_size(self.stream.fileno()).lines or 24
+        return 24
+
+    def fit(self, text: str) -> str:
+        """`text` as this stream may show it, on one line, without styles."""
+        text = sanitize(redact_secrets(text, self.secrets))
+        return text if self.unicode else ascii_only(text)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line, whatever the text holds; a terminal gets it wrapped. style: words of bold, dim, red, green, yellow."""
+        self.print_labelled("", text, style)
+
+    def print_labelled(self, label: str, text: str, style: str = "") -> None:
+        """A line behind a dim label of ours; what wraps is indented like the text."""
+        for number, part in enumerate(self.wrapped(self.fit(text), len(label))):
+            head = label if number == 0 else " " * len(label)
+            self.stream.write(self.styled(head, "dim") + self.styled(part, style) + "\n")
+        self.stream.flush()
+
+    def wrapped(self, text: str, indent: int = 0) -> list[str]:
+        """`text` in parts that fit beside an indent; whole when no terminal sets a width. It keeps its own indent."""
+        width = self.columns - indent - 1
+        if not self.tty or display_width(text) <= width:
+            return [text]
+        own = " " * (len(text) - len(text.lstrip()))
+        return wrapped(text, max(20, width), own)
+
+    def styled(self, text: str, style: str) -> str:
+        if not (style and self.colour and text):
+            return text
+        return f"\x1b[{';'.join(_CODES[word] for word in style.split())}m{text}\x1b[0m"
+
+    def json(self, value: Any) -> None:
+        """One object, the only thing on this stream."""
+        text = printable_json(value, indent=2, plain=not self.unicode)
+        self.stream.write(redact_secrets(text, self.secrets) + "\n")
+        self.stream.flush()
+
+    def table(self, head: Row, rows: Sequence[Row], *, right: Iterable[int] = (), flexible: int = 0) -> None:
+        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short."""
+        fitted = [[self.fit(cell) for cell in row] for row in (head, *rows)]
+        widths = [max(display_width(row[column]) for row in fitted) for column in range(len(head))]
+        spare = self.columns - sum(widths) - 2 * (len(head) - 1)
+        if spare < 0:
+            widths[flexible] = max(8, widths[flexible] + spare)
+        figures = set(right)
+        for number, row in enumerate(fitted):
+            parts = []
+            for column, cell in enumerate(row):
+                cell = truncate(cell, widths[column]) if self.tty else cell
+                cell = cell if self.unicode else cell.replace("…", "~")
+                space = " " * (widths[column] - display_width(cell))
+                parts.append(space + cell if column in figures else cell + space)
+            self.stream.write(self.styled("  ".join(parts).rstrip(), "bold" if number == 0 else "") + "\n")
+        self.stream.flush()
+
+
+def _plain_locale(environ: Mapping[str, str]) -> bool:
+    """Whether a person chose the C locale. Python then writes UTF-8 all the same, and sets LC_CTYPE to say so (PEP 538)."""
+    if environ.get("PYTHONIOENCODING") or environ.get("PYTHONUTF8"):
+        return False
+    chosen = [environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    return next((name for name in chosen if name and name != "C.UTF-8"), "") in ("C", "POSIX")
+
+
+def _is_tty(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):
+        return False

@@ -1,0 +1,429 @@
+"""What each command answers, from a job that the emulator has run."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import sqlite3
+
+import pytest
+
+from batchgen.cli.doctor import folder as folder_finding
+from batchgen.store.store import verify_file
+from tests.support.marked_key import KEY
+
+REFUSED = "x [[fault:safety]]"
+
+
+@pytest.fixture
+def job(batchgen, write):
+    """A manifest with one image made and one refused, run against the emulator."""
+    manifest = write({"mug": "A mug", "bad": REFUSED})
+    batchgen("run", str(manifest), "--emulate")
+    return manifest
+
+
+@pytest.fixture
+def folder(job):
+    return job.with_name("job.emulated")
+
+
+# --- plan and validate
+
+
+def test_plan_says_what_is_new_and_writes_nothing(batchgen, write, tmp_path):
+    answer = batchgen("plan", str(write({"mug": "A mug"})), "--json")
+    assert answer.json["steps"] == [
+        {
+            "id": "mug",
+            "model": "gemini-nano-banana-2.1",
+            "action": "generate",
+            "why": "new",
+            "images": 1,
+            "usd": 0.03874,
+        }
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
+
+
+def test_plan_keeps_what_is_made_and_says_why_the_rest_is_left(batchgen, job):
+    facts = batchgen("plan", str(job), "--emulate", "--json").json
+    assert (facts["kept"], facts["skipped"], facts["images"]) == (1, 1, 0)
+    assert facts["steps"][0]["why"] == "refused: safety; change the prompt, or retry --refused"
+
+
+def test_plan_shows_forty_rows_and_counts_the_others(batchgen, write):
+    manifest = str(write({f"mug-{number}": "A mug" for number in range(45)}))
+    text, everything = batchgen("plan", manifest).out, batchgen("plan", manifest, "--all").out
+    assert ("… and 5 more" in text, "mug-44 " in text, "mug-44 " in everything) == (True, False, True)
+
+
+def test_plan_adds_up_to_whole_millionths_of_a_dollar(batchgen, write):
+    facts = batchgen("plan", str(write({f"mug-{number}": "A mug" for number in range(13)})), "--json").json
+    assert (facts["usd"], facts["known_usd"]) == (0.503627, 0.503627)
+
+
+def test_plan_calls_an_unknown_price_unknown(batchgen, write):
+    manifest = str(write({"mug": "A mug"}, head="defaults: {model: google/imagen-4.0-generate-001}\n"))
+    answer = batchgen("plan", manifest)
+    assert ("cost   unknown" in answer.out, " unknown\n" in answer.out) == (True, True)
+
+
+def test_plan_names_the_limit_that_binds_and_what_to_change(batchgen, write):
+    manifest = str(write({f"mug-{number}": "A mug" for number in range(50)}))
+    assert "limit  cap: 2 in flight take" in batchgen("plan", manifest, "--concurrency", "2").out
+
+
+def test_validate_counts_items_and_samples(batchgen, write):
+    answer = batchgen("validate", str(write({"a": "A mug", "b": "A jug"}, head="defaults: {count: 3}\n")))
+    assert (answer.code, answer.out) == (0, "ok: 2 items, 6 samples\n")
+
+
+def test_validate_lists_every_problem_with_its_place(batchgen, write):
+    path = write({"a": "A mug"}, head="nonsense: 1\n")
+    path.write_text(path.read_text() + "  - {id: b, promt: x}\n")
+    answer = batchgen("validate", "job.yaml")
+    lines = answer.err.splitlines()
+    assert (answer.code, [line.split(": ")[0] for line in lines[:2]]) == (2, ["job.yaml:2:1", "job.yaml:5:13"])
+
+
+def test_validate_json_has_the_problems_too(batchgen, write):
+    write({"a": "A mug"}, head="nonsense: 1\n")
+    answer = batchgen("validate", "job.yaml", "--json")
+    assert (answer.json["ok"], answer.json["problems"][0]["line"], answer.json["exit_code"]) == (False, 2, 2)
+
+
+# --- run
+
+
+def test_run_json_is_alone_on_stdout_and_tells_all(batchgen, write):
+    answer = batchgen("run", str(write({"mug": "A mug", "bad": REFUSED})), "--emulate", "--json")
+    facts = answer.json
+    assert facts["images"] == {"made": 1, "kept": 0, "moved": 0, "left": 0}
+    assert (facts["exit_code"], facts["emulated"], facts["newest"]) == (3, True, ["mug.jpg"])
+    assert facts["reasons"][0]["remedy"].startswith("soften the prompt")
+    assert 0 < facts["exposed_ms"]["median"] == facts["exposed_ms"]["largest"]  # of the one picture
+
+
+def test_run_without_json_leaves_stdout_empty(batchgen, write):
+    assert batchgen("run", str(write({"mug": "A mug"})), "--emulate").out == ""
+
+
+def test_an_emulated_run_says_so_before_and_after(batchgen, write):
+    answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate")
+    lines = answer.err.splitlines()
+    assert (lines[0].startswith("EMULATED: "), [line[:9] for line in lines].count("EMULATED:")) == (True, 2)
+
+
+def test_quiet_says_nothing_of_a_run_that_went_well(batchgen, write):
+    answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--quiet")
+    assert (answer.code, answer.out, answer.err) == (0, "", "")
+
+
+def test_quiet_still_tells_what_went_wrong(batchgen, write):
+    assert "1 × safety" in batchgen("run", str(write({"bad": REFUSED})), "--emulate", "--quiet").err
+
+
+def test_only_and_limit_choose_what_is_made(batchgen, write, tmp_path):
+    manifest = str(write({"mug-1": "A mug", "mug-2": "A mug", "jug": "A jug"}))
+    batchgen("run", manifest, "--emulate", "--only", "mug-*", "--limit", "1")
+    assert [path.name for path in (tmp_path / "job.emulated").glob("*.jpg")] == ["mug-1.jpg"]
+
+
+def test_held_uncertain_samples_are_not_asked_for_again(batchgen, write):
+    manifest = str(write({"lost": "x [[fault:reset*1]]"}))
+    held = batchgen("run", manifest, "--emulate", "--on-uncertain", "hold", "--json").json
+    again = batchgen("run", manifest, "--emulate", "--on-uncertain", "hold", "--json").json
+    assert (held["uncertain"], again["requests"]) == ([{"id": "lost", "maybe_usd": 0.038745}], {})
+
+
+def test_run_takes_up_what_is_uncertain_unless_told_otherwise(batchgen, write):
+    manifest = str(write({"lost": "x [[fault:reset*1]]"}))
+    batchgen("run", manifest, "--emulate", "--on-uncertain", "hold")
+    assert batchgen("run", manifest, "--emulate", "--json").json["requests"] != {}
+
+
+def test_retry_none_takes_up_nothing(batchgen, write):
+    manifest = str(write({"lost": "x [[fault:reset]]"}))
+    batchgen("run", manifest, "--emulate")
+    assert batchgen("run", manifest, "--emulate", "--retry", "none", "--json").json["requests"] == {}
+
+
+def test_an_unknown_engine_is_a_wrong_command_line(batchgen, write):
+    answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--engine", "steam")
+    assert (answer.code, "installed are auto, batch, cluster, online" in answer.err) == (2, True)
+
+
+def test_the_log_file_has_one_json_object_for_each_event(batchgen, write, tmp_path):
+    batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--log-file", "run.log", "--log-format", "json")
+    events = [json.loads(line)["event"] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert events == ["run.started", "attempt.started", "sample.ended", "run.ended"]
+
+
+def test_a_json_log_without_a_file_takes_the_place_of_the_lines_on_stderr(batchgen, write):
+    answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--log-format", "json")
+    first = next(line for line in answer.err.splitlines() if line.startswith("{"))
+    assert json.loads(first)["event"] == "run.started"
+
+
+# --- retry
+
+
+def test_retry_asks_again_for_exactly_what_is_named(batchgen, job, write):
+    write({"mug": "A mug", "bad": REFUSED, "new": "A jug"})
+    facts = batchgen("retry", str(job), "--refused", "--json").json
+    assert facts["requests"] == {"refused": 1}
+
+
+def test_retry_finds_manifest_and_emulator_by_the_folder(batchgen, job, folder):
+    assert batchgen("retry", str(folder), "--refused", "--json").json["emulated"] is True
+
+
+def test_retry_by_another_reason_asks_for_nothing(batchgen, job):
+    assert batchgen("retry", str(job), "--reason", "recitation", "--json").json["requests"] == {}
+
+
+def test_retry_without_a_choice_is_a_wrong_command_line(batchgen, job):
+    assert batchgen("retry", str(job)).code == 2
+
+
+def test_retry_of_a_folder_whose_manifest_has_gone_says_what_to_name(batchgen, job, folder):
+    job.unlink()
+    answer = batchgen("retry", str(folder), "--refused")
+    assert (answer.code, "name it, with --output" in answer.err) == (2, True)
+
+
+# --- status
+
+
+def test_status_has_counts_money_and_reasons(batchgen, job):
+    facts = batchgen("status", str(job), "--json").json
+    assert facts["by_model"] == {"gemini-nano-banana-2.1": {"refused": 1, "succeeded": 1}}
+    assert (facts["run"]["state"], facts["reasons"][0]["reason"], facts["emulated"]) == ("ended", "safety", True)
+
+
+def test_status_of_a_folder_is_that_of_its_manifest(batchgen, job, folder):
+    assert batchgen("status", str(folder)).out.split("ended")[0] == batchgen("status", str(job)).out.split("ended")[0]
+
+
+def test_status_before_the_first_run_says_so(batchgen, write):
+    answer = batchgen("status", str(write({"mug": "A mug"})))
+    assert (answer.code, "nothing has run there yet" in answer.err) == (5, True)
+
+
+def test_status_shows_the_real_job_and_names_the_emulated_one(batchgen, job, emulator):
+    emulator("--latency", "0")
+    batchgen("run", str(job))
+    answer = batchgen("status", str(job))
+    assert ("EMULATED" in answer.out, "emulated job too" in answer.out) == (False, True)
+
+
+def test_status_sees_a_run_that_is_going_on(batchgen, write, emulator, spawn):
+    emulator("--latency", "5")
+    manifest = str(write({"mug": "A mug"}))
+    process = spawn("run", manifest, "--log-format", "json")
+    next(line for line in process.stderr if '"attempt.started"' in line)
+    facts = batchgen("status", manifest, "--json").json
+    assert (facts["run"]["state"], [entry["id"] for entry in facts["in_flight"]]) == ("running", ["mug"])
+
+
+def test_status_sees_that_a_run_has_died(batchgen, write, emulator, spawn):
+    emulator("--latency", "5")
+    manifest = str(write({"mug": "A mug"}))
+    process = spawn("run", manifest, "--log-format", "json")
+    next(line for line in process.stderr if '"attempt.started"' in line)
+    process.kill()
+    process.wait(10)
+    text = batchgen("status", manifest).out
+    assert ("died without an end" in text, "the next run settles them" in text) == (True, True)
+
+
+def test_status_finds_the_folder_that_the_manifest_names(batchgen, write):
+    manifest = str(write({"mug": "A mug"}, head="output: 'elsewhere'  # not beside it\n"))
+    batchgen("run", manifest, "--emulate")
+    assert batchgen("status", manifest, "--json").json["folder"].endswith("/elsewhere.emulated")
+
+
+# --- verify
+
+
+def test_verify_is_content_with_an_untouched_job(batchgen, job):
+    answer = batchgen("verify", str(job))
+    assert (answer.code, answer.out.startswith("ok: 1 file verified")) == (0, True)
+
+
+@pytest.mark.parametrize("keep_size", [True, False])
+def test_verify_finds_a_changed_file(batchgen, job, folder, keep_size):
+    picture = folder / "mug.jpg"
+    data = picture.read_bytes()
+    picture.write_bytes(data[:-3] + b"xyz" if keep_size else data + b"x")
+    answer = batchgen("verify", str(job), "--json")
+    assert (answer.code, answer.json["changed"]) == (3, ["mug.jpg"])
+
+
+def test_verify_finds_a_missing_file(batchgen, job, folder):
+    (folder / "mug.jpg").unlink()
+    answer = batchgen("verify", str(job), "--json")
+    assert (answer.code, answer.json["missing"]) == (3, ["mug.jpg"])
+
+
+def test_a_run_status_and_their_json_name_an_image_that_somebody_changed_and_say_what_helps(batchgen, write, tmp_path):
+    job, folder = str(write({"mug": "A mug", "jug": "A jug"})), tmp_path / "job.emulated"
+    batchgen("run", job, "--emulate")
+    (folder / "mug.jpg").write_bytes(b"drawn over")
+    (folder / "jug.jpg").unlink()
+    run, status = batchgen("run", job, "--emulate", "--only", "mug"), batchgen("status", str(folder))
+    assert run.code == 5
+    for text in (run.err, status.out):
+        assert "1 image is not what the ledger recorded:\n" in text
+        assert "    mug.jpg\n" in text and "put the original back; or --fresh --only ID makes it again" in text
+        assert "1 image is no longer there:\n" in text and "    jug.jpg\n" in text
+    assert "batchgen verify job.yaml reads every file" in run.err
+    expected = {"missing": ["jug.jpg"], "missing_total": 1, "changed": ["mug.jpg"], "changed_total": 1}
+    assert batchgen("run", job, "--emulate", "--only", "mug", "--json").json["discrepancies"] == expected
+    assert batchgen("status", str(folder), "--json").json["discrepancies"] == expected
+    assert (
+        batchgen("run", job, "--emulate", "--fresh", "--only", "mug").code == 3
+    )  # the jug has not been made again yet
+    assert batchgen("run", job, "--emulate").code == 0
+
+
+def test_verify_takes_a_link_for_a_change_even_when_size_and_bytes_agree(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    data = b"x" * len(str(target))  # the size of a link is the length of what it names
+    target.write_bytes(data)
+    link.symlink_to(target)
+    assert verify_file(str(link), hashlib.sha256(data).hexdigest(), len(data)) == "changed"
+
+
+def test_verify_lists_a_stranger_and_does_not_mind_it(batchgen, job, folder):
+    (folder / "notes.txt").write_text("mine")
+    answer = batchgen("verify", str(job), "--json")
+    assert (answer.code, answer.json["extra"]) == (0, ["notes.txt"])
+
+
+def test_verify_takes_the_gallery_for_no_stranger(batchgen, job, folder):
+    batchgen("report", str(job))
+    assert (folder / "report.html").is_file()
+    assert batchgen("verify", str(job), "--json").json["extra"] == []
+
+
+def test_verify_knows_what_was_made_anew(batchgen, job, folder):
+    batchgen("run", str(job), "--emulate", "--fresh")
+    answer = batchgen("verify", str(job), "--json")
+    assert (answer.code, answer.json["checked"], answer.json["extra"]) == (0, 2, [])
+
+
+# --- export
+
+
+def test_export_writes_one_json_line_for_each_sample(batchgen, job):
+    rows = [json.loads(line) for line in batchgen("export", str(job)).out.splitlines()]
+    assert [(row["key"], row["state"], row["file"]) for row in rows] == [
+        ("mug", "succeeded", "mug.jpg"),
+        ("bad", "refused", None),
+    ]
+
+
+def test_export_csv_cannot_start_a_formula(batchgen, write):
+    manifest = str(write({"a": '=HYPERLINK("http://x")', "b": "+1", "c": "-1", "d": "@x", "e": "plain"}))
+    batchgen("run", manifest, "--emulate")
+    rows = csv.DictReader(io.StringIO(batchgen("export", manifest, "--format", "csv").out))
+    assert [row["prompt"] for row in rows] == ['\'=HYPERLINK("http://x")', "'+1", "'-1", "'@x", "plain"]
+
+
+def test_export_to_a_file_leaves_stdout_empty(batchgen, job, tmp_path):
+    answer = batchgen("export", str(job), "-o", "rows.jsonl")
+    assert (answer.out, len((tmp_path / "rows.jsonl").read_text().splitlines())) == ("", 2)
+
+
+def test_export_into_a_folder_that_is_not_there_needs_a_person(batchgen, job):
+    assert batchgen("export", str(job), "-o", "absent/rows.jsonl").code == 5
+
+
+# --- the rest
+
+
+def test_init_writes_a_manifest_that_validates(batchgen):
+    assert (batchgen("init").code, batchgen("validate", "batch.yaml").code) == (0, 0)
+
+
+def test_init_never_overwrites(batchgen, write):
+    before = write({"a": "A mug"}).read_text()
+    assert (batchgen("init", "job.yaml").code, write({"a": "A mug"}).read_text()) == (2, before)
+
+
+def test_schema_is_json_schema(batchgen):
+    assert "json-schema.org" in batchgen("schema").json["$schema"]
+
+
+def test_models_lists_aliases_and_leaves_out_what_is_retired(batchgen):
+    some, all_of_them = batchgen("models", "--json").json, batchgen("models", "--all", "--json").json
+    assert ("pro" in some[1]["aliases"], {m["status"] for m in all_of_them} - {m["status"] for m in some}) == (
+        True, {"retired"})  # fmt: skip
+
+
+def test_models_calls_an_unknown_price_a_question_mark(batchgen):
+    assert "1K ?" in batchgen("models").out
+
+
+def test_doctor_without_a_key_says_what_to_do(batchgen, write, monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY")
+    answer = batchgen("doctor", str(write({"a": "A mug"})))
+    assert (answer.code, "→ set GEMINI_API_KEY" in answer.out) == (5, True)
+
+
+def test_doctor_names_the_source_of_the_key_and_never_the_key(batchgen, write, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    answer = batchgen("doctor", str(write({"a": "A mug"})))
+    assert (answer.code, "from GEMINI_API_KEY" in answer.out, KEY[7:14] in answer.out) == (0, True, False)
+
+
+def test_doctor_online_asks_for_the_models(batchgen, write, emulator, monkeypatch):
+    url = emulator()
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    assert f"{url} answers and takes the key" in batchgen("doctor", "--online").out
+
+
+def test_doctor_online_finds_a_bad_key(batchgen, write, emulator, monkeypatch):
+    emulator()
+    monkeypatch.setenv("GEMINI_API_KEY", "bad-key")
+    answer = batchgen("doctor", "--online")
+    assert (answer.code, "the key is not taken" in answer.out) == (5, True)
+
+
+def test_doctor_finds_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert folder_finding(tmp_path / "file" / "job").verdict == "fail"
+
+
+def test_emulate_passes_its_options_on(batchgen, capfd):
+    answer = batchgen("emulate", "--fault", "nonsense=1")
+    assert (answer.code, "unknown fault" in answer.err) == (2, True)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_prints_a_script_of_that_shell(batchgen, shell):
+    assert "_BATCHGEN_COMPLETE" in batchgen("completion", shell).out
+
+
+def test_a_shell_that_asks_gets_the_commands(batchgen, monkeypatch):
+    monkeypatch.setenv("_BATCHGEN_COMPLETE", "zsh_complete")
+    monkeypatch.setenv("COMP_WORDS", "batchgen val")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert "validate" in batchgen().out
+
+
+def test_a_mistyped_command_gets_a_suggestion(batchgen):
+    assert "Did you mean 'plan'?" in batchgen("plam").err
+
+
+def test_a_damaged_ledger_is_said_and_left_alone(batchgen, job, folder):
+    ledger = folder / ".batchgen" / "ledger.sqlite"
+    ledger.write_bytes(b"not a database, but long enough to look like a file" * 40)
+    with contextlib.closing(sqlite3.connect(ledger)) as connection, pytest.raises(sqlite3.DatabaseError):
+        connection.execute("PRAGMA user_version")
+    assert batchgen("status", str(job)).code == 5

@@ -1,0 +1,102 @@
+"""How option values are read, and which folder a JOB means."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import pytest
+
+from batchgen.cli.job_folder import head_fields, manifest_folder
+from batchgen.cli.options import duration_option, next_local_time, retry_states_option, time_option
+from batchgen.cli.run_job import deadline, retry_selection_of
+
+CONTEXT = click.Context(click.Command("x"))
+OPTION = click.Option(["--x"])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("4h", 14400), ("90m", 5400), ("90min", 5400), ("1h30m", 5400), ("45s", 45), ("2d", 172800), ("0.5h", 1800), ("1H 5M", 3900),
+])  # fmt: skip
+def test_a_duration_is_read(text, seconds):
+    assert duration_option(CONTEXT, OPTION, text) == seconds
+
+
+@pytest.mark.parametrize("text", ["4", "h", "", "4x", "30m1h", "-4h", "0s"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(click.BadParameter):
+        duration_option(CONTEXT, OPTION, text)
+
+
+@pytest.mark.parametrize("text", ["24:00", "6", "06:60", "six", "06:00:00"])
+def test_what_is_no_time_of_day_is_refused(text):
+    with pytest.raises(click.BadParameter):
+        time_option(CONTEXT, OPTION, text)
+
+
+@pytest.fixture
+def berlin(monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(("now", "then"), [
+    ("2026-11-21T01:30", "2026-11-21T06:00"), ("2026-11-21T06:00", "2026-11-22T06:00"), ("2026-11-21T23:00", "2026-11-22T06:00"),
+    ("2026-12-31T22:00", "2027-01-01T06:00"), ("2026-10-24T22:00", "2026-10-25T06:00"), ("2026-03-28T22:00", "2026-03-29T06:00"),
+])  # fmt: skip
+def test_until_is_the_next_time_the_clock_on_the_wall_shows_it(now, then):
+    form = "%Y-%m-%dT%H:%M"
+    at = next_local_time(6, 0, time.mktime(time.strptime(now, form)))
+    assert time.strftime(form, time.localtime(at)) == then
+
+
+def test_the_earlier_of_two_deadlines_holds():
+    assert (deadline(100.0, 50.0, 20.0), deadline(60.0, 50.0, 20.0), deadline(None, None, 20.0)) == (70.0, 60.0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "states"), [("none", set()), ("failed", {"failed"}), ("failed, refused", {"failed", "refused"})]
+)
+def test_states_are_read(text, states):
+    assert retry_states_option(CONTEXT, OPTION, text) == states
+
+
+@pytest.mark.parametrize("text", ["", "succeeded", "failed,none"])
+def test_what_is_no_state_is_refused(text):
+    with pytest.raises(click.BadParameter):
+        retry_states_option(CONTEXT, OPTION, text)
+
+
+def test_holding_leaves_uncertain_samples_out_unless_they_are_named():
+    named = frozenset({"uncertain"})
+    assert (retry_selection_of(None, fresh=False, hold=True).states, retry_selection_of(named, fresh=False, hold=True).states) == (
+        {"failed"}, {"uncertain"})  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "folder"), [
+    ("", "job"), ("name: shop\n", "shop"), ("name: 'shop'  # mine\n", "shop"), ('output: "../x"\n', "../x"), ("output: a b # c\n", "a b"),
+    ("items:\n  - {name: x}\n  - id: y\n    output: z\n", "job"), ("# name: x\n", "job"), ("name: shop\noutput: here\n", "here"),
+    ("name: shop\r\n", "shop"),
+])  # fmt: skip
+def test_the_folder_is_found_in_the_head_of_a_yaml_manifest(tmp_path, head, folder):
+    path = tmp_path / "sub" / "job.yaml"
+    path.parent.mkdir()
+    path.write_bytes(f"version: 1\n{head}".encode())
+    assert manifest_folder(path).resolve() == (path.parent / folder).resolve()
+
+
+def test_the_folder_is_found_in_the_first_line_of_a_jsonl_manifest(tmp_path):
+    path = tmp_path / "job.jsonl"
+    path.write_text('\n{"version": 1, "name": "shop"}\n{"id": "a", "prompt": "x", "name": "y"}\n')
+    assert head_fields(path) == {"name": "shop"}
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"[" * 100_000, b"{", b""])
+def test_a_manifest_that_cannot_be_read_has_no_head(tmp_path, data):
+    path = tmp_path / "job.jsonl"
+    path.write_bytes(data)
+    assert head_fields(path) == {}

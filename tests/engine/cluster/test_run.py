@@ -1,0 +1,70 @@
+"""The engine `cluster` from end to end: submitted by one process, made by others, watched by whoever wants to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from tests.support.bench import items
+
+CHAIN = (
+    "  - {id: a, prompt: a mug}\n  - {id: b, prompt: '[[fault:safety]] b'}\n"
+    "  - {id: c, prompt: again, references: ['@a']}\n  - {id: d, prompt: again, references: ['@b']}\n"
+    "  - {id: e, prompt: again, references: ['@d']}\n"
+)
+
+
+async def test_what_is_submitted_is_made_by_a_worker_and_asked_for_once(cluster):
+    worker = cluster.worker()
+    outcome = await cluster.watch(items("a", "b", "c", "d"))
+    assert (outcome.exit_code, outcome.made, await cluster.requests()) == (0, 4, 4)
+    assert len(cluster.pictures()) == 4
+    again = await cluster.watch(items("a", "b", "c", "d"))
+    assert (again.exit_code, again.kept, await cluster.requests()) == (0, 4, 4)
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.wait, 30.0) == 143
+
+
+async def test_without_waiting_it_leaves_with_9_and_a_later_run_finds_the_pictures(cluster):
+    submitted = await cluster.submit(items("a", "b"))
+    assert (submitted.exit_code, submitted.submitted, await cluster.requests()) == (9, 2, 0)
+    again = await cluster.submit(items("a", "b"))
+    assert (again.exit_code, again.submitted) == (9, 2)
+    worker = cluster.worker("--until-empty")
+    assert await asyncio.to_thread(worker.wait, 60.0) == 0
+    found = await cluster.watch(items("a", "b"))
+    assert (found.exit_code, await cluster.requests(), sorted(cluster.lines())) == (0, 2, ["i0", "i1"])
+
+
+async def test_what_needs_a_picture_waits_for_it_and_is_blocked_when_it_never_comes(cluster):
+    cluster.worker()
+    outcome = await cluster.watch(CHAIN)
+    assert {key: line["state"] for key, line in cluster.lines().items()} == {
+        "a": "succeeded", "b": "refused", "c": "succeeded", "d": "blocked", "e": "blocked",
+    }  # fmt: skip
+    assert (outcome.exit_code, await cluster.requests()) == (3, 3)
+
+
+async def test_a_worker_that_is_told_to_stop_or_loses_its_terminal_gives_back_what_has_not_begun(slow_cluster):
+    cluster = slow_cluster
+    await cluster.submit(items(*"abcdefghijklmnop"))
+    first = cluster.worker()
+    await cluster.until(lambda: cluster.open_of("w1") >= 5)
+    first.send_signal(signal.SIGHUP)
+    assert await asyncio.to_thread(first.wait, 30.0) == 129
+    made = len(cluster.pictures())
+    assert 5 <= made < 16
+    cluster.worker()
+    outcome = await cluster.watch(items(*"abcdefghijklmnop"))
+    assert (outcome.exit_code, await cluster.requests(), len(cluster.pictures())) == (0, 16, 16)
+
+
+async def test_the_budget_of_a_run_binds_all_workers_together(cluster):
+    cluster.worker()
+    cluster.worker()
+    outcome = await cluster.watch(items(*"abcdefghijkl"), max_usd=0.20)
+    with cluster.reader() as reader:
+        assert reader.money().spent <= 0.20
+    assert outcome.exit_code == 6
+    assert 3 <= len(cluster.pictures()) <= 5
+    assert outcome.counts.get("submitted", 0) == 0

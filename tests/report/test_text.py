@@ -1,0 +1,178 @@
+"""Text made fit to be shown, figures for people, and the closing summary."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from batchgen.report import formatting
+from batchgen.report.console import Console
+from batchgen.report.facts import NO_DISCREPANCIES, is_process_alive
+from batchgen.report.summary import headline, next_steps
+from batchgen.sanitize import ascii_only, display_width, printable_json, sanitize, short_message, truncate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\x1b[2J",
+        "\x07",
+        "\x9b31m",
+        "\x7f",
+        "\x85",
+        "\u202e",
+        "\u2066",
+        "\u200f",
+        "\u2028",
+        "\ufeff",
+        "\ud800",
+        "\U000e0041",
+    ],
+)
+def test_what_a_terminal_would_act_upon_becomes_an_escape(text):
+    cleaned = sanitize(f"a{text}b")
+    assert (cleaned[0], cleaned[1], cleaned.isascii()) == ("a", "\\", True)
+
+
+@pytest.mark.parametrize("text", ["plain", "Größe", "模型", "👩‍🚀", "naïve", "a\u0301"])
+def test_ordinary_text_stays_as_it_is(text):
+    assert sanitize(text) == text
+
+
+def test_a_newline_cannot_forge_a_line():
+    assert sanitize("a\nok: all done") == "a\\nok: all done"
+
+
+@pytest.mark.parametrize("text", ["\x1b\x7f\x9b", "\u202e\u2028", "\U000e0041", "a\nb\t", "模"])
+def test_json_is_safe_to_print_and_parses_to_the_same(text):
+    printed = printable_json({text: [text]}, indent=2)
+    assert json.loads(printed) == {text: [text]}
+    assert sanitize(printed.replace("\n", "")) == printed.replace("\n", "")
+
+
+def test_wide_characters_take_two_columns_and_joiners_none():
+    assert (display_width("模a"), display_width("a\u0301"), display_width("a\u200db")) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 3, 10])
+def test_a_shortened_text_fits(columns):
+    assert display_width(truncate("模型abc模型", columns)) <= columns
+
+
+def test_a_long_message_is_cut_to_its_beginning():
+    assert (short_message("a  b\n c"), display_width(short_message("word " * 100))) == ("a b c", 160)
+
+
+def test_our_own_signs_have_plain_letters():
+    assert ascii_only("2 × x → y … ·") == "2 x x -> y ... -"
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(None, "unknown"), (0, "0.00 USD"), (0.0039, "0.0039 USD"), (1234.5, "1,234.50 USD")]
+)
+def test_money_is_never_rounded_to_nothing_and_never_guessed(amount, text):
+    assert formatting.usd(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "unpriced", "known", "text"),
+    [
+        (0, 0, 0, "0.00 USD"),
+        (0.7, 0, 0.7, "0.70 USD"),
+        (0.7, 3, 0.7, "0.70 USD + 3 requests of unknown price"),
+        (0, 1, None, "unknown (1 request of unknown price)"),
+    ],
+)
+def test_a_sum_of_which_nothing_is_known_is_unknown(amount, unpriced, known, text):
+    assert (formatting.known_amount(amount, unpriced), formatting.total_usd(amount, unpriced)) == (known, text)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0.44, "0.4 s"), (35, "35 s"), (59.9, "1 min"), (80, "1 min 20 s"), (7500, "2 h 05 min"), (360000, "4 d 4 h"), (-1, "0.0 s"),
+])  # fmt: skip
+def test_durations_read_well(seconds, text):
+    assert formatting.duration(seconds) == text
+
+
+def test_a_screen_takes_secrets_out_of_every_line():
+    stream = io.StringIO()
+    screen = Console(stream, {}, secrets=["SECRET-1"])
+    screen.line("a SECRET-1 b")
+    screen.json({"a": "SECRET-1"})
+    screen.table(("head",), [("SECRET-1",)])
+    assert "SECRET-1" not in stream.getvalue()
+
+
+def test_a_stream_that_is_no_terminal_is_never_coloured_or_wrapped():
+    stream = io.StringIO()
+    Console(stream, {}).line("word " * 100, "bold red")
+    assert stream.getvalue() == "word " * 100 + "\n"
+
+
+def test_a_table_aligns_figures_to_the_right():
+    stream = io.StringIO()
+    Console(stream, {}).table(("id", "USD"), [("模型", "1"), ("a", "10")], right=(1,))
+    assert stream.getvalue() == "id    USD\n模型    1\na      10\n"
+
+
+BEHIND = [{"reason": "download_failed", "samples": 1, "message": "", "remedy": ""}]
+FACTS = {
+    "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
+    "bucket": "", "waiting": 0, "cluster": None, "discrepancies": NO_DISCREPANCIES, "reasons": [],
+    "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
+    "batches": {"submitted": 0, "unsubmitted": 0, "saved_usd": 0.0, "out": []},
+    "derivatives": {"made": 0, "skipped": 0, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "text"), [
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}}, "shop: nothing to do, 4 images kept"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}}, "shop: all done, 4 images made"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "derivatives": {**FACTS["derivatives"], "made": 12}},
+     "shop: nothing to ask for, 4 images kept, 12 files made of them"),
+    ({"images": {"made": 2, "kept": 0, "moved": 0, "left": 0}, "derivatives": {**FACTS["derivatives"], "made": 1, "failed": 1}},
+     "shop: 2 images made, 1 file made of them, 1 file could not be made"),
+    ({"derivatives": {**FACTS["derivatives"], "finished": False}},
+     "shop: nothing to ask for, 0 images kept, files of them are missing"),
+    ({"images": {"made": 1, "kept": 0, "moved": 0, "left": 9}, "stopped_by": "budget"},
+     "shop: stopped, the budget is used up; 1 image made"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
+    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 2}},
+     "shop: nothing to ask for, 4 images kept, 2 files changed"),
+    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}},
+     "shop: 4 images made, 1 file missing"),
+])  # fmt: skip
+def test_the_headline_says_how_it_went(facts, text):
+    assert headline({**FACTS, **facts}) == text
+
+
+@pytest.mark.parametrize(("facts", "words"), [
+    ({"exit_code": 3, "samples": {"refused": 1}}, "batchgen retry MANIFEST --refused"),
+    ({"exit_code": 3, "samples": {"failed": 1}}, "tries again"),
+    ({"exit_code": 3, "samples": {"failed": 2}, "reasons": BEHIND}, "still behind its link batchgen run MANIFEST tries again"),
+    ({"exit_code": 3, "derivatives": {"failed": 1}}, "batchgen post MANIFEST tries the failed derivatives again"),
+    ({"exit_code": 5}, "batchgen doctor"),
+    ({"exit_code": 5, "waiting": 2}, "batchgen run MANIFEST uploads what waits"),
+    ({"exit_code": 5, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 1}}, "batchgen verify MANIFEST"),
+    ({"exit_code": 3, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}}, "makes what is missing again"),
+    ({"exit_code": 6}, "--max-cost"),
+    ({"exit_code": 7}, "goes on"),
+    ({"exit_code": 8, "parked": {"pro": "2026-11-21T08:00:00Z"}}, "after 2026-11-21T08:00:00Z"),
+    ({"exit_code": 143, "own_folder": True, "emulated": True}, "batchgen run MANIFEST --output shop --emulate goes on"),
+])  # fmt: skip
+def test_the_next_step_follows_from_the_exit_code(facts, words):
+    assert words in " ".join(next_steps({**FACTS, **facts}))
+
+
+def test_after_success_there_is_nothing_to_do():
+    assert next_steps(FACTS) == []
+
+
+def test_a_run_of_another_host_cannot_be_seen_from_here():
+    from batchgen.ledger.runs import RunRow
+
+    run = RunRow(1, 0.0, None, 1, "elsewhere", None, "", 1, 0)
+    assert is_process_alive(run, "here", {"pid": 1}) is None
