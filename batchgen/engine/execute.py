@@ -22,7 +22,7 @@ from batchgen.engine.prepare import PreparedRequest, adjust_after_tries, prepare
 from batchgen.engine.recovery.open_attempts import complete_images
 from batchgen.engine.recovery.replay import request_facts
 from batchgen.engine.reference_inputs import ReferenceInputs
-from batchgen.engine.routes import Route, lane_key
+from batchgen.engine.routes import Route, estimated_usd
 from batchgen.engine.settle import SettledReply, bugs_as_unreadable, discard_files
 from batchgen.errors import (
     BatchgenError,
@@ -42,11 +42,11 @@ from batchgen.errors import (
 from batchgen.events import LaneCooled, LaneParked, Notice, Stopping
 from batchgen.http.transport import HttpAnswer
 from batchgen.ledger.ledger import Ledger
-from batchgen.profiles.price import cost_without_picture_usd, estimate_usd
+from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.providers.google_errors import tier_refusal
 from batchgen.records import Reply, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Work
+from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import GivenUp, MovedToFallback, Requeued, RetryDecision
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.store import Store
@@ -94,16 +94,6 @@ class Execution:
         """What disk or ledger refused, and where each picture lies that it concerns; empty when all went well."""
         return "; ".join([str(self.storage_error), *self._picture_locations]) if self.storage_error else ""
 
-    def estimate_usd(self, sample: Sample) -> float | None:
-        return estimate_usd(self._routes[lane_key(sample.item.provider, sample.item.model)].profile, sample)
-
-    def reserve_usd(self, sample: Sample) -> float | None:
-        """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
-        usd = self.estimate_usd(sample)
-        if usd is None or sample.item.service_tier != "flex":
-            return usd
-        return self.estimate_usd(replace(sample, item=replace(sample.item, service_tier="standard")))
-
     def give_up_preparing(self) -> None:
         """What is still being fetched or uploaded for a request is not wanted any more; nothing of it was sent."""
         self._reference_inputs.give_up()
@@ -112,59 +102,59 @@ class Execution:
         """Give up waiting for answers; what is already being stored goes on."""
         self._exchange.cancel()
 
-    async def execute(self, work: Work) -> None:
+    async def execute(self, ticket: Ticket) -> None:
         """Never raises for what can happen to a request; a disk or ledger that refuses stops the run. Raises Fenced when the
         ledger says that the sample is another's by now."""
         try:
-            await self._attempt(work)
+            await self._attempt(ticket)
         except Fenced:
-            self.dispatcher.cancelled_unsent(work)
+            self.dispatcher.cancelled_unsent(ticket)
             raise
         except (StoreError, LedgerError) as error:
             self.storage_failed(error)
         except OSError as error:
             self.storage_failed(disk_error(error, self._store.root))
         finally:
-            self.dispatcher.abandoned(work)  # a no-op for what was settled
+            self.dispatcher.abandoned(ticket)  # a no-op for what was settled
 
-    async def _attempt(self, work: Work) -> None:
-        if work.exhausted and work.error is not None:
-            await self._give_up(work, work.error)
+    async def _attempt(self, ticket: Ticket) -> None:
+        if ticket.exhausted and ticket.error is not None:
+            await self._give_up(ticket, ticket.error)
             return
-        sample, route = self._with_allowed_tier(work), self._routes[work.lane]
-        adjusted, sent_as = adjust_after_tries(work.sample, sample, work.retry_state)
-        number = 1 + work.retry_state.failed_requests
+        sample, route = self._with_allowed_tier(ticket), self._routes[ticket.lane]
+        adjusted, sent_as = adjust_after_tries(ticket.sample, sample, ticket.retry_state)
+        number = 1 + ticket.retry_state.failed_requests
         prepared: PreparedRequest | ProviderError
         try:
             prepared = await prepare(adjusted, route, self._reference_inputs)
         except asyncio.CancelledError:
-            self.dispatcher.failed(work, ConnectFailed("the run is stopping, and nothing was sent"))
+            self.dispatcher.failed(ticket, ConnectFailed("the run is stopping, and nothing was sent"))
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             return
         except ProviderError as error:
             prepared = error
-        attempt = await self._attempts.begin(sample, work.lane, number, self.estimate_usd(sample), sent_as)
+        attempt = await self._attempts.begin(sample, ticket.lane, number, estimated_usd(self._routes, sample), sent_as)
         if isinstance(prepared, ProviderError):
-            await self._record_failure(work, sample, attempt, prepared, None)
+            await self._record_failure(ticket, sample, attempt, prepared, None)
             return
-        await self.dispatcher.wait_until_counted(work)
-        await self._send_and_settle(work, sample, InFlight(attempt), prepared)
+        await self.dispatcher.wait_until_counted(ticket)
+        await self._send_and_settle(ticket, sample, InFlight(attempt), prepared)
 
     async def _send_and_settle(
-        self, work: Work, sample: Sample, in_flight: InFlight, prepared: PreparedRequest
+        self, ticket: Ticket, sample: Sample, in_flight: InFlight, prepared: PreparedRequest
     ) -> None:
-        route = self._routes[work.lane]
+        route = self._routes[ticket.lane]
         try:
             answer = await self._exchange.send(
                 in_flight,
                 route,
                 prepared.take(),
-                on_sent=lambda: self.dispatcher.sent(work),
+                on_sent=lambda: self.dispatcher.sent(ticket),
                 signatures=sample.item.turn > 0,
             )
             if 200 <= answer.status < 300:
-                self.dispatcher.received(work)  # a bad answer keeps its place in flight until dispatch has heard why
+                self.dispatcher.received(ticket)  # a bad answer keeps its place in flight until dispatch has heard why
             reply, settled_reply = await self._in_thread(lambda: self._read(route, sample, in_flight, answer))
             received_s: float | None = answer.received_s
             if settled_reply is None:
@@ -172,7 +162,7 @@ class Execution:
                 reply = await self._exchange.download_images(in_flight, reply, route)
                 settled_reply = await self._in_thread(lambda: self._settle(route, sample, in_flight, reply))
         except ProviderError as error:
-            await self._handle_failure(work, sample, in_flight, prepared, error)
+            await self._handle_failure(ticket, sample, in_flight, prepared, error)
             return
         except (StoreError, LedgerError, OSError) as error:
             if not (isinstance(error, LedgerGone) and error.kept):  # else it stands under its name
@@ -187,19 +177,19 @@ class Execution:
             settled_reply,
             sent_at=sent_at,
             exposed_ms=exposed_ms,
-            on_released=lambda: self.dispatcher.succeeded(work, usd),
+            on_released=lambda: self.dispatcher.succeeded(ticket, usd),
         )
         if exposed_ms is not None:
             self.exposed_ms.append(exposed_ms)
 
-    def _with_allowed_tier(self, work: Work) -> Sample:
+    def _with_allowed_tier(self, ticket: Ticket) -> Sample:
         """The sample at the standard service tier once its own was refused."""
-        item = work.sample.item
+        item = ticket.sample.item
         if item.service_tier in (None, "standard"):
-            return work.sample
-        if work.retry_state.spent.get("tier") or (work.lane, item.service_tier) in self._refused_tiers:
-            return replace(work.sample, item=replace(item, service_tier="standard"))
-        return work.sample
+            return ticket.sample
+        if ticket.retry_state.spent.get("tier") or (ticket.lane, item.service_tier) in self._refused_tiers:
+            return replace(ticket.sample, item=replace(item, service_tier="standard"))
+        return ticket.sample
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
@@ -234,13 +224,13 @@ class Execution:
             reply,
             in_flight.spooled,
             in_flight.sent_at,
-            self.estimate_usd(sample),
+            estimated_usd(self._routes, sample),
         )
 
     # --- how it ended
 
     async def _handle_failure(
-        self, work: Work, sample: Sample, in_flight: InFlight, prepared: PreparedRequest, error: ProviderError
+        self, ticket: Ticket, sample: Sample, in_flight: InFlight, prepared: PreparedRequest, error: ProviderError
     ) -> None:
         if isinstance(error, FileGone):
             await self._reference_inputs.forget_uploads(prepared.inputs, error)
@@ -252,10 +242,10 @@ class Execution:
             )
         else:
             discard_files(spooled)
-        await self._record_failure(work, sample, in_flight.attempt, error, in_flight.sent_at)
+        await self._record_failure(ticket, sample, in_flight.attempt, error, in_flight.sent_at)
 
     async def _record_failure(
-        self, work: Work, sample: Sample, attempt: int, error: ProviderError, sent_at: float | None
+        self, ticket: Ticket, sample: Sample, attempt: int, error: ProviderError, sent_at: float | None
     ) -> None:
         """No picture: let dispatch decide, then record, then tell. sample: as it was asked for."""
         if isinstance(error, Unanswered) and sent_at is None:
@@ -265,11 +255,11 @@ class Execution:
         if (storage_failed := tier_refusal(error, sample.item.service_tier)) is not None:
             error = storage_failed
             if storage_failed.permanent and sample.item.service_tier:
-                self._refused_tiers.add((work.lane, sample.item.service_tier))
-        before, profile = lane_state(self.dispatcher, work.lane), self._routes[work.lane].profile
+                self._refused_tiers.add((ticket.lane, sample.item.service_tier))
+        before, profile = lane_state(self.dispatcher, ticket.lane), self._routes[ticket.lane].profile
         pictures = sample.images if error.maybe_billed else 0
         cost = cost_without_picture_usd(profile, error.usage, pictures, tier=sample.item.service_tier)
-        retry_decision = self.dispatcher.failed(work, error, cost[0])
+        retry_decision = self.dispatcher.failed(ticket, error, cost[0])
         ended = isinstance(retry_decision, GivenUp)
         state = error.outcome if ended or isinstance(error, Unanswered) else "wanted"
         await self._attempts.failed(
@@ -285,20 +275,20 @@ class Execution:
         self._report_fallback(sample, retry_decision)
         for event in lane_events(self.dispatcher, before, profile.id, error, now=now, now_s=now_s):
             if isinstance(event, LaneParked):
-                self._ledger.park(work.lane, event.until, event.message)
+                self._ledger.park(ticket.lane, event.until, event.message)
             elif isinstance(event, LaneCooled):
-                self._ledger.record_cooling(work.lane, event.at + event.seconds)
+                self._ledger.record_cooling(ticket.lane, event.at + event.seconds)
             self._emit(event)
         if ended:
             await self._attempts.given_up(sample, error, state)
 
-    async def _give_up(self, work: Work, error: ProviderError) -> None:
+    async def _give_up(self, ticket: Ticket, error: ProviderError) -> None:
         """Its last failure is recorded already; only now is it known to have been its own."""
-        retry_decision = self.dispatcher.gave_up(work, error)
-        self._report_fallback(work.sample, retry_decision)
+        retry_decision = self.dispatcher.gave_up(ticket, error)
+        self._report_fallback(ticket.sample, retry_decision)
         if isinstance(retry_decision, GivenUp):
-            await self._ledger.sample_failed(work.sample, error)
-            await self._attempts.given_up(work.sample, error, error.outcome)
+            await self._ledger.sample_failed(ticket.sample, error)
+            await self._attempts.given_up(ticket.sample, error, error.outcome)
 
     def _report_fallback(self, sample: Sample, retry_decision: RetryDecision) -> None:
         if isinstance(retry_decision, MovedToFallback):

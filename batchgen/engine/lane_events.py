@@ -36,7 +36,7 @@ def lane_events(
         yield LaneParked(at=now, model=model, until=daily_quota_reset(now, error.retry_after_s), message=error.message)
     elif closed:
         yield LaneStopped(at=now, model=model, reason=lane.stopped, message=error.message, left=lane.waiting)
-    if closed and (number := dispatcher.moved_to_fallback[before.key]):
+    if closed and (number := dispatcher.fallbacks.moved[before.key]):
         yield Notice(at=now, message=f"{number:,} request(s) meant for {model} go on with their fallbacks")
     elif lane.cooled_until_s > before.cooled_until_s and lane.cooled_until_s > now_s:
         rpm = None if lane.window is None else float(lane.window.rate(now_s))

@@ -7,20 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Work
+from batchgen.scheduling.lane import Ticket
 
 
 class Engine(Protocol):
     """Runs the work that dispatch gives out until nothing may start any more. Third parties register theirs under
     the entry point `batchgen.engines`."""
 
-    async def drive(self, dispatcher: Dispatcher, execute: Callable[[Work], Awaitable[None]]) -> None: ...
+    async def drive(self, dispatcher: Dispatcher, execute: Callable[[Ticket], Awaitable[None]]) -> None: ...
 
 
 class OnlineEngine:
     """Starts work as dispatch gives it out; waiting happens there and nowhere else."""
 
-    async def drive(self, dispatcher: Dispatcher, execute: Callable[[Work], Awaitable[None]]) -> None:
+    async def drive(self, dispatcher: Dispatcher, execute: Callable[[Ticket], Awaitable[None]]) -> None:
         """Returns when dispatch is drained and everything in flight has settled.
 
         An exception out of `execute` is a bug: nothing more starts, what is in flight finishes, then it is raised.
@@ -37,8 +37,8 @@ class OnlineEngine:
                 dispatcher.stop("bug")
 
         try:
-            while (work := await dispatcher.take()) is not None:
-                task = asyncio.ensure_future(execute(work))
+            while (ticket := await dispatcher.take()) is not None:
+                task = asyncio.ensure_future(execute(ticket))
                 running.add(task)
                 task.add_done_callback(ended)
             while running:

@@ -7,10 +7,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 from batchgen.engine.outcome import RunOptions
-from batchgen.engine.routes import Route
+from batchgen.engine.routes import Route, reserved_usd
 from batchgen.events import Event, LaneCooled, LaneParked, Outage, OutageEnded, OutageProbeFailed, OutageStarted
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
@@ -65,9 +66,14 @@ class Pacing:
         return RetryPolicy(attempts=self.limits.attempts, no_image=self.limits.no_image_attempts)
 
     def dispatcher(
-        self, source: SampleSource, quota_logs: Mapping[str, SharedQuota], parked: Mapping[str, float]
+        self,
+        source: SampleSource,
+        quota_logs: Mapping[str, SharedQuota],
+        parked: Mapping[str, float],
+        *,
+        external_samples: int = 0,
     ) -> Dispatcher:
-        """logs: of starts and money of all processes, by lane; parked: lanes that stay shut."""
+        """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
         options, now_s = self.options, asyncio.get_running_loop().time()
         dispatcher = Dispatcher(
             {lane: self._window(lane, now_s) for lane, load in self.loads.items() if not load.batch},
@@ -75,6 +81,8 @@ class Pacing:
             concurrency=self.concurrency,
             max_storing=self.concurrency + STORE_SLOTS,
             policy=self.policy,
+            estimate_usd=partial(reserved_usd, self.routes),
+            external_samples=external_samples,
             budget_usd=options.max_usd if options.max_usd is not None else self.limits.budget_usd,
             shared_quotas=quota_logs,
             on_quota_denied=self._quota_denied,

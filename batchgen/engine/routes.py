@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
+from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor_url
 from batchgen.providers.contract import Provider, SupportsBatches
 from batchgen.providers.registry import provider_class
+from batchgen.records import Sample
 from batchgen.settings import Access, Settings, environment, is_loopback
 from batchgen.url import split_url
 
@@ -35,6 +37,17 @@ class Route:
 def lane_key(provider: str, model: str) -> str:
     """The quota key of an AI model. One API project per provider and process: the key in the environment stands for it."""
     return f"{provider}/{model}"
+
+
+def estimated_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
+    """What a request for the sample is expected to cost; None when its price is unknown."""
+    return estimate_usd(routes[lane_key(sample.item.provider, sample.item.model)].profile, sample)
+
+
+def reserved_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
+    """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
+    at_standard = replace(sample, item=replace(sample.item, service_tier="standard"))
+    return estimated_usd(routes, at_standard if sample.item.service_tier == "flex" else sample)
 
 
 def base_url_of(provider: str, access: Access) -> str:

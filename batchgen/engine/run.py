@@ -455,7 +455,6 @@ class _Run:
                     emit=self.emit,
                     hold_uncertain=options.hold_uncertain,
                 )
-                dispatcher.set_estimator(execution.reserve_usd)
                 batches = BatchRunner(
                     BatchContext(
                         options=batch_options(options, any(route.loopback for route in routes.values())),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchgen.errors import BREAKER_SCOPES, KeyRejected, ModelUnavailable, ModelUnavailableOnce, ProviderError, Scope
 from batchgen.scheduling.breaker import Breaker
-from batchgen.scheduling.lane import Lane, Work
+from batchgen.scheduling.lane import Lane, Pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +67,19 @@ class FaultAttribution:
             return error.as_type(ModelUnavailable) if account.has_served else error
         return error
 
-    def served(self, lane: Lane, work: Work, now_s: float) -> None:
-        self._report_changes([breaker for breaker in reversed(lane.breakers) if breaker.served(work.started_s, now_s)])
+    def served(self, lane: Lane, started_s: float, now_s: float) -> None:
+        self._report_changes([breaker for breaker in reversed(lane.breakers) if breaker.served(started_s, now_s)])
 
     def failed(
-        self, lane: Lane, after_failure: Work, error: ProviderError, started_s: float, now_s: float, *, was_sent: bool
+        self, lane: Lane, pending: Pending, error: ProviderError, started_s: float, now_s: float, *, was_sent: bool
     ) -> None:
-        """again: the work as it is after the failure."""
-        is_samples_own = lane.failures_are_its_own(after_failure) and error.scope == "sample"
+        """pending: the sample as it waits after the failure."""
+        is_samples_own = lane.failures_are_its_own(pending) and error.scope == "sample"
         changed = []
         for breaker in reversed(lane.breakers):
             if breaker.scope in error.suspects:
                 if (breaker.open or not is_samples_own) and breaker.failed(
-                    after_failure.sample.key, error, started_s, now_s, self._rng
+                    pending.sample.key, error, started_s, now_s, self._rng
                 ):
                     changed.append(breaker)
             elif was_sent and error.answered and (error.scope == "sample" or breaker.scope == "host"):

@@ -33,26 +33,49 @@ PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A sample and what this run has already tried for it. usd: reserved for it, None when the price is unknown.
-
-    stamp_s, place: where it stands in the window of this process and in the log of all of them; before: requests in
-    that window when it was admitted. reserved_usd: the estimate and some more, for usage often comes out higher.
-    started_s: when it was given out. error: how the last request for it ended; over: that was its last one, and nothing
-    is to be sent.
-    """
+class Pending:
+    """A sample that waits in its lane, and what this run has already tried for it. error: how its last request ended."""
 
     sample: Sample
     lane: str
     retry_state: RetryState = field(default_factory=RetryState)
+    error: ProviderError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A sample that was given out: one request for it, or, when exhausted, the order to give it up unsent.
+
+    number: of this ticket in its run. usd: estimated, None when the price is unknown; reserved_usd: the estimate and some
+    more, for usage often comes out higher. stamp_s, quota_slot: its start in the window of this process and in the log of
+    all of them; used_before: requests in that window when it was admitted. started_s: when it was given out.
+    """
+
+    pending: Pending
+    number: int
+    exhausted: bool = False
     stamp_s: float | None = None
     usd: float | None = None
     quota_slot: int | None = None
     used_before: int = 0
     reserved_usd: float = 0.0
     started_s: float = 0.0
-    error: ProviderError | None = None
-    exhausted: bool = False
+
+    @property
+    def sample(self) -> Sample:
+        return self.pending.sample
+
+    @property
+    def lane(self) -> str:
+        return self.pending.lane
+
+    @property
+    def retry_state(self) -> RetryState:
+        return self.pending.retry_state
+
+    @property
+    def error(self) -> ProviderError | None:
+        return self.pending.error
 
 
 @dataclass(slots=True)
@@ -63,10 +86,12 @@ class Lane:
     window: Window | None
     breakers: tuple[Breaker, ...]  # its own, its account's and its host's
     shared_quota: SharedQuota | None = None
-    ready: deque[Work] = field(default_factory=deque)
-    delayed: list[tuple[float, int, Work]] = field(default_factory=list)  # heap by not-before
-    undecided: list[Work] = field(default_factory=list)  # without an attempt left, should their failures be their own
-    exhausted: deque[Work] = field(default_factory=deque)  # to be given up
+    ready: deque[Pending] = field(default_factory=deque)
+    delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # heap by not-before
+    undecided: list[Pending] = field(
+        default_factory=list
+    )  # without an attempt left, should their failures be their own
+    exhausted: deque[Pending] = field(default_factory=deque)  # to be given up
     backlog_count: int = 0  # in the backlog
     in_flight: int = 0
     last_start_number: int = 0
@@ -101,21 +126,21 @@ class Lane:
     def has_served(self) -> bool:
         return self.breakers[0].has_served
 
-    def waiting_work(self) -> Iterator[Work]:
+    def waiting_samples(self) -> Iterator[Pending]:
         """What waits here, without the backlog."""
-        yield from (*self.ready, *(work for _, _, work in self.delayed), *self.undecided, *self.exhausted)
+        yield from (*self.ready, *(pending for _, _, pending in self.delayed), *self.undecided, *self.exhausted)
 
-    def drain(self) -> list[Work]:
+    def drain(self) -> list[Pending]:
         """Take out all that could still be sent."""
-        waiting_work = [*self.ready, *(work for _, _, work in self.delayed), *self.undecided]
+        waiting = [*self.ready, *(pending for _, _, pending in self.delayed), *self.undecided]
         self.ready, self.delayed, self.undecided = deque(), [], []
-        return waiting_work
+        return waiting
 
     def refill(self, source: SampleSource, now_s: float) -> None:
         while self.delayed and self.delayed[0][0] <= now_s:
             self.ready.appendleft(heapq.heappop(self.delayed)[2])
         if not self.ready and self.backlog_count:
-            self.ready.extend(Work(sample, self.key) for sample in source.take(self.key, PREFETCH))
+            self.ready.extend(Pending(sample, self.key) for sample in source.take(self.key, PREFETCH))
             self.backlog_count = source.backlog_count(self.key)
         if self.undecided:
             self._resolve_undecided()
@@ -124,28 +149,28 @@ class Lane:
         """Whose failures were their own is given up, and so are all when nobody is left who could show that they were not."""
         last_one = not (self.ready or self.delayed or self.backlog_count or self.in_flight)
         undecided, self.undecided = self.undecided, []
-        for work in undecided:
-            (self.exhausted if last_one or self.failures_are_its_own(work) else self.undecided).append(work)
+        for pending in undecided:
+            (self.exhausted if last_one or self.failures_are_its_own(pending) else self.undecided).append(pending)
 
     def suspected_breaker(self, error: ProviderError) -> Breaker | None:
         """The narrowest of the wider scopes that may be to blame for an error."""
         return next((breaker for breaker in self.breakers if breaker.scope in error.suspects), None)
 
-    def failures_are_its_own(self, work: Work) -> bool:
+    def failures_are_its_own(self, pending: Pending) -> bool:
         """Whether a sample's failures are its own: what else could be to blame has served another one since."""
-        suspected_breaker = None if work.error is None else self.suspected_breaker(work.error)
+        suspected_breaker = None if pending.error is None else self.suspected_breaker(pending.error)
         return (
             suspected_breaker is None
-            or work.retry_state.suspected_s is None
-            or suspected_breaker.last_served_s > work.retry_state.suspected_s
+            or pending.retry_state.suspected_s is None
+            or suspected_breaker.last_served_s > pending.retry_state.suspected_s
         )
 
     def excuse_failures(self) -> None:
         """Whatever has failed here may start again as if it had not: the model or its host is to blame."""
-        waiting_work = self.drain()
+        waiting = self.drain()
         self.ready.extend(
-            replace(work, retry_state=work.retry_state.excused()) if work.retry_state.spent else work
-            for work in waiting_work
+            replace(pending, retry_state=pending.retry_state.excused()) if pending.retry_state.spent else pending
+            for pending in waiting
         )
 
     def earliest_start_s(self, now_s: float) -> float:
@@ -162,12 +187,18 @@ class Lane:
             earliest_start_s = max(earliest_start_s, list(self.unconfirmed.values())[-max_unconfirmed] + UNCONFIRMED_S)
         return max(earliest_start_s, self.window.earliest_start_s(now_s))
 
-    def cool_down(self, work: Work, error: RateLimited, now_s: float, policy: RetryPolicy, rng: random.Random) -> None:
+    def cool_down(
+        self, ticket: Ticket, error: RateLimited, now_s: float, policy: RetryPolicy, rng: random.Random
+    ) -> None:
         """The server's own delay, or backoff that grows while refusals go on. What was in flight together is one wave."""
-        if self.window is not None and work.stamp_s is not None:
+        if self.window is not None and ticket.stamp_s is not None:
             same_wave = now_s < self.cooled_until_s
             self.window.refused(
-                now_s, stamp_s=work.stamp_s, used_before=work.used_before, server_limit=error.rpm, same_wave=same_wave
+                now_s,
+                stamp_s=ticket.stamp_s,
+                used_before=ticket.used_before,
+                server_limit=error.rpm,
+                same_wave=same_wave,
             )
         if error.retry_after_s is not None:
             wait_s = hint_with_margin_s(error.retry_after_s, rng)

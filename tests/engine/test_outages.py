@@ -31,7 +31,7 @@ from batchgen.errors import (
 from batchgen.events import Event, LaneStopped, OutageEnded, OutageProbeFailed, OutageStarted
 from batchgen.ledger.reader import Reader
 from batchgen.scheduling import breaker
-from batchgen.scheduling.lane import Work
+from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import Released, Requeued, RetryPolicy
 from tests.support.http_server import serving
 from tests.support.marked_key import KEY
@@ -49,19 +49,19 @@ class DownServer(StubServer):
     """Answers as `StubServer` does but for a while, in which every request fails."""
 
     def __init__(
-        self, fails: Callable[[Work], ProviderError | None], begin_s: float = 3.0, lasts_s: float = HOUR_S, **how: Any
+        self, fails: Callable[[Ticket], ProviderError | None], begin_s: float = 3.0, lasts_s: float = HOUR_S, **how: Any
     ):
         super().__init__(**{"latency_s": 0.5, **how})
         self.fails, self.begin_s, self.end_s = fails, 1000.0 + begin_s, 1000.0 + begin_s + lasts_s
         self.failed: list[tuple[float, str]] = []  # seconds, sample
 
-    async def answer(self, work: Work) -> ProviderError | None:
+    async def answer(self, ticket: Ticket) -> ProviderError | None:
         now_s = asyncio.get_running_loop().time()
-        if self.begin_s <= now_s < self.end_s and (error := self.fails(work)) is not None:
-            self.failed.append((now_s, work.sample.key))
+        if self.begin_s <= now_s < self.end_s and (error := self.fails(ticket)) is not None:
+            self.failed.append((now_s, ticket.sample.key))
             await asyncio.sleep(0.05)
             return error
-        return await super().answer(work)
+        return await super().answer(ticket)
 
     def most_in_a_minute(self, skipped: int) -> int:
         """Of what failed, but for those that were already on their way or gave the evidence."""
@@ -98,7 +98,7 @@ def test_an_hour_of_outage_spends_only_what_may_have_been_billed(run, kind):
     server = DownServer(lambda _: OUTAGES[kind]())
     night = outlast(run, server, estimate_usd=lambda _: 0.04)
     doubtful = len(server.failed) if OUTAGES[kind]().maybe_billed else 0
-    assert night.dispatcher.spent_usd == pytest.approx(0.04 * (60 + doubtful))
+    assert night.dispatcher.budget.spent_usd == pytest.approx(0.04 * (60 + doubtful))
     assert max(Counter(key for _, key in server.failed).values()) <= 3
 
 
@@ -128,13 +128,13 @@ def test_with_attempts_of_1_nothing_that_may_have_been_billed_is_sent_twice(run)
 
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_sample_that_alone_fails_among_others_pays_with_its_own_attempts(run, attempts):
-    server = DownServer(lambda work: ServerFault("503") if work.sample.key == "m30" else None, 0.0)
+    server = DownServer(lambda ticket: ServerFault("503") if ticket.sample.key == "m30" else None, 0.0)
     night = outlast(run, server, policy=RetryPolicy(attempts=attempts))
     assert (len(night.done), Counter(key for _, key in server.failed)) == (59, {"m30": attempts})
 
 
 def test_the_last_sample_of_a_run_pays_though_nobody_is_left_to_show_that_it_is_to_blame(run):
-    server = DownServer(lambda work: ServerFault("503") if work.sample.key == "m9" else None, 0.0)
+    server = DownServer(lambda ticket: ServerFault("503") if ticket.sample.key == "m9" else None, 0.0)
     night = outlast(run, server, count=10)
     assert (len(night.done), len(server.failed), night.seconds < 120) == (9, 5, True)
 
@@ -146,7 +146,7 @@ def test_two_samples_are_no_evidence_against_a_host(run):
 
 
 def test_a_model_that_is_overloaded_waits_alone_while_others_of_its_host_go_on(run):
-    server = DownServer(lambda work: ServerFault("overloaded") if work.lane == "a" else None, 2.0, 600.0)
+    server = DownServer(lambda ticket: ServerFault("overloaded") if ticket.lane == "a" else None, 2.0, 600.0)
     told: list[tuple[str, str]] = []
     hosts = {lane: batchgen_served("key", "api.example") for lane in "ab"}
     night = run(
@@ -164,7 +164,7 @@ def test_a_model_that_is_overloaded_waits_alone_while_others_of_its_host_go_on(r
 
 
 def test_a_host_that_is_down_keeps_all_its_models_waiting_behind_one_probe(run):
-    server = DownServer(lambda work: ConnectFailed("refused") if work.lane in "ab" else None)
+    server = DownServer(lambda ticket: ConnectFailed("refused") if ticket.lane in "ab" else None)
     hosts = {lane: batchgen_served("key", "far.example" if lane in "ab" else "other.example") for lane in "abc"}
     night = run(
         drive({"a": 30, "b": 30, "c": 30}, server, rpm=dict.fromkeys("abc", 600), concurrency=6, upstream_of=hosts)
@@ -190,7 +190,7 @@ def test_a_spend_rate_of_the_account_pauses_all_its_models_and_touches_no_rate(r
 
 
 def test_a_spend_rate_of_one_account_does_not_pause_another(run):
-    server = DownServer(lambda work: SpendRateReached("x") if work.lane == "a" else None, 0.0, 600.0)
+    server = DownServer(lambda ticket: SpendRateReached("x") if ticket.lane == "a" else None, 0.0, 600.0)
     hosts = {"a": batchgen_served("one key", "h"), "b": batchgen_served("another", "h")}
     night = run(drive({"a": 5, "b": 30}, server, rpm={"a": 600, "b": 600}, concurrency=5, upstream_of=hosts))
     assert max(at for at, key in night.done if key.startswith("b")) < 60.0
@@ -256,14 +256,14 @@ def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute
         )
         served, begun_s = Counter[str](), asyncio.get_running_loop().time()
 
-        async def execute(work: Work) -> None:
-            dispatcher.sent(work)
+        async def execute(ticket: Ticket) -> None:
+            dispatcher.sent(ticket)
             await asyncio.sleep(0.1)
-            if work.lane == "gemini/a":
-                dispatcher.failed(work, ServerFault("503"))
+            if ticket.lane == "gemini/a":
+                dispatcher.failed(ticket, ServerFault("503"))
             else:
-                dispatcher.succeeded(work, 0.0)
-                served[work.lane] += 1
+                dispatcher.succeeded(ticket, 0.0)
+                served[ticket.lane] += 1
 
         await OnlineEngine().drive(dispatcher, execute)
         return served, asyncio.get_running_loop().time() - begun_s
@@ -273,7 +273,7 @@ def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute
 
 
 def test_a_host_that_comes_and_goes_gets_no_more_doubtful_requests_for_a_sample_than_one_that_is_down(run):
-    flaps = DownServer(lambda work: ServerFaultMaybeBilled("500") if flapping() else None, 0.0, 9 * HOUR_S)
+    flaps = DownServer(lambda ticket: ServerFaultMaybeBilled("500") if flapping() else None, 0.0, 9 * HOUR_S)
     answered = itertools.count()
 
     def flapping() -> bool:
@@ -299,14 +299,14 @@ def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, er
             upstream_of={"gemini/a": batchgen_served("k", "down.example"), "other/b": batchgen_served("k", "up.example")},
         )  # fmt: skip
 
-        async def execute(work: Work) -> None:
-            if work.exhausted:
-                dispatcher.gave_up(work, error)
+        async def execute(ticket: Ticket) -> None:
+            if ticket.exhausted:
+                dispatcher.gave_up(ticket, error)
             else:
-                dispatcher.sent(work)
+                dispatcher.sent(ticket)
                 await asyncio.sleep(0.1)
-                requests[work.sample.key] += 1
-                dispatcher.failed(work, error)
+                requests[ticket.sample.key] += 1
+                dispatcher.failed(ticket, error)
 
         await OnlineEngine().drive(dispatcher, execute)
 

@@ -188,20 +188,20 @@ def test_parallel_requests_never_overshoot_a_budget(run):
     night = run(drive({"m": 100}, StubServer(), concurrency=20, estimate_usd=lambda _: 0.07, budget_usd=1.0))
     assert night.dispatcher.stop_reason == "budget"
     assert len(night.done) == 14  # 14 x 0.07 = 0.98
-    assert night.dispatcher.spent_usd <= 1.0
+    assert night.dispatcher.budget.spent_usd <= 1.0
 
 
 def test_pictures_that_cost_a_tenth_more_than_the_table_says_do_not_overshoot_a_budget(run):
     options = {"concurrency": 20, "estimate_usd": lambda _: 0.07, "budget_usd": 1.0}
     night = run(drive({"m": 100}, StubServer(dearer=1.1), **options))
     assert night.dispatcher.stop_reason == "budget"
-    assert 0.9 < night.dispatcher.spent_usd <= 1.0
+    assert 0.9 < night.dispatcher.budget.spent_usd <= 1.0
 
 
 def test_a_lane_reserves_what_its_dearest_picture_has_cost_above_the_table(run):
     night = run(drive({"m": 3}, StubServer(dearer=1.3), estimate_usd=lambda _: 0.07))
     assert night.dispatcher.lanes["m"].reservation_factor == pytest.approx(1.3)
-    assert night.dispatcher.reserved_usd == pytest.approx(0.0)
+    assert night.dispatcher.budget.reserved_usd == pytest.approx(0.0)
 
 
 def test_a_deadline_ends_the_run_even_while_a_lane_waits_for_its_quota(run):

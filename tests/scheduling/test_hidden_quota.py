@@ -16,7 +16,7 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
 from batchgen.records import Inputs
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Work
+from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.window import Window
@@ -52,22 +52,22 @@ async def drive_all(url: str, model: str, folder: Path, count: int) -> int:
     with ThreadPoolExecutor(2) as executor:
         async with Transport(IN_FLIGHT, executor) as transport:
 
-            async def execute(work: Work) -> None:
+            async def execute(ticket: Ticket) -> None:
                 attempt = int(asyncio.get_running_loop().time() * 1e6)
                 try:
                     answer = await transport.send(
                         url,
-                        codec.build(work.sample, Inputs()),
+                        codec.build(ticket.sample, Inputs()),
                         auth,
-                        on_sent=lambda: dispatcher.sent(work),
+                        on_sent=lambda: dispatcher.sent(ticket),
                         open_sink=lambda k: store.spool_file(attempt, k),
                     )
                     codec.read(answer.status, answer.headers, answer.envelope())
                 except ProviderError as error:
-                    dispatcher.failed(work, error)
+                    dispatcher.failed(ticket, error)
                 else:
-                    made.append(work.sample.key)
-                    dispatcher.succeeded(work, None)
+                    made.append(ticket.sample.key)
+                    dispatcher.succeeded(ticket, None)
 
             await OnlineEngine().drive(dispatcher, execute)
     return len(made)

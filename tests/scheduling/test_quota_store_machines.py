@@ -197,7 +197,7 @@ async def test_two_jobs_whose_ledgers_are_on_one_server_have_one_budget_there(tm
         budgets = JobBudgets(str(tmp_path / "one"), reader, book, Limits(**limits), {}, False)
         await budgets.quota_logs({})  # what the ledger knows is made good beside what a living worker has reserved
         assert await book.spent_since(0.0) == pytest.approx(first.usd + 0.001)
-        await budgets.died("w")
+        await budgets.release_worker("w")
     assert await book.spent_since(0.0) == pytest.approx(first.usd)
     book.close()
     assert not list(state.rglob(FILE_NAME))

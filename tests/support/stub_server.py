@@ -13,7 +13,7 @@ from batchgen.errors import (
     RateLimited,
 )
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Work
+from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.window import Window
@@ -39,9 +39,9 @@ class StubServer:
     def recent(self, lane: str, now_s: float) -> int:
         return sum(1 for at, other, _ in self.arrivals if other == lane and now_s - at < 60.0)
 
-    async def answer(self, work: Work) -> ProviderError | None:
+    async def answer(self, ticket: Ticket) -> ProviderError | None:
         now_s = asyncio.get_running_loop().time()
-        recent = 0 if self.quota is None else self.recent(work.lane, now_s)
+        recent = 0 if self.quota is None else self.recent(ticket.lane, now_s)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -51,10 +51,10 @@ class StubServer:
                 refusal = RateLimited("quota", retry_after_s=5.0)
                 refusal.rpm = self.names
                 return refusal
-            self.arrivals.append((now_s, work.lane, work.sample.key))
-            latency = self.latency_s if isinstance(self.latency_s, float) else self.latency_s[work.lane]
+            self.arrivals.append((now_s, ticket.lane, ticket.sample.key))
+            latency = self.latency_s if isinstance(self.latency_s, float) else self.latency_s[ticket.lane]
             await asyncio.sleep(latency + self.spread_s * (len(self.arrivals) * 0.618 % 1))
-            script = self.script.get(work.sample.key)
+            script = self.script.get(ticket.sample.key)
             return script.pop(0) if script else None
         finally:
             self.in_flight -= 1
@@ -99,19 +99,19 @@ async def drive(
         on_start(dispatcher)
     started_s = loop.time()
 
-    async def execute(work: Work) -> None:
-        if work.exhausted and work.error is not None:
-            night.retry_decisions.append((work.sample.key, dispatcher.gave_up(work, work.error)))
+    async def execute(ticket: Ticket) -> None:
+        if ticket.exhausted and ticket.error is not None:
+            night.retry_decisions.append((ticket.sample.key, dispatcher.gave_up(ticket, ticket.error)))
             return
-        dispatcher.sent(work)
-        error = await server.answer(work)
+        dispatcher.sent(ticket)
+        error = await server.answer(ticket)
         if error is None:
-            dispatcher.received(work)
+            dispatcher.received(ticket)
             await asyncio.sleep(storing_s)
-            dispatcher.succeeded(work, (work.usd or 0.0) * server.dearer)
-            night.done.append((loop.time() - started_s, work.sample.key))
+            dispatcher.succeeded(ticket, (ticket.usd or 0.0) * server.dearer)
+            night.done.append((loop.time() - started_s, ticket.sample.key))
         else:
-            night.retry_decisions.append((work.sample.key, dispatcher.failed(work, error)))
+            night.retry_decisions.append((ticket.sample.key, dispatcher.failed(ticket, error)))
 
     await OnlineEngine().drive(dispatcher, execute)
     night.seconds = loop.time() - started_s

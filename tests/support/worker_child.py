@@ -51,7 +51,13 @@ def ended(pid: int) -> int:
 
 
 def serve() -> None:
-    for module in ("engine.cluster.worker", "engine.cluster.session", "cli.worker", "report.event_text", "providers.gemini"):
+    for module in (
+        "engine.cluster.worker",
+        "engine.cluster.session",
+        "cli.worker",
+        "report.event_text",
+        "providers.gemini",
+    ):
         import_module(f"batchgen.{module}")
     import_module("procrastinate")
     import_module("psycopg")

@@ -115,7 +115,7 @@ class ChunkSubmitter:
             if not unassigned:
                 return found, usd
             price_usd = (context.price_usd(unassigned[0], lane) or 0.0) * RESERVATION_FACTOR
-            if not context.dispatcher.can_afford(usd + price_usd):
+            if not context.dispatcher.budget.can_afford(usd + price_usd):
                 self.exhausted_budget = "run"
                 return found, usd
             if not load.add_if_fits(unassigned[0], profile, limits):

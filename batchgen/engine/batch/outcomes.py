@@ -59,7 +59,7 @@ class BatchOutcomes:
         other = (
             None
             if retried or wanted is None or not context.options.resend
-            else context.dispatcher.fallback_lane(wanted, error)
+            else context.dispatcher.fallbacks.lane_for(wanted, error)
         )
         retried = retried or other is not None
         state = "wanted" if retried else error.outcome
@@ -71,7 +71,7 @@ class BatchOutcomes:
         if not retried:
             await context.attempts.given_up(sample, error, state)
         elif wanted is not None and other is not None:
-            context.dispatcher.moved_to_fallback[lane] += 1
+            context.dispatcher.fallbacks.moved[lane] += 1
             self.requeue(other, [wanted])
         elif wanted is not None and context.options.resend:
             self._retry(wanted, error)

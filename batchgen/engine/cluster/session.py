@@ -47,7 +47,7 @@ from batchgen.manifest import Limits
 from batchgen.os_errors import raise_open_file_limit, start_threads
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
-from batchgen.scheduling.lane import Work
+from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.settings import Settings, state_folder
 from batchgen.store.bucket import BucketStore
@@ -128,8 +128,12 @@ class JobSession:
         raise_open_file_limit(pacing.concurrency)
         executor = self._tasks.enter_context(start_threads(8, "store"))
         transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
-        self.dispatcher = pacing.dispatcher(self._source, await budgets.quota_logs(loads), pacing.still_parked())
-        self.dispatcher.external_samples = 1  # whatever the queue still has
+        self.dispatcher = pacing.dispatcher(
+            self._source,
+            await budgets.quota_logs(loads),
+            pacing.still_parked(),
+            external_samples=1,  # whatever the queue still has
+        )
         self._unpacker = ReferenceUnpacker(self.store)
         dependents = QueuedDependents(self.ledger, self.store, self._unpacker.references)
         self._tasks.callback(dependents.close)
@@ -147,7 +151,6 @@ class JobSession:
             exchange=exchange, reference_inputs=reference_inputs, executor=executor,
             emit=self._emit, hold_uncertain=facts.hold_uncertain,
         )  # fmt: skip
-        self.dispatcher.set_estimator(self.execution.reserve_usd)
         self._dependents = dependents
         self._deferred_uploads = await self._tasks.enter_async_context(
             DeferredUploads(self.ledger, self.store, executor, worker.note)
@@ -340,16 +343,16 @@ class JobSession:
             self._waiting.pop(sample.key, None)
             self._ended_keys.difference_update(_sample_keys(sample))
 
-    async def _execute(self, work: Work) -> None:
-        key = work.sample.key
+    async def _execute(self, ticket: Ticket) -> None:
+        key = ticket.sample.key
         self._in_flight_keys.add(key)
         try:
-            await self.execution.execute(work)
+            await self.execution.execute(ticket)
         except Fenced as fenced:
             if fenced.reason == "budget":
                 await self._stop_submission("budget", "")
             if fenced.reason != "taken":
-                await self.ledger.cancel(work.sample)
+                await self.ledger.cancel(ticket.sample)
             self._mark_done(key)
             return
         finally:
@@ -357,14 +360,14 @@ class JobSession:
         late = not self.dispatcher.stop_reason and not self._is_waiting(
             key
         )  # another has it by now, or brought its picture
-        if late or self._ended_keys.intersection(_sample_keys(work.sample)):
+        if late or self._ended_keys.intersection(_sample_keys(ticket.sample)):
             self._mark_done(key)
-        elif self.dispatcher.stop_reason or not self.dispatcher.lanes[work.lane].accepts_work:
+        elif self.dispatcher.stop_reason or not self.dispatcher.lanes[ticket.lane].accepts_work:
             self._return_queued()
 
     def _is_waiting(self, key: str) -> bool:
         lanes = self.dispatcher.lanes.values()
-        return any(each.sample.key == key for lane in lanes for each in lane.waiting_work())
+        return any(each.sample.key == key for lane in lanes for each in lane.waiting_samples())
 
     def _return_queued(self, *, everything: bool = False) -> None:
         """What waits in lanes that have closed goes back into the queue, or out of it."""
@@ -372,7 +375,7 @@ class JobSession:
         for lane in self.dispatcher.lanes.values():
             if lane.accepts_work and not self.dispatcher.stop_reason and not everything:
                 continue
-            keys = [each.sample.key for each in lane.waiting_work()]
+            keys = [each.sample.key for each in lane.waiting_samples()]
             keys += [sample.key for sample in self._source.take(lane.key, lane.backlog_count)]
             self.dispatcher.clear_lane(lane.key)
             until, _ = self.ledger.reader.parked().get(lane.key, (0.0, "")) if lane.parked else (now, "")

@@ -1,0 +1,148 @@
+"""What a free worker should do now: one pure function over what is known of the lanes, the limits and the money of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from batchgen.records import Sample
+from batchgen.scheduling.budget import RunBudget
+from batchgen.scheduling.lane import Lane
+
+
+# What `decide` can answer.
+@dataclass(frozen=True, slots=True)
+class Start:
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing may start before `until_s`; None: until something in flight settles."""
+
+    until_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """A sample of this lane has no attempt left, which only now is known to be its own fault."""
+
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The run has reached a limit."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    pass
+
+
+Decision = Start | Wait | GiveUp | Stop | Drained
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a ticket has come that is not settled."""
+
+    in_flight: bool  # its answer is not in
+    sent: bool = False  # its headers have left
+
+
+class DispatchState:
+    """All that deciding depends on. `until`, `deadline` and failures are loop seconds."""
+
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        *,
+        concurrency: int,
+        max_storing: int,
+        estimate_usd: Callable[[Sample], float | None],
+        external_samples: int,
+        budget_usd: float | None,
+        deadline_s: float | None,
+        stall_s: float | None,
+    ) -> None:
+        self.lanes = lanes
+        self.concurrency = concurrency
+        self.max_storing = max_storing
+        self.estimate_usd = estimate_usd
+        self.external_samples = external_samples
+        self.deadline_s = deadline_s
+        self.stall_s = stall_s
+        self.budget = RunBudget(budget_usd)
+        self.stop_reason = ""
+        self.in_flight = 0
+        self.progress: dict[int, Progress] = {}  # of tickets that are not settled, by number
+        self.shared_budget_full = False  # a shared budget has no room until something of ours settles
+        self.first_and_last_failure_s: tuple[float, float] | None = None  # since the last success
+
+    def decide(self, now_s: float) -> Decision:
+        """What a free worker should do at `now_s`, once the lanes have been refilled. Changes nothing."""
+        waits = self.external_samples > 0 or any(lane.waiting for lane in self.lanes.values())
+        if waits and not self.stop_reason and (reached := self._limit_reached(now_s)):  # what is done is not cut short
+            return Stop(reached)
+        lanes = self.open_lanes()
+        if not lanes:
+            if self.external_samples and not self.stop_reason:
+                return Wait(self.deadline_s)
+            return Wait(None) if self.unfinished else Drained()
+        if not self.has_room:
+            return Wait(None)
+        if exhausted := next((lane for lane in lanes if lane.exhausted), None):
+            return GiveUp(exhausted.key)
+        starts = [(lane.earliest_start_s(now_s), lane) for lane in lanes]
+        open_now = [lane for start_s, lane in starts if start_s <= now_s]
+        if not open_now:
+            earliest_s = min(
+                math.inf if self.deadline_s is None else self.deadline_s, *(start_s for start_s, _ in starts)
+            )
+            return Wait(None if earliest_s == math.inf else earliest_s)
+        chosen = min(open_now, key=lambda lane: (lane.in_flight, lane.last_start_number))
+        if self._next_is_affordable(chosen):
+            return Start(chosen.key)
+        if self.unfinished:
+            return Wait(None)  # what is in flight may turn out cheaper
+        return Wait(self.deadline_s) if self.external_samples else Stop("budget")  # so may what is in batches
+
+    @property
+    def unfinished(self) -> int:
+        """Tickets that were taken and are not settled, answered or not."""
+        return len(self.progress)
+
+    @property
+    def has_room(self) -> bool:
+        return (
+            not self.shared_budget_full
+            and self.in_flight < self.concurrency
+            and self.unfinished - self.in_flight < self.max_storing
+        )
+
+    def open_lanes(self) -> list[Lane]:
+        return [lane for lane in self.lanes.values() if lane.accepts_work and lane.waiting and not self.stop_reason]
+
+    def _next_is_affordable(self, lane: Lane) -> bool:
+        usd = self.estimate_usd(lane.ready[0].sample)
+        if usd is None:
+            return self.budget.limit_usd is None
+        return self.budget.can_afford(usd * lane.reservation_factor)
+
+    def _limit_reached(self, now_s: float) -> str:
+        if self.deadline_s is not None and now_s >= self.deadline_s:
+            return "deadline"
+        return "stalled" if self._stalled() else ""
+
+    def _stalled(self) -> bool:
+        """From failure to failure, so that a wait for a quota, however long, never counts; nor does it stop a lane that
+        has not failed."""
+        if self.stall_s is None or self.first_and_last_failure_s is None:
+            return False
+        first_s, last_s = self.first_and_last_failure_s
+        at_work = (lane for lane in self.lanes.values() if lane.accepts_work and (lane.waiting or lane.in_flight))
+        return last_s - first_s > self.stall_s and all(lane.failing for lane in at_work)

@@ -1,0 +1,71 @@
+"""What becomes of a sample whose request has failed, and of its lane: by the error's class, what was tried and what is down."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from dataclasses import replace
+
+from batchgen.errors import DailyQuotaReached, ModelUnavailable, ProviderError, RateLimited
+from batchgen.scheduling.breaker import FAILED_SAMPLES_TO_OPEN
+from batchgen.scheduling.lane import Lane, Pending, Ticket
+from batchgen.scheduling.retry import GivenUp, Released, Requeued, RetryDecision, RetryPolicy, retry_delay_s
+from batchgen.scheduling.window import LONG_RETRY_HINT_S
+
+
+class RetryDecider:
+    """same_error_limit: this many different samples in a row with the same 4xx stop the lane."""
+
+    def __init__(self, policy: RetryPolicy, same_error_limit: int, rng: random.Random) -> None:
+        self._policy = policy
+        self._same_error_limit = same_error_limit
+        self._rng = rng
+        self._tiebreaker = itertools.count()
+
+    def decide(
+        self, lane: Lane, failed: Ticket, pending: Pending, error: ProviderError, now_s: float, *, stopping: bool
+    ) -> RetryDecision:
+        """pending: the sample as it would wait for its next request."""
+        if error.scope == "run":
+            return self._release(lane, pending)
+        if isinstance(error, DailyQuotaReached) or (
+            isinstance(error, RateLimited) and (error.retry_after_s or 0.0) > LONG_RETRY_HINT_S
+        ):
+            lane.park(error)  # hours: other lanes go on, and the run ends before them
+        elif isinstance(error, RateLimited):
+            lane.cool_down(failed, error, now_s, self._policy, self._rng)
+        elif error.scope == "lane":
+            lane.stopped = error.reason
+            return GivenUp()
+        model_is_gone = isinstance(error, ModelUnavailable)
+        same_error_limit = FAILED_SAMPLES_TO_OPEN if model_is_gone else self._same_error_limit
+        if lane.count_same_error(failed.sample.key, error) >= same_error_limit:
+            lane.stopped = error.reason if model_is_gone else "breaker"  # no fault of the samples
+        if stopping or not lane.accepts_work:
+            is_final = retry_delay_s(error, pending.retry_state, self._policy, self._rng) is None
+            return GivenUp() if is_final else self._release(lane, pending)
+        most_billed = min(self._policy.outage, self._policy.attempts)
+        if error.maybe_billed and pending.retry_state.maybe_billed_count >= most_billed:
+            return GivenUp()
+        open_breakers = [breaker for breaker in lane.breakers if breaker.open and breaker.scope in error.suspects]
+        if open_breakers and error.retryable:
+            excused = pending.retry_state if error.scope == "account" else pending.retry_state.excused()
+            lane.ready.append(replace(pending, retry_state=excused))
+            return Requeued(max(0.0, *(breaker.probe_at_s - now_s for breaker in open_breakers)))
+        return self._requeue_or_give_up(lane, pending, error, now_s)
+
+    def _requeue_or_give_up(self, lane: Lane, pending: Pending, error: ProviderError, now_s: float) -> RetryDecision:
+        delay = retry_delay_s(error, pending.retry_state, self._policy, self._rng)
+        if delay is not None:
+            heapq.heappush(lane.delayed, (now_s + delay, next(self._tiebreaker), pending))
+            return Requeued(max(delay, lane.cooled_until_s - now_s))
+        if error.retryable and not error.maybe_billed and not lane.failures_are_its_own(pending):
+            lane.undecided.append(pending)
+            return Requeued(self._policy.cap_s)
+        return GivenUp()
+
+    def _release(self, lane: Lane, pending: Pending) -> Released:
+        """Counted as left; the next run takes it."""
+        lane.ready.append(pending)
+        return Released()
