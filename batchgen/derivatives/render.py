@@ -54,7 +54,7 @@ def render(task: Mapping[str, Any], is_wanted: Callable[[], bool] = lambda: True
     """Make the files of one task, as long as somebody `goes_on` waiting for them. Answers a row for each: `made`, `skipped`, or
     `failed` with the reason; never raises for what a picture or a disk may do.
 
-    task: root and spool (folders), source (path), sha256, facts, embed, source_type, outputs (specs), there (files of the
+    task: root and spool (folders), source (path), sha256, facts, embed, source_type, outputs (specs), present (files of the
     same picture that are there already, for the sidecar), made (sha256 of what this job has made before, by path).
     """
     try:
@@ -82,7 +82,7 @@ def _render_one(
 ) -> list[Row]:
     match spec["format"]:
         case "json":
-            made = [*task["there"], *(_sidecar_entry(row) for row in rows if row["state"] == "made")]
+            made = [*task["present"], *(_sidecar_entry(row) for row in rows if row["state"] == "made")]
             text = json.dumps(
                 {**facts, "derivatives": sorted(made, key=lambda row: str(row["path"]))}, ensure_ascii=False, indent=1
             )

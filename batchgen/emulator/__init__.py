@@ -1,7 +1,6 @@
 """A local server that speaks the image APIs' wire: an independent witness of the vendors' documents."""
 
-from batchgen.emulator.batch_options import BatchOptions
-from batchgen.emulator.options import EmulatorOptions
+from batchgen.emulator.options import BatchOptions, EmulatorOptions
 from batchgen.emulator.pictures import read_comment
 from batchgen.emulator.server import RunningEmulator, serve
 

@@ -1,40 +1,108 @@
-"""What can go wrong on request: fault names, markers in prompts, and the draw by rate."""
+"""What can go wrong on request: one table of faults, markers that ask for them, and the draw by rate."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
-ERRORS = frozenset(
-    {"429", "429day", "429limit0", "429spend", "429bare", "500", "503", "504", "408", "credits", "maintenance"}
-)  # an error body in the API's own form
-WIRE = frozenset({"502html", "html200", "truncated_json", "reset", "reset_early", "hang", "slow_drip"})
-REFUSALS = frozenset(
-    {
-        "safety", "image_safety", "prohibited", "block", "no_image", "image_other",
-        "text_only", "empty", "max_tokens", "missing_signature", "rai_filtered", "rai_all",
-    }
-)  # status 200, fewer or no pictures  # fmt: skip
-PICTURES = frozenset({"bad_base64", "half_image", "many_images", "thought_images", "mislabelled", "wrong_size"})
-LINKS = frozenset({"link404", "link_slow", "201", "b64"})
-SHAPES = frozenset({"data_shape", "images_shape", "tokens_used"})  # variants of AIML's answers; nothing fails
-LINES = frozenset(
-    {"line_missing", "line_doubled", "line_unknown_key", "line_crossed", "line_cut", "line_keyless"}
-)  # of a batch's results; online they do nothing
-KNOWN = ERRORS | WIRE | REFUSALS | PICTURES | LINKS | SHAPES | LINES
+_GEMINI, _IMAGEN, _AIML = "generateContent", "predict", "AIML"
+# The kind, the endpoints where it can happen, and the names.
+_TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    # an error body in the API's own form
+    ("error", (_GEMINI, _IMAGEN, _AIML), "429 429day 429bare 408 500 503 504"),
+    ("error", (_GEMINI, _IMAGEN), "429limit0 429spend"),
+    ("error", (_AIML,), "credits maintenance"),
+    # what a network, a proxy or a dying server makes of an answer
+    ("wire", (_GEMINI, _IMAGEN, _AIML), "502html html200 truncated_json reset reset_early hang slow_drip"),
+    # status 200 with fewer pictures or none
+    ("refusal", (_GEMINI, _AIML), "no_image empty"),
+    ("refusal", (_GEMINI,), "safety image_safety prohibited block image_other text_only max_tokens missing_signature"),
+    ("refusal", (_IMAGEN,), "rai_filtered rai_all"),
+    # pictures that are not what they should be
+    ("picture", (_GEMINI, _IMAGEN, _AIML), "bad_base64 half_image mislabelled wrong_size"),
+    ("picture", (_GEMINI,), "many_images thought_images"),
+    # how a picture is handed out, and variants of the answer's shape: the request itself does not fail
+    ("link", (_AIML,), "link404 link_slow 201 b64"),
+    ("shape", (_AIML,), "data_shape images_shape tokens_used"),
+    # of a batch's results; online they do nothing
+    ("line", (_GEMINI,), "line_missing line_doubled line_unknown_key line_crossed line_cut line_keyless"),
+)
+
+
+def _select(kinds: Container[str] | None = None, endpoint: str = "") -> frozenset[str]:
+    rows = (row for row in _TABLE if (kinds is None or row[0] in kinds) and (not endpoint or endpoint in row[1]))
+    return frozenset(name for _, _, names in rows for name in names.split())
+
+
+KNOWN = _select()
+WIRE = _select(kinds=("wire",))
+_NOT_COUNTED = _select(kinds=("link", "shape"))
+
+
+@lru_cache
+def faults_of(endpoint: str) -> frozenset[str]:
+    """endpoint: generateContent, predict or AIML."""
+    return _select(endpoint=endpoint)
+
+
+# Faults of whole calls to the Files and Batch APIs, named METHOD_KIND. Kinds: an HTTP status; reset: the connection
+# ends before anything is done (an upload's: when half of a piece is stored); lost: it ends when all is done; half:
+# after half of what is left to download; html: 200 with a web page, as a proxy may send it; empty: 200 with nothing;
+# cut: at most half of a file at a time, without a length to tell by.
+_CALLS = {
+    "create": "429 500 503 reset lost",
+    "get": "404 429 500 503 reset html",
+    "list": "429 500 503 reset",
+    "cancel": "404 429 500 503 reset lost",
+    "delete": "404 429 500 503 reset lost",
+    "download": "404 429 500 503 reset half html empty cut",
+    "upload": "500 503 reset lost",
+}
+CALL_FAULTS = {method: frozenset(f"{method}_{kind}" for kind in kinds.split()) for method, kinds in _CALLS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnd:
+    """share: of the lines that are answered before it ends. state: empty for a batch that never ends."""
+
+    share: float
+    state: str
+
+
+# Batches that stay PENDING or RUNNING: googleapis/python-genai#1482, #2221, #2974. EXPIRED without results: #2439.
+# Whether a batch that fails or expires may name results is not documented; the `_partial` ones do.
+BATCH_ENDS = {
+    "failed": BatchEnd(0, "FAILED"),
+    "failed_partial": BatchEnd(0.5, "FAILED"),
+    "expired": BatchEnd(0, "EXPIRED"),
+    "expired_partial": BatchEnd(0.5, "EXPIRED"),
+    "cancelled": BatchEnd(0, "CANCELLED"),
+    "cancelled_partial": BatchEnd(0.5, "CANCELLED"),
+    "partly": BatchEnd(1, "PARTIALLY_SUCCEEDED"),  # google-genai knows this state; nobody has reported it of this API
+    "stuck": BatchEnd(0, ""),
+    "stuck_running": BatchEnd(0.5, ""),
+}
+NO_FILE = frozenset({"no_file"})  # succeeded, and no results are named yet
+BATCH_KNOWN = frozenset(BATCH_ENDS) | NO_FILE | frozenset().union(*CALL_FAULTS.values())
+# In an uploaded file's display name: faults of a piece, and `failed`, the state FAILED.
+UPLOAD_FAULTS = frozenset({"500", "503", "reset"})
+FILE_KNOWN = UPLOAD_FAULTS | {"failed"}
 
 _MARKER = re.compile(r"\[\[fault:([^\]*\s]+)(?:\*(\d+))?\]\]")
 _FOR_EVER = 1 << 30
 
 
-def markers(prompt: str) -> list[tuple[str, int]]:
-    """(fault, how many attempts it lasts) in the order of the prompt: `[[fault:503*2]]` lasts two attempts."""
-    return [(name, int(times) if times else _FOR_EVER) for name, times in _MARKER.findall(prompt)]
+def markers(text: str) -> list[tuple[str, int]]:
+    """(fault, how many attempts it lasts) in the order of the text: `[[fault:503*2]]` lasts two attempts."""
+    return [(name, int(times) if times else _FOR_EVER) for name, times in _MARKER.findall(text)]
 
 
-def without_markers(prompt: str) -> str:
-    return _MARKER.sub("", prompt).strip()
+def without_markers(text: str) -> str:
+    return _MARKER.sub("", text).strip()
 
 
 def fault_for(prompt: str, attempt: int, rates: Mapping[str, float], draw: random.Random) -> str | None:
@@ -44,7 +112,7 @@ def fault_for(prompt: str, attempt: int, rates: Mapping[str, float], draw: rando
     """
     past = 0
     for name, times in markers(prompt):
-        if name in LINKS | SHAPES:
+        if name in _NOT_COUNTED:
             return name
         past += times
         if attempt <= past:
@@ -58,5 +126,41 @@ def fault_for(prompt: str, attempt: int, rates: Mapping[str, float], draw: rando
 
 
 def link_failures(prompt: str) -> int:
-    """How often a link of this prompt's pictures answers 404 before it serves them."""
+    """How often a link to this prompt's pictures answers 404 before it serves them."""
     return next((times for name, times in markers(prompt) if name == "link404"), _FOR_EVER)
+
+
+def check_batch_fault(text: str) -> None:
+    """Raises ValueError unless it is a known `NAME` or `NAME*TIMES`."""
+    name, _, _ = text.partition("*")
+    if name not in BATCH_KNOWN:
+        raise ValueError(f"unknown batch fault {name!r}; known: {', '.join(sorted(BATCH_KNOWN))}")
+    if not re.fullmatch(r"[a-z_0-9]+(\*[1-9]\d*)?", text):
+        raise ValueError(f"batch fault {text!r}: expected NAME or NAME*TIMES")
+
+
+class CallFaults:
+    """Faults of calls, batches and uploads. Counts occasions, so that `create_lost*2` hits the first two only.
+
+    Faults by option are counted over all batches where one is created or ends, and per batch for the calls about it.
+    """
+
+    def __init__(self, by_option: Iterable[str]) -> None:
+        self._by_option = "".join(f"[[fault:{text}]]" for text in by_option)
+        self._occasions: Counter[tuple[str, str]] = Counter()
+
+    def take(self, names: frozenset[str], subject: str = "", display_name: str = "") -> str | None:
+        """The fault of this occasion, one of `names`. subject: a batch or a file, empty where all count together."""
+        by_name = self._due(names, f"name {subject or display_name}", display_name) if display_name else None
+        return by_name or self._due(names, subject, self._by_option)
+
+    def _due(self, names: frozenset[str], subject: str, text: str) -> str | None:
+        wanted = "".join(f"[[fault:{name}*{times}]]" for name, times in markers(text) if name in names)
+        if not wanted:
+            return None
+        occasion = (min(names), subject)
+        self._occasions[occasion] += 1
+        return fault_for(wanted, self._occasions[occasion], {}, random.Random(0))
+
+    def clear(self) -> None:
+        self._occasions.clear()

@@ -1,99 +1,94 @@
-"""The Files API's store: uploads in pieces onto the disk, and files that live for a while and belong to one key."""
+"""The Files API: resumable uploads onto the disk, files that live for a while and belong to one key, and downloads."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-import random
 import re
 import secrets
 import shutil
-import string
 import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from batchgen.emulator import google_errors as errors
-from batchgen.emulator.faults import fault_for, markers
+from aiohttp import web
+
+from batchgen.emulator import google
+from batchgen.emulator.faults import CALL_FAULTS, FILE_KNOWN, UPLOAD_FAULTS, markers
+from batchgen.emulator.google_schemas import UPLOAD_FILE
+from batchgen.emulator.jobs import Answer, as_json, picture_size, random_id, timestamp
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.orders import picture_size
+from batchgen.emulator.pipeline import Cut, Pipeline, answering, read_body
 
-# In a file's display name. reset: the connection ends when half of a piece is stored; failed: the state FAILED.
-FILE_FAULTS = frozenset({"500", "503", "reset", "failed"})
 _MOST_BYTES = 2 * 1024**3  # ai.google.dev/gemini-api/docs/files: 2 GB a file
-_ID_CHARACTERS = string.ascii_lowercase + string.digits
+_START_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 18
+_FINAL = {"X-Goog-Upload-Status": "final"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class StoredFile:
-    """One file, whole. sha256: in hex. pixels: None if it is not a picture that decodes. Times: seconds since 1970."""
+    """A file of one key, on disk also while it grows: an upload can go on, and batches write their results.
+
+    pixels: None if it is not a picture that decodes. Times: seconds since 1970, set when it is whole.
+    """
 
     id: str
     key: str
     mime: str
-    display_name: str
-    size_bytes: int
-    sha256: str
-    pixels: tuple[int, int] | None
     path: Path
-    created_s: float
-    ready_s: float
-    expires_s: float
-    source: Literal["UPLOADED", "GENERATED"] = "UPLOADED"
+    source: Literal["UPLOADED", "GENERATED"]
+    display_name: str = ""
+    announced_bytes: int = 0
+    size_bytes: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    pixels: tuple[int, int] | None = None
+    created_s: float = 0.0
+    ready_s: float = 0.0
+    expires_s: float = 0.0
 
+    def append(self, piece: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(piece)
+        self.digest.update(piece)
+        self.size_bytes += len(piece)
+
+    @property
+    def sha256(self) -> str:
+        return str(self.digest.hexdigest())
+
+    @property
     def state(self) -> str:
         if any(name == "failed" for name, _ in markers(self.display_name)):
             return "FAILED"
         return "ACTIVE" if time.time() >= self.ready_s else "PROCESSING"
 
-    def as_json(self, base: str) -> dict[str, Any]:
-        """ai.google.dev/api/files. base: origin and version. Recorded hashes are base64 of the hex text."""
+    def as_json(self, request: web.Request) -> dict[str, Any]:
+        """ai.google.dev/api/files. Recorded hashes are base64 of the hex text."""
+        origin, version = f"{request.scheme}://{request.host}", request.match_info["version"]
         found: dict[str, Any] = {"name": f"files/{self.id}"}
         if self.display_name:
             found["displayName"] = self.display_name
         found |= {
             "mimeType": self.mime,
             "sizeBytes": str(self.size_bytes),
-            "createTime": stamp(self.created_s),
-            "updateTime": stamp(self.ready_s),
-            "expirationTime": stamp(self.expires_s),
+            "createTime": timestamp(self.created_s),
+            "updateTime": timestamp(self.ready_s),
+            "expirationTime": timestamp(self.expires_s),
             "sha256Hash": base64.b64encode(self.sha256.encode()).decode(),
-            "uri": f"{base}/files/{self.id}",
-            "state": self.state(),
+            "uri": f"{origin}/{version}/files/{self.id}",
+            "state": self.state,
             "source": self.source,
         }
         if self.source == "GENERATED":  # the documents name the field; the path is that of their own download
-            origin, _, version = base.rpartition("/")
             found["downloadUri"] = f"{origin}/download/{version}/files/{self.id}:download?alt=media"
         if found["state"] == "FAILED":  # the documents name the field and show no example
             found["error"] = {"code": 13, "message": "The file could not be processed."}
         return found
-
-
-@dataclass(slots=True, kw_only=True)
-class Upload:
-    """One that is under way. The bytes that arrived are on disk, so that a client may ask how many and go on."""
-
-    id: str
-    file_id: str
-    key: str
-    mime: str
-    display_name: str
-    size_bytes: int
-    path: Path
-    received_bytes: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def append(self, piece: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(piece)
-        self.digest.update(piece)
-        self.received_bytes += len(piece)
 
 
 class Files:
@@ -102,145 +97,111 @@ class Files:
     def __init__(self, options: EmulatorOptions) -> None:
         self._options = options
         self._folder: Path | None = None
-        self._uploads: dict[str, Upload] = {}
+        self._uploads: dict[str, StoredFile] = {}
         self._files: dict[str, StoredFile] = {}
-        self._finished: dict[str, str] = {}  # by upload: its file
-        self._attempts: Counter[tuple[str, str]] = Counter()
         self._lock = Lock()
 
-    def begin(self, key: str, *, mime: str, size_bytes: int, display_name: str, name: str = "") -> Upload:
-        """Raises Refusal. name: `files/…` as the client wants it, empty for one of ours."""
-        for fault, _ in markers(display_name):
-            if fault not in FILE_FAULTS:
-                raise errors.refusal(400, f"emulator: the Files API has no fault named {fault!r}")
-        file_id = name.removeprefix("files/") or "".join(secrets.choice(_ID_CHARACTERS) for _ in range(12))
-        # ai.google.dev/api/files has these rules; their wording is ours.
-        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", file_id):
-            raise errors.refusal(400, "* File.name: may hold up to 40 lowercase letters, digits and inner dashes.\n")
-        if file_id in self._files:
-            raise errors.refusal(409, f"Requested entity already exists: files/{file_id}", status="ALREADY_EXISTS")
-        if size_bytes > _MOST_BYTES:
-            raise errors.refusal(400, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
-        upload_id = secrets.token_urlsafe(24)
-        upload = Upload(
-            id=upload_id,
-            file_id=file_id,
-            key=key,
-            mime=mime or "application/octet-stream",
-            display_name=display_name,
-            size_bytes=size_bytes,
-            path=self.place(upload_id),
-        )
-        upload.path.touch()
-        self._uploads[upload_id] = upload
-        return upload
-
-    def place(self, name: str) -> Path:
-        """Where something of this name may lie until the emulator ends."""
+    def path(self, name: str) -> Path:
+        """In the temporary folder, which exists from the first call until the emulator closes."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="batchgen-emulator-"))
         return self._folder / name
 
-    def add_generated(self, key: str, file_id: str, path: Path, size_bytes: int, sha256: str) -> StoredFile:
-        """Results of a batch. They live as long as uploads do; the documents speak of six weeks too."""
-        now_s = time.time()
-        stored = StoredFile(
+    def begin(self, key: str, mime: str, size_bytes: int, display_name: str, name: str) -> str:
+        """The upload's id. Raises ApiError. name: `files/…` as the client wants it, empty for one of ours."""
+        for fault, _ in markers(display_name):
+            if fault not in FILE_KNOWN:
+                raise google.error(400, f"emulator: the Files API has no fault named {fault!r}")
+        file_id = name.removeprefix("files/") or random_id(12)
+        # ai.google.dev/api/files has these rules; their wording is ours.
+        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", file_id):
+            raise google.error(400, "* File.name: may hold up to 40 lowercase letters, digits and inner dashes.\n")
+        if file_id in self._files:
+            raise google.error(409, f"Requested entity already exists: files/{file_id}", status="ALREADY_EXISTS")
+        if size_bytes > _MOST_BYTES:
+            raise google.error(400, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
+        upload_id = secrets.token_urlsafe(24)
+        self._uploads[upload_id] = StoredFile(
             id=file_id,
             key=key,
-            mime="application/jsonl",
-            display_name="",
-            size_bytes=size_bytes,
-            sha256=sha256,
-            pixels=None,
-            path=path,
-            created_s=now_s,
-            ready_s=now_s,
-            expires_s=now_s + self._options.file_life_s,
-            source="GENERATED",
+            mime=mime or "application/octet-stream",
+            path=self.path(upload_id),
+            source="UPLOADED",
+            display_name=display_name,
+            announced_bytes=size_bytes,
         )
-        with self._lock:
-            self._files[file_id] = stored
-        return stored
+        self._uploads[upload_id].path.touch()
+        return upload_id
+
+    def upload(self, upload_id: str) -> StoredFile:
+        """Raises ApiError for one that never began or is over; the wording is ours."""
+        upload = self._uploads.get(upload_id)
+        if upload is None or upload.expires_s:
+            raise google.error(404, "Upload not found, or it has already been finalized.")
+        return upload
 
     def finished(self, upload_id: str) -> StoredFile | None:
         """The file that an upload became; a client whose answer was lost asks for it."""
-        return self._files.get(self._finished.get(upload_id, ""))
+        upload = self._uploads.get(upload_id)
+        return upload if upload and self._files.get(upload.id) is upload else None
 
-    def upload(self, upload_id: str) -> Upload:
-        """Raises Refusal for one that never began or is over; the wording is ours."""
-        if upload_id not in self._uploads:
-            raise errors.refusal(404, "Upload not found, or it has already been finalized.")
-        return self._uploads[upload_id]
+    def add(self, whole: StoredFile) -> None:
+        """Decodes pictures once, so that no request for content has to.
 
-    def fault(self, upload: Upload) -> str | None:
-        """What this piece shall suffer; attempts count for key and display name, over all their uploads."""
-        place = (upload.key, upload.display_name)
-        self._attempts[place] += 1
-        fault = fault_for(upload.display_name, self._attempts[place], {}, random.Random(0))
-        return None if fault == "failed" else fault
-
-    def finish(self, upload: Upload) -> StoredFile:
-        """Decodes pictures once, so that no request for content has to."""
-        pixels = picture_size(upload.path) if upload.mime.startswith("image/") else None
-        now_s = time.time()
-        stored = StoredFile(
-            id=upload.file_id,
-            key=upload.key,
-            mime=upload.mime,
-            display_name=upload.display_name,
-            size_bytes=upload.received_bytes,
-            sha256=upload.digest.hexdigest(),
-            pixels=pixels,
-            path=upload.path,
-            created_s=now_s,
-            ready_s=now_s + self._options.file_processing_s,
-            expires_s=now_s + self._options.file_life_s,
-        )
+        Results of a batch live as long as uploads do; the documents speak of six weeks too.
+        """
+        if whole.mime.startswith("image/"):
+            whole.pixels = picture_size(whole.path)
+        whole.created_s = whole.ready_s = time.time()
+        if whole.source == "UPLOADED":
+            whole.ready_s += self._options.file_processing_s
+        whole.expires_s = whole.created_s + self._options.file_life_s
         with self._lock:
-            self._files[stored.id] = stored
-            self._finished[upload.id] = stored.id
-        self._uploads.pop(upload.id, None)
-        return stored
+            self._files[whole.id] = whole
 
     def find(self, key: str, file_id: str) -> StoredFile:
-        """Raises Refusal 403, the same for a file that never was, is over, or belongs to another key."""
-        found = next((one for one in self._living() if one.id == file_id), None)
+        """Raises ApiError 403, the same for a file that never was, is over, or belongs to another key.
+
+        googleapis/python-genai#1218: one wording for all of it, and 403 rather than 404.
+        """
+        found = next((one for one in self._unexpired() if one.id == file_id), None)
         if found is None or found.key != key:
-            raise errors.no_such_file(file_id)
+            text = f"You do not have permission to access the File {file_id} or it may not exist."
+            raise google.error(403, text)
         return found
 
-    def usable(self, key: str, uri: str) -> StoredFile | None:
-        """The file that a `fileUri` means; None for a link to elsewhere. Raises Refusal."""
-        match = re.search(r"/v1(?:beta)?/files/([^/?#]+)$", uri)
-        if match is None:
-            return None
-        found = self.find(key, match.group(1))
-        if found.state() != "ACTIVE":
-            raise errors.file_not_active(found.id)
-        return found
-
-    def of(self, key: str) -> list[StoredFile]:
-        """Newest first."""
-        return [found for found in reversed(self._living()) if found.key == key]
-
-    def delete(self, key: str, file_id: str) -> None:
+    def find_active(self, key: str, file_id: str) -> StoredFile:
+        """Raises ApiError, 400 while it is processed: known from public issues; the documents only say to wait."""
         found = self.find(key, file_id)
+        if found.state != "ACTIVE":
+            text = f"The File {found.id} is not in an ACTIVE state and usage is not allowed."
+            raise google.error(400, text, status="FAILED_PRECONDITION")
+        return found
+
+    def at_uri(self, key: str, uri: str) -> StoredFile | None:
+        """The file that a `fileUri` means; None for a link to elsewhere. Raises ApiError."""
+        match = re.search(r"/v1(?:beta)?/files/([^/?#]+)$", uri)
+        return self.find_active(key, match.group(1)) if match else None
+
+    def list_of(self, key: str) -> list[StoredFile]:
+        """Newest first."""
+        return [found for found in reversed(self._unexpired()) if found.key == key]
+
+    def delete(self, stored: StoredFile) -> None:
         with self._lock:
-            self._files.pop(found.id, None)
-        found.path.unlink(missing_ok=True)
+            self._files.pop(stored.id, None)
+        stored.path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         self._uploads.clear()
         with self._lock:
             self._files.clear()
-            self._finished.clear()
-        self._attempts.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _living(self) -> list[StoredFile]:
-        """All files, oldest first, once those that expired are gone."""
+    def _unexpired(self) -> list[StoredFile]:
+        """All files that have not expired, oldest first; the others are deleted."""
         now_s = time.time()
         with self._lock:
             expired = [one for one in self._files.values() if one.expires_s <= now_s]
@@ -250,5 +211,178 @@ class Files:
             return list(self._files.values())
 
 
-def stamp(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+@dataclass(frozen=True, slots=True)
+class FilesApi:
+    """Source: ai.google.dev/gemini-api/docs/files and requests of google-genai 3.4.0 and @google/genai 3.1.0.
+
+    Downloads have two paths: `/download/v1beta/…` of ai.google.dev's batch page, and `/v1/…` of google-genai 3.4.0.
+    """
+
+    pipeline: Pipeline
+    files: Files
+
+    def add_to(self, app: web.Application) -> None:
+        one = google.VERSION + "/files/{file:[^:/]+}"
+        for method, path, call in (
+            ("POST", f"/upload{google.VERSION}/files", self.upload),
+            ("GET", f"{google.VERSION}/files", self.listing),
+            ("GET", one, self.get),
+            ("DELETE", one, self.delete),
+        ):
+            # The SDKs take an error without the upload's status for one to ask again.
+            app.router.add_route(method, path, answering(call, google.HEADERS, error_headers=_FINAL))
+        for path in (f"{one}:download", f"/download{one}:download"):
+            app.router.add_get(path, answering(self.download, google.HEADERS))
+
+    async def upload(self, request: web.Request) -> Answer:
+        """One path for all steps: `start`, then by `upload_id`, which stands for the key: pieces and `query`."""
+        commands = {word.strip() for word in request.headers.get("X-Goog-Upload-Command", "").lower().split(",")}
+        if "start" in commands:
+            return await self._start(request)
+        upload_id = request.query.get("upload_id", "")
+        if "query" in commands and (done := self.files.finished(upload_id)):
+            # Known of Google's upload protocol in general, not of this API.
+            return _finished(request, done)
+        upload = self.files.upload(upload_id)
+        if "query" not in commands:
+            if not commands & {"upload", "finalize"}:
+                raise google.error(400, "X-Goog-Upload-Command: expected start, upload, finalize or query.")
+            if "upload" in commands:
+                await self._take(request, upload, last="finalize" in commands)
+            if "finalize" in commands:
+                return await self._finalize(request, upload)
+        received = str(upload.size_bytes)
+        return Answer(body=b"", headers={"X-Goog-Upload-Status": "active", "X-Goog-Upload-Size-Received": received})
+
+    async def _start(self, request: web.Request) -> Answer:
+        key = google.known_key(request)
+        if request.headers.get("X-Goog-Upload-Protocol", "").lower() != "resumable":
+            raise google.error(400, "emulator: the upload protocol has to be resumable.")
+        given = google.read_fields(
+            google.load_json(await read_body(request, _START_BYTES, google.API.too_large) or b"{}"), UPLOAD_FILE
+        )
+        given = given.get("file", {})
+        size = request.headers.get("X-Goog-Upload-Header-Content-Length", "")
+        if not size.isdecimal():  # a length that is not known beforehand: not documented for this API
+            raise google.error(400, "X-Goog-Upload-Header-Content-Length: expected a number of bytes.")
+        mime = str(given.get("mimeType") or request.headers.get("X-Goog-Upload-Header-Content-Type", ""))
+        named = str(given.get("displayName", "")), str(given.get("name", ""))
+        upload_id = self.files.begin(key, mime, int(size), *named)
+        url = f"{request.scheme}://{request.host}{request.path}?upload_id={upload_id}&upload_protocol=resumable"
+        headers = {
+            "X-Goog-Upload-URL": url,
+            "X-Goog-Upload-Control-URL": url,
+            "X-Goog-Upload-Chunk-Granularity": str(self.pipeline.options.upload_granularity_bytes),
+            "X-Goog-Upload-Status": "active",
+        }
+        return Answer(body=b"", headers=headers)
+
+    async def _take(self, request: web.Request, upload: StoredFile, *, last: bool) -> None:
+        """One piece onto the disk as it comes; what arrived before a cut stays. The wordings are ours."""
+        fault = self._upload_fault(upload)
+        if request.headers.get("X-Goog-Upload-Offset") != str(upload.size_bytes):
+            raise google.error(400, f"X-Goog-Upload-Offset: the next byte expected is {upload.size_bytes}.")
+        length = request.content_length or 0
+        if upload.size_bytes + length > upload.announced_bytes:
+            raise google.error(400, f"More bytes than the {upload.announced_bytes} that were announced.")
+        granularity = self.pipeline.options.upload_granularity_bytes
+        if not last and length % granularity:
+            raise google.error(400, f"A piece that is not the last holds a multiple of {granularity} bytes.")
+        if fault in ("500", "503"):
+            await request.read()
+            raise google.error(int(fault), "The service is currently unavailable.")
+        left = length // 2 if fault == "reset" else upload.announced_bytes - upload.size_bytes
+        async for piece in request.content.iter_chunked(_PIECE_BYTES):
+            upload.append(piece[:left])
+            self.pipeline.statistics.uploaded_bytes += len(piece[:left])
+            left -= len(piece[:left])
+            if not left and fault == "reset":
+                raise Cut
+
+    def _upload_fault(self, upload: StoredFile) -> str | None:
+        """By the file's display name, whose attempts count over all uploads of its key, or by option."""
+        subject = f"{upload.key} {upload.display_name}"
+        fault = self.pipeline.call_faults.take(UPLOAD_FAULTS, subject, upload.display_name)
+        fault = fault or self.pipeline.call_faults.take(CALL_FAULTS["upload"] - {"upload_lost"})
+        return fault.removeprefix("upload_") if fault else None
+
+    async def _finalize(self, request: web.Request, upload: StoredFile) -> Answer:
+        if upload.size_bytes != upload.announced_bytes:  # the wording is ours
+            raise google.error(400, f"Expected {upload.announced_bytes} bytes, received {upload.size_bytes}.")
+        await asyncio.to_thread(self.files.add, upload)
+        self.pipeline.statistics.uploads += 1
+        if self.pipeline.call_faults.take(frozenset({"upload_lost"})):
+            raise Cut
+        return _finished(request, upload)
+
+    async def listing(self, request: web.Request) -> dict[str, Any]:
+        """10 a page by default, at most 100."""
+        found = [stored.as_json(request) for stored in self.files.list_of(google.known_key(request))]
+        return google.page_of("files", found, request.query, default=10, most=100)
+
+    async def get(self, request: web.Request) -> dict[str, Any]:
+        return self._found(request).as_json(request)
+
+    async def delete(self, request: web.Request) -> dict[str, Any]:
+        self.files.delete(self._found(request))
+        return {}
+
+    def _found(self, request: web.Request) -> StoredFile:
+        return self.files.find(google.known_key(request), request.match_info["file"])
+
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        stored = self._found(request)
+        if stored.source != "GENERATED":  # documented; the wording is ours
+            text = f"The File {stored.id} cannot be downloaded: only generated files can."
+            raise google.error(400, text, status="FAILED_PRECONDITION")
+        if request.query.get("alt") != "media":
+            raise google.error(400, "emulator: alt=media is what makes it a download.")
+        fault = google.call_fault(self.pipeline.call_faults, "download", stored.id)
+        if fault == "empty":
+            return web.Response(headers=google.HEADERS)
+        start, stop = self._part(request, stored)
+        headers = {**google.HEADERS, "Content-Type": stored.mime, "ETag": f'"{stored.sha256}"'}
+        if self.pipeline.options.batch.ranges:
+            headers["Accept-Ranges"] = "bytes"
+        part = (start, stop) != (0, stored.size_bytes)
+        if part:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size_bytes}"
+        response = web.StreamResponse(status=206 if part else 200, headers=headers)
+        if fault != "cut":
+            response.content_length = stop - start
+        await response.prepare(request)
+        if fault == "half":
+            stop = start + (stop - start) // 2
+        elif fault == "cut":
+            stop = min(stop, start + stored.size_bytes // 2)
+        with stored.path.open("rb") as file:
+            file.seek(start)
+            while piece := file.read(min(_PIECE_BYTES, stop - file.tell())):
+                await response.write(piece)
+        if fault == "half" and request.transport is not None:
+            request.transport.close()  # what is written still arrives
+            return response
+        await response.write_eof()
+        return response
+
+    def _part(self, request: web.Request, stored: StoredFile) -> tuple[int, int]:
+        """First byte and the one after the last. Raises ApiError 416.
+
+        Range, ETag and If-Range are an assumption; what is known is `alt=media`.
+        """
+        whole = 0, stored.size_bytes
+        tag = f'"{stored.sha256}"'
+        if not self.pipeline.options.batch.ranges or request.headers.get("If-Range", tag) != tag:
+            return whole
+        try:
+            wanted = request.http_range
+        except ValueError:
+            return whole  # RFC 9110: what is no valid range is ignored
+        start, stop, _ = wanted.indices(stored.size_bytes)
+        if "Range" in request.headers and start >= stop:
+            raise google.error(416, "The requested range is not satisfiable.", status="OUT_OF_RANGE")
+        return start, stop
+
+
+def _finished(request: web.Request, stored: StoredFile) -> Answer:
+    return Answer(body=as_json({"file": stored.as_json(request)}), headers=_FINAL)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Pixels = tuple[int, int]
@@ -46,8 +46,8 @@ class Model:
     """One AI model. tokens: image tokens by size; reference_tokens: of a picture that is sent along, unless the request
     says at what resolution to look at it.
 
-    thinking: levels it takes, none = it does not think. thoughts: tokens it thinks on average, by level; "" is for requests
-    that name none. replacement: of an AI model that the vendor has shut down; empty while it is served.
+    thinking: levels it takes, none = it does not think. thoughts: tokens it thinks on average, by level; "" is for
+    requests that name none. replacement: of an AI model that the vendor has shut down; empty while it is served.
     """
 
     id: str
@@ -86,112 +86,79 @@ class Model:
         return min(self.ratios, key=distance)
 
 
-_ALL_LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
-_PRO = {"1K": 1120, "2K": 1120, "4K": 2000}
-_FLASH = {"512": 747, "1K": 1120, "2K": 1680, "4K": 2520}
-# 4K of Nano Banana 2.1 is billed at $0.1134 by inference.sh (2026-11-06) and at 3797 tokens by fal.ai: half as much again.
-_FLASH_21 = {**_FLASH, "4K": 3780}
-# Recorded answers of 3-pro: 174 and 337 thoughts, whatever level was asked for; of 3.1-flash: none unless asked for. HIGH
-# costs $0.002 more there at $3 a million tokens (fal.ai). 2.1 thinks at MEDIUM by itself; no count of it is published.
-_PRO_THOUGHTS = {"": 255}
-_FLASH_THOUGHTS = {"HIGH": 667}
-_FLASH_21_THOUGHTS = {"": 333, "MEDIUM": 333, "MINIMAL": 0, "HIGH": 667}
-
-
-def _pro(model_id: str, replacement: str = "") -> Model:
-    return Model(
-        id=model_id,
-        family="3",
-        ratios=TEN,
-        sizes=("1K", "2K", "4K"),
-        tokens=_PRO,
-        reference_tokens=560,  # ai.google.dev/gemini-api/docs/pricing: $0.0011 a picture at $2 a million
-        thinking=_ALL_LEVELS,
-        thoughts=_PRO_THOUGHTS,
-        search=("web",),
-        replacement=replacement,
-    )
-
-
-def _flash_31(model_id: str, replacement: str = "") -> Model:
-    return Model(
-        id=model_id,
-        family="3",
-        ratios=FOURTEEN,
-        sizes=("512", "1K", "2K", "4K"),
-        tokens=_FLASH,
-        thinking=("MINIMAL", "HIGH"),
-        thoughts=_FLASH_THOUGHTS,
-        search=("web", "image"),
-        replacement=replacement,
-    )
-
-
-def _flash_25(model_id: str, replacement: str = "") -> Model:
-    return Model(
-        id=model_id,
-        family="2.5",
-        ratios=TEN,
-        sizes=("1K",),
-        tokens={"1K": 1290},
-        reference_tokens=258,  # ai.google.dev/gemini-api/docs/tokens, a picture of up to 384 pixels
-        mime="image/png",
-        replacement=replacement,
-    )
-
-
+# Recorded answers of 3-pro: 174 and 337 thoughts, whatever level was asked for.
+_PRO = Model(
+    id="gemini-3-pro-image",
+    family="3",
+    ratios=TEN,
+    sizes=("1K", "2K", "4K"),
+    tokens={"1K": 1120, "2K": 1120, "4K": 2000},
+    reference_tokens=560,  # ai.google.dev/gemini-api/docs/pricing: $0.0011 a picture at $2 a million
+    thinking=("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"),
+    thoughts={"": 255},
+    search=("web",),
+)
+# Recorded answers of 3.1-flash: no thoughts unless asked for. HIGH costs $0.002 more at $3 a million tokens (fal.ai).
+_FLASH_31 = Model(
+    id="gemini-3.1-flash-image",
+    family="3",
+    ratios=FOURTEEN,
+    sizes=("512", "1K", "2K", "4K"),
+    tokens={"512": 747, "1K": 1120, "2K": 1680, "4K": 2520},
+    thinking=("MINIMAL", "HIGH"),
+    thoughts={"HIGH": 667},
+    search=("web", "image"),
+)
+# 4K is billed at $0.1134 by inference.sh (2026-11-06) and at 3797 tokens by fal.ai: half as much again. It thinks at
+# MEDIUM by itself; no count of it is published.
+_FLASH_21 = replace(
+    _FLASH_31,
+    id="gemini-nano-banana-2.1",
+    sizes=("1K", "2K", "4K"),
+    tokens={"512": 747, "1K": 1120, "2K": 1680, "4K": 3780},
+    thinking=("MINIMAL", "MEDIUM", "HIGH"),
+    thoughts={"": 333, "MEDIUM": 333, "MINIMAL": 0, "HIGH": 667},
+)
+_FLASH_25 = Model(
+    id="gemini-2.5-flash-image",  # announced to end on 2026-10-02; still served by the changelog of 2026-09-18
+    family="2.5",
+    ratios=TEN,
+    sizes=("1K",),
+    tokens={"1K": 1290},
+    reference_tokens=258,  # ai.google.dev/gemini-api/docs/tokens, a picture of up to 384 pixels
+    mime="image/png",
+)
 # ai.google.dev/gemini-api/docs/{pricing,deprecations,changelog}, as of November 2026.
 _GEMINI = [
-    Model(
-        id="gemini-nano-banana-2.1",
-        family="3",
-        ratios=FOURTEEN,
-        sizes=("1K", "2K", "4K"),
-        tokens=_FLASH_21,
-        thinking=("MINIMAL", "MEDIUM", "HIGH"),
-        thoughts=_FLASH_21_THOUGHTS,
-        search=("web", "image"),
-    ),
-    _pro("gemini-3-pro-image"),
-    _pro("nano-banana-pro-preview"),
-    Model(
-        id="gemini-3.1-flash-lite-image",
-        family="3",
-        ratios=FOURTEEN,
-        sizes=("1K",),
-        tokens={"1K": 1120},
-        thinking=("MINIMAL", "HIGH"),
-        thoughts=_FLASH_THOUGHTS,
-    ),
-    _flash_31("gemini-3.1-flash-image"),
-    _flash_25("gemini-2.5-flash-image"),  # announced to end on 2026-10-02; still served by the changelog of 2026-09-18
-    _pro("gemini-3-pro-image-preview", "gemini-3-pro-image"),
-    _flash_31("gemini-3.1-flash-image-preview", "gemini-nano-banana-2.1"),
-    _flash_25("gemini-2.5-flash-image-preview", "gemini-nano-banana-2.1"),
-    _flash_25("gemini-2.0-flash-preview-image-generation", "gemini-nano-banana-2.1"),
+    _FLASH_21,
+    _PRO,
+    replace(_PRO, id="nano-banana-pro-preview"),
+    replace(_FLASH_31, id="gemini-3.1-flash-lite-image", sizes=("1K",), search=()),
+    _FLASH_31,
+    _FLASH_25,
+    replace(_PRO, id="gemini-3-pro-image-preview", replacement="gemini-3-pro-image"),
+    replace(_FLASH_31, id="gemini-3.1-flash-image-preview", replacement=_FLASH_21.id),
+    replace(_FLASH_25, id="gemini-2.5-flash-image-preview", replacement=_FLASH_21.id),
+    replace(_FLASH_25, id="gemini-2.0-flash-preview-image-generation", replacement=_FLASH_21.id),
 ]
 
-
-def _imagen(model_id: str, sizes: Sequence[str]) -> Model:
-    return Model(
-        id=model_id,
-        family="imagen",
-        ratios=FIVE,
-        sizes=tuple(sizes),
-        mime="image/png",
-        replacement="gemini-nano-banana-2.1",
-    )
-
-
 # ai.google.dev/gemini-api/docs/imagen: all shut down on this API by 2026-08-17; 2K only on standard and ultra.
-_IMAGEN = [
-    _imagen("imagen-4.0-generate-001", ("1K", "2K")),
-    _imagen("imagen-4.0-ultra-generate-001", ("1K", "2K")),
-    _imagen("imagen-4.0-fast-generate-001", ("1K",)),
-    _imagen("imagen-4.0-generate-preview-06-06", ("1K", "2K")),
-    _imagen("imagen-4.0-ultra-generate-preview-06-06", ("1K", "2K")),
-    _imagen("imagen-3.0-generate-002", ("1K",)),
+_IMAGEN = Model(
+    id="imagen-4.0-generate-001",
+    family="imagen",
+    ratios=FIVE,
+    sizes=("1K", "2K"),
+    mime="image/png",
+    replacement=_FLASH_21.id,
+)
+_IMAGEN_ALL = [
+    _IMAGEN,
+    replace(_IMAGEN, id="imagen-4.0-ultra-generate-001"),
+    replace(_IMAGEN, id="imagen-4.0-fast-generate-001", sizes=("1K",)),
+    replace(_IMAGEN, id="imagen-4.0-generate-preview-06-06"),
+    replace(_IMAGEN, id="imagen-4.0-ultra-generate-preview-06-06"),
+    replace(_IMAGEN, id="imagen-3.0-generate-002", sizes=("1K",)),
 ]
 
 GEMINI = {model.id: model for model in _GEMINI}
-IMAGEN = {model.id: model for model in _IMAGEN}
+IMAGEN = {model.id: model for model in _IMAGEN_ALL}

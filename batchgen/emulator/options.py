@@ -1,15 +1,128 @@
-"""What an emulator can be asked to do differently from its defaults."""
+"""What an emulator can be asked to do differently: each option once, with its flag on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
-from batchgen.emulator.batch_options import BatchOptions
-from batchgen.emulator.faults import KNOWN
+from batchgen.emulator.faults import BATCH_KNOWN, KNOWN, check_batch_fault
 
 Span = tuple[float, float]
+OptionsT = TypeVar("OptionsT")
+RESULT_PLACES = ("metadata", "response", "dest")
+_DAY_S = 24 * 3600.0
+_FAULTS, _BATCH_FAULTS = ", ".join(sorted(KNOWN)), ", ".join(sorted(BATCH_KNOWN))
+
+
+def _flag(default: Any, flag: str, meaning: str, named: Callable[[str], Any] | None = None, **more: Any) -> Any:
+    """A field and the flag that sets it. The flag can be repeated where the default is () or `named` is given.
+
+    named: reads the value of `NAME=VALUE`; the field is a dict, or has a value for all AI models (`VALUE`) and a second
+    field `…_by_model` for some (`MODEL=VALUE`). more: for `add_argument`.
+    """
+
+    def entry(text: str) -> tuple[str, Any]:
+        name, _, value = text.rpartition("=")
+        return name, named(value) if named else value
+
+    entry.__name__ = more.get("metavar", "")  # what argparse calls a value that cannot be read
+    if named or default == ():
+        more |= {"action": "append"} | ({"type": entry} if named else {})
+    elif isinstance(default, bool):
+        more |= {"action": "store_const", "const": not default}
+    elif isinstance(default, (int, float)):
+        more["type"] = type(default)
+        meaning += f" (default {default:g})" if isinstance(default, float) else f" (default {default})"
+    defaults: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
+    return field(**defaults, metadata={"flag": flag, "help": meaning, "more": more})
+
+
+def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, options: type[Any]) -> None:
+    """A flag that is not given sets nothing: the default is declared at the field only."""
+    for one in fields(options):
+        if one.metadata:
+            dest = f"{options.__name__}.{one.name}"
+            flag, meaning, more = (one.metadata[name] for name in ("flag", "help", "more"))
+            parser.add_argument(flag, dest=dest, default=argparse.SUPPRESS, help=meaning, **more)
+
+
+def from_flags(options: type[OptionsT], arguments: argparse.Namespace, **given: Any) -> OptionsT:
+    """Raises ValueError with a sentence for the user."""
+    names = [one.name for one in fields(options)]  # type: ignore[arg-type]  # every options class is a dataclass
+    for name in names:
+        value: Any = getattr(arguments, f"{options.__name__}.{name}", None)
+        if isinstance(value, list):
+            value = dict(value) if isinstance(value[0], tuple) else tuple(value)
+        if f"{name}_by_model" in names and value:
+            given[f"{name}_by_model"] = value
+            value = value.pop("", None)
+        if value is not None:
+            given[name] = value
+    return options(**given)
+
+
+def _span(text: str) -> Span:
+    """`0.3-0.9` or `2`, in seconds."""
+    least, _, most = text.partition("-")
+    return float(least), float(most or least)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """How the Batch API behaves.
+
+    running_s: over which the lines are answered, evenly.
+    life_s: a batch that has not ended by then is EXPIRED and has no results (48 hours, ai.google.dev, Batch API).
+    list_lag_s: that the list may lag is an assumption, and so is by how much.
+    states: `BATCH_STATE_…`, as in recorded answers, or `JOB_STATE_…`, as in the documents' REST snippets.
+    places: "metadata": metadata.output, which is all that google-genai 3.4.0 reads; "response": the operation's
+        response; "dest": `dest` and `state` at the top, as the documents' snippets read them.
+    enqueued_tokens: for each (key, AI model), over batches that have not ended.
+    most_at_once: batches of one key that have not ended (100 by the documents).
+    inline_most: one report, not confirmed (maximhq/bifrost#3951).
+    ranges: downloads obey a Range header, an assumption; otherwise they begin anew, which HTTP allows.
+    """
+
+    pending_s: float = _flag(0.5, "--batch-pending", "seconds until a batch runs", metavar="S")
+    running_s: float = _flag(1.0, "--batch-running", "seconds a batch runs at least", metavar="S")
+    life_s: float = _flag(2 * _DAY_S, "--batch-life", "seconds until a batch expires", metavar="S")
+    list_lag_s: float = _flag(0.0, "--batch-list-lag", "seconds until a new batch is listed", metavar="S")
+    states: Literal["batch", "job"] = _flag(
+        "batch", "--batch-states", "BATCH_STATE_... (default) or JOB_STATE_...", choices=["batch", "job"]
+    )
+    places: tuple[str, ...] = _flag(
+        ("metadata", "response"),
+        "--batch-results",
+        f"where results are named, of {','.join(RESULT_PLACES)} (default metadata,response)",
+        metavar="PLACES",
+        type=lambda text: tuple(text.split(",")),
+    )
+    enqueued_tokens: int = _flag(0, "--batch-tokens", "enqueued tokens per AI model; 0 = no limit", metavar="N")
+    most_at_once: int = _flag(100, "--batch-most", "batches at once", metavar="N")
+    keeps_cancelled: bool = _flag(True, "--batch-drop-cancelled", "a cancelled batch has no results")
+    ranges: bool = _flag(True, "--batch-no-ranges", "downloads start from the beginning, whatever range is asked for")
+    inline_most: int = _flag(
+        0, "--batch-inline", "batches of up to N requests answer in their operation, not in a file", metavar="N"
+    )
+    faults: tuple[str, ...] = _flag(
+        (), "--batch-fault", f"happens every time, or the first TIMES: {_BATCH_FAULTS}", metavar="NAME[*TIMES]"
+    )
+
+    def __post_init__(self) -> None:
+        for text in self.faults:
+            check_batch_fault(text)
+        if not self.places or not set(self.places) <= set(RESULT_PLACES):
+            raise ValueError(
+                f"places of results {', '.join(self.places)!r}: expected some of {', '.join(RESULT_PLACES)}"
+            )
+        if self.states not in ("batch", "job"):
+            raise ValueError(f"batch states {self.states!r}: expected batch or job")
+        if self.inline_most < 0:
+            raise ValueError(f"inline batches of up to {self.inline_most} requests: expected 0 or more")
+        if min(self.pending_s, self.running_s, self.life_s, self.list_lag_s) < 0:
+            raise ValueError("the times of a batch cannot be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,44 +130,58 @@ class EmulatorOptions:
     """How the emulator behaves. Everything random is drawn from `seed`, the prompt and the attempt, never from the
     order of arrival, so that two runs of one manifest meet the same latencies and faults.
 
-    latency_s: seconds (least, most) that an answer takes; latency_s_by_model wins.
-    rpm, rpd: requests per sliding minute and per day, for each (key, AI model); None = 60 for flash-class and 15 for
-    pro-class AI models; 0 = no limit. minute_s: length of that minute, for tests with little time.
-    rejected_counts: a request answered 429 uses up quota too.
-    faults: name -> probability per request. fault_delay_s: the RetryInfo of a 429 that a fault asks for.
-    drip_s: how long a slow answer takes to arrive. picture: "tiny" has a longest side of 64; picture_px overrides it.
-    signature_bytes: of a thought signature before base64 (recorded answers of the vendor carry about 0.8 MB).
-    serve_retired: answer for AI models that the vendor has shut down. serve_512: `gemini-nano-banana-2.1` takes "512"
-    (public reports disagree).
-    file_life_s: how long an uploaded file lives; file_processing_s: how long it is PROCESSING before it is ACTIVE.
-    models: the only AI models that are listed, and of Google's that keys may use, empty for all. credit: what an AIML
-    account has before its first picture. tiers: what a serviceTier meets, by its
-    name in lower case: 400 not offered, 429 or 503 no capacity, 200 served as standard.
-    upload_granularity_bytes: pieces of an upload, but the last, are multiples of it. batch: of the Batch API.
+    latency_s: least and most.
+    rpm, rpd: for each (key, AI model); rpm None = 60 for flash-class and 15 for pro-class AI models; 0 = no limit.
+    minute_s: length of the sliding minute, for tests with little time.
+    fault_delay_s: the RetryInfo of a 429 that a fault asks for.
+    signature_bytes: before base64 (recorded answers of the vendor carry about 0.8 MB).
+    serve_512: `gemini-nano-banana-2.1` takes "512" (public reports disagree).
+    models: the only AI models that are listed, and of Google's that keys may use; empty for all.
+    tiers: what a serviceTier meets: 400 not offered, 429 or 503 no capacity, 200 served as standard.
+    file_processing_s: how long an uploaded file is PROCESSING before it is ACTIVE.
+    upload_granularity_bytes: pieces of an upload, but the last, are multiples of it.
     """
 
-    latency_s: Span = (0.3, 0.9)
+    latency_s: tuple[float, float] = _flag(
+        (0.3, 0.9), "--latency", "seconds an answer takes (default 0.3-0.9)", named=_span, metavar="[MODEL=]A-B"
+    )
     latency_s_by_model: Mapping[str, Span] = field(default_factory=dict)
-    rpm: int | None = None
+    rpm: int | None = _flag(
+        None,
+        "--rpm",
+        "requests per minute; 0 = no limit (default 60, pro models 15)",
+        named=int,
+        metavar="[MODEL=]N",
+    )
     rpm_by_model: Mapping[str, int] = field(default_factory=dict)
-    rpd: int = 0
+    rpd: int = _flag(0, "--rpd", "requests per day; 0 = no limit (default)", named=int, metavar="[MODEL=]N")
     rpd_by_model: Mapping[str, int] = field(default_factory=dict)
     minute_s: float = 60.0
-    rejected_counts: bool = False
-    faults: Mapping[str, float] = field(default_factory=dict)
+    rejected_counts: bool = _flag(False, "--count-rejected", "requests answered 429 use up quota too")
+    faults: Mapping[str, float] = _flag(
+        {}, "--fault", f"probability of a fault per request; one of: {_FAULTS}", named=float, metavar="NAME=RATE"
+    )
     fault_delay_s: float = 1.0
-    drip_s: float = 2.0
-    seed: int = 0
-    picture: Literal["full", "tiny"] = "full"
-    picture_px: int | None = None
-    signature_bytes: int = 2048
-    serve_retired: bool = True
+    drip_s: float = _flag(2.0, "--drip", "seconds that a slow answer takes to arrive", metavar="S")
+    seed: int = _flag(0, "--seed", "seed of latencies and faults", metavar="N")
+    picture: Literal["full", "tiny"] = _flag(
+        "full", "--picture", "tiny: the longest side is 64 pixels (default full)", choices=["full", "tiny"]
+    )
+    picture_px: int | None = _flag(None, "--picture-px", "longest side of every picture", type=int, metavar="N")
+    signature_bytes: int = _flag(2048, "--signature-bytes", "size of thought signatures", metavar="N")
+    serve_retired: bool = _flag(True, "--no-retired", "answer 404 for AI models that the vendor has shut down")
     serve_512: bool = False
     max_request_bytes: int = 20 * 1024 * 1024
-    models: tuple[str, ...] = ()
-    credit: int = 1_000_000_000
-    tiers: Mapping[str, int] = field(default_factory=dict)
-    file_life_s: float = 48 * 3600.0
+    models: tuple[str, ...] = _flag((), "--model", "the only AI models that keys may use (default all)", metavar="ID")
+    credit: int = _flag(1_000_000_000, "--credit", "credits of an AIML account before its first picture", metavar="N")
+    tiers: Mapping[str, int] = _flag(
+        {},
+        "--tier",
+        "status that flex or priority meets: 400, 429, 503; 200 = downgrade",
+        named=int,
+        metavar="NAME=STATUS",
+    )
+    file_life_s: float = _flag(2 * _DAY_S, "--file-life", "seconds an uploaded file lives", metavar="S")
     file_processing_s: float = 0.0
     upload_granularity_bytes: int = 8 * 1024 * 1024
     batch: BatchOptions = field(default_factory=BatchOptions)
@@ -62,7 +189,7 @@ class EmulatorOptions:
     def __post_init__(self) -> None:
         for name, rate in self.faults.items():
             if name not in KNOWN:
-                raise ValueError(f"unknown fault {name!r}; known: {', '.join(sorted(KNOWN))}")
+                raise ValueError(f"unknown fault {name!r}; known: {_FAULTS}")
             if not 0 <= rate <= 1:
                 raise ValueError(f"fault {name}: a probability lies between 0 and 1, got {rate}")
         if sum(self.faults.values()) > 1:
@@ -73,6 +200,8 @@ class EmulatorOptions:
         for least_s, most_s in (self.latency_s, *self.latency_s_by_model.values()):
             if not 0 <= least_s <= most_s:
                 raise ValueError(f"latency {least_s}-{most_s}: expected 0 <= least <= most")
+        if min(self.rpm or 0, self.rpd, *self.rpm_by_model.values(), *self.rpd_by_model.values()) < 0:
+            raise ValueError("a quota cannot be negative; 0 means no limit")
 
     @property
     def longest_px(self) -> int | None:

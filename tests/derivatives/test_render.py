@@ -48,7 +48,7 @@ class Bench:
         task = {
             "root": str(self.folder), "spool": str(self.folder / "spool"), "source": str(self.folder / "source"), "sha256": sha256,
             "facts": {**FACTS, "sha256": sha256, **facts}, "embed": post.embed, "source_type": post.source_type,
-            "outputs": [output.spec for output in found], "there": [],
+            "outputs": [output.spec for output in found], "present": [],
         }  # fmt: skip
         names = {output.path: output.name for output in found}
         self.rows = render(json.loads(json.dumps(task)))

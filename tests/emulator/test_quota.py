@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from batchgen.emulator.google_errors import spoken
+from batchgen.emulator.accounting import Quotas, Statistics
+from batchgen.emulator.google import go_duration
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.quota import Quotas
-from batchgen.emulator.statistics import Statistics
 
 
 def passed(quotas, times_s, key="k", model="m", rpm=2, rpd=0):
@@ -71,7 +70,7 @@ def test_most_per_minute_looks_at_every_sliding_minute():
     "duration_s, text", [(6776.409571576, "1h52m56.409571576s"), (26.66, "26.66s"), (0.5, "500ms")]
 )
 def test_a_delay_is_spoken_as_the_servers_message_has_it(duration_s, text):
-    assert spoken(duration_s) == text
+    assert go_duration(duration_s) == text
 
 
 async def test_a_refused_request_carries_delay_limit_and_quota_id(start, client):

@@ -294,8 +294,8 @@ async def test_a_run_that_is_killed_or_stopped_meanwhile_leaves_them_to_the_next
     "place",
     [
         "batchgen.derivatives.render_process:RenderProcess.render",
-        "batchgen.engine.derivative_runner:recorded",
-        "batchgen.ledger.results:ResultsFile.tidy",
+        "batchgen.engine.derivative_runner:upsert_derivatives",
+        "batchgen.ledger.results:ResultsFile.compact",
     ],
 )
 async def test_a_crash_between_two_steps_is_made_up_for_without_a_request(bench, place):

@@ -74,7 +74,7 @@ async def test_the_server_of_the_options_is_asked_and_no_other(bench, database, 
     [
         "batchgen.engine.http_attempt:Transport.send",
         "batchgen.engine.settle:Ledger.attempt_succeeded",
-        "batchgen.engine.settle:Ledger.placed",
+        "batchgen.engine.settle:Ledger.record_placed",
     ],
 )
 async def test_a_crash_between_two_steps_loses_nothing(bench, place):
@@ -98,19 +98,19 @@ async def older(bench, database):
     """A ledger of version 4, with what it had of a run."""
     await bench.run(items("a", "[[fault:safety]] b"))
     with psycopg.connect(database, autocommit=True) as server:
-        (schema,) = server.execute("SELECT schema FROM batchgen.api").fetchone()
+        (schema,) = server.execute("SELECT schema FROM batchgen.job").fetchone()
         server.execute(f"SET search_path = {schema}")
         server.execute("ALTER TABLE image DROP COLUMN stamp")
         server.execute("ALTER TABLE attempt DROP COLUMN worker")
         server.execute("DROP INDEX attempt_doubtful")
         server.execute("CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed = 1")
-        server.execute("UPDATE batchgen.api SET version = 4")
+        server.execute("UPDATE batchgen.job SET version = 4")
     return bench
 
 
 def version_at(database: str) -> int:
     with psycopg.connect(database) as server:
-        return int(server.execute("SELECT version FROM batchgen.api").fetchone()[0])
+        return int(server.execute("SELECT version FROM batchgen.job").fetchone()[0])
 
 
 async def test_who_only_looks_reads_an_older_ledger_and_leaves_it_as_it_is(older, database):
@@ -123,7 +123,7 @@ async def test_who_only_looks_reads_an_older_ledger_and_leaves_it_as_it_is(older
 async def test_several_processes_at_once_bring_an_older_ledger_up_to_date_once(older, database):
     code = "import sys, pathlib; from batchgen.ledger.ledger import Ledger; Ledger(pathlib.Path(sys.argv[1])).close()"
     with psycopg.connect(database) as holds_up:
-        (schema,) = holds_up.execute("SELECT schema FROM batchgen.api").fetchone()
+        (schema,) = holds_up.execute("SELECT schema FROM batchgen.job").fetchone()
         holds_up.execute(f"LOCK TABLE {schema}.attempt IN ACCESS EXCLUSIVE MODE")
         started = [
             await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(older.folder / "out"), cwd=ROOT)
@@ -144,7 +144,7 @@ async def test_several_processes_at_once_bring_an_older_ledger_up_to_date_once(o
 async def test_a_newer_ledger_is_left_alone_with_words(bench, database):
     await bench.run(items("a"))
     with psycopg.connect(database, autocommit=True) as server:
-        server.execute("UPDATE batchgen.api SET version = 99")
+        server.execute("UPDATE batchgen.job SET version = 99")
     with pytest.raises(LedgerError, match=r"written by another version of batchgen \(ledger 99") as caught:
         Reader.open(bench.folder / "out")
     assert PASSWORD not in str(caught.value)
@@ -164,7 +164,7 @@ async def test_several_processes_at_once_make_a_new_job_once(tmp_path, database,
     ]
     assert len({(await process.communicate())[0] for process in started}) == 1
     with psycopg.connect(database) as server:
-        assert server.execute("SELECT count(*) FROM batchgen.api").fetchone() == (1,)
+        assert server.execute("SELECT count(*) FROM batchgen.job").fetchone() == (1,)
 
 
 # --- long answers

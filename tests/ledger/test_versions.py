@@ -166,14 +166,14 @@ async def test_a_ledger_of_version_5_on_a_server_is_brought_up_to_date_too(bench
     await elsewhere.run(items("a"))
     folder = elsewhere.folder / "out"
     server = PostgreSQL(database, SHARED_SCHEMA)
-    schema = server.execute("SELECT schema FROM batchgen.api").fetchone()[0]
+    schema = server.execute("SELECT schema FROM batchgen.job").fetchone()[0]
     server.execute(f"ALTER TABLE {schema}.image DROP COLUMN stamp")
-    server.execute("UPDATE batchgen.api SET version = 5")
+    server.execute("UPDATE batchgen.job SET version = 5")
     with Reader.open(folder) as reader:
         assert [each.stamp for each in reader.current_pictures()] == [None]
     outcome = await elsewhere.run(items("a"))
     with Reader.open(folder) as reader:
         assert [each.stamp for each in reader.current_pictures()] == [str((folder / "i0.jpg").stat().st_mtime_ns)]
-    version = server.execute("SELECT version FROM batchgen.api").fetchone()[0]
+    version = server.execute("SELECT version FROM batchgen.job").fetchone()[0]
     server.close()
     assert (outcome.exit_code, outcome.kept, version) == (0, 1, VERSION)

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 
 import batchgen
+from batchgen.emulator import BatchOptions as EmulatedBatches
 from batchgen.emulator import EmulatorOptions
-from batchgen.emulator.batch_options import BatchOptions as EmulatedBatches
 from batchgen.engine.outcome import Outcome
 from batchgen.planning.batchable import BatchOptions, ChunkLimits
 from tests.support.bench import HEAD, Bench, items

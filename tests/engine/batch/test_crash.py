@@ -20,24 +20,24 @@ TRANSPORT = "batchgen.http.transport:Transport"
 # Of one chunk: written, upload_url, uploaded, created, counts, ended, fetched, collected, done; `asked` is a call of its own.
 STEPS = range(1, 10)
 BEFORE_CREATE = [
-    *[(f"{CHUNKS}.recorded", 1), (f"{CHUNKS}.recorded!", 2), (f"{BATCH}.submit:_finish", 1), (f"{BATCH}.submit:_finish!", 1)],
-    *[("batchgen.http.uploads:Uploader.begin", 1), ("batchgen.http.uploads:Uploader.begin!", 1)],
-    *[("batchgen.http.uploads:Uploader.go_on", 2), ("batchgen.http.uploads:Uploader.go_on!", 1)],
+    *[(f"{CHUNKS}.create", 1), (f"{CHUNKS}.create!", 2), (f"{BATCH}.chunk_submitter:_write_and_sync", 1), (f"{BATCH}.chunk_submitter:_write_and_sync!", 1)],
+    *[("batchgen.http.uploads:Uploader.start_upload", 1), ("batchgen.http.uploads:Uploader.start_upload!", 1)],
+    *[("batchgen.http.uploads:Uploader.resume_upload", 2), ("batchgen.http.uploads:Uploader.resume_upload!", 1)],
     *[(f"{TRANSPORT}.upload", 3), (f"{TRANSPORT}.upload!", 3)],  # half way: some of several pieces
-    (f"{CHUNKS}.asked", 1),
+    (f"{CHUNKS}.mark_asked", 1),
 ]  # fmt: skip
-CREATE = [(f"{CHUNKS}.asked!", 1), (f"{CHUNKS}.asked!", 2), (f"{TRANSPORT}.ask", 1), (f"{TRANSPORT}.ask!", 1)]
+CREATE = [(f"{CHUNKS}.mark_asked!", 1), (f"{CHUNKS}.mark_asked!", 2), (f"{TRANSPORT}.request", 1), (f"{TRANSPORT}.request!", 1)]
 AFTER = [
-    *[(f"{TRANSPORT}.ask", 3), (f"{TRANSPORT}.ask!", 3)],  # a look
+    *[(f"{TRANSPORT}.request", 3), (f"{TRANSPORT}.request!", 3)],  # a look
     *[(f"{TRANSPORT}.download", 1), (f"{TRANSPORT}.download", 2), (f"{TRANSPORT}.download!", 2)],  # the second goes on half way
-    *[(f"{CHUNKS}.adopted", 1), (f"{CHUNKS}.adopted!", 1)],
-    *[(f"{BATCH}.collect:take", 1), (f"{BATCH}.collect:take!", 1), (f"{BATCH}.collect:take", 2)],
-    *[(f"{BATCH}.collect:lifted", 1), (f"{BATCH}.collect:lifted!", 5)],
+    *[(f"{CHUNKS}.adopt", 1), (f"{CHUNKS}.adopt!", 1)],
+    *[(f"{BATCH}.result_collector:read_lines", 1), (f"{BATCH}.result_collector:read_lines!", 1), (f"{BATCH}.result_collector:read_lines", 2)],
+    *[(f"{BATCH}.result_collector:decode_line", 1), (f"{BATCH}.result_collector:decode_line!", 5)],
     *[("batchgen.engine.attempts:AttemptRecorder.settle", 3), ("batchgen.engine.attempts:AttemptRecorder.settle!", 3)],
     *[("batchgen.ledger.ledger:Ledger.attempt_succeeded", 2), ("batchgen.ledger.ledger:Ledger.attempt_succeeded!", 5)],
     ("batchgen.engine.settle:move_into_place", 4),
-    *[(f"{BATCH}.collect:forget_files", 1), (f"{BATCH}.collect:forget_files!", 2)],
-    *[(f"{BATCH}.collect:Collection.clean", 1), (f"{BATCH}.collect:Collection.clean!", 1)],
+    *[(f"{BATCH}.result_collector:delete_chunk_files", 1), (f"{BATCH}.result_collector:delete_chunk_files!", 2)],
+    *[(f"{BATCH}.result_collector:ResultCollector.delete_remote_files", 1), (f"{BATCH}.result_collector:ResultCollector.delete_remote_files!", 1)],
 ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ async def test_after_a_crash_a_further_run_finishes_and_buys_nothing_twice(bench
 @pytest.mark.parametrize("late", ["", "!"])
 @pytest.mark.parametrize("k", STEPS)
 async def test_a_crash_before_and_after_each_step_that_is_recorded(bench, k, late):
-    await crash(bench, f"{CHUNKS}.stepped{late}", k, requests=12)
+    await crash(bench, f"{CHUNKS}.update{late}", k, requests=12)
     outcome = await bench.submit(items(*MUGS))
     assert (outcome.exit_code, outcome.submitted) == (0, 0)
     await assert_all_are_right(bench)

@@ -218,13 +218,13 @@ async def test_the_only_answer_of_a_batch_of_one_request_needs_no_key(tmp_path, 
 @pytest.mark.parametrize(
     "place",
     [
-        (f"{BATCH}.collect:take_out", 1),
-        (f"{BATCH}.collect:take_out!", 1),
-        (f"{BATCH}.collect:Collection._whole!", 1),
-        (f"{CHUNKS}.adopted", 1),
+        (f"{BATCH}.result_collector:extract_answers", 1),
+        (f"{BATCH}.result_collector:extract_answers!", 1),
+        (f"{BATCH}.result_collector:ResultCollector._fetch_complete!", 1),
+        (f"{CHUNKS}.adopt", 1),
         ("batchgen.ledger.ledger:Ledger.attempt_succeeded!", 5),
-        (f"{BATCH}.collect:forget_files!", 1),
-        (f"{BATCH}.collect:Collection.clean!", 1),
+        (f"{BATCH}.result_collector:delete_chunk_files!", 1),
+        (f"{BATCH}.result_collector:ResultCollector.delete_remote_files!", 1),
     ],
 )
 async def test_a_process_that_is_killed_while_it_reads_inline_answers_costs_nothing(tmp_path, place):

@@ -76,7 +76,7 @@ async def test_a_limit_and_a_wish_for_anew_leave_what_is_out_alone(tmp_path):
     async with await serve(quick(running_s=30.0)) as emulator:
         bench = BatchBench(emulator.base_url, tmp_path)
         await bench.submit(items(*MUGS), wait=False)
-        for options in ({"limit": 1}, {"wishes": RetrySelection(fresh=True)}, {"max_usd": 0.2}):
+        for options in ({"limit": 1}, {"retry_selection": RetrySelection(fresh=True)}, {"max_usd": 0.2}):
             outcome = await bench.submit(items(*MUGS), wait=False, **options)
             assert (outcome.exit_code, outcome.submitted, outcome.made) == (9, 12, 0)
         assert (await bench.stats())["batches_created"] == 1
@@ -99,7 +99,7 @@ async def test_two_ai_models_and_several_samples_of_an_item_go_in_batches_of_the
 
 @both_ledgers
 async def test_lines_that_were_deleted_before_they_were_sent_are_written_anew(bench):
-    await crash(bench, f"{CHUNKS}.stepped!", 1)
+    await crash(bench, f"{CHUNKS}.update!", 1)
     for path in (state(bench) / "batch").iterdir():
         path.unlink()
     outcome = await bench.submit(items(*MUGS))
@@ -108,7 +108,7 @@ async def test_lines_that_were_deleted_before_they_were_sent_are_written_anew(be
 
 
 async def test_results_that_were_deleted_before_they_were_read_are_fetched_anew(bench):
-    await crash(bench, f"{CHUNKS}.adopted", 1)
+    await crash(bench, f"{CHUNKS}.adopt", 1)
     next((state(bench) / "batch").glob("*.results")).unlink()
     outcome = await bench.submit(items(*MUGS))
     assert (outcome.exit_code, (await bench.stats())["billed_images"]) == (0, 12)
@@ -118,7 +118,7 @@ async def test_results_that_were_deleted_before_they_were_read_are_fetched_anew(
 async def test_lines_whose_upload_has_expired_are_uploaded_anew(tmp_path):
     async with await serve(replace(quick(), file_life_s=2.0)) as emulator:
         bench = BatchBench(emulator.base_url, tmp_path)
-        await crash(bench, f"{CHUNKS}.asked", 1, requests=12)
+        await crash(bench, f"{CHUNKS}.mark_asked", 1, requests=12)
         await asyncio.sleep(2.0)
         outcome = await bench.submit(items(*MUGS))
         assert (outcome.exit_code, (await bench.stats())["uploads"]) == (0, 2)

@@ -31,7 +31,7 @@ EMULATOR = """
 import asyncio
 from dataclasses import replace
 from batchgen.emulator import serve
-from tests.batch.bench import quick
+from tests.support.batch_bench import quick
 
 async def main():
     options = quick(faults={faults!r}, list_lag_s=0.3, pending_s=0.1, running_s=1.0)

@@ -190,7 +190,7 @@ def test_an_earlier_picture_that_waits_never_takes_the_name_from_a_later_one(gat
         "batchgen.store.bucket:ObjectStorage.create",  # of the picture or the receipt: prepare takes the first two
         "batchgen.engine.settle:deposit!",
         "batchgen.engine.settle:Ledger.attempt_succeeded!",
-        "batchgen.engine.settle:Ledger.placed",
+        "batchgen.engine.settle:Ledger.record_placed",
         "batchgen.store.bucket:BucketStore.discard_spooled",
     ],
 )

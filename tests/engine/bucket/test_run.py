@@ -123,7 +123,7 @@ async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictur
 async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_draft_and_leaves_its_name(
     bench, gate, spooled
 ):
-    assert await (await bench.child("batchgen.engine.settle:upload_with_receipt!", 1, items("only one"))).wait() == 9
+    assert await (await bench.child("batchgen.engine.settle:deposit!", 1, items("only one"))).wait() == 9
     for path in () if spooled else (bench.job / ".batchgen" / "spool").iterdir():
         path.unlink()
     first, again = gate.objects()["i0.jpg"], b"made again"

@@ -50,13 +50,13 @@ async def test_what_a_killed_worker_had_in_flight_is_uncertain_and_the_rest_is_m
 
 
 PLACES = [
-    "batchgen.ledger.worker_ledger:FencedLedger.claimed!",
+    "batchgen.ledger.worker_ledger:FencedLedger.claim!",
     "batchgen.ledger.worker_ledger:FencedLedger.attempt_started",
     "batchgen.engine.http_attempt:Transport.send",
     "batchgen.engine.settle:sync_folder!",
-    "batchgen.ledger.worker_ledger:FencedLedger._ended!",
+    "batchgen.ledger.worker_ledger:FencedLedger._on_attempt_end!",
     "batchgen.engine.settle:move_into_place",
-    "batchgen.ledger.worker_ledger:FencedLedger.placed!",
+    "batchgen.ledger.worker_ledger:FencedLedger.record_placed!",
     "procrastinate.manager:JobManager.finish_job",
     "procrastinate.manager:JobManager.finish_job!",
 ]

@@ -228,7 +228,7 @@ async def test_a_picture_that_was_recorded_and_is_not_placed_yet_is_waited_for(c
     picture = cluster.folder / "out" / "i0.jpg"
     picture.rename(picture.with_suffix(".later"))
     with psycopg.connect(cluster.ledger) as db:
-        (schema,) = db.execute("SELECT schema FROM batchgen.api").fetchone()
+        (schema,) = db.execute("SELECT schema FROM batchgen.job").fetchone()
         db.execute(f"UPDATE {schema}.image SET placed = 0")
     cluster.worker("--post-processes", "1")
     await cluster.until(lambda: queued(cluster) == {"doing": 1})

@@ -205,7 +205,7 @@ def test_only_one_of_many_that_ask_at_the_same_moment_gets_the_night(database, r
         found = list(pool.map(lambda each: claim(ScheduleLeases(each, "w"), of), databases))
     for each in databases:
         each.close()
-    assert sorted(type(each).__name__ for each in found) == ["Turn"] + ["Wait"] * 7
+    assert sorted(type(each).__name__ for each in found) == ["Lease"] + ["WaitUntil"] * 7
 
 
 def test_a_schedule_counts_from_when_it_is_first_seen_and_another_one_counts_anew(rotas):

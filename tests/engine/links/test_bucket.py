@@ -62,7 +62,7 @@ async def test_a_late_picture_takes_no_other_ones_place_in_the_bucket(shop, benc
 @pytest.mark.parametrize(
     "place",
     [
-        "batchgen.engine.http_attempt:Exchange.download",
+        "batchgen.engine.http_attempt:Exchange.download_images",
         "batchgen.engine.settle:deposit",
         "batchgen.engine.settle:deposit!",
     ],

@@ -12,7 +12,7 @@ from tests.support.cluster import HEAD, Cluster
 from tests.support.link_bench import FOUR, ONE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
-DOWNLOAD = ("batchgen.engine.http_attempt:Exchange.download", 1)
+DOWNLOAD = ("batchgen.engine.http_attempt:Exchange.download_images", 1)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.support.marked_key import KEY
 
 # As the program is started, but for the pauses between the tries of a link.
 QUICK = (
-    "import sys; from batchgen.engine import exchange; exchange.PAUSE_S = {pause_s};"
+    "import sys; from batchgen.engine import http_attempt; http_attempt.FIRST_RETRY_DELAY_S = {pause_s};"
     "from batchgen.__main__ import main; sys.argv[0] = 'batchgen'; main()"
 )
 

@@ -11,7 +11,7 @@ from tests.support.link_vendor import BAD, USD
 from tests.support.postgres import both_ledgers
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
-DOWNLOAD = "batchgen.engine.http_attempt:Exchange.download"
+DOWNLOAD = "batchgen.engine.http_attempt:Exchange.download_images"
 
 
 # --- one link

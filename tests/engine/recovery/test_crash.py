@@ -24,9 +24,9 @@ from tests.support.paths import ROOT
         "batchgen.engine.settle:Ledger.attempt_succeeded",
         "batchgen.engine.settle:move_into_place",
         "batchgen.store.store:os.replace",
-        "batchgen.engine.settle:Ledger.placed",
+        "batchgen.engine.settle:Ledger.record_placed",
         "batchgen.ledger.results:ResultsFile.append",
-        "batchgen.ledger.results:ResultsFile.tidy",
+        "batchgen.ledger.results:ResultsFile.compact",
     ],
 )
 @pytest.mark.parametrize("k", [1, 5])
@@ -129,7 +129,7 @@ SAYS = {"talk-t1": "one", "talk-t2": "two", "talk-t3": "three", "child": "child"
         # The turn is kept, the picture not yet recorded; recorded, not placed; placed, not recorded; whoever waits not told.
         *[("batchgen.engine.settle:Ledger.attempt_succeeded", k) for k in (1, 2, 4)],
         *[("batchgen.engine.settle:move_into_place", k) for k in (2, 4)],
-        *[("batchgen.engine.settle:Ledger.placed", k) for k in (1, 2, 4)],
+        *[("batchgen.engine.settle:Ledger.record_placed", k) for k in (1, 2, 4)],
         *[("batchgen.engine.attempts:Dependents.images_made", k) for k in (1, 3)],
     ],
 )

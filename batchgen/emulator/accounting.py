@@ -1,0 +1,186 @@
+"""What the server counts: quotas per key and AI model, and the statistics by which tests prove what was billed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import chain, count
+from typing import Any, Literal
+
+_DAY_S = 86_400.0
+_KEPT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaExceeded:
+    """retry_s: until the oldest request leaves the window."""
+
+    window: Literal["Minute", "Day"]
+    limit: int
+    retry_s: float
+
+
+class Quotas:
+    """A sliding log per (API key, AI model). Times are seconds on one monotonic clock, nearly ascending."""
+
+    def __init__(self, minute_s: float = 60.0, *, rejected_counts: bool = False) -> None:
+        self._minute_s = minute_s
+        self._rejected_counts = rejected_counts
+        self._starts_s: defaultdict[tuple[str, str, str], deque[float]] = defaultdict(deque)
+
+    def admit(self, key: str, model: str, now_s: float, *, rpm: int, rpd: int) -> QuotaExceeded | None:
+        """None when the request may pass and is counted; a limit of 0 means none."""
+        day, minute = self._starts_s[key, model, "Day"], self._starts_s[key, model, "Minute"]
+        exceeded = self._exceeded(day, "Day", _DAY_S, rpd, now_s)
+        exceeded = exceeded or self._exceeded(minute, "Minute", self._minute_s, rpm, now_s)
+        if exceeded is None or self._rejected_counts:
+            for starts_s, limit in ((day, rpd), (minute, rpm)):
+                if limit:
+                    starts_s.append(now_s)
+        return exceeded
+
+    @staticmethod
+    def _exceeded(
+        starts_s: deque[float], window: Literal["Minute", "Day"], length_s: float, limit: int, now_s: float
+    ) -> QuotaExceeded | None:
+        while starts_s and starts_s[0] <= now_s - length_s:
+            starts_s.popleft()
+        if not limit or len(starts_s) < limit:
+            return None
+        # Requests beyond the limit may be in the log when rejected ones count too.
+        frees_s = starts_s[len(starts_s) - limit] + length_s
+        return QuotaExceeded(window, limit, max(0.001, frees_s - now_s))
+
+    def clear(self) -> None:
+        self._starts_s.clear()
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One generation request, or a batch's line. at_s: since the emulator's start; status 0: no answer was sent."""
+
+    n: int
+    at_s: float = 0.0
+    model: str = ""
+    prompt: str = ""
+    status: int = 0
+    delivered: bool = False
+    billed_images: int = 0
+    sha256: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Totals:
+    """requests: arrivals; answered: answers of any status sent; billed: requests that the vendor would charge.
+
+    uploads: files that arrived whole; uploaded_bytes: what was taken for them, and for those that did not.
+    billed and billed_images have requests and batch lines alike, everything else that counts has requests only.
+    """
+
+    minute_s: float = 60.0
+    requests: int = 0
+    answered: int = 0
+    succeeded: int = 0
+    billed: int = 0
+    billed_images: int = 0
+    refused_429: int = 0
+    uploads: int = 0
+    uploaded_bytes: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
+
+
+@dataclass(slots=True)
+class Statistics(_Totals):
+    """created: batches per display name; answered_keys: lines of batches answered, per key; lines: their records."""
+
+    records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    created: Counter[str] = field(default_factory=Counter)
+    answered_keys: Counter[str] = field(default_factory=Counter)
+    lines: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def clear(self) -> None:
+        """Start anew; requests in flight stay counted as such."""
+        fresh = Statistics(self.minute_s, in_flight=self.in_flight, max_in_flight=self.in_flight)
+        for one in fields(self):
+            setattr(self, one.name, getattr(fresh, one.name))
+
+    def arrive(self, at_s: float) -> RequestRecord:
+        self.requests += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        record = RequestRecord(next(self.numbers), at_s)
+        self.records.append(record)
+        return record
+
+    def bill(self, record: RequestRecord, images: int, sha256: Sequence[str]) -> None:
+        record.sha256 = tuple(sha256)
+        record.billed_images = images
+        self.billed += bool(images)
+        self.billed_images += images
+
+    def add_line(self, key: str, record: RequestRecord) -> None:
+        """A line of a batch is answered; its record is delivered when a client can get at it."""
+        self.answered_keys[key] += 1
+        self.lines.append(record)
+        self.bill(record, record.billed_images, record.sha256)
+
+    def leave(self, record: RequestRecord, status: int) -> None:
+        """The answer is about to be sent."""
+        self.in_flight -= 1
+        record.status = status
+        record.delivered = bool(status)
+        self.answered += bool(status)
+        self.succeeded += 200 <= status < 300
+        self.refused_429 += status == 429
+
+    def lost(self, record: RequestRecord) -> None:
+        """There will be no answer, or the client had gone before it was written."""
+        if record.delivered:
+            record.delivered = False
+            self.answered -= 1
+        else:
+            self.leave(record, 0)
+
+    def images_of(self, models: Container[str]) -> int:
+        """Pictures billed for any of these AI models."""
+        return sum(record.billed_images for record in self.records if record.model in models)
+
+    def max_per_minute(self, model: str) -> int:
+        """Most arrivals of one AI model within any sliding minute, rejected ones included."""
+        times_s = sorted(record.at_s for record in self.records if record.model == model)
+        most, first = 0, 0
+        for last, at_s in enumerate(times_s):
+            while times_s[first] <= at_s - self.minute_s:
+                first += 1
+            most = max(most, last - first + 1)
+        return most
+
+    def as_json(self) -> dict[str, Any]:
+        names = sorted({record.model for record in self.records})
+        return {
+            **{one.name: getattr(self, one.name) for one in fields(_Totals)},
+            "batches_created": self.created.total(),
+            "batch_lines": self.answered_keys.total(),
+            "by_model": {name: _totals(record for record in self.records if record.model == name) for name in names},
+            "max_per_minute": {name: self.max_per_minute(name) for name in names},
+            "arrivals": [[round(record.at_s, 4), record.model, record.status] for record in self.records],
+        }
+
+    def served_json(self) -> list[dict[str, Any]]:
+        shown = ("n", "model", "prompt", "sha256", "delivered")
+        served = (record for record in chain(self.records, self.lines) if record.sha256)
+        return [{name: getattr(record, name) for name in shown} for record in served]
+
+
+def _totals(records: Iterable[RequestRecord]) -> dict[str, int]:
+    found = list(records)
+    return {
+        "requests": len(found),
+        "succeeded": sum(200 <= record.status < 300 for record in found),
+        "billed": sum(record.billed_images > 0 for record in found),
+        "billed_images": sum(record.billed_images for record in found),
+        "refused_429": sum(record.status == 429 for record in found),
+    }

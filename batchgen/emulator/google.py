@@ -1,0 +1,357 @@
+"""What all of Google's methods share: keys, AI models, error bodies, pages of lists and field masks."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from batchgen.emulator.faults import CALL_FAULTS, CallFaults
+from batchgen.emulator.google_schemas import Schema, Violation, read
+from batchgen.emulator.jobs import ApiError, Job, as_json
+from batchgen.emulator.models import Model
+from batchgen.emulator.options import EmulatorOptions
+from batchgen.emulator.pipeline import Api, Cut
+
+VERSION = "/{version:v1(?:beta)?}"
+HEADERS = {"Vary": "Origin, X-Origin, Referer", "Server-Timing": "gfet4t7; dur=1"}
+TROUBLESHOOTING = "Please retry or report in https://developers.generativeai.google/guide/troubleshooting"
+_RPC = "type.googleapis.com/google.rpc."
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_DAY_HINT_S = 6776.409571576  # of a recorded per-day answer: "Please retry in 1h52m56.409571576s."
+_FREE_HINT_S = 26.66
+
+
+# Errors: bodies of generativelanguage.googleapis.com as its documents and public issues show them.
+
+
+def error(code: int, message: str, details: Sequence[Any] = (), status: str | None = None) -> ApiError:
+    body: dict[str, Any] = {"code": code, "message": message, "status": status or _STATUS[code]}
+    if details:
+        body["details"] = list(details)
+    return ApiError(code, as_json({"error": body}))
+
+
+def bad_fields(violations: Sequence[Violation]) -> ApiError:
+    found = [
+        {"field": one.field, "description": one.description} if one.field else {"description": one.description}
+        for one in violations
+    ]
+    message = "\n".join(one.description for one in violations)
+    return error(400, message, [{"@type": _RPC + "BadRequest", "fieldViolations": found}])
+
+
+def unknown_model(model: str, version: str, method: str) -> ApiError:
+    advice = "Call ModelService.ListModels to see the list of available models and their supported methods."
+    which = f"for API version {version}, or is not supported for {method}."
+    return error(404, f"models/{model} is not found {which} {advice}")
+
+
+def no_such_entity() -> ApiError:
+    return error(404, "Requested entity was not found.")
+
+
+_QUOTA_HEAD = (
+    "You exceeded your current quota, please check your plan and billing details. For more information on this error, "
+    "head to: https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your current usage, head to: "
+    "https://ai.dev/usage?tab=rate-limit. "
+)
+_QUOTA_PAGE = {
+    "description": "Learn more about Gemini API quotas",
+    "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
+}
+_HELP = {"@type": _RPC + "Help", "links": [_QUOTA_PAGE]}
+
+
+def enqueued_exhausted() -> ApiError:
+    """Recorded where a batch was created (langchain4j/langchain4j#3942): neither QuotaFailure nor RetryInfo."""
+    return error(429, _QUOTA_HEAD, [_HELP])
+
+
+def exhausted_bare() -> ApiError:
+    return error(429, "Resource has been exhausted (e.g. check quota).")
+
+
+def over_quota(model: str, limit: int, retry_s: float, *, window: str, free_tier: bool = False) -> ApiError:
+    """429 with QuotaFailure and RetryInfo; window is "Minute" or "Day". A limit of 0 is a free key's.
+
+    Bodies: github.com/google-gemini/gemini-cli/issues/8437 (free), googleapis/js-genai/issues/1322 (paid, per day).
+    There is no Retry-After header.
+    """
+    if free_tier:
+        metric, suffix = "generate_content_free_tier_requests", "-FreeTier"
+    else:
+        metric, suffix = "generate_requests_per_model" + ("_per_day" if window == "Day" else ""), ""
+    full_metric = f"generativelanguage.googleapis.com/{metric}"
+    line = f"\n* Quota exceeded for metric: {full_metric}, limit: {limit}, model: {model}"
+    windows = ["Day", "Minute"] if free_tier else [window]
+    violations: list[dict[str, Any]] = [
+        {
+            "quotaMetric": full_metric,
+            "quotaId": f"GenerateRequestsPer{one}PerProjectPerModel{suffix}",
+            "quotaDimensions": {"location": "global", "model": model},
+        }
+        for one in windows
+    ]
+    if not free_tier:
+        violations[0]["quotaValue"] = str(limit)
+    message = _QUOTA_HEAD + line * len(windows) + f"\nPlease retry in {go_duration(retry_s)}."
+    delay = {"@type": _RPC + "RetryInfo", "retryDelay": f"{_number(retry_s)}s"}
+    return error(429, message, [_HELP, {"@type": _RPC + "QuotaFailure", "violations": violations}, delay])
+
+
+def go_duration(duration_s: float) -> str:
+    """As the message text has it: `1h52m56.4s`, `26.66s`, `840.5ms`."""
+    if duration_s < 1:
+        return f"{_number(duration_s * 1000, 6)}ms"
+    minutes, seconds = divmod(duration_s, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    front = (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "")
+    return f"{front}{_number(seconds)}s"
+
+
+def _number(value: float, decimals: int = 9) -> str:
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+
+
+_SERVER_ERRORS = {
+    408: ("Deadline expired before operation could complete.",),
+    500: (f"An internal error has occurred. {TROUBLESHOOTING}", "Internal error encountered."),
+    503: (
+        "The model is overloaded. Please try again later.",
+        "This model is currently experiencing high demand. Spikes in demand are usually temporary. "
+        "Please try again later.",
+    ),
+    504: ("Deadline expired before operation could complete.", "The request timed out. Please try again."),
+}
+
+
+def overloaded() -> ApiError:
+    return error(503, _SERVER_ERRORS[503][1])
+
+
+def server_error(code: int, draw: random.Random) -> ApiError:
+    return error(code, draw.choice(_SERVER_ERRORS[code]))
+
+
+def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
+    model, options = job.spec.model.id, job.options
+    match fault:
+        case "429":
+            return over_quota(model, options.rpm_of(model) or 60, options.fault_delay_s, window="Minute")
+        case "429day":
+            return over_quota(model, options.rpd_of(model) or 250, _DAY_HINT_S, window="Day")
+        case "429limit0":
+            return over_quota(model, 0, _FREE_HINT_S, window="Minute", free_tier=True)
+        case "429spend":
+            where = "Please go to AI Studio at https://ai.studio/spend to manage your project spend cap."
+            return error(429, f"Your project has exceeded its monthly spending cap. {where}")
+        case "429bare":
+            return exhausted_bare()
+        case "408" | "500" | "503" | "504":
+            return server_error(int(fault), job.draw)
+    return None
+
+
+def call_fault(faults: CallFaults, method: str, subject: str = "", display_name: str = "") -> str | None:
+    """What the caller handles: `lost`, `half`, `empty`, `cut` or None. For the others raises ApiError or Cut."""
+    name = faults.take(CALL_FAULTS[method], subject, display_name)
+    kind = name.partition("_")[2] if name else None
+    match kind:
+        case "reset":
+            raise Cut
+        case "429":
+            raise enqueued_exhausted()
+        case "404":
+            raise no_such_entity()
+        case "html":
+            raise ApiError(200, b"<!DOCTYPE html>\n<title>Sign in</title>\n<p>Sign in to go on.\n", "text/html")
+        case "500" | "503":
+            raise server_error(int(kind), random.Random(0))
+    return kind
+
+
+# Keys: what a test can choose by the first letters of its key.
+
+
+def known_key(request: web.Request) -> str:
+    """Header or query parameter, as both are documented. Looking at models and keeping files cost nothing.
+
+    400 for a bad key, not 401: ai.google.dev/gemini-api/docs/troubleshooting and every recorded body.
+    """
+    key = request.headers.get("x-goog-api-key") or request.query.get("key", "")
+    if key.startswith("leaked"):
+        raise error(403, "Your API key was reported as leaked. Please use another API key.")
+    if not key or key.startswith("bad"):
+        message = "API key not valid. Please pass a valid API key."
+        info = {
+            "@type": _RPC + "ErrorInfo",
+            "reason": "API_KEY_INVALID",
+            "domain": "googleapis.com",
+            "metadata": {"service": "generativelanguage.googleapis.com"},
+        }
+        localized = {"@type": _RPC + "LocalizedMessage", "locale": "en-US", "message": message}
+        raise error(400, message, [info, localized])
+    return key
+
+
+def paying_key(request: web.Request, model: str = "") -> str:
+    """A key that may ask for pictures.
+
+    A key of the free tier has a quota of 0 for every AI model that makes pictures (google-gemini/gemini-cli#8437).
+    """
+    key = known_key(request)
+    if model and key.startswith("free"):
+        raise over_quota(model, 0, _FREE_HINT_S, window="Minute", free_tier=True)
+    if key.startswith("nocredits"):
+        where = "Please go to AI Studio at https://ai.studio/projects to manage your project and billing."
+        raise error(429, f"Your prepayment credits are depleted. {where}")
+    return key
+
+
+def _too_large(limit_bytes: int) -> ApiError:
+    """Inline requests of a batch, too: 20 MB by the documents."""
+    advice = "Please use the File API to upload files instead of using inline data."
+    return error(400, f"Request payload size exceeds the limit: {limit_bytes} bytes. {advice}")
+
+
+API = Api(
+    key=paying_key,
+    too_large=_too_large,
+    over_quota=lambda model, over: over_quota(model.id, over.limit, over.retry_s, window=over.window),
+    error=_error_of,
+    unknown_fault=lambda name: error(400, f"emulator: this API has no fault named {name!r}"),
+    headers=HEADERS,
+)
+
+
+# AI models.
+
+
+def find_model(models: Mapping[str, Model], name: str, version: str, method: str, options: EmulatorOptions) -> Model:
+    """Raises ApiError 404 for AI models that do not exist or, if asked for, are retired."""
+    model = models.get(name)
+    if model is None or (options.models and name not in options.models):
+        raise unknown_model(name, version, method)
+    if model.replacement and not options.serve_retired:
+        advice = f"update your code to use models/{model.replacement} for the latest features and improvements."
+        raise error(404, f"This model models/{name} is no longer available. Please {advice}")
+    return model
+
+
+def listed(models: Mapping[str, Model], methods: list[str], options: EmulatorOptions) -> list[dict[str, Any]]:
+    """The entries of `GET /models`."""
+    return [
+        {
+            "name": f"models/{model.id}",
+            "version": "001",
+            "displayName": model.id.replace("-", " ").title(),
+            "description": "Emulated",
+            "inputTokenLimit": 131_072,
+            "outputTokenLimit": 32_768,
+            "supportedGenerationMethods": methods,
+            **({"thinking": True} if model.thinking else {}),
+        }
+        for model in models.values()
+        if (not options.models or model.id in options.models) and (options.serve_retired or not model.replacement)
+    ]
+
+
+# Requests and lists.
+
+
+def load_json(body: bytes) -> dict[str, Any]:
+    """Raises ApiError 400."""
+    try:
+        value = json.loads(body)
+        reason = "Root element must be a message."
+    except ValueError as problem:
+        value, reason = None, f"Parser error: {problem}"
+    if not isinstance(value, dict):
+        raise bad_fields([Violation("", f"Invalid JSON payload received. {reason}")])
+    return value
+
+
+def read_fields(value: dict[str, Any], schema: Schema) -> dict[str, Any]:
+    """Raises ApiError 400 for fields that the API does not know, and for values it does not take."""
+    violations: list[Violation] = []
+    found: dict[str, Any] = read(schema, value, "", violations)
+    if violations:
+        raise bad_fields(violations)
+    return found
+
+
+def page_of(name: str, found: Sequence[Any], query: Mapping[str, str], default: int, most: int) -> dict[str, Any]:
+    """The list by its name, absent when empty, and `nextPageToken`, which is opaque to clients. Raises ApiError 400."""
+    size = min(_query_number(query, "pageSize") or default, most)
+    start = _query_number(query, "pageToken")
+    body: dict[str, Any] = {}
+    if found[start : start + size]:
+        body[name] = list(found[start : start + size])
+    if found[start + size :]:
+        body["nextPageToken"] = str(start + size)
+    return body
+
+
+def _query_number(query: Mapping[str, str], name: str) -> int:
+    text = query.get(name) or "0"
+    if not text.isdecimal():
+        raise bad_fields([Violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\"")])
+    return int(text)
+
+
+Mask = dict[str, Any]  # name -> the mask below it, empty for all of it
+
+
+def field_mask(text: str) -> Mask:
+    """The `fields` parameter: `name,metadata(state,batchStats),metadata.output/responsesFile`. Raises ApiError 400.
+
+    Source: cloud.google.com/apis/docs/system-parameters. That a path may be written in all these ways is known of
+    Google's APIs in general; the wording of the error is ours.
+    """
+    mask: Mask = {}
+    here = mask
+    groups: list[Mask] = [mask]  # where a comma leads back to
+    tokens = re.findall(r"[A-Za-z0-9_@$*]+|[(),./]", text)
+    bad = "".join(tokens) != text
+    for token in tokens:
+        match token:
+            case ",":
+                here = groups[-1]
+            case "(":
+                groups.append(here)
+            case ")":
+                here = groups.pop()
+                bad = bad or not groups
+                groups = groups or [mask]
+            case "." | "/":
+                pass
+            case name:
+                here = here.setdefault(name, {})
+    if bad or len(groups) > 1:
+        raise bad_fields([Violation("fields", f"Invalid field selection {text}")])
+    return mask
+
+
+def masked(value: Any, mask: Mask) -> Any:
+    """What the mask lets through; lists are looked through."""
+    if not mask or "*" in mask:
+        return value
+    if isinstance(value, list):
+        return [masked(one, mask) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: masked(value[name], below) for name, below in mask.items() if name in value}

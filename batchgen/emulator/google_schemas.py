@@ -1,0 +1,253 @@
+"""The requests Google's servers take, field by field, and proto3 JSON read as they read it.
+
+Both casings are accepted, unknown names are refused, and violations are reported in the servers' wording.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from batchgen.emulator.models import FOURTEEN
+
+
+@dataclass(frozen=True, slots=True)
+class Enum:
+    """type_name: as the error text spells it."""
+
+    type_name: str
+    values: frozenset[str]
+    any_case: bool = False
+
+
+# A schema is the name of a scalar as the error text spells it, an Enum, a message (its lowerCamelCase names and their
+# schemas; the proto's own snake_case names are accepted for each), a list of one schema, or None: free-form JSON, and
+# messages whose inside does not matter here.
+Schema = str | Enum | dict[str, Any] | list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One entry of google.rpc.BadRequest.fieldViolations; field is empty for the top level."""
+
+    field: str
+    description: str
+
+
+@lru_cache(maxsize=1024)
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", lambda found: "_" + found.group(1).lower(), name)
+
+
+def read(schema: Schema, value: Any, path: str, violations: list[Violation]) -> Any:
+    """The value with lowerCamelCase names and base64 decoded; what is wrong is appended to `violations`.
+
+    Source: protobuf.dev/programming-guides/json: parsers accept both casings; null means not set. A single value where
+    a list belongs is taken as a list of one, as ai.google.dev's own curl examples rely on.
+    """
+    match schema:
+        case dict():
+            return _read_message(schema, value, path, violations)
+        case [of]:
+            items = value if isinstance(value, list) else [value]
+            return [read(of, item, f"{path}[{at}]", violations) for at, item in enumerate(items)]
+        case Enum():
+            return _read_enum(schema, value, path, violations)
+        case str():
+            return _read_scalar(schema, value, path, violations)
+    return value
+
+
+def _read_message(fields: dict[str, Any], value: Any, path: str, violations: list[Violation]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        violations.append(_invalid(path, "", value))
+        return {}
+    found: dict[str, Any] = {}
+    names = {_snake(name): name for name in fields} | {name: name for name in fields}
+    for name, inner in value.items():
+        if name not in names:
+            where = f" at '{path}'" if path else ""
+            text = f'Invalid JSON payload received. Unknown name "{name}"{where}: Cannot find field.'
+            violations.append(Violation(path, text))
+        elif inner is not None:
+            known = names[name]
+            below = f"{path}.{_snake(known)}" if path else _snake(known)
+            found[known] = read(fields[known], inner, below, violations)
+    return found
+
+
+def _read_enum(kind: Enum, value: Any, path: str, violations: list[Violation]) -> str:
+    if isinstance(value, str):
+        if value in kind.values:
+            return value
+        if kind.any_case and value.upper() in kind.values:
+            return value.upper()
+    type_url = f" (type.googleapis.com/google.ai.generativelanguage.v1beta.{kind.type_name})"
+    violations.append(_invalid(path, type_url, value))
+    return ""
+
+
+def _read_scalar(type_name: str, value: Any, path: str, violations: list[Violation]) -> Any:
+    match type_name, value:
+        case ("TYPE_STRING", str()) | ("TYPE_BOOL", bool()):
+            return value
+        case "TYPE_BYTES", str():
+            return _read_bytes(value, path, violations)
+        case (("TYPE_INT32" | "TYPE_FLOAT"), (bool() | list() | dict())):
+            pass
+        case "TYPE_INT32", _:
+            if re.fullmatch(r"-?\d+(\.0+)?", str(value)) and -(2**31) <= float(value) < 2**31:
+                return int(float(value))
+        case "TYPE_FLOAT", _:
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    violations.append(_invalid(path, f" ({type_name})", value))
+    return None
+
+
+def _read_bytes(value: str, path: str, violations: list[Violation]) -> bytes:
+    """Standard or URL-safe alphabet, padding optional (protobuf.dev/programming-guides/json, `bytes`)."""
+    try:
+        text = value.replace("-", "+").replace("_", "/").rstrip("=")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        shown = value if len(value) <= 60 else value[:60] + "..."
+        text = f"Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed for \"{shown}\""
+        violations.append(Violation(path, text))
+        return b""
+
+
+def _invalid(path: str, kind: str, value: Any) -> Violation:
+    shown = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return Violation(path, f"Invalid value at '{path}'{kind}, {shown[:200]}")
+
+
+_STRING, _INT, _FLOAT, _BOOL, _BYTES = "TYPE_STRING", "TYPE_INT32", "TYPE_FLOAT", "TYPE_BOOL", "TYPE_BYTES"
+_ANYTHING = None
+
+
+def _each(schema: Schema, names: str) -> dict[str, Schema]:
+    return dict.fromkeys(names.split(), schema)
+
+
+def _enum(type_name: str, names: str, prefix: str = "", *, any_case: bool = False) -> Enum:
+    return Enum(type_name, frozenset(prefix + name for name in names.split()), any_case)
+
+
+# GenerateContentRequest (ai.google.dev/api/generate-content, v1beta), as far as a server checks it.
+_PART = {
+    "text": _STRING,
+    "inlineData": {"mimeType": _STRING, "data": _BYTES, "displayName": _STRING},
+    "fileData": {"mimeType": _STRING, "fileUri": _STRING, "displayName": _STRING},
+    "thought": _BOOL,
+    "thoughtSignature": _BYTES,
+    **_each(_ANYTHING, "functionCall functionResponse executableCode codeExecutionResult"),
+    **_each(_ANYTHING, "videoMetadata mediaResolution partMetadata"),
+}
+_CONTENT = {"role": _STRING, "parts": [_PART]}
+_HARMS = "UNSPECIFIED HARASSMENT HATE_SPEECH SEXUALLY_EXPLICIT DANGEROUS_CONTENT CIVIC_INTEGRITY"
+_THRESHOLDS = "BLOCK_LOW_AND_ABOVE BLOCK_MEDIUM_AND_ABOVE BLOCK_ONLY_HIGH BLOCK_NONE OFF"
+_SAFETY = {
+    "category": _enum("HarmCategory", _HARMS, "HARM_CATEGORY_"),
+    "threshold": _enum("SafetySetting.HarmBlockThreshold", f"HARM_BLOCK_THRESHOLD_UNSPECIFIED {_THRESHOLDS}"),
+}
+_SEARCH: Schema = {
+    # Values are messages: `"webSearch": true` is refused.
+    "searchTypes": {"webSearch": {}, "imageSearch": {}},
+    "timeRangeFilter": _ANYTHING,
+}
+_TOOL = {
+    "googleSearch": _SEARCH,
+    **_each(_ANYTHING, "functionDeclarations googleSearchRetrieval codeExecution urlContext fileSearch"),
+    **_each(_ANYTHING, "googleMaps computerUse mcpServers"),
+}
+# responseFormat.image takes enum names; the strings that the documents' own curl shows ("16:9") are refused.
+_NUMBERS = {
+    1: "ONE",
+    2: "TWO",
+    3: "THREE",
+    4: "FOUR",
+    5: "FIVE",
+    8: "EIGHT",
+    9: "NINE",
+    16: "SIXTEEN",
+    21: "TWENTY_ONE",
+}
+RATIO_NAMES = {
+    f"ASPECT_RATIO_{_NUMBERS[int(wide)]}_BY_{_NUMBERS[int(high)]}": f"{wide}:{high}"
+    for wide, high in (ratio.split(":") for ratio in FOURTEEN)
+}
+SIZE_NAMES = {
+    f"IMAGE_SIZE_{name}": size
+    for name, size in (("FIVE_TWELVE", "512"), ("ONE_K", "1K"), ("TWO_K", "2K"), ("FOUR_K", "4K"))
+}
+_IMAGE_FORMAT = {
+    "aspectRatio": _enum("ImageResponseFormat.AspectRatio", " ".join((*RATIO_NAMES, "ASPECT_RATIO_UNSPECIFIED"))),
+    "imageSize": _enum("ImageResponseFormat.ImageSize", " ".join((*SIZE_NAMES, "IMAGE_SIZE_UNSPECIFIED"))),
+    "mimeType": _enum("ImageResponseFormat.MimeType", "IMAGE_JPEG MIME_TYPE_UNSPECIFIED"),
+    "delivery": _enum("ImageResponseFormat.Delivery", "DELIVERY_UNSPECIFIED INLINE URI"),
+}
+_LEVELS = "THINKING_LEVEL_UNSPECIFIED MINIMAL LOW MEDIUM HIGH XHIGH"
+_THINKING = {
+    "includeThoughts": _BOOL,
+    "thinkingBudget": _INT,
+    "thinkingLevel": _enum("ThinkingConfig.ThinkingLevel", _LEVELS, any_case=True),  # the documents: lower case too
+}
+_MODALITIES = _enum("GenerationConfig.Modality", "MODALITY_UNSPECIFIED TEXT IMAGE AUDIO", any_case=True)
+_GENERATION = {
+    "responseModalities": [_MODALITIES],
+    # Only these two on this API; personGeneration, outputMimeType and others belong to Vertex AI.
+    "imageConfig": {"aspectRatio": _STRING, "imageSize": _STRING},
+    "responseFormat": {"image": _IMAGE_FORMAT, **_each(_ANYTHING, "text audio")},
+    "thinkingConfig": _THINKING,
+    **_each(_INT, "candidateCount seed maxOutputTokens logprobs"),
+    **_each(_FLOAT, "temperature topP topK presencePenalty frequencyPenalty"),
+    **_each(_BOOL, "responseLogprobs enableEnhancedCivicAnswers"),
+    "stopSequences": [_STRING],
+    "responseMimeType": _STRING,
+    "mediaResolution": _enum("MediaResolution", "UNSPECIFIED LOW MEDIUM HIGH ULTRA_HIGH", "MEDIA_RESOLUTION_"),
+    **_each(_ANYTHING, "responseSchema responseJsonSchema speechConfig"),
+}
+# The documents have both `flex` and `SERVICE_TIER_FLEX`.
+_TIERS = " ".join(f"{name} SERVICE_TIER_{name}" for name in ("UNSPECIFIED", "STANDARD", "FLEX", "PRIORITY"))
+GENERATE_CONTENT = {
+    "model": _STRING,
+    "contents": [_CONTENT],
+    "systemInstruction": _CONTENT,
+    "safetySettings": [_SAFETY],
+    "tools": [_TOOL],
+    "generationConfig": _GENERATION,
+    "serviceTier": _enum("ServiceTier", _TIERS, any_case=True),
+    "store": _BOOL,
+    "cachedContent": _STRING,
+    "toolConfig": _ANYTHING,
+    "labels": _ANYTHING,  # google-genai 3.4.0 sends it to this API, so it is taken; it has no effect
+}
+
+# ai.google.dev/gemini-api/docs/imagen and requests of google-genai 1.75.0. negativePrompt, seed, addWatermark,
+# enhancePrompt and storageUri belong to Vertex AI: the SDK refuses them for this API, and so does this server.
+_PARAMETERS = {
+    "sampleCount": _INT,
+    **_each(_STRING, "aspectRatio sampleImageSize safetySetting personGeneration language"),
+    "guidanceScale": _FLOAT,
+    **_each(_BOOL, "includeSafetyAttributes includeRaiReason"),
+    "outputOptions": {"mimeType": _STRING, "compressionQuality": _INT},
+}
+PREDICT = {"instances": [{"prompt": _STRING, "image": _ANYTHING}], "parameters": _PARAMETERS}
+
+# The fields of GenerateContentBatch that a client may set, and the webhook that google-genai 3.4.0 sends.
+_INLINE = {"requests": [_each(_ANYTHING, "request metadata")]}
+_BATCH = {
+    **_each(_STRING, "name model displayName"),
+    "inputConfig": {"fileName": _STRING, "requests": _INLINE},
+    **_each(_ANYTHING, "priority webhookConfig"),
+}
+CREATE_BATCH = {"batch": _BATCH}
+BATCH_LINE = {"key": _STRING, **_each(_ANYTHING, "request metadata")}
+UPLOAD_FILE = {"file": _each(_ANYTHING, "name displayName mimeType sizeBytes")}
