@@ -6,42 +6,28 @@ and `succeeded` for a reply, `failed` for an error, and `given_up` when no furth
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 
+from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.settle import SettledReply, late_message, result_of, settle
 from batchgen.errors import DownloadFailed, LedgerGone, ProviderError, StoreError
-from batchgen.events import AttemptFailed, AttemptStarted, Event, Notice, SampleEnded, SampleSucceeded
-from batchgen.ledger.ledger import Ledger
+from batchgen.events import AttemptFailed, AttemptStarted, Notice, SampleEnded, SampleSucceeded
 from batchgen.ledger.results import ResultsFile
 from batchgen.profiles.profile import Profile
 from batchgen.records import Reply, Sample, sample_key
 from batchgen.store.spool import SpoolFile
-from batchgen.store.store import Store
-
-Emit = Callable[[Event], None]
 
 
 class AttemptRecorder:
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        store: Store,
-        results: ResultsFile,
-        dependents: Dependents,
-        executor: Executor,
-        emit: Emit,
-    ) -> None:
-        self._ledger = ledger
-        self._store = store
+    def __init__(self, context: RunContext, results: ResultsFile, dependents: Dependents) -> None:
+        self._context = context
+        self._ledger = context.ledger
+        self._store = context.store
+        self._emit = context.emit
         self._results = results
         self._dependents = dependents
-        self._executor = executor
-        self._emit = emit
 
     async def begin(self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = "") -> int:
         """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is."""
@@ -100,9 +86,9 @@ class AttemptRecorder:
         release_dependents: bool = True,
         on_released: Callable[[], None] = lambda: None,
     ) -> None:
-        """lets_go: what waited for the picture; not so for one that the manifest no longer asks for.
+        """release_dependents: what waited for the picture; False for one that the manifest no longer asks for.
 
-        account: tells whoever gave the sample out; called when what waited for the picture has been let go.
+        on_released: called when what waited for the picture has been released.
         """
         item = sample.item
         images_made = settled_reply.images_made
@@ -165,7 +151,7 @@ class AttemptRecorder:
         """After `failed`: the samples of the request end this run without a picture, and so does what waits for them."""
         keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
         now = time.time()
-        await self._in_thread(lambda: self._results.append(sample))
+        await self._context.in_thread(lambda: self._results.append(sample))
         for key in keys:
             self._emit_end(now, key, sample.item.model, state, error.reason, error.message)
         await self._block_dependents(keys, state, error.reason)
@@ -174,13 +160,10 @@ class AttemptRecorder:
         """What waits for these samples will not be asked for in this run."""
         blocked = self._dependents.block(keys, state, reason)
         if blocked:
-            await self._in_thread(lambda: self._ledger.record_blocked(blocked))
+            await self._context.in_thread(lambda: self._ledger.record_blocked(blocked))
         for sample, why in blocked:
-            await self._in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
+            await self._context.in_thread(lambda sample=sample: self._results.append(sample))  # type: ignore[misc]
             self._emit_end(time.time(), sample.key, sample.item.model, "blocked", "blocked", why)
 
     def _emit_end(self, at: float, key: str, model: str, state: str, reason: str, message: str) -> None:
         self._emit(SampleEnded(at=at, key=key, model=model, state=state, reason=reason, message=message))
-
-    async def _in_thread(self, call: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, call)

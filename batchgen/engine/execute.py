@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
-from batchgen.engine.attempts import AttemptRecorder, Emit
+from batchgen.engine.attempts import AttemptRecorder
+from batchgen.engine.context import RunContext
 from batchgen.engine.conversation import save_turn
 from batchgen.engine.http_attempt import Exchange, InFlight
 from batchgen.engine.lane_events import lane_events, lane_state
@@ -41,7 +40,6 @@ from batchgen.errors import (
 )
 from batchgen.events import LaneCooled, LaneParked, Notice, Stopping
 from batchgen.http.transport import HttpAnswer
-from batchgen.ledger.ledger import Ledger
 from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.providers.google_errors import tier_refusal
 from batchgen.records import Reply, Sample
@@ -49,10 +47,7 @@ from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import GivenUp, MovedToFallback, Requeued, RetryDecision
 from batchgen.store.spool import SpoolFile, disk_error
-from batchgen.store.store import Store
 from batchgen.store.unparsed import save_answer
-
-T = TypeVar("T")
 
 
 class Execution:
@@ -60,34 +55,29 @@ class Execution:
 
     def __init__(
         self,
-        *,
+        context: RunContext,
         dispatcher: Dispatcher,
-        routes: Mapping[str, Route],
-        ledger: Ledger,
-        store: Store,
         attempts: AttemptRecorder,
-        exchange: Exchange,
         reference_inputs: ReferenceInputs,
-        executor: Executor,
-        emit: Emit,
+        *,
         hold_uncertain: bool = False,
     ) -> None:
         self.dispatcher = dispatcher
-        self._routes = routes
-        self._ledger = ledger
-        self._store = store
+        self.exchange = Exchange(context.transport, context.store)
+        self._context = context
+        self._routes = context.routes
+        self._ledger = context.ledger
+        self._store = context.store
+        self._emit = context.emit
         self._attempts = attempts
-        self._exchange = exchange
         self._reference_inputs = reference_inputs
-        self._executor = executor
-        self._emit = emit
         self._hold_uncertain = hold_uncertain
         self.exposed_ms = array("d")  # of each answer: from its last byte to its durable record
         self.storage_error: StoreError | LedgerError | None = None
         self._picture_locations: list[str] = []
         self._refused_tiers: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
         loop = asyncio.get_running_loop()
-        store.emergency_spool.on_trouble = lambda error: _call_threadsafe(loop, self.storage_failed, error)
+        context.store.emergency_spool.on_trouble = lambda error: _call_threadsafe(loop, self.storage_failed, error)
 
     @property
     def storage_message(self) -> str:
@@ -100,7 +90,7 @@ class Execution:
 
     def cancel_in_flight(self) -> None:
         """Give up waiting for answers; what is already being stored goes on."""
-        self._exchange.cancel()
+        self.exchange.cancel()
 
     async def execute(self, ticket: Ticket) -> None:
         """Never raises for what can happen to a request; a disk or ledger that refuses stops the run. Raises Fenced when the
@@ -146,7 +136,7 @@ class Execution:
     ) -> None:
         route = self._routes[ticket.lane]
         try:
-            answer = await self._exchange.send(
+            answer = await self.exchange.send(
                 in_flight,
                 route,
                 prepared.take(),
@@ -155,18 +145,18 @@ class Execution:
             )
             if 200 <= answer.status < 300:
                 self.dispatcher.received(ticket)  # a bad answer keeps its place in flight until dispatch has heard why
-            reply, settled_reply = await self._in_thread(lambda: self._read(route, sample, in_flight, answer))
+            reply, settled_reply = await self._context.in_thread(lambda: self._read(route, sample, in_flight, answer))
             received_s: float | None = answer.received_s
             if settled_reply is None:
                 received_s = None  # what was received is a link, durable by now
-                reply = await self._exchange.download_images(in_flight, reply, route)
-                settled_reply = await self._in_thread(lambda: self._settle(route, sample, in_flight, reply))
+                reply = await self.exchange.download_images(in_flight, reply, route)
+                settled_reply = await self._context.in_thread(lambda: self._settle(route, sample, in_flight, reply))
         except ProviderError as error:
             await self._handle_failure(ticket, sample, in_flight, prepared, error)
             return
         except (StoreError, LedgerError, OSError) as error:
             if not (isinstance(error, LedgerGone) and error.kept):  # else it stands under its name
-                await self._in_thread(lambda: self._note_picture_locations(sample, in_flight.attempt))
+                await self._context.in_thread(lambda: self._note_picture_locations(sample, in_flight.attempt))
             raise
         exposed_ms = None if received_s is None else (settled_reply.recorded_s - received_s) * 1000
         usd, sent_at = settled_reply.usd, in_flight.sent_at or time.time()
@@ -191,9 +181,6 @@ class Execution:
             return replace(ticket.sample, item=replace(item, service_tier="standard"))
         return ticket.sample
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
-
     def _read(
         self, route: Route, sample: Sample, in_flight: InFlight, answer: HttpAnswer
     ) -> tuple[Reply, SettledReply | None]:
@@ -211,7 +198,7 @@ class Execution:
                 )
         if links:
             with bugs_as_unreadable(StoreError, OSError):
-                reply = self._exchange.spool_inline_images(in_flight, reply)
+                reply = self.exchange.spool_inline_images(in_flight, reply)
             self._ledger.links_received(in_flight.attempt, reply, request_facts(sample))
             return reply, None
         return reply, self._settle(route, sample, in_flight, reply)
@@ -237,7 +224,7 @@ class Execution:
         answer, spooled = in_flight.answer, in_flight.spooled
         if answer is not None and answer.is_decoded and should_keep_response(error, answer.status, spooled):
             facts = (answer.status, answer.redacted_headers(), answer.envelope())
-            await self._in_thread(
+            await self._context.in_thread(
                 lambda: save_answer(self._store, in_flight.attempt, facts, spooled, request_facts(sample))
             )
         else:

@@ -90,9 +90,10 @@ class Discrepancies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnding:
-    """How the work of a run came to its end. stopping: why nothing more was started, empty when all was tried; left:
-    samples that were not; out: those of them that workers elsewhere still make; waits: some of them for a quota of another
-    day; stopped_lanes: reasons by lane; derived: by workers elsewhere."""
+    """How the work of a run came to its end. stop_reason: why nothing more was started, empty when all was tried; left:
+    samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
+    another day; stopped_lanes: reasons by lane; waiting_uploads: pictures that the bucket did not take; parked: UTC seconds
+    until which a lane stays closed, by lane."""
 
     stop_reason: str = ""
     message: str = ""
@@ -103,6 +104,8 @@ class RunEnding:
     unsubmitted: int = 0
     exposed_ms: tuple[float, float] | None = None
     derived: DerivativeCounts = field(default_factory=DerivativeCounts)
+    waiting_uploads: int = 0
+    parked: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,51 +9,43 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, closing, nullcontext, suppress
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 
 from batchgen import __version__
-from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.batch.runner import BatchRunner
-from batchgen.engine.batch.startup import batch_options, name_prefix, resume_unsent_chunks, saved_usd
+from batchgen.engine.batch.startup import batch_options, name_prefix
 from batchgen.engine.budgets import JobBudgets, counts_all_jobs
-from batchgen.engine.deferred_uploads import DeferredUploads
+from batchgen.engine.context import open_context
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivative_runner import DerivativeRunner
-from batchgen.engine.discrepancies import find_discrepancies
-from batchgen.engine.execute import Execution
-from batchgen.engine.http_attempt import Exchange
-from batchgen.engine.links import fetch_pending_links, settle_downloaded
+from batchgen.engine.ending import end_run
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import (
-    DerivativeCounts,
-    Discrepancies,
     Outcome,
     RunEnding,
     RunOptions,
-    exit_code,
     stalled_message,
 )
 from batchgen.engine.pacing import Pacing, polling_shared_state
+from batchgen.engine.pipeline import open_pipeline
+from batchgen.engine.preflight import check_disk_space, check_owner, check_price, note_moves, note_other_manifest
 from batchgen.engine.reconcile import Reconciler
-from batchgen.engine.reconcile_items import RESTORED, Reconciliation, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconcile_items import Reconciliation, refuse_derivatives, refuse_online_only
 from batchgen.engine.recovery.missing_state import recovery_advice, refuse_lost_pictures, refuse_lost_results
-from batchgen.engine.recovery.open_attempts import apply_reconciliation, finish_moves, settle_open_attempts
+from batchgen.engine.recovery.open_attempts import apply_reconciliation
 from batchgen.engine.recovery.receipts import bind_store
-from batchgen.engine.recovery.replay import forget_settled_answers, read_kept_answers
-from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
-from batchgen.engine.reference_inputs import ReferenceInputs
+from batchgen.engine.recovery.recover import recover
+from batchgen.engine.recovery.replay import forget_settled_answers
 from batchgen.engine.remote_engine import RemoteEngine, RemoteRun
-from batchgen.engine.routes import Route, link_routes, open_routes
+from batchgen.engine.routes import Route, open_routes
 from batchgen.engine.signals import stop_on_signals
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
 from batchgen.events import Event, Notice, Observer, RunEnded, RunStarted, Stopping
-from batchgen.http.transport import Transport
-from batchgen.http.uploads import Uploader
 from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import ChunkWriter
@@ -64,7 +56,6 @@ from batchgen.ledger.location import (
     job_identity,
     ledger_url,
     open_registered,
-    read_pointer,
     server_address,
     validated_url,
 )
@@ -77,9 +68,8 @@ from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import last_submitting_run
 from batchgen.manifest import Manifest
-from batchgen.os_errors import raise_open_file_limit, start_threads
-from batchgen.planning.batchable import MAX_RESULT_BYTES, is_batch
-from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, disk_space_problem, forecast, spend_rate_problem
+from batchgen.planning.batchable import is_batch
+from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, forecast
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.store.lock import JobLock
@@ -87,7 +77,6 @@ from batchgen.store.open_store import open_store
 from batchgen.store.store import Store
 
 log = logging.getLogger("batchgen")
-MAX_MOVES_NOTED = 10
 NOT_TRIED_BATCH = 500  # samples recorded in one transaction
 
 
@@ -125,8 +114,6 @@ class _Run:
         self.first_reconciliation: Reconciliation | None = None
         self.stop_message = ""
         self.left = False  # whether there are samples that the run did not come to
-        self.derived = DerivativeCounts()
-        self.waiting = 0  # pictures that the bucket did not take
         self.manifest_path = os.path.abspath(manifest.path)
 
     # --- telling
@@ -216,27 +203,27 @@ class _Run:
             else LedgerServer(url, self.manifest.name, job_identity(self.store.url or self.store.root))
         )
 
-    def _recover_orphans(self) -> None:
-        """With a ledger that workers write: what those of them left that died."""
-        if (pointer_found := read_pointer(self.store.folder)) is not None:
-            from batchgen.engine.cluster.orphan_recovery import recover_after_workers
-
-            url = server_address(self.store.folder, self._server()) or ""
-            recover_after_workers(self.store, url, pointer_found.schema, self.manifest.catalogue, self.note)
-
     async def _recover_and_run(self, ledger: Ledger, engine: Engine | RemoteEngine) -> Outcome:
         emulated = self.options.emulator_url is not None
-        self._check_owner(ledger, emulated)
+        check_owner(ledger, self.store, emulated=emulated)
         if ledger.reader.last_run() is None:
             refuse_lost_results(self.manifest, self.store)
         bind_store(ledger, self.store)
-        repairs = await self._recover(ledger)
+        repairs = await recover(
+            ledger,
+            self.store,
+            self.manifest.catalogue,
+            self.settings,
+            self.options,
+            server_url=server_address(self.store.folder, self._server()) or "",
+            note=self.note,
+        )
         reconciliation = self.first_reconciliation or self._reconcile(ledger)
         refuse_online_only(reconciliation)
         refuse_derivatives(self.manifest, self.store)
         refuse_lost_pictures(self.manifest, self.store, reconciliation, ledger.reader)
-        self._check_price(reconciliation)
-        self._check_room(reconciliation, emulated)
+        check_price(reconciliation, self.manifest.limits, self.options.max_usd)
+        check_disk_space(reconciliation, self.store, emulated=emulated)
         routes, warnings = dict[str, Route](), list[str]()
         if not isinstance(engine, RemoteEngine):  # else it is workers who need the keys
             routes, warnings = open_routes(reconciliation.profiles.values(), self.settings, self.options.emulator_url)
@@ -246,22 +233,6 @@ class _Run:
             return await self._run_reconciled(ledger, engine, reconciliation, routes, None, repairs)
         with closing(self._open_shared(routes, emulated=emulated)) as shared:
             return await self._run_reconciled(ledger, engine, reconciliation, routes, shared, repairs)
-
-    async def _recover(self, ledger: Ledger) -> bool:
-        """What earlier runs left is put in order. Whether lines of results.jsonl may be of before."""
-        self._recover_orphans()
-        repairs = bool(ledger.reader.open_attempts())
-        finish_moves(ledger, self.store, self.note)
-        repairs = read_kept_answers(ledger, self.store, self.manifest.catalogue, self.note) > 0 or repairs
-        settle_downloaded(ledger, self.store, self.manifest.catalogue, ledger.reader.open_attempts())
-        settle_open_attempts(ledger, self.store, self.note)
-        ledger.flush()  # placing is not waited for
-        resume_unsent_chunks(ledger, self.store, self.options.batches.batch_mode, self.note)
-        if not last_run_ended(ledger):
-            find_moved_files(ledger, self.store, self.note)
-        await self._fetch_pending_links(ledger)
-        ledger.flush()
-        return repairs
 
     def _open_shared(self, routes: Mapping[str, Route], *, emulated: bool) -> QuotaStore:
         """One ledger's server counts for all machines; the state folder counts for this host. Raises LedgerError."""
@@ -298,7 +269,7 @@ class _Run:
             ledger.run_started(
                 os.getpid(), socket.gethostname(), __version__, reconciliation.wanted, reconciliation.kept
             )
-        self._note_other_manifest(ledger.reader.meta("manifest"))
+        note_other_manifest(ledger.reader.meta("manifest"), self.manifest_path, self.note)
         results = ResultsFile(self.store.folder, ledger.reader)
         compacted = ledger.reader.meta("results_tidy") == "yes"
         ledger.set_meta(
@@ -309,7 +280,7 @@ class _Run:
         )
         results.open(compacted=compacted)
         apply_reconciliation(ledger, self.store, reconciliation, self.backlog)
-        self._note_moves(reconciliation)
+        note_moves(reconciliation, self.note)
         if isinstance(engine, RemoteEngine):
             outcome = await self._run_remotely(ledger, engine, reconciliation)
         elif shared is not None:
@@ -324,7 +295,7 @@ class _Run:
                     or reconciliation.blocked
                     or repairs
                     or self.left
-                    or self.derived.changed
+                    or outcome.derived.changed
                 )
             )
             ledger.set_meta(results_tidy="yes")
@@ -332,49 +303,6 @@ class _Run:
             if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
                 raise
         return outcome
-
-    def _note_moves(self, reconciliation: Reconciliation) -> None:
-        if reconciliation.adopted:
-            self.note(f"{reconciliation.adopted:,} image(s) {RESTORED}")
-        found = [move for move in reconciliation.moves if move.found]
-        for move in found[:MAX_MOVES_NOTED]:
-            self.note(f"{move.old} is the missing {move.new} under another name: moved back, and nothing is bought")
-        if len(found) > MAX_MOVES_NOTED:
-            self.note(f"… and {len(found) - MAX_MOVES_NOTED:,} more that had been renamed")
-
-    def _check_owner(self, ledger: Ledger, emulated: bool) -> None:
-        was = ledger.reader.meta("emulated")
-        if was is not None and (was == "yes") != emulated:
-            kinds = ("emulated", "real") if was == "yes" else ("real", "emulated")
-            raise UsageError(
-                f"{self.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
-            )
-
-    def _note_other_manifest(self, was: str | None) -> None:
-        """Two manifests of one folder would each move the other's pictures away, run after run."""
-        if was is not None and was != self.manifest_path and os.path.exists(was):
-            self.note(
-                f"this folder's last run was of {was}: pictures that only it asks for move to superseded/."
-                " If both are to stay, give each its own output:"
-            )
-
-    def _check_price(self, reconciliation: Reconciliation) -> None:
-        loads, limits = list(reconciliation.loads.values()), self.manifest.limits
-        if (never := spend_rate_problem(loads)) is not None:
-            raise UsageError(never)
-        unknown = ", ".join(dict.fromkeys(load.model for load in loads if load.price_unknown))
-        if unknown and (self.options.max_usd is not None or limits.has_budget):
-            raise UsageError(
-                f"a budget is set and the price of {unknown} is unknown: give it under models: …: prices, or drop the budget"
-            )
-
-    def _check_room(self, reconciliation: Reconciliation, emulated: bool) -> None:
-        """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny."""
-        results = MAX_RESULT_BYTES if any(load.batch and load.images for load in reconciliation.loads.values()) else 0
-        loads = [] if self.store.url else list(reconciliation.loads.values())  # a bucket's pictures only pass through
-        missing = None if emulated else disk_space_problem(loads, self.store.free_bytes() - results)
-        if missing is not None:
-            raise StoreError(f"{self.store.root}: {missing}. Nothing was sent")
 
     def _reconcile(self, ledger: Ledger | None) -> Reconciliation:
         return Reconciler(
@@ -388,16 +316,6 @@ class _Run:
             on_step=None,
             batch_mode=self.options.batches.batch_mode,
         ).reconcile()
-
-    async def _fetch_pending_links(self, ledger: Ledger) -> None:
-        """Before anything is planned: pictures that an earlier run paid for and could not fetch from their links."""
-        models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
-        if models:
-            profiles = map(self.manifest.catalogue.resolve, models)
-            routes = link_routes(profiles, self.settings, self.options.emulator_url)
-            with ThreadPoolExecutor(1) as executor:
-                async with Transport(1, executor) as transport:
-                    await fetch_pending_links(ledger, self.store, transport, routes, self.note)
 
     async def _drive(
         self,
@@ -417,79 +335,55 @@ class _Run:
             list(reconciliation.loads.values()), pacing.concurrency, budget, budget_of, chain_s=reconciliation.chain_s
         )
         parked = pacing.still_parked()
-        raise_open_file_limit(pacing.concurrency)
-        with start_threads(8, "store") as executor:
-            async with Transport(pacing.concurrency, executor) as transport, AsyncExitStack() as contexts:
-                dispatcher = pacing.dispatcher(self.backlog, quota_logs, parked)
-
-                def supplied(lane: str) -> None:
-                    (batches.backlog_grew if is_batch(lane) else dispatcher.backlog_grew)(lane)
-
-                dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, supplied)
-                uploads = Uploader(state_folder(self.settings), transport, self.note)
-                reference_inputs = await contexts.enter_async_context(
-                    ReferenceInputs(dependents, self.store, transport, uploads, self.note)
-                )
-                attempts = AttemptRecorder(
+        async with AsyncExitStack() as stack:
+            context = await stack.enter_async_context(
+                open_context(
                     ledger=ledger,
                     store=self.store,
-                    results=results,
-                    dependents=dependents,
-                    executor=executor,
-                    emit=self.emit,
-                )
-                deferred_uploads = await contexts.enter_async_context(
-                    DeferredUploads(ledger, self.store, executor, self.note)
-                )
-                derivatives = await contexts.enter_async_context(self._derivatives(ledger))
-                self.observers.append(derivatives)
-                execution = Execution(
-                    dispatcher=dispatcher,
                     routes=routes,
-                    ledger=ledger,
-                    store=self.store,
-                    attempts=attempts,
-                    exchange=Exchange(transport, self.store),
-                    reference_inputs=reference_inputs,
-                    executor=executor,
+                    concurrency=pacing.concurrency,
+                    state_folder=state_folder(self.settings),
                     emit=self.emit,
-                    hold_uncertain=options.hold_uncertain,
+                    note=self.note,
                 )
-                batches = BatchRunner(
-                    BatchContext(
-                        options=batch_options(options, any(route.loopback for route in routes.values())),
-                        tier=limits.tier,
-                        prefix=name_prefix(ledger),
-                        ledger=ledger,
-                        chunks=ChunkWriter(ledger),
-                        store=self.store,
-                        backlog=self.backlog,
-                        dispatcher=dispatcher,
-                        execution=execution,
-                        attempts=attempts,
-                        reference_inputs=reference_inputs,
-                        uploads=uploads,
-                        transport=transport,
-                        routes={lane: route for lane, route in routes.items() if lane in reconciliation.loads},
-                        quota_logs=quota_logs,
-                        executor=executor,
-                        policy=pacing.policy,
-                        emit=self.emit,
-                        note=self.note,
-                    )
+            )
+            dispatcher = pacing.dispatcher(self.backlog, quota_logs, parked)
+
+            def on_supplied(lane: str) -> None:
+                (batches.backlog_grew if is_batch(lane) else dispatcher.backlog_grew)(lane)
+
+            dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, on_supplied)
+            pipeline = await stack.enter_async_context(
+                open_pipeline(context, dispatcher, dependents, results, hold_uncertain=options.hold_uncertain)
+            )
+            derivatives = await stack.enter_async_context(self._derivatives(ledger))
+            self.observers.append(derivatives)
+            execution = pipeline.execution
+            batches = BatchRunner(
+                BatchContext(
+                    run=context,
+                    pipeline=pipeline,
+                    options=batch_options(options, any(route.loopback for route in routes.values())),
+                    tier=limits.tier,
+                    prefix=name_prefix(ledger),
+                    chunks=ChunkWriter(ledger),
+                    backlog=self.backlog,
+                    dispatcher=dispatcher,
+                    routes={lane: route for lane, route in routes.items() if lane in reconciliation.loads},
+                    quota_logs=quota_logs,
+                    policy=pacing.policy,
                 )
-                self._emit_started(ledger, reconciliation, run_forecast, started)
-                with (
-                    stop_on_signals(dispatcher, execution, self.emit)
-                    if options.install_signal_handlers
-                    else nullcontext()
-                ):
-                    async with batches, polling_shared_state(dispatcher) if shared.is_remote else nullcontext():
-                        await engine.drive(dispatcher, execution.execute)
-                    if dispatcher.shared_quota_error is not None:
-                        execution.storage_failed(dispatcher.shared_quota_error)
-                    self.derived = await derivatives.finish(lambda: self._stopping(dispatcher))
-                    self.waiting = await deferred_uploads.finish()
+            )
+            self._emit_started(ledger, reconciliation, run_forecast, started)
+            with (
+                stop_on_signals(dispatcher, execution, self.emit) if options.install_signal_handlers else nullcontext()
+            ):
+                async with batches, polling_shared_state(dispatcher) if shared.is_remote else nullcontext():
+                    await engine.drive(dispatcher, execution.execute)
+                if dispatcher.shared_quota_error is not None:
+                    execution.storage_failed(dispatcher.shared_quota_error)
+                derived = await derivatives.finish(lambda: self._stopping(dispatcher))
+                waiting_uploads = await pipeline.deferred_uploads.finish()
         self._set_stop_message(dispatcher)
         if execution.storage_error is not None:
             with suppress(LedgerError):
@@ -500,7 +394,7 @@ class _Run:
         exposed = execution.exposed_ms
         ending = RunEnding(
             stop_reason=dispatcher.stop_reason,
-            message=execution.storage_message,
+            message=execution.storage_message or self.stop_message,
             left=dispatcher.untried_count() + batches.left + self.backlog.dependent_count,
             waits_for_quota=any(lane.parked and lane.waiting for lane in dispatcher.lanes.values()),
             stopped_lanes={
@@ -510,8 +404,11 @@ class _Run:
             unsubmitted=batches.unsubmitted,
             with_workers=_with_workers(ledger),
             exposed_ms=(median(exposed), max(exposed)) if exposed else None,
+            derived=derived,
+            waiting_uploads=waiting_uploads,
+            parked=parked,
         )
-        return await self._end(ledger, reconciliation, ending, run_forecast, started, parked)
+        return await self._end(ledger, reconciliation, ending, run_forecast, started)
 
     async def _run_remotely(self, ledger: Ledger, engine: RemoteEngine, reconciliation: Reconciliation) -> Outcome:
         """To workers elsewhere. What is in the queue already belongs to the run that put it there, which goes on."""
@@ -534,8 +431,8 @@ class _Run:
                 release_lock=self._release,
             )
         )
-        self.derived = ending.derived
-        return await self._end(ledger, reconciliation, ending, run_forecast, started, {})
+        ending = replace(ending, message=ending.message or self.stop_message)
+        return await self._end(ledger, reconciliation, ending, run_forecast, started)
 
     def _release(self) -> None:
         self.server_lock.release()
@@ -584,14 +481,6 @@ class _Run:
             ledger.record_not_tried(samples, self.stop_message or "the run ended before its turn came")
             self.left = True
 
-    # --- the end
-
-    async def _discrepancies(self, ledger: Ledger, ending: RunEnding) -> Discrepancies:
-        """Skipped for a run that was stopped, which does not end with 0, and while workers are still placing pictures."""
-        if ending.stop_reason or ending.with_workers or self.waiting:
-            return Discrepancies()
-        return await find_discrepancies(ledger, self.store, self.note)
-
     async def _end(
         self,
         ledger: Ledger,
@@ -599,71 +488,18 @@ class _Run:
         ending: RunEnding,
         run_forecast: Forecast,
         started: float,
-        parked: Mapping[str, float],
     ) -> Outcome:
-        discrepancies = await self._discrepancies(ledger, ending)
-        reader = ledger.reader
-        money = reader.money(ledger.run_id)
-        attempts = reader.attempts(ledger.run_id)
-        counts = reader.counts()
-        made = reader.image_count_of_run(ledger.run_id)
-        all_parked = {**parked, **{lane: until for lane, (until, _) in reader.parked().items()}}
-        missing = (
-            reconciliation.wanted
-            + reconciliation.submitted
-            - made
-            + (0 if self.options.retry_selection.explicit else reconciliation.skipped - reconciliation.over_limit)
+        outcome = await end_run(
+            ledger,
+            self.store,
+            self.options,
+            self.manifest.catalogue,
+            reconciliation,
+            ending,
+            run_forecast=run_forecast,
+            started=started,
+            note=self.note,
         )
-        code = exit_code(
-            ending.stop_reason,
-            max(0, missing) + len(discrepancies.missing),
-            made,
-            sum(attempts.values()),
-            bool(ending.stopped_lanes),
-            ending.waits_for_quota,
-            counts.get("submitted", 0) + ending.unsubmitted + ending.with_workers + ending.derived.queued > 0,
-            self.derived.failed > 0 or not self.derived.finished,
-            self.waiting > 0,
-            bool(discrepancies.changed or discrepancies.check_failed),
-        )
-        outcome = Outcome(
-            run_id=ledger.run_id,
-            exit_code=code,
-            stopped_by=ending.stop_reason,
-            message=ending.message or self.stop_message or discrepancies.check_failed,
-            seconds=time.time() - started,
-            kept=reconciliation.kept,
-            moved=len(reconciliation.moves),
-            counts=counts,
-            attempts=attempts,
-            made=made,
-            left=ending.left,
-            usd=money.spent,
-            estimated_usd=money.estimated,
-            maybe_usd=money.maybe,
-            maybe_requests=money.maybe_requests,
-            unpriced=money.unknown,
-            folder=self.store.root,
-            emulated=self.options.emulator_url is not None,
-            forecast=run_forecast,
-            parked=all_parked,
-            stopped_lanes=ending.stopped_lanes,
-            submitted=counts.get("submitted", 0),
-            unsubmitted=ending.unsubmitted,
-            saved_usd=saved_usd(ledger, self.manifest.catalogue),
-            derived=self.derived,
-            bucket=self.store.url,
-            waiting=self.waiting,
-            discrepancies=discrepancies,
-            exposed_ms=ending.exposed_ms,
-        )
-        summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated, "message": outcome.message}
-        found = {"discrepancies": discrepancies.listed} if discrepancies.checked else {}
-        ledger.run_ended(code, ending.stop_reason, {**summary, **found})
-        self._emit_ended(outcome)
-        return outcome
-
-    def _emit_ended(self, outcome: Outcome) -> None:
         self.emit(
             RunEnded(
                 at=time.time(),
@@ -675,6 +511,7 @@ class _Run:
                 discrepancies=outcome.discrepancies.counts,
             )
         )
+        return outcome
 
 
 def _with_workers(ledger: Ledger) -> int:

@@ -39,7 +39,17 @@ class FencedLedger(Ledger):
     A request starts only under the worker's claim and within the submission's budget.
     """
 
-    def __init__(self, url: str, schema: str, run_id: int, worker: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        schema: str,
+        run_id: int,
+        worker: str,
+        *,
+        defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None,
+        defer_derivatives: Callable[[Connection], None] = lambda db: None,
+    ) -> None:
+        """defer, defer_derivatives: put what is ready into the queue, in the transaction that made it ready."""
         self.schema = schema
         self.worker = worker
         self.run_id = run_id
@@ -49,8 +59,8 @@ class FencedLedger(Ledger):
         except BaseException:
             self.reader.close()
             raise
-        self.defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None
-        self.defer_derivatives: Callable[[Connection], None] = lambda db: None  # puts what is ready into the queue
+        self.defer = defer
+        self.defer_derivatives = defer_derivatives
 
     # --- having a sample
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from batchgen.engine.attempts import AttemptRecorder
+from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
 from batchgen.errors import NoImage
 from batchgen.events import AttemptFailed, AttemptStarted, Event, SampleEnded, SampleSucceeded
+from batchgen.http.transport import Transport
+from batchgen.http.uploads import Uploader
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import FILE_NAME, ResultsFile
@@ -29,7 +32,7 @@ MODEL = "gemini-nano-banana-2.1"
 class Bench:
     """Everything an attempt needs, and nothing that dispatches or sends."""
 
-    def __init__(self, folder: Path, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, folder: Path, executor: ThreadPoolExecutor, transport: Transport) -> None:
         self.folder = folder
         store = Store(folder)
         store.prepare()
@@ -41,14 +44,17 @@ class Bench:
         self.let_go: list[str] = []
         self.events: list[Event] = []
         dependents = Dependents(self.backlog, self.ledger, store, References(folder), self.let_go.append)
-        self.attempts = AttemptRecorder(
+        context = RunContext(
             ledger=self.ledger,
             store=store,
-            results=self.results,
-            dependents=dependents,
+            routes={},
+            transport=transport,
+            uploads=Uploader(None, transport, print),
             executor=executor,
             emit=self.events.append,
+            note=print,
         )
+        self.attempts = AttemptRecorder(context, self.results, dependents)
 
     def close(self) -> None:
         self.results.close()
@@ -59,9 +65,10 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     with ThreadPoolExecutor(1) as executor:
-        made = Bench(tmp_path, executor)
-        yield made
-        made.close()
+        async with Transport(1, executor) as transport:
+            made = Bench(tmp_path, executor, transport)
+            yield made
+            made.close()
 
 
 async def test_a_reply_that_came_some_other_way_is_placed_recorded_and_told_and_frees_its_children(bench):

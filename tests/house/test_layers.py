@@ -35,16 +35,17 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 ENGINE = """
 online outcome routes dependents conversation lane_events sidecars
 recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
-budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
+context budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
 recovery.repair_lines cluster.stop cluster.dependents cluster.submit
-attempts deferred_uploads http_attempt prepare reconcile remote_engine
+attempts deferred_uploads http_attempt prepare preflight reconcile remote_engine
 recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.monitor
 execute links recovery.repair cluster.derivative_jobs
-signals batch.context cluster.orphan_recovery cluster.submit_derivatives
-batch.outcomes cluster.engine cluster.previous_attempts
-batch.chunk_submitter cluster.session
-batch.result_collector batch.startup cluster.worker
-batch.runner
+pipeline signals cluster.orphan_recovery cluster.submit_derivatives
+batch.context cluster.engine cluster.previous_attempts
+batch.outcomes cluster.session
+batch.chunk_submitter cluster.worker
+batch.result_collector batch.startup
+batch.runner ending recovery.recover
 run
 """
 ROW = {f"engine.{name}": row for row, names in enumerate(ENGINE.strip().splitlines()) for name in names.split()}

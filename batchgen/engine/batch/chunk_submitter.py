@@ -90,7 +90,7 @@ class ChunkSubmitter:
         context.dispatcher.adjust_external(0, reserved_usd(chunk) - held_usd)
         context.backlog.put_submitted(samples)
         for (sent, number, _, words, _), attempt in zip(requests, numbers, strict=True):
-            context.emit(
+            context.run.emit(
                 AttemptStarted(
                     at=chunk.made_at,
                     attempt=attempt,
@@ -147,9 +147,9 @@ class ChunkSubmitter:
             lines: list[bytes] = []
             for sample, attempt in zip(samples, numbers, strict=True):
                 try:
-                    body = (await prepare(sample, route, context.reference_inputs)).take().body
+                    body = (await prepare(sample, route, context.pipeline.reference_inputs)).take().body
                 except ProviderError as error:
-                    sent = context.ledger.reader.chunk_request(attempt)
+                    sent = context.run.ledger.reader.chunk_request(attempt)
                     if sent is not None:
                         await self._outcomes.record_failure(sent, chunk.lane, sample, error)
                     continue
@@ -174,15 +174,17 @@ class ChunkSubmitter:
             url, granularity, offset = chunk.upload_url, 1, 0
             if url:
                 try:
-                    offset = await context.uploads.received_bytes(to, url)
+                    offset = await context.run.uploads.received_bytes(to, url)
                 except ProviderError:
                     url = ""
             if not url:
                 size_bytes = os.fstat(file.fileno()).st_size
-                url, granularity = await context.uploads.start_upload(to, MIME_TYPE, size_bytes, f"{chunk.name}.jsonl")
+                url, granularity = await context.run.uploads.start_upload(
+                    to, MIME_TYPE, size_bytes, f"{chunk.name}.jsonl"
+                )
                 offset = 0
                 chunk = await context.chunks.update(chunk, upload_url=url)
-            remote = await context.uploads.resume_upload(to, file, url, granularity, offset)
+            remote = await context.run.uploads.resume_upload(to, file, url, granularity, offset)
         return await context.chunks.update(chunk, step="uploaded", input_file=remote.name, upload_url="")
 
     # --- asked and created
@@ -245,7 +247,7 @@ class ChunkSubmitter:
         chunk = await context.chunks.update(
             chunk, step="created", batch=batch.name, created_at=time.time(), state=batch.state, message=""
         )
-        context.emit(
+        context.run.emit(
             BatchSubmitted(
                 at=chunk.created_at, model=context.routes[chunk.lane].profile.id, batch=batch.name,
                 requests=chunk.requests, usd=chunk.estimate_usd,
@@ -264,7 +266,7 @@ class ChunkSubmitter:
 
     async def requeue_samples(self, chunk: Chunk, lane: str) -> None:
         """The samples of a chunk that is about to be dropped wait in `lane` again."""
-        reader, after = self._context.ledger.reader, 0
+        reader, after = self._context.run.ledger.reader, 0
         while numbers := reader.unanswered_ids(chunk.id, after, 500):
             after = numbers[-1]
             found = [reader.chunk_request(number) for number in numbers]

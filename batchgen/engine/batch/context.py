@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from batchgen.engine.attempts import AttemptRecorder
-from batchgen.engine.execute import Execution
-from batchgen.engine.reference_inputs import ReferenceInputs
+from batchgen.engine.context import RunContext
+from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.routes import Route
-from batchgen.events import Event
-from batchgen.http.transport import Transport
-from batchgen.http.uploads import Destination, Uploader
+from batchgen.http.uploads import Destination
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import ChunkWriter
-from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.ledger.submissions import Chunk
 from batchgen.planning.batchable import BatchOptions
@@ -30,7 +24,6 @@ from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import RESERVATION_FACTOR
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.window import SharedQuota
-from batchgen.store.store import Store
 
 T = TypeVar("T")
 BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
@@ -40,28 +33,20 @@ BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, an
 class BatchContext:
     """tier: Google's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
 
-    logs: by lane, money of all processes.
+    routes: of the lanes of this run. quota_logs: money of all processes, by lane.
     """
 
+    run: RunContext
+    pipeline: Pipeline
     options: BatchOptions
     tier: int | None
     prefix: str
-    ledger: Ledger
     chunks: ChunkWriter
-    store: Store
     backlog: Backlog
     dispatcher: Dispatcher
-    execution: Execution
-    attempts: AttemptRecorder
-    reference_inputs: ReferenceInputs
-    uploads: Uploader
-    transport: Transport
     routes: Mapping[str, Route]
     quota_logs: Mapping[str, SharedQuota]
-    executor: Executor
     policy: RetryPolicy
-    emit: Callable[[Event], None]
-    note: Callable[[str], None]
 
     def codec(self, lane: str) -> GeminiBatch:
         return cast(SupportsBatches, self.routes[lane].codec).batch
@@ -69,7 +54,7 @@ class BatchContext:
     async def ask(self, lane: str, request: Request) -> tuple[int, Mapping[str, str], bytes]:
         """Raises ConnectFailed, Unanswered, Malformed."""
         route = self.routes[lane]
-        return await self.transport.request(route.base_url, request, route.auth)
+        return await self.run.transport.request(route.base_url, request, route.auth)
 
     def destination(self, lane: str) -> Destination:
         route = self.routes[lane]
@@ -79,12 +64,9 @@ class BatchContext:
         """USD at the batch price, estimated."""
         return estimate_usd(self.routes[lane].profile, sample, batch=True)
 
-    async def in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.executor, call)
-
     def batch_folder(self) -> str:
         """Raises StoreError."""
-        return self.store.plain_folder(os.path.join(STATE_FOLDER, BATCH_FOLDER), 0o700)
+        return self.run.store.plain_folder(os.path.join(STATE_FOLDER, BATCH_FOLDER), 0o700)
 
     def file(self, chunk: Chunk, kind: str) -> str:
         """kind: `jsonl` for what is sent, `results` for what came back, `inline` for an operation that holds it, `strange` for

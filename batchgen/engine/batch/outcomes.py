@@ -36,7 +36,7 @@ class BatchOutcomes:
         context = self._context
         wanted = context.backlog.take_submitted(sample.key)
         changed = wanted is not None and wanted.fingerprint not in ("", sample.fingerprint)
-        await context.attempts.succeeded(
+        await context.pipeline.attempts.succeeded(
             sample,
             sent.attempt.id,
             reply,
@@ -65,11 +65,11 @@ class BatchOutcomes:
         state = "wanted" if retried else error.outcome
         profile = context.routes[lane].profile
         cost = cost_without_picture_usd(profile, error.usage, sample.images if error.maybe_billed else 0, batch=True)
-        await context.attempts.failed(
+        await context.pipeline.attempts.failed(
             sample, sent.attempt.id, error, sent_at=None, state=state, cost=cost, retry_in_s=0.0 if retried else None
         )
         if not retried:
-            await context.attempts.given_up(sample, error, state)
+            await context.pipeline.attempts.given_up(sample, error, state)
         elif wanted is not None and other is not None:
             context.dispatcher.fallbacks.moved[lane] += 1
             self.requeue(other, [wanted])

@@ -88,7 +88,7 @@ class ResultCollector:
         """How a batch stands whose answers are in its own operation, which may be long. Raises DownloadFailed."""
         with self._open_chunk_file(chunk, "inline") as operation:
             await self._download_rest(chunk, operation, chunk.batch)
-            return await self._context.in_thread(lambda: without_answers(operation))
+            return await self._context.run.in_thread(lambda: without_answers(operation))
 
     def _open_chunk_file(self, chunk: Chunk, kind: str) -> IO[bytes]:
         path = self._context.file(chunk, kind)
@@ -99,7 +99,7 @@ class ResultCollector:
         before = b""
         for copies in range(1, MAX_COPIES + 1):
             await self._download_with_retries(chunk, file)
-            found = await self._context.in_thread(lambda: check_results(file))
+            found = await self._context.run.in_thread(lambda: check_results(file))
             why = describe_defect(found, chunk.succeeded + chunk.failed)
             if not why or (found.answers and not found.truncated and found.sha256 == before):
                 return
@@ -129,7 +129,7 @@ class ResultCollector:
         """Write the answers that an operation holds as lines."""
         with self._open_chunk_file(chunk, "inline") as operation:
             await self._download_rest(chunk, operation, chunk.batch)
-            await self._context.in_thread(lambda: extract_answers(operation, file))
+            await self._context.run.in_thread(lambda: extract_answers(operation, file))
 
     async def _back_off(self, failures: int) -> None:
         await asyncio.sleep(backoff_s(failures, self._context.options.poll_s / 5, 30.0, self._outcomes.rng))
@@ -137,7 +137,7 @@ class ResultCollector:
     async def _download_rest(self, chunk: Chunk, file: IO[bytes], name: str) -> None:
         context, route = self._context, self._context.routes[chunk.lane]
         request = context.codec(chunk.lane).download(name, file.tell())
-        status, headers, body = await context.transport.download(route.base_url, request, route.auth, file)
+        status, headers, body = await context.run.transport.download(route.base_url, request, route.auth, file)
         if status == 416:  # asked from its end on: all of it is here
             return
         if status not in (200, 206):
@@ -159,11 +159,11 @@ class ResultCollector:
             with file:
                 await self._read_results(chunk, file, path, counts)
         await self._fail_unanswered(chunk, counts)
-        usd, unpriced = context.ledger.reader.chunk_usd(chunk.id)
+        usd, unpriced = context.run.ledger.reader.chunk_usd(chunk.id)
         chunk = await context.chunks.update(chunk, step="collected", ended_at=time.time())
         self._submitter.release_reservation(chunk, usd)
         delete_chunk_files(context, chunk)
-        context.emit(
+        context.run.emit(
             BatchCollected(
                 at=chunk.ended_at, model=context.routes[chunk.lane].profile.id, batch=chunk.batch, made=counts.made,
                 again=counts.again, ended=counts.ended, usd=usd, unpriced=unpriced,
@@ -173,15 +173,15 @@ class ResultCollector:
 
     async def _read_results(self, chunk: Chunk, file: IO[bytes], path: str, counts: ChunkCounts) -> None:
         seen: set[int] = set()
-        while lines := await self._context.in_thread(lambda: read_lines(file, path, LINES_AT_ONCE)):
+        while lines := await self._context.run.in_thread(lambda: read_lines(file, path, LINES_AT_ONCE)):
             await asyncio.gather(*(self._handle_line(chunk, line, seen, counts) for line in lines))
 
     async def _handle_line(self, chunk: Chunk, line: RawLine, seen: set[int], counts: ChunkCounts) -> None:
         context = self._context
         number = int(line.key) if line.key and line.key.isascii() and line.key.isdecimal() and len(line.key) < 16 else 0
         if chunk.requests == 1 and line.key is None and answered_key(line.pieces()) == "":
-            number = next(iter(context.ledger.reader.unanswered_ids(chunk.id, 0, 1)), 0)  # it can be nobody else's
-        sent = context.ledger.reader.chunk_request(number) if number else None
+            number = next(iter(context.run.ledger.reader.unanswered_ids(chunk.id, 0, 1)), 0)  # it can be nobody else's
+        sent = context.run.ledger.reader.chunk_request(number) if number else None
         if sent is None or sent.chunk != chunk.id:
             why = (
                 "names no key" if line.key is None else "has the key of another batch" if sent else "has an unknown key"
@@ -198,7 +198,7 @@ class ResultCollector:
             sample_from_facts(sent.attempt, sent.facts), known=True
         )  # its line may stand in the results already
         try:
-            reply, settled_reply = await context.in_thread(lambda: self._settle(chunk, sent, sample, line))
+            reply, settled_reply = await context.run.in_thread(lambda: self._settle(chunk, sent, sample, line))
         except ProviderError as error:
             again = await self._outcomes.record_failure(sent, chunk.lane, sample, error)
             counts.again, counts.ended = counts.again + again, counts.ended + (not again)
@@ -212,7 +212,7 @@ class ResultCollector:
         spooled: list[SpoolFile] = []
 
         def open_sink(k: int) -> SpoolFile:
-            spooled.append(context.store.spool_file(attempt, k))
+            spooled.append(context.run.store.spool_file(attempt, k))
             return spooled[-1]
 
         try:
@@ -227,14 +227,14 @@ class ResultCollector:
                 reply = route.codec.read(answer.status, {}, answer.body)
             if sample.item.turn:
                 with bugs_as_unreadable(ProviderError, StoreError, OSError):
-                    save_turn(context.store, route.codec, attempt, answer.body, [file.path for file in spooled])
+                    save_turn(context.run.store, route.codec, attempt, answer.body, [file.path for file in spooled])
             with bugs_as_unreadable(BatchgenError, OSError):
-                settled_reply = context.attempts.settle(
+                settled_reply = context.pipeline.attempts.settle(
                     route.profile, attempt, sample, reply, spooled, None, sent.attempt.estimate_usd, batch=True
                 )
         except ProviderError as error:
             if should_keep_response(error, answer.status, spooled):
-                save_answer(context.store, attempt, (answer.status, {}, answer.body), spooled, sent.facts)
+                save_answer(context.run.store, attempt, (answer.status, {}, answer.body), spooled, sent.facts)
             else:
                 discard_files(spooled)
             raise
@@ -243,12 +243,12 @@ class ResultCollector:
     async def _keep_unmatched(self, chunk: Chunk, line: RawLine, why: str) -> None:
         """Perhaps paid for, and nobody's: kept as it came."""
         path = self._context.file(chunk, "strange")
-        await self._context.in_thread(lambda: _append_line(path, line))
-        self._context.note(f"{chunk.batch}: a line of its results {why}; it is kept in {path}")
+        await self._context.run.in_thread(lambda: _append_line(path, line))
+        self._context.run.note(f"{chunk.batch}: a line of its results {why}; it is kept in {path}")
 
     async def _fail_unanswered(self, chunk: Chunk, counts: ChunkCounts) -> None:
         """Requests that no line has answered, with the reason."""
-        reader, after = self._context.ledger.reader, 0
+        reader, after = self._context.run.ledger.reader, 0
         reason, words = LOST_REASONS.get(
             chunk.state, ("missing_line", "the results of the batch do not mention this request")
         )
@@ -276,7 +276,7 @@ class ResultCollector:
                 if name:
                     codec.check_removed(*await context.ask(chunk.lane, codec.delete(name)))
             except ProviderError as error:
-                context.note(f"{name} could not be deleted at the vendor's: {error.message}")
+                context.run.note(f"{name} could not be deleted at the vendor's: {error.message}")
                 return chunk
         return await context.chunks.update(chunk, step="done")
 

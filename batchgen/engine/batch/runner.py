@@ -96,9 +96,9 @@ class BatchRunner:
                     return
                 await self._wait_for_next_poll()
         except (StoreError, LedgerError) as error:
-            context.execution.storage_failed(error)
+            context.pipeline.execution.storage_failed(error)
         except OSError as error:
-            context.execution.storage_failed(disk_error(error, context.store.root))
+            context.pipeline.execution.storage_failed(disk_error(error, context.run.store.root))
         except Exception:
             context.dispatcher.stop("bug")
             raise
@@ -111,10 +111,10 @@ class BatchRunner:
     async def _resume_open_chunks(self) -> None:
         """What earlier runs have left out; its money counts again."""
         context = self._context
-        for chunk in context.ledger.reader.uncleaned_chunks():
+        for chunk in context.run.ledger.reader.uncleaned_chunks():
             if chunk.lane in context.routes:
                 await self._collector.delete_remote_files(chunk)
-        for chunk in context.ledger.reader.open_chunks():
+        for chunk in context.run.ledger.reader.open_chunks():
             if chunk.lane not in context.routes:
                 continue
             answer = await context.quota_logs[chunk.lane].reserve(None, reserved_usd(chunk))
@@ -249,7 +249,7 @@ class BatchRunner:
             )
         seen = codec.read_batch(status, headers, body)
         if (seen.state, seen.succeeded, seen.failed) != (chunk.state, chunk.succeeded, chunk.failed):
-            context.emit(
+            context.run.emit(
                 BatchUpdated(
                     at=time.time(), model=context.routes[chunk.lane].profile.id, batch=chunk.batch, state=seen.state,
                     requests=seen.requests or chunk.requests, succeeded=seen.succeeded, failed=seen.failed,
@@ -279,7 +279,7 @@ class BatchRunner:
         patience_s = CANCEL_GRACE_S * min(1.0, self._context.options.poll_s / 5.0)
         if not self._cancelled_at or time.time() - self._cancelled_at < patience_s:
             return chunk
-        self._context.note(
+        self._context.run.note(
             f"{chunk.batch} was cancelled and still runs: what it makes may be billed and is not waited for"
         )
         return await self._context.chunks.update(chunk, step="ended", state="gone")
@@ -293,7 +293,7 @@ class BatchRunner:
         self._error_counts[chunk.id, "full"] += 1
         refusals = self._error_counts[chunk.id, "full"]
         if refusals == 1:
-            context.note(f"{context.routes[chunk.lane].profile.id}: no room for another batch yet: {full}")
+            context.run.note(f"{context.routes[chunk.lane].profile.id}: no room for another batch yet: {full}")
         wait_s = max(full.retry_after_s, poll_delay_s(refusals, context.options.poll_s))
         self._not_before[chunk.lane] = time.time() + wait_s
         others_are_out = any(one.lane == chunk.lane and one.step not in UNSENT_STEPS for one in self._chunks.values())
@@ -303,10 +303,10 @@ class BatchRunner:
 
     async def _on_error(self, chunk: Chunk, error: ProviderError) -> None:
         context = self._context
-        now = context.ledger.reader.chunk(chunk.id)
+        now = context.run.ledger.reader.chunk(chunk.id)
         self._chunks[chunk.id] = now
         if error.scope == "run":
-            context.execution.stop(error.reason, error.message)
+            context.pipeline.execution.stop(error.reason, error.message)
         elif _results_expired(error, time.time() - now.created_at):
             self._chunks[chunk.id] = await context.chunks.update(now, results_file="", state="gone")
         elif now.step in UNSENT_STEPS and not error.retryable:
@@ -317,7 +317,7 @@ class BatchRunner:
             if self._error_counts[chunk.id, error.reason] == (
                 1 if isinstance(error, DownloadFailed) else NOTE_AFTER_ERRORS
             ):
-                context.note(f"{now.batch or now.name}: {error.message}; it is tried again")
+                context.run.note(f"{now.batch or now.name}: {error.message}; it is tried again")
             self._failing_since = self._failing_since or time.time()
             stall_s = context.dispatcher.stall_s
             if stall_s is not None and time.time() - self._failing_since > stall_s:
@@ -328,7 +328,9 @@ class BatchRunner:
         context, model = self._context, self._context.routes[chunk.lane].profile.id
         await self._abandon_chunk(chunk, error.message, chunk.lane)
         left = self._submitter.waiting_count(chunk.lane)
-        context.emit(LaneStopped(at=time.time(), model=model, reason=error.reason, message=error.message, left=left))
+        context.run.emit(
+            LaneStopped(at=time.time(), model=model, reason=error.reason, message=error.message, left=left)
+        )
         if context.options.batch_mode == "auto" and isinstance(error, BadRequest):
             self._move_to_online_lane(chunk.lane)
             return
@@ -354,7 +356,9 @@ class BatchRunner:
         if at is None or self._outcomes.fallen_back or time.time() < at:
             return
         self._outcomes.fallen_back, self._cancelled_at = True, time.time()
-        context.note("the time for batches is up: they are cancelled, and what they have not delivered is made online")
+        context.run.note(
+            "the time for batches is up: they are cancelled, and what they have not delivered is made online"
+        )
         for chunk in list(self._chunks.values()):
             self._poll_counts[chunk.id] = 0
         self._next_poll_at.clear()

@@ -15,7 +15,6 @@ from typing import cast
 
 from filelock import FileLock
 
-from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.budgets import JobBudgets
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.dependents import QueuedDependents
@@ -24,27 +23,22 @@ from batchgen.engine.cluster.previous_attempts import PreviousAttempts
 from batchgen.engine.cluster.queue import Requeue, defer, defer_derivatives
 from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
 from batchgen.engine.cluster.stop import stop_submission
-from batchgen.engine.deferred_uploads import DeferredUploads
-from batchgen.engine.execute import Execution
-from batchgen.engine.http_attempt import Exchange
+from batchgen.engine.context import open_context
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON, RunOptions
 from batchgen.engine.pacing import Pacing, polling_shared_state
+from batchgen.engine.pipeline import open_pipeline
 from batchgen.engine.reconcile_items import lane_load
 from batchgen.engine.recovery.receipts import bind_store
-from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.routes import open_routes
 from batchgen.errors import Fenced, StoreError
 from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded, Stopping
-from batchgen.http.transport import Transport
-from batchgen.http.uploads import Uploader
 from batchgen.ledger.location import read_pointer
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work_queue import Submission
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.manifest import Limits
-from batchgen.os_errors import raise_open_file_limit, start_threads
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.scheduling.lane import Ticket
@@ -96,9 +90,14 @@ class JobSession:
         self._dispatch_task: asyncio.Task[None] | None = None
         self._spool_lock: FileLock | None = None
         self.store = self._open_store()
-        self.ledger = FencedLedger(worker.url, schema, run_id, worker.name)
-        self.ledger.defer = lambda db, numbers: defer(db, schema, numbers)
-        self.ledger.defer_derivatives = lambda db: defer_derivatives(db, schema)
+        self.ledger = FencedLedger(
+            worker.url,
+            schema,
+            run_id,
+            worker.name,
+            defer=lambda db, numbers: defer(db, schema, numbers),
+            defer_derivatives=lambda db: defer_derivatives(db, schema),
+        )
 
     # --- opening and closing
 
@@ -125,9 +124,17 @@ class JobSession:
         budgets = self._budgets = JobBudgets(
             facts.folder, self.ledger.reader, shared, limits, self.routes, emulated, worker.name
         )
-        raise_open_file_limit(pacing.concurrency)
-        executor = self._tasks.enter_context(start_threads(8, "store"))
-        transport = await self._tasks.enter_async_context(Transport(pacing.concurrency, executor))
+        context = await self._tasks.enter_async_context(
+            open_context(
+                ledger=self.ledger,
+                store=self.store,
+                routes=self.routes,
+                concurrency=pacing.concurrency,
+                state_folder=state_folder(worker.settings),
+                emit=self._emit,
+                note=worker.note,
+            )
+        )
         self.dispatcher = pacing.dispatcher(
             self._source,
             await budgets.quota_logs(loads),
@@ -135,28 +142,21 @@ class JobSession:
             external_samples=1,  # whatever the queue still has
         )
         self._unpacker = ReferenceUnpacker(self.store)
-        dependents = QueuedDependents(self.ledger, self.store, self._unpacker.references)
-        self._tasks.callback(dependents.close)
-        uploads = Uploader(state_folder(worker.settings), transport, worker.note)
-        reference_inputs = await self._tasks.enter_async_context(
-            ReferenceInputs(dependents, self.store, transport, uploads, worker.note)
-        )
-        self.attempts = AttemptRecorder(
-            ledger=self.ledger, store=self.store, results=_NoResultsFile(), dependents=dependents, executor=executor,
-            emit=self._emit,
-        )  # fmt: skip
-        exchange = Exchange(transport, self.store)
-        self.execution = Execution(
-            dispatcher=self.dispatcher, routes=self.routes, ledger=self.ledger, store=self.store, attempts=self.attempts,
-            exchange=exchange, reference_inputs=reference_inputs, executor=executor,
-            emit=self._emit, hold_uncertain=facts.hold_uncertain,
-        )  # fmt: skip
-        self._dependents = dependents
-        self._deferred_uploads = await self._tasks.enter_async_context(
-            DeferredUploads(self.ledger, self.store, executor, worker.note)
+        self._dependents = QueuedDependents(self.ledger, self.store, self._unpacker.references)
+        self._tasks.callback(self._dependents.close)
+        self._pipeline = await self._tasks.enter_async_context(
+            open_pipeline(
+                context, self.dispatcher, self._dependents, _NoResultsFile(), hold_uncertain=facts.hold_uncertain
+            )
         )
         self._previous_attempts = PreviousAttempts(
-            self.ledger, self.store, catalogue, exchange, self.routes, worker.note, facts.hold_uncertain
+            self.ledger,
+            self.store,
+            catalogue,
+            self._pipeline.execution.exchange,
+            self.routes,
+            worker.note,
+            facts.hold_uncertain,
         )
         self._dispatch_task = asyncio.create_task(self._run_dispatch())
         return self
@@ -196,13 +196,13 @@ class JobSession:
         async with polling_shared_state(self.dispatcher):
             await OnlineEngine().drive(self.dispatcher, self._execute)
         if self.dispatcher.shared_quota_error is not None:
-            self.execution.storage_failed(self.dispatcher.shared_quota_error)
+            self._pipeline.execution.storage_failed(self.dispatcher.shared_quota_error)
         reason, now = self.dispatcher.stop_reason, time.time()
         if reason not in WORKER_STOP_REASONS:
-            message = self.execution.storage_message or self._stop_message
+            message = self._pipeline.execution.storage_message or self._stop_message
             await self._stop_submission(reason if reason in EXIT_CODE_BY_STOP_REASON else "stalled", message)
         if reason == "disk":
-            self._worker.note(f"{self.facts.name}: {self.execution.storage_message}")
+            self._worker.note(f"{self.facts.name}: {self._pipeline.execution.storage_message}")
         for key in list(self._waiting):
             self._requeue_at(key, now + (RETRY_DELAY_S if reason in ("disk", "bug") else 0.0))
 
@@ -245,19 +245,19 @@ class JobSession:
     def stop(self, reason: str) -> None:
         """Start nothing more, and give back what is not on its way."""
         self.dispatcher.stop(reason)
-        self.execution.give_up_preparing()
+        self._pipeline.execution.give_up_preparing()
         for key in set(self._waiting) - self._in_flight_keys:
             self._requeue_at(key, time.time())
 
     def abandon_in_flight(self) -> None:
         """Wait for no answer any more: what was asked for is uncertain."""
-        self.execution.cancel_in_flight()
+        self._pipeline.execution.cancel_in_flight()
 
     async def close(self) -> None:
         if self._dispatch_task is not None:
             self.dispatcher.stop("closed")
             await self._dispatch_task
-            if left := await self._deferred_uploads.finish():
+            if left := await self._pipeline.deferred_uploads.finish():
                 self._worker.note(f"{left} picture(s) wait in {self.store.spool} for {self.store.url}")
         await self._tasks.aclose()
         self.store.emergency_spool.release_space()
@@ -347,7 +347,7 @@ class JobSession:
         key = ticket.sample.key
         self._in_flight_keys.add(key)
         try:
-            await self.execution.execute(ticket)
+            await self._pipeline.execution.execute(ticket)
         except Fenced as fenced:
             if fenced.reason == "budget":
                 await self._stop_submission("budget", "")

@@ -20,25 +20,46 @@ TRANSPORT = "batchgen.http.transport:Transport"
 # Of one chunk: written, upload_url, uploaded, created, counts, ended, fetched, collected, done; `asked` is a call of its own.
 STEPS = range(1, 10)
 BEFORE_CREATE = [
-    *[(f"{CHUNKS}.create", 1), (f"{CHUNKS}.create!", 2), (f"{BATCH}.chunk_submitter:_write_and_sync", 1), (f"{BATCH}.chunk_submitter:_write_and_sync!", 1)],
+    *[
+        (f"{CHUNKS}.create", 1),
+        (f"{CHUNKS}.create!", 2),
+        (f"{BATCH}.chunk_submitter:_write_and_sync", 1),
+        (f"{BATCH}.chunk_submitter:_write_and_sync!", 1),
+    ],
     *[("batchgen.http.uploads:Uploader.start_upload", 1), ("batchgen.http.uploads:Uploader.start_upload!", 1)],
     *[("batchgen.http.uploads:Uploader.resume_upload", 2), ("batchgen.http.uploads:Uploader.resume_upload!", 1)],
     *[(f"{TRANSPORT}.upload", 3), (f"{TRANSPORT}.upload!", 3)],  # half way: some of several pieces
     (f"{CHUNKS}.mark_asked", 1),
-]  # fmt: skip
-CREATE = [(f"{CHUNKS}.mark_asked!", 1), (f"{CHUNKS}.mark_asked!", 2), (f"{TRANSPORT}.request", 1), (f"{TRANSPORT}.request!", 1)]
+]
+CREATE = [
+    (f"{CHUNKS}.mark_asked!", 1),
+    (f"{CHUNKS}.mark_asked!", 2),
+    (f"{TRANSPORT}.request", 1),
+    (f"{TRANSPORT}.request!", 1),
+]
 AFTER = [
     *[(f"{TRANSPORT}.request", 3), (f"{TRANSPORT}.request!", 3)],  # a look
-    *[(f"{TRANSPORT}.download", 1), (f"{TRANSPORT}.download", 2), (f"{TRANSPORT}.download!", 2)],  # the second goes on half way
+    *[
+        (f"{TRANSPORT}.download", 1),
+        (f"{TRANSPORT}.download", 2),
+        (f"{TRANSPORT}.download!", 2),
+    ],  # the second goes on half way
     *[(f"{CHUNKS}.adopt", 1), (f"{CHUNKS}.adopt!", 1)],
-    *[(f"{BATCH}.result_collector:read_lines", 1), (f"{BATCH}.result_collector:read_lines!", 1), (f"{BATCH}.result_collector:read_lines", 2)],
+    *[
+        (f"{BATCH}.result_collector:read_lines", 1),
+        (f"{BATCH}.result_collector:read_lines!", 1),
+        (f"{BATCH}.result_collector:read_lines", 2),
+    ],
     *[(f"{BATCH}.result_collector:decode_line", 1), (f"{BATCH}.result_collector:decode_line!", 5)],
     *[("batchgen.engine.attempts:AttemptRecorder.settle", 3), ("batchgen.engine.attempts:AttemptRecorder.settle!", 3)],
     *[("batchgen.ledger.ledger:Ledger.attempt_succeeded", 2), ("batchgen.ledger.ledger:Ledger.attempt_succeeded!", 5)],
     ("batchgen.engine.settle:move_into_place", 4),
     *[(f"{BATCH}.result_collector:delete_chunk_files", 1), (f"{BATCH}.result_collector:delete_chunk_files!", 2)],
-    *[(f"{BATCH}.result_collector:ResultCollector.delete_remote_files", 1), (f"{BATCH}.result_collector:ResultCollector.delete_remote_files!", 1)],
-]  # fmt: skip
+    *[
+        (f"{BATCH}.result_collector:ResultCollector.delete_remote_files", 1),
+        (f"{BATCH}.result_collector:ResultCollector.delete_remote_files!", 1),
+    ],
+]
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""What every step on a sample's way needs of its run, whichever engine takes it: built once, and handed down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from batchgen.engine.routes import Route
+from batchgen.events import Event
+from batchgen.http.transport import Transport
+from batchgen.http.uploads import Uploader
+from batchgen.ledger.ledger import Ledger
+from batchgen.os_errors import raise_open_file_limit, start_threads
+from batchgen.store.store import Store
+
+Emit = Callable[[Event], None]
+Note = Callable[[str], None]
+T = TypeVar("T")
+STORE_THREADS = 8  # check, hash, write and record what has come
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """executor: threads for everything that waits for a disk or the ledger. uploads: reference pictures at the vendors'."""
+
+    ledger: Ledger
+    store: Store
+    routes: Mapping[str, Route]
+    transport: Transport
+    uploads: Uploader
+    executor: Executor
+    emit: Emit
+    note: Note
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, call)
+
+
+@asynccontextmanager
+async def open_context(
+    *,
+    ledger: Ledger,
+    store: Store,
+    routes: Mapping[str, Route],
+    concurrency: int,
+    state_folder: Path | None,
+    emit: Emit,
+    note: Note,
+) -> AsyncIterator[RunContext]:
+    """concurrency: requests in flight at most. state_folder: where uploads are remembered; None: nowhere."""
+    raise_open_file_limit(concurrency)
+    with start_threads(STORE_THREADS, "store") as executor:
+        async with Transport(concurrency, executor) as transport:
+            yield RunContext(
+                ledger=ledger,
+                store=store,
+                routes=routes,
+                transport=transport,
+                uploads=Uploader(state_folder, transport, note),
+                executor=executor,
+                emit=emit,
+                note=note,
+            )
