@@ -9,6 +9,24 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "batchgen"
 
+# Bottom to top. A room or file may import from its own floor and from those below it. A file that stands on another
+# floor than its room is named there.
+FLOORS: dict[str, list[str]] = {
+    "vocabulary": ["records", "errors", "os_errors", "events", "settings", "safe_open", "sanitize", "url"],
+    "rules": [
+        *["profiles", "providers", "planning", "scheduling", "manifest"],
+        *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],
+    ],
+    "edges": [
+        *["http", "references", "store", "derivatives", "ledger"],
+        # a manifest is read here
+        *["manifest.read", "manifest.sources", "manifest.jsonl", "manifest.rows"],
+        *["manifest.assemble", "manifest.fast_path", "manifest.validate_item"],
+    ],
+    "motion": ["engine", "api"],
+    "views": ["report", "schedule", "daemon", "cli", "__main__"],
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Import:

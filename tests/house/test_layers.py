@@ -8,25 +8,8 @@ import sys
 
 import pytest
 
-from tests.house.modules import PACKAGE, PATHS, circles, graph, imports_of
+from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of
 
-# Bottom to top. A room or file may import from its own floor and from those below it. A file that stands on another
-# floor than its room is named there.
-FLOORS: dict[str, list[str]] = {
-    "vocabulary": ["records", "errors", "os_errors", "events", "settings", "safe_open", "sanitize", "url"],
-    "rules": [
-        *["profiles", "providers", "planning", "scheduling", "manifest"],
-        *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],
-    ],
-    "edges": [
-        *["http", "references", "store", "derivatives", "ledger"],
-        # a manifest is read here
-        *["manifest.read", "manifest.sources", "manifest.jsonl", "manifest.rows"],
-        *["manifest.assemble", "manifest.fast_path", "manifest.validate_item"],
-    ],
-    "motion": ["engine", "api"],
-    "views": ["report", "schedule", "daemon", "cli", "__main__"],
-}
 EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
 STARTS_EMULATOR = {"api", "cli.emulate"}
 LAZY = {"manifest"}  # the package itself: names of its files, loaded on first use
