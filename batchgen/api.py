@@ -29,7 +29,7 @@ from batchgen.manifest.storage_url import has_url_scheme, normalize_bucket_url
 from batchgen.planning.batchable import BatchMode
 from batchgen.planning.plan import Forecast, RetrySelection, Step, forecast, spend_rate_problem
 from batchgen.profiles.profile import Profile
-from batchgen.profiles.vendor import is_vendor_url
+from batchgen.providers import registry
 from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceSource
 from batchgen.references.remote import RemoteReferences
 from batchgen.scheduling.window import quota_day_start
@@ -89,10 +89,10 @@ def load(
     settings = Settings.load(path.absolute().parent, environ)
 
     def allow_retired(profile: Profile) -> bool:
-        return emulate or not is_vendor_url(profile.provider, settings.base_url(profile.provider))
+        return emulate or not _is_asked_itself(profile.provider, settings)
 
     def remote_references(warn: Callable[[str], None]) -> RemoteReferenceSource:
-        if settings.dotenv_sets_base_url and not emulate:
+        if not emulate and _dotenv_leads_elsewhere(settings):
             return DisabledRemoteReferences(UNTRUSTED_ADDRESS)
         return RemoteReferences(state_folder(settings), warn)
 
@@ -106,6 +106,21 @@ def load(
         elif not bucket:
             bucket = manifest.bucket
     return Job(manifest, folder, settings, emulate, bucket or last_location(folder))
+
+
+def _is_asked_itself(provider: str, settings: Settings) -> bool:
+    """Whether requests for a provider reach its vendor. Raises SettingsError, UsageError."""
+    endpoint = registry.endpoint_of(provider)
+    return endpoint.is_vendor_url(settings.access(endpoint).base_url)
+
+
+def _dotenv_leads_elsewhere(settings: Settings) -> bool:
+    """Whether a folder's `.env` says where requests go, be it to a provider that nobody asks."""
+    names = settings.dotenv_base_urls
+    if any(name.startswith("BATCHGEN_") for name in names):
+        return True
+    declared = registry.endpoints(registry.provider_names()) if names else ()
+    return any(name in endpoint.base_url_names for endpoint in declared for name in names)
 
 
 def _bucket_address(output: str) -> str:

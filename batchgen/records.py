@@ -6,78 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from batchgen.item import Derivative as Derivative
+from batchgen.item import Item as Item
+from batchgen.item import Post as Post
+
 EMPTY_MAPPING: Mapping[str, Any] = {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Derivative:
-    """One kind of file to make of each picture. widths: one file for each that the picture is large enough for; width: at
-    most that; neither: as large as the picture. crop: width to height. format `original`: the bytes as they came."""
-
-    name: str
-    format: Literal["webp", "avif", "jpeg", "png", "original"]
-    width: int | None = None
-    widths: tuple[int, ...] = ()
-    quality: int | None = None
-    crop: tuple[int, int] | None = None
-    gravity: str = "center"
-    upscale: bool = False
-    background: str = "#ffffff"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
-    """What is made of pictures once they are there. Nothing of it reaches the wire."""
-
-    derivatives: tuple[Derivative, ...] = ()
-    embed: Literal["none", "ids", "full"] = "none"
-    sidecar: bool = False
-    source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
-
-    model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
-    references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the picture of another item.
-    origin: `file:line` of the entry, for messages. None means: not asked for.
-    A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
-    """
-
-    id: str
-    prompt: str
-    model: str
-    provider: str
-    filename: str
-    count: int = 1
-    system: str | None = None
-    aspect_ratio: str | None = None
-    image_size: str | None = None
-    references: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ()  # "text", "image"
-    search: str | None = None  # "web" | "image"
-    thinking: str | None = None  # "minimal" | "low" | "medium" | "high"
-    keep_thoughts: bool = False
-    media_resolution: str | None = None  # "low" | "medium" | "high", of the references
-    service_tier: str | None = None  # "standard" | "flex" | "priority"
-    no_image_suffix: str | None = None  # appended to the prompt when an answer had held no picture; not fingerprinted
-    seed: int | None = None
-    temperature: float | None = None
-    safety: Mapping[str, str] = field(default_factory=dict)  # category -> threshold, as the vendor spells them
-    person_generation: str | None = None
-    negative_prompt: str | None = None
-    tags: tuple[str, ...] = ()
-    priority: int = 0
-    max_age_s: float | None = None
-    fallback: tuple[str, ...] = ()  # lanes, as `provider/model`
-    fallback_on: tuple[str, ...] = ()
-    turn: int = 0
-    history: tuple[str, ...] = ()
-    on_mismatch: Literal["warn", "fail"] = "warn"
-    extra: Mapping[str, Any] = field(default_factory=dict)  # merged into the request body as given
-    post: Post | None = None
-    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,26 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from batchgen.endpoint import Endpoint
 from batchgen.errors import SettingsError
 from batchgen.os_errors import NO_HOME
 from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 from batchgen.url import split_url
-
-KEY_NAMES = {
-    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "imagen": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "aimlapi": ("AIMLAPI_API_KEY",),
-}
-BASE_URL_NAMES = {
-    "gemini": ("BATCHGEN_GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
-    "imagen": ("BATCHGEN_GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
-    "aimlapi": ("BATCHGEN_AIMLAPI_BASE_URL",),
-}
-
 
 LEDGER_VARIABLE = (
     "BATCHGEN_LEDGER"  # the address of the PostgreSQL server that has the ledgers, perhaps with a password
@@ -124,8 +113,7 @@ class VariableSource:
         folder = "" if self.env_file is None else self.env_file.parent
         return os.path.isfile(os.path.join(folder, self.values[name]))
 
-    def base_url(self, provider: str) -> VariableValue | None:
-        names = BASE_URL_NAMES.get(provider) or (f"BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL",)
+    def first(self, names: Iterable[str]) -> VariableValue | None:
         return next((found for name in names if self.values.get(name) and (found := self.find(name))), None)
 
     def keys(self, names: Iterable[str]) -> list[Key]:
@@ -182,13 +170,13 @@ class Settings:
         """Whether `find` would look anywhere."""
         return any(source.values.get(each) for source in self._sources for each in (name, f"{name}_FILE"))
 
-    def access(self, provider: str) -> Access:
-        """Where a provider's requests go and with which key. Raises SettingsError on a bad address or key file.
+    def access(self, endpoint: Endpoint) -> Access:
+        """Where the requests of an API go and with which key. Raises SettingsError on a bad address or key file.
 
         An address in `.env` is used with a key in the same file and no other: whoever wrote it would be sent yours.
         """
-        names = self.key_names(provider)
-        address = next((found for source in self._sources if (found := source.base_url(provider)) is not None), None)
+        names, addresses = endpoint.key_names, endpoint.base_url_names
+        address = next((found for source in self._sources if (found := source.first(addresses)) is not None), None)
         if address is None or address.env_file is None or self.dotenv is None:
             keys = self._keys(names)
         elif not (keys := self.dotenv.keys(names)):
@@ -207,35 +195,22 @@ class Settings:
         left = [name for name in names if not self.get(name) and not self.get(f"{name}_FILE")]
         return [*own.keys(names), *(key for source in dotenv for key in source.keys(left))]
 
-    def key(self, provider: str) -> tuple[Key | None, str | None]:
-        """The provider's key, and a warning to show if the choice needs saying. Raises SettingsError, as `access`.
-
-        A name with `_FILE` behind it holds the path of a file with the key, as systemd and Docker hand them over.
-        """
-        access = self.access(provider)
-        return access.key, access.warning
-
-    def key_names(self, provider: str) -> tuple[str, ...]:
-        return KEY_NAMES.get(provider) or (f"{provider.upper().replace('-', '_')}_API_KEY",)
-
-    def base_url(self, provider: str) -> str | None:
-        """A base URL set by the user, without a slash at its end; None means the vendor's own. Raises as `access`."""
-        return self.access(provider).base_url
-
     @property
-    def dotenv_sets_base_url(self) -> bool:
-        """Whether `.env` says where requests go, be it to a provider that nobody asks."""
-        names = {name for names in BASE_URL_NAMES.values() for name in names}
-        found = self.dotenv.values if self.dotenv is not None else ()
-        return any(name in names or (name[:9] == "BATCHGEN_" and name.endswith("_BASE_URL")) for name in found)
+    def dotenv_base_urls(self) -> list[str]:
+        """The variables of `.env` that may say where requests go, be it to a provider that nobody asks."""
+        return [name for name in (self.dotenv.values if self.dotenv is not None else ()) if name.endswith("_BASE_URL")]
 
-    def all_keys(self) -> set[str]:
-        """Whatever is named like a key, whoever's it is, also in files; what cannot be read is left out."""
+    def all_keys(self, names: Set[str] = frozenset()) -> set[str]:
+        """Whatever is named like a key, whoever's it is, or by one of these names, also in files; what cannot be read is
+        left out."""
+        named = {*names, *(f"{name}_FILE" for name in names)}
         found = set[str]()
         for source in self._sources:
             for name in source.values:
                 # Not from a pipe, which gives what it holds only once.
-                if name.endswith("_API_KEY") or (name.endswith("_API_KEY_FILE") and source.names_file(name)):
+                if not (name in named or name.endswith(("_API_KEY", "_API_KEY_FILE"))):
+                    continue
+                if not name.endswith("_FILE") or source.names_file(name):
                     with contextlib.suppress(SettingsError):
                         key = source.find(name.removesuffix("_FILE"))
                         found |= {key.text} if key is not None else set()

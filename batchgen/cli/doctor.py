@@ -21,6 +21,7 @@ from batchgen.cli.options import json_option, ledger_option, option_group, pass_
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError
 from batchgen.http.proxies import bypass_variable, proxy_for
 from batchgen.ledger.schema import network_file_system
+from batchgen.providers.registry import endpoint_of, endpoints, key_variables, provider_names
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.settings import LEDGER_VARIABLE, Settings, environment, is_loopback
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
 EXIT_NOT_READY = 5
 FREE_BYTES = 1_000_000_000  # about 500 images of 2 MB
 MAX_SHOWN = 8
-RATE_LIMIT_NOTES = {  # neither API answers how many requests a key may send
-    "gemini": "requests per minute are told only at aistudio.google.com/rate-limit; what batchgen keeps to: `batchgen models`",
-    "aimlapi": "no rate limit is published; what batchgen keeps to: `batchgen models`",
-}
-LISTED_FOR = {"gemini": "for this key", "aimlapi": "for all keys"}  # AIML's list is public
 
 
 @click.command("doctor")
@@ -80,7 +76,7 @@ def run_checks(invocation: Invocation, manifest: str | None, *, online: bool, qu
     yield check_clock(time.time())
     if manifest is None:
         settings = Settings.load(Path.cwd())
-        invocation.hide_keys(settings)
+        invocation.hide_keys(settings, provider_names())
         yield from check_any_key(settings)
         yield folder(Path.cwd())
     else:
@@ -126,9 +122,10 @@ def check_clock(now: float) -> Finding:
 
 def check_any_key(settings: Settings) -> Iterator[Finding]:
     """Without a manifest any one key will do."""
-    found = [check_key(settings, provider) for provider in ("gemini", "aimlapi")]
+    providers = [endpoint.name for endpoint in endpoints()]
+    found = [check_key(settings, provider) for provider in providers]
     anything = any(finding.verdict == "ok" for finding in found)
-    for finding, provider in zip(found, ("gemini", "aimlapi"), strict=True):
+    for finding, provider in zip(found, providers, strict=True):
         if anything and finding.verdict == "fail":
             yield Finding("ok", finding.what, "not set; needed only for its models")
         else:
@@ -137,33 +134,31 @@ def check_any_key(settings: Settings) -> Iterator[Finding]:
 
 
 def check_key(settings: Settings, provider: str) -> Finding:
-    what = f"key {provider}"
+    what, endpoint = f"key {provider}", endpoint_of(provider)
     try:
-        access = settings.access(provider)
+        access = settings.access(endpoint)
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct the variable")
     if access.key is not None:
         return Finding("warn" if access.warning else "ok", what, access.warning or f"from {access.key.source}")
     if access.base_url is not None and _local(access.base_url):
         return Finding("ok", what, "not set, and not needed for a server on this machine")
-    names = settings.key_names(provider)
+    names = endpoint.key_names
     return Finding("fail", what, "not set", f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate")
 
 
 def check_address(settings: Settings, provider: str) -> Finding:
-    from batchgen.profiles.vendor import PROVIDER_BASE_URLS
-
-    what = f"address {provider}"
-    own = PROVIDER_BASE_URLS.get(provider)
+    what, endpoint = f"address {provider}", endpoint_of(provider)
+    own = endpoint.base_url
     try:
-        access = settings.access(provider)
+        access = settings.access(endpoint)
         if access.base_url is not None:
             return Finding("ok", what, f"{access.base_url} ({access.source}){proxy_note(access.base_url)}")
         if own is not None:
             return Finding("ok", what, f"{own}{proxy_note(own)}")
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct or unset the variable")
-    return Finding("fail", what, "not known", f"set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL")
+    return Finding("fail", what, "not known", f"set {endpoint.base_url_names[0]}")
 
 
 def proxy_note(url: str) -> str:
@@ -200,13 +195,14 @@ def used_profiles(job: Job) -> list[Profile]:
 def check_models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Finding]:
     """A retired model fails only where the vendor itself is asked; the manifest's reader has refused it there already."""
     from batchgen.profiles.profile import status_note
-    from batchgen.profiles.vendor import is_vendor_url
 
     for profile in profiles:
         note = status_note(profile, datetime.now(UTC).date())
         if note is None:
             yield Finding("ok", "model", profile.id)
-        elif "was shut down" in note and is_vendor_url(profile.provider, settings.base_url(profile.provider)):
+        elif "was shut down" in note and endpoint_of(profile.provider).is_vendor_url(
+            settings.access(endpoint_of(profile.provider)).base_url
+        ):
             yield Finding("fail", "model", note, "`batchgen models` lists those still served")
         else:
             yield Finding("warn", "model", note)
@@ -253,7 +249,7 @@ async def check_online(settings: Settings, used: Sequence[Profile], *, quota: bo
     except SettingsError as error:
         return [Finding("fail", "online", str(error))]
     if not asked:
-        return [Finding("fail", "online", "not asked: there is no key", "set GEMINI_API_KEY or AIMLAPI_API_KEY")]
+        return [Finding("fail", "online", "not asked: there is no key", f"set {key_variables()}")]
     async with VendorClient() as vendors:
         return [finding for account in asked for finding in await check_account(vendors, account, used, quota=quota)]
 
@@ -264,8 +260,8 @@ async def check_account(
     what = f"online {account.provider}"
     taken = Finding("ok", what, f"{account.url} answers and takes the key")
     try:
-        if account.provider == "aimlapi":
-            findings = [taken, balance(await vendors.balance(account))]
+        if account.listing.balance is not None:  # the better question: a list of models may be public
+            findings = [taken, balance(account.provider, account.listing.top_up, await vendors.balance(account))]
             clock_there = vendors.date
             listed = await vendors.models(account) if quota else []
         else:
@@ -315,25 +311,27 @@ def refusal_finding(what: str, url: str, error: ProviderError) -> Finding:
     return Finding("fail", what, f"{says}: {error.message}", remedy)
 
 
-def balance(found: Balance | None) -> Finding:
+def balance(provider: str, top_up: str, found: Balance | None) -> Finding:
+    what = f"balance {provider}"
     if found is None:
-        return Finding("warn", "balance aimlapi", "not told: this server has no page for it")
+        return Finding("warn", what, "not told: this server has no page for it")
     says = f"{found.credits:,.0f} credits left"
     if found.low:
-        return Finding("warn", "balance aimlapi", f"low: {says}", "top up at aimlapi.com/app/billing")
-    return Finding("ok", "balance aimlapi", says)
+        return Finding("warn", what, f"low: {says}", f"top up at {top_up}")
+    return Finding("ok", what, says)
 
 
 def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterator[Finding]:
     """The models we know against the vendor's list."""
     from batchgen.cli.models import is_retired
+    from batchgen.cli.vendor_client import listing_of
     from batchgen.profiles.catalogue import load_catalogue
     from batchgen.providers.listings import unknown_models, wire_name
 
-    what, listed_for = f"models {provider}", LISTED_FOR[provider]
+    listing = listing_of(provider)
+    what, listed_for = f"models {provider}", listing.listed_for
     there = {model.id: model for model in listed}
-    providers = ("gemini", "imagen") if provider == "gemini" else (provider,)
-    known = [profile for profile in load_catalogue() if profile.provider in providers]
+    known = [profile for profile in load_catalogue() if endpoint_of(profile.provider).name == provider]
     seen = [profile for profile in known if wire_name(profile) in there]
     unseen = [profile.id for profile in known if profile not in seen and not is_retired(profile)]
     named = ", ".join(describe_model(profile.id, there[wire_name(profile)]) for profile in seen)
@@ -346,11 +344,11 @@ def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterato
     if others := unknown_models(listed, known):
         more = f", and {len(others) - MAX_SHOWN} more" if len(others) > MAX_SHOWN else ""
         yield Finding("ok", what, f"listed, and not known to batchgen: {', '.join(others[:MAX_SHOWN])}{more}")
-    yield Finding("ok", f"limits {provider}", RATE_LIMIT_NOTES[provider])
+    yield Finding("ok", f"limits {provider}", f"{listing.rate_limit_note}; what batchgen keeps to: `batchgen models`")
 
 
 def describe_model(model: str, listed: ListedModel) -> str:
-    """`gemini-3-pro-image (131,072 tokens in, batch)`."""
+    """Such as `MODEL (131,072 tokens in, batch)`."""
     facts = [f"{listed.input_tokens:,} tokens in"] if listed.input_tokens else []
     facts += ["batch"] if "batchGenerateContent" in listed.methods else []
     return f"{model} ({', '.join(facts)})" if facts else model

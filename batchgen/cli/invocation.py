@@ -74,9 +74,12 @@ class Invocation:
         if not self.json_on_stderr:
             self.err.line(text, "yellow")
 
-    def hide_keys(self, settings: Settings) -> None:
-        """From here on no output shows any key in these settings, no matter who quotes it. Raises SettingsError."""
-        self.hide(settings.all_keys())
+    def hide_keys(self, settings: Settings, providers: Iterable[str]) -> None:
+        """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers also
+        when its variable is not named like one. Raises SettingsError."""
+        from batchgen.providers.registry import endpoints  # with the codecs comes pydantic
+
+        self.hide(settings.all_keys({name for endpoint in endpoints(providers) for name in endpoint.key_names}))
         self.hide_passwords(settings)
 
     def hide_passwords(self, settings: Settings) -> None:

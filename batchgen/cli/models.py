@@ -11,6 +11,7 @@ import click
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import json_option, option_group, pass_invocation
 from batchgen.errors import ProviderError, SettingsError
+from batchgen.providers.registry import endpoint_of, key_variables, provider_names
 
 if TYPE_CHECKING:
     from batchgen.cli.vendor_client import VendorAccess
@@ -116,7 +117,7 @@ class LiveModels:
         return None if found is None else {name: getattr(found, name) or None for name in names}
 
     def _list(self, profile: Profile) -> Sequence[ListedModel] | None:
-        return self.listed.get("gemini" if profile.provider == "imagen" else profile.provider)
+        return self.listed.get(endpoint_of(profile.provider).name)
 
     def _entry(self, profile: Profile) -> ListedModel | None:
         from batchgen.providers.listings import wire_name
@@ -146,9 +147,9 @@ def query_live_models(invocation: Invocation) -> LiveModels:
     from batchgen.settings import Settings
 
     settings = Settings.load(Path.cwd())
-    invocation.hide_keys(settings)
+    invocation.hide_keys(settings, provider_names())
     if not (asked := vendor_accesses(settings)):
-        raise SettingsError("no API key, so no API was asked: set GEMINI_API_KEY or AIMLAPI_API_KEY")
+        raise SettingsError("no API key, so no API was asked: set " + key_variables())
     found = asyncio.run(query_vendors(asked))
     if not found.listed:
         raise SettingsError("; ".join(found.failures))

@@ -152,7 +152,7 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
 
     try:
         loaded = load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
-        invocation.hide_keys(loaded.settings)
+        invocation.hide_keys(loaded.settings, loaded.manifest.catalogue.providers)
         found = loaded.manifest
         found.references.remote_references = None  # a page about a job has nothing to ask of a bucket
         order, unfingerprinted, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()

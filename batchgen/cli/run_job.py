@@ -102,7 +102,7 @@ def load_job(
     job = batchgen.load(manifest, output=output, emulate=emulate)
     if post_run is not None:
         post_run.configure(job)
-    invocation.hide_keys(job.settings)
+    invocation.hide_keys(job.settings, job.manifest.catalogue.providers)
     set_ledger_url(ledger_url(job.settings))  # for whatever else looks at this job, wherever its folder is
     if invocation.log is not None:
         invocation.log.bind(job=job.manifest.name)

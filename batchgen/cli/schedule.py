@@ -18,6 +18,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import duration_option, manifest_argument, option_group, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.manifest.notify_addresses import ALLOWED_VARIABLE, VARIABLE, secrets_in, variable_problem
+from batchgen.providers.registry import endpoint_of
 from batchgen.schedule.timer_spec import (
     DURATION_S,
     KeyFile,
@@ -29,7 +30,7 @@ from batchgen.schedule.timer_spec import (
     parse_weekdays,
     unit_name,
 )
-from batchgen.settings import KEY_NAMES, LEDGER_VARIABLE, Settings, config_home, environment
+from batchgen.settings import LEDGER_VARIABLE, Settings, config_home, environment
 
 if TYPE_CHECKING:
     from batchgen.api import Job
@@ -57,17 +58,24 @@ def _read_days(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 
 def _read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyFile, ...]:
-    """`PATH` or `AIMLAPI_API_KEY=PATH`."""
+    """`PATH` or `NAME_API_KEY=PATH`."""
     found = []
     for value in values:
         name, equals, path = value.partition("=")
         if not equals:
-            name, path = KEY_NAMES["gemini"][0], value
+            name, path = _default_key_variable(), value
         known = name == LEDGER_VARIABLE or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED_VARIABLE.fullmatch(name)
         if not known or not path:
-            raise click.BadParameter(f"{value!r}: write PATH or AIMLAPI_API_KEY=PATH", ctx, param)
+            raise click.BadParameter(f"{value!r}: write PATH or NAME_API_KEY=PATH", ctx, param)
         found.append(KeyFile(name, Path(path).expanduser().absolute()))
     return tuple(found)
+
+
+def _default_key_variable() -> str:
+    """Of the API of a manifest that names no model."""
+    from batchgen.profiles.catalogue import DEFAULT_MODEL, load_catalogue  # with the codecs comes pydantic
+
+    return endpoint_of(load_catalogue().resolve(DEFAULT_MODEL).provider).key_names[0]
 
 
 @click.command("schedule")
@@ -80,7 +88,8 @@ def _read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[st
     click.option("--until", callback=_read_time, metavar="HH:MM", help="Start nothing after this time."),
     click.option("--max-duration", callback=duration_option, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
     click.option("--key-file", "keys", multiple=True, callback=_read_key_files, metavar="[NAME=]PATH",
-                 help="A file with the API key; repeatable. NAME: a variable, GEMINI_API_KEY without it; NOTIFY_URL, BATCHGEN_LEDGER too."),
+                 help="A file with the API key; repeatable. NAME: a variable, by default that of the default model; NOTIFY_URL and"
+                      " BATCHGEN_LEDGER too."),
     click.option("--name", metavar="NAME", help="Of the units.  [default: batchgen- and the job's name]"),
     click.option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]"),
     click.option("--image", default="batchgen:latest", show_default=True, help="Container image, for kubernetes."),
@@ -186,7 +195,8 @@ def _required_variables(job: Job, notified: tuple[str, ...], engine: str) -> lis
     dotenv, wanted = Settings.load(job.manifest.folder, {}), job.manifest.notify
     keys = set[tuple[str, ...]]()
     if engine != "cluster":
-        keys = {dotenv.key_names(name) for name in providers if not job.emulated and dotenv.key(name)[0] is None}
+        endpoints = () if job.emulated else map(endpoint_of, providers)
+        keys = {endpoint.key_names for endpoint in endpoints if dotenv.access(endpoint).key is None}
     elif not dotenv.is_set(LEDGER_VARIABLE):
         keys = {(LEDGER_VARIABLE,)}
     addresses = " ".join([*notified, *(wanted.addresses if wanted else ())])

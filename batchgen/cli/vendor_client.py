@@ -1,36 +1,26 @@
-"""Asks the vendors' servers which models a key may use and which are withdrawn, and AIML's balance. Nothing here is billed."""
+"""Asks the vendors' servers which models a key may use and which are withdrawn, and for a balance. Nothing here is billed."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 from batchgen.engine.routes import base_url_of
 from batchgen.errors import ConnectFailed, KeyRejected, Malformed, ModelUnavailable, SettingsError, Unanswered
-from batchgen.providers import aimlapi_errors, google_errors
-from batchgen.providers.listings import (
-    Balance,
-    Deprecation,
-    ListedModel,
-    read_aiml_balance,
-    read_aiml_deprecations,
-    read_aiml_models,
-    read_google_page,
-)
-from batchgen.providers.registry import provider_class
+from batchgen.providers.contract import SupportsListing
+from batchgen.providers.listings import Balance, Deprecation, ListedModel, Listing
+from batchgen.providers.registry import endpoints, provider_class, provider_names
 from batchgen.records import Request
 from batchgen.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
     from batchgen.http.transport import Transport
 
-PROVIDERS = ("gemini", "aimlapi")
 MAX_PAGES = 20
-ANSWER_MAX_BYTES = 8_000_000  # AIML lists some hundreds of models of all kinds, with descriptions
-TIMEOUT_S = 20
+ANSWER_MAX_BYTES = 8_000_000  # one vendor lists some hundreds of models of all kinds, with descriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +31,28 @@ class VendorAccess:
     url: str
     auth: tuple[str, str] = field(repr=False)
 
+    @property
+    def listing(self) -> Listing:
+        return listing_of(self.provider)
+
+
+def listing_of(provider: str) -> Listing:
+    """Of a provider that has one."""
+    return cast("type[SupportsListing]", provider_class(provider)).listing
+
 
 def vendor_accesses(settings: Settings) -> list[VendorAccess]:
     """Of each provider that has a key; a server on this machine needs none. Raises SettingsError."""
     found = []
-    for provider in PROVIDERS:
-        access = settings.access(provider)
-        key, url = access.key, base_url_of(provider, access)
+    for endpoint in endpoints(provider_names()):
+        codec = provider_class(endpoint.name)
+        if getattr(codec, "listing", None) is None:
+            continue
+        access = settings.access(endpoint)
+        key, url = access.key, base_url_of(endpoint, access)
         if key is not None or is_loopback(urlsplit(url).hostname or ""):
-            auth = provider_class(provider).auth_header(key.secret.reveal() if key else "local")
-            found.append(VendorAccess(provider, url, auth))
+            auth = codec.auth_header(key.secret.reveal() if key else "local")
+            found.append(VendorAccess(endpoint.name, url, auth))
     return found
 
 
@@ -76,22 +78,21 @@ class VendorClient:
 
     async def models(self, account: VendorAccess) -> list[ListedModel]:
         """Image models."""
-        if account.provider == "aimlapi":
-            return read_aiml_models(await self._get(account, "/models"))
         found: list[ListedModel] = []
         token = ""
         for _ in range(MAX_PAGES):
-            query = urlencode({"pageSize": "1000", **({"pageToken": token} if token else {})})
-            page, token = read_google_page(await self._get(account, f"/v1beta/models?{query}"))
+            page, token = account.listing.read_models(await self._get(account, account.listing.models(token)))
             found += page
             if not token:
                 break
         return found
 
     async def balance(self, account: VendorAccess) -> Balance | None:
-        """None from an OpenAI-style server other than AIML's own, which has no such page."""
+        """None from a server that has no such page, as another than the vendor's own may be."""
+        if (page := account.listing.balance) is None:
+            return None
         try:
-            return read_aiml_balance(await self._get(account, "/v1/billing/balance"))
+            return page.read(await self._get(account, page.request))
         except ModelUnavailable:
             return None
 
@@ -100,15 +101,14 @@ class VendorClient:
 
         It is public, so the key stays here.
         """
-        if account.provider != "aimlapi":
+        if (page := account.listing.deprecations) is None:
             return []
         try:
-            return read_aiml_deprecations(await self._get(account, "/v1/models/deprecations", with_key=False))
+            return page.read(await self._get(account, page.request, with_key=False))
         except (ModelUnavailable, KeyRejected):
             return []
 
-    async def _get(self, account: VendorAccess, path: str, *, with_key: bool = True) -> bytes:
-        request = Request(method="GET", path=path, body=b"", timeout_s=TIMEOUT_S)
+    async def _get(self, account: VendorAccess, request: Request, *, with_key: bool = True) -> bytes:
         try:
             status, headers, body = await self._transport.request(
                 account.url, request, account.auth if with_key else None, max_bytes=ANSWER_MAX_BYTES
@@ -119,6 +119,5 @@ class VendorClient:
             raise SettingsError(f"{account.url}: {error.message}") from None
         self.date = headers.get("Date")
         if status != 200:
-            errors = aimlapi_errors if account.provider == "aimlapi" else google_errors
-            raise errors.read_error(status, headers, body)
+            raise account.listing.read_error(status, headers, body)
         return body

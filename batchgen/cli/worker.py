@@ -15,6 +15,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import ledger_option, log_options, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.ledger.location import ledger_url
+from batchgen.providers.registry import provider_names
 from batchgen.settings import LEDGER_VARIABLE, Settings
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
 
     invocation.open_log(quiet=options["quiet"])
     settings = Settings.load()
-    invocation.hide_keys(settings)
+    invocation.hide_keys(settings, provider_names())
     url = ledger_url(settings)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER_VARIABLE}")

@@ -41,7 +41,7 @@ from batchgen.errors import (
 from batchgen.events import LaneCooled, LaneParked, Notice, Stopping
 from batchgen.http.transport import HttpAnswer
 from batchgen.profiles.price import cost_without_picture_usd
-from batchgen.providers.google_errors import tier_refusal
+from batchgen.providers.server_faults import tier_refusal
 from batchgen.records import Reply, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket

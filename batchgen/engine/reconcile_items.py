@@ -33,9 +33,8 @@ from batchgen.planning.plan import (
 )
 from batchgen.profiles.price import estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
-from batchgen.profiles.vendor import PROVIDER_BASE_URLS
 from batchgen.providers.contract import SupportsBatches
-from batchgen.providers.registry import provider_class
+from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
 
@@ -89,7 +88,7 @@ class Reconciliation:
 
 def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneLoad:
     """What is known of a lane before anything is asked of it."""
-    account = PROVIDER_BASE_URLS.get(profile.provider, profile.provider)  # one key for all its models
+    account = endpoint_of(profile.provider).base_url or profile.provider  # one key for all its models
     if batch:
         return LaneLoad(profile.id, None, account=account, batch=True)
     rate = limits.spend_rate(profile.provider)

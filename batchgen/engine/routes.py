@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from batchgen.endpoint import Endpoint
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
-from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor_url
 from batchgen.providers.contract import Provider, SupportsBatches
-from batchgen.providers.registry import provider_class
+from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Sample
 from batchgen.settings import Access, Settings, environment, is_loopback
 from batchgen.url import split_url
@@ -50,13 +50,11 @@ def reserved_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
     return estimated_usd(routes, at_standard if sample.item.service_tier == "flex" else sample)
 
 
-def base_url_of(provider: str, access: Access) -> str:
+def base_url_of(endpoint: Endpoint, access: Access) -> str:
     """The address that is set, else the vendor's. Raises SettingsError when there is none."""
-    url = access.base_url or PROVIDER_BASE_URLS.get(provider)
+    url = access.base_url or endpoint.base_url
     if url is None:
-        raise SettingsError(
-            f"provider {provider}: set BATCHGEN_{provider.upper().replace('-', '_')}_BASE_URL to its address"
-        )
+        raise SettingsError(f"provider {endpoint.name}: set {endpoint.base_url_names[0]} to its address")
     return url
 
 
@@ -70,18 +68,18 @@ def open_routes(
     routes: dict[str, Route] = {}
     notes: dict[str, None] = {}
     for profile in profiles:
-        codec_class = provider_class(profile.provider)
-        access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
-        url = base_url_of(profile.provider, access)
+        codec_class, endpoint = provider_class(profile.provider), endpoint_of(profile.provider)
+        access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
+        url = base_url_of(endpoint, access)
         proxy_for(url, environment())  # one that cannot be used is said before anything is begun
         loopback = _on_this_machine(url)
         if access.warning:
             notes[access.warning] = None
-        if access.source and not is_vendor_url(profile.provider, url):
+        if access.source and not endpoint.is_vendor_url(url):
             notes[f"requests for {profile.provider} go to {url}, as {access.source} says"] = None
         key = access.key
         if key is None and not loopback:
-            names = " or ".join(settings.key_names(profile.provider))
+            names = " or ".join(endpoint.key_names)
             raise SettingsError(
                 f"no API key for {profile.id}: set {names} (or {names.split(' ')[0]}_FILE), or try it with --emulate"
             )
@@ -99,8 +97,9 @@ def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: s
     routes: dict[str, Route] = {}
     for profile in profiles:
         with suppress(SettingsError):
-            access = Access(None, emulator_url) if emulator_url else settings.access(profile.provider)
-            url = base_url_of(profile.provider, access)
+            endpoint = endpoint_of(profile.provider)
+            access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
+            url = base_url_of(endpoint, access)
             codec = provider_class(profile.provider)(profile)
             routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, _on_this_machine(url))
     return routes

@@ -19,7 +19,7 @@ from batchgen.safe_open import make_private_folder
 from batchgen.scheduling.quota_terms import account_key
 
 if TYPE_CHECKING:
-    from batchgen.providers.gemini_files import GeminiFiles, RemoteFile
+    from batchgen.providers.remote import FileCodec, RemoteFile
     from batchgen.records import Request
 
 FILE_NAME = "uploads.sqlite"
@@ -41,7 +41,7 @@ T = TypeVar("T")
 class Destination:
     """Whose store it is. auth: header name and value, never shown."""
 
-    files: GeminiFiles
+    files: FileCodec
     base_url: str
     auth: tuple[str, str] | None
 

@@ -6,52 +6,68 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Protocol
 
+from batchgen.item import SENT_FIELDS
 from batchgen.profiles.profile import SUPPORTABLE, Profile
+from batchgen.providers import contract, registry
 
-# Gemini and Imagen: int32 in the API's reference (ai.google.dev/api/generate-content, GenerationConfig.seed).
-# AIML API: 0 … 4294967295 in its OpenAPI (docs.aimlapi.com, image models, Google).
-SEED_MAX: Mapping[str, int] = {"gemini": 2**31 - 1, "imagen": 2**31 - 1, "aimlapi": 2**32 - 1}
-ANY_SEED_MAX = 2**63 - 1
-PROVIDERS_WITH_UPLOADS = frozenset(
-    {"gemini"}
-)  # providers with a store for files: what does not fit into a request goes there
 CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})  # to PNG, where a model needs it
-_SUPPORTABLE_FIELDS = tuple(sorted(SUPPORTABLE))
-# ai.google.dev/api/generate-content, HarmCategory and HarmBlockThreshold, as far as this API takes them.
-HARM_CATEGORIES = frozenset(
-    f"HARM_CATEGORY_{name}"
-    for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY")
-)
-HARM_THRESHOLDS = frozenset(("BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"))
-
 FieldProblem = tuple[str, str]  # field and message
 
 
 def seed_max(profile: Profile) -> int:
-    return SEED_MAX.get(profile.provider, ANY_SEED_MAX)
+    return contract.seed_max_of(registry.provider_class(profile.provider))
 
 
 def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[FieldProblem]:
-    """What this model cannot do of what is asked. An unknown model passes: nothing is known to be wrong.
+    """What this model cannot do of what is asked. Of an unknown model only what its codec cannot send is known to be wrong.
 
-    fields: only what was asked for. others: all models, to name one that can.
+    fields: only what was asked for. others: all models, to name one that can. Raises UsageError without such a codec.
     """
     seed = fields.get("seed")
     if seed is not None and not 0 <= seed <= seed_max(profile):
         yield "seed", f"must be from 0 to {seed_max(profile)}, not {seed}"
-    if profile.status == "unknown":
-        return
-    for field in _SUPPORTABLE_FIELDS:
-        if field in fields and fields[field] is not False and field not in profile.supports:
-            suggestion = _suggest_models(others, profile, lambda other, field=field: field in other.supports)  # type: ignore[misc]
-            yield field, f"{profile.id} does not take it{suggestion}"
+    known, encoded = profile.status != "unknown", registry.encoded_fields(profile)
+    for field in SENT_FIELDS:
+        if field not in fields or fields[field] is False:
+            continue
+        if known and field in SUPPORTABLE and field not in profile.supports:
+            yield field, f"{profile.id} does not take it{_suggest_senders(others, profile, field)}"
+        elif field not in encoded:
+            yield field, f"{_cannot_send(profile, encoded)}{_suggest_senders(others, profile, field)}"
+    if fields.get("count", 1) > 1 and profile.images_per_request > 1 and "count" not in encoded:
+        yield "count", _one_image_a_request(profile)
+    if known:
+        yield from _check_facts(profile, fields, others)
+
+
+def _cannot_send(profile: Profile, encoded: frozenset[str]) -> str:
+    remedy = ", unless you put it into `extra` under the API's own name" if "extra" in encoded else ""
+    return f"provider {profile.provider} does not send it for {profile.id}{remedy}"
+
+
+def _one_image_a_request(profile: Profile) -> str:
+    return (
+        f"{profile.id} has images_per_request {profile.images_per_request}, and provider {profile.provider} cannot ask for"
+        f" more than one: write `models: {{{profile.id}: {{images_per_request: 1}}}}` at the head"
+    )
+
+
+def _suggest_senders(others: Iterable[Profile], profile: Profile, field: str) -> str:
+    """Models that take a field and whose codec sends it."""
+    return _suggest_models(
+        others, profile, lambda other: field in other.supports | {"extra"} and field in registry.encoded_fields(other)
+    )
+
+
+def _check_facts(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[FieldProblem]:
+    """What the model takes, and not in this way."""
     yield from _check_choice(profile, fields, others, "image_size", "sizes")
     yield from _check_choice(profile, fields, others, "person_generation", "person_generation")
     yield from _check_choice(profile, fields, others, "thinking", "thinking")
     yield from _check_choice(profile, fields, others, "search", "search")
     yield from _check_choice(profile, fields, others, "service_tier", "service_tiers")
-    if profile.provider == "gemini" and "safety" in profile.supports:
-        yield from _check_safety(fields.get("safety") or {})
+    if "safety" in profile.supports:
+        yield from _check_safety(profile, fields.get("safety") or {})
     yield from _check_ratio(profile, fields, others)
     prompt, max_chars = fields.get("prompt", ""), profile.prompt_max_chars
     if suffix := fields.get("no_image_suffix"):
@@ -87,8 +103,8 @@ def check_references(profile: Profile, pictures: Sequence[SizedPicture]) -> Iter
         if not accepts_mime_type(profile, picture.mime_type) and picture.mime_type not in CONVERTIBLE:
             names = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)
             yield "references", f"{picture.path!r} is {picture.mime_type}; {profile.id} takes {names}"
-    if profile.provider in PROVIDERS_WITH_UPLOADS:
-        return
+    if isinstance(registry.provider_for(profile), contract.SupportsUploads):
+        return  # what does not fit into a request is uploaded
     body_bytes = sum(4 * ((picture.bytes + 2) // 3) for picture in pictures)
     if body_bytes > profile.request_max_bytes:
         megabytes = (
@@ -112,13 +128,14 @@ def _check_choice(
     yield field, f"{profile.id} has {', '.join(offered)}, not {wanted}{suggestion}"
 
 
-def _check_safety(settings: Mapping[str, str]) -> Iterator[FieldProblem]:
+def _check_safety(profile: Profile, settings: Mapping[str, str]) -> Iterator[FieldProblem]:
+    categories, thresholds = contract.safety_words_of(registry.provider_class(profile.provider))
     for kind, known, prefix, given in (
-        ("harm category", HARM_CATEGORIES, "HARM_CATEGORY_", settings),
-        ("threshold", HARM_THRESHOLDS, "BLOCK_", settings.values()),
+        ("harm category", categories, "HARM_CATEGORY_", settings),
+        ("threshold", thresholds, "BLOCK_", settings.values()),
     ):
         for name in given:
-            if name not in known:
+            if known and name not in known:
                 short = {each.removeprefix(prefix): each for each in known}
                 near = get_close_matches(name[:60].upper().removeprefix(prefix), short, n=1)
                 hint = f" (did you mean {short[near[0]]!r}?)" if near else f"; there are {', '.join(sorted(known))}"

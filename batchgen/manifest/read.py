@@ -261,7 +261,7 @@ class Manifest:
         for part in ("vars", "models"):
             for path, text in iter_strings(raw.entry.get(part), (part,)):
                 if looks_like_key(text):
-                    self._report(raw, path, schema.NO_SECRETS_MESSAGE)
+                    self._report(raw, path, schema.no_secrets())
                 elif why := text_problem(text):
                     self._report(raw, path, why)
 

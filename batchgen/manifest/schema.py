@@ -5,51 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from batchgen.item import AGE_PATTERN
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
+from batchgen.manifest.fields import ItemFields, Strict, Text
 from batchgen.manifest.notify_addresses import heartbeat_problem, manifest_problem, parameters_problem
 from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
 from batchgen.manifest.schedule_section import Schedule, accept_bare_time
 from batchgen.profiles.tiers import UsageTier, load_usage_tiers
-from batchgen.scheduling.fallback import MAX_FALLBACKS
+from batchgen.providers.registry import key_variables
 from batchgen.scheduling.window import Budget
 
-COUNT_MAX = 1000
-TURNS_MAX = 50
-AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
 _AGE_S = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 SECRET_NAMES = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
-NO_SECRETS_MESSAGE = (
-    "a key never stands in a manifest: put it into GEMINI_API_KEY or AIMLAPI_API_KEY in the environment"
-)
 FieldPath = tuple[str | int, ...]
 
 
-def _size_text(value: Any) -> Any:
-    # `image_size: 512` is what people write, and YAML makes it a number.
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Text = Annotated[str, StringConstraints(min_length=1)]
 Variables = dict[str, Any]
 
 
-def _check_tags(value: Any) -> Any:
-    for tag in value if isinstance(value, list) else ():
-        if isinstance(tag, str) and "," in tag and "{{" not in tag:
-            raise PydanticCustomError(
-                "told", "told", {"words": f"a tag holds no comma, not {safe_repr(tag)}: make it two"}
-            )
-    return value
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
-
-
-class Limits(_Strict):
+class Limits(Strict):
     """What a run of this manifest may use."""
 
     concurrency: int = Field(5, ge=1, le=1000, description="How many requests are in flight at once.")
@@ -66,7 +43,8 @@ class Limits(_Strict):
         None, gt=0, description="Wait rather than spend more than this in any ten minutes on one API key."
     )
     tier: Literal[1, 2, 3] | None = Field(
-        None, description="Google's usage tier of your project: its spend limits, where none are given here."
+        None,
+        description="Usage tier that the vendor has put your project into: its spend limits, where none are given here.",
     )
     max_items: int | None = Field(
         None, ge=1, description="Refuse to expand to more items. Without it 10,000 for YAML, no limit for JSONL lines."
@@ -105,84 +83,7 @@ class Limits(_Strict):
         return tier if tier is not None and provider in tier.providers else None
 
 
-class ItemFields(_Strict):
-    """The fields of one picture. Text may hold Jinja2 templates; null takes a default back."""
-
-    prompt: Text | None = Field(None, description="What the picture shows.")
-    turns: list[Text] | None = Field(
-        None,
-        min_length=1,
-        max_length=TURNS_MAX,
-        description="Instead of a prompt: a conversation that refines a picture, one picture a turn, {id}-t1, {id}-t2 …",
-    )
-    system: Text | None = Field(None, description="System instruction.")
-    model: Text | None = Field(None, description="Alias (flash, pro, lite) or id of an AI model; default flash.")
-    fallback: list[Text] | None = Field(
-        None, max_length=MAX_FALLBACKS, description="Models to go on with, in this order, when the model cannot serve."
-    )
-    fallback_on: list[Literal["quota", "outage", "refusal"]] | None = Field(
-        None, description="For which causes; default quota (of a day) and outage."
-    )
-    aspect_ratio: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}:[0-9]{1,2}$")] | None = Field(
-        None,
-        description="Width to height, such as 16:9. Without it the model chooses.",
-        examples=["1:1", "16:9", "3:4"],
-    )
-    image_size: Annotated[Text, BeforeValidator(_size_text)] | None = Field(
-        None, description="512, 1K, 2K or 4K, as the model offers.", examples=["1K", "2K", "4K"]
-    )
-    count: int | None = Field(None, ge=1, le=COUNT_MAX, description="How many pictures (samples) of this; default 1.")
-    references: list[Text] | None = Field(
-        None,
-        max_length=100,
-        description="Pictures to send along: files beside the manifest or objects in a bucket, s3://bucket/name, gs:// or"
-        " az:// (globs are expanded, sorted), https links, or @id and @id#n for the picture of another item, which is"
-        " then made first. PNG, JPEG, WebP, GIF, HEIC or HEIF, up to 100 MB each.",
-    )
-    modalities: list[Literal["text", "image"]] | None = Field(None, description="What to answer with; default image.")
-    search: Literal["web", "image"] | None = Field(None, description="Ground the picture in a Google search.")
-    thinking: Literal["minimal", "low", "medium", "high"] | None = Field(None, description="How long to think first.")
-    keep_thoughts: bool | None = Field(
-        None, description="Ask for the thoughts: their text beside the picture, their interim pictures in drafts/."
-    )
-    media_resolution: Literal["low", "medium", "high"] | None = Field(
-        None, description="How finely the references are looked at."
-    )
-    service_tier: Literal["standard", "flex", "priority"] | None = Field(
-        None, description="flex is cheaper and may wait, priority dearer; when refused it is asked for at standard."
-    )
-    no_image_suffix: Text | None = Field(
-        None, description="Appended to the prompt when it is sent again after an answer without a picture."
-    )
-    seed: int | None = Field(None, description="Asked for, though no vendor promises the same picture twice.")
-    temperature: float | None = Field(None, ge=0, le=2, description="Vendors advise to leave it alone.")
-    safety: dict[str, str] | None = Field(
-        None,
-        description="Harm category to threshold, as the vendor spells them.",
-        examples=[{"HARM_CATEGORY_HARASSMENT": "BLOCK_ONLY_HIGH"}],
-    )
-    person_generation: Literal["dont_allow", "allow_adult", "allow_all"] | None = Field(
-        None, description="Whether people may be shown (Imagen, AIML API)."
-    )
-    negative_prompt: Text | None = Field(None, description="What the picture should not show, where a model takes it.")
-    tags: Annotated[list[Text] | None, BeforeValidator(_check_tags)] = Field(
-        None, max_length=100, description="For `--only tag:NAME` and reports; never sent."
-    )
-    priority: int | None = Field(None, ge=-1000, le=1000, description="Higher goes first; default 0.")
-    max_age: Annotated[str, StringConstraints(pattern=AGE_PATTERN)] | None = Field(
-        None, description="Make it again when its picture is older: 36h, 7d or 4w.", examples=["7d"]
-    )
-    filename: Text | None = Field(None, description="Name of the file without extension; default {{ id }}.")
-    on_mismatch: Literal["warn", "fail"] | None = Field(
-        None,
-        description="A picture of another size or ratio than asked for: warn (default) keeps and flags it, fail keeps it"
-        " in drafts/ and ends its item failed.",
-    )
-    extra: dict[str, Any] | None = Field(None, description="Merged into the body of the request as given.")
-    post: PostValue | None = Field(None, description="Files to make of the picture: a list of them, or an object.")
-
-
-class Expansions(_Strict):
+class Expansions(Strict):
     """How one entry becomes many."""
 
     matrix: dict[str, list[Any]] | None = Field(None, description="Every combination of these values, as variables.")
@@ -215,7 +116,7 @@ def _address_validator(*problems_of: Callable[[str], str | None]) -> Callable[[A
     return check
 
 
-class Notify(_Strict):
+class Notify(Strict):
     """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
 
     to: Annotated[
@@ -240,7 +141,7 @@ class Notify(_Strict):
         return [*to, self.heartbeat] if self.heartbeat else to
 
 
-class Header(_Strict):
+class Header(Strict):
     """Everything but the items; in JSONL the first line, when it has `version` or `defaults`."""
 
     version: Literal[1] = Field(1, description="Of this format.")
@@ -293,9 +194,13 @@ def age_s(text: str) -> float:
     return int(text[:-1]) * _AGE_S[text[-1]]
 
 
+def no_secrets() -> str:
+    return f"a key never stands in a manifest: put it into {key_variables()} in the environment"
+
+
 def unknown_field(name: str, known: frozenset[str]) -> str:
     if name.lower().replace("-", "_") in SECRET_NAMES:
-        return NO_SECRETS_MESSAGE
+        return no_secrets()
     suggestion = did_you_mean(name, known)
     return f"unknown field{suggestion}" if suggestion else f"unknown field; there are {', '.join(sorted(known))}"
 

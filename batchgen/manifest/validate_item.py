@@ -8,20 +8,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from batchgen.errors import UsageError
+from batchgen.item import COUNT_MAX, Item
 from batchgen.manifest import capability, names, schema
 from batchgen.manifest.diagnostics import Diagnostics, iter_strings, looks_like_key, safe_name, safe_repr, text_problem
 from batchgen.manifest.expand import ExpandError, has_template, render_field
+from batchgen.manifest.fields import ItemFields, item_values
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.sources import FieldPath, Position
 from batchgen.manifest.storage_url import is_object_url
-from batchgen.profiles.catalogue import Catalogue, unknown_profile
+from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue
 from batchgen.profiles.fields import model_name_problem
 from batchgen.profiles.profile import Profile
-from batchgen.records import Item, reference_key
+from batchgen.providers.registry import provider_class
+from batchgen.records import reference_key
 from batchgen.references.local import BadReferenceError, ReferencePicture, References, link_problem
 from batchgen.scheduling.fallback import DEFAULT_FALLBACK_CAUSES
 
-DEFAULT_MODEL = "flash"
 _PROMPT_FIELDS = ("prompt", "system", "negative_prompt", "no_image_suffix")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 Values = dict[str, Any]
@@ -98,44 +101,25 @@ class ItemValidator:
         if self._failed and checked.model is None and "model" in {**self._context.defaults, **self._entry}:
             return None  # which model was meant is not known, so nothing can be said about what it can do
         profile = self._resolve_profile(checked.model or DEFAULT_MODEL)
-        self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
+        if profile is not None:
+            self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
         pictures = self._find_references(profile, checked.references or [])
         fallback = self._fallback_lanes(profile, checked, fields, pictures)
-        if self._failed:
+        if self._failed or profile is None:
             return None
-        return Item(
-            id=names.to_nfc(item_id),
-            prompt=checked.prompt or "",
-            model=profile.id,
-            provider=profile.provider,
-            filename=filename,
-            count=checked.count or 1,
-            system=checked.system,
-            aspect_ratio=checked.aspect_ratio,
-            image_size=checked.image_size,
-            references=tuple(pictures),
-            modalities=tuple(checked.modalities or ()),
-            search=checked.search,
-            thinking=checked.thinking,
-            keep_thoughts=checked.keep_thoughts or False,
-            media_resolution=checked.media_resolution,
-            service_tier=checked.service_tier,
-            no_image_suffix=checked.no_image_suffix,
-            seed=checked.seed,
-            temperature=checked.temperature,
-            safety=checked.safety or {},
-            person_generation=checked.person_generation,
-            negative_prompt=checked.negative_prompt,
-            tags=tuple(checked.tags or ()),
-            priority=checked.priority or 0,
-            fallback=fallback,
-            fallback_on=tuple(checked.fallback_on or DEFAULT_FALLBACK_CAUSES) if fallback else (),
-            max_age_s=schema.age_s(checked.max_age) if checked.max_age else None,
-            on_mismatch=checked.on_mismatch or "warn",
-            extra=checked.extra or {},
-            post=post_record(checked.post),
-            origin=origin,
-        )
+        resolved = {
+            "prompt": checked.prompt or "",
+            "model": profile.id,
+            "filename": filename,
+            "turn": 0,
+            "references": tuple(pictures),
+            "fallback": fallback,
+            "fallback_on": tuple(checked.fallback_on or DEFAULT_FALLBACK_CAUSES) if fallback else (),
+            "max_age_s": schema.age_s(checked.max_age) if checked.max_age else None,
+            "post": post_record(checked.post),
+        }
+        asked = {**item_values(checked), **resolved}
+        return Item(id=names.to_nfc(item_id), provider=profile.provider, origin=origin, **asked)
 
     def _report_field(self, path: FieldPath, message: str) -> None:
         """Names the row too when the field's value came out of it."""
@@ -188,11 +172,11 @@ class ItemValidator:
             return None
         return value
 
-    def _validate_fields(self, fields: Values) -> schema.ItemFields:
+    def _validate_fields(self, fields: Values) -> ItemFields:
         """Takes out of `fields` what is wrong, so that the rest is checked all the same."""
         while True:
             try:
-                return schema.ItemFields.model_validate(fields)
+                return ItemFields.model_validate(fields)
             except ValidationError as error:
                 for path, message in schema.validation_problems(error):
                     self._report_field(path, message)
@@ -213,7 +197,7 @@ class ItemValidator:
             position = self._row or f"{self._context.file}:{self._report.locate(path)[0]}"
             self._context.warn(f"{position}: {path[0]}: holds what looks like an API key, and would be sent as text")
         elif path[0] == "extra":
-            self._report_field(path[:1], f"holds what looks like an API key; {schema.NO_SECRETS_MESSAGE}")
+            self._report_field(path[:1], f"holds what looks like an API key; {schema.no_secrets()}")
 
     def _check_names(self, item_id: Any, filename: str | None) -> str:
         if not isinstance(item_id, str):
@@ -234,11 +218,17 @@ class ItemValidator:
             self._report_field(("filename",), "comes without an extension: what the picture is decides it")
         return stem
 
-    def _resolve_profile(self, name: str, path: FieldPath = ("model",)) -> Profile:
+    def _resolve_profile(self, name: str, path: FieldPath = ("model",)) -> Profile | None:
+        """None when no request could be made for it."""
         if problem := model_name_problem(name):
             self._report_field(path, f"{safe_repr(name)}: a model's name {problem}")
-            return unknown_profile(name, "")
+            return None
         profile = self._context.profile(name)
+        try:
+            provider_class(profile.provider)
+        except UsageError as missing:
+            self._report_field(path, f"{profile.id}: {missing}")
+            return None
         if profile.status == "retired" and not self._context.allow_retired(profile):
             when = f" on {profile.shutdown}" if profile.shutdown else ""
             instead = f"use {profile.replacement}, or " if profile.replacement else ""
@@ -254,7 +244,7 @@ class ItemValidator:
             self._report_field((name,), message)
 
     def _fallback_lanes(
-        self, profile: Profile, checked: schema.ItemFields, fields: Values, pictures: Mapping[str, ReferencePicture]
+        self, profile: Profile | None, checked: ItemFields, fields: Values, pictures: Mapping[str, ReferencePicture]
     ) -> tuple[str, ...]:
         """Lanes of the models to go on with; each must be able to do what is asked."""
         lanes: dict[str, None] = {}
@@ -262,8 +252,10 @@ class ItemValidator:
             self._report_field(("fallback",), "a conversation stays with its model, whose signatures it sends back")
         requested = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
         for index, name in enumerate(checked.fallback or ()):
-            other, path = self._resolve_profile(name, ("fallback", index)), ("fallback", index)
-            if other.id == profile.id:
+            path: FieldPath = ("fallback", index)
+            if (other := self._resolve_profile(name, path)) is None:
+                continue
+            if profile is not None and other.id == profile.id:
                 self._report_field(path, f"{other.id} is the model itself")
             for field_name, message in capability.check(other, requested, ()):
                 self._report_field(path, f"{field_name}: {message}")
@@ -277,13 +269,13 @@ class ItemValidator:
         item_id, mark, n = name[1:].partition("#")
         if why := names.id_problem(item_id):
             self._report_field(path, f"{safe_repr(item_id)} {why}; write @id, or @id#2 for its second sample")
-        elif mark and not (n.isascii() and n.isdigit() and 0 < int(n[:9]) <= schema.COUNT_MAX):
+        elif mark and not (n.isascii() and n.isdigit() and 0 < int(n[:9]) <= COUNT_MAX):
             self._report_field(path, f"{safe_repr(name)}: what follows '#' is the number of a sample, from 1")
         else:
             return ReferencePicture("@" + reference_key(name), "image/png", 0)
         return None
 
-    def _find_references(self, profile: Profile, wanted: list[str]) -> dict[str, ReferencePicture]:
+    def _find_references(self, profile: Profile | None, wanted: list[str]) -> dict[str, ReferencePicture]:
         """By real path, so that the same picture is sent once."""
         pictures: dict[str, ReferencePicture] = {}
         for index, name in enumerate(wanted):
@@ -301,6 +293,8 @@ class ItemValidator:
                     pictures.update((picture.path, picture) for picture in self._context.references.find(name))
                 except BadReferenceError as bad:
                     self._report_field(path, str(bad))
-        for name, message in capability.check_references(profile, list(pictures.values())) if pictures else ():
+        for name, message in (
+            capability.check_references(profile, list(pictures.values())) if profile and pictures else ()
+        ):
             self._report_field((name,), message)
         return pictures

@@ -1,31 +1,34 @@
 """What reaches the wire for an item, as canonical text, and its hash. Pure.
 
-Only what was asked for appears, so that a field added later leaves every older fingerprint as it was.
+Only what was asked for appears, so that a field added later leaves every older fingerprint as it was. Not the service
+tier: it changes price and speed, not the picture, so that half a job may go on at another one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from json.encoder import encode_basestring
+from operator import attrgetter
 from typing import Any
 
 from batchgen.records import Item
 
 VERSION = 1  # of this text: raise it when the same item is sent differently on purpose
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-# Not the service tier: it changes price and speed, not the picture, so that half a job may go on at another one.
-_TEXT_FIELDS = (
-    "aspect_ratio",
-    "image_size",
-    "media_resolution",
-    "negative_prompt",
-    "person_generation",
-    "search",
-    "system",
-    "thinking",
+# Fields that are told in a way of their own; every other one that makes a picture stands under its own name.
+_TOLD_APART = ("prompt", "references", "turn")
+_TOLD = tuple(
+    slot
+    for slot in fields(Item)
+    if "manifest" in slot.metadata and slot.metadata["manifest"].use == "picture" and slot.name not in _TOLD_APART
 )
+_NAMES = tuple(slot.name for slot in _TOLD)
+_NUMBERS = frozenset(slot.name for slot in _TOLD if slot.type == "float | None")  # 1 and 1.0 are sent alike
+_values = attrgetter(*_NAMES)
+_NOTHING_ASKED = _values(Item(id="", prompt="", model="", provider="", filename=""))
 
 
 def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest: str | None = None) -> str:
@@ -33,19 +36,11 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest
 
     earlier_digest: sha256 of the picture of the turn before, which stands for all that the model said in it.
     """
-    facts: dict[str, Any] = {name: text for name in _TEXT_FIELDS if (text := getattr(item, name)) is not None}
-    if item.seed is not None:
-        facts["seed"] = item.seed
-    if item.temperature is not None:
-        facts["temperature"] = float(item.temperature)  # 1 and 1.0 are sent alike
-    if item.keep_thoughts:
-        facts["keep_thoughts"] = True
-    if item.modalities:
-        facts["modalities"] = sorted(item.modalities)
-    if item.safety:
-        facts["safety"] = dict(item.safety)
-    if item.extra:
-        facts["extra"] = dict(item.extra)
+    facts: dict[str, Any] = {}
+    if (values := _values(item)) != _NOTHING_ASKED:
+        for name, value, nothing in zip(_NAMES, values, _NOTHING_ASKED):  # noqa: B905 - as long, and this is the hot loop
+            if value is not nothing and value != nothing:
+                facts[name] = value if type(value) is str else _canonical(name, value)
     if item.turn:
         facts["turn"] = item.turn
         facts["history"] = list(item.history)
@@ -56,6 +51,15 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest
     head = f'{{"v":{VERSION},"model":{encode_basestring(item.model)},"provider":{encode_basestring(item.provider)}'
     more = "," + _encode(facts)[1:-1] if facts else ""
     return f'{head},"prompt":{encode_basestring(item.prompt)}{more}}}'
+
+
+def _canonical(name: str, value: Any) -> Any:
+    """The same for values that are sent alike; of several choices the order does not count."""
+    if name in _NUMBERS:
+        return float(value)
+    if isinstance(value, tuple):
+        return sorted(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def fingerprint(wire: str) -> str:

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os.path
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from batchgen.profiles.fields import FactError, model_name_problem, with_facts
-from batchgen.profiles.profile import SUPPORTABLE, Profile
+from batchgen.profiles.profile import Profile
 
-PROFILES_FILE = os.path.join(os.path.dirname(__file__), "profiles.yaml")
-
-
-# What each codec can say at all: the limit of a model nobody knows, so that nothing is dropped in silence.
-ENCODABLE: Mapping[str, frozenset[str]] = {
-    "gemini": SUPPORTABLE - {"person_generation", "negative_prompt"},
-    "imagen": frozenset({"aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt"}),
-    "aimlapi": SUPPORTABLE
-    - {
-        "modalities",
-        "thinking",
-        "keep_thoughts",
-        "media_resolution",
-        "service_tier",
-        "temperature",
-        "safety",
-        "system",
-    },
-}
+DEFAULT_MODEL = "flash"
+FOLDER = Path(__file__).parent
 
 
 class Catalogue:
@@ -46,6 +30,10 @@ class Catalogue:
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_id or name in self._id_by_alias
+
+    @property
+    def providers(self) -> frozenset[str]:
+        return frozenset(profile.provider for profile in self)
 
     def resolve(self, name: str) -> Profile:
         """The profile of an id or alias. An unknown id passes through with status `unknown` and nothing checked."""
@@ -86,30 +74,30 @@ class Catalogue:
 
 
 def unknown_profile(model: str, provider: str) -> Profile:
-    """The profile of a model nobody knows: nothing about it is checked but what its provider's codec can say."""
-    return Profile(id=model, provider=provider, title=model, supports=ENCODABLE.get(str(provider), SUPPORTABLE))
+    """The profile of a model nobody knows: nothing about it is checked but what its provider's codec can send."""
+    return Profile(id=model, provider=provider, title=model)
 
 
 def guess_provider(model: str) -> str:
-    """`vendor/name` is how AIML and OpenAI-style gateways spell ids; Google's own have no slash."""
-    if "/" in model:
-        return "aimlapi"
-    return "imagen" if model.startswith("imagen-") else "gemini"
+    """Whose an id that nobody knows is, by the way that each vendor spells its own."""
+    return next(
+        str(file["provider"]) for file in reversed(profile_files()) if re.fullmatch(file["ids"], model, re.DOTALL)
+    )
 
 
 @lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
     """The models this version knows."""
-    return Catalogue(_profile_from_facts(facts) for facts in profiles_document()["models"])
+    return Catalogue(_profile_from_facts(facts) for file in profile_files() for facts in file["models"])
 
 
 @lru_cache(maxsize=1)
-def profiles_document() -> Mapping[str, Any]:
-    """The whole file of facts."""
+def profile_files() -> tuple[Mapping[str, Any], ...]:
+    """All that the files of facts say, one for each provider, in the order in which its models are listed."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
-    with open(PROFILES_FILE, encoding="utf-8") as file:
-        facts: Mapping[str, Any] = yaml.load(file, Loader=loader)  # noqa: S506 - a safe loader, and our own file
-    return facts
+    paths = FOLDER.glob("*.yaml")
+    files = [yaml.load(path.read_text(encoding="utf-8"), Loader=loader) for path in paths]  # noqa: S506 - safe, and ours
+    return tuple(sorted(files, key=lambda file: file["order"]))
 
 
 def _profile_from_facts(facts: Mapping[str, Any]) -> Profile:

@@ -7,28 +7,11 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
+from batchgen.item import SENT_FIELDS
+
 Status = Literal["live", "deprecated", "retired", "unverified", "unknown"]
 
-SUPPORTABLE = frozenset(
-    [
-        "aspect_ratio",
-        "image_size",
-        "references",
-        "modalities",
-        "search",
-        "thinking",
-        "keep_thoughts",
-        "media_resolution",
-        "service_tier",
-        "seed",
-        "temperature",
-        "safety",
-        "person_generation",
-        "negative_prompt",
-        "system",
-        "turns",
-    ]
-)
+SUPPORTABLE = frozenset(SENT_FIELDS) - {"prompt", "extra"}  # fields that a model may lack
 DEFAULT_TIME_LIMIT_S = 600.0  # where a profile says nothing: the longest any documented model needs
 DEFAULT_LATENCY_S = 30.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from batchgen.profiles.catalogue import profiles_document
+from batchgen.profiles.catalogue import profile_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class UsageTier:
 
 @lru_cache(maxsize=1)
 def load_usage_tiers() -> dict[int, UsageTier]:
-    facts = profiles_document()["spend_tiers"]
+    facts = next(file["spend_tiers"] for file in profile_files() if "spend_tiers" in file)
     providers = frozenset(facts["providers"])
     return {
         int(number): UsageTier(float(tier["usd_per_10_min"]), float(tier["usd_per_month"]), providers)

@@ -12,10 +12,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
 
+from batchgen.endpoint import Endpoint
 from batchgen.errors import BadRequest, NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
+from batchgen.providers.aimlapi_listing import LISTING
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_picture, malformed_error
+from batchgen.providers.listings import Listing
 from batchgen.providers.request_body import deep_merged, encode_body, reference_placeholder
 from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
 from batchgen.records import DECODED_PREFIX, Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
@@ -33,6 +36,7 @@ DEFAULT_FIELDS: Mapping[str, str] = {
     "negative_prompt": "negative_prompt",
     "search": "enable_web_search",
 }
+MAPPABLE = frozenset({*DEFAULT_FIELDS, "temperature"})  # the fields that `wire.fields` may give a name
 
 
 class ImageEntry(AnswerModel):
@@ -74,14 +78,22 @@ class AimlApi:
 
     name: ClassVar[str] = "aimlapi"
     takes_links: ClassVar[bool] = True  # image_urls
+    listing: ClassVar[Listing] = LISTING
+    endpoint: ClassVar[Endpoint] = Endpoint.named("aimlapi", "https://api.aimlapi.com")
+    seed_max: ClassVar[int] = 2**32 - 1  # 0 … 4294967295 in its OpenAPI (docs.aimlapi.com, image models, Google)
 
     def __init__(self, profile: Profile) -> None:
         wire = profile.wire
         self.profile = profile
         self._model = wire.get("model") or profile.id
         self._path = wire.get("path") or "/v1/images/generations"
-        self._fields: Mapping[str, str | None] = wire.get("fields") or DEFAULT_FIELDS
+        self._fields = _field_names(profile)
         self._defaults: Mapping[str, Any] = wire.get("defaults") or {}
+
+    @staticmethod
+    def encodes(profile: Profile) -> frozenset[str]:
+        named = {ours for ours, theirs in _field_names(profile).items() if theirs}
+        return MAPPABLE & named | {"extra"}
 
     @staticmethod
     def auth_header(key: str) -> tuple[str, str]:
@@ -159,6 +171,11 @@ class AimlApi:
             model_version=(answer.model or "")[:200],
             notes=tuple(f"the vendor drew from this prompt: {clean_line(text)}" for text in rewritten),
         )
+
+
+def _field_names(profile: Profile) -> Mapping[str, str | None]:
+    """Their name of each of our fields; None takes one out of the profile's own table."""
+    return profile.wire.get("fields") or DEFAULT_FIELDS
 
 
 def _image(entry: ImageEntry) -> ReplyImage | None:

@@ -1,16 +1,25 @@
-"""What every codec of an image API offers. Third parties register theirs under the entry point `batchgen.providers`."""
+"""What every codec of an image API offers, and may declare. Third parties register theirs under the entry point
+`batchgen.providers`.
+
+What a codec does not declare has a cautious default, so that nothing is dropped in silence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.records import Inputs, Reply, Request, Sample
 
 if TYPE_CHECKING:
-    from batchgen.providers.gemini_batch import GeminiBatch
-    from batchgen.providers.gemini_files import GeminiFiles
+    from batchgen.providers.listings import Listing
+    from batchgen.providers.remote import BatchCodec, FileCodec
+
+
+SEED_MAX = 2**63 - 1  # where an API names no limit of its own
+PROMPT_ALONE = frozenset({"prompt"})
 
 
 class Provider(Protocol):
@@ -34,6 +43,26 @@ class Provider(Protocol):
         ...
 
 
+class DeclaringProvider(Provider, Protocol):
+    """A codec that also says what its API is like. It may leave out any of these; the functions below know the defaults.
+
+    endpoint: where the API is and what its key's variables are called; default: no address, NAME_API_KEY and
+    BATCHGEN_NAME_BASE_URL. seed_max: the largest seed. harm_categories, harm_thresholds: the words of `safety`; default:
+    none is known, so none is checked.
+    """
+
+    endpoint: ClassVar[Endpoint]
+    seed_max: ClassVar[int]
+    harm_categories: ClassVar[frozenset[str]]
+    harm_thresholds: ClassVar[frozenset[str]]
+
+    @staticmethod
+    def encodes(profile: Profile) -> frozenset[str]:
+        """The manifest's fields that `build` puts on the wire for this model. A codec without it sends the prompt alone, and
+        any other field is refused when the manifest is read."""
+        ...
+
+
 @runtime_checkable
 class SupportsConversations(Provider, Protocol):
     """A codec of an API that has conversations: it builds their later turns from `Inputs.turns`."""
@@ -51,15 +80,40 @@ class SupportsLinks(Provider, Protocol):
     takes_links: ClassVar[bool]
 
 
+class SupportsListing(Provider, Protocol):
+    """A codec of an API that tells which models a key may use, and perhaps a balance."""
+
+    listing: ClassVar[Listing]
+
+
 @runtime_checkable
 class SupportsUploads(Provider, Protocol):
     """A codec of an API with a store for files too large to send along."""
 
-    files: GeminiFiles
+    files: FileCodec
 
 
 @runtime_checkable
 class SupportsBatches(SupportsUploads, Protocol):
     """A codec of an API that takes many requests as one file and answers them later, for less."""
 
-    batch: GeminiBatch
+    batch: BatchCodec
+
+
+def encoded_fields(codec: type[Provider], profile: Profile) -> frozenset[str]:
+    encodes = getattr(codec, "encodes", None)
+    return PROMPT_ALONE if encodes is None else PROMPT_ALONE | encodes(profile)
+
+
+def endpoint_of(codec: type[Provider], name: str) -> Endpoint:
+    """name: of the provider, from which its variables have their names unless it declares others."""
+    return getattr(codec, "endpoint", None) or Endpoint.named(name)
+
+
+def seed_max_of(codec: type[Provider]) -> int:
+    return getattr(codec, "seed_max", SEED_MAX)
+
+
+def safety_words_of(codec: type[Provider]) -> tuple[frozenset[str], frozenset[str]]:
+    """Harm categories and thresholds; empty where none is known."""
+    return getattr(codec, "harm_categories", frozenset()), getattr(codec, "harm_thresholds", frozenset())

@@ -11,14 +11,35 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.gemini_answer import Answer, read_reply
 from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.providers.gemini_files import GeminiFiles
+from batchgen.providers.gemini_listing import LISTING
 from batchgen.providers.google_errors import error_in_success, parse_answer
+from batchgen.providers.listings import Listing
+from batchgen.providers.remote import BatchCodec, FileCodec
 from batchgen.providers.request_body import deep_merged, encode_body, reference_placeholder, turn_placeholder
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
+ENDPOINT = Endpoint(
+    name="gemini",
+    key_names=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    base_url_names=("BATCHGEN_GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
+    base_url="https://generativelanguage.googleapis.com",
+)
+SEED_MAX = 2**31 - 1  # int32 in the API's reference (ai.google.dev/api/generate-content, GenerationConfig.seed)
+# ai.google.dev/api/generate-content, HarmCategory and HarmBlockThreshold, as far as this API takes them.
+HARM_CATEGORIES = frozenset(
+    f"HARM_CATEGORY_{name}"
+    for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY")
+)
+HARM_THRESHOLDS = frozenset(("BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"))
+ENCODED = frozenset(
+    ["turns", "system", "aspect_ratio", "image_size", "references", "modalities", "search", "thinking", "keep_thoughts",
+     "media_resolution", "service_tier", "seed", "temperature", "safety", "extra"]
+)  # fmt: skip
 # ai.google.dev/gemini-api/docs/flex-inference: an answer takes up to 15 minutes.
 FLEX_TIME_LIMIT_S = 1200.0
 # The official SDKs send both searches for an image search; the model decides which it uses.
@@ -32,15 +53,24 @@ class Gemini:
     """One picture per request: candidateCount above 1 does not give more."""
 
     name: ClassVar[str] = "gemini"
+    listing: ClassVar[Listing] = LISTING
+    endpoint: ClassVar[Endpoint] = ENDPOINT
+    seed_max: ClassVar[int] = SEED_MAX
+    harm_categories: ClassVar[frozenset[str]] = HARM_CATEGORIES
+    harm_thresholds: ClassVar[frozenset[str]] = HARM_THRESHOLDS
     api_version: ClassVar[str] = "v1beta"  # v1 took no image fields before September 2026 (googleapis/js-genai#1322)
 
     def __init__(self, profile: Profile, api_version: str | None = None) -> None:
         version = api_version or profile.wire.get("api_version") or self.api_version
         self.profile = profile
         model = profile.wire.get("model") or profile.id
-        self.files = GeminiFiles(version)
-        self.batch = GeminiBatch(version, model)
+        self.files: FileCodec = GeminiFiles(version)
+        self.batch: BatchCodec = GeminiBatch(version, model)
         self._path = f"/{version}/models/{quote(model, safe='')}:generateContent"
+
+    @staticmethod
+    def encodes(_: Profile) -> frozenset[str]:
+        return ENCODED
 
     @staticmethod
     def auth_header(key: str) -> tuple[str, str]:

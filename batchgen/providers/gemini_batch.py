@@ -1,4 +1,4 @@
-"""The codec of the Gemini Batch API, file mode: a line for each request, a batch of them, and a line for each answer.
+"""The codec of the Gemini Batch API, file mode: a line for each request, and a batch of them. Answers: batch_results.py.
 
 Sources: ai.google.dev/gemini-api/docs/batch-api and ai.google.dev/api/batch-api (2026-09-18); requests as sent by
 google-genai 3.4.0 and @google/genai 3.1.0. The documents disagree on where an answer says what, so all places count.
@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from batchgen.errors import Malformed
+from batchgen.errors import Malformed, ProviderError
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, parse_json
-from batchgen.providers.google_errors import HTTP_OF_RPC, error_member, parse_answer, read_error
+from batchgen.providers.google_errors import error_member, parse_answer, read_error
+from batchgen.providers.remote import BatchState, RemoteBatch
 from batchgen.records import Request
 
 TIMEOUT_S = 120.0
 LIST_PAGE_SIZE = 100
 MIME_TYPE = "application/jsonl"  # of the documents; the SDKs' examples say `jsonl`, and both are taken
 RPC_CANCELLED = 1  # google.rpc.Code
-BatchState = Literal["pending", "running", "succeeded", "failed", "cancelled", "expired"]
-ENDED_STATES: frozenset[BatchState] = frozenset({"succeeded", "failed", "cancelled", "expired"})
 _STATES: Mapping[str, BatchState] = {
     "PENDING": "pending", "QUEUED": "pending", "RUNNING": "running", "UPDATING": "running", "PAUSED": "running",
     "CANCELLING": "running", "SUCCEEDED": "succeeded", "PARTIALLY_SUCCEEDED": "succeeded", "FAILED": "failed",
@@ -72,32 +70,10 @@ class Listing(AnswerModel):
     next_page_token: Annotated[str | None, LENIENT] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteBatch:
-    """A batch at the vendor's. name: `batches/…`; results_file: `files/…`, the batch's own name when its operation holds the
-    answers themselves, empty while there are none. Counts of requests."""
-
-    name: str
-    display_name: str
-    state: BatchState
-    requests: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    results_file: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ResultLine:
-    """One answer out of a results file, as if it had come over HTTP. key: None when the line names none."""
-
-    key: str | None
-    status: int
-    body: bytes
-
-
 class GeminiBatch:
     """No I/O. A line holds what `generateContent` would be sent, and its answer what that would answer."""
+
+    mime_type = MIME_TYPE
 
     def __init__(self, version: str, model: str) -> None:
         self._version = version
@@ -154,39 +130,12 @@ class GeminiBatch:
         if not 200 <= status < 300 and status != 404 and not no_file:
             raise read_error(status, headers, body)
 
+    def read_error(self, status: int, headers: Headers, body: bytes) -> ProviderError:
+        return read_error(status, headers, body)
+
     def _request(self, method: str, path: str, body: bytes = b"") -> Request:
         headers = {"Content-Type": "application/json"} if method == "POST" else {}
         return Request(method=method, path=f"/{self._version}/{path}", body=body, headers=headers, timeout_s=TIMEOUT_S)
-
-
-def read_result_line(text: bytes) -> ResultLine:
-    """A line of a results file, its long strings lifted. Raises Malformed when it is no such line.
-
-    `{"key", "response"}` or `{"key", "error"}`; the key also in `metadata`, as inline answers have it.
-    """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Malformed("a line of the results is not JSON", reason="not_json", http_status=200) from None
-    if not isinstance(value, dict):
-        raise Malformed("a line of the results is not a JSON object", http_status=200)
-    metadata = value.get("metadata")
-    key = value.get("key", metadata.get("key") if isinstance(metadata, dict) else None)
-    error, response = value.get("error"), value.get("response")
-    if isinstance(error, dict) and not response:
-        return ResultLine(_text(key), _http_status(error.get("code")), json.dumps({"error": error}).encode())
-    return ResultLine(_text(key), 200, json.dumps(response).encode())
-
-
-def _text(key: Any) -> str | None:
-    return None if key is None else str(key)
-
-
-def _http_status(code: Any) -> int:
-    """Of a google.rpc code; one that is none, or a success, counts as a fault of the server."""
-    if isinstance(code, int) and 400 <= code < 600:
-        return code
-    return HTTP_OF_RPC.get(code, 500) if isinstance(code, int) else 500
 
 
 def _remote(found: Operation) -> RemoteBatch:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -17,11 +16,11 @@ from pydantic import ValidationError
 from batchgen.errors import ServerFault, UploadFailed
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.google_errors import read_error
+from batchgen.providers.remote import FileState, RemoteFile
 from batchgen.records import Request
 
 FILE_LIFETIME_S = 48 * 3600.0
 TIMEOUT_S = 120.0
-FileState = Literal["PROCESSING", "ACTIVE", "FAILED"]
 Headers = Mapping[str, str]
 E = TypeVar("E", bound=AnswerModel)
 
@@ -35,16 +34,6 @@ class File(AnswerModel):
 
 class UploadAnswer(AnswerModel):
     file: File
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteFile:
-    """A file at the vendor's. name: `files/…`. expires: UTC seconds, 0 when the answer does not say."""
-
-    name: str
-    uri: str
-    state: FileState
-    expires: float
 
 
 class GeminiFiles:

@@ -28,7 +28,6 @@ from batchgen.errors import (
     Refused,
     ServerFault,
     SpendRateReached,
-    TierRefused,
 )
 from batchgen.providers.answer_body import (
     MESSAGE_MAX_CHARS,
@@ -69,7 +68,6 @@ LIMIT_IS_ZERO = re.compile(r"\blimit: 0(?![\d.])")
 RPM_ID = re.compile(r"RequestsPerMinute")
 PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
 BAD_KEY = re.compile(r"API[ _]key (not valid|expired|not found|invalid)|API_KEY_INVALID", re.IGNORECASE)
-NAMES_SERVICE_TIER = re.compile(r"service.?tier", re.IGNORECASE)
 FILE_GONE = re.compile(
     r"\bFile \S+ or it may not exist|\bfiles?/\S+ (is )?not found|not in an ACTIVE state", re.IGNORECASE
 )
@@ -207,26 +205,6 @@ def classify(google_error: GoogleError) -> ProviderError:
     ):  # a gateway's way of saying so
         return google_error.to_error(Refused, "content_policy")
     return server_fault(google_error.status, google_error.message, google_error.delay_s)
-
-
-def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
-    """The refusal of a service tier that an error amounts to, when one other than the standard was asked for.
-
-    Flex and priority go without capacity as 503 and as 429 without a quota, and are not served as standard by
-    themselves; a 400 that names the tier is for good. Source: ai.google.dev/gemini-api/docs/flex-inference and
-    priority-inference. What may have been billed, and a quota that is named, are none.
-    """
-    if tier not in ("flex", "priority") or error.maybe_billed:
-        return None
-    permanent = isinstance(error, BadRequest) and bool(NAMES_SERVICE_TIER.search(error.message))
-    overloaded = isinstance(error, ServerFault) and error.reason == "overloaded"
-    bare = isinstance(error, RateLimited) and error.rpm is None and error.retry_after_s is None
-    if not (permanent or overloaded or bare):
-        return None
-    message = clean_line(f"the service tier {tier} was refused: {error.message}")
-    refused = TierRefused(message, http_status=error.http_status)
-    refused.permanent = permanent
-    return refused
 
 
 def _quota_error(google_error: GoogleError) -> ProviderError:

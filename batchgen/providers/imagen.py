@@ -11,13 +11,16 @@ from urllib.parse import quote
 
 from pydantic import OnErrorOmit
 
+from batchgen.endpoint import Endpoint
 from batchgen.errors import NoImage, Refused
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import AnswerModel, clean_line, decode_picture
-from batchgen.providers.gemini import json_headers
+from batchgen.providers.gemini import ENDPOINT, SEED_MAX, json_headers
 from batchgen.providers.google_errors import error_in_success, parse_answer
 from batchgen.providers.request_body import deep_merged, encode_body
 from batchgen.records import Inputs, Item, Reply, Request, Sample
+
+ENCODED = frozenset(("count", "aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt", "extra"))
 
 
 class Prediction(AnswerModel):
@@ -35,12 +38,18 @@ class Imagen:
     """Up to four samples per request; filtered ones are missing from the answer or carry a reason."""
 
     name: ClassVar[str] = "imagen"
+    endpoint: ClassVar[Endpoint] = ENDPOINT
+    seed_max: ClassVar[int] = SEED_MAX
     api_version: ClassVar[str] = "v1beta"
 
     def __init__(self, profile: Profile, api_version: str | None = None) -> None:
         version = api_version or profile.wire.get("api_version") or self.api_version
         self.profile = profile
         self._path = f"/{version}/models/{quote(profile.wire.get('model') or profile.id, safe='')}:predict"
+
+    @staticmethod
+    def encodes(_: Profile) -> frozenset[str]:
+        return ENCODED
 
     @staticmethod
     def auth_header(key: str) -> tuple[str, str]:

@@ -1,24 +1,20 @@
-"""What the vendors list: models that a key may use or that were withdrawn, and AIML's balance. Pure, like the codecs.
-
-Sources: ai.google.dev/api/models#method:-models.list; docs.aimlapi.com/api-references/service-endpoints,
-complete-model-list and account-balance (2026-08-21), model-deprecations (github.com/aimlapi/api-docs 935f808, 2026-08).
-"""
+"""What a vendor tells of a key for free: models that it may use or that were withdrawn, a balance. Pure, like the codecs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Generic, TypeVar
 
-from pydantic import OnErrorOmit, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from batchgen.errors import ProviderError
 from batchgen.profiles.profile import Profile
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error
+from batchgen.providers.answer_body import clean_line, malformed_error
+from batchgen.records import Request
 
-IMAGE_MODEL_NAME = re.compile(r"image|imagen|banana", re.IGNORECASE)  # Google's list does not say what a model gives
-_METHODS = frozenset({"generateContent", "predict"})
 _ID_CHARS = 200
+TIMEOUT_S = 20
 T = TypeVar("T")
 
 
@@ -62,84 +58,36 @@ class Balance:
     low: bool
 
 
-class _GoogleModel(AnswerModel):
-    name: str
-    supported_generation_methods: tuple[str, ...] = ()
-    input_token_limit: Annotated[int | None, LENIENT] = None
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A request that costs nothing, and the reader of its answer, which raises Malformed."""
+
+    request: Request
+    read: Callable[[bytes], T]
 
 
-class _GooglePage(AnswerModel):
-    models: tuple[OnErrorOmit[_GoogleModel], ...] = ()
-    next_page_token: str = ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What an API tells of a key.
+
+    models: the request for one page of them, from the token that the page before gave, "" for the first; read_models: the
+    image models of a page and that token, "" after the last. balance, deprecations: None where there is no such page; the
+    latter is public, and asked for without a key. listed_for: whom the models are listed for. rate_limit_note: where limits
+    are told. top_up: where credits are bought.
+    """
+
+    models: Callable[[str], Request]
+    read_models: Callable[[bytes], tuple[list[ListedModel], str]]
+    read_error: Callable[[int, Mapping[str, str], bytes], ProviderError]
+    balance: Page[Balance] | None = None
+    deprecations: Page[list[Deprecation]] | None = None
+    listed_for: str = "for this key"
+    rate_limit_note: str = ""
+    top_up: str = ""
 
 
-class _AimlModel(AnswerModel):
-    id: str
-    type: str
-
-
-class _AimlList(AnswerModel):
-    data: list[OnErrorOmit[_AimlModel]]
-
-
-class _AimlBalance(AnswerModel):
-    balance: float
-    low_balance: bool = False
-
-
-class _AimlDeprecation(AnswerModel):
-    id: str
-    aliases: tuple[OnErrorOmit[str], ...] = ()
-    status: str
-    shutdown_at: Annotated[str | None, LENIENT] = None
-    replaced_by: Annotated[str | None, LENIENT] = None
-
-
-class _AimlDeprecations(AnswerModel):
-    data: list[OnErrorOmit[_AimlDeprecation]]
-
-
-_PAGE = TypeAdapter(_GooglePage)
-_LIST = TypeAdapter(list[OnErrorOmit[_AimlModel]] | _AimlList)
-_BALANCE = TypeAdapter(_AimlBalance)
-_DEPRECATIONS = TypeAdapter(_AimlDeprecations)
-
-
-def read_google_page(body: bytes) -> tuple[list[ListedModel], str]:
-    """(image models of one page, the token of the next or ""). Raises Malformed."""
-    page = _read(_PAGE, body)
-    listed = [
-        ListedModel(
-            _id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods
-        )
-        for model in page.models
-        if _METHODS & {*model.supported_generation_methods}
-    ]
-    return [model for model in listed if IMAGE_MODEL_NAME.search(model.id)], page.next_page_token
-
-
-def read_aiml_models(body: bytes) -> list[ListedModel]:
-    """Image models; the list is bare, or in `data` as OpenAI-style servers have it. Raises Malformed."""
-    found = _read(_LIST, body)
-    models = found if isinstance(found, list) else found.data
-    return [ListedModel(_id(model.id)) for model in models if model.type == "image"]
-
-
-def read_aiml_balance(body: bytes) -> Balance:
-    """Raises Malformed."""
-    found = _read(_BALANCE, body)
-    return Balance(found.balance, found.low_balance or found.balance <= 0)
-
-
-def read_aiml_deprecations(body: bytes) -> list[Deprecation]:
-    """Raises Malformed."""
-    return [
-        Deprecation(
-            frozenset(map(_id, (entry.id, *entry.aliases))), _id(entry.status.lower()),
-            _id(entry.shutdown_at or ""), _id(entry.replaced_by or ""),
-        )
-        for entry in _read(_DEPRECATIONS, body).data
-    ]  # fmt: skip
+def page_request(path: str) -> Request:
+    return Request(method="GET", path=path, body=b"", timeout_s=TIMEOUT_S)
 
 
 def find_deprecation(profile: Profile, feed: Iterable[Deprecation]) -> Deprecation | None:
@@ -148,7 +96,7 @@ def find_deprecation(profile: Profile, feed: Iterable[Deprecation]) -> Deprecati
 
 
 def wire_name(profile: Profile) -> str:
-    """AIML has two models under Google's own ids, which have a prefix here."""
+    """An id may have a prefix here that its vendor does not know."""
     return str(profile.wire.get("model") or profile.id)
 
 
@@ -158,11 +106,11 @@ def unknown_models(listed: Iterable[ListedModel], profiles: Iterable[Profile]) -
     return sorted({model.id for model in listed} - known)
 
 
-def _id(text: str) -> str:
+def listed_id(text: str) -> str:
     return clean_line(text, _ID_CHARS)
 
 
-def _read(kind: TypeAdapter[T], body: bytes) -> T:
+def read_listing(kind: TypeAdapter[T], body: bytes) -> T:
     try:
         return kind.validate_json(body)
     except ValidationError as error:

@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from batchgen.errors import BadRequest, NotJson, NotTheApi, ProviderError, ServerFault, ServerFaultMaybeBilled
+from batchgen.errors import (
+    BadRequest,
+    NotJson,
+    NotTheApi,
+    ProviderError,
+    RateLimited,
+    ServerFault,
+    ServerFaultMaybeBilled,
+    TierRefused,
+)
 from batchgen.providers.answer_body import clean_line, get_header, is_markup, markup_text
 
 # Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
@@ -24,6 +33,7 @@ BLOCKED_BY_FILTER = re.compile(
     r"(safety|policy|policies|filter|moderation)|PROHIBITED_CONTENT|IMAGE_SAFETY|content[_ ]policy|moderation[_ ]blocked",
     re.IGNORECASE | re.DOTALL,
 )
+NAMES_SERVICE_TIER = re.compile(r"service.?tier", re.IGNORECASE)
 
 # A 403 that is about one AI model, while the key is good for others: OpenAI's "Your organization must be verified to use
 # the model", "does not have access to model", Google's "Permission denied on resource model".
@@ -66,3 +76,23 @@ def server_fault(status: int, message: str, retry_after_s: float | None) -> Prov
         return kind(message, retry_after_s=retry_after_s, http_status=status)
     reason = None if 400 <= status < 500 and status != 405 else "unexpected_status"
     return BadRequest(message, reason=reason, retry_after_s=retry_after_s, http_status=status)
+
+
+def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
+    """The refusal of a service tier that an error amounts to, when one other than the standard was asked for.
+
+    Flex and priority go without capacity as 503 and as 429 without a quota, and are not served as standard by
+    themselves; a 400 that names the tier is for good. Source: ai.google.dev/gemini-api/docs/flex-inference and
+    priority-inference. What may have been billed, and a quota that is named, are none.
+    """
+    if tier not in ("flex", "priority") or error.maybe_billed:
+        return None
+    permanent = isinstance(error, BadRequest) and bool(NAMES_SERVICE_TIER.search(error.message))
+    overloaded = isinstance(error, ServerFault) and error.reason == "overloaded"
+    bare = isinstance(error, RateLimited) and error.rpm is None and error.retry_after_s is None
+    if not (permanent or overloaded or bare):
+        return None
+    message = clean_line(f"the service tier {tier} was refused: {error.message}")
+    refused = TierRefused(message, http_status=error.http_status)
+    refused.permanent = permanent
+    return refused

@@ -39,7 +39,7 @@ class TimeOfDay:
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """variable: such as GEMINI_API_KEY. path: of a file with the key and nothing else."""
+    """variable: such as NAME_API_KEY. path: of a file with the key and nothing else."""
 
     variable: str
     path: Path

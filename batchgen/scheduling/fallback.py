@@ -19,7 +19,6 @@ from batchgen.errors import (
 from batchgen.planning.batchable import online_lane
 from batchgen.records import Item, Sample
 
-MAX_FALLBACKS = 5
 FALLBACK_CAUSES = ("quota", "outage", "refusal")
 DEFAULT_FALLBACK_CAUSES = (
     "quota",

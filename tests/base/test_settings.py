@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from batchgen.endpoint import Endpoint
 from batchgen.errors import SettingsError
 from batchgen.ledger.location import ledger_url
 from batchgen.ledger.postgresql import passwords_in_url, redacted
+from batchgen.providers.registry import endpoint_of
 from batchgen.settings import Settings, unquote
 
 URL, OWN = "https://gateway.example", "https://own.example"
@@ -43,7 +45,7 @@ def load(tmp_path: Path) -> Callable[..., Settings]:
     ],
 )  # fmt: skip
 def test_an_address_and_its_key_are_chosen_together(load, environ, beside, url, key):
-    access = load(environ, **beside).access("gemini")
+    access = load(environ, **beside).access(endpoint_of("gemini"))
     assert (access.base_url, access.key and access.key.secret.reveal()) == (url, key)
 
 
@@ -52,9 +54,9 @@ def test_an_address_of_the_folder_without_a_key_of_the_folder_is_refused_for_eve
     names = {"aimlapi": "BATCHGEN_AIMLAPI_BASE_URL", "acme-2": "BATCHGEN_ACME_2_BASE_URL"}
     name = names.get(provider, "GOOGLE_GEMINI_BASE_URL")
     settings = load({"GEMINI_API_KEY": A, "AIMLAPI_API_KEY": A, "ACME_2_API_KEY": A}, **{name: "http://127.0.0.1:8080"})
-    for ask in (settings.access, settings.base_url, settings.key):
-        with pytest.raises(SettingsError, match=f"^{name} in .*set {name} in the environment"):
-            ask(provider)
+    endpoint = Endpoint.named(provider) if provider == "acme-2" else endpoint_of(provider)
+    with pytest.raises(SettingsError, match=f"^{name} in .*set {name} in the environment"):
+        settings.access(endpoint)
 
 
 @pytest.mark.parametrize("name", ["XDG_STATE_HOME", "HOME", "PGPASSWORD", "HTTPS_PROXY", "BATCHGEN_SERVE_TOKEN"])
@@ -87,9 +89,14 @@ def test_every_key_is_known_wherever_it_stands(load, tmp_path):
     assert settings.all_keys() == {"of-acme", "of-a-file", "of-the-folder", B}
 
 
+def test_a_key_that_a_codec_declares_is_known_although_it_is_not_named_like_one(load, tmp_path):
+    settings = load({"ACME_PASS": "of-acme", "OTHER": "x"}, ACME_PHRASE_FILE="key")
+    assert settings.all_keys({"ACME_PASS", "ACME_PHRASE"}) == {"of-acme", B}
+
+
 def test_a_path_that_no_system_takes_is_said_with_its_name(load):
     with pytest.raises(SettingsError, match=r"GEMINI_API_KEY_FILE in .*: cannot read"):
-        load({}, GEMINI_API_KEY_FILE="/a\0b").access("gemini")
+        load({}, GEMINI_API_KEY_FILE="/a\0b").access(endpoint_of("gemini"))
 
 
 LEDGER = "postgresql://u:pass%40word@db.example/d"

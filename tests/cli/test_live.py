@@ -9,14 +9,9 @@ from batchgen.cli.doctor import check_listed_models
 from batchgen.cli.vendor_client import VendorAccess, VendorClient
 from batchgen.errors import ProviderError
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.providers.listings import (
-    ListedModel,
-    find_deprecation,
-    read_aiml_balance,
-    read_aiml_deprecations,
-    read_aiml_models,
-    read_google_page,
-)
+from batchgen.providers.aimlapi_listing import read_balance, read_deprecations, read_models
+from batchgen.providers.gemini_listing import read_model_page
+from batchgen.providers.listings import ListedModel, find_deprecation
 from tests.support.http_server import serving
 from tests.support.marked_key import KEY
 
@@ -244,7 +239,7 @@ def entry(**fields):
     """What the feed makes of an entry with these fields."""
     import json
 
-    (found,) = read_aiml_deprecations(json.dumps({"data": [{"id": "x", **fields}, 7]}).encode())
+    (found,) = read_deprecations(json.dumps({"data": [{"id": "x", **fields}, 7]}).encode())
     return found
 
 
@@ -264,7 +259,7 @@ def entry(**fields):
     ],
 )
 def test_an_entry_of_the_feed_in_words(fields, words):
-    assert entry(**fields).words == words
+    assert entry(**fields).description == words
 
 
 def test_a_model_is_found_in_the_feed_by_id_and_by_alias():
@@ -319,19 +314,19 @@ def test_googles_pages_give_image_models_and_the_next_token():
       {"name": "models/gemini-3-pro-image", "inputTokenLimit": 65536, "supportedGenerationMethods": ["generateContent"]},
       {"name": "models/gemini-3-pro", "supportedGenerationMethods": ["generateContent"]},
       {"name": "models/image-embedding", "supportedGenerationMethods": ["embedContent"]}, 7], "nextPageToken": "p2"}"""
-    assert read_google_page(body) == ([ListedModel("gemini-3-pro-image", 65536, ("generateContent",))], "p2")
+    assert read_model_page(body) == ([ListedModel("gemini-3-pro-image", 65536, ("generateContent",))], "p2")
 
 
 @pytest.mark.parametrize(
     "body", [b'[{"id": "x", "type": "image"}, {"id": "y"}]', b'{"data": [{"id": "x", "type": "image"}]}']
 )
 def test_aimls_list_is_bare_or_in_data(body):
-    assert read_aiml_models(body) == [ListedModel("x")]
+    assert read_models(body) == [ListedModel("x")]
 
 
 def test_a_listed_name_cannot_act_on_a_terminal():
-    assert read_aiml_models(b'[{"id": "x\\u001b[31m\\u202e", "type": "image"}]') == [ListedModel("x [31m")]
+    assert read_models(b'[{"id": "x\\u001b[31m\\u202e", "type": "image"}]') == [ListedModel("x [31m")]
 
 
 def test_a_balance_of_nothing_is_low_whatever_the_vendor_calls_it():
-    assert read_aiml_balance(b'{"balance": 0, "lowBalance": false}').low
+    assert read_balance(b'{"balance": 0, "lowBalance": false}').low

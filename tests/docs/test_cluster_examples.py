@@ -22,9 +22,10 @@ from batchgen.api import load_engine
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import cli, run_command_line
 from batchgen.engine.remote_engine import RemoteEngine
+from batchgen.providers.registry import endpoints
 from batchgen.schedule.timer_spec import GRACE_S, RESUMABLE_EXIT_CODES, KeyFile, TimeOfDay, TimerSpec
 from batchgen.schedule.units import kubernetes
-from batchgen.settings import BASE_URL_NAMES, KEY_NAMES, SECRET_NAMES
+from batchgen.settings import SECRET_NAMES
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -237,7 +238,7 @@ def given() -> Iterator[tuple[str, str, str]]:
 
 def known(name: str) -> bool:
     bare = name.removesuffix("_FILE")
-    if bare in {key for names in (*KEY_NAMES.values(), *BASE_URL_NAMES.values()) for key in names}:
+    if bare in {name for each in endpoints() for name in (*each.key_names, *each.base_url_names)}:
         return True
     if name.startswith("AWS_"):
         try:

@@ -12,6 +12,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
+from batchgen.manifest.fields import field_table
 from batchgen.report.log_events import LOG_EVENTS
 from tests.support.paths import ROOT
 
@@ -72,6 +73,10 @@ def test_every_command_the_readme_names_is_there(command):
 def test_the_table_of_log_events_is_that_of_the_log():
     rows = dict(re.findall(r"^\| `([a-z]+\.[a-z]+)` \| (.*) \|$", README, re.MULTILINE))
     assert rows == {name: kind.description for name, kind in LOG_EVENTS.items()}
+
+
+def test_the_table_of_fields_is_that_of_their_declarations():
+    assert field_table() in README, f"put this in its place:\n{field_table()}"
 
 
 def test_every_exit_code_of_a_stopped_run_is_in_the_readmes_table():

@@ -9,7 +9,7 @@ import pytest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import BadRequest, RateLimited, ServerFault, ServerFaultMaybeBilled
 from batchgen.events import AttemptFailed, AttemptStarted
-from batchgen.providers.google_errors import tier_refusal
+from batchgen.providers.server_faults import tier_refusal
 from tests.support.bench import Bench, items
 from tests.support.samples import FLASH_USD
 

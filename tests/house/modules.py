@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).parents[2] / "batchgen"
 # Bottom to top. A room or file may import from its own floor and from those below it. A file that stands on another
 # floor than its room is named there.
 FLOORS: dict[str, list[str]] = {
-    "vocabulary": ["records", "errors", "os_errors", "events", "settings", "safe_open", "sanitize", "url"],
+    "vocabulary": [
+        "item",
+        "records",
+        "endpoint",
+        "errors",
+        "os_errors",
+        "events",
+        "settings",
+        "safe_open",
+        "sanitize",
+        "url",
+    ],
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],
         *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],

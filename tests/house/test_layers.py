@@ -107,3 +107,25 @@ def test_what_status_and_help_need_imports_nothing_heavy(statement):
     code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+PROVIDERS = ("gemini", "imagen", "aiml")
+KNOW_PROVIDERS = ("providers", "profiles", EMULATOR)
+
+
+@pytest.mark.parametrize("module", [name for name in OURS if name.split(".")[0] not in KNOW_PROVIDERS])
+def test_no_provider_has_a_name_outside_of_its_codec_and_its_facts(module):
+    tree = ast.parse(OURS[module].read_text(encoding="utf-8"))
+    named = [
+        (node.lineno, name)  # type: ignore[attr-defined]
+        for node in ast.walk(tree)
+        for name in _names(node)
+        if any(provider in name.lower().replace("/gemini-api/", "") for provider in PROVIDERS)  # an address of a source
+    ]
+    assert not named
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Every word of the program in a node, and every text but for comments."""
+    fields = (getattr(node, name, None) for name in ("id", "attr", "arg", "name", "module", "value"))
+    return [field for field in fields if isinstance(field, str)]

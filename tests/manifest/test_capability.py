@@ -7,7 +7,7 @@ import json
 import pytest
 
 from batchgen.manifest import open_manifest
-from batchgen.manifest.capability import HARM_CATEGORIES, HARM_THRESHOLDS
+from batchgen.providers.gemini import HARM_CATEGORIES, HARM_THRESHOLDS
 
 LITE = "gemini-3.1-flash-lite-image"
 

@@ -11,7 +11,7 @@ import pytest
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.fields import ALLOWED_KEYS
 from batchgen.profiles.profile import Profile, status_note
-from batchgen.profiles.vendor import PROVIDER_BASE_URLS, is_vendor_url
+from batchgen.providers.registry import endpoint_of
 
 CATALOGUE = load_catalogue()
 ALL = list(CATALOGUE)
@@ -219,11 +219,11 @@ def test_a_live_model_needs_no_note():
     ],
 )
 def test_only_the_vendors_own_host_counts_as_the_vendor(base_url, expected):
-    assert is_vendor_url("gemini", base_url) is expected
+    assert endpoint_of("gemini").is_vendor_url(base_url) is expected
 
 
 def test_every_provider_of_the_catalogue_has_a_base_url():
-    assert {profile.provider for profile in ALL} <= set(PROVIDER_BASE_URLS)
+    assert all(endpoint_of(profile.provider).base_url for profile in ALL)
 
 
 def test_the_catalogue_loads_without_pydantic():

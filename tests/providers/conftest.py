@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchgen.profiles.catalogue import load_catalogue
+from batchgen.providers import registry
 from batchgen.providers.contract import Provider
 from batchgen.providers.registry import provider_for
 from batchgen.records import Item, Sample
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _installed_anew() -> Iterator[None]:
+    """What a test installs is gone with it: entry points are read once in a process."""
+    registry.installed.cache_clear()
+    yield
+    registry.installed.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -283,3 +283,10 @@ def test_a_third_party_cannot_replace_a_codec_of_ours(acme_installed, monkeypatc
 def test_an_unknown_provider_is_answered_with_those_there_are(acme_installed):
     with pytest.raises(UsageError, match="no provider 'acne'; installed are acme, aimlapi, gemini, imagen"):
         registry.provider_class("acne")
+
+
+def test_a_codec_whose_module_cannot_be_imported_is_named_with_its_place(monkeypatch):
+    points = EntryPoints([EntryPoint("broken", "nowhere.at_all:Codec", "batchgen.providers")])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
+    with pytest.raises(UsageError, match=r"provider 'broken' cannot be loaded from nowhere\.at_all:Codec: No module"):
+        registry.provider_class("broken")

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchgen.errors import KeyRejected, Malformed, ProviderError, RateLimited
-from batchgen.providers.gemini_batch import GeminiBatch, read_result_line
+from batchgen.providers.batch_results import read_result_line
+from batchgen.providers.gemini_batch import GeminiBatch
 
 BATCH = GeminiBatch("v1", "gemini-nano-banana-2.1")
 

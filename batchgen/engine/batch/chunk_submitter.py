@@ -27,7 +27,7 @@ from batchgen.events import AttemptStarted, BatchSubmitted
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.submissions import Chunk
 from batchgen.planning.batchable import ChunkLimits, ChunkSize
-from batchgen.providers.gemini_batch import MIME_TYPE, RemoteBatch
+from batchgen.providers.remote import RemoteBatch
 from batchgen.records import Sample
 from batchgen.scheduling.lane import RESERVATION_FACTOR
 from batchgen.scheduling.window import BudgetReached, Reserved
@@ -179,8 +179,9 @@ class ChunkSubmitter:
                     url = ""
             if not url:
                 size_bytes = os.fstat(file.fileno()).st_size
+                mime_type = context.codec(chunk.lane).mime_type
                 url, granularity = await context.run.uploads.start_upload(
-                    to, MIME_TYPE, size_bytes, f"{chunk.name}.jsonl"
+                    to, mime_type, size_bytes, f"{chunk.name}.jsonl"
                 )
                 offset = 0
                 chunk = await context.chunks.update(chunk, upload_url=url)

@@ -18,7 +18,7 @@ from batchgen.ledger.submissions import Chunk
 from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.price import estimate_usd
 from batchgen.providers.contract import SupportsBatches
-from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.providers.remote import BatchCodec
 from batchgen.records import Request, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import RESERVATION_FACTOR
@@ -31,7 +31,7 @@ BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchContext:
-    """tier: Google's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
+    """tier: the vendor's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
 
     routes: of the lanes of this run. quota_logs: money of all processes, by lane.
     """
@@ -48,7 +48,7 @@ class BatchContext:
     quota_logs: Mapping[str, SharedQuota]
     policy: RetryPolicy
 
-    def codec(self, lane: str) -> GeminiBatch:
+    def codec(self, lane: str) -> BatchCodec:
         return cast(SupportsBatches, self.routes[lane].codec).batch
 
     async def ask(self, lane: str, request: Request) -> tuple[int, Mapping[str, str], bytes]:

@@ -37,7 +37,6 @@ from batchgen.errors import (
 )
 from batchgen.events import BatchCollected
 from batchgen.ledger.submissions import Chunk, ChunkRequest
-from batchgen.providers.google_errors import read_error
 from batchgen.records import Reply, Sample
 from batchgen.safe_open import private_opener
 from batchgen.scheduling.retry import backoff_s
@@ -141,7 +140,7 @@ class ResultCollector:
         if status == 416:  # asked from its end on: all of it is here
             return
         if status not in (200, 206):
-            error = read_error(status, headers, body)
+            error = context.codec(chunk.lane).read_error(status, headers, body)
             raise DownloadFailed(f"its results could not be fetched: {error.message}", http_status=status)
 
     # --- collected: every request of the chunk has ended

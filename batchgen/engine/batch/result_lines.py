@@ -13,8 +13,8 @@ from typing import IO
 
 from batchgen.errors import DownloadFailed, Malformed
 from batchgen.http.base64_stream import NullSink, Sink, StreamingBase64Decoder
-from batchgen.providers import gemini_inline
-from batchgen.providers.gemini_batch import ResultLine, read_result_line
+from batchgen.providers import batch_results
+from batchgen.providers.batch_results import ResultLine, read_result_line
 from batchgen.store.spool import NO_FOLLOW
 
 MAX_LINE_BYTES = 512 * 1024 * 1024
@@ -124,7 +124,7 @@ def extract_answers(operation: IO[bytes], file: IO[bytes]) -> None:
     file.seek(0)
     file.truncate()
     with mmap.mmap(operation.fileno(), 0, access=mmap.ACCESS_READ) as body:
-        file.writelines(gemini_inline.answer_lines(body))
+        file.writelines(batch_results.answer_lines(body))
 
 
 def without_answers(operation: IO[bytes]) -> bytes:
@@ -133,7 +133,7 @@ def without_answers(operation: IO[bytes]) -> bytes:
     if not operation.seek(0, os.SEEK_END):
         return b""
     with mmap.mmap(operation.fileno(), 0, access=mmap.ACCESS_READ) as body:
-        return gemini_inline.without_answers(body)
+        return batch_results.without_answers(body)
 
 
 def read_lines(file: IO[bytes], path: str, max_lines: int) -> list[RawLine]:

@@ -17,7 +17,7 @@ from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, 
 from batchgen.events import BatchUpdated, LaneStopped
 from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
 from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_lane, poll_delay_s
-from batchgen.providers.gemini_batch import ENDED_STATES
+from batchgen.providers.remote import ENDED_STATES
 from batchgen.scheduling.window import Reserved
 from batchgen.store.spool import disk_error
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen.providers.batch_results import answer_lines, without_answers
 from batchgen.providers.gemini_batch import GeminiBatch
-from batchgen.providers.gemini_inline import answer_lines, without_answers
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -1,7 +1,8 @@
-"""Answers that a batch gives in its own operation in place of a file, as lines of such a file.
+"""The results of a batch, a line for each answer; also those that its operation holds in place of a file. Pure.
 
+One API has batches so far, and these are its results: with a second, the functions here become methods of a `BatchCodec`.
 `response.inlinedResponses.inlinedResponses`, and the same below `metadata.output` and `dest`: ai.google.dev/api/batch-api,
-and maximhq/bifrost#3951 of small batches that were made from a file. Pure, over bytes or a file mapped into memory.
+and maximhq/bifrost#3951 of small batches that were made from a file. Over bytes or a file mapped into memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from batchgen.errors import Malformed
+from batchgen.providers.google_errors import HTTP_OF_RPC
 
 Body = bytes | mmap.mmap
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
@@ -18,6 +23,45 @@ _LIST_PATHS = frozenset({("response",), ("dest",), ("output",), ("metadata", "ou
 _LIST_KEYS = ("inlinedResponses", "inlined_responses")
 _KEY_MAX_BYTES = 64  # a key that is longer is none of these
 _DEPTH_MAX, _ANSWERS_MAX = 200, 10_000  # of an operation; what goes beyond is none
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """One answer out of a results file, as if it had come over HTTP. key: None when the line names none."""
+
+    key: str | None
+    status: int
+    body: bytes
+
+
+def read_result_line(text: bytes) -> ResultLine:
+    """A line of a results file, its long strings lifted. Raises Malformed when it is no such line.
+
+    `{"key", "response"}` or `{"key", "error"}`; the key also in `metadata`, as inline answers have it.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Malformed("a line of the results is not JSON", reason="not_json", http_status=200) from None
+    if not isinstance(value, dict):
+        raise Malformed("a line of the results is not a JSON object", http_status=200)
+    metadata = value.get("metadata")
+    key = value.get("key", metadata.get("key") if isinstance(metadata, dict) else None)
+    error, response = value.get("error"), value.get("response")
+    if isinstance(error, dict) and not response:
+        return ResultLine(_text(key), _http_status(error.get("code")), json.dumps({"error": error}).encode())
+    return ResultLine(_text(key), 200, json.dumps(response).encode())
+
+
+def _text(key: Any) -> str | None:
+    return None if key is None else str(key)
+
+
+def _http_status(code: Any) -> int:
+    """Of a google.rpc code; one that is none, or a success, counts as a fault of the server."""
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    return HTTP_OF_RPC.get(code, 500) if isinstance(code, int) else 500
 
 
 @dataclass(slots=True)

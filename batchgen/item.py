@@ -1,0 +1,189 @@
+"""One entry of a manifest, `Item`, and the one place where each field of it is declared. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+COUNT_MAX = 1000
+TURNS_MAX = 50
+FALLBACKS_MAX = 5
+AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derivative:
+    """One kind of file to make of each picture. widths: one file for each that the picture is large enough for; width: at
+    most that; neither: as large as the picture. crop: width to height. format `original`: the bytes as they came."""
+
+    name: str
+    format: Literal["webp", "avif", "jpeg", "png", "original"]
+    width: int | None = None
+    widths: tuple[int, ...] = ()
+    quality: int | None = None
+    crop: tuple[int, int] | None = None
+    gravity: str = "center"
+    upscale: bool = False
+    background: str = "#ffffff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """What is made of pictures once they are there. Nothing of it reaches the wire."""
+
+    derivatives: tuple[Derivative, ...] = ()
+    embed: Literal["none", "ids", "full"] = "none"
+    sidecar: bool = False
+    source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
+
+
+# What becomes of a field of a manifest. `own`: of batchgen, never sent; `picture`: sent, and another value is another
+# picture; `delivery`: sent, and changes price and speed alone.
+Use = Literal["own", "picture", "delivery"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestField:
+    """How a manifest asks for a field of `Item`. name: there, where it differs; kind: its type there, None where it
+    follows from the one here. limits: of its value, by pydantic's names."""
+
+    description: str
+    use: Use = "own"
+    name: str = ""
+    kind: Any = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _declared(description: str, use: Use = "own", name: str = "", kind: Any = None, **limits: Any) -> dict[str, Any]:
+    return {"manifest": ManifestField(description=description, use=use, name=name, kind=kind, limits=limits)}
+
+
+def _asked(description: str, use: Use = "own", *, default: Any = None, **more: Any) -> Any:
+    """A field that may be left out."""
+    metadata = _declared(description, use, **more)
+    return (
+        field(default_factory=dict, metadata=metadata) if default is dict else field(default=default, metadata=metadata)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
+
+    Here each field of a manifest is declared, once: schema, fingerprint, what a model may support and the manual's table
+    follow from it (`manifest/fields.py`). A field that reaches the wire needs its place in a codec besides.
+
+    model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
+    references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the picture of another item.
+    origin: `file:line` of the entry, for messages. None means: not asked for.
+    A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
+    """
+
+    id: str
+    provider: str
+    prompt: str = field(metadata=_declared("What the picture shows.", "picture"))
+    turn: int = _asked(
+        "Instead of a prompt: a conversation that refines a picture, one picture a turn, {id}-t1, {id}-t2 …",
+        "picture",
+        default=0,
+        name="turns",
+        kind=tuple[str, ...],
+        min_length=1,
+        max_length=TURNS_MAX,
+    )
+    history: tuple[str, ...] = ()
+    system: str | None = _asked("System instruction.", "picture")
+    model: str = field(
+        metadata=_declared(
+            "Alias (flash, pro, lite) or id of an AI model; default flash. An unknown id passes with a warning."
+        )
+    )
+    fallback: tuple[str, ...] = _asked(  # lanes, as `provider/model`
+        "Models to go on with, in this order, when the model cannot serve.", default=(), max_length=FALLBACKS_MAX
+    )
+    fallback_on: tuple[Literal["quota", "outage", "refusal"], ...] = _asked(
+        "For which causes; default quota (of a day) and outage.", default=()
+    )
+    aspect_ratio: str | None = _asked(
+        "Width to height, such as 16:9. Without it the model chooses.",
+        "picture",
+        pattern=r"^[0-9]{1,2}:[0-9]{1,2}$",
+        examples=["1:1", "16:9", "3:4"],
+    )
+    image_size: str | None = _asked("512, 1K, 2K or 4K, as the model offers.", "picture", examples=["1K", "2K", "4K"])
+    count: int = _asked(
+        "How many pictures (samples) of this; default 1. 2 made 4 buys two more.", default=1, ge=1, le=COUNT_MAX
+    )
+    references: tuple[str, ...] = _asked(
+        "Pictures to send along: files beside the manifest or objects in a bucket, s3://bucket/name, gs:// or az:// "
+        "(globs are expanded, sorted), https links, or @id and @id#n for the picture of another item, which is then "
+        "made first. PNG, JPEG, WebP, GIF, HEIC or HEIF, up to 100 MB each.",
+        "picture",
+        default=(),
+        max_length=100,
+    )
+    modalities: tuple[Literal["text", "image"], ...] = _asked(
+        "What to answer with; default image. With text, the text is kept as NAME.txt.", "picture", default=()
+    )
+    search: Literal["web", "image"] | None = _asked(
+        "Ground the picture in a search of the web, or of pictures too; what was found is kept as NAME.sources.json and "
+        "NAME.search.html.",
+        "picture",
+    )
+    thinking: Literal["minimal", "low", "medium", "high"] | None = _asked("How long to think first.", "picture")
+    keep_thoughts: bool = _asked(
+        "Ask for the thoughts: their text beside the picture as NAME.thoughts.md, their interim pictures in drafts/.",
+        "picture",
+        default=False,
+    )
+    media_resolution: Literal["low", "medium", "high"] | None = _asked(
+        "How finely the references are looked at.", "picture"
+    )
+    service_tier: Literal["standard", "flex", "priority"] | None = _asked(
+        "standard, flex (half the price, up to 15 minutes) or priority (1.8 times); when refused it is asked for at "
+        "standard.",
+        "delivery",
+    )
+    no_image_suffix: str | None = _asked(
+        "Appended to the prompt when it is sent again after an answer without a picture."
+    )
+    seed: int | None = _asked("Asked for, though no vendor promises the same picture twice.", "picture")
+    temperature: float | None = _asked("Vendors advise to leave it alone.", "picture", ge=0, le=2)
+    safety: Mapping[str, str] = _asked(
+        "Harm category to threshold, as the vendor spells them.",
+        "picture",
+        default=dict,
+        examples=[{"HARM_CATEGORY_HARASSMENT": "BLOCK_ONLY_HIGH"}],
+    )
+    person_generation: Literal["dont_allow", "allow_adult", "allow_all"] | None = _asked(
+        "Whether people may be shown, where a model takes it.", "picture"
+    )
+    negative_prompt: str | None = _asked("What the picture should not show, where a model takes it.", "picture")
+    tags: tuple[str, ...] = _asked("For `--only tag:NAME` and reports; never sent.", default=(), max_length=100)
+    priority: int = _asked("Higher goes first; default 0.", default=0, ge=-1000, le=1000)
+    max_age_s: float | None = _asked(
+        "Make it again when its picture is older: 36h, 7d or 4w.",
+        name="max_age",
+        kind=str,
+        pattern=AGE_PATTERN,
+        examples=["7d"],
+    )
+    filename: str = field(metadata=_declared("Name of the file without extension; default {{ id }}."))
+    on_mismatch: Literal["warn", "fail"] = _asked(
+        "A picture of another size or ratio than asked for: warn (default) keeps and flags it, fail keeps it in drafts/ "
+        "and ends its item failed.",
+        default="warn",
+    )
+    extra: Mapping[str, Any] = _asked("Merged into the body of the request as given.", "picture", default=dict)
+    post: Post | None = field(
+        default=None,
+        metadata=_declared("Files to make of the picture: a list of them, or an object; never sent."),
+    )
+    origin: str = ""
+
+
+MANIFEST_FIELDS: Mapping[str, ManifestField] = {  # by their names in a manifest
+    declared.name or slot.name: declared for slot in fields(Item) if (declared := slot.metadata.get("manifest"))
+}
+SENT_FIELDS = tuple(name for name, declared in MANIFEST_FIELDS.items() if declared.use != "own")

@@ -1,0 +1,130 @@
+"""The fields of an entry as a manifest may write them, all made of their one declaration in `Item`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, create_model
+from pydantic_core import PydanticCustomError
+
+from batchgen.item import MANIFEST_FIELDS, Item
+from batchgen.manifest.diagnostics import safe_repr
+from batchgen.manifest.post_section import PostValue
+from batchgen.profiles.catalogue import load_catalogue, profile_files, unknown_profile
+from batchgen.profiles.profile import SUPPORTABLE
+from batchgen.providers.registry import encoded_fields
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Part of a manifest: an unknown key is a typo, and nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+
+
+def _size_text(value: Any) -> Any:
+    # `image_size: 512` is what people write, and YAML makes it a number.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_tags(value: Any) -> Any:
+    for tag in value if isinstance(value, list) else ():
+        if isinstance(tag, str) and "," in tag and "{{" not in tag:
+            raise PydanticCustomError(
+                "told", "told", {"words": f"a tag holds no comma, not {safe_repr(tag)}: make it two"}
+            )
+    return value
+
+
+# What YAML and people make of a value before its type is looked at.
+_VALIDATORS = {"image_size": BeforeValidator(_size_text), "tags": BeforeValidator(_check_tags)}
+_HINTS = get_type_hints(Item)
+_SLOT_NAMES = {
+    slot.metadata["manifest"].name or slot.name: slot.name for slot in fields(Item) if "manifest" in slot.metadata
+}
+
+
+def _manifest_type(name: str) -> Any:
+    """A field's type as JSON and YAML know it: texts that are not empty, lists, mappings."""
+    declared = MANIFEST_FIELDS[name]
+    if name == "post":
+        return PostValue
+    wanted = _written(declared.kind or _HINTS[_SLOT_NAMES[name]])
+    pattern = declared.limits.get("pattern")
+    if pattern is not None:
+        wanted = Annotated[str, StringConstraints(pattern=pattern)]
+    return wanted
+
+
+def _written(hint: Any) -> Any:
+    origin, arguments = get_origin(hint), [each for each in get_args(hint) if each not in (type(None), ...)]
+    if hint is str:
+        return Text
+    if origin is tuple:
+        return list[_written(arguments[0])]  # type: ignore[misc]
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict[arguments[0], arguments[1]]  # type: ignore[valid-type]
+    if origin is not None and origin is not Literal and type(None) in get_args(hint):
+        return _written(arguments[0])
+    return hint
+
+
+def _schema_field(name: str) -> tuple[Any, Any]:
+    declared = MANIFEST_FIELDS[name]
+    limits = {key: limit for key, limit in declared.limits.items() if key != "pattern"}
+    written = _manifest_type(name)
+    if name in _VALIDATORS:
+        written = Annotated[written, _VALIDATORS[name]]
+    return written | None, Field(None, description=declared.description, **limits)
+
+
+if TYPE_CHECKING:
+
+    class ItemFields(Strict):
+        """Each field of `MANIFEST_FIELDS`, None where it is not asked for."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    ItemFields = create_model(
+        "ItemFields",
+        __base__=Strict,
+        __doc__="The fields of one picture. Text may hold Jinja2 templates; null takes a default back.",
+        **{name: _schema_field(name) for name in MANIFEST_FIELDS},
+    )
+
+
+def item_values(checked: ItemFields) -> dict[str, Any]:
+    """What was asked for, by the names that `Item` has for it."""
+    values = {_SLOT_NAMES[name]: value for name in MANIFEST_FIELDS if (value := getattr(checked, name)) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def field_table() -> str:
+    """The manual's table of fields, in Markdown: what the models of each provider take. Its notes are the descriptions."""
+    providers = {file["provider"]: file["title"] for file in profile_files()}
+    rows = [("field", *providers.values(), "notes"), ("---",) * (len(providers) + 2)]
+    for name, declared in MANIFEST_FIELDS.items():
+        cells = ["yes" if declared.use == "own" else _support(name, provider) for provider in providers]
+        choices = "".join(f"`{choice}`, " for choice in _choices(_HINTS[_SLOT_NAMES[name]])).removesuffix(", ")
+        rows.append((f"`{name}`", *cells, f"{declared.description} {choices}".rstrip()))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The values that a type allows, when it names them."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for inner in get_args(hint) if (found := _choices(inner))), ())
+
+
+def _support(name: str, provider: str) -> str:
+    profiles = [profile for profile in load_catalogue() if profile.provider == provider]
+    served = [profile for profile in profiles if profile.status != "retired"] or profiles
+    taken = [name in profile.supports or name not in SUPPORTABLE for profile in served]
+    if any(taken):
+        return "yes" if all(taken) else "some models"
+    return "by `models:`" if name in encoded_fields(unknown_profile("", provider)) else "–"

@@ -1,0 +1,203 @@
+"""Each field of a manifest, asked for alone, reaches the wire or is refused before anything is sent, whosever the codec is.
+
+Here for a manifest of every codec of ours, of the AIML codec with a table of its own, and of a codec that declares nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+
+from batchgen.cli.invocation import Invocation
+from batchgen.endpoint import Endpoint
+from batchgen.engine.routes import base_url_of
+from batchgen.errors import ManifestError
+from batchgen.item import MANIFEST_FIELDS, SENT_FIELDS
+from batchgen.manifest import open_manifest
+from batchgen.planning.fingerprint import wire_facts
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.profiles.profile import Profile
+from batchgen.providers.contract import SupportsConversations
+from batchgen.providers.registry import BUILT_IN, endpoint_of, provider_class, provider_for
+from batchgen.records import Inputs, ReferenceImage, Reply, ReplyImage, Request, Sample
+from batchgen.settings import Settings
+from tests.support.provider_requests import PIXEL, WORDS
+
+MODELS = {
+    "gemini": {"provider": "gemini"},
+    "imagen": {"provider": "imagen"},
+    "aimlapi": {"provider": "aimlapi"},
+    "aimlapi with fields": {"provider": "aimlapi", "wire": {"fields": {"aspect_ratio": "ratio"}}},
+    "foreign": {"provider": "foreign"},
+    "foreign, declaring": {"provider": "declaring"},
+}
+VALUES = {
+    **{name: list(value) if isinstance(value, tuple) else value for name, value in WORDS.items()},
+    "prompt": "a fox",
+    "turns": ["a fox", "in snow"],
+    "references": ["fox.png"],
+    "extra": {"of_theirs": 1},
+}
+
+
+class Foreign:
+    """A third party's codec as one was written before codecs declared anything: it takes the prompt, and drops the rest."""
+
+    def __init__(self, profile):
+        self.profile = profile
+
+    def build(self, sample, inputs):
+        return Request(method="POST", path="/paint", body=json.dumps({"text": sample.item.prompt}).encode())
+
+    def read(self, status, headers, body):
+        return Reply(images=(ReplyImage("image/png", body),))
+
+    @staticmethod
+    def auth_header(key):
+        return "X-Key", key
+
+
+class Declaring(Foreign):
+    """The same that sends a seed, says so, and has limits."""
+
+    seed_max = 99
+    endpoint = Endpoint(
+        name="declaring",
+        key_names=("PAINT_PASS",),
+        base_url_names=("PAINT_BASE_URL",),
+        base_url="https://paint.example",
+    )
+
+    @staticmethod
+    def encodes(profile):
+        return frozenset({"seed", "extra"})
+
+    def build(self, sample, inputs):
+        body = {"text": sample.item.prompt, "seed": sample.item.seed, **sample.item.extra}
+        return Request(method="POST", path="/paint", body=json.dumps(body).encode())
+
+
+@pytest.fixture(autouse=True)
+def third_parties(monkeypatch):
+    group = "batchgen.providers"
+    points = [EntryPoint(name, f"{__name__}:{name.title()}", group) for name in ("foreign", "declaring")]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: EntryPoints(points))
+
+
+@pytest.fixture
+def manifest_of(tmp_path):
+    """A manifest of one item with these fields, for a model with these facts."""
+
+    def make(facts, **fields):
+        (tmp_path / "fox.png").write_bytes(base64.b64decode(PIXEL))
+        item = {"id": "a", **({} if "turns" in fields else {"prompt": "a fox"}), "model": "vendor/bar", **fields}
+        path = tmp_path / "job.yaml"
+        path.write_text(json.dumps({"models": {"vendor/bar": facts}, "items": [item]}))
+        return open_manifest(path)
+
+    return make
+
+
+def body_of(manifest, item):
+    inputs = Inputs((ReferenceImage("image/png", PIXEL),) * len(item.references))
+    sample = Sample(item=item, n=1, fingerprint="f", wire=wire_facts(item))
+    return provider_for(manifest.catalogue.resolve("vendor/bar")).build(sample, inputs).body
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("field", sorted(set(SENT_FIELDS) - {"prompt", "turns"}))
+def test_a_field_alone_is_on_the_wire_or_refused_where_it_stands(manifest_of, model, field):
+    plain = manifest_of(MODELS[model])
+    (without,) = (body_of(plain, item) for item in plain.items())
+    manifest = manifest_of(MODELS[model], **{field: VALUES[field]})
+    try:
+        items = list(manifest.items())
+    except ManifestError as refused:
+        assert "job.yaml:1:" in str(refused) and f" {field}: " in str(refused)
+    else:
+        assert body_of(manifest, items[0]) != without
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_turns_are_refused_by_a_codec_without_conversations(manifest_of, model):
+    speaks = isinstance(provider_for(Profile(id="vendor/bar", **MODELS[model])), SupportsConversations)
+    try:
+        found = len(list(manifest_of(MODELS[model], turns=VALUES["turns"]).items()))
+    except ManifestError as refused:
+        found = str(refused)
+    assert found == 2 if speaks else f" turns: provider {MODELS[model]['provider']} does not send it" in found
+
+
+def test_the_message_names_a_model_that_sends_it_and_another_way(manifest_of):
+    with pytest.raises(ManifestError) as refused:
+        list(manifest_of(MODELS["aimlapi with fields"], seed=7).items())
+    assert "seed: provider aimlapi does not send it for vendor/bar, unless you put it into `extra`" in str(
+        refused.value
+    )
+    with pytest.raises(ManifestError) as refused:
+        list(manifest_of(MODELS["foreign"], seed=7).items())
+    assert "seed: provider foreign does not send it for vendor/bar; instead use gemini-nano-banana-2.1" in str(
+        refused.value
+    )
+
+
+def test_a_third_partys_codec_is_looked_up_once_and_not_for_every_item(manifest_of, monkeypatch):
+    asked, found = [], EntryPoints([EntryPoint("foreign", f"{__name__}:Foreign", "batchgen.providers")])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: asked.append(group) or found)
+    assert len(list(manifest_of(MODELS["foreign"], id="{{ n }}", matrix={"n": list(range(50))}).items())) == 50
+    assert asked == ["batchgen.providers"]
+
+
+def test_a_declared_limit_of_the_seed_holds(manifest_of):
+    assert [item.seed for item in manifest_of(MODELS["foreign, declaring"], seed=99).items()] == [99]
+    with pytest.raises(ManifestError, match="seed: must be from 0 to 99, not 100"):
+        list(manifest_of(MODELS["foreign, declaring"], seed=100).items())
+
+
+@pytest.mark.parametrize("facts", [{"provider": "foreign"}, MODELS["aimlapi with fields"]], ids=["foreign", "aimlapi"])
+def test_several_images_a_request_are_refused_where_the_codec_cannot_ask_for_them(manifest_of, facts):
+    with pytest.raises(ManifestError, match="count: vendor/bar has images_per_request 4, and provider"):
+        list(manifest_of({**facts, "images_per_request": 4}, count=2).items())
+    assert [item.count for item in manifest_of(facts, count=2).items()] == [2]
+
+
+def test_the_key_and_the_address_are_those_that_the_codec_declares():
+    settings = Settings.load(None, {"PAINT_PASS": "secret-of-paint"})
+    access = settings.access(endpoint_of("declaring"))
+    assert (access.key.secret.reveal(), base_url_of(endpoint_of("declaring"), access)) == (
+        "secret-of-paint",
+        "https://paint.example",
+    )
+    invocation = Invocation()
+    invocation.hide_keys(settings, ["declaring"])
+    assert invocation.secrets == {"secret-of-paint"}
+
+
+def test_a_codec_that_declares_no_endpoint_has_variables_of_its_own_name():
+    endpoint = endpoint_of("foreign")
+    assert (endpoint.key_names, endpoint.base_url_names) == (("FOREIGN_API_KEY",), ("BATCHGEN_FOREIGN_BASE_URL",))
+
+
+def test_the_variable_of_an_address_is_named_like_one_so_that_it_is_seen_in_a_folders_env():
+    with pytest.raises(ValueError, match="must end in _BASE_URL"):
+        Endpoint(name="acme", key_names=("ACME_API_KEY",), base_url_names=("ACME_HOST",))
+
+
+def test_a_provider_that_is_not_installed_is_found_when_the_manifest_is_read(manifest_of):
+    with pytest.raises(
+        ManifestError, match="model: vendor/bar: there is no provider 'acne'; installed are aimlapi, dec"
+    ):
+        list(manifest_of({"provider": "acne"}).items())
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_codec_of_ours_declares_only_fields_that_there_are(name):
+    for profile in load_catalogue():
+        if profile.provider == name:
+            encoded = provider_class(name).encodes(profile)
+            assert encoded <= set(MANIFEST_FIELDS)
+            assert profile.supports <= encoded
+            assert profile.images_per_request == 1 or "count" in encoded
