@@ -14,7 +14,7 @@ from batchgen.engine.budgets import counts_all_jobs, remaining_budget, require_s
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.reconcile import Reconciler
-from batchgen.engine.reconcile_items import Reconciliation, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconciliation import Reconciliation, refuse_derivatives, refuse_online_only
 from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.engine.run import run_job
@@ -27,7 +27,8 @@ from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.storage_url import has_url_scheme, normalize_bucket_url
 from batchgen.planning.batchable import BatchMode
-from batchgen.planning.plan import Forecast, RetrySelection, Step, forecast, spend_rate_problem
+from batchgen.planning.plan import Forecast, RetrySelection, forecast, spend_rate_problem
+from batchgen.planning.step import Step
 from batchgen.profiles.profile import Profile
 from batchgen.providers import registry
 from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceSource

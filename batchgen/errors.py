@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from batchgen.records import Usage
 
@@ -292,11 +292,18 @@ class InputRejected(ProviderError):
 
 
 class FileGone(ProviderError):
-    """An uploaded reference is no longer there for this key: uploaded and asked for once more, then final."""
+    """An uploaded reference is no longer there for this key: uploaded and asked for once more, then final.
+
+    files: their names at the vendor's, empty when it does not say which.
+    """
 
     retryable = True
     budget = "input"
     reason = "file_unavailable"
+
+    def __init__(self, message: str, *, files: tuple[str, ...] = (), **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.files = files
 
 
 class UploadFailed(ProviderError):

@@ -194,13 +194,14 @@ def used_profiles(job: Job) -> list[Profile]:
 
 def check_models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Finding]:
     """A retired model fails only where the vendor itself is asked; the manifest's reader has refused it there already."""
-    from batchgen.profiles.profile import status_note
+    from batchgen.profiles.profile import is_shut_down, status_note
 
+    today = datetime.now(UTC).date()
     for profile in profiles:
-        note = status_note(profile, datetime.now(UTC).date())
+        note = status_note(profile, today)
         if note is None:
             yield Finding("ok", "model", profile.id)
-        elif "was shut down" in note and endpoint_of(profile.provider).is_vendor_url(
+        elif is_shut_down(profile, today) and endpoint_of(profile.provider).is_vendor_url(
             settings.access(endpoint_of(profile.provider)).base_url
         ):
             yield Finding("fail", "model", note, "`batchgen models` lists those still served")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,14 @@ from batchgen.cli.options import (
     pass_invocation,
     selection_options,
 )
+from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting
 
 if TYPE_CHECKING:
     from batchgen.api import Job, Plan
-    from batchgen.planning.plan import LaneLoad, RetrySelection, Step
+    from batchgen.planning.plan import LaneLoad, RetrySelection
+    from batchgen.planning.reason import Reason
+    from batchgen.planning.step import Step
 
 MAX_ROWS = 40
 BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
@@ -115,8 +119,8 @@ def print_plan(
     kept += [f"{len(reconciliation.removed):,} no longer in the manifest"] if reconciliation.removed else []
     mark = " EMULATED" if emulated else ""
     out.line(f"{name}{mark}: {formatting.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
-    for why, number in reconciliation.counts_by_reason.most_common(12):
-        out.line(f"  {number:>6,}  {why}")
+    for reason, number in reconciliation.counts_by_reason.most_common(12):
+        out.line(f"  {number:>6,}  {reason_text(reason)}")
     if found.derivatives:
         out.line(f"derive {formatting.count(found.derivatives, 'file')} to make of the pictures, at most")
     if not forecast.images:
@@ -146,15 +150,17 @@ def _engine_lines(found: Plan) -> list[str]:
         for load in loads
         if load.batch and load.images
     ]
-    return lines + [f"{number:,} online: {why}" for why, number in found.reconciliation.online.most_common(6)]
+    return lines + [
+        f"{number:,} online: {reason_text(reason)}" for reason, number in found.reconciliation.online.most_common(6)
+    ]
 
 
 def _row(step: Step) -> tuple[str, str, str, str, str]:
     sample = step.sample
     if step.action != "generate":
-        return sample.key, sample.item.model, step.why, "-", "-"
+        return sample.key, sample.item.model, reason_text(step.reason), "-", "-"
     price = "unknown" if step.usd is None else f"{step.usd:.4f}"
-    return sample.key, sample.item.model, step.why, str(sample.images), price
+    return sample.key, sample.item.model, reason_text(step.reason), str(sample.images), price
 
 
 def _cost(found: Plan) -> str:
@@ -184,6 +190,10 @@ def _models(found: Plan, chosen: Callable[[LaneLoad], bool]) -> str:
     return ", ".join(dict.fromkeys(load.model for load in found.forecast.by_model.values() if chosen(load)))
 
 
+def _counts_by_text(counts: Counter[Reason]) -> dict[str, int]:
+    return {reason_text(reason): number for reason, number in counts.most_common()}
+
+
 def plan_json(
     name: str, folder: str, found: Plan, rows: PlanRows, *, emulated: bool, online: Plan | None = None
 ) -> dict[str, Any]:
@@ -205,21 +215,21 @@ def plan_json(
             "usd": None if online.forecast.usd is None else round(online.forecast.usd, 6),
             "seconds_at_best": round(online.forecast.seconds, 1),
         },
-        "online_because": dict(reconciliation.online.most_common()),
+        "online_because": _counts_by_text(reconciliation.online),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
         "kept": reconciliation.kept,
         "moved": len(reconciliation.moves),
         "removed": len(reconciliation.removed),
         "skipped": reconciliation.skipped,
         "derivatives": found.derivatives,
-        "by_reason": dict(reconciliation.counts_by_reason.most_common()),
+        "by_reason": _counts_by_text(reconciliation.counts_by_reason),
         "by_model": {
             name: {"requests": load.requests, "images": load.images, "rpm": load.rpm,
                          "usd": None if load.unpriced else round(load.usd, 6)}
             for name, load in forecast.by_model.items()
         },
         "steps": [
-            {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": step.why,
+            {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": reason_text(step.reason),
              "images": step.sample.images if step.action == "generate" else 0,
              "usd": (None if step.usd is None else round(step.usd, 6)) if step.action == "generate" else 0.0}
             for step in rows.steps

@@ -9,7 +9,8 @@ from batchgen.derivatives.diff import CHUNK, DerivativeDiffer, RenderTask
 from batchgen.derivatives.specification import outputs_of
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.manifest import Manifest
-from batchgen.planning.plan import Step, is_selected
+from batchgen.planning.plan import is_selected
+from batchgen.planning.step import Step
 
 
 class DerivativeForecast:

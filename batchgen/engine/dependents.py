@@ -11,8 +11,8 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.work_queue import blocked_message
 from batchgen.planning.fingerprint import fingerprint, wire_facts
+from batchgen.planning.reason_text import blocked_message
 from batchgen.records import Item, Sample, previous_turn_id, reference_key, sample_key
 from batchgen.references.local import References
 from batchgen.store.store import Store

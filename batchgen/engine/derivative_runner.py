@@ -27,6 +27,7 @@ from batchgen.manifest import Manifest
 from batchgen.os_errors import machine_refusal
 from batchgen.planning.plan import is_selected
 from batchgen.records import Item, Post
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 
@@ -35,15 +36,8 @@ log = logging.getLogger("batchgen")
 RENDER_TRIES = 3  # of a task whose process dies
 MAX_WORKERS = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
 MIN_FREE_BYTES = 256_000_000  # of the disk are left to the pictures themselves
-STOP_WITHOUT_WAITING = (
-    "SIGINT",
-    "SIGTERM",
-    "SIGHUP",
-    "disk",
-    "bug",
-    "deadline",
-    "cancelled",
-)  # the next run makes the rest
+# The next run makes the rest.
+STOP_WITHOUT_WAITING = {StopKind.SIGNAL, StopKind.DISK, StopKind.BUG, StopKind.DEADLINE, StopKind.CANCELLED}
 POLL_INTERVAL_S = 0.2
 
 
@@ -125,11 +119,13 @@ class DerivativeRunner:
         if self._asyncio_tasks and isinstance(event, SampleSucceeded):
             self._new_keys.put_nowait(event.key)
 
-    async def finish(self, stopping: Callable[[], str] = lambda: "") -> DerivativeCounts:
-        """Make what is left, unless the run is `stopping` for a reason that leaves it to the next one."""
+    async def finish(self, stop_reason: Callable[[], StopReason | None] = lambda: None) -> DerivativeCounts:
+        """Make what is left, unless the run stops for a reason that leaves it to the next one."""
         self._new_keys.put_nowait(None)
         feed, waited = self._asyncio_tasks[0] if self._asyncio_tasks else None, 0
-        while feed is not None and not feed.done() and stopping() not in STOP_WITHOUT_WAITING:
+        while feed is not None and not feed.done():
+            if (reason := stop_reason()) is not None and reason.kind in STOP_WITHOUT_WAITING:
+                break
             await asyncio.wait({feed}, timeout=POLL_INTERVAL_S)
             waited += 1
             if waited == 10:

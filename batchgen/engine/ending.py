@@ -8,7 +8,7 @@ from collections.abc import Callable
 from batchgen.engine.batch.startup import saved_usd
 from batchgen.engine.discrepancies import find_discrepancies
 from batchgen.engine.outcome import Discrepancies, Outcome, RunEnding, RunOptions, exit_code
-from batchgen.engine.reconcile_items import Reconciliation
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.ledger.ledger import Ledger
 from batchgen.planning.plan import Forecast
 from batchgen.profiles.catalogue import Catalogue
@@ -51,7 +51,7 @@ async def end_run(
     outcome = Outcome(
         run_id=ledger.run_id,
         exit_code=code,
-        stopped_by=ending.stop_reason,
+        stop_reason=ending.stop_reason,
         message=ending.message or discrepancies.check_failed,
         seconds=time.time() - started,
         kept=reconciliation.kept,
@@ -81,7 +81,7 @@ async def end_run(
     )
     summary = {"made": made, "usd": money.spent, "estimated_usd": money.estimated, "message": outcome.message}
     found = {"discrepancies": discrepancies.listed} if discrepancies.checked else {}
-    ledger.run_ended(code, ending.stop_reason, {**summary, **found})
+    ledger.run_ended(code, outcome.stopped_by, {**summary, **found})
     return outcome
 
 

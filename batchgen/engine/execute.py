@@ -46,6 +46,7 @@ from batchgen.records import Reply, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import GivenUp, MovedToFallback, Requeued, RetryDecision
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.store.spool import SpoolFile, disk_error
 from batchgen.store.unparsed import save_answer
 
@@ -303,11 +304,12 @@ class Execution:
             isinstance(error, LedgerGone) and not isinstance(self.storage_error, LedgerGone)
         ):
             self.storage_error = error  # that its folder has gone says more than what could not be written there
-        self.stop("disk", str(error))
+        self.stop(StopReason(StopKind.DISK, message=str(error)))
 
-    def stop(self, reason: str, message: str) -> None:
-        if not self.dispatcher.stop_reason:
-            self._emit(Stopping(at=time.time(), reason=reason, message=message, in_flight=self.dispatcher.in_flight))
+    def stop(self, reason: StopReason) -> None:
+        if self.dispatcher.stop_reason is None:
+            in_flight = self.dispatcher.in_flight
+            self._emit(Stopping(at=time.time(), reason=reason.slug, message=reason.message, in_flight=in_flight))
         self.dispatcher.stop(reason)
 
 

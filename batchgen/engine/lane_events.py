@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from batchgen.errors import ProviderError
 from batchgen.events import Event, LaneCooled, LaneParked, LaneStopped, Notice, Stopping
 from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.stop_reason import StopKind
 from batchgen.scheduling.window import daily_quota_reset
 
 
@@ -18,12 +19,12 @@ class LaneState:
     key: str
     accepts_work: bool
     cooled_until_s: float
-    stop_reason: str
+    stopping: bool
 
 
 def lane_state(dispatcher: Dispatcher, key: str) -> LaneState:
     lane = dispatcher.lanes[key]
-    return LaneState(key, lane.accepts_work, lane.cooled_until_s, dispatcher.stop_reason)
+    return LaneState(key, lane.accepts_work, lane.cooled_until_s, dispatcher.stop_reason is not None)
 
 
 def lane_events(
@@ -41,5 +42,6 @@ def lane_events(
     elif lane.cooled_until_s > before.cooled_until_s and lane.cooled_until_s > now_s:
         rpm = None if lane.window is None else float(lane.window.rate(now_s))
         yield LaneCooled(at=now, model=model, seconds=lane.cooled_until_s - now_s, reason=error.reason, rpm=rpm)
-    if dispatcher.stop_reason and not before.stop_reason:
-        yield Stopping(at=now, reason=error.reason, message=error.message, in_flight=dispatcher.in_flight)
+    stop = dispatcher.stop_reason
+    if stop is not None and stop.kind is StopKind.ERROR and not before.stopping:
+        yield Stopping(at=now, reason=stop.slug, message=stop.message, in_flight=dispatcher.in_flight)

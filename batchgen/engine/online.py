@@ -8,6 +8,7 @@ from typing import Protocol
 
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 
 class Engine(Protocol):
@@ -34,7 +35,7 @@ class OnlineEngine:
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 bugs.append(error)
-                dispatcher.stop("bug")
+                dispatcher.stop(StopReason(StopKind.BUG))
 
         try:
             while (ticket := await dispatcher.take()) is not None:
@@ -44,7 +45,7 @@ class OnlineEngine:
             while running:
                 await asyncio.wait(running)
         except asyncio.CancelledError:
-            dispatcher.stop("cancelled")
+            dispatcher.stop(StopReason(StopKind.CANCELLED))
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)  # each records what became of its request

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchgen.planning.batchable import BatchOptions
 from batchgen.planning.plan import Forecast, RetrySelection
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 STALL_S = 1800.0
 MAX_LISTED = 10  # discrepancies of each kind
@@ -90,12 +91,12 @@ class Discrepancies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnding:
-    """How the work of a run came to its end. stop_reason: why nothing more was started, empty when all was tried; left:
+    """How the work of a run came to its end. stop_reason: why nothing more was started, None when all was tried; left:
     samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
     another day; stopped_lanes: reasons by lane; waiting_uploads: pictures that the bucket did not take; parked: UTC seconds
     until which a lane stays closed, by lane."""
 
-    stop_reason: str = ""
+    stop_reason: StopReason | None = None
     message: str = ""
     left: int = 0
     with_workers: int = 0
@@ -119,7 +120,7 @@ class Outcome:
 
     run_id: int
     exit_code: int
-    stopped_by: str
+    stop_reason: StopReason | None
     message: str
     seconds: float
     kept: int
@@ -147,6 +148,11 @@ class Outcome:
     waiting: int = 0  # pictures in the spool that the bucket did not take
     discrepancies: Discrepancies = Discrepancies()
 
+    @property
+    def stopped_by(self) -> str:
+        """What ended the run before its work was done, in one word; empty when nothing did."""
+        return self.stop_reason.slug if self.stop_reason else ""
+
 
 EXIT_CODE_BY_STOP_REASON = {
     "budget": 6,
@@ -164,12 +170,8 @@ EXIT_CODE_BY_STOP_REASON = {
 }
 
 
-def stalled_message(stall_s: float) -> str:
-    return f"requests kept failing for over {stall_s / 60:.0f} min and none succeeded; running again goes on from here"
-
-
 def exit_code(
-    stop_reason: str,
+    stop_reason: StopReason | None,
     missing: int,
     made: int,
     tried: int,
@@ -186,10 +188,9 @@ def exit_code(
     what was tried came out. spoilt: something that was to be made of the pictures is missing. waiting: pictures that the
     bucket did not take; changed: an image is not what the ledger recorded, which no further run mends.
     """
-    if stop_reason in EXIT_CODE_BY_STOP_REASON:
-        return EXIT_CODE_BY_STOP_REASON[stop_reason]
-    if stop_reason:  # else a reason of a third party's codec
-        return 1 if stop_reason == "bug" else EXIT_CODE_BY_STOP_REASON["key_rejected"]
+    if stop_reason is not None:  # else a reason of a third party's codec
+        other = 1 if stop_reason.kind is StopKind.BUG else EXIT_CODE_BY_STOP_REASON["key_rejected"]
+        return EXIT_CODE_BY_STOP_REASON.get(stop_reason.slug, other)
     if waiting:
         return EXIT_CODE_BY_STOP_REASON["disk"]
     if parked:

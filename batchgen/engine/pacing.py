@@ -14,6 +14,7 @@ from batchgen.engine.outcome import RunOptions
 from batchgen.engine.routes import Route, reserved_usd
 from batchgen.events import Event, LaneCooled, LaneParked, Outage, OutageEnded, OutageProbeFailed, OutageStarted
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.runs import ParkedLane
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
 from batchgen.scheduling.blame import Upstream
@@ -25,7 +26,6 @@ from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.window import MARGIN_S, NotBefore, Parked, QuotaDenied, SharedQuota, Window, daily_quota_reset
 
-DECLARED_RPD_USED_UP = "the requests a day that the manifest declares are used up"
 MAX_OUTAGES = 50  # that are remembered of a run
 STORE_SLOTS = 16  # answers being checked and written at once; as many again as are in flight may wait for that
 PROOF_PERIOD_S = 7 * 86400.0
@@ -100,10 +100,10 @@ class Pacing:
     def still_parked(self) -> dict[str, float]:
         """UTC seconds until which lanes are parked that an earlier run has parked."""
         parked: dict[str, float] = {}
-        for lane, (until, message) in self.ledger.reader.parked().items():
+        for lane, parking in self.ledger.reader.parked().items():
             # Parked by the manifest's own figure: the shared log is asked again, for the figure may have changed.
-            if until > time.time() and not message.startswith(DECLARED_RPD_USED_UP):
-                parked[lane] = until
+            if parking.until > time.time() and not parking.is_by_declared_rpd:
+                parked[lane] = parking.until
             else:
                 self.ledger.unpark(lane)
         return parked
@@ -115,11 +115,11 @@ class Pacing:
             self.emit(LaneCooled(at=now, model=model, seconds=why.wait_s, reason=why.why))
             return
         if isinstance(why, Parked):
-            until, message = now + why.wait_s, why.why
+            parking = ParkedLane(now + why.wait_s, why.why)
         else:
-            until, message = daily_quota_reset(now, None), f"{DECLARED_RPD_USED_UP}: {why.rpd}"
-        self.ledger.park(lane, until, message)
-        self.emit(LaneParked(at=now, model=model, until=until, message=message))
+            parking = ParkedLane.by_declared_rpd(daily_quota_reset(now, None), why.rpd)
+        self.ledger.park(lane, parking.until, parking.message)
+        self.emit(LaneParked(at=now, model=model, until=parking.until, message=parking.message))
 
     def _breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
         now, now_s = time.time(), asyncio.get_running_loop().time()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from batchgen.engine.reconcile_items import RESTORED, Reconciliation
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.errors import StoreError, UsageError
 from batchgen.ledger.ledger import Ledger
 from batchgen.manifest import Limits
 from batchgen.planning.batchable import MAX_RESULT_BYTES
 from batchgen.planning.plan import disk_space_problem, spend_rate_problem
 from batchgen.store.store import Store
-
-MAX_MOVES_NOTED = 10
 
 
 def check_owner(ledger: Ledger, store: Store, *, emulated: bool) -> None:
@@ -54,13 +52,3 @@ def note_other_manifest(was: str | None, manifest_path: str, note: Callable[[str
             f"this folder's last run was of {was}: pictures that only it asks for move to superseded/."
             " If both are to stay, give each its own output:"
         )
-
-
-def note_moves(reconciliation: Reconciliation, note: Callable[[str], None]) -> None:
-    if reconciliation.adopted:
-        note(f"{reconciliation.adopted:,} image(s) {RESTORED}")
-    found = [move for move in reconciliation.moves if move.found]
-    for move in found[:MAX_MOVES_NOTED]:
-        note(f"{move.old} is the missing {move.new} under another name: moved back, and nothing is bought")
-    if len(found) > MAX_MOVES_NOTED:
-        note(f"… and {len(found) - MAX_MOVES_NOTED:,} more that had been renamed")

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from batchgen.engine.dependents import wire_of
 from batchgen.engine.reconcile_items import ItemSurveyor
 from batchgen.errors import UsageError
-from batchgen.ledger.work_queue import blocked_message
 from batchgen.planning.fingerprint import fingerprint, wire_facts
-from batchgen.planning.plan import Action, RetrySelection
+from batchgen.planning.plan import RetrySelection
+from batchgen.planning.reason import Reason, ReasonKind
+from batchgen.planning.reason_text import reason_text
+from batchgen.planning.step import Action, Step
 from batchgen.records import Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
 
 
@@ -19,17 +21,14 @@ from batchgen.records import Item, KnownSample, Sample, previous_turn_id, requir
 class DependencyState:
     """How a sample stands that another one needs: made, to be made in this run, or neither, with the reason.
 
-    sha256 and attempt: of its picture; seconds: until a pending one is there, at best; why: in words; state: of the
-    ledger, when that is what stands in the way; beyond: when a limit is, which was asked for.
+    sha256 and attempt: of its picture; seconds: until a pending one is there, at best.
     """
 
     sha256: str = ""
     attempt: int = 0
     pending: bool = False
     seconds: float = 0.0
-    why: str = ""
-    state: str = ""
-    over_limit: bool = False
+    reason: Reason | None = None
 
 
 class Reconciler(ItemSurveyor):
@@ -70,37 +69,35 @@ class Reconciler(ItemSurveyor):
         """An item whose needs have all been judged."""
         self.reconciliation.items += 1
         by_n = self.match(item, known)
-        chosen = self.selects(item)
-        to_generate: list[tuple[Sample, str]] = []
-        for n in range(1, item.count + 1):
-            entry = by_n.get(n)
-            states = {key: self._states[key] for key in required_keys(item, n)}
-            missing = next(((key, one) for key, one in states.items() if not one.sha256 and not one.pending), None)
-            if not chosen:
-                dependency = self._existing_state(item.id, n)
-            elif missing is not None:
-                dependency = self._state_without_needs(item, n, entry, *missing)
-            else:
-                sample = self._sample_with_needs(item, n, entry, states)
-                if sample.fingerprint or (entry is not None and entry.state == "submitted"):
-                    action, why, move = self.decide(sample, entry)
-                else:
-                    action, why, move = *_action_after_pending(entry, states, self.retry_selection), None
-                if action == "generate" and (lost := self._lost_turn_reason(sample, states)):
-                    action, why = "skip", lost
-                if action == "generate":
-                    to_generate.append((sample, why))
-                else:
-                    self.record_action(sample, action, why, move)
-                dependency = self._state_of(sample, entry, action, why)
+        numbers = range(1, item.count + 1)
+        if not self.selects(item):
             if item.id in self.manifest.ids_others_need:
-                self._states[sample_key(item.id, n)] = dependency
-        self.schedule_requests(item, to_generate)
-        for sample, _ in to_generate:
-            awaited = self._pending_state(sample)
-            self.reconciliation.chain_s = max(self.reconciliation.chain_s, awaited.seconds)
-            if sample.key in self._states:
-                self._states[sample.key] = awaited
+                self._states.update({sample_key(item.id, n): self._existing_state(item.id, n) for n in numbers})
+            return
+        steps = [self._decide_with_needs(item, n, by_n.get(n)) for n in numbers]
+        self.record(item, steps)
+        for step in steps:
+            dependency = self._state_of(step, by_n.get(step.sample.n))
+            if step.action == "generate":
+                self.reconciliation.chain_s = max(self.reconciliation.chain_s, dependency.seconds)
+            if item.id in self.manifest.ids_others_need:
+                self._states[step.sample.key] = dependency
+
+    def _decide_with_needs(self, item: Item, n: int, entry: KnownSample | None) -> Step:
+        states = {key: self._states[key] for key in required_keys(item, n)}
+        for key, state in states.items():
+            if state.reason is not None:
+                return self._step_without_needs(
+                    item, n, entry, Reason(ReasonKind.NEEDS, others=(key,), cause=state.reason)
+                )
+        sample = self._sample_with_needs(item, n, entry, states)
+        if sample.fingerprint or (entry is not None and entry.state == "submitted"):
+            step = self.decide(sample, entry)
+        else:
+            step = Step(sample, *_action_after_pending(entry, states, self.retry_selection))
+        if step.action == "generate" and self._turn_is_lost(sample, states):
+            return Step(sample, "skip", Reason(ReasonKind.TURN_LOST, (previous_turn_id(item),)))
+        return step
 
     def _sample_with_needs(
         self, item: Item, n: int, entry: KnownSample | None, states: Mapping[str, DependencyState]
@@ -111,36 +108,21 @@ class Reconciler(ItemSurveyor):
         wire = wire_of(item, n, self.manifest.references.digest, lambda key: states[key].sha256)
         return Sample(item=item, n=n, fingerprint=fingerprint(wire), wire=wire, known=entry is not None)
 
-    def _state_without_needs(
-        self, item: Item, n: int, entry: KnownSample | None, key: str, dependency: DependencyState
-    ) -> DependencyState:
+    def _step_without_needs(self, item: Item, n: int, entry: KnownSample | None, reason: Reason) -> Step:
         """A sample that needs what will not be there: blocked when that failed, else only left for another time."""
         sample = Sample(item=item, n=n, fingerprint="", wire=wire_facts(item), known=entry is not None)
-        why = (
-            blocked_message(key, dependency.state, dependency.why)
-            if dependency.state
-            else f"needs @{key}, {dependency.why}"
-        )
-        if dependency.state and self.backlog is not None and not self.retry_selection.explicit:
-            self.backlog.add_blocked(sample, why)
+        if _is_blocked(reason) and self.backlog is not None and not self.retry_selection.explicit:
+            self.backlog.add_blocked(sample, reason_text(reason))
             self.reconciliation.blocked += 1
-        self.reconciliation.over_limit += dependency.over_limit
-        self.record_action(sample, "skip", why, None)
-        return (
-            DependencyState(state="blocked")
-            if dependency.state
-            else DependencyState(why=f"which {why}", over_limit=dependency.over_limit)
-        )
+        self.reconciliation.over_limit += reason.root.kind is ReasonKind.BEYOND_LIMIT
+        return Step(sample, "skip", reason)
 
-    def _lost_turn_reason(self, sample: Sample, states: Mapping[str, DependencyState]) -> str:
-        """Why the conversation cannot go on, when what the model said before is not kept."""
-        item = sample.item
-        if item.turn < 2:
-            return ""
-        before = states[sample_key(previous_turn_id(item), sample.n)]
-        if before.pending or os.path.exists(self.store.turn_path(before.attempt)):
-            return ""
-        return f"the model's answer of {previous_turn_id(item)} is not kept; --fresh --only '{previous_turn_id(item)}' makes it anew"
+    def _turn_is_lost(self, sample: Sample, states: Mapping[str, DependencyState]) -> bool:
+        """Whether the conversation cannot go on, for what the model said before is not kept."""
+        if sample.item.turn < 2:
+            return False
+        before = states[sample_key(previous_turn_id(sample.item), sample.n)]
+        return not before.pending and not os.path.exists(self.store.turn_path(before.attempt))
 
     def _note_states(self, item: Item, known: Sequence[KnownSample]) -> None:
         """Of an item that was judged in the first walk: the same questions again, for the few that are needed."""
@@ -151,32 +133,31 @@ class Reconciler(ItemSurveyor):
             if not self.selects(item):
                 dependency = self._existing_state(item.id, n)
             else:
-                action, why, _ = self.decide(sample, by_n.get(n))
-                dependency = self._state_of(sample, by_n.get(n), action, why)
+                dependency = self._state_of(self.decide(sample, by_n.get(n)), by_n.get(n))
             self._states[sample.key] = dependency
 
-    def _state_of(self, sample: Sample, entry: KnownSample | None, action: Action, why: str) -> DependencyState:
-        if action == "generate" or (entry is not None and entry.state == "submitted"):
+    def _state_of(self, step: Step, entry: KnownSample | None) -> DependencyState:
+        sample, reason = step.sample, step.reason
+        if _is_blocked(reason):
+            return DependencyState(reason=Reason(ReasonKind.ENDED, ("blocked", "")))
+        if reason.kind is ReasonKind.NEEDS:
+            return DependencyState(reason=reason)
+        if step.action == "generate" or (entry is not None and entry.state == "submitted"):
             return self._pending_state(sample)
-        if action == "skip" or self.reader is None:
-            failed = entry is not None and entry.state in ("failed", "refused", "uncertain")
-            return (
-                DependencyState(why=entry.reason, state=entry.state)
-                if failed and entry
-                else DependencyState(why=f"which is left: {why}")
-            )
-        reader, item = self.reader, sample.item
-        image = reader.earlier_image(item.id, sample.n, sample.fingerprint)
-        image = image or reader.current_picture(item.id, sample.n)  # restored by a repair, or not yet placed
-        return (
-            DependencyState(image.file.sha256, image.attempt)
-            if image
-            else DependencyState(why="whose picture is not recorded")
-        )
+        if step.action == "skip" or self.reader is None:
+            if entry is not None and entry.state in ("failed", "refused", "uncertain"):
+                reason = Reason(ReasonKind.ENDED, (entry.state, entry.reason))
+            return DependencyState(reason=reason)
+        item_id, n = sample.item.id, sample.n
+        image = self.reader.earlier_image(item_id, n, sample.fingerprint)
+        image = image or self.reader.current_picture(item_id, n)  # restored by a repair, or not yet placed
+        if image is None:
+            return DependencyState(reason=Reason(ReasonKind.NOT_RECORDED))
+        return DependencyState(image.file.sha256, image.attempt)
 
     def _pending_state(self, sample: Sample) -> DependencyState:
         if self.is_over_limit(sample.key):
-            return DependencyState(why="which is beyond --limit", over_limit=True)
+            return DependencyState(reason=Reason(ReasonKind.BEYOND_LIMIT))
         item, profile = sample.item, self.profile(sample.item.model)
         before_s = max((self._states[key].seconds for key in required_keys(item, sample.n)), default=0.0)
         return DependencyState(
@@ -188,25 +169,25 @@ class Reconciler(ItemSurveyor):
         image = self.reader.current_picture(item_id, n) if self.reader else None
         if image is not None and self.store.has_file(image.file.path, image.file.bytes):
             return DependencyState(image.file.sha256, image.attempt)
-        return DependencyState(why="which is not made and not selected")
+        return DependencyState(reason=Reason(ReasonKind.NOT_SELECTED))
+
+
+def _is_blocked(reason: Reason) -> bool:
+    """Whether what it needs has come to an end without a picture."""
+    return reason.cause is not None and reason.cause.kind is ReasonKind.ENDED
 
 
 def _is_requested(entry: KnownSample | None, retry_selection: RetrySelection) -> bool:
     """What is blocked goes along with what blocked it."""
-    if entry is None or entry.state == "blocked":
-        return entry is not None
-    return entry.state in retry_selection.states and (
-        not retry_selection.reasons or entry.reason in retry_selection.reasons
-    )
+    return entry is not None and (entry.state == "blocked" or retry_selection.names(entry))
 
 
 def _action_after_pending(
     entry: KnownSample | None, states: Mapping[str, DependencyState], retry_selection: RetrySelection
-) -> tuple[Action, str]:
+) -> tuple[Action, Reason]:
     """A sample whose needs are made in this run, so that its own request is not known yet."""
-    awaited = ", ".join(f"@{key}" for key, one in states.items() if one.pending)
     if retry_selection.explicit and not _is_requested(entry, retry_selection):
-        return "skip", "not asked for"
-    if entry is None:
-        return "generate", f"new, after {awaited}"
-    return "generate", f"changed: {awaited}" if entry.made_fingerprint else f"after {awaited}"
+        return "skip", Reason(ReasonKind.NOT_ASKED_FOR)
+    changed = ReasonKind.CHANGED_AFTER if entry is not None and entry.made_fingerprint else ReasonKind.AFTER
+    awaited = tuple(key for key, state in states.items() if state.pending)
+    return "generate", Reason(ReasonKind.NEW_AFTER if entry is None else changed, others=awaited)

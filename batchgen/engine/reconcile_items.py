@@ -7,92 +7,36 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
+from batchgen.engine.reconciliation import Reconciliation, lane_load
 from batchgen.engine.recovery.unrecorded_files import UnrecordedFiles
 from batchgen.engine.routes import lane_key
-from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.samples import WITH_WORKERS_REASON
-from batchgen.manifest import Limits, Manifest
+from batchgen.ledger.samples import WITH_WORKERS
+from batchgen.manifest import Manifest
 from batchgen.planning.batchable import BatchMode, batch_lane, online_only_reason
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
 from batchgen.planning.plan import (
-    Action,
     LaneLoad,
     RetrySelection,
-    Step,
-    apply_max_age,
     choose_action,
     expected_bytes,
     group_into_requests,
     is_selected,
+    remake_too_old,
 )
+from batchgen.planning.reason import Reason, ReasonKind
+from batchgen.planning.step import Move, Step
 from batchgen.profiles.price import estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches
-from batchgen.providers.registry import endpoint_of, provider_class
+from batchgen.providers.registry import provider_class
 from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
-IN_A_BATCH = "in a batch at the vendor's"
-FOUND_BY_BYTES = "found under another name, by its bytes"
-NAME_TAKEN = "another file has its name"
-RESTORED = "brought back by verify --repair: taken by its id, only prompt and model could be compared"
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A picture that exists and belongs under another name, or came back into the manifest. Costs nothing.
-
-    image: its attempt and number there. found: it lies where the ledger does not know of, and was found by its bytes.
-    """
-
-    sample: Sample
-    old: str
-    new: str
-    bytes: int
-    image: tuple[int, int]
-    restored: bool = False  # by a repair that had no manifest, so not fully compared
-    found: bool = False
-
-
-@dataclass(slots=True)
-class Reconciliation:
-    """What a run would do. whys: samples by reason; removed: (item id, n) the manifest no longer wants."""
-
-    kept: int = 0
-    skipped: int = 0
-    counts_by_reason: Counter[str] = field(default_factory=Counter)
-    loads: dict[str, LaneLoad] = field(default_factory=dict)
-    profiles: dict[str, Profile] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
-    removed: list[tuple[str, int, str | None]] = field(default_factory=list)
-    unrecorded: list[str] = field(
-        default_factory=list
-    )  # pictures under names of samples that the ledger never heard of
-    chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
-    blocked: int = 0  # of the skipped ones: what they need has failed
-    over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
-    items: int = 0
-    wanted: int = 0  # samples to ask for
-    submitted: int = 0  # samples that are in batches of earlier runs
-    online: Counter[str] = field(default_factory=Counter)  # requests that no batch can have, by reason
-    online_only: list[tuple[str, str]] = field(default_factory=list)  # (sample, why no batch can have it), with `batch`
-    adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
-
-
-def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneLoad:
-    """What is known of a lane before anything is asked of it."""
-    account = endpoint_of(profile.provider).base_url or profile.provider  # one key for all its models
-    if batch:
-        return LaneLoad(profile.id, None, account=account, batch=True)
-    rate = limits.spend_rate(profile.provider)
-    return LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
 
 
 class ItemSurveyor:
@@ -173,15 +117,11 @@ class ItemSurveyor:
             self.reconciliation.kept += 1
             return
         by_n = self.match(item, known)
-        to_generate: list[tuple[Sample, str]] = []
-        for n in range(1, item.count + 1):
-            sample = Sample(item=item, n=n, fingerprint=sample_fingerprint, wire=wire, known=n in by_n)
-            action, why, move = self.decide(sample, by_n.get(n))
-            if action == "generate":
-                to_generate.append((sample, why))
-            else:
-                self.record_action(sample, action, why, move)
-        self.schedule_requests(item, to_generate)
+        steps = [
+            self.decide(Sample(item=item, n=n, fingerprint=sample_fingerprint, wire=wire, known=n in by_n), by_n.get(n))
+            for n in range(1, item.count + 1)
+        ]
+        self.record(item, steps)
 
     def selects(self, item: Item) -> bool:
         return not self._only or is_selected(item, self._only)
@@ -193,24 +133,26 @@ class ItemSurveyor:
         self._matched_samples += sum(1 for entry in known if entry.n <= item.count and entry.state != "superseded")
         return {entry.n: entry for entry in known}
 
-    def decide(self, sample: Sample, entry: KnownSample | None) -> tuple[Action, str, Move | None]:
+    def decide(self, sample: Sample, entry: KnownSample | None) -> Step:
         item, n = sample.item, sample.n
         if entry is not None and entry.state == "submitted":
-            return "skip", WITH_WORKERS_REASON if entry.reason == WITH_WORKERS_REASON else IN_A_BATCH, None
+            with_workers = entry.reason == WITH_WORKERS
+            return Step(sample, "skip", Reason(ReasonKind.WITH_WORKERS if with_workers else ReasonKind.IN_A_BATCH))
         changed = lambda: changed_fields(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
-        action, why = choose_action(entry, sample.fingerprint, self.retry_selection, self.store.has_file, changed)
-        other = action == "generate" and self._name_is_taken(sample, entry)
-        if other:
-            action, why = "keep", NAME_TAKEN
-        if item.max_age_s is not None and entry is not None and self._too_old(sample, item.max_age_s):
-            return *apply_max_age(action, why, item.max_age_s, self.retry_selection), None
-        if action == "keep" and not other and entry is not None and self._in_place(item, entry):
-            return action, why, None
-        if entry is not None and not self.retry_selection.fresh:
-            move = self._find_move(sample, entry, action, why)
-            if move is not None:
-                return "move", _why_moved(move, entry), move
-        return "generate" if action == "keep" and not other else action, why, None
+        action, reason = choose_action(entry, sample.fingerprint, self.retry_selection, self.store.has_file, changed)
+        if action == "generate" and self._name_is_taken(sample, entry):
+            action, reason = "keep", Reason(ReasonKind.OTHER_FILE)
+        if entry is None:
+            return Step(sample, action, reason)
+        if item.max_age_s is not None and self._too_old(sample, item.max_age_s):
+            if action == "keep":
+                action, reason = remake_too_old(item.max_age_s, self.retry_selection)
+            return Step(sample, action, reason)
+        if reason.kind is ReasonKind.DONE and self._in_place(item, entry):
+            return Step(sample, action, reason)
+        if not self.retry_selection.fresh and (moved := self._find_move(sample, entry)) is not None:
+            return moved
+        return Step(sample, "generate" if reason.kind is ReasonKind.DONE else action, reason)
 
     def _name_is_taken(self, sample: Sample, entry: KnownSample | None) -> bool:
         """Whether another file has the name of the sample's picture. It may be a person's work, so it stays and nothing is
@@ -227,24 +169,26 @@ class ItemSurveyor:
         received_at = self.reader.received_at(sample.item.id, sample.n, sample.fingerprint) if self.reader else 0.0
         return 0.0 < received_at < self._now - max_age_s
 
-    def record_action(self, sample: Sample, action: Action, why: str, move: Move | None) -> None:
-        """What costs nothing."""
-        if action == "keep":
-            self.reconciliation.kept += 1
-            return
-        if why in (IN_A_BATCH, WITH_WORKERS_REASON):
-            self._note_submitted(sample, why)
-            return
-        if move is not None:
-            self.reconciliation.moves.append(move)
-            self.reconciliation.adopted += move.restored
-        else:
-            self.reconciliation.skipped += 1
-        self._report_step(Step(sample, action, why), 1)
+    def record(self, item: Item, steps: Sequence[Step]) -> None:
+        """What costs nothing at once, then the requests for the rest."""
+        for step in steps:
+            if step.action == "keep":
+                self.reconciliation.kept += 1
+            elif step.reason.kind in (ReasonKind.IN_A_BATCH, ReasonKind.WITH_WORKERS):
+                self._note_submitted(step)
+            elif step.action != "generate":
+                if step.move is not None:
+                    self.reconciliation.moves.append(step.move)
+                    self.reconciliation.adopted += step.reason.kind is ReasonKind.RESTORED
+                else:
+                    self.reconciliation.skipped += 1
+                self._report_step(step, 1)
+        self._schedule_requests(item, [step for step in steps if step.action == "generate"])
 
-    def _note_submitted(self, sample: Sample, where: str) -> None:
+    def _note_submitted(self, step: Step) -> None:
+        sample = step.sample
         self.reconciliation.submitted += 1
-        self.reconciliation.counts_by_reason[where] += 1
+        self.reconciliation.counts_by_reason[step.reason] += 1
         self._open_lanes_of(sample.item.model)
         if self._scheduled is not None:
             self._scheduled.add(sample.key)
@@ -275,9 +219,9 @@ class ItemSurveyor:
         stem = item.filename if entry.n == 1 else f"{item.filename}-{entry.n}"
         return entry.state == "succeeded" and entry.path is not None and entry.path.rpartition(".")[0] == stem
 
-    def _find_move(self, sample: Sample, entry: KnownSample, action: Action, why: str) -> Move | None:
+    def _find_move(self, sample: Sample, entry: KnownSample) -> Step | None:
         """A picture bought before for exactly this request serves again, wherever it lies."""
-        if self.reader is None or (action == "generate" and why.startswith("fresh")):
+        if self.reader is None:
             return None
         found = self.reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
         restored = found is None and self._is_restored(self.reader, sample, entry)
@@ -295,7 +239,11 @@ class ItemSurveyor:
                 old = elsewhere
             else:
                 return None
-        return Move(sample, old, new, file.bytes, (found.attempt, found.k), restored, old not in (file.path, new))
+        by_bytes = old not in (file.path, new)
+        renamed = ReasonKind.RENAMED if entry.state == "succeeded" and old == entry.path else ReasonKind.BOUGHT_BEFORE
+        kind = ReasonKind.RESTORED if restored else ReasonKind.FOUND_BY_BYTES if by_bytes else renamed
+        move = Move(sample, old, new, file.bytes, (found.attempt, found.k), by_bytes)
+        return Step(sample, "move", Reason(kind), move=move)
 
     def _is_restored(self, reader: Reader, sample: Sample, entry: KnownSample) -> bool:
         """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
@@ -305,14 +253,14 @@ class ItemSurveyor:
         was, item = json.loads(reader.wire(sample.item.id, sample.n) or "{}"), sample.item
         return (was.get("model") or item.model, was.get("prompt") or item.prompt) == (item.model, item.prompt)
 
-    def schedule_requests(self, item: Item, samples: Sequence[tuple[Sample, str]]) -> None:
-        if not samples:
+    def _schedule_requests(self, item: Item, steps: Sequence[Step]) -> None:
+        if not steps:
             return
         profile = self.profile(item.model)
         others = [self.profile(other.partition("/")[2]) for other in item.fallback]
-        reason_by_sample = {sample.n: why for sample, why in samples}
+        reason_by_sample = {step.sample.n: step.reason for step in steps}
         max_images = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
-        groups = group_into_requests([sample for sample, _ in samples], max_images)
+        groups = group_into_requests([step.sample for step in steps], max_images)
         if self._requests_left is not None:
             groups = groups[: max(0, self._requests_left)]
             self._requests_left -= len(groups)
@@ -356,15 +304,14 @@ class ItemSurveyor:
     def _goes_by_batch(self, sample: Sample, profile: Profile) -> bool:
         if self._batch_mode == "online":
             return False
-        why = online_only_reason(sample.item, self._has_batch(profile), self._batch_mode, self.pending_needs(sample))
-        if why is not None:
-            named, _, other = why.partition(" @")
-            self.reconciliation.online[f"{named} another item" if other else named] += 1
-        if why is not None and self._batch_mode == "batch":
-            self.reconciliation.online_only.append((sample.key, why))
-        if why is None:
+        reason = online_only_reason(sample.item, self._has_batch(profile), self._batch_mode, self.pending_needs(sample))
+        if reason is None:
             self._lane_load(profile)  # its online lane, to fall back on
-        return why is None
+            return True
+        self.reconciliation.online[reason.group] += 1
+        if self._batch_mode == "batch":
+            self.reconciliation.online_only.append((sample.key, reason))
+        return False
 
     def _has_batch(self, profile: Profile) -> bool:
         if profile.id not in self._speaks_batch:
@@ -403,10 +350,7 @@ class ItemSurveyor:
         return profile
 
     def _report_step(self, step: Step, samples: int) -> None:
-        named, _, other = step.why.partition(" @")
-        self.reconciliation.counts_by_reason[f"{named} other items" if other else named] += (
-            samples  # not one reason for each id
-        )
+        self.reconciliation.counts_by_reason[step.reason.group] += samples
         if self._on_step is not None:
             self._on_step(step)
 
@@ -422,33 +366,6 @@ class ItemSurveyor:
                 if row is None or n > row[0]:
                     yield item_id, n, path
         wanted.close()
-
-
-def _why_moved(move: Move, entry: KnownSample) -> str:
-    if move.restored:
-        return RESTORED
-    if move.found:
-        return FOUND_BY_BYTES
-    return "renamed" if entry.state == "succeeded" and move.old == entry.path else "it was bought before"
-
-
-def refuse_online_only(reconciliation: Reconciliation) -> None:
-    """With an engine that sends nothing but batches. Raises UsageError."""
-    if reconciliation.online_only:
-        key, why = reconciliation.online_only[0]
-        raise UsageError(
-            f"{len(reconciliation.online_only):,} request(s) cannot go through a batch API, the first for {key}: {why}."
-            " Use --engine auto, which sends these online"
-        )
-
-
-def refuse_derivatives(manifest: Manifest, store: Store) -> None:
-    """Derivatives are made of files and beside them. Raises UsageError."""
-    if store.url and manifest.has_derivatives:
-        raise UsageError(
-            f"{manifest.path}: post: derivatives are made of pictures in a folder, and this job's are to go to {store.url}:"
-            " take post: out, or name a folder as output"
-        )
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

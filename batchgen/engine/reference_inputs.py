@@ -116,9 +116,9 @@ class ReferenceInputs:
         return Inputs(tuple(references), turns)
 
     async def forget_uploads(self, inputs: Inputs, error: FileGone) -> None:
-        """The vendor no longer has an uploaded file: the one that its message names, else all of the request."""
+        """The vendor no longer has an uploaded file: those that it names, else all of the request."""
         uris = [reference.uri for reference in inputs.references if reference.uri]
-        named = [uri for uri in uris if uri.rpartition("/")[2] in error.message]
+        named = [uri for uri in uris if uri.rpartition("/")[2] in error.files]
         await self._uploads.forget(named or uris)
 
     async def _resolve(self, name: str, route: Route) -> LocalReference | ReferenceImage:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from batchgen.engine.outcome import RunEnding, RunOptions
-from batchgen.engine.reconcile_items import Reconciliation
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.events import Event
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, closing, nullcontext, suppress
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
@@ -29,13 +28,12 @@ from batchgen.engine.outcome import (
     Outcome,
     RunEnding,
     RunOptions,
-    stalled_message,
 )
 from batchgen.engine.pacing import Pacing, polling_shared_state
 from batchgen.engine.pipeline import open_pipeline
-from batchgen.engine.preflight import check_disk_space, check_owner, check_price, note_moves, note_other_manifest
+from batchgen.engine.preflight import check_disk_space, check_owner, check_price, note_other_manifest
 from batchgen.engine.reconcile import Reconciler
-from batchgen.engine.reconcile_items import Reconciliation, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconciliation import Reconciliation, move_notes, refuse_derivatives, refuse_online_only
 from batchgen.engine.recovery.missing_state import recovery_advice, refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.recovery.open_attempts import apply_reconciliation
 from batchgen.engine.recovery.receipts import bind_store
@@ -45,7 +43,7 @@ from batchgen.engine.remote_engine import RemoteEngine, RemoteRun
 from batchgen.engine.routes import Route, open_routes
 from batchgen.engine.signals import stop_on_signals
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
-from batchgen.events import Event, Notice, Observer, RunEnded, RunStarted, Stopping
+from batchgen.events import Event, Notice, Observer, RunEnded, RunStarted
 from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import ChunkWriter
@@ -69,8 +67,9 @@ from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import last_submitting_run
 from batchgen.manifest import Manifest
 from batchgen.planning.batchable import is_batch
-from batchgen.planning.plan import BUDGET_REMEDIES, Forecast, forecast
+from batchgen.planning.plan import Forecast, forecast
 from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.stop_reason import StopKind, StopReason, stop_text
 from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.store.lock import JobLock
 from batchgen.store.open_store import open_store
@@ -112,7 +111,6 @@ class _Run:
         self.observers = list(observers)
         self.backlog = Backlog()
         self.first_reconciliation: Reconciliation | None = None
-        self.stop_message = ""
         self.left = False  # whether there are samples that the run did not come to
         self.manifest_path = os.path.abspath(manifest.path)
 
@@ -120,8 +118,6 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """To every observer; one that raises is logged and dropped, the run goes on."""
-        if isinstance(event, Stopping) and not event.reason.startswith("SIG"):  # its words are over by the end
-            self.stop_message = event.message
         for observer in list(self.observers):
             try:
                 observer(event)
@@ -280,7 +276,8 @@ class _Run:
         )
         results.open(compacted=compacted)
         apply_reconciliation(ledger, self.store, reconciliation, self.backlog)
-        note_moves(reconciliation, self.note)
+        for words in move_notes(reconciliation):
+            self.note(words)
         if isinstance(engine, RemoteEngine):
             outcome = await self._run_remotely(ledger, engine, reconciliation)
         elif shared is not None:
@@ -382,19 +379,19 @@ class _Run:
                     await engine.drive(dispatcher, execution.execute)
                 if dispatcher.shared_quota_error is not None:
                     execution.storage_failed(dispatcher.shared_quota_error)
-                derived = await derivatives.finish(lambda: self._stopping(dispatcher))
+                derived = await derivatives.finish(lambda: self._stop_reason(dispatcher))
                 waiting_uploads = await pipeline.deferred_uploads.finish()
-        self._set_stop_message(dispatcher)
         if execution.storage_error is not None:
             with suppress(LedgerError):
                 ledger.flush()  # whether it can still be written
         if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
             raise type(broken)(execution.storage_message or str(broken)) from broken
-        self._record_left(ledger, dispatcher)
+        message = stop_text(dispatcher.stop_reason, options.stall_limit_s or 0.0)
+        self._record_left(ledger, dispatcher, message)
         exposed = execution.exposed_ms
         ending = RunEnding(
             stop_reason=dispatcher.stop_reason,
-            message=execution.storage_message or self.stop_message,
+            message=execution.storage_message or message,
             left=dispatcher.untried_count() + batches.left + self.backlog.dependent_count,
             waits_for_quota=any(lane.parked and lane.waiting for lane in dispatcher.lanes.values()),
             stopped_lanes={
@@ -431,7 +428,6 @@ class _Run:
                 release_lock=self._release,
             )
         )
-        ending = replace(ending, message=ending.message or self.stop_message)
         return await self._end(ledger, reconciliation, ending, run_forecast, started)
 
     def _release(self) -> None:
@@ -442,10 +438,10 @@ class _Run:
         emulated = self.options.emulator_url is not None
         return DerivativeRunner(self.manifest, ledger, self.store, self.note, emulated=emulated, only=self.options.only)
 
-    def _stopping(self, dispatcher: Dispatcher) -> str:
+    def _stop_reason(self, dispatcher: Dispatcher) -> StopReason | None:
         """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
         if self.options.deadline is not None and time.time() >= self.options.deadline:
-            dispatcher.stop("deadline")
+            dispatcher.stop(StopReason(StopKind.DEADLINE))
         return dispatcher.stop_reason
 
     def _emit_started(
@@ -468,17 +464,11 @@ class _Run:
             )
         )
 
-    def _set_stop_message(self, dispatcher: Dispatcher) -> None:
-        if dispatcher.stop_reason == "stalled":
-            self.stop_message = stalled_message(self.options.stall_limit_s or 0.0)
-        elif period := dispatcher.budget_period:
-            self.stop_message = f"the {period}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[period]}"
-
-    def _record_left(self, ledger: Ledger, dispatcher: Dispatcher) -> None:
+    def _record_left(self, ledger: Ledger, dispatcher: Dispatcher, message: str) -> None:
         """Of what the run did not come to, so that each item has a line in the results."""
         left = chain(dispatcher.waiting_samples(), (sample for _, sample, _ in self.backlog.iter_all()))
         while samples := list(islice(left, NOT_TRIED_BATCH)):
-            ledger.record_not_tried(samples, self.stop_message or "the run ended before its turn came")
+            ledger.record_not_tried(samples, message or "the run ended before its turn came")
             self.left = True
 
     async def _end(

@@ -14,6 +14,7 @@ from types import FrameType
 from batchgen.engine.execute import Execution
 from batchgen.events import Event, Stopping
 from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def stop_on_signals(dispatcher: Dispatcher, execution: Execution, emit: Callable
         interrupts += 1
         name = signal.Signals(number).name
         if interrupts == 1:
-            dispatcher.stop(name)
+            dispatcher.stop(StopReason(StopKind.SIGNAL, name))
             execution.give_up_preparing()
             emit(
                 Stopping(

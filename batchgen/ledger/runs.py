@@ -5,13 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchgen.events import Outage
 from batchgen.ledger.base_reader import BaseReader
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 
 MAX_RUNS_SEARCHED = 100  # one that was killed has no end
+_DECLARED_RPD = "the requests a day that the manifest declares are used up: "
+
+
+class ParkedLane(NamedTuple):
+    """until: UTC seconds; message: why, in words."""
+
+    until: float
+    message: str
+
+    @classmethod
+    def by_declared_rpd(cls, until: float, rpd: int) -> ParkedLane:
+        return cls(until, f"{_DECLARED_RPD}{rpd}")
+
+    @property
+    def is_by_declared_rpd(self) -> bool:
+        """Whether it was the manifest's own figure, not the vendor. The table has no column for that, so the message says it."""
+        return self.message.startswith(_DECLARED_RPD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +55,9 @@ class RunQueries(BaseReader):
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def parked(self) -> dict[str, tuple[float, str]]:
-        """Lane -> (UTC seconds until which it is parked, why)."""
-        return {
-            key: (until, message) for key, until, message in self._query("SELECT key, parked_until, message FROM lane")
-        }
+    def parked(self) -> dict[str, ParkedLane]:
+        """By lane."""
+        return {key: ParkedLane(*row) for key, *row in self._query("SELECT key, parked_until, message FROM lane")}
 
     def cooling_lanes(self) -> dict[str, float]:
         """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""

@@ -9,7 +9,7 @@ from batchgen.ledger.database import placeholders
 from batchgen.ledger.rows import RESULT_COLUMNS, results_from_rows, results_in_pages
 from batchgen.records import KnownSample, Result, sample_key
 
-WITH_WORKERS_REASON = "with the cluster's workers"
+WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
 
 
 class SampleQueries(BaseReader):
@@ -53,9 +53,7 @@ class SampleQueries(BaseReader):
             found.setdefault(row[0], []).append(make(row[1:]))
         for item_id, first, images in self.queued_samples(item_ids):
             found[item_id] = [
-                entry._replace(state="submitted", reason=WITH_WORKERS_REASON)
-                if first <= entry.n < first + images
-                else entry
+                entry._replace(state="submitted", reason=WITH_WORKERS) if first <= entry.n < first + images else entry
                 for entry in found.get(item_id, ())
             ]
         return found

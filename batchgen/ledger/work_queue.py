@@ -170,11 +170,6 @@ def cancel_work(db: Connection, keys: Iterable[str]) -> int:
     return withdrawn
 
 
-def blocked_message(key: str, state: str, reason: str) -> str:
-    """Why a sample is blocked, in words."""
-    return f"needs @{key}, which {'was' if state == 'refused' else 'is'} {state}{f' ({reason})' if reason else ''}"
-
-
 def dependents_of(db: Connection, key: str) -> list[tuple[str, str]]:
     """(key, body) of all work that waits for this sample."""
     sql = "SELECT w.key, w.body FROM need d JOIN work w ON w.id = d.work_id WHERE d.key = ? ORDER BY w.id"

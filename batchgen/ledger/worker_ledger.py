@@ -17,6 +17,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.verdict import end_attempt
 from batchgen.ledger.writer import Writer
+from batchgen.planning.reason_text import blocked_message
 from batchgen.records import Sample, sample_key
 
 
@@ -138,7 +139,7 @@ class FencedLedger(Ledger):
             row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
             if row is not None and row[0] != self.worker:
                 return []
-            blocked = _block_dependents(db, [(key, work_queue.blocked_message(key, state, reason)) for key in keys])
+            blocked = _block_dependents(db, [(key, blocked_message(key, state, reason)) for key in keys])
             work_queue.delete_work(db, keys)
             return blocked
 
@@ -189,9 +190,7 @@ class FencedLedger(Ledger):
         if numbers and derivative_work.mark_ready(db, item_id, numbers):
             self.defer_derivatives(db)
         without = [
-            (key, work_queue.blocked_message(key, state, reason))
-            for key, state, reason in ends
-            if state in ("refused", "failed")
+            (key, blocked_message(key, state, reason)) for key, state, reason in ends if state in ("refused", "failed")
         ]
         _block_dependents(db, without)
         if all(state in ("succeeded", "refused", "failed") for _, state, _ in ends):
@@ -263,7 +262,7 @@ def _block_dependents(db: Connection, ended: Sequence[tuple[str, str]]) -> list[
                 single = replace(sample, n=n, images=1)
                 if single.key not in blocked:
                     blocked[single.key] = (single, why)
-                    left.append((single.key, work_queue.blocked_message(single.key, "blocked", "")))
+                    left.append((single.key, blocked_message(single.key, "blocked", "")))
     work_queue.delete_work(db, gone)
     found = list(blocked.values())
     insert_blocked(db, found)

@@ -167,7 +167,7 @@ class Manifest:
         if not ids and not stems:
             return
         first_ids: dict[str, str] = {}
-        first_stems: dict[str, str] = {}
+        first_stems: dict[str, tuple[str, str]] = {}
         for item, raw in self._read_items(Diagnostics(str(self.path))):
             if hash(item.id) in ids:
                 if item.id in first_ids:
@@ -178,10 +178,10 @@ class Manifest:
             for n in range(1, item.count + 1):
                 stem = sample_stem(item.filename, n)
                 if hash(fold_case(stem)) in stems:
-                    other = first_stems.setdefault(fold_case(stem), f"{item.id!r} at {item.origin}")
-                    if not other.startswith(f"{item.id!r} at "):
+                    other, origin = first_stems.setdefault(fold_case(stem), (item.id, item.origin))
+                    if other != item.id:
                         field = "filename" if "filename" in raw.entry else "id"
-                        message = f"the file {stem!r} is also written by {other}"
+                        message = f"the file {stem!r} is also written by {other!r} at {origin}"
                         diagnostics.add(self._source.position(raw, (field,)), field, self._with_row(message, item, raw))
 
     def _with_row(self, message: str, item: Item, raw: RawEntry) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batchgen.planning.plan import expected_bytes
+from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.profiles.price import reference_tokens
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Sample
@@ -39,19 +40,19 @@ def online_lane(lane: str) -> str:
     return f"{provider.removesuffix(BATCH_LANE_SUFFIX)}{slash}{model}"
 
 
-def online_only_reason(item: Item, has_batch: bool, batch_mode: BatchMode, depends_on: Sequence[str]) -> str | None:
-    """Why this item cannot go through a batch API, in words; None when it can.
+def online_only_reason(item: Item, has_batch: bool, batch_mode: BatchMode, depends_on: Sequence[str]) -> Reason | None:
+    """Why this item cannot go through a batch API; None when it can.
 
-    has_batch: its codec speaks one. awaited: keys of samples that have to be made before it.
+    has_batch: its codec speaks one. depends_on: keys of samples that have to be made before it.
     """
     if not has_batch:
-        return f"{item.provider} has no batch API"
+        return Reason(ReasonKind.NO_BATCH_API, (item.provider,))
     if item.turn > 1:
-        return "a turn after the first needs the answer before it"
+        return Reason(ReasonKind.LATER_TURN)
     if item.service_tier not in (None, "standard"):
-        return f"a batch has no service tier {item.service_tier}"
+        return Reason(ReasonKind.SERVICE_TIER, (str(item.service_tier),))
     if batch_mode == "auto" and depends_on:
-        return f"needs @{depends_on[0]}, which is made first"
+        return Reason(ReasonKind.AWAITS, others=(depends_on[0],))
     return None
 
 

@@ -5,30 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from batchgen.planning.reason import Reason, ReasonKind
+from batchgen.planning.reason_text import PAID_FOR_TEXTS
+from batchgen.planning.step import Action
 from batchgen.records import Item, KnownSample, Sample
 
-Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
-_LINK_IS_RETRIED = "every run tries its link again"
-FINAL_REASONS: Mapping[str, str] = {
-    "link_gone": "its link is dead",
-    "link_refused": _LINK_IS_RETRIED,
-    "download_failed": _LINK_IS_RETRIED,
-    "unreadable": "its answer is kept and read again by every run",
-    "mismatch": "it is kept in drafts/",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What becomes of one request's worth of samples. why: for people; usd: estimate, None when the price is unknown."""
-
-    sample: Sample
-    action: Action
-    why: str
-    usd: float | None = 0.0
+FINAL_REASONS = frozenset(PAID_FOR_TEXTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +24,10 @@ class RetrySelection:
     explicit: bool = False  # the user named the states: final reasons included, nothing else is started
     fresh: bool = False
 
+    def names(self, known: KnownSample) -> bool:
+        """Whether it takes up a sample that ended like this."""
+        return known.state in self.states and (not self.reasons or known.reason in self.reasons)
+
 
 def choose_action(
     known: KnownSample | None,
@@ -47,61 +35,47 @@ def choose_action(
     retry_selection: RetrySelection,
     picture_exists: Callable[[str, int], bool],
     changed_fields: Callable[[], Sequence[str]],
-) -> tuple[Action, str]:
+) -> tuple[Action, Reason]:
     """What to do with one sample and why.
 
-    is_there: whether a picture of that path and size stands in the store; changed: names of the fields that differ from
-    what the ledger has, asked only when the fingerprint does.
+    picture_exists: whether a picture of that path and size stands in the store; changed_fields: names of the fields that
+    differ from what the ledger has, asked only when the fingerprint does.
     """
     if known is None:
-        return ("generate", "new") if not retry_selection.explicit else ("skip", "new: not asked for")
+        return _generate_if_asked(Reason(ReasonKind.NEW), retry_selection)
     if retry_selection.fresh:
-        return "generate", "fresh: asked for anew"
+        return "generate", Reason(ReasonKind.FRESH)
     if known.made_fingerprint == fingerprint and known.path is not None and known.state in ("succeeded", "superseded"):
         if picture_exists(known.path, known.bytes):
-            return "keep", "done"
-        return (
-            ("generate", "its file is missing")
-            if not retry_selection.explicit
-            else ("skip", "its file is missing: not asked for")
-        )
+            return "keep", Reason(ReasonKind.DONE)
+        return _generate_if_asked(Reason(ReasonKind.FILE_MISSING), retry_selection)
     if known.state == "blocked":
-        return "generate", "no longer blocked"
+        return "generate", Reason(ReasonKind.UNBLOCKED)
     if known.fingerprint != fingerprint:
-        fields = ", ".join(changed_fields()) or "the request"
-        return (
-            ("generate", f"changed: {fields}") if not retry_selection.explicit else ("skip", "changed: not asked for")
-        )
+        fields = () if retry_selection.explicit else tuple(changed_fields())
+        return _generate_if_asked(Reason(ReasonKind.CHANGED, fields), retry_selection)
     if known.state in ("failed", "refused", "uncertain"):
         return _retry_action(known, retry_selection)
     if retry_selection.explicit:
-        return "skip", "not asked for"
-    return "generate", "not finished" if known.attempts else "new"
+        return "skip", Reason(ReasonKind.NOT_ASKED_FOR)
+    return "generate", Reason(ReasonKind.NOT_FINISHED if known.attempts else ReasonKind.NEW)
 
 
-def apply_max_age(action: Action, why: str, max_age_s: float, retry_selection: RetrySelection) -> tuple[Action, str]:
+def remake_too_old(max_age_s: float, retry_selection: RetrySelection) -> tuple[Action, Reason]:
     """The same for a sample that has a picture for exactly this request, made longer ago than it may be."""
-    if action != "keep":
-        return action, why
-    hours = round(max_age_s / 3600)
-    age = f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
-    return (
-        ("skip", f"older than {age}: not asked for") if retry_selection.explicit else ("generate", f"older than {age}")
-    )
+    return _generate_if_asked(Reason(ReasonKind.TOO_OLD, (str(round(max_age_s / 3600)),)), retry_selection)
 
 
-def _retry_action(known: KnownSample, retry_selection: RetrySelection) -> tuple[Action, str]:
-    words = f"{known.state}: {known.reason}" if known.reason else known.state
-    wanted = known.state in retry_selection.states and (
-        not retry_selection.reasons or known.reason in retry_selection.reasons
-    )
-    if wanted and (retry_selection.explicit or known.reason not in FINAL_REASONS):
-        extra = " (it may have been billed)" if known.state == "uncertain" else ""
-        return "generate", f"retry: {words}{extra}"
-    if known.reason in FINAL_REASONS:
-        return "skip", f"{words}; paid for: {FINAL_REASONS[known.reason]}, retry --failed buys it again"
-    remedy = {"refused": "change the prompt, or retry --refused", "uncertain": "held: retry --uncertain"}
-    return "skip", f"{words}; {remedy.get(known.state, 'retry --failed')}"
+def _generate_if_asked(reason: Reason, retry_selection: RetrySelection) -> tuple[Action, Reason]:
+    """An explicit retry starts nothing but what it names."""
+    return ("skip", replace(reason, asked_for=False)) if retry_selection.explicit else ("generate", reason)
+
+
+def _retry_action(known: KnownSample, retry_selection: RetrySelection) -> tuple[Action, Reason]:
+    details, final = (known.state, known.reason), known.reason in FINAL_REASONS
+    if retry_selection.names(known) and (retry_selection.explicit or not final):
+        return "generate", Reason(ReasonKind.RETRY, details)
+    return "skip", Reason(ReasonKind.PAID_FOR if final else ReasonKind.HELD, details)
 
 
 def group_into_requests(samples: Sequence[Sample], max_images: int) -> list[Sample]:

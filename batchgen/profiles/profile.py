@@ -123,11 +123,16 @@ def status_note(profile: Profile, today: date) -> str | None:
     return f"{profile.id} {words}{instead}{note}"
 
 
+def is_shut_down(profile: Profile, today: date) -> bool:
+    return profile.status == "retired" or (
+        profile.shutdown is not None and date.fromisoformat(profile.shutdown) <= today
+    )
+
+
 def _status_words(profile: Profile, today: date) -> str | None:
     if profile.status == "unknown":
         return "is not in the list of known models: nothing about it is checked and its price is unknown"
-    gone = profile.shutdown is not None and date.fromisoformat(profile.shutdown) <= today
-    if profile.status == "retired" or gone:
+    if is_shut_down(profile, today):
         return f"was shut down on {profile.shutdown}" if profile.shutdown else "was shut down"
     if profile.shutdown:
         return f"will be shut down on {profile.shutdown}"

@@ -71,6 +71,7 @@ BAD_KEY = re.compile(r"API[ _]key (not valid|expired|not found|invalid)|API_KEY_
 FILE_GONE = re.compile(
     r"\bFile \S+ or it may not exist|\bfiles?/\S+ (is )?not found|not in an ACTIVE state", re.IGNORECASE
 )
+FILE_NAME = re.compile(r"\bfiles?[ /]['\"]?(?!files?/)([a-z0-9][\w-]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +197,7 @@ def classify(google_error: GoogleError) -> ProviderError:
     if google_error.status == 403:
         return _forbidden_error(google_error)
     if google_error.status == 404:
-        gone = FILE_GONE.search(google_error.raw_message)
-        return google_error.to_error(FileGone) if gone else google_error.to_error(ModelUnavailable)
+        return _file_gone(google_error) or google_error.to_error(ModelUnavailable)
     if google_error.status == 413:
         return google_error.to_error(BadRequest, "request_too_large")
     if google_error.status >= 500 and BLOCKED_BY_FILTER.search(
@@ -268,19 +268,25 @@ def _bad_request_error(google_error: GoogleError) -> ProviderError:
         return google_error.to_error(BadRequest, "missing_thought_signature")
     if google_error.mentions("responsible ai practices"):  # how Imagen refuses a prompt
         return google_error.to_error(Refused, "prompt_blocked")
-    if FILE_GONE.search(google_error.raw_message):
-        return google_error.to_error(FileGone)
-    return google_error.to_error(BadRequest)
+    return _file_gone(google_error) or google_error.to_error(BadRequest)
 
 
 def _forbidden_error(google_error: GoogleError) -> ProviderError:
-    if FILE_GONE.search(google_error.raw_message):
-        return google_error.to_error(FileGone)
+    if (gone := _file_gone(google_error)) is not None:
+        return gone
     if "BILLING_DISABLED" in google_error.reasons:
         return google_error.to_error(BillingStopped)
     if ONE_MODEL_FORBIDDEN.search(google_error.raw_message):
         return google_error.to_error(ModelUnavailable, "model_forbidden")
     return google_error.to_error(KeyRejected)
+
+
+def _file_gone(google_error: GoogleError) -> FileGone | None:
+    if not FILE_GONE.search(google_error.raw_message):
+        return None
+    files = tuple(dict.fromkeys(FILE_NAME.findall(google_error.raw_message)))
+    delay_s, status = google_error.delay_s, google_error.status
+    return FileGone(google_error.message, files=files, retry_after_s=delay_s, http_status=status)
 
 
 def _details_of_kind(details: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

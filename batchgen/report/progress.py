@@ -13,6 +13,7 @@ from batchgen.report.event_text import EventLines
 from batchgen.report.run_progress import ModelProgress, RunProgress
 from batchgen.report.terminal_redraw import TerminalRedraw
 from batchgen.sanitize import ascii_only, display_width, truncate
+from batchgen.scheduling.stop_reason import StopKind
 
 Segment = tuple[str, str]  # text, style
 NARROW = 72  # below this the notes of a model stand on a line of their own
@@ -116,11 +117,9 @@ def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Segm
 
 
 def _foot(run_progress: RunProgress, now: float, width: int) -> list[Segment]:
-    if run_progress.stopping:
-        again = (
-            "; once more gives them up" if run_progress.in_flight and run_progress.stopping.startswith("SIG") else ""
-        )
-        return [(f"stopping ({run_progress.stopping}): finishing {run_progress.in_flight} in flight{again}", "yellow")]
+    if (stop := run_progress.stopping) is not None:
+        again = "; once more gives them up" if run_progress.in_flight and stop.kind is StopKind.SIGNAL else ""
+        return [(f"stopping ({stop.slug}): finishing {run_progress.in_flight} in flight{again}", "yellow")]
     left = run_progress.remaining_s(now)
     parts = ["time left not known yet" if left is None else f"about {formatting.duration(left)} left"]
     so_far = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")

@@ -22,6 +22,7 @@ from batchgen.events import (
     SampleSucceeded,
     Stopping,
 )
+from batchgen.scheduling.stop_reason import StopReason
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class RunProgress:
     eta_s: float | None = None
     usd: float = 0.0
     unpriced: int = 0
-    stopping: str = ""
+    stopping: StopReason | None = None
     ended: bool = False
     batches: dict[str, tuple[int, int]] = field(default_factory=dict)  # those that are out: requests answered, and all
     models: dict[str, ModelProgress] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class RunProgress:
             case Outage():
                 self.outages[event.scope, event.name] = event
             case Stopping():
-                self.stopping = self.stopping or event.reason
+                self.stopping = self.stopping or StopReason.from_record(event.reason)
             case RunEnded():
                 self.ended = True
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from batchgen.errors import LINK_PENDING_REASONS
-from batchgen.ledger.samples import WITH_WORKERS_REASON
+from batchgen.planning.reason import Reason, ReasonKind
+from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting, outage_text
 from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
 from batchgen.report.facts import Facts
 from batchgen.sanitize import short_message
+from batchgen.scheduling.stop_reason import StopReason
 
 NOT_MADE_STATES = ("refused", "failed", "uncertain", "blocked", "wanted", "running")
 LABEL_COLUMNS = 10
 MAX_BATCHES = 10
+WITH_WORKERS = reason_text(Reason(ReasonKind.WITH_WORKERS))
 STOP_REASONS = {
     "budget": "the budget is used up",
     "deadline": "the time is up",
@@ -59,7 +62,7 @@ def headline(facts: Facts) -> str:
     files += _discrepancy_text(facts["discrepancies"])
     out, where = facts["batches"]["submitted"], "in batches"
     if facts["cluster"] is not None and facts["cluster"]["samples"]:
-        out, where = facts["cluster"]["samples"], WITH_WORKERS_REASON
+        out, where = facts["cluster"]["samples"], WITH_WORKERS
     missing = sum(samples.get(state, 0) for state in NOT_MADE_STATES)
     job = facts["job"]
     why = f": stopped, {_stop_text(facts)}" if facts["stopped_by"] else ""
@@ -165,9 +168,7 @@ def cluster_lines(cluster: Facts | None) -> Iterator[tuple[str, list[str]]]:
     if cluster is None or not (cluster["samples"] or cluster["stopped_by"]):
         return
     why = f"stopped: {STOP_REASONS.get(cluster['stopped_by'], cluster['stopped_by'])}" if cluster["stopped_by"] else ""
-    words = (
-        f"{formatting.count(cluster['samples'], 'sample')} {WITH_WORKERS_REASON}, {cluster['taken']:,} of them taken up"
-    )
+    words = f"{formatting.count(cluster['samples'], 'sample')} {WITH_WORKERS}, {cluster['taken']:,} of them taken up"
     alive = f"{formatting.count(cluster['workers'], 'worker')} alive"
     yield "cluster", ["; ".join(filter(None, [words if cluster["samples"] else "", why, alive]))]
 
@@ -323,7 +324,8 @@ def next_steps(facts: Facts) -> list[str]:
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:
-            if "'s budget" in (facts.get("message") or ""):  # of the day or the month: the message says what to raise
+            stop = StopReason.from_record(facts["stopped_by"], facts.get("message") or "")
+            if stop is not None and stop.detail:  # the budget of the day or the month: the message says what to raise
                 return [f"{run} goes on from here once there is budget"]
             return [f"{run} --max-cost USD goes on with a new budget"]
         case 7:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from batchgen.records import Sample
 from batchgen.scheduling.budget import RunBudget
 from batchgen.scheduling.lane import Lane
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 
 # What `decide` can answer.
@@ -35,7 +36,7 @@ class GiveUp:
 class Stop:
     """The run has reached a limit."""
 
-    reason: str
+    reason: StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class DispatchState:
         self.deadline_s = deadline_s
         self.stall_s = stall_s
         self.budget = RunBudget(budget_usd)
-        self.stop_reason = ""
+        self.stop_reason: StopReason | None = None
         self.in_flight = 0
         self.progress: dict[int, Progress] = {}  # of tickets that are not settled, by number
         self.shared_budget_full = False  # a shared budget has no room until something of ours settles
@@ -109,7 +110,9 @@ class DispatchState:
             return Start(chosen.key)
         if self.unfinished:
             return Wait(None)  # what is in flight may turn out cheaper
-        return Wait(self.deadline_s) if self.external_samples else Stop("budget")  # so may what is in batches
+        return (
+            Wait(self.deadline_s) if self.external_samples else Stop(StopReason(StopKind.BUDGET))
+        )  # so may what is in batches
 
     @property
     def unfinished(self) -> int:
@@ -133,10 +136,10 @@ class DispatchState:
             return self.budget.limit_usd is None
         return self.budget.can_afford(usd * lane.reservation_factor)
 
-    def _limit_reached(self, now_s: float) -> str:
+    def _limit_reached(self, now_s: float) -> StopReason | None:
         if self.deadline_s is not None and now_s >= self.deadline_s:
-            return "deadline"
-        return "stalled" if self._stalled() else ""
+            return StopReason(StopKind.DEADLINE)
+        return StopReason(StopKind.STALLED) if self._stalled() else None
 
     def _stalled(self) -> bool:
         """From failure to failure, so that a wait for a quota, however long, never counts; nor does it stop a lane that

@@ -23,6 +23,7 @@ from batchgen.scheduling.retry import (
 )
 from batchgen.scheduling.retry_decision import RetryDecider
 from batchgen.scheduling.sample_source import SampleSource
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import (
     BudgetReached,
     DayUsedUp,
@@ -93,7 +94,6 @@ class Dispatcher(DispatchState):
         )
         self.fallbacks = FallbackRouter(self.lanes, source)
         self.shared_quota_error: LedgerError | None = None
-        self.budget_period = ""  # whose budget ended the run: the day's or the month's, empty for its own
         self._source = source
         self._on_quota_denied = on_quota_denied
         self._rng = rng or random.Random()
@@ -154,7 +154,7 @@ class Dispatcher(DispatchState):
             )
         except LedgerError as error:
             self.shared_quota_error = error
-            self.stop("disk")
+            self.stop(StopReason(StopKind.DISK))
             return None
         now_s = self._clock()
         if not isinstance(answer, Reserved):
@@ -204,8 +204,7 @@ class Dispatcher(DispatchState):
                 if self.unfinished:
                     self.shared_budget_full = True
                 else:
-                    self.budget_period = period
-                    self.stop("budget")
+                    self.stop(StopReason(StopKind.BUDGET, period))
 
     async def _start(self, lane: Lane, now_s: float, quota_slot: int | None, used_by_all: int = 0) -> Ticket:
         pending = lane.ready.popleft()
@@ -303,7 +302,7 @@ class Dispatcher(DispatchState):
         if not self.stop_reason:
             self.fault_attribution.failed(lane, pending, error, ticket.started_s, now_s, was_sent=was_sent)
         if error.scope == "run":
-            self.stop(error.reason)
+            self.stop(StopReason(StopKind.ERROR, error.reason, error.message))
         stopping = bool(self.stop_reason)
         retry_decision = self._retries.decide(lane, ticket, pending, error, now_s, stopping=stopping)
         if isinstance(retry_decision, GivenUp) and not self.stop_reason:
@@ -377,7 +376,7 @@ class Dispatcher(DispatchState):
             self.fallbacks.empty_closed(self.lanes[lane])
         self._wake()
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Start nothing more; what is in flight goes on. The first reason stays."""
         self.stop_reason = self.stop_reason or reason
         self._wake()

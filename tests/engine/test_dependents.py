@@ -23,6 +23,7 @@ from batchgen.engine.outcome import Outcome
 from batchgen.engine.recovery.repair import repair
 from batchgen.errors import UsageError
 from batchgen.planning.plan import RetrySelection
+from batchgen.planning.reason_text import reason_text
 from tests.support.marked_key import KEY
 
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
@@ -99,7 +100,7 @@ class Bench:
     def steps(self, items: str, **options: Any) -> dict[str, tuple[str, str]]:
         steps: list[Any] = []
         batchgen.plan(self.load(items), on_step=steps.append, **options)
-        return {step.sample.key: (step.action, step.why) for step in steps}
+        return {step.sample.key: (step.action, reason_text(step.reason)) for step in steps}
 
     def results(self) -> dict[str, dict[str, Any]]:
         lines = map(json.loads, (self.out / "results.jsonl").read_text().splitlines())

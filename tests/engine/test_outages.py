@@ -33,6 +33,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.scheduling import breaker
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import Released, Requeued, RetryPolicy
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from tests.support.http_server import serving
 from tests.support.marked_key import KEY
 from tests.support.outage_vendor import Vendor, batchgen_run, manifest
@@ -88,7 +89,7 @@ OUTAGES: dict[str, Callable[[], ProviderError]] = {
 def test_an_hour_of_outage_costs_no_item_and_few_requests(run, kind, begin_s):
     server = DownServer(lambda _: OUTAGES[kind](), begin_s)
     night = outlast(run, server)
-    assert (len(night.done), night.dispatcher.stop_reason) == (60, "")
+    assert (len(night.done), night.dispatcher.stop_reason) == (60, None)
     # Five were in flight, and two were started before three had failed.
     assert (len(server.failed) <= 80, server.most_in_a_minute(7) <= 4) == (True, True)
 
@@ -219,13 +220,13 @@ def test_a_403_of_one_model_stops_that_model_when_the_key_has_served_another(run
     hosts = {lane: batchgen_served("one key", "api.example") for lane in ("good", "bad")}
     server = StubServer({"good": 1.0, "bad": 5.0}, script)
     night = run(drive({"good": 30, "bad": 9}, server, concurrency=2, upstream_of=hosts))
-    assert (night.dispatcher.stop_reason, night.dispatcher.lanes["bad"].stopped) == ("", "key_rejected")
+    assert (night.dispatcher.stop_reason, night.dispatcher.lanes["bad"].stopped) == (None, "key_rejected")
     assert len(night.done) == 30
 
 
 def test_a_403_before_anything_was_served_stops_the_run(run):
     script = {"m0": [KeyRejected("forbidden", http_status=403)]}
-    assert run(drive({"m": 9}, StubServer(script=script), concurrency=1)).dispatcher.stop_reason == "key_rejected"
+    assert run(drive({"m": 9}, StubServer(script=script), concurrency=1)).dispatcher.stop_reason.slug == "key_rejected"
 
 
 def test_an_answer_that_is_no_picture_shows_that_the_api_is_there(run):
@@ -316,19 +317,23 @@ def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, er
 
 def test_a_deadline_that_passes_while_the_last_answer_comes_ends_nothing(run):
     night = run(drive({"m": 3}, StubServer(latency_s=9.0), concurrency=3, deadline_s=1005.0))
-    assert (len(night.done), night.dispatcher.stop_reason) == (3, "")
+    assert (len(night.done), night.dispatcher.stop_reason) == (3, None)
 
 
 def test_a_run_ends_after_the_stall_limit_and_everything_is_left_for_the_next(run):
     night = outlast(run, DownServer(lambda _: ServerFault("503"), 0.0, 9 * HOUR_S), stall_s=1800.0)
-    assert (night.dispatcher.stop_reason, night.dispatcher.untried_count(), len(night.done)) == ("stalled", 60, 0)
+    assert (night.dispatcher.stop_reason, night.dispatcher.untried_count(), len(night.done)) == (
+        StopReason(StopKind.STALLED),
+        60,
+        0,
+    )
     assert {type(retry_decision) for _, retry_decision in night.retry_decisions} <= {Requeued, Released}
 
 
 def test_a_deadline_ends_a_run_in_an_outage(run):
     night = outlast(run, DownServer(lambda _: ServerFault("503"), 0.0, 9 * HOUR_S), deadline_s=1000.0 + HOUR_S)
     assert (night.dispatcher.stop_reason, night.dispatcher.untried_count(), round(night.seconds)) == (
-        "deadline",
+        StopReason(StopKind.DEADLINE),
         60,
         3600,
     )

@@ -240,6 +240,22 @@ async def test_many_items_whose_file_is_gone_share_one_upload_and_all_succeed(st
     assert (outcome.exit_code, outcome.made, bench.wire.commands().count("start")) == (0, 8, 1)
 
 
+async def test_of_several_files_only_the_one_that_is_gone_is_uploaded_again(start):
+    bench = await start()
+    bench.write("one.png", noise(LIMIT))
+    bench.write("two.png", noise(LIMIT + 999))
+    await bench.run(items(1, "one.png", "two.png"))
+    gone, kept = (uri for _, uri, _ in bench.remembered())
+    async with aiohttp.ClientSession() as session:
+        await session.delete(
+            f"{bench.wire.emulator_url}/v1beta/files/{gone.rpartition('/')[2]}", headers={"x-goog-api-key": KEY}
+        )
+    outcome = await bench.run(items(2, "one.png", "two.png"))
+    assert (outcome.exit_code, bench.wire.commands().count("start")) == (0, 1)
+    uris = {uri for _, uri, _ in bench.remembered()}
+    assert (len(uris), kept in uris, gone in uris) == (2, True, False)
+
+
 async def test_what_has_expired_is_uploaded_anew(start):
     bench = await start()
     bench.write("large.png", noise(LIMIT))

@@ -16,7 +16,7 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
-online outcome routes dependents conversation lane_events sidecars
+online outcome reconciliation routes dependents conversation lane_events sidecars
 recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
 context budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
 recovery.repair_lines cluster.stop cluster.dependents cluster.submit

@@ -19,6 +19,7 @@ from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.runs import ParkedLane
 from batchgen.ledger.schema import ledger_path
 from batchgen.records import ImageFile, Reply, Sample, Usage
 from tests.support.samples import make_sample
@@ -40,6 +41,21 @@ def ledger(folder: Path, request, monkeypatch):
     opened.run_started(1, "host", "0")
     yield opened
     opened.close()
+
+
+def test_a_lane_that_the_manifests_own_figure_parked_is_known_also_from_older_rows(ledger):
+    own = ParkedLane.by_declared_rpd(9.5, 250)
+    ledger.park("gemini/m", own.until, own.message)
+    ledger.park("gemini/older", 9.5, "the requests a day that the manifest declares are used up: 250")
+    ledger.park("gemini/n", 9.5, "Quota exceeded: the requests a day that the project may send are used up")
+    ledger.flush()
+    parked = ledger.reader.parked()
+    assert parked["gemini/m"] == own
+    assert {lane: each.is_by_declared_rpd for lane, each in parked.items()} == {
+        "gemini/m": True,
+        "gemini/older": True,
+        "gemini/n": False,
+    }
 
 
 def picture(sample: Sample, n: int = 1, k: int = 0) -> SpooledPicture:

@@ -16,6 +16,7 @@ from batchgen.planning.batchable import (
     online_only_reason,
     poll_delay_s,
 )
+from batchgen.planning.reason_text import reason_text
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Sample
 from batchgen.scheduling.fallback import sample_for_lane
@@ -57,7 +58,7 @@ def test_a_batch_has_a_lane_of_its_own_and_its_samples_keep_their_model():
 )
 def test_what_goes_online_has_a_reason(facts, has_batch, batch_mode, awaited, why):
     found = online_only_reason(sample(**facts).item, has_batch, batch_mode, awaited)
-    assert (found is None) if why is None else (found is not None and why in found)
+    assert (found is None) if why is None else (found is not None and why in reason_text(found))
 
 
 def test_a_chunk_ends_at_the_first_limit_that_it_meets():

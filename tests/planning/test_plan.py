@@ -15,6 +15,7 @@ from batchgen.planning.plan import (
     is_selected,
     quota_wait_s,
 )
+from batchgen.planning.reason_text import reason_text
 from batchgen.records import KnownSample, Sample
 from tests.support.samples import make_sample
 
@@ -28,9 +29,10 @@ def known(
 def verdict(
     entry: KnownSample | None, retry_selection: RetrySelection | None = None, *, there: bool = True
 ) -> tuple[str, str]:
-    return choose_action(
+    action, reason = choose_action(
         entry, "now", retry_selection or RetrySelection(), lambda _path, _size: there, lambda: ["prompt", "seed"]
     )
+    return action, reason_text(reason)
 
 
 FAILED = known("failed", made=None, reason="overloaded")

@@ -212,6 +212,22 @@ def test_each_google_error_has_its_class_and_reason(codec, model, status, body, 
 
 
 @pytest.mark.parametrize(
+    ("status", "message", "files"),
+    [
+        (403, "You do not have permission to access the File ab-c1 or it may not exist.", ("ab-c1",)),
+        (404, "File files/abc not found", ("abc",)),
+        (400, "The File abc is not in an ACTIVE state and usage is not allowed.", ("abc",)),
+        (404, "files/abc is not found and files/def is not found; files/abc was deleted", ("abc", "def")),
+        (400, "It is not in an ACTIVE state", ()),
+    ],
+)
+def test_files_that_are_gone_are_named(codec, status, message, files):
+    error = failure(codec("pro"), status, google(status, message))
+    assert isinstance(error, FileGone)
+    assert error.files == files
+
+
+@pytest.mark.parametrize(
     ("file", "kind", "retry_after_s"),
     [
         ("429_free_key.json", ModelUnavailable, 26.0),

@@ -12,6 +12,7 @@ from batchgen.report.console import Console
 from batchgen.report.facts import NO_DISCREPANCIES, is_process_alive
 from batchgen.report.summary import headline, next_steps
 from batchgen.sanitize import ascii_only, display_width, printable_json, sanitize, short_message, truncate
+from batchgen.scheduling.stop_reason import budget_text
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,8 @@ def test_the_headline_says_how_it_went(facts, text):
     ({"exit_code": 5, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 1}}, "batchgen verify MANIFEST"),
     ({"exit_code": 3, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}}, "makes what is missing again"),
     ({"exit_code": 6}, "--max-cost"),
+    ({"exit_code": 6, "stopped_by": "budget", "message": "shop: the day's budget was set"}, "--max-cost"),
+    ({"exit_code": 6, "stopped_by": "budget", "message": budget_text("day")}, "goes on from here once there is budget"),
     ({"exit_code": 7}, "goes on"),
     ({"exit_code": 8, "parked": {"pro": "2026-11-21T08:00:00Z"}}, "after 2026-11-21T08:00:00Z"),
     ({"exit_code": 143, "own_folder": True, "emulated": True}, "batchgen run MANIFEST --output shop --emulate goes on"),

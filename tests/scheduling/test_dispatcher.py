@@ -19,6 +19,7 @@ from batchgen.errors import (
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.retry import GivenUp, Released, Requeued, RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from tests.support.samples import make_sample
 from tests.support.sliding_window import most_in_a_minute
 from tests.support.stub_server import StubServer, drive
@@ -148,7 +149,7 @@ def test_a_daily_quota_parks_its_lane_and_others_go_on(run):
 
 def test_a_bad_key_stops_the_run_and_nothing_more_is_sent(run):
     night = run(drive({"m": 50}, StubServer(script={"m0": [KeyRejected("API key not valid")]}), concurrency=3))
-    assert night.dispatcher.stop_reason == "key_rejected"
+    assert night.dispatcher.stop_reason.slug == "key_rejected"
     assert len(night.server.arrivals) == 3
     assert night.retry_decisions == [("m0", Released())]
 
@@ -186,7 +187,7 @@ def test_what_failed_for_good_is_given_up_and_what_may_pass_is_requeued(run):
 
 def test_parallel_requests_never_overshoot_a_budget(run):
     night = run(drive({"m": 100}, StubServer(), concurrency=20, estimate_usd=lambda _: 0.07, budget_usd=1.0))
-    assert night.dispatcher.stop_reason == "budget"
+    assert night.dispatcher.stop_reason == StopReason(StopKind.BUDGET)
     assert len(night.done) == 14  # 14 x 0.07 = 0.98
     assert night.dispatcher.budget.spent_usd <= 1.0
 
@@ -194,7 +195,7 @@ def test_parallel_requests_never_overshoot_a_budget(run):
 def test_pictures_that_cost_a_tenth_more_than_the_table_says_do_not_overshoot_a_budget(run):
     options = {"concurrency": 20, "estimate_usd": lambda _: 0.07, "budget_usd": 1.0}
     night = run(drive({"m": 100}, StubServer(dearer=1.1), **options))
-    assert night.dispatcher.stop_reason == "budget"
+    assert night.dispatcher.stop_reason == StopReason(StopKind.BUDGET)
     assert 0.9 < night.dispatcher.budget.spent_usd <= 1.0
 
 
@@ -206,7 +207,7 @@ def test_a_lane_reserves_what_its_dearest_picture_has_cost_above_the_table(run):
 
 def test_a_deadline_ends_the_run_even_while_a_lane_waits_for_its_quota(run):
     night = run(drive({"m": 100}, StubServer(latency_s=0.1), rpm={"m": 10}, deadline_s=1000.0 + 90.0))
-    assert night.dispatcher.stop_reason == "deadline"
+    assert night.dispatcher.stop_reason == StopReason(StopKind.DEADLINE)
     assert len(night.done) == 20
     assert night.seconds <= 90.2
 
@@ -245,25 +246,32 @@ def test_work_that_vanishes_without_an_answer_does_not_leak_its_place(run):
 def test_a_run_in_which_nothing_succeeds_stops_after_the_set_time(run, error):
     script = {f"m{n}": [error] * 10**5 for n in range(10)}
     night = run(drive({"m": 10}, StubServer(script=script), policy=RetryPolicy(attempts=10**6), stall_s=1800.0))
-    assert (night.dispatcher.stop_reason, night.done, night.dispatcher.untried_count()) == ("stalled", [], 10)
+    assert (night.dispatcher.stop_reason, night.done, night.dispatcher.untried_count()) == (
+        StopReason(StopKind.STALLED),
+        [],
+        10,
+    )
     assert 1800.0 < night.seconds < 1800.0 + 180.0
 
 
 def test_one_success_in_the_set_time_keeps_a_run_going(run):
     script = {"m0": [RateLimited("429", retry_after_s=60.0)] * 25, "m1": [RateLimited("429", retry_after_s=60.0)] * 25}
     night = run(drive({"m": 2}, StubServer(script=script), concurrency=1, stall_s=1800.0))
-    assert (night.dispatcher.stop_reason, len(night.done)) == ("", 2)
+    assert (night.dispatcher.stop_reason, len(night.done)) == (None, 2)
     assert night.seconds > 3000.0
 
 
 def test_waiting_for_a_quota_never_counts_as_standing_still(run):
     script = {f"m{n}": [ServerFault("503")] for n in range(0, 40, 2)}
     night = run(drive({"m": 40}, StubServer(script=script), rpm={"m": 1}, stall_s=70.0))
-    assert (night.dispatcher.stop_reason, len(night.done)) == ("", 40)
+    assert (night.dispatcher.stop_reason, len(night.done)) == (None, 40)
 
 
 def test_a_lane_that_has_not_failed_is_not_stopped_with_one_that_has(run):
     script = {"bad0": [RateLimited("429", retry_after_s=5.0)] * 10**5}
     server = StubServer({"bad": 1.0, "slow": 50.0}, script)
     night = run(drive({"bad": 1, "slow": 3}, server, rpm={"slow": 1}, concurrency=2, stall_s=30.0))
-    assert (night.dispatcher.stop_reason, [key for _, key in night.done]) == ("stalled", ["slow0", "slow1", "slow2"])
+    assert (night.dispatcher.stop_reason, [key for _, key in night.done]) == (
+        StopReason(StopKind.STALLED),
+        ["slow0", "slow1", "slow2"],
+    )

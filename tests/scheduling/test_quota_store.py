@@ -23,6 +23,7 @@ from batchgen.ledger.quota_store import FILE_NAME, QuotaStore, open_quota_store
 from batchgen.ledger.reader import Reader
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.quota_terms import StartLimits, quota_key
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import (
     Budget,
     BudgetReached,
@@ -535,7 +536,7 @@ def test_a_shared_budget_that_is_reached_waits_for_what_is_in_flight_and_then_en
         return dispatcher
 
     dispatcher = run(drive())
-    assert (dispatcher.stop_reason, dispatcher.budget_period, dispatcher.untried_count()) == ("budget", "day", 1)
+    assert (dispatcher.stop_reason, dispatcher.untried_count()) == (StopReason(StopKind.BUDGET, "day"), 1)
 
 
 def test_a_lane_that_waits_for_money_says_so_and_one_without_requests_for_today_is_parked(run):

@@ -14,6 +14,7 @@ from batchgen.ledger.quota_store import QuotaStore
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import (
     LOWERED_RATE_HOLD_S,
     LoweredRate,
@@ -186,7 +187,7 @@ def test_a_book_that_cannot_be_asked_any_more_ends_the_run(run):
 
     dispatcher = run(drive())
     assert (dispatcher.stop_reason, str(dispatcher.shared_quota_error), dispatcher.untried_count()) == (
-        "disk",
+        StopReason(StopKind.DISK),
         "the server is gone",
         1,
     )

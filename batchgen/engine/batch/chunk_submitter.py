@@ -59,7 +59,7 @@ class ChunkSubmitter:
         self._unassigned: dict[str, list[Sample]] = {}  # taken from the backlog and not in a chunk yet, by lane
         self.quota_slots: dict[int, int | None] = {}  # of each chunk's money in the log of all processes
         self._file_checked: set[int] = set()  # chunks whose uploaded file was asked for, and may be uploaded anew once
-        self.exhausted_budget = ""  # whose budget had no room: run, day, month
+        self.exhausted_budget = ""  # whose budget had no room: day, month; empty for the run's own
 
     def waiting_count(self, lane: str) -> int:
         return self._context.backlog.backlog_count(lane) + len(self._unassigned.get(lane, ()))
@@ -116,7 +116,7 @@ class ChunkSubmitter:
                 return found, usd
             price_usd = (context.price_usd(unassigned[0], lane) or 0.0) * RESERVATION_FACTOR
             if not context.dispatcher.budget.can_afford(usd + price_usd):
-                self.exhausted_budget = "run"
+                self.exhausted_budget = ""
                 return found, usd
             if not load.add_if_fits(unassigned[0], profile, limits):
                 return found, usd
@@ -131,7 +131,7 @@ class ChunkSubmitter:
             answer = await context.quota_logs[lane].reserve(None, usd)
             if isinstance(answer, Reserved):
                 return samples, answer.quota_slot
-            self.exhausted_budget = answer.period if isinstance(answer, BudgetReached) else "run"
+            self.exhausted_budget = answer.period if isinstance(answer, BudgetReached) else ""
             half = len(samples) // 2
             self._unassigned[lane] = [*samples[half:], *self._unassigned[lane]]
             samples = samples[:half]

@@ -18,6 +18,7 @@ from batchgen.events import BatchUpdated, LaneStopped
 from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
 from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_lane, poll_delay_s
 from batchgen.providers.remote import ENDED_STATES
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import Reserved
 from batchgen.store.spool import disk_error
 
@@ -100,7 +101,7 @@ class BatchRunner:
         except OSError as error:
             context.pipeline.execution.storage_failed(disk_error(error, context.run.store.root))
         except Exception:
-            context.dispatcher.stop("bug")
+            context.dispatcher.stop(StopReason(StopKind.BUG))
             raise
         finally:
             self.unsubmitted = sum(map(self._submitter.waiting_count, self._lanes))
@@ -164,10 +165,7 @@ class BatchRunner:
             chunk = await self._submitter.record_chunk(lane, self._limits[lane])
             if chunk is None:
                 if not self._chunks and not context.dispatcher.unfinished:  # what is out may turn out cheaper
-                    context.dispatcher.budget_period = (
-                        "" if self._submitter.exhausted_budget == "run" else self._submitter.exhausted_budget
-                    )
-                    context.dispatcher.stop("budget")
+                    context.dispatcher.stop(StopReason(StopKind.BUDGET, self._submitter.exhausted_budget))
                 return
             if chunk.step != "recorded":
                 self._chunks[chunk.id] = chunk
@@ -306,7 +304,7 @@ class BatchRunner:
         now = context.run.ledger.reader.chunk(chunk.id)
         self._chunks[chunk.id] = now
         if error.scope == "run":
-            context.pipeline.execution.stop(error.reason, error.message)
+            context.pipeline.execution.stop(StopReason(StopKind.ERROR, error.reason, error.message))
         elif _results_expired(error, time.time() - now.created_at):
             self._chunks[chunk.id] = await context.chunks.update(now, results_file="", state="gone")
         elif now.step in UNSENT_STEPS and not error.retryable:
@@ -321,7 +319,7 @@ class BatchRunner:
             self._failing_since = self._failing_since or time.time()
             stall_s = context.dispatcher.stall_s
             if stall_s is not None and time.time() - self._failing_since > stall_s:
-                context.dispatcher.stop("stalled")
+                context.dispatcher.stop(StopReason(StopKind.STALLED))
 
     async def _stop_lane(self, chunk: Chunk, error: ProviderError) -> None:
         """The vendor will have no such batch: the lane stops, and what it held waits for another run."""

@@ -29,6 +29,7 @@ from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.rows import IMAGE_COLUMNS, image_file
 from batchgen.records import sample_key
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 POLL_S = 0.5
 REPAIR_EVERY_S = 60.0  # between looks for work that the queue has lost
@@ -243,10 +244,10 @@ class ClusterMonitor:
     def _build_ending(self, run_id: int, left: int, waits_for_quota: bool, late: bool) -> RunEnding:
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
         derived = self.tally(run_id)
-        stop_reason = row[0] or ("deadline" if late and derived.queued else "")
+        expired = StopReason(StopKind.DEADLINE) if late and derived.queued else None
         stopped = dict(self._rows("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", run_id))
         return RunEnding(
-            stop_reason=stop_reason,
+            stop_reason=StopReason.from_record(*row) or expired,
             message=row[1],
             left=left,
             with_workers=left,

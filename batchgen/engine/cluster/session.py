@@ -28,11 +28,11 @@ from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON, RunOptions
 from batchgen.engine.pacing import Pacing, polling_shared_state
 from batchgen.engine.pipeline import open_pipeline
-from batchgen.engine.reconcile_items import lane_load
+from batchgen.engine.reconciliation import lane_load
 from batchgen.engine.recovery.receipts import bind_store
 from batchgen.engine.routes import open_routes
 from batchgen.errors import Fenced, StoreError
-from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded, Stopping
+from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded
 from batchgen.ledger.location import read_pointer
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.results import ResultsFile
@@ -43,19 +43,13 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Result, Sample, sample_key
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.settings import Settings, state_folder
 from batchgen.store.bucket import BucketStore
 from batchgen.store.open_store import open_store
 from batchgen.store.store import SPOOL, Store
 
-WORKER_STOP_REASONS = (
-    "disk",
-    "SIGINT",
-    "SIGTERM",
-    "SIGHUP",
-    "closed",
-    "bug",
-)  # reasons to stop that are this worker's, not the job's
+WORKER_STOPS = {StopKind.DISK, StopKind.SIGNAL, StopKind.CLOSED, StopKind.BUG}  # this worker's affair, not the job's
 RETRY_DELAY_S = 30.0  # before a sample is taken up again whose worker cannot make it
 
 
@@ -84,7 +78,6 @@ class JobSession:
         self._claimed_keys: set[str] = set()  # keys that this worker is at, from claim to end
         self._in_flight_keys: set[str] = set()  # keys whose requests are on their way
         self._ended_keys: set[str] = set()
-        self._stop_message = ""
         self._source = in_memory_samples(())
         self._tasks = AsyncExitStack()
         self._dispatch_task: asyncio.Task[None] | None = None
@@ -197,14 +190,15 @@ class JobSession:
             await OnlineEngine().drive(self.dispatcher, self._execute)
         if self.dispatcher.shared_quota_error is not None:
             self._pipeline.execution.storage_failed(self.dispatcher.shared_quota_error)
-        reason, now = self.dispatcher.stop_reason, time.time()
-        if reason not in WORKER_STOP_REASONS:
-            message = self._pipeline.execution.storage_message or self._stop_message
-            await self._stop_submission(reason if reason in EXIT_CODE_BY_STOP_REASON else "stalled", message)
-        if reason == "disk":
+        reason, now = self.dispatcher.stop_reason or StopReason(StopKind.STALLED), time.time()
+        if reason.kind not in WORKER_STOPS:
+            message = self._pipeline.execution.storage_message or reason.message
+            slug = reason.slug if reason.slug in EXIT_CODE_BY_STOP_REASON else StopKind.STALLED.value
+            await self._stop_submission(slug, message)
+        if reason.kind is StopKind.DISK:
             self._worker.note(f"{self.facts.name}: {self._pipeline.execution.storage_message}")
         for key in list(self._waiting):
-            self._requeue_at(key, now + (RETRY_DELAY_S if reason in ("disk", "bug") else 0.0))
+            self._requeue_at(key, now + (RETRY_DELAY_S if reason.kind in (StopKind.DISK, StopKind.BUG) else 0.0))
 
     async def _stop_submission(self, reason: str, message: str) -> None:
         await self.ledger.writer.write(lambda db: stop_submission(db, self.schema, self.run_id, reason, message))
@@ -242,7 +236,7 @@ class JobSession:
     def idle(self) -> bool:
         return not self._claimed_keys
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Start nothing more, and give back what is not on its way."""
         self.dispatcher.stop(reason)
         self._pipeline.execution.give_up_preparing()
@@ -255,7 +249,7 @@ class JobSession:
 
     async def close(self) -> None:
         if self._dispatch_task is not None:
-            self.dispatcher.stop("closed")
+            self.dispatcher.stop(StopReason(StopKind.CLOSED))
             await self._dispatch_task
             if left := await self._pipeline.deferred_uploads.finish():
                 self._worker.note(f"{left} picture(s) wait in {self.store.spool} for {self.store.url}")
@@ -401,8 +395,6 @@ class JobSession:
         match event:
             case SampleSucceeded(key=key) | SampleEnded(key=key):
                 self._ended_keys.add(key)
-            case Stopping(message=message):
-                self._stop_message = message
             case LaneStopped(model=model, reason=reason):
                 for lane in self.dispatcher.lanes:
                     if lane.partition("/")[2] == model:

@@ -25,6 +25,7 @@ from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.quota_store import open_quota_store
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import load_submission
+from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.settings import Settings
 
 POLL_S = 1.0
@@ -313,7 +314,7 @@ class Worker:
 
     async def _shutdown(self) -> None:
         for session in self._sessions.values():
-            session.stop("SIGTERM")
+            session.stop(StopReason(StopKind.SIGNAL, "SIGTERM"))
         for task in self._fetching.values():
             task.cancel()
         await asyncio.gather(*self._fetching.values(), return_exceptions=True)

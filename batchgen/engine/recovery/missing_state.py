@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from batchgen.engine.reconcile_items import Reconciliation
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.errors import LedgerError
 from batchgen.ledger.missing_state import evidence_of_a_run, list_some, lost_ledger_error, verify_arguments
 from batchgen.ledger.reader import Reader

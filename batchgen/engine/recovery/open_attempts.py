@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from batchgen.engine.reconcile_items import Reconciliation
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.recovery.receipts import Receipt, receipt_from_json, receipt_of
 from batchgen.engine.settle import late_message, late_pictures, move_into_place, place_recorded, record_and_place
 from batchgen.errors import ImageError
