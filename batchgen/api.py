@@ -14,7 +14,7 @@ from batchgen.engine.budgets import counts_all_jobs, remaining_budget, require_s
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions
 from batchgen.engine.reconcile import Reconciler
-from batchgen.engine.reconciliation import Reconciliation, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconciliation import Reconciliation, refuse_online_only
 from batchgen.engine.recovery.missing_state import refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.engine.run import run_job
@@ -35,7 +35,7 @@ from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceS
 from batchgen.references.remote import RemoteReferences
 from batchgen.scheduling.window import quota_day_start
 from batchgen.settings import Settings, state_folder
-from batchgen.store.open_store import last_location, load_pending, open_store, refuse_other_location
+from batchgen.store.open_store import last_location, open_store, refuse_other_location
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
 BATCH_MODES: Mapping[str, BatchMode] = {"batch": "batch", "auto": "auto"}
@@ -158,17 +158,16 @@ def plan(
             refuse_lost_results(job.manifest, store)
         if reader is not None:
             refuse_other_location(reader, store)
-            load_pending(store, reader)
+            store.load_pending(reader.unplaced())
         reconciliation = Reconciler(
             job.manifest, reader, store, retry_selection or RetrySelection(), only=only, limit=limit, on_step=derivative_forecast,
             batch_mode=BATCH_MODES.get(engine, "online"),
         ).reconcile()  # fmt: skip
-        refuse_derivatives(job.manifest, store)
         refuse_lost_pictures(job.manifest, store, reconciliation, reader)
         files = derivative_forecast.files
         if reader is not None and job.manifest.has_derivatives:
             due = missing_derivatives(
-                job.manifest, DerivativeReader.from_reader(reader), str(job.folder), only, emulated=job.emulated
+                job.manifest, DerivativeReader.from_reader(reader), store, only, emulated=job.emulated
             )
             files += sum(len(each.outputs) for each in due if each.key not in derivative_forecast.replaced)
         budget, budget_of = _remaining_budget(job, reconciliation, reader, max_usd)

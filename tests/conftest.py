@@ -1,4 +1,4 @@
-"""Virtual time for rules, and small makers of records that many tests need."""
+"""Virtual time for rules, a bucket on loopback, and small makers of records that many tests need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncio_throttle.throttler
 import pytest
@@ -20,6 +20,9 @@ import pytest
 pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
 from tests.support.postgres import running  # noqa: E402
 from tests.support.virtual_time import VirtualLoop  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.support.s3_server import Gate
 
 pytest_plugins = ["tests.support.marked_key"]
 
@@ -123,3 +126,20 @@ def ledger_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def database(postgres):
     """The URL of a new and empty database."""
     return postgres.new_database(f"test_{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Gate]:
+    from tests.support import s3_server  # moto is slow to import, and few tests need it
+
+    with s3_server.running() as gate:
+        yield gate
+
+
+@pytest.fixture
+def gate(_server: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """An empty bucket, and its address and credentials in the environment."""
+    from tests.support import s3_server
+
+    with s3_server.empty_bucket(_server, monkeypatch):
+        yield _server

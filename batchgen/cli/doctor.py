@@ -232,7 +232,7 @@ def bucket(url: str, *, online: bool) -> Finding:
     try:
         objects = ObjectStorage(url)
         if online:
-            next(objects.list_below(""), None)
+            next(objects.list(), None)
     except SettingsError as error:
         return Finding("fail", "bucket", str(error), "fix that, or choose a folder as output")
     return Finding("ok", "bucket", f"{url} can be read" if online else f"{url}; --online asks whether it answers")

@@ -52,11 +52,6 @@ def command(
             f"{folder}: its manifest {manifest} is gone; name it: batchgen post MANIFEST --output {folder}"
         )
     loaded = batchgen.load(manifest, output=folder, emulate=True)
-    if loaded.bucket:
-        raise UsageError(
-            f"{folder}: post: derivatives are made of pictures in a folder, and this job's are in {loaded.bucket}:"
-            " take post: out of the manifest"
-        )
     make = make_derivatives
     if engine == "cluster":
         from batchgen.engine.cluster.submit_derivatives import submit_and_wait as make

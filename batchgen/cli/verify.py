@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -21,14 +21,15 @@ from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.location import LedgerServer, configured_url, job_identity, read_pointer, validated_url
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import FILE_NAME as RESULTS
-from batchgen.ledger.schema import STATE_FOLDER, ledger_path
+from batchgen.ledger.schema import ledger_path
 from batchgen.manifest.storage_url import has_url_scheme
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.gallery import FILE_NAME as GALLERY
-from batchgen.store.bucket import BucketStore
+from batchgen.store.local_folder import FileVerdict
 from batchgen.store.open_store import last_location, open_store_of
-from batchgen.store.store import FileVerdict, Store, verify_file, with_sidecars
+from batchgen.store.store import Store
+from batchgen.store.stored_files import with_sidecars
 
 if TYPE_CHECKING:
     from batchgen.engine.recovery.repair import Repair
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 EXIT_DAMAGED = 3
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
 MAX_SHOWN = 20
-PARALLEL_READS = 8  # objects of a bucket that are read at once
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -168,7 +169,8 @@ def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
     if store.url:
         findings.waiting = len(reader.unplaced())
     total = reader.expected_file_count()
-    for path, size, latest, verdict in check_files(store, reader):
+    pictures = ((path, sha256, (size, latest)) for path, sha256, size, latest in reader.expected_files())
+    for path, (size, latest), verdict in check_files(store, pictures):
         known.add(path)
         if console.live and len(known) % 50 == 1:
             console.stream.write(f"\r\x1b[Kverifying {len(known):,} of {total:,}")
@@ -184,53 +186,43 @@ def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
     if console.live and known:
         console.stream.write("\r\x1b[K")
     known.update([name for path in known for name in with_sidecars(path)])
-    known.update(verify_derivatives(folder, reader, findings))
-    there = (path for path, _ in store.files()) if store.url else list_files(folder)
-    findings.extra = sorted(path for path in there if path not in known)
+    known.update(verify_derivatives(store, reader, findings))
+    findings.extra = sorted(path for path in foreign_candidates(store) if path not in known)
     return findings
 
 
-def check_files(store: Store, reader: Reader) -> Iterator[tuple[str, int, bool, FileVerdict]]:
-    """(path, bytes, whether it is its sample's latest image, verdict) of all that the ledger knows. Of a bucket a few are
-    read at once."""
-    if not isinstance(store, BucketStore):
-        for path, sha256, size, latest in reader.expected_files():
-            yield path, size, latest, store.verify(path, sha256, size)
-        return
-    waiting: deque[tuple[str, int, bool, Future[FileVerdict]]] = deque()
-    with ThreadPoolExecutor(PARALLEL_READS, "verify") as pool:
-        for path, sha256, size, latest in reader.expected_files():
-            waiting.append((path, size, latest, pool.submit(store.verify, path, sha256, size)))
-            if len(waiting) > 2 * PARALLEL_READS:
-                path, size, latest, verdict = waiting.popleft()
-                yield path, size, latest, verdict.result()
-        for path, size, latest, verdict in waiting:
-            yield path, size, latest, verdict.result()
+def check_files(store: Store, expected: Iterable[tuple[str, str, T]]) -> Iterator[tuple[str, T, FileVerdict]]:
+    """expected: (path, sha256, more). Answers (path, more, verdict) in order. Of a bucket a few are read at once."""
+    waiting: deque[tuple[str, T, Future[FileVerdict]]] = deque()
+    with ThreadPoolExecutor(store.properties.parallel_reads, "verify") as pool:
+        for path, sha256, more in expected:
+            waiting.append((path, more, pool.submit(store.verify, path, sha256)))
+            if len(waiting) > 2 * store.properties.parallel_reads:
+                path, more, verdict = waiting.popleft()
+                yield path, more, verdict.result()
+        for path, more, verdict in waiting:
+            yield path, more, verdict.result()
 
 
-def verify_derivatives(folder: Path, reader: Reader, findings: VerifyResult) -> Iterator[str]:
+def verify_derivatives(store: Store, reader: Reader, findings: VerifyResult) -> Iterator[str]:
     """Their paths. One that was damaged in place gets another time, by which the next run sees that it must look at it."""
-    for path, sha256, size in DerivativeReader.from_reader(reader).expected_derivatives():
+    expected = ((path, sha, None) for path, sha, _ in DerivativeReader.from_reader(reader).expected_derivatives())
+    for path, _, verdict in check_files(store, expected):
         yield path
-        full = os.path.join(folder, path)
-        match verify_file(full, sha256, size):
-            case "right":
-                findings.derived += 1
-            case verdict:
-                findings.derived_amiss.append(path)
-                if verdict == "changed":
-                    with contextlib.suppress(OSError):
-                        os.utime(full, follow_symlinks=False)
+        if verdict == "right":
+            findings.derived += 1
+            continue
+        findings.derived_amiss.append(path)
+        if verdict == "changed" and not store.properties.remote:
+            with contextlib.suppress(OSError):
+                os.utime(os.path.join(store.root, path), follow_symlinks=False)
 
 
-def list_files(folder: Path) -> Iterator[str]:
-    """Paths below the job folder with `/` between parts, without our own records and hidden files. Links are not followed."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != STATE_FOLDER and not name.startswith("."))
-        for name in names:
-            path = os.path.relpath(os.path.join(root, name), folder).replace(os.sep, "/")
-            if path not in (RESULTS, GALLERY) and not name.startswith((".", CONTACT_SHEET)):
-                yield path
+def foreign_candidates(store: Store) -> Iterator[str]:
+    """Paths of all that is not hidden, but for pages of ours."""
+    for found in store.all_files():
+        if found.path not in (RESULTS, GALLERY) and not os.path.basename(found.path).startswith(CONTACT_SHEET):
+            yield found.path
 
 
 def print_result(out: Console, findings: VerifyResult) -> None:

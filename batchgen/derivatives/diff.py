@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen import __version__
 from batchgen.derivatives.specification import Output, outputs_of
+from batchgen.errors import StoreError
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, SourcePicture
 from batchgen.records import Post
+from batchgen.store.store import Store
 
 CHUNK = 100  # items looked up in the ledger at once
 _NOT_SETTINGS = ("v", "model", "prompt", "system", "references")
@@ -21,11 +21,13 @@ _NOT_SETTINGS = ("v", "model", "prompt", "system", "references")
 
 @dataclass(frozen=True, slots=True)
 class RenderTask:
-    """The files to make of one picture. task: what its worker process is told, but for the folders."""
+    """The files to make of one picture. payload: what its worker process is told, but for source and spool. made_before:
+    sha256 of what this job has put under these paths, of whichever picture."""
 
     picture: SourcePicture
     outputs: Mapping[str, Output]
     payload: Mapping[str, Any]
+    made_before: Mapping[str, str]
 
     @property
     def key(self) -> tuple[str, int]:
@@ -50,7 +52,7 @@ class RenderTask:
 
 @dataclass(frozen=True, slots=True)
 class DerivativeDiff:
-    """seen: rows of files that were copied or touched and are still what they were, with their time as it is now."""
+    """touched: rows of files that were copied or touched and are still what they were, with their time as it is now."""
 
     due: list[RenderTask] = field(default_factory=list)
     stale: list[DerivativeRow] = field(default_factory=list)
@@ -58,11 +60,11 @@ class DerivativeDiff:
 
 
 class DerivativeDiffer:
-    """Compares manifest, ledger and folder. Safe in one thread at a time."""
+    """Compares manifest, ledger and store. Safe in one thread at a time."""
 
-    def __init__(self, view: DerivativeReader, root: str, job: str, *, emulated: bool) -> None:
+    def __init__(self, view: DerivativeReader, store: Store, job: str, *, emulated: bool) -> None:
         self._view = view
-        self._root = root
+        self._store = store
         self._job = job
         self._emulated = emulated
 
@@ -96,21 +98,19 @@ class DerivativeDiffer:
                 due[owner] = wanted[owner]
         if due and post is not None:
             due.update((path, output) for path, output in wanted.items() if output.name == "sidecar")
-            found.due.append(RenderTask(picture, due, self._payload(picture, post, due, present)))
+            paths = [*due, *(f"{os.path.splitext(path)[0]}.xmp" for path in due)]
+            before = self._view.derivative_hashes(paths)
+            found.due.append(RenderTask(picture, due, self._payload(picture, post, due, present), before))
 
     def _is_intact(self, row: DerivativeRow, found: DerivativeDiff) -> bool:
         """By size and time; by its bytes where the time is another one."""
-        try:
-            file_stat = os.lstat(os.path.join(self._root, row.path))
-            if not stat.S_ISREG(file_stat.st_mode) or file_stat.st_size != row.bytes:
-                return False
-            if file_stat.st_mtime_ns != row.mtime_ns:
-                with open(os.path.join(self._root, row.path), "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != row.sha256:
-                        return False
-                found.touched.append(row._replace(mtime_ns=file_stat.st_mtime_ns))
-        except OSError:
+        there = self._store.stat(row.path)
+        if there is None or there.bytes != row.bytes:
             return False
+        if there.mtime_ns != row.mtime_ns:
+            if self._store.verify(row.path, row.sha256) != "right":
+                return False
+            found.touched.append(row._replace(mtime_ns=there.mtime_ns))
         return True
 
     def remove(self, rows: Sequence[DerivativeRow]) -> int:
@@ -118,25 +118,20 @@ class DerivativeDiffer:
         removed = 0
         for row in rows:
             if row.state == "made" and self._is_intact(row, DerivativeDiff()):
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self._root, row.path))
+                with contextlib.suppress(StoreError):
+                    self._store.delete_derivative(row.path)
                     removed += 1
-                with contextlib.suppress(OSError):  # the last one takes the folder along
-                    os.rmdir(os.path.join(self._root, os.path.dirname(row.path)))
         return removed
 
     def _payload(
         self, picture: SourcePicture, post: Post, due: Mapping[str, Output], present: Mapping[str, DerivativeRow]
     ) -> dict[str, Any]:
         kept = [row for path, row in present.items() if path not in due and row.state == "made"]
-        paths = [*due, *(f"{os.path.splitext(path)[0]}.xmp" for path in due)]
         return {
-            "source": os.path.join(self._root, picture.path),
             "sha256": picture.sha256,
             "embed": post.embed,
             "source_type": post.source_type,
             "outputs": [output.spec for output in due.values()],
-            "made": self._view.derivative_hashes(paths),
             "present": [{name: getattr(row, name) for name in ("path", "format", "width", "height", "bytes", "sha256")} for row in kept],
             "facts": self._metadata(picture),
         }  # fmt: skip

@@ -11,6 +11,7 @@ from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.manifest import Manifest
 from batchgen.planning.plan import is_selected
 from batchgen.planning.step import Step
+from batchgen.store.store import Store
 
 
 class DerivativeForecast:
@@ -34,10 +35,10 @@ class DerivativeForecast:
 
 
 def missing_derivatives(
-    manifest: Manifest, view: DerivativeReader, root: str, only: Sequence[str], *, emulated: bool
+    manifest: Manifest, view: DerivativeReader, store: Store, only: Sequence[str], *, emulated: bool
 ) -> Iterator[RenderTask]:
     """What is missing of the pictures that are there."""
-    differ, items = DerivativeDiffer(view, root, manifest.name, emulated=emulated), manifest.items()
+    differ, items = DerivativeDiffer(view, store, manifest.name, emulated=emulated), manifest.items()
     while chunk := list(islice(items, CHUNK)):
         wanted = [(item.id, item.post) for item in chunk if not only or is_selected(item, only)]
         yield from differ.diff(wanted).due

@@ -1,4 +1,4 @@
-"""One picture to its derivatives: decoded once, each file whole and durable before it has its name. For worker processes."""
+"""One picture to its derivatives: decoded once, each file whole and durable in the spool. For worker processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from batchgen.derivatives import containers, provenance
 from batchgen.derivatives.specification import UNFINISHED_PREFIX, crop_and_size
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
-from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
-from batchgen.store.store import Store
+from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 Row = dict[str, Any]
@@ -51,11 +50,11 @@ class Source:
 
 
 def render(task: Mapping[str, Any], is_wanted: Callable[[], bool] = lambda: True) -> list[Row]:
-    """Make the files of one task, as long as somebody `goes_on` waiting for them. Answers a row for each: `made`, `skipped`, or
-    `failed` with the reason; never raises for what a picture or a disk may do.
+    """Make the files of one task, as long as somebody waits for them. Answers a row for each: `made`, with the file that has
+    it, `skipped`, or `failed` with the reason; never raises for what a picture or a disk may do.
 
-    task: root and spool (folders), source (path), sha256, facts, embed, source_type, outputs (specs), present (files of the
-    same picture that are there already, for the sidecar), made (sha256 of what this job has made before, by path).
+    task: spool (folder), source (path), sha256, facts, embed, source_type, outputs (specs), present (files of the same
+    picture that are there already, for the sidecar).
     """
     try:
         source = Source(task["source"], task["sha256"])
@@ -72,8 +71,6 @@ def render(task: Mapping[str, Any], is_wanted: Callable[[], bool] = lambda: True
         except Exception as error:  # Pillow raises all sorts of them on hostile bytes
             told = disk_error(error, spec["path"]) if isinstance(error, OSError) and error.errno else error
             rows.append(_row(spec, "failed", message=str(told) or type(error).__name__))
-    for folder in {os.path.dirname(row["path"]) for row in rows if row["state"] == "made"}:
-        sync_folder(os.path.join(task["root"], folder))
     return rows
 
 
@@ -201,46 +198,13 @@ def _resize_exif(exif: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _write_output(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
-    """Temporary, synced, renamed; the folder is synced once for all. A link in its place is not followed."""
-    _ensure_folders(task["root"], path)
-    _supersede_foreign(task, path, data)
-    file = SpoolFile(
-        task["spool"],
-        f"{UNFINISHED_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}",
-        mode=FILE_MODE,
-    )
+    """Whole and synced, in the spool: its name is given to it by the run."""
+    name = f"{UNFINISHED_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+    file = SpoolFile(task["spool"], name, mode=FILE_MODE)
     file.write(data)
     file.sync()
-    full = os.path.join(task["root"], path)
-    try:
-        try:
-            os.replace(file.path, full)
-        except FileNotFoundError:  # the folder had become empty and was taken away in between
-            _ensure_folders(task["root"], path)
-            os.replace(file.path, full)
-    except OSError:  # such as a folder under the file's name
-        file.discard()
-        raise
     return {"path": path, "state": "made", "format": kind, "sha256": file.sha256, "bytes": file.bytes, "width": size[0],
-            "height": size[1], "mtime_ns": os.stat(full).st_mtime_ns, "message": ""}  # fmt: skip
-
-
-def _supersede_foreign(task: Mapping[str, Any], path: str, data: bytes) -> None:
-    """Whatever stands there and was not made by this job is somebody's own, and is kept in `superseded/`. Raises StoreError."""
-    full = Path(task["root"], path)
-    if full.is_file() and not full.is_symlink():
-        existing = full.read_bytes()
-        if existing == data or hashlib.sha256(existing).hexdigest() == task.get("made", {}).get(path):
-            return
-    if full.is_file() or full.is_symlink():
-        Store(Path(task["root"])).supersede_foreign(path)
-
-
-def _ensure_folders(root: str, path: str) -> None:
-    """Each folder on the way is a real one of ours. Raises StoreError."""
-    parts = path.split("/")[:-1]
-    for number in range(1, len(parts) + 1):
-        Store(Path(root)).plain_folder("/".join(parts[:number]))
+            "height": size[1], "mtime_ns": 0, "message": "", "file": file.path}  # fmt: skip
 
 
 def _row(spec: Mapping[str, Any], state: str, message: str) -> Row:

@@ -69,7 +69,7 @@ class AttemptRecorder:
             as_asked = not (settled_reply.missing or settled_reply.late or batch)
             self._results.append(sample, result_of(sample, reply, settled_reply) if as_asked else None)
         except StoreError as error:
-            self._store.emergency_spool.on_trouble(error)  # the ledger has it, and the file is built from the ledger
+            self._store.report_trouble(error)  # the ledger has it, and the file is built from the ledger
         if (gone := settled_reply.ledger_error) is not None:
             raise LedgerGone(str(gone), [picture.file.path for picture in settled_reply.pictures]) from gone
         return settled_reply

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from batchgen.derivatives.diff import CHUNK, DerivativeDiffer, RenderTask
 from batchgen.derivatives.render_process import RenderProcess, RenderProcessDied
 from batchgen.derivatives.specification import UNFINISHED_PREFIX
 from batchgen.engine.dependents import split_key
 from batchgen.engine.outcome import DerivativeCounts
-from batchgen.errors import BatchgenError
+from batchgen.errors import BatchgenError, StoreError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
@@ -28,8 +29,11 @@ from batchgen.os_errors import machine_refusal
 from batchgen.planning.plan import is_selected
 from batchgen.records import Item, Post
 from batchgen.scheduling.stop_reason import StopKind, StopReason
+from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.lock import JobLock
+from batchgen.store.open_store import last_location, open_store
 from batchgen.store.store import Store
+from batchgen.store.stored_files import COPY_PREFIX
 
 T = TypeVar("T")
 log = logging.getLogger("batchgen")
@@ -54,14 +58,50 @@ def default_workers() -> int:
 
 
 async def render_derivatives(process: RenderProcess, due: RenderTask, store: Store) -> list[DerivativeRow]:
-    """Make the files of one picture, in a process, and answer what became of each."""
-    payload = {**due.payload, "root": store.root, "spool": store.spool}
-    for _ in range(RENDER_TRIES):
+    """Make the files of one picture, in a process, put them where the picture is, and answer what became of each. Raises
+    BucketUnavailable."""
+    with contextlib.ExitStack() as copies:
         try:
-            return list(due.rows(await process.render(payload)))
+            source = await in_thread(lambda: copies.enter_context(store.local_copy(due.picture.path)))
+        except FileNotFoundError:
+            return list(due.failed("the original cannot be read: it has gone from the bucket"))
+        try:
+            made = await _render(process, {**due.payload, "source": source, "spool": store.spool})
         except RenderProcessDied as died:
-            why = str(died)
-    return list(due.failed(f"its worker process {why}, {RENDER_TRIES} times"))
+            return list(due.failed(f"its worker process {died}, {RENDER_TRIES} times"))
+        return list(due.rows(await in_thread(lambda: put_derivatives(made, due.made_before, store))))
+
+
+async def _render(process: RenderProcess, payload: dict[str, Any]) -> list[dict[str, Any]]:
+    """Raises RenderProcessDied after the last try."""
+    for _ in range(RENDER_TRIES - 1):
+        with contextlib.suppress(RenderProcessDied):
+            return await process.render(payload)
+    return await process.render(payload)
+
+
+def put_derivatives(
+    made: Sequence[dict[str, Any]], made_before: Mapping[str, str], store: Store
+) -> list[dict[str, Any]]:
+    """Give the files that a worker process made their names, durably. Answers its rows as they are now. Raises
+    BucketUnavailable."""
+    rows = [_put(row, made_before, store) if row["state"] == "made" else row for row in made]
+    store.sync(*(row["path"] for row in rows if row["state"] == "made"))
+    return rows
+
+
+def _put(row: dict[str, Any], made_before: Mapping[str, str], store: Store) -> dict[str, Any]:
+    path, file = row["path"], Path(row["file"])
+    try:
+        there = store.put_derivative(path, file, row["sha256"], made_before.get(path, ""))
+    except BucketUnavailable:
+        raise
+    except (StoreError, OSError) as error:
+        why = row["message"] or str(error)[:500]
+        return {**row, "state": "failed", "sha256": "", "bytes": 0, "width": 0, "height": 0, "message": why}
+    finally:
+        file.unlink(missing_ok=True)
+    return {**row, "mtime_ns": 0 if there is None else there.mtime_ns}
 
 
 async def in_thread(call: Callable[[], T]) -> T:
@@ -90,7 +130,7 @@ class DerivativeRunner:
         self._note = note
         self._only = tuple(only)
         self._view = DerivativeReader.from_reader(ledger.reader)
-        self._differ = DerivativeDiffer(self._view, store.root, manifest.name, emulated=emulated)
+        self._differ = DerivativeDiffer(self._view, store, manifest.name, emulated=emulated)
         self._workers = workers or default_workers()
         self._post_overrides: dict[str, Post | None] = {}  # of items that say other than the manifest's default
         self._new_keys: asyncio.Queue[str | None] = asyncio.Queue()
@@ -102,7 +142,7 @@ class DerivativeRunner:
 
     async def __aenter__(self) -> Self:
         for name in os.listdir(self._store.spool):
-            if name.startswith(UNFINISHED_PREFIX):  # of a run that was killed
+            if name.startswith((UNFINISHED_PREFIX, COPY_PREFIX)):  # of a run that was killed
                 self._store.remove_spooled(name)
         if self._manifest.has_derivatives or self._view.derivative_counts():
             feed = asyncio.create_task(self._produce())
@@ -197,7 +237,7 @@ class DerivativeRunner:
             await self._tasks.put(due)
 
     async def _remove_stale(self, rows: Sequence[DerivativeRow]) -> None:
-        self._removed += self._differ.remove(rows)
+        self._removed += await in_thread(lambda: self._differ.remove(rows))
         if rows:
             await self._ledger.writer.write(delete_derivatives(rows))
 
@@ -240,7 +280,7 @@ async def make_derivatives(
     for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
         pass
     has_result_lines(folder)  # a user's own results.jsonl is never written over
-    store = Store(folder)
+    store = open_store(folder, last_location(folder))
     store.prepare()
     lock = JobLock(folder)
     lock.acquire()
@@ -248,6 +288,7 @@ async def make_derivatives(
         ledger = Ledger(folder)
         try:
             ServerLock(ledger).acquire()
+            store.load_pending(ledger.reader.unplaced())
             emulated = ledger.reader.meta("emulated") == "yes"
             async with DerivativeRunner(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
                 tally = await derivatives.finish()

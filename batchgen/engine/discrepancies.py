@@ -11,8 +11,9 @@ from itertools import islice
 from batchgen.engine.outcome import Discrepancies
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import CurrentPicture
-from batchgen.store.objects import BucketUnavailable
-from batchgen.store.store import FileVerdict, Store
+from batchgen.store.blobs import BucketUnavailable
+from batchgen.store.local_folder import FileVerdict
+from batchgen.store.store import Store
 
 READERS = 8
 STAMP_BATCH_FILES = 500  # files
@@ -62,7 +63,7 @@ def _verify_contents(
 
     def judge(each: tuple[CurrentPicture, str]) -> FileVerdict | None:
         picture, _ = each
-        return None if interrupted.is_set() else store.verify(picture.path, picture.sha256, picture.bytes)
+        return None if interrupted.is_set() else store.verify(picture.path, picture.sha256)
 
     found: dict[FileVerdict, list[str]] = {"right": [], "changed": [], "missing": []}
     with ThreadPoolExecutor(READERS, "verify") as pool:

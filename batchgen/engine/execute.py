@@ -7,6 +7,7 @@ and receives. What is here alone decides: which tier, what becomes of a sample a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -78,7 +79,9 @@ class Execution:
         self._picture_locations: list[str] = []
         self._refused_tiers: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
         loop = asyncio.get_running_loop()
-        context.store.emergency_spool.on_trouble = lambda error: _call_threadsafe(loop, self.storage_failed, error)
+        context.store.emergency_spool.first_trouble.add_done_callback(
+            lambda trouble: _call_threadsafe(loop, self.storage_failed, trouble.result())
+        )
 
     @property
     def storage_message(self) -> str:
@@ -323,7 +326,8 @@ def _retry_in_s(retry_decision: RetryDecision) -> float | None:
 
 
 def _call_threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[StoreError], None], error: StoreError) -> None:
-    loop.call_soon_threadsafe(call, error)
+    with contextlib.suppress(RuntimeError):  # the run has ended
+        loop.call_soon_threadsafe(call, error)
 
 
 def should_keep_response(error: ProviderError, status: int, spooled: Sequence[SpoolFile]) -> bool:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchgen.errors import UsageError
-from batchgen.manifest import Limits, Manifest
+from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
 from batchgen.planning.step import Move
 from batchgen.profiles.profile import Profile
 from batchgen.providers.registry import endpoint_of
-from batchgen.store.store import Store
 
 MAX_MOVES_NOTED = 10
 
@@ -71,13 +70,4 @@ def refuse_online_only(reconciliation: Reconciliation) -> None:
         raise UsageError(
             f"{len(reconciliation.online_only):,} request(s) cannot go through a batch API, the first for {key}:"
             f" {reason_text(reason)}. Use --engine auto, which sends these online"
-        )
-
-
-def refuse_derivatives(manifest: Manifest, store: Store) -> None:
-    """Derivatives are made of files and beside them. Raises UsageError."""
-    if store.url and manifest.has_derivatives:
-        raise UsageError(
-            f"{manifest.path}: post: derivatives are made of pictures in a folder, and this job's are to go to {store.url}:"
-            " take post: out, or name a folder as output"
         )

@@ -32,11 +32,11 @@ from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
 from batchgen.safe_open import private_opener
-from batchgen.store.bucket import BucketStore
+from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.check import check_file
-from batchgen.store.objects import BucketUnavailable
+from batchgen.store.job_folder import SPOOL
 from batchgen.store.spool import SpoolFile
-from batchgen.store.store import SPOOL, Store
+from batchgen.store.store import Store
 
 REFERENCE_FOLDER = (
     "references"  # beside the spool and of its process: what was fetched and converted, for this run only
@@ -122,11 +122,10 @@ class ReferenceInputs:
         await self._uploads.forget(named or uris)
 
     async def _resolve(self, name: str, route: Route) -> LocalReference | ReferenceImage:
-        if name.startswith("@") and isinstance(self._store, BucketStore):
-            bucket = self._store
+        if name.startswith("@") and self._store.properties.remote:
             collection, path = (
                 self._prepared,
-                await self._single_flight.do(name, lambda: self._download_item_image(name, bucket)),
+                await self._single_flight.do(name, lambda: self._download_item_image(name)),
             )
         elif is_object_url(name):
             collection, path = (
@@ -198,14 +197,14 @@ class ReferenceInputs:
         self._prepared_paths[link] = path
         return path
 
-    async def _download_item_image(self, name: str, bucket: BucketStore) -> str:
+    async def _download_item_image(self, name: str) -> str:
         """The picture of another item, once per run. Raises ReferenceLinkFailed."""
         file = self._dependents.referenced_image(name).file
         if (ready := self._prepared_paths.get(file.sha256)) is not None:
             return ready
         path = self._path_for(file.sha256)
         try:
-            await asyncio.to_thread(bucket.download, file.path, path)
+            await asyncio.to_thread(self._store.download, file.path, path)
         except (BucketUnavailable, FileNotFoundError) as error:
             raise ReferenceLinkFailed(f"the picture of {name}: {str(error) or 'it has gone from the bucket'}") from None
         self._prepared.expect_digest(path, file.sha256)

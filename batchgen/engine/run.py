@@ -33,7 +33,7 @@ from batchgen.engine.pacing import Pacing, polling_shared_state
 from batchgen.engine.pipeline import open_pipeline
 from batchgen.engine.preflight import check_disk_space, check_owner, check_price, note_other_manifest
 from batchgen.engine.reconcile import Reconciler
-from batchgen.engine.reconciliation import Reconciliation, move_notes, refuse_derivatives, refuse_online_only
+from batchgen.engine.reconciliation import Reconciliation, move_notes, refuse_online_only
 from batchgen.engine.recovery.missing_state import recovery_advice, refuse_lost_pictures, refuse_lost_results
 from batchgen.engine.recovery.open_attempts import apply_reconciliation
 from batchgen.engine.recovery.receipts import bind_store
@@ -146,7 +146,6 @@ class _Run:
                     refuse_lost_results(self.manifest, self.store)
                 # Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind.
                 self.first_reconciliation = self._reconcile(None)
-                refuse_derivatives(self.manifest, self.store)
                 if not known:
                     refuse_lost_pictures(self.manifest, self.store, self.first_reconciliation, None)
                 if not isinstance(engine, RemoteEngine):
@@ -216,7 +215,6 @@ class _Run:
         )
         reconciliation = self.first_reconciliation or self._reconcile(ledger)
         refuse_online_only(reconciliation)
-        refuse_derivatives(self.manifest, self.store)
         refuse_lost_pictures(self.manifest, self.store, reconciliation, ledger.reader)
         check_price(reconciliation, self.manifest.limits, self.options.max_usd)
         check_disk_space(reconciliation, self.store, emulated=emulated)

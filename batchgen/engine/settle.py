@@ -18,9 +18,8 @@ from batchgen.os_errors import machine_refusal
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import EMPTY_MAPPING, ImageFile, Reply, ReplyImage, Result, Sample, Usage
-from batchgen.store.bucket import BucketStore
+from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.check import PIECE_BYTES, ImageInfo, check_bytes, check_file, mismatch_flags
-from batchgen.store.objects import BucketUnavailable
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
@@ -158,7 +157,7 @@ def record_and_place(
     their names is told of and not raised, for the next run finishes what is recorded.
     """
     supersede_waiting(ledger, store, receipt.pictures)
-    away = deposit(store, receipt) if open_files is not None and isinstance(store, BucketStore) else None
+    away = deposit(store, receipt) if open_files is not None and store.properties.keeps_receipts else None
     recorded = record_receipt(receipt, ledger, sample)
     recorded_s = time.monotonic()
     try:
@@ -169,7 +168,7 @@ def record_and_place(
         if open_files.restore():
             with contextlib.suppress(StoreError, OSError):
                 move_into_place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
-        store.emergency_spool.on_trouble(error if isinstance(error, StoreError) else disk_error(error, store.root))
+        store.report_trouble(error)
     return recorded, recorded_s
 
 
@@ -261,11 +260,10 @@ def move_into_place(
             if picture.file.role == "image":
                 store.write_sidecars(picture.file.path, texts)
     except BucketUnavailable as error:
-        if isinstance(store, BucketStore):
-            waited, moved = store.add_pending(attempt, names, error)
-            by_path = "UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?"
-            ledger.run_statements([(SET_PATH_BY_SPOOL, pair) for pair in waited])
-            ledger.run_statements([(by_path, (*pair, attempt)) for pair in moved])
+        waited, moved = store.add_pending(attempt, names, error)
+        by_path = "UPDATE image SET path = ? WHERE path = ? AND attempt_id <> ?"
+        ledger.run_statements([(SET_PATH_BY_SPOOL, pair) for pair in waited])
+        ledger.run_statements([(by_path, (*pair, attempt)) for pair in moved])
         return False
     displaced = [pair for pair in placed if pair is not None]
     store.sync(*(path for _, path in names), *(new for _, new in displaced))
@@ -277,11 +275,11 @@ def move_into_place(
 def supersede_waiting(ledger: Ledger, store: Store, pictures: Sequence[SpooledPicture]) -> None:
     """An earlier picture that still waits for one of these names in a bucket will go to `superseded/`."""
     names = [(picture.spool, picture.file.path) for picture in pictures]
-    if isinstance(store, BucketStore) and (displaced := store.displace_pending(names)):
+    if displaced := store.uploads.displace_pending(names):
         ledger.run_statements([(SET_PATH_BY_SPOOL, pair) for pair in displaced])
 
 
-def deposit(store: BucketStore, receipt: Receipt) -> BucketUnavailable | None:
+def deposit(store: Store, receipt: Receipt) -> BucketUnavailable | None:
     """Into the bucket before the ledger hears of it: whoever takes the attempt up finds it there. Answers why it did not go."""
     try:
         store.upload_with_receipt(receipt.attempt, receipt.pictures, receipt_to_json(receipt))

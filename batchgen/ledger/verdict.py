@@ -11,7 +11,7 @@ from batchgen.ledger.database import Connection
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import Sample
-from batchgen.store.store import DRAFTS, SUPERSEDED
+from batchgen.store.stored_files import DRAFTS, SUPERSEDED
 
 # The others are behind links.
 HAS_PICTURES_SQL = "(links IS NOT NULL AND EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = attempt.id))"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from itertools import takewhile
 from math import inf
 
-from batchgen.store.objects import PAGE, BucketUnavailable, ObjectInfo, ObjectStorage
+from batchgen.store.blobs import BlobInfo, BucketUnavailable
+from batchgen.store.objects import PAGE, ObjectStorage
 
 LIST_AFTER_QUESTIONS = (
     8  # questions below one folder before it is listed, in as many requests at most; then four times as many
@@ -25,14 +26,14 @@ class TooManyObjectsError(Exception):
 class Listing:
     """Objects in order of name."""
 
-    def __init__(self, found: list[ObjectInfo]) -> None:
+    def __init__(self, found: list[BlobInfo]) -> None:
         self._found = sorted(found, key=lambda each: each.path)
         self._paths = [each.path for each in self._found]
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def with_prefix(self, prefix: str) -> Iterator[ObjectInfo]:
+    def with_prefix(self, prefix: str) -> Iterator[BlobInfo]:
         """Those whose names begin so."""
         start = bisect_left(self._paths, prefix)
         return takewhile(lambda each: each.path.startswith(prefix), (self._found[k] for k in range(start, len(self))))
@@ -50,7 +51,7 @@ class Listings:
         ordered = objects.url.startswith(("s3://", "gs://")) and not objects.url.endswith("--x-s3")
         self._ordered = ordered  # whether it lists by name: Azure need not, nor does S3 Express
 
-    def list_prefix(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list_prefix(self, prefix: str) -> Iterator[BlobInfo]:
         """All objects whose names begin so, in order. Raises BucketAway, TooManyError."""
         listing = self.covering(prefix)
         return (listing if listing is not None else self._list(prefix, MAX_LISTED)).with_prefix(prefix)
@@ -95,14 +96,14 @@ class Listings:
             self._cached.popitem(last=False)
         return listing
 
-    def _below(self, prefix: str, max_count: int) -> Iterator[ObjectInfo]:
+    def _below(self, prefix: str, max_count: int) -> Iterator[BlobInfo]:
         """Storage knows folders only; of a part of a name we can say where to begin, and stop behind it.
 
         most: objects to be told of, wanted or not.
         """
         folder = prefix.rpartition("/")[0]
         after = _name_before(prefix) if self._ordered and len(prefix) > len(folder) + 1 else ""
-        for count, found in enumerate(self._objects.list_below(folder, after), 1):
+        for count, found in enumerate(self._objects.list(folder, after), 1):
             if count > max_count:
                 raise TooManyObjectsError
             if found.path.startswith(prefix):

@@ -20,7 +20,8 @@ from batchgen.references.listings import MAX_LISTED, Listings, TooManyObjectsErr
 from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, ReferencePicture, picture_type
 from batchgen.safe_open import private_opener
 from batchgen.settings import environment
-from batchgen.store.objects import BucketUnavailable, ObjectInfo, ObjectStorage, storage_server
+from batchgen.store.blobs import BlobInfo, BucketUnavailable
+from batchgen.store.objects import ObjectStorage, storage_server
 
 MAX_PARALLEL = 16
 HEAD_BYTES = 16
@@ -51,7 +52,7 @@ class RemoteReferences:
         self._object_cache = ObjectCache(folder, warn)
         self._file_max_bytes = file_max_bytes
         self._buckets: dict[str, ReferenceBucket] = {}
-        self._inspected: OrderedDict[str, tuple[ObjectInfo, str]] = OrderedDict()  # by address, with the MIME type
+        self._inspected: OrderedDict[str, tuple[BlobInfo, str]] = OrderedDict()  # by address, with the MIME type
         self._lock = threading.RLock()
 
     # --- while the manifest is read
@@ -108,24 +109,26 @@ class RemoteReferences:
                     for key, seen in zip(keys, inspected, strict=True)
                 ]
 
-    def _inspect(self, bucket: ReferenceBucket, key: str, found: ObjectInfo | None) -> tuple[ObjectInfo, str]:
+    def _inspect(self, bucket: ReferenceBucket, key: str, found: BlobInfo | None) -> tuple[BlobInfo, str]:
         """The object and its MIME type, '' for no picture. found: as a listing has it. Raises FileNotFoundError."""
         address = f"{bucket.objects.url}/{key}"
         if (known := self._inspected.get(address)) is not None:
             return known
-        mime_type = self._object_cache.get(_cache_key(address), found.etag, found.bytes)[0] if found is not None else ""
+        mime_type = (
+            self._object_cache.get(_cache_key(address), found.stamp, found.bytes)[0] if found is not None else ""
+        )
         if found is None or not mime_type:
             found, head = bucket.objects.read_head(key, HEAD_BYTES)
             mime_type = picture_type(head) or ""
-            if mime_type and not self._object_cache.get(_cache_key(address), found.etag, found.bytes)[0]:
-                self._object_cache.put(_cache_key(address), found.etag, found.bytes, mime_type)
+            if mime_type and not self._object_cache.get(_cache_key(address), found.stamp, found.bytes)[0]:
+                self._object_cache.put(_cache_key(address), found.stamp, found.bytes, mime_type)
         self._inspected[address] = found, mime_type
         if len(self._inspected) > _MAX_INSPECTED:
             self._inspected.popitem(last=False)
         return found, mime_type
 
     def _picture(
-        self, bucket: ReferenceBucket, key: str, name: str, found: ObjectInfo, mime_type: str
+        self, bucket: ReferenceBucket, key: str, name: str, found: BlobInfo, mime_type: str
     ) -> ReferencePicture:
         if found.bytes > self._file_max_bytes:
             most = f"{self._file_max_bytes / 1e6:g} MB"
@@ -152,8 +155,8 @@ class RemoteReferences:
 
     def _digest(self, address: str) -> str:
         try:
-            found = self._object_info(address)
-            if sha256 := self._object_cache.get(_cache_key(address), found.etag, found.bytes)[1]:
+            found = self._blob_info(address)
+            if sha256 := self._object_cache.get(_cache_key(address), found.stamp, found.bytes)[1]:
                 return sha256
             digest, head = hashlib.sha256(), b""
             found, pieces = self._stat_and_stream(address)
@@ -165,7 +168,7 @@ class RemoteReferences:
                 _gone_message(address) if isinstance(error, FileNotFoundError) else f"{address}: {error}"
             ) from None
         mime_type, sha256 = picture_type(head) or "", digest.hexdigest()
-        self._object_cache.put(_cache_key(address), found.etag, found.bytes, mime_type, sha256)
+        self._object_cache.put(_cache_key(address), found.stamp, found.bytes, mime_type, sha256)
         return sha256
 
     def fetch(self, address: str, path: str) -> str:
@@ -181,13 +184,13 @@ class RemoteReferences:
                 file.write(piece)
         return digest.hexdigest()
 
-    def _object_info(self, address: str) -> ObjectInfo:
+    def _blob_info(self, address: str) -> BlobInfo:
         if (known := self._inspected.get(address)) is None:
             bucket, key = self._bucket_and_key(address)
             known = self._inspect(bucket, key, None)
         return known[0]
 
-    def _stat_and_stream(self, address: str) -> tuple[ObjectInfo, Iterator[bytes]]:
+    def _stat_and_stream(self, address: str) -> tuple[BlobInfo, Iterator[bytes]]:
         bucket, key = self._bucket_and_key(address)
         found, pieces = bucket.objects.stat_and_stream(key)
         if found.bytes > self._file_max_bytes:

@@ -17,7 +17,7 @@ from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import SIDECARS
 from batchgen.report.run_statistics import Facts, model_of, run_statistics, sent_or_started_at
 from batchgen.store.open_store import STORE_META_KEY
-from batchgen.store.store import sidecar_path
+from batchgen.store.stored_files import sidecar_path
 
 MAX_RUNS = 30
 THOUGHTS = ".thoughts.md"

@@ -16,7 +16,6 @@ from PIL import Image
 
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.safe_open import make_private_folder, private_opener
-from batchgen.store.bucket import BucketStore
 from batchgen.store.check import MAX_PIXELS
 from batchgen.store.store import Store
 
@@ -66,18 +65,15 @@ class Thumbnails:
 
 def shrink_stored(store: Store, path: str, side: int = THUMBNAIL_SIDE_PX) -> bytes:
     """As `shrunk`, wherever the picture is. Raises BucketAway."""
-    if not isinstance(store, BucketStore):
-        return shrink(store.folder / path, side)
     try:
-        return shrink(store.open(path), side)
-    except FileNotFoundError:
+        with store.open(path) as picture:
+            return shrink(picture, side)
+    except OSError:
         return b""
 
 
 def shrink(picture: Path | IO[bytes], side: int = THUMBNAIL_SIDE_PX) -> bytes:
-    """WebP of at most `side` pixels on a side; empty when there is no picture, or one that cannot be decoded."""
-    if isinstance(picture, Path) and picture.is_symlink():
-        return b""
+    """WebP of at most `side` pixels on a side; empty for a picture that cannot be decoded."""
     try:
         with Image.open(picture, formats=FORMATS) as image:
             pixels = image.width * image.height

@@ -9,7 +9,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, InvalidStateError
 
 from batchgen.errors import StoreError
 
@@ -18,10 +19,10 @@ PREFIX = "batchgen-rescue"
 
 
 class EmergencySpool:
-    """The places of last resort of one job. tell: hears of the first trouble at once, from whichever thread it is in."""
+    """The places of last resort of one job. first_trouble: done as soon as a disk refuses something, in whichever thread."""
 
     def __init__(self, job_folder: str, state_folder: str, spool: str) -> None:
-        self.on_trouble: Callable[[StoreError], None] = lambda error: None
+        self.first_trouble: Future[StoreError] = Future()
         self._job_folder = job_folder
         self._job_folder_identity: tuple[int, int] | None = None
         self._spool = spool
@@ -29,6 +30,11 @@ class EmergencySpool:
         path = os.path.abspath(job_folder)
         name = re.sub(r"[^\w.-]", "_", os.path.basename(path))[:50]
         self._file_prefix = f"{PREFIX}-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+    def report_trouble(self, error: StoreError) -> None:
+        """Whoever goes on all the same says why it could not do as it should."""
+        with contextlib.suppress(InvalidStateError):  # it is not the first
+            self.first_trouble.set_result(error)
 
     def note_folder_identity(self) -> None:
         """Know the job folder again, so that its absence can be told from a disk that refuses."""

@@ -1,18 +1,22 @@
-"""Objects of one bucket below one prefix: the few things we ask of obstore, and its errors in words that hold no key."""
+"""Pictures in object storage, below one prefix: the few things we ask of obstore, its errors in words that hold no key."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import SplitResult
 
 from batchgen.errors import SettingsError, StoreError
+from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.settings import environment, is_loopback
+from batchgen.store.blobs import BlobInfo, BucketUnavailable, Properties
 from batchgen.url import split_url
 
 SINGLE_PUT_MAX_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
@@ -32,21 +36,10 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>")
 
 
-class BucketUnavailable(StoreError):
-    """The bucket does not take or give what it should, and may another time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """An object as its bucket tells of it. etag: '' when it says none."""
-
-    path: str
-    bytes: int
-    etag: str
-
-
 class ObjectStorage:
-    """Safe to use from several threads. Every call raises BucketAway; FileNotFoundError where it says so."""
+    """The `Blobs` of a bucket. Every call raises BucketUnavailable; FileNotFoundError where it says so."""
+
+    properties = Properties(remote=True, atomic_rename=False, keeps_receipts=True, parallel_reads=8)
 
     def __init__(self, url: str) -> None:
         """url: as `bucket_url` gives it. Raises SettingsError without the extra, or for an endpoint that is not safe."""
@@ -70,79 +63,90 @@ class ObjectStorage:
         except Exception as error:
             raise SettingsError(f"{url}: {describe_storage_error(error, url)}") from None
 
-    def create(self, path: str, data: bytes | Path) -> ObjectInfo | None:
-        """The new object; None when the name is taken. data: the bytes, or the file that holds them."""
+    def prepare(self) -> None:
+        """Prove that the bucket takes a new object, and refuses to write over one. Raises StoreError."""
+        probe = f"{STATE_FOLDER}/probe-{uuid.uuid4().hex}"
+        first, again = self.put_new(probe, b"batchgen"), self.put_new(probe, b"batchgen")
+        with contextlib.suppress(BucketUnavailable):  # a policy may forbid to delete anything
+            self.delete(probe)
+        if not first or again:
+            raise StoreError(f"{self.url}: this storage writes over what is there although it was asked not to")
+
+    def put_new(self, path: str, data: bytes | Path) -> BlobInfo | None:
+        """data: the bytes, or the file that holds them, which stays."""
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
-        kind = _CONTENT_TYPES.get(path.rpartition(".")[2])
-        options: dict[str, Any] = {"attributes": {"Content-Type": kind}} if kind else {}
+        options = _attributes(path)
         if size <= SINGLE_PUT_MAX_BYTES:
             options |= {"mode": "create", "use_multipart": False}
-        elif self.size(path) is not None:  # no service knows a create-only upload in parts
+        elif self.stat(path) is not None:  # no service knows a create-only upload in parts
             return None
         with self._translating_errors(found=False):
             try:
                 put = self._obstore.put(self._store, path, data, **options)
             except self._obstore.exceptions.AlreadyExistsError:
                 return None
-        return ObjectInfo(path, size, put["e_tag"] or "")
+        return BlobInfo(path, size, put["e_tag"] or "")
 
-    def size(self, path: str) -> int | None:
-        """Bytes of the object; None when there is none."""
-        found = self.head(path)
-        return None if found is None else found.bytes
+    def replace(self, path: str, file: Path) -> None:
+        with self._translating_errors(found=False):
+            self._obstore.put(self._store, path, file, **_attributes(path))
 
-    def head(self, path: str) -> ObjectInfo | None:
+    def stat(self, path: str) -> BlobInfo | None:
         """The object; None when there is none."""
         try:
             with self._translating_errors():
-                return _object_info(self._obstore.head(self._store, path))
+                return _blob_info(self._obstore.head(self._store, path))
         except FileNotFoundError:
             return None
 
-    def read(self, path: str) -> bytes:
+    def get(self, path: str, max_bytes: int | None = None) -> Iterator[bytes]:
+        """The object in pieces, or its first bytes. Raises FileNotFoundError."""
+        if max_bytes is not None:
+            yield self.read_head(path, max_bytes)[1]
+            return
+        yield from self.stat_and_stream(path)[1]
+
+    def open(self, path: str) -> IO[bytes]:
         """Raises FileNotFoundError."""
         with self._translating_errors():
-            return bytes(self._obstore.get(self._store, path).bytes())
+            return io.BytesIO(bytes(self._obstore.get(self._store, path).bytes()))
 
-    def stream(self, path: str) -> Iterator[bytes]:
-        """The object in pieces. Raises FileNotFoundError."""
-        with self._translating_errors():
-            for piece in self._obstore.get(self._store, path).stream(min_chunk_size=PIECE_BYTES):
-                yield bytes(piece)
-
-    def read_head(self, path: str, max_bytes: int) -> tuple[ObjectInfo, bytes]:
+    def read_head(self, path: str, max_bytes: int) -> tuple[BlobInfo, bytes]:
         """The object and its first bytes, in one request. Raises FileNotFoundError."""
         with self._translating_errors():
             try:
                 got = self._obstore.get(self._store, path, options={"range": (0, max_bytes)})
             except self._obstore.exceptions.BaseError as error:
                 if "416" in _STATUS.findall(str(error)):  # no range of an empty object can be had
-                    return ObjectInfo(path, 0, ""), b""
+                    return BlobInfo(path, 0, ""), b""
                 raise
-            return _object_info(got.meta), bytes(got.bytes())
+            return _blob_info(got.meta), bytes(got.bytes())
 
-    def stat_and_stream(self, path: str) -> tuple[ObjectInfo, Iterator[bytes]]:
+    def stat_and_stream(self, path: str) -> tuple[BlobInfo, Iterator[bytes]]:
         """The object, and what is in it in pieces. Raises FileNotFoundError."""
         with self._translating_errors():
             got = self._obstore.get(self._store, path)
-        return _object_info(got.meta), self._stream_body(got)
+        return _blob_info(got.meta), self._stream_body(got)
 
     def _stream_body(self, got: Any) -> Iterator[bytes]:
         with self._translating_errors():
             for piece in got.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
-    def list_below(self, folder: str, after: str = "") -> Iterator[ObjectInfo]:
+    def list(self, folder: str = "", after: str = "") -> Iterator[BlobInfo]:
         """Every object below a folder ('' is the whole bucket), of those whose names come after `after`."""
         with self._translating_errors():
             for page in self._obstore.list(self._store, folder or None, offset=after or None, chunk_size=PAGE):
-                yield from map(_object_info, page)
+                yield from map(_blob_info, page)
 
     def move(self, path: str, new: str) -> None:
         """To a name that is free. The copy is there before the original goes. Raises FileNotFoundError."""
         with self._translating_errors():
             self._obstore.copy(self._store, path, new)
             self._obstore.delete(self._store, path)
+
+    def sync(self, *paths: str) -> None:
+        """A put that was answered is durable."""
 
     def delete(self, path: str) -> None:
         with self._translating_errors():
@@ -165,8 +169,14 @@ class ObjectStorage:
             raise BucketUnavailable(f"{self.url}: {describe_storage_error(error, self.url)}") from None
 
 
-def _object_info(meta: Mapping[str, Any]) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], meta["e_tag"] or "")
+def _attributes(path: str) -> dict[str, Any]:
+    kind = _CONTENT_TYPES.get(path.rpartition(".")[2])
+    return {"attributes": {"Content-Type": kind}} if kind else {}
+
+
+def _blob_info(meta: Mapping[str, Any]) -> BlobInfo:
+    changed_s = int(meta["last_modified"].timestamp())  # some answers have fractions, and some have not
+    return BlobInfo(meta["path"], meta["size"], meta["e_tag"] or "", changed_s * 1_000_000_000)
 
 
 def storage_server(url: str, environ: Mapping[str, str]) -> str:
@@ -183,6 +193,7 @@ def storage_server(url: str, environ: Mapping[str, str]) -> str:
 
 _CONTENT_TYPES = {
     "png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "gif": "image/gif",
+    "avif": "image/avif", "xmp": "application/rdf+xml",
     "json": "application/json", "txt": "text/plain; charset=utf-8", "md": "text/markdown; charset=utf-8",
 }  # fmt: skip
 

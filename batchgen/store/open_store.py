@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+import uuid
 from pathlib import Path
 
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.reader import Reader
-from batchgen.store.store import SPOOL, Store, noted_location
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.storage_url import normalize_bucket_url
+from batchgen.store.job_folder import SPOOL
+from batchgen.store.spool import SpoolFile
+from batchgen.store.store import Store
 
+ADDRESS_NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
 STORE_META_KEY = "store"  # the ledger's name for the address; empty or absent for a folder
 
 
@@ -17,22 +25,16 @@ def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
     Raises SettingsError without the extra."""
     if not url:
         return Store(folder, spool)
-    from batchgen.store.bucket import BucketStore
+    from batchgen.store.objects import ObjectStorage
 
-    return BucketStore(folder, url, spool)
+    return Store(folder, spool, ObjectStorage(url))
 
 
 def open_store_of(folder: Path, reader: Reader) -> Store:
     """For those who only look: what waits in the spool is found there."""
     store = open_store(folder, reader.meta(STORE_META_KEY) or "")
-    load_pending(store, reader)
+    store.load_pending(reader.unplaced())
     return store
-
-
-def load_pending(store: Store, reader: Reader) -> None:
-    """What the ledger has and the bucket has not, since an earlier run."""
-    if store.url:
-        store.load_pending(reader.unplaced())
 
 
 def last_location(folder: Path) -> str:
@@ -49,7 +51,7 @@ def refuse_other_location(reader: Reader, store: Store) -> None:
     was = reader.meta(STORE_META_KEY) or ""
     if was == store.url:
         return
-    load_pending(store, reader)
+    store.load_pending(reader.unplaced())
     missing = sum(latest and not store.has_file(path, size) for path, _, size, latest in reader.expected_files())
     if missing:
         old, new = was or str(store.folder), store.url or str(store.folder)
@@ -57,3 +59,19 @@ def refuse_other_location(reader: Reader, store: Store) -> None:
             f"{missing:,} picture(s) of this job are in {old} and not in {new}, and would be bought again:"
             f" copy what is in {old} to {new} first, or go back to the earlier output"
         )
+
+
+def noted_location(folder: Path) -> str:
+    """As `note_location` left it; empty when it did not."""
+    with contextlib.suppress(OSError, ValueError):
+        return normalize_bucket_url((folder / STATE_FOLDER / ADDRESS_NOTE).read_text(encoding="utf-8").strip())
+    return ""
+
+
+def note_location(store: Store) -> None:
+    """In the job folder, for the day on which the ledger cannot be read."""
+    if store.properties.remote and noted_location(store.folder) != store.url:
+        note = SpoolFile(store.spool, f"{ADDRESS_NOTE}-{uuid.uuid4().hex}")
+        note.write(store.url.encode())
+        note.sync()
+        os.replace(note.path, store.folder / STATE_FOLDER / ADDRESS_NOTE)

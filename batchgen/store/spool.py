@@ -24,7 +24,7 @@ PIECE_BYTES = 1 << 20
 class SpoolFile:
     """One picture being written: exclusive, hashed on the way, durable after `sync`.
 
-    rescue: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError. mode: as
+    emergency_spool: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError. mode: as
     FILE_MODE for what is to be moved among the pictures. found: it is there, written by a process that has died.
     """
 
@@ -113,7 +113,7 @@ class SpoolFile:
         if error.errno in (errno.EEXIST, errno.ELOOP):
             raise trouble from error  # the name is taken: never write over what may be a picture
         if self._emergency_spool is not None and self._fallbacks is None:
-            self._emergency_spool.on_trouble(trouble)
+            self._emergency_spool.report_trouble(trouble)
             self._fallbacks = self._emergency_spool.open_fallbacks(self.name)
             with contextlib.suppress(OSError):
                 Path(self.path).unlink(missing_ok=True)  # its bytes are still there for whoever holds it open

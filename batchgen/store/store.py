@@ -1,413 +1,213 @@
-"""The job folder: pictures under their names, a spool for what has just come, `superseded/` for what is no longer wanted."""
+"""The one store of a job's files, in a folder or a bucket: their way from the spool to their names, and receipts for it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import shutil
-import stat
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from batchgen.derivatives.specification import DERIVATIVES
 from batchgen.errors import StoreError
-from batchgen.ledger.pictures import RecordedImage
+from batchgen.ledger.pictures import RecordedImage, SpooledPicture
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.storage_url import normalize_bucket_url
-from batchgen.records import SIDECARS
-from batchgen.store.emergency_spool import EmergencySpool
-from batchgen.store.sniff import EXTENSION, Format, is_picture
-from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
+from batchgen.store.blobs import BlobInfo, Blobs, BucketUnavailable
+from batchgen.store.job_folder import SPOOL, TURNS
+from batchgen.store.receipt_files import ReceiptFiles, read_receipts
+from batchgen.store.stored_files import SUPERSEDED, StoredFiles
+from batchgen.store.uploads import Moved, SpooledPath
 
-SUPERSEDED = "superseded"
-DRAFTS = "drafts"
-TURNS = "turns"
-ADDRESS_NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
-SPOOL = "spool"
-FileVerdict = Literal["right", "missing", "changed"]
+MAX_PUT_ATTEMPTS = 3  # of a put whose name is taken each time: somebody else writes there
 
 
-class FileStat(NamedTuple):
-    """A file as its folder or bucket tells of it, unread. bytes: -1 for what is no plain file. stamp: the time of its last
-    change in nanoseconds, or its ETag: with the same one it is the same file; '' when that is not known."""
+class Store(StoredFiles):
+    """`StoredFiles`, and how a picture comes to be one of them: from the spool to its name, whichever place that is in."""
 
-    bytes: int
-    stamp: str
+    def __init__(self, folder: Path, spool: str = SPOOL, blobs: Blobs | None = None) -> None:
+        super().__init__(folder, spool, blobs)
+        self._token = ""
+        self._has_remote_workers = False
+        self._receipts: ReceiptFiles | None = None
 
-
-def sidecar_path(path: str, ending: str) -> str:
-    """The path of a file beside a picture."""
-    return os.path.splitext(path)[0] + ending
-
-
-def with_sidecars(path: str) -> tuple[str, ...]:
-    """A picture's path and those of all that may stand beside it."""
-    return (path, *(sidecar_path(path, ending) for ending in SIDECARS))
-
-
-class Store:
-    """Files of one job. Paths it takes and gives are relative to the job folder, with `/` between parts.
-
-    `bucket.BucketStore` keeps spool and state here too, and the pictures in a bucket. url: of that, empty for a folder.
-    waiting: spool names, by path, of pictures that the ledger has and the bucket has not; in a folder none waits.
-    """
-
-    url = ""
-    pending_uploads: Mapping[str, str] = {}
-
-    def __init__(self, folder: Path, spool: str = SPOOL) -> None:
-        """spool: the name of its folder; each of several processes has its own."""
-        self.folder = folder
-        self.root = str(folder)
-        self.spool = os.path.join(self.root, STATE_FOLDER, spool)
-        self._supersede_lock = threading.RLock()  # of two threads each gets a name of its own in `superseded/`
-        self.emergency_spool = EmergencySpool(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
+    @property
+    def pending_uploads(self) -> Mapping[str, str]:
+        """Spool names, by path, of pictures that the ledger has and the bucket has not."""
+        return self.uploads.pending
 
     def prepare(self) -> None:
-        """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
-        try:
-            created = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            for folder in created:
-                sync_folder(str(folder.parent))
-            for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, os.path.basename(self.spool))):
-                self.plain_folder(part, 0o700)
-            name = f"probe-{os.getpid()}"
-            Path(self.spooled(name)).unlink(missing_ok=True)  # of a process that had this number and died
-            probe = SpoolFile(self.spool, name)
-            probe.write(b"batchgen")
-            probe.sync()
-            sync_folder(self.spool)
-            os.unlink(probe.path)
-            self.emergency_spool.note_folder_identity()
-        except OSError as error:
-            raise disk_error(error, self.root) from None
+        super().prepare()
+        self.blobs.prepare()
 
-    def plain_folder(self, part: str, mode: int = 0o755) -> str:
-        """A folder of ours inside the job folder, created and durable if need be. A symbolic link in its place is refused."""
-        path = os.path.join(self.root, part)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, mode)
-            sync_folder(os.path.dirname(path))  # what is in a folder is lost with its name
-        if os.path.islink(path) or not os.path.isdir(path):
-            raise StoreError(f"{path}: a link or file stands where batchgen keeps a folder; remove it")
-        return path
+    def bind(self, token: str, *, remote_workers: bool = False) -> None:
+        """Receipts and turns of this ledger's attempts go by this name. remote_workers: others need the turns as well."""
+        self._token, self._has_remote_workers = token, remote_workers
+        self._receipts = ReceiptFiles(self, self.blobs, token)
 
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
+    def with_spool(self, spool: str) -> Store:
+        """The same pictures, and the spool of a worker."""
+        blobs = self.blobs if self.properties.remote else None
+        other = Store(self.folder, spool, blobs)
+        if self._receipts is not None:
+            other.bind(self._token, remote_workers=True)
+        return other
 
-    def spool_file(self, attempt: int, k: int) -> SpoolFile:
-        return SpoolFile(self.spool, f"{attempt}.{k}", self.emergency_spool, mode=FILE_MODE)
+    # --- what other machines need as well
 
-    def reserve_space(self) -> None:
-        """Set aside what answers in the air will need should the disk become full; only behind the lock. Raises StoreError."""
-        try:
-            self.emergency_spool.reserve_space()
-        except OSError as error:
-            raise disk_error(error, self.root) from None
-
-    def recover_stranded(self, attempt: int, since: float) -> list[str]:
-        """Copy what an attempt left in the temporary folder into the spool. Answers the paths it came from, still there.
-
-        Raises StoreError while there is no room for it.
-        """
-        came_from = []
-        for name, path in self.emergency_spool.stranded_files(attempt, since):
-            Path(self.spooled(name)).unlink(missing_ok=True)
-            copy = SpoolFile(self.spool, name, mode=FILE_MODE)
-            with open(path, "rb") as file:
-                while piece := file.read(1 << 20):
-                    copy.write(piece)
-            copy.sync()
-            came_from.append(path)
-        return came_from
-
-    def turn_path(self, attempt: int) -> str:
-        """Where the model's own turn of a conversation is kept as it came: the next turn sends it back."""
-        return os.path.join(self.root, STATE_FOLDER, TURNS, f"{attempt}.json")
+    def save_turn(self, attempt: int, text: bytes) -> None:
+        super().save_turn(attempt, text)
+        if self._has_remote_workers:
+            self.blobs.put_new(self._remote_turn_path(attempt), text)
 
     def read_turn(self, attempt: int) -> str:
         """Raises OSError when it is gone."""
-        return Path(self.turn_path(attempt)).read_text(encoding="utf-8")
-
-    def save_turn(self, attempt: int, text: bytes) -> None:
-        """Durable when this returns, and never there in part. Raises StoreError."""
-        folder = self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
-        name = f"turn-{attempt}"
-        self.remove_spooled(name)
-        file = SpoolFile(self.spool, name)
-        file.write(text)
-        file.sync()
         try:
-            os.replace(file.path, self.turn_path(attempt))
-        except OSError as error:
-            raise disk_error(error, folder) from error
-        sync_folder(folder)
+            return super().read_turn(attempt)
+        except FileNotFoundError:
+            if not self.properties.remote:
+                raise
+            return b"".join(self.blobs.get(self._remote_turn_path(attempt))).decode("utf-8")
 
-    def file_name(self, stem: str, n: int, kind: Format) -> str:
-        """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""
-        return f"{stem}{'' if n == 1 else f'-{n}'}{EXTENSION[kind]}"
+    def _remote_turn_path(self, attempt: int) -> str:
+        return f"{STATE_FOLDER}/{TURNS}/{self._token}-{attempt}.json"
 
-    def draft_name(self, stem: str, n: int, k: int, attempt: int, kind: Format) -> str:
-        """Earlier pictures of one answer: paid for, so kept."""
-        return f"{DRAFTS}/{stem}{'' if n == 1 else f'-{n}'}.{attempt}-{k}{EXTENSION[kind]}"
+    def share_state(self, name: str, file: str) -> None:
+        """A file of the state that travels with the work; in a folder it is where everybody finds it."""
+        if self.properties.remote:
+            self.blobs.put_new(f"{STATE_FOLDER}/{name}", Path(file))
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there but what is hidden."""
+    def fetch_state(self, name: str, target: str) -> None:
+        """Raises FileNotFoundError, StoreError."""
+        self.download(f"{STATE_FOLDER}/{name}", target)
+
+    # --- a picture's way to its name
+
+    def upload_with_receipt(self, attempt: int, pictures: Sequence[SpooledPicture], receipt: Mapping[str, Any]) -> None:
+        """Put the pictures of an attempt, durable in the spool, under their names where these are free, and then its receipt.
+
+        Nothing makes way yet: the ledger may give the name to another. receipt: all that settling needs, so that nothing
+        has to be bought again by a process that finds it.
+        Raises BucketUnavailable, at once after an earlier failure: then the ledger is told first and the pictures wait.
+        """
+        if self.uploads.unavailable_reason:
+            raise BucketUnavailable(self.uploads.unavailable_reason)
+        assert self._receipts is not None  # noqa: S101 - `bind` comes first
+        text = self._receipts.spool(attempt, receipt)
         try:
-            with os.scandir(self.root) as entries:
-                return all(entry.name.startswith(".") for entry in entries)
-        except OSError:
-            return True
+            for picture in pictures:
+                if not self._upload(picture.spool, picture.file.path):
+                    self.uploads.name_conflicts.add((picture.spool, picture.file.path))
+            self._receipts.put(attempt, text)
+        except BucketUnavailable as error:
+            self.uploads.unavailable_reason = str(error)
+            raise
 
-    def picture_at(self, stem: str, n: int) -> str | None:
-        """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
-        path = os.path.splitext(self.file_name(stem, n, "png"))[0]
-        full = f"{self.root}/{path}"
-        for ending in EXTENSION.values():
-            if os.path.lexists(full + ending) and is_picture(full + ending):
-                return path + ending
-        return None
+    def read_receipt(self, attempt: int) -> dict[str, Any] | None:
+        """What was kept of an attempt, here or in the bucket; None when it did not come that far, and for a folder."""
+        return self._receipts.read(attempt) if self._receipts is not None else None
 
     def receipts(self) -> Iterator[dict[str, Any]]:
-        """What a bucket keeps of each request beside the pictures; a folder has no need of that."""
-        return iter(())
-
-    def has_file(self, path: str, size: int) -> bool:
-        """Whether a picture is there with its size; `judge` compares the hash."""
-        try:
-            return os.stat(f"{self.root}/{path}", follow_symlinks=False).st_size == size
-        except OSError:
-            return False
-
-    def name_exists(self, path: str) -> bool:
-        """Whether anything stands there."""
-        return os.path.lexists(f"{self.root}/{path}")
-
-    def stat_lookup(self) -> Callable[[str], FileStat | None]:
-        """What stands under a path now; None when nothing does. Of a bucket it is asked once for all. Raises StoreError."""
-        return lambda path: _file_stat(f"{self.root}/{path}")
+        """All that lie below the address, of whichever job; a folder has no need of them."""
+        return read_receipts(self.blobs, self._listing) if self.properties.keeps_receipts else iter(())
 
     def stamp(self, spool_name: str, path: str) -> str:
-        """Stamp of the picture that `place` put there; '' when that is not known."""
-        found = _file_stat(f"{self.root}/{path}")
+        """Stamp of the picture that `move_into_place` put there; '' when that is not known."""
+        found = self.uploads.uploaded(spool_name) or (None if self.properties.remote else self.blobs.stat(path))
         return found.stamp if found is not None else ""
 
-    def verify(self, path: str, sha256: str, size: int) -> FileVerdict:
-        """Every byte is read. A link in a file's place is a change: what it leads to is not what was stored."""
-        return verify_file(os.path.join(self.root, path), sha256, size)
-
-    def sha256(self, path: str) -> str:
-        """In hex. Raises OSError when there is no such picture."""
-        with open(os.path.join(self.root, path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    @contextlib.contextmanager
-    def local_copy(self, path: str) -> Iterator[str]:
-        """The path of a file of this machine that holds the picture."""
-        yield os.path.join(self.root, path)
-
-    def files(self) -> Iterator[tuple[str, int]]:
-        """(path, size) of every file that is not hidden, nor a copy made of a picture, `/` between parts."""
-        for folder, folders, names in os.walk(self.root):
-            folders[:] = [
-                name for name in folders if not name.startswith(".") and (folder != self.root or name != DERIVATIVES)
-            ]
-            for name in names:
-                full = os.path.join(folder, name)
-                if not name.startswith(".") and not os.path.islink(full):
-                    yield os.path.relpath(full, self.root).replace(os.sep, "/"), os.path.getsize(full)
-
-    def spooled(self, name: str) -> str:
-        return os.path.join(self.spool, name)
-
-    def move_into_place(self, spool_name: str, path: str) -> tuple[str, str] | None:
+    def move_into_place(self, spool_name: str, path: str) -> Moved | None:
         """Move a spooled picture to its name. What stands there makes way: answers (old path, new path) then.
 
-        The rename replaces a planted link instead of following it. Call `sync` for the folder afterwards. Safe to repeat.
+        Safe to repeat. Call `sync` for the folder afterwards, and `discard_spooled` once it is recorded: a picture for a
+        bucket stays in the spool until then.
         """
-        if "/" in path:
-            self.plain_folder(path.rsplit("/", 1)[0])
-        taken = self.name_exists(path)
-        if taken and not os.path.lexists(self.spooled(spool_name)):
+        if self.properties.atomic_rename:
+            return self._rename_into_place(spool_name, path)
+        found = self.uploads.uploaded(spool_name)
+        if found is not None and found.path == path:
+            return self.uploads.made_way(spool_name)
+        was = self.uploads.last_path(spool_name, path)
+        if was != path and self._rename_uploaded(spool_name, was, path):
+            return None
+        if not os.path.exists(self.spooled(spool_name)) and self.blobs.stat(path) is not None:
+            return None  # it went up, and another process has forgotten it
+        for _ in range(MAX_PUT_ATTEMPTS):
+            if (spool_name, path) not in self.uploads.name_conflicts and self._upload(spool_name, path):
+                return self.uploads.made_way(spool_name)
+            self.uploads.name_conflicts.discard((spool_name, path))
+            if (pair := self._supersede(path)) is not None:
+                self.uploads.displaced[spool_name] = pair
+        raise BucketUnavailable(f"{self.url}/{path}: another program keeps writing there")
+
+    def _rename_into_place(self, spool_name: str, path: str) -> Moved | None:
+        """A planted link makes way as a file does, and is not followed."""
+        file, moved = Path(self.spooled(spool_name)), None
+        if not os.path.lexists(file) and self.blobs.stat(path) is not None:
             return None  # it is there already
-        moved = self.supersede(path) if taken else None
-        try:
-            os.replace(os.path.join(self.spool, spool_name), os.path.join(self.root, path))
-        except OSError as error:
-            raise disk_error(error, path) from error
-        return moved
+        for _ in range(MAX_PUT_ATTEMPTS):
+            if self.blobs.put_new(path, file) is not None:
+                return moved
+            moved = self._supersede(path) or moved
+        raise StoreError(f"{path}: another program keeps writing there")
 
-    def write_sidecars(self, path: str, contents: Mapping[str, str]) -> None:
-        """Write what belongs beside the picture at `path`, by ending; the same again after a crash. Raises StoreError.
+    def _upload(self, spool_name: str, path: str) -> bool:
+        """Whether it stands there now; False when something else does."""
+        file = Path(self.spooled(spool_name))
+        found = self.blobs.put_new(path, file) or self._find_identical(path, file)
+        if found is not None:
+            self._listing.note(path, found)
+            self.uploads.note_uploaded(spool_name, found)
+        return found is not None
 
-        Each file is whole before it has its name; call `sync` for the folder afterwards.
-        """
-        for ending, text in contents.items():
-            data, name = text.encode(errors="replace"), sidecar_path(path, ending)
-            if self._displace_unless_same(name, data):
-                continue
-            spooled = self.spooled(f"beside-{threading.get_ident()}")  # a thread places one picture at a time
-            Path(spooled).unlink(missing_ok=True)
-            file = SpoolFile(*os.path.split(spooled), mode=FILE_MODE)
-            file.write(data)
-            file.sync()
-            try:
-                os.replace(spooled, os.path.join(self.root, name))
-            except OSError as error:
-                raise disk_error(error, name) from error
+    def _rename_uploaded(self, spool_name: str, was: str, path: str) -> bool:
+        """Whether a picture that was put under a name which the ledger gave to another has its own now. The other may have
+        moved it to `superseded/` meanwhile."""
+        file = Path(self.spooled(spool_name))
+        if file.exists():
+            candidates = (one for one in (was, *self._superseded_candidates(was)) if self._find_identical(one, file))
+            if (where := next(candidates, None)) is None:
+                return False  # it goes up again
+            was = where
+        self._move(was, path)
+        self.uploads.note_uploaded(spool_name, self._listing[path] or BlobInfo(path, 0, ""))
+        return True
 
-    def read_sidecars(self, path: str, listed: Collection[str]) -> dict[str, str]:
-        """What of `listed` stands beside the picture at `path`, by ending."""
-        names = {ending: sidecar_path(path, ending) for ending in SIDECARS}
-        files = {ending: Path(self.root, name) for ending, name in names.items() if name in listed}
-        return {
-            ending: file.read_text(encoding="utf-8", errors="replace")
-            for ending, file in files.items()
-            if file.is_file() and not file.is_symlink()
-        }
-
-    def lacks_sidecars(self, path: str, contents: Mapping[str, str]) -> bool:
-        """Whether the picture stands at `path` and something of this does not stand beside it."""
-        there = [
-            os.path.lexists(os.path.join(self.root, name))
-            for name in (path, *(sidecar_path(path, e) for e in contents))
-        ]
-        return there[0] and not all(there)
-
-    def _displace_unless_same(self, name: str, data: bytes) -> bool:
-        """Whether exactly this stands at `name` already. Anything else there is kept in `superseded/`."""
-        full = os.path.join(self.root, name)
-        if not os.path.lexists(full):
-            return False
-        try:
-            if not os.path.islink(full) and Path(full).read_bytes() == data:
-                return True
-            with self._supersede_lock:
-                self.plain_folder(SUPERSEDED)
-                os.rename(full, self._free_superseded_path(os.path.basename(name)))
-        except OSError as error:
-            raise disk_error(error, name) from error
-        return False
-
-    def supersede_foreign(self, path: str) -> None:
-        """Keep a file of somebody else's below `superseded/`, under its whole path, so that whoever moves another one at the same
-        time takes another name. Raises StoreError."""
-        folder = SUPERSEDED
-        self.plain_folder(folder)
-        for part in path.split("/")[:-1]:
-            folder = f"{folder}/{part}"
-            self.plain_folder(folder)
-        try:
-            os.rename(os.path.join(self.root, path), self._free_superseded_path(path))
-        except OSError as error:
-            raise disk_error(error, path) from error
-
-    def _free_superseded_path(self, name: str) -> str:
-        path, number = os.path.join(self.root, SUPERSEDED, name), 1
-        while os.path.lexists(f"{path}.{number}"):
-            number += 1
-        return f"{path}.{number}"
-
-    def supersede(self, path: str) -> tuple[str, str] | None:
-        """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
-        with self._supersede_lock:
-            if not os.path.lexists(os.path.join(self.root, path)):
-                return None
-            self.plain_folder(SUPERSEDED)
-            new = self._free_superseded_name(path)
-            self.move(path, new)
-            return path, new
-
-    def _free_superseded_name(self, path: str) -> str:
-        """A free name in `superseded/`."""
+    def _superseded_candidates(self, path: str) -> Iterator[str]:
+        """Where what had this name may lie in `superseded/` by now, whoever moved it."""
         stem, extension = os.path.splitext(os.path.basename(path))
-        stem = stem.encode()[:200].decode(errors="ignore")
-        number = 1
-        while self._is_taken(f"{SUPERSEDED}/{stem}.{number}"):
-            number += 1
-        return f"{SUPERSEDED}/{stem}.{number}{extension}"
+        for found in self.blobs.list(SUPERSEDED):
+            if found.path.startswith(f"{SUPERSEDED}/{stem}.") and found.path.endswith(extension):
+                yield found.path
 
-    def _is_taken(self, stem: str) -> bool:
-        """By a picture of any format: what stands beside pictures goes by their stem."""
-        return any(os.path.lexists(os.path.join(self.root, stem + ending)) for ending in EXTENSION.values())
+    def _find_identical(self, path: str, file: Path) -> BlobInfo | None:
+        """What stands there, when it is exactly this: put by a run that died before it could say so."""
+        found = self.blobs.stat(path)
+        if found is None or found.bytes != file.stat().st_size:
+            return None
+        with contextlib.suppress(FileNotFoundError), open(file, "rb") as data:
+            if self._stored_sha256(path) == hashlib.file_digest(data, "sha256").hexdigest():
+                return found
+        return None
 
-    def move(self, path: str, new: str) -> None:
-        """Rename inside the job folder, with what is beside it. Raises StoreError.
-
-        What is beside it goes first and is durable then, so that a move that is taken up again separates nothing.
-        """
-        moved = False
-        for ending in SIDECARS:
-            old = os.path.join(self.root, sidecar_path(path, ending))
-            try:
-                if os.path.lexists(old):
-                    self._displace_unless_same(sidecar_path(new, ending), Path(old).read_bytes())
-                    os.replace(old, os.path.join(self.root, sidecar_path(new, ending)))
-                    moved = True
-            except OSError as error:
-                raise disk_error(error, old) from error
-        if moved:
-            self.sync(path, new)
-        try:
-            os.rename(os.path.join(self.root, path), os.path.join(self.root, new))
-        except OSError as error:
-            raise disk_error(error, path) from error
-
-    def sync(self, *paths: str) -> None:
-        """Make the names of these paths durable."""
-        for folder in {os.path.dirname(path) for path in paths}:
-            sync_folder(os.path.join(self.root, folder))
+    def add_pending(
+        self, attempt: int, pictures: Sequence[SpooledPath], error: BucketUnavailable
+    ) -> tuple[list[SpooledPath], list[Moved]]:
+        """As `Uploads.add_pending`. The receipt has served: the ledger knows it all."""
+        if self._receipts is not None:
+            self._receipts.discard_spooled(attempt)
+        return self.uploads.add_pending(pictures, str(error))
 
     def load_pending(self, unplaced: Iterable[RecordedImage]) -> None:
         """Pictures that are settled and not placed: in a folder they count as missing until a run has placed them."""
+        if self.properties.remote:
+            self.uploads.load_pending(unplaced)
 
-    def discard_spooled(self, attempt: int, pictures: Sequence[tuple[str, str]]) -> None:
-        """(spool name, path) of pictures that are placed and recorded: nothing is left of them in the spool."""
-
-    def remove_spooled(self, name: str) -> None:
-        Path(self.spooled(name)).unlink(missing_ok=True)
-
-    def clean_spool(self, keep: set[str]) -> int:
-        """Remove spool files that belong to nothing, once everything that could be rescued has been. Answers how many."""
-        removed = 0
-        for entry in os.scandir(self.spool):
-            if entry.name not in keep:
-                os.unlink(entry.path)
-                removed += 1
-        return removed
-
-
-def _file_stat(path: str) -> FileStat | None:
-    try:
-        found = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError:
-        return FileStat(-1, "")
-    return FileStat(found.st_size if stat.S_ISREG(found.st_mode) else -1, str(found.st_mtime_ns))
-
-
-def verify_file(path: str, sha256: str, size: int) -> FileVerdict:
-    """`Store.judge` of any file of this machine."""
-    found = _file_stat(path)
-    if found is None:
-        return "missing"
-    if found.bytes != size:
-        return "changed"
-    try:
-        with open(path, "rb") as file:
-            return "right" if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else "changed"
-    except FileNotFoundError:
-        return "missing"
-    except OSError:
-        return "changed"
-
-
-def noted_location(folder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return normalize_bucket_url((folder / STATE_FOLDER / ADDRESS_NOTE).read_text(encoding="utf-8").strip())
-    return ""
+    def discard_spooled(self, attempt: int, pictures: Sequence[SpooledPath]) -> None:
+        """Pictures that are placed and recorded: nothing is left of them in the spool."""
+        if self.properties.atomic_rename:
+            return
+        self.uploads.forget(pictures)
+        for spool, _ in pictures:
+            self.remove_spooled(spool)
+        if self._receipts is not None:
+            self._receipts.discard_spooled(attempt)

@@ -12,7 +12,7 @@ import sqlite3
 import pytest
 
 from batchgen.cli.doctor import folder as folder_finding
-from batchgen.store.store import verify_file
+from batchgen.store.local_folder import verify_file
 from tests.support.marked_key import KEY
 
 REFUSED = "x [[fault:safety]]"

@@ -17,7 +17,9 @@ from PIL import Image, ImageCms
 from batchgen.derivatives import containers, provenance
 from batchgen.derivatives.render import render
 from batchgen.derivatives.specification import outputs_of
+from batchgen.engine.derivative_runner import put_derivatives
 from batchgen.records import Derivative, Post
+from batchgen.store.store import Store
 from tests.support.third_party import metadata, needs_exiftool
 
 SAVED = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
@@ -38,21 +40,22 @@ FACTS = {
 class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "spool").mkdir()
+        Store(folder).prepare()
 
     def make(self, data: bytes, kind: str, post: Post, **facts) -> dict[str, dict]:
         """Rows by derivative."""
         sha256 = hashlib.sha256(data).hexdigest()
+        store = Store(self.folder)
         (self.folder / "source").write_bytes(data)
         found = outputs_of(post, "fox", kind, "shop")
         task = {
-            "root": str(self.folder), "spool": str(self.folder / "spool"), "source": str(self.folder / "source"), "sha256": sha256,
+            "spool": store.spool, "source": str(self.folder / "source"), "sha256": sha256,
             "facts": {**FACTS, "sha256": sha256, **facts}, "embed": post.embed, "source_type": post.source_type,
             "outputs": [output.spec for output in found], "present": [],
         }  # fmt: skip
         names = {output.path: output.name for output in found}
-        self.rows = render(json.loads(json.dumps(task)))
-        assert list((self.folder / "spool").iterdir()) == []
+        self.rows = put_derivatives(render(json.loads(json.dumps(task))), {}, store)
+        assert list(Path(store.spool).iterdir()) == []
         return {names.get(row["path"], "beside"): row for row in self.rows}
 
     def read(self, row: dict) -> bytes:
@@ -197,7 +200,7 @@ def test_a_file_is_synced_before_it_has_its_name_and_the_name_before_anybody_hea
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (real(*args), steps.append(name))[0])
     monkeypatch.setattr(
-        "batchgen.derivatives.render.sync_folder", lambda folder: steps.append(f"names of {Path(folder).name}")
+        "batchgen.store.local_folder.sync_folder", lambda folder: steps.append(f"names of {Path(folder).name}")
     )
     bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS[:1]))
     assert steps == ["fsync", "replace", "names of webp"]

@@ -308,7 +308,7 @@ async def test_a_crash_between_two_steps_is_made_up_for_without_a_request(bench,
     asked = await bench.requests()
     outcome = await bench.run(text, top)
     assert (outcome.exit_code, len(bench.pictures()), list(files(bench))) == (0, 2, ["thumb/i0.jpg", "thumb/i1.jpg"])
-    assert "tidy" not in place or await bench.requests() == asked == 2
+    assert "compact" not in place or await bench.requests() == asked == 2
     assert [line["derivatives"] for line in bench.lines().values()] == [
         [f"derivatives/thumb/i{n}.jpg"] for n in range(2)
     ]

@@ -40,9 +40,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     verify = Store.verify
 
-    def noting(self: Store, path: str, sha256: str, size: int) -> str:
+    def noting(self: Store, path: str, sha256: str) -> str:
         paths.append(path)
-        return verify(self, path, sha256, size)
+        return verify(self, path, sha256)
 
     monkeypatch.setattr(Store, "verify", noting)
     return paths

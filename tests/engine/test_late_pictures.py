@@ -99,7 +99,7 @@ async def test_whatever_step_a_run_dies_at_with_a_late_picture_the_ledger_names_
     for place in (
         "batchgen.engine.settle:Ledger.attempt_succeeded",  # in the spool
         "batchgen.engine.settle:move_into_place",  # recorded
-        "batchgen.store.store:os.replace",
+        "batchgen.store.local_folder:os.replace",
         "batchgen.engine.settle:Ledger.record_placed",  # in its place
     ):
         await wire.die(place)
@@ -116,7 +116,7 @@ async def test_parts_of_an_answer_that_nobody_has_as_a_whole_are_known_by_the_le
     for place in (
         "batchgen.engine.settle:Ledger.attempt_succeeded",  # a thought and the picture are in the spool
         "batchgen.engine.recovery.open_attempts:Ledger.record_drafts!",
-        "batchgen.store.store:os.replace",
+        "batchgen.store.local_folder:os.replace",
     ):
         await wire.die(place, entries=text)
     outcome = await wire.run(text)

@@ -43,7 +43,7 @@ async def test_a_picture_is_durable_before_the_ledger_says_so_and_recorded_befor
     record(Transport, "send", "send")
     record(Ledger, "attempt_succeeded", "record the success")
     record(os, "replace", lambda source, _: "move to its name" if "spool" in str(source) else "")
-    record(Ledger, "placed", "record the place")
+    record(Ledger, "record_placed", "record the place")
     async with await serve(EmulatorOptions(latency_s=(0, 0), picture_px=px, rpm=0)) as emulator:
         bench = Bench(emulator.base_url, tmp_path)
         await bench.run(items("one"))

@@ -21,7 +21,8 @@ from batchgen.ledger.reader import Reader
 from batchgen.providers.gemini import Gemini
 from batchgen.records import ReplyImage
 from batchgen.report.console import Console
-from batchgen.store.store import Store, sidecar_path, with_sidecars
+from batchgen.store.store import Store
+from batchgen.store.stored_files import sidecar_path, with_sidecars
 from tests.support.bench import Bench
 
 TEXT = "  - {id: a, prompt: a fox, modalities: [text, image]}\n"
@@ -221,7 +222,7 @@ def test_what_stands_beside_a_picture_is_durable_under_its_new_name_before_the_p
     steps, rename = [], os.rename
     for call in ("rename", "replace"):
         monkeypatch.setattr(os, call, lambda old, new: (steps.append(os.path.basename(new)), rename(old, new)))
-    monkeypatch.setattr("batchgen.store.store.sync_folder", lambda _: steps.append("sync"))
+    monkeypatch.setattr("batchgen.store.local_folder.sync_folder", lambda _: steps.append("sync"))
     Store(tmp_path).move("a.jpg", "b.jpg")
     assert steps == ["b.txt", "sync", "b.jpg"]
 

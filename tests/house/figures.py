@@ -12,7 +12,8 @@ from tests.house.modules import PATHS, circles, graph, imports_of
 # Classes with several kinds behind one interface, and the rooms that may ask which kind it is.
 KINDS = {
     "Store": ["store"],
-    "BucketStore": ["store"],
+    "LocalFolder": ["store"],
+    "ObjectStorage": ["store"],
     "ClusterEngine": ["engine"],
     "OnlineEngine": ["engine"],
     "PostgreSQL": ["ledger"],

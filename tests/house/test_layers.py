@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.house import figures
 from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of
 
 EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
@@ -19,7 +20,7 @@ ENGINE = """
 online outcome reconciliation routes dependents conversation lane_events sidecars
 recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
 context budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
-recovery.repair_lines cluster.stop cluster.dependents cluster.submit
+recovery.repair_lines cluster.stop cluster.dependents cluster.submit cluster.submitted_store
 attempts deferred_uploads http_attempt prepare preflight reconcile remote_engine
 recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.monitor
 execute links recovery.repair cluster.derivative_jobs
@@ -78,6 +79,10 @@ def test_files_of_the_engine_import_only_from_rows_before_theirs(module):
     for each in imports_of(OURS[module]):
         if each.module in ROW:
             assert ROW[each.module] < ROW[module], f"{module}:{each.line} imports {each.module}"
+
+
+def test_nobody_asks_of_which_kind_a_store_an_engine_or_a_database_is():
+    assert not figures.each(figures.kinds_asked)
 
 
 def test_no_module_is_a_drawer_for_everything():

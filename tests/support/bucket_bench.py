@@ -43,10 +43,10 @@ class BucketBench(Bench):
         )
 
     async def child(
-        self, place: str = "-", k: int = 1, entries: str = items("a", "b", "c")
+        self, place: str = "-", k: int = 1, entries: str = items("a", "b", "c"), head: str = HEAD
     ) -> asyncio.subprocess.Process:
         """A process that runs the job, and dies at the k-th call of `place`."""
-        manifest = str(self.manifest(entries))
+        manifest = str(self.manifest(entries, head))
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.support.crash_child", manifest, ADDRESS, self.url, place, str(k), cwd=ROOT
         )

@@ -79,7 +79,7 @@ def plan_derivatives(
     if not manifest.has_derivatives and not view.derivative_counts():
         return plan
     _delete_unfinished(ledger, store)
-    differ = DerivativeDiffer(view, store.root, manifest.name, emulated=emulated)
+    differ = DerivativeDiffer(view, store, manifest.name, emulated=emulated)
     items = manifest.items()
     while chunk := list(islice(items, CHUNK)):
         plan.item_recipes.update((item.id, item.post) for item in chunk if item.post is not manifest.post)

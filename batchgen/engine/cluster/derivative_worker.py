@@ -12,16 +12,16 @@ from pathlib import Path
 from batchgen.derivatives.diff import DerivativeDiff, DerivativeDiffer, RenderTask
 from batchgen.derivatives.render_process import RenderProcess
 from batchgen.engine.cluster.queue import STALE_S, Requeue
+from batchgen.engine.cluster.submitted_store import open_submitted_store
 from batchgen.engine.derivative_runner import MIN_FREE_BYTES, in_thread, render_derivatives
-from batchgen.errors import StoreError
 from batchgen.ledger import derivative_work
 from batchgen.ledger.database import Connection
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, upsert_derivatives
-from batchgen.ledger.location import read_pointer
 from batchgen.ledger.work_queue import Submission, load_submission
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.records import Post
-from batchgen.store.store import SPOOL, Store
+from batchgen.store.job_folder import SPOOL
+from batchgen.store.store import Store
 
 PLACEMENT_GRACE_S = 2.0  # within which a picture that was recorded stands under its name, when its worker lives
 POLL_S = 0.02
@@ -37,19 +37,18 @@ def derivative_spool(worker: str) -> str:
 class SubmissionDerivatives:
     """One submission's derivatives: where its pictures are, and what is recorded of them. Needs no key."""
 
-    def __init__(self, url: str, schema: str, run_id: int, worker: str) -> None:
-        """Raises LedgerError, StoreError, LookupError when the submission is not there any more."""
+    def __init__(self, url: str, schema: str, run_id: int, worker: str, state: Path | None) -> None:
+        """state: the user's state folder, for what is made of pictures in a bucket.
+
+        Raises LedgerError, StoreError, LookupError when the submission is not there any more."""
         self.ledger = FencedLedger(url, schema, run_id, worker)
         try:
             facts = self._facts()
-            location = read_pointer(Path(facts.folder))
-            if location is None or location.schema != schema:
-                raise StoreError(f"{facts.folder} is not here as the submitter sees it: mount it under the same path")
-            self.store = Store(Path(facts.folder), derivative_spool(worker))
+            self.store = open_submitted_store(facts, schema, derivative_spool(worker), state)
             self.store.prepare()
             emulated = self.ledger.reader.meta("emulated") == "yes"
             view = DerivativeReader.from_reader(self.ledger.reader)
-            self.differ = DerivativeDiffer(view, self.store.root, facts.name, emulated=emulated)
+            self.differ = DerivativeDiffer(view, self.store, facts.name, emulated=emulated)
         except BaseException:
             self.ledger.close()
             raise
@@ -117,9 +116,11 @@ class SubmissionDerivatives:
 class DerivativeWorker:
     """`make` for each piece of work, then `close`."""
 
-    def __init__(self, url: str, worker: str, processes: int, note: Callable[[str], None]) -> None:
+    def __init__(self, url: str, worker: str, processes: int, state: Path | None, note: Callable[[str], None]) -> None:
+        """state: the user's state folder."""
         self._url = url
         self._worker = worker
+        self._state = state
         self._note = note
         self._idle_processes = [RenderProcess() for _ in range(processes)]
         self._submissions: dict[tuple[str, int], SubmissionDerivatives] = {}
@@ -178,7 +179,7 @@ class DerivativeWorker:
             if key not in self._submissions:
                 try:
                     self._submissions[key] = await in_thread(
-                        lambda: SubmissionDerivatives(self._url, schema, run_id, self._worker)
+                        lambda: SubmissionDerivatives(self._url, schema, run_id, self._worker, self._state)
                     )
                 except LookupError:
                     return None

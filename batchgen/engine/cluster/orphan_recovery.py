@@ -20,11 +20,10 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.safe_open import PRIVATE_MODE
-from batchgen.store.bucket import BucketStore
-from batchgen.store.objects import BucketUnavailable
-from batchgen.store.open_store import open_store
+from batchgen.store.blobs import BucketUnavailable
+from batchgen.store.job_folder import SPOOL
 from batchgen.store.spool import disk_error
-from batchgen.store.store import SPOOL, Store
+from batchgen.store.store import Store
 
 LOCK_SUFFIX = ".lock"
 Note = Callable[[str], None]
@@ -55,7 +54,7 @@ def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note
     whether one has that is not among these any more: this worker's own forerunner."""
     state = os.path.join(store.root, STATE_FOLDER)
     with FileLock(os.path.join(state, f"heirs{LOCK_SUFFIX}"), mode=PRIVATE_MODE):
-        spools = [_open_spool(store, entry.name) for entry in os.scandir(state) if _is_spool(entry)]
+        spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for orphan in spools:
             with contextlib.suppress(StoreError):  # its worker lives
                 lock, died = lock_spool(orphan), True
@@ -79,7 +78,7 @@ def adopt_spool(ledger: FencedLedger, orphan: Store, catalogue: Catalogue, note:
     )
     settle_downloaded(ledger, orphan, catalogue, ledger.attempts_behind_links(sorted(numbers)))
     for attempt in ledger.unanswered_attempts(sorted(numbers)):
-        if isinstance(orphan, BucketStore) and settle_by_receipt(ledger, orphan, attempt, note):
+        if settle_by_receipt(ledger, orphan, attempt, note):
             continue
         adopt_spooled(ledger, orphan, attempt, note, "spool of a worker that has died")
     ledger.flush()
@@ -111,13 +110,6 @@ def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalo
             note(f"{put_back} sample(s) had fallen out of the queue and are in it again")
     finally:
         ledger.close()
-
-
-def _open_spool(store: Store, name: str) -> Store:
-    found = open_store(store.folder, store.url, name)
-    if isinstance(found, BucketStore) and isinstance(store, BucketStore):
-        found.token, found.has_remote_workers = store.token, True
-    return found
 
 
 def _is_spool(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,6 @@ from batchgen.errors import DownloadFailed
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.ledger.worker_ledger import ClaimedSample, FencedLedger
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.store.bucket import BucketStore
 from batchgen.store.store import Store
 
 
@@ -69,7 +68,7 @@ class PreviousAttempts:
 
     def _recover_stored(self, attempt: OpenAttempt) -> bool:
         """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""
-        if isinstance(self._store, BucketStore) and settle_by_receipt(self._ledger, self._store, attempt, self._note):
+        if settle_by_receipt(self._ledger, self._store, attempt, self._note):
             return True
         adopt_orphans(self._ledger, self._store, self._catalogue, self._note)
         return self._ledger.has_succeeded(attempt.id)

@@ -14,7 +14,6 @@ from batchgen.manifest.storage_url import is_object_url
 from batchgen.records import Sample
 from batchgen.references.local import References, is_link
 from batchgen.safe_open import private_opener
-from batchgen.store.bucket import BucketStore
 from batchgen.store.spool import disk_error, sync_file, sync_folder
 from batchgen.store.store import Store
 
@@ -58,8 +57,7 @@ class ReferencePacker:
             except OSError as error:
                 raise disk_error(error, target) from error
             sync_folder(self._folder)
-        if isinstance(self._store, BucketStore):
-            self._store.upload_state(f"{BUNDLE_FOLDER}/{name}", target)
+        self._store.share_state(f"{BUNDLE_FOLDER}/{name}", target)
         return target
 
     def _copy(self, path: str, part: str) -> None:
@@ -85,7 +83,7 @@ class ReferenceUnpacker:
 
     def unpack(self, sample: Sample) -> Sample:
         """With its files where this machine has them. Raises StoreError, FileNotFoundError."""
-        if not isinstance(self._store, BucketStore) or not sample.item.references:
+        if not self._store.properties.remote or not sample.item.references:
             return sample
         names = tuple(
             name if name[:1] == "@" or is_link(name) else self._bundled_file(name) for name in sample.item.references
@@ -95,11 +93,11 @@ class ReferenceUnpacker:
     def _bundled_file(self, path: str) -> str:
         name = os.path.basename(path)
         target = os.path.join(self._folder, name)
-        if not os.path.exists(target) and isinstance(self._store, BucketStore):
+        if not os.path.exists(target):
             temp_path = (
                 f"{target}.{uuid.uuid4().hex}"  # several samples, or workers of this machine, may want it at once
             )
-            self._store.download_state(f"{BUNDLE_FOLDER}/{name}", temp_path)
+            self._store.fetch_state(f"{BUNDLE_FOLDER}/{name}", temp_path)
             os.replace(temp_path, target)
             self.references.expect_digest(target, name.partition("-")[0])
         return target

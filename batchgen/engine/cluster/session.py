@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from filelock import FileLock
@@ -23,6 +22,7 @@ from batchgen.engine.cluster.previous_attempts import PreviousAttempts
 from batchgen.engine.cluster.queue import Requeue, defer, defer_derivatives
 from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
 from batchgen.engine.cluster.stop import stop_submission
+from batchgen.engine.cluster.submitted_store import open_submitted_store
 from batchgen.engine.context import open_context
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON, RunOptions
@@ -31,9 +31,8 @@ from batchgen.engine.pipeline import open_pipeline
 from batchgen.engine.reconciliation import lane_load
 from batchgen.engine.recovery.receipts import bind_store
 from batchgen.engine.routes import open_routes
-from batchgen.errors import Fenced, StoreError
+from batchgen.errors import Fenced
 from batchgen.events import Event, LaneParked, LaneStopped, SampleEnded, SampleSucceeded
-from batchgen.ledger.location import read_pointer
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.work_queue import Submission
@@ -45,9 +44,8 @@ from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.settings import Settings, state_folder
-from batchgen.store.bucket import BucketStore
-from batchgen.store.open_store import open_store
-from batchgen.store.store import SPOOL, Store
+from batchgen.store.job_folder import SPOOL
+from batchgen.store.store import Store
 
 WORKER_STOPS = {StopKind.DISK, StopKind.SIGNAL, StopKind.CLOSED, StopKind.BUG}  # this worker's affair, not the job's
 RETRY_DELAY_S = 30.0  # before a sample is taken up again whose worker cannot make it
@@ -155,28 +153,14 @@ class JobSession:
         return self
 
     def _open_store(self) -> Store:
-        """Raises StoreError when this machine does not see the job's folder or has no place for one, SettingsError."""
-        facts, name = self.facts, re.sub(r"[^\w.-]", "_", self._worker.name)
-        spool = f"{SPOOL}-{name}-{self.run_id}"
-        if facts.bucket:
-            if (state := state_folder(self._worker.settings)) is None:
-                raise StoreError("there is no home folder for what a worker stores: set HOME or XDG_STATE_HOME")
-            return open_store(state / "worker" / self.schema, facts.bucket, spool)
-        store = open_store(Path(facts.folder), spool=spool)
-        location = read_pointer(store.folder)
-        if location is None or location.schema != self.schema:
-            raise StoreError(
-                f"{facts.folder} is not here as the submitter sees it: mount it under the same path, or use a bucket as output"
-            )
-        return store
+        name, state = re.sub(r"[^\w.-]", "_", self._worker.name), state_folder(self._worker.settings)
+        return open_submitted_store(self.facts, self.schema, f"{SPOOL}-{name}-{self.run_id}", state)
 
     def _lock_and_adopt_spool(self) -> None:
         """One worker of the same name may have been here before and died."""
         died = os.path.isdir(self.store.spool)
         self.store.prepare()
-        if isinstance(self.store, BucketStore):
-            bind_store(self.ledger, self.store)
-            self.store.has_remote_workers = True
+        bind_store(self.ledger, self.store, remote_workers=True)
         self._spool_lock = lock_spool(self.store)
         adopt_spool(self.ledger, self.store, self._catalogue, self._worker.note)
         self._adopt_orphans(died=died)

@@ -23,6 +23,7 @@ from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work_queue import Submission
 from batchgen.manifest import Manifest
 from batchgen.store.lock import JobLock
+from batchgen.store.open_store import last_location, open_store
 from batchgen.store.store import Store
 
 NO_RUN = 0  # what is submitted without a run
@@ -65,7 +66,8 @@ async def submit_and_wait(
 
 
 def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, location: LedgerPointer) -> None:
-    store, lock = Store(folder.absolute()), JobLock(folder)  # workers are not in this working directory
+    # Workers are not in this working directory.
+    store, lock = open_store(folder.absolute(), last_location(folder)), JobLock(folder)
     store.prepare()
     lock.acquire()
     try:
@@ -74,17 +76,17 @@ def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, loc
             ServerLock(ledger).acquire()
             emulated = ledger.reader.meta("emulated") == "yes"
             plan = plan_derivatives(manifest, ledger, store, only, emulated=emulated)
-            submit(url, location.schema, lambda db: _insert(db, location.schema, plan, manifest.name, store.root))
+            submit(url, location.schema, lambda db: _insert(db, location.schema, plan, manifest.name, store))
         finally:
             ledger.close()
     finally:
         lock.release()
 
 
-def _insert(db: Connection, schema: str, plan: DerivativePlan, name: str, folder: str) -> None:
+def _insert(db: Connection, schema: str, plan: DerivativePlan, name: str, store: Store) -> None:
     if work_queue.load_submission(db, NO_RUN) is None:
         facts = Submission(
-            name=name, folder=folder, bucket="", limits={}, models={}, lanes={}, hold_uncertain=True, emulator_url=None,
+            name=name, folder=store.root, bucket=store.url, limits={}, models={}, lanes={}, hold_uncertain=True, emulator_url=None,
             version=__version__,
         )  # fmt: skip
         work_queue.insert_submission(db, NO_RUN, facts, None, None)

@@ -26,7 +26,7 @@ from batchgen.ledger.quota_store import open_quota_store
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import load_submission
 from batchgen.scheduling.stop_reason import StopKind, StopReason
-from batchgen.settings import Settings
+from batchgen.settings import Settings, state_folder
 
 POLL_S = 1.0
 CLOSE_IDLE_AFTER_S = 60.0  # after which a job's connections are closed
@@ -61,7 +61,9 @@ class Worker:
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._stop = asyncio.Event()
         self._noted_s: dict[str, float] = {}
-        self._derivative_worker = DerivativeWorker(url, options.name, options.post_processes, self._note_throttled)
+        self._derivative_worker = DerivativeWorker(
+            url, options.name, options.post_processes, state_folder(settings), self._note_throttled
+        )
 
     def stop(self) -> None:
         """Once: give back what is not on its way, and finish what is. Twice: give that up too."""

@@ -20,10 +20,11 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import EMPTY_MAPPING, ImageFile, Item, Reply, Sample
-from batchgen.store.bucket import BucketStore
 from batchgen.store.check import check_file
+from batchgen.store.local_folder import verify_file
 from batchgen.store.spool import sync_file, sync_folder
-from batchgen.store.store import SUPERSEDED, Store, verify_file
+from batchgen.store.store import Store
+from batchgen.store.stored_files import SUPERSEDED
 
 Change = tuple[str, tuple[Any, ...]]
 Note = Callable[[str], None]
@@ -52,7 +53,7 @@ def move_unplaced(ledger: Ledger, store: Store, images: Sequence[RecordedImage],
 def is_in_place(store: Store, image: RecordedImage) -> bool:
     """Compare the bytes: another picture of the same size may have the name."""
     file = image.file
-    return store.verify(file.path, file.sha256, file.bytes) == "right"
+    return store.verify(file.path, file.sha256) == "right"
 
 
 def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
@@ -64,7 +65,7 @@ def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
         partly = attempt.answer is not None and attempt.answer.recorded  # else its receipt tells nothing new
-        if isinstance(store, BucketStore) and not partly and settle_by_receipt(ledger, store, attempt, note):
+        if not partly and settle_by_receipt(ledger, store, attempt, note):
             continue
         if attempt.links:
             continue
@@ -93,7 +94,7 @@ def adopt_spooled(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note
     return bool(found)
 
 
-def settle_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt, note: Note) -> bool:
+def settle_by_receipt(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note) -> bool:
     """Whether a process deposited this attempt and died before the ledger heard of it. Its pictures are read again."""
     facts = store.read_receipt(attempt.id)
     receipt = None if facts is None else receipt_from_json(facts, attempt)
@@ -103,11 +104,11 @@ def settle_by_receipt(ledger: Ledger, store: BucketStore, attempt: OpenAttempt, 
         file = picture.file
         if (
             verify_file(store.spooled(picture.spool), file.sha256, file.bytes) != "right"
-            and store.verify(file.path, file.sha256, file.bytes) != "right"
+            and store.verify(file.path, file.sha256) != "right"
         ):
             return False
     for picture in receipt.pictures:
-        store.note_upload_elsewhere(picture.spool, picture.file.path)
+        store.uploads.note_uploaded_elsewhere(picture.spool, picture.file.path)
     _record_and_place(ledger, store, attempt, receipt, note, "was on its way to the bucket")
     return True
 

@@ -13,8 +13,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import ImageFile, Reply, Sample, Usage
-from batchgen.store.bucket import BucketStore
-from batchgen.store.open_store import STORE_META_KEY, refuse_other_location
+from batchgen.store.open_store import STORE_META_KEY, note_location, refuse_other_location
 from batchgen.store.store import Store
 
 VERSION = 1
@@ -99,16 +98,17 @@ def _belongs_to_attempt(picture: SpooledPicture, attempt: OpenAttempt) -> bool:
     return right and is_inside(picture.file.path)
 
 
-def bind_store(ledger: Ledger, store: Store) -> None:
+def bind_store(ledger: Ledger, store: Store, *, remote_workers: bool = False) -> None:
     """The ledger says where the pictures are, and the store by which name its receipts go. Raises UsageError when the job's
     pictures are elsewhere. Only a bucket, or a job that left one, is worth a write."""
     refuse_other_location(ledger.reader, store)
     if store.url != (ledger.reader.meta(STORE_META_KEY) or ""):
         ledger.set_meta(**{STORE_META_KEY: store.url})
-    if isinstance(store, BucketStore):
-        store.write_address_note()
-        store.token = ledger.reader.meta(RECEIPTS_META) or secrets.token_hex(6)
-        ledger.set_meta(**{RECEIPTS_META: store.token})
+    note_location(store)
+    if store.properties.keeps_receipts:
+        token = ledger.reader.meta(RECEIPTS_META) or secrets.token_hex(6)
+        ledger.set_meta(**{RECEIPTS_META: token})
+        store.bind(token, remote_workers=remote_workers)
 
 
 def record_receipt(receipt: Receipt, ledger: Ledger, sample: Sample) -> Sequence[SpooledPicture]:

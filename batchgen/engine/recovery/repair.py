@@ -36,11 +36,13 @@ from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_file_for_read
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.store.check import check_file
+from batchgen.store.job_folder import TURNS
 from batchgen.store.lock import JobLock
 from batchgen.store.open_store import STORE_META_KEY, open_store
 from batchgen.store.sniff import EXTENSION, is_picture
 from batchgen.store.spool import disk_error
-from batchgen.store.store import DRAFTS, SUPERSEDED, TURNS, Store
+from batchgen.store.store import Store
+from batchgen.store.stored_files import DRAFTS, SUPERSEDED
 from batchgen.store.unparsed import finish_interrupted_saves, load_answer, unparsed_attempts
 
 FIRST_RUN = 1  # the number that a new ledger gives to its first run
@@ -261,8 +263,6 @@ class _RenamedImages:
         if (old := self._by_hash.pop(sha256, None)) is None:
             return False
         self._store.supersede(path)
-        if "/" in path:
-            self._store.plain_folder(path.rsplit("/", 1)[0])
         self._store.move(old, path)
         self._store.sync(old, path)
         done.moved.append((old, path))

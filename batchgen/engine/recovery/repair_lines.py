@@ -16,7 +16,8 @@ from batchgen.ledger.rows import format_utc
 from batchgen.manifest import Manifest
 from batchgen.planning.fingerprint import fingerprint
 from batchgen.records import Item, required_keys, sample_key
-from batchgen.store.store import Store, sidecar_path
+from batchgen.store.store import Store
+from batchgen.store.stored_files import sidecar_path
 
 # As `ledger.results.item_line` makes it. Of a receipt it has besides `n` and `fingerprint`, lists beside `files`.
 ResultLine = dict[str, Any]

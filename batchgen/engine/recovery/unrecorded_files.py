@@ -10,7 +10,8 @@ from typing import Any
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.reader import Reader
-from batchgen.store.store import DRAFTS, SUPERSEDED, Store
+from batchgen.store.store import Store
+from batchgen.store.stored_files import DRAFTS, SUPERSEDED
 
 Change = tuple[str, tuple[Any, ...]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +15,9 @@ from typing import IO
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.history import HistoryReader
 from batchgen.report.thumbnails import Thumbnails
-from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
-from batchgen.store.bucket import BucketStore
-from batchgen.store.objects import BucketUnavailable
-from batchgen.store.open_store import STORE_META_KEY, load_pending, open_store
+from batchgen.safe_open import UnsafePathError, resolve_inside
+from batchgen.store.blobs import BucketUnavailable
+from batchgen.store.open_store import STORE_META_KEY, open_store
 from batchgen.store.sniff import HEAD_BYTES, sniff
 from batchgen.store.store import Store
 
@@ -40,36 +39,26 @@ class OpenPicture:
 
 def open_picture(folder: Path, attempt: int, k: int) -> OpenPicture | None:
     """None when there is no such picture, none that lies inside the folder, or its bytes are none."""
-    located = _locate(folder, attempt, k)
-    if located is None:
-        return None
-    store, path, sha256 = located
-    return _open_remote(store, path, sha256) if isinstance(store, BucketStore) else _open_local(folder, path, sha256)
+    located = _locate(folder, lambda ledger: ledger.placed_picture(attempt, k))
+    return _open(*located) if located is not None and SHA256.fullmatch(located[2]) else None
 
 
 def open_derivative(folder: Path, item_id: str, n: int, sha: str) -> OpenPicture | None:
     """The same of what was made of a sample's picture. sha: how its SHA-256 begins."""
-    try:
-        with closing(HistoryReader.open(folder)) as ledger:
-            path = ledger.derivative_path(item_id, n, sha)
-    except (LedgerError, sqlite3.Error):
-        return None
-    return None if path is None else _open_local(folder, path, sha)
+
+    def find(ledger: HistoryReader) -> tuple[str, str] | None:
+        path = ledger.derivative_path(item_id, n, sha)
+        return None if path is None else (path, sha)
+
+    located = _locate(folder, find)
+    return None if located is None else _open(*located)
 
 
-def _open_local(folder: Path, path: str, sha256: str) -> OpenPicture | None:
-    try:
-        file = open_regular(resolve_inside(os.path.realpath(folder), path))
-    except UnsafePathError:
-        return None
-    return _sniff_type(file, sha256)
-
-
-def _open_remote(store: BucketStore, path: str, sha256: str) -> OpenPicture | None:
-    """Through this process: the browser has no credentials for the bucket, and shall have none."""
+def _open(store: Store, path: str, sha256: str) -> OpenPicture | None:
+    """Through this process: the browser has no credentials for a bucket, and shall have none."""
     try:
         return _sniff_type(store.open(path), sha256)
-    except (FileNotFoundError, BucketUnavailable):
+    except (OSError, BucketUnavailable):
         return None
 
 
@@ -84,12 +73,12 @@ def _sniff_type(file: IO[bytes], sha256: str) -> OpenPicture | None:
 
 def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
     """WebP, made now if it was not made before, and kept where the gallery keeps it."""
-    located = _locate(folder, attempt, k)
-    if located is None:
+    located = _locate(folder, lambda ledger: ledger.placed_picture(attempt, k))
+    if located is None or not SHA256.fullmatch(located[2]):
         return None
     store, path, sha256 = located
     try:
-        if not store.url:
+        if not store.properties.remote:
             resolve_inside(os.path.realpath(folder), path)
         small = Thumbnails(folder, store=store).thumbnail(path, sha256)
     except (UnsafePathError, BucketUnavailable):
@@ -97,15 +86,16 @@ def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
     return small if sniff(small[:HEAD_BYTES]) == "webp" else None
 
 
-def _locate(folder: Path, attempt: int, k: int) -> tuple[Store, str, str] | None:
+def _locate(folder: Path, find: Callable[[HistoryReader], tuple[str, str] | None]) -> tuple[Store, str, str] | None:
+    """The job's store, and path and sha256 of what was found in its ledger."""
     try:
         with closing(HistoryReader.open(folder)) as ledger:
-            located = ledger.placed_picture(attempt, k)
+            located = find(ledger)
             store = _store(folder, ledger.meta(STORE_META_KEY) or "")
-            load_pending(store, ledger)
+            store.load_pending(ledger.unplaced())
     except (LedgerError, SettingsError, sqlite3.Error):
         return None
-    return (store, *located) if located is not None and SHA256.fullmatch(located[1]) else None
+    return None if located is None else (store, *located)
 
 
 @lru_cache(64)

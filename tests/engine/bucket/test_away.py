@@ -9,8 +9,9 @@ import json
 import pytest
 
 import batchgen
-from batchgen.store.bucket import BucketStore
-from batchgen.store.objects import BucketUnavailable, ObjectStorage
+from batchgen.store.blobs import BucketUnavailable
+from batchgen.store.objects import ObjectStorage
+from batchgen.store.open_store import open_store
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
 from tests.support.https import proxy
@@ -46,14 +47,14 @@ async def test_pictures_wait_in_the_spool_while_the_bucket_refuses_them(bench, g
     monkeypatch.setattr("batchgen.store.objects.RETRIES", 0)
     gate.refuse = refuse_pictures(status)
     outcome = await bench.run(THREE)
-    assert (outcome.exit_code, outcome.made, outcome.pending_uploads) == (5, 3, 3)
+    assert (outcome.exit_code, outcome.made, outcome.waiting) == (5, 3, 3)
     assert (gate.objects(), bench.spooled) == ({}, ["1.0", "2.0", "3.0"])
     assert f"HTTP {status}" in bench.notes
     with bench.reader() as ledger:
         assert (ledger.counts(), len(ledger.unplaced())) == ({"succeeded": 3}, 3)
     gate.refuse = lambda method, path: None
     outcome = await bench.run(THREE)
-    assert (outcome.exit_code, outcome.kept, outcome.pending_uploads, await bench.requests()) == (0, 3, 0, 3)
+    assert (outcome.exit_code, outcome.kept, outcome.waiting, await bench.requests()) == (0, 3, 0, 3)
     await all_three(bench, gate)
 
 
@@ -67,7 +68,7 @@ async def test_pictures_go_up_as_soon_as_the_bucket_is_back(bench, gate):
 
     gate.refuse = once
     outcome = await bench.run(THREE)
-    assert (outcome.exit_code, outcome.pending_uploads) == (0, 0)
+    assert (outcome.exit_code, outcome.waiting) == (0, 0)
     await all_three(bench, gate)
 
 
@@ -77,7 +78,7 @@ async def test_what_waits_is_neither_planned_nor_bought_again_while_the_bucket_s
     planned = batchgen.plan(batchgen.load(bench.manifest(THREE), output=ADDRESS, emulate=True))
     assert (planned.reconciliation.kept, planned.reconciliation.wanted) == (3, 0)
     outcome = await bench.run(THREE)
-    assert (outcome.exit_code, outcome.kept, outcome.pending_uploads, await bench.requests()) == (5, 3, 3, 3)
+    assert (outcome.exit_code, outcome.kept, outcome.waiting, await bench.requests()) == (5, 3, 3, 3)
     assert bench.spooled == ["1.0", "2.0", "3.0"]
 
 
@@ -87,7 +88,7 @@ async def test_while_the_bucket_is_away_no_answer_waits_for_it(bench, gate, monk
     gate.refuse = refuse_pictures(403)
     many = items(*(f"thing {n}" for n in range(20)))
     outcome = await bench.run(many, head="defaults: {model: flash}\nlimits: {concurrency: 1}\nitems:\n")
-    assert (outcome.made, outcome.pending_uploads, len(bench.spooled)) == (20, 20, 20)
+    assert (outcome.made, outcome.waiting, len(bench.spooled)) == (20, 20, 20)
     with bench.reader() as ledger:
         assert len(ledger.unplaced()) == 20
     assert sum(path.endswith(".jpg") for _, path in gate.seen) == 2  # the first, and once more at the end
@@ -108,7 +109,7 @@ async def test_a_server_that_is_gone_is_one_that_is_away(bench, gate, monkeypatc
     outcome = await bench.run(THREE)
     gate.refuse = lambda method, path: None
     gate.start()
-    assert (outcome.exit_code, outcome.pending_uploads) == (5, 3)
+    assert (outcome.exit_code, outcome.waiting) == (5, 3)
     assert "cannot be reached" in bench.notes or "HTTP 503" in bench.notes
     outcome = await bench.run(THREE)
     assert (outcome.exit_code, await bench.requests()) == (0, 3)
@@ -119,14 +120,14 @@ async def test_a_picture_that_waits_serves_as_reference(bench, gate):
     gate.refuse = refuse_pictures(403)
     text = items("a mug") + '  - {id: snow, prompt: in snow, references: ["@i0"]}\n'
     outcome = await bench.run(text)
-    assert (outcome.made, outcome.pending_uploads) == (2, 2)
+    assert (outcome.made, outcome.waiting) == (2, 2)
 
 
 async def test_a_picture_that_waited_and_is_replaced_keeps_aside_what_came_before(bench, gate):
     gate.refuse = refuse_pictures(403)
     await bench.run(items("a"))
     outcome = await bench.run(items("a at night"))
-    assert (outcome.made, outcome.pending_uploads) == (1, 2)
+    assert (outcome.made, outcome.waiting) == (1, 2)
     gate.refuse = lambda method, path: None
     outcome = await bench.run(items("a at night"))
     served, found = await bench.served(), digests(gate.objects())
@@ -145,7 +146,7 @@ async def test_what_made_way_is_known_even_when_its_successor_has_to_wait(bench,
 
     gate.refuse = after_the_first
     outcome = await bench.run(items("a at night"))
-    assert (outcome.exit_code, outcome.pending_uploads, gate.objects()) == (5, 1, {"superseded/i0.1.jpg": before})
+    assert (outcome.exit_code, outcome.waiting, gate.objects()) == (5, 1, {"superseded/i0.1.jpg": before})
     gate.refuse = lambda method, path: None
     await bench.run(items("a at night"))
     outcome = await bench.run(items("a"))  # bought before, and found where it lies
@@ -157,23 +158,23 @@ async def test_a_waiting_picture_takes_its_name_from_the_one_that_the_bucket_has
     before = gate.objects()["i0.jpg"]
     gate.refuse = refuse_pictures(403)
     outcome = await bench.run(items("a at night"))
-    assert (outcome.pending_uploads, gate.objects()) == (1, {"i0.jpg": before})
+    assert (outcome.waiting, gate.objects()) == (1, {"i0.jpg": before})
     gate.refuse = lambda method, path: None
     outcome = await bench.run(items("a at night"))
     served = await bench.served()
-    assert (outcome.exit_code, outcome.pending_uploads, outcome.kept, bench.spooled) == (0, 0, 1, [])
+    assert (outcome.exit_code, outcome.waiting, outcome.kept, bench.spooled) == (0, 0, 1, [])
     assert digests(gate.objects())["i0.jpg"] == served["a at night"] and gate.objects()["superseded/i0.1.jpg"] == before
     with bench.reader() as ledger:
         assert {path for path, *_ in ledger.expected_files()} == {"i0.jpg", "superseded/i0.1.jpg"}
 
 
 def test_an_earlier_picture_that_waits_never_takes_the_name_from_a_later_one(gate, tmp_path):
-    store = BucketStore(tmp_path / "job", ADDRESS)
+    store = open_store(tmp_path / "job", ADDRESS)
     store.prepare()
     for name in ("1.0", "2.0"):
         (tmp_path / "job" / ".batchgen" / "spool" / name).write_bytes(name.encode())
     store.add_pending(1, [("1.0", "i0.jpg")], BucketUnavailable("away"))
-    assert store.displace_pending([("2.0", "i0.jpg")]) == [("superseded/i0.1.0.jpg", "1.0")]
+    assert store.uploads.displace_pending([("2.0", "i0.jpg")]) == [("superseded/i0.1.0.jpg", "1.0")]
     assert store.move_into_place("2.0", "i0.jpg") is None
     assert store.pending_uploads == {"superseded/i0.1.0.jpg": "1.0"}
     store.move_into_place("1.0", "superseded/i0.1.0.jpg")
@@ -187,15 +188,15 @@ def test_an_earlier_picture_that_waits_never_takes_the_name_from_a_later_one(gat
     "place",
     [
         "batchgen.engine.settle:deposit",
-        "batchgen.store.bucket:ObjectStorage.create",  # of the picture or the receipt: prepare takes the first two
+        "batchgen.store.objects:ObjectStorage.put_new",  # of the picture or the receipt: prepare takes the first two
         "batchgen.engine.settle:deposit!",
         "batchgen.engine.settle:Ledger.attempt_succeeded!",
         "batchgen.engine.settle:Ledger.record_placed",
-        "batchgen.store.bucket:BucketStore.discard_spooled",
+        "batchgen.store.store:Store.discard_spooled",
     ],
 )
 async def test_a_crash_on_the_way_to_the_bucket_buys_nothing_twice(bench, gate, place):
-    child = await bench.child(place, 5 if "create" in place else 2)
+    child = await bench.child(place, 5 if "put_new" in place else 2)
     assert await child.wait() == 9
     with bench.reader() as ledger:
         in_the_air = len(ledger.open_attempts())
@@ -208,9 +209,9 @@ async def test_a_crash_on_the_way_to_the_bucket_buys_nothing_twice(bench, gate, 
     assert uncertain < in_the_air or in_the_air == 0  # at least the one on its way was taken up
 
 
-@pytest.mark.parametrize("place", ["batchgen.engine.settle:deposit!", "batchgen.store.bucket:ObjectStorage.create"])
+@pytest.mark.parametrize("place", ["batchgen.engine.settle:deposit!", "batchgen.store.objects:ObjectStorage.put_new"])
 async def test_what_an_attempt_cost_is_known_after_a_crash_between_bucket_and_ledger(bench, gate, place):
-    child = await bench.child(place, 3 if "create" in place else 1, items("only one"))
+    child = await bench.child(place, 3 if "put_new" in place else 1, items("only one"))
     assert await child.wait() == 9
     outcome = await bench.run(items("only one"))
     assert (outcome.exit_code, outcome.made, await bench.requests()) == (0, 0, 1)
@@ -238,7 +239,7 @@ async def test_a_receipt_whose_picture_is_another_one_now_is_not_believed(bench,
     objects = ObjectStorage(ADDRESS)
     size = len(gate.objects()["i0.jpg"])
     objects.delete("i0.jpg")
-    objects.create("i0.jpg", bytes(size))
+    objects.put_new("i0.jpg", bytes(size))
     outcome = await bench.run(items("only one"))
     with bench.reader() as ledger:
         assert ledger.attempts()["uncertain"] == 1
@@ -257,12 +258,12 @@ async def test_a_receipt_that_names_other_files_is_not_believed(bench, gate, for
     for path in (bench.job / ".batchgen" / "spool").iterdir():
         path.unlink()
     objects = ObjectStorage(ADDRESS)
-    (name,) = [found.path for found in objects.list_below("") if "receipts" in found.path]
-    receipt = json.loads(objects.read(name))
+    (name,) = [found.path for found in objects.list() if "receipts" in found.path]
+    receipt = json.loads(objects.open(name).read())
     picture = receipt["pictures"][0]
     picture |= {**forged, "file": {**picture["file"], **forged.get("file", {})}}
     objects.delete(name)
-    objects.create(name, json.dumps(receipt).encode())
+    objects.put_new(name, json.dumps(receipt).encode())
     await bench.run(items("only one"))
     with bench.reader() as ledger:
         assert ledger.attempts()["uncertain"] == 1
@@ -302,6 +303,6 @@ async def test_a_bucket_elsewhere_is_reached_through_the_proxy_whose_password_is
     async with proxy(0, answer=refuses) as through:
         monkeypatch.setenv("HTTPS_PROXY", through.url("me:hush@"))
         with pytest.raises(BucketUnavailable) as error:
-            await asyncio.to_thread(ObjectStorage(ADDRESS).size, "a.png")
+            await asyncio.to_thread(ObjectStorage(ADDRESS).stat, "a.png")
     assert through.asked[0] == "CONNECT s3.us-east-1.amazonaws.com:443 HTTP/1.1"
     assert "hush" not in str(error.value)

@@ -15,7 +15,8 @@ from batchgen.errors import SettingsError, StoreError, UsageError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import SpooledPicture
 from batchgen.records import ImageFile, Reply
-from batchgen.store.bucket import BucketStore
+from batchgen.store.objects import ObjectStorage
+from batchgen.store.open_store import open_store
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
 from tests.support.paths import ROOT
@@ -80,13 +81,14 @@ async def test_a_bucket_that_cannot_be_listed_at_the_end_leaves_the_run_without_
 
 async def test_a_deposit_pushes_nothing_aside_and_leaves_a_name_that_the_ledger_gave_to_another(gate, tmp_path):
     """Another worker may have made the picture while this one could not hear from the ledger."""
-    store = BucketStore(tmp_path / "job", ADDRESS)
+    store = open_store(tmp_path / "job", ADDRESS)
     store.prepare()
     for name in ("1.0", "2.0"):
         (tmp_path / "job" / ".batchgen" / "spool" / name).write_bytes(name.encode())
     settled = [SpooledPicture(1, 0, name, ImageFile(path=path, sha256="", bytes=3, width=1, height=1, format="jpeg"), None)
                for name, path in (("1.0", "i0.jpg"), ("2.0", "i1.jpg"))]  # fmt: skip
     gate.put("pictures", "shop/catalog/i0.jpg", b"made meanwhile")
+    store.bind("ledger")
     store.upload_with_receipt(1, settled[:1], {})
     store.upload_with_receipt(2, settled[1:], {})
     assert gate.objects() == {"i0.jpg": b"made meanwhile", "i1.jpg": b"2.0"}
@@ -97,7 +99,7 @@ async def test_a_deposit_pushes_nothing_aside_and_leaves_a_name_that_the_ledger_
 
 def test_a_picture_that_moves_before_anything_was_listed_is_known_by_its_size(gate, tmp_path):
     gate.put("pictures", "shop/catalog/a.jpg", b"eleven bytes")
-    store = BucketStore(tmp_path / "job", ADDRESS)
+    store = open_store(tmp_path / "job", ADDRESS)
     store.prepare()
     store._move("a.jpg", "b.jpg")
     assert (store.has_file("b.jpg", 12), store.has_file("a.jpg", 12)) == (True, False)
@@ -105,11 +107,9 @@ def test_a_picture_that_moves_before_anything_was_listed_is_known_by_its_size(ga
 
 async def test_a_receipt_says_all_that_settling_needs_and_lies_beside_the_pictures(bench, gate):
     await bench.run(items("a"))
-    from batchgen.store.objects import ObjectStorage
-
     objects = ObjectStorage(ADDRESS)
-    (path,) = [found.path for found in objects.list_below(".batchgen/receipts")]
-    receipt = json.loads(objects.read(path))
+    (path,) = [found.path for found in objects.list(".batchgen/receipts")]
+    receipt = json.loads(objects.open(path).read())
     picture = receipt["pictures"][0]
     assert (receipt["item"], receipt["n"], picture["file"]["path"]) == ("i0", 1, "i0.jpg")
     assert picture["file"]["sha256"] == digest(gate.objects()["i0.jpg"])
@@ -158,9 +158,7 @@ async def test_a_changed_prompt_keeps_the_earlier_picture_aside(bench, gate):
 
 
 async def test_a_name_that_a_stranger_took_makes_way_and_is_not_written_over(bench, gate):
-    from batchgen.store.objects import ObjectStorage
-
-    ObjectStorage(ADDRESS).create("i0.jpg", b"somebody's own")
+    ObjectStorage(ADDRESS).put_new("i0.jpg", b"somebody's own")
     await bench.run(items("a"))
     found = gate.objects()
     assert found["superseded/i0.1.jpg"] == b"somebody's own"
@@ -208,10 +206,8 @@ async def test_pictures_that_are_elsewhere_are_not_bought_again_in_silence(bench
         await bench.run(items("a", "b"))
     with pytest.raises(UsageError, match="would be bought again"):
         batchgen.plan(batchgen.load(bench.manifest(items("a", "b")), output=ADDRESS, emulate=True))
-    from batchgen.store.objects import ObjectStorage
-
     for picture in bench.job.glob("*.jpg"):  # as `aws s3 sync` would
-        ObjectStorage(ADDRESS).create(picture.name, picture)
+        ObjectStorage(ADDRESS).put_new(picture.name, picture)
     outcome = await bench.run(items("a", "b"))
     assert (outcome.exit_code, outcome.kept, await bench.requests()) == (0, 2, 2)
 
@@ -239,13 +235,6 @@ def test_a_job_in_a_folder_never_loads_what_buckets_need(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job.yaml")], cwd=ROOT, check=False)
     assert done.returncode == 0
-
-
-async def test_derivatives_of_pictures_in_a_bucket_are_refused_before_anything_is_sent(bench, gate):
-    head = "defaults: {model: flash}\npost: [{name: web, format: webp}]\nitems:\n"
-    with pytest.raises(UsageError, match="take post: out, or name a folder"):
-        await bench.run(items("a"), head=head)
-    assert await bench.requests() == 0 and not bench.job.exists()
 
 
 # --- before anything is paid for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from PIL import Image
 from batchgen.cli.main import run_command_line
 from batchgen.emulator import EmulatorOptions
 from batchgen.ledger.schema import ledger_path
+from batchgen.report.dashboard.pictures import open_derivative
 from batchgen.store.objects import ObjectStorage
 from tests.support.bucket_bench import ADDRESS
 from tests.support.dashboard import site
@@ -61,8 +63,8 @@ def test_verify_names_what_is_missing_changed_or_not_ours(job, gate, run):
     objects, size = ObjectStorage(ADDRESS), len(gate.objects()["a.jpg"])
     for path in ("a.jpg", "b.jpg"):
         objects.delete(path)
-    objects.create("a.jpg", bytes(size))
-    objects.create("stranger.png", b"x")
+    objects.put_new("a.jpg", bytes(size))
+    objects.put_new("stranger.png", b"x")
     code, out, _ = run("verify", "job.yaml", "--json")
     found = json.loads(out)
     assert (code, found["changed"], found["missing"], found["extra"]) == (3, ["a.jpg"], ["b.jpg"], ["stranger.png"])
@@ -135,10 +137,27 @@ def test_doctor_says_whether_the_bucket_answers(gate, run, tmp_path, monkeypatch
     assert asked() == "fail s3://nobodys-bucket: there is no such bucket"
 
 
-def test_post_with_a_bucket_is_refused_in_words(job, run):
-    Path("job.yaml").write_text(MANIFEST.replace("defaults", "post: [{name: web, format: webp}]\ndefaults"))
-    code, _, err = run("post", "job.yaml")
-    assert code == 2 and "take post: out" in err
+def test_post_makes_derivatives_in_the_bucket_that_every_view_sees(job, gate, run):
+    Path("job.yaml").write_text(MANIFEST.replace("defaults", "post: [{name: web, format: webp, width: 16}]\ndefaults"))
+    code, out, err = run("post", "job.yaml", "--json")
+    assert (code, json.loads(out)["folder"], err) == (0, str(job), "")
+    web = {name: data for name, data in gate.objects().items() if name.startswith("derivatives/")}
+    assert sorted(web) == ["derivatives/web/a.webp", "derivatives/web/b.webp"]
+    found = json.loads(run("verify", "job.yaml", "--json")[1])
+    assert (found["ok"], found["checked"], found["derived"], found["extra"]) == (True, 2, 2, [])
+    sha256 = hashlib.sha256(web["derivatives/web/a.webp"]).hexdigest()
+    opened = open_derivative(job, "a", 1, sha256[:16])
+    assert opened is not None and (opened.kind, opened.file.seek(0), opened.file.read()) == (
+        "image/webp",
+        0,
+        web["derivatives/web/a.webp"],
+    )
+    code, _, _ = run("report", "job.yaml")
+    assert code == 0 and "derivatives/web/a.webp" in (job / "report.html").read_text()
+    ObjectStorage(ADDRESS).delete("derivatives/web/a.webp")
+    found = json.loads(run("verify", "job.yaml", "--json")[1])
+    assert (found["ok"], found["derived_amiss"]) == (False, ["derivatives/web/a.webp"])
+    assert run("post", "job.yaml")[0] == 0 and gate.objects()["derivatives/web/a.webp"] == web["derivatives/web/a.webp"]
 
 
 def test_the_schema_says_that_output_may_be_a_bucket(run):

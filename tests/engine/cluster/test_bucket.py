@@ -119,3 +119,17 @@ async def test_while_the_bucket_is_away_pictures_wait_with_their_worker_and_go_u
         3,
         ["i0.jpg", "i1.jpg", "i2.jpg"],
     )
+
+
+async def test_derivatives_are_made_by_workers_and_go_into_the_bucket_as_well(cluster, gate):
+    def head(width: int) -> str:
+        return HEAD.replace("items:", f"post: [{{name: web, format: webp, width: {width}}}]\nitems:")
+
+    cluster.worker()
+    outcome = await cluster.watch(items("a", "b"), head(16))
+    made = ["derivatives/web/i0.webp", "derivatives/web/i1.webp"]
+    assert (outcome.exit_code, outcome.derived.made, sorted(gate.objects())) == (0, 2, [*made, "i0.jpg", "i1.jpg"])
+    outcome = await cluster.watch(items("a", "b"), head(8))
+    assert (outcome.exit_code, outcome.derived.made, await cluster.requests()) == (0, 2, 2)
+    assert [Image.open(io.BytesIO(gate.objects()[path])).width for path in made] == [8, 8]
+    assert not [path for path in cluster.folder.rglob("*") if path.suffix in (".jpg", ".webp")]

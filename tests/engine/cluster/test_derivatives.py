@@ -180,10 +180,11 @@ SLOW = "{name: big, format: avif, width: 2600, upscale: true, quality: 90}"
 
 async def stopped_half_way(cluster, worker):
     """The process of a worker that has made the first file of a picture and not the last, and is kept from it."""
-    await cluster.until(lambda: any(path.startswith("thumb/") for path in files(cluster)))
+    state = cluster.folder / "out" / ".batchgen"
+    await cluster.until(lambda: any(state.glob("post-spool-*/derive-*")))
     (process,) = workers(worker.pid)
     os.kill(process, signal.SIGSTOP)
-    assert not any(path.startswith("big/") for path in files(cluster))
+    assert files(cluster) == {}  # they have their names once all of a picture are whole
     return process
 
 

@@ -92,7 +92,7 @@ async def test_whoever_takes_them_up_may_die_at_any_step_and_the_ledger_names_no
     said = json.dumps({"engine": "cluster", "ledger": fleet.ledger, "wait": False})
     for place, k in (
         ("batchgen.engine.settle:move_into_place", 1),  # recorded as a draft, and still in the spool
-        ("batchgen.store.store:os.replace", 1),
+        ("batchgen.store.local_folder:os.replace", 1),
         ("batchgen.ledger.worker_ledger:FencedLedger.record_placed", 2),  # in its place, and nobody has said so
     ):
         child = await asyncio.create_subprocess_exec(
@@ -172,7 +172,7 @@ async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_
 
 
 @pytest.mark.parametrize(
-    "place", ["batchgen.store.store:os.replace", "batchgen.ledger.worker_ledger:FencedLedger.record_placed"]
+    "place", ["batchgen.store.local_folder:os.replace", "batchgen.ledger.worker_ledger:FencedLedger.record_placed"]
 )
 async def test_what_made_way_for_a_worker_that_died_before_it_could_say_so_is_known_by_the_ledger(fleet, place):
     await fleet.submit(items("a"))

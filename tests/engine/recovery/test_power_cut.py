@@ -20,7 +20,7 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.emulator.server import RunningEmulator
 from batchgen.ledger.reader import Reader
 from batchgen.report.console import Console
-from batchgen.store.store import with_sidecars
+from batchgen.store.stored_files import with_sidecars
 from tests.support.bench import Bench, items
 from tests.support.power_cut import STATE, Cut, Disk, Tree, lay_out, succeeded
 

@@ -1,0 +1,122 @@
+"""The folder of a job on this machine: its state, and the spool for what has just come. Wherever the pictures lie, this is here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from batchgen.errors import StoreError
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.store.emergency_spool import EmergencySpool
+from batchgen.store.local_folder import plain_folder
+from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
+
+TURNS = "turns"
+SPOOL = "spool"
+
+
+class JobFolder:
+    """Paths it takes are relative to the folder."""
+
+    def __init__(self, folder: Path, spool: str = SPOOL) -> None:
+        """spool: the name of its folder; each of several processes has its own."""
+        self.folder = folder
+        self.root = str(folder)
+        self.spool = os.path.join(self.root, STATE_FOLDER, spool)
+        self.emergency_spool = EmergencySpool(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
+
+    def prepare(self) -> None:
+        """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
+        try:
+            created = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for folder in created:
+                sync_folder(str(folder.parent))
+            for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, os.path.basename(self.spool))):
+                self.plain_folder(part, 0o700)
+            name = f"probe-{os.getpid()}"
+            Path(self.spooled(name)).unlink(missing_ok=True)  # of a process that had this number and died
+            probe = SpoolFile(self.spool, name)
+            probe.write(b"batchgen")
+            probe.sync()
+            sync_folder(self.spool)
+            os.unlink(probe.path)
+            self.emergency_spool.note_folder_identity()
+        except OSError as error:
+            raise disk_error(error, self.root) from None
+
+    def plain_folder(self, part: str, mode: int = 0o755) -> str:
+        """A folder of ours inside the job folder. Raises StoreError."""
+        return plain_folder(self.root, part, mode)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def spool_file(self, attempt: int, k: int) -> SpoolFile:
+        return SpoolFile(self.spool, f"{attempt}.{k}", self.emergency_spool, mode=FILE_MODE)
+
+    def reserve_space(self) -> None:
+        """Set aside what answers in the air will need should the disk become full; only behind the lock. Raises StoreError."""
+        try:
+            self.emergency_spool.reserve_space()
+        except OSError as error:
+            raise disk_error(error, self.root) from None
+
+    def report_trouble(self, error: StoreError | OSError) -> None:
+        """Of a disk that refused something, from whoever goes on all the same. The first one is what the run hears of."""
+        known = error if isinstance(error, StoreError) else disk_error(error, self.root)
+        self.emergency_spool.report_trouble(known)
+
+    def recover_stranded(self, attempt: int, since: float) -> list[str]:
+        """Copy what an attempt left in the temporary folder into the spool. Answers the paths it came from, still there.
+
+        Raises StoreError while there is no room for it.
+        """
+        came_from = []
+        for name, path in self.emergency_spool.stranded_files(attempt, since):
+            Path(self.spooled(name)).unlink(missing_ok=True)
+            copy = SpoolFile(self.spool, name, mode=FILE_MODE)
+            with open(path, "rb") as file:
+                while piece := file.read(1 << 20):
+                    copy.write(piece)
+            copy.sync()
+            came_from.append(path)
+        return came_from
+
+    def turn_path(self, attempt: int) -> str:
+        """Where the model's own turn of a conversation is kept as it came: the next turn sends it back."""
+        return os.path.join(self.root, STATE_FOLDER, TURNS, f"{attempt}.json")
+
+    def read_turn(self, attempt: int) -> str:
+        """Raises OSError when it is gone."""
+        return Path(self.turn_path(attempt)).read_text(encoding="utf-8")
+
+    def save_turn(self, attempt: int, text: bytes) -> None:
+        """Durable when this returns, and never there in part. Raises StoreError."""
+        folder = self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
+        name = f"turn-{attempt}"
+        self.remove_spooled(name)
+        file = SpoolFile(self.spool, name)
+        file.write(text)
+        file.sync()
+        try:
+            os.replace(file.path, self.turn_path(attempt))
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        sync_folder(folder)
+
+    def spooled(self, name: str) -> str:
+        return os.path.join(self.spool, name)
+
+    def remove_spooled(self, name: str) -> None:
+        Path(self.spooled(name)).unlink(missing_ok=True)
+
+    def clean_spool(self, keep: set[str]) -> int:
+        """Remove spool files that belong to nothing, once everything that could be rescued has been. Answers how many."""
+        removed = 0
+        for entry in os.scandir(self.spool):
+            if entry.name not in keep:
+                os.unlink(entry.path)
+                removed += 1
+        return removed
