@@ -1,260 +1,353 @@
-"""Frozen facts of a run, one class each. `at` is UTC, seconds since 1970; observers fold over them."""
+"""Frozen facts of a run, one class each. `at` is UTC, seconds since 1970; observers fold over them.
+
+A field with `Logged` stands in the event's line of the log, which is named `log_name`; the log's JSON Schema comes from here
+too, and what an event means is the first line of the docstring of the class that names it. Programs of others read these
+names: one is never changed or given another meaning, only added.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
+from batchgen.errors import BREAKER_SCOPES
 from batchgen.records import ImageFile
+
+
+class Logged(NamedTuple):
+    """How a line of the log has a field. description: for people; name: where it is not the field's own; left_out: when it is
+    empty. schema: what JSON Schema says beside the type. unit: how a figure is written: usd, s, ms, rate (requests a minute)
+    or utc; `key` is written as item and sample, `files` as a list of objects."""
+
+    description: str = ""
+    name: str = ""
+    unit: Literal["", "usd", "s", "ms", "rate", "utc", "key", "files"] = ""
+    schema: Mapping[str, Any] = {}
+    left_out: bool = False
+
+
+def _count(description: str, name: str = "", least: int = 0) -> Logged:
+    return Logged(description, name, schema={"minimum": least})
+
+
+DURATION = Logged("From beginning to end.", "duration_s", "s")
+ESTIMATE = Logged("Of the whole run; null is unknown.", "estimate_usd", "usd")
+USD = Logged("What the picture cost, or a batch as far as prices are known; null is unknown.", unit="usd")
+REASON = "One word, such as safety or rate_limited."
+MESSAGE = "In words, the vendor's where it gave any."
+_STATES = ("succeeded", "refused", "failed", "uncertain", "blocked", "pending", "running", "cancelled", "expired")
+_COUNTS = {"additionalProperties": {"type": "integer", "minimum": 0}}
+
+Attempt = Annotated[int, Logged("Number of the request in this job's ledger.")]
+Batch = Annotated[str, Logged("Its name at the vendor's.")]
+Due = Annotated[str | None, Logged("When the night begins, or should have begun; UTC.")]
+ExitCode = Annotated[int, Logged("As the README lists them.")]
+Job = Annotated[str, Logged("The job's name, once its manifest was read.")]
+Key = Annotated[str, Logged(unit="key")]
+Manifest = Annotated[str, Logged("Its path.")]
+Message = Annotated[str, Logged(MESSAGE)]
+Model = Annotated[str, Logged("Id of the AI model.")]
+Reason = Annotated[str, Logged(REASON)]
+Requests = Annotated[int, _count("How many it holds.")]
+State = Annotated[str, Logged("Of a sample that ended, or of a batch in the vendor's words.", schema={"enum": _STATES})]
+Unpriced = Annotated[int, _count("Requests of unknown price.")]
+VendorCount = Annotated[int, _count("By the vendor's count.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
+    log_name: ClassVar[str] = ""
+    level: ClassVar[str] = "info"  # of its line; one with an exit code other than 0 is a warning in any case
     at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """samples: how many this run wants, by AI model; kept: those that were there already; usd: estimate, None unknown.
+    """What this run wants to make.
 
-    known_usd: of the requests whose price is known; unpriced: those whose price is not.
+    usd: estimate, None unknown; known_usd: of the requests whose price is known; unpriced: those whose price is not. The
+    number of the run and the name of the job stand in every line.
     """
 
+    log_name: ClassVar[str] = "run.started"
     run_id: int
     job: str
-    samples: dict[str, int]
-    kept: int
-    usd: float | None
-    eta_s: float | None
-    emulated: bool = False
+    emulated: Annotated[bool, Logged("A local emulator answers: no picture is real.")] = False
+    samples: Annotated[dict[str, int], Logged("Pictures to make, by model.", "wanted", schema=_COUNTS)]
+    kept: Annotated[int, _count("Pictures that were there already.")]
+    usd: Annotated[float | None, ESTIMATE]
     known_usd: float = 0.0
-    unpriced: int = 0
+    unpriced: Unpriced = 0
+    eta_s: Annotated[float | None, Logged("How long the run takes at best; null is unknown.", unit="s")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted(Event):
-    attempt: int
-    key: str
-    model: str
-    number: int  # which attempt of this sample, from 1
-    sent_as: str = ""  # how the request departs from its item, in words
+    """A request is about to leave."""
+
+    log_name: ClassVar[str] = "attempt.started"
+    attempt: Attempt
+    key: Key
+    model: Model
+    number: Annotated[int, _count("Which request for this sample it is, from 1.", least=1)]
+    sent_as: Annotated[str, Logged("How the request departs from its item, in words; most often empty.")] = ""
     batch: bool = False  # a line of a batch, and not in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):
-    """outcome: refused | failed | uncertain. retry_in_s: None when this ended the sample."""
+    """A request ended without a picture."""
 
-    attempt: int
-    key: str
-    model: str
-    outcome: str
-    reason: str
-    message: str
-    retry_in_s: float | None
-    maybe_billed: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleSucceeded(Event):
-    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the picture being durable.
-
-    exposed_ms: from the answer's last byte to its durable record; None for a picture that was fetched from a link.
-    """
-
-    attempt: int
-    key: str
-    model: str
-    files: tuple[ImageFile, ...]
-    usd: float | None
-    seconds: float
-    notes: tuple[str, ...] = ()
-    exposed_ms: float | None = None
+    log_name: ClassVar[str] = "attempt.failed"
+    level: ClassVar[str] = "warning"
+    attempt: Attempt
+    key: Key
+    model: Model
+    outcome: Annotated[str, Logged(schema={"enum": ("refused", "failed", "uncertain")})]
+    reason: Reason
+    message: Message
+    retry_in_s: Annotated[float | None, Logged("null: this ended the sample.", unit="s")]
+    maybe_billed: Annotated[bool, Logged("The vendor may charge for it all the same.")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleEnded(Event):
+class SampleResult(Event):
+    """A picture is durable, or this run gives it up."""
+
+    log_name: ClassVar[str] = "sample.ended"
+    key: Key
+    model: Model
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSucceeded(SampleResult):
+    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the picture being durable."""
+
+    state: State = field(default="succeeded", init=False)
+    attempt: Attempt
+    files: Annotated[tuple[ImageFile, ...], Logged("The picture, and drafts of the same answer.", unit="files")]
+    notes: Annotated[tuple[str, ...], Logged("What was unexpected in the answer.")] = ()
+    usd: Annotated[float | None, USD]
+    seconds: Annotated[float, DURATION]
+    exposed_ms: Annotated[
+        float | None,
+        Logged("From the answer's last byte to its durable record; null for a picture that a link gave.", unit="ms"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleEnded(SampleResult):
     """A sample that ends this run without a picture: refused, failed or uncertain."""
 
-    key: str
-    model: str
-    state: str
-    reason: str
-    message: str
+    level: ClassVar[str] = "warning"
+    reason: Reason
+    message: Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneCooled(Event):
-    """The lane waits: 429 for a minute's window. rpm: what it will send per minute now, None when undeclared."""
+    """A model waits for its quota."""
 
-    model: str
-    seconds: float
-    reason: str
-    rpm: float | None = None
+    log_name: ClassVar[str] = "lane.cooled"
+    level: ClassVar[str] = "warning"
+    model: Model
+    seconds: Annotated[float, Logged("How long the model waits.", "wait_s", "s")]
+    reason: Reason
+    rpm: Annotated[float | None, Logged("Requests a minute from now on; null: none declared.", unit="rate")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneParked(Event):
-    """No more of this AI model until `until` (UTC seconds): its daily quota is gone."""
+    """A model's daily quota is used up."""
 
-    model: str
-    until: float
-    message: str
+    log_name: ClassVar[str] = "lane.parked"
+    level: ClassVar[str] = "warning"
+    model: Model
+    until: Annotated[float, Logged("UTC.", unit="utc")]
+    message: Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStopped(Event):
-    """No more of this AI model in this run; left: samples that were not tried."""
+    """No more of a model in this run."""
 
-    model: str
-    reason: str
-    message: str
-    left: int
+    log_name: ClassVar[str] = "lane.stopped"
+    level: ClassVar[str] = "warning"
+    model: Model
+    reason: Reason
+    message: Message
+    left: Annotated[int, _count("Samples that were not tried.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage(Event):
-    """A model, account or host that is down: nothing is sent there but a probe now and then, and no sample pays for it.
+    """A model, account or host that is down: nothing is sent there but a probe now and then, and no sample pays for it."""
 
-    scope: lane | account | host; name: the model or host; models: those that wait. since: of the first failure, UTC seconds;
-    retry_at: of the next probe, None once it answers again. message: of the last failure, as the server put it.
-    """
-
-    scope: str
-    name: str
-    models: Sequence[str]
-    since: float
-    retry_at: float | None
-    reason: str
-    message: str
+    scope: Annotated[str, Logged("How far an outage reaches; lane: one model.", schema={"enum": tuple(BREAKER_SCOPES)})]
+    name: Annotated[str, Logged("Of the model, or of the host of the API.")]
+    models: Annotated[Sequence[str], Logged("AI models that wait for it.")]
+    since: Annotated[float, Logged("When its first request failed; UTC.", unit="utc")]
+    retry_at: Annotated[float | None, Logged("When the next probe is sent, UTC; null: it answers again.", unit="utc")]
+    reason: Reason
+    message: Message
 
 
 class OutageStarted(Outage):
-    pass
+    """A model, account or host is down: only a probe is sent now and then."""
+
+    log_name = "outage.started"
+    level = "warning"
 
 
 class OutageProbeFailed(Outage):
     """A probe has failed."""
 
+    log_name = "outage.probe_failed"
+    level = "warning"
+
 
 class OutageEnded(Outage):
-    pass
+    """It answers again."""
+
+    log_name = "outage.ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSubmitted(Event):
-    """A batch exists at the vendor's. batch: its name there; usd: estimate for all its requests, None unknown."""
+    """A batch exists at the vendor's."""
 
-    model: str
-    batch: str
-    requests: int
-    usd: float | None
+    log_name: ClassVar[str] = "batch.submitted"
+    model: Model
+    batch: Batch
+    requests: Requests
+    usd: Annotated[float | None, ESTIMATE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchUpdated(Event):
-    """How a batch stands by the vendor's own counts, told when that has changed. state: pending, running, or how it ended."""
+    """How a batch stands there, when that has changed."""
 
-    model: str
-    batch: str
-    state: str
-    requests: int
-    succeeded: int
-    failed: int
+    log_name: ClassVar[str] = "batch.updated"
+    model: Model
+    batch: Batch
+    state: State
+    requests: Requests
+    succeeded: VendorCount
+    failed: VendorCount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCollected(Event):
-    """All that a batch has brought is settled. again: requests that are asked for once more; ended: those that are not.
+    """What a batch has brought is settled."""
 
-    usd: what it has cost as far as prices are known; unpriced: requests whose price is not.
-    """
-
-    model: str
-    batch: str
-    made: int
-    again: int
-    ended: int
-    usd: float
-    unpriced: int = 0
+    log_name: ClassVar[str] = "batch.collected"
+    model: Model
+    batch: Batch
+    made: Annotated[int, _count("Pictures.")]
+    again: Annotated[int, _count("Requests that are asked for once more.")]
+    ended: Annotated[int, _count("Requests that this run gives up.")]
+    usd: Annotated[float, USD]
+    unpriced: Unpriced = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping(Event):
-    """Nothing new starts. reason: a signal's name, budget, deadline, key_rejected, billing, disk."""
+    """Nothing new starts.
 
-    reason: str
-    message: str
-    in_flight: int
+    reason: a signal's name, budget, deadline, key_rejected, billing, disk.
+    """
+
+    log_name: ClassVar[str] = "run.stopping"
+    level: ClassVar[str] = "warning"
+    reason: Reason
+    message: Message
+    in_flight: Annotated[int, _count("Requests without an answer yet.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice(Event):
-    """Something worth a line in the log: a repair at start, a server that lied about a type."""
+    """Something worth a line: a repair at start, a warning, a message that was not sent."""
 
-    message: str
+    log_name: ClassVar[str] = "run.notice"
+    message: Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """derived: files of `post:` by what became of them; empty when there was nothing to do. discrepancies: images that are
-    missing or changed; empty when all are what the ledger recorded."""
+    """The run is over."""
 
+    log_name: ClassVar[str] = "run.ended"
     run_id: int
-    exit_code: int
-    seconds: float
-    counts: dict[str, int] = field(default_factory=dict)
-    derived: dict[str, int] = field(default_factory=dict)
-    discrepancies: dict[str, int] = field(default_factory=dict)
+    exit_code: ExitCode
+    seconds: Annotated[float, DURATION]
+    counts: Annotated[dict[str, int], Logged("Wanted samples by state.", schema=_COUNTS)] = field(default_factory=dict)
+    derived: Annotated[
+        dict[str, int],
+        Logged("Files of `post:`: made, left out, removed; failed are all that stand so now.", "derivatives",
+               schema=_COUNTS, left_out=True),
+    ] = field(default_factory=dict)  # fmt: skip
+    discrepancies: Annotated[
+        dict[str, int],
+        Logged("Images that are missing, and that are not what the ledger recorded.", schema=_COUNTS, left_out=True),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunPlanned(Event):
-    """due: when the job's next night begins, in UTC."""
+    """`daemon`, `worker`: when a job's next night begins."""
 
-    job: str
-    manifest: str
-    due: str | None
+    log_name: ClassVar[str] = "scheduled_run.planned"
+    job: Job
+    manifest: Manifest
+    due: Due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunStarted(Event):
-    """due: when it should have begun. why: on time, missed, interrupted, held, reset, batches, or made: what it submitted to workers."""
+    """`daemon`, `worker`: a run of the job begins.
 
-    job: str
-    manifest: str
-    due: str | None
-    why: str
+    why: on time, missed, interrupted, held, reset, batches, or made: what it submitted to workers.
+    """
+
+    log_name: ClassVar[str] = "scheduled_run.started"
+    job: Job
+    manifest: Manifest
+    due: Due
+    why: Annotated[str, Logged(REASON, "reason")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunEnded(Event):
-    """again: when the job runs next, in UTC; None when the daemon ends."""
+    """`daemon`, `worker`: that run is over."""
 
-    job: str
-    manifest: str
-    exit_code: int
-    seconds: float
-    meaning: str
-    again: str | None
+    log_name: ClassVar[str] = "scheduled_run.ended"
+    job: Job
+    manifest: Manifest
+    exit_code: ExitCode
+    seconds: Annotated[float, DURATION]
+    meaning: Annotated[str, Logged(MESSAGE, "message")]
+    again: Annotated[str | None, Logged("When the job runs next, UTC; null: the daemon ends.", "next")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunSkipped(Event):
-    """It is too long ago to be made up for."""
+    """`daemon`, `worker`: it is too long ago to be made up for."""
 
-    job: str
-    manifest: str
-    due: str | None
+    log_name: ClassVar[str] = "scheduled_run.skipped"
+    job: Job
+    manifest: Manifest
+    due: Due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunOutput(Event):
-    """A line of the job's run."""
+    """`daemon`, `worker`: what that run says and is no line of a log."""
 
-    job: str
-    message: str
+    log_name: ClassVar[str] = "scheduled_run.output"
+    job: Job
+    message: Message
 
 
 class Observer(Protocol):

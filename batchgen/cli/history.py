@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,12 +16,21 @@ from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.location import has_ledger
 from batchgen.ledger.missing_state import lost_ledger_in
 from batchgen.ledger.reader import Reader
-from batchgen.report import formatting
+from batchgen.report import formatting, view
 from batchgen.report.console import Console
-from batchgen.report.facts import process_state, run_facts
+from batchgen.report.liveness import process_state
+from batchgen.report.queries import read_run
 from batchgen.report.summary import STOP_REASONS
+from batchgen.report.view import MoneyView, RunView
 
 MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRun(RunView):
+    job: str
+    folder: str
+    emulated: bool
 
 
 @click.command("history")
@@ -47,15 +56,15 @@ def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: b
         folders = find_job_folders(Path("jobs")) | find_job_folders(Path())
     if not folders:
         raise UsageError("nothing has run in jobs/ or here: name a manifest or a job folder")
-    runs, unreadable = list[dict[str, Any]](), list[LedgerError]()
+    runs, unreadable = list[JobRun](), list[LedgerError]()
     for folder in sorted(folders):
         try:
             runs += load_runs(folder, last)
         except LedgerError as error:  # one damaged job hides none of the others
             unreadable.append(error)
-    runs.sort(key=lambda run: (run["began"], run["job"], run["run"]), reverse=True)
+    runs.sort(key=lambda run: (run.began, run.job, run.run), reverse=True)
     if as_json:
-        invocation.out.json(runs[:last])
+        invocation.out.json(view.as_json(runs[:last]))
     else:
         print_runs(invocation.out, runs[:last])
     for also in unreadable[1:]:
@@ -78,45 +87,41 @@ def find_job_folders(folder: Path) -> set[Path]:
     return found
 
 
-def load_runs(folder: Path, last: int) -> list[dict[str, Any]]:
+def load_runs(folder: Path, last: int) -> list[JobRun]:
     with Reader.open(folder) as reader:
-        name = reader.meta("name") or folder.name
-        emulated = reader.meta("emulated") == "yes"
-        job = {"job": name, "folder": str(folder), "emulated": emulated}
-        return [job | run_facts(reader, run, process_state(run, folder)) for run in reader.runs(last)]
+        name, emulated = reader.meta("name") or folder.name, reader.meta("emulated") == "yes"
+        more = {"job": name, "folder": str(folder), "emulated": emulated}
+        return [read_run(JobRun, reader, run, process_state(run, folder), **more) for run in reader.runs(last)]
 
 
-def print_runs(out: Console, runs: list[dict[str, Any]]) -> None:
+def print_runs(out: Console, runs: list[JobRun]) -> None:
     """A line for each night. What is estimated is marked with `~`, what may come on top with `+?`."""
     rows = [
         (
-            _local(run["began"]), run["job"] + (" (emulated)" if run["emulated"] else ""),
-            "" if run["seconds"] is None else formatting.duration(run["seconds"]), f"{run['made']:,}",
-            formatting.join_counts(run["not_made"]) or "-", _money(run["usd"]), _end_text(run),
+            time.strftime("%a %Y-%m-%d %H:%M", time.localtime(run.began)),
+            run.job + (" (emulated)" if run.emulated else ""),
+            "" if run.seconds is None else formatting.duration(run.seconds),
+            f"{run.made:,}",
+            formatting.join_counts(run.not_made) or "-",
+            _money(run.usd),
+            _end_text(run),
         )
         for run in runs
-    ]  # fmt: skip
+    ]
     out.table(("began", "job", "took", "made", "not made", "money", "end"), rows, right=(2, 3, 5), flexible=6)
 
 
-def _local(iso: str) -> str:
-    import calendar
-
-    at = calendar.timegm(time.strptime(iso, "%Y-%m-%dT%H:%M:%SZ"))
-    return time.strftime("%a %Y-%m-%d %H:%M", time.localtime(at))
-
-
-def _money(usd: dict[str, Any]) -> str:
-    known_amount, unpriced = (usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"]
-    if formatting.known_amount(known_amount, unpriced + usd["maybe_billed_of_unknown_price"]) is None:
+def _money(usd: MoneyView) -> str:
+    unpriced = usd.requests_of_unknown_price
+    if formatting.known_amount(usd.known, unpriced + usd.maybe_billed_of_unknown_price) is None:
         return "unknown"
-    sign = "~" if usd["estimated"] else ""
-    more = "+?" if usd["maybe_billed_requests"] or unpriced else ""
-    return f"{sign}{formatting.usd(known_amount)}{more}"
+    sign = "~" if usd.estimated else ""
+    more = "+?" if usd.maybe_billed_requests or unpriced else ""
+    return f"{sign}{formatting.usd(usd.known)}{more}"
 
 
-def _end_text(run: dict[str, Any]) -> str:
-    if run["state"] != "ended":
-        return str(run["state"])
-    why = f", {STOP_REASONS.get(run['stopped_by'], run['stopped_by'])}" if run["stopped_by"] else ""
-    return f"exit {run['exit_code']}{why}"
+def _end_text(run: RunView) -> str:
+    if run.state != "ended":
+        return run.state
+    why = f", {STOP_REASONS.get(run.stopped_by, run.stopped_by)}" if run.stopped_by else ""
+    return f"exit {run.exit_code}{why}"

@@ -24,7 +24,8 @@ from batchgen.report import formatting
 
 if TYPE_CHECKING:
     from batchgen.api import Job, Plan
-    from batchgen.planning.plan import LaneLoad, RetrySelection
+    from batchgen.cli.run_job import RunArguments
+    from batchgen.planning.plan import LaneLoad
     from batchgen.planning.reason import Reason
     from batchgen.planning.step import Step
 
@@ -58,7 +59,7 @@ class PlanRows:
     click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {MAX_ROWS}."),
 )
 @pass_invocation
-def command(invocation: Invocation, manifest: str, **options: Any) -> None:
+def command(invocation: Invocation, manifest: str, show_all: bool, **options: Any) -> None:
     """Show what a run of MANIFEST would do, and why: new, changed, again, or nothing.
 
     \b
@@ -68,18 +69,16 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> None:
       batchgen plan catalog.yaml --json | jq .usd
     """
     import batchgen
-    from batchgen.cli.run_job import load_job, retry_selection_of
+    from batchgen.cli.run_job import RunArguments, load_job
 
-    job = load_job(invocation, manifest, options["output"], emulate=options["emulate"])
-    retry_selection = retry_selection_of(
-        options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold"
-    )
-    rows = PlanRows(None if options["show_all"] or invocation.json else MAX_ROWS)
+    arguments = RunArguments(**options)
+    job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate)
+    rows = PlanRows(None if show_all or invocation.json else MAX_ROWS)
     found = batchgen.plan(
-        job, retry_selection=retry_selection, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
-        max_usd=options["max_cost"], on_step=rows, engine=options["engine"],
+        job, retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit,
+        concurrency=arguments.concurrency, max_usd=arguments.max_cost, on_step=rows, engine=arguments.engine,
     )  # fmt: skip
-    online = _plan_online(job, found, retry_selection, options)
+    online = _plan_online(job, found, arguments)
     for warning in (*job.settings.warnings, *found.warnings):
         invocation.err.line(f"warning: {warning}", "yellow")
     if invocation.json:
@@ -90,15 +89,15 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> None:
     print_plan(invocation, job.manifest.name, found, rows, emulated=job.emulated, online=online)
 
 
-def _plan_online(job: Job, found: Plan, retry_selection: RetrySelection, options: dict[str, Any]) -> Plan | None:
+def _plan_online(job: Job, found: Plan, arguments: RunArguments) -> Plan | None:
     """The same without batches, to compare; None when this plan has none."""
     import batchgen
 
     if not any(load.batch and load.images for load in found.forecast.by_model.values()):
         return None
     return batchgen.plan(
-        job, retry_selection=retry_selection, only=options["only"], limit=options["limit"], concurrency=options["concurrency"],
-        max_usd=options["max_cost"],
+        job, retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit,
+        concurrency=arguments.concurrency, max_usd=arguments.max_cost,
     )  # fmt: skip
 
 

@@ -41,8 +41,9 @@ def command(
     """
     import batchgen
     from batchgen.engine.derivative_runner import make_derivatives
-    from batchgen.report.facts import derivative_facts
+    from batchgen.report.queries import read_derivatives
     from batchgen.report.summary import derivative_lines
+    from batchgen.report.view import as_json as to_json
 
     folder = find_job(job, output).folder
     with Reader.open(folder) as reader:
@@ -57,10 +58,10 @@ def command(
         from batchgen.engine.cluster.submit_derivatives import submit_and_wait as make
     counts = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
     with Reader.open(folder) as reader:
-        facts = derivative_facts(counts, reader)
+        derived = read_derivatives(counts, reader)
     if as_json:
-        invocation.out.json({"folder": str(folder), **facts})
+        invocation.out.json({"folder": str(folder), **to_json(derived)})
     else:
-        for line in derivative_lines(facts) or ["nothing to do"]:
+        for line in derivative_lines(derived) or ["nothing to do"]:
             invocation.err.line(line)
     return EXIT_NOT_ALL_MADE if counts.failed or not counts.finished else 0

@@ -20,8 +20,8 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest.notify_addresses import VARIABLE, heartbeat_problem, parameters_problem, secrets_in
 from batchgen.report import notify
-from batchgen.report.facts import Facts
 from batchgen.report.markdown import failure_markdown, summary_markdown
+from batchgen.report.view import RunSummary
 from batchgen.safe_open import private_opener
 from batchgen.settings import Settings
 
@@ -96,25 +96,25 @@ class PostRun:
                 self._send(*notify.failure_message(name, text))
             raise
 
-    def report_end(self, job: Job, facts: Facts) -> None:
-        self._append(summary_markdown(facts, self._invocation.err.fit))
+    def report_end(self, job: Job, summary: RunSummary) -> None:
+        self._append(summary_markdown(summary, self._invocation.err.fit))
         if self._addresses:
-            self._notify(job, facts)
-        if self._heartbeat is None or facts["exit_code"] not in notify.HEARTBEAT_CODES:
+            self._notify(job, summary)
+        if self._heartbeat is None or summary.exit_code not in notify.HEARTBEAT_CODES:
             return
         if problem := notify.send_heartbeat(self._heartbeat):
             self._warn(f"no heartbeat was sent: {problem}")
 
-    def _notify(self, job: Job, facts: Facts) -> None:
+    def _notify(self, job: Job, summary: RunSummary) -> None:
         folder, today = job.folder, datetime.now(UTC).date()
         notified = _read_notified(folder)
         profiles = [job.manifest.catalogue.resolve(model) for model in _models(folder)]
         due_notices = notify.due_shutdown_notices(profiles, notified, today) if "shutdown" in self._events else {}
-        parked, code = bool(facts["parked"]), facts["exit_code"]
-        if not notify.notify_events(code, parked=parked, shutdown=bool(due_notices)) & self._events:
+        told = notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=bool(due_notices))
+        if not told & self._events:
             return
         lines = [notify.shutdown_line(profile, today) for profile in profiles if profile.id in due_notices]
-        if self._send(*notify.message(facts, lines)) and due_notices:
+        if self._send(*notify.message(summary, lines)) and due_notices:
             path = folder / STATE_FOLDER / NOTIFIED_FILE
             # Where it cannot be written it is told once more.
             with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", opener=private_opener) as file:

@@ -87,12 +87,13 @@ def command(
     )
     seconds = time.monotonic() - started_s
     if as_json:
-        facts = {"report": str(path), "samples": len(shown.facts["samples"]), "thumbnails": len(shown.pictures),
-                 "made": thumbnails.made, "bytes": size, "seconds": round(seconds, 2)}  # fmt: skip
-        invocation.out.json(facts)
+        invocation.out.json(
+            {"report": str(path), "samples": shown.samples, "thumbnails": len(shown.pictures),
+             "made": thumbnails.made, "bytes": size, "seconds": round(seconds, 2)}
+        )  # fmt: skip
         return
     invocation.err.line(
-        f"{formatting.count(len(shown.facts['samples']), 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
+        f"{formatting.count(shown.samples, 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
         f" {formatting.size(size)} in {formatting.duration(seconds)}"
     )
     if store.url:

@@ -39,7 +39,15 @@ from batchgen.planning.plan import RetrySelection
 @limit_options
 @execution_options
 @pass_invocation
-def command(invocation: Invocation, job: str, **options: Any) -> int:
+def command(
+    invocation: Invocation,
+    job: str,
+    failed: bool,
+    refused: bool,
+    uncertain: bool,
+    reasons: tuple[str, ...],
+    **options: Any,
+) -> int:
     """Ask again for samples of JOB that have no image. JOB is a manifest or a job folder.
 
     Without --failed, --refused or --uncertain, --reason alone picks from all three.
@@ -53,19 +61,21 @@ def command(invocation: Invocation, job: str, **options: Any) -> int:
     from batchgen.cli.post_run import PostRun
     from batchgen.cli.run_job import RunArguments, load_job, run_job
 
-    invocation.open_log(quiet=options["quiet"])
-    states = frozenset(state for state in RETRY_STATES if options[state])
-    if not states and not options["reasons"]:
+    arguments = RunArguments(**options)
+    invocation.open_log(quiet=arguments.quiet)
+    chosen = {"failed": failed, "refused": refused, "uncertain": uncertain}
+    states = frozenset(state for state in RETRY_STATES if chosen[state])
+    if not states and not reasons:
         raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
-    folder = find_job(job, options["output"]).folder
+    folder = find_job(job, arguments.output).folder
     manifest, emulated = find_manifest(job, folder)
-    post_run = PostRun(invocation, manifest, options["summary"], options["notify"])
+    post_run = PostRun(invocation, manifest, arguments.summary, arguments.notify)
     with post_run.reporting_failure():
         opened = load_job(invocation, manifest, str(folder), emulate=emulated, post_run=post_run)
         retry_selection = RetrySelection(
-            explicit=True, states=states or frozenset(RETRY_STATES), reasons=frozenset(options["reasons"])
+            explicit=True, states=states or frozenset(RETRY_STATES), reasons=frozenset(reasons)
         )
-        return run_job(invocation, opened, RunArguments.parse(options, retry_selection), post_run)
+        return run_job(invocation, opened, arguments, retry_selection, post_run)
 
 
 def find_manifest(job: str, folder: Path) -> tuple[str, bool]:

@@ -38,13 +38,11 @@ def command(invocation: Invocation, manifest: str, **options: Any) -> int:
       batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
     """
     from batchgen.cli.post_run import PostRun
-    from batchgen.cli.run_job import RunArguments, load_job, retry_selection_of, run_job
+    from batchgen.cli.run_job import RunArguments, load_job, run_job
 
-    invocation.open_log(quiet=options["quiet"])
-    post_run = PostRun(invocation, manifest, options["summary"], options["notify"])
+    arguments = RunArguments(**options)
+    invocation.open_log(quiet=arguments.quiet)
+    post_run = PostRun(invocation, manifest, arguments.summary, arguments.notify)
     with post_run.reporting_failure():
-        job = load_job(invocation, manifest, options["output"], emulate=options["emulate"], post_run=post_run)
-        retry_selection = retry_selection_of(
-            options["retry_states"], fresh=options["fresh"], hold=options["on_uncertain"] == "hold"
-        )
-        return run_job(invocation, job, RunArguments.parse(options, retry_selection), post_run)
+        job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate, post_run=post_run)
+        return run_job(invocation, job, arguments, arguments.retry_selection, post_run)

@@ -21,8 +21,9 @@ from batchgen.ledger.location import ledger_url
 from batchgen.ledger.reader import Reader
 from batchgen.planning.plan import RetrySelection
 from batchgen.report import formatting
-from batchgen.report.facts import Facts, outcome_facts
+from batchgen.report.queries import read_summary
 from batchgen.report.summary import next_steps, show_summary
+from batchgen.report.view import RunSummary, as_json
 from batchgen.settings import set_ledger_url
 
 if TYPE_CHECKING:
@@ -37,44 +38,53 @@ EMULATED_NOTICE = "EMULATED: a local emulator answers; these images are not real
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArguments:
-    """The options of `run` and `retry`, read. deadline: UTC seconds."""
+    """The options of `run`, `retry` and `plan` as click has read them, under its names; those with defaults, some of these
+    commands do not have. until, fallback_at: UTC seconds; max_duration, stall: seconds."""
 
-    retry_selection: RetrySelection
+    output: str | None
     only: tuple[str, ...]
     limit: int | None
     concurrency: int | None
-    max_usd: float | None
-    deadline: float | None
-    stall_s: float | None
-    hold_uncertain: bool
+    max_cost: float | None
     engine: str
-    batches: dict[str, Any]
-    yes: bool
-    quiet: bool
-    progress: bool
-    metrics_file: str | None
+    as_json: bool
+    emulate: bool = False
+    fresh: bool = False
+    retry_states: frozenset[str] | None = None
+    on_uncertain: str = "retry"
+    until: float | None = None
+    max_duration: float | None = None
+    stall: float | None = None
+    no_wait: bool = False
+    fallback_at: float | None = None
+    batch_size: int | None = None
+    yes: bool = False
+    quiet: bool = False
+    no_progress: bool = False
+    summary: str | None = None
+    notify: tuple[str, ...] = ()
+    metrics_file: str | None = None
 
-    @classmethod
-    def parse(cls, options: dict[str, Any], retry_selection: RetrySelection) -> RunArguments:
-        return cls(
-            retry_selection=retry_selection, only=tuple(options.get("only", ())), limit=options.get("limit"),
-            concurrency=options["concurrency"],
-            max_usd=options["max_cost"], deadline=deadline(options["until"], options["max_duration"], time.time()),
-            stall_s=options["stall"], hold_uncertain=options.get("on_uncertain") == "hold", engine=options["engine"],
-            batches=parse_batch_options(options), yes=options["yes"],
-            quiet=options["quiet"], progress=not options["no_progress"], metrics_file=options["metrics_file"],
-        )  # fmt: skip
+    @property
+    def hold_uncertain(self) -> bool:
+        return self.on_uncertain == "hold"
+
+    @property
+    def retry_selection(self) -> RetrySelection:
+        """As --retry, --fresh and --on-uncertain say it."""
+        return retry_selection_of(self.retry_states, fresh=self.fresh, hold=self.hold_uncertain)
 
 
-def parse_batch_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What was asked of batches, as fields of BatchOptions. Raises UsageError for what contradicts itself."""
-    wait, at, size = not options["no_wait"], options["fallback_at"], options["batch_size"]
-    given = [name for name, said in (("--no-wait", not wait), ("--fallback-at", at), ("--batch-size", size)) if said]
-    if given and options["engine"] == "online":
+def check_batch_options(arguments: RunArguments) -> None:
+    """Raises UsageError for what contradicts itself."""
+    at, size = arguments.fallback_at, arguments.batch_size
+    given = [
+        name for name, said in (("--no-wait", arguments.no_wait), ("--fallback-at", at), ("--batch-size", size)) if said
+    ]
+    if given and arguments.engine == "online":
         raise UsageError(f"{given[0]} is about batches: add --engine batch or --engine auto")
-    if at is not None and not wait:
+    if at is not None and arguments.no_wait:
         raise UsageError("--fallback-at waits until then: leave --no-wait out")
-    return {"wait": wait, "fallback_at": at, "size": size}
 
 
 def deadline(until: float | None, max_duration_s: float | None, now: float) -> float | None:
@@ -109,42 +119,46 @@ def load_job(
     return job
 
 
-def run_job(invocation: Invocation, job: Job, arguments: RunArguments, post_run: PostRun) -> int:
+def run_job(
+    invocation: Invocation, job: Job, arguments: RunArguments, retry_selection: RetrySelection, post_run: PostRun
+) -> int:
     """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
     import batchgen
 
+    check_batch_options(arguments)
+    stops_at = deadline(arguments.until, arguments.max_duration, time.time())
     err = invocation.err
-    if job.emulated and not arguments.batches["wait"]:
+    if job.emulated and arguments.no_wait:
         raise UsageError("--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out")
     if job.emulated and not arguments.quiet and not invocation.json_on_stderr:
         err.line(EMULATED_NOTICE, "bold yellow")
     if not arguments.yes and sys.stdin.isatty() and err.tty:
-        _confirm_cost(invocation, job, arguments)
+        _confirm_cost(invocation, job, arguments, retry_selection)
     options = batchgen.RunOptions(
-        retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit, concurrency=arguments.concurrency,
-        max_usd=arguments.max_usd, deadline=arguments.deadline, stall_s=arguments.stall_s,
+        retry_selection=retry_selection, only=arguments.only, limit=arguments.limit, concurrency=arguments.concurrency,
+        max_usd=arguments.max_cost, deadline=stops_at, stall_s=arguments.stall,
         hold_uncertain=arguments.hold_uncertain, install_signal_handlers=True, batches=_batch_options(arguments),
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     with ExitStack() as stack:
         observers = [*_metrics(job, arguments, stack), *_observers(invocation, arguments, stack)]
         outcome = batchgen.run_sync(job, observers=observers, options=options, engine=arguments.engine)
-    facts = _facts(job, outcome, arguments.engine)
-    post_run.report_end(job, facts)
+    summary = _summary(job, outcome, arguments.engine)
+    post_run.report_end(job, summary)
     if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
-        show_summary(invocation.err, facts)
+        show_summary(invocation.err, summary)
     if invocation.json:
-        invocation.out.json(facts)
+        invocation.out.json({**as_json(summary), "next": next_steps(summary)})
     return outcome.exit_code
 
 
 def _batch_options(arguments: RunArguments) -> BatchOptions:
     from batchgen.planning.batchable import BatchOptions, ChunkLimits
 
-    size = arguments.batches["size"]
+    size = arguments.batch_size
     return BatchOptions(
-        wait=arguments.batches["wait"],
-        fallback_at=arguments.batches["fallback_at"],
+        wait=not arguments.no_wait,
+        fallback_at=arguments.fallback_at,
         limits=ChunkLimits(requests=size) if size else ChunkLimits(),
     )
 
@@ -154,7 +168,7 @@ def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _confirm_cost(invocation: Invocation, job: Job, arguments: RunArguments) -> None:
+def _confirm_cost(invocation: Invocation, job: Job, arguments: RunArguments, retry_selection: RetrySelection) -> None:
     """Once, on a terminal, and only about money worth a question: a few dollars, or a price that nobody knows.
 
     Raises UsageError on a no.
@@ -164,11 +178,11 @@ def _confirm_cost(invocation: Invocation, job: Job, arguments: RunArguments) -> 
     if job.emulated:
         return
     forecast = batchgen.plan(
-        job, retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit, concurrency=arguments.concurrency,
-        max_usd=arguments.max_usd, engine=arguments.engine,
+        job, retry_selection=retry_selection, only=arguments.only, limit=arguments.limit, concurrency=arguments.concurrency,
+        max_usd=arguments.max_cost, engine=arguments.engine,
     ).forecast  # fmt: skip
     unknown = dict.fromkeys(load.model for load in forecast.by_model.values() if load.price_unknown)
-    most = forecast.known_usd if arguments.max_usd is None else min(forecast.known_usd, arguments.max_usd)
+    most = forecast.known_usd if arguments.max_cost is None else min(forecast.known_usd, arguments.max_cost)
     if most <= CONFIRM_ABOVE_USD and not unknown:
         return
     images = formatting.count(forecast.images, "image")
@@ -196,7 +210,7 @@ def _observers(invocation: Invocation, arguments: RunArguments, stack: ExitStack
         return [log]
     observers = list[Any](() if log is None else (log,))
     print_line: Callable[[str], None] = err.line
-    if arguments.progress and err.live and not arguments.quiet:
+    if not arguments.no_progress and err.live and not arguments.quiet:
         from batchgen.report.progress import ProgressView
 
         progress = stack.enter_context(ProgressView(err))
@@ -212,16 +226,9 @@ def _observers(invocation: Invocation, arguments: RunArguments, stack: ExitStack
     return observers
 
 
-def _facts(job: Job, outcome: Outcome, engine: str) -> Facts:
+def _summary(job: Job, outcome: Outcome, engine: str) -> RunSummary:
     default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
+    manifest = os.path.abspath(job.manifest.path)
     with Reader.open(job.folder) as reader:
-        facts = outcome_facts(
-            outcome,
-            reader,
-            job.manifest.name,
-            os.path.abspath(job.manifest.path),
-            own_folder=job.folder != default_folder,
-        )
-    facts["engine"] = engine
-    facts["next"] = next_steps(facts)
-    return facts
+        own_folder = job.folder != default_folder
+        return read_summary(outcome, reader, job.manifest.name, manifest, engine, own_folder=own_folder)

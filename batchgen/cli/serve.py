@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,6 @@ from batchgen.ledger.location import has_ledger
 if TYPE_CHECKING:
     from batchgen.report.dashboard.job_location import JobLocation
     from batchgen.report.dashboard.server import Dashboard
-    from batchgen.report.facts import Facts
 
 PORT = 8765
 TOKEN_VARIABLE = "BATCHGEN_SERVE_TOKEN"  # noqa: S105 - the variable's name
@@ -167,7 +166,7 @@ def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
     return [JobLocation(folder.absolute(), str(manifest.absolute())) for folder in used_folders(manifest) or [real]]
 
 
-def forecast_retry(location: JobLocation, states: frozenset[str]) -> Facts:
+def forecast_retry(location: JobLocation, states: frozenset[str]) -> dict[str, Any]:
     """What taking up these states again would make and cost. Raises BatchgenError."""
     import batchgen
     from batchgen.cli.retry import find_manifest

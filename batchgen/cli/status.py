@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -13,18 +14,20 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.report import formatting
+from batchgen.report import formatting, view
 from batchgen.report.console import Console
-from batchgen.report.facts import Facts, load_job_facts, seconds_since
+from batchgen.report.queries import load_status
 from batchgen.report.summary import (
     batch_lines,
     cluster_lines,
     money_lines,
+    parked_lines,
     problem_blocks,
     show_block,
     stop_lines,
     waiting_line,
 )
+from batchgen.report.view import JobStatus, LastRun, MoneyView, OpenRequest
 
 STATE_COLUMNS = (
     "succeeded",
@@ -72,11 +75,12 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool,
         with contextlib.suppress(KeyboardInterrupt):
             watch_status(invocation.out, found.folder)
         return
-    facts = load_job_facts(found.folder)
+    status = load_status(found.folder)
     if as_json:
-        invocation.out.json({**facts, "other_folder": str(found.emulated_folder) if found.emulated_folder else None})
+        other = str(found.emulated_folder) if found.emulated_folder else None
+        invocation.out.json({**view.as_json(status), "other_folder": other})
         return
-    show_status(invocation.out, facts)
+    show_status(invocation.out, status)
     if found.emulated_folder is not None:
         invocation.out.line(f"There is an emulated job too: batchgen status {found.emulated_folder}", "dim")
 
@@ -98,73 +102,71 @@ def watch_status(out: Console, folder: Path) -> None:
     """Until no run lasts any more. A terminal is drawn anew every two seconds; elsewhere a line now and then."""
     printed_at = -math.inf
     while True:
-        facts, now_s = load_job_facts(folder), time.monotonic()
-        running = facts["run"] is not None and facts["run"]["state"] in ("running", "unknown")
+        status, now_s = load_status(folder), time.monotonic()
         if out.live:
             out.stream.write(CLEAR_SCREEN)
-            show_status(out, facts)
-        elif not running or now_s - printed_at >= LINE_INTERVAL_S:
+            show_status(out, status)
+        elif not status.running or now_s - printed_at >= LINE_INTERVAL_S:
             printed_at = now_s
-            out.line(
-                f"{formatting.join_counts(facts['samples']) or 'nothing yet'}; {_spent(facts['usd'])}; {last_run(facts['run'])}"
-            )
-        if not running:
+            made = formatting.join_counts(status.samples) or "nothing yet"
+            out.line(f"{made}; {_spent(status.usd)}; {last_run(status.run)}")
+        if not status.running:
             return
         time.sleep(REFRESH_S)
 
 
-def _spent(usd: Facts) -> str:
-    spent, unknown = (usd["spent"] or 0.0) + usd["estimated"], usd["requests_of_unknown_price"]
-    if not usd["maybe_billed_requests"]:
+def _spent(usd: MoneyView) -> str:
+    spent, unknown = usd.known, usd.requests_of_unknown_price
+    if not usd.maybe_billed_requests:
         return formatting.total_usd(spent, unknown)
-    maybe = f"maybe {formatting.total_usd(usd['maybe_billed'], usd['maybe_billed_of_unknown_price'])}"
+    maybe = f"maybe {formatting.total_usd(usd.maybe_billed, usd.maybe_billed_of_unknown_price)}"
     return f"{formatting.total_usd(spent, unknown)} and {maybe} more" if spent or unknown else maybe
 
 
-def show_status(out: Console, facts: Facts) -> None:
-    """The same facts as `--json`, for people."""
-    samples = facts["samples"]
-    run = facts["run"] or {"wanted": 0, "kept": 0}
-    seen = sum(number for state, number in samples.items() if state != "superseded")
-    total = max(seen, run["wanted"] + run["kept"])  # the ledger has no row yet for what was not tried
-    out.line(f"{facts['job']}: {samples.get('succeeded', 0):,} of {formatting.count(total, 'sample')} made", "bold")
-    if facts["emulated"]:
+def show_status(out: Console, status: JobStatus) -> None:
+    """The same as `--json`, for people."""
+    made = status.samples.get("succeeded", 0)
+    out.line(f"{status.job}: {made:,} of {formatting.count(status.total, 'sample')} made", "bold")
+    if status.emulated:
         out.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
-    _show_counts(out, facts["by_model"])
-    show_block(out, "last run", [last_run(facts["run"])])
-    for label, lines in stop_lines(facts["run"]) if facts["run"] else ():
+    _show_counts(out, status.by_model)
+    for label, lines in _blocks(status):
         show_block(out, label, lines)
-    if facts["requests"]:
-        show_block(
-            out, "requests", [f"{sum(facts['requests'].values()):,}: {formatting.join_counts(facts['requests'])}"]
-        )
-        show_block(out, "money", money_lines(facts["usd"], emulated=facts["emulated"]))
-    behind = [entry for entry in facts["in_flight"] if entry["to_fetch"]]
-    if len(behind) < len(facts["in_flight"]):
-        show_block(out, "in flight", _in_flight(facts))
-    if behind:
-        show_block(out, "to fetch", [f"{TO_FETCH_NOTE}:", *_entry_lines(behind)])
-    for label, lines in batch_lines(facts["batches"]):
-        show_block(out, label, lines)
-    for label, lines in cluster_lines(facts["cluster"]):
-        show_block(out, label, lines)
-    if derived := facts["derivatives"]:
-        show_block(
-            out, "derived", [f"{name}: {formatting.join_counts(states)}" for name, states in sorted(derived.items())]
-        )
-    if facts["waiting"]:
-        show_block(out, "waiting", [waiting_line(facts)])
-    if unread := facts["unread"]["answers"]:
-        kept = f"{formatting.count(unread, 'answer')} paid for and not readable yet, {formatting.size(facts['unread']['bytes'])}"
-        show_block(out, "kept", [f"{kept}; every run reads them again before it buys anything"])
-    for label, lines in problem_blocks(facts):
-        show_block(out, label, lines)
-    show_block(out, "folder", [facts["folder"]])
-    if facts["bucket"]:
-        show_block(out, "bucket", [facts["bucket"]])
 
 
-def _show_counts(out: Console, by_model: dict[str, dict[str, int]]) -> None:
+def _blocks(status: JobStatus) -> Iterator[tuple[str, Sequence[str]]]:
+    yield "last run", [last_run(status.run)]
+    if status.run is not None:
+        yield from stop_lines(status.run)
+    if status.requests:
+        yield "requests", [f"{sum(status.requests.values()):,}: {formatting.join_counts(status.requests)}"]
+        yield "money", money_lines(status.usd, emulated=status.emulated)
+    to_fetch = [request for request in status.in_flight if request.to_fetch]
+    if sent := [request for request in status.in_flight if not request.to_fetch]:
+        unsettled = "sent, but how they ended was not recorded; the next run settles them:"
+        yield "in flight", [*([] if status.running else [unsettled]), *_request_lines(sent)]
+    if to_fetch:
+        yield "to fetch", [f"{TO_FETCH_NOTE}:", *_request_lines(to_fetch)]
+    yield from batch_lines(status.batches)
+    yield from cluster_lines(status.cluster)
+    if status.derivatives:
+        yield (
+            "derived",
+            [f"{name}: {formatting.join_counts(states)}" for name, states in sorted(status.derivatives.items())],
+        )
+    if status.waiting:
+        yield "waiting", [waiting_line(status)]
+    if unread := status.unread.answers:
+        kept = f"{formatting.count(unread, 'answer')} paid for and not readable yet, {formatting.size(status.unread.bytes)}"
+        yield "kept", [f"{kept}; every run reads them again before it buys anything"]
+    yield from problem_blocks(status)
+    yield from parked_lines({model: parked.until for model, parked in status.parked.items()})
+    yield "folder", [status.folder]
+    if status.bucket:
+        yield "bucket", [status.bucket]
+
+
+def _show_counts(out: Console, by_model: Mapping[str, Mapping[str, int]]) -> None:
     states = [state for state in STATE_COLUMNS if any(counts.get(state) for counts in by_model.values())]
     if not states:
         out.line("nothing has been asked for yet")
@@ -177,32 +179,28 @@ def _show_counts(out: Console, by_model: dict[str, dict[str, int]]) -> None:
     out.table(("model", *states), rows, right=range(1, len(states) + 1))
 
 
-def last_run(run: Facts | None) -> str:
+def last_run(run: LastRun | None) -> str:
     """One sentence."""
     if run is None:
         return "none"
-    since = formatting.duration(seconds_since(run["started_at"]))
-    match run["state"]:
+    since = formatting.duration(run.started_at.ago_s)
+    match run.state:
         case "running":
-            return f"run {run['id']} is running since {since} (process {run['pid']})"
+            return f"run {run.id} is running since {since} (process {run.pid})"
         case "died":
-            return f"run {run['id']} died without an end, begun {since} ago; run it again: what was paid for is found again"
+            return (
+                f"run {run.id} died without an end, begun {since} ago; run it again: what was paid for is found again"
+            )
         case "unknown":
-            return f"run {run['id']} began {since} ago on {run['host']} (process {run['pid']}); whether it lives cannot be seen here"
-    ago = formatting.duration(seconds_since(run["ended_at"]))
-    stopped = f", stopped by {run['stopped_by']}" if run["stopped_by"] else ""
-    return f"run {run['id']} ended {ago} ago with exit code {run['exit_code']}{stopped}"
+            return f"run {run.id} began {since} ago on {run.host} (process {run.pid}); whether it lives cannot be seen here"
+    ago = formatting.duration(run.ended_at.ago_s if run.ended_at is not None else 0.0)
+    stopped = f", stopped by {run.stopped_by}" if run.stopped_by else ""
+    return f"run {run.id} ended {ago} ago with exit code {run.exit_code}{stopped}"
 
 
-def _in_flight(facts: Facts) -> list[str]:
-    running = facts["run"] is not None and facts["run"]["state"] in ("running", "unknown")
-    head = [] if running else ["sent, but how they ended was not recorded; the next run settles them:"]
-    return [*head, *_entry_lines([entry for entry in facts["in_flight"] if not entry["to_fetch"]])]
-
-
-def _entry_lines(entries: list[Facts]) -> list[str]:
+def _request_lines(requests: Sequence[OpenRequest]) -> list[str]:
     lines = [
-        f"{entry['id']}  {entry['model']}  {formatting.duration(seconds_since(entry['since']))}"
-        for entry in entries[:MAX_IN_FLIGHT]
+        f"{request.id}  {request.model}  {formatting.duration(request.since.ago_s)}"
+        for request in requests[:MAX_IN_FLIGHT]
     ]
-    return [*lines, f"… and {len(entries) - MAX_IN_FLIGHT:,} more"] if len(entries) > MAX_IN_FLIGHT else lines
+    return [*lines, f"… and {len(requests) - MAX_IN_FLIGHT:,} more"] if len(requests) > MAX_IN_FLIGHT else lines

@@ -45,7 +45,7 @@ SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss.")
 @log_options
 @pass_invocation
-def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) -> int:
+def command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **options: Any) -> int:
     """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
 
     Each MANIFEST with `schedule:` in its head is submitted at its times, as well: once each night by one of all workers
@@ -65,25 +65,19 @@ def command(invocation: Invocation, manifests: tuple[str, ...], **options: Any) 
     """
     from batchgen.engine.cluster.worker import Worker, WorkerOptions
 
-    if manifests and options["until_empty"]:
+    worker_options = WorkerOptions(**{name: given for name, given in options.items() if given not in (None, "")})
+    if manifests and worker_options.until_empty:
         raise UsageError(
             "--until-empty leaves when nothing is left, and nights need a worker that stays: leave one out"
         )
 
-    invocation.open_log(quiet=options["quiet"])
+    invocation.open_log(quiet=quiet)
     settings = Settings.load()
     invocation.hide_keys(settings, provider_names())
     url = ledger_url(settings)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER_VARIABLE}")
-    given = {name: options[name] for name in ("name", "post_processes") if options[name] not in (None, "")}
-    worker_options = WorkerOptions(
-        concurrency=options["concurrency"],
-        until_empty=options["until_empty"],
-        health_file=options["health_file"],
-        **given,
-    )
-    observers = _observers(invocation, quiet=options["quiet"])
+    observers = _observers(invocation, quiet=quiet)
     if invocation.log is not None:
         invocation.log.bind(worker=worker_options.name)
 

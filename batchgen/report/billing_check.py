@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import IN_BATCH_REASON, LATE_REASON, SurplusRequest
 
 MAX_LISTED = 10
@@ -17,6 +18,25 @@ KIND_LABELS = {
     "link": "paid for and still behind a link",
     "batch": "in batches",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class BillingEntry:
+    id: str
+    kind: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class BillingCheck:
+    """billed: requests that were or may have been; wanted: those whose picture is its sample's latest; beyond: the others by
+    kind, and the first of each listed. holds: whether all add up and have a cause; else that is a bug."""
+
+    billed: int
+    wanted: int
+    beyond: Mapping[str, int]
+    listed: Sequence[BillingEntry]
+    holds: bool
 
 
 def classify_request(request: SurplusRequest) -> tuple[str, str]:
@@ -42,38 +62,38 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
     return "unexplained", "bought twice in one run without a cause"
 
 
-def billing_check(billed: int, wanted: int, beyond: Iterable[SurplusRequest]) -> dict[str, Any]:
-    """billed: requests that were or may have been; wanted: those whose picture is its sample's latest. Pure.
+def read_billing(reader: Reader) -> BillingCheck:
+    """Requests of all runs."""
+    return billing_check(reader.billed_request_count(), reader.picture_request_count(), reader.surplus_requests())
 
-    `holds` is false when they do not add up, or one of them has no cause: that is a bug.
-    """
+
+def billing_check(billed: int, wanted: int, beyond: Iterable[SurplusRequest]) -> BillingCheck:
+    """Pure."""
     counts: dict[str, int] = {}
-    listed: list[dict[str, str]] = []
+    listed: list[BillingEntry] = []
     for request in beyond:
         kind, cause = classify_request(request)
         counts[kind] = counts.get(kind, 0) + 1
-        if kind == "unexplained" or sum(entry["kind"] == kind for entry in listed) < MAX_LISTED:
-            listed.append({"id": request.key, "kind": kind, "cause": cause})
+        if kind == "unexplained" or sum(entry.kind == kind for entry in listed) < MAX_LISTED:
+            listed.append(BillingEntry(request.key, kind, cause))
     holds = billed == wanted + sum(counts.values()) and "unexplained" not in counts
-    return {"billed": billed, "wanted": wanted, "beyond": counts, "listed": listed, "holds": holds}
+    return BillingCheck(billed, wanted, counts, listed, holds)
 
 
-def billing_lines(billing_facts: dict[str, Any]) -> list[str]:
+def billing_lines(found: BillingCheck) -> list[str]:
     """For people; empty when every request was a wanted one."""
-    counts: dict[str, int] = billing_facts["beyond"]
-    if billing_facts["holds"] and not counts:
+    counts = found.beyond
+    if found.holds and not counts:
         return []
-    terms = [f"{billing_facts['wanted']:,} wanted"]
+    terms = [f"{found.wanted:,} wanted"]
     terms += [f"{number:,} {KIND_LABELS.get(kind, kind)}" for kind, number in counts.items()]
-    lines = [
-        f"billed {billing_facts['billed']:,} {'=' if billing_facts['holds'] else '≠'} {' + '.join(terms)} (requests, all runs)"
-    ]
-    if not billing_facts["holds"]:
+    lines = [f"billed {found.billed:,} {'=' if found.holds else '≠'} {' + '.join(terms)} (requests, all runs)"]
+    if not found.holds:
         lines.append("these do not balance: this is a bug in batchgen, please report it")
     for kind, number in counts.items():
         if kind == "batch":
             continue
-        entries = [f"{entry['id']} ({entry['cause']})" for entry in billing_facts["listed"] if entry["kind"] == kind]
+        entries = [f"{entry.id} ({entry.cause})" for entry in found.listed if entry.kind == kind]
         more = f", … and {number - len(entries):,} more" if number > len(entries) else ""
         lines.append(f"    {KIND_LABELS.get(kind, kind)}: {', '.join(entries)}{more}")
     return lines

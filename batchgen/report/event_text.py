@@ -5,27 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from batchgen.events import (
-    BatchCollected,
-    BatchSubmitted,
-    Event,
-    LaneCooled,
-    LaneParked,
-    LaneStopped,
-    Notice,
-    OutageEnded,
-    OutageStarted,
-    RunEnded,
-    RunStarted,
-    SampleEnded,
-    SampleSucceeded,
-    ScheduledRunEnded,
-    ScheduledRunOutput,
-    ScheduledRunPlanned,
-    ScheduledRunSkipped,
-    ScheduledRunStarted,
-    Stopping,
-)
+from batchgen import events
+from batchgen.events import Event
 from batchgen.report import formatting, outage_text
 from batchgen.report.console import Console
 from batchgen.report.run_progress import RunProgress
@@ -47,52 +28,52 @@ class EventLines:
 
     def __call__(self, event: Event) -> Iterator[Line]:
         match event:
-            case Notice():
+            case events.Notice():
                 self._notice_count += 1
                 if self._notice_count <= MAX_NOTES:
                     yield event.message, "dim"
                 elif self._notice_count == MAX_NOTES + 1:
                     yield "further notes are not shown; --log-file has them all", "dim"
-            case SampleEnded():
+            case events.SampleEnded():
                 yield from self._sample_ended(event)
-            case BatchSubmitted():
+            case events.BatchSubmitted():
                 usd = ", price unknown" if event.usd is None else f", estimated {formatting.usd(event.usd)}"
                 yield (
                     f"{event.model}: {event.batch} submitted with {formatting.count(event.requests, 'request')}{usd}",
                     "",
                 )
-            case BatchCollected():
+            case events.BatchCollected():
                 rest = f", {event.again:,} to ask for again" if event.again else ""
                 rest += f", {event.ended:,} without an image" if event.ended else ""
                 made = formatting.count(event.made, "image")
                 usd = formatting.total_usd(event.usd, event.unpriced)
                 yield f"{event.model}: {event.batch} collected: {made}{rest}, {usd}", ""
-            case LaneCooled():
+            case events.LaneCooled():
                 yield from self._lane_cooled(event)
-            case LaneParked():
+            case events.LaneParked():
                 until = formatting.local_time(event.until, event.at)
                 yield (
                     f"{event.model}: parked until {until}, its daily quota is used up: {short_message(event.message)}",
                     "yellow",
                 )
-            case LaneStopped():
+            case events.LaneStopped():
                 left = f"; {formatting.count(event.left, 'sample')} not tried" if event.left else ""
                 yield f"{event.model}: stopped ({event.reason}): {short_message(event.message)}{left}", "red"
-            case OutageStarted():
+            case events.OutageStarted():
                 yield outage_text.started_line(event), "yellow"
-            case OutageEnded():
+            case events.OutageEnded():
                 yield outage_text.ended_line(event), ""
-            case Stopping():
+            case events.Stopping():
                 yield f"stopping ({event.reason}): {short_message(event.message)}", "yellow"
 
-    def _sample_ended(self, event: SampleEnded) -> Iterator[Line]:
+    def _sample_ended(self, event: events.SampleEnded) -> Iterator[Line]:
         self._ended += 1
         if self._ended <= MAX_ENDED_LINES:
             yield f"{event.key}: {event.state} ({event.reason}): {short_message(event.message)}", "yellow"
         elif self._ended == MAX_ENDED_LINES + 1:
             yield "further samples without an image are counted, not named; the summary says why", "dim"
 
-    def _lane_cooled(self, event: LaneCooled) -> Iterator[Line]:
+    def _lane_cooled(self, event: events.LaneCooled) -> Iterator[Line]:
         if event.at < self._cooling_until.get(event.model, 0.0):
             self._cooling_until[event.model] = max(self._cooling_until[event.model], event.at + event.seconds)
             return
@@ -133,13 +114,13 @@ class RunLines:
 
     def __call__(self, event: Event) -> None:
         self.run_progress(event)
-        if isinstance(event, RunStarted):
+        if isinstance(event, events.RunStarted):
             self._status_at = event.at
             self._console.line(started_line(event))
         for text, style in self._event_lines(event):
             self._console.line(text, style)
         due = self._status_at is not None and event.at - self._status_at >= STATUS_INTERVAL_S
-        if due and not isinstance(event, RunEnded):
+        if due and not isinstance(event, events.RunEnded):
             self._status_at = event.at
             self._console.line(status_line(self.run_progress, event.at))
 
@@ -155,24 +136,24 @@ class WorkerLines:
     def __call__(self, event: Event, *, job: str = "", **_: object) -> None:
         prefix = f"{job}: " if job else ""
         match event:
-            case Notice():
+            case events.Notice():
                 self._console.line(f"{prefix}{event.message}", "dim")
-            case SampleSucceeded():
+            case events.SampleSucceeded():
                 self._made += 1
-            case SampleEnded():
+            case events.SampleEnded():
                 self._not_made += 1
                 self._console.line(
                     f"{prefix}{event.key}: {event.state} ({event.reason}): {short_message(event.message)}", "yellow"
                 )
-            case ScheduledRunPlanned():
+            case events.ScheduledRunPlanned():
                 self._console.line(f"{event.job}: next night at {event.due}", "dim")
-            case ScheduledRunSkipped():
+            case events.ScheduledRunSkipped():
                 self._console.line(f"{event.job}: the night of {event.due} is too long ago to be made up for", "yellow")
-            case ScheduledRunStarted():
+            case events.ScheduledRunStarted():
                 self._console.line(f"{event.job}: the night of {event.due} begins ({event.why})")
-            case ScheduledRunOutput():
+            case events.ScheduledRunOutput():
                 self._console.line(f"{event.job} | {event.message}", "dim")
-            case ScheduledRunEnded():
+            case events.ScheduledRunEnded():
                 self._console.line(f"{event.job}: exit code {event.exit_code}: {event.meaning}")
             case _:
                 for text, style in EventLines()(event):
@@ -182,7 +163,7 @@ class WorkerLines:
             self._console.line(f"{formatting.count(self._made, 'image')} made, {self._not_made:,} not made")
 
 
-def started_line(event: RunStarted) -> str:
+def started_line(event: events.RunStarted) -> str:
     """The first line of a run."""
     wanted = sum(event.samples.values())
     emulated = " EMULATED" if event.emulated else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import time
 from collections.abc import Mapping
 
@@ -57,11 +56,6 @@ def local_time(at: float, now: float) -> str:
 
 def utc_iso(at: float | None) -> str | None:
     return None if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-
-
-def utc_seconds(iso: str) -> float:
-    """Of what `utc_iso` wrote."""
-    return float(calendar.timegm(time.strptime(iso, "%Y-%m-%dT%H:%M:%SZ")))
 
 
 def size(number: float) -> str:

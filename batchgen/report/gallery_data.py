@@ -50,10 +50,11 @@ class ManifestInfo:
 
 @dataclass(frozen=True, slots=True)
 class GalleryData:
-    """facts: for the page. pictures: (path, sha256) of its thumbnails, by the number that the facts name."""
+    """facts: for the page. pictures: (path, sha256) of its thumbnails, by the number that the facts name; samples: how many."""
 
     facts: Facts
     pictures: Sequence[tuple[str, str]]
+    samples: int
 
 
 class ValueIndex:
@@ -99,6 +100,7 @@ def gallery_facts(ledger: HistoryReader, folder: Path, manifest_info: ManifestIn
             "nights": runs[-MAX_RUNS:],
         },
         thumbnails.values,
+        len(samples),
     )
 
 
@@ -159,10 +161,10 @@ class EntryBuilder:
     ) -> Facts:
         """made: of the picture that the sample has now."""
         entry = _sample(row, attempts, self.settings)
-        entry["pictures"] = _pictures(row, pictures, self.thumbnail)
-        if found := _sources(self.files, entry["pictures"]):
+        entry["pictures"] = shown = _pictures(row, pictures, self.thumbnail)
+        if found := _sources(self.files, shown):
             entry["sources"] = found
-        entry.update(_sidecars(self.files, entry["pictures"]))
+        entry.update(_sidecars(self.files, shown))
         if row.item_id in self.manifest_info.unfingerprinted:
             entry["asks"] = self.manifest_info.unfingerprinted[row.item_id]
         if made:

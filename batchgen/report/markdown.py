@@ -1,23 +1,23 @@
-"""The closing summary as Markdown, for the page of a CI job: the same facts and words as on the terminal."""
+"""The closing summary as Markdown, for the page of a CI job: the same words as on the terminal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
-from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
+from batchgen.report.view import RunSummary
 
 LIST_BLOCKS = ("why", "uncertain", "newest", "unlike", "next")
 _MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 
 
-def summary_markdown(facts: Facts, sanitize_line: Callable[[str], str]) -> str:
-    """fit: takes secrets and control characters out of a line."""
-    lines = [f"### {escape_markdown(sanitize_line(headline(facts)))}", ""]
-    if facts["emulated"]:
+def summary_markdown(summary: RunSummary, sanitize_line: Callable[[str], str]) -> str:
+    """sanitize_line: takes secrets and control characters out of a line."""
+    lines = [f"### {escape_markdown(sanitize_line(headline(summary)))}", ""]
+    if summary.emulated:
         lines += ["**EMULATED: the images are a local emulator's, nothing was billed**", ""]
-    found = [(label, [escape_markdown(sanitize_line(line)) for line in block]) for label, block in blocks(facts)]
+    found = [(label, [escape_markdown(sanitize_line(line)) for line in block]) for label, block in blocks(summary)]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {label} | {'<br>'.join(block)} |" for label, block in found if label not in LIST_BLOCKS]
     for label, block in found:
@@ -27,7 +27,7 @@ def summary_markdown(facts: Facts, sanitize_line: Callable[[str], str]) -> str:
 
 
 def failure_markdown(job: str, message: str, sanitize_line: Callable[[str], str]) -> str:
-    """For a run that ended before there were any facts."""
+    """For a run that ended before there was a summary."""
     lines = [f"- {escape_markdown(sanitize_line(line))}" for line in message.splitlines()]
     return "\n".join([f"### {escape_markdown(sanitize_line(job))}: ended by an error", "", *lines]) + "\n\n"
 

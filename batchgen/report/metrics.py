@@ -19,8 +19,10 @@ from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.reader import Reader
 from batchgen.report import formatting
-from batchgen.report.facts import lane_model, process_state
+from batchgen.report.liveness import process_state
+from batchgen.report.queries import read_lanes
 from batchgen.report.run_progress import RunProgress
+from batchgen.report.view import lane_model
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -229,14 +231,11 @@ def snapshot_values(reader: Reader, folder: Path, now: float) -> Iterator[Metric
     last, ended = reader.last_run(), reader.last_ended_run()
     running = last is not None and process_state(last, folder) == "running"
     in_flight = Counter(lane_model(attempt.lane) for attempt in reader.open_attempts())
-    cooling_lanes = {lane_model(lane): until for lane, until in reader.cooling_lanes().items()}
-    parked = {lane_model(lane): until for lane, (until, _) in reader.parked().items()}
-    down = {model for outage in reader.outages() if outage.retry_at is not None for model in outage.models}
-    for model in {*reader.counts_by_model(), *in_flight, *cooling_lanes, *parked, *down}:
-        yield "batchgen_in_flight", (model,), in_flight[model] if running else 0
-        yield "batchgen_lane_cooled", (model,), float(running and cooling_lanes.get(model, 0.0) > now)
-        yield "batchgen_lane_parked", (model,), float(parked.get(model, 0.0) > now)
-        yield "batchgen_model_down", (model,), float(running and model in down)
+    for lane in read_lanes(reader, reader.counts_by_model(), in_flight, running, now):
+        yield "batchgen_in_flight", (lane.model,), lane.in_flight if running else 0
+        yield "batchgen_lane_cooled", (lane.model,), float(lane.cooling_until > 0)
+        yield "batchgen_lane_parked", (lane.model,), float(lane.parked_until > 0)
+        yield "batchgen_model_down", (lane.model,), float(lane.retry_at > 0)
     if ended is not None:
         yield "batchgen_run_exit_code", (), ended.exit_code or 0
     if last is not None and running:

@@ -14,8 +14,8 @@ from batchgen.http.time_limit import TimeLimit
 from batchgen.http.transport import Transport
 from batchgen.os_errors import machine_refusal
 from batchgen.profiles.profile import Profile
-from batchgen.report.facts import Facts
 from batchgen.report.summary import blocks, headline
+from batchgen.report.view import RunSummary
 from batchgen.sanitize import truncate
 from batchgen.url import split_url
 
@@ -74,14 +74,14 @@ def shutdown_line(profile: Profile, today: date) -> str:
     return f"{profile.id} is shut down {when} {profile.shutdown}{instead}"
 
 
-def message(facts: Facts, shutdown_lines: Sequence[str]) -> tuple[str, str]:
+def message(summary: RunSummary, shutdown_lines: Sequence[str]) -> tuple[str, str]:
     """Subject and a body of at most ten lines. Foreign text is not cleaned yet."""
-    lines = ["emulated: nothing was billed"] if facts["emulated"] else []
+    lines = ["emulated: nothing was billed"] if summary.emulated else []
     lines += shutdown_lines
-    for label, block in blocks(facts):
+    for label, block in blocks(summary):
         if label in _INCLUDED_BLOCKS:
             lines += [f"{label}: {line.strip()}" for line in (block[:1] if label == "folder" else block)]
-    return f"batchgen: {headline(facts)}", limit_lines(lines)
+    return f"batchgen: {headline(summary)}", limit_lines(lines)
 
 
 def failure_message(job: str, text: str) -> tuple[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from batchgen.errors import BREAKER_SCOPES
 from batchgen.events import Outage
 from batchgen.report import formatting
+from batchgen.report.view import OutageView
 from batchgen.sanitize import short_message
 
 
@@ -32,26 +33,26 @@ def short_status(outage: Outage, now: float) -> str:
     return f"{what} since {formatting.local_time(outage.since, now)}{retry}"
 
 
-def summary_line(outage: dict[str, Any]) -> str:
-    """After the run, or from outside. outage: as `facts.outages` has it."""
-    now, why = time.time(), _cause(outage["reason"], outage["message"])
-    since = formatting.local_time(formatting.utc_seconds(outage["since"]), now)
-    if outage["until"] is None:
-        return f"{_condition(outage['scope'], outage['name'])} since {since} ({why})"
-    until = formatting.local_time(formatting.utc_seconds(outage["until"]), now)
-    name, account = outage["name"], outage["scope"] == "account"
+def summary_line(outage: OutageView) -> str:
+    """After the run, or from outside."""
+    now, why = time.time(), _cause(outage.reason, outage.message)
+    since = formatting.local_time(outage.since, now)
+    if outage.until is None:
+        return f"{_condition(outage.scope, outage.name)} since {since} ({why})"
+    until = formatting.local_time(outage.until, now)
+    name, account = outage.name, outage.scope == "account"
     what = f"the account at {name} was at its spending limit" if account else f"{name} was down"
     return f"{what} from {since} to {until} ({why})"
 
 
-def ongoing_text(outages: list[dict[str, Any]]) -> str | None:
+def ongoing_text(outages: Sequence[OutageView]) -> str | None:
     """What the run ended with, in words, of the widest reach."""
-    lasting = [outage for outage in outages if outage["until"] is None]
-    widest = max(lasting, key=lambda outage: BREAKER_SCOPES.index(outage["scope"]), default=None)
+    lasting = [outage for outage in outages if outage.until is None]
+    widest = max(lasting, key=lambda outage: BREAKER_SCOPES.index(outage.scope), default=None)
     if widest is None:
         return None
-    name = "the API" if widest["scope"] == "host" else widest["name"]
-    return f"{_condition(widest['scope'], name)} since {formatting.local_time(formatting.utc_seconds(widest['since']), time.time())}"
+    name = "the API" if widest.scope == "host" else widest.name
+    return f"{_condition(widest.scope, name)} since {formatting.local_time(widest.since, time.time())}"
 
 
 def _condition(scope: str, name: str) -> str:

@@ -1,19 +1,29 @@
-"""The closing words of a run, from its facts: what was made, what was not and why, what it cost, what to do next."""
+"""The closing words of a run: what was made, what was not and why, what it cost, what to do next."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from batchgen.errors import LINK_PENDING_REASONS
+from batchgen.ledger.queue_status import QueueStatus
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting, outage_text
 from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
-from batchgen.report.facts import Facts
+from batchgen.report.view import (
+    BatchView,
+    DerivativeView,
+    DiscrepancyView,
+    JobView,
+    LastRun,
+    MoneyView,
+    ReasonView,
+    RunSummary,
+    UtcTime,
+)
 from batchgen.sanitize import short_message
 from batchgen.scheduling.stop_reason import StopReason
 
@@ -37,13 +47,13 @@ STOP_REASONS = {
 }
 
 
-def show_summary(console: Console, facts: Facts) -> None:
+def show_summary(console: Console, summary: RunSummary) -> None:
     """Print it, a label to each block."""
-    style = "bold green" if facts["exit_code"] == 0 else "bold yellow"
-    console.line(headline(facts), style)
-    if facts["emulated"]:
+    style = "bold green" if summary.exit_code == 0 else "bold yellow"
+    console.line(headline(summary), style)
+    if summary.emulated:
         console.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
-    for label, lines in blocks(facts):
+    for label, lines in blocks(summary):
         show_block(console, label, lines)
 
 
@@ -53,109 +63,114 @@ def show_block(console: Console, label: str, lines: Sequence[str]) -> None:
         console.print_labelled((label if number == 0 else "").ljust(LABEL_COLUMNS), line)
 
 
-def headline(facts: Facts) -> str:
+def headline(summary: RunSummary) -> str:
     """One line that says how it went."""
-    images, samples, derived = facts["images"], facts["samples"], facts["derivatives"]["made"]
+    images, samples, derived = summary.images, summary.samples, summary.derivatives.made
     files = f", {formatting.count(derived, 'file')} made of them" if derived else ""
-    files += _missing_files_text(facts["derivatives"])
-    files += f", {facts['waiting']:,} not in the bucket yet" if facts["waiting"] else ""
-    files += _discrepancy_text(facts["discrepancies"])
-    out, where = facts["batches"]["submitted"], "in batches"
-    if facts["cluster"] is not None and facts["cluster"]["samples"]:
-        out, where = facts["cluster"]["samples"], WITH_WORKERS
+    files += _missing_files_text(summary.derivatives)
+    files += f", {summary.waiting:,} not in the bucket yet" if summary.waiting else ""
+    files += _discrepancy_text(summary.discrepancies)
+    out, where = summary.batches.submitted, "in batches"
+    if summary.cluster is not None and summary.cluster.samples:
+        out, where = summary.cluster.samples, WITH_WORKERS
     missing = sum(samples.get(state, 0) for state in NOT_MADE_STATES)
-    job = facts["job"]
-    why = f": stopped, {_stop_text(facts)}" if facts["stopped_by"] else ""
+    job = summary.job
+    why = f": stopped, {_stop_text(summary)}" if summary.stopped_by else ""
     if why:
         waiting = f", {out:,} {where}" if out else ""
-        return f"{job}{why}; {formatting.count(images['made'], 'image')} made{waiting}{files}"
+        return f"{job}{why}; {formatting.count(images.made, 'image')} made{waiting}{files}"
     if out:
-        return f"{job}: {formatting.count(out, 'image')} {where}, {images['made']:,} made{files}"
-    if not images["made"] and not missing and not images["left"]:
+        return f"{job}: {formatting.count(out, 'image')} {where}, {images.made:,} made{files}"
+    if not images.made and not missing and not images.left:
         nothing = "nothing to ask for" if files else "nothing to do"
-        return f"{job}: {nothing}, {formatting.count(images['kept'], 'image')} kept{files}"
-    if not missing and not images["left"]:
+        return f"{job}: {nothing}, {formatting.count(images.kept, 'image')} kept{files}"
+    if not missing and not images.left:
         incomplete = (
-            _missing_files_text(facts["derivatives"]) or facts["waiting"] or _discrepancy_text(facts["discrepancies"])
+            _missing_files_text(summary.derivatives) or summary.waiting or _discrepancy_text(summary.discrepancies)
         )
         done = "" if incomplete else "all done, "
-        return f"{job}: {done}{formatting.count(images['made'], 'image')} made{files}"
-    return f"{job}: {formatting.count(images['made'], 'image')} made, {max(missing, images['left']):,} not"
+        return f"{job}: {done}{formatting.count(images.made, 'image')} made{files}"
+    return f"{job}: {formatting.count(images.made, 'image')} made, {max(missing, images.left):,} not"
 
 
-def _stop_text(facts: Facts) -> str:
+def _stop_text(summary: RunSummary) -> str:
     """What ended the run; an outage says more than the limit that it ran into."""
-    words = STOP_REASONS.get(facts["stopped_by"], facts["stopped_by"])
-    down = outage_text.ongoing_text(facts["outages"]) if facts["stopped_by"] in ("stalled", "deadline") else None
+    words = STOP_REASONS.get(summary.stopped_by, summary.stopped_by)
+    down = outage_text.ongoing_text(summary.outages) if summary.stopped_by in ("stalled", "deadline") else None
     if down is None:
         return str(words)
-    return down if facts["stopped_by"] == "stalled" else f"{words} and {down}"
+    return down if summary.stopped_by == "stalled" else f"{words} and {down}"
 
 
-def _missing_files_text(derived: Facts) -> str:
+def _missing_files_text(derived: DerivativeView) -> str:
     """What of `post:` the run leaves behind."""
-    if derived["failed"]:
-        return f", {formatting.count(derived['failed'], 'file')} could not be made"
-    if derived["queued"]:
-        return f", files of {formatting.count(derived['queued'], 'picture')} left to workers"
-    return "" if derived["finished"] else ", files of them are missing"
+    if derived.failed:
+        return f", {formatting.count(derived.failed, 'file')} could not be made"
+    if derived.queued:
+        return f", files of {formatting.count(derived.queued, 'picture')} left to workers"
+    return "" if derived.finished else ", files of them are missing"
 
 
-def _discrepancy_text(found: Facts) -> str:
-    changed, missing = found["changed_total"], found["missing_total"]
+def _discrepancy_text(found: DiscrepancyView) -> str:
+    changed, missing = found.changed_total, found.missing_total
     words = f", {formatting.count(changed, 'file')} changed" if changed else ""
     return words + (f", {formatting.count(missing, 'file')} missing" if missing else "")
 
 
-def blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
+def blocks(summary: RunSummary) -> Iterator[tuple[str, list[str]]]:
     """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
-    yield from stop_lines(facts)
-    yield "images", [_images(facts)]
-    if facts["waiting"]:
-        yield "waiting", [waiting_line(facts)]
-    if lines := derivative_lines(facts["derivatives"]):
+    yield from stop_lines(summary)
+    yield "images", [_images(summary)]
+    if summary.waiting:
+        yield "waiting", [waiting_line(summary)]
+    if lines := derivative_lines(summary.derivatives):
         yield "derived", lines
-    if facts["requests"]:
-        yield "requests", [f"{sum(facts['requests'].values()):,}: {formatting.join_counts(facts['requests'])}"]
-    if facts["requests"]:
-        yield "money", money_lines(facts["usd"], emulated=facts["emulated"])
-    yield from batch_lines(facts["batches"]["out"])
-    if saved := facts["batches"]["saved_usd"]:
+    if summary.requests:
+        yield "requests", [f"{sum(summary.requests.values()):,}: {formatting.join_counts(summary.requests)}"]
+    if summary.requests:
+        yield "money", money_lines(summary.usd, emulated=summary.emulated)
+    yield from batch_lines(summary.batches.out)
+    if saved := summary.batches.saved_usd:
         yield "saved", [f"{formatting.usd(saved)} against the same requests one by one: batches cost half"]
-    yield "time", [_time(facts)]
-    if facts["limit"]["binding"] != "nothing" and (facts["images"]["made"] or not facts["stopped_by"]):
-        yield "limit", [f"{facts['limit']['binding']}; {facts['limit']['remedy']}"]
-    yield from problem_blocks(facts)
-    if facts["newest"]:
-        yield "newest", facts["newest"]
+    yield "time", [_time(summary)]
+    if summary.limit.binding != "nothing" and (summary.images.made or not summary.stopped_by):
+        yield "limit", [f"{summary.limit.binding}; {summary.limit.remedy}"]
+    yield from problem_blocks(summary)
+    for model, reason in summary.stopped_models.items():
+        yield "stopped", [f"{model}: {reason}"]
+    yield from parked_lines(summary.parked)
+    if summary.flagged:
+        yield "unlike", _flagged(summary)
+    if summary.newest:
+        yield "newest", [*summary.newest]
     yield (
         "folder",
-        [facts["folder"], "results.jsonl there has one line for each item"],
+        [summary.folder, "results.jsonl there has one line for each item"],
     )
-    if facts["bucket"]:
-        yield "bucket", [facts["bucket"]]
-    steps = next_steps(facts)
+    if summary.bucket:
+        yield "bucket", [summary.bucket]
+    steps = next_steps(summary)
     if steps:
         yield "next", steps
 
 
-def stop_lines(facts: Facts) -> Iterator[tuple[str, list[str]]]:
-    """Why a run came to its end before its work did, and what helps. facts: of the run."""
-    if facts["message"]:
-        yield "stopped", [facts["message"], *([f"    → {facts['remedy']}"] if facts["remedy"] else [])]
+def stop_lines(ended: LastRun | RunSummary) -> Iterator[tuple[str, list[str]]]:
+    """Why a run came to its end before its work did, and what helps."""
+    if ended.message:
+        yield "stopped", [ended.message, *([f"    → {ended.remedy}"] if ended.remedy else [])]
 
 
-def waiting_line(facts: Facts) -> str:
+def waiting_line(job: JobView) -> str:
     """Of pictures that a bucket did not take."""
-    count = formatting.count(facts["waiting"], "picture")
-    return f"{count} in the spool for {facts['bucket']}: the next run uploads them first, and nothing is bought again"
+    count = formatting.count(job.waiting, "picture")
+    return f"{count} in the spool for {job.bucket}: the next run uploads them first, and nothing is bought again"
 
 
-def batch_lines(batches: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
+def batch_lines(batches: Sequence[BatchView]) -> Iterator[tuple[str, list[str]]]:
     """Those that are out, newest last."""
     lines = [
-        f"{one['batch'] or one['model']}: {one['state']}, {one['succeeded'] + one['failed']:,} of"
-        f" {formatting.count(one['requests'], 'request')} answered, since {one['since']}"
+        f"{one.batch or one.model}: {one.state}, {one.succeeded + one.failed:,} of"
+        f" {formatting.count(one.requests, 'request')} answered, since {one.since.iso}"
         for one in batches[:MAX_BATCHES]
     ]
     if len(batches) > MAX_BATCHES:
@@ -164,159 +179,156 @@ def batch_lines(batches: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
         yield "batches", lines
 
 
-def cluster_lines(cluster: Facts | None) -> Iterator[tuple[str, list[str]]]:
-    if cluster is None or not (cluster["samples"] or cluster["stopped_by"]):
+def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]]:
+    if cluster is None or not (cluster.samples or cluster.stopped_by):
         return
-    why = f"stopped: {STOP_REASONS.get(cluster['stopped_by'], cluster['stopped_by'])}" if cluster["stopped_by"] else ""
-    words = f"{formatting.count(cluster['samples'], 'sample')} {WITH_WORKERS}, {cluster['taken']:,} of them taken up"
-    alive = f"{formatting.count(cluster['workers'], 'worker')} alive"
-    yield "cluster", ["; ".join(filter(None, [words if cluster["samples"] else "", why, alive]))]
+    why = f"stopped: {STOP_REASONS.get(cluster.stopped_by, cluster.stopped_by)}" if cluster.stopped_by else ""
+    words = f"{formatting.count(cluster.samples, 'sample')} {WITH_WORKERS}, {cluster.taken:,} of them taken up"
+    alive = f"{formatting.count(cluster.workers, 'worker')} alive"
+    yield "cluster", ["; ".join(filter(None, [words if cluster.samples else "", why, alive]))]
 
 
-def problem_blocks(facts: Facts) -> Iterator[tuple[str, list[str]]]:
+def problem_blocks(job: JobView) -> Iterator[tuple[str, list[str]]]:
     """What went wrong and what helps; the same for a closing run and for `status`."""
-    yield from discrepancy_lines(facts["discrepancies"])
-    lines = [line for reason in facts["reasons"] for line in _reason(reason)]
+    yield from discrepancy_lines(job.discrepancies)
+    lines = [line for reason in job.reasons for line in _reason(reason)]
     if lines:
         yield "why", lines
-    if facts["uncertain"]:
-        yield "uncertain", _uncertain(facts)
-    if lines := billing_lines(facts["account"]):
+    if job.uncertain:
+        yield "uncertain", _uncertain(job)
+    if lines := billing_lines(job.account):
         yield "account", lines
-    if facts["outages"]:
-        yield "down", [outage_text.summary_line(outage) for outage in facts["outages"]]
-    for model, reason in facts.get("stopped_models", {}).items():
-        yield "stopped", [f"{model}: {reason}"]
-    for model, until in facts["parked"].items():
-        at = until["until"] if isinstance(until, dict) else until
-        yield "parked", [f"{model} until {at}: its daily quota is used up"]
-    if facts.get("flagged"):
-        yield "unlike", _flagged(facts)
+    if job.outages:
+        yield "down", [outage_text.summary_line(outage) for outage in job.outages]
 
 
-def derivative_lines(derived: Facts) -> list[str]:
+def parked_lines(parked: Mapping[str, UtcTime]) -> Iterator[tuple[str, list[str]]]:
+    for model, until in parked.items():
+        yield "parked", [f"{model} until {until.iso}: its daily quota is used up"]
+
+
+def derivative_lines(derived: DerivativeView) -> list[str]:
     """Empty when there was nothing to do."""
-    words = {
-        "made": "made",
-        "skipped": "left out, larger than their picture",
-        "removed": "no longer wanted, removed",
-        "failed": "failed",
-    }
-    parts = [f"{derived[name]:,} {word}" for name, word in words.items() if derived[name]]
+    counts = (
+        (derived.made, "made"),
+        (derived.skipped, "left out, larger than their picture"),
+        (derived.removed, "no longer wanted, removed"),
+        (derived.failed, "failed"),
+    )
+    parts = [f"{number:,} {words}" for number, words in counts if number]
     lines = [" · ".join(parts)] if parts else []
-    lines += [f"    {failure['path']}: {short_message(failure['message'])}" for failure in derived["failures"]]
-    if derived["queued"]:
-        return [*lines, f"workers go on with the files of {formatting.count(derived['queued'], 'picture')}"]
-    return lines + ([] if derived["finished"] else ["the rest is made by the next run, or by batchgen post"])
+    lines += [f"    {failure.path}: {short_message(failure.message)}" for failure in derived.failures]
+    if derived.queued:
+        return [*lines, f"workers go on with the files of {formatting.count(derived.queued, 'picture')}"]
+    return lines + ([] if derived.finished else ["the rest is made by the next run, or by batchgen post"])
 
 
-def discrepancy_lines(found: Facts) -> Iterator[tuple[str, list[str]]]:
+def discrepancy_lines(found: DiscrepancyView) -> Iterator[tuple[str, list[str]]]:
     """Of the images that the last run did not find as the ledger has them."""
-    for kind, words, remedy in (
+    for kind, paths, total, words, remedy in (
         (
             "changed",
+            found.changed,
+            found.changed_total,
             "not what the ledger recorded",
             "put the original back; or --fresh --only ID makes it again, and the file goes to superseded/",
         ),
-        ("missing", "no longer there", "the next run makes it again"),
+        ("missing", found.missing, found.missing_total, "no longer there", "the next run makes it again"),
     ):
-        if total := found[f"{kind}_total"]:
-            lines = [f"{formatting.count(total, 'image')} {'is' if total == 1 else 'are'} {words}:"]
-            lines += [f"    {path}" for path in found[kind]]
-            lines += [f"    … and {total - len(found[kind]):,} more"] if total > len(found[kind]) else []
-            yield kind, [*lines, f"    → {remedy}"]
+        if total:
+            head = f"{formatting.count(total, 'image')} {'is' if total == 1 else 'are'} {words}:"
+            yield kind, [head, *(f"    {path}" for path in paths), *_more(len(paths), total), f"    → {remedy}"]
 
 
-def _images(facts: Facts) -> str:
-    images, samples = facts["images"], facts["samples"]
-    parts = [f"{images['made']:,} made", f"{images['kept']:,} kept"]
-    parts += [f"{images['moved']:,} moved"] if images["moved"] else []
+def _more(listed: int, total: int) -> list[str]:
+    return [f"    … and {total - listed:,} more"] if total > listed else []
+
+
+def _images(summary: RunSummary) -> str:
+    images, samples = summary.images, summary.samples
+    parts = [f"{images.made:,} made", f"{images.kept:,} kept"]
+    parts += [f"{images.moved:,} moved"] if images.moved else []
     parts += [
         f"{samples[state]:,} {state}" for state in ("refused", "failed", "uncertain", "blocked") if samples.get(state)
     ]
-    parts += [f"{images['left']:,} not tried"] if images["left"] else []
+    parts += [f"{images.left:,} not tried"] if images.left else []
     return " · ".join(parts)
 
 
-def money_lines(usd: Facts, *, emulated: bool) -> list[str]:
+def money_lines(usd: MoneyView, *, emulated: bool) -> list[str]:
     """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
     charged = "that a vendor would have charged" if emulated else "charged, by the usage that the vendor reported"
-    parts = [f"{formatting.usd(usd['spent'])} {charged}"] if usd["spent"] else []
-    if usd["estimated"]:
-        parts.append(f"{formatting.usd(usd['estimated'])} estimated ({_why_estimated(usd)})")
-    if unpriced := usd["requests_of_unknown_price"]:
+    parts = [f"{formatting.usd(usd.spent)} {charged}"] if usd.spent else []
+    if usd.estimated:
+        parts.append(f"{formatting.usd(usd.estimated)} estimated ({_why_estimated(usd)})")
+    if unpriced := usd.requests_of_unknown_price:
         parts.append(f"{'' if parts else 'unknown: '}{formatting.count(unpriced, 'request')} of unknown price")
-    if usd["maybe_billed_requests"]:
+    if usd.maybe_billed_requests:
         parts.append(_maybe_billed(usd, "maybe billed on top" if parts else "maybe billed"))
     if not parts:
         parts = [f"{formatting.usd(0)} charged"]
-    if usd["searched_requests"]:
-        requests = formatting.count(usd["searched_requests"], "request")
+    if usd.searched_requests:
+        requests = formatting.count(usd.searched_requests, "request")
         parts.append(f"searches in {requests} are priced in full; some may have been free (monthly allowance)")
     return parts
 
 
-def _why_estimated(usd: Facts) -> str:
+def _why_estimated(usd: MoneyView) -> str:
     guess = "the price of the service tier is a guess"
-    if usd["guessed"] >= usd["estimated"]:
+    if usd.guessed >= usd.estimated:
         return guess
-    return f"no usage was reported, or {guess}" if usd["guessed"] else "no usage was reported"
+    return f"no usage was reported, or {guess}" if usd.guessed else "no usage was reported"
 
 
-def _maybe_billed(usd: Facts, words: str) -> str:
+def _maybe_billed(usd: MoneyView, words: str) -> str:
     """For requests that brought no image."""
-    requests = formatting.count(usd["maybe_billed_requests"], "request")
-    if usd["maybe_billed"] is None:
+    requests = formatting.count(usd.maybe_billed_requests, "request")
+    if usd.maybe_billed is None:
         return f"an unknown amount {words} ({requests} that brought no image)"
-    unpriced = usd["maybe_billed_of_unknown_price"]
+    unpriced = usd.maybe_billed_of_unknown_price
     rest = f", {unpriced:,} of them of unknown price" if unpriced else ""
-    amount = formatting.usd(usd["maybe_billed"])
+    amount = formatting.usd(usd.maybe_billed)
     return f"{amount} {words}, an estimate ({requests} that brought no image{rest})"
 
 
-def _time(facts: Facts) -> str:
-    best = facts["limit"]["seconds_at_best"]
-    at_best = f" (forecast: {formatting.duration(best)} at best)" if best and not facts["emulated"] else ""
-    return formatting.duration(facts["seconds"]) + at_best
+def _time(summary: RunSummary) -> str:
+    best = summary.limit.seconds_at_best
+    at_best = f" (forecast: {formatting.duration(best)} at best)" if best and not summary.emulated else ""
+    return formatting.duration(summary.seconds) + at_best
 
 
-def _reason(reason: Facts) -> Iterator[str]:
-    message = f": {short_message(reason['message'])}" if reason["message"] else ""
-    yield f"{reason['samples']:,} × {reason['reason'] or 'unknown'}{message}"
-    if reason["remedy"]:
-        yield f"    → {reason['remedy']}"
+def _reason(reason: ReasonView) -> Iterator[str]:
+    message = f": {short_message(reason.message)}" if reason.message else ""
+    yield f"{reason.samples:,} × {reason.reason or 'unknown'}{message}"
+    if reason.remedy:
+        yield f"    → {reason.remedy}"
 
 
-def _uncertain(facts: Facts) -> list[str]:
-    total = facts["samples"].get("uncertain", len(facts["uncertain"]))
-    lines = [f"{formatting.count(total, 'sample')} sent and never answered; each may have been billed:"]
-    lines += [f"    {entry['id']}  {formatting.usd(entry['maybe_usd'])}" for entry in facts["uncertain"]]
-    if total > len(facts["uncertain"]):
-        lines.append(f"    … and {total - len(facts['uncertain']):,} more")
-    return lines
+def _uncertain(job: JobView) -> list[str]:
+    total = job.samples.get("uncertain", len(job.uncertain))
+    head = f"{formatting.count(total, 'sample')} sent and never answered; each may have been billed:"
+    lines = [f"    {sample.id}  {formatting.usd(sample.maybe_usd)}" for sample in job.uncertain]
+    return [head, *lines, *_more(len(lines), total)]
 
 
-def _flagged(facts: Facts) -> list[str]:
-    lines = [f"{formatting.count(facts['flagged_total'], 'image')} kept though not as asked for:"]
-    lines += [f"    {entry['path']}  ({', '.join(entry['flags'])})" for entry in facts["flagged"]]
-    if facts["flagged_total"] > len(facts["flagged"]):
-        lines.append(f"    … and {facts['flagged_total'] - len(facts['flagged']):,} more")
-    return lines
+def _flagged(summary: RunSummary) -> list[str]:
+    head = f"{formatting.count(summary.flagged_total, 'image')} kept though not as asked for:"
+    lines = [f"    {image.path}  ({', '.join(image.flags)})" for image in summary.flagged]
+    return [head, *lines, *_more(len(lines), summary.flagged_total)]
 
 
-def next_steps(facts: Facts) -> list[str]:
+def next_steps(summary: RunSummary) -> list[str]:
     """What to type now, by the exit code."""
-    manifest = _shell_path(facts["manifest"]) if facts["manifest"] else "MANIFEST"
-    output = f" --output {_shell_path(facts['folder'])}" if facts["own_folder"] else ""
-    engine = "" if facts.get("engine", "online") == "online" else f" --engine {facts['engine']}"
-    run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if facts["emulated"] else "")
-    samples: dict[str, Any] = facts["samples"]
-    match facts["exit_code"]:
+    manifest = _shell_path(summary.manifest) if summary.manifest else "MANIFEST"
+    output = f" --output {_shell_path(summary.folder)}" if summary.own_folder else ""
+    engine = "" if summary.engine == "online" else f" --engine {summary.engine}"
+    run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if summary.emulated else "")
+    match summary.exit_code:
         case 3 | 4:
-            return _steps_after_failures(facts, run, f"batchgen retry {manifest}{output}", samples)
-        case 5 if facts["waiting"]:
-            return [f"{run} uploads what waits, once {facts['bucket'] or 'the bucket'} takes it"]
-        case 5 if facts["discrepancies"]["changed_total"]:
+            return _steps_after_failures(summary, run, f"batchgen retry {manifest}{output}")
+        case 5 if summary.waiting:
+            return [f"{run} uploads what waits, once {summary.bucket or 'the bucket'} takes it"]
+        case 5 if summary.discrepancies.changed_total:
             return [
                 f"batchgen verify {manifest}{output} reads every file and lists those that differ",
                 f"{run} once the originals are back, or with --fresh --only ID to make an image again",
@@ -324,16 +336,16 @@ def next_steps(facts: Facts) -> list[str]:
         case 5:
             return ["batchgen doctor says what is wrong with key, address and folder", f"{run} goes on from here"]
         case 6:
-            stop = StopReason.from_record(facts["stopped_by"], facts.get("message") or "")
+            stop = StopReason.from_record(summary.stopped_by, summary.message)
             if stop is not None and stop.detail:  # the budget of the day or the month: the message says what to raise
                 return [f"{run} goes on from here once there is budget"]
             return [f"{run} --max-cost USD goes on with a new budget"]
         case 7:
             return [f"{run} goes on from here"]
         case 8:
-            until = min(facts["parked"].values(), default="the quota resets")
+            until = min(summary.parked.values()).iso if summary.parked else "the quota resets"
             return [f"{run} after {until}"]
-        case 9 if facts["cluster"] is not None:
+        case 9 if summary.cluster is not None:
             return [
                 f"{run} watches what the workers do; batchgen cancel {manifest}{output} withdraws what has not begun"
             ]
@@ -354,17 +366,17 @@ def _shell_path(path: str) -> str:
         return shlex.quote(path)
 
 
-def _steps_after_failures(facts: Facts, run: str, retry: str, samples: dict[str, Any]) -> list[str]:
-    steps = []
-    if facts["discrepancies"]["missing_total"]:
+def _steps_after_failures(summary: RunSummary, run: str, retry: str) -> list[str]:
+    steps, samples = [], summary.samples
+    if summary.discrepancies.missing_total:
         steps.append(f"{run} makes what is missing again")
-    behind = sum(reason["samples"] for reason in facts["reasons"] if reason["reason"] in LINK_PENDING_REASONS)
+    behind = sum(reason.samples for reason in summary.reasons if reason.reason in LINK_PENDING_REASONS)
     if behind:
         steps.append(f"{run} fetches what is paid for and still behind its link")
-    if sum(samples.get(state, 0) for state in ("failed", "uncertain", "wanted")) > behind or facts["images"]["left"]:
+    if sum(samples.get(state, 0) for state in ("failed", "uncertain", "wanted")) > behind or summary.images.left:
         steps.append(f"{run} tries again what failed")
     if samples.get("refused"):
         steps.append(f"change the refused prompts, or {retry} --refused")
-    if facts["derivatives"]["failed"]:
+    if summary.derivatives.failed:
         steps.append(f"{retry.replace('retry', 'post', 1)} tries the failed derivatives again, nothing is sent")
     return steps

@@ -71,7 +71,7 @@ def test_every_command_the_readme_names_is_there(command):
 
 
 def test_the_table_of_log_events_is_that_of_the_log():
-    rows = dict(re.findall(r"^\| `([a-z]+\.[a-z]+)` \| (.*) \|$", README, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (.*) \|$", README, re.MULTILINE))
     assert rows == {name: kind.description for name, kind in LOG_EVENTS.items()}
 
 

@@ -156,7 +156,7 @@ async def test_a_kept_answer_of_an_edited_prompt_is_not_taken_for_the_new_one(be
         ("batchgen.store.unparsed:os.replace", 2),  # the first one is the lock's
         ("batchgen.store.unparsed:sync_folder", 1),
         ("batchgen.store.unparsed:sync_folder", 2),
-        ("batchgen.engine.attempts:Ledger.attempt_failed", 1),
+        ("batchgen.ledger.ledger:Ledger.attempt_failed", 1),
     ],
 )
 async def test_a_crash_while_an_answer_is_put_by_leaves_it_whole_or_undone(tmp_path, place, k):

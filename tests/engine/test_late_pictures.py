@@ -20,8 +20,8 @@ from batchgen.ledger.pictures import SpooledPicture
 from batchgen.ledger.reader import Reader
 from batchgen.planning.plan import RetrySelection
 from batchgen.records import ImageFile, Reply, Sample
+from batchgen.report.billing_check import read_billing
 from batchgen.report.console import Console
-from batchgen.report.facts import billing_facts
 from tests.support.bench import HEAD, Bench
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
@@ -68,7 +68,7 @@ class Wire(Bench):
         with Reader.open(out) as reader:
             found = verify(out, reader, Console(sys.stderr))
             assert (found.missing, found.changed, found.gone, found.extra) == ([], [], [], [])
-            assert billing_facts(reader)["holds"]
+            assert read_billing(reader).holds
         return found.checked == files
 
     def drafts(self) -> set[str]:

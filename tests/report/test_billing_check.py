@@ -9,8 +9,7 @@ import pytest
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.requests import SurplusRequest
-from batchgen.report.billing_check import billing_check, billing_lines, classify_request
-from batchgen.report.facts import billing_facts
+from batchgen.report.billing_check import billing_check, billing_lines, classify_request, read_billing
 from tests.support.bench import Bench, items
 
 LOST = SurplusRequest("mug", 1, "f", "uncertain", "timeout", 0, 0, True, "f", 1)
@@ -46,7 +45,7 @@ def test_books_without_anything_beyond_say_nothing():
 
 def test_books_that_do_not_balance_are_called_a_bug():
     for found in (billing_check(201, 200, []), billing_check(201, 200, [MADE])):
-        assert not found["holds"]
+        assert not found.holds
         assert "bug" in "".join(billing_lines(found))
 
 
@@ -56,9 +55,9 @@ async def test_a_job_with_faults_an_edit_and_a_fresh_run_balances_and_lists_what
         await bench.run(items("a", "[[fault:half_image*1]] b", "[[fault:reset*1]] c"))
         await bench.run(items("a, at night", "[[fault:half_image*1]] b", "[[fault:reset*1]] c"))
         with batchgen.Ledger.open(tmp_path / "out") as ledger:
-            found = billing_facts(ledger)
-        assert (found["billed"], found["wanted"], found["holds"]) == (6, 3, True)
-        assert {(entry["id"], entry["kind"]) for entry in found["listed"]} == {
+            found = read_billing(ledger)
+        assert (found.billed, found.wanted, found.holds) == (6, 3, True)
+        assert {(entry.id, entry.kind) for entry in found.listed} == {
             ("i0", "again"), ("i1", "again"), ("i2", "maybe_twice"),
         }  # fmt: skip
         assert billing_lines(found)[0].startswith("billed 6 = 3 wanted + ")

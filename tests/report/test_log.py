@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -14,9 +15,9 @@ import pytest
 
 from batchgen import events
 from batchgen.errors import UsageError
-from batchgen.events import Event, LaneParked, Notice, Outage, RunEnded, RunStarted, SampleEnded
+from batchgen.events import Event, LaneParked, Notice, Outage, RunEnded, RunStarted, SampleEnded, SampleResult
 from batchgen.report.log import Log, Stream
-from batchgen.report.log_events import FIELDS, LOG_EVENTS, SERIALIZERS, log_schema
+from batchgen.report.log_events import EVENTS, FIELDS, FIELDS_BY_EVENT, LOG_EVENTS, log_schema
 from batchgen.report.log_file import LogFile
 
 AT = 1_795_228_800.5
@@ -37,7 +38,7 @@ def lines(*told: Event, form="json", secrets=(), quiet=False, plain=False) -> li
 
 def test_no_name_ever_changes():
     """Add to this list; never change it: programs of others read these names."""
-    assert {kind.__name__: name for kind, (name, _) in SERIALIZERS.items()} == {
+    assert {kind.__name__: kind.log_name for kind in EVENTS if kind is not SampleResult} == {
         "RunStarted": "run.started",
         "AttemptStarted": "attempt.started",
         "AttemptFailed": "attempt.failed",
@@ -61,17 +62,36 @@ def test_no_name_ever_changes():
         "ScheduledRunEnded": "scheduled_run.ended",
         "ScheduledRunSkipped": "scheduled_run.skipped",
     }
-    assert set(LOG_EVENTS) == {name for name, _ in SERIALIZERS.values()} | {"run.failed", "log.message"}
+    assert set(LOG_EVENTS) == {kind.log_name for kind in EVENTS} | {"run.failed", "log.message"}
 
 
 def test_every_event_has_a_name():
     found = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)}
-    assert found - {Event, Outage} == set(SERIALIZERS)
+    assert found - {Event, Outage} == set(EVENTS)
 
 
 def test_every_field_is_described_and_every_description_used():
     told = {field for kind in LOG_EVENTS.values() for field in (*kind.required, *kind.optional)}
     assert told | {"at", "level", "worker", "run", "job"} == set(FIELDS)
+
+
+def test_every_field_of_an_event_stands_in_its_line_but_for_those_listed_here():
+    """run_id and job of a run stand in every line already."""
+    unlogged = {
+        f"{kind.__name__}.{field.name}"
+        for kind in EVENTS
+        for field in dataclasses.fields(kind)
+        if field.name != "at" and field.name not in {found.attribute for found in FIELDS_BY_EVENT[kind]}
+    }
+    assert unlogged == {
+        "RunStarted.run_id", "RunStarted.job", "RunStarted.known_usd", "AttemptStarted.batch", "RunEnded.run_id",
+    }  # fmt: skip
+
+
+def test_a_field_means_the_same_in_every_event():
+    for kind in EVENTS:
+        for field in FIELDS_BY_EVENT[kind]:
+            assert field.logged.unit == "key" or field.schema == FIELDS[field.name], (kind, field.name)
 
 
 # --- lines

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
+from batchgen.ledger.requests import Money
 from batchgen.report import formatting
+from batchgen.report.billing_check import billing_check
 from batchgen.report.console import Console
-from batchgen.report.facts import NO_DISCREPANCIES, is_process_alive
+from batchgen.report.liveness import is_process_alive
 from batchgen.report.summary import headline, next_steps
+from batchgen.report.view import (
+    BatchTotals,
+    DerivativeView,
+    DiscrepancyView,
+    ImageCounts,
+    LimitView,
+    MoneyView,
+    ReasonView,
+    RunSummary,
+    UtcTime,
+)
 from batchgen.sanitize import ascii_only, display_width, printable_json, sanitize, short_message, truncate
 from batchgen.scheduling.stop_reason import budget_text
 
@@ -118,60 +132,58 @@ def test_a_table_aligns_figures_to_the_right():
     assert stream.getvalue() == "id    USD\n模型    1\na      10\n"
 
 
-BEHIND = [{"reason": "download_failed", "samples": 1, "message": "", "remedy": ""}]
-FACTS = {
-    "job": "shop", "manifest": "", "folder": "shop", "own_folder": False, "emulated": False, "stopped_by": "", "exit_code": 0,
-    "bucket": "", "waiting": 0, "cluster": None, "discrepancies": NO_DISCREPANCIES, "reasons": [],
-    "images": {"made": 0, "kept": 0, "moved": 0, "left": 0}, "samples": {}, "parked": {},
-    "batches": {"submitted": 0, "unsubmitted": 0, "saved_usd": 0.0, "out": []},
-    "derivatives": {"made": 0, "skipped": 0, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
-}  # fmt: skip
+BEHIND = [ReasonView("download_failed", 1, "", "")]
+SUMMARY = RunSummary(
+    job="shop", manifest="", folder="shop", own_folder=False, emulated=False, stopped_by="", exit_code=0, message="", remedy="",
+    bucket="", waiting=0, cluster=None, discrepancies=DiscrepancyView(), reasons=[], uncertain=[], outages=[], requests={},
+    account=billing_check(0, 0, []), usd=MoneyView.of(Money()), images=ImageCounts(0, 0, 0, 0), samples={}, parked={},
+    batches=BatchTotals(0, 0, 0.0, []), derivatives=DerivativeView(), run_id=1, seconds=1.0, exposed_ms=None, engine="online",
+    results="", limit=LimitView("nothing", "", 0.0, None), stopped_models={}, flagged=[], flagged_total=0, newest=[],
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(("facts", "text"), [
-    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}}, "shop: nothing to do, 4 images kept"),
-    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}}, "shop: all done, 4 images made"),
-    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
-    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "derivatives": {**FACTS["derivatives"], "made": 12}},
+@pytest.mark.parametrize(("told", "text"), [
+    ({"images": ImageCounts(0, 4, 0, 0)}, "shop: nothing to do, 4 images kept"),
+    ({"images": ImageCounts(4, 0, 0, 0)}, "shop: all done, 4 images made"),
+    ({"images": ImageCounts(4, 0, 0, 0), "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
+    ({"images": ImageCounts(0, 4, 0, 0), "derivatives": DerivativeView(made=12)},
      "shop: nothing to ask for, 4 images kept, 12 files made of them"),
-    ({"images": {"made": 2, "kept": 0, "moved": 0, "left": 0}, "derivatives": {**FACTS["derivatives"], "made": 1, "failed": 1}},
+    ({"images": ImageCounts(2, 0, 0, 0), "derivatives": DerivativeView(made=1, failed=1)},
      "shop: 2 images made, 1 file made of them, 1 file could not be made"),
-    ({"derivatives": {**FACTS["derivatives"], "finished": False}},
-     "shop: nothing to ask for, 0 images kept, files of them are missing"),
-    ({"images": {"made": 1, "kept": 0, "moved": 0, "left": 9}, "stopped_by": "budget"},
-     "shop: stopped, the budget is used up; 1 image made"),
-    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
-    ({"images": {"made": 0, "kept": 4, "moved": 0, "left": 0}, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 2}},
+    ({"derivatives": DerivativeView(finished=False)}, "shop: nothing to ask for, 0 images kept, files of them are missing"),
+    ({"images": ImageCounts(1, 0, 0, 9), "stopped_by": "budget"}, "shop: stopped, the budget is used up; 1 image made"),
+    ({"images": ImageCounts(4, 0, 0, 0), "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
+    ({"images": ImageCounts(0, 4, 0, 0), "discrepancies": DiscrepancyView(changed_total=2)},
      "shop: nothing to ask for, 4 images kept, 2 files changed"),
-    ({"images": {"made": 4, "kept": 0, "moved": 0, "left": 0}, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}},
+    ({"images": ImageCounts(4, 0, 0, 0), "discrepancies": DiscrepancyView(missing_total=1)},
      "shop: 4 images made, 1 file missing"),
 ])  # fmt: skip
-def test_the_headline_says_how_it_went(facts, text):
-    assert headline({**FACTS, **facts}) == text
+def test_the_headline_says_how_it_went(told, text):
+    assert headline(replace(SUMMARY, **told)) == text
 
 
-@pytest.mark.parametrize(("facts", "words"), [
+@pytest.mark.parametrize(("told", "words"), [
     ({"exit_code": 3, "samples": {"refused": 1}}, "batchgen retry MANIFEST --refused"),
     ({"exit_code": 3, "samples": {"failed": 1}}, "tries again"),
     ({"exit_code": 3, "samples": {"failed": 2}, "reasons": BEHIND}, "still behind its link batchgen run MANIFEST tries again"),
-    ({"exit_code": 3, "derivatives": {"failed": 1}}, "batchgen post MANIFEST tries the failed derivatives again"),
+    ({"exit_code": 3, "derivatives": DerivativeView(failed=1)}, "batchgen post MANIFEST tries the failed derivatives again"),
     ({"exit_code": 5}, "batchgen doctor"),
     ({"exit_code": 5, "waiting": 2}, "batchgen run MANIFEST uploads what waits"),
-    ({"exit_code": 5, "discrepancies": {**NO_DISCREPANCIES, "changed_total": 1}}, "batchgen verify MANIFEST"),
-    ({"exit_code": 3, "discrepancies": {**NO_DISCREPANCIES, "missing_total": 1}}, "makes what is missing again"),
+    ({"exit_code": 5, "discrepancies": DiscrepancyView(changed_total=1)}, "batchgen verify MANIFEST"),
+    ({"exit_code": 3, "discrepancies": DiscrepancyView(missing_total=1)}, "makes what is missing again"),
     ({"exit_code": 6}, "--max-cost"),
     ({"exit_code": 6, "stopped_by": "budget", "message": "shop: the day's budget was set"}, "--max-cost"),
     ({"exit_code": 6, "stopped_by": "budget", "message": budget_text("day")}, "goes on from here once there is budget"),
     ({"exit_code": 7}, "goes on"),
-    ({"exit_code": 8, "parked": {"pro": "2026-11-21T08:00:00Z"}}, "after 2026-11-21T08:00:00Z"),
+    ({"exit_code": 8, "parked": {"pro": UtcTime(1_795_248_000)}}, "after 2026-11-21T08:00:00Z"),
     ({"exit_code": 143, "own_folder": True, "emulated": True}, "batchgen run MANIFEST --output shop --emulate goes on"),
 ])  # fmt: skip
-def test_the_next_step_follows_from_the_exit_code(facts, words):
-    assert words in " ".join(next_steps({**FACTS, **facts}))
+def test_the_next_step_follows_from_the_exit_code(told, words):
+    assert words in " ".join(next_steps(replace(SUMMARY, **told)))
 
 
 def test_after_success_there_is_nothing_to_do():
-    assert next_steps(FACTS) == []
+    assert next_steps(SUMMARY) == []
 
 
 def test_a_run_of_another_host_cannot_be_seen_from_here():

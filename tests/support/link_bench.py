@@ -14,8 +14,7 @@ import batchgen
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.planning.plan import RetrySelection
-from batchgen.report.billing_check import billing_lines
-from batchgen.report.facts import billing_facts
+from batchgen.report.billing_check import billing_lines, read_billing
 from tests.support.crash import exit_code
 from tests.support.link_vendor import Vendor
 
@@ -48,8 +47,8 @@ class LinkBench:
 
     def check(self) -> None:
         with self.reader() as reader:
-            found = billing_facts(reader)
-            assert found["holds"], billing_lines(found)
+            found = read_billing(reader)
+            assert found.holds, billing_lines(found)
             assert not any("bug" in line for line in billing_lines(found))
             assert not any("secret" in message for _, _, message in reader.failure_reasons())
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import BatchgenError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report.dashboard.job_location import JobLocation
-from batchgen.report.facts import Facts, process_state, read_lock_holder
+from batchgen.report.liveness import process_state, read_lock_holder
 from batchgen.safe_open import UnsafePathError, open_regular
 from batchgen.store.spool import NO_FOLLOW
 
@@ -27,7 +28,7 @@ TAIL_BYTES = 4000
 RETRY_STATES = ("failed", "refused", "uncertain")
 # The interpreter and the batchgen that serve the page. The working folder is no place to import from.
 CHILD_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
-ForecastRetry = Callable[[JobLocation, frozenset[str]], Facts]
+ForecastRetry = Callable[[JobLocation, frozenset[str]], dict[str, Any]]
 
 
 class ActionRefused(Exception):
@@ -66,7 +67,7 @@ class Actions:
             self._children[location.folder] = started = _start_retry(location, chosen)
             return started.process.pid
 
-    def last_retry(self, location: JobLocation) -> Facts | None:
+    def last_retry(self, location: JobLocation) -> dict[str, Any] | None:
         """What became of the last retry that was begun here; None when there was none."""
         child = self._children.get(location.folder)
         if child is None:

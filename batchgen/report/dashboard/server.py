@@ -24,7 +24,6 @@ from batchgen.report.dashboard.guard import BODY_MAX_BYTES, RequestGuard, add_he
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.job_location import JobLocation
 from batchgen.report.dashboard.watched_job import WatchedJob
-from batchgen.report.facts import Facts
 from batchgen.report.gallery import PageParts, render_document, safe_json
 
 OVERVIEW_PAGE = PageParts(
@@ -75,7 +74,7 @@ class Dashboard:
         return watch
 
     @property
-    def _live(self) -> Facts:
+    def _live(self) -> dict[str, Any]:
         return {"csrf": "" if self.read_only else self.guard.csrf}
 
     async def health(self, request: web.Request) -> web.Response:
@@ -86,7 +85,7 @@ class Dashboard:
         text = safe_json({"live": self._live, "jobs": self._cards(), "at": time.time()}, self.hub.secrets())
         return await _page(request, OVERVIEW_PAGE, "jobs", text)
 
-    def _cards(self) -> list[Facts]:
+    def _cards(self) -> list[dict[str, Any]]:
         return [watch.card for watch in self.hub.loaded.values()]
 
     async def overview_events(self, request: web.Request) -> web.StreamResponse:
@@ -211,7 +210,7 @@ class Dashboard:
         # In this thread: a child takes the niceness of the thread that begets it.
         return await self._run_action(partial(self._retry, (await self._watch(request)).location, chosen), here=True)
 
-    def _retry(self, location: JobLocation, states: list[str]) -> Facts:
+    def _retry(self, location: JobLocation, states: list[str]) -> dict[str, Any]:
         return {"pid": self.hub.actions.retry(location, states)}
 
     async def stop(self, request: web.Request) -> web.Response:
@@ -220,10 +219,10 @@ class Dashboard:
             partial(self._stop, (await self._watch(request)).location, run if isinstance(run, int) else -1)
         )
 
-    def _stop(self, location: JobLocation, run: int) -> Facts:
+    def _stop(self, location: JobLocation, run: int) -> dict[str, Any]:
         return {"pid": actions.stop(location, run)}
 
-    async def _run_action(self, action: Callable[[], Facts], *, here: bool = False) -> web.Response:
+    async def _run_action(self, action: Callable[[], dict[str, Any]], *, here: bool = False) -> web.Response:
         try:
             answer = action() if here else await self.hub.in_picture_thread(action)
         except (actions.ActionRefused, BatchgenError) as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.history import HistoryReader
@@ -19,16 +19,17 @@ from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.report.dashboard.job_card import EndedRuns, card_of
 from batchgen.report.dashboard.job_location import JobLocation, change_marker
 from batchgen.report.dashboard.sample_feed import Feed
-from batchgen.report.facts import Facts, is_process_alive, read_lock_holder
 from batchgen.report.gallery import safe_json
 from batchgen.report.gallery_data import ManifestInfo
+from batchgen.report.liveness import is_alive_in
+from batchgen.report.view import as_json
 
 SAMPLES_TTL_S = 60.0  # after nobody has looked at the samples for so long, they are forgotten
 NOT_STARTED = "Nothing has run here yet. It appears by itself when a run begins."
 FOLDER_GONE = "The folder has gone: it was here, and was moved, renamed or deleted since."
 LoadManifestInfo = Callable[[JobLocation, str], ManifestInfo]
 Secrets = Callable[[], Sequence[str]]
-LastRetry = Callable[[JobLocation], Facts | None]  # what came of an action on the page
+LastRetry = Callable[[JobLocation], dict[str, Any] | None]  # what came of an action on the page
 
 
 class WatchedJob:
@@ -39,7 +40,7 @@ class WatchedJob:
     ) -> None:
         self.location = location
         self.version = 0
-        self.card: Facts = {}
+        self.card: dict[str, Any] = {}
         self.feed: Feed | None = None
         self._load_manifest_info, self._secrets, self._last_retry = load_manifest_info, secrets, last_retry
         self._change_marker: object = ()
@@ -68,9 +69,9 @@ class WatchedJob:
         return fresh or (self.feed and self.feed.mark) != at
 
     def _alive(self) -> bool | None:
-        return is_process_alive(self._last_run, socket.gethostname(), read_lock_holder(self.location.folder))
+        return is_alive_in(self._last_run, self.location.folder)
 
-    def _read(self, now: float, samples: bool) -> Facts:
+    def _read(self, now: float, samples: bool) -> dict[str, Any]:
         folder = self.location.folder
         blank = {"job": Path(self.location.manifest).stem or folder.name, "folder": str(folder), "at": now}
         if not has_ledger(folder):
@@ -89,7 +90,8 @@ class WatchedJob:
                 if samples:
                     self.feed = self.feed or Feed(folder, manifest_info, self.text)
                     self.feed.refresh(ledger, now)
-                return card_of(ledger, folder, manifest_info, self._alive(), self._ended_runs, now)
+                card = card_of(ledger, folder, manifest_info, self._alive(), self._ended_runs, now)
+                return dict(as_json(card))
         except (BatchgenError, OSError) as error:
             problem: Exception = error
         except sqlite3.Error as error:
@@ -115,7 +117,7 @@ class WatchedJob:
     def text(self, value: object) -> str:
         return safe_json(value, self._secrets())
 
-    def page_facts(self, live: Facts) -> str | None:
+    def page_facts(self, live: dict[str, Any]) -> str | None:
         """None when there is no ledger that can be read."""
         self.refresh(samples=True)
         return self.feed.page_facts(live) if self.feed else None

@@ -23,7 +23,7 @@ from batchgen.engine.batch.result_lines import (
 from batchgen.errors import DownloadFailed
 from batchgen.events import AttemptFailed, Notice
 from batchgen.ledger.reader import Reader
-from batchgen.report.facts import billing_facts
+from batchgen.report.billing_check import read_billing
 from tests.support.batch_bench import BATCH, CHUNKS, MUGS, BatchBench, assert_all_are_right, crash, quick
 from tests.support.bench import items
 from tests.support.postgres import both_ledgers
@@ -42,7 +42,7 @@ async def collected(bench, **options):
 async def assert_paid_once(bench, images=12):
     assert (await bench.stats())["billed_images"] == images
     with Reader.open(bench.folder / "out") as reader:
-        assert billing_facts(reader)["holds"]
+        assert read_billing(reader).holds
 
 
 def change(bench, sql):

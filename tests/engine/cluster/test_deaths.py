@@ -24,11 +24,11 @@ CHAIN = items(*PROMPTS) + "".join(
 
 def account(cluster):
     """Requests by outcome, and whether the books balance."""
-    from batchgen.report.facts import billing_facts
+    from batchgen.report.billing_check import read_billing
 
     with cluster.reader() as reader:
         assert reader.unplaced_by_workers() == []
-        assert billing_facts(reader)["holds"], billing_facts(reader)
+        assert read_billing(reader).holds, read_billing(reader)
         left = next(iter(reader._query("SELECT (SELECT count(*) FROM work) + (SELECT count(*) FROM need)")))[0]
         assert left == 0
         return reader.attempts()

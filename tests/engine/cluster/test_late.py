@@ -21,8 +21,8 @@ from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.planning.plan import RetrySelection
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import ImageFile, Reply
+from batchgen.report.billing_check import read_billing
 from batchgen.report.console import Console
-from batchgen.report.facts import billing_facts
 from batchgen.store.store import Store
 from tests.support.bench import items
 from tests.support.cluster import HEAD, BucketCluster, Cluster, unplaced, waiting
@@ -37,7 +37,7 @@ FIVE = items(*"abcde")
 def verified(cluster: Cluster) -> VerifyResult:
     """What `batchgen verify` finds; the books balance."""
     with cluster.reader() as reader:
-        assert billing_facts(reader)["holds"], billing_facts(reader)
+        assert read_billing(reader).holds, read_billing(reader)
         assert reader.unplaced_by_workers() == []
         folder = cluster.folder / ("job.emulated" if isinstance(cluster, BucketCluster) else "out")
         return verify(folder, reader, Console(sys.stderr))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from batchgen.report.facts import billing_facts
+from batchgen.report.billing_check import read_billing
 from tests.support.bucket_bench import BucketBench
 from tests.support.link_bench import FOUR, ONE
 
@@ -20,7 +20,7 @@ def shop(bench, gate, tmp_path):
     found = BucketBench(bench.vendor.url, tmp_path / "bucket")
     yield found
     with found.reader() as reader:
-        assert billing_facts(reader)["holds"]
+        assert read_billing(reader).holds
     assert found.spooled == []
 
 

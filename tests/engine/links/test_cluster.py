@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from batchgen.report.facts import billing_facts
+from batchgen.report.billing_check import read_billing
 from tests.support.cluster import HEAD, Cluster
 from tests.support.link_bench import FOUR, ONE
 
@@ -25,7 +25,7 @@ def fleet(bench, tmp_path, database, monkeypatch, nursery):
     yield found
     found.finish()
     with found.reader() as reader:
-        assert billing_facts(reader)["holds"]
+        assert read_billing(reader).holds
 
 
 def states(fleet):

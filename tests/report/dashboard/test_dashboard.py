@@ -35,11 +35,11 @@ from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.actions import ActionRefused, holds_lock, stop
 from batchgen.report.dashboard.guard import CSRF_HEADER
-from batchgen.report.dashboard.job_card import card_of, derivative_counts, lanes
+from batchgen.report.dashboard.job_card import card_of, derivative_counts
 from batchgen.report.dashboard.job_location import JobLocation
 from batchgen.report.dashboard.pictures import parse_range
-from batchgen.report.facts import job_facts
 from batchgen.report.gallery_data import ManifestInfo
+from batchgen.report.queries import read_lanes
 from batchgen.store.lock import JobLock
 from tests.support.dashboard import SECRET, site
 from tests.support.gallery_job import make_family, make_job
@@ -370,7 +370,7 @@ async def test_a_run_that_died_is_not_shown_as_going_on_because_a_later_one_does
     db.close()
     with HistoryReader.open(folder) as ledger:
         card = card_of(ledger, folder, ManifestInfo(load_catalogue()), True, {}, time.time())
-    assert [night["state"] for night in card["nights"]] == ["died", "running"]
+    assert [night.state for night in card.nights] == ["died", "running"]
 
 
 def test_the_card_sums_up_the_files_of_the_pictures():
@@ -409,9 +409,9 @@ async def test_a_model_that_waits_for_its_quota_is_shown_with_until_when(tmp_pat
         (until,) = ledger.cooling_lanes().values()
         started = ledger.runs(1)[0].started_at
         assert started + 0.5 < until
-        shown = {now: lanes(ledger, job_facts(ledger, "", now, True), True, now) for now in (until - 0.1, until + 0.1)}
-        assert [[lane["cooling_until"] for lane in each] for each in shown.values()] == [[until], [0]]
-        assert lanes(ledger, job_facts(ledger, "", until - 0.1, True), False, until - 0.1)[0]["cooling_until"] == 0
+        shown = {now: read_lanes(ledger, {}, {}, True, now) for now in (until - 0.1, until + 0.1)}
+        assert [[lane.cooling_until for lane in each] for each in shown.values()] == [[until], [0]]
+        assert read_lanes(ledger, {}, {}, False, until - 0.1)[0].cooling_until == 0
 
 
 async def test_metrics_are_those_of_every_job_and_without_the_library_the_answer_names_it(folder, monkeypatch):

@@ -1,0 +1,355 @@
+"""How a job stands and how a run of it ended, as frozen data: what every view shows. `queries` fills it from the ledger.
+
+A field's name is its key in the JSON of `status`, `run`, `history` and the dashboard: a new column is one field.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Self
+
+from batchgen.ledger.queue_status import QueueStatus
+from batchgen.ledger.requests import Money
+from batchgen.report import formatting
+from batchgen.report.billing_check import BillingCheck
+
+
+class UtcTime(float):
+    """UTC seconds since 1970; in JSON text such as `2026-11-21T02:53:51Z`."""
+
+    @property
+    def iso(self) -> str:
+        return str(formatting.utc_iso(self))
+
+    @property
+    def ago_s(self) -> float:
+        return max(0.0, time.time() - self)
+
+
+def utc_time(at: float | None) -> UtcTime | None:
+    return None if at is None else UtcTime(at)
+
+
+def as_json(value: Any) -> Any:
+    """A view, or a part of one, as plain JSON data."""
+    if isinstance(value, UtcTime):
+        return value.iso
+    if is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    return value
+
+
+def lane_model(lane: str) -> str:
+    """The AI model of a lane's key `provider/model`."""
+    return lane.partition("/")[2] or lane
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyView:
+    """USD. None is unknown: nothing was spent, or may have been, whose price anybody knows. Else the sum of what is known,
+    and beside it how many requests are not in it."""
+
+    spent: float | None
+    estimated: float
+    guessed: float
+    requests_of_unknown_price: int
+    maybe_billed: float | None
+    maybe_billed_requests: int
+    maybe_billed_of_unknown_price: int
+    searched_requests: int
+
+    @classmethod
+    def of(cls, money: Money) -> Self:
+        spent = formatting.known_amount(money.spent, 0 if money.estimated else money.unknown)
+        maybe = formatting.known_amount(money.maybe, money.maybe_unknown)
+        return cls(
+            spent=None if spent is None else round(spent, 6),
+            estimated=round(money.estimated, 6),
+            guessed=round(money.guessed, 6),
+            requests_of_unknown_price=money.unknown,
+            maybe_billed=None if maybe is None else round(maybe, 6),
+            maybe_billed_requests=money.maybe_requests,
+            maybe_billed_of_unknown_price=money.maybe_unknown,
+            searched_requests=money.searched,
+        )
+
+    @property
+    def known(self) -> float:
+        return (self.spent or 0.0) + self.estimated
+
+
+@dataclass(frozen=True, slots=True)
+class DiscrepancyView:
+    """Images that are missing, or not what the ledger recorded: the first of each by path, and how many they are."""
+
+    missing: Sequence[str] = ()
+    missing_total: int = 0
+    changed: Sequence[str] = ()
+    changed_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UncertainSample:
+    id: str
+    maybe_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonView:
+    """Why samples have no image, how many, and what to do about it."""
+
+    reason: str
+    samples: int
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutageView:
+    """What was down in the last run. until: None while it lasts, then retry_at says when it is asked next."""
+
+    scope: str
+    name: str
+    models: Sequence[str]
+    since: UtcTime
+    until: UtcTime | None
+    retry_at: UtcTime | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch that is out, or about to be. state: the vendor's word; `not created yet` for one that it does not know."""
+
+    batch: str
+    model: str
+    state: str
+    requests: int
+    succeeded: int
+    failed: int
+    since: UtcTime
+    estimate_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """to_fetch: answered with links, and paid for; the pictures are still to be downloaded."""
+
+    id: str
+    model: str
+    images: int
+    since: UtcTime
+    estimate_usd: float | None
+    to_fetch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    until: UtcTime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """One AI model now. until: UTC seconds; 0 when it does not wait. A model waits only while a run lasts, or is parked."""
+
+    model: str
+    samples: Mapping[str, int]
+    in_flight: int
+    cooling_until: float
+    parked_until: float
+    retry_at: float
+    message: str
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to say of it."""
+        return bool(self.samples or self.in_flight or self.cooling_until or self.parked_until or self.retry_at)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadAnswers:
+    answers: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """state: as `run_state` says it."""
+
+    id: int
+    state: str
+    started_at: UtcTime
+    ended_at: UtcTime | None
+    pid: int
+    host: str
+    exit_code: int | None
+    stopped_by: str
+    message: str
+    remedy: str
+    wanted: int
+    kept: int
+
+    @property
+    def running(self) -> bool:
+        """As far as can be seen from here."""
+        return self.state in ("running", "unknown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One run in figures. state: as `run_state` says it; made: images; not_made: samples by how they ended."""
+
+    run: int
+    state: str
+    began: UtcTime
+    ended: UtcTime | None
+    seconds: float | None
+    made: int
+    not_made: Mapping[str, int]
+    usd: MoneyView
+    exit_code: int | None
+    stopped_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """What every view of a job shows. samples and requests: how many, by state and by outcome; account: requests of all runs
+    that were or may have been billed, and what each was for; cluster: what is with workers, None for a job that never was."""
+
+    job: str
+    manifest: str
+    folder: str
+    bucket: str
+    waiting: int
+    discrepancies: DiscrepancyView
+    emulated: bool
+    samples: Mapping[str, int]
+    requests: Mapping[str, int]
+    usd: MoneyView
+    cluster: QueueStatus | None
+    uncertain: Sequence[UncertainSample]
+    account: BillingCheck
+    outages: Sequence[OutageView]
+    reasons: Sequence[ReasonView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus(JobView):
+    """How a job stands. usd and requests: of all runs. derivatives: files of `post:`, by what is made and by state."""
+
+    by_model: Mapping[str, Mapping[str, int]]
+    in_flight: Sequence[OpenRequest]
+    batches: Sequence[BatchView]
+    derivatives: Mapping[str, Mapping[str, int]]
+    parked: Mapping[str, Parked]
+    unread: UnreadAnswers
+    run: LastRun | None
+
+    @property
+    def running(self) -> bool:
+        return self.run is not None and self.run.running
+
+    @property
+    def total(self) -> int:
+        """Images that are wanted. The ledger has no row yet for what was not tried."""
+        seen = sum(number for state, number in self.samples.items() if state != "superseded")
+        return max(seen, self.run.wanted + self.run.kept) if self.run else seen
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCounts:
+    """left: wanted and not tried."""
+
+    made: int
+    kept: int
+    moved: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedView:
+    """How long an answer was only in memory or unrecorded, in ms."""
+
+    median: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitView:
+    """What holds a run back, what helps, and what it would take at best."""
+
+    binding: str
+    remedy: str
+    seconds_at_best: float
+    estimate_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """submitted, unsubmitted: samples; saved_usd: against the same requests one by one."""
+
+    submitted: int
+    unsubmitted: int
+    saved_usd: float
+    out: Sequence[BatchView]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDerivative:
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivativeView:
+    """What was made of the pictures, as `DerivativeCounts` has it, and why some could not be."""
+
+    made: int = 0
+    skipped: int = 0
+    removed: int = 0
+    failed: int = 0
+    finished: bool = True
+    queued: int = 0
+    failures: Sequence[FailedDerivative] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedImage:
+    """One that was kept though it is not as asked for."""
+
+    path: str
+    flags: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary(JobView):
+    """How a run ended. usd and requests: this run's; samples: the job's as it is now. own_folder: whether it is another folder
+    than the manifest's default, so that `--output` has to be typed again."""
+
+    run_id: int
+    exit_code: int
+    stopped_by: str
+    message: str
+    remedy: str
+    seconds: float
+    exposed_ms: ExposedView | None
+    own_folder: bool
+    engine: str
+    results: str
+    images: ImageCounts
+    limit: LimitView
+    parked: Mapping[str, UtcTime]
+    stopped_models: Mapping[str, str]
+    batches: BatchTotals
+    derivatives: DerivativeView
+    flagged: Sequence[FlaggedImage]
+    flagged_total: int
+    newest: Sequence[str]
