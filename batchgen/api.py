@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do. survey: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
+    """What a run would do. reconciliation: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
     derivatives: files to make of the pictures, at most, for a picture may turn out smaller than a width."""
 
     reconciliation: Reconciliation

@@ -343,7 +343,7 @@ class ReferenceLinkRefused(ReferenceLinkFailed):
 class TierRefused(ProviderError):
     """The service tier that was asked for is not to be had; the request is sent once more at the standard tier.
 
-    for_good: not for want of capacity but because this key or model does not have the tier.
+    permanent: not for want of capacity but because this key or model does not have the tier.
     """
 
     answered = False  # 503 is one of its forms, and says nothing about the model at its standard tier

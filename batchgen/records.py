@@ -137,7 +137,7 @@ class Usage:
 class Reply:
     """A usable answer: pictures, or links to fetch, in the order of the samples they belong to.
 
-    absent: pictures that are not at hand, by their place in `images`: (reason, message) of one that could not be had, None
+    unavailable: pictures that are not at hand, by their place in `images`: (reason, message) of one that could not be had, None
     for one that is recorded already. filtered: reasons for pictures that were asked for and withheld. text: what the model
     wrote besides; thoughts: what it let see of its thinking. grounding: what a search found, as the vendor says it.
     """

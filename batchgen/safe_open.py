@@ -15,7 +15,7 @@ class UnsafePathError(ValueError):
 
 
 def resolve_inside(folder: str, path: str) -> str:
-    """The real path of an existing regular file inside `folder`. Raises OutsideError.
+    """The real path of an existing regular file inside `folder`. Raises UnsafePathError.
 
     folder: a real path. `~` and `$NAME` mean nothing here: they are characters.
     """
@@ -40,7 +40,7 @@ def resolve_inside(folder: str, path: str) -> str:
 
 
 def open_regular(real: str) -> IO[bytes]:
-    """Open for reading without following a link and without waiting on a pipe. Raises OutsideError."""
+    """Open for reading without following a link and without waiting on a pipe. Raises UnsafePathError."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(real, flags | getattr(os, "O_CLOEXEC", 0))

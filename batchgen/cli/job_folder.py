@@ -22,7 +22,7 @@ _FIELD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """folder: has a ledger. other: one more that has, emulated where `folder` is real."""
+    """folder: has a ledger. emulated_folder: one more that has, emulated where `folder` is real."""
 
     folder: Path
     emulated_folder: Path | None = None

@@ -105,7 +105,7 @@ def load_job(
 ) -> Job:
     """Open a job and hide its keys from every output. Raises ManifestError, SettingsError.
 
-    after: told whom the manifest wants to tell, even when its key file cannot be read.
+    post_run: told whom the manifest wants to tell, even when its key file cannot be read.
     """
     import batchgen
 

@@ -30,7 +30,7 @@ class OutputLost(SettingsError):
 class StandardOutput(io.RawIOBase):
     """The lowest layer of stdout or stderr: click, logging and the interpreter's last flush all end here.
 
-    needed: the first write that fails raises OutputLost. error: of that write.
+    fail_on_loss: the first write that fails raises OutputLost. error: of that write.
     """
 
     def __init__(self, fd: int, raw: io.RawIOBase | None, *, fail_on_loss: bool) -> None:

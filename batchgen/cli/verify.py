@@ -164,7 +164,7 @@ def find_repair_folder(job: str, output: str | None) -> Path:
 
 
 def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
-    """screen: where a line counts the files while a person watches."""
+    """console: where a line counts the files while a person watches."""
     findings, known, store = VerifyResult(), set[str](), open_store_of(folder, reader)
     if store.url:
         findings.waiting = len(reader.unplaced())

@@ -96,7 +96,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **o
 
 
 async def _run(worker: Worker, make_scheduler: Callable[[], ClusterScheduler] | None) -> int:
-    """make_shift: of the nights, called once the server is there. Raises LedgerError, UsageError."""
+    """make_scheduler: of the nights, called once the server is there. Raises LedgerError, UsageError."""
     from batchgen.engine.signals import handling_stop_signals
 
     signals = list[str]()

@@ -63,7 +63,7 @@ def _decode(line: bytes) -> str:
 def reap_orphans(awaited_pids: Collection[int]) -> None:
     """Whatever lost its parent in a container becomes the first process's child and is gone only once it is waited for.
 
-    ours: processes that somebody else waits for.
+    awaited_pids: processes that somebody else waits for.
     """
     if sys.platform == "win32" or not hasattr(os, "waitid"):
         return

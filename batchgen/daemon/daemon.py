@@ -52,7 +52,7 @@ _logger = logging.getLogger("batchgen.daemon")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonOptions:
-    """places: how many nights at once. command: how a night of a job is run, and in which environment."""
+    """max_runs: how many nights at once. command: how a night of a job is run, and in which environment."""
 
     command: Callable[[ScheduledJob, DueRun], tuple[list[str], Mapping[str, str]]]
     emit: Callable[[Event], None]

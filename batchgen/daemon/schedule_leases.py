@@ -49,7 +49,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """heard: UTC seconds when its worker was heard of last."""
+    """last_seen: UTC seconds when its worker was heard of last."""
 
     run: ScheduledRun
     start_count: int
@@ -146,7 +146,7 @@ class ScheduleLeases:
 def _decide_run(
     policy: SchedulePolicy, since: float, last: LastRun | None, now: float, has_queued_work: Callable[[], bool]
 ) -> DueRun | SkippedRun | WaitUntil:
-    """left: whether something of the job is still in the queue."""
+    """has_queued_work: whether something of the job is still in the queue."""
     if last is None:
         return decide(policy, since, None, now)
     run, again = last.run, last.run.exit_code in (EXIT_SUBMITTED, EXIT_DAILY_QUOTA)

@@ -25,7 +25,7 @@ _logger = logging.getLogger("batchgen.daemon")
 
 @dataclass
 class ScheduledJob:
-    """A job with a schedule. entry: what its diary says. running: a night of it has its place or waits for one."""
+    """A job with a schedule. schedule_state: what its diary says. running: a night of it has its place or waits for one."""
 
     path: Path
     name: str
@@ -58,7 +58,8 @@ class ScheduledJobs:
     """jobs: by absolute path. A manifest that is wrong is reported once and keeps its last schedule."""
 
     def __init__(self, patterns: Sequence[str], schedule_state_folder: Path, *, persistent: bool = True) -> None:
-        """patterns: paths, globs and folders; none for what lies in jobs/ and here. diaries: a folder. writes: False only looks."""
+        """patterns: paths, globs and folders; none for what lies in jobs/ and here. schedule_state_folder: where states are
+        kept. persistent: False writes none."""
         self.jobs: dict[Path, ScheduledJob] = {}
         self._patterns = tuple(patterns)
         self._schedule_state_folder = schedule_state_folder

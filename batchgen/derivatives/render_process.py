@@ -34,7 +34,7 @@ class RenderProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def render(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The rows of a task. Raises WorkerDied; the next task gets a new process."""
+        """The rows of a task. Raises RenderProcessDied; the next task gets a new process."""
         process = self._process or await self._start()
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None and stdout is not None  # noqa: S101 - both are pipes

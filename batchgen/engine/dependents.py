@@ -38,7 +38,7 @@ class Dependents:
     def __init__(
         self, backlog: Backlog, ledger: Ledger, store: Store, references: References, on_supplied: Callable[[str], None]
     ) -> None:
-        """supplied: told of each lane that has got more to do."""
+        """on_supplied: told of each lane that has got more to do."""
         self._backlog = backlog
         self._reader: Reader = ledger.reader
         self._store = store

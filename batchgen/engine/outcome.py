@@ -65,8 +65,8 @@ class DerivativeCounts:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """Images that the ledger names and that are not there, or are not what it recorded, by path. unread: why the bucket could
-    not be asked; empty when it was. looked: whether anybody has compared them."""
+    """Images that the ledger names and that are not there, or are not what it recorded, by path. check_failed: why the bucket could
+    not be asked; empty when it was. checked: whether anybody has compared them."""
 
     missing: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ def exit_code(
     """The process's exit code, as the README lists them. Pure.
 
     A reason to stop wins; then a daily quota; then batches that are out; then whether everything, something or nothing of
-    what was tried came out. spoilt: something that was to be made of the pictures is missing. waiting: pictures that the
+    what was tried came out. derivatives_missing: something that was to be made of the pictures is missing. waiting: pictures that the
     bucket did not take; changed: an image is not what the ledger recorded, which no further run mends.
     """
     if stop_reason is not None:  # else a reason of a third party's codec

@@ -45,7 +45,7 @@ async def polling_shared_state(dispatcher: Dispatcher) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """What the lanes of a run are paced by. far: the shared log is a server's, which knows by its own clock what was sent
+    """What the lanes of a run are paced by. server_quota: the shared log is a server's, which knows by its own clock what was sent
     before."""
 
     ledger: Ledger

@@ -17,7 +17,7 @@ from batchgen.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteRun:
-    """release: lets go of the job's lock, once nothing is left to be written that another run could cross."""
+    """release_lock: lets go of the job's lock, once nothing is left to be written that another run could cross."""
 
     manifest: Manifest
     reconciliation: Reconciliation

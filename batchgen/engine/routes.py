@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from batchgen.endpoint import Endpoint
-from batchgen.errors import SettingsError
+from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
 from batchgen.profiles.price import estimate_usd
@@ -92,11 +92,11 @@ def open_routes(
 
 
 def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: str | None) -> dict[str, Route]:
-    """Where answers came from, for the links in them: these need no key, and none is looked for. An API without an address
-    has no route."""
+    """Where answers came from, for the links in them: these need no key, and none is looked for. An API without an address,
+    or whose codec is not installed any more, has no route."""
     routes: dict[str, Route] = {}
     for profile in profiles:
-        with suppress(SettingsError):
+        with suppress(SettingsError, UsageError):
             endpoint = endpoint_of(profile.provider)
             access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
             url = base_url_of(endpoint, access)

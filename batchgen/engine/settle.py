@@ -31,7 +31,7 @@ class SettledReply:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
     recorded_s: when its success was durable, seconds of `time.monotonic()`. late: those of its pictures that no sample took.
-    unrecorded: why the ledger does not have it, although its pictures stand under their names.
+    ledger_error: why the ledger does not have it, although its pictures stand under their names.
     """
 
     pictures: tuple[SpooledPicture, ...]
@@ -153,7 +153,7 @@ def record_and_place(
     late. Durable in the spool they are already, or where their receipt says. Answers them as they were recorded, and when
     (`time.monotonic()`).
 
-    held: of an answer that has just come. It goes into the bucket first; and a disk that does not let its pictures have
+    open_files: of an answer that has just come. It goes into the bucket first; and a disk that does not let its pictures have
     their names is told of and not raised, for the next run finishes what is recorded.
     """
     supersede_waiting(ledger, store, receipt.pictures)
@@ -186,7 +186,7 @@ def late_message(pictures: Sequence[SpooledPicture]) -> str:
 def place_recorded(
     ledger: Ledger, store: Store, attempt: int, spooled: Sequence[RecordedImage], in_place: Sequence[RecordedImage] = ()
 ) -> bool:
-    """Place what of an attempt was recorded some time ago: the ledger is asked again where its spooled pictures go. stands:
+    """Place what of an attempt was recorded some time ago: the ledger is asked again where its spooled pictures go. in_place:
     those that are in their places. Answers as `place` does."""
     due = ledger.current_placements(spooled)
     for was, now in zip(spooled, due, strict=True):
@@ -201,7 +201,7 @@ def bugs_as_unreadable(
 ) -> Iterator[None]:
     """Any exception but the foreseen ones costs one sample and not the run. Raises Unreadable.
 
-    kept: whether the caller keeps the answer.
+    answer_kept: whether the caller keeps the answer.
     """
     try:
         yield

@@ -51,7 +51,7 @@ def stop_on_signals(dispatcher: Dispatcher, execution: Execution, emit: Callable
 
 @contextmanager
 def handling_stop_signals(on_signal: Callable[[int], None]) -> Iterator[list[int]]:
-    """Calls `told` in the event loop with the number of each signal that asks this process to end. Answers which it minds:
+    """Calls `on_signal` in the event loop with the number of each signal that asks this process to end. Answers which it minds:
     a SIGHUP that is ignored (nohup) stays ignored. Restores what was there before."""
     loop = asyncio.get_running_loop()
     found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -177,9 +177,9 @@ class Transport:
     async def upload(
         self, base_url: str, request: Request, auth: tuple[str, str] | None, upload_url: str = ""
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One step of an upload, as `ask`. Raises UploadFailed.
+        """One step of an upload, as `request`. Raises UploadFailed.
 
-        granted: the address that the server gave for this upload, which stands for the request's path and the key.
+        upload_url: the address that the server gave for this upload, which stands for the request's path and the key.
         """
         try:
             if upload_url:
@@ -398,7 +398,7 @@ def check_link(link: str, api_url: str = "") -> URL:
     """The link as it was understood here, which is how it has to be asked for.
 
     Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
-    of `own`.
+    of `api_url`.
     """
     try:
         split_url(link)

@@ -72,7 +72,7 @@ class Uploader:
         self.in_flight = SingleFlight()
 
     async def uri(self, destination: Destination, upload: Upload, *, min_lifetime_s: float = 0.0) -> str:
-        """Where the API finds the file for at least `for_s` more. Raises ProviderError, and what `open` raises."""
+        """Where the API finds the file for at least `min_lifetime_s` more. Raises ProviderError, and what `open` raises."""
         key = (destination.owner, upload.sha256, upload.mime_type)
         if (known := self._unexpired_uri(key, min_lifetime_s)) is not None:
             return known

@@ -105,7 +105,7 @@ class HistoryReader(Reader):
         self._connection.execute("BEGIN")
 
     def samples(self, item_ids: Sequence[str] | None = None) -> Iterator[SampleRow]:
-        """In the order in which items first appeared, the samples of an item beside each other. of: these items alone."""
+        """In the order in which items first appeared, the samples of an item beside each other. item_ids: these items alone."""
         where, ids = _in_condition("WHERE s.item_id", item_ids)
         sql = (
             f"SELECT {_column_list(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
@@ -129,7 +129,7 @@ class HistoryReader(Reader):
         return map(AttemptRow._make, self._stream_query(f"SELECT {_column_list(AttemptRow)} FROM attempt ORDER BY id"))
 
     def attempts_after(self, after_id: int, also_ids: Iterable[int] = ()) -> Iterator[AttemptRow]:
-        """Those begun after attempt `last`, and these."""
+        """Those begun after attempt `after_id`, and these."""
         where, ids = _in_condition("OR id", [str(number) for number in also_ids])
         sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
         return map(AttemptRow._make, self._stream_query(sql, after_id, *map(int, ids)))

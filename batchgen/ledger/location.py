@@ -267,7 +267,7 @@ def migrate(database: PostgreSQL, ledger_pointer: LedgerPointer) -> None:
 
 
 def create_shared_tables(database: PostgreSQL, statements: Sequence[str], last_table: str) -> None:
-    """In the schema of what all jobs of the server share, unless `last` of them is there. Raises LedgerError."""
+    """In the schema of what all jobs of the server share, unless `last_table` of them is there. Raises LedgerError."""
     from batchgen.ledger.postgresql import to_postgresql_ddl
 
     def change(db: Connection) -> None:

@@ -134,7 +134,7 @@ def lost_ledger_in(folder: Path, job: str = "") -> LedgerError | None:
 
 
 def no_ledger_error(folder: Path, explanation: str, job: str = "") -> LedgerError:
-    """The error for a command that needs a ledger. otherwise: what is said of a folder in which nothing has run."""
+    """The error for a command that needs a ledger. explanation: what is said of a folder in which nothing has run."""
     if (lost := lost_ledger_in(folder, job)) is not None:
         return lost
     pictures = sorted(_picture_names(folder))

@@ -34,7 +34,7 @@ class PostgresQuotaBackend:
     midnight_sql = "floor(at / 900) * 900"  # every time zone's midnight is a multiple of it
 
     def __init__(self, url: str, schema: Sequence[str], last_table: str) -> None:
-        """last: the table that is made last. Raises LedgerError."""
+        """last_table: the table that is made last. Raises LedgerError."""
         self._database = PostgreSQL(url, SHARED_SCHEMA, "batchgen shares")
         self.transaction_at = 0.0  # UTC seconds by the server, of the transaction that is under way
         self._clock_offset_s = 0.0  # of this process's monotonic clock

@@ -162,9 +162,9 @@ class PostgreSQL:
     def __init__(
         self, url: str, schema: str, application: str = "batchgen", reconnect_timeout_s: float | None = None
     ) -> None:
-        """patience_s: how long a server may be away before what waits for it is given up, PATIENCE_S by default.
+        """reconnect_timeout_s: how long a server may be away before what waits for it is given up, RECONNECT_TIMEOUT_S by default.
 
-        Raises ServerAway when the server cannot be reached now, LedgerError when it never will be by this address,
+        Raises LedgerUnreachable when the server cannot be reached now, LedgerError when it never will be by this address,
         UsageError without the package that speaks to it.
         """
         self.url = url

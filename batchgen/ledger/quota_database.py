@@ -47,7 +47,7 @@ class QuotaDatabase:
     """
 
     def __init__(self, location: QuotaLocation, note: Callable[[str], None], *, counts_money: bool = False) -> None:
-        """place: a folder, a server's URL, or None: in memory, for a run that shares nothing and still keeps its windows.
+        """location: a folder, a server's URL, or None: in memory, for a run that shares nothing and still keeps its windows.
         counts_money: budgets bind all jobs together.
 
         Raises OSError or sqlite3.Error when the folder or the file cannot be written, LedgerError without its server.
@@ -66,7 +66,7 @@ class QuotaDatabase:
         return self._writer.broken is not None
 
     async def transact(self, call: Callable[[Connection], T], default: T) -> T:
-        """The answer of one transaction; from the first fault on `otherwise`, or LedgerError with a server or money."""
+        """The answer of one transaction; from the first fault on `default`, or LedgerError with a server or money."""
         try:
             return await (self._write_to_server(call) if self.is_remote else self._writer.write(call))
         except LedgerError as error:

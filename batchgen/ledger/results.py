@@ -68,7 +68,7 @@ class ResultsFile:
         self._fd = -1
 
     def open(self, *, compacted: bool) -> None:
-        """tidy: what the ledger says of how the last run left the file. Raises StoreError, also for a user's own file."""
+        """compacted: what the ledger says of how the last run left the file. Raises StoreError, also for a user's own file."""
         has_result_lines(self._path.parent)
         if not compacted:
             self.rebuild()
@@ -78,7 +78,7 @@ class ResultsFile:
             raise disk_error(error, str(self._path)) from error
 
     def append(self, sample: Sample, result: Result | None = None) -> None:
-        """The line of the sample's item as it stands now. made: the result itself, when the caller has it at hand.
+        """The line of the sample's item as it stands now. result: the result itself, when the caller has it at hand.
 
         Safe from several threads: a line is one write. Raises StoreError.
         """

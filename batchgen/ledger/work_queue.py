@@ -52,7 +52,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionStatus:
-    """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on; over: whether its time is
+    """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on; deadline_passed: whether its time is
     up and nobody has said so."""
 
     stopped_by: str

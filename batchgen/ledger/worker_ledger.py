@@ -23,8 +23,8 @@ from batchgen.records import Sample, sample_key
 
 @dataclass(frozen=True, slots=True)
 class ClaimedSample:
-    """A sample that is this worker's now. unsettled: requests for it of whoever had it before; ended: how it ended with
-    its last request of this submission, when nobody has said so to what waits for it; uncertain: requests for it in this
+    """A sample that is this worker's now. open_attempts: requests for it of whoever had it before; unreported_end: how it ended with
+    its last request of this submission, when nobody has said so to what waits for it; uncertain_count: requests for it in this
     submission that were never answered."""
 
     sample: Sample

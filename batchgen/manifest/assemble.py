@@ -35,7 +35,7 @@ class Assembler:
         return self._patterns.make(raw[1], f"{self._origin}{raw[0]}")
 
     def items(self, raw: RawEntry, locate: Callable[[FieldPath], Position], diagnostics: Diagnostics) -> Iterator[Item]:
-        """The items of any entry, after every check. What is wrong goes to `complaints`, and makes no item."""
+        """The items of any entry, after every check. What is wrong goes to `diagnostics`, and makes no item."""
         report = EntryDiagnostics(diagnostics, locate)
         entry: dict[str, Any] = raw.entry
         if not _has_known_fields(entry, report) or (expansion := self._expansion(entry, report)) is None:

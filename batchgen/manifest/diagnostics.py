@@ -24,7 +24,7 @@ class Diagnostics:
         self.problems: list[Problem] = []  # in the order they were found
 
     def add(self, position: tuple[int, int], field: str, message: str, file: str | None = None) -> None:
-        """place: line and column, from 1; 0 where there is none."""
+        """position: line and column, from 1; 0 where there is none."""
         self.total += 1
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(Problem(file or self.file, position[0], position[1], field, message))

@@ -56,7 +56,7 @@ def open_manifest(
     """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
 
     allow_retired: whether a shut-down model may be used, because its requests do not go to the vendor.
-    variables: take the place of the manifest's `vars` of the same name. afar: makes the one who looks for references in
+    variables: take the place of the manifest's `vars` of the same name. remote_references: makes the one who looks for references in
     buckets, and is told how to warn; without, nothing is known of them.
     """
     manifest = Manifest(os.fspath(path), allow_retired, variables or {}, remote_references)

@@ -67,10 +67,10 @@ class ChunkLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """by: auto lets go online what a batch cannot do. wait: for the results; else submit, collect what is there, leave.
+    """batch_mode: auto lets go online what a batch cannot do. wait: for the results; else submit, collect what is there, leave.
 
-    fallback_at: UTC seconds after which what no batch has delivered is made online. look_s: between the first two looks
-    at a batch. sure_s: how long a batch that may have been created gets to appear in the list of batches. resend: ask
+    fallback_at: UTC seconds after which what no batch has delivered is made online. poll_s: between the first two looks
+    at a batch. listing_grace_s: how long a batch that may have been created gets to appear in the list of batches. resend: ask
     again for what a batch has failed at. hold_uncertain: but not for what may have been billed.
     """
 

@@ -79,7 +79,7 @@ def _retry_action(known: KnownSample, retry_selection: RetrySelection) -> tuple[
 
 
 def group_into_requests(samples: Sequence[Sample], max_images: int) -> list[Sample]:
-    """Neighbouring samples of one item as one request each of up to `most` pictures, for APIs that give several."""
+    """Neighbouring samples of one item as one request each of up to `max_images` pictures, for APIs that give several."""
     if max_images <= 1 or len(samples) < 2:
         return list(samples)
     groups: list[Sample] = []

@@ -52,7 +52,7 @@ class Listings:
         self._ordered = ordered  # whether it lists by name: Azure need not, nor does S3 Express
 
     def list_prefix(self, prefix: str) -> Iterator[BlobInfo]:
-        """All objects whose names begin so, in order. Raises BucketAway, TooManyError."""
+        """All objects whose names begin so, in order. Raises BucketUnavailable, TooManyObjectsError."""
         listing = self.covering(prefix)
         return (listing if listing is not None else self._list(prefix, MAX_LISTED)).with_prefix(prefix)
 
@@ -99,7 +99,7 @@ class Listings:
     def _below(self, prefix: str, max_count: int) -> Iterator[BlobInfo]:
         """Storage knows folders only; of a part of a name we can say where to begin, and stop behind it.
 
-        most: objects to be told of, wanted or not.
+        max_count: objects to be told of, wanted or not.
         """
         folder = prefix.rpartition("/")[0]
         after = _name_before(prefix) if self._ordered and len(prefix) > len(folder) + 1 else ""

@@ -106,7 +106,7 @@ class DisabledRemoteReferences:
 class References:
     """References below one folder, and those in buckets. Safe to use from several threads.
 
-    afar: who looks into buckets; without, nothing is known of what lies there, as of links.
+    remote_references: who looks into buckets; without, nothing is known of what lies there, as of links.
     """
 
     def __init__(

@@ -138,7 +138,7 @@ class RemoteReferences:
         return ReferencePicture(f"{bucket.objects.url}/{key}", mime_type, found.bytes)
 
     def _bucket(self, url: str) -> ReferenceBucket:
-        """Raises SettingsError, BucketAway."""
+        """Raises SettingsError, BucketUnavailable."""
         bucket = self._buckets.get(url)
         if bucket is None:
             bucket = self._buckets[url] = ReferenceBucket(url)
@@ -172,7 +172,7 @@ class RemoteReferences:
         return sha256
 
     def fetch(self, address: str, path: str) -> str:
-        """Fetch it into a new file; its sha256. Raises UsageError when it is gone, BucketAway, OSError."""
+        """Fetch it into a new file; its sha256. Raises UsageError when it is gone, BucketUnavailable, OSError."""
         try:
             _, pieces = self._stat_and_stream(address)
         except FileNotFoundError:

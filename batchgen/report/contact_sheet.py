@@ -197,7 +197,7 @@ def _draw_cell(
 def draw_text(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, max_width_px: float, size: int, colour: tuple[int, int, int], anchor: str
 ) -> None:  # fmt: skip
-    """A text of at most `room` pixels: what is too long loses its middle, for names differ at their ends."""
+    """A text of at most `max_width_px` pixels: what is too long loses its middle, for names differ at their ends."""
     font, keep_chars = font_for(text, size), len(text)
     shown = text
     while keep_chars > 1 and draw.textlength(shown, font) > max_width_px:

@@ -29,11 +29,11 @@ R = TypeVar("R", PictureRow, DerivativeFileRow)
 
 @dataclass(frozen=True, slots=True)
 class ManifestInfo:
-    """What the manifest says and the ledger does not. cap: requests in flight at once; order: place of an item by its id.
+    """What the manifest says and the ledger does not. concurrency: requests in flight at once; order: place of an item by its id.
 
-    folder: where the manifest lies. asks: by item, what a manifest that asks again needs and no fingerprint holds:
+    folder: where the manifest lies. unfingerprinted: by item, what a manifest that asks again needs and no fingerprint holds:
     names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
-    post: as a manifest says it, of items whose `asks` say nothing else; None for none.
+    post: as a manifest says it, of items whose `unfingerprinted` say nothing else; None for none.
     budgets: USD by run, day and month. state: folder or server where the spend of all jobs is noted, None where this job's alone counts.
     """
 

@@ -79,19 +79,19 @@ def utc_iso_ms(at: float) -> str:
 
 def _schema(kind: Any, logged: events.Logged) -> JsonObject:
     """JSON Schema of a field, from its type and what it declares."""
-    said: JsonObject = {"description": logged.description} if logged.description else {}
-    said |= {name: list(value) if isinstance(value, tuple) else value for name, value in logged.schema.items()}
-    if "enum" in said:
-        return said
+    schema: JsonObject = {"description": logged.description} if logged.description else {}
+    schema |= {name: list(value) if isinstance(value, tuple) else value for name, value in logged.schema.items()}
+    if "enum" in schema:
+        return schema
     if logged.unit in (*_DIGITS, "rate"):
-        return {"type": ["number", "null"], "minimum": 0, **said}
+        return {"type": ["number", "null"], "minimum": 0, **schema}
     kinds = [each for each in get_args(kind) if get_origin(kind) not in (dict, tuple, Sequence)] or [kind]
     if logged.unit == "utc":
-        kinds, said = [str if each is float else each for each in kinds], {**said, **_UTC}
+        kinds, schema = [str if each is float else each for each in kinds], {**schema, **_UTC}
     if get_origin(kind) in (tuple, Sequence):
-        return {"type": "array", "items": _FILE if logged.unit == "files" else {"type": "string"}, **said}
+        return {"type": "array", "items": _FILE if logged.unit == "files" else {"type": "string"}, **schema}
     names = [_JSON_TYPES[get_origin(each) or each] for each in kinds]
-    return {"type": names[0] if len(names) == 1 else names, **said}
+    return {"type": names[0] if len(names) == 1 else names, **schema}
 
 
 # Name in the line -> name in ImageFile, JSON Schema.

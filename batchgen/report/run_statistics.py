@@ -20,7 +20,7 @@ Facts = dict[str, Any]
 
 
 def run_statistics(attempts: Sequence[AttemptRow], rpm: Mapping[str, int | None], concurrency: int | None) -> Facts:
-    """attempts: of one run, at least one. rpm: requests a minute by model. cap: requests in flight, None when not known.
+    """attempts: of one run, at least one. rpm: requests a minute by model. concurrency: requests in flight, None when not known.
 
     What went by batch has its money and outcomes here; it says nothing about a quota a minute, latency or places in flight.
     """

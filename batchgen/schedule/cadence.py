@@ -24,7 +24,7 @@ _NICKNAMES = {
 class Cadence:
     """minutes and hours ascending; weekdays: 0 is Monday. zone None: this machine's.
 
-    either: a day of the month or a day of the week is enough, as cron has it when both are given.
+    any_day_field: a day of the month or a day of the week is enough, as cron has it when both are given.
     A time that the change of the clock leaves out comes an hour later, one that comes twice is taken the first time:
     so each is there once a day. Its catch: what repeats within a day pauses for the hour that comes twice.
     """

@@ -20,7 +20,7 @@ class Upstream:
 
 
 def breakers_by_lane(lanes: Iterable[str], upstream_of: Mapping[str, Upstream]) -> dict[str, tuple[Breaker, ...]]:
-    """The breakers of each lane, the narrowest first. A lane that `served_by` does not name shares none."""
+    """The breakers of each lane, the narrowest first. A lane that `upstream_of` does not name shares none."""
     breakers: dict[tuple[Scope, str], Breaker] = {}
     by_lane = {}
     for lane in lanes:

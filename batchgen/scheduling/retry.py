@@ -43,9 +43,9 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetryState:
-    """Errors of one sample in this run. spent: by budget; requests: how many have failed, whoever was to blame.
+    """Errors of one sample in this run. spent: by budget; failed_requests: how many have failed, whoever was to blame.
 
-    doubtful: how many of these may have been billed. suspected_s: when the first came for which a wider scope may be to
+    maybe_billed_count: how many of these may have been billed. suspected_s: when the first came for which a wider scope may be to
     blame, seconds of the loop's clock.
     """
 
@@ -85,7 +85,7 @@ def hint_with_margin_s(hint_s: float, rng: random.Random) -> float:
 def retry_delay_s(
     error: ProviderError, retry_state: RetryState, policy: RetryPolicy, rng: random.Random
 ) -> float | None:
-    """Seconds until the sample may be sent again, or None to give up. `tries` includes this error.
+    """Seconds until the sample may be sent again, or None to give up. `retry_state` includes this error.
 
     Errors of a lane or of the run have no delay of their own: the sample goes back and its lane waits.
     """

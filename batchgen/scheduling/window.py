@@ -19,7 +19,7 @@ LONG_RETRY_HINT_S = 900.0  # a server that asks for more than this means another
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """One more may start. place: its number in the shared log, None when nothing is shared after all.
+    """One more may start. quota_slot: its number in the shared log, None when nothing is shared after all.
 
     used: requests of all processes in the window before this one.
     """
@@ -136,7 +136,7 @@ class Window:
     """
 
     def __init__(self, limit: int, period_s: float = 60.0, *, confirmed: bool = True) -> None:
-        """proven: whether the server is known to allow the declared limit. Until then starts are spread a little."""
+        """confirmed: whether the server is known to allow the declared limit. Until then starts are spread a little."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         self.declared_limit = self.limit = limit
@@ -168,10 +168,10 @@ class Window:
     ) -> None:
         """The server refused although we kept to the declared limit: find out what it allows.
 
-        named: the limit as the server told it, kept to from now on. before: requests in the window when this one was
+        server_limit: the limit as the server told it, kept to from now on. used_before: requests in the window when this one was
         admitted; those of them that were accepted are what the server allows, so the rate goes there and stays for
         HOLD_S. Fewer than a quarter of the rate show nothing (others may use the same quota): then it goes down to half
-        and rises at once. again: of one wave with a refusal before it, which can only make the figure smaller.
+        and rises at once. same_wave: of one wave with a refusal before it, which can only make the figure smaller.
         """
         accepted = used_before - sum(
             1 for refused_s in self._refused_s if stamp_s - self.period_s < refused_s < stamp_s

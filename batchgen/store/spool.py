@@ -25,7 +25,7 @@ class SpoolFile:
     """One picture being written: exclusive, hashed on the way, durable after `sync`.
 
     emergency_spool: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError. mode: as
-    FILE_MODE for what is to be moved among the pictures. found: it is there, written by a process that has died.
+    FILE_MODE for what is to be moved among the pictures. existing: it is there, written by a process that has died.
     """
 
     __slots__ = ("_emergency_spool", "_fallbacks", "_fd", "_folder", "_hash", "bytes", "name", "path")

@@ -114,7 +114,7 @@ def test_a_server_that_is_not_there_is_one_line_without_the_password(batchgen, w
         "run", str(write({"a": "a"})), "--emulate", "--json", "--ledger", f"postgresql://u:{PASSWORD}@127.0.0.1:1/d",
         "--log-file", str(tmp_path / "log"),
     )  # fmt: skip
-    assert (answer.code, answer.json["error"]) == (5, "ServerAway")
+    assert (answer.code, answer.json["error"]) == (5, "LedgerUnreachable")
     assert "postgresql://u@127.0.0.1:1/d cannot be used" in answer.json["message"]
     assert PASSWORD not in answer.out + answer.err + (tmp_path / "log").read_text()
 

@@ -153,8 +153,10 @@ async def test_a_newer_ledger_is_left_alone_with_words(bench, database):
 async def test_several_processes_at_once_make_a_new_job_once(tmp_path, database, monkeypatch):
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
     code = (
-        "import sys; from batchgen.ledger.location import Server, register, SHARED; from batchgen.ledger.postgresql import"
-        " PostgreSQL; print(register(PostgreSQL(sys.argv[1], SHARED), Server(sys.argv[1], 'job', 'here')).schema)"
+        "import sys; from batchgen.ledger.location import LedgerServer, register_job, SHARED_SCHEMA;"
+        " from batchgen.ledger.postgresql import"
+        " PostgreSQL; database = PostgreSQL(sys.argv[1], SHARED_SCHEMA);"
+        " print(register_job(database, LedgerServer(sys.argv[1], 'job', 'here')).schema)"
     )
     started = [
         await asyncio.create_subprocess_exec(

@@ -47,8 +47,8 @@ def open_results(path: str) -> IO[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class ResultsCheck:
-    """What a copy of results holds. answers: to how many requests; broken: lines that are none; cut: whether the copy ends
-    inside a line, and whole_bytes: where the line before that ends. sha256: of all its bytes."""
+    """What a copy of results holds. answers: to how many requests; malformed: lines that are none; truncated: whether the copy ends
+    inside a line, and complete_bytes: where the line before that ends. sha256: of all its bytes."""
 
     answers: int
     malformed: int

@@ -26,7 +26,7 @@ from batchgen.store.store import Store
 
 @dataclass(slots=True)
 class DerivativePlan:
-    """there: of samples that have their pictures. own: of items that say other than the manifest; recipes: by name."""
+    """ready: of samples that have their pictures. item_recipes: of items that say other than the manifest; recipes: by name."""
 
     default_recipe: Post | None = None
     item_recipes: dict[str, Post | None] = field(default_factory=dict)

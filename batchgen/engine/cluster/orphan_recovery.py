@@ -70,7 +70,7 @@ def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note
 
 
 def adopt_spool(ledger: FencedLedger, orphan: Store, catalogue: Catalogue, note: Note) -> None:
-    """left: the spool of somebody who has died, which is ours now."""
+    """orphan: the spool of somebody who has died, which is ours now."""
     names = (entry.partition(".")[0] for entry in os.listdir(orphan.spool))
     numbers = {int(name) for name in names if name.isdigit()}
     move_unplaced(

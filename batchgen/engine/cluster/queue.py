@@ -127,8 +127,8 @@ def open_app(
     on_sample: Callable[[str, int, str], Coroutine[Any, Any, None]],
     on_picture: Callable[[str, int, str, int], Coroutine[Any, Any, None]],
 ) -> App:
-    """The queue as workers see it. clock: UTC seconds by the server, which hands the work out again. carry: what to do with
-    a sample, by its job's schema, its run and its key; derive: with its picture, by schema, run, item and number."""
+    """The queue as workers see it. clock: UTC seconds by the server, which hands the work out again. on_sample: what to do with
+    a sample, by its job's schema, its run and its key; on_picture: with its picture, by schema, run, item and number."""
     procrastinate = import_procrastinate()
     for name in ("procrastinate", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
@@ -216,7 +216,7 @@ def live_holder(db: Connection, schema: str, run: int, key: str) -> str:
 
 
 def orphaned_jobs(db: Connection, name: str, is_processing: Callable[[str, int, str], bool]) -> list[int]:
-    """Numbers of what nobody has who is alive. name, has: the worker that asks, and whether it is at a sample still.
+    """Numbers of what nobody has who is alive. name, is_processing: the worker that asks, and whether it is at a sample still.
 
     Derivatives are made again whatever their worker does, for they cost nothing.
     """

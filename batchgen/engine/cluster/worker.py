@@ -98,7 +98,7 @@ class Worker:
                 self._note_throttled(str(error))
 
     async def _join(self, stack: contextlib.AsyncExitStack) -> None:
-        """held: leaves the queue again. Raises ServerAway, LedgerError, UsageError."""
+        """stack: what is opened here is closed with it, and leaves the queue again. Raises LedgerUnreachable, LedgerError, UsageError."""
         name = self._options.name
         self._server = await asyncio.to_thread(PostgreSQL, self._url, SHARED_SCHEMA, f"batchgen worker {name}")
         stack.callback(self._server.close)

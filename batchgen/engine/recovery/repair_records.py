@@ -36,7 +36,7 @@ def record_picture(
 ) -> None:
     """One picture as an attempt that succeeded when its line says so; the price is its share of the item's.
 
-    picture: path and sha256; place: its sample, and whether it is a draft; request: as `sent` answers.
+    picture: path and sha256; position: its sample, and whether it is a draft; request: as `sent` answers.
     """
     (line, entry), (path, sha256), (n, draft), (sample_fingerprint, wire) = origin, picture, position, request
     with store.local_copy(path) as full:

@@ -43,7 +43,7 @@ class RetryProcess:
 
 
 class Actions:
-    """prospect: what taking up these states again will make and cost. Several threads may ask."""
+    """forecast_retry: what taking up these states again will make and cost. Several threads may ask."""
 
     def __init__(self, forecast_retry: ForecastRetry) -> None:
         self.forecast_retry = forecast_retry

@@ -266,7 +266,7 @@ def _encoded(pieces: Iterator[str]) -> bytes:
 
 
 async def serve(make_dashboard: Callable[[int], Dashboard], listener: socket.socket, stop: asyncio.Event) -> None:
-    """Until `stop` is set. make: given the port. listener: bound to the address."""
+    """Until `stop` is set. make_dashboard: given the port. listener: bound to the address."""
     dashboard = make_dashboard(listener.getsockname()[1])
     browser_log = logging.getLogger("batchgen.dashboard")  # what a browser sends amiss is no news for a terminal
     browser_log.addHandler(logging.NullHandler())

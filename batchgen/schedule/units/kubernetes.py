@@ -14,7 +14,7 @@ SECRETS_PATH = "/run/secrets/batchgen"
 
 
 def cron_job(spec: TimerSpec, image: str, volume_claim: str, timezone: str) -> str:
-    """YAML. claim: a volume that holds the manifest and keeps the job's folder."""
+    """YAML. volume_claim: a volume that holds the manifest and keeps the job's folder."""
     job = {
         "backoffLimit": 0,  # the run itself tries again what helps; the next night does the rest
         "activeDeadlineSeconds": spec.duration_s + HANG_TIMEOUT_S,

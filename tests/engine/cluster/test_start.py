@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 from tests.support.postgres import PASSWORD, USER, PostgresServer, free_port, running
 
 NIGHTLY = "version: 1\nschedule: {at: '01:30', timezone: UTC}\nitems:\n  - {id: a, prompt: A mug}\n"
-HASTY = "from batchgen.ledger import postgresql; postgresql.PATIENCE_S = 3.0; "
+HASTY = "from batchgen.ledger import postgresql; postgresql.RECONNECT_TIMEOUT_S = 3.0; "
 MAIN = "from batchgen.__main__ import main; main()"
 
 
