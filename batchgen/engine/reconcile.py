@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from batchgen.engine.dependents import wire_of
-from batchgen.engine.reconcile_items import ItemSurveyor
+from batchgen.engine.reconcile_items import ItemReconciler
 from batchgen.errors import UsageError
 from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.planning.plan import RetrySelection
@@ -31,7 +31,7 @@ class DependencyState:
     reason: Reason | None = None
 
 
-class Reconciler(ItemSurveyor):
+class Reconciler(ItemReconciler):
     """Both walks. Memory grows with the samples that others need, not with those others."""
 
     _states: dict[str, DependencyState]  # of samples that others need, by key

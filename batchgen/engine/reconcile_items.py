@@ -39,7 +39,7 @@ from batchgen.store.store import Store
 CHUNK = 500  # items looked up in the ledger at once
 
 
-class ItemSurveyor:
+class ItemReconciler:
     """One walk over the items that need no others. on_step: told of every step but `keep`."""
 
     def __init__(

@@ -7,30 +7,20 @@ import os
 import socket
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, closing, nullcontext, suppress
-from itertools import chain, islice
+from contextlib import closing
 from pathlib import Path
-from statistics import median
 
 from batchgen import __version__
-from batchgen.engine.batch.context import BatchContext
-from batchgen.engine.batch.runner import BatchRunner
-from batchgen.engine.batch.startup import batch_options, name_prefix
-from batchgen.engine.budgets import JobBudgets, counts_all_jobs
-from batchgen.engine.context import open_context
-from batchgen.engine.dependents import Dependents
-from batchgen.engine.derivative_runner import DerivativeRunner
+from batchgen.engine.budgets import counts_all_jobs
 from batchgen.engine.ending import end_run
 from batchgen.engine.online import Engine
+from batchgen.engine.online_run import OnlineRun
 from batchgen.engine.outcome import (
     Outcome,
     RunEnding,
     RunOptions,
 )
-from batchgen.engine.pacing import Pacing, polling_shared_state
-from batchgen.engine.pipeline import open_pipeline
 from batchgen.engine.preflight import check_disk_space, check_owner, check_price, note_other_manifest
 from batchgen.engine.reconcile import Reconciler
 from batchgen.engine.reconciliation import Reconciliation, move_notes, refuse_online_only
@@ -41,12 +31,11 @@ from batchgen.engine.recovery.recover import recover
 from batchgen.engine.recovery.replay import forget_settled_answers
 from batchgen.engine.remote_engine import RemoteEngine, RemoteRun
 from batchgen.engine.routes import Route, open_routes
-from batchgen.engine.signals import stop_on_signals
+from batchgen.engine.run_events import run_ended, run_started
 from batchgen.errors import LedgerError, LedgerGone, StoreError, UsageError
-from batchgen.events import Event, Notice, Observer, RunEnded, RunStarted
+from batchgen.events import Event, Notice, Observer
 from batchgen.ledger import postgresql
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import ChunkWriter
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import (
     LedgerServer,
@@ -66,10 +55,7 @@ from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import last_submitting_run
 from batchgen.manifest import Manifest
-from batchgen.planning.batchable import is_batch
 from batchgen.planning.plan import Forecast, forecast
-from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.stop_reason import StopKind, StopReason, stop_text
 from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.store.lock import JobLock
 from batchgen.store.open_store import open_store
@@ -321,88 +307,19 @@ class _Run:
         results: ResultsFile,
         shared: QuotaStore,
     ) -> Outcome:
-        started, limits, options = time.time(), self.manifest.limits, self.options
-        pacing = Pacing(ledger, reconciliation.loads, routes, limits, options, self.emit, shared.is_remote)
-        budgets = JobBudgets(self.store.root, ledger.reader, shared, limits, routes, options.emulator_url is not None)
-        quota_logs = await budgets.quota_logs(reconciliation.loads)
-        budget, budget_of = await budgets.remaining(options.max_usd)
-        run_forecast = forecast(
-            list(reconciliation.loads.values()), pacing.concurrency, budget, budget_of, chain_s=reconciliation.chain_s
+        started = time.time()
+        online = OnlineRun(
+            manifest=self.manifest,
+            store=self.store,
+            settings=self.settings,
+            options=self.options,
+            backlog=self.backlog,
+            ledger=ledger,
+            observers=self.observers,
+            emit=self.emit,
+            note=self.note,
         )
-        parked = pacing.still_parked()
-        async with AsyncExitStack() as stack:
-            context = await stack.enter_async_context(
-                open_context(
-                    ledger=ledger,
-                    store=self.store,
-                    routes=routes,
-                    concurrency=pacing.concurrency,
-                    state_folder=state_folder(self.settings),
-                    emit=self.emit,
-                    note=self.note,
-                )
-            )
-            dispatcher = pacing.dispatcher(self.backlog, quota_logs, parked)
-
-            def on_supplied(lane: str) -> None:
-                (batches.backlog_grew if is_batch(lane) else dispatcher.backlog_grew)(lane)
-
-            dependents = Dependents(self.backlog, ledger, self.store, self.manifest.references, on_supplied)
-            pipeline = await stack.enter_async_context(
-                open_pipeline(context, dispatcher, dependents, results, hold_uncertain=options.hold_uncertain)
-            )
-            derivatives = await stack.enter_async_context(self._derivatives(ledger))
-            self.observers.append(derivatives)
-            execution = pipeline.execution
-            batches = BatchRunner(
-                BatchContext(
-                    run=context,
-                    pipeline=pipeline,
-                    options=batch_options(options, any(route.loopback for route in routes.values())),
-                    tier=limits.tier,
-                    prefix=name_prefix(ledger),
-                    chunks=ChunkWriter(ledger),
-                    backlog=self.backlog,
-                    dispatcher=dispatcher,
-                    routes={lane: route for lane, route in routes.items() if lane in reconciliation.loads},
-                    quota_logs=quota_logs,
-                    policy=pacing.policy,
-                )
-            )
-            self._emit_started(ledger, reconciliation, run_forecast, started)
-            with (
-                stop_on_signals(dispatcher, execution, self.emit) if options.install_signal_handlers else nullcontext()
-            ):
-                async with batches, polling_shared_state(dispatcher) if shared.is_remote else nullcontext():
-                    await engine.drive(dispatcher, execution.execute)
-                if dispatcher.shared_quota_error is not None:
-                    execution.storage_failed(dispatcher.shared_quota_error)
-                derived = await derivatives.finish(lambda: self._stop_reason(dispatcher))
-                waiting_uploads = await pipeline.deferred_uploads.finish()
-        if execution.storage_error is not None:
-            with suppress(LedgerError):
-                ledger.flush()  # whether it can still be written
-        if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
-            raise type(broken)(execution.storage_message or str(broken)) from broken
-        message = stop_text(dispatcher.stop_reason, options.stall_limit_s or 0.0)
-        self._record_left(ledger, dispatcher, message)
-        exposed = execution.exposed_ms
-        ending = RunEnding(
-            stop_reason=dispatcher.stop_reason,
-            message=execution.storage_message or message,
-            left=dispatcher.untried_count() + batches.left + self.backlog.dependent_count,
-            waits_for_quota=any(lane.parked and lane.waiting for lane in dispatcher.lanes.values()),
-            stopped_lanes={
-                **{lane.key: lane.stopped for lane in dispatcher.lanes.values() if lane.stopped},
-                **batches.stopped_lanes,
-            },
-            unsubmitted=batches.unsubmitted,
-            with_workers=_with_workers(ledger),
-            exposed_ms=(median(exposed), max(exposed)) if exposed else None,
-            derived=derived,
-            waiting_uploads=waiting_uploads,
-            parked=parked,
-        )
+        ending, run_forecast, self.left = await online.drive(engine, reconciliation, routes, results, shared)
         return await self._end(ledger, reconciliation, ending, run_forecast, started)
 
     async def _run_remotely(self, ledger: Ledger, engine: RemoteEngine, reconciliation: Reconciliation) -> Outcome:
@@ -412,7 +329,7 @@ class _Run:
         run_forecast = forecast(
             list(reconciliation.loads.values()), concurrency, options.max_usd, "run", chain_s=reconciliation.chain_s
         )
-        self._emit_started(ledger, reconciliation, run_forecast, started)
+        self.emit(run_started(ledger.run_id, self.manifest.name, reconciliation, run_forecast, options))
         ending = await engine.run_remotely(
             RemoteRun(
                 manifest=self.manifest,
@@ -431,43 +348,6 @@ class _Run:
     def _release(self) -> None:
         self.server_lock.release()
         self.lock.release()
-
-    def _derivatives(self, ledger: Ledger) -> DerivativeRunner:
-        emulated = self.options.emulator_url is not None
-        return DerivativeRunner(self.manifest, ledger, self.store, self.note, emulated=emulated, only=self.options.only)
-
-    def _stop_reason(self, dispatcher: Dispatcher) -> StopReason | None:
-        """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
-        if self.options.deadline is not None and time.time() >= self.options.deadline:
-            dispatcher.stop(StopReason(StopKind.DEADLINE))
-        return dispatcher.stop_reason
-
-    def _emit_started(
-        self, ledger: Ledger, reconciliation: Reconciliation, run_forecast: Forecast, started: float
-    ) -> None:
-        self.emit(
-            RunStarted(
-                at=started,
-                run_id=ledger.run_id,
-                job=self.manifest.name,
-                kept=reconciliation.kept,
-                usd=run_forecast.usd,
-                known_usd=run_forecast.known_usd,
-                unpriced=run_forecast.unpriced,
-                eta_s=None
-                if any(load.batch and load.images for load in reconciliation.loads.values())
-                else run_forecast.seconds,
-                samples=_wanted_by_model(reconciliation),
-                emulated=self.options.emulator_url is not None,
-            )
-        )
-
-    def _record_left(self, ledger: Ledger, dispatcher: Dispatcher, message: str) -> None:
-        """Of what the run did not come to, so that each item has a line in the results."""
-        left = chain(dispatcher.waiting_samples(), (sample for _, sample, _ in self.backlog.iter_all()))
-        while samples := list(islice(left, NOT_TRIED_BATCH)):
-            ledger.record_not_tried(samples, message or "the run ended before its turn came")
-            self.left = True
 
     async def _end(
         self,
@@ -488,27 +368,5 @@ class _Run:
             started=started,
             note=self.note,
         )
-        self.emit(
-            RunEnded(
-                at=time.time(),
-                run_id=outcome.run_id,
-                exit_code=outcome.exit_code,
-                seconds=outcome.seconds,
-                counts=dict(outcome.counts),
-                derived=outcome.derived.counts,
-                discrepancies=outcome.discrepancies.counts,
-            )
-        )
+        self.emit(run_ended(outcome))
         return outcome
-
-
-def _with_workers(ledger: Ledger) -> int:
-    queue_status = ledger.reader.queue_status()
-    return 0 if queue_status is None else queue_status.samples
-
-
-def _wanted_by_model(reconciliation: Reconciliation) -> dict[str, int]:
-    wanted = Counter[str]()
-    for load in reconciliation.loads.values():
-        wanted[load.model] += load.images
-    return {model: number for model, number in wanted.items() if number}

@@ -19,7 +19,7 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 ENGINE = """
 online outcome reconciliation routes dependents conversation lane_events sidecars
 recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
-context budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
+context run_events budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
 recovery.repair_lines cluster.stop cluster.dependents cluster.submit cluster.submitted_store
 attempts deferred_uploads http_attempt prepare preflight reconcile remote_engine
 recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.monitor
@@ -30,6 +30,7 @@ batch.outcomes cluster.session
 batch.chunk_submitter cluster.worker
 batch.result_collector batch.startup
 batch.runner ending recovery.recover
+online_run
 run
 """
 ROW = {f"engine.{name}": row for row, names in enumerate(ENGINE.strip().splitlines()) for name in names.split()}
