@@ -40,7 +40,7 @@ from batchgen.errors import (
     Unreadable,
 )
 from batchgen.events import LaneCooled, LaneParked, Notice, Stopping
-from batchgen.http.transport import HttpAnswer
+from batchgen.http.answer import HttpAnswer
 from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.providers.server_faults import tier_refusal
 from batchgen.records import Reply, Sample

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from batchgen.engine.routes import Route
 from batchgen.engine.settle import bugs_as_unreadable, discard_files
 from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
-from batchgen.http.transport import BODY_MAX_BYTES, HttpAnswer, Transport
+from batchgen.http.answer import HttpAnswer
+from batchgen.http.transport import BODY_MAX_BYTES, Transport
 from batchgen.records import Reply, ReplyImage, Request
 from batchgen.scheduling.retry import backoff_s
 from batchgen.store.check import check_file

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
 from typing import IO, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
-import pybase64
 from yarl import URL
 
 from batchgen import __version__
 from batchgen.errors import (
-    BadRequest,
     ConnectFailed,
     DownloadFailed,
     Malformed,
     SettingsError,
     Unanswered,
-    UploadAddressRefused,
     UploadFailed,
 )
-from batchgen.http.base64_stream import THRESHOLD_BYTES, Sink, StreamingBase64Decoder
+from batchgen.http.addresses import check_link, checked_upload_url, redirect_target, request_url
+from batchgen.http.answer import HttpAnswer, redact_key
+from batchgen.http.base64_stream import Sink, StreamingBase64Decoder
 from batchgen.http.network_errors import NETWORK_ERRORS, describe_network_error, no_answer_error
 from batchgen.http.proxies import Proxy, proxy_for
-from batchgen.http.public_addresses import PublicResolver, is_public, public_addresses
+from batchgen.http.public_addresses import PublicResolver, public_addresses
 from batchgen.http.response_body import (
     ERROR_MAX_BYTES,
     decompressor_for,
@@ -40,9 +38,8 @@ from batchgen.http.response_body import (
 )
 from batchgen.http.time_limit import TimeLimit
 from batchgen.records import Request
-from batchgen.settings import SECRET_MIN_CHARS, environment, is_loopback
+from batchgen.settings import environment, is_loopback
 from batchgen.store.spool import disk_error
-from batchgen.url import split_url
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
@@ -50,54 +47,6 @@ CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 MAX_REDIRECTS = 3
 CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
-
-
-class HttpAnswer:
-    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes.
-
-    received_s: when the last byte was in, seconds of `time.monotonic()`.
-    """
-
-    __slots__ = ("_decoder", "_rest", "_secret", "headers", "received_s", "status")
-
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        rest: bytes,
-        decoder: StreamingBase64Decoder | None,
-        secret: str = "",
-    ) -> None:
-        self.received_s = time.monotonic()
-        self.status = status
-        self.headers = headers
-        self._rest = rest
-        self._decoder = decoder
-        self._secret = secret
-
-    def envelope(self) -> bytes:
-        """The body without its long strings, and without our key should the server have echoed it; the same every time.
-
-        Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
-        """
-        if self._decoder is not None and (len(self._rest) >= THRESHOLD_BYTES or self._decoder.has_input):
-            with with_http_status(self.status):
-                self._decoder.feed(self._rest)
-                self._rest = self._decoder.close()
-        self._decoder = None  # what is left holds no long string
-        return redact_key(self._rest, self._secret)
-
-    @property
-    def is_decoded(self) -> bool:
-        """Whether `envelope` has gone through."""
-        return self._decoder is None
-
-    def redacted_headers(self) -> dict[str, str]:
-        """Without our key, should the server have echoed it."""
-        return {
-            name: redact_key(value.encode(errors="replace"), self._secret).decode(errors="replace")
-            for name, value in self.headers.items()
-        }
 
 
 class Transport:
@@ -290,7 +239,7 @@ class Transport:
                 proxy = proxy_for(str(url), environment())
                 async with TimeLimit(DOWNLOAD_TIMEOUT_S), await self._get_link(url, proxy) as response:
                     if response.status in (301, 302, 303, 307, 308):
-                        link = _redirect_target(str(url), response.headers.get("Location", ""))
+                        link = redirect_target(str(url), response.headers.get("Location", ""))
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
@@ -352,88 +301,6 @@ class Transport:
                 auto_decompress=False,
             )
         return self._links[public]
-
-
-def redact_key(body: bytes, key: str) -> bytes:
-    """`body` with the key taken out as it is, in base64, in hex and percent-encoded.
-
-    Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
-    """
-    if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
-        return body
-    plain = key.encode()
-    for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
-        if form in body:
-            body = body.replace(form, b"[key]")
-    return body
-
-
-def request_url(base_url: str, path: str) -> URL:
-    """Where a request goes: to `path` below the server that the settings name, whatever the path says.
-
-    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, or from a third
-    party's codec, and whoever chooses the server is sent the key.
-    """
-    base = URL(base_url)
-    plain = path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" \\#")
-    address = base.join(URL(base.raw_path.rstrip("/") + path, encoded=True)) if plain else None
-    if address is None or address.origin() != base.origin():
-        raise BadRequest(f"{path[:200]!r} is not a path at {base.origin()}: see `wire:` of the model")
-    return address
-
-
-def checked_upload_url(base_url: str, upload_url: str) -> URL:
-    """An address that the server gave for the user's files to be sent to. Raises UploadAddressRefused unless it is its own."""
-    try:
-        address = URL(upload_url, encoded=True)
-        own = address.origin() == URL(base_url).origin() and address.user is None and upload_url.isprintable()
-    except ValueError:
-        own = False
-    if not own:
-        raise UploadAddressRefused("the address given for an upload is not on the API's own server")
-    return address
-
-
-def check_link(link: str, api_url: str = "") -> URL:
-    """The link as it was understood here, which is how it has to be asked for.
-
-    Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
-    of `api_url`.
-    """
-    try:
-        split_url(link)
-    except ValueError as error:
-        raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
-    try:
-        url = URL(link)
-        host = url.raw_host or ""
-        its_own = api_url != "" and is_loopback(host) and url.origin() == URL(api_url).origin()
-    except ValueError:
-        raise DownloadFailed("the picture's link is not an address", reason="link_refused") from None
-    if url.user is not None or url.password is not None:
-        raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
-    if its_own:
-        return url
-    if url.scheme != "https" or not host:
-        raise DownloadFailed("the picture's link is not https", reason="link_refused")
-    if is_loopback(host) or not _may_be_public(host):
-        raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
-    return url
-
-
-def _may_be_public(host: str) -> bool:
-    """Of an address; a name is looked at when it has been resolved."""
-    try:
-        return is_public(host)
-    except ValueError:
-        return True
-
-
-def _redirect_target(link: str, location: str) -> str:
-    try:
-        return urljoin(link, location)
-    except ValueError:
-        raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
 
 
 def _key_of(auth: tuple[str, str] | None) -> str:

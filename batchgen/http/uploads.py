@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from batchgen.errors import InputRejected, UploadFailed
+from batchgen.http.addresses import checked_upload_url
 from batchgen.http.single_flight import SingleFlight
-from batchgen.http.transport import Transport, checked_upload_url
+from batchgen.http.transport import Transport
 from batchgen.safe_open import make_private_folder
 from batchgen.scheduling.quota_terms import account_key
 

@@ -12,8 +12,8 @@ import pytest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.pacing import STORE_SLOTS
 from batchgen.errors import NoImage
+from batchgen.http.answer import HttpAnswer
 from batchgen.http.base64_stream import StreamingBase64Decoder
-from batchgen.http.transport import HttpAnswer
 from batchgen.ledger.reader import Reader
 from batchgen.planning.plan import RetrySelection
 from batchgen.providers.aimlapi import AimlApi

@@ -30,8 +30,10 @@ from batchgen.errors import (
     UploadFailed,
 )
 from batchgen.http import transport as transport_module
+from batchgen.http.addresses import check_link, request_url
+from batchgen.http.answer import HttpAnswer, redact_key
 from batchgen.http.response_body import STEP_BYTES, Decompressor
-from batchgen.http.transport import HttpAnswer, Transport, check_link, redact_key, request_url
+from batchgen.http.transport import Transport
 from batchgen.records import Request
 from batchgen.settings import check_base_url
 from tests.support.http_server import Discard, serving, speaking
