@@ -23,7 +23,8 @@ from batchgen.engine.recovery.open_attempts import complete_images
 from batchgen.engine.recovery.replay import request_facts
 from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.routes import Route, estimated_usd
-from batchgen.engine.settle import SettledReply, bugs_as_unreadable, discard_files
+from batchgen.engine.settle import SettledReply, bugs_as_unreadable
+from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import (
     BatchgenError,
     ConnectFailed,

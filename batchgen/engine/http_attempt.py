@@ -12,7 +12,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.engine.routes import Route
-from batchgen.engine.settle import bugs_as_unreadable, discard_files
+from batchgen.engine.settle import bugs_as_unreadable
+from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
 from batchgen.http.answer import HttpAnswer
 from batchgen.http.transport import BODY_MAX_BYTES, Transport

@@ -13,7 +13,8 @@ from batchgen.engine.http_attempt import Exchange, merge_fetched
 from batchgen.engine.recovery.open_attempts import complete_images, minimal_sample
 from batchgen.engine.recovery.replay import sample_from_facts
 from batchgen.engine.routes import Route
-from batchgen.engine.settle import discard_files, settle
+from batchgen.engine.settle import settle
+from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import DownloadFailed, ProviderError
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger

@@ -6,21 +6,28 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from batchgen.engine.recovery.receipts import Receipt, receipt_of, receipt_to_json, record_receipt
 from batchgen.engine.sidecars import sidecar_texts
-from batchgen.errors import BatchgenError, ImageError, LedgerGone, Malformed, StoreError, Unreadable
+from batchgen.engine.spooled_reply import (
+    demote_mismatches,
+    describe,
+    discard_files,
+    samples_without_image,
+    spool_images,
+    with_price,
+)
+from batchgen.errors import BatchgenError, LedgerGone, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
 from batchgen.ledger.rows import format_utc, sidecars
 from batchgen.os_errors import machine_refusal
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import EMPTY_MAPPING, ImageFile, Reply, ReplyImage, Result, Sample, Usage
+from batchgen.records import EMPTY_MAPPING, Reply, Result, Sample, Usage
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.check import PIECE_BYTES, ImageInfo, check_bytes, check_file, mismatch_flags
-from batchgen.store.spool import SpoolFile, disk_error, sync_folder
+from batchgen.store.spool import SpoolFile, sync_folder
 from batchgen.store.store import Store
 
 SET_PATH_BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
@@ -69,9 +76,9 @@ def settle(
     StoreError and LedgerError when disk or ledger refuse. batch: at the price of the batch API.
     """
     with bugs_as_unreadable(BatchgenError, OSError, usage=reply.usage):
-        parts = _spool_images(store, attempt, sample, reply, spooled)
-        pictures = _describe(store, profile, attempt, sample, parts, reply.usage)
-    pictures, mismatched = _demote_mismatches(store, attempt, sample, pictures)
+        parts = spool_images(store, attempt, sample, reply, spooled)
+        pictures = describe(store, profile, attempt, sample, parts, reply.usage)
+    pictures, mismatched = demote_mismatches(store, attempt, sample, pictures)
     used = {part.file.name for part in parts}
     discard_files([file for file in spooled if file.name not in used])  # lifted, and not wanted
     item = sample.item
@@ -79,10 +86,10 @@ def settle(
     estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
     usd, source = cost_usd(profile, reply.usage, billed, estimate_usd, batch=batch, tier=item.service_tier)
     made = [picture for picture in pictures if picture.file.role == "image"]
-    pictures = [_with_price(picture, usd, len(made) + len(reply.unavailable)) for picture in pictures]
+    pictures = [with_price(picture, usd, len(made) + len(reply.unavailable)) for picture in pictures]
     missing = (
         *mismatched,
-        *_samples_without_image(sample, reply, {*(picture.n for picture in made), *(left.n for left in mismatched)}),
+        *samples_without_image(sample, reply, {*(picture.n for picture in made), *(left.n for left in mismatched)}),
     )
     receipt = receipt_of(
         attempt,
@@ -288,155 +295,6 @@ def deposit(store: Store, receipt: Receipt) -> BucketUnavailable | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _SpooledImage:
-    """A picture of an answer, on disk. k: its number in the answer; n: its sample; wanted: whether it is that sample's
-    picture, else it is a draft of it."""
-
-    k: int
-    n: int
-    wanted: bool
-    image: ReplyImage
-    file: SpoolFile
-
-
-def _spool_images(
-    store: Store, attempt: int, sample: Sample, reply: Reply, spooled: Sequence[SpoolFile]
-) -> list[_SpooledImage]:
-    """Every wanted picture of the answer as a spool file. The n-th `image` belongs to the n-th sample asked for; more than
-    that are drafts."""
-    parts: list[_SpooledImage] = []
-    k = made = 0
-    for number, image in enumerate(reply.images):
-        if image.role == "thought" and not (sample.item.keep_thoughts and _is_complete(image, spooled)):
-            continue  # interim pictures are not billed, and none of them may spoil the answer
-        wanted = image.role == "image" and made < sample.images
-        if number not in reply.unavailable:
-            file = _spool_file_of(store, attempt, number, image, spooled)
-            if file is None:
-                discard_files([part.file for part in parts if part.image.data is not None])
-                raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
-            parts.append(_SpooledImage(k, sample.n + made if wanted else sample.n, wanted, image, file))
-        k, made = k + 1, made + wanted
-    return parts
-
-
-def _spool_file_of(
-    store: Store, attempt: int, number: int, image: ReplyImage, spooled: Sequence[SpoolFile]
-) -> SpoolFile | None:
-    """None when the picture is in neither place."""
-    if image.data is not None:
-        file = store.spool_file(attempt, len(spooled) + number)
-        file.write(image.data)
-        return file
-    return spooled[image.decoded] if image.decoded is not None and image.decoded < len(spooled) else None
-
-
-def _is_complete(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
-    try:
-        if image.data is not None:
-            check_bytes(image.data)
-            return True
-        if image.decoded is None or image.decoded >= len(spooled):
-            return False
-        check_file(spooled[image.decoded].path)
-    except ImageError:
-        return False
-    return True
-
-
-def _describe(
-    store: Store,
-    profile: Profile,
-    attempt: int,
-    sample: Sample,
-    parts: Sequence[_SpooledImage],
-    usage: Usage | None,
-) -> list[SpooledPicture]:
-    """Check each picture and name it."""
-    item = sample.item
-    expected = profile.expected_pixels(item.aspect_ratio, item.image_size)
-    pictures: list[SpooledPicture] = []
-    for part in parts:
-        image, file, wanted = part.image, part.file, part.wanted
-        try:
-            checked = _check(image, file)
-        except ImageError as error:
-            discard_files(
-                [other.file for other in parts if other.image.data is not None]
-            )  # the envelope still holds these
-            raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
-        except OSError as error:
-            raise disk_error(error, file.path) from error
-        path = (
-            store.file_name(item.filename, part.n, checked.format)
-            if wanted
-            else store.draft_name(item.filename, part.n, part.k, attempt, checked.format)
-        )
-        pictures.append(
-            SpooledPicture(
-                part.n,
-                part.k,
-                file.name,
-                ImageFile(
-                    path=path,
-                    sha256=file.sha256,
-                    bytes=file.bytes,
-                    width=checked.width,
-                    height=checked.height,
-                    format=checked.format,
-                    role="thought" if image.role == "thought" else "image" if wanted else "draft",
-                    flags=mismatch_flags(checked, item.aspect_ratio, expected) if wanted else (),
-                ),
-                None,
-            )
-        )
-    return pictures
-
-
-def _check(image: ReplyImage, file: SpoolFile) -> ImageInfo:
-    if image.data is not None:
-        return check_bytes(image.data)
-    return check_bytes(file.read()) if file.bytes <= PIECE_BYTES else check_file(file.path)
-
-
-def _with_price(picture: SpooledPicture, usd: float | None, made: int) -> SpooledPicture:
-    share = usd / made if usd is not None and made and picture.file.role == "image" else None
-    return SpooledPicture(picture.n, picture.k, picture.spool, picture.file, share)
-
-
-def _demote_mismatches(
-    store: Store, attempt: int, sample: Sample, pictures: list[SpooledPicture]
-) -> tuple[list[SpooledPicture], tuple[UndeliveredSample, ...]]:
-    """Under `on_mismatch: fail`, pictures that are not as asked for become drafts: paid for, so kept, and no result."""
-    item, judged, mismatched = sample.item, list(pictures), list[UndeliveredSample]()
-    for number, picture in enumerate(pictures):
-        file = picture.file
-        if item.on_mismatch == "warn" or not file.flags:
-            continue
-        path = store.draft_name(item.filename, picture.n, picture.k, attempt, file.format)
-        judged[number] = replace(picture, file=replace(file, path=path, role="draft"))
-        asked = " ".join(text for text in (item.aspect_ratio, item.image_size) if text)
-        message = f"{file.width} x {file.height} is another {file.flags[0]} than asked for ({asked}); kept as {path}"
-        mismatched.append(UndeliveredSample(picture.n, "mismatch", message, "failed"))
-    return judged, tuple(mismatched)
-
-
-def _samples_without_image(sample: Sample, reply: Reply, made: set[int]) -> list[UndeliveredSample]:
-    """Samples without a picture: those behind a link that failed, and those that the answer withheld."""
-    asked = range(sample.n, sample.n + sample.images)
-    behind = {sample.n + offset: why for offset, why in reply.unavailable.items() if sample.n + offset in asked}
-    reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
-    withheld = [n for n in asked if n not in made and n not in behind]
-    return [
-        *(UndeliveredSample(n, *why, "failed") for n, why in behind.items() if why is not None),
-        *(
-            UndeliveredSample(n, "filtered", reasons[min(number, len(reasons) - 1)])
-            for number, n in enumerate(withheld)
-        ),
-    ]
-
-
 def result_of(sample: Sample, reply: Reply, settled_reply: SettledReply) -> Result:
     """The result of an item with one sample, as the ledger has it."""
     item = sample.item
@@ -457,9 +315,3 @@ def result_of(sample: Sample, reply: Reply, settled_reply: SettledReply) -> Resu
         text=reply.text,
         sidecars=sidecars(files, sidecar_texts(item, reply)),
     )
-
-
-def discard_files(spooled: Sequence[SpoolFile]) -> None:
-    for file in spooled:
-        if os.path.exists(file.path):
-            file.discard()

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from batchgen.ledger.database import Connection
-from batchgen.ledger.ledger import Ledger, insert_attempt
+from batchgen.ledger.inserts import insert_attempt
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
 from batchgen.ledger.verdict import end_sample
 from batchgen.records import Sample

@@ -12,11 +12,12 @@ from typing import Any, cast
 from batchgen.errors import LINK_PENDING_REASONS, LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.database import Connection, upsert_sql
+from batchgen.ledger.inserts import dump_links, dump_usage, insert_attempt, insert_blocked, insert_image, record_fetched
 from batchgen.ledger.location import LedgerServer, open_for_writing
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import LATE_REASON, OpenAttempt, parse_linked_answer
-from batchgen.ledger.schema import COOLING_META_PREFIX, IMAGE_COLUMNS, OUTAGES_META_PREFIX
+from batchgen.ledger.requests import LATE_REASON, OpenAttempt
+from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 from batchgen.ledger.verdict import (
     accept_picture,
     classify_unaccepted,
@@ -26,11 +27,10 @@ from batchgen.ledger.verdict import (
     unplaced_duplicates,
 )
 from batchgen.ledger.writer import Writer
-from batchgen.records import EMPTY_MAPPING, Reply, Sample, Usage
+from batchgen.records import EMPTY_MAPPING, Reply, Sample
 
 UPSERT_META = upsert_sql("meta", ("key", "value"), ("key",))
 UPSERT_LANE = upsert_sql("lane", ("key", "parked_until", "message"), ("key",))
-UPSERT_IMAGE = upsert_sql("image", IMAGE_COLUMNS, ("attempt_id", "k"))
 
 
 class Ledger:
@@ -128,7 +128,7 @@ class Ledger:
 
     def _reopen_with_links(self, attempt: int, reply: Reply, facts: Mapping[str, Any], condition: str) -> None:
         """Also of an attempt that was given up meanwhile: what is behind its links is paid for."""
-        text = _dump_links(reply, facts)
+        text = dump_links(reply, facts)
         sql = (
             f"UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL WHERE id = ? AND ({condition})"
         )
@@ -154,7 +154,7 @@ class Ledger:
         says where they go (`verdict.verdict`). Of an attempt that has its pictures already: those that are still to be placed.
         """
         at = time.time()
-        usage = _dump_usage(reply.usage)
+        usage = dump_usage(reply.usage)
         made = any(picture.file.role == "image" for picture in pictures)
         left = next((one for one in missing if one.reason in LINK_PENDING_REASONS), None)
         reason = missing[0].reason if missing and not made else ""
@@ -175,7 +175,7 @@ class Ledger:
             if first is None:
                 return unplaced_duplicates(db, attempt, pictures)
             if left is not None:
-                _record_fetched(db, attempt, [picture.k for picture in pictures])
+                record_fetched(db, attempt, [picture.k for picture in pictures])
             recorded = []
             for picture in pictures:
                 if picture.file.role == "image" and not accept_picture(db, sample, picture, usd_source, reply.text, at):
@@ -240,7 +240,7 @@ class Ledger:
         cost: USD by the usage that the error reports, and where the figure comes from.
         """
         at, item_id = time.time(), sample.item.id
-        usage = _dump_usage(error.usage)
+        usage = dump_usage(error.usage)
 
         def change(db: Connection) -> None:
             first = db.execute(
@@ -367,124 +367,3 @@ class Ledger:
 
     def unpark(self, lane: str) -> None:
         self._write_now(lambda db: db.execute("DELETE FROM lane WHERE key = ?", (lane,)))
-
-
-_USAGE_FIELDS = (
-    "prompt_tokens",
-    "image_tokens",
-    "text_tokens",
-    "thought_tokens",
-    "total_tokens",
-    "credits",
-    "usd",
-    "queries",
-    "tier",
-)
-
-
-def _dump_links(reply: Reply, facts: Mapping[str, Any]) -> str:
-    """The links, and what the answer said besides: whoever fetches them has nothing else of it. inline: pictures that came
-    before them, in the answer itself."""
-    usage = dataclasses.asdict(reply.usage) if reply.usage else None
-    said = {"links": list(reply.links), "inline": len(reply.images), "usage": usage, "text": reply.text}
-    return json.dumps({**said, "facts": {name: value for name, value in facts.items() if name != "wire"}})
-
-
-def _record_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None:
-    """These pictures of an answer with links are recorded; the others are fetched later."""
-    (text,) = db.execute("SELECT links FROM attempt WHERE id = ?", (attempt,)).fetchone()
-    found = json.loads(text)
-    said = {"links": found} if isinstance(found, list) else found
-    said["recorded"] = sorted({*numbers, *parse_linked_answer(text).recorded})
-    db.execute("UPDATE attempt SET links = ? WHERE id = ?", (json.dumps(said), attempt))
-
-
-def _dump_usage(usage: Usage | None) -> str | None:
-    if usage is None:
-        return None
-    return json.dumps({name: value for name in _USAGE_FIELDS if (value := getattr(usage, name))})
-
-
-def insert_attempt(
-    db: Connection,
-    run_id: int,
-    sample: Sample,
-    lane: str,
-    number: int,
-    estimate_usd: float | None,
-    sent_as: str,
-    at: float,
-    *,
-    state: str = "running",
-    chunk: tuple[int | None, str | None] = (None, None),
-    worker: str | None = None,
-) -> int:
-    """A request that is about to be sent, and its samples in `state`. chunk: the one it belongs to, and its facts;
-    worker: who sends it, when that is not the run."""
-    item = sample.item
-    cursor = db.execute(
-        "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
-        " sent_as, chunk, facts, worker) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (
-            run_id,
-            item.id,
-            sample.n,
-            sample.images,
-            number,
-            lane,
-            sample.fingerprint,
-            item.filename,
-            at,
-            estimate_usd,
-            sent_as or None,
-            *chunk,
-            worker,
-        ),
-    )
-    for n in range(sample.n, sample.n + sample.images):
-        db.execute(
-            "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"
-            " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
-            " attempts = CASE WHEN sample.fingerprint = excluded.fingerprint THEN sample.attempts + 1 ELSE 1 END,"
-            " fingerprint = excluded.fingerprint, reason = '', message = ''",
-            (item.id, n, item.model, ",".join(item.tags), state, sample.fingerprint, sample.wire, at),
-        )
-    return int(cursor.fetchone()[0])
-
-
-def insert_blocked(db: Connection, samples: Sequence[tuple[Sample, str]]) -> None:
-    at = time.time()
-    for sample, why in samples:
-        item = sample.item
-        db.execute(
-            "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
-            " VALUES (?, ?, ?, ?, 'blocked', '', ?, 'blocked', ?, ?) ON CONFLICT (item_id, n) DO UPDATE SET"
-            " state = 'blocked', reason = 'blocked', message = excluded.message, updated_at = excluded.updated_at",
-            (item.id, sample.n, item.model, ",".join(item.tags), sample.wire, why, at),
-        )
-
-
-def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, picture: SpooledPicture) -> None:
-    """One picture that is durable in the spool and not yet placed."""
-    file = picture.file
-    db.execute(
-        UPSERT_IMAGE,
-        (
-            attempt,
-            picture.k,
-            item_id,
-            picture.n,
-            file.role,
-            fingerprint,
-            picture.spool,
-            file.path,
-            0,
-            file.sha256,
-            file.bytes,
-            file.width,
-            file.height,
-            file.format,
-            ",".join(file.flags),
-        ),
-    )

@@ -205,7 +205,7 @@ async def test_a_mismatch_that_only_warns_changes_nothing_that_was_bought_when_i
 
 async def test_one_picture_unlike_the_others_of_a_request_fails_alone(bench, monkeypatch):
     flags = iter([(), ("size",), ()])
-    monkeypatch.setattr("batchgen.engine.settle.mismatch_flags", lambda *_: next(flags))
+    monkeypatch.setattr("batchgen.engine.spooled_reply.mismatch_flags", lambda *_: next(flags))
     outcome = await bench.run(
         "  - {id: a, prompt: fox, model: imagen-4.0-generate-001, count: 3, on_mismatch: fail, aspect_ratio: '1:1'}\n"
     )

@@ -19,8 +19,8 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 ENGINE = """
 online outcome reconciliation routes dependents conversation lane_events sidecars
 recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
-context run_events budgets pacing settle reference_inputs reconcile_items derivative_runner discrepancies
-recovery.repair_lines cluster.stop cluster.dependents cluster.submit cluster.submitted_store
+context run_events spooled_reply budgets pacing reference_inputs reconcile_items derivative_runner discrepancies
+settle recovery.repair_lines cluster.stop cluster.dependents cluster.submit cluster.submitted_store
 attempts deferred_uploads http_attempt prepare preflight reconcile remote_engine
 recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.monitor
 execute links recovery.repair cluster.derivative_jobs

@@ -271,7 +271,7 @@ def both(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         folder = tmp_path / kind
         (folder / ".batchgen").mkdir(parents=True)
         clock = SimpleNamespace(time=itertools.count(1000.25).__next__)
-        for module in ("ledger", "chunks", "verdict"):
+        for module in ("ledger", "inserts", "chunks", "verdict"):
             monkeypatch.setattr(f"batchgen.ledger.{module}.time", clock)
         server = None if kind == "sqlite" else LedgerServer(database, "job", job_identity(str(folder)))
         ledgers.append(Ledger(folder, server))

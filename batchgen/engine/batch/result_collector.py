@@ -25,7 +25,8 @@ from batchgen.engine.batch.result_lines import (
 from batchgen.engine.conversation import save_turn
 from batchgen.engine.execute import should_keep_response
 from batchgen.engine.recovery.replay import sample_from_facts
-from batchgen.engine.settle import SettledReply, bugs_as_unreadable, discard_files
+from batchgen.engine.settle import SettledReply, bugs_as_unreadable
+from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import (
     BatchgenError,
     BatchLost,

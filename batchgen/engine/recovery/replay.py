@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchgen.engine.conversation import save_turn
-from batchgen.engine.settle import bugs_as_unreadable, discard_files, settle
+from batchgen.engine.settle import bugs_as_unreadable, settle
+from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import BatchgenError, ProviderError, UsageError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
