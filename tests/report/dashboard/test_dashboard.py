@@ -593,6 +593,7 @@ async def test_what_failed_is_retried_by_a_process_that_outlives_the_dashboard(s
         assert status == 200
         assert (await on.post(f"/jobs/{on.job}/retry", {"states": ["failed"]}))[0] == 409  # one at a time
         pid = json.loads(body)["pid"]
+        child = on.hub.actions._children[folder].process
     # The dashboard is closed by now.
     for _ in range(600):
         with Reader.open(folder) as reader:
@@ -603,7 +604,7 @@ async def test_what_failed_is_retried_by_a_process_that_outlives_the_dashboard(s
     assert (last.id, last.pid, last.exit_code) == (2, pid, 4)  # the emulator fails it again
     assert "no_image" in (folder / ".batchgen" / "dashboard.log").read_text()
     assert (folder / ".batchgen" / "dashboard.log").stat().st_mode & 0o77 == 0
-    await asyncio.to_thread(os.waitpid, pid, 0)
+    assert await asyncio.to_thread(child.wait, 30) == 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is stopped from the page")
