@@ -61,7 +61,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], listing: bool, a
 
     state = state_folder(Settings.load())
     if state is None:
-        raise SettingsError("there is no home folder for the daemon's diary: set XDG_STATE_HOME")
+        raise SettingsError("there is no home folder for the daemon's state: set XDG_STATE_HOME")
     if as_json and not listing:
         raise UsageError("--json goes with --list; the log is JSON with --log-format json")
     # An emulated night is none: the real one is still due.

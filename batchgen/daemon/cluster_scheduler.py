@@ -45,7 +45,7 @@ class ClusterSchedulerOptions:
 
 
 class ClusterScheduledJobs(ScheduledJobs):
-    """Its schedules count on the server, for all workers, in place of a diary on this host."""
+    """Its schedules count on the server, for all workers, in place of a state file on this host."""
 
     def __init__(self, patterns: Sequence[str], leases: ScheduleLeases) -> None:
         super().__init__(patterns, Path(), persistent=False)

@@ -1,4 +1,4 @@
-"""The daemon: waits for the nights of its roster, runs each as a process of its own, and writes down how it ended.
+"""The daemon: waits until its jobs are due, runs each as a process of its own, and writes down how it ended.
 
 APScheduler does the waiting. Its own memory of jobs is not used: it would need SQLAlchemy, and knows neither of a run
 that was killed half way nor of exit codes that mean "later".

@@ -74,4 +74,6 @@ class ScheduleStateFile:
 
 
 def _write_error(error: OSError, path: Path) -> StoreError:
-    return StoreError(f"{path}: {error.strerror}: the daemon keeps its diary there; XDG_STATE_HOME puts it elsewhere")
+    return StoreError(
+        f"{path}: {error.strerror}: the daemon keeps its state there: set XDG_STATE_HOME to another folder"
+    )

@@ -25,7 +25,7 @@ _logger = logging.getLogger("batchgen.daemon")
 
 @dataclass
 class ScheduledJob:
-    """A job with a schedule. schedule_state: what its diary says. running: a night of it has its place or waits for one."""
+    """A job with a schedule. schedule_state: what its file says. running: a run of it has a slot or waits for one."""
 
     path: Path
     name: str

@@ -146,7 +146,7 @@ def require_shared_spend(state: QuotaLocation) -> None:
 def remaining_budget(
     limits: Limits, max_usd: float | None, state: QuotaLocation, reader: Reader | None
 ) -> tuple[float | None, str]:
-    """What `Purse.tightest` will say, for read-only commands: from the shared book as it is, or the job's ledger if that
+    """What `JobBudgets.remaining` will answer, for read-only commands: from the shared quota as it is, or the job's ledger if that
     knows of more. A tier's month is left out: it is of one account, and looking needs no key."""
     of_run = max_usd if max_usd is not None else limits.budget_usd
     found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]

@@ -1,6 +1,6 @@
 """The online way of an attempt, in four steps that other engines take one by one: prepare, begin, exchange, settle.
 
-`prepare.prepare` makes the request, `attempts.Attempts` records its intent and later its end, `exchange.Exchange` sends
+`prepare.prepare` makes the request, `attempts.AttemptRecorder` records its intent and later its end, `exchange.Exchange` sends
 and receives. What is here alone decides: which tier, what becomes of a sample after an error, and what stops the run.
 """
 

@@ -105,7 +105,7 @@ class Exchange:
         return replace(reply, images=tuple(images))
 
     async def download_images(self, in_flight: InFlight, reply: Reply, route: Route) -> Reply:
-        """reply: as `arrange` leaves it. The reply with its pictures on disk; `absent` has those whose links gave none.
+        """reply: as `spool_inline_images` leaves it. The reply with its pictures on disk; `unavailable` has those whose links gave none.
 
         Raises DownloadFailed when there is no picture at all.
         """

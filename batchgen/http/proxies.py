@@ -31,7 +31,7 @@ class Proxy:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """None when requests go there directly, as they always do to this machine. url: one that `parts_of` takes.
+    """None when requests go there directly, as they always do to this machine. url: one that `split_url` takes.
 
     environ: the process's own, never with what `.env` says: a manifest's folder may be a stranger's.
     Raises SettingsError that names the variable for a proxy that is malformed or of another kind than http and https.

@@ -93,7 +93,7 @@ class Transport:
         on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
         signatures: leave thought signatures in the envelope, where they are otherwise dropped.
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
-        BadRequest as `address_of`.
+        BadRequest as `request_url`.
         """
         url, sent = request_url(base_url, request.path), _send_context(base_url, on_sent)
         headers = {"Content-Type": "application/json", **_headers(request, auth)}
@@ -143,7 +143,7 @@ class Transport:
         """A short answer: status, headers and body, without our key should the server have echoed it.
 
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
-        BadRequest as `address_of`.
+        BadRequest as `request_url`.
         """
         return await self._request(request_url(base_url, request.path), request, auth, max_bytes)
 
@@ -165,7 +165,7 @@ class Transport:
         """A long answer into `file`, from where that ends when the server continues there, else from its start.
 
         Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
-        far as it goes, BadRequest as `address_of`.
+        far as it goes, BadRequest as `request_url`.
         """
         url = request_url(base_url, request.path)
         headers = _headers(request, auth)

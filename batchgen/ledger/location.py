@@ -52,7 +52,7 @@ INSTR_DDL = "CREATE FUNCTION instr(text, text) RETURNS integer LANGUAGE sql IMMU
 
 @dataclass(frozen=True, slots=True)
 class LedgerServer:
-    """Where a new ledger goes. name: of the job; output: by which the server knows it, see `known_as`."""
+    """Where a new ledger goes. name: of the job; output: by which the server knows it, see `job_identity`."""
 
     url: str
     name: str

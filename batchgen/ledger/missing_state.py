@@ -114,7 +114,7 @@ def list_some(paths: Sequence[str]) -> str:
 
 def evidence_of_a_run(folder: Path) -> str:
     """What in a folder says that a run has paid for something there, in words; empty when nothing does. Raises StoreError as
-    `has_lines` does."""
+    `has_result_lines` does."""
     if has_result_lines(folder):
         return f"{RESULTS_FILE} there says what a run has made"
     for path in sorted(folder.glob(f"{STATE_FOLDER}/spool*/*")):

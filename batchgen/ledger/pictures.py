@@ -46,7 +46,7 @@ class RecordedImage:
 
 
 class CurrentPicture(NamedTuple):
-    """What a sample shows. stamp: of its file when it was placed or last read (`store.Stands`), None: never looked at."""
+    """What a sample shows. stamp: of its file when it was placed or last read, None: never."""
 
     attempt: int
     k: int

@@ -17,7 +17,7 @@ MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed
 UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
 OPEN_ATTEMPT_COLUMNS = (
-    "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"  # what `open_attempt` takes
+    "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"  # for `open_attempt_from_row`
 )
 BILLED_SQL = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST_IMAGE_SQL = (

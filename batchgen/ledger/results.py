@@ -55,7 +55,7 @@ def group_by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:
 
 
 class ResultsFile:
-    """Appends an item's line whenever one of its samples ends; `tidy` leaves exactly one line per item.
+    """Appends an item's line whenever one of its samples ends; `compact` leaves exactly one line per item.
 
     A line may stand twice while a run goes on (the later one holds). A crash leaves at worst a torn last line; the next
     run sees that the file was not closed tidily and rebuilds it.

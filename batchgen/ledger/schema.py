@@ -89,7 +89,7 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 
 # What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
 # pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON; worker: who
-# sent it, when that was not the run itself; stamp: of the placed file, as `store.Stands` has it, NULL when nobody looked.
+# sent it, when that was not the run itself; stamp: of the placed file, NULL when it was never read.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
     2: DERIVATIVE_DDL,

@@ -30,7 +30,7 @@ class Chunk:
     recorded: its attempts are in the ledger. written: its lines are in a file of ours. uploaded: as `input_file`. asked: a
     batch is about to be created. created: as `batch`. ended: the vendor is through with it. fetched: its results are in a
     file of ours. collected: each of its attempts has ended. done: nothing of it is left at the vendor's. dropped: never sent.
-    estimate_usd: None when a price is unknown. state, succeeded, failed: as last seen. `_at` values are UTC seconds.
+    estimate_usd: None when a price is unknown. state, succeeded, failed: as last seen. Values that end in at are UTC seconds.
     """
 
     id: int

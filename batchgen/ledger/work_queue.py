@@ -35,7 +35,7 @@ DEADLINE_PASSED_SQL = "deadline <= extract(epoch FROM clock_timestamp())"
 class Submission:
     """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; bucket: of
     the pictures, empty when they are in it; lanes: requests a minute by lane; limits, models: as the manifest says;
-    recipes: of derivatives, by the names that `deriving.named` gives; stall_s: how long a worker asks without a success."""
+    recipes: of derivatives, by the names that `derivative_work.dump_recipe` gives; stall_s: how long a worker asks without a success."""
 
     name: str
     folder: str

@@ -43,7 +43,7 @@ def is_object_url(name: str) -> bool:
 
 
 def split_object_url(name: str) -> tuple[str, str]:
-    """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError as `bucket_url` does."""
+    """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError as `normalize_bucket_url` does."""
     scheme, _, rest = name.partition("://")
     bucket, _, key = rest.partition("/")
     if ":" in bucket:  # a password may hold the '/' that the '@' stands behind

@@ -47,7 +47,7 @@ class EntryContext:
 
 @dataclass(slots=True)
 class EntryDiagnostics:
-    """Complaints about one entry: each thing once, however many of its items it is true of."""
+    """What is wrong with one entry: each problem once, however many of its items have it."""
 
     diagnostics: Diagnostics
     locate: Callable[[FieldPath], Position]

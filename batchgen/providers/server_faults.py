@@ -66,7 +66,7 @@ def foreign_json_error(answer: BaseModel, body: bytes, status: int) -> NotJson |
 
 
 def server_fault(status: int, message: str, retry_after_s: float | None) -> ProviderError:
-    """5xx and the 4xx that are about time, else a BadRequest. Maybe billed is every 5xx but those of `NEVER_BILLED`."""
+    """5xx and the 4xx that are about time, else a BadRequest. Maybe billed is every 5xx but those of `NEVER_BILLED_STATUSES`."""
     if status == 503 and "deadline" not in message.lower():
         return ServerFault(message, reason="overloaded", retry_after_s=retry_after_s, http_status=status)
     if status in (408, 503, 504):  # a 503 with "Deadline expired before operation could complete.": work was done

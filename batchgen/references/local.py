@@ -88,7 +88,7 @@ class RemoteReferenceSource(Protocol):
 
 
 class DisabledRemoteReferences:
-    """Stands for `Afar` where what lies in buckets must not be sent. why: what follows the name of a reference."""
+    """For `RemoteReferenceSource` where what lies in buckets must not be sent. why: what follows the name of a reference."""
 
     def __init__(self, why: str) -> None:
         self._why = why

@@ -64,7 +64,7 @@ class Thumbnails:
 
 
 def shrink_stored(store: Store, path: str, side: int = THUMBNAIL_SIDE_PX) -> bytes:
-    """As `shrunk`, wherever the picture is. Raises BucketUnavailable."""
+    """As `shrink`, wherever the picture is. Raises BucketUnavailable."""
     try:
         with store.open(path) as picture:
             return shrink(picture, side)

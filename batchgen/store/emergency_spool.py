@@ -1,4 +1,4 @@
-"""Where an answer goes when the spool does not take it: the spool again without its ballast, then the system's temporary folder."""
+"""Where an answer goes when the spool does not take it: the spool again without its reserved space, then the system's temporary folder."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class ObjectStorage:
     properties = Properties(remote=True, atomic_rename=False, keeps_receipts=True, parallel_reads=8)
 
     def __init__(self, url: str) -> None:
-        """url: as `bucket_url` gives it. Raises SettingsError without the extra, or for an endpoint that is not safe."""
+        """url: as `normalize_bucket_url` gives it. Raises SettingsError without the extra, or for an endpoint that is not safe."""
         try:
             import obstore
             from obstore.store import from_url

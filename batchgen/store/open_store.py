@@ -21,7 +21,7 @@ STORE_META_KEY = "store"  # the ledger's name for the address; empty or absent f
 
 
 def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
-    """url: of the bucket, as `bucket_url` gives it; empty for the folder itself. spool: the name of the spool's folder.
+    """url: of the bucket, as `normalize_bucket_url` gives it; empty for the folder itself. spool: the name of the spool's folder.
     Raises SettingsError without the extra."""
     if not url:
         return Store(folder, spool)

@@ -98,9 +98,9 @@ def test_a_night_older_than_catch_up_is_left_out_and_that_is_said_once(batchgen,
 
 def test_an_emulated_night_leaves_the_real_one_due(batchgen, overdue, emulator, state):
     url, path = emulator("--latency", "0"), overdue({"a": "A mug"})
-    for diary in state.glob("*.json"):
+    for state_file in state.glob("*.json"):
         (state.parent / "daemon.emulated").mkdir()
-        (state.parent / "daemon.emulated" / diary.name).write_text(diary.read_text())
+        (state.parent / "daemon.emulated" / state_file.name).write_text(state_file.read_text())
     assert "job EMULATED" in batchgen("daemon", "--once", "--emulate").err
     assert (billed(url), last_of(state, path)) == (0, None)
     assert batchgen("daemon", "--once").code == 0
@@ -154,10 +154,10 @@ def test_the_list_shows_when_a_job_ran_and_will_run_and_takes_no_lock(batchgen, 
     emulator("--latency", "0")
     path = overdue({"a": "A mug"})
     batchgen("daemon", "--once")
-    diary = ScheduleStateFile(state, path)
-    assert diary.acquire()
+    state_file = ScheduleStateFile(state, path)
+    assert state_file.acquire()
     (row,) = batchgen("daemon", "--list", "--json").json
-    diary.release()
+    state_file.release()
     assert (row["job"], row["manifest"], row["last"]["exit_code"]) == ("job", str(path), 0)
     assert datetime.fromisoformat(row["next"]) - datetime.fromisoformat(row["last"]["due"]) == timedelta(days=1)
     assert "exit 0" in batchgen("daemon", "--list").out
@@ -165,10 +165,10 @@ def test_the_list_shows_when_a_job_ran_and_will_run_and_takes_no_lock(batchgen, 
 
 def test_two_daemons_do_not_share_a_manifest(batchgen, overdue, emulator, state):
     emulator()
-    diary = ScheduleStateFile(state, overdue({"a": "A mug"}))
-    assert diary.acquire()
+    state_file = ScheduleStateFile(state, overdue({"a": "A mug"}))
+    assert state_file.acquire()
     answer = batchgen("daemon", "--once")
-    diary.release()
+    state_file.release()
     assert ("another daemon" in answer.err, "scheduled_run.started" in answer.err) == (True, False)
 
 

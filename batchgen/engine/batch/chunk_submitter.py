@@ -259,7 +259,7 @@ class ChunkSubmitter:
     # --- not at all
 
     async def drop_chunk(self, chunk: Chunk, why: str) -> None:
-        """A chunk that was never created. Its samples are not put back: `reclaim` does that for those still lent."""
+        """A chunk that was never created. Its samples are not put back: `requeue_samples` does that for those that are in the chunk."""
         context = self._context
         await context.chunks.drop(chunk, why)
         self.release_reservation(chunk, 0.0)

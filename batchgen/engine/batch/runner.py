@@ -33,7 +33,7 @@ NOTE_AFTER_ERRORS = 5  # troubles of one kind with a chunk, then they are mentio
 
 
 class BatchRunner:
-    """Runs beside the online engine. `dispatch.outside` keeps that one from ending while samples may come back."""
+    """Runs together with the online engine, whose `external_samples` keep it from ending while samples may come back."""
 
     def __init__(self, context: BatchContext) -> None:
         self._context = context

@@ -102,7 +102,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
             if kept.facts["turn"]:
                 save_turn(store, codec, number, kept.envelope, kept.files)
         if reply.links:
-            for k, image in enumerate(reply.images):  # where `links.take_up` finds them
+            for k, image in enumerate(reply.images):  # where `links.settle_downloaded` finds them
                 _copy(store, number, k, image.data or kept.files[image.decoded or 0]).sync()
             ledger.links_recovered(number, reply, kept.facts)
             return True
