@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from statistics import median
 
@@ -16,6 +16,7 @@ from batchgen.engine.budgets import JobBudgets
 from batchgen.engine.context import Emit, Note, open_context
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivative_runner import DerivativeRunner
+from batchgen.engine.execute import Execution
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import RunEnding, RunOptions
 from batchgen.engine.pacing import Pacing, polling_shared_state
@@ -123,31 +124,38 @@ class OnlineRun:
                     execution.storage_failed(dispatcher.shared_quota_error)
                 derived = await derivatives.finish(lambda: self._stop_reason(dispatcher))
                 waiting_uploads = await pipeline.deferred_uploads.finish()
-        if execution.storage_error is not None:
-            with suppress(LedgerError):
-                ledger.flush()  # whether it can still be written
-        if (broken := ledger.writer.broken) is not None:  # nothing more can be recorded, nor be told of as recorded
-            raise type(broken)(execution.storage_message or str(broken)) from broken
+        self._raise_if_ledger_broke(execution)
         message = stop_text(dispatcher.stop_reason, options.stall_limit_s or 0.0)
         left = self._record_not_tried(dispatcher, message)
-        exposed, queue_status = execution.exposed_ms, ledger.reader.queue_status()
-        ending = RunEnding(
-            stop_reason=dispatcher.stop_reason,
+        ending = replace(
+            self._ending(dispatcher, execution, batches),
             message=execution.storage_message or message,
-            left=dispatcher.untried_count() + batches.left + self.backlog.dependent_count,
-            waits_for_quota=any(lane.parked and lane.waiting for lane in dispatcher.lanes.values()),
-            stopped_lanes={
-                **{lane.key: lane.stopped for lane in dispatcher.lanes.values() if lane.stopped},
-                **batches.stopped_lanes,
-            },
-            unsubmitted=batches.unsubmitted,
-            with_workers=0 if queue_status is None else queue_status.samples,
-            exposed_ms=(median(exposed), max(exposed)) if exposed else None,
             derived=derived,
             waiting_uploads=waiting_uploads,
             parked=parked,
         )
         return ending, run_forecast, left
+
+    def _raise_if_ledger_broke(self, execution: Execution) -> None:
+        """Nothing more can be recorded then, nor reported as recorded. Raises LedgerError."""
+        if execution.storage_error is not None:
+            with suppress(LedgerError):
+                self.ledger.flush()  # whether it can still be written
+        if (broken := self.ledger.writer.broken) is not None:
+            raise type(broken)(execution.storage_message or str(broken)) from broken
+
+    def _ending(self, dispatcher: Dispatcher, execution: Execution, batches: BatchRunner) -> RunEnding:
+        exposed, queue_status = execution.exposed_ms, self.ledger.reader.queue_status()
+        lanes = dispatcher.lanes.values()
+        return RunEnding(
+            stop_reason=dispatcher.stop_reason,
+            left=dispatcher.untried_count() + batches.left + self.backlog.dependent_count,
+            waits_for_quota=any(lane.parked and lane.waiting for lane in lanes),
+            stopped_lanes={**{lane.key: lane.stopped for lane in lanes if lane.stopped}, **batches.stopped_lanes},
+            unsubmitted=batches.unsubmitted,
+            with_workers=0 if queue_status is None else queue_status.samples,
+            exposed_ms=(median(exposed), max(exposed)) if exposed else None,
+        )
 
     def _derivatives(self) -> DerivativeRunner:
         emulated = self.options.emulator_url is not None
