@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -27,6 +28,29 @@ from batchgen.store.store import Store
 
 LOCK_SUFFIX = ".lock"
 Note = Callable[[str], None]
+
+
+def take_spool(store: Store) -> FileLock:
+    """Make a worker's own spool and hold it. Raises StoreError, also when another worker has it.
+
+    Adoption deletes spools that nobody holds, so it may not come between making one and locking it.
+    """
+    try:
+        Path(store.root, STATE_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _adoption_lock(store)
+        lock.acquire()
+    except OSError as error:
+        raise disk_error(error, store.root) from None
+    try:
+        store.prepare()
+        return lock_spool(store)
+    finally:
+        lock.release()
+
+
+def _adoption_lock(store: Store) -> FileLock:
+    """One process at a time adopts."""
+    return FileLock(os.path.join(store.root, STATE_FOLDER, f"heirs{LOCK_SUFFIX}"), mode=PRIVATE_MODE)
 
 
 def lock_spool(store: Store) -> FileLock:
@@ -53,7 +77,7 @@ def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note
     """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
     whether one has that is not among these any more: this worker's own forerunner."""
     state = os.path.join(store.root, STATE_FOLDER)
-    with FileLock(os.path.join(state, f"heirs{LOCK_SUFFIX}"), mode=PRIVATE_MODE):
+    with _adoption_lock(store):
         spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for orphan in spools:
             with contextlib.suppress(StoreError):  # its worker lives

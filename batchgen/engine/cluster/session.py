@@ -17,7 +17,7 @@ from filelock import FileLock
 from batchgen.engine.budgets import JobBudgets
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.dependents import QueuedDependents
-from batchgen.engine.cluster.orphan_recovery import adopt_orphans, adopt_spool, lock_spool, unlock_spool
+from batchgen.engine.cluster.orphan_recovery import adopt_orphans, adopt_spool, take_spool, unlock_spool
 from batchgen.engine.cluster.previous_attempts import PreviousAttempts
 from batchgen.engine.cluster.queue import Requeue, defer, defer_derivatives
 from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
@@ -159,9 +159,8 @@ class JobSession:
     def _lock_and_adopt_spool(self) -> None:
         """One worker of the same name may have been here before and died."""
         died = os.path.isdir(self.store.spool)
-        self.store.prepare()
+        self._spool_lock = take_spool(self.store)
         bind_store(self.ledger, self.store, remote_workers=True)
-        self._spool_lock = lock_spool(self.store)
         adopt_spool(self.ledger, self.store, self._catalogue, self._worker.note)
         self._adopt_orphans(died=died)
 
