@@ -134,6 +134,13 @@ class Cluster(Bench):
             sql = "SELECT count(*) FROM attempt WHERE worker = ? AND outcome IS NULL"
             return int(next(iter(reader._query(sql, name)))[0])
 
+    async def until_sent(self, name: str, count: int) -> None:
+        """Until a worker has so many requests open and the emulator has them: an open one may not have left yet."""
+        await self.until(lambda: self.open_of(name) >= count)
+        async with asyncio.timeout(60.0):
+            while await self.requests() < count:
+                await asyncio.sleep(0.05)
+
     def finish(self) -> None:
         for process in self.workers:
             if process.poll() is None:

@@ -20,7 +20,7 @@ async def test_it_neither_ends_the_work_of_others_before_its_time_nor_puts_off_w
     cluster, prompts = slow_cluster, items(*"abcdefghijkl")
     await cluster.submit(prompts, deadline=time.time() + 3600.0)
     ahead = cluster.worker(start=AHEAD)
-    await cluster.until(lambda: cluster.open_of("w1") >= 5)
+    await cluster.until_sent("w1", 5)
     ahead.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(ahead.wait, 30.0) == 143
     assert 5 <= len(cluster.pictures()) < 12

@@ -37,7 +37,7 @@ def account(cluster):
 async def test_what_a_killed_worker_had_in_flight_is_uncertain_and_the_rest_is_made_by_another(fleet):
     await fleet.submit(items(*PROMPTS * 2), hold_uncertain=True)
     first = fleet.fork()
-    await fleet.until(lambda: fleet.open_of("w1") >= 5)
+    await fleet.until_sent("w1", 5)
     first.kill()
     in_flight = fleet.open_of("w1")
     fleet.fork()
@@ -199,7 +199,7 @@ async def test_a_worker_that_was_cut_off_brings_its_picture_late_and_starts_noth
     async with Cable(postgres.port) as cable:
         await fleet.submit(items(*"abcde"), hold_uncertain=hold)
         fleet.fork("--concurrency", "1", ledger=str(fleet.ledger).replace(f":{postgres.port}/", f":{cable.port}/"))
-        await fleet.until(lambda: fleet.open_of("w1") >= 1)
+        await fleet.until_sent("w1", 1)
         cable.cut()
         fleet.fork()
         outcome = await asyncio.wait_for(fleet.watch(items(*"abcde"), hold_uncertain=hold), 40.0)
@@ -226,7 +226,7 @@ async def test_what_a_living_worker_has_in_flight_stays_its_own_whatever_the_que
     fleet = slow_fleet
     await fleet.submit(items(*"abcde"))
     fleet.fork()
-    await fleet.until(lambda: fleet.open_of("w1") == 5)
+    await fleet.until_sent("w1", 5)
     with fleet.reader() as reader:
         reader._connection.execute("DELETE FROM batchgen_queue.procrastinate_workers")
     fleet.fork()

@@ -45,7 +45,7 @@ async def test_cancel_withdraws_what_has_not_begun_and_a_later_run_submits_it_ag
     text = items(*"abcdefgh") + "  - {id: z, prompt: again, references: ['@i7']}\n"
     await fleet.submit(text)
     fleet.fork("--concurrency", "1")
-    await fleet.until(lambda: fleet.open_of("w1") == 1)
+    await fleet.until_sent("w1", 1)
     code, out, _ = await asyncio.to_thread(command, fleet, "status", str(fleet.folder / "out"))
     assert code == 0
     assert "9 samples with the cluster's workers" in out

@@ -45,6 +45,7 @@ async def test_nothing_is_lost_and_nothing_billed_twice_in_silence(network):
     killed = cluster.worker(start=IMPATIENT, name="killed", inside=inside["a"])
     cluster.worker(start=IMPATIENT, name="late", inside=inside["b"])
     await cluster.until(lambda: cluster.open_of("killed") >= 5 and cluster.open_of("late") >= 5)
+    await cluster.until(lambda: billed() >= 10)
     os.killpg(killed.pid, signal.SIGKILL)
     made.cut("b")
     lost = {name: cluster.open_of(name) for name in ("killed", "late")}

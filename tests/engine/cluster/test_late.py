@@ -57,7 +57,7 @@ async def cut_off_with_five_in_flight(cluster: Cluster, port: int) -> Proxy:
     wire = Proxy(port)
     await cluster.submit(FIVE)
     first = cluster.fork(ledger=wire.url(str(cluster.ledger)))
-    await cluster.until(lambda: cluster.open_of("w1") == 5)
+    await cluster.until_sent("w1", 5)
     wire.refusing = True
     wire.hang_up()
     second = cluster.fork()

@@ -49,7 +49,7 @@ async def test_a_worker_that_is_told_to_stop_or_loses_its_terminal_gives_back_wh
     cluster = slow_cluster
     await cluster.submit(items(*"abcdefghijklmnop"))
     first = cluster.worker()
-    await cluster.until(lambda: cluster.open_of("w1") >= 5)
+    await cluster.until_sent("w1", 5)
     first.send_signal(signal.SIGHUP)
     assert await asyncio.to_thread(first.wait, 30.0) == 129
     made = len(cluster.pictures())
