@@ -48,6 +48,7 @@ SECTIONS = {
         "doctor": "Check key, addresses, folder and clock.",
         "emulate": "Serve the APIs locally, bill nothing.",
         "completion": "Print a completion script for your shell.",
+        "help": "The manual: its pages, or one of them.",
     },
 }
 HELP = """Turn a manifest of prompts into a folder of verified images and a ledger of what happened to each.

@@ -19,7 +19,7 @@ import yaml
 from batchgen.engine.cluster import queue
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.postgresql import PostgreSQL
-from tests.support.paths import ROOT
+from tests.docs.pages import blocks, page
 from tests.support.postgres import PASSWORD, running
 
 GIVEN = ("--at", "01:30", "--", "--engine", "cluster")
@@ -154,9 +154,8 @@ def test_launchd_and_cron_know_it_too(batchgen, write):
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="NOT TESTED: there is no systemd-analyze here")
-def test_the_workers_unit_of_the_readme_is_one_that_systemd_takes(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    (unit,) = re.findall(r"```ini\n(.*?)```", text, re.DOTALL)
+def test_the_workers_unit_of_the_manual_is_one_that_systemd_takes(tmp_path):
+    (unit,) = blocks(page("cluster"), "ini")
     path = tmp_path / "batchgen-worker.service"
     path.write_text(unit.replace("%h/.local/bin/batchgen", "/bin/true"))
     command = ["systemd-analyze", "verify", "--user", "--man=no", path]

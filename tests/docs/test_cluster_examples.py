@@ -26,9 +26,9 @@ from batchgen.providers.registry import endpoints
 from batchgen.schedule.timer_spec import GRACE_S, RESUMABLE_EXIT_CODES, KeyFile, TimeOfDay, TimerSpec
 from batchgen.schedule.units import kubernetes
 from batchgen.settings import SECRET_NAMES
+from tests.docs.pages import page
 from tests.support.paths import ROOT
 
-README = (ROOT / "README.md").read_text()
 CLUSTER = ROOT / "jobs" / "cluster"
 FILES = sorted(CLUSTER.glob("*.yaml"))  # not what a person keeps there: .env, job folders
 MANIFEST = CLUSTER / "catalog.yaml"
@@ -215,11 +215,12 @@ def test_the_manifest_makes_what_its_comment_says_for_the_price_it_says(tmp_path
     (tmp_path / MANIFEST.name).write_text(text.replace("output: s3:", "output: out  #"))
     plan = batchgen.plan(batchgen.load(tmp_path / MANIFEST.name, environ={"XDG_STATE_HOME": str(tmp_path)}))
     said = f"{plan.forecast.images} pictures for about {plan.forecast.usd:.2f} US dollars"
-    assert plan.warnings == () and said in text and said in README
+    assert plan.warnings == () and said in text
+    assert f"{plan.forecast.images} images for about ${plan.forecast.usd:.2f}" in page("cluster")
 
 
-def test_the_readme_points_at_every_file():
-    assert [path.name for path in FILES if f"(jobs/cluster/{path.name})" not in README] == []
+def test_the_manual_names_every_file():
+    assert [path.name for path in FILES if f"`jobs/cluster/{path.name}`" not in page("cluster")] == []
 
 
 # --- the environment
