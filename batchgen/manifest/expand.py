@@ -19,12 +19,13 @@ NUMBER_FIELDS = frozenset(("temperature",))
 
 
 class ExpandError(ValueError):
-    """What is wrong with an entry's expansion or with one of its templates, and in which field."""
+    """What is wrong with an entry's expansion or with one of its templates, and in which field. in_row: only in this row."""
 
-    def __init__(self, field_name: str, message: str) -> None:
+    def __init__(self, field_name: str, message: str, *, in_row: bool = False) -> None:
         super().__init__(message)
         self.field = field_name
         self.message = message
+        self.in_row = in_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,12 @@ def render_field(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
     if not has_template(value):
         return value
     # Jinja2 takes 50 ms to import, and most manifests of a million lines hold no template at all.
-    from batchgen.manifest.templates import TemplateError, render
+    from batchgen.manifest.templates import EmptyCellPrinted, TemplateError, render
 
     try:
         text = render(value, variables)
     except TemplateError as problem:
-        raise ExpandError(name, str(problem)) from None
+        raise ExpandError(name, str(problem), in_row=isinstance(problem, EmptyCellPrinted)) from None
     try:
         if name in INTEGER_FIELDS:
             return int(text)

@@ -1,42 +1,34 @@
-"""Rows of a `from:` file as sets of variables, read as a stream: CSV, TSV or JSON Lines."""
+"""Rows of a `from:` file as sets of variables, read as a stream: a table, JSON Lines, or a text with one prompt on each line."""
 
 from __future__ import annotations
 
-import csv
 import os
-import re
+import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
 
 from batchgen.manifest import jsonl
-from batchgen.manifest.diagnostics import safe_repr, text_problem
+from batchgen.manifest.diagnostics import safe_repr
+from batchgen.manifest.tables import Line, cell_text, table_rows, text_lines
+from batchgen.manifest.tables import RowError as RowError
 from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-
-
-class RowError(ValueError):
-    """What is wrong with a file of rows; line 0 when it is the whole file."""
-
-    def __init__(self, line: int, message: str, column: int = 0) -> None:
-        super().__init__(message)
-        self.line = line
-        self.column = column
-        self.message = message
+SHEET_MAX_BYTES = 500_000_000  # of a .xlsx file's parts, unpacked
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(folder: str, name: str) -> Iterator[Row]:
-    """The rows of a file inside `folder`. Raises RowError at the first that is wrong."""
+    """The rows of a file inside `folder`. Raises RowError at the first that is wrong, for a table's ragged rows at its end."""
     suffix = os.path.splitext(name)[1].lower()
-    if suffix != ".jsonl" and suffix not in _SEPARATORS:
-        raise RowError(0, f"{safe_repr(name)}: rows are read from .csv, .tsv and .jsonl files")
+    if suffix not in _READERS:
+        raise RowError(0, f"{safe_repr(name)}: rows are read from .csv, .tsv, .xlsx, .jsonl and .txt files")
     try:
         file = open_regular(resolve_inside(folder, name))
     except UnsafePathError as problem:
         raise RowError(0, f"{safe_repr(name)} {problem}") from None
     with file:
-        yield from _jsonl_rows(file) if suffix == ".jsonl" else _csv_rows(file, _SEPARATORS[suffix])
+        yield from _READERS[suffix](file)
 
 
 def _jsonl_rows(file: IO[bytes]) -> Iterator[Row]:
@@ -53,23 +45,17 @@ def _jsonl_rows(file: IO[bytes]) -> Iterator[Row]:
         yield number, row
 
 
-def _csv_rows(file: IO[bytes], separator: str) -> Iterator[Row]:
-    reader = csv.reader(_csv_lines(file), delimiter=separator, strict=True)
-    names: list[str] | None = None
-    line = 1
-    try:
-        for cells in reader:
-            if cells and names is None:
-                names = _column_names(cells, line)
-            elif cells and names is not None:
-                yield line, _row(names, cells, line)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise RowError(reader.line_num, f"not CSV: {error}") from None
+def _prompt_rows(file: IO[bytes]) -> Iterator[Row]:
+    """One prompt on each line, as the variable `prompt`."""
+    for number, text in enumerate(_decoded(file), 1):
+        if prompt := text.strip():
+            yield number, {"prompt": prompt}
 
 
-def _csv_lines(file: IO[bytes]) -> Iterator[str]:
+def _decoded(file: IO[bytes]) -> Iterator[str]:
     for number, line in jsonl.read_lines(file):
+        if number == 1 and line.startswith(UTF_16):
+            raise RowError(1, 'is UTF-16, as spreadsheets save "Unicode text"; save it as "CSV UTF-8"')
         if len(line) > jsonl.LINE_MAX_BYTES:
             raise RowError(number, f"a line of more than {jsonl.LINE_MAX_BYTES:,} bytes")
         try:
@@ -79,23 +65,28 @@ def _csv_lines(file: IO[bytes]) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _column_names(cells: list[str], line: int) -> list[str]:
-    """Column titles as variables: `Product name` becomes Product_name."""
-    names = [re.sub(r"\W+", "_", cell.strip()).strip("_") for cell in cells]
-    for index, name in enumerate(names):
-        if not name.isidentifier():
-            raise RowError(
-                line, f"column {index + 1} needs a title that starts with a letter, not {safe_repr(cells[index])}"
-            )
-        if name in names[:index]:
-            raise RowError(line, f"two columns are called {name!r}")
-    return names
+def _sheet_lines(file: IO[bytes]) -> Iterator[Line]:
+    """The lines of a .xlsx file's first sheet. Raises RowError."""
+    try:
+        import openpyxl  # an extra, and 0.2 s that most manifests do not need
+    except ImportError:
+        raise RowError(0, "reading .xlsx needs the extra 'excel', or save the sheet as CSV") from None
+    try:
+        if sum(part.file_size for part in zipfile.ZipFile(file).infolist()) > SHEET_MAX_BYTES:
+            raise RowError(0, f"unpacks to more than {SHEET_MAX_BYTES / 1e6:g} MB; save the sheet as CSV")
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        for number, cells in enumerate(book.worksheets[0].iter_rows(values_only=True), 1):
+            yield number, [cell_text(value) for value in cells]
+    except RowError:
+        raise
+    except Exception as error:  # the library raises whatever a broken file provokes
+        raise RowError(0, f"is not a .xlsx file that can be read: {safe_repr(str(error)[:100])}") from None
 
 
-def _row(names: list[str], cells: list[str], line: int) -> dict[str, str]:
-    if len(cells) != len(names):
-        raise RowError(line, f"has {len(cells)} cells, the header has {len(names)}")
-    for name, cell in zip(names, cells, strict=True):
-        if why := text_problem(cell):
-            raise RowError(line, f"{name} {why}")
-    return dict(zip(names, cells, strict=True))
+_READERS = {
+    ".csv": lambda file: table_rows(text_lines(_decoded(file), None)),
+    ".tsv": lambda file: table_rows(text_lines(_decoded(file), "\t")),
+    ".xlsx": lambda file: table_rows(_sheet_lines(file)),
+    ".jsonl": _jsonl_rows,
+    ".txt": _prompt_rows,
+}

@@ -7,6 +7,7 @@ Without loops and calls, work grows only with the length of the template.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -17,9 +18,11 @@ from jinja2.filters import do_default
 from jinja2.sandbox import SandboxedEnvironment
 
 from batchgen.manifest.diagnostics import did_you_mean
+from batchgen.manifest.tables import DuplicateColumn, EmptyCell
 
 TEMPLATE_MAX_CHARS = 100_000
 TEXT_MAX_CHARS = 1_000_000
+LISTED_AT_MOST = 20  # variables in a message
 _INTEGER_MAX_BITS = 4096
 _UNDEFINED = re.compile(r"^'([^']*)' is undefined")
 _ALLOWED: tuple[type[nodes.Node], ...] = (
@@ -34,12 +37,17 @@ class TemplateError(ValueError):
     """Why a template gives no text."""
 
 
+class EmptyCellPrinted(TemplateError):
+    """A text with a hole, where a cell of a row has nothing in it."""
+
+
 def render(source: str, variables: Mapping[str, Any]) -> str:
     """The text of a template. Raises TemplateError; an unknown variable is a problem, never an empty string."""
     pieces: list[str] = []
     length = 0
     try:
-        for piece in _compile(source).generate(variables):
+        template, printed = _compile(source)
+        for piece in template.generate(variables):
             length += len(piece)
             if length > TEXT_MAX_CHARS:
                 raise TemplateError(f"the template makes more than {TEXT_MAX_CHARS:,} characters")
@@ -50,23 +58,38 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
         raise TemplateError(_undefined_message(str(error), variables)) from None
     except Exception as error:  # a template is its author's program: whatever it raises is the manifest's fault
         raise TemplateError(f"the template fails: {str(error)[:200] or type(error).__name__}") from None
-    return "".join(pieces)
+    text = "".join(pieces)
+    if text and (empty := [name for name in printed if type(variables.get(name)) is EmptyCell]):
+        name = empty[0]
+        raise EmptyCellPrinted(
+            f"the cell {name!r} is empty; if that is meant, write {{{{ {name} | default('', true) }}}}"
+        )
+    return text
 
 
 def _undefined_message(message: str, variables: Mapping[str, Any]) -> str:
     if found := _UNDEFINED.match(message):
-        return f"the variable {found[1]!r} is not defined{did_you_mean(found[1], variables)}"
+        known = ", ".join(sorted(map(str, itertools.islice(variables, LISTED_AT_MOST)))) or "none"
+        return f"the variable {found[1]!r} is not defined{did_you_mean(found[1], variables)}; defined here: {known}"
     return f"the template fails: {message[:200]}"
 
 
 @lru_cache(maxsize=4096)
-def _compile(source: str) -> Template:
+def _compile(source: str) -> tuple[Template, tuple[str, ...]]:
+    """The template, and the variables that it prints as they are and whatever the others are."""
     if len(source) > TEMPLATE_MAX_CHARS:
         raise TemplateError(f"a template of more than {TEMPLATE_MAX_CHARS:,} characters")
     try:
         tree = _environment.parse(source)
         _reject_unsupported(tree)
-        return Template.from_code(_environment, _environment.compile(tree), {})
+        printed = [
+            node.name
+            for output in tree.body
+            if isinstance(output, nodes.Output)
+            for node in output.nodes
+            if isinstance(node, nodes.Name)
+        ]
+        return Template.from_code(_environment, _environment.compile(tree), {}), tuple(dict.fromkeys(printed))
     except TemplateSyntaxError as error:
         raise TemplateError(f"the template is broken: {error.message}") from None
     except (RecursionError, MemoryError, SyntaxError):
@@ -94,6 +117,8 @@ def _to_text(value: Any) -> str:
         return str(value)  # raises, with the variable's name
     if isinstance(value, (str, int, float)):
         return bounded(str(value))
+    if isinstance(value, DuplicateColumn):
+        raise TemplateError(f"two columns are called {value.name!r}; give one of them another title")
     raise TemplateError(f"a {type(value).__name__} cannot be written as text; name one of its values, or use join")
 
 

@@ -168,7 +168,7 @@ class ItemValidator:
                 return render_field(name, default, self._variables) or None
         except ExpandError as problem:
             self._failed = True
-            self._report((name,), problem.message)
+            (self._report_field if problem.in_row else self._report)((name,), problem.message)
             return None
         return value
 
