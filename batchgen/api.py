@@ -22,20 +22,19 @@ from batchgen.errors import UsageError
 from batchgen.events import Observer
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, ledger_url, open_registered, server_address
-from batchgen.ledger.missing_state import has_result_lines
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import has_result_lines
 from batchgen.manifest import Manifest, open_manifest
-from batchgen.manifest.storage_url import has_url_scheme, normalize_bucket_url
+from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url
 from batchgen.planning.batchable import BatchMode
-from batchgen.planning.plan import Forecast, RetrySelection, forecast, spend_rate_problem
-from batchgen.planning.step import Step
+from batchgen.planning.plan import Forecast, RetrySelection, Step, forecast, spend_rate_problem
 from batchgen.profiles.profile import Profile
 from batchgen.providers import registry
 from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceSource
 from batchgen.references.remote import RemoteReferences
 from batchgen.scheduling.window import quota_day_start
 from batchgen.settings import Settings, state_folder
-from batchgen.store.open_store import last_location, open_store, refuse_other_location
+from batchgen.store.store import last_location, open_store, refuse_other_location
 
 # `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
 BATCH_MODES: Mapping[str, BatchMode] = {"batch": "batch", "auto": "auto"}

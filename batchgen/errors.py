@@ -36,11 +36,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        position = self.file
-        if self.line:
-            position += f":{self.line}"
-            if self.column:
-                position += f":{self.column}"
+        numbers = (self.line, self.column) if self.line else ()
+        position = ":".join([self.file, *(str(number) for number in numbers if number)])
         return f"{position}: {self.field}: {self.message}" if self.field else f"{position}: {self.message}"
 
 
@@ -53,10 +50,8 @@ class ManifestError(UsageError):
     def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
-        lines = [str(problem) for problem in self.problems]
-        if self.total > len(self.problems):
-            lines.append(f"… and {self.total - len(self.problems)} more")
-        super().__init__("\n".join(lines))
+        more = self.total - len(self.problems)
+        super().__init__("\n".join([*map(str, self.problems), *([f"… and {more} more"] if more > 0 else [])]))
 
 
 class SettingsError(BatchgenError):
@@ -75,9 +70,7 @@ class LedgerError(SettingsError):
 
 class LedgerGone(LedgerError):
     """The file that was opened does not stand under its name any more: what is written into it would be lost at its end.
-
-    kept: paths of pictures that came after it had gone, and stand under their names.
-    """
+    kept: paths of pictures that came after it had gone, and stand under their names."""
 
     def __init__(self, message: str, kept: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -99,7 +92,6 @@ class Fenced(BatchgenError):
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
-        self.key = key
         self.reason = reason
 
 
@@ -114,12 +106,11 @@ class ImageError(BatchgenError):
 class ProviderError(BatchgenError):
     """How one request ended without a usable image.
 
-    reason: a stable slug for the ledger, `retry --reason` and statistics; message: the vendor's own words.
-    retry_after_s: the server's own hint in seconds, None if it gave none. http_status: 0 when no answer came.
-    scope: what it stops (this sample, its lane, the account, the run); budget: the count of retries it draws from.
-    suspects: wider scopes that are to blame, and not the sample, when several samples in a row end like this.
-    answered: the API itself has answered, whatever it said. maybe_billed: the server may have charged for it although no
-    image came. usage: what the answer says was used.
+    reason: a stable slug for the ledger, `retry --reason` and statistics; message: the vendor's own words. retry_after_s:
+    the server's own hint in seconds, None if it gave none. http_status: 0 when no answer came. scope: what it stops (this
+    sample, its lane, the account, the run); budget: the count of retries it draws from. suspects: wider scopes that are to
+    blame, and not the sample, when several samples in a row end like this. answered: the API itself has answered, whatever
+    it said. maybe_billed: the server may have charged for it although no image came. usage: what the answer says was used.
     """
 
     scope: ClassVar[Scope] = "sample"
@@ -142,21 +133,13 @@ class ProviderError(BatchgenError):
     ) -> None:
         super().__init__(message)
         self.message = message
-        if reason is not None:
-            self.reason = reason
-        self.retry_after_s = retry_after_s
-        self.http_status = http_status
-        self.usage = usage
+        self.reason = self.reason if reason is None else reason
+        self.retry_after_s, self.http_status, self.usage = retry_after_s, http_status, usage
 
     def as_type(self, kind: type[ProviderError]) -> ProviderError:
         """The same with another class."""
-        return kind(
-            self.message,
-            reason=self.reason,
-            retry_after_s=self.retry_after_s,
-            http_status=self.http_status,
-            usage=self.usage,
-        )
+        hint_s, status = self.retry_after_s, self.http_status
+        return kind(self.message, reason=self.reason, retry_after_s=hint_s, http_status=status, usage=self.usage)
 
 
 class RateLimited(ProviderError):
@@ -260,13 +243,18 @@ class NotJson(Malformed):
     reason = "not_json"
 
 
-class NotTheApi(ProviderError):
-    """A web page, a redirect or a proxy's refusal in place of the API's answer: nothing has reached the model."""
+class NotReached(ProviderError):
+    """Nothing has reached the model, and the API has not answered: tried again with backoff."""
 
-    suspects = ("host",)
     answered = False
     retryable = True
-    budget = "attempts"
+    budget: ClassVar[RetryBudget] = "attempts"
+
+
+class NotTheApi(NotReached):
+    """A web page, a redirect or a proxy's refusal in place of the API's answer."""
+
+    suspects = ("host",)
     reason = "html"
 
 
@@ -306,13 +294,10 @@ class FileGone(ProviderError):
         self.files = files
 
 
-class UploadFailed(ProviderError):
+class UploadFailed(NotReached):
     """A reference could not be uploaded. Nothing was asked for, so nothing is billed."""
 
     suspects: ClassVar[tuple[Scope, ...]] = ("host",)
-    answered = False
-    retryable = True
-    budget = "attempts"
     reason = "upload_failed"
 
 
@@ -324,12 +309,9 @@ class UploadAddressRefused(UploadFailed):
     reason = "upload_refused"
 
 
-class ReferenceLinkFailed(ProviderError):
+class ReferenceLinkFailed(NotReached):
     """A reference's link gave no picture. The request was not sent."""
 
-    answered = False
-    retryable = True
-    budget = "attempts"
     reason = "reference_link"
 
 
@@ -340,26 +322,22 @@ class ReferenceLinkRefused(ReferenceLinkFailed):
     reason = "reference_link_refused"
 
 
-class TierRefused(ProviderError):
+class TierRefused(NotReached):
     """The service tier that was asked for is not to be had; the request is sent once more at the standard tier.
 
-    permanent: not for want of capacity but because this key or model does not have the tier.
+    permanent: not for want of capacity but because this key or model does not have the tier. 503 is one of its forms, and
+    says nothing about the model at its standard tier.
     """
 
-    answered = False  # 503 is one of its forms, and says nothing about the model at its standard tier
-    retryable = True
     budget = "tier"
     reason = "tier_refused"
     permanent: bool = False
 
 
-class ServerFault(ProviderError):
-    """A 5xx that is known to come from before the model, such as 503: try again with backoff."""
+class ServerFault(NotReached):
+    """A 5xx that is known to come from before the model, such as 503."""
 
     suspects = ("lane", "host")
-    answered = False
-    retryable = True
-    budget: ClassVar[RetryBudget] = "attempts"
     reason = "server_fault"
 
 
@@ -370,13 +348,10 @@ class ServerFaultMaybeBilled(ServerFault):
     maybe_billed = True
 
 
-class ConnectFailed(ProviderError):
+class ConnectFailed(NotReached):
     """The request never left: name not found, refused, certificate. Not billed."""
 
     suspects = ("host",)
-    answered = False
-    retryable = True
-    budget = "attempts"
     reason = "connect_failed"
 
 
@@ -421,6 +396,4 @@ class DownloadFailed(ProviderError):
     reason = "download_failed"
 
 
-LINK_PENDING_REASONS = frozenset(
-    {"download_failed", "link_refused"}
-)  # reasons of DownloadFailed: the link is tried again
+LINK_PENDING_REASONS = frozenset({"download_failed", "link_refused"})  # of DownloadFailed: the link is tried again

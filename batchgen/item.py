@@ -177,8 +177,7 @@ class Item:
     )
     extra: Mapping[str, Any] = _asked("Merged into the body of the request as given.", "picture", default=dict)
     post: Post | None = field(
-        default=None,
-        metadata=_declared("Files to make of the picture: a list of them, or an object; never sent."),
+        default=None, metadata=_declared("Files to make of the picture: a list of them, or an object; never sent.")
     )
     origin: str = ""
 

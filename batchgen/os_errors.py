@@ -43,9 +43,7 @@ REMEDIES: Mapping[int, str] = {
     errno.EAGAIN: NO_THREADS,
     errno.ENOMEM: NO_MEMORY,
 }
-MIN_OPEN_FILES = (
-    48  # of a run that has nothing in flight: 18 when measured, and pipes to processes that make derivatives
-)
+MIN_OPEN_FILES = 48  # with nothing in flight: 18 when measured, and pipes to processes that make derivatives
 OPEN_FILES_PER_REQUEST = 3  # for one request, 2 when measured: connection, spool, a reference or the emulator's side
 
 
@@ -65,17 +63,13 @@ def machine_refusal(error: BaseException) -> str:
 
 
 # The standard library's own words; it has no class of its own for these.
-_RUNTIME_ERROR_REMEDIES = (
-    ("can't start new thread", NO_THREADS),
-    ("Could not determine home directory", NO_HOME),
-)
+_RUNTIME_ERROR_REMEDIES = (("can't start new thread", NO_THREADS), ("Could not determine home directory", NO_HOME))
 
 
 def _not_encoded(error: UnicodeEncodeError) -> str:
     character = error.object[error.start]
-    if (
-        "\udc80" <= character <= "\udcff"
-    ):  # how Python carries a byte of a path that its encoding does not know: PEP 383
+    # How Python carries a byte of a path that its encoding does not know: PEP 383.
+    if "\udc80" <= character <= "\udcff":
         return "a path is not UTF-8: rename it, and have LC_ALL=C.UTF-8 set"
     if error.encoding != "utf-8" and error.encoding == sys.getfilesystemencoding():
         return f"the locale's encoding ({error.encoding}) has no {character!r}: set LC_ALL=C.UTF-8"

@@ -97,9 +97,7 @@ Role = Literal["image", "draft", "thought"]
 # Endings of the files beside a picture, its own ending replaced: text, thoughts, sources, the search's suggestions. The
 # last parts differ from each other and from a picture's, so that no two items can mean the same file.
 SIDECARS = (".txt", ".thoughts.md", ".sources.json", ".search.html")
-DECODED_PREFIX = (
-    "\x00lifted:"  # a long JSON string that the transport decoded to disk is replaced by this and its number
-)
+DECODED_PREFIX = "\x00lifted:"  # and a number stand for a long JSON string that the transport decoded to disk
 
 
 @dataclass(frozen=True, slots=True)

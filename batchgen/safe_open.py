@@ -63,3 +63,9 @@ def make_private_folder(path: Path) -> None:
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def create_private_file(path: Path) -> None:
+    """An empty one, unless it is there, in such a folder. What SQLite puts beside it has the same mode."""
+    make_private_folder(path.parent)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE_MODE))

@@ -135,6 +135,6 @@ def _prefix(text: str, columns: int) -> str:
     return text
 
 
-def short_message(message: str, columns: int = 160) -> str:
+def short_message(message: str) -> str:
     """A vendor's message, cleaned and cut to about two lines: the ledger and the log have all of it."""
-    return truncate(sanitize(redact_likely_keys(" ".join(message.split()))), columns)
+    return truncate(sanitize(redact_likely_keys(" ".join(message.split()))), 160)

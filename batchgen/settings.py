@@ -9,15 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from batchgen.endpoint import Endpoint
+from batchgen.endpoint import Endpoint, split_url
 from batchgen.errors import SettingsError
 from batchgen.os_errors import NO_HOME
 from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
-from batchgen.url import split_url
 
-LEDGER_VARIABLE = (
-    "BATCHGEN_LEDGER"  # the address of the PostgreSQL server that has the ledgers, perhaps with a password
-)
+LEDGER_VARIABLE = "BATCHGEN_LEDGER"  # the address of the server that has the ledgers, perhaps with a password
 SECRET_MIN_CHARS = 8  # a shorter value is never blackened: it would take ordinary words with it
 NOT_FROM_DOTENV = ("HOME", "XDG_STATE_HOME")  # where quota and budgets of all jobs are counted
 SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD", "LEDGER", "_PROXY")

@@ -25,7 +25,8 @@ def check_server(settings: Settings) -> Iterator[Finding]:
         url = ledger_url(settings)
         if url is None:
             return
-        from batchgen.ledger.postgresql import PostgreSQL, redacted
+        from batchgen.ledger.postgresql import PostgreSQL
+        from batchgen.ledger.server_url import redacted
 
         database = PostgreSQL(url, SHARED_SCHEMA, "batchgen doctor")
     except UsageError as error:

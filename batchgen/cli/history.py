@@ -13,8 +13,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, used_folders
 from batchgen.cli.options import json_option, ledger_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
-from batchgen.ledger.location import has_ledger
-from batchgen.ledger.missing_state import lost_ledger_in
+from batchgen.ledger.location import has_ledger, lost_ledger_in
 from batchgen.ledger.reader import Reader
 from batchgen.report import formatting, view
 from batchgen.report.console import Console

@@ -20,7 +20,7 @@ def command(invocation: Invocation, file: str) -> None:
       batchgen init
       batchgen init jobs/catalog.yaml
     """
-    from batchgen.manifest.example import starter
+    from batchgen.manifest import starter
 
     if not file.endswith((".yaml", ".yml")):
         raise UsageError(f"{file}: the example is YAML; give it a name that ends in .yaml")

@@ -99,7 +99,7 @@ def passwords_of(settings: Settings) -> set[str]:
     """Of the ledger's server. Raises SettingsError."""
     found = {settings.get("PGPASSWORD") or ""}
     if (url := settings.find(LEDGER_VARIABLE)) is not None:
-        from batchgen.ledger.postgresql import passwords_in_url
+        from batchgen.ledger.server_url import passwords_in_url
 
         found |= passwords_in_url(url.text)
     return found

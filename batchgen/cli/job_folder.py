@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.errors import UsageError
-from batchgen.ledger.location import has_ledger
-from batchgen.ledger.missing_state import lost_ledger_in, no_ledger_error, verify_arguments
-from batchgen.manifest.storage_url import has_url_scheme
+from batchgen.ledger.location import has_ledger, lost_ledger_in, no_ledger_error, verify_arguments
+from batchgen.manifest.addresses import has_url_scheme
 
 HEAD_BYTES = 65_536
 EMULATED_SUFFIX = ".emulated"

@@ -25,9 +25,8 @@ from batchgen.report import formatting
 if TYPE_CHECKING:
     from batchgen.api import Job, Plan
     from batchgen.cli.run_job import RunArguments
-    from batchgen.planning.plan import LaneLoad
+    from batchgen.planning.plan import LaneLoad, Step
     from batchgen.planning.reason import Reason
-    from batchgen.planning.step import Step
 
 MAX_ROWS = 40
 BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"

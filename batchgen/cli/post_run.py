@@ -18,7 +18,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.errors import BatchgenError, JobLocked, ManifestError, SettingsError, UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.notify_addresses import VARIABLE, heartbeat_problem, parameters_problem, secrets_in
+from batchgen.manifest.addresses import VARIABLE, heartbeat_problem, parameters_problem, secrets_in
 from batchgen.report import notify
 from batchgen.report.markdown import failure_markdown, summary_markdown
 from batchgen.report.view import RunSummary

@@ -13,9 +13,9 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.cli.options import job_argument, json_option, only_option, option_group, pass_invocation
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.ledger.history import HistoryReader
+from batchgen.ledger.reader import HistoryReader
 from batchgen.report import formatting
-from batchgen.store.open_store import open_store_of
+from batchgen.store.store import open_store_of
 
 if TYPE_CHECKING:
     from batchgen.records import Item, Post

@@ -17,7 +17,7 @@ from batchgen import __version__
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.options import duration_option, manifest_argument, option_group, pass_invocation
 from batchgen.errors import UsageError
-from batchgen.manifest.notify_addresses import ALLOWED_VARIABLE, VARIABLE, secrets_in, variable_problem
+from batchgen.manifest.addresses import ALLOWED_VARIABLE, VARIABLE, secrets_in, variable_problem
 from batchgen.providers.registry import endpoint_of
 from batchgen.schedule.timer_spec import (
     DURATION_S,

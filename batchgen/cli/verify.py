@@ -20,15 +20,14 @@ from batchgen.errors import UsageError
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.location import LedgerServer, configured_url, job_identity, read_pointer, validated_url
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.results import FILE_NAME as RESULTS
+from batchgen.ledger.results import RESULTS_FILE as RESULTS
 from batchgen.ledger.schema import ledger_path
-from batchgen.manifest.storage_url import has_url_scheme
+from batchgen.manifest.addresses import has_url_scheme
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.gallery import FILE_NAME as GALLERY
 from batchgen.store.local_folder import FileVerdict
-from batchgen.store.open_store import last_location, open_store_of
-from batchgen.store.store import Store
+from batchgen.store.store import Store, last_location, open_store_of
 from batchgen.store.stored_files import with_sidecars
 
 if TYPE_CHECKING:

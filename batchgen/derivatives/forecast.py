@@ -9,8 +9,7 @@ from batchgen.derivatives.diff import CHUNK, DerivativeDiffer, RenderTask
 from batchgen.derivatives.specification import outputs_of
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.manifest import Manifest
-from batchgen.planning.plan import is_selected
-from batchgen.planning.step import Step
+from batchgen.planning.plan import Step, is_selected
 from batchgen.store.store import Store
 
 

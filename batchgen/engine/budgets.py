@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from batchgen.engine.routes import Route
 from batchgen.ledger.quota_database import QuotaLocation, no_budget_store_error
-from batchgen.ledger.quota_lane import TEN_MINUTES_S
-from batchgen.ledger.quota_store import QuotaStore, read_spent
+from batchgen.ledger.quota_store import TEN_MINUTES_S, QuotaStore, read_spent
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad

@@ -21,8 +21,7 @@ from batchgen.errors import BatchgenError, StoreError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.missing_state import has_result_lines
-from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.results import ResultsFile, has_result_lines
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.os_errors import machine_refusal
@@ -31,8 +30,7 @@ from batchgen.records import Item, Post
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.lock import JobLock
-from batchgen.store.open_store import last_location, open_store
-from batchgen.store.store import Store
+from batchgen.store.store import Store, last_location, open_store
 from batchgen.store.stored_files import COPY_PREFIX
 
 T = TypeVar("T")

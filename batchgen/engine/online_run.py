@@ -28,7 +28,7 @@ from batchgen.engine.signals import stop_on_signals
 from batchgen.errors import LedgerError
 from batchgen.events import Observer
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import ChunkWriter
+from batchgen.ledger.chunk_writer import ChunkWriter
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.results import ResultsFile

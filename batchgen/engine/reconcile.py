@@ -10,10 +10,9 @@ from batchgen.engine.dependents import wire_of
 from batchgen.engine.reconcile_items import ItemReconciler
 from batchgen.errors import UsageError
 from batchgen.planning.fingerprint import fingerprint, wire_facts
-from batchgen.planning.plan import RetrySelection
+from batchgen.planning.plan import Action, RetrySelection, Step
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
-from batchgen.planning.step import Action, Step
 from batchgen.records import Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
 
 

@@ -20,7 +20,9 @@ from batchgen.planning.batchable import BatchMode, batch_lane, online_only_reaso
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
 from batchgen.planning.plan import (
     LaneLoad,
+    Move,
     RetrySelection,
+    Step,
     choose_action,
     expected_bytes,
     group_into_requests,
@@ -28,7 +30,6 @@ from batchgen.planning.plan import (
     remake_too_old,
 )
 from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.step import Move, Step
 from batchgen.profiles.price import estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches

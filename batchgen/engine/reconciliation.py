@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 from batchgen.errors import UsageError
 from batchgen.manifest import Limits
-from batchgen.planning.plan import LaneLoad
+from batchgen.planning.plan import LaneLoad, Move
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
-from batchgen.planning.step import Move
 from batchgen.profiles.profile import Profile
 from batchgen.providers.registry import endpoint_of
 

@@ -26,8 +26,8 @@ from batchgen.http.single_flight import SingleFlight
 from batchgen.http.transport import Transport
 from batchgen.http.uploads import Destination, Upload, Uploader
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.addresses import is_object_url
 from batchgen.manifest.capability import CONVERTIBLE, accepts_mime_type
-from batchgen.manifest.storage_url import is_object_url
 from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link

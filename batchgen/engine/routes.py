@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from batchgen.endpoint import Endpoint
+from batchgen.endpoint import Endpoint, split_url
 from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
@@ -16,7 +16,6 @@ from batchgen.providers.contract import Provider, SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Sample
 from batchgen.settings import Access, Settings, environment, is_loopback
-from batchgen.url import split_url
 
 
 @dataclass(frozen=True, slots=True)

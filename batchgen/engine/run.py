@@ -46,10 +46,9 @@ from batchgen.ledger.location import (
     server_address,
     validated_url,
 )
-from batchgen.ledger.missing_state import has_result_lines
 from batchgen.ledger.quota_store import QuotaStore, open_quota_store
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.results import ResultsFile, has_result_lines
 from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.server_wait import wait_until_reachable
@@ -58,8 +57,7 @@ from batchgen.manifest import Manifest
 from batchgen.planning.plan import Forecast, forecast
 from batchgen.settings import Settings, state_folder, state_folders
 from batchgen.store.lock import JobLock
-from batchgen.store.open_store import open_store
-from batchgen.store.store import Store
+from batchgen.store.store import Store, open_store
 
 log = logging.getLogger("batchgen")
 NOT_TRIED_BATCH = 500  # samples recorded in one transaction

@@ -21,7 +21,7 @@ from batchgen.engine.spooled_reply import (
 from batchgen.errors import BatchgenError, LedgerGone, StoreError, Unreadable
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
-from batchgen.ledger.rows import format_utc, sidecars
+from batchgen.ledger.samples import format_utc, sidecars
 from batchgen.os_errors import machine_refusal
 from batchgen.profiles.price import cost_usd
 from batchgen.profiles.profile import Profile

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from batchgen.endpoint import split_url
 from batchgen.errors import SettingsError
 from batchgen.settings import is_loopback
-from batchgen.url import split_url
 
 PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")  # of NO_PROXY; an IPv6 address with a port has brackets

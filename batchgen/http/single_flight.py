@@ -40,4 +40,4 @@ class SingleFlight:
     def _ended(self, key: Hashable, done: asyncio.Task[Any]) -> None:
         del self._tasks[key]
         if not done.cancelled():
-            done.exception()  # told to whoever still waits; nobody has to
+            done.exception()  # those who still wait get it; nobody has to

@@ -14,28 +14,30 @@ import aiohttp
 from yarl import URL
 
 from batchgen import __version__
-from batchgen.errors import (
-    ConnectFailed,
-    DownloadFailed,
-    Malformed,
-    SettingsError,
-    Unanswered,
-    UploadFailed,
+from batchgen.errors import ConnectFailed, DownloadFailed, Malformed, SettingsError, Unanswered, UploadFailed
+from batchgen.http.addresses import (
+    PublicResolver,
+    check_link,
+    checked_upload_url,
+    public_addresses,
+    redirect_target,
+    request_url,
 )
-from batchgen.http.addresses import check_link, checked_upload_url, redirect_target, request_url
-from batchgen.http.answer import HttpAnswer, redact_key
-from batchgen.http.base64_stream import Sink, StreamingBase64Decoder
-from batchgen.http.network_errors import NETWORK_ERRORS, describe_network_error, no_answer_error
-from batchgen.http.proxies import Proxy, proxy_for
-from batchgen.http.public_addresses import PublicResolver, public_addresses
-from batchgen.http.response_body import (
+from batchgen.http.answer import (
     ERROR_MAX_BYTES,
+    NETWORK_ERRORS,
+    HttpAnswer,
     decompressor_for,
+    describe_network_error,
+    no_answer_error,
     read_body,
     read_error_body,
+    redact_key,
     too_large_error,
     with_http_status,
 )
+from batchgen.http.base64_stream import Sink, StreamingBase64Decoder
+from batchgen.http.proxies import Proxy, proxy_for
 from batchgen.http.time_limit import TimeLimit
 from batchgen.records import Request
 from batchgen.settings import environment, is_loopback
@@ -309,7 +311,7 @@ def _key_of(auth: tuple[str, str] | None) -> str:
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
-    """Raises StoreError: a full disk is no fault of the network."""
+    """Raises StoreError: a full disk is not the network's fault."""
     try:
         file.write(data)
     except OSError as error:
@@ -344,7 +346,7 @@ def _proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:
 
 
 def _range_start(text: str) -> int:
-    """Of `bytes 100-199/200` (RFC 9110, 14.4); 0 when it says none."""
+    """Where `bytes 100-199/200` begins (RFC 9110, 14.4); 0 when it does not say."""
     start = text.removeprefix("bytes ").partition("-")[0]
     return int(start) if start.isascii() and start.isdecimal() else 0
 

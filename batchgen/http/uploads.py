@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -16,7 +16,7 @@ from batchgen.errors import InputRejected, UploadFailed
 from batchgen.http.addresses import checked_upload_url
 from batchgen.http.single_flight import SingleFlight
 from batchgen.http.transport import Transport
-from batchgen.safe_open import make_private_folder
+from batchgen.safe_open import create_private_file
 from batchgen.scheduling.quota_terms import account_key
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Uploader:
         return await self.in_flight.do(key, lambda: self._find_or_upload(key, destination, upload, min_lifetime_s))
 
     async def forget(self, uris: Iterable[str]) -> None:
-        """They are gone at the vendor's. What was uploaded anew meanwhile stays."""
+        """They are gone at the vendor's. What was uploaded again meanwhile stays."""
         gone = set(uris)
         self._cached = {key: value for key, value in self._cached.items() if value[0] not in gone}
         await self._with_database(
@@ -135,7 +135,7 @@ class Uploader:
     async def resume_upload(
         self, destination: Destination, file: IO[bytes], url: str, granularity: int = 1, offset_bytes: int = 0
     ) -> RemoteFile:
-        """What is left of a file, to the address that `begin` gave. Raises ProviderError."""
+        """What is left of a file, to the address that `start_upload` gave. Raises ProviderError."""
         size_bytes = os.fstat(file.fileno()).st_size
         return await self._wait_until_ready(
             destination, await self._send_pieces(destination, file, size_bytes, url, granularity, offset_bytes)
@@ -200,16 +200,10 @@ class Uploader:
 
 
 def _transaction(folder: Path, call: Callable[[sqlite3.Connection], T]) -> T:
-    with _open_database(folder) as connection, connection:
-        return call(connection)
-
-
-@contextlib.contextmanager
-def _open_database(folder: Path) -> Iterator[sqlite3.Connection]:
     """Opened for each question: there is one per file and run."""
-    make_private_folder(folder)
-    os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
+    create_private_file(folder / FILE_NAME)
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S)) as connection:
         connection.execute(SCHEMA)
         connection.execute("DELETE FROM upload WHERE until < ?", (time.time(),))
-        yield connection
+        with connection:
+            return call(connection)

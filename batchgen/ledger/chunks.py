@@ -1,108 +1,132 @@
-"""Chunks on their way: each step of one is durable before the next begins."""
+"""Chunks as a ledger has them: samples handed to a batch API together, and how far each chunk has come."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from batchgen.ledger.database import Connection
-from batchgen.ledger.inserts import insert_attempt
-from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
-from batchgen.ledger.verdict import end_sample
-from batchgen.records import Sample
+from batchgen.ledger.database import BaseReader
+from batchgen.ledger.requests import (
+    MAYBE_BILLED_SQL,
+    OPEN_ATTEMPT_COLUMNS,
+    UNPRICED_SQL,
+    OpenAttempt,
+    open_attempt_from_row,
+)
 
-
-class ChunkWriter:
-    """The writing side. Every call is durable when it returns."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-
-    async def create(
-        self,
-        lane: str,
-        prefix: str,
-        requests: Sequence[tuple[Sample, int, float | None, str, Mapping[str, Any]]],
-    ) -> tuple[Chunk, list[int]]:
-        """A new chunk and the numbers of its attempts. requests: sample, number, estimate, how it departs from its item,
-        facts. prefix: of the chunk's name; run and chunk follow."""
-        at, run_id = time.time(), self._ledger.run_id
-        prices = [usd for _, _, usd, _, _ in requests]
-        estimate = None if None in prices else sum(usd or 0.0 for usd in prices)
-
-        def change(db: Connection) -> tuple[int, str, list[int]]:
-            cursor = db.execute(
-                "INSERT INTO chunk (run_id, lane, name, step, requests, estimate_usd, made_at)"
-                " VALUES (?, ?, '', 'recorded', ?, ?, ?) RETURNING id",
-                (run_id, lane, len(requests), estimate, at),
-            )
-            chunk = int(cursor.fetchone()[0])
-            name = f"{prefix} {run_id}/{chunk}"
-            db.execute("UPDATE chunk SET name = ? WHERE id = ?", (name, chunk))
-            numbers = [
-                insert_attempt(
-                    db, run_id, sample, lane, number, usd, sent_as, at, state="submitted",
-                    chunk=(chunk, json.dumps(facts)),
-                )
-                for sample, number, usd, sent_as, facts in requests
-            ]  # fmt: skip
-            return chunk, name, numbers
-
-        chunk, name, numbers = await self._ledger.writer.write(change)
-        made = Chunk(
-            id=chunk, run_id=run_id, lane=lane, name=name, step="recorded", requests=len(requests),
-            estimate_usd=estimate, made_at=at,
-        )  # fmt: skip
-        return made, numbers
-
-    async def update(self, chunk: Chunk, **values: Any) -> Chunk:
-        """The chunk with these values, among them usually its step."""
-        names = ", ".join(f"{name} = ?" for name in values)
-        row = (*values.values(), chunk.id)
-        await self._ledger.writer.write(lambda db: db.execute(f"UPDATE chunk SET {names} WHERE id = ?", row))
-        return replace(chunk, **values)
-
-    async def mark_asked(self, chunk: Chunk) -> Chunk:
-        """A batch is about to be created, and its requests count as sent from now on."""
-        at = time.time()
-
-        def change(db: Connection) -> None:
-            db.execute("UPDATE chunk SET step = 'asked', asked_at = ? WHERE id = ?", (at, chunk.id))
-            db.execute("UPDATE attempt SET sent_at = ? WHERE chunk = ? AND outcome IS NULL", (at, chunk.id))
-
-        await self._ledger.writer.write(change)
-        return replace(chunk, step="asked", asked_at=at)
-
-    async def adopt(self, chunk: Chunk) -> None:
-        """Its results are in: what it brings and costs counts for this run, whichever had submitted it."""
-        row = (self._ledger.run_id, chunk.id)
-        sql = "UPDATE attempt SET run_id = ? WHERE chunk = ? AND outcome IS NULL"
-        await self._ledger.writer.write(lambda db: db.execute(sql, row))
-
-    async def drop(self, chunk: Chunk, message: str) -> None:
-        """It was never created: its attempts end, unbilled, and its samples are wanted again."""
-        await self._ledger.writer.write(lambda db: _drop_chunk(db, chunk.id, message))
-
-    def drop_unsent(self, steps: Iterable[str] = UNSENT_STEPS) -> int:
-        """Chunks of earlier runs that have come no further than that. Answers how many samples are wanted again."""
-        unsent = [chunk for chunk in self._ledger.reader.open_chunks() if chunk.step in steps]
-        message = "the run ended before its batch was created"
-        for chunk in unsent:
-            self._ledger.writer.submit(lambda db, number=chunk.id: _drop_chunk(db, number, message)).result()  # type: ignore[misc]
-        return sum(chunk.requests for chunk in unsent)
+ChunkStep = Literal[
+    "recorded", "written", "uploaded", "asked", "created", "ended", "fetched", "collected", "done", "dropped"
+]
+UNSENT_STEPS = ("recorded", "written", "uploaded")  # nothing was asked for yet, so nothing can have been billed
+CLOSED_STEPS = ("collected", "done", "dropped")
 
 
-def _drop_chunk(db: Connection, chunk: int, message: str) -> None:
-    at = time.time()
-    db.execute("UPDATE chunk SET step = 'dropped', ended_at = ?, message = ? WHERE id = ?", (at, message, chunk))
-    rows = db.execute(
-        "UPDATE attempt SET outcome = 'failed', reason = 'not_sent', message = ?, maybe_billed = 0, sent_at = NULL,"
-        " ended_at = ? WHERE chunk = ? AND outcome IS NULL RETURNING id, item_id, n",
-        (message, at, chunk),
-    ).fetchall()
-    for attempt, item_id, n in rows:
-        end_sample(db, attempt, item_id, n, ("wanted", "not_sent", message), at)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """name: its display name at the vendor, unlike any other. step: the last one that is durable.
+
+    recorded: its attempts are in the ledger. written: its lines are in a file of ours. uploaded: as `input_file`. asked: a
+    batch is about to be created. created: as `batch`. ended: the vendor is through with it. fetched: its results are in a
+    file of ours. collected: each of its attempts has ended. done: nothing of it is left at the vendor's. dropped: never sent.
+    estimate_usd: None when a price is unknown. state, succeeded, failed: as last seen. Values that end in at are UTC seconds.
+    """
+
+    id: int
+    run_id: int
+    lane: str
+    name: str
+    step: ChunkStep
+    requests: int
+    estimate_usd: float | None
+    upload_url: str = ""
+    input_file: str = ""
+    batch: str = ""
+    results_file: str = ""
+    state: str = ""
+    succeeded: int = 0
+    failed: int = 0
+    message: str = ""
+    made_at: float = 0.0
+    asked_at: float = 0.0
+    created_at: float = 0.0
+    ended_at: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        return self.step not in CLOSED_STEPS
+
+
+_COLUMNS = ", ".join(field.name for field in fields(Chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """One request of a chunk. number: which attempt of its sample; facts: what settling its answer needs to know."""
+
+    attempt: OpenAttempt
+    chunk: int
+    number: int
+    ended: bool
+    facts: Mapping[str, Any]
+
+
+class ChunkQueries(BaseReader):
+    """What a ledger knows of batches."""
+
+    def open_chunks(self) -> list[Chunk]:
+        """In the order in which they were made."""
+        return self._chunks(f"step NOT IN ({', '.join('?' * len(CLOSED_STEPS))}) ORDER BY id", *CLOSED_STEPS)
+
+    def uncleaned_chunks(self) -> list[Chunk]:
+        """Collected, and perhaps still at the vendor's."""
+        return self._chunks("step = 'collected' ORDER BY id")
+
+    def chunk_lanes(self) -> list[str]:
+        """Lanes with something at the vendor's, or on its way there."""
+        return [
+            lane for (lane,) in self._query("SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')")
+        ]
+
+    def chunk(self, number: int) -> Chunk:
+        return self._chunks("id = ?", number)[0]
+
+    def _chunks(self, where: str, *values: Any) -> list[Chunk]:
+        rows = self._query(f"SELECT {_COLUMNS} FROM chunk WHERE {where}", *values)
+        names = [field.name for field in fields(Chunk)]
+        return [Chunk(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def chunk_request(self, number: int) -> ChunkRequest | None:
+        """The request that an attempt's number names; None when there is none, or it went out by itself."""
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS}, chunk, number, outcome, facts FROM attempt WHERE id = ? AND chunk IS NOT NULL"
+        row = next(iter(self._query(sql, number)), None)
+        if row is None:
+            return None
+        *attempt, chunk, which, outcome, facts = row
+        return ChunkRequest(
+            open_attempt_from_row(tuple(attempt)), chunk, which, outcome is not None, json.loads(facts or "{}")
+        )
+
+    def unanswered_ids(self, chunk: int, after: int, max_count: int) -> list[int]:
+        """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""
+        sql = "SELECT id FROM attempt WHERE chunk = ? AND outcome IS NULL AND id > ? ORDER BY id LIMIT ?"
+        return [int(number) for (number,) in self._query(sql, chunk, after, max_count)]
+
+    def answered_count(self, chunk: int) -> int:
+        """How many of a chunk's requests have got an answer that was no error of the vendor's."""
+        sql = "SELECT count(*) FROM attempt WHERE chunk = ? AND http_status = 200"
+        return int(next(iter(self._query(sql, chunk)))[0])
+
+    def chunk_usd(self, chunk: int) -> tuple[float, int]:
+        """What a chunk's requests have cost so far, and how many of them have no price."""
+        usd = "coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd ELSE 0 END)), 0)"
+        unpriced = f"count(*) FILTER (WHERE {UNPRICED_SQL} OR ({MAYBE_BILLED_SQL} AND estimate_usd IS NULL))"
+        sql = f"SELECT {usd}, {unpriced} FROM attempt WHERE chunk = ? AND outcome IS NOT NULL"
+        known, number = next(iter(self._query(sql, chunk)))
+        return float(known), int(number)
+
+    def usd_by_lane(self, run_id: int) -> dict[str, float]:
+        """What a run's requests have cost, by lane."""
+        sql = "SELECT lane, sum(usd) FROM attempt WHERE run_id = ? AND usd IS NOT NULL GROUP BY lane"
+        return dict(self._query(sql, run_id))

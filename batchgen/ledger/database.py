@@ -1,10 +1,13 @@
-"""What a ledger asks of its database, SQLite or PostgreSQL, and the SQL that both of them understand."""
+"""What a ledger asks of its database, SQLite or PostgreSQL: connections, the base of all that reads, and SQL that both understand."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+MODEL_SQL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
 
 
 class Cursor(Protocol):
@@ -60,3 +63,36 @@ def upsert_sql(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
     names = ", ".join(columns)
     changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
     return f"INSERT INTO {table} ({names}) VALUES ({placeholders(columns)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+
+
+@runtime_checkable
+class StreamingConnection(Protocol):
+    """A connection that would otherwise fetch an answer as a whole."""
+
+    def stream(self, sql: str, values: Sequence[Any], /) -> Iterator[Any]: ...
+
+
+class BaseReader:
+    """A connection that only reads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def _query(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        return iter(self._connection.execute(sql, values))
+
+    def _row(self, sql: str, *values: Any) -> Any:
+        """The one row of an answer, None when it has none."""
+        return self._connection.execute(sql, values).fetchone()
+
+    def _stream_query(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """The same for an answer that grows with the job."""
+        if isinstance(self._connection, StreamingConnection):
+            return self._connection.stream(sql, values)
+        return self._query(sql, *values)
+
+    def has_work_table(self) -> bool:
+        """Whether the queue of the cluster has ever had anything of this job."""
+        if isinstance(self._connection, sqlite3.Connection):
+            return False
+        return self._row("SELECT to_regclass('work')")[0] is not None

@@ -56,15 +56,15 @@ class DerivativeReader(Reader):
         return cls(reader._connection)
 
     def pictures(self, item_ids: Sequence[str]) -> dict[str, list[SourcePicture]]:
-        """Of the samples of these items that have one. At most 30,000 ids a call."""
-        rows = self._query(
+        """The pictures of these items' samples, by item. At most 30,000 ids a call."""
+        sql = (
             "SELECT s.item_id, s.n, i.path, i.sha256, i.format, i.attempt_id, a.run_id, coalesce(a.lane, s.model),"
             " coalesce(a.sent_as, ''), s.wire FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n"
             " AND i.role = 'image' AND i.fingerprint = s.made_fingerprint LEFT JOIN attempt a ON a.id = i.attempt_id"
             f" WHERE s.item_id IN ({placeholders(item_ids)}) AND s.state = 'succeeded'"
-            " ORDER BY s.item_id, s.n, i.attempt_id, i.k",
-            *item_ids,
+            " ORDER BY s.item_id, s.n, i.attempt_id, i.k"
         )
+        rows = self._query(sql, *item_ids)
         latest = {(row[0], row[1]): row for row in rows}
         found: dict[str, list[SourcePicture]] = {}
         for row in latest.values():
@@ -74,10 +74,8 @@ class DerivativeReader(Reader):
     def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:
         """By item and sample."""
         found: dict[tuple[str, int], list[DerivativeRow]] = {}
-        for row in self._query(
-            f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({placeholders(item_ids)})",
-            *item_ids,
-        ):
+        sql = f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({placeholders(item_ids)})"
+        for row in self._query(sql, *item_ids):
             found.setdefault((row[1], row[2]), []).append(DerivativeRow(*row))
         return found
 
@@ -89,10 +87,11 @@ class DerivativeReader(Reader):
     def unwanted_derivatives(self) -> list[DerivativeRow]:
         """Those of samples that the manifest no longer wants."""
         columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)
-        rows = self._query(
+        sql = (
             f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
             " WHERE s.state IS NULL OR s.state = 'superseded'"
         )
+        rows = self._query(sql)
         return [DerivativeRow(*row) for row in rows]
 
     def expected_derivatives(self) -> Iterable[tuple[str, str, int]]:
@@ -109,9 +108,8 @@ class DerivativeReader(Reader):
 
     def derivative_failures(self, max_count: int) -> list[tuple[str, str]]:
         """(path, why) of some that could not be made."""
-        rows = self._query(
-            "SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?", max_count
-        )
+        sql = "SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?"
+        rows = self._query(sql, max_count)
         return [(path, message) for path, message in rows]
 
 

@@ -11,21 +11,25 @@ from typing import Any, cast
 
 from batchgen.errors import LINK_PENDING_REASONS, LedgerError, ProviderError
 from batchgen.events import Outage
+from batchgen.ledger.changes import (
+    current_placement,
+    dump_links,
+    dump_usage,
+    end_attempt,
+    end_sample,
+    insert_attempt,
+    insert_blocked,
+    insert_image,
+    record_fetched,
+    record_picture,
+    unplaced_duplicates,
+)
 from batchgen.ledger.database import Connection, upsert_sql
-from batchgen.ledger.inserts import dump_links, dump_usage, insert_attempt, insert_blocked, insert_image, record_fetched
 from batchgen.ledger.location import LedgerServer, open_for_writing
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE_REASON, OpenAttempt
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
-from batchgen.ledger.verdict import (
-    accept_picture,
-    classify_unaccepted,
-    current_placement,
-    end_attempt,
-    end_sample,
-    unplaced_duplicates,
-)
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY_MAPPING, Reply, Sample
 
@@ -80,9 +84,8 @@ class Ledger:
         """wanted: samples that this run means to ask for; kept: those that were there already."""
 
         def change(db: Connection) -> int:
-            db.execute(
-                "DELETE FROM meta WHERE key >= ? AND key < ?", (OUTAGES_META_PREFIX, f"{OUTAGES_META_PREFIX}\U0010ffff")
-            )  # of earlier runs
+            outages = (OUTAGES_META_PREFIX, f"{OUTAGES_META_PREFIX}\U0010ffff")  # those of earlier runs
+            db.execute("DELETE FROM meta WHERE key >= ? AND key < ?", outages)
             cursor = db.execute(
                 "INSERT INTO run (started_at, pid, host, version, wanted, kept) VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
                 (time.time(), pid, host, version, wanted, kept),
@@ -148,20 +151,17 @@ class Ledger:
         beside: Mapping[str, str] = EMPTY_MAPPING,
     ) -> Sequence[SpooledPicture]:
         """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, not as asked for, or still
-        behind a link: then the attempt stays open for the rest.
+        behind a link: then the attempt stays open for the rest. beside: texts that belong beside the pictures, by file ending.
 
-        beside: texts that belong beside the pictures, by file ending. Answers the pictures as they were recorded, which
-        says where they go (`verdict.verdict`). Of an attempt that has its pictures already: those that are still to be placed.
+        Answers the pictures as they were recorded, which says where they go (`verdict.record_picture`). Of an attempt that
+        has its pictures already: those that are still to be placed.
         """
-        at = time.time()
-        usage = dump_usage(reply.usage)
+        at, usage = time.time(), dump_usage(reply.usage)
         made = any(picture.file.role == "image" for picture in pictures)
         left = next((one for one in missing if one.reason in LINK_PENDING_REASONS), None)
-        reason = missing[0].reason if missing and not made else ""
-        end: tuple[Any, ...] = ("succeeded", reason, "", 0, sent_at, at)
+        end: tuple[Any, ...] = ("succeeded", missing[0].reason if missing and not made else "", "", 0, sent_at, at)
         if left is not None:
             end = (None, left.reason, left.message, 1, sent_at, None)
-        item_id = sample.item.id
         texts = json.dumps(dict(beside)) if beside else None
 
         def change(db: Connection) -> Sequence[SpooledPicture]:
@@ -176,16 +176,13 @@ class Ledger:
                 return unplaced_duplicates(db, attempt, pictures)
             if left is not None:
                 record_fetched(db, attempt, [picture.k for picture in pictures])
-            recorded = []
-            for picture in pictures:
-                if picture.file.role == "image" and not accept_picture(db, sample, picture, usd_source, reply.text, at):
-                    picture = classify_unaccepted(db, attempt, sample, picture)
-                insert_image(db, attempt, item_id, sample.fingerprint, picture)
-                recorded.append(picture)
+            recorded = [
+                record_picture(db, attempt, sample, picture, usd_source, reply.text, at) for picture in pictures
+            ]
             if made and left is None and not any(picture.file.role == "image" for picture in recorded):
                 db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE_REASON, attempt))
             for one in missing:
-                end_sample(db, attempt, item_id, one.n, (one.state, one.reason, one.message), at)
+                end_sample(db, attempt, sample.item.id, one.n, (one.state, one.reason, one.message), at)
             self._on_attempt_end(db, attempt, usd)
             return recorded
 
@@ -240,7 +237,6 @@ class Ledger:
         cost: USD by the usage that the error reports, and where the figure comes from.
         """
         at, item_id = time.time(), sample.item.id
-        usage = dump_usage(error.usage)
 
         def change(db: Connection) -> None:
             first = db.execute(
@@ -248,16 +244,8 @@ class Ledger:
                 " sent_at = coalesce(?, sent_at), ended_at = ?, usd = ?, usd_source = ?, usage = ? WHERE id = ?"
                 " AND outcome IS NULL RETURNING id",
                 (
-                    error.outcome,
-                    error.reason,
-                    error.message,
-                    error.http_status,
-                    error.maybe_billed,
-                    sent_at,
-                    at,
-                    *cost,
-                    usage,
-                    attempt,
+                    *(error.outcome, error.reason, error.message, error.http_status, error.maybe_billed),
+                    *(sent_at, at, *cost, dump_usage(error.usage), attempt),
                 ),
             ).fetchone()
             if first is None:
@@ -296,12 +284,10 @@ class Ledger:
         knows of a sample stays as it is."""
         at = time.time()
         rows = [
-            (
-                sample.item.id, n, sample.item.model, ",".join(sample.item.tags), sample.fingerprint, sample.wire, why, at,
-            )
-            for sample in samples
-            for n in range(sample.n, sample.n + sample.images)
-        ]  # fmt: skip
+            (each.item.id, n, each.item.model, ",".join(each.item.tags), each.fingerprint, each.wire, why, at)
+            for each in samples
+            for n in range(each.n, each.n + each.images)
+        ]
         sql = (
             "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, reason, message, updated_at)"
             " VALUES (?, ?, ?, ?, 'wanted', ?, ?, 'not_tried', ?, ?) ON CONFLICT (item_id, n) DO NOTHING"

@@ -1,4 +1,5 @@
-"""Where the ledger of a job is: in its folder, or on a PostgreSQL server that a small file in the folder names."""
+"""Where the ledger of a job is: in its folder, or on a PostgreSQL server that a small file in the folder names; and what is said
+when it is missing while what it recorded still lies there."""
 
 from __future__ import annotations
 
@@ -6,17 +7,18 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from batchgen.errors import LedgerError, SettingsError
+from batchgen.errors import LedgerError, SettingsError, StoreError
 from batchgen.ledger.database import Connection, Database
-from batchgen.ledger.missing_state import lost_ledger_in
+from batchgen.ledger.postgresql import PostgreSQL, application_name_for, to_postgresql_ddl
+from batchgen.ledger.results import RESULTS_FILE, has_result_lines
 from batchgen.ledger.schema import (
     CHUNK_DDL,
     MIGRATIONS,
@@ -28,13 +30,13 @@ from batchgen.ledger.schema import (
     open_file_for_reading,
     open_file_for_writing,
 )
+from batchgen.ledger.server_url import is_unambiguous_url, redacted, without_user_defaults
 from batchgen.safe_open import private_opener
 from batchgen.settings import LEDGER_VARIABLE as VARIABLE
 from batchgen.settings import Settings
+from batchgen.store.sniff import EXTENSION, is_picture
 
-if TYPE_CHECKING:
-    from batchgen.ledger.postgresql import PostgreSQL
-
+MAX_NAMED = 3  # pictures in a message
 POINTER_FILE = "ledger.json"
 SHARED_SCHEMA = "batchgen"  # the schema of what all jobs of a server share
 _MIGRATION_LOCK_ID = 7_161_988_002  # of `pg_advisory_xact_lock`: any number that nobody else uses
@@ -104,15 +106,11 @@ def ledger_url(settings: Settings) -> str | None:
     url = validated_url(found.text, found.source)
     if found.env_file is None:
         return url
-    from batchgen.ledger.postgresql import without_user_defaults
-
     return without_user_defaults(url, found.source)
 
 
 def validated_url(text: str, name: str = VARIABLE) -> str:
     """The address of a PostgreSQL server. Raises SettingsError, which never holds the password."""
-    from batchgen.ledger.postgresql import is_unambiguous_url
-
     if not is_unambiguous_url(text):
         raise SettingsError(
             f"{name}: no address of a ledger; write postgresql://user@host:5432/database, and %40 %2F %3F %23 for @ / ? #"
@@ -122,19 +120,17 @@ def validated_url(text: str, name: str = VARIABLE) -> str:
 
 
 def open_for_reading(job_folder: Path, url: str | None = None) -> Connection:
-    """url: of the server, for who knows it better than the folder. Raises LedgerError when there is no ledger, or it
+    """url: of the server, for a caller who knows it better than the folder. Raises LedgerError when there is no ledger, or it
     cannot be read."""
-    if (ledger_pointer := read_pointer(job_folder)) is None:
+    if (pointer := read_pointer(job_folder)) is None:
         if not ledger_path(job_folder).is_file():
             raise lost_ledger_in(job_folder) or LedgerError(f"no ledger in {job_folder}: nothing has run here yet")
         return open_file_for_reading(ledger_path(job_folder))
-    return _open_pointed(url or _trusted_url(job_folder, ledger_pointer), ledger_pointer)
+    return _open_pointed(url or _trusted_url(job_folder, pointer), pointer)
 
 
 def open_registered(server: LedgerServer) -> Connection | None:
     """For reading, the ledger that a server has for a job whose folder does not know of it. Raises LedgerError."""
-    from batchgen.ledger.postgresql import PostgreSQL, application_name_for, redacted
-
     with contextlib.closing(PostgreSQL(server.url, SHARED_SCHEMA, application_name_for("reads"))) as database:
         if database.execute(_JOB_TABLE_EXISTS).fetchone()[0] is None:
             return None
@@ -143,35 +139,30 @@ def open_registered(server: LedgerServer) -> Connection | None:
 
 
 def server_snapshot_id(job_folder: Path) -> str | None:
-    """Of a ledger on a server: changes with every commit, those of other jobs too. None for one in the folder.
+    """The state of a server: changes with every commit, those of other jobs too. None for a ledger in the folder.
 
     Source: PostgreSQL, `pg_current_snapshot`: two that are the same see the same. Raises LedgerError.
     """
-    if (ledger_pointer := read_pointer(job_folder)) is None:
+    if (pointer := read_pointer(job_folder)) is None:
         return None
-    from batchgen.ledger.postgresql import PostgreSQL, application_name_for
-
-    with contextlib.closing(
-        PostgreSQL(_trusted_url(job_folder, ledger_pointer), ledger_pointer.schema, application_name_for("watches"))
-    ) as server:
-        return f"{ledger_pointer.schema} {server.execute('SELECT pg_current_snapshot()::text').fetchone()[0]}"
+    url = _trusted_url(job_folder, pointer)
+    with contextlib.closing(PostgreSQL(url, pointer.schema, application_name_for("watches"))) as server:
+        return f"{pointer.schema} {server.execute('SELECT pg_current_snapshot()::text').fetchone()[0]}"
 
 
 def ledger_identity(job_folder: Path) -> object:
-    """Of the ledger that a folder has: another one when it was built anew; None when there is none. Raises LedgerError."""
-    if (ledger_pointer := read_pointer(job_folder)) is not None:
-        return ledger_pointer.schema
+    """Tells the ledger of a folder from one that was built in its place; None when there is none. Raises LedgerError."""
+    if (pointer := read_pointer(job_folder)) is not None:
+        return pointer.schema
     path = ledger_path(job_folder)
     return path.stat().st_ino if path.is_file() else None
 
 
-def _open_pointed(url: str, ledger_pointer: LedgerPointer) -> Connection:
-    from batchgen.ledger.postgresql import PostgreSQL, application_name_for, to_postgresql_ddl
-
-    database = PostgreSQL(url, ledger_pointer.schema, application_name_for("reads"))
+def _open_pointed(url: str, pointer: LedgerPointer) -> Connection:
+    database = PostgreSQL(url, pointer.schema, application_name_for("reads"))
     try:
-        for statement in compatibility_views(_checked_version(database, ledger_pointer)):
-            database.execute(to_postgresql_ddl(statement.replace("main.", f"{ledger_pointer.schema}.")))
+        for statement in compatibility_views(_checked_version(database, pointer)):
+            database.execute(to_postgresql_ddl(statement.replace("main.", f"{pointer.schema}.")))
     except LedgerError:
         database.close()
         raise
@@ -180,62 +171,43 @@ def _open_pointed(url: str, ledger_pointer: LedgerPointer) -> Connection:
 
 def open_for_writing(job_folder: Path, server: LedgerServer | None = None) -> Database:
     """The database of the job's ledger, made or brought up to date. Raises LedgerError."""
-    ledger_pointer = read_pointer(job_folder)
-    if ledger_pointer is None and server is None:
+    pointer = read_pointer(job_folder)
+    if pointer is None and server is None:
         return open_file_for_writing(ledger_path(job_folder))
     if ledger_path(job_folder).is_file():
         raise LedgerError(
             f"the ledger of {job_folder} is {ledger_path(job_folder)}, and a server is named for it: leave {VARIABLE} and"
             " --ledger away, or choose another --output"
         )
-    from batchgen.ledger.postgresql import PostgreSQL, application_name_for
-
-    url = (
-        server.url
-        if server is not None
-        else _trusted_url(job_folder, ledger_pointer)
-        if ledger_pointer is not None
-        else ""
-    )
-    registry = PostgreSQL(url, SHARED_SCHEMA, application_name_for("opens"))
-    try:
-        if ledger_pointer is None and server is not None:
-            ledger_pointer = register_job(registry, server)
-            _write_pointer(job_folder, ledger_pointer)
-        if ledger_pointer is not None:
-            migrate(registry, ledger_pointer)
-    finally:
-        registry.close()
-    return open_schema(url, ledger_pointer.schema if ledger_pointer is not None else "")
+    url = server_address(job_folder, server) or ""
+    with contextlib.closing(PostgreSQL(url, SHARED_SCHEMA, application_name_for("opens"))) as registry:
+        if pointer is None and server is not None:
+            pointer = register_job(registry, server)
+            _write_pointer(job_folder, pointer)
+        if pointer is not None:
+            migrate(registry, pointer)
+    return open_schema(url, pointer.schema if pointer is not None else "")
 
 
 def open_schema(url: str, schema: str) -> PostgreSQL:
     """The ledger of one job of a server, for writing. Raises LedgerError."""
-    from batchgen.ledger.postgresql import PostgreSQL, application_name_for
-
     return PostgreSQL(url, schema, application_name_for("writes"))
 
 
 def register_job(database: PostgreSQL, server: LedgerServer) -> LedgerPointer:
     """The job that the server knows by its output, made when there is none."""
-    from batchgen.ledger.postgresql import redacted, to_postgresql_ddl
-
     job, made_at = str(uuid.uuid4()), time.time()
     schema = f"batchgen_job_{re.sub(r'[^a-z0-9]+', '_', server.name.lower())[:24].strip('_')}_{job[:8]}"
 
     def change(db: Connection) -> tuple[str, str]:
         lock_schema_changes(db)
-        for statement in _split_statements(to_postgresql_ddl(JOB_TABLE_DDL)):
+        for statement in _split_statements(JOB_TABLE_DDL):
             db.execute(statement)
         if (row := db.execute(_SELECT_JOB, (server.output,)).fetchone()) is not None:
             return str(row[0]), str(row[1])
         db.execute(f"CREATE SCHEMA {schema}")
         db.execute(f"SET LOCAL search_path = {schema}")
-        for statement in (
-            *_split_statements(to_postgresql_ddl(TABLES_DDL)),
-            *_split_statements(to_postgresql_ddl(CHUNK_DDL)),
-            INSTR_DDL,
-        ):
+        for statement in (*_split_statements(TABLES_DDL), *_split_statements(CHUNK_DDL), INSTR_DDL):
             db.execute(statement)
         row = (job, schema, server.name, server.output, VERSION, made_at, socket.gethostname())
         db.execute(f"INSERT INTO {SHARED_SCHEMA}.job VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -245,30 +217,26 @@ def register_job(database: PostgreSQL, server: LedgerServer) -> LedgerPointer:
     return LedgerPointer(redacted(server.url), named, found)
 
 
-def migrate(database: PostgreSQL, ledger_pointer: LedgerPointer) -> None:
+def migrate(database: PostgreSQL, pointer: LedgerPointer) -> None:
     """Bring an older ledger up to date, one version at a time, while nobody else does. Raises LedgerError."""
-    from batchgen.ledger.postgresql import to_postgresql_ddl
-
-    if _checked_version(database, ledger_pointer) == VERSION:
+    if _checked_version(database, pointer) == VERSION:
         return
 
     def change(db: Connection) -> None:
         lock_schema_changes(db)
-        version = int(
-            db.execute(f"SELECT version FROM {SHARED_SCHEMA}.job WHERE id = ?", (ledger_pointer.job,)).fetchone()[0]
-        )
-        db.execute(f"SET LOCAL search_path = {ledger_pointer.schema}")
+        sql = f"SELECT version FROM {SHARED_SCHEMA}.job WHERE id = ?"
+        version = int(db.execute(sql, (pointer.job,)).fetchone()[0])
+        db.execute(f"SET LOCAL search_path = {pointer.schema}")
         for before in range(version, VERSION):
-            for statement in _split_statements(to_postgresql_ddl(MIGRATIONS[before])):
+            for statement in _split_statements(MIGRATIONS[before]):
                 db.execute(statement)
-        db.execute(f"UPDATE {SHARED_SCHEMA}.job SET version = ? WHERE id = ?", (VERSION, ledger_pointer.job))
+        db.execute(f"UPDATE {SHARED_SCHEMA}.job SET version = ? WHERE id = ?", (VERSION, pointer.job))
 
     database.transact([change])
 
 
 def create_shared_tables(database: PostgreSQL, statements: Sequence[str], last_table: str) -> None:
-    """In the schema of what all jobs of the server share, unless `last_table` of them is there. Raises LedgerError."""
-    from batchgen.ledger.postgresql import to_postgresql_ddl
+    """Make the tables that all jobs of the server share, unless `last_table` of them is there. Raises LedgerError."""
 
     def change(db: Connection) -> None:
         lock_schema_changes(db)
@@ -282,26 +250,24 @@ def create_shared_tables(database: PostgreSQL, statements: Sequence[str], last_t
 
 
 def server_address(job_folder: Path, server: LedgerServer | None) -> str | None:
-    """Of the server that holds the job's ledger, with what it takes to be let in; None when the ledger is a file."""
-    ledger_pointer = read_pointer(job_folder)
-    if server is not None or ledger_pointer is None:
+    """The address of the server that holds the job's ledger, with what it takes to be let in; None for a file."""
+    pointer = read_pointer(job_folder)
+    if server is not None or pointer is None:
         return server.url if server is not None else None
-    return _trusted_url(job_folder, ledger_pointer)
+    return _trusted_url(job_folder, pointer)
 
 
-def _checked_version(database: Connection, ledger_pointer: LedgerPointer) -> int:
+def _checked_version(database: Connection, pointer: LedgerPointer) -> int:
     """The version of the ledger."""
     row = None
     if database.execute(_JOB_TABLE_EXISTS).fetchone()[0] is not None:
         sql = f"SELECT version FROM {SHARED_SCHEMA}.job WHERE id = ? AND schema = ?"
-        row = database.execute(sql, (ledger_pointer.job, ledger_pointer.schema)).fetchone()
+        row = database.execute(sql, (pointer.job, pointer.schema)).fetchone()
     if row is None:
-        raise LedgerError(
-            f"{ledger_pointer.server} knows nothing of this job ({ledger_pointer.schema}): is it the right server?"
-        )
+        raise LedgerError(f"{pointer.server} knows nothing of this job ({pointer.schema}): is it the right server?")
     if not 1 <= row[0] <= VERSION:
         raise LedgerError(
-            f"{ledger_pointer.server} was written by another version of batchgen (ledger {row[0]}, this one knows 1 to {VERSION})"
+            f"{pointer.server} was written by another version of batchgen (ledger {row[0]}, this one knows 1 to {VERSION})"
         )
     return int(row[0])
 
@@ -312,14 +278,14 @@ def lock_schema_changes(db: Connection) -> None:
 
 
 def _split_statements(ddl: str) -> list[str]:
-    return [statement.strip() for statement in ddl.split(";") if statement.strip()]
+    return [statement.strip() for statement in to_postgresql_ddl(ddl).split(";") if statement.strip()]
 
 
 def _pointer_path(job_folder: Path) -> Path:
     return job_folder / STATE_FOLDER / POINTER_FILE
 
 
-def _write_pointer(job_folder: Path, ledger_pointer: LedgerPointer) -> None:
+def _write_pointer(job_folder: Path, pointer: LedgerPointer) -> None:
     """Durable, and whole from the first moment."""
     path = _pointer_path(job_folder)
     if path.is_file():
@@ -327,7 +293,7 @@ def _write_pointer(job_folder: Path, ledger_pointer: LedgerPointer) -> None:
     temporary = path.with_name(f"{POINTER_FILE}.new")
     try:
         with open(temporary, "w", encoding="utf-8", opener=private_opener) as file:
-            file.write(json.dumps(asdict(ledger_pointer), indent=1) + "\n")
+            file.write(json.dumps(asdict(pointer), indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -340,12 +306,77 @@ def _write_pointer(job_folder: Path, ledger_pointer: LedgerPointer) -> None:
         raise LedgerError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _trusted_url(job_folder: Path, ledger_pointer: LedgerPointer) -> str:
+def _trusted_url(job_folder: Path, pointer: LedgerPointer) -> str:
     """Address of the server that the settings name: the job folder may be a stranger's, and libpq would send a password of the
     user's to the server that it names. Raises LedgerError."""
     if (given := configured_url(job_folder)) is None:
         raise LedgerError(
             f"the ledger of {job_folder} is on a server that is named only in this folder: if you trust it, set {VARIABLE} to"
-            f" {ledger_pointer.server}, or pass --ledger"
+            f" {pointer.server}, or pass --ledger"
         )
     return given
+
+
+# --- a ledger that is missing while what it recorded still lies there
+
+
+def lost_ledger_error(folder: str | Path, found: str, job: str) -> LedgerError:
+    """found: what lies there, in words; job: as `batchgen verify` takes it."""
+    return LedgerError(
+        f"there is no ledger in {folder}, but {found}. Either the ledger is lost or .batchgen/ was not copied along; a run would"
+        " buy again what is there already. Put .batchgen/ back, name the server if the ledger is on one (--ledger), or build a"
+        f" new ledger from what is there: `batchgen verify {job} --repair`. To start over, and to pay again, choose another"
+        " --output"
+    )
+
+
+def verify_arguments(manifest: str, output: str | Path, usual: str | Path) -> str:
+    """The arguments of `batchgen verify` that mean this job. usual: where the manifest's job is without an --output."""
+    return shlex.join([manifest, *([] if str(output) == str(usual) else ["--output", str(output)])])
+
+
+def list_some(paths: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
+    return f"{', '.join(paths[:MAX_NAMED])}{more}"
+
+
+def evidence_of_a_run(folder: Path) -> str:
+    """What in a folder says that a run has paid for something there, in words; empty when nothing does. Raises StoreError as
+    `has_result_lines` does."""
+    if has_result_lines(folder):
+        return f"{RESULTS_FILE} there says what a run has made"
+    for path in sorted(folder.glob(f"{STATE_FOLDER}/spool*/*")):
+        if is_picture(path):
+            return f"a picture that was paid for lies in {path.parent}"
+    if any(folder.glob(f"{STATE_FOLDER}/unread/[0-9]*")):
+        return f"answers that were paid for lie in {folder / STATE_FOLDER / 'unread'}"
+    return ""
+
+
+def lost_ledger_in(folder: Path, job: str = "") -> LedgerError | None:
+    """The error for a folder without a ledger in which a run has paid for something; None for any other folder."""
+    with contextlib.suppress(StoreError):  # a user's own file
+        if found := evidence_of_a_run(folder):
+            return lost_ledger_error(folder, found, job or shlex.quote(str(folder)))
+    return None
+
+
+def no_ledger_error(folder: Path, explanation: str, job: str = "") -> LedgerError:
+    """The error for a command that needs a ledger. explanation: what is said of a folder in which nothing has run."""
+    if (lost := lost_ledger_in(folder, job)) is not None:
+        return lost
+    pictures = sorted(_picture_names(folder))
+    if pictures:
+        explanation = (
+            f"{explanation}. There are pictures in it ({list_some(pictures)}): if batchgen made them, its ledger is lost, and"
+            " `batchgen verify MANIFEST --repair` builds a new one"
+        )
+    return LedgerError(f"no ledger in {folder}: {explanation}")
+
+
+def _picture_names(folder: Path) -> list[str]:
+    endings = tuple(EXTENSION.values())
+    with contextlib.suppress(OSError):
+        return [entry.name for entry in os.scandir(folder) if entry.name.endswith(endings) and is_picture(entry.path)]
+    return []

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from batchgen.ledger.base_reader import MODEL_SQL, BaseReader
-from batchgen.ledger.rows import image_file
+from batchgen.ledger.database import MODEL_SQL, BaseReader
 from batchgen.records import ImageFile
 
+IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"  # for `image_file`
+_FILE_FIELDS = IMAGE_COLUMNS.split(", ")
+_RECORDED_COLUMNS = f"attempt_id, k, item_id, n, spool, {IMAGE_COLUMNS}"  # for `_recorded_image`
 LATEST_OF_PATH_SQL = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_id DESC) AS place"
 
 
@@ -59,15 +61,16 @@ class CurrentPicture(NamedTuple):
 class ImageQueries(BaseReader):
     def sidecar_texts(self, attempt: int) -> dict[str, str]:
         """The texts that belong beside the pictures of a request, by file ending."""
-        row = self._connection.execute("SELECT beside FROM attempt WHERE id = ?", (attempt,)).fetchone()
+        row = self._row("SELECT beside FROM attempt WHERE id = ?", attempt)
         return dict(json.loads(row[0])) if row and row[0] else {}
 
     def all_sidecar_texts(self) -> list[tuple[str, dict[str, str]]]:
         """(path of a picture, texts that belong beside it, by file ending) of all that have any."""
-        rows = self._query(
+        sql = (
             f"SELECT path, beside FROM (SELECT i.path, a.beside, {LATEST_OF_PATH_SQL} FROM image i JOIN attempt a"
             " ON a.id = i.attempt_id WHERE i.role = 'image') last WHERE place = 1"
         )
+        rows = self._query(sql)
         return [(path, json.loads(texts)) for path, texts in rows if texts]
 
     def unplaced(self) -> list[RecordedImage]:
@@ -79,20 +82,18 @@ class ImageQueries(BaseReader):
         return self._unplaced_where("a.worker IS NOT NULL")
 
     def _unplaced_where(self, condition: str) -> list[RecordedImage]:
-        rows = self._query(
-            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
+        sql = (
+            f"SELECT {_RECORDED_COLUMNS} FROM image"
             f" WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND {condition})"
             " ORDER BY attempt_id, k"
         )
+        rows = self._query(sql)
         return [_recorded_image(row) for row in rows]
 
     def images(self) -> Iterator[RecordedImage]:
         """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
-        rows = self._stream_query(
-            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
-            " ORDER BY attempt_id DESC, k"
-        )
-        return map(_recorded_image, rows)
+        sql = f"SELECT {_RECORDED_COLUMNS} FROM image ORDER BY attempt_id DESC, k"
+        return map(_recorded_image, self._stream_query(sql))
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
         """(path, bytes) of every picture that was ever recorded, as it last lay."""
@@ -100,30 +101,31 @@ class ImageQueries(BaseReader):
 
     def earlier_image(self, item_id: str, n: int, fingerprint: str) -> RecordedImage | None:
         """A picture bought before for exactly this request, wherever it lies now."""
-        row = self._connection.execute(
-            "SELECT attempt_id, k, item_id, n, spool, path, sha256, bytes, width, height, format, role, flags FROM image"
-            " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1",
-            (item_id, n, fingerprint),
-        ).fetchone()
+        sql = (
+            f"SELECT {_RECORDED_COLUMNS} FROM image"
+            " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1"
+        )
+        row = self._row(sql, item_id, n, fingerprint)
         return None if row is None else _recorded_image(row)
 
     def current_picture(self, item_id: str, n: int) -> RecordedImage | None:
         """The picture that a sample has now; None while it has none, or none that counts."""
-        row = self._connection.execute(
-            "SELECT i.attempt_id, i.k, i.item_id, i.n, i.spool, i.path, i.sha256, i.bytes, i.width, i.height, i.format,"
-            " i.role, i.flags FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
+        sql = (
+            f"SELECT i.{_RECORDED_COLUMNS.replace(', ', ', i.')} FROM sample s JOIN image i"
+            " ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
             " AND i.fingerprint = s.made_fingerprint WHERE s.item_id = ? AND s.n = ? AND s.state = 'succeeded'"
-            " ORDER BY i.attempt_id DESC LIMIT 1",
-            (item_id, n),
-        ).fetchone()
+            " ORDER BY i.attempt_id DESC LIMIT 1"
+        )
+        row = self._row(sql, item_id, n)
         return None if row is None else _recorded_image(row)
 
     def current_pictures(self) -> Iterator[CurrentPicture]:
-        """Of all samples that have one, placed or not, in the order of the samples."""
-        rows = self._stream_query(
+        """The pictures of all samples that have one, placed or not, in the order of the samples."""
+        sql = (
             "SELECT i.attempt_id, i.k, i.path, i.sha256, i.bytes, i.stamp FROM sample s JOIN image i ON i.item_id = s.item_id"
             " AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state = 'succeeded' ORDER BY s.id, i.attempt_id"
         )
+        rows = self._stream_query(sql)
         latest: CurrentPicture | None = None
         for picture in map(CurrentPicture._make, rows):
             if latest is not None and latest.path != picture.path:
@@ -134,77 +136,71 @@ class ImageQueries(BaseReader):
 
     def received_at(self, item_id: str, n: int, fingerprint: str) -> float:
         """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""
-        row = self._connection.execute(
+        sql = (
             "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ? AND i.n = ?"
-            " AND i.fingerprint = ? AND i.role = 'image'",
-            (item_id, n, fingerprint),
-        ).fetchone()
-        return float(row[0] or 0.0)
-
-    def placed_files(self) -> Iterator[ImageFile]:
-        """Every picture the ledger knows, superseded ones and drafts included."""
-        for row in self._stream_query(
-            "SELECT path, sha256, bytes, width, height, format, role, flags FROM image WHERE placed = 1"
-        ):
-            yield image_file(row)
+            " AND i.fingerprint = ? AND i.role = 'image'"
+        )
+        return float(self._row(sql, item_id, n, fingerprint)[0] or 0.0)
 
     def images_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, role, pictures received) in all runs."""
-        return self._query(
-            f"SELECT {MODEL_SQL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
-        )
+        sql = f"SELECT {MODEL_SQL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
+        return self._query(sql)
 
     def image_count_of_run(self, run_id: int) -> int:
         """Pictures that a run has brought, drafts not counted."""
-        row = self._connection.execute(
+        sql = (
             "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id"
-            " WHERE attempt.run_id = ? AND role = 'image'",
-            (run_id,),
-        ).fetchone()
-        return int(row[0])
+            " WHERE attempt.run_id = ? AND role = 'image'"
+        )
+        return int(self._row(sql, run_id)[0])
 
     def newest_paths(self, run_id: int, max_count: int) -> list[str]:
         """The images that a run made last, the newest first."""
-        rows = self._query(
+        sql = (
             "SELECT image.path FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
-            " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?",
-            run_id,
-            max_count,
+            " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?"
         )
+        rows = self._query(sql, run_id, max_count)
         return [path for (path,) in rows]
 
     def flagged(self, run_id: int, max_count: int) -> list[tuple[str, tuple[str, ...]]]:
         """(path, flags) of images of a run that are other than asked for."""
-        rows = self._query(
+        sql = (
             "SELECT image.path, flags FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
-            " AND flags <> '' ORDER BY attempt_id, k LIMIT ?",
-            run_id,
-            max_count,
+            " AND flags <> '' ORDER BY attempt_id, k LIMIT ?"
         )
+        rows = self._query(sql, run_id, max_count)
         return [(path, tuple(flags.split(","))) for path, flags in rows]
 
     def flagged_count(self, run_id: int) -> int:
-        row = self._connection.execute(
-            "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE run_id = ? AND flags <> ''",
-            (run_id,),
-        ).fetchone()
-        return int(row[0])
+        sql = (
+            "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE run_id = ? AND flags <> ''"
+        )
+        return int(self._row(sql, run_id)[0])
 
     def expected_files(self) -> Iterator[tuple[str, str, int, bool]]:
         """(path, sha256, bytes, whether it is its sample's latest image) of all that should lie in the folder, by path.
 
         Where two rows name one path, the later attempt wrote what stands there.
         """
-        rows = self._stream_query(
+        sql = (
             "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = last.item_id"
             " AND newer.n = last.n AND newer.role = 'image' AND newer.attempt_id > last.attempt_id)"
             f" FROM (SELECT i.*, {LATEST_OF_PATH_SQL} FROM image i WHERE placed = 1) last WHERE place = 1 ORDER BY path"
         )
+        rows = self._stream_query(sql)
         for path, sha256, size, latest in rows:
             yield path, sha256, size, bool(latest)
 
     def expected_file_count(self) -> int:
-        return int(self._connection.execute("SELECT count(DISTINCT path) FROM image WHERE placed = 1").fetchone()[0])
+        return int(self._row("SELECT count(DISTINCT path) FROM image WHERE placed = 1")[0])
+
+
+def image_file(row: tuple[Any, ...]) -> ImageFile:
+    *columns, flags = row
+    facts = dict(zip(_FILE_FIELDS, columns, strict=False))
+    return ImageFile(**facts, flags=tuple(flags.split(",")) if flags else ())
 
 
 def _recorded_image(row: tuple[Any, ...]) -> RecordedImage:

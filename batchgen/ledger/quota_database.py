@@ -1,30 +1,213 @@
-"""One thread that talks to the database of the shared quota, and what a fault of it means: a file is done without, a server
-is waited for."""
+"""The database of what all jobs share (starts, daily counts, spending, refusals): its tables and statements; the file or the server
+that has it; and one thread that talks to it."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from batchgen.errors import LedgerError
-from batchgen.ledger.database import Change, Connection, Database, LockedChange
-from batchgen.ledger.quota_tables import SCHEMA, clear_old
-from batchgen.ledger.sqlite_quota_backend import FILE_NAME, open_sqlite_backend
+from batchgen.ledger.database import Change, Connection, Cursor, Database, LockedChange, upsert_sql
+from batchgen.ledger.location import SHARED_SCHEMA, create_shared_tables
+from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.schema import SQLiteConnection
 from batchgen.ledger.writer import Writer
+from batchgen.safe_open import create_private_file
 from batchgen.scheduling.window import Reserved, ReserveResult
 
+CLOCK_DRIFT = 0.0005  # seconds a second: a clock that its server corrects differs by no more
+CLOCK_JUMP_S = 1.0
+# No flush per commit, as with the file: what a crash of the server forgets of starts is less than a second's, and spend is
+# made good from each job's own ledger. One that stops in the middle must not keep the others from starting.
+TRANSACTION_SETTINGS = (
+    "set_config('synchronous_commit', 'off', true), set_config('idle_in_transaction_session_timeout', '10s', true)"
+)
+BEGIN = f"SELECT extract(epoch FROM clock_timestamp()), {TRANSACTION_SETTINGS}"
+# An aggregate is complete before what stands beside it is computed: the clock is read when all locks are held.
+BEGIN_LOCKED = (
+    f"SELECT extract(epoch FROM clock_timestamp()), {TRANSACTION_SETTINGS}, count(pg_advisory_xact_lock(name))"
+    " FROM (SELECT unnest(?::bigint[]) AS name ORDER BY 1) AS names"
+)
+FILE_NAME = "quota.sqlite"
+BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
 SLOW_SERVER_S = 5.0  # a server that has not answered for so long is said to be away
+FOLDED_AFTER_S = 3600.0
 T = TypeVar("T")
 QuotaLocation = Path | str | None  # a folder, a server's URL, or nowhere: in memory
+SCHEMA = (
+    # A place below zero is a turn: whoever waits for the quota may start then, and is no later than others who wait.
+    "CREATE TABLE IF NOT EXISTS start (place INTEGER PRIMARY KEY, quota TEXT NOT NULL, at REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS start_by_time ON start (quota, at)",
+    "CREATE TABLE IF NOT EXISTS daily (quota TEXT NOT NULL, day REAL NOT NULL, job TEXT NOT NULL,"
+    " requests INTEGER NOT NULL, PRIMARY KEY (quota, day, job)) WITHOUT ROWID",
+    # A row without `ended` is reserved: its request is in flight, or its process died and it may have been billed.
+    # purse: '' is the user's money; an emulated job has one of its own. worker: '' is the job's run itself.
+    "CREATE TABLE IF NOT EXISTS spending (at REAL NOT NULL, ended REAL, usd REAL NOT NULL, job TEXT NOT NULL,"
+    " account TEXT NOT NULL, purse TEXT NOT NULL, place INTEGER, worker TEXT NOT NULL DEFAULT '')",
+    "CREATE INDEX IF NOT EXISTS spending_sum ON spending (purse, at, account, usd, ended)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS spending_place ON spending (place) WHERE place IS NOT NULL",
+    # What a server's refusals have taught: until when nothing starts, and the rate that is kept to and rises after `rises`.
+    "CREATE TABLE IF NOT EXISTS held (quota TEXT PRIMARY KEY, cooled REAL NOT NULL, parked REAL NOT NULL, why TEXT NOT NULL,"
+    " rate REAL, rises REAL) WITHOUT ROWID",
+)
+UPSERT_START = upsert_sql("start", ("place", "quota", "at"), ("place",))
+REQUEST_MAX_S = 3600.0  # no request is in flight for longer
+RETENTION_S = 400 * 86400.0
+COUNT_SQL = """
+SELECT used.n, held.cooled, held.parked, held.why, held.rate, held.rises FROM (SELECT count(*) AS n FROM start
+ WHERE quota = ? AND at > ? AND at <= ? AND (place > 0 OR (at > ? AND at < ?))) AS used LEFT JOIN held ON held.quota = ?
+"""
+LAST_START_SQL = """
+SELECT at FROM start WHERE quota = ? AND at > ? AND at <= ? AND (place > 0 OR (at > ? AND at < ?))
+ ORDER BY at DESC LIMIT 1 OFFSET ?
+"""
+COOL_SQL = """
+INSERT INTO held VALUES (?, ?, 0, '', ?, ?) ON CONFLICT (quota) DO UPDATE SET
+ cooled = CASE WHEN held.cooled > excluded.cooled THEN held.cooled ELSE excluded.cooled END,
+ rate = coalesce(excluded.rate, held.rate), rises = coalesce(excluded.rises, held.rises)
+"""
+PARK_SQL = """
+INSERT INTO held VALUES (?, 0, ?, ?, NULL, NULL)
+ ON CONFLICT (quota) DO UPDATE SET parked = excluded.parked, why = excluded.why
+"""
+
+
+def spent(
+    connection: Connection, at: float, job: str | None, account: str | None, spend_scope: str, *, settled: bool = False
+) -> float:
+    """USD spent or, unless only settled, reserved since then, of one job or account where one is named."""
+    sql, values = "SELECT coalesce(sum(usd), 0) FROM spending WHERE purse = ? AND at >= ?", [spend_scope, at]
+    for column, value in (("job", job), ("account", account)):
+        if value is not None:
+            sql, values = f"{sql} AND {column} = ?", [*values, value]
+    if settled:
+        sql += " AND ended IS NOT NULL"
+    return float(connection.execute(sql, values).fetchone()[0])
+
+
+def requests_on(connection: Connection, quota: str, day: float) -> int:
+    sql = "SELECT coalesce(sum(requests), 0) FROM daily WHERE quota = ? AND day = ?"
+    return int(connection.execute(sql, (quota, day)).fetchone()[0])
+
+
+class SQLiteQuotaBackend(SQLiteConnection):
+    """What this user's processes on this host share, kept by its clock."""
+
+    is_remote = False
+    midnight_sql = "CAST(strftime('%s', date(at, 'unixepoch', 'localtime'), 'utc') AS REAL)"
+
+    @property
+    def transaction_at(self) -> float:
+        return time.time()
+
+    def clock(self) -> float:
+        return time.time()
+
+
+def open_sqlite_backend(folder: Path | None) -> SQLiteQuotaBackend:
+    """folder: None keeps everything in memory. Raises OSError or sqlite3.Error when it cannot be written."""
+    path = None if folder is None else folder / FILE_NAME
+    if path is not None:
+        create_private_file(path)
+    connection = sqlite3.connect(
+        path or ":memory:", timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=SQLiteQuotaBackend
+    )
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    if path is not None:
+        connection.guard_file(path)
+    return connection
+
+
+def _prepare(connection: SQLiteQuotaBackend) -> None:
+    give_up_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:  # two that switch a new file at once are refused without any waiting
+            if time.monotonic() > give_up_s:
+                raise
+            time.sleep(0.02)
+    # No fsync per commit: a power cut outlasts the window, and spend is made good from each job's own ledger.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.transact([_make_tables])
+
+
+def _make_tables(connection: Connection) -> None:
+    connection.execute("DROP TABLE IF EXISTS spend")  # of an earlier version; every job's ledger has what it held
+    for statement in SCHEMA:
+        connection.execute(statement)
+    if not any(row[1] == "worker" for row in connection.execute("PRAGMA table_info(spending)")):
+        connection.execute("ALTER TABLE spending ADD COLUMN worker TEXT NOT NULL DEFAULT ''")
+
+
+class PostgresQuotaBackend:
+    """What all jobs of a server share. A transaction takes all locks of its changes first and sorted, so that no two ever wait
+    for each other; the server's clock is the only one."""
+
+    is_remote = True  # others may be on other machines
+    midnight_sql = "floor(at / 900) * 900"  # every time zone's midnight is a multiple of it
+
+    def __init__(self, url: str) -> None:
+        """Raises LedgerError."""
+        self._database = PostgreSQL(url, SHARED_SCHEMA, "batchgen shares")
+        self.transaction_at = 0.0  # UTC seconds by the server, of the transaction that is under way
+        self._clock_offset_s = 0.0  # of this process's monotonic clock
+        self._clock_error_s = float("inf")
+        self._measured_at_s = 0.0
+        try:
+            create_shared_tables(self._database, SCHEMA, last_table="held")
+            self.transact([])
+        except BaseException:
+            self._database.close()
+            raise
+
+    def clock(self) -> float:
+        """UTC seconds by the server, for what is stamped here; late by at most the quickest answer of late, never early."""
+        return time.monotonic() + self._clock_offset_s
+
+    def transact(self, changes: Sequence[Change]) -> list[Any]:
+        locks = {name for change in changes if isinstance(change, LockedChange) for name in change.locks}
+        return self._database.transact([partial(self._begin, sorted(map(advisory_lock_id, locks))), *changes])[1:]
+
+    def _begin(self, locks: list[int], connection: Connection) -> None:
+        sent_at_s = time.monotonic()
+        row = connection.execute(*((BEGIN_LOCKED, (locks,)) if locks else (BEGIN, ()))).fetchone()
+        self.transaction_at, answered_at_s = float(row[0]), time.monotonic()
+        offset_s, error_s = self.transaction_at - sent_at_s, answered_at_s - sent_at_s
+        jumped = abs(offset_s - self._clock_offset_s) > error_s + CLOCK_JUMP_S  # the server's clock, or this host slept
+        if jumped or error_s <= self._clock_error_s + CLOCK_DRIFT * (answered_at_s - self._measured_at_s):
+            self._clock_offset_s, self._clock_error_s, self._measured_at_s = offset_s, error_s, answered_at_s
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor:
+        return self._database.execute(sql, values)
+
+    def executemany(self, sql: str, rows: Any, /) -> None:
+        self._database.executemany(sql, rows)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def advisory_lock_id(name: str) -> int:
+    """The number of the advisory lock of this name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 class QuotaBackend(Database, Protocol):
-    """Where the book is kept. `at`: UTC seconds of the transaction under way; `clock`: the same clock outside of one."""
+    """Where quota and spend are kept. `at`: UTC seconds of the transaction under way; `clock`: the same clock outside of one."""
 
     is_remote: bool
     midnight_sql: str
@@ -38,9 +221,9 @@ class QuotaBackend(Database, Protocol):
 class QuotaDatabase:
     """One thread of its own talks to it, so that another process's transaction never holds up the loop.
 
-    In a file, the first fault ends the sharing for this run and is told once: requests per minute are no reason not to make
+    In a file, the first fault ends the sharing for this run and is noted once: requests per minute are no reason not to make
     pictures. Money is: where budgets count all jobs, the fault is raised, and nothing starts without having asked. A server
-    is waited for instead, and told of once: to start without asking would overrun the quota and the budgets of all other
+    is waited for instead, and noted once: to start without asking would overrun the quota and the budgets of all other
     machines. Times are UTC seconds of this host with a file, because monotonic clocks of two processes
     need not agree; its catch: a wall clock that jumps forward forgets too early, and the server's own refusals then do the
     rest. With a server they are its own seconds, whatever this host's clock says.
@@ -113,7 +296,7 @@ class QuotaDatabase:
         return Reserved(None)
 
     def clock(self) -> float:
-        """UTC seconds by which the book is kept."""
+        """UTC seconds by which quota and spend are kept."""
         return self.backend.clock()
 
     def close(self) -> None:
@@ -122,26 +305,37 @@ class QuotaDatabase:
 
 
 def _open_backend(location: QuotaLocation) -> QuotaBackend:
-    backend: QuotaBackend
-    if isinstance(location, str):
-        from batchgen.ledger.postgres_quota_backend import PostgresQuotaBackend
-
-        backend = PostgresQuotaBackend(location, SCHEMA, last_table="held")
-    else:
-        backend = open_sqlite_backend(location)
+    backend: QuotaBackend = (
+        PostgresQuotaBackend(location) if isinstance(location, str) else open_sqlite_backend(location)
+    )
     try:
         # Alone: what two fold at the same time would count twice.
-        backend.transact(
-            [
-                LockedChange(
-                    lambda connection: clear_old(connection, backend.transaction_at, backend.midnight_sql), ("clear",)
-                )
-            ]
-        )
+        backend.transact([LockedChange(partial(_clear_old, backend), ("clear",))])
     except BaseException:
         backend.close()
         raise
     return backend
+
+
+def _clear_old(backend: QuotaBackend, connection: Connection) -> None:
+    now = backend.transaction_at
+    connection.execute("DELETE FROM start WHERE at < ?", (now - 86400.0,))
+    connection.execute("DELETE FROM daily WHERE day < ?", (now - 3 * 86400.0,))
+    connection.execute("DELETE FROM spending WHERE at < ?", (now - RETENTION_S,))
+    connection.execute("DELETE FROM spending WHERE purse <> '' AND at < ?", (now - 86400.0,))
+    _fold_ended(connection, now - FOLDED_AFTER_S, backend.midnight_sql)
+
+
+def _fold_ended(connection: Connection, before: float, midnight_sql: str) -> None:
+    """One row for each local day, job and account in place of one for each request that ended before then: sums stay,
+    and asking stays fast after a hundred thousand pictures."""
+    connection.execute(
+        "INSERT INTO spending (at, ended, usd, job, account, purse) SELECT midnight, midnight, sum(usd), job, account, purse"
+        f" FROM (SELECT {midnight_sql} AS midnight, usd, job, account, purse FROM spending"
+        " WHERE place IS NOT NULL AND ended < ?) AS each_of_them GROUP BY midnight, job, account, purse",
+        (before,),
+    )
+    connection.execute("DELETE FROM spending WHERE place IS NOT NULL AND ended < ?", (before,))
 
 
 def no_budget_store_error(location: QuotaLocation, error: BaseException | None = None) -> LedgerError:

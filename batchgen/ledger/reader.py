@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self
 
+from batchgen.ledger.chunks import ChunkQueries
+from batchgen.ledger.database import placeholders
 from batchgen.ledger.location import open_for_reading
 from batchgen.ledger.pictures import ImageQueries, RecordedImage
-from batchgen.ledger.queue_status import WorkQueueQueries
 from batchgen.ledger.requests import AttemptQueries, Money, OpenAttempt, SurplusRequest
 from batchgen.ledger.runs import RunQueries, RunRow
 from batchgen.ledger.samples import SampleQueries
-from batchgen.ledger.submissions import ChunkQueries
+
+RECENT_ATTEMPTS = 2000  # requests
 
 __all__ = ["Money", "OpenAttempt", "Reader", "RecordedImage", "RunRow", "SurplusRequest"]
 
 
-class Reader(SampleQueries, AttemptQueries, ImageQueries, RunQueries, ChunkQueries, WorkQueueQueries):
+class Reader(SampleQueries, AttemptQueries, ImageQueries, RunQueries, ChunkQueries):
     """Views of one ledger. Every method is one snapshot."""
 
     @classmethod
@@ -33,3 +36,166 @@ class Reader(SampleQueries, AttemptQueries, ImageQueries, RunQueries, ChunkQueri
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class SampleRow(NamedTuple):
+    item_id: str
+    n: int
+    state: str
+    model: str
+    tags: str
+    wire: str
+    made_fingerprint: str | None
+    usd: float | None
+    usd_source: str
+    reason: str
+    message: str
+    text: str
+    updated_at: float
+
+
+class AttemptRow(NamedTuple):
+    """Times are UTC seconds. images: how many samples, from n on, the request was for. usage: JSON of what the vendor
+    said was used; sent_as: how the request departed from its item, in words.
+    """
+
+    id: int
+    run_id: int
+    item_id: str
+    n: int
+    images: int
+    lane: str
+    started_at: float
+    sent_at: float | None
+    ended_at: float | None
+    outcome: str | None
+    reason: str | None
+    message: str | None
+    http_status: int | None
+    maybe_billed: int | None
+    estimate_usd: float | None
+    usd: float | None
+    usd_source: str | None
+    usage: str | None = None
+    sent_as: str | None = None
+
+
+class PictureRow(NamedTuple):
+    attempt_id: int
+    k: int
+    item_id: str
+    n: int
+    role: str
+    fingerprint: str
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    flags: str
+    made_at: float | None
+
+
+class DerivativeFileRow(NamedTuple):
+    """A file that was made of a sample's picture. width: 0 when it is none itself."""
+
+    path: str
+    item_id: str
+    n: int
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+
+
+class RunSpanRow(NamedTuple):
+    id: int
+    started_at: float
+    ended_at: float | None
+    exit_code: int | None
+    stopped_by: str | None
+
+
+def _in_condition(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
+    """A condition, and what is bound in it; none for None. At most 30,000 values."""
+    return ("", ()) if values is None else (f"{column} IN ({placeholders(values)})", values)
+
+
+def _column_list(row: type[Any], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{name}" for name in row._fields)
+
+
+class HistoryReader(Reader):
+    """A reader whose answers are all of the moment of its first question, while a run may go on writing."""
+
+    def snapshot(self) -> None:
+        self._connection.execute("BEGIN")
+
+    def samples(self, item_ids: Sequence[str] | None = None) -> Iterator[SampleRow]:
+        """In the order in which items first appeared, the samples of an item beside each other. item_ids: these items alone."""
+        where, ids = _in_condition("WHERE s.item_id", item_ids)
+        sql = (
+            f"SELECT {_column_list(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
+            f" AND f.n = 1 {where} ORDER BY coalesce(f.id, s.id), s.n"
+        )
+        return map(SampleRow._make, self._stream_query(sql, *ids))
+
+    def changed_since(self, at: float) -> set[str]:
+        """Items of samples that were asked for, or ended, or of whose pictures something was made, since then."""
+        sql = (
+            "SELECT item_id FROM sample WHERE updated_at >= ? UNION SELECT item_id FROM derivative WHERE mtime_ns >= ?"
+        )
+        return {item for (item,) in self._query(sql, at, int(at * 1e9))}
+
+    def ended_count_since(self, at: float) -> int:
+        """Samples that came to an end, a good or a bad one, since then."""
+        sql = "SELECT count(*) FROM sample WHERE updated_at >= ? AND state NOT IN ('running', 'submitted', 'wanted', 'superseded')"
+        return int(self._row(sql, at)[0])
+
+    def all_attempts(self) -> Iterator[AttemptRow]:
+        return map(AttemptRow._make, self._stream_query(f"SELECT {_column_list(AttemptRow)} FROM attempt ORDER BY id"))
+
+    def attempts_after(self, after_id: int, also_ids: Iterable[int] = ()) -> Iterator[AttemptRow]:
+        """Those begun after attempt `after_id`, and these."""
+        where, ids = _in_condition("OR id", [str(number) for number in also_ids])
+        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
+        return map(AttemptRow._make, self._stream_query(sql, after_id, *map(int, ids)))
+
+    def last_unsuccessful_attempt(self, run_id: int) -> AttemptRow | None:
+        """The last request of a run that brought no picture, of those that it sent lately."""
+        sql = (
+            f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE run_id = ? AND outcome IN ('failed', 'refused', 'uncertain')"
+            f" AND id > (SELECT max(id) FROM attempt) - {RECENT_ATTEMPTS} ORDER BY id DESC LIMIT 1"
+        )
+        return next(map(AttemptRow._make, self._query(sql, run_id)), None)
+
+    def placed_picture(self, attempt: int, k: int) -> tuple[str, str] | None:
+        """(path in the job folder, sha256) of one picture that has its place."""
+        sql = "SELECT path, sha256 FROM image WHERE attempt_id = ? AND k = ? AND placed = 1"
+        row = self._row(sql, attempt, k)
+        return None if row is None else (row[0], row[1])
+
+    def pictures(self, item_ids: Sequence[str] | None = None) -> Iterator[PictureRow]:
+        """Every picture that has its place, drafts, thoughts and earlier versions included, the newest of a sample first."""
+        where, ids = _in_condition("AND i.item_id", item_ids)
+        columns = _column_list(PictureRow, "i.").replace("i.made_at", "a.ended_at")
+        sql = (
+            f"SELECT {columns} FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id"
+            f" WHERE i.placed = 1 {where} ORDER BY i.attempt_id DESC, i.k"
+        )
+        return map(PictureRow._make, self._stream_query(sql, *ids))
+
+    def derivatives(self, item_ids: Sequence[str] | None = None) -> Iterator[DerivativeFileRow]:
+        """What `post:` has made, by path."""
+        where, ids = _in_condition("AND item_id", item_ids)
+        sql = f"SELECT {_column_list(DerivativeFileRow)} FROM derivative WHERE state = 'made' {where} ORDER BY path"
+        return map(DerivativeFileRow._make, self._stream_query(sql, *ids))
+
+    def derivative_path(self, item_id: str, n: int, sha: str) -> str | None:
+        """The path of what was made of a sample's picture. sha: how its SHA-256 begins."""
+        sql = "SELECT path FROM derivative WHERE item_id = ? AND n = ? AND state = 'made' AND substr(sha256, 1, ?) = ?"
+        row = self._row(sql, item_id, n, len(sha), sha)
+        return None if row is None else str(row[0])
+
+    def all_runs(self) -> Iterator[RunSpanRow]:
+        return map(RunSpanRow._make, self._query(f"SELECT {_column_list(RunSpanRow)} FROM run ORDER BY id"))

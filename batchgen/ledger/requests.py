@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.ledger.base_reader import MODEL_SQL, BaseReader
-from batchgen.ledger.database import placeholders
+from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
 from batchgen.records import Usage, sample_key
 
 IN_BATCH_REASON = "in a batch"
@@ -16,9 +15,8 @@ MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed
 # Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
 UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
-OPEN_ATTEMPT_COLUMNS = (
-    "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"  # for `open_attempt_from_row`
-)
+# For `open_attempt_from_row`.
+OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
 BILLED_SQL = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST_IMAGE_SQL = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
@@ -109,60 +107,54 @@ class AttemptQueries(BaseReader):
 
     def last_attempt_id(self) -> int:
         """The largest number of any attempt."""
-        return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()[0])
+        return int(self._row("SELECT coalesce(max(id), 0) FROM attempt")[0])
 
     def open_attempts(self) -> list[OpenAttempt]:
         """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
-        rows = self._query(
-            f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
-        )
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
+        rows = self._query(sql)
         return [open_attempt_from_row(row) for row in rows]
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""
-        row = self._connection.execute(f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE id = ?", (number,)).fetchone()
+        row = self._row(f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE id = ?", number)
         return None if row is None else open_attempt_from_row(row)
 
     def recent_sends(self, lane: str, since: float) -> list[float]:
         """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
-        rows = self._query(
-            "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1",
-            lane,
-            since,
-        )
+        sql = "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1"
+        rows = self._query(sql, lane, since)
         return [row[0] for row in rows]
 
     def sent_count_since(self, lane: str, at: float) -> int:
         """Requests of a lane that left, or may have left, since then."""
-        row = self._connection.execute(
+        sql = (
             "SELECT count(*) FROM attempt WHERE lane = ? AND started_at >= ?"
-            " AND (sent_at IS NOT NULL OR outcome IS NULL OR outcome <> 'failed')",
-            (lane, at),
-        ).fetchone()
-        return int(row[0])
+            " AND (sent_at IS NOT NULL OR outcome IS NULL OR outcome <> 'failed')"
+        )
+        return int(self._row(sql, lane, at)[0])
 
     def max_accepted_per_minute(self, lane: str, since: float) -> int:
         """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""
-        row = self._connection.execute(
+        sql = (
             "SELECT CASE WHEN sum(refused) > 0 THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
             " count(*) FILTER (WHERE reason = 'rate_limited') AS refused FROM attempt WHERE lane = ? AND started_at >= ?"
-            " AND sent_at IS NOT NULL GROUP BY CAST(sent_at AS BIGINT) / 60) minutes",
-            (lane, since),
-        ).fetchone()
-        return int(row[0])
+            " AND sent_at IS NOT NULL GROUP BY CAST(sent_at AS BIGINT) / 60) minutes"
+        )
+        return int(self._row(sql, lane, since)[0])
 
     def sample_count_by_outcome(self, run_id: int) -> dict[str, int]:
         """How many samples a run left with which outcome of their last request."""
-        rows = self._query(
+        sql = (
             "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, row_number() OVER (PARTITION BY item_id, n"
-            " ORDER BY id DESC) AS place FROM attempt WHERE run_id = ?) ends WHERE place = 1 GROUP BY 1",
-            run_id,
+            " ORDER BY id DESC) AS place FROM attempt WHERE run_id = ?) ends WHERE place = 1 GROUP BY 1"
         )
+        rows = self._query(sql, run_id)
         return dict(rows)
 
     def money(self, run_id: int | None = None) -> Money:
         where, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
-        row = self._connection.execute(
+        sql = (
             "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
             " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"
             " coalesce(sum(usd) FILTER (WHERE usd_source = 'guess'), 0),"
@@ -170,9 +162,9 @@ class AttemptQueries(BaseReader):
             f" coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE_BILLED_SQL}), 0), count(*) FILTER (WHERE {MAYBE_BILLED_SQL}),"
             f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL),"
             """ count(*) FILTER (WHERE usd_source IN ('usage', 'guess') AND usage LIKE '%"queries"%')"""
-            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed <> 0) {where}",
-            values,
-        ).fetchone()
+            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed <> 0) {where}"
+        )
+        row = self._row(sql, *values)
         return Money(*row)
 
     def spent_since(self, at: float, lanes: Sequence[str] | None = None) -> float:
@@ -181,53 +173,48 @@ class AttemptQueries(BaseReader):
         lanes: of these alone.
         """
         of_lanes = "" if lanes is None else f" AND lane IN ({placeholders(lanes)})"
-        row = self._connection.execute(
+        sql = (
             "SELECT coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd END)), 0)"
-            f" FROM attempt WHERE started_at >= ?{of_lanes}",
-            (at, *(lanes or ())),
-        ).fetchone()
-        return float(row[0])
+            f" FROM attempt WHERE started_at >= ?{of_lanes}"
+        )
+        return float(self._row(sql, at, *(lanes or ()))[0])
 
     def unpriced_count_since(self, at: float) -> int:
         """Requests begun since then that were or may have been billed, and have no price."""
         sql = f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED_SQL} OR ({MAYBE_BILLED_SQL} AND estimate_usd IS NULL))"
-        return int(self._connection.execute(sql, (at,)).fetchone()[0])
+        return int(self._row(sql, at)[0])
 
     def requests_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, outcome, requests that have ended) in all runs."""
-        return self._query(
-            f"SELECT {MODEL_SQL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2"
-        )
+        sql = f"SELECT {MODEL_SQL}, outcome, count(*) FROM attempt a WHERE outcome IS NOT NULL GROUP BY 1, 2"
+        return self._query(sql)
 
     def usd_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, source of the figure, USD) in all runs."""
-        return self._query(
-            f"SELECT {MODEL_SQL}, usd_source, sum(usd) FROM attempt a WHERE outcome IS NOT NULL AND usd IS NOT NULL GROUP BY 1, 2"
-        )
+        sql = f"SELECT {MODEL_SQL}, usd_source, sum(usd) FROM attempt a WHERE outcome IS NOT NULL AND usd IS NOT NULL GROUP BY 1, 2"
+        return self._query(sql)
 
     def maybe_usd_by_model(self) -> Iterator[tuple[Any, ...]]:
         """(AI model, USD as `Money.maybe`, as `Money.unknown`, as `Money.maybe_unknown`) in all runs."""
-        return self._query(
+        sql = (
             f"SELECT {MODEL_SQL}, coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE_BILLED_SQL}), 0), count(*) FILTER (WHERE {UNPRICED_SQL}),"
             f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL) FROM attempt a GROUP BY 1"
         )
+        return self._query(sql)
 
     def billed_request_count(self) -> int:
         """Requests that were billed, may have been, or are not settled."""
-        return int(self._connection.execute(f"SELECT count(*) FROM attempt a WHERE {BILLED_SQL}").fetchone()[0])
+        return int(self._row(f"SELECT count(*) FROM attempt a WHERE {BILLED_SQL}")[0])
 
     def picture_request_count(self) -> int:
         """Requests that hold the latest picture of a sample."""
-        row = self._connection.execute(
-            f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST_IMAGE_SQL}"
-        ).fetchone()
-        return int(row[0])
+        return int(self._row(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST_IMAGE_SQL}")[0])
 
     def surplus_requests(self) -> Iterator[SurplusRequest]:
         """Those of the billed ones that do not, in the order in which they were sent."""
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
-        rows = self._stream_query(
+        sql = (
             "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
             f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_BATCH_REASON}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
@@ -235,11 +222,12 @@ class AttemptQueries(BaseReader):
             f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL FROM attempt a WHERE {BILLED_SQL}"
             f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL}) ORDER BY a.id"
         )
+        rows = self._stream_query(sql)
         return (SurplusRequest(sample_key(item_id, n), *facts) for item_id, n, *facts in rows)
 
 
 def open_attempt_from_row(row: tuple[Any, ...]) -> OpenAttempt:
-    """row: the columns of OPEN."""
+    """row: OPEN_ATTEMPT_COLUMNS."""
     attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links = row
     answer = parse_linked_answer(links) if links else None
     return OpenAttempt(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, answer)

@@ -5,16 +5,32 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from batchgen.ledger.missing_state import RESULTS_FILE, STATES_WORST_FIRST, has_result_lines
-from batchgen.ledger.reader import Reader
+from batchgen.errors import StoreError
+from batchgen.ledger.samples import SampleQueries
 from batchgen.records import Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
-FILE_NAME = RESULTS_FILE
+RESULTS_FILE = "results.jsonl"
+STATES_WORST_FIRST = (  # states of an item
+    "running",
+    "submitted",
+    "uncertain",
+    "failed",
+    "refused",
+    "blocked",
+    "wanted",
+    "succeeded",
+    "superseded",
+)
+MAX_LINES_CHECKED = 50  # to know the file again
+LINE_MAX_BYTES = 4_000_000
+_LINE_START = b'{"id": '  # of every line of ours
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
@@ -61,8 +77,8 @@ class ResultsFile:
     run sees that the file was not closed tidily and rebuilds it.
     """
 
-    def __init__(self, job_folder: Path, reader: Reader) -> None:
-        self._path = job_folder / FILE_NAME
+    def __init__(self, job_folder: Path, reader: SampleQueries) -> None:
+        self._path = job_folder / RESULTS_FILE
         self._reader = reader
         self._has_repeats = False
         self._fd = -1
@@ -94,7 +110,7 @@ class ResultsFile:
             if os.write(self._fd, data) < len(data):
                 raise OSError(errno.ENOSPC, "half a line")
         except OSError as error:
-            self._has_repeats = True  # what is missing or torn comes back when the file is built anew
+            self._has_repeats = True  # what is missing or torn comes back when the file is built again
             raise disk_error(error, str(self._path)) from error
 
     def close(self) -> None:
@@ -120,7 +136,7 @@ class ResultsFile:
         """Write the file again from the ledger, beside the old one, and rename it. Superseded items have no line. Raises StoreError, also
         for a user's own file."""
         has_result_lines(self._path.parent)
-        temporary = self._path.with_name(f".{FILE_NAME}.new")  # always the same, so that a crash leaves none behind
+        temporary = self._path.with_name(f".{RESULTS_FILE}.new")  # always the same, so that a crash leaves none behind
         states = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
         try:
             fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
@@ -132,3 +148,60 @@ class ResultsFile:
             os.replace(temporary, self._path)
         except OSError as error:
             raise disk_error(error, str(self._path)) from error
+
+
+def is_result_line(found: object) -> bool:
+    """Whether this, read from JSON, is a line of ours: an item with its state, its cost, and as many hashes as files."""
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("id"), str)
+        or found.get("state") not in STATES_WORST_FIRST
+    ):
+        return False
+    files, hashes = found.get("files"), found.get("sha256")
+    if not (isinstance(files, list) and isinstance(hashes, list) and len(files) == len(hashes)):
+        return False
+    return isinstance(found.get("usd"), int | float | None) and all(isinstance(text, str) for text in (*files, *hashes))
+
+
+def has_result_lines(job_folder: Path) -> bool:
+    """Whether the job folder has a `results.jsonl` that says what a run has made. One of ours may also be empty, or hold
+    half a line or zeros after a crash.
+
+    Raises StoreError when something stands there that is not ours: it would be written over.
+    """
+    path = job_folder / RESULTS_FILE
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise foreign_file_error(path)
+        with open(path, "rb") as file:
+            lines = list(islice(iter(lambda: file.readline(LINE_MAX_BYTES), b""), MAX_LINES_CHECKED))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise disk_error(error, str(path)) from None
+    lines = [stripped for line in lines if (stripped := line.strip(b"\0\r\n "))]
+    found = [_parse_line(line) for line in lines]
+    if any(map(is_result_line, found)):
+        return True
+    torn = (
+        len(lines) == 1 and found[0] is None and (lines[0].startswith(_LINE_START) or _LINE_START.startswith(lines[0]))
+    )
+    if lines and not torn:
+        raise foreign_file_error(path)
+    return False
+
+
+def foreign_file_error(path: Path) -> StoreError:
+    """The error for somebody else's file under a name that we would write."""
+    return StoreError(
+        f"{path} was not written by batchgen and would be written over: rename it, or choose another --output."
+        " Nothing was sent"
+    )
+
+
+def _parse_line(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None

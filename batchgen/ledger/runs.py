@@ -1,4 +1,4 @@
-"""The runs of a ledger, the lanes that they parked, and what they noted."""
+"""The runs of a ledger, the lanes that they parked, what they noted, and what workers still have of the last one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchgen.events import Outage
-from batchgen.ledger.base_reader import BaseReader
+from batchgen.ledger.database import BaseReader
+from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 
+WORKER_SILENT_AFTER_S = 30.0  # a worker that has not been heard of for so long is taken for dead
 MAX_RUNS_SEARCHED = 100  # one that was killed has no end
 _DECLARED_RPD = "the requests a day that the manifest declares are used up: "
 
@@ -50,13 +52,25 @@ class RunRow:
         return str(json.loads(self.summary).get("message", ""))
 
 
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """samples: handed over and not ended; taken: of these, with a worker; workers: that are alive, whatever they do;
+    stopped_by, message: why the last submission starts nothing more, empty while it goes on."""
+
+    samples: int
+    taken: int
+    workers: int
+    stopped_by: str
+    message: str
+
+
 class RunQueries(BaseReader):
     def meta(self, key: str) -> str | None:
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self._row("SELECT value FROM meta WHERE key = ?", key)
         return None if row is None else str(row[0])
 
     def parked(self) -> dict[str, ParkedLane]:
-        """By lane."""
+        """Lanes that start nothing for now."""
         return {key: ParkedLane(*row) for key, *row in self._query("SELECT key, parked_until, message FROM lane")}
 
     def cooling_lanes(self) -> dict[str, float]:
@@ -78,11 +92,11 @@ class RunQueries(BaseReader):
 
     def runs(self, max_count: int) -> list[RunRow]:
         """The last ones, the newest first."""
-        rows = self._query(
+        sql = (
             "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
-            " coalesce(kept, 0), coalesce(summary, '{}') FROM run ORDER BY id DESC LIMIT ?",
-            max_count,
+            " coalesce(kept, 0), coalesce(summary, '{}') FROM run ORDER BY id DESC LIMIT ?"
         )
+        rows = self._query(sql, max_count)
         return [RunRow(*row) for row in rows]
 
     def last_ended_run(self) -> RunRow | None:
@@ -96,5 +110,16 @@ class RunQueries(BaseReader):
 
     def last_success_at(self) -> float | None:
         """UTC seconds at which a run last ended with exit code 0."""
-        row = self._connection.execute("SELECT max(ended_at) FROM run WHERE exit_code = 0").fetchone()
+        row = self._row("SELECT max(ended_at) FROM run WHERE exit_code = 0")
         return None if row[0] is None else float(row[0])
+
+    def queue_status(self) -> QueueStatus | None:
+        """None for a job that was never handed over."""
+        if not self.has_work_table():
+            return None
+        sql = "SELECT coalesce(sum(images), 0), coalesce(sum(images) FILTER (WHERE claim <> ''), 0) FROM work"
+        samples, taken = next(self._query(sql))
+        alive = f"SELECT count(*) FROM {SHARED_SCHEMA}.worker WHERE at > extract(epoch FROM clock_timestamp()) - ?"
+        workers = next(self._query(alive, WORKER_SILENT_AFTER_S))[0]
+        last = next(self._query("SELECT stopped_by, message FROM submission ORDER BY run_id DESC LIMIT 1"), ("", ""))
+        return QueueStatus(int(samples), int(taken), int(workers), *last)

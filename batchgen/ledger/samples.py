@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
-from batchgen.ledger.base_reader import BaseReader
-from batchgen.ledger.database import placeholders
-from batchgen.ledger.rows import RESULT_COLUMNS, results_from_rows, results_in_pages
-from batchgen.records import KnownSample, Result, sample_key
+from batchgen.ledger.database import BaseReader, placeholders
+from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
+from batchgen.records import ImageFile, KnownSample, Result, sample_key
 
+PAGE_ROWS = 200
+RESULT_COLUMNS = (
+    "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
+    "made_fingerprint"
+)
 WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
 
 
@@ -27,21 +36,46 @@ class SampleQueries(BaseReader):
         """Samples in the order in which they first appeared, streamed; all states unless some are named."""
         where = f"WHERE state IN ({placeholders(states)})" if states else ""
         rows = self._stream_query(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", *states)
-        return results_in_pages(self._connection, rows)
+        return self._results_in_pages(rows)
 
     def results_by_item(self, states: Sequence[str]) -> Iterator[Result]:
         """The same with the samples of an item beside each other, items in the order of their first sample."""
         columns = ", ".join(f"s.{column.strip()}" for column in RESULT_COLUMNS.split(","))
-        rows = self._stream_query(
+        sql = (
             f"SELECT {columns} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
-            f" WHERE s.state IN ({placeholders(states)}) ORDER BY coalesce(f.id, s.id), s.n",
-            *states,
+            f" WHERE s.state IN ({placeholders(states)}) ORDER BY coalesce(f.id, s.id), s.n"
         )
-        return results_in_pages(self._connection, rows)
+        rows = self._stream_query(sql, *states)
+        return self._results_in_pages(rows)
 
     def results_of_item(self, item_id: str) -> list[Result]:
         rows = self._query(f"SELECT {RESULT_COLUMNS} FROM sample WHERE item_id = ? ORDER BY n", item_id)
-        return results_from_rows(self._connection, list(rows))
+        return self._results(list(rows))
+
+    def _results_in_pages(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[Result]:
+        """`sample` rows with their pictures, some hundreds to a question: a server may be far away."""
+        while page := list(islice(rows, PAGE_ROWS)):
+            yield from self._results(page)
+
+    def _results(self, rows: Sequence[tuple[Any, ...]]) -> list[Result]:
+        """The same of a few. A sample that has no valid picture now lists none."""
+        made = sorted({row[0] for row in rows if row[2] == "succeeded"})
+        pictures: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
+        derivatives: dict[tuple[str, int, str], list[str]] = {}
+        if made:
+            sql = (
+                f"SELECT item_id, n, attempt_id, fingerprint, {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id ="
+                f" attempt_id) FROM image WHERE item_id IN ({placeholders(made)}) ORDER BY attempt_id, k"
+            )
+            for item_id, n, *picture in self._query(sql, *made):
+                pictures.setdefault((item_id, n), []).append(tuple(picture))
+            sql = (
+                f"SELECT item_id, n, source_sha256, path FROM derivative WHERE item_id IN ({placeholders(made)})"
+                " AND state = 'made' ORDER BY path"
+            )
+            for item_id, n, sha256, path in self._query(sql, *made):
+                derivatives.setdefault((item_id, n, sha256), []).append(path)
+        return [_result(row, pictures.get((row[0], row[1]), ()), derivatives) for row in rows]
 
     def known_samples(self, item_ids: Sequence[str]) -> dict[str, list[KnownSample]]:
         """What the ledger has of these items, by id. At most 30,000 ids a call."""
@@ -62,37 +96,82 @@ class SampleQueries(BaseReader):
         """(item id, n, images) of what of these the queue of the cluster has, in flight or not."""
         if not self.has_work_table():
             return []
-        placeholders = ",".join("?" * len(item_ids))
-        return list(self._query(f"SELECT item_id, n, images FROM work WHERE item_id IN ({placeholders})", *item_ids))
+        sql = f"SELECT item_id, n, images FROM work WHERE item_id IN ({placeholders(item_ids)})"
+        return list(self._query(sql, *item_ids))
 
     def wire(self, item_id: str, n: int) -> str:
-        row = self._connection.execute("SELECT wire FROM sample WHERE item_id = ? AND n = ?", (item_id, n)).fetchone()
+        row = self._row("SELECT wire FROM sample WHERE item_id = ? AND n = ?", item_id, n)
         return "" if row is None else str(row[0])
 
     def current_samples(self) -> Iterator[tuple[str, int, str | None]]:
         """(item id, n, path of its picture) of every sample that is not superseded."""
-        rows = self._stream_query("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
-        yield from ((item_id, n, path) for item_id, n, path in rows)
+        sql = "SELECT item_id, n, path FROM sample WHERE state <> 'superseded'"
+        yield from ((item_id, n, path) for item_id, n, path in self._stream_query(sql))
 
     def current_count(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM sample WHERE state <> 'superseded'").fetchone()[0])
+        return int(self._row("SELECT count(*) FROM sample WHERE state <> 'superseded'")[0])
 
     def failure_reasons(self, max_count: int = 3) -> list[tuple[str, int, str]]:
         """The commonest reasons why samples have no picture: (reason, how many, one of the vendor's messages)."""
-        rows = self._query(
+        sql = (
             "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain', 'blocked')"
-            " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?",
-            max_count,
+            " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?"
         )
+        rows = self._query(sql, max_count)
         return [(reason, number, message) for reason, number, message in rows]
 
     def uncertain_samples(self, max_count: int) -> list[tuple[str, float | None]]:
         """(key, USD that may have been charged, None unknown) of samples whose request was never answered."""
-        rows = self._query(
+        sql = (
             "SELECT s.item_id, s.n, (SELECT CASE WHEN count(*) = count(a.estimate_usd) THEN"
             " sum(a.estimate_usd / a.images) END FROM attempt a WHERE a.item_id = s.item_id"
             " AND a.n <= s.n AND s.n < a.n + a.images AND a.maybe_billed <> 0 AND a.fingerprint = s.fingerprint)"
-            " FROM sample s WHERE s.state = 'uncertain' ORDER BY s.id LIMIT ?",
-            max_count,
+            " FROM sample s WHERE s.state = 'uncertain' ORDER BY s.id LIMIT ?"
         )
+        rows = self._query(sql, max_count)
         return [(sample_key(item_id, n), usd) for item_id, n, usd in rows]
+
+
+def format_utc(at: float | None) -> str:
+    """ISO 8601 in UTC to the second, empty for None."""
+    if at is None:
+        return ""
+    year, month, day, hour, minute, second, *_ = time.gmtime(at)
+    return f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+
+
+def _result(
+    row: tuple[Any, ...], pictures: Sequence[tuple[Any, ...]], derivatives: Mapping[tuple[str, int, str], Sequence[str]]
+) -> Result:
+    item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, at, text, made = row
+    files: tuple[ImageFile, ...] = ()
+    texts: str | None = None
+    if state == "succeeded":
+        by = max((each[0] for each in pictures if each[1] == made and each[8] == "image"), default=None)
+        latest = [each for each in pictures if each[0] == by]
+        texts = next((each[-1] for each in latest), None)
+        files = tuple(sorted((image_file(each[2:-1]) for each in latest), key=lambda file: file.role != "image"))
+    return Result(
+        id=item_id,
+        n=n,
+        state=state,
+        model=model,
+        files=files,
+        usd=usd,
+        usd_source=usd_source,
+        reason=reason,
+        message=message,
+        attempts=attempts,
+        fingerprint=fingerprint,
+        prompt=json.loads(wire).get("prompt", ""),
+        tags=tuple(tags.split(",")) if tags else (),
+        updated_at=format_utc(at),
+        text=text,
+        sidecars=sidecars(files, json.loads(texts) if texts else ()),
+        derivatives=tuple(derivatives.get((item_id, n, files[0].sha256), ())) if files else (),
+    )
+
+
+def sidecars(files: Sequence[ImageFile], endings: Iterable[str]) -> tuple[str, ...]:
+    """Paths of what stands beside a sample's picture, the first of its files."""
+    return tuple(os.path.splitext(files[0].path)[0] + ending for ending in endings) if files else ()

@@ -11,13 +11,11 @@ from typing import Any
 
 from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
-from batchgen.store.emergency_spool import file_identity
+from batchgen.store.spool import file_identity
 
 VERSION = 6
 FILE_NAME = "ledger.sqlite"
-OUTAGES_META_PREFIX = (
-    "outages "  # in `meta`, before the name of a worker or nothing: what was down in the last run, as JSON
-)
+OUTAGES_META_PREFIX = "outages "  # in `meta`, before a worker's name or nothing: what was down in the last run, as JSON
 COOLING_META_PREFIX = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 
@@ -41,15 +39,15 @@ CREATE TABLE derivative (
 CREATE INDEX derivative_of_sample ON derivative (item_id, n);
 """
 DERIVATIVE_COLUMNS = (
-    "path", "item_id", "n", "name", "state", "recipe", "source_sha256", "format", "sha256", "bytes", "width", "height",
-    "mtime_ns", "message",
-)  # fmt: skip
+    *("path", "item_id", "n", "name", "state", "recipe", "source_sha256", "format", "sha256", "bytes"),
+    *("width", "height", "mtime_ns", "message"),
+)
 
 DOUBTFUL_INDEX_DDL = "CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed <> 0;"
 IMAGE_COLUMNS = (
-    "attempt_id", "k", "item_id", "n", "role", "fingerprint", "spool", "path", "placed", "sha256", "bytes", "width",
-    "height", "format", "flags",
-)  # fmt: skip
+    *("attempt_id", "k", "item_id", "n", "role", "fingerprint", "spool", "path", "placed"),
+    *("sha256", "bytes", "width", "height", "format", "flags"),
+)
 TABLES_DDL = f"""{DERIVATIVE_DDL}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
@@ -105,8 +103,6 @@ _ADDED_COLUMNS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.rclone", "lustre"}
 )
-
-
 _CORRUPTION_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -18,7 +18,7 @@ RETRY_MAX_S = 5.0
 
 
 async def wait_until_reachable(url: str, notify: Callable[[str], None], timeout_s: float = math.inf) -> None:
-    """Returns when the server lets us in. notify: told at once, and once a minute, why it does not.
+    """Returns when the server lets us in. notify: hears at once, and once a minute, why it does not.
 
     Raises LedgerUnreachable after `timeout_s`, and at once what else connecting raises. May be cancelled at any time.
     """

@@ -10,13 +10,12 @@ from typing import cast
 from batchgen.errors import Fenced
 from batchgen.ledger import derivative_work, work_queue
 from batchgen.ledger.backlog import load_sample
+from batchgen.ledger.changes import end_attempt, insert_attempt, insert_blocked
 from batchgen.ledger.database import Connection, placeholders
-from batchgen.ledger.inserts import insert_attempt, insert_blocked
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import open_schema
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_attempt_from_row
-from batchgen.ledger.verdict import end_attempt
 from batchgen.ledger.writer import Writer
 from batchgen.planning.reason_text import blocked_message
 from batchgen.records import Sample, sample_key

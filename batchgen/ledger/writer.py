@@ -50,7 +50,7 @@ class Writer:
 
     def enqueue_lazy(self, change: Change) -> None:
         """For what nobody waits for and what costs no commit of its own: it goes along with the next change, in front of
-        it, or alone within LINGER_S. Riders keep their order among themselves."""
+        it, or alone within LAZY_DELAY_S. Lazy changes keep their order among themselves."""
         self._lazy_changes.append(change)
 
     def close(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchgen.manifest.example import starter
     from batchgen.manifest.read import Manifest, open_manifest
     from batchgen.manifest.schema import Limits, json_schema
     from batchgen.references.local import References
@@ -18,7 +18,6 @@ _MODULES = {
     "References": "batchgen.references.local",
     "json_schema": "batchgen.manifest.schema",
     "open_manifest": "batchgen.manifest.read",
-    "starter": "batchgen.manifest.example",
 }
 
 
@@ -28,3 +27,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_MODULES[name]), name)
+
+
+def starter() -> str:
+    """The manifest that `batchgen init` writes: small, valid as it is, and its comments say what to change."""
+    return Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")

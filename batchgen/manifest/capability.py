@@ -11,6 +11,12 @@ from batchgen.profiles.profile import SUPPORTABLE, Profile
 from batchgen.providers import contract, registry
 
 CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})  # to PNG, where a model needs it
+# Fields with a choice of values, and the fact of a profile that names them.
+_CHOICES = {
+    "image_size": "sizes",
+    **{field: field for field in ("person_generation", "thinking", "search")},
+    "service_tier": "service_tiers",
+}
 FieldProblem = tuple[str, str]  # field and message
 
 
@@ -61,11 +67,8 @@ def _suggest_senders(others: Iterable[Profile], profile: Profile, field: str) ->
 
 def _check_facts(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[FieldProblem]:
     """What the model takes, and not in this way."""
-    yield from _check_choice(profile, fields, others, "image_size", "sizes")
-    yield from _check_choice(profile, fields, others, "person_generation", "person_generation")
-    yield from _check_choice(profile, fields, others, "thinking", "thinking")
-    yield from _check_choice(profile, fields, others, "search", "search")
-    yield from _check_choice(profile, fields, others, "service_tier", "service_tiers")
+    for field, fact in _CHOICES.items():
+        yield from _check_choice(profile, fields, others, field, fact)
     if "safety" in profile.supports:
         yield from _check_safety(profile, fields.get("safety") or {})
     yield from _check_ratio(profile, fields, others)

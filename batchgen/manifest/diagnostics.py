@@ -23,21 +23,20 @@ class Diagnostics:
         self.total = 0
         self.problems: list[Problem] = []  # in the order they were found
 
-    def add(self, position: tuple[int, int], field: str, message: str, file: str | None = None) -> None:
+    def add(self, position: tuple[int, int], field: str, message: str) -> None:
         """position: line and column, from 1; 0 where there is none."""
         self.total += 1
         if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(Problem(file or self.file, position[0], position[1], field, message))
+            self.problems.append(Problem(self.file, position[0], position[1], field, message))
 
     def raise_if_any(self) -> None:
         if self.total:
-            in_order = sorted(self.problems, key=lambda p: (p.file != self.file, p.line, p.column))
-            raise ManifestError(in_order, self.total)
+            raise ManifestError(sorted(self.problems, key=lambda p: (p.line, p.column)), self.total)
 
 
-def fatal_error(file: str, message: str, position: tuple[int, int] = (0, 0), field: str = "") -> ManifestError:
+def fatal_error(file: str, message: str, position: tuple[int, int] = (0, 0)) -> ManifestError:
     """The one problem that makes reading on pointless."""
-    return ManifestError([Problem(file, position[0], position[1], field, message)])
+    return ManifestError([Problem(file, position[0], position[1], "", message)])
 
 
 def looks_like_key(text: str) -> bool:

@@ -12,9 +12,6 @@ from pydantic_core import PydanticCustomError
 from batchgen.item import MANIFEST_FIELDS, Item
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.manifest.post_section import PostValue
-from batchgen.profiles.catalogue import load_catalogue, profile_files, unknown_profile
-from batchgen.profiles.profile import SUPPORTABLE
-from batchgen.providers.registry import encoded_fields
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -101,30 +98,3 @@ def item_values(checked: ItemFields) -> dict[str, Any]:
     """What was asked for, by the names that `Item` has for it."""
     values = {_SLOT_NAMES[name]: value for name in MANIFEST_FIELDS if (value := getattr(checked, name)) is not None}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def field_table() -> str:
-    """The manual's table of fields, in Markdown: what the models of each provider take. Its notes are the descriptions."""
-    providers = {file["provider"]: file["title"] for file in profile_files()}
-    rows = [("field", *providers.values(), "notes"), ("---",) * (len(providers) + 2)]
-    for name, declared in MANIFEST_FIELDS.items():
-        cells = ["yes" if declared.use == "own" else _support(name, provider) for provider in providers]
-        choices = "".join(f"`{choice}`, " for choice in _choices(_HINTS[_SLOT_NAMES[name]])).removesuffix(", ")
-        rows.append((f"`{name}`", *cells, f"{declared.description} {choices}".rstrip()))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _choices(hint: Any) -> tuple[str, ...]:
-    """The values that a type allows, when it names them."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return next((found for inner in get_args(hint) if (found := _choices(inner))), ())
-
-
-def _support(name: str, provider: str) -> str:
-    profiles = [profile for profile in load_catalogue() if profile.provider == provider]
-    served = [profile for profile in profiles if profile.status != "retired"] or profiles
-    taken = [name in profile.supports or name not in SUPPORTABLE for profile in served]
-    if any(taken):
-        return "yes" if all(taken) else "some models"
-    return "by `models:`" if name in encoded_fields(unknown_profile("", provider)) else "–"

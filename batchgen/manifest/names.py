@@ -23,7 +23,7 @@ _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 def id_problem(text: str) -> str | None:
-    """Why this is no id, or None. An id names files, ledger rows and log lines."""
+    """Why this is not a valid id, or None. An id names files, ledger rows and log lines."""
     if not text:
         return "is empty"
     if len(text) > 100:

@@ -71,8 +71,7 @@ class DerivativeFields(_Strict):
 
     @model_validator(mode="after")
     def _check_combination(self) -> DerivativeFields:
-        asked = [name for name in ("width", "widths", "quality", "crop", "gravity", "upscale", "background")
-                 if getattr(self, name) is not None]  # fmt: skip
+        asked = [name for name, value in self if value is not None and name not in ("name", "format")]
         if self.format == "original" and asked:
             raise _field_error(f"the original is copied as it is: take {asked[0]!r} away or choose another format")
         if self.width is not None and self.widths is not None:
@@ -100,7 +99,7 @@ class DerivativeFields(_Strict):
 
 @lru_cache
 def _has_avif() -> bool:
-    from PIL import features  # 50 ms, only for who asks for AVIF
+    from PIL import features  # 50 ms, needed for AVIF alone
 
     return bool(features.check("avif"))
 

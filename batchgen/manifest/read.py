@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.manifest import schema
+from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url, secrets_in
 from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.dependency_graph import DependencyGraph
 from batchgen.manifest.diagnostics import (
@@ -23,14 +25,11 @@ from batchgen.manifest.diagnostics import (
     safe_repr,
     text_problem,
 )
-from batchgen.manifest.duplicates import DuplicateFinder
 from batchgen.manifest.names import fold_case, sample_stem
-from batchgen.manifest.notify_addresses import secrets_in
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.schedule_section import Schedule
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import ManifestSource, RawEntry, open_source
-from batchgen.manifest.storage_url import has_url_scheme, normalize_bucket_url
 from batchgen.manifest.validate_item import EntryContext
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.profiles.fields import FactError
@@ -38,6 +37,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
 from batchgen.references.local import References, RemoteReferenceSource
 
+_BUCKETS = 256
 Warn = Callable[[str], None]
 
 
@@ -273,8 +273,8 @@ class Manifest:
 def _run_variables() -> dict[str, str]:
     """`{{ run.date }}` and its like, in local time: the same for everything that is read of this manifest."""
     now = datetime.now().astimezone()
-    return {"date": f"{now:%Y-%m-%d}", "time": f"{now:%H-%M}", "year": f"{now:%Y}", "month": f"{now:%m}", "day": f"{now:%d}",
-            "weekday": f"{now:%A}", "week": f"{now:%G-W%V}"}  # fmt: skip
+    formats = {"date": "%Y-%m-%d", "time": "%H-%M", "year": "%Y", "month": "%m", "day": "%d", "weekday": "%A"}
+    return {name: format(now, how) for name, how in {**formats, "week": "%G-W%V"}.items()}
 
 
 def _remove_path(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
@@ -284,3 +284,24 @@ def _remove_path(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
         entry[first] = {name: value for name, value in entry[first].items() if name != path[1]}
     else:
         entry.pop(first, None)
+
+
+class DuplicateFinder:
+    """Which of a million strings came twice, in eight bytes each: hashes, and the strings only for the few suspects. Split into
+    buckets so that looking for repeats needs memory for one bucket at a time."""
+
+    def __init__(self) -> None:
+        self._buckets = [array("q") for _ in range(_BUCKETS)]
+
+    def add(self, text: str) -> None:
+        value = hash(text)
+        self._buckets[value & 255].append(value)
+
+    def repeated_hashes(self) -> frozenset[int]:
+        """Hashes that came more than once: of the same string, or (hardly ever) of two."""
+        twice: set[int] = set()
+        for bucket in self._buckets:
+            once: set[int] = set()
+            if len(set(bucket)) != len(bucket):
+                twice.update(value for value in bucket if value in once or once.add(value))  # type: ignore[func-returns-value]
+        return frozenset(twice)

@@ -7,10 +7,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from batchgen.manifest import jsonl
 from batchgen.manifest.diagnostics import safe_repr
-from batchgen.manifest.tables import Line, cell_text, table_rows, text_lines
-from batchgen.manifest.tables import RowError as RowError
+from batchgen.manifest.sources import LINE_MAX_BYTES, LineError, decode_line, parse_line, read_lines
+from batchgen.manifest.tables import Line, RowError, cell_text, table_rows, text_lines
 from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
@@ -32,13 +31,13 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
 
 
 def _jsonl_rows(file: IO[bytes]) -> Iterator[Row]:
-    for number, line in jsonl.read_lines(file):
+    for number, line in read_lines(file):
         try:
-            text = jsonl.decode(line).removeprefix("\ufeff" if number == 1 else "")
+            text = decode_line(line).removeprefix("\ufeff" if number == 1 else "")
             if not text.strip():
                 continue
-            row = jsonl.parse(text)
-        except jsonl.LineError as problem:
+            row = parse_line(text)
+        except LineError as problem:
             raise RowError(number, problem.message, problem.column) from None
         if not isinstance(row, dict):
             raise RowError(number, f"must be a JSON object, not {safe_repr(row)}")
@@ -53,11 +52,11 @@ def _prompt_rows(file: IO[bytes]) -> Iterator[Row]:
 
 
 def _decoded(file: IO[bytes]) -> Iterator[str]:
-    for number, line in jsonl.read_lines(file):
+    for number, line in read_lines(file):
         if number == 1 and line.startswith(UTF_16):
             raise RowError(1, 'is UTF-16, as spreadsheets save "Unicode text"; save it as "CSV UTF-8"')
-        if len(line) > jsonl.LINE_MAX_BYTES:
-            raise RowError(number, f"a line of more than {jsonl.LINE_MAX_BYTES:,} bytes")
+        if len(line) > LINE_MAX_BYTES:
+            raise RowError(number, f"a line of more than {LINE_MAX_BYTES:,} bytes")
         try:
             text = line.decode()
         except UnicodeDecodeError:

@@ -9,12 +9,12 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, Valid
 from pydantic_core import PydanticCustomError
 
 from batchgen.item import AGE_PATTERN
+from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, parameters_problem
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
 from batchgen.manifest.fields import ItemFields, Strict, Text
-from batchgen.manifest.notify_addresses import heartbeat_problem, manifest_problem, parameters_problem
 from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
 from batchgen.manifest.schedule_section import Schedule, accept_bare_time
-from batchgen.profiles.tiers import UsageTier, load_usage_tiers
+from batchgen.profiles.catalogue import UsageTier, load_usage_tiers
 from batchgen.providers.registry import key_variables
 from batchgen.scheduling.window import Budget
 

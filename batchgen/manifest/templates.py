@@ -197,15 +197,6 @@ def _bits(value: Any) -> int:
     return value.bit_length() if isinstance(value, int) else 0
 
 
-def _make_environment() -> _Environment:
-    environment = _Environment(undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True, cache_size=0)
-    environment.filters = dict(FILTERS)
-    environment.globals = {}
-    return environment
-
-
-def _finalize(value: Any) -> str:
-    return _to_text(value)
-
-
-_environment = _make_environment()
+_environment = _Environment(undefined=StrictUndefined, finalize=_to_text, keep_trailing_newline=True, cache_size=0)
+_environment.filters = dict(FILTERS)
+_environment.globals = {}

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from batchgen.errors import UsageError
 from batchgen.item import COUNT_MAX, Item
 from batchgen.manifest import capability, names, schema
+from batchgen.manifest.addresses import is_object_url
 from batchgen.manifest.diagnostics import Diagnostics, iter_strings, looks_like_key, safe_name, safe_repr, text_problem
 from batchgen.manifest.expand import ExpandError, has_template, render_field
 from batchgen.manifest.fields import ItemFields, item_values
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.sources import FieldPath, Position
-from batchgen.manifest.storage_url import is_object_url
 from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue
 from batchgen.profiles.fields import model_name_problem
 from batchgen.profiles.profile import Profile

@@ -20,9 +20,7 @@ BATCH_LANE_SUFFIX = ":batch"  # a lane of its own, `PROVIDER:batch/MODEL`: the q
 MAX_RESULT_BYTES = 1_000_000_000
 UNKNOWN_REFERENCE_TOKENS = 1120  # of a model whose share is not known: as many as any that is
 MAX_CHUNK_REQUESTS = 2000
-MAX_OPEN_BATCHES = (
-    90  # of the 100 batches that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
-)
+MAX_OPEN_BATCHES = 90  # of the 100 that one project may have at once (ai.google.dev/gemini-api/docs/rate-limits)
 FIRST_POLL_S, MAX_POLL_S = 5.0, 300.0
 
 
@@ -109,19 +107,16 @@ class ChunkSize:
 
 
 def estimate_result_bytes(sample: Sample, profile: Profile) -> int:
-    """Of its line in the results, the picture in base64."""
+    """The size of its line in the results, with the picture in base64."""
     return expected_bytes(sample.item.image_size or profile.default_size) * 4 // 3 * sample.images
 
 
 def estimate_prompt_tokens(sample: Sample, profile: Profile) -> int:
-    """Of its prompt, on the safe side: a token is three or four characters of Latin text, one of others."""
+    """How many tokens its prompt has, on the safe side: a token is three or four characters of Latin text, one of others."""
     item = sample.item
     text = "".join((item.prompt, item.system or "", *item.history))
-    return (
-        len(text.encode()) // 3
-        + 1
-        + round((reference_tokens(profile, item) or UNKNOWN_REFERENCE_TOKENS) * len(item.references))
-    )
+    per_reference = reference_tokens(profile, item) or UNKNOWN_REFERENCE_TOKENS
+    return len(text.encode()) // 3 + 1 + round(per_reference * len(item.references))
 
 
 def poll_delay_s(polls: int, first_s: float = FIRST_POLL_S) -> float:

@@ -18,7 +18,7 @@ from batchgen.records import Item
 
 VERSION = 1  # of this text: raise it when the same item is sent differently on purpose
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-# Fields that are told in a way of their own; every other one that makes a picture stands under its own name.
+# Fields that are written in a way of their own; every other one that makes a picture stands under its own name.
 _TOLD_APART = ("prompt", "references", "turn")
 _TOLD = tuple(
     slot

@@ -1,18 +1,47 @@
-"""Manifest minus ledger: what would run and why, what it costs, how long it takes and which limit binds. Pure."""
+"""Manifest minus ledger: what becomes of samples and why, what it costs, how long it takes and which limit binds. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
 
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import PAID_FOR_TEXTS
-from batchgen.planning.step import Action
 from batchgen.records import Item, KnownSample, Sample
 
+WINDOW_S = 60.5  # of a quota by the minute, with its margin
+Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
 FINAL_REASONS = frozenset(PAID_FOR_TEXTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A picture that exists and belongs under another name, or came back into the manifest. Costs nothing.
+
+    image: its attempt and number there. found: it lies where the ledger does not know of, and was found by its bytes.
+    """
+
+    sample: Sample
+    old: str
+    new: str
+    bytes: int
+    image: tuple[int, int]
+    found: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What becomes of one request's worth of samples, and why. usd: estimate, None when the price is unknown."""
+
+    sample: Sample
+    action: Action
+    reason: Reason
+    usd: float | None = 0.0
+    move: Move | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +180,11 @@ class Forecast:
     unpriced: int = 0
 
 
-def quota_wait_s(requests: int, rpm: int | None, period_s: float = 60.5) -> float:
+def quota_wait_s(requests: int, rpm: int | None) -> float:
     """Time until the last of `requests` may start: a window opens with a burst, so 100 at 60 a minute start within 61 s."""
     if rpm is None or requests == 0:
         return 0.0
-    return ((requests - 1) // rpm) * period_s
+    return ((requests - 1) // rpm) * WINDOW_S
 
 
 def forecast(
@@ -311,8 +340,6 @@ def is_selected(item: Item, patterns: Sequence[str]) -> bool:
 
 def matches_selection(item_id: str, tags: Sequence[str], patterns: Sequence[str]) -> bool:
     """The same: glob patterns over ids, or `tag:NAME`; any of them suffices, and so does having none."""
-    from fnmatch import fnmatchcase
-
     return not patterns or any(
         pattern[4:] in tags if pattern.startswith("tag:") else fnmatchcase(item_id, pattern) for pattern in patterns
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,22 @@ def profile_files() -> tuple[Mapping[str, Any], ...]:
 def _profile_from_facts(facts: Mapping[str, Any]) -> Profile:
     fresh = Profile(id=facts["id"], provider=facts["provider"])
     return with_facts(fresh, {key: fact for key, fact in facts.items() if key != "id"})
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTier:
+    """USD in any ten minutes and in a calendar month, of one account at one of `providers`."""
+
+    usd_per_10_min: float
+    usd_per_month: float
+    providers: frozenset[str]
+
+
+@lru_cache(maxsize=1)
+def load_usage_tiers() -> dict[int, UsageTier]:
+    facts = next(file["spend_tiers"] for file in profile_files() if "spend_tiers" in file)
+    providers = frozenset(facts["providers"])
+    return {
+        int(number): UsageTier(float(tier["usd_per_10_min"]), float(tier["usd_per_month"]), providers)
+        for number, tier in facts["tiers"].items()
+    }

@@ -159,9 +159,8 @@ def _prices(fact: Any, profile: Profile) -> Prices:
         elif key == "tier_factor":
             factors = {str(tier): _positive(factor) for tier, factor in _mapping(value).items()}
             values[key] = {**profile.prices.tier_factor, **factors}
-            values.setdefault(
-                "guessed_tiers", profile.prices.guessed_tiers - set(factors)
-            )  # who says it vouches for it
+            # Whoever gives a factor vouches for it.
+            values.setdefault("guessed_tiers", profile.prices.guessed_tiers - set(factors))
         elif key == "guessed_tiers":
             values[key] = frozenset(_texts(value, profile))
         else:

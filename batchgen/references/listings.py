@@ -11,9 +11,7 @@ from math import inf
 from batchgen.store.blobs import BlobInfo, BucketUnavailable
 from batchgen.store.objects import PAGE, ObjectStorage
 
-LIST_AFTER_QUESTIONS = (
-    8  # questions below one folder before it is listed, in as many requests at most; then four times as many
-)
+LIST_AFTER_QUESTIONS = 8  # below one folder before it is listed, in as many requests at most; then four times as many
 MAX_LISTED = 100_000  # objects: a hundred requests, after which a listing serves no more
 MAX_CACHED = 200_000  # objects of all listings that are kept in memory
 _MAX_COUNTED_FOLDERS = 65_536
@@ -23,8 +21,8 @@ class TooManyObjectsError(Exception):
     """More objects than are listed."""
 
 
-class Listing:
-    """Objects in order of name."""
+class SortedObjects:
+    """Objects of a bucket in order of name."""
 
     def __init__(self, found: list[BlobInfo]) -> None:
         self._found = sorted(found, key=lambda each: each.path)
@@ -40,11 +38,11 @@ class Listing:
 
 
 class Listings:
-    """Of one bucket. Not thread-safe."""
+    """The listings of one bucket. Not thread-safe."""
 
     def __init__(self, objects: ObjectStorage) -> None:
         self._objects = objects
-        self._cached: OrderedDict[str, Listing] = OrderedDict()  # by what all its names begin with
+        self._cached: OrderedDict[str, SortedObjects] = OrderedDict()  # by what all its names begin with
         self._question_counts: Counter[str] = Counter()  # single questions, by folder
         self._thresholds: dict[str, float] = {}  # by folder that cannot be listed yet: questions before it is tried
         self._too_many: set[str] = set()
@@ -56,7 +54,7 @@ class Listings:
         listing = self.covering(prefix)
         return (listing if listing is not None else self._list(prefix, MAX_LISTED)).with_prefix(prefix)
 
-    def covering(self, name: str) -> Listing | None:
+    def covering(self, name: str) -> SortedObjects | None:
         """A listing that has what begins so, if there is any; None: it has to be asked for by itself."""
         folders = list(_folders(name))
         for prefix in (name, *folders):
@@ -83,11 +81,11 @@ class Listings:
         for each in (folder, *_folders(folder[:-1])):
             self._thresholds[each] = max(questions, self._thresholds.get(each, 0))
 
-    def _list(self, prefix: str, max_count: int) -> Listing:
+    def _list(self, prefix: str, max_count: int) -> SortedObjects:
         if prefix in self._too_many:
             raise TooManyObjectsError
         try:
-            listing = self._cached[prefix] = Listing(list(self._below(prefix, max_count)))
+            listing = self._cached[prefix] = SortedObjects(list(self._below(prefix, max_count)))
         except TooManyObjectsError:
             if max_count == MAX_LISTED:
                 self._too_many.add(prefix)

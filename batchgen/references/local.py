@@ -16,13 +16,14 @@ from typing import IO, Protocol
 import aiofiles
 import pybase64
 
+from batchgen.endpoint import split_url
 from batchgen.errors import UsageError
 from batchgen.http.single_flight import SingleFlight
-from batchgen.manifest.storage_url import is_object_url
+from batchgen.manifest.addresses import is_object_url
 from batchgen.records import ReferenceImage
 from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 from batchgen.settings import is_loopback
-from batchgen.url import split_url
+from batchgen.store.sniff import sniff
 
 FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
 LINK_MAX_CHARS = 2000
@@ -315,14 +316,8 @@ def _sha256(file: IO[bytes]) -> str:
 def picture_type(head: bytes) -> str | None:
     """MIME type by the first 16 bytes, None for anything else (SVG is text, and never accepted).
 
-    Sources: PNG (W3C) 5.2; ITU T.81 B.1.1.3; RFC 9649 2.4; ISO/IEC 23008-12 10; GIF89a 17.
+    HEIF on top of what the store takes. Source: ISO/IEC 23008-12 10.
     """
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    if head[4:8] == b"ftyp":
-        return _HEIF_BRANDS.get(head[8:12])
-    return "image/gif" if head[:6] in (b"GIF87a", b"GIF89a") else None
+    if (kind := sniff(head)) is not None:
+        return f"image/{kind}"
+    return _HEIF_BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None

@@ -1,9 +1,12 @@
-"""References in buckets: found, looked at, hashed and fetched, each object read no more often than it changes."""
+"""References in buckets: found, looked at, hashed and fetched, each object read no more often than it changes, which one small SQLite
+file remembers for all runs of this user."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -11,29 +14,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from batchgen.errors import SettingsError, StoreError, UsageError
+from batchgen.manifest.addresses import glob_prefix, match_keys, split_object_url
 from batchgen.manifest.diagnostics import safe_repr
-from batchgen.manifest.storage_url import glob_prefix, match_keys, split_object_url
-from batchgen.references.known_objects import ObjectCache
 from batchgen.references.listings import MAX_LISTED, Listings, TooManyObjectsError
 from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, ReferencePicture, picture_type
-from batchgen.safe_open import private_opener
+from batchgen.safe_open import create_private_file, private_opener
 from batchgen.settings import environment
 from batchgen.store.blobs import BlobInfo, BucketUnavailable
 from batchgen.store.objects import ObjectStorage, storage_server
 
+FILE_NAME = "references.sqlite"
+MAX_OBJECTS = 250_000  # objects, of some 200 bytes each
+BUSY_S = 5.0
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS object (place INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE, etag TEXT NOT NULL,"
+    " bytes INTEGER NOT NULL, mime TEXT NOT NULL, sha256 TEXT NOT NULL)"
+)
+T = TypeVar("T")
 MAX_PARALLEL = 16
 HEAD_BYTES = 16
-MAX_FAILURES_IN_A_ROW = (
-    3  # in a row; then it is left alone, so that ten thousand items do not wait for it one after the other
-)
+MAX_FAILURES_IN_A_ROW = 3  # then it is left alone, so that ten thousand items do not wait for it one after the other
 BACKOFF_S = 60.0
 _MAX_INSPECTED = 65_536
 
 
 class ReferenceBucket:
-    """One bucket. fault: why it could not be asked, the last `faults` times, and when that was."""
+    """One bucket. last_failure: why it could not be asked, the last `failures_in_a_row` times."""
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError."""
@@ -114,18 +123,20 @@ class RemoteReferences:
         address = f"{bucket.objects.url}/{key}"
         if (known := self._inspected.get(address)) is not None:
             return known
-        mime_type = (
-            self._object_cache.get(_cache_key(address), found.stamp, found.bytes)[0] if found is not None else ""
-        )
+        mime_type = self._recall(address, found)[0] if found is not None else ""
         if found is None or not mime_type:
             found, head = bucket.objects.read_head(key, HEAD_BYTES)
             mime_type = picture_type(head) or ""
-            if mime_type and not self._object_cache.get(_cache_key(address), found.stamp, found.bytes)[0]:
+            if mime_type and not self._recall(address, found)[0]:
                 self._object_cache.put(_cache_key(address), found.stamp, found.bytes, mime_type)
         self._inspected[address] = found, mime_type
         if len(self._inspected) > _MAX_INSPECTED:
             self._inspected.popitem(last=False)
         return found, mime_type
+
+    def _recall(self, address: str, found: BlobInfo) -> tuple[str, str]:
+        """MIME type and sha256 of the object as earlier runs have learned them."""
+        return self._object_cache.get(_cache_key(address), found.stamp, found.bytes)
 
     def _picture(
         self, bucket: ReferenceBucket, key: str, name: str, found: BlobInfo, mime_type: str
@@ -156,7 +167,7 @@ class RemoteReferences:
     def _digest(self, address: str) -> str:
         try:
             found = self._blob_info(address)
-            if sha256 := self._object_cache.get(_cache_key(address), found.stamp, found.bytes)[1]:
+            if sha256 := self._recall(address, found)[1]:
                 return sha256
             digest, head = hashlib.sha256(), b""
             found, pieces = self._stat_and_stream(address)
@@ -213,11 +224,8 @@ def _counting_failures(bucket: ReferenceBucket) -> Iterator[None]:
     try:
         yield
     except BucketUnavailable as error:
-        bucket.failures_in_a_row, bucket.last_failure, bucket.failed_at_s = (
-            bucket.failures_in_a_row + 1,
-            str(error),
-            time.monotonic(),
-        )
+        bucket.failures_in_a_row += 1
+        bucket.last_failure, bucket.failed_at_s = str(error), time.monotonic()
         raise
     except (BadReferenceError, FileNotFoundError):
         bucket.failures_in_a_row = 0
@@ -228,3 +236,70 @@ def _counting_failures(bucket: ReferenceBucket) -> Iterator[None]:
 def _cache_key(address: str) -> str:
     """An address means another object on another server."""
     return f"{server}/{address}" if (server := storage_server(address, environment())) else address
+
+
+class ObjectCache:
+    """Safe to use from several threads. A memory that cannot be kept on disk is no reason to stop: it is said once."""
+
+    def __init__(self, folder: Path | None, warn: Callable[[str], None], max_objects: int = MAX_OBJECTS) -> None:
+        """folder: of the user's state; None remembers nothing."""
+        self._folder = folder
+        self._warn = warn
+        self._max_objects = max_objects
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    def get(self, address: str, etag: str, size_bytes: int) -> tuple[str, str]:
+        """MIME type and sha256 of this very object, '' for what is not known."""
+        sql = "SELECT mime, sha256 FROM object WHERE (address, etag, bytes) = (?, ?, ?)"
+        row = self._transact(lambda db: db.execute(sql, (address, etag, size_bytes)).fetchone())
+        return (row[0], row[1]) if row is not None else ("", "")
+
+    def put(self, address: str, etag: str, size_bytes: int, mime_type: str, sha256: str = "") -> None:
+        """In the place of what the address held before; of too many, those learned first are forgotten."""
+        if not etag:
+            return
+
+        def write(db: sqlite3.Connection) -> None:
+            row = (address, etag, size_bytes, mime_type, sha256)
+            db.execute("INSERT OR REPLACE INTO object (address, etag, bytes, mime, sha256) VALUES (?, ?, ?, ?, ?)", row)
+            db.execute("DELETE FROM object WHERE place <= (SELECT max(place) FROM object) - ?", (self._max_objects,))
+
+        self._transact(write)
+
+    def _transact(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
+        with self._lock:
+            if self._folder is None:
+                return None
+            try:
+                if self._connection is None:
+                    self._connection = _open_database(self._folder)
+                with self._connection:
+                    return call(self._connection)
+            except (OSError, sqlite3.Error) as error:
+                self._warn(f"references in buckets are not remembered: {self._folder} cannot be used: {error}")
+                self._folder = None
+                self._close()
+                return None
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def __del__(self) -> None:
+        self._close()
+
+
+def _open_database(folder: Path) -> sqlite3.Connection:
+    create_private_file(folder / FILE_NAME)
+    connection = sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")  # with NORMAL no write waits for the disk
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.errors import StoreError
-from batchgen.ledger.history import HistoryReader, PictureRow
+from batchgen.ledger.reader import HistoryReader, PictureRow
 from batchgen.planning.plan import matches_selection
 from batchgen.records import sample_key
 from batchgen.report.gallery import refuse_to_overwrite

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from batchgen.ledger.history import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
+from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import SIDECARS
 from batchgen.report.run_statistics import Facts, model_of, run_statistics, sent_or_started_at
-from batchgen.store.open_store import STORE_META_KEY
+from batchgen.store.store import STORE_META_KEY
 from batchgen.store.stored_files import sidecar_path
 
 MAX_RUNS = 30

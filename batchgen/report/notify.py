@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 
+from batchgen.endpoint import split_url
 from batchgen.errors import ProviderError, UsageError
 from batchgen.http.time_limit import TimeLimit
 from batchgen.http.transport import Transport
@@ -17,7 +18,6 @@ from batchgen.profiles.profile import Profile
 from batchgen.report.summary import blocks, headline
 from batchgen.report.view import RunSummary
 from batchgen.sanitize import truncate
-from batchgen.url import split_url
 
 MAX_LINES = 10
 COLUMNS = 300

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batchgen.ledger.history import AttemptRow
+from batchgen.ledger.reader import AttemptRow
 from batchgen.planning.batchable import is_batch
 
 MAX_POINTS = 120

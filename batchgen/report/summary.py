@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from batchgen.errors import LINK_PENDING_REASONS
-from batchgen.ledger.queue_status import QueueStatus
+from batchgen.ledger.runs import QueueStatus
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting, outage_text

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Self
 
-from batchgen.ledger.queue_status import QueueStatus
 from batchgen.ledger.requests import Money
+from batchgen.ledger.runs import QueueStatus
 from batchgen.report import formatting
 from batchgen.report.billing_check import BillingCheck
 

@@ -11,16 +11,11 @@ from pathlib import Path
 from batchgen.errors import UsageError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-RESUMABLE_EXIT_CODES = (
-    6,
-    7,
-    8,
-    9,
-    11,
-)  # budget, deadline, daily quota, batches are out, another run: the next night goes on
+# Budget, deadline, daily quota, batches are out, another run: the next night goes on.
+RESUMABLE_EXIT_CODES = (6, 7, 8, 9, 11)
 DURATION_S = 22 * 3600  # without a deadline of the person's: ended before the next night begins
 GRACE_S = 900  # told to stop, a run finishes what is in flight; the longest request may take ten minutes
-HANG_TIMEOUT_S = 3600  # who is still there this long after the deadline hangs, and is stopped
+HANG_TIMEOUT_S = 3600  # a run that is still there this long after the deadline hangs, and is stopped
 CATCH_UP_S = 24 * 3600.0  # how late the daemon makes up for a night, unless the manifest says otherwise
 _UNIT_SECONDS = (86400, 3600, 60, 1)
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")

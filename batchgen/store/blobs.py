@@ -76,7 +76,7 @@ class Blobs(Protocol):
         """To a name that is free. Raises FileNotFoundError."""
 
     def delete(self, path: str) -> None:
-        """For what is ours and can be made again: paid bytes are never deleted."""
+        """Only for what is ours and can be made again: paid bytes are never deleted."""
 
     def list(self, folder: str = "") -> Iterator[BlobInfo]:
         """Every file below a folder ('' is all). Below a local folder nothing that is hidden."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.store.emergency_spool import EmergencySpool
 from batchgen.store.local_folder import plain_folder
-from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error, sync_folder
+from batchgen.store.spool import FILE_MODE, EmergencySpool, SpoolFile, disk_error, sync_folder
 
 TURNS = "turns"
 SPOOL = "spool"
@@ -36,7 +35,7 @@ class JobFolder:
             for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, os.path.basename(self.spool))):
                 self.plain_folder(part, 0o700)
             name = f"probe-{os.getpid()}"
-            Path(self.spooled(name)).unlink(missing_ok=True)  # of a process that had this number and died
+            Path(self.spooled(name)).unlink(missing_ok=True)  # left by a process that had this number and died
             probe = SpoolFile(self.spool, name)
             probe.write(b"batchgen")
             probe.sync()
@@ -64,7 +63,7 @@ class JobFolder:
             raise disk_error(error, self.root) from None
 
     def report_trouble(self, error: StoreError | OSError) -> None:
-        """Of a disk that refused something, from whoever goes on all the same. The first one is what the run hears of."""
+        """A disk has refused something, and its caller goes on all the same. The run hears of the first time."""
         known = error if isinstance(error, StoreError) else disk_error(error, self.root)
         self.emergency_spool.report_trouble(known)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult
 
+from batchgen.endpoint import split_url
 from batchgen.errors import SettingsError, StoreError
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.settings import environment, is_loopback
 from batchgen.store.blobs import BlobInfo, BucketUnavailable, Properties
-from batchgen.url import split_url
 
 SINGLE_PUT_MAX_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
 PIECE_BYTES = 1 << 20
@@ -31,6 +31,13 @@ CREDENTIAL_HINTS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION)",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_CONTENT_TYPES = {kind: f"image/{kind}" for kind in ("png", "webp", "gif", "avif")} | {
+    "jpg": "image/jpeg",
+    "xmp": "application/rdf+xml",
+    "json": "application/json",
+    "txt": "text/plain; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
 }
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>")
@@ -53,9 +60,8 @@ class ObjectStorage:
         client: dict[str, Any] = {"timeout": f"{REQUEST_TIMEOUT_S}s", "connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
         if _uses_plain_http(environment()):
             client["allow_http"] = True
-        if _is_local_endpoint(
-            environment()
-        ):  # with a proxy of its own, which is for nothing here, obstore asks no other
+        if _is_local_endpoint(environment()):
+            # With a proxy of its own, which is for nothing here, obstore asks no other.
             client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": "127.0.0.1,localhost,::1"}
         retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
         try:
@@ -92,7 +98,6 @@ class ObjectStorage:
             self._obstore.put(self._store, path, file, **_attributes(path))
 
     def stat(self, path: str) -> BlobInfo | None:
-        """The object; None when there is none."""
         try:
             with self._translating_errors():
                 return _blob_info(self._obstore.head(self._store, path))
@@ -184,18 +189,9 @@ def storage_server(url: str, environ: Mapping[str, str]) -> str:
 
     Raises SettingsError.
     """
-    hosts = (
-        _endpoint(name, environ[name]).netloc.rpartition("@")[2] for name in ENDPOINT_VARIABLES if environ.get(name)
-    )
+    hosts = (endpoint.netloc.rpartition("@")[2] for _, endpoint in _endpoints(environ))
     account = environ.get("AZURE_STORAGE_ACCOUNT_NAME", "") if url.startswith("az:") else ""
     return next(hosts, account)
-
-
-_CONTENT_TYPES = {
-    "png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "gif": "image/gif",
-    "avif": "image/avif", "xmp": "application/rdf+xml",
-    "json": "application/json", "txt": "text/plain; charset=utf-8", "md": "text/markdown; charset=utf-8",
-}  # fmt: skip
 
 
 def describe_storage_error(error: Exception, url: str) -> str:
@@ -223,32 +219,26 @@ def describe_storage_error(error: Exception, url: str) -> str:
 
 def _uses_plain_http(environ: Mapping[str, str]) -> bool:
     """Whether an endpoint is plain http, on loopback or allowed in words. Raises SettingsError for any other."""
-    plain = False
-    for name in ENDPOINT_VARIABLES:
-        if not environ.get(name):
-            continue
-        parts = _endpoint(name, environ[name])
-        if parts.scheme != "http":
-            continue
-        allowed = any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOW_HTTP_VARIABLES)
-        if not is_loopback(parts.hostname or "") and not allowed:
+    plain = [(name, endpoint) for name, endpoint in _endpoints(environ) if endpoint.scheme == "http"]
+    allowed = any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOW_HTTP_VARIABLES)
+    for name, endpoint in plain:
+        if not is_loopback(endpoint.hostname or "") and not allowed:
             raise SettingsError(
                 f"{name}: plain http would show pictures and requests to the network:"
                 f" use https, or say {ALLOW_HTTP_VARIABLES[0]}=true"
             )
-        plain = True
-    return plain
+    return bool(plain)
 
 
 def _is_local_endpoint(environ: Mapping[str, str]) -> bool:
     """Whether an endpoint is on this machine."""
-    return any(
-        is_loopback(_endpoint(name, environ[name]).hostname or "") for name in ENDPOINT_VARIABLES if environ.get(name)
-    )
+    return any(is_loopback(endpoint.hostname or "") for _, endpoint in _endpoints(environ))
 
 
-def _endpoint(name: str, value: str) -> SplitResult:
-    try:
-        return split_url(value)
-    except ValueError as error:
-        raise SettingsError(f"{name}: the address {error}; write it as https://host:port") from None
+def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, SplitResult]]:
+    """Addresses of servers that the environment names, by their variables. Raises SettingsError."""
+    for name in filter(environ.get, ENDPOINT_VARIABLES):
+        try:
+            yield name, split_url(environ[name])
+        except ValueError as error:
+            raise SettingsError(f"{name}: the address {error}; write it as https://host:port") from None

@@ -1,23 +1,31 @@
-"""The one store of a job's files, in a folder or a bucket: their way from the spool to their names, and receipts for it."""
+"""The one store of a job's files, in a folder or in the bucket that its ledger names: their way from the spool to their names,
+and receipts for it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import sqlite3
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchgen.errors import StoreError
+from batchgen.errors import LedgerError, StoreError, UsageError
 from batchgen.ledger.pictures import RecordedImage, SpooledPicture
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.addresses import normalize_bucket_url
 from batchgen.store.blobs import BlobInfo, Blobs, BucketUnavailable
 from batchgen.store.job_folder import SPOOL, TURNS
-from batchgen.store.receipt_files import ReceiptFiles, read_receipts
+from batchgen.store.objects import ObjectStorage
+from batchgen.store.spool import SpoolFile
 from batchgen.store.stored_files import SUPERSEDED, StoredFiles
-from batchgen.store.uploads import Moved, SpooledPath
+from batchgen.store.uploads import Moved, ReceiptFiles, SpooledPath, read_receipts
 
+ADDRESS_NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
+STORE_META_KEY = "store"  # the ledger's name for the address; empty or absent for a folder
 MAX_PUT_ATTEMPTS = 3  # of a put whose name is taken each time: somebody else writes there
 
 
@@ -211,3 +219,56 @@ class Store(StoredFiles):
             self.remove_spooled(spool)
         if self._receipts is not None:
             self._receipts.discard_spooled(attempt)
+
+
+def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
+    """url: of the bucket, as `normalize_bucket_url` gives it; empty for the folder itself. spool: the name of the spool's folder.
+    Raises SettingsError without the extra."""
+    return Store(folder, spool, ObjectStorage(url) if url else None)
+
+
+def open_store_of(folder: Path, reader: Reader) -> Store:
+    """For those who only look: what waits in the spool is found there."""
+    store = open_store(folder, reader.meta(STORE_META_KEY) or "")
+    store.load_pending(reader.unplaced())
+    return store
+
+
+def last_location(folder: Path) -> str:
+    """The bucket of a job that has run in this folder; empty when its pictures are here, or nothing can be said."""
+    try:
+        with Reader.open(folder) as reader:
+            return reader.meta(STORE_META_KEY) or ""
+    except (LedgerError, sqlite3.Error):
+        return noted_location(folder)
+
+
+def refuse_other_location(reader: Reader, store: Store) -> None:
+    """A job whose pictures are somewhere else would buy them all again. Raises UsageError unless they were copied."""
+    was = reader.meta(STORE_META_KEY) or ""
+    if was == store.url:
+        return
+    store.load_pending(reader.unplaced())
+    missing = sum(latest and not store.has_file(path, size) for path, _, size, latest in reader.expected_files())
+    if missing:
+        old, new = was or str(store.folder), store.url or str(store.folder)
+        raise UsageError(
+            f"{missing:,} picture(s) of this job are in {old} and not in {new}, and would be bought again:"
+            f" copy what is in {old} to {new} first, or go back to the earlier output"
+        )
+
+
+def noted_location(folder: Path) -> str:
+    """As `note_location` left it; empty when it did not."""
+    with contextlib.suppress(OSError, ValueError):
+        return normalize_bucket_url((folder / STATE_FOLDER / ADDRESS_NOTE).read_text(encoding="utf-8").strip())
+    return ""
+
+
+def note_location(store: Store) -> None:
+    """In the job folder, for the day on which the ledger cannot be read."""
+    if store.properties.remote and noted_location(store.folder) != store.url:
+        note = SpoolFile(store.spool, f"{ADDRESS_NOTE}-{uuid.uuid4().hex}")
+        note.write(store.url.encode())
+        note.sync()
+        os.replace(note.path, store.folder / STATE_FOLDER / ADDRESS_NOTE)

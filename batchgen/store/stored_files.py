@@ -19,10 +19,9 @@ from batchgen.records import SIDECARS
 from batchgen.store.blobs import BlobInfo, Blobs, Listing, Properties
 from batchgen.store.job_folder import SPOOL, JobFolder
 from batchgen.store.local_folder import FileVerdict, LocalFolder
-from batchgen.store.receipt_files import RECEIPTS
 from batchgen.store.sniff import EXTENSION, HEAD_BYTES, Format, sniff
 from batchgen.store.spool import NO_FOLLOW, SpoolFile
-from batchgen.store.uploads import Moved, Uploads
+from batchgen.store.uploads import RECEIPTS, Moved, Uploads
 
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"

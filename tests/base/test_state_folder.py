@@ -16,8 +16,9 @@ import pytest
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import LedgerError
-from batchgen.ledger import sqlite_quota_backend as quota_module
-from batchgen.ledger.quota_store import FILE_NAME, open_quota_store
+from batchgen.ledger import quota_database as quota_module
+from batchgen.ledger.quota_database import FILE_NAME
+from batchgen.ledger.quota_store import open_quota_store
 from batchgen.settings import Settings, config_home, state_folder
 from tests.support.bench import Bench, items
 from tests.support.marked_key import KEY

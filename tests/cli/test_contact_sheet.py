@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from batchgen.ledger.history import HistoryReader
+from batchgen.ledger.reader import HistoryReader
 from batchgen.report import contact_sheet
 from batchgen.report.contact_sheet import (
     BACKGROUND,

@@ -12,8 +12,8 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
-from batchgen.manifest.fields import field_table
 from batchgen.report.log_events import LOG_EVENTS
+from tests.docs.field_table import field_table
 from tests.docs.pages import MANUAL, PAGES, README, blocks, page
 from tests.support.paths import ROOT
 

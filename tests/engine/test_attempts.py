@@ -18,7 +18,7 @@ from batchgen.http.transport import Transport
 from batchgen.http.uploads import Uploader
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.results import FILE_NAME, ResultsFile
+from batchgen.ledger.results import RESULTS_FILE, ResultsFile
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Reply, ReplyImage
 from batchgen.references.local import References
@@ -81,7 +81,7 @@ async def test_a_reply_that_came_some_other_way_is_placed_recorded_and_told_and_
     bench.ledger.flush()
     assert [type(event) for event in bench.events] == [AttemptStarted, SampleSucceeded]
     assert (bench.folder / "a.png").read_bytes() == WHOLE["PNG"]
-    assert '"a"' in (bench.folder / FILE_NAME).read_text()
+    assert '"a"' in (bench.folder / RESULTS_FILE).read_text()
     assert (bench.ledger.reader.counts(), bench.let_go) == ({"succeeded": 1}, ["lane"])
 
 

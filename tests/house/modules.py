@@ -22,7 +22,6 @@ FLOORS: dict[str, list[str]] = {
         "settings",
         "safe_open",
         "sanitize",
-        "url",
     ],
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],
@@ -31,8 +30,7 @@ FLOORS: dict[str, list[str]] = {
     "edges": [
         *["http", "references", "store", "derivatives", "ledger"],
         # a manifest is read here
-        *["manifest.read", "manifest.sources", "manifest.jsonl", "manifest.rows"],
-        *["manifest.assemble", "manifest.fast_path", "manifest.validate_item"],
+        *["manifest.read", "manifest.sources", "manifest.rows", "manifest.assemble", "manifest.validate_item"],
     ],
     "motion": ["engine", "api"],
     "views": ["report", "schedule", "daemon", "cli", "__main__"],

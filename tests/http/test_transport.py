@@ -31,8 +31,7 @@ from batchgen.errors import (
 )
 from batchgen.http import transport as transport_module
 from batchgen.http.addresses import check_link, request_url
-from batchgen.http.answer import HttpAnswer, redact_key
-from batchgen.http.response_body import STEP_BYTES, Decompressor
+from batchgen.http.answer import STEP_BYTES, Decompressor, HttpAnswer, redact_key
 from batchgen.http.transport import Transport
 from batchgen.records import Request
 from batchgen.settings import check_base_url

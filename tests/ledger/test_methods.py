@@ -15,13 +15,12 @@ import pytest
 
 from batchgen.errors import DownloadFailed, Refused, ServerFault, Unanswered
 from batchgen.events import Outage
-from batchgen.ledger.chunks import ChunkWriter
+from batchgen.ledger.chunk_writer import ChunkWriter
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
-from batchgen.ledger.history import HistoryReader
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
-from batchgen.ledger.reader import Reader
+from batchgen.ledger.reader import HistoryReader, Reader
 from batchgen.records import ImageFile, Reply, Usage
 from tests.support.samples import make_sample
 
@@ -30,7 +29,6 @@ OUTAGE = Outage(at=9.0, scope="host", name="api.example", models=("m", "n"), sin
                 message="it's ?")  # fmt: skip
 UNORDERED = {
     "current_samples",
-    "placed_files",
     "images_by_model",
     "requests_by_model",
     "usd_by_model",
@@ -58,7 +56,6 @@ READER: dict[str, tuple[Any, ...]] = {
     "current_samples": (),
     "earlier_image": ("a", 1, "fp-a"),
     "sample_count_by_outcome": (1,),
-    "placed_files": (),
     "flagged": (1, 9),
     "flagged_count": (1,),
     "images": (),
@@ -271,7 +268,7 @@ def both(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         folder = tmp_path / kind
         (folder / ".batchgen").mkdir(parents=True)
         clock = SimpleNamespace(time=itertools.count(1000.25).__next__)
-        for module in ("ledger", "inserts", "chunks", "verdict"):
+        for module in ("ledger", "changes", "chunk_writer"):
             monkeypatch.setattr(f"batchgen.ledger.{module}.time", clock)
         server = None if kind == "sqlite" else LedgerServer(database, "job", job_identity(str(folder)))
         ledgers.append(Ledger(folder, server))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchgen.errors import ManifestError
 from batchgen.manifest import open_manifest
-from batchgen.manifest.fast_path import EntryPatterns
+from batchgen.manifest.assemble import EntryPatterns
 from batchgen.manifest.schema import ENTRY_NAMES, HEADER_NAMES
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

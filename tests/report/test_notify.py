@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from batchgen.manifest.notify_addresses import secrets_in, variable_problem
+from batchgen.manifest.addresses import secrets_in, variable_problem
 from batchgen.profiles.profile import Profile
 from batchgen.report.notify import DEFAULT_ON, due_shutdown_notices, limit_lines, notify_events, shutdown_line
 

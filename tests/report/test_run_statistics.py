@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.ledger.history import AttemptRow
+from batchgen.ledger.reader import AttemptRow
 from batchgen.report.run_statistics import in_flight, latency, money, per_minute, run_statistics
 
 

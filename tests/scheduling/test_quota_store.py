@@ -18,8 +18,9 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import LedgerError, UsageError
 from batchgen.events import LaneCooled, LaneParked, Notice, RunStarted
-from batchgen.ledger import sqlite_quota_backend as quota_module
-from batchgen.ledger.quota_store import FILE_NAME, QuotaStore, open_quota_store
+from batchgen.ledger import quota_database as quota_module
+from batchgen.ledger.quota_database import FILE_NAME
+from batchgen.ledger.quota_store import QuotaStore, open_quota_store
 from batchgen.ledger.reader import Reader
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.quota_terms import StartLimits, quota_key

@@ -21,9 +21,8 @@ from batchgen.engine.budgets import JobBudgets
 from batchgen.errors import LedgerError
 from batchgen.ledger import postgresql
 from batchgen.ledger import quota_database as quota_module
-from batchgen.ledger.postgres_quota_backend import advisory_lock_id
-from batchgen.ledger.quota_store import FILE_NAME, QuotaStore
-from batchgen.ledger.quota_tables import REQUEST_MAX_S
+from batchgen.ledger.quota_database import FILE_NAME, REQUEST_MAX_S, advisory_lock_id
+from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.scheduling.quota_terms import StartLimits

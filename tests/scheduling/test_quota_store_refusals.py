@@ -9,8 +9,7 @@ import time
 import pytest
 
 from batchgen.errors import DailyQuotaReached, LedgerError, RateLimited
-from batchgen.ledger.quota_lane import QUEUED_START_S
-from batchgen.ledger.quota_store import QuotaStore
+from batchgen.ledger.quota_store import QUEUED_START_S, QuotaStore
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples

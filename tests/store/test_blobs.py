@@ -11,8 +11,7 @@ from batchgen.errors import StoreError
 from batchgen.store.blobs import Blobs
 from batchgen.store.local_folder import LocalFolder
 from batchgen.store.objects import ObjectStorage
-from batchgen.store.open_store import open_store
-from batchgen.store.store import Store
+from batchgen.store.store import Store, open_store
 from tests.support.bucket_bench import ADDRESS
 
 

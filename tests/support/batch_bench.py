@@ -17,7 +17,7 @@ from batchgen.planning.batchable import BatchOptions, ChunkLimits
 from tests.support.bench import HEAD, Bench, items
 from tests.support.crash import exit_code
 
-CHUNKS = "batchgen.ledger.chunks:ChunkWriter"
+CHUNKS = "batchgen.ledger.chunk_writer:ChunkWriter"
 
 BATCH = "batchgen.engine.batch"
 MUGS = [f"mug number {n}" for n in range(12)]

@@ -24,8 +24,8 @@ from batchgen.errors import (
     Unanswered,
 )
 from batchgen.events import AttemptStarted, BatchSubmitted
+from batchgen.ledger.chunks import Chunk
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.submissions import Chunk
 from batchgen.planning.batchable import ChunkLimits, ChunkSize
 from batchgen.providers.remote import RemoteBatch
 from batchgen.records import Sample

@@ -12,9 +12,9 @@ from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.routes import Route
 from batchgen.http.uploads import Destination
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.chunks import ChunkWriter
+from batchgen.ledger.chunk_writer import ChunkWriter
+from batchgen.ledger.chunks import Chunk
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.ledger.submissions import Chunk
 from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.price import estimate_usd
 from batchgen.providers.contract import SupportsBatches

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.settle import SettledReply
 from batchgen.errors import BatchLost, HeldUncertain, ProviderError
-from batchgen.ledger.submissions import ChunkRequest
+from batchgen.ledger.chunks import ChunkRequest
 from batchgen.planning.batchable import batch_lane, online_lane, online_only_reason
 from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.providers.contract import SupportsBatches

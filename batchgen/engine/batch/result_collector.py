@@ -37,7 +37,7 @@ from batchgen.errors import (
     StoreError,
 )
 from batchgen.events import BatchCollected
-from batchgen.ledger.submissions import Chunk, ChunkRequest
+from batchgen.ledger.chunks import Chunk, ChunkRequest
 from batchgen.records import Reply, Sample
 from batchgen.safe_open import private_opener
 from batchgen.scheduling.retry import backoff_s

@@ -15,7 +15,7 @@ from batchgen.engine.batch.outcomes import BatchOutcomes
 from batchgen.engine.batch.result_collector import ResultCollector
 from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, ProviderError, StoreError
 from batchgen.events import BatchUpdated, LaneStopped
-from batchgen.ledger.submissions import UNSENT_STEPS, Chunk
+from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
 from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_lane, poll_delay_s
 from batchgen.providers.remote import ENDED_STATES
 from batchgen.scheduling.stop_reason import StopKind, StopReason

@@ -10,10 +10,10 @@ from dataclasses import replace
 from batchgen.engine.batch.chunk_submitter import delete_stale_files
 from batchgen.engine.batch.context import BATCH_FOLDER
 from batchgen.engine.outcome import RunOptions
-from batchgen.ledger.chunks import ChunkWriter
+from batchgen.ledger.chunk_writer import ChunkWriter
+from batchgen.ledger.chunks import UNSENT_STEPS
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.ledger.submissions import UNSENT_STEPS
 from batchgen.planning.batchable import BatchMode, BatchOptions, is_batch
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.store.store import Store

@@ -25,9 +25,9 @@ from batchgen.events import (
 from batchgen.ledger import derivative_work
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.rows import IMAGE_COLUMNS, image_file
 from batchgen.records import sample_key
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 

@@ -14,7 +14,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.database import Connection
 from batchgen.ledger.location import SHARED_SCHEMA, lock_schema_changes
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
-from batchgen.ledger.queue_status import WORKER_SILENT_AFTER_S
+from batchgen.ledger.runs import WORKER_SILENT_AFTER_S
 
 if TYPE_CHECKING:
     from procrastinate import App

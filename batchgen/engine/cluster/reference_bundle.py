@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.manifest.storage_url import is_object_url
+from batchgen.manifest.addresses import is_object_url
 from batchgen.records import Sample
 from batchgen.references.local import References, is_link
 from batchgen.safe_open import private_opener

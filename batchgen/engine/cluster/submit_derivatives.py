@@ -17,14 +17,12 @@ from batchgen.ledger import derivative_work, work_queue
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerPointer, read_pointer, server_address
-from batchgen.ledger.missing_state import has_result_lines
-from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.results import ResultsFile, has_result_lines
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work_queue import Submission
 from batchgen.manifest import Manifest
 from batchgen.store.lock import JobLock
-from batchgen.store.open_store import last_location, open_store
-from batchgen.store.store import Store
+from batchgen.store.store import Store, last_location, open_store
 
 NO_RUN = 0  # what is submitted without a run
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from batchgen.errors import StoreError
 from batchgen.ledger.location import read_pointer
 from batchgen.ledger.work_queue import Submission
-from batchgen.store.open_store import open_store
-from batchgen.store.store import Store
+from batchgen.store.store import Store, open_store
 
 
 def open_submitted_store(facts: Submission, schema: str, spool: str, state: Path | None) -> Store:

@@ -6,7 +6,7 @@ from itertools import islice
 
 from batchgen.engine.reconciliation import Reconciliation
 from batchgen.errors import LedgerError
-from batchgen.ledger.missing_state import evidence_of_a_run, list_some, lost_ledger_error, verify_arguments
+from batchgen.ledger.location import evidence_of_a_run, list_some, lost_ledger_error, verify_arguments
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest
 from batchgen.store.store import Store

@@ -13,8 +13,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import ImageFile, Reply, Sample, Usage
-from batchgen.store.open_store import STORE_META_KEY, note_location, refuse_other_location
-from batchgen.store.store import Store
+from batchgen.store.store import STORE_META_KEY, Store, note_location, refuse_other_location
 
 VERSION = 1
 RECEIPTS_META = (

@@ -30,18 +30,17 @@ from batchgen.engine.recovery.repair_records import record_kept_response, record
 from batchgen.errors import ImageError, LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer
-from batchgen.ledger.missing_state import RESULTS_FILE
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import RESULTS_FILE
 from batchgen.ledger.schema import STATE_FOLDER, ledger_path, open_file_for_reading
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.store.check import check_file
 from batchgen.store.job_folder import TURNS
 from batchgen.store.lock import JobLock
-from batchgen.store.open_store import STORE_META_KEY, open_store
 from batchgen.store.sniff import EXTENSION, is_picture
 from batchgen.store.spool import disk_error
-from batchgen.store.store import Store
+from batchgen.store.store import STORE_META_KEY, Store, open_store
 from batchgen.store.stored_files import DRAFTS, SUPERSEDED
 from batchgen.store.unparsed import finish_interrupted_saves, load_answer, unparsed_attempts
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.engine.dependents import wire_of
-from batchgen.ledger.missing_state import is_result_line
-from batchgen.ledger.rows import format_utc
+from batchgen.ledger.results import is_result_line
+from batchgen.ledger.samples import format_utc
 from batchgen.manifest import Manifest
 from batchgen.planning.fingerprint import fingerprint
 from batchgen.records import Item, required_keys, sample_key

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.errors import LedgerError
-from batchgen.ledger.history import HistoryReader
 from batchgen.ledger.quota_store import read_spent
+from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import RunRow
 from batchgen.records import sample_key

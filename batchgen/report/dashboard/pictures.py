@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import IO
 
 from batchgen.errors import LedgerError, SettingsError
-from batchgen.ledger.history import HistoryReader
+from batchgen.ledger.reader import HistoryReader
 from batchgen.report.thumbnails import Thumbnails
 from batchgen.safe_open import UnsafePathError, resolve_inside
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.open_store import STORE_META_KEY, open_store
 from batchgen.store.sniff import HEAD_BYTES, sniff
-from batchgen.store.store import Store
+from batchgen.store.store import STORE_META_KEY, Store, open_store
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchgen.ledger.history import AttemptRow, HistoryReader, PictureRow
+from batchgen.ledger.reader import AttemptRow, HistoryReader, PictureRow
 from batchgen.report.gallery_data import (
     MAX_RUNS,
     EntryBuilder,

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import BatchgenError, LedgerError
-from batchgen.ledger.history import HistoryReader
-from batchgen.ledger.location import has_ledger
+from batchgen.ledger.location import has_ledger, lost_ledger_in, verify_arguments
 from batchgen.ledger.location import ledger_identity as identity_of
-from batchgen.ledger.missing_state import lost_ledger_in, verify_arguments
+from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.report.dashboard.job_card import EndedRuns, card_of

@@ -86,11 +86,7 @@ def _steps(spec: TimerSpec, repository: Path, package: str) -> list[dict[str, An
             },
         },
         # Not after a cache that was lost: an empty one would be the newest from then on.
-        {
-            "if": "${{ always() && steps.made.outcome != 'skipped' }}",
-            "uses": "actions/cache/save@v4",
-            "with": cache,
-        },
+        {"if": "${{ always() && steps.made.outcome != 'skipped' }}", "uses": "actions/cache/save@v4", "with": cache},
         {
             "if": "${{ always() }}",
             "uses": "actions/upload-artifact@v4",

@@ -11,8 +11,8 @@ import pytest
 from batchgen.emulator import serve
 from batchgen.emulator.server import RunningEmulator
 from batchgen.engine.batch.result_collector import ResultCollector
+from batchgen.ledger.chunks import Chunk
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.submissions import Chunk
 from tests.support.batch_bench import BatchBench, quick
 from tests.support.bench import items
 from tests.support.power_cut import STATE, Cut, Disk, lay_out, succeeded

@@ -11,7 +11,7 @@ import pytest
 import batchgen
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.objects import ObjectStorage
-from batchgen.store.open_store import open_store
+from batchgen.store.store import open_store
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
 from tests.support.https import proxy

@@ -16,8 +16,8 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import run_command_line
 from batchgen.cli.report import manifest_info
 from batchgen.errors import ManifestError, UsageError
-from batchgen.manifest.storage_url import glob_prefix, match_keys
-from batchgen.references.known_objects import FILE_NAME, ObjectCache
+from batchgen.manifest.addresses import glob_prefix, match_keys
+from batchgen.references.remote import FILE_NAME, ObjectCache
 from tests.support.images import noise
 from tests.support.marked_key import KEY
 

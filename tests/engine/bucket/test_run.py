@@ -16,7 +16,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import SpooledPicture
 from batchgen.records import ImageFile, Reply
 from batchgen.store.objects import ObjectStorage
-from batchgen.store.open_store import open_store
+from batchgen.store.store import open_store
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
 from tests.support.paths import ROOT

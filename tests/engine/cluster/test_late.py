@@ -14,7 +14,7 @@ import pytest
 from batchgen.cli.verify import VerifyResult, verify
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
-from batchgen.ledger.inserts import insert_attempt
+from batchgen.ledger.changes import insert_attempt
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture

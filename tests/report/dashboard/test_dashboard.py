@@ -28,8 +28,7 @@ from batchgen.emulator import BatchOptions as EmulatedBatches
 from batchgen.emulator import EmulatorOptions
 from batchgen.emulator import serve as emulator
 from batchgen.errors import UsageError
-from batchgen.ledger.history import HistoryReader
-from batchgen.ledger.reader import Reader
+from batchgen.ledger.reader import HistoryReader, Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.catalogue import load_catalogue

@@ -1,4 +1,5 @@
-"""Addresses of object storage as `output:`, `--output` and references name them: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."""
+"""Addresses in a manifest: of object storage, as `output:`, `--output` and references name it (s3://bucket/prefix, gs://, az://),
+and of where notices go, which may be secrets: how these name variables, and when they hold a secret themselves."""
 
 from __future__ import annotations
 
@@ -6,8 +7,12 @@ import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
+from batchgen.endpoint import split_url
+
 SCHEMES = ("s3", "gs", "az")
 KEY_MAX_BYTES = 1024  # of S3, Google Cloud Storage and Azure alike
+VARIABLE = re.compile(r"\$\{([^}]*)\}")
+ALLOWED_VARIABLE = re.compile(r"(?:NOTIFY|HEARTBEAT)(?:_[A-Z0-9_]+)?", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
@@ -98,3 +103,57 @@ def _segment_matches(name: str, part: str) -> bool:
     if part == "**" or (name[0] == "." and part[0] != "."):
         return False
     return fnmatchcase(name, part)
+
+
+def variable_problem(address: str) -> str | None:
+    """What is wrong with the variables of an address; None when nothing is."""
+    for name in VARIABLE.findall(address):
+        if not ALLOWED_VARIABLE.fullmatch(name) or name.endswith("_API_KEY"):
+            return f"${{{name}}}: only variables that begin with NOTIFY_ or HEARTBEAT_ may be sent to an address"
+    return None
+
+
+def manifest_problem(address: str) -> str | None:
+    """The same of an address in a manifest, which may be a stranger's: it must not send a secret of the user's to itself.
+
+    So a variable is the whole address, and decides itself where it is sent.
+    """
+    if VARIABLE.search(address) is None or VARIABLE.fullmatch(address) is not None:
+        return variable_problem(address)
+    whole = "a variable has to be the whole address: write ${NOTIFY_URL}, and set that to all of it"
+    return variable_problem(address) or whole
+
+
+def parameters_problem(address: str) -> str | None:
+    """What is wrong with the parameters of an address that a folder gives, in its manifest or its `.env`.
+
+    Parameters such as `?template=/home/…` make apprise read any file of the user's and send it.
+    """
+    if set(address) & set("?&"):
+        return "the address may have no parameters (`?`), which can name files to send: set ${NOTIFY_URL} in the environment instead"
+    return None
+
+
+def heartbeat_problem(address: str) -> str | None:
+    """Why nothing is sent to an address that a folder gives; None when it is, or when variables say where.
+
+    Over http it could name any port of this machine.
+    """
+    if VARIABLE.search(address):
+        return None
+    try:
+        scheme = split_url(address).scheme
+    except ValueError as error:
+        return f"the address {error}"
+    if scheme == "https":
+        return None
+    return "the address has to begin with https://; for one on this machine set ${HEARTBEAT_URL} in the environment"
+
+
+def secrets_in(address: str) -> list[str]:
+    """Parts that look like tokens or passwords: the password, and what is long and has digits. Also in a malformed address."""
+    text = VARIABLE.sub("", address).partition("#")[0]
+    rest = text.partition("://")[2] or text
+    found = [word for word in re.split(r"[/&=?@:+.,]", rest) if len(word) >= 10 and any(map(str.isdigit, word))]
+    _, _, password = re.split(r"[/?]", rest)[0].rpartition("@")[0].partition(":")
+    return [password, *found] if password else found

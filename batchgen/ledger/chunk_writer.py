@@ -1,0 +1,109 @@
+"""Chunks on their way: each step of one is durable before the next begins."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from batchgen.ledger.changes import end_sample, insert_attempt
+from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
+from batchgen.ledger.database import Connection
+from batchgen.ledger.ledger import Ledger
+from batchgen.records import Sample
+
+
+class ChunkWriter:
+    """The writing side. Every call is durable when it returns."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def create(
+        self, lane: str, prefix: str, requests: Sequence[tuple[Sample, int, float | None, str, Mapping[str, Any]]]
+    ) -> tuple[Chunk, list[int]]:
+        """A new chunk and the numbers of its attempts. requests: sample, number, estimate, how it departs from its item,
+        facts. prefix: of the chunk's name; run and chunk follow."""
+        at, run_id = time.time(), self._ledger.run_id
+        prices = [usd for _, _, usd, _, _ in requests]
+        estimate = None if None in prices else sum(usd or 0.0 for usd in prices)
+
+        def change(db: Connection) -> tuple[int, str, list[int]]:
+            cursor = db.execute(
+                "INSERT INTO chunk (run_id, lane, name, step, requests, estimate_usd, made_at)"
+                " VALUES (?, ?, '', 'recorded', ?, ?, ?) RETURNING id",
+                (run_id, lane, len(requests), estimate, at),
+            )
+            chunk = int(cursor.fetchone()[0])
+            name = f"{prefix} {run_id}/{chunk}"
+            db.execute("UPDATE chunk SET name = ? WHERE id = ?", (name, chunk))
+            insert = partial(insert_attempt, db, run_id, state="submitted")
+            numbers = [
+                insert(sample, lane, number, usd, sent_as, at, chunk=(chunk, json.dumps(facts)))
+                for sample, number, usd, sent_as, facts in requests
+            ]
+            return chunk, name, numbers
+
+        chunk, name, numbers = await self._ledger.writer.write(change)
+        made = Chunk(
+            id=chunk,
+            run_id=run_id,
+            lane=lane,
+            name=name,
+            step="recorded",
+            requests=len(requests),
+            estimate_usd=estimate,
+            made_at=at,
+        )
+        return made, numbers
+
+    async def update(self, chunk: Chunk, **values: Any) -> Chunk:
+        """The chunk with these values, among them usually its step."""
+        names = ", ".join(f"{name} = ?" for name in values)
+        row = (*values.values(), chunk.id)
+        await self._ledger.writer.write(lambda db: db.execute(f"UPDATE chunk SET {names} WHERE id = ?", row))
+        return replace(chunk, **values)
+
+    async def mark_asked(self, chunk: Chunk) -> Chunk:
+        """A batch is about to be created, and its requests count as sent from now on."""
+        at = time.time()
+
+        def change(db: Connection) -> None:
+            db.execute("UPDATE chunk SET step = 'asked', asked_at = ? WHERE id = ?", (at, chunk.id))
+            db.execute("UPDATE attempt SET sent_at = ? WHERE chunk = ? AND outcome IS NULL", (at, chunk.id))
+
+        await self._ledger.writer.write(change)
+        return replace(chunk, step="asked", asked_at=at)
+
+    async def adopt(self, chunk: Chunk) -> None:
+        """Its results are in: what it brings and costs counts for this run, whichever had submitted it."""
+        row = (self._ledger.run_id, chunk.id)
+        sql = "UPDATE attempt SET run_id = ? WHERE chunk = ? AND outcome IS NULL"
+        await self._ledger.writer.write(lambda db: db.execute(sql, row))
+
+    async def drop(self, chunk: Chunk, message: str) -> None:
+        """It was never created: its attempts end, unbilled, and its samples are wanted again."""
+        await self._ledger.writer.write(lambda db: _drop_chunk(db, chunk.id, message))
+
+    def drop_unsent(self, steps: Iterable[str] = UNSENT_STEPS) -> int:
+        """Chunks of earlier runs that have come no further than that. Answers how many samples are wanted again."""
+        unsent = [chunk for chunk in self._ledger.reader.open_chunks() if chunk.step in steps]
+        message = "the run ended before its batch was created"
+        for chunk in unsent:
+            self._ledger.writer.submit(lambda db, number=chunk.id: _drop_chunk(db, number, message)).result()  # type: ignore[misc]
+        return sum(chunk.requests for chunk in unsent)
+
+
+def _drop_chunk(db: Connection, chunk: int, message: str) -> None:
+    at = time.time()
+    db.execute("UPDATE chunk SET step = 'dropped', ended_at = ?, message = ? WHERE id = ?", (at, message, chunk))
+    rows = db.execute(
+        "UPDATE attempt SET outcome = 'failed', reason = 'not_sent', message = ?, maybe_billed = 0, sent_at = NULL,"
+        " ended_at = ? WHERE chunk = ? AND outcome IS NULL RETURNING id, item_id, n",
+        (message, at, chunk),
+    ).fetchall()
+    for attempt, item_id, n in rows:
+        end_sample(db, attempt, item_id, n, ("wanted", "not_sent", message), at)
