@@ -13,7 +13,7 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(arguments: tuple[str, ...]) -> int:
     """Serve the image APIs on this machine and bill nothing. `batchgen emulate --help` lists what it can do."""
-    from batchgen.emulator.command_line import main
+    from batchgen.emulator.__main__ import main
 
     try:
         return main(list(arguments))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict, deque
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, count
 from typing import Any, Literal
@@ -107,11 +108,11 @@ class Statistics(_Totals):
         for one in fields(self):
             setattr(self, one.name, getattr(fresh, one.name))
 
-    def arrive(self, at_s: float) -> RequestRecord:
+    def arrive(self, at_s: float, model: str = "") -> RequestRecord:
         self.requests += 1
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        record = RequestRecord(next(self.numbers), at_s)
+        record = RequestRecord(next(self.numbers), at_s, model)
         self.records.append(record)
         return record
 
@@ -151,21 +152,15 @@ class Statistics(_Totals):
     def max_per_minute(self, model: str) -> int:
         """Most arrivals of one AI model within any sliding minute, rejected ones included."""
         times_s = sorted(record.at_s for record in self.records if record.model == model)
-        most, first = 0, 0
-        for last, at_s in enumerate(times_s):
-            while times_s[first] <= at_s - self.minute_s:
-                first += 1
-            most = max(most, last - first + 1)
-        return most
+        before = [bisect_right(times_s, at_s - self.minute_s) for at_s in times_s]
+        return max((position - first for position, first in enumerate(before, 1)), default=0)
 
     def as_json(self) -> dict[str, Any]:
-        names = sorted({record.model for record in self.records})
         return {
             **{one.name: getattr(self, one.name) for one in fields(_Totals)},
             "batches_created": self.created.total(),
             "batch_lines": self.answered_keys.total(),
-            "by_model": {name: _totals(record for record in self.records if record.model == name) for name in names},
-            "max_per_minute": {name: self.max_per_minute(name) for name in names},
+            "max_per_minute": {name: self.max_per_minute(name) for name in sorted({one.model for one in self.records})},
             "arrivals": [[round(record.at_s, 4), record.model, record.status] for record in self.records],
         }
 
@@ -173,14 +168,3 @@ class Statistics(_Totals):
         shown = ("n", "model", "prompt", "sha256", "delivered")
         served = (record for record in chain(self.records, self.lines) if record.sha256)
         return [{name: getattr(record, name) for name in shown} for record in served]
-
-
-def _totals(records: Iterable[RequestRecord]) -> dict[str, int]:
-    found = list(records)
-    return {
-        "requests": len(found),
-        "succeeded": sum(200 <= record.status < 300 for record in found),
-        "billed": sum(record.billed_images > 0 for record in found),
-        "billed_images": sum(record.billed_images for record in found),
-        "refused_429": sum(record.status == 429 for record in found),
-    }

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from batchgen.emulator.faults import faults_of, link_failures
-from batchgen.emulator.jobs import Answer, ApiError, Job, Spec, as_json, clean, picture_size, sha256, timestamp
-from batchgen.emulator.links import Link, Links, fetch, is_loopback
+from batchgen.emulator.answers import Answer, ApiError, as_json, clean, timestamp
+from batchgen.emulator.faults import AIML_FAULTS, link_failures
 from batchgen.emulator.models import FIVE, GEMINI, IMAGEN, TEN, Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pipeline import Api, Endpoint
+from batchgen.emulator.pictures import Link, Links, fetch, is_loopback, picture_size, sha256
+from batchgen.emulator.pipeline import Api, Endpoint, Job, Spec
 
 PATH = "/v1/images/generations"
 _SHUTDOWN, _SUCCESSOR = "2026-08-17", "google/gemini-nano-banana-2.1"
@@ -54,41 +54,40 @@ def _problem(check: Check, value: Any) -> str | None:
     return None if isinstance(value, bool) else f"Expected boolean, {received}"
 
 
+Fields = dict[str, Callable[[Any], str | None]]  # for each field, what is wrong with a value; None: nothing
+
+
+def _fields(**checks: Check) -> Fields:
+    return {name: partial(_problem, check) for name, check in checks.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """One AI model as AIML offers it: what it paints like, and which fields its schema has."""
 
     model: Model
-    takes: Mapping[str, Check]
+    fields: Fields
     prompt_characters: int | None = None
     shape: Shape = "data"
-
-    @property
-    def fields(self) -> dict[str, Callable[[Any], str | None]]:
-        """For each field, what is wrong with a value; None: nothing."""
-        return {name: partial(_problem, check) for name, check in self.takes.items()}
 
 
 _IMAGEN4, _NANO = IMAGEN["imagen-4.0-generate-001"], GEMINI["gemini-2.5-flash-image"]
 _PRO, _FLASH = GEMINI["gemini-3-pro-image"], GEMINI["gemini-3.1-flash-image"]
 _LITE, _FLASH_21 = GEMINI["gemini-3.1-flash-lite-image"], GEMINI["gemini-nano-banana-2.1"]
-Fields = Mapping[str, Check]
-_COUNT: Fields = {"num_images": range(1, 5)}
-_FIVE: Fields = {"aspect_ratio": FIVE}
-_TEN: Fields = {"aspect_ratio": TEN}
-_RESOLUTION: Fields = {"resolution": ("1K", "2K", "4K")}
-_SHORT_IMAGEN_FIELDS: Fields = {**_COUNT, **_FIVE, "seed": range(2**32)}
-_IMAGEN_FIELDS: Fields = {
-    **_SHORT_IMAGEN_FIELDS,
-    "enhance_prompt": bool,
-    "person_generation": ("dont_allow", "allow_adult"),
-    "safety_setting": ("block_low_and_above", "block_medium_and_above", "block_only_high"),
-    "add_watermark": bool,
-    "convert_base64_to_url": bool,
-}
-_PRO_FIELDS: Fields = {**_COUNT, **_TEN, **_RESOLUTION}
-_EDIT_FIELDS: Fields = {"image_urls": 5, **_FIVE, **_RESOLUTION}
-_FLASH_FIELDS: Fields = {**_EDIT_FIELDS, "enable_web_search": bool}
+_COUNT = _fields(num_images=range(1, 5))
+_RESOLUTION = _fields(resolution=("1K", "2K", "4K"))
+_SHORT_IMAGEN_FIELDS = {**_COUNT, **_fields(aspect_ratio=FIVE, seed=range(2**32))}
+_IMAGEN_FIELDS = _SHORT_IMAGEN_FIELDS | _fields(
+    enhance_prompt=bool,
+    person_generation=("dont_allow", "allow_adult"),
+    safety_setting=("block_low_and_above", "block_medium_and_above", "block_only_high"),
+    add_watermark=bool,
+    convert_base64_to_url=bool,
+)
+_NANO_FIELDS = {**_COUNT, **_fields(aspect_ratio=TEN)}
+_PRO_FIELDS = {**_NANO_FIELDS, **_RESOLUTION}
+_EDIT_FIELDS = {**_fields(image_urls=5, aspect_ratio=FIVE), **_RESOLUTION}
+_FLASH_FIELDS = {**_EDIT_FIELDS, **_fields(enable_web_search=bool)}
 _IMAGEN_OFFER = Offer(_IMAGEN4, _IMAGEN_FIELDS, prompt_characters=400)
 # github.com/aimlapi/api-docs at f14fa72 (2026-08-21), docs/api-references/image-models/Google/*.json; of 2.1 at 3c62315
 # (2026-10), nano-banana-2.1.json.
@@ -100,8 +99,8 @@ _OFFERS: Mapping[str, Offer] = {
     "imagen-3.0-generate-002": _IMAGEN_OFFER,
     "imagen-4.0-ultra-generate-preview-06-06": _IMAGEN_OFFER,
     "imagen4/preview": Offer(_IMAGEN4, _SHORT_IMAGEN_FIELDS),
-    "google/gemini-2.5-flash-image": Offer(_NANO, {**_COUNT, **_TEN}),
-    "google/nano-banana-edit": Offer(_NANO, {**_IMAGEN_FIELDS, "image_urls": 3}, 400, "images"),
+    "google/gemini-2.5-flash-image": Offer(_NANO, _NANO_FIELDS),
+    "google/nano-banana-edit": Offer(_NANO, {**_IMAGEN_FIELDS, **_fields(image_urls=3)}, 400, "images"),
     "google/nano-banana-pro": Offer(_PRO, _PRO_FIELDS),
     "google/gemini-3-pro-image-preview": Offer(_PRO, _PRO_FIELDS),
     "google/gemini-3-pro-image-edit": Offer(_PRO, {**_EDIT_FIELDS, **_COUNT}),
@@ -172,7 +171,7 @@ _API = Api(
     too_large=lambda limit_bytes: _error(413, "request entity too large"),
     over_quota=lambda model, over: _error(429, "Too Many Requests"),
     error=_error_of,
-    unknown_fault=lambda name: _error(400, f"emulator: this API has no fault named {name!r}"),
+    refused=partial(_error, 400),
     headers={},
 )
 
@@ -180,8 +179,8 @@ _API = Api(
 def endpoint(options: EmulatorOptions, links: Links) -> Endpoint:
     return Endpoint(
         api=_API,
-        faults=faults_of("AIML"),
-        parse=partial(parse, options=options),
+        faults=AIML_FAULTS,
+        parse=lambda _, body: parse(body, options),
         compose=partial(_compose, links=links),
     )
 
@@ -225,9 +224,9 @@ def parse(body: bytes, options: EmulatorOptions) -> AimlSpec:
         raise _invalid("Required: prompt")
     if offer.prompt_characters and len(prompt) > offer.prompt_characters:
         raise _invalid(f"String must contain at most {offer.prompt_characters} character(s)")
-    given = {name: request[name] for name in offer.takes if request.get(name) is not None}
+    given = {name: request[name] for name in offer.fields if request.get(name) is not None}
     for name, value in given.items():
-        if problem := _problem(offer.takes[name], value):
+        if problem := offer.fields[name](value):
             raise _invalid(f"{name}: {problem}")
     size = given.get("resolution", "1K")
     return AimlSpec(
@@ -240,7 +239,7 @@ def parse(body: bytes, options: EmulatorOptions) -> AimlSpec:
         seed=given.get("seed"),
         links=tuple(given.get("image_urls", [])),
         as_link=given.get("convert_base64_to_url", True),
-        rewritten="enhance_prompt" in offer.takes and given.get("enhance_prompt", True),
+        rewritten="enhance_prompt" in offer.fields and given.get("enhance_prompt", True),
         shape=offer.shape,
     )
 
@@ -259,26 +258,19 @@ def _compose(job: Job[AimlSpec], links: Links) -> Answer:
         nothing = None if job.fault == "no_image" else [{"url": None, "b64_json": None}]
         return Answer(body=as_json({"data": nothing, "meta": None}))
     pictures = [job.paint(index) for index in range(spec.count)]
-    body: dict[str, Any] = {
-        spec.shape: [_entry(job, data, links) for data in pictures],
-        "meta": {"usage": _spent(spec.count, older=job.fault == "tokens_used")},
-    }
+    credits_used = _CREDITS_A_PICTURE * spec.count
+    usage: dict[str, float] = {"credits_used": credits_used, "usd_spent": credits_used / _CREDITS_A_USD}
+    if job.fault == "tokens_used":  # the name that examples of some pages have
+        usage = {"tokens_used": credits_used}
+    body: dict[str, Any] = {spec.shape: [_entry(job, data, links) for data in pictures], "meta": {"usage": usage}}
     if spec.shape == "images":
         body["description"] = ""
     return Answer(
         body=as_json(body),
         status=201 if job.fault == "201" else 200,
         billed_images=spec.count,
-        sha256=tuple(sha256(data) for data in pictures),
+        sha256=tuple(map(sha256, pictures)),
     )
-
-
-def _spent(images: int, *, older: bool) -> dict[str, float]:
-    """The schema's names, and the one that examples of some pages have."""
-    credits_used = _CREDITS_A_PICTURE * images
-    if older:
-        return {"tokens_used": credits_used}
-    return {"credits_used": credits_used, "usd_spent": credits_used / _CREDITS_A_USD}
 
 
 def _reference(url: str) -> str:

@@ -1,128 +1,78 @@
-"""The Batch API: create, look at, list, cancel and delete batches, each shown as a long-running operation."""
+"""The Batch API: create, look at, list, cancel and delete batches, and what becomes of each until it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import random
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
-from batchgen.emulator import google
-from batchgen.emulator.batch_run import Batch, BatchInput, BatchRunner, read_input
-from batchgen.emulator.faults import BATCH_KNOWN, NO_FILE, markers
-from batchgen.emulator.files import Files
-from batchgen.emulator.google_schemas import CREATE_BATCH
-from batchgen.emulator.jobs import Answer, as_json, random_id, timestamp
-from batchgen.emulator.models import Model
-from batchgen.emulator.options import BatchOptions
-from batchgen.emulator.pipeline import Cut, Endpoint, Pipeline, answering, read_body
+from batchgen.emulator import gemini, google
+from batchgen.emulator.accounting import RequestRecord
+from batchgen.emulator.answers import Answer, ApiError, Cut, answering, as_json, random_id, read_body
+from batchgen.emulator.batch import Batch, BatchInput, Line, Results, read_input
+from batchgen.emulator.faults import BATCH_ENDS, BATCH_KNOWN, NO_FILE, WIRE, BatchEnd, unknown_marker
+from batchgen.emulator.files import Files, StoredFile
+from batchgen.emulator.google_schemas import BATCH_LINE, CREATE_BATCH
+from batchgen.emulator.models import GEMINI, Model
+from batchgen.emulator.pipeline import Endpoint, Pipeline
 
-_TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
-
-
-def operation(batch: Batch, options: BatchOptions, *, in_list: bool = False, no_file: bool = False) -> dict[str, Any]:
-    """google.longrunning.Operation with the batch as its metadata; recorded in flachesis/gemini-rust#13.
-
-    Lists carry no results (dg/ai-access); that this holds for the names of files too is an assumption.
-    """
-    output = None if in_list or no_file else _output(batch)
-    state = f"{options.states.upper()}_STATE_{batch.state}"
-    found: dict[str, Any] = {"name": f"batches/{batch.id}", "metadata": _metadata(batch, state)}
-    if output is not None and "metadata" in options.places:
-        found["metadata"]["output"] = output
-    if "dest" in options.places:
-        found |= _top(state, output)
-    if batch.ended_s is None:
-        return found
-    found["done"] = True
-    if batch.error is not None:
-        found["error"] = batch.error
-    elif output is not None and "response" in options.places:
-        found["response"] = {"@type": f"{_TYPE}Output", **output}
-    return found
+_ORDINARY_END = BatchEnd(1, "SUCCEEDED")
 
 
-def _output(batch: Batch) -> dict[str, Any] | None:
-    """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
-    if batch.results is None:
-        return None
-    if not batch.inline:
-        return {"responsesFile": f"files/{batch.results.id}"}
-    with batch.results.path.open("rb") as file:
-        return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
-
-
-def _metadata(batch: Batch, state: str) -> dict[str, Any]:
-    """Counts are int64, which JSON has as text, and are absent when they are 0."""
-    counts = {
-        "requestCount": batch.total,
-        "successfulRequestCount": batch.succeeded,
-        "failedRequestCount": batch.failed,
-        "pendingRequestCount": batch.total - batch.done,
-    }
-    found: dict[str, Any] = {"@type": _TYPE, "model": f"models/{batch.model.id}", "displayName": batch.display_name}
-    if batch.source:
-        found["inputConfig"] = {"fileName": batch.source}
-    found["createTime"] = timestamp(batch.created_s)
-    if batch.ended_s is not None:
-        found["endTime"] = timestamp(batch.ended_s)
-    found["updateTime"] = timestamp(batch.updated_s)
-    found["batchStats"] = {name: str(count) for name, count in counts.items() if count}
-    found |= {"state": state, "name": f"batches/{batch.id}"}
-    return found | ({"priority": batch.priority} if batch.priority else {})
-
-
-def _top(state: str, output: dict[str, Any] | None) -> dict[str, Any]:
-    """The shape that the documents' REST snippets read, `.dest.fileName`; no recorded answer has it."""
-    if output is None:
-        return {"state": state}
-    if "responsesFile" in output:
-        return {"state": state, "dest": {"fileName": output["responsesFile"]}}
-    return {"state": state, "dest": {"inlinedResponses": output["inlinedResponses"]["inlinedResponses"]}}
-
-
-class BatchesApi:
+class Batches:
     """Source: ai.google.dev/gemini-api/docs/batch-api and requests of google-genai 3.4.0 and @google/genai 3.1.0.
 
-    endpoint: where lines are answered.
+    One task for each batch, and one thread that answers lines for all, so that requests online go on. Lines are
+    answered as `endpoint` answers requests online: its parsing, faults, attempts and pictures. Not its quota: the Batch
+    API has its own (ai.google.dev, rate limits).
     """
 
     def __init__(self, pipeline: Pipeline, files: Files, endpoint: Endpoint) -> None:
-        self._options = pipeline.options
+        self._pipeline = pipeline
+        self._options = pipeline.options.batch
         self._faults = pipeline.call_faults
         self._statistics = pipeline.statistics
         self._files = files
-        self._runner = BatchRunner(pipeline, endpoint, files)
+        self._endpoint = endpoint
         self._batches: dict[str, Batch] = {}  # by id, in memory only
+        self._running: dict[str, tuple[Batch, asyncio.Task[None]]] = {}  # deleted ones too
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._loop = asyncio.get_running_loop()
 
-    def add_to(self, app: web.Application) -> None:
+    def routes(self) -> list[web.RouteDef]:
         one = google.VERSION + "/batches/{batch:[^:/]+}"
-        for method, path, call in (
-            ("GET", f"{google.VERSION}/batches", self.listing),
-            ("GET", one, self.get),
-            ("POST", f"{one}:cancel", self.cancel),
-            ("DELETE", one, self.delete),
-        ):
-            app.router.add_route(method, path, answering(call, google.HEADERS))
-        app.router.add_get("/_emulator/batches", self.counted)
+        calls = (
+            ("POST", google.VERSION + "/models/{model:[^:/]+}:{method:batchGenerateContent}", self._create),
+            ("GET", f"{google.VERSION}/batches", self._listing),
+            ("GET", one, self._get),
+            ("POST", f"{one}:cancel", self._cancel),
+            ("DELETE", one, self._delete),
+        )
+        found = [web.route(method, path, answering(call, google.HEADERS)) for method, path, call in calls]
+        return [*found, web.get("/_emulator/batches", self._counted)]
 
-    async def create(self, request: web.Request, find_model: Callable[[], Model]) -> dict[str, Any]:
-        """`models/{model}:batchGenerateContent`. find_model: checks the key too; raises ApiError."""
-        body = await read_body(request, self._options.max_request_bytes, google.API.too_large)
-        model = find_model()
-        given = google.read_fields(google.load_json(body), CREATE_BATCH).get("batch", {})
+    async def _create(self, request: web.Request) -> dict[str, Any]:
+        options = self._pipeline.options
+        body = await read_body(request, options.max_request_bytes, google.API.too_large)
+        model, key = google.admitted(request, GEMINI, options)
+        given = google.read_fields(body, CREATE_BATCH).get("batch", {})
         fault = self._fault("create", display_name=str(given.get("displayName", "")))
-        batch = await self._made(google.known_key(request), model, given)
+        batch = await self._made(key, model, given)
         self._batches[batch.id] = batch
         self._statistics.created[batch.display_name] += 1
-        self._runner.start(batch)
+        self._start(batch)
         if fault == "lost":
             raise Cut
-        return operation(batch, self._options.batch)
+        return batch.operation(self._options)
 
     async def _made(self, key: str, model: Model, given: dict[str, Any]) -> Batch:
         source = given.get("inputConfig", {}).get("fileName", "")
@@ -137,7 +87,7 @@ class BatchesApi:
             priority=str(given.get("priority", "")),
             source=source,
             input=found,
-            inline=not source or len(found.starts) <= self._options.batch.inline_most,
+            inline=not source or len(found.starts) <= self._options.inline_most,
         )
         self._check_limits(batch)
         return batch
@@ -153,46 +103,48 @@ class BatchesApi:
 
     def _check_limits(self, batch: Batch) -> None:
         """Raises ApiError 429, for too many batches at once as for too many tokens, which is an assumption."""
-        options = self._options.batch
         others = [one for one in self._batches.values() if one.key == batch.key and one.ended_s is None]
         tokens = sum(one.input.tokens for one in others if one.model.id == batch.model.id) + batch.input.tokens
-        if len(others) >= options.most_at_once or 0 < options.enqueued_tokens < tokens:
+        if len(others) >= self._options.most_at_once or 0 < self._options.enqueued_tokens < tokens:
             batch.input.path.unlink()
             raise google.enqueued_exhausted()
 
-    async def get(self, request: web.Request) -> Answer:
+    async def _get(self, request: web.Request) -> Answer:
         batch, _ = self._found(request, "get")
         mask = google.field_mask(request.query.get("fields", ""))
 
-        def encoded(no_file: bool) -> bytes:
-            return as_json(google.masked(operation(batch, self._options.batch, no_file=no_file), mask))
+        def encoded(named: bool) -> bytes:
+            return as_json(google.masked(batch.operation(self._options, named=named), mask))
 
         while True:
             ended_s = batch.ended_s
-            no_file = ended_s is not None and self._faults.take(NO_FILE, batch.id, batch.display_name) is not None
-            body = await asyncio.to_thread(encoded, no_file)
+            no_file = ended_s is not None and self._faults.take(NO_FILE, batch.id, batch.display_name)
+            body = await asyncio.to_thread(encoded, not no_file)
             if batch.ended_s == ended_s:  # else it ended meanwhile, and the fault is of how it ends
                 return Answer(body=body)
 
-    async def listing(self, request: web.Request) -> Any:
+    def _listing(self, request: web.Request) -> Any:
         """`operations`, newest first, as google-genai 3.4.0 reads it. The default size of a page is an assumption."""
         key = google.known_key(request)
         self._fault("list")
-        options = self._options.batch
-        latest_s = time.time() - options.list_lag_s
+        latest_s = time.time() - self._options.list_lag_s
         shown = [one for one in reversed(self._batches.values()) if one.key == key and one.created_s <= latest_s]
-        found = [operation(one, options, in_list=True) for one in shown]
+        found = [one.operation(self._options, named=False) for one in shown]
         page = google.page_of("operations", found, request.query, default=10, most=100)
         return google.masked(page, google.field_mask(request.query.get("fields", "")))
 
-    async def cancel(self, request: web.Request) -> dict[str, Any]:
-        """Cancelling what has ended changes nothing, an assumption after google.longrunning's "best effort"."""
+    async def _cancel(self, request: web.Request) -> dict[str, Any]:
+        """Returns when the batch has ended: tobert/kaibo#8 saw cancelled batches end at once.
+
+        Cancelling what has ended changes nothing, an assumption after google.longrunning's "best effort".
+        """
         batch, fault = self._found(request, "cancel")
-        if batch.ended_s is None:
-            await self._runner.stop(batch)
+        batch.stop.set()
+        if batch.id in self._running:
+            await asyncio.wait([self._running[batch.id][1]])
         return _empty(fault)
 
-    async def delete(self, request: web.Request) -> dict[str, Any]:
+    def _delete(self, request: web.Request) -> dict[str, Any]:
         """Not a cancel, as google.longrunning says: it runs on. Its files stay, an assumption."""
         batch, fault = self._found(request, "delete")
         self._batches.pop(batch.id, None)
@@ -210,12 +162,11 @@ class BatchesApi:
         return batch, self._fault(method, batch.id, batch.display_name)
 
     def _fault(self, method: str, subject: str = "", display_name: str = "") -> str | None:
-        for name, _ in markers(display_name):
-            if name not in BATCH_KNOWN:
-                raise google.error(400, f"emulator: the Batch API has no fault named {name!r}")
+        if problem := unknown_marker(display_name, BATCH_KNOWN, "the Batch API"):
+            raise google.error(400, problem)
         return google.call_fault(self._faults, method, subject, display_name)
 
-    async def counted(self, request: web.Request) -> web.Response:
+    async def _counted(self, request: web.Request) -> web.Response:
         """For tests: how often each display name was created and each key answered, and what became of the batches."""
         found = [
             {"name": f"batches/{one.id}", "displayName": one.display_name, "state": one.state}
@@ -225,15 +176,122 @@ class BatchesApi:
         return web.json_response({**counts, "batches": found})
 
     async def clear(self) -> None:
-        await self._runner.stop_all()
+        for batch, _ in self._running.values():
+            batch.stop.set()
+        await asyncio.gather(*(task for _, task in self._running.values()))
         self._batches.clear()
 
     async def close(self) -> None:
         await self.clear()
-        self._runner.close()
+        self._thread.shutdown()
+
+    # What becomes of a batch: it waits, its lines are answered little by little into its results, it ends.
+
+    def _start(self, batch: Batch) -> None:
+        name = self._faults.take(frozenset(BATCH_ENDS), display_name=batch.display_name)
+        task = asyncio.create_task(self._run(batch, BATCH_ENDS[name] if name else _ORDINARY_END))
+        task.add_done_callback(lambda _: self._running.pop(batch.id, None))
+        self._running[batch.id] = batch, task
+
+    async def _run(self, batch: Batch, end: BatchEnd) -> None:
+        path = self._files.path(f"results-{batch.id}")
+        file = StoredFile(
+            id=f"batch-{batch.id}", key=batch.key, mime="application/jsonl", path=path, source="GENERATED"
+        )
+        results = Results(file, inline=batch.inline)
+        never_starts = not end.state and not end.share
+        over = await self._wait(batch, self._options.life_s if never_starts else self._options.pending_s)
+        if not over:
+            batch.move("RUNNING")
+            limit = 0 if batch.input.problem else int(batch.total * end.share)
+            over = await self._answer_lines(batch, results, limit)
+        if not over and not end.state:
+            over = await self._wait(batch, self._options.life_s)
+        await self._loop.run_in_executor(self._thread, results.close)
+        keeps = end.share > 0 and not batch.input.problem
+        if over:
+            keeps = over == "CANCELLED" and self._options.keeps_cancelled and batch.done > 0
+        batch.input.path.unlink(missing_ok=True)
+        if keeps:
+            batch.results = file
+            if not batch.inline:
+                self._files.add(file)
+        else:
+            path.unlink()
+        for record in batch.records:
+            record.delivered = keeps
+        batch.end(over or end.state)
+
+    async def _wait(self, batch: Batch, wait_s: float) -> str:
+        """The state in which the batch ends now, empty if it goes on."""
+        dies_s = batch.created_s + self._options.life_s
+        left_s = min(wait_s, dies_s - time.time())
+        if left_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await batch.stop.wait()
+        if batch.stop.is_set():
+            return "CANCELLED"
+        return "EXPIRED" if time.time() >= dies_s else ""
+
+    async def _answer_lines(self, batch: Batch, results: Results, limit: int) -> str:
+        """Line i of n is answered i/n of `running_s` after the start, or as soon after as can be."""
+        started_s, running_s = time.time(), self._options.running_s
+        for number, at in enumerate(self._order(batch)[:limit], 1):
+            due_s = started_s + running_s * number / batch.total
+            if over := await self._wait(batch, due_s - time.time()):
+                return over
+            line = await self._loop.run_in_executor(self._thread, self._put, batch, results, at)
+            batch.count(line)
+            key = line.key.get("key") if isinstance(line.key, dict) else line.key
+            self._statistics.add_line(str(key), line.record)
+        return await self._wait(batch, started_s + running_s - time.time())
+
+    def _order(self, batch: Batch) -> list[int]:
+        """Of a file: never the order the lines came in; ai.google.dev says to match by key."""
+        order = list(range(batch.total))
+        if not batch.source:
+            return order
+        random.Random(f"{self._pipeline.options.seed}|{batch.display_name}|{batch.total}").shuffle(order)
+        return order[1:] + order[:1] if order == sorted(order) else order
+
+    def _put(self, batch: Batch, results: Results, at: int) -> Line:
+        """In the thread, which alone touches the results."""
+        line = self._answer(batch, batch.input.line(at))
+        results.put(replace(line, key={"key": line.key}) if batch.source and batch.inline else line)
+        return line
+
+    def _answer(self, batch: Batch, raw: bytes) -> Line:
+        record = RequestRecord(next(self._statistics.numbers), model=batch.model.id, status=200)
+        value = json.loads(raw)
+        line = Line(key=value.get("key" if batch.source else "metadata"), body=b"", record=record)
+        try:
+            given = google.read_fields(value, BATCH_LINE).get("request")
+            if not isinstance(given, dict):
+                raise gemini.bad_argument("contents", "contents is not specified")
+            find_file = partial(self._files.at_uri, batch.key)
+            spec = gemini.parse(given, batch.model, self._pipeline.options, find_file, stream="line")
+            record.prompt = spec.prompt
+            job = self._pipeline.job(spec, record.n, self._endpoint)
+            line = replace(line, fault="line_cut" if job.fault == "truncated_json" else job.fault)
+            if job.fault:
+                connection_ends = job.fault in WIRE - {"truncated_json"}
+                if error := self._endpoint.api.error("500" if connection_ends else job.fault, job):
+                    raise error
+            answer = self._endpoint.compose(job)
+        except ApiError as error:
+            return replace(line, body=b'"error":' + _status(error))
+        record.billed_images, record.sha256 = answer.billed_images, answer.sha256
+        return replace(line, body=b'"response":' + answer.body, succeeded=True)
 
 
 def _empty(fault: str | None) -> dict[str, Any]:
     if fault == "lost":
         raise Cut
     return {}
+
+
+def _status(error: ApiError) -> bytes:
+    body = json.loads(error.answer.body)["error"]
+    status = google.rpc_status(body["status"], body["message"])
+    return json.dumps(status, ensure_ascii=False).encode("utf-8", "replace")

@@ -7,11 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 _GEMINI, _IMAGEN, _AIML = "generateContent", "predict", "AIML"
 # The kind, the endpoints where it can happen, and the names.
-_TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
+_TABLE = (
     # an error body in the API's own form
     ("error", (_GEMINI, _IMAGEN, _AIML), "429 429day 429bare 408 500 503 504"),
     ("error", (_GEMINI, _IMAGEN), "429limit0 429spend"),
@@ -41,13 +40,7 @@ def _select(kinds: Container[str] | None = None, endpoint: str = "") -> frozense
 KNOWN = _select()
 WIRE = _select(kinds=("wire",))
 _NOT_COUNTED = _select(kinds=("link", "shape"))
-
-
-@lru_cache
-def faults_of(endpoint: str) -> frozenset[str]:
-    """endpoint: generateContent, predict or AIML."""
-    return _select(endpoint=endpoint)
-
+GEMINI_FAULTS, IMAGEN_FAULTS, AIML_FAULTS = (_select(endpoint=name) for name in (_GEMINI, _IMAGEN, _AIML))
 
 # Faults of whole calls to the Files and Batch APIs, named METHOD_KIND. Kinds: an HTTP status; reset: the connection
 # ends before anything is done (an upload's: when half of a piece is stored); lost: it ends when all is done; half:
@@ -101,22 +94,33 @@ def markers(text: str) -> list[tuple[str, int]]:
     return [(name, int(times) if times else _FOR_EVER) for name, times in _MARKER.findall(text)]
 
 
+def unknown_marker(text: str, known: Container[str], api: str) -> str:
+    """What to say of the first marker that `api` has no fault for; empty if there is none."""
+    unknown = [name for name, _ in markers(text) if name not in known]
+    return f"emulator: {api} has no fault named {unknown[0]!r}" if unknown else ""
+
+
 def without_markers(text: str) -> str:
     return _MARKER.sub("", text).strip()
 
 
+def _due(marked: Iterable[tuple[str, int]], attempt: int) -> str | None:
+    """Markers follow one another: `503*1` then `reset*1` then nothing. attempt: from 1."""
+    for name, times in marked:
+        attempt -= times
+        if attempt <= 0:
+            return name
+    return None
+
+
 def fault_for(prompt: str, attempt: int, rates: Mapping[str, float], draw: random.Random) -> str | None:
-    """The fault of this attempt, counted from 1. Markers follow one another: `503*1` then `reset*1` then an answer.
+    """The fault of this attempt, by marker or by rate.
 
     A link's fault does not count attempts of the request: its number is how often the link fails. Nor does a shape.
     """
-    past = 0
-    for name, times in markers(prompt):
-        if name in _NOT_COUNTED:
-            return name
-        past += times
-        if attempt <= past:
-            return name
+    marked = ((name, _FOR_EVER if name in _NOT_COUNTED else times) for name, times in markers(prompt))
+    if name := _due(marked, attempt):
+        return name
     mark = draw.random()
     for name, rate in rates.items():
         mark -= rate
@@ -146,21 +150,18 @@ class CallFaults:
     """
 
     def __init__(self, by_option: Iterable[str]) -> None:
-        self._by_option = "".join(f"[[fault:{text}]]" for text in by_option)
+        self._by_option = markers("".join(f"[[fault:{text}]]" for text in by_option))
         self._occasions: Counter[tuple[str, str]] = Counter()
 
     def take(self, names: frozenset[str], subject: str = "", display_name: str = "") -> str | None:
         """The fault of this occasion, one of `names`. subject: a batch or a file, empty where all count together."""
-        by_name = self._due(names, f"name {subject or display_name}", display_name) if display_name else None
-        return by_name or self._due(names, subject, self._by_option)
-
-    def _due(self, names: frozenset[str], subject: str, text: str) -> str | None:
-        wanted = "".join(f"[[fault:{name}*{times}]]" for name, times in markers(text) if name in names)
-        if not wanted:
-            return None
-        occasion = (min(names), subject)
-        self._occasions[occasion] += 1
-        return fault_for(wanted, self._occasions[occasion], {}, random.Random(0))
+        for marked, whose in ((markers(display_name), f"name {subject or display_name}"), (self._by_option, subject)):
+            wanted = [one for one in marked if one[0] in names]
+            if wanted:
+                self._occasions[min(names), whose] += 1
+                if name := _due(wanted, self._occasions[min(names), whose]):
+                    return name
+        return None
 
     def clear(self) -> None:
         self._occasions.clear()

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -18,11 +19,11 @@ from typing import Any, Literal
 from aiohttp import web
 
 from batchgen.emulator import google
-from batchgen.emulator.faults import CALL_FAULTS, FILE_KNOWN, UPLOAD_FAULTS, markers
+from batchgen.emulator.answers import Answer, Cut, answering, as_json, random_id, read_body, timestamp
+from batchgen.emulator.faults import CALL_FAULTS, FILE_KNOWN, UPLOAD_FAULTS, markers, unknown_marker
 from batchgen.emulator.google_schemas import UPLOAD_FILE
-from batchgen.emulator.jobs import Answer, as_json, picture_size, random_id, timestamp
-from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pipeline import Cut, Pipeline, answering, read_body
+from batchgen.emulator.pictures import picture_size
+from batchgen.emulator.pipeline import Pipeline
 
 _MOST_BYTES = 2 * 1024**3  # ai.google.dev/gemini-api/docs/files: 2 GB a file
 _START_BYTES = 1 << 20
@@ -87,63 +88,45 @@ class StoredFile:
         if self.source == "GENERATED":  # the documents name the field; the path is that of their own download
             found["downloadUri"] = f"{origin}/download/{version}/files/{self.id}:download?alt=media"
         if found["state"] == "FAILED":  # the documents name the field and show no example
-            found["error"] = {"code": 13, "message": "The file could not be processed."}
+            found["error"] = google.rpc_status("INTERNAL", "The file could not be processed.")
         return found
 
 
 class Files:
-    """All uploads and files of one emulator, in a temporary folder that goes with it. Asked from worker threads too."""
+    """All uploads and files of one emulator, in a temporary folder that goes with it. Asked from worker threads too.
 
-    def __init__(self, options: EmulatorOptions) -> None:
-        self._options = options
+    Source: ai.google.dev/gemini-api/docs/files and requests of google-genai 3.4.0 and @google/genai 3.1.0. Downloads
+    have two paths: `/download/v1beta/…` of ai.google.dev's batch page, and `/v1/…` of google-genai 3.4.0.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._options = pipeline.options
+        self._statistics = pipeline.statistics
+        self._faults = pipeline.call_faults
         self._folder: Path | None = None
         self._uploads: dict[str, StoredFile] = {}
         self._files: dict[str, StoredFile] = {}
         self._lock = Lock()
+
+    def routes(self) -> list[web.RouteDef]:
+        every, one = f"{google.VERSION}/files", google.VERSION + "/files/{file:[^:/]+}"
+        # The SDKs take an error without the upload's status for one to ask again.
+        final = partial(answering, headers=google.HEADERS, error_headers=_FINAL)
+        download = answering(self._download, google.HEADERS)
+        return [
+            web.route("POST", f"/upload{every}", final(self._upload)),
+            web.route("GET", every, final(self._listing)),
+            web.route("GET", one, final(self._get)),
+            web.route("DELETE", one, final(self._delete)),
+            web.get(f"{one}:download", download),
+            web.get(f"/download{one}:download", download),
+        ]
 
     def path(self, name: str) -> Path:
         """In the temporary folder, which exists from the first call until the emulator closes."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="batchgen-emulator-"))
         return self._folder / name
-
-    def begin(self, key: str, mime: str, size_bytes: int, display_name: str, name: str) -> str:
-        """The upload's id. Raises ApiError. name: `files/…` as the client wants it, empty for one of ours."""
-        for fault, _ in markers(display_name):
-            if fault not in FILE_KNOWN:
-                raise google.error(400, f"emulator: the Files API has no fault named {fault!r}")
-        file_id = name.removeprefix("files/") or random_id(12)
-        # ai.google.dev/api/files has these rules; their wording is ours.
-        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", file_id):
-            raise google.error(400, "* File.name: may hold up to 40 lowercase letters, digits and inner dashes.\n")
-        if file_id in self._files:
-            raise google.error(409, f"Requested entity already exists: files/{file_id}", status="ALREADY_EXISTS")
-        if size_bytes > _MOST_BYTES:
-            raise google.error(400, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
-        upload_id = secrets.token_urlsafe(24)
-        self._uploads[upload_id] = StoredFile(
-            id=file_id,
-            key=key,
-            mime=mime or "application/octet-stream",
-            path=self.path(upload_id),
-            source="UPLOADED",
-            display_name=display_name,
-            announced_bytes=size_bytes,
-        )
-        self._uploads[upload_id].path.touch()
-        return upload_id
-
-    def upload(self, upload_id: str) -> StoredFile:
-        """Raises ApiError for one that never began or is over; the wording is ours."""
-        upload = self._uploads.get(upload_id)
-        if upload is None or upload.expires_s:
-            raise google.error(404, "Upload not found, or it has already been finalized.")
-        return upload
-
-    def finished(self, upload_id: str) -> StoredFile | None:
-        """The file that an upload became; a client whose answer was lost asks for it."""
-        upload = self._uploads.get(upload_id)
-        return upload if upload and self._files.get(upload.id) is upload else None
 
     def add(self, whole: StoredFile) -> None:
         """Decodes pictures once, so that no request for content has to.
@@ -164,7 +147,7 @@ class Files:
 
         googleapis/python-genai#1218: one wording for all of it, and 403 rather than 404.
         """
-        found = next((one for one in self._unexpired() if one.id == file_id), None)
+        found = self._unexpired().get(file_id)
         if found is None or found.key != key:
             text = f"You do not have permission to access the File {file_id} or it may not exist."
             raise google.error(403, text)
@@ -183,15 +166,6 @@ class Files:
         match = re.search(r"/v1(?:beta)?/files/([^/?#]+)$", uri)
         return self.find_active(key, match.group(1)) if match else None
 
-    def list_of(self, key: str) -> list[StoredFile]:
-        """Newest first."""
-        return [found for found in reversed(self._unexpired()) if found.key == key]
-
-    def delete(self, stored: StoredFile) -> None:
-        with self._lock:
-            self._files.pop(stored.id, None)
-        stored.path.unlink(missing_ok=True)
-
     def clear(self) -> None:
         self._uploads.clear()
         with self._lock:
@@ -200,50 +174,26 @@ class Files:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _unexpired(self) -> list[StoredFile]:
+    def _unexpired(self) -> dict[str, StoredFile]:
         """All files that have not expired, oldest first; the others are deleted."""
         now_s = time.time()
         with self._lock:
-            expired = [one for one in self._files.values() if one.expires_s <= now_s]
-            for one in expired:
-                del self._files[one.id]
-                one.path.unlink(missing_ok=True)
-            return list(self._files.values())
+            for expired in [one for one in self._files.values() if one.expires_s <= now_s]:
+                del self._files[expired.id]
+                expired.path.unlink(missing_ok=True)
+            return dict(self._files)
 
-
-@dataclass(frozen=True, slots=True)
-class FilesApi:
-    """Source: ai.google.dev/gemini-api/docs/files and requests of google-genai 3.4.0 and @google/genai 3.1.0.
-
-    Downloads have two paths: `/download/v1beta/…` of ai.google.dev's batch page, and `/v1/…` of google-genai 3.4.0.
-    """
-
-    pipeline: Pipeline
-    files: Files
-
-    def add_to(self, app: web.Application) -> None:
-        one = google.VERSION + "/files/{file:[^:/]+}"
-        for method, path, call in (
-            ("POST", f"/upload{google.VERSION}/files", self.upload),
-            ("GET", f"{google.VERSION}/files", self.listing),
-            ("GET", one, self.get),
-            ("DELETE", one, self.delete),
-        ):
-            # The SDKs take an error without the upload's status for one to ask again.
-            app.router.add_route(method, path, answering(call, google.HEADERS, error_headers=_FINAL))
-        for path in (f"{one}:download", f"/download{one}:download"):
-            app.router.add_get(path, answering(self.download, google.HEADERS))
-
-    async def upload(self, request: web.Request) -> Answer:
+    async def _upload(self, request: web.Request) -> Answer:
         """One path for all steps: `start`, then by `upload_id`, which stands for the key: pieces and `query`."""
         commands = {word.strip() for word in request.headers.get("X-Goog-Upload-Command", "").lower().split(",")}
         if "start" in commands:
             return await self._start(request)
-        upload_id = request.query.get("upload_id", "")
-        if "query" in commands and (done := self.files.finished(upload_id)):
-            # Known of Google's upload protocol in general, not of this API.
-            return _finished(request, done)
-        upload = self.files.upload(upload_id)
+        upload = self._uploads.get(request.query.get("upload_id", ""))
+        if upload and "query" in commands and self._files.get(upload.id) is upload:
+            # A client whose answer was lost: known of Google's upload protocol in general, not of this API.
+            return _finished(request, upload)
+        if upload is None or upload.expires_s:  # the wording is ours
+            raise google.error(404, "Upload not found, or it has already been finalized.")
         if "query" not in commands:
             if not commands & {"upload", "finalize"}:
                 raise google.error(400, "X-Goog-Upload-Command: expected start, upload, finalize or query.")
@@ -252,40 +202,63 @@ class FilesApi:
             if "finalize" in commands:
                 return await self._finalize(request, upload)
         received = str(upload.size_bytes)
-        return Answer(body=b"", headers={"X-Goog-Upload-Status": "active", "X-Goog-Upload-Size-Received": received})
+        return Answer(headers={"X-Goog-Upload-Status": "active", "X-Goog-Upload-Size-Received": received})
 
     async def _start(self, request: web.Request) -> Answer:
         key = google.known_key(request)
-        if request.headers.get("X-Goog-Upload-Protocol", "").lower() != "resumable":
+        headers = request.headers
+        if headers.get("X-Goog-Upload-Protocol", "").lower() != "resumable":
             raise google.error(400, "emulator: the upload protocol has to be resumable.")
-        given = google.read_fields(
-            google.load_json(await read_body(request, _START_BYTES, google.API.too_large) or b"{}"), UPLOAD_FILE
-        )
-        given = given.get("file", {})
-        size = request.headers.get("X-Goog-Upload-Header-Content-Length", "")
+        body = await read_body(request, _START_BYTES, google.API.too_large)
+        given = google.read_fields(body or b"{}", UPLOAD_FILE).get("file", {})
+        size = headers.get("X-Goog-Upload-Header-Content-Length", "")
         if not size.isdecimal():  # a length that is not known beforehand: not documented for this API
             raise google.error(400, "X-Goog-Upload-Header-Content-Length: expected a number of bytes.")
-        mime = str(given.get("mimeType") or request.headers.get("X-Goog-Upload-Header-Content-Type", ""))
-        named = str(given.get("displayName", "")), str(given.get("name", ""))
-        upload_id = self.files.begin(key, mime, int(size), *named)
+        mime = str(given.get("mimeType") or headers.get("X-Goog-Upload-Header-Content-Type", ""))
+        upload_id = secrets.token_urlsafe(24)
+        upload = StoredFile(
+            id=str(given.get("name", "")).removeprefix("files/") or random_id(12),
+            key=key,
+            mime=mime or "application/octet-stream",
+            path=self.path(upload_id),
+            source="UPLOADED",
+            display_name=str(given.get("displayName", "")),
+            announced_bytes=int(size),
+        )
+        self._check(upload)
+        self._uploads[upload_id] = upload
+        upload.path.touch()
         url = f"{request.scheme}://{request.host}{request.path}?upload_id={upload_id}&upload_protocol=resumable"
-        headers = {
+        answer = {
             "X-Goog-Upload-URL": url,
             "X-Goog-Upload-Control-URL": url,
-            "X-Goog-Upload-Chunk-Granularity": str(self.pipeline.options.upload_granularity_bytes),
+            "X-Goog-Upload-Chunk-Granularity": str(self._options.upload_granularity_bytes),
             "X-Goog-Upload-Status": "active",
         }
-        return Answer(body=b"", headers=headers)
+        return Answer(headers=answer)
+
+    def _check(self, upload: StoredFile) -> None:
+        """Raises ApiError. ai.google.dev/api/files has these rules; their wording is ours."""
+        if problem := unknown_marker(upload.display_name, FILE_KNOWN, "the Files API"):
+            raise google.error(400, problem)
+        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", upload.id):
+            raise google.error(400, "* File.name: may hold up to 40 lowercase letters, digits and inner dashes.\n")
+        if upload.id in self._files:
+            raise google.error(409, f"Requested entity already exists: files/{upload.id}", status="ALREADY_EXISTS")
+        if upload.announced_bytes > _MOST_BYTES:
+            raise google.error(400, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
 
     async def _take(self, request: web.Request, upload: StoredFile, *, last: bool) -> None:
         """One piece onto the disk as it comes; what arrived before a cut stays. The wordings are ours."""
-        fault = self._upload_fault(upload)
+        # By the file's display name, whose attempts count over all uploads of its key, or by option.
+        by_name = self._faults.take(UPLOAD_FAULTS, f"{upload.key} {upload.display_name}", upload.display_name)
+        fault = (by_name or self._faults.take(CALL_FAULTS["upload"] - {"upload_lost"}) or "").removeprefix("upload_")
         if request.headers.get("X-Goog-Upload-Offset") != str(upload.size_bytes):
             raise google.error(400, f"X-Goog-Upload-Offset: the next byte expected is {upload.size_bytes}.")
         length = request.content_length or 0
         if upload.size_bytes + length > upload.announced_bytes:
             raise google.error(400, f"More bytes than the {upload.announced_bytes} that were announced.")
-        granularity = self.pipeline.options.upload_granularity_bytes
+        granularity = self._options.upload_granularity_bytes
         if not last and length % granularity:
             raise google.error(400, f"A piece that is not the last holds a multiple of {granularity} bytes.")
         if fault in ("500", "503"):
@@ -293,56 +266,54 @@ class FilesApi:
             raise google.error(int(fault), "The service is currently unavailable.")
         left = length // 2 if fault == "reset" else upload.announced_bytes - upload.size_bytes
         async for piece in request.content.iter_chunked(_PIECE_BYTES):
-            upload.append(piece[:left])
-            self.pipeline.statistics.uploaded_bytes += len(piece[:left])
-            left -= len(piece[:left])
+            taken = piece[:left]
+            upload.append(taken)
+            self._statistics.uploaded_bytes += len(taken)
+            left -= len(taken)
             if not left and fault == "reset":
                 raise Cut
-
-    def _upload_fault(self, upload: StoredFile) -> str | None:
-        """By the file's display name, whose attempts count over all uploads of its key, or by option."""
-        subject = f"{upload.key} {upload.display_name}"
-        fault = self.pipeline.call_faults.take(UPLOAD_FAULTS, subject, upload.display_name)
-        fault = fault or self.pipeline.call_faults.take(CALL_FAULTS["upload"] - {"upload_lost"})
-        return fault.removeprefix("upload_") if fault else None
 
     async def _finalize(self, request: web.Request, upload: StoredFile) -> Answer:
         if upload.size_bytes != upload.announced_bytes:  # the wording is ours
             raise google.error(400, f"Expected {upload.announced_bytes} bytes, received {upload.size_bytes}.")
-        await asyncio.to_thread(self.files.add, upload)
-        self.pipeline.statistics.uploads += 1
-        if self.pipeline.call_faults.take(frozenset({"upload_lost"})):
+        await asyncio.to_thread(self.add, upload)
+        self._statistics.uploads += 1
+        if self._faults.take(frozenset({"upload_lost"})):
             raise Cut
         return _finished(request, upload)
 
-    async def listing(self, request: web.Request) -> dict[str, Any]:
-        """10 a page by default, at most 100."""
-        found = [stored.as_json(request) for stored in self.files.list_of(google.known_key(request))]
+    def _listing(self, request: web.Request) -> dict[str, Any]:
+        """Newest first, 10 a page by default, at most 100."""
+        key = google.known_key(request)
+        found = [one.as_json(request) for one in reversed(self._unexpired().values()) if one.key == key]
         return google.page_of("files", found, request.query, default=10, most=100)
 
-    async def get(self, request: web.Request) -> dict[str, Any]:
+    def _get(self, request: web.Request) -> dict[str, Any]:
         return self._found(request).as_json(request)
 
-    async def delete(self, request: web.Request) -> dict[str, Any]:
-        self.files.delete(self._found(request))
+    def _delete(self, request: web.Request) -> dict[str, Any]:
+        found = self._found(request)
+        with self._lock:
+            self._files.pop(found.id, None)
+        found.path.unlink(missing_ok=True)
         return {}
 
     def _found(self, request: web.Request) -> StoredFile:
-        return self.files.find(google.known_key(request), request.match_info["file"])
+        return self.find(google.known_key(request), request.match_info["file"])
 
-    async def download(self, request: web.Request) -> web.StreamResponse:
+    async def _download(self, request: web.Request) -> web.StreamResponse:
         stored = self._found(request)
         if stored.source != "GENERATED":  # documented; the wording is ours
             text = f"The File {stored.id} cannot be downloaded: only generated files can."
             raise google.error(400, text, status="FAILED_PRECONDITION")
         if request.query.get("alt") != "media":
             raise google.error(400, "emulator: alt=media is what makes it a download.")
-        fault = google.call_fault(self.pipeline.call_faults, "download", stored.id)
+        fault = google.call_fault(self._faults, "download", stored.id)
         if fault == "empty":
             return web.Response(headers=google.HEADERS)
         start, stop = self._part(request, stored)
         headers = {**google.HEADERS, "Content-Type": stored.mime, "ETag": f'"{stored.sha256}"'}
-        if self.pipeline.options.batch.ranges:
+        if self._options.batch.ranges:
             headers["Accept-Ranges"] = "bytes"
         part = (start, stop) != (0, stored.size_bytes)
         if part:
@@ -361,8 +332,8 @@ class FilesApi:
                 await response.write(piece)
         if fault == "half" and request.transport is not None:
             request.transport.close()  # what is written still arrives
-            return response
-        await response.write_eof()
+        else:
+            await response.write_eof()
         return response
 
     def _part(self, request: web.Request, stored: StoredFile) -> tuple[int, int]:
@@ -370,15 +341,13 @@ class FilesApi:
 
         Range, ETag and If-Range are an assumption; what is known is `alt=media`.
         """
-        whole = 0, stored.size_bytes
-        tag = f'"{stored.sha256}"'
-        if not self.pipeline.options.batch.ranges or request.headers.get("If-Range", tag) != tag:
+        whole, tag = (0, stored.size_bytes), f'"{stored.sha256}"'
+        if not self._options.batch.ranges or request.headers.get("If-Range", tag) != tag:
             return whole
         try:
-            wanted = request.http_range
+            start, stop, _ = request.http_range.indices(stored.size_bytes)
         except ValueError:
             return whole  # RFC 9110: what is no valid range is ignored
-        start, stop, _ = wanted.indices(stored.size_bytes)
         if "Range" in request.headers and start >= stop:
             raise google.error(416, "The requested range is not satisfiable.", status="OUT_OF_RANGE")
         return start, stop

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from aiohttp import web
+
 from batchgen.emulator import google
-from batchgen.emulator.files import StoredFile
-from batchgen.emulator.gemini_response import GeminiSpec, Stream, is_served, text_tokens
+from batchgen.emulator.answers import ApiError, clean
+from batchgen.emulator.faults import GEMINI_FAULTS
+from batchgen.emulator.files import Files, StoredFile
+from batchgen.emulator.gemini_response import GeminiSpec, Stream, compose, is_served, text_tokens
 from batchgen.emulator.google_schemas import GENERATE_CONTENT, RATIO_NAMES, SIZE_NAMES
-from batchgen.emulator.jobs import ApiError, clean, picture_size, sha256
-from batchgen.emulator.models import Model
+from batchgen.emulator.models import GEMINI, Model
 from batchgen.emulator.options import EmulatorOptions
+from batchgen.emulator.pictures import picture_size, sha256
+from batchgen.emulator.pipeline import Endpoint
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
@@ -23,11 +29,22 @@ FindFile = Callable[[str], StoredFile | None]  # by its URI; None for a link to 
 Content = dict[str, Any]
 
 
+def endpoint(options: EmulatorOptions, files: Files) -> Endpoint:
+    def parse_request(request: web.Request, body: bytes) -> GeminiSpec:
+        model, key = google.admitted(request, GEMINI, options)
+        stream: Stream = ""
+        if request.match_info["method"] == "streamGenerateContent":
+            stream = "sse" if request.query.get("alt") == "sse" else "array"
+        return parse(body, model, options, partial(files.at_uri, key), stream=stream)
+
+    return Endpoint(api=google.API, faults=GEMINI_FAULTS, parse=parse_request, compose=compose)
+
+
 def parse(
-    value: dict[str, Any], model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream = ""
+    body: bytes | dict[str, Any], model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream = ""
 ) -> GeminiSpec:
-    """value: the request's JSON. Raises ApiError 400 in the server's wording for anything it would not take."""
-    request = google.read_fields(value, GENERATE_CONTENT)
+    """Raises ApiError 400 in the server's wording for anything it would not take."""
+    request = google.read_fields(body, GENERATE_CONTENT)
     contents = request.get("contents") or []
     _check_contents(contents)
     references, ratio_of_reference = _references(contents, model, find_file)
@@ -36,10 +53,14 @@ def parse(
     config = request.get("generationConfig", {})
     ratio, size = _ratio_and_size(config, model, options)
     thinking = config.get("thinkingConfig", {})
-    level = thinking.get("thinkingLevel")
-    _check_thinking(level, model)
+    level = thinking.get("thinkingLevel", "THINKING_LEVEL_UNSPECIFIED")
+    if level not in ("THINKING_LEVEL_UNSPECIFIED", *model.thinking):
+        named = f" {level}" if model.thinking else ""
+        raise google.error(400, f"Thinking level{named} is not supported for this model.")
     include_thoughts = bool(thinking.get("includeThoughts")) and bool(model.thinking)
     prompts = [_text(content) for content in contents if content.get("role", "user") in ("user", "")]
+    said = [part for one in (request.get("systemInstruction", {}), *contents) for part in one.get("parts") or ()]
+    resolution = config.get("mediaResolution", "").removeprefix("MEDIA_RESOLUTION_") if model.family == "3" else ""
     return GeminiSpec(
         model=model,
         prompt=prompts[-1],
@@ -54,9 +75,9 @@ def parse(
         include_thoughts=include_thoughts,
         # Up to two interim pictures (ai.google.dev, image generation); that it is one below HIGH is ours.
         interim=(2 if level == "HIGH" else 1) if include_thoughts else 0,
-        prompt_tokens=_prompt_tokens([request.get("systemInstruction", {}), *contents]),
-        reference_tokens=_reference_tokens(config.get("mediaResolution", ""), model),
-        thought_tokens=model.thoughts_at(level or ""),
+        prompt_tokens=sum(text_tokens(clean(part.get("text") or "")) for part in said),
+        reference_tokens=_REFERENCE_TOKENS.get(resolution, model.reference_tokens),
+        thought_tokens=model.thoughts_at(level),
         search=_search(request.get("tools") or [], model),
         tier=_tier(request.get("serviceTier", "standard"), options),
         stream=stream,
@@ -173,24 +194,6 @@ def _ratio_and_size(config: dict[str, Any], model: Model, options: EmulatorOptio
     return ratio, size if size in model.sizes else "1K"
 
 
-def _check_thinking(level: str | None, model: Model) -> None:
-    if level in (None, "THINKING_LEVEL_UNSPECIFIED") or level in model.thinking:
-        return
-    named = f" {level}" if model.thinking else ""
-    raise google.error(400, f"Thinking level{named} is not supported for this model.")
-
-
-def _reference_tokens(resolution: str, model: Model) -> int:
-    if model.family == "2.5":
-        return model.reference_tokens
-    return _REFERENCE_TOKENS.get(resolution.removeprefix("MEDIA_RESOLUTION_"), model.reference_tokens)
-
-
-def _prompt_tokens(contents: list[Content]) -> int:
-    parts = (part for content in contents for part in content.get("parts") or ())
-    return sum(text_tokens(clean(part["text"])) for part in parts if part.get("text"))
-
-
 def _tier(asked: str, options: EmulatorOptions) -> str:
     """The tier it is served at. Raises ApiError.
 
@@ -198,16 +201,12 @@ def _tier(asked: str, options: EmulatorOptions) -> str:
     standard beyond its limits, for higher billing tiers only; the wording of that error is ours).
     """
     tier = asked.lower().removeprefix("service_tier_").replace("unspecified", "standard")
-    match options.tiers.get(tier):
-        case 200:
-            return "standard"
-        case 400:
-            raise google.error(400, f"Service tier {tier} is not available for this project.")
-        case 429:
-            raise google.exhausted_bare()
-        case 503:
-            raise google.overloaded()
-    return tier
+    refusals = {400: f"Service tier {tier} is not available for this project."}
+    refusals |= {429: google.EXHAUSTED, 503: google.OVERLOADED}
+    status = options.tiers.get(tier)
+    if status in refusals:
+        raise google.error(status, refusals[status])
+    return "standard" if status == 200 else tier
 
 
 def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
@@ -218,7 +217,7 @@ def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
     if not model.search:
         raise google.error(400, "Search Grounding is not supported.")
     types = asked.get("searchTypes", {})
-    wanted = [kind for kind, name in (("web", "webSearch"), ("image", "imageSearch")) if name in types] or ["web"]
+    wanted = [kind for kind in ("web", "image") if f"{kind}Search" in types] or ["web"]
     if not set(wanted) <= set(model.search):  # not documented what happens then
         raise google.error(400, "Image Search Grounding is not supported.")
     return tuple(wanted)

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from batchgen.emulator.answers import JSON_TYPE, Answer, as_json
 from batchgen.emulator.faults import without_markers
-from batchgen.emulator.jobs import JSON_TYPE, Answer, Job, Spec, as_json, sha256
+from batchgen.emulator.pictures import sha256
+from batchgen.emulator.pipeline import Job, Spec
 
 # streamGenerateContent with and without alt=sse; a line of a batch's results
 Stream = Literal["", "sse", "array", "line"]
@@ -37,24 +39,24 @@ class GeminiSpec(Spec):
 
 
 _CODE = "Support code: 42876398."
-_NOT_SHOWN = "Unable to show the generated image."
+_NOT_SHOWN = "Unable to show the generated image"
 # finishReason and finishMessage of candidates without a picture. Sources: bodies in BerriAI/litellm#20357 and public
 # relay documents; the enum is that of google-genai 3.4.0.
 _REFUSALS: dict[str, tuple[str, str]] = {
     "safety": ("SAFETY", ""),
     "image_safety": (
         "IMAGE_SAFETY",
-        f"{_NOT_SHOWN} The prompt could not be submitted as it contains sensitive words that violate Google's "
+        f"{_NOT_SHOWN}. The prompt could not be submitted as it contains sensitive words that violate Google's "
         f"Responsible AI practices. {_CODE}",
     ),
     "prohibited": (
         "IMAGE_PROHIBITED_CONTENT",
-        f"{_NOT_SHOWN[:-1]} due to interests of third-party content providers. Please edit your prompt. {_CODE}",
+        f"{_NOT_SHOWN} due to interests of third-party content providers. Please edit your prompt. {_CODE}",
     ),
-    "no_image": ("NO_IMAGE", f"{_NOT_SHOWN} The model did not generate one."),
+    "no_image": ("NO_IMAGE", f"{_NOT_SHOWN}. The model did not generate one."),
     "image_other": (
         "IMAGE_OTHER",
-        f"{_NOT_SHOWN} The model could not generate the image based on the prompt provided. "
+        f"{_NOT_SHOWN}. The model could not generate the image based on the prompt provided. "
         "You will not be charged for this request. Try rephrasing the prompt.",
     ),
     "max_tokens": ("MAX_TOKENS", ""),
@@ -73,12 +75,16 @@ def compose(job: Job[GeminiSpec]) -> Answer:
     if job.fault == "block":
         response["promptFeedback"] = {"blockReason": "PROHIBITED_CONTENT"}
     else:
-        candidate.fill()
-        response["candidates"] = [{**candidate.body, "index": 0}]
+        response["candidates"] = [{**candidate.filled(), "index": 0}]
     response["usageMetadata"] = _usage(candidate, digest)
     response["modelVersion"] = spec.model.id
     response["responseId"] = base64.urlsafe_b64encode(digest[:17]).decode().rstrip("=")
-    body, content_type = _framed(response, spec.stream)
+    content_type = JSON_TYPE
+    if spec.stream == "sse":
+        body = b"data: " + json.dumps(response, ensure_ascii=False).encode("utf-8", "replace") + b"\r\n\r\n"
+        content_type = "text/event-stream"
+    else:
+        body = as_json([response] if spec.stream == "array" else response, compact=spec.stream == "line")
     return Answer(
         body=body,
         content_type=content_type,
@@ -88,30 +94,19 @@ def compose(job: Job[GeminiSpec]) -> Answer:
     )
 
 
-def _framed(response: dict[str, Any], stream: Stream) -> tuple[bytes, str]:
-    if stream == "sse":
-        line = json.dumps(response, ensure_ascii=False).encode("utf-8", "replace")
-        return b"data: " + line + b"\r\n\r\n", "text/event-stream"
-    if stream == "line":
-        return as_json(response, compact=True), JSON_TYPE
-    return as_json([response] if stream else response), JSON_TYPE
-
-
 @dataclass(slots=True)
 class _Candidate:
     """The one candidate of an answer, as it is put together. hashes: of all its pictures, billed or not."""
 
     job: Job[GeminiSpec]
-    body: dict[str, Any] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)
     text: str = ""
     billed: int = 0
 
-    def fill(self) -> None:
+    def filled(self) -> dict[str, Any]:
         spec, fault = self.job.spec, self.job.fault
         if fault in _REFUSALS:
-            self._refuse(fault, *_REFUSALS[fault])
-            return
+            return self._refused(fault, *_REFUSALS[fault])
         parts: list[dict[str, Any]] = []
         if spec.include_thoughts:
             parts.append({"text": "**Planning the picture**\n\nComposition, light, then type.", "thought": True})
@@ -129,16 +124,18 @@ class _Candidate:
                 image = self._image(index)
                 parts.append(self._signed(image, self.hashes[-1]))
                 self.billed += 1
-        self.body = {"content": {"parts": parts, "role": "model"}, "finishReason": "STOP"}
+        body: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "finishReason": "STOP"}
         if spec.search and self.billed:
-            self.body["groundingMetadata"] = _grounding(without_markers(spec.prompt), spec.search)
+            body["groundingMetadata"] = _grounding(without_markers(spec.prompt)[:100], spec.search)
+        return body
 
-    def _refuse(self, fault: str, reason: str, message: str) -> None:
-        self.body = {"content": {"role": "model"} if fault == "prohibited" else {}, "finishReason": reason}
+    def _refused(self, fault: str, reason: str, message: str) -> dict[str, Any]:
+        body: dict[str, Any] = {"content": {"role": "model"} if fault == "prohibited" else {}, "finishReason": reason}
         if message:
-            self.body["finishMessage"] = message
+            body["finishMessage"] = message
         if fault == "safety":
-            self.body["safetyRatings"] = [_BLOCKED_RATING]
+            body["safetyRatings"] = [_BLOCKED_RATING]
+        return body
 
     def _text(self, text: str) -> dict[str, Any]:
         self.text = text
@@ -165,16 +162,11 @@ def _grounding(query: str, search: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "web" in search:
         chunks.append({"web": {"title": "example.com", "uri": "https://example.com/emulated"}})
-        found["webSearchQueries"] = [query[:100], f"about {query[:100]}"]
+        found["webSearchQueries"] = [query, f"about {query}"]
     if "image" in search:
-        image = {
-            "sourceUri": "https://example.com/emulated-gallery",
-            "imageUri": "https://example.com/emulated.jpg",
-            "title": "Emulated picture",
-            "domain": "example.com",
-        }
-        chunks.append({"image": image})
-        found["imageSearchQueries"] = [query[:100]]
+        image = {"sourceUri": "https://example.com/emulated-gallery", "imageUri": "https://example.com/emulated.jpg"}
+        chunks.append({"image": {**image, "title": "Emulated picture", "domain": "example.com"}})
+        found["imageSearchQueries"] = [query]
     found["groundingChunks"] = chunks
     found["searchEntryPoint"] = {"renderedContent": '<div class="container">Emulated search suggestions</div>'}
     return found
@@ -182,7 +174,7 @@ def _grounding(query: str, search: Sequence[str]) -> dict[str, Any]:
 
 def text_tokens(text: str) -> int:
     """About four characters a token (ai.google.dev/gemini-api/docs/tokens)."""
-    return max(1, (len(text) + 3) // 4) if text else 0
+    return (len(text) + 3) // 4
 
 
 def _usage(candidate: _Candidate, digest: bytes) -> dict[str, Any]:
@@ -200,21 +192,19 @@ def _usage(candidate: _Candidate, digest: bytes) -> dict[str, Any]:
     prompt = spec.prompt_tokens + reference_tokens
     image_tokens = images * spec.model.tokens.get(spec.size, 1120)
     candidates = image_tokens + text_tokens(candidate.text) + overhead
-    found: dict[str, Any] = {"promptTokenCount": prompt}
-    if candidates:
-        found["candidatesTokenCount"] = candidates
-    found["totalTokenCount"] = prompt + candidates + thoughts + tool
-    found["promptTokensDetails"] = _details("TEXT", spec.prompt_tokens)
-    if spec.references:
-        found["promptTokensDetails"] += _details("IMAGE", reference_tokens)
-    if images:
-        found["candidatesTokensDetails"] = _details("IMAGE", image_tokens)
-    if tool:
-        found |= {"toolUsePromptTokenCount": tool, "toolUsePromptTokensDetails": _details("TEXT", tool)}
-    if thoughts:
-        found["thoughtsTokenCount"] = thoughts
-    found["serviceTier"] = spec.tier
-    return found
+    found = {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": candidates or None,
+        "totalTokenCount": prompt + candidates + thoughts + tool,
+        "promptTokensDetails": _details("TEXT", spec.prompt_tokens)
+        + (_details("IMAGE", reference_tokens) if spec.references else []),
+        "candidatesTokensDetails": _details("IMAGE", image_tokens) if images else None,
+        "toolUsePromptTokenCount": tool or None,
+        "toolUsePromptTokensDetails": _details("TEXT", tool) if tool else None,
+        "thoughtsTokenCount": thoughts or None,
+        "serviceTier": spec.tier,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _details(modality: str, tokens: int) -> list[dict[str, Any]]:

@@ -6,31 +6,30 @@ import json
 import random
 import re
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+from batchgen.emulator.answers import ApiError, Cut, as_json
 from batchgen.emulator.faults import CALL_FAULTS, CallFaults
 from batchgen.emulator.google_schemas import Schema, Violation, read
-from batchgen.emulator.jobs import ApiError, Job, as_json
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pipeline import Api, Cut
+from batchgen.emulator.pipeline import Api, Job
 
 VERSION = "/{version:v1(?:beta)?}"
 HEADERS = {"Vary": "Origin, X-Origin, Referer", "Server-Timing": "gfet4t7; dur=1"}
 TROUBLESHOOTING = "Please retry or report in https://developers.generativeai.google/guide/troubleshooting"
 _RPC = "type.googleapis.com/google.rpc."
-_STATUS = {
-    400: "INVALID_ARGUMENT",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    429: "RESOURCE_EXHAUSTED",
-    500: "INTERNAL",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
+_STATUS = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
+_STATUS |= {408: "DEADLINE_EXCEEDED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+_Code = IntEnum(  # google.rpc.Code
+    "_Code",
+    "CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
+    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE",
+)
 _DAY_HINT_S = 6776.409571576  # of a recorded per-day answer: "Please retry in 1h52m56.409571576s."
 _FREE_HINT_S = 26.66
 
@@ -45,35 +44,38 @@ def error(code: int, message: str, details: Sequence[Any] = (), status: str | No
     return ApiError(code, as_json({"error": body}))
 
 
-def bad_fields(violations: Sequence[Violation]) -> ApiError:
-    found = [
-        {"field": one.field, "description": one.description} if one.field else {"description": one.description}
-        for one in violations
-    ]
+def rpc_status(code: str, message: str) -> dict[str, Any]:
+    """google.rpc.Status, whose codes are not those of HTTP."""
+    return {"code": _Code[code].value, "message": message}
+
+
+def bad_fields(*violations: Violation) -> ApiError:
+    found = [{**({"field": one.field} if one.field else {}), "description": one.description} for one in violations]
     message = "\n".join(one.description for one in violations)
     return error(400, message, [{"@type": _RPC + "BadRequest", "fieldViolations": found}])
 
 
-def unknown_model(model: str, version: str, method: str) -> ApiError:
+def unknown_model(request: web.Request) -> ApiError:
+    """The AI model that the path names, or what it is asked to do."""
+    path = request.match_info
     advice = "Call ModelService.ListModels to see the list of available models and their supported methods."
-    which = f"for API version {version}, or is not supported for {method}."
-    return error(404, f"models/{model} is not found {which} {advice}")
+    which = f"for API version {path['version']}, or is not supported for {path.get('method', 'getModel')}."
+    return error(404, f"models/{path['model']} is not found {which} {advice}")
 
 
 def no_such_entity() -> ApiError:
     return error(404, "Requested entity was not found.")
 
 
+_RATE_LIMITS = "https://ai.google.dev/gemini-api/docs/rate-limits"
 _QUOTA_HEAD = (
     "You exceeded your current quota, please check your plan and billing details. For more information on this error, "
-    "head to: https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your current usage, head to: "
-    "https://ai.dev/usage?tab=rate-limit. "
+    f"head to: {_RATE_LIMITS}. To monitor your current usage, head to: https://ai.dev/usage?tab=rate-limit. "
 )
-_QUOTA_PAGE = {
-    "description": "Learn more about Gemini API quotas",
-    "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
+_HELP = {
+    "@type": _RPC + "Help",
+    "links": [{"description": "Learn more about Gemini API quotas", "url": _RATE_LIMITS}],
 }
-_HELP = {"@type": _RPC + "Help", "links": [_QUOTA_PAGE]}
 
 
 def enqueued_exhausted() -> ApiError:
@@ -81,34 +83,25 @@ def enqueued_exhausted() -> ApiError:
     return error(429, _QUOTA_HEAD, [_HELP])
 
 
-def exhausted_bare() -> ApiError:
-    return error(429, "Resource has been exhausted (e.g. check quota).")
-
-
-def over_quota(model: str, limit: int, retry_s: float, *, window: str, free_tier: bool = False) -> ApiError:
-    """429 with QuotaFailure and RetryInfo; window is "Minute" or "Day". A limit of 0 is a free key's.
+def over_quota(model: str, limit: int, retry_s: float, *, window: str = "Minute") -> ApiError:
+    """429 with QuotaFailure and RetryInfo; window is "Minute" or "Day". A limit of 0 is that of a free key.
 
     Bodies: github.com/google-gemini/gemini-cli/issues/8437 (free), googleapis/js-genai/issues/1322 (paid, per day).
     There is no Retry-After header.
     """
-    if free_tier:
-        metric, suffix = "generate_content_free_tier_requests", "-FreeTier"
-    else:
-        metric, suffix = "generate_requests_per_model" + ("_per_day" if window == "Day" else ""), ""
-    full_metric = f"generativelanguage.googleapis.com/{metric}"
+    metric = "generate_requests_per_model" + ("_per_day" if window == "Day" else "")
+    full_metric = f"generativelanguage.googleapis.com/{metric if limit else 'generate_content_free_tier_requests'}"
     line = f"\n* Quota exceeded for metric: {full_metric}, limit: {limit}, model: {model}"
-    windows = ["Day", "Minute"] if free_tier else [window]
     violations: list[dict[str, Any]] = [
         {
             "quotaMetric": full_metric,
-            "quotaId": f"GenerateRequestsPer{one}PerProjectPerModel{suffix}",
+            "quotaId": f"GenerateRequestsPer{one}PerProjectPerModel{'' if limit else '-FreeTier'}",
             "quotaDimensions": {"location": "global", "model": model},
+            **({"quotaValue": str(limit)} if limit else {}),
         }
-        for one in windows
+        for one in ([window] if limit else ["Day", "Minute"])
     ]
-    if not free_tier:
-        violations[0]["quotaValue"] = str(limit)
-    message = _QUOTA_HEAD + line * len(windows) + f"\nPlease retry in {go_duration(retry_s)}."
+    message = _QUOTA_HEAD + line * len(violations) + f"\nPlease retry in {go_duration(retry_s)}."
     delay = {"@type": _RPC + "RetryInfo", "retryDelay": f"{_number(retry_s)}s"}
     return error(429, message, [_HELP, {"@type": _RPC + "QuotaFailure", "violations": violations}, delay])
 
@@ -127,43 +120,38 @@ def _number(value: float, decimals: int = 9) -> str:
     return f"{value:.{decimals}f}".rstrip("0").rstrip(".")
 
 
+EXHAUSTED = "Resource has been exhausted (e.g. check quota)."
+OVERLOADED = (
+    "This model is currently experiencing high demand. Spikes in demand are usually temporary. Please try again later."
+)
+_TOO_LATE = "Deadline expired before operation could complete."
 _SERVER_ERRORS = {
-    408: ("Deadline expired before operation could complete.",),
-    500: (f"An internal error has occurred. {TROUBLESHOOTING}", "Internal error encountered."),
-    503: (
-        "The model is overloaded. Please try again later.",
-        "This model is currently experiencing high demand. Spikes in demand are usually temporary. "
-        "Please try again later.",
-    ),
-    504: ("Deadline expired before operation could complete.", "The request timed out. Please try again."),
+    "408": (_TOO_LATE,),
+    "500": (f"An internal error has occurred. {TROUBLESHOOTING}", "Internal error encountered."),
+    "503": ("The model is overloaded. Please try again later.", OVERLOADED),
+    "504": (_TOO_LATE, "The request timed out. Please try again."),
 }
 
 
-def overloaded() -> ApiError:
-    return error(503, _SERVER_ERRORS[503][1])
-
-
-def server_error(code: int, draw: random.Random) -> ApiError:
-    return error(code, draw.choice(_SERVER_ERRORS[code]))
+def server_error(code: str, draw: random.Random) -> ApiError:
+    return error(int(code), draw.choice(_SERVER_ERRORS[code]))
 
 
 def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
     model, options = job.spec.model.id, job.options
     match fault:
         case "429":
-            return over_quota(model, options.rpm_of(model) or 60, options.fault_delay_s, window="Minute")
+            return over_quota(model, options.rpm_of(model) or 60, options.fault_delay_s)
         case "429day":
             return over_quota(model, options.rpd_of(model) or 250, _DAY_HINT_S, window="Day")
         case "429limit0":
-            return over_quota(model, 0, _FREE_HINT_S, window="Minute", free_tier=True)
+            return over_quota(model, 0, _FREE_HINT_S)
         case "429spend":
             where = "Please go to AI Studio at https://ai.studio/spend to manage your project spend cap."
             return error(429, f"Your project has exceeded its monthly spending cap. {where}")
         case "429bare":
-            return exhausted_bare()
-        case "408" | "500" | "503" | "504":
-            return server_error(int(fault), job.draw)
-    return None
+            return error(429, EXHAUSTED)
+    return server_error(fault, job.draw) if fault in _SERVER_ERRORS else None
 
 
 def call_fault(faults: CallFaults, method: str, subject: str = "", display_name: str = "") -> str | None:
@@ -180,7 +168,7 @@ def call_fault(faults: CallFaults, method: str, subject: str = "", display_name:
         case "html":
             raise ApiError(200, b"<!DOCTYPE html>\n<title>Sign in</title>\n<p>Sign in to go on.\n", "text/html")
         case "500" | "503":
-            raise server_error(int(kind), random.Random(0))
+            raise server_error(kind, random.Random(0))
     return kind
 
 
@@ -197,12 +185,8 @@ def known_key(request: web.Request) -> str:
         raise error(403, "Your API key was reported as leaked. Please use another API key.")
     if not key or key.startswith("bad"):
         message = "API key not valid. Please pass a valid API key."
-        info = {
-            "@type": _RPC + "ErrorInfo",
-            "reason": "API_KEY_INVALID",
-            "domain": "googleapis.com",
-            "metadata": {"service": "generativelanguage.googleapis.com"},
-        }
+        info: dict[str, Any] = {"@type": _RPC + "ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
+        info["metadata"] = {"service": "generativelanguage.googleapis.com"}
         localized = {"@type": _RPC + "LocalizedMessage", "locale": "en-US", "message": message}
         raise error(400, message, [info, localized])
     return key
@@ -215,7 +199,7 @@ def paying_key(request: web.Request, model: str = "") -> str:
     """
     key = known_key(request)
     if model and key.startswith("free"):
-        raise over_quota(model, 0, _FREE_HINT_S, window="Minute", free_tier=True)
+        raise over_quota(model, 0, _FREE_HINT_S)
     if key.startswith("nocredits"):
         where = "Please go to AI Studio at https://ai.studio/projects to manage your project and billing."
         raise error(429, f"Your prepayment credits are depleted. {where}")
@@ -233,7 +217,7 @@ API = Api(
     too_large=_too_large,
     over_quota=lambda model, over: over_quota(model.id, over.limit, over.retry_s, window=over.window),
     error=_error_of,
-    unknown_fault=lambda name: error(400, f"emulator: this API has no fault named {name!r}"),
+    refused=partial(error, 400),
     headers=HEADERS,
 )
 
@@ -241,15 +225,19 @@ API = Api(
 # AI models.
 
 
-def find_model(models: Mapping[str, Model], name: str, version: str, method: str, options: EmulatorOptions) -> Model:
-    """Raises ApiError 404 for AI models that do not exist or, if asked for, are retired."""
+def admitted(request: web.Request, models: Mapping[str, Model], options: EmulatorOptions) -> tuple[Model, str]:
+    """The AI model that the path names, and a key that may ask it for pictures.
+
+    Raises ApiError, 404 for AI models that do not exist or, if asked for, are retired.
+    """
+    name = request.match_info["model"]
     model = models.get(name)
     if model is None or (options.models and name not in options.models):
-        raise unknown_model(name, version, method)
+        raise unknown_model(request)
     if model.replacement and not options.serve_retired:
         advice = f"update your code to use models/{model.replacement} for the latest features and improvements."
         raise error(404, f"This model models/{name} is no longer available. Please {advice}")
-    return model
+    return model, paying_key(request, name)
 
 
 def listed(models: Mapping[str, Model], methods: list[str], options: EmulatorOptions) -> list[dict[str, Any]]:
@@ -273,43 +261,43 @@ def listed(models: Mapping[str, Model], methods: list[str], options: EmulatorOpt
 # Requests and lists.
 
 
-def load_json(body: bytes) -> dict[str, Any]:
-    """Raises ApiError 400."""
-    try:
-        value = json.loads(body)
-        reason = "Root element must be a message."
-    except ValueError as problem:
-        value, reason = None, f"Parser error: {problem}"
-    if not isinstance(value, dict):
-        raise bad_fields([Violation("", f"Invalid JSON payload received. {reason}")])
-    return value
+def read_fields(value: bytes | dict[str, Any], schema: Schema) -> dict[str, Any]:
+    """value: a request's body, or what is read of it already.
 
-
-def read_fields(value: dict[str, Any], schema: Schema) -> dict[str, Any]:
-    """Raises ApiError 400 for fields that the API does not know, and for values it does not take."""
+    Raises ApiError 400 for what is no JSON object, for fields that the API does not know, and for values it does not
+    take.
+    """
+    if isinstance(value, bytes):
+        value = _load_json(value)
     violations: list[Violation] = []
     found: dict[str, Any] = read(schema, value, "", violations)
     if violations:
-        raise bad_fields(violations)
+        raise bad_fields(*violations)
     return found
+
+
+def _load_json(body: bytes) -> dict[str, Any]:
+    try:
+        value, reason = json.loads(body), "Root element must be a message."
+    except ValueError as problem:
+        value, reason = None, f"Parser error: {problem}"
+    if not isinstance(value, dict):
+        raise bad_fields(Violation("", f"Invalid JSON payload received. {reason}"))
+    return value
 
 
 def page_of(name: str, found: Sequence[Any], query: Mapping[str, str], default: int, most: int) -> dict[str, Any]:
     """The list by its name, absent when empty, and `nextPageToken`, which is opaque to clients. Raises ApiError 400."""
     size = min(_query_number(query, "pageSize") or default, most)
     start = _query_number(query, "pageToken")
-    body: dict[str, Any] = {}
-    if found[start : start + size]:
-        body[name] = list(found[start : start + size])
-    if found[start + size :]:
-        body["nextPageToken"] = str(start + size)
-    return body
+    page = {name: list(found[start : start + size])} if found[start : start + size] else {}
+    return page | ({"nextPageToken": str(start + size)} if found[start + size :] else {})
 
 
 def _query_number(query: Mapping[str, str], name: str) -> int:
     text = query.get(name) or "0"
     if not text.isdecimal():
-        raise bad_fields([Violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\"")])
+        raise bad_fields(Violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\""))
     return int(text)
 
 
@@ -323,26 +311,20 @@ def field_mask(text: str) -> Mask:
     Google's APIs in general; the wording of the error is ours.
     """
     mask: Mask = {}
-    here = mask
-    groups: list[Mask] = [mask]  # where a comma leads back to
-    tokens = re.findall(r"[A-Za-z0-9_@$*]+|[(),./]", text)
-    bad = "".join(tokens) != text
-    for token in tokens:
-        match token:
-            case ",":
-                here = groups[-1]
-            case "(":
-                groups.append(here)
-            case ")":
-                here = groups.pop()
-                bad = bad or not groups
-                groups = groups or [mask]
-            case "." | "/":
-                pass
-            case name:
-                here = here.setdefault(name, {})
+    here, groups, bad = mask, [mask], False  # groups: where a comma leads back to
+    for name, sign in re.findall(r"([A-Za-z0-9_@$*]+)|(.)", text, re.DOTALL):
+        if name:
+            here = here.setdefault(name, {})
+        elif sign == ",":
+            here = groups[-1]
+        elif sign == "(":
+            groups.append(here)
+        elif sign == ")" and len(groups) > 1:
+            here = groups.pop()
+        else:
+            bad = bad or sign not in "./"
     if bad or len(groups) > 1:
-        raise bad_fields([Violation("fields", f"Invalid field selection {text}")])
+        raise bad_fields(Violation("fields", f"Invalid field selection {text}"))
     return mask
 
 

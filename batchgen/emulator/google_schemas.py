@@ -6,28 +6,26 @@ Both casings are accepted, unknown names are refused, and violations are reporte
 from __future__ import annotations
 
 import base64
-import binascii
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from batchgen.emulator.models import FOURTEEN
 
 
 @dataclass(frozen=True, slots=True)
-class Enum:
-    """type_name: as the error text spells it."""
+class Scalar:
+    """type_name: as the error text spells it. parse: raises ValueError or TypeError for what it does not take."""
 
     type_name: str
-    values: frozenset[str]
-    any_case: bool = False
+    parse: Callable[[Any], Any]
 
 
-# A schema is the name of a scalar as the error text spells it, an Enum, a message (its lowerCamelCase names and their
-# schemas; the proto's own snake_case names are accepted for each), a list of one schema, or None: free-form JSON, and
-# messages whose inside does not matter here.
-Schema = str | Enum | dict[str, Any] | list[Any] | None
+# A schema is a scalar, a message (its lowerCamelCase names and their schemas; the proto's own snake_case names are accepted
+# for each), a list of one schema, or None: free-form JSON, and messages whose inside does not matter here.
+Schema = Scalar | dict[str, Any] | list[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,11 @@ def read(schema: Schema, value: Any, path: str, violations: list[Violation]) -> 
         case [of]:
             items = value if isinstance(value, list) else [value]
             return [read(of, item, f"{path}[{at}]", violations) for at, item in enumerate(items)]
-        case Enum():
-            return _read_enum(schema, value, path, violations)
-        case str():
-            return _read_scalar(schema, value, path, violations)
+        case Scalar():
+            try:
+                return schema.parse(value)
+            except (ValueError, TypeError):
+                violations.append(_invalid(path, f" ({schema.type_name})", value))
     return value
 
 
@@ -80,55 +79,38 @@ def _read_message(fields: dict[str, Any], value: Any, path: str, violations: lis
     return found
 
 
-def _read_enum(kind: Enum, value: Any, path: str, violations: list[Violation]) -> str:
-    if isinstance(value, str):
-        if value in kind.values:
-            return value
-        if kind.any_case and value.upper() in kind.values:
-            return value.upper()
-    type_url = f" (type.googleapis.com/google.ai.generativelanguage.v1beta.{kind.type_name})"
-    violations.append(_invalid(path, type_url, value))
-    return ""
-
-
-def _read_scalar(type_name: str, value: Any, path: str, violations: list[Violation]) -> Any:
-    match type_name, value:
-        case ("TYPE_STRING", str()) | ("TYPE_BOOL", bool()):
-            return value
-        case "TYPE_BYTES", str():
-            return _read_bytes(value, path, violations)
-        case (("TYPE_INT32" | "TYPE_FLOAT"), (bool() | list() | dict())):
-            pass
-        case "TYPE_INT32", _:
-            if re.fullmatch(r"-?\d+(\.0+)?", str(value)) and -(2**31) <= float(value) < 2**31:
-                return int(float(value))
-        case "TYPE_FLOAT", _:
-            try:
-                return float(value)
-            except ValueError:
-                pass
-    violations.append(_invalid(path, f" ({type_name})", value))
-    return None
-
-
-def _read_bytes(value: str, path: str, violations: list[Violation]) -> bytes:
-    """Standard or URL-safe alphabet, padding optional (protobuf.dev/programming-guides/json, `bytes`)."""
-    try:
-        text = value.replace("-", "+").replace("_", "/").rstrip("=")
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        shown = value if len(value) <= 60 else value[:60] + "..."
-        text = f"Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed for \"{shown}\""
-        violations.append(Violation(path, text))
-        return b""
-
-
 def _invalid(path: str, kind: str, value: Any) -> Violation:
+    if kind == " (TYPE_BYTES)" and isinstance(value, str):
+        shown = value if len(value) <= 60 else value[:60] + "..."
+        return Violation(path, f"Invalid value at '{path}'{kind}, Base64 decoding failed for \"{shown}\"")
     shown = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     return Violation(path, f"Invalid value at '{path}'{kind}, {shown[:200]}")
 
 
-_STRING, _INT, _FLOAT, _BOOL, _BYTES = "TYPE_STRING", "TYPE_INT32", "TYPE_FLOAT", "TYPE_BOOL", "TYPE_BYTES"
+def _exactly(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _int32(value: Any) -> int:
+    if not re.fullmatch(r"-?\d+(\.0+)?", str(value)) or not -(2**31) <= float(value) < 2**31:
+        raise ValueError
+    return int(float(value))
+
+
+def _float(value: Any) -> float:
+    return float(_exactly(str, value) if isinstance(value, bool) else value)
+
+
+def _bytes(value: Any) -> bytes:
+    """Standard or URL-safe alphabet, padding optional (protobuf.dev/programming-guides/json, `bytes`)."""
+    text = _exactly(str, value).replace("-", "+").replace("_", "/").rstrip("=")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+_STRING, _BOOL = Scalar("TYPE_STRING", partial(_exactly, str)), Scalar("TYPE_BOOL", partial(_exactly, bool))
+_INT, _FLOAT, _BYTES = Scalar("TYPE_INT32", _int32), Scalar("TYPE_FLOAT", _float), Scalar("TYPE_BYTES", _bytes)
 _ANYTHING = None
 
 
@@ -136,8 +118,17 @@ def _each(schema: Schema, names: str) -> dict[str, Schema]:
     return dict.fromkeys(names.split(), schema)
 
 
-def _enum(type_name: str, names: str, prefix: str = "", *, any_case: bool = False) -> Enum:
-    return Enum(type_name, frozenset(prefix + name for name in names.split()), any_case)
+def _enum(type_name: str, names: str, prefix: str = "", *, any_case: bool = False) -> Scalar:
+    values = frozenset(prefix + name for name in names.split())
+
+    def parse(value: Any) -> str:
+        word = _exactly(str, value)
+        found: str = word.upper() if any_case else word
+        if found not in values:
+            raise ValueError
+        return found
+
+    return Scalar(f"type.googleapis.com/google.ai.generativelanguage.v1beta.{type_name}", parse)
 
 
 # GenerateContentRequest (ai.google.dev/api/generate-content, v1beta), as far as a server checks it.
@@ -168,25 +159,14 @@ _TOOL = {
     **_each(_ANYTHING, "googleMaps computerUse mcpServers"),
 }
 # responseFormat.image takes enum names; the strings that the documents' own curl shows ("16:9") are refused.
-_NUMBERS = {
-    1: "ONE",
-    2: "TWO",
-    3: "THREE",
-    4: "FOUR",
-    5: "FIVE",
-    8: "EIGHT",
-    9: "NINE",
-    16: "SIXTEEN",
-    21: "TWENTY_ONE",
-}
+_NUMBERS = {1: "ONE", 2: "TWO", 3: "THREE", 4: "FOUR", 5: "FIVE", 8: "EIGHT", 9: "NINE"}
+_NUMBERS |= {16: "SIXTEEN", 21: "TWENTY_ONE"}
 RATIO_NAMES = {
     f"ASPECT_RATIO_{_NUMBERS[int(wide)]}_BY_{_NUMBERS[int(high)]}": f"{wide}:{high}"
     for wide, high in (ratio.split(":") for ratio in FOURTEEN)
 }
-SIZE_NAMES = {
-    f"IMAGE_SIZE_{name}": size
-    for name, size in (("FIVE_TWELVE", "512"), ("ONE_K", "1K"), ("TWO_K", "2K"), ("FOUR_K", "4K"))
-}
+_SIZES = {"FIVE_TWELVE": "512", "ONE_K": "1K", "TWO_K": "2K", "FOUR_K": "4K"}
+SIZE_NAMES = {f"IMAGE_SIZE_{name}": size for name, size in _SIZES.items()}
 _IMAGE_FORMAT = {
     "aspectRatio": _enum("ImageResponseFormat.AspectRatio", " ".join((*RATIO_NAMES, "ASPECT_RATIO_UNSPECIFIED"))),
     "imageSize": _enum("ImageResponseFormat.ImageSize", " ".join((*SIZE_NAMES, "IMAGE_SIZE_UNSPECIFIED"))),

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.emulator import google
-from batchgen.emulator.google_schemas import PREDICT
-from batchgen.emulator.jobs import Answer, Job, Spec, as_json, clean, sha256
-from batchgen.emulator.models import Model
+from aiohttp import web
 
-_PEOPLE = ("DONT_ALLOW", "ALLOW_ADULT", "ALLOW_ALL")
+from batchgen.emulator import google
+from batchgen.emulator.answers import Answer, as_json, clean
+from batchgen.emulator.faults import IMAGEN_FAULTS
+from batchgen.emulator.google_schemas import PREDICT
+from batchgen.emulator.models import IMAGEN, Model
+from batchgen.emulator.options import EmulatorOptions
+from batchgen.emulator.pictures import sha256
+from batchgen.emulator.pipeline import Endpoint, Job, Spec
+
 _RAI_REASON = (
     "Unable to show generated images. All images were filtered out because they violated Google's Responsible AI "
     "practices. Try rephrasing the prompt. Support codes: 29310472"
@@ -23,62 +28,60 @@ class ImagenSpec(Spec):
     safety_attributes: bool
 
 
-def parse(body: bytes, model: Model) -> ImagenSpec:
+def endpoint(options: EmulatorOptions) -> Endpoint:
+    def parse(request: web.Request, body: bytes) -> ImagenSpec:
+        return _parse(body, google.admitted(request, IMAGEN, options)[0])
+
+    return Endpoint(api=google.API, faults=IMAGEN_FAULTS, parse=parse, compose=_compose)
+
+
+def _parse(body: bytes, model: Model) -> ImagenSpec:
     """Raises ApiError 400 for anything the server would not take."""
-    request = google.read_fields(google.load_json(body), PREDICT)
+    request = google.read_fields(body, PREDICT)
     instances = request.get("instances") or [{}]
     prompt = clean(instances[0].get("prompt") or "")
     if not prompt:
         raise google.error(400, "Image generation failed with the following error: The prompt is empty.")
     given = request.get("parameters", {})
-    _check(given, model)
     output = given.get("outputOptions", {})
+    mime, ratio = output.get("mimeType", "image/png"), given.get("aspectRatio", "1:1")
+    if not 1 <= given.get("sampleCount", 1) <= 4:
+        raise google.error(400, "sampleCount must be between 1 and 4 (inclusive).")
+    if ratio not in model.ratios:
+        raise google.error(400, f"aspectRatio {ratio} is not supported. Supported values: {', '.join(model.ratios)}.")
+    people = given.get("personGeneration", "allow_adult")
+    if people.upper() not in ("DONT_ALLOW", "ALLOW_ADULT", "ALLOW_ALL"):
+        raise google.error(400, f"personGeneration {people} is not supported.")
+    if mime not in ("image/png", "image/jpeg"):
+        raise google.error(400, f"outputOptions.mimeType {mime} is not supported.")
     size = given.get("sampleImageSize", "1K").upper()  # Google's own notebook writes "1k"
     return ImagenSpec(
         model=model,
         prompt=prompt,
-        ratio=given.get("aspectRatio") or "1:1",
+        ratio=ratio,
         size=size if size in model.sizes else "1K",
-        count=given.get("sampleCount") or 1,
-        mime=output.get("mimeType", "image/png"),
+        count=given.get("sampleCount", 1),
+        mime=mime,
         quality=output.get("compressionQuality", 75),
         rai_reason=given.get("includeRaiReason", False),
         safety_attributes=given.get("includeSafetyAttributes", False),
     )
 
 
-def _check(given: dict[str, Any], model: Model) -> None:
-    if not 1 <= given.get("sampleCount", 1) <= 4:
-        raise google.error(400, "sampleCount must be between 1 and 4 (inclusive).")
-    ratio = given.get("aspectRatio", "1:1")
-    if ratio not in model.ratios:
-        names = ", ".join(model.ratios)
-        raise google.error(400, f"aspectRatio {ratio} is not supported. Supported values: {names}.")
-    people = given.get("personGeneration", "allow_adult")
-    if people.upper() not in _PEOPLE:
-        raise google.error(400, f"personGeneration {people} is not supported.")
-    mime = given.get("outputOptions", {}).get("mimeType", "image/png")
-    if mime not in ("image/png", "image/jpeg"):
-        raise google.error(400, f"outputOptions.mimeType {mime} is not supported.")
-
-
-def compose(job: Job[ImagenSpec]) -> Answer:
+def _compose(job: Job[ImagenSpec]) -> Answer:
     """Filtered pictures are dropped without a word unless includeRaiReason is set; all filtered is `{}`."""
     spec = job.spec
     if job.fault == "rai_all":
         return Answer(body=as_json({}))
-    predictions: list[dict[str, Any]] = []
-    hashes: list[str] = []
-    for index in range(spec.count):
-        if job.fault == "rai_filtered" and index == spec.count - 1:
-            if spec.rai_reason:
-                predictions.append({"raiFilteredReason": _RAI_REASON})
-            continue
-        data = job.paint(index)
-        hashes.append(sha256(data))
-        predictions.append({"mimeType": job.mime, "bytesBase64Encoded": job.in_base64(data)})
+    filtered = job.fault == "rai_filtered"
+    pictures = [job.paint(index) for index in range(spec.count - filtered)]
+    predictions: list[dict[str, Any]] = [
+        {"mimeType": job.mime, "bytesBase64Encoded": job.in_base64(data)} for data in pictures
+    ]
+    if filtered and spec.rai_reason:
+        predictions.append({"raiFilteredReason": _RAI_REASON})
     if spec.safety_attributes:
         attributes = {"categories": ["Violence", "Porn"], "scores": [0.1, 0.1]}
         predictions.append({"safetyAttributes": attributes, "contentType": "Positive Prompt"})
     body = as_json({"predictions": predictions} if predictions else {})
-    return Answer(body=body, billed_images=len(hashes), sha256=tuple(hashes))
+    return Answer(body=body, billed_images=len(pictures), sha256=tuple(map(sha256, pictures)))

@@ -16,27 +16,35 @@ _DAY_S = 24 * 3600.0
 _FAULTS, _BATCH_FAULTS = ", ".join(sorted(KNOWN)), ", ".join(sorted(BATCH_KNOWN))
 
 
-def _flag(default: Any, flag: str, meaning: str, named: Callable[[str], Any] | None = None, **more: Any) -> Any:
+def _flag(default: Any, flag: str, meaning: str, value: str = "", *, named: Callable[[str], Any] | None = None) -> Any:
     """A field and the flag that sets it. The flag can be repeated where the default is () or `named` is given.
 
-    named: reads the value of `NAME=VALUE`; the field is a dict, or has a value for all AI models (`VALUE`) and a second
-    field `…_by_model` for some (`MODEL=VALUE`). more: for `add_argument`.
+    value: what the help calls it, or all it may be, as `a|b`; seconds and numbers need none. named: reads the value of
+    `NAME=VALUE`; the field is a dict, or has a value for all AI models (`VALUE`) and a second field `…_by_model` for
+    some (`MODEL=VALUE`).
     """
 
     def entry(text: str) -> tuple[str, Any]:
-        name, _, value = text.rpartition("=")
-        return name, named(value) if named else value
+        name, _, given = text.rpartition("=")
+        return name, named(given) if named else given
 
-    entry.__name__ = more.get("metavar", "")  # what argparse calls a value that cannot be read
-    if named or default == ():
+    entry.__name__ = value  # what argparse calls a value that cannot be read
+    more: dict[str, Any] = {"metavar": value}
+    if "|" in value:
+        more = {"choices": value.split("|")}
+    elif named or default == ():
         more |= {"action": "append"} | ({"type": entry} if named else {})
     elif isinstance(default, bool):
-        more |= {"action": "store_const", "const": not default}
+        more = {"action": "store_const", "const": not default}
     elif isinstance(default, (int, float)):
-        more["type"] = type(default)
+        more = {"type": type(default), "metavar": "S" if isinstance(default, float) else "N"}
         meaning += f" (default {default:g})" if isinstance(default, float) else f" (default {default})"
+    elif isinstance(default, tuple):
+        more["type"] = lambda text: tuple(text.split(","))
+    else:
+        more["type"] = int
     defaults: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
-    return field(**defaults, metadata={"flag": flag, "help": meaning, "more": more})
+    return field(**defaults, metadata={"flag": flag, "more": {**more, "help": meaning}})
 
 
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, options: type[Any]) -> None:
@@ -44,8 +52,7 @@ def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, options
     for one in fields(options):
         if one.metadata:
             dest = f"{options.__name__}.{one.name}"
-            flag, meaning, more = (one.metadata[name] for name in ("flag", "help", "more"))
-            parser.add_argument(flag, dest=dest, default=argparse.SUPPRESS, help=meaning, **more)
+            parser.add_argument(one.metadata["flag"], dest=dest, default=argparse.SUPPRESS, **one.metadata["more"])
 
 
 def from_flags(options: type[OptionsT], arguments: argparse.Namespace, **given: Any) -> OptionsT:
@@ -85,38 +92,36 @@ class BatchOptions:
     ranges: downloads obey a Range header, an assumption; otherwise they begin anew, which HTTP allows.
     """
 
-    pending_s: float = _flag(0.5, "--batch-pending", "seconds until a batch runs", metavar="S")
-    running_s: float = _flag(1.0, "--batch-running", "seconds a batch runs at least", metavar="S")
-    life_s: float = _flag(2 * _DAY_S, "--batch-life", "seconds until a batch expires", metavar="S")
-    list_lag_s: float = _flag(0.0, "--batch-list-lag", "seconds until a new batch is listed", metavar="S")
+    pending_s: float = _flag(0.5, "--batch-pending", "seconds until a batch runs")
+    running_s: float = _flag(1.0, "--batch-running", "seconds a batch runs at least")
+    life_s: float = _flag(2 * _DAY_S, "--batch-life", "seconds until a batch expires")
+    list_lag_s: float = _flag(0.0, "--batch-list-lag", "seconds until a new batch is listed")
     states: Literal["batch", "job"] = _flag(
-        "batch", "--batch-states", "BATCH_STATE_... (default) or JOB_STATE_...", choices=["batch", "job"]
+        "batch", "--batch-states", "BATCH_STATE_... (default) or JOB_STATE_...", "batch|job"
     )
     places: tuple[str, ...] = _flag(
         ("metadata", "response"),
         "--batch-results",
         f"where results are named, of {','.join(RESULT_PLACES)} (default metadata,response)",
-        metavar="PLACES",
-        type=lambda text: tuple(text.split(",")),
+        "PLACES",
     )
-    enqueued_tokens: int = _flag(0, "--batch-tokens", "enqueued tokens per AI model; 0 = no limit", metavar="N")
-    most_at_once: int = _flag(100, "--batch-most", "batches at once", metavar="N")
+    enqueued_tokens: int = _flag(0, "--batch-tokens", "enqueued tokens per AI model; 0 = no limit")
+    most_at_once: int = _flag(100, "--batch-most", "batches at once")
     keeps_cancelled: bool = _flag(True, "--batch-drop-cancelled", "a cancelled batch has no results")
     ranges: bool = _flag(True, "--batch-no-ranges", "downloads start from the beginning, whatever range is asked for")
     inline_most: int = _flag(
-        0, "--batch-inline", "batches of up to N requests answer in their operation, not in a file", metavar="N"
+        0, "--batch-inline", "batches of up to N requests answer in their operation, not in a file"
     )
     faults: tuple[str, ...] = _flag(
-        (), "--batch-fault", f"happens every time, or the first TIMES: {_BATCH_FAULTS}", metavar="NAME[*TIMES]"
+        (), "--batch-fault", f"happens every time, or the first TIMES: {_BATCH_FAULTS}", "NAME[*TIMES]"
     )
 
     def __post_init__(self) -> None:
         for text in self.faults:
             check_batch_fault(text)
         if not self.places or not set(self.places) <= set(RESULT_PLACES):
-            raise ValueError(
-                f"places of results {', '.join(self.places)!r}: expected some of {', '.join(RESULT_PLACES)}"
-            )
+            places = ", ".join(self.places)
+            raise ValueError(f"places of results {places!r}: expected some of {', '.join(RESULT_PLACES)}")
         if self.states not in ("batch", "job"):
             raise ValueError(f"batch states {self.states!r}: expected batch or job")
         if self.inline_most < 0:
@@ -143,45 +148,37 @@ class EmulatorOptions:
     """
 
     latency_s: tuple[float, float] = _flag(
-        (0.3, 0.9), "--latency", "seconds an answer takes (default 0.3-0.9)", named=_span, metavar="[MODEL=]A-B"
+        (0.3, 0.9), "--latency", "seconds an answer takes (default 0.3-0.9)", "[MODEL=]A-B", named=_span
     )
     latency_s_by_model: Mapping[str, Span] = field(default_factory=dict)
     rpm: int | None = _flag(
-        None,
-        "--rpm",
-        "requests per minute; 0 = no limit (default 60, pro models 15)",
-        named=int,
-        metavar="[MODEL=]N",
+        None, "--rpm", "requests per minute; 0 = no limit (default 60, pro models 15)", "[MODEL=]N", named=int
     )
     rpm_by_model: Mapping[str, int] = field(default_factory=dict)
-    rpd: int = _flag(0, "--rpd", "requests per day; 0 = no limit (default)", named=int, metavar="[MODEL=]N")
+    rpd: int = _flag(0, "--rpd", "requests per day; 0 = no limit (default)", "[MODEL=]N", named=int)
     rpd_by_model: Mapping[str, int] = field(default_factory=dict)
     minute_s: float = 60.0
     rejected_counts: bool = _flag(False, "--count-rejected", "requests answered 429 use up quota too")
     faults: Mapping[str, float] = _flag(
-        {}, "--fault", f"probability of a fault per request; one of: {_FAULTS}", named=float, metavar="NAME=RATE"
+        {}, "--fault", f"probability of a fault per request; one of: {_FAULTS}", "NAME=RATE", named=float
     )
     fault_delay_s: float = 1.0
-    drip_s: float = _flag(2.0, "--drip", "seconds that a slow answer takes to arrive", metavar="S")
-    seed: int = _flag(0, "--seed", "seed of latencies and faults", metavar="N")
+    drip_s: float = _flag(2.0, "--drip", "seconds that a slow answer takes to arrive")
+    seed: int = _flag(0, "--seed", "seed of latencies and faults")
     picture: Literal["full", "tiny"] = _flag(
-        "full", "--picture", "tiny: the longest side is 64 pixels (default full)", choices=["full", "tiny"]
+        "full", "--picture", "tiny: the longest side is 64 pixels (default full)", "full|tiny"
     )
-    picture_px: int | None = _flag(None, "--picture-px", "longest side of every picture", type=int, metavar="N")
-    signature_bytes: int = _flag(2048, "--signature-bytes", "size of thought signatures", metavar="N")
+    picture_px: int | None = _flag(None, "--picture-px", "longest side of every picture", "N")
+    signature_bytes: int = _flag(2048, "--signature-bytes", "size of thought signatures")
     serve_retired: bool = _flag(True, "--no-retired", "answer 404 for AI models that the vendor has shut down")
     serve_512: bool = False
     max_request_bytes: int = 20 * 1024 * 1024
-    models: tuple[str, ...] = _flag((), "--model", "the only AI models that keys may use (default all)", metavar="ID")
-    credit: int = _flag(1_000_000_000, "--credit", "credits of an AIML account before its first picture", metavar="N")
+    models: tuple[str, ...] = _flag((), "--model", "the only AI models that keys may use (default all)", "ID")
+    credit: int = _flag(1_000_000_000, "--credit", "credits of an AIML account before its first picture")
     tiers: Mapping[str, int] = _flag(
-        {},
-        "--tier",
-        "status that flex or priority meets: 400, 429, 503; 200 = downgrade",
-        named=int,
-        metavar="NAME=STATUS",
+        {}, "--tier", "status that flex or priority meets: 400, 429, 503; 200 = downgrade", "NAME=STATUS", named=int
     )
-    file_life_s: float = _flag(2 * _DAY_S, "--file-life", "seconds an uploaded file lives", metavar="S")
+    file_life_s: float = _flag(2 * _DAY_S, "--file-life", "seconds an uploaded file lives")
     file_processing_s: float = 0.0
     upload_granularity_bytes: int = 8 * 1024 * 1024
     batch: BatchOptions = field(default_factory=BatchOptions)
@@ -206,20 +203,15 @@ class EmulatorOptions:
     @property
     def longest_px(self) -> int | None:
         """The longest side of every picture, or None for the vendor's own sizes."""
-        if self.picture_px is not None:
-            return self.picture_px
-        return 64 if self.picture == "tiny" else None
+        return 64 if self.picture_px is None and self.picture == "tiny" else self.picture_px
 
     def latency_of(self, model: str) -> Span:
         return self.latency_s_by_model.get(model, self.latency_s)
 
     def rpm_of(self, model: str) -> int:
         """Requests per minute for this AI model; 0 = no limit."""
-        if model in self.rpm_by_model:
-            return self.rpm_by_model[model]
-        if self.rpm is not None:
-            return self.rpm
-        return 15 if "pro" in model or "ultra" in model else 60
+        every = self.rpm if self.rpm is not None else 15 if "pro" in model or "ultra" in model else 60
+        return self.rpm_by_model.get(model, every)
 
     def rpd_of(self, model: str) -> int:
         return self.rpd_by_model.get(model, self.rpd)

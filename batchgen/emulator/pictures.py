@@ -1,4 +1,4 @@
-"""The pictures served: a soft gradient, the prompt in readable type, and a mark that says EMULATED."""
+"""The pictures served: a soft gradient, the prompt in readable type, a mark that says EMULATED; and those behind links."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ import hashlib
 import io
 import json
 import textwrap
+import urllib.request
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from threading import Lock
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 _MESH = 4  # the gradient is a mesh of so many colours a side, resized: cheap at every size
 _LINES = 9
 _COMMENT_CHARACTERS = 15_000  # a JPEG comment holds 65,533 bytes, and a character takes up to four
+_MAX_REFERENCE_PIXELS = 64_000_000
+_KEPT_BYTES = 256 * 1024 * 1024
+_MOST_FETCHED_BYTES = 20 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +141,7 @@ def read_comment(data: bytes) -> dict[str, object]:
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         raw = image.info.get("comment") or image.info.get("Comment")
-    if raw is None:
-        raise ValueError("not a picture of the emulator")
-    facts = json.loads(raw if isinstance(raw, str) else raw.decode())
+    facts = json.loads(raw) if raw else None
     if not isinstance(facts, dict):
         raise ValueError("not a picture of the emulator")
     return facts
@@ -146,3 +153,86 @@ def scaled(pixels: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
         return pixels
     factor = longest_px / max(pixels)
     return max(1, round(pixels[0] * factor)), max(1, round(pixels[1] * factor))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def picture_size(source: bytes | Path) -> tuple[int, int] | None:
+    """Width and height of a picture that decodes as a whole; None if it does not."""
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            if image.width * image.height > _MAX_REFERENCE_PIXELS:
+                return None
+            image.load()
+            return image.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+@dataclass(slots=True)
+class Link:
+    """failures_left: how often it still answers 404."""
+
+    data: bytes
+    mime: str
+    failures_left: int = 0
+    slow: bool = False
+
+
+class Links:
+    """The newest pictures by name, up to a fixed number of bytes. Filled from worker threads."""
+
+    def __init__(self) -> None:
+        self._links: OrderedDict[str, Link] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def add(self, name: str, link: Link) -> None:
+        with self._lock:
+            self._links[name] = link
+            self._bytes += len(link.data)
+            while self._bytes > _KEPT_BYTES and len(self._links) > 1:
+                _, oldest = self._links.popitem(last=False)
+                self._bytes -= len(oldest.data)
+
+    def take(self, name: str) -> Link | None:
+        """The picture, or None for 404; counts down the failures asked for."""
+        link = self._links.get(name)
+        if link is not None and link.failures_left > 0:
+            link.failures_left -= 1
+            return None
+        return link
+
+    def clear(self) -> None:
+        with self._lock:
+            self._links.clear()
+            self._bytes = 0
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect could lead anywhere: it is an error."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def fetch(url: str) -> bytes | None:
+    """The bytes behind a link whose host is loopback; None if they cannot be had. Blocks: for worker threads."""
+    try:
+        with _OPENER.open(url, timeout=10) as response:
+            data: bytes = response.read(_MOST_FETCHED_BYTES + 1)
+    except (OSError, ValueError):
+        return None
+    return data if len(data) <= _MOST_FETCHED_BYTES else None

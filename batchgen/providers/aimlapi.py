@@ -1,8 +1,9 @@
-"""The codec of AIML's /v1/images/generations, and with another base URL of any OpenAI-style images endpoint.
+"""The codec of AIML's /v1/images/generations, and with another base URL of any OpenAI-style images endpoint; and of what
+AIML tells of a key: its lists of models and of those it withdraws, and the balance of the account.
 
 Field names differ per model, so they are data: `wire.fields` of the profile maps ours to theirs.
-Sources: github.com/aimlapi/api-docs f14fa72 (2026-08-21), image-models and errors-and-messages;
-platform.openai.com/docs/api-reference/images.
+Sources: github.com/aimlapi/api-docs f14fa72 (2026-08-21), image-models, errors-and-messages and service-endpoints, and
+935f808 (2026-08), model-deprecations; platform.openai.com/docs/api-reference/images.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
+from pydantic import NonNegativeFloat, OnErrorOmit, TypeAdapter, ValidationError
 
 from batchgen.endpoint import Endpoint
 from batchgen.errors import BadRequest, NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
-from batchgen.providers.aimlapi_listing import LISTING
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_picture, malformed_error
-from batchgen.providers.listings import Listing
-from batchgen.providers.request_body import deep_merged, encode_body, reference_placeholder
+from batchgen.providers.listings import (
+    Balance,
+    Deprecation,
+    ListedModel,
+    Listing,
+    Page,
+    listed_id,
+    page_request,
+    read_listing,
+    wire_name,
+)
+from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
 from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
 from batchgen.records import DECODED_PREFIX, Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
 
@@ -73,6 +83,75 @@ class Answer(AnswerModel):
     id: Annotated[str | None, LENIENT] = None
 
 
+class _Model(AnswerModel):
+    id: str
+    type: str
+
+
+class _List(AnswerModel):
+    data: list[OnErrorOmit[_Model]]
+
+
+class _Balance(AnswerModel):
+    balance: float
+    low_balance: bool = False
+
+
+class _Deprecation(AnswerModel):
+    id: str
+    aliases: tuple[OnErrorOmit[str], ...] = ()
+    status: str
+    shutdown_at: Annotated[str | None, LENIENT] = None
+    replaced_by: Annotated[str | None, LENIENT] = None
+
+
+class _Deprecations(AnswerModel):
+    data: list[OnErrorOmit[_Deprecation]]
+
+
+_MODELS = TypeAdapter(list[OnErrorOmit[_Model]] | _List)
+_BALANCE = TypeAdapter(_Balance)
+_DEPRECATIONS = TypeAdapter(_Deprecations)
+
+
+def read_models(body: bytes) -> list[ListedModel]:
+    """Image models; the list is bare, or in `data` as OpenAI-style servers have it. Raises Malformed."""
+    found = read_listing(_MODELS, body)
+    models = found if isinstance(found, list) else found.data
+    return [ListedModel(listed_id(model.id)) for model in models if model.type == "image"]
+
+
+def read_balance(body: bytes) -> Balance:
+    """Raises Malformed."""
+    found = read_listing(_BALANCE, body)
+    return Balance(found.balance, found.low_balance or found.balance <= 0)
+
+
+def read_deprecations(body: bytes) -> list[Deprecation]:
+    """Raises Malformed."""
+    return [
+        Deprecation(
+            names=frozenset(map(listed_id, (entry.id, *entry.aliases))),
+            status=listed_id(entry.status.lower()),
+            shutdown_at=listed_id(entry.shutdown_at or ""),
+            replaced_by=listed_id(entry.replaced_by or ""),
+        )
+        for entry in read_listing(_DEPRECATIONS, body).data
+    ]
+
+
+LISTING = Listing(
+    models=lambda _: page_request("/models"),  # public, so only the balance tells whether a key is good
+    read_models=lambda body: (read_models(body), ""),
+    read_error=read_error,
+    balance=Page(page_request("/v1/billing/balance"), read_balance),
+    deprecations=Page(page_request("/v1/models/deprecations"), read_deprecations),
+    listed_for="for all keys",
+    rate_limit_note="no rate limit is published",
+    top_up="aimlapi.com/app/billing",
+)
+
+
 class AimlApi:
     """Pictures come as links or base64; fetching a link is the caller's, and never a reason to generate again."""
 
@@ -85,7 +164,7 @@ class AimlApi:
     def __init__(self, profile: Profile) -> None:
         wire = profile.wire
         self.profile = profile
-        self._model = wire.get("model") or profile.id
+        self._model = wire_name(profile)
         self._path = wire.get("path") or "/v1/images/generations"
         self._fields = _field_names(profile)
         self._defaults: Mapping[str, Any] = wire.get("defaults") or {}
@@ -103,9 +182,8 @@ class AimlApi:
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item
         body: dict[str, Any] = {"model": self._model, "prompt": item.prompt, **self._defaults}
-        for ours, value in self._values(item, sample.images, inputs).items():
-            theirs = self._fields.get(ours)
-            if theirs and value is not None:
+        for ours, value in given(self._values(item, sample.images, inputs)).items():
+            if theirs := self._fields.get(ours):
                 body[theirs] = value
         data = encode_body(deep_merged(body, item.extra), [reference.base64 for reference in inputs.references])
         if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made

@@ -25,8 +25,13 @@ from batchgen.errors import (
 )
 from batchgen.providers import google_errors
 from batchgen.providers.answer_body import clean_line, is_markup, markup_text, parse_json
-from batchgen.providers.delays import hinted_delay_s
-from batchgen.providers.server_faults import BLOCKED_BY_FILTER, ONE_MODEL_FORBIDDEN, not_the_api_error, server_fault
+from batchgen.providers.server_faults import (
+    BLOCKED_BY_FILTER,
+    ONE_MODEL_FORBIDDEN,
+    hinted_delay_s,
+    not_the_api_error,
+    server_fault,
+)
 
 HOUR_S = 3600.0
 OUT_OF_CREDITS = re.compile(

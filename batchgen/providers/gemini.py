@@ -1,26 +1,29 @@
-"""The codec of the Gemini API's generateContent.
+"""The codec of the Gemini API's generateContent, and of the list of models that a key may use.
 
-Sources: ai.google.dev/api/generate-content and ai.google.dev/gemini-api/docs/image-generation; requests as sent by
-google-genai 3.4.0 and @google/genai 3.1.0.
+Sources: ai.google.dev/api/generate-content, ai.google.dev/gemini-api/docs/image-generation and
+ai.google.dev/api/models#method:-models.list; requests as sent by google-genai 3.4.0 and @google/genai 3.1.0.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
-from urllib.parse import quote
+from typing import Annotated, Any, ClassVar
+from urllib.parse import quote, urlencode
+
+from pydantic import OnErrorOmit, TypeAdapter
 
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
+from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.gemini_answer import Answer, read_reply
 from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.providers.gemini_files import GeminiFiles
-from batchgen.providers.gemini_listing import LISTING
-from batchgen.providers.google_errors import error_in_success, parse_answer
-from batchgen.providers.listings import Listing
+from batchgen.providers.google_errors import error_in_success, parse_answer, read_error
+from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
 from batchgen.providers.remote import BatchCodec, FileCodec
-from batchgen.providers.request_body import deep_merged, encode_body, reference_placeholder, turn_placeholder
+from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder, turn_placeholder
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
 ENDPOINT = Endpoint(
@@ -36,10 +39,9 @@ HARM_CATEGORIES = frozenset(
     for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY")
 )
 HARM_THRESHOLDS = frozenset(("BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"))
-ENCODED = frozenset(
-    ["turns", "system", "aspect_ratio", "image_size", "references", "modalities", "search", "thinking", "keep_thoughts",
-     "media_resolution", "service_tier", "seed", "temperature", "safety", "extra"]
-)  # fmt: skip
+ENCODED = frozenset(("turns", "references", "system", "safety", "search", "service_tier", "extra"))
+ENCODED |= {"modalities", "aspect_ratio", "image_size", "seed", "temperature", "thinking", "keep_thoughts"}
+ENCODED |= {"media_resolution"}
 # ai.google.dev/gemini-api/docs/flex-inference: an answer takes up to 15 minutes.
 FLEX_TIME_LIMIT_S = 1200.0
 # The official SDKs send both searches for an image search; the model decides which it uses.
@@ -47,39 +49,93 @@ SEARCH_TOOLS: Mapping[str, Mapping[str, Any]] = {
     "web": {"googleSearch": {}},
     "image": {"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}},
 }
+IMAGE_MODEL_NAME = re.compile(r"image|imagen|banana", re.IGNORECASE)  # the list does not say what a model gives
+_METHODS = frozenset({"generateContent", "predict"})
 
 
-class Gemini:
-    """One picture per request: candidateCount above 1 does not give more."""
+class _Model(AnswerModel):
+    name: str
+    supported_generation_methods: tuple[str, ...] = ()
+    input_token_limit: Annotated[int | None, LENIENT] = None
 
-    name: ClassVar[str] = "gemini"
-    listing: ClassVar[Listing] = LISTING
+
+class _Page(AnswerModel):
+    models: tuple[OnErrorOmit[_Model], ...] = ()
+    next_page_token: str = ""
+
+
+_PAGE = TypeAdapter(_Page)
+
+
+def read_model_page(body: bytes) -> tuple[list[ListedModel], str]:
+    """(image models of one page, the token of the next or ""). Raises Malformed."""
+    page = read_listing(_PAGE, body)
+    listed = [
+        ListedModel(
+            listed_id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods
+        )
+        for model in page.models
+        if _METHODS & {*model.supported_generation_methods}
+    ]
+    return [model for model in listed if IMAGE_MODEL_NAME.search(model.id)], page.next_page_token
+
+
+def _models_request(page: str) -> Request:
+    query = urlencode({"pageSize": "1000", **({"pageToken": page} if page else {})})
+    return page_request(f"/v1beta/models?{query}")
+
+
+LISTING = Listing(
+    models=_models_request,
+    read_models=read_model_page,
+    read_error=read_error,
+    rate_limit_note="requests per minute are told only at aistudio.google.com/rate-limit",
+)
+
+
+class GoogleCodec:
+    """What the codecs of Google's API have alike: its address, its key and the versioned path of a model's method."""
+
     endpoint: ClassVar[Endpoint] = ENDPOINT
     seed_max: ClassVar[int] = SEED_MAX
-    harm_categories: ClassVar[frozenset[str]] = HARM_CATEGORIES
-    harm_thresholds: ClassVar[frozenset[str]] = HARM_THRESHOLDS
+    method: ClassVar[str]
+    encoded: ClassVar[frozenset[str]]
     api_version: ClassVar[str] = "v1beta"  # v1 took no image fields before September 2026 (googleapis/js-genai#1322)
 
     def __init__(self, profile: Profile, api_version: str | None = None) -> None:
-        version = api_version or profile.wire.get("api_version") or self.api_version
         self.profile = profile
-        model = profile.wire.get("model") or profile.id
-        self.files: FileCodec = GeminiFiles(version)
-        self.batch: BatchCodec = GeminiBatch(version, model)
-        self._path = f"/{version}/models/{quote(model, safe='')}:generateContent"
+        self._version = api_version or profile.wire.get("api_version") or self.api_version
+        self._model = wire_name(profile)
+        self._path = f"/{self._version}/models/{quote(self._model, safe='')}:{self.method}"
 
-    @staticmethod
-    def encodes(_: Profile) -> frozenset[str]:
-        return ENCODED
+    @classmethod
+    def encodes(cls, _: Profile) -> frozenset[str]:
+        return cls.encoded
 
     @staticmethod
     def auth_header(key: str) -> tuple[str, str]:
         """The header form of the key; `?key=` would leak it into the logs of every proxy."""
         return "x-goog-api-key", key
 
+
+class Gemini(GoogleCodec):
+    """One picture per request: candidateCount above 1 does not give more."""
+
+    name: ClassVar[str] = "gemini"
+    listing: ClassVar[Listing] = LISTING
+    harm_categories: ClassVar[frozenset[str]] = HARM_CATEGORIES
+    harm_thresholds: ClassVar[frozenset[str]] = HARM_THRESHOLDS
+    method: ClassVar[str] = "generateContent"
+    encoded: ClassVar[frozenset[str]] = ENCODED
+
+    def __init__(self, profile: Profile, api_version: str | None = None) -> None:
+        super().__init__(profile, api_version)
+        self.files: FileCodec = GeminiFiles(self._version)
+        self.batch: BatchCodec = GeminiBatch(self._version, self._model)
+
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item
-        body = deep_merged(_body(item, inputs), item.extra) if item.extra else _body(item, inputs)
+        body = deep_merged(_body(item, inputs), item.extra)
         timeout_s = self.profile.time_limit(item.image_size)
         if item.service_tier == "flex":
             timeout_s = max(timeout_s, FLEX_TIME_LIMIT_S)
@@ -124,39 +180,30 @@ def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
     contents: list[Any] = [{"role": "user", "parts": parts}]
     for number, prompt in enumerate(prompts[1:]):
         contents += [turn_placeholder(number), {"role": "user", "parts": [{"text": prompt}]}]
-    body: dict[str, Any] = {"contents": contents, "generationConfig": _config(item)}
-    if item.system is not None:
-        body["systemInstruction"] = {"parts": [{"text": item.system}]}
-    if item.safety:
-        body["safetySettings"] = [
-            {"category": category, "threshold": threshold} for category, threshold in item.safety.items()
-        ]
-    if item.search is not None:
-        body["tools"] = [SEARCH_TOOLS.get(item.search, SEARCH_TOOLS["web"])]
-    if item.service_tier is not None:
-        body["serviceTier"] = item.service_tier
-    return body
+    return {"contents": contents, "generationConfig": _config(item)} | given(
+        {
+            "systemInstruction": None if item.system is None else {"parts": [{"text": item.system}]},
+            "safetySettings": [{"category": name, "threshold": value} for name, value in item.safety.items()] or None,
+            "tools": None if item.search is None else [SEARCH_TOOLS.get(item.search, SEARCH_TOOLS["web"])],
+            "serviceTier": item.service_tier,
+        }
+    )
 
 
 def _config(item: Item) -> dict[str, Any]:
     """Strings in imageConfig; the documents' `responseFormat.image` with "16:9" is refused by the live server."""
-    config: dict[str, Any] = {"responseModalities": [name.upper() for name in item.modalities] or ["IMAGE"]}
-    image: dict[str, Any] = {}
-    if item.aspect_ratio is not None:
-        image["aspectRatio"] = item.aspect_ratio
-    if item.image_size is not None:
-        image["imageSize"] = item.image_size.upper()  # "2k" is silently taken for 1K (firebase/genkit#4891)
-    if image:
-        config["imageConfig"] = image
-    if item.seed is not None:
-        config["seed"] = item.seed
-    if item.temperature is not None:
-        config["temperature"] = item.temperature
-    thinking: dict[str, Any] = {} if item.thinking is None else {"thinkingLevel": item.thinking.upper()}
-    if item.keep_thoughts:
-        thinking["includeThoughts"] = True
-    if thinking:
-        config["thinkingConfig"] = thinking
-    if item.media_resolution is not None:
-        config["mediaResolution"] = f"MEDIA_RESOLUTION_{item.media_resolution.upper()}"
-    return config
+    size = item.image_size and item.image_size.upper()  # "2k" is silently taken for 1K (firebase/genkit#4891)
+    thinking = {
+        "thinkingLevel": item.thinking and item.thinking.upper(),
+        "includeThoughts": True if item.keep_thoughts else None,
+    }
+    resolution = item.media_resolution and f"MEDIA_RESOLUTION_{item.media_resolution.upper()}"
+    return {"responseModalities": [name.upper() for name in item.modalities] or ["IMAGE"]} | given(
+        {
+            "imageConfig": given({"aspectRatio": item.aspect_ratio, "imageSize": size}) or None,
+            "seed": item.seed,
+            "temperature": item.temperature,
+            "thinkingConfig": given(thinking) or None,
+            "mediaResolution": resolution,
+        }
+    )

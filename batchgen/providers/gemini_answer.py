@@ -84,33 +84,11 @@ ID_CHARS = 200
 SERVICE_TIERS = frozenset(("standard", "flex", "priority"))
 
 # What a finish reason means when no picture came; the slug is the reason in lower case.
-REFUSAL_FINISH_REASONS = frozenset(
-    [
-        "SAFETY",
-        "PROHIBITED_CONTENT",
-        "IMAGE_PROHIBITED_CONTENT",
-        "BLOCKLIST",
-        "SPII",
-        "RECITATION",
-        "IMAGE_RECITATION",
-        "LANGUAGE",
-        "ESCALATION",
-        "MODEL_ARMOR",
-    ]
-)
-NO_IMAGE_FINISH_REASONS = frozenset(
-    [
-        "NO_IMAGE",
-        "IMAGE_OTHER",
-        "OTHER",
-        "MAX_TOKENS",
-        "MALFORMED_FUNCTION_CALL",
-        "MALFORMED_RESPONSE",
-        "UNEXPECTED_TOOL_CALL",
-        "TOO_MANY_TOOL_CALLS",
-        "FINISH_REASON_UNSPECIFIED",
-    ]
-)
+REFUSAL_FINISH_REASONS = frozenset(("SAFETY", "PROHIBITED_CONTENT", "IMAGE_PROHIBITED_CONTENT", "BLOCKLIST", "SPII"))
+REFUSAL_FINISH_REASONS |= {"RECITATION", "IMAGE_RECITATION", "LANGUAGE", "ESCALATION", "MODEL_ARMOR"}
+NO_IMAGE_FINISH_REASONS = frozenset(("NO_IMAGE", "IMAGE_OTHER", "OTHER", "MAX_TOKENS", "FINISH_REASON_UNSPECIFIED"))
+NO_IMAGE_FINISH_REASONS |= {"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"}
+NO_IMAGE_FINISH_REASONS |= {"UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS"}
 SPECIAL_FINISH_REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
     "IMAGE_SAFETY": (OutputRefused, "image_safety"),  # the filter varies: the same request often passes, and is free
     "PUP_LIMITED_DISABLED": (KeyRejected, "account_restricted"),

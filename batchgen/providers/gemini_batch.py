@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
 from urllib.parse import quote
 
 from batchgen.errors import Malformed, ProviderError
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, parse_json
 from batchgen.providers.google_errors import error_member, parse_answer, read_error
-from batchgen.providers.remote import BatchState, RemoteBatch
+from batchgen.providers.remote import BatchState, Headers, RemoteBatch
 from batchgen.records import Request
 
 TIMEOUT_S = 120.0
 LIST_PAGE_SIZE = 100
 MIME_TYPE = "application/jsonl"  # of the documents; the SDKs' examples say `jsonl`, and both are taken
 RPC_CANCELLED = 1  # google.rpc.Code
-_STATES: Mapping[str, BatchState] = {
-    "PENDING": "pending", "QUEUED": "pending", "RUNNING": "running", "UPDATING": "running", "PAUSED": "running",
-    "CANCELLING": "running", "SUCCEEDED": "succeeded", "PARTIALLY_SUCCEEDED": "succeeded", "FAILED": "failed",
-    "CANCELLED": "cancelled", "EXPIRED": "expired",
-}  # fmt: skip
-Headers = Mapping[str, str]
+_STATES: dict[str, BatchState] = {state.upper(): state for state in get_args(BatchState)}
+_STATES |= {"QUEUED": "pending", "UPDATING": "running", "PAUSED": "running", "CANCELLING": "running"}
+_STATES |= {"PARTIALLY_SUCCEEDED": "succeeded"}
 
 
 class Output(AnswerModel):

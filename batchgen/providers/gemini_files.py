@@ -6,7 +6,6 @@ Sources: ai.google.dev/gemini-api/docs/files and ai.google.dev/api/files; reques
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, TypeVar
 from urllib.parse import quote
@@ -16,12 +15,11 @@ from pydantic import ValidationError
 from batchgen.errors import ServerFault, UploadFailed
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.google_errors import read_error
-from batchgen.providers.remote import FileState, RemoteFile
+from batchgen.providers.remote import FileState, Headers, RemoteFile
 from batchgen.records import Request
 
 FILE_LIFETIME_S = 48 * 3600.0
 TIMEOUT_S = 120.0
-Headers = Mapping[str, str]
 E = TypeVar("E", bound=AnswerModel)
 
 

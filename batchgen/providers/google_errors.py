@@ -38,11 +38,11 @@ from batchgen.providers.answer_body import (
     markup_text,
     parse_json,
 )
-from batchgen.providers.delays import hinted_delay_s
 from batchgen.providers.server_faults import (
     BLOCKED_BY_FILTER,
     ONE_MODEL_FORBIDDEN,
     foreign_json_error,
+    hinted_delay_s,
     not_the_api_error,
     server_fault,
 )
@@ -50,10 +50,9 @@ from batchgen.providers.server_faults import (
 E = TypeVar("E", bound=AnswerModel)
 
 # google.rpc.Code -> HTTP, for errors inside a 200 and in lines of a batch (googleapis/google/rpc/code.proto).
-HTTP_OF_RPC: Mapping[int, int] = {
-    1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503,
-    15: 500, 16: 401,
-}  # fmt: skip
+HTTP_OF_RPC: Mapping[int, int] = dict(
+    enumerate((499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401), start=1)
+)
 # The Interactions API spells its codes as words.
 HTTP_OF_WORD: Mapping[str, int] = {"authentication": 401, "permission_denied": 403, "rate_limit": 429}
 LONG_DELAY_S = 3600.0  # a hint of hours belongs to a rolling daily window; one of seconds beside a daily quota is noise
@@ -180,8 +179,8 @@ def _metadata_violations(details: list[dict[str, Any]]) -> Iterator[Mapping[str,
     for detail in _details_of_kind(details, "ErrorInfo"):
         metadata = detail.get("metadata")
         if isinstance(metadata, dict) and "quota_limit" in metadata:
-            yield {"quotaId": metadata["quota_limit"], "quotaValue": metadata.get("quota_limit_value"),
-                   "quotaMetric": metadata.get("quota_metric")}  # fmt: skip
+            names = {"quotaId": "quota_limit", "quotaValue": "quota_limit_value", "quotaMetric": "quota_metric"}
+            yield {ours: metadata.get(theirs) for ours, theirs in names.items()}
 
 
 def classify(google_error: GoogleError) -> ProviderError:

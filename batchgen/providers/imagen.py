@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from pydantic import OnErrorOmit
 
-from batchgen.endpoint import Endpoint
 from batchgen.errors import NoImage, Refused
-from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import AnswerModel, clean_line, decode_picture
-from batchgen.providers.gemini import ENDPOINT, SEED_MAX, json_headers
+from batchgen.providers.gemini import GoogleCodec, json_headers
 from batchgen.providers.google_errors import error_in_success, parse_answer
-from batchgen.providers.request_body import deep_merged, encode_body
+from batchgen.providers.request_body import deep_merged, encode_body, given
 from batchgen.records import Inputs, Item, Reply, Request, Sample
 
 ENCODED = frozenset(("count", "aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt", "extra"))
@@ -34,27 +31,12 @@ class Answer(AnswerModel):
     error: Any = None
 
 
-class Imagen:
+class Imagen(GoogleCodec):
     """Up to four samples per request; filtered ones are missing from the answer or carry a reason."""
 
     name: ClassVar[str] = "imagen"
-    endpoint: ClassVar[Endpoint] = ENDPOINT
-    seed_max: ClassVar[int] = SEED_MAX
-    api_version: ClassVar[str] = "v1beta"
-
-    def __init__(self, profile: Profile, api_version: str | None = None) -> None:
-        version = api_version or profile.wire.get("api_version") or self.api_version
-        self.profile = profile
-        self._path = f"/{version}/models/{quote(profile.wire.get('model') or profile.id, safe='')}:predict"
-
-    @staticmethod
-    def encodes(_: Profile) -> frozenset[str]:
-        return ENCODED
-
-    @staticmethod
-    def auth_header(key: str) -> tuple[str, str]:
-        """The header form of the key; `?key=` would leak it into the logs of every proxy."""
-        return "x-goog-api-key", key
+    method: ClassVar[str] = "predict"
+    encoded: ClassVar[frozenset[str]] = ENCODED
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item
@@ -80,18 +62,16 @@ def _parameters(item: Item, images: int) -> dict[str, Any]:
 
     seed and negativePrompt are Vertex's; the Gemini API refuses them, and its profiles say so.
     """
-    parameters: dict[str, Any] = {"sampleCount": images, "includeRaiReason": True}
-    if item.aspect_ratio is not None:
-        parameters["aspectRatio"] = item.aspect_ratio
-    if item.image_size is not None:
-        parameters["sampleImageSize"] = item.image_size.upper()  # not `imageSize`, as the guide's prose has it
-    if item.person_generation is not None:
-        parameters["personGeneration"] = item.person_generation
-    if item.seed is not None:
-        parameters["seed"] = item.seed
-    if item.negative_prompt is not None:
-        parameters["negativePrompt"] = item.negative_prompt
-    return parameters
+    parameters = {
+        "sampleCount": images,
+        "includeRaiReason": True,
+        "aspectRatio": item.aspect_ratio,
+        "sampleImageSize": item.image_size and item.image_size.upper(),  # not `imageSize`, as the guide's prose has it
+        "personGeneration": item.person_generation,
+        "seed": item.seed,
+        "negativePrompt": item.negative_prompt,
+    }
+    return given(parameters)
 
 
 def _reply(answer: Answer, status: int) -> Reply:

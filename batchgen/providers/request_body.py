@@ -34,6 +34,11 @@ def deep_merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a body is said: None is not sent."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def encode_body(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequence[str] = ()) -> bytes:
     """The body as JSON. `references`: base64 text for each mark, in order; `turns`: JSON text, after them.
 

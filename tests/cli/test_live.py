@@ -9,8 +9,8 @@ from batchgen.cli.doctor import check_listed_models
 from batchgen.cli.vendor_client import VendorAccess, VendorClient
 from batchgen.errors import ProviderError
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.providers.aimlapi_listing import read_balance, read_deprecations, read_models
-from batchgen.providers.gemini_listing import read_model_page
+from batchgen.providers.aimlapi import read_balance, read_deprecations, read_models
+from batchgen.providers.gemini import read_model_page
 from batchgen.providers.listings import ListedModel, find_deprecation
 from tests.support.http_server import serving
 from tests.support.marked_key import KEY

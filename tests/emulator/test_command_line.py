@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from batchgen.emulator import BatchOptions, EmulatorOptions, serve
-from batchgen.emulator.command_line import _parser, main, options_from
+from batchgen.emulator.__main__ import main, options_from, parser
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -48,20 +48,20 @@ def test_an_unknown_fault_is_a_wrong_command_line(capsys):
 
 def test_values_are_for_all_models_or_for_one():
     arguments = ["--latency", "0.3-0.9", "--latency", "a=2", "--rpm", "a=60", "--fault", "503=0.05"]
-    options = options_from(_parser().parse_args(arguments))
+    options = options_from(parser().parse_args(arguments))
     found = (options.latency_of("a"), options.latency_of("b"), options.rpm_of("a"), options.faults)
     assert found == ((2, 2), (0.3, 0.9), 60, {"503": 0.05})
 
 
 def test_a_short_life_of_files_and_a_refused_tier_are_options():
-    options = options_from(_parser().parse_args(["--file-life", "2", "--tier", "flex=503"]))
+    options = options_from(parser().parse_args(["--file-life", "2", "--tier", "flex=503"]))
     assert (options.file_life_s, options.tiers) == (2.0, {"flex": 503})
 
 
 def test_batches_have_their_options():
     arguments = ["--batch-pending", "0", "--batch-running", "2", "--batch-states", "job", "--batch-results", "dest"]
     arguments += ["--batch-fault", "create_lost*1", "--batch-fault", "get_503*2", "--batch-tokens", "9"]
-    batch = options_from(_parser().parse_args(arguments)).batch
+    batch = options_from(parser().parse_args(arguments)).batch
     wanted = BatchOptions(
         pending_s=0,
         running_s=2,
@@ -74,7 +74,7 @@ def test_batches_have_their_options():
 
 
 def test_without_a_word_about_batches_they_are_as_by_default():
-    assert options_from(_parser().parse_args([])).batch == BatchOptions()
+    assert options_from(parser().parse_args([])).batch == BatchOptions()
 
 
 def test_an_unknown_fault_of_batches_is_a_wrong_command_line(capsys):

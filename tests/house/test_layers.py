@@ -102,7 +102,7 @@ def test_the_environment_is_read_in_one_place():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in readers
     }
-    assert found <= {"settings", "emulator.command_line"}
+    assert found <= {"settings"}
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from batchgen.errors import (
     ServerFaultMaybeBilled,
     SpendRateReached,
 )
-from batchgen.providers.delays import hinted_delay_s
 from batchgen.providers.google_errors import classify, parse_error
+from batchgen.providers.server_faults import hinted_delay_s
 
 
 def google(code, message, rpc_status="", *details):

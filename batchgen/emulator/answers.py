@@ -1,0 +1,138 @@
+"""Answers over HTTP: made of JSON, sent at once or slowly, or cut off; and how a request's body is read."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import string
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from inspect import isawaitable
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
+
+from aiohttp import web
+
+JSON_TYPE = "application/json; charset=UTF-8"
+PIECES = 20  # of a slow answer
+
+
+class Cut(Exception):
+    """The connection ends without an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes over the wire. billed_images: what the vendor would charge for; sha256: of the pictures as sent.
+
+    pause: waits between the pieces of an answer that arrives slowly.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    content_type: str = JSON_TYPE
+    billed_images: int = 0
+    sha256: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    pause: Callable[[], Awaitable[None]] | None = None
+
+
+class ApiError(Exception):
+    """An answer in place of pictures, raised from wherever it is decided."""
+
+    def __init__(self, status: int, body: bytes, content_type: str = JSON_TYPE) -> None:
+        super().__init__(status, body[:200])
+        self.answer = Answer(status=status, body=body, content_type=content_type)
+
+
+def answering(
+    call: Callable[[web.Request], Any],
+    headers: Mapping[str, str],
+    error_headers: Mapping[str, str] | None = None,
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A handler of aiohttp for a call without pictures, awaited if need be, that returns JSON, an Answer or a response
+    that is sent already. ApiError is answered, and Cut ends the connection. error_headers: of client errors only.
+    """
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            try:
+                answer = call(request)
+                if isawaitable(answer):
+                    answer = await answer
+            except ApiError as error:
+                answer = error.answer
+                if error_headers and answer.status < 500:
+                    answer = replace(answer, headers=error_headers)
+            if isinstance(answer, web.StreamResponse):
+                return answer
+            if not isinstance(answer, Answer):
+                answer = Answer(body=as_json(answer))
+            return await send(request, replace(answer, headers={**headers, **answer.headers}))
+        except (Cut, ConnectionError):
+            return cut(request)
+
+    return handle
+
+
+async def read_body(request: web.Request, limit_bytes: int, too_large: Callable[[int], ApiError]) -> bytes:
+    """Read to its end also when it is too large, so that the client gets to see the answer. Raises ApiError."""
+    pieces: list[bytes] = []
+    total = 0
+    async for piece in request.content.iter_chunked(1 << 18):
+        total += len(piece)
+        if total <= limit_bytes:
+            pieces.append(piece)
+    if total > limit_bytes:
+        raise too_large(limit_bytes)
+    return b"".join(pieces)
+
+
+async def send(
+    request: web.Request, answer: Answer, before_last: Callable[[], None] = lambda: None
+) -> web.StreamResponse:
+    """Raises ConnectionError, and what `answer.pause` raises."""
+    body = answer.body
+    response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type, **answer.headers})
+    response.content_length = len(body)
+    await response.prepare(request)
+    step = max(1, -(-len(body) // PIECES) if answer.pause else len(body))
+    for start in range(0, max(1, len(body)), step):
+        if start and answer.pause:
+            await answer.pause()
+        if start + step >= len(body):
+            before_last()
+        await response.write(body[start : start + step])
+    await response.write_eof()
+    return response
+
+
+def cut(request: web.Request) -> web.StreamResponse:
+    """Close with a TCP reset and no answer."""
+    transport = request.transport
+    if transport is not None:
+        if socket := transport.get_extra_info("socket"):
+            socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return web.Response()
+
+
+def as_json(value: Any, *, compact: bool = False) -> bytes:
+    """Indented as the vendors' servers send it."""
+    form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
+    return json.dumps(value, ensure_ascii=False, **form).encode("utf-8", "replace")
+
+
+def timestamp(at_s: float, timespec: str = "microseconds") -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def random_id(length: int) -> str:
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(length))
+
+
+def clean(text: str) -> str:
+    """Lone surrogates, which JSON can carry and UTF-8 cannot, become question marks."""
+    return text.encode("utf-8", "replace").decode()

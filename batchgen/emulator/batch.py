@@ -1,0 +1,238 @@
+"""One batch: the lines it was made of, its state, shown as a long-running operation, and its results as they grow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from array import array
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from batchgen.emulator import google
+from batchgen.emulator.accounting import RequestRecord
+from batchgen.emulator.answers import random_id, timestamp
+from batchgen.emulator.files import StoredFile
+from batchgen.emulator.gemini_response import text_tokens
+from batchgen.emulator.models import Model
+from batchgen.emulator.options import BatchOptions
+
+_TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
+_PICTURE_TOKENS = 560
+# Code 1 is that of cancelled operations; the other codes of whole batches and all wordings are ours.
+_ERRORS = {
+    "FAILED": google.rpc_status("INTERNAL", "An internal error has occurred."),
+    "EXPIRED": google.rpc_status("DEADLINE_EXCEEDED", "The batch expired before it was completed."),
+    "CANCELLED": google.rpc_status("CANCELLED", "The operation was cancelled."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInput:
+    """starts: offsets of the lines that hold something. tokens: of all prompts, estimated. problem: why it fails."""
+
+    path: Path
+    starts: array[int]
+    tokens: int
+    problem: str
+
+    def line(self, at: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.starts[at])
+            return file.readline()
+
+
+def read_input(path: Path) -> BatchInput:
+    """Blocks: for worker threads. One line at a time is in memory."""
+    starts, tokens, at, problem = array("Q"), 0, 0, ""
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                starts.append(at)
+                try:
+                    value = json.loads(line)
+                    wrong = "" if isinstance(value, dict) else "expected an object"
+                except ValueError as error:
+                    wrong = str(error)
+                if not wrong:
+                    tokens += _tokens(value.get("request"))
+                elif not problem:
+                    problem = f"line {len(starts)}: {wrong}"
+            at += len(line)
+    return BatchInput(path, starts, tokens, problem if starts else "it holds no request")
+
+
+def _tokens(request: Any) -> int:
+    """An estimate of ours: what the vendor counts as enqueued is not documented beyond "tokens"."""
+    if not isinstance(request, dict) or not isinstance(request.get("contents"), list):
+        return 0
+    contents = [one for one in request["contents"] if isinstance(one, dict)]
+    texts = [part.get("text") for one in contents for part in one.get("parts") or [] if isinstance(part, dict)]
+    return sum(text_tokens(text) if isinstance(text, str) else _PICTURE_TOKENS for text in texts)
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """One batch. source: the `files/…` it was made of, empty for inline requests. Times: seconds since 1970.
+
+    inline: it answers in its operation, not in a file. state: without its prefix. error: a google.rpc.Status.
+    stop: set to end it, by a cancel or when the emulator closes.
+    """
+
+    key: str
+    model: Model
+    display_name: str
+    priority: str
+    source: str
+    input: BatchInput
+    inline: bool
+    id: str = field(default_factory=partial(random_id, 36))  # as recorded (flachesis/gemini-rust#13)
+    state: str = "PENDING"
+    created_s: float = field(default_factory=time.time)
+    updated_s: float = field(default_factory=time.time)
+    ended_s: float | None = None
+    succeeded: int = 0
+    failed: int = 0
+    error: dict[str, Any] | None = None
+    results: StoredFile | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    records: list[RequestRecord] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return len(self.input.starts)
+
+    @property
+    def done(self) -> int:
+        return self.succeeded + self.failed
+
+    def count(self, line: Line) -> None:
+        self.succeeded += line.succeeded
+        self.failed += not line.succeeded
+        self.records.append(line.record)
+        self.updated_s = time.time()
+
+    def move(self, state: str) -> None:
+        self.state = state
+        self.updated_s = time.time()
+
+    def end(self, state: str) -> None:
+        """A batch that would succeed fails where its input could not be read."""
+        self.error = _ERRORS.get(state)
+        if self.input.problem and state == "SUCCEEDED":
+            state = "FAILED"
+            text = f"Failed to parse the input file: {self.input.problem}"
+            self.error = google.rpc_status("INVALID_ARGUMENT", text)
+        self.move(state)
+        self.ended_s = self.updated_s
+
+    def operation(self, options: BatchOptions, *, named: bool = True) -> dict[str, Any]:
+        """google.longrunning.Operation with the batch as its metadata; recorded in flachesis/gemini-rust#13.
+
+        named: whether it names its results. Lists carry none (dg/ai-access); that this holds for the names of files
+        too is an assumption.
+        """
+        output = self._output() if named else None
+        state = f"{options.states.upper()}_STATE_{self.state}"
+        found: dict[str, Any] = {"name": f"batches/{self.id}", "metadata": self._metadata(state)}
+        if output is not None and "metadata" in options.places:
+            found["metadata"]["output"] = output
+        if "dest" in options.places:
+            # The shape that the documents' REST snippets read, `.dest.fileName`; no recorded answer has it.
+            found["state"] = state
+            if output is not None:
+                found["dest"] = output.get("inlinedResponses") or {"fileName": output["responsesFile"]}
+        if self.ended_s is None:
+            return found
+        found["done"] = True
+        if self.error is not None:
+            found["error"] = self.error
+        elif output is not None and "response" in options.places:
+            found["response"] = {"@type": f"{_TYPE}Output", **output}
+        return found
+
+    def _output(self) -> dict[str, Any] | None:
+        """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
+        if self.results is None:
+            return None
+        if not self.inline:
+            return {"responsesFile": f"files/{self.results.id}"}
+        with self.results.path.open("rb") as file:
+            return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
+
+    def _metadata(self, state: str) -> dict[str, Any]:
+        """Counts are int64, which JSON has as text, and are absent when they are 0."""
+        counts = {
+            "requestCount": self.total,
+            "successfulRequestCount": self.succeeded,
+            "failedRequestCount": self.failed,
+            "pendingRequestCount": self.total - self.done,
+        }
+        found = {
+            "@type": _TYPE,
+            "model": f"models/{self.model.id}",
+            "displayName": self.display_name,
+            "inputConfig": {"fileName": self.source} if self.source else None,
+            "createTime": timestamp(self.created_s),
+            "endTime": None if self.ended_s is None else timestamp(self.ended_s),
+            "updateTime": timestamp(self.updated_s),
+            "batchStats": {name: str(count) for name, count in counts.items() if count},
+            "state": state,
+            "name": f"batches/{self.id}",
+            "priority": self.priority or None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An answer. key: or an inline request's metadata; None without one. body: `"response":…` or `"error":…`."""
+
+    key: Any
+    body: bytes
+    record: RequestRecord
+    fault: str | None = None
+    succeeded: bool = False
+
+
+class Results:
+    """The results as they grow. Holds one line back, so that a line may swap its key with the one before it."""
+
+    def __init__(self, file: StoredFile, *, inline: bool) -> None:
+        self.file = file
+        self._inline = inline
+        self._held: tuple[Any, Line] | None = None
+        file.path.touch()
+
+    def put(self, line: Line) -> None:
+        if line.fault == "line_missing":
+            return
+        key = line.key
+        if self._held is not None:
+            held_key, held = self._held
+            if "line_crossed" in (line.fault, held.fault) and held_key == held.key:
+                key, held_key = held_key, key
+            self._write(held_key, held)
+        self._held = (key, line)
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._write(*self._held)
+            self._held = None
+
+    def _write(self, key: Any, line: Line) -> None:
+        """Which member of a line comes first is not documented: both are met."""
+        if line.fault == "line_unknown_key":
+            key = f"unknown-{key}"
+        members = [line.body]
+        if key is not None and line.fault != "line_keyless":
+            name = b'"metadata":' if self._inline else b'"key":'
+            text = json.dumps(key, ensure_ascii=False).encode("utf-8", "replace")
+            members.insert(line.record.n % 2 == 0, name + text)
+        whole = b"{" + b",".join(members) + b"}"
+        if line.fault == "line_cut" and not self._inline:  # an operation is always whole
+            whole = whole[: len(whole) * 3 // 5]
+        for _ in range(2 if line.fault == "line_doubled" else 1):
+            self.file.append(whole + b"\n")
