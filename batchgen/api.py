@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from batchgen.derivatives.forecast import DerivativeForecast, missing_derivatives
+from batchgen.derivatives.diff import DerivativeForecast, missing_derivatives
 from batchgen.engine.budgets import counts_all_jobs, remaining_budget, require_shared_spend
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import Outcome, RunOptions

@@ -38,6 +38,11 @@ def sample_key(item_id: str, n: int) -> str:
     return item_id if n == 1 else f"{item_id}#{n}"
 
 
+def lane_model(lane: str) -> str:
+    """The AI model of a lane's key `provider/model`."""
+    return lane.partition("/")[2] or lane
+
+
 def required_keys(item: Item, n: int) -> tuple[str, ...]:
     """Keys of the samples that must have their pictures before sample n of `item` can be asked for."""
     if not item.references and item.turn < 2:

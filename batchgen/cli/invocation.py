@@ -51,8 +51,7 @@ class Invocation:
         """When one is asked for and none is open. Raises UsageError when its file cannot be written to."""
         if self.log is not None or (self.log_file is None and self.log_format is None):
             return
-        from batchgen.report.log import Log, Stream
-        from batchgen.report.log_file import LogFile
+        from batchgen.report.log import Log, LogFile, Stream
 
         stream = Stream(self.err.stream, plain=not self.err.unicode)
         sink = stream if self.log_file is None else LogFile(self.log_file)

@@ -20,7 +20,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest.addresses import VARIABLE, heartbeat_problem, parameters_problem, secrets_in
 from batchgen.report import notify
-from batchgen.report.markdown import failure_markdown, summary_markdown
+from batchgen.report.summary import failure_markdown, summary_markdown
 from batchgen.report.view import RunSummary
 from batchgen.safe_open import private_opener
 from batchgen.settings import Settings

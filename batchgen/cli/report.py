@@ -64,7 +64,7 @@ def command(
     if only:
         raise UsageError("--only is for --contact-sheet: the page has filters of its own")
     from batchgen.report.gallery import FILE_NAME, write_gallery
-    from batchgen.report.gallery_data import gallery_facts
+    from batchgen.report.gallery_data import gallery_page
     from batchgen.report.thumbnails import Thumbnails
 
     started_s = time.monotonic()
@@ -72,7 +72,9 @@ def command(
     folder = found.folder
     path = Path(target).absolute() if target else folder / FILE_NAME
     with HistoryReader.open(folder) as ledger:
-        shown = gallery_facts(ledger, folder, manifest_info(ledger.meta("manifest") or "", invocation), time.time())
+        page, pictures = gallery_page(
+            ledger, folder, manifest_info(ledger.meta("manifest") or "", invocation), time.time()
+        )
         store = open_store_of(folder, ledger)
     thumbnails = Thumbnails(folder, store=store)
     link_folder = (
@@ -80,20 +82,20 @@ def command(
     )  # of a bucket: the page finds full pictures once it lies there too
     size = write_gallery(
         path,
-        shown.facts,
-        thumbnails.all(shown.pictures),
+        page,
+        thumbnails.all(pictures),
         link_folder,
         sorted(invocation.secrets, key=len, reverse=True),
     )
     seconds = time.monotonic() - started_s
     if as_json:
         invocation.out.json(
-            {"report": str(path), "samples": shown.samples, "thumbnails": len(shown.pictures),
+            {"report": str(path), "samples": len(page.samples), "thumbnails": len(pictures),
              "made": thumbnails.made, "bytes": size, "seconds": round(seconds, 2)}
         )  # fmt: skip
         return
     invocation.err.line(
-        f"{formatting.count(shown.samples, 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
+        f"{formatting.count(len(page.samples), 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
         f" {formatting.size(size)} in {formatting.duration(seconds)}"
     )
     if store.url:

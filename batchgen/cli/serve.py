@@ -20,7 +20,7 @@ from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.location import has_ledger
 
 if TYPE_CHECKING:
-    from batchgen.report.dashboard.job_location import JobLocation
+    from batchgen.report.dashboard.job_card import JobLocation
     from batchgen.report.dashboard.server import Dashboard
 
 PORT = 8765
@@ -139,7 +139,7 @@ async def _serve(
 
 def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
     """As they are now: looked for again and again, so that a job appears when it begins."""
-    from batchgen.report.dashboard.job_location import JobLocation
+    from batchgen.report.dashboard.job_card import JobLocation
 
     if not jobs:
         return [JobLocation(folder) for folder in sorted(find_job_folders(Path("jobs")) | find_job_folders(Path()))]
@@ -157,7 +157,7 @@ def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
 
 def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
     """Its job and its emulated job, those that have begun; else the one that is to be. Empty when the file has gone."""
-    from batchgen.report.dashboard.job_location import JobLocation
+    from batchgen.report.dashboard.job_card import JobLocation
 
     try:
         real = manifest_folder(manifest).absolute()

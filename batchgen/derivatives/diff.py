@@ -1,53 +1,73 @@
-"""What is due for a picture: the manifest's derivatives minus those that are there and are what they should be."""
+"""What is due for a picture: the manifest's derivatives minus those that are there and are what they should be; and how many
+files a plan foresees."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
 
 from batchgen import __version__
-from batchgen.derivatives.specification import Output, outputs_of
+from batchgen.derivatives.specification import Output, Provenance, RenderedFile, RenderRequest, outputs_of
 from batchgen.errors import StoreError
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, SourcePicture
-from batchgen.records import Post
+from batchgen.manifest import Manifest
+from batchgen.planning.plan import Step, is_selected
+from batchgen.records import Post, lane_model
 from batchgen.store.store import Store
 
 CHUNK = 100  # items looked up in the ledger at once
+_SHARED = tuple(name for name in RenderedFile._fields if name in DerivativeRow._fields)
 _NOT_SETTINGS = ("v", "model", "prompt", "system", "references")
 
 
 @dataclass(frozen=True, slots=True)
 class RenderTask:
-    """The files to make of one picture. payload: what its worker process is told, but for source and spool. made_before:
-    sha256 of what this job has put under these paths, of whichever picture."""
+    """The files to make of one picture. present: those that are there already. made_before: sha256 of what this job has put
+    under these paths, of whichever picture."""
 
     picture: SourcePicture
     outputs: Mapping[str, Output]
-    payload: Mapping[str, Any]
+    post: Post
+    provenance: Provenance
+    present: Sequence[RenderedFile]
     made_before: Mapping[str, str]
 
     @property
     def key(self) -> tuple[str, int]:
         return self.picture.item_id, self.picture.n
 
-    def rows(self, made: Sequence[Mapping[str, Any]]) -> Iterator[DerivativeRow]:
+    def request(self, source: str, spool: str) -> RenderRequest:
+        """What its worker process is asked for. source: where the original can be read; spool: where the files go."""
+        return RenderRequest(
+            spool=spool,
+            source=source,
+            sha256=self.picture.sha256,
+            embed=self.post.embed,
+            source_type=self.post.source_type,
+            provenance=self.provenance,
+            outputs=[output.spec for output in self.outputs.values()],
+            present=self.present,
+        )
+
+    def rows(self, files: Iterable[RenderedFile]) -> Iterator[DerivativeRow]:
         """A worker's answer as the ledger keeps it. A file beside a copy is of the copy's recipe."""
-        for facts in made:
-            output = self.outputs[facts["message"] if facts["format"] == "xmp" else facts["path"]]
+        for file in files:
+            output = self.outputs[file.message if file.format == "xmp" else file.path]
             yield DerivativeRow(
-                facts["path"], *self.key, output.name, facts["state"], output.recipe, self.picture.sha256, facts["format"],
-                facts["sha256"], facts["bytes"], facts["width"], facts["height"], facts["mtime_ns"], facts["message"],
-            )  # fmt: skip
+                **{name: getattr(file, name) for name in _SHARED},
+                item_id=self.picture.item_id,
+                n=self.picture.n,
+                name=output.name,
+                recipe=output.recipe,
+                source_sha256=self.picture.sha256,
+            )
 
     def failed(self, why: str) -> Iterator[DerivativeRow]:
-        for path, output in self.outputs.items():
-            kind = str(output.spec["format"])
-            yield DerivativeRow(
-                path, *self.key, output.name, "failed", output.recipe, self.picture.sha256, kind, "", 0, 0, 0, 0, why
-            )
+        specs = [output.spec for output in self.outputs.values()]
+        return self.rows([RenderedFile(spec.path, "failed", spec.format, message=why) for spec in specs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +103,26 @@ class DerivativeDiffer:
         stem = os.path.splitext(picture.path)[0]
         wanted = {output.path: output for output in outputs_of(post, stem, picture.format, self._job)}
         found.stale.extend(row for row in rows if row.path not in wanted and _copy_path_of(row) not in wanted)
-        present: dict[str, DerivativeRow] = {}
+        intact: dict[str, DerivativeRow] = {}
         due = dict(wanted)
         for row in rows:
             output = wanted.get(row.path)
             if output is None or (row.recipe, row.source_sha256) != (output.recipe, picture.sha256):
                 continue
             if row.state == "skipped" or (row.state == "made" and self._is_intact(row, found)):
-                present[row.path] = row
+                intact[row.path] = row
                 del due[row.path]
         for row in rows:  # what stands beside a copy is made with it
             owner = _copy_path_of(row)
-            if row.path not in wanted and owner in present and not self._is_intact(row, found):
+            if row.path not in wanted and owner in intact and not self._is_intact(row, found):
                 due[owner] = wanted[owner]
         if due and post is not None:
             due.update((path, output) for path, output in wanted.items() if output.name == "sidecar")
             paths = [*due, *(f"{os.path.splitext(path)[0]}.xmp" for path in due)]
             before = self._view.derivative_hashes(paths)
-            found.due.append(RenderTask(picture, due, self._payload(picture, post, due, present), before))
+            kept = [row for path, row in intact.items() if path not in due and row.state == "made"]
+            present = [RenderedFile(**{name: getattr(row, name) for name in _SHARED}) for row in kept]
+            found.due.append(RenderTask(picture, due, post, self._provenance(picture), present, before))
 
     def _is_intact(self, row: DerivativeRow, found: DerivativeDiff) -> bool:
         """By size and time; by its bytes where the time is another one."""
@@ -123,41 +145,57 @@ class DerivativeDiffer:
                     removed += 1
         return removed
 
-    def _payload(
-        self, picture: SourcePicture, post: Post, due: Mapping[str, Output], present: Mapping[str, DerivativeRow]
-    ) -> dict[str, Any]:
-        kept = [row for path, row in present.items() if path not in due and row.state == "made"]
-        return {
-            "sha256": picture.sha256,
-            "embed": post.embed,
-            "source_type": post.source_type,
-            "outputs": [output.spec for output in due.values()],
-            "present": [{name: getattr(row, name) for name in ("path", "format", "width", "height", "bytes", "sha256")} for row in kept],
-            "facts": self._metadata(picture),
-        }  # fmt: skip
-
-    def _metadata(self, picture: SourcePicture) -> dict[str, Any]:
-        """What is known of a picture's making. settings: all else that reached the wire."""
+    def _provenance(self, picture: SourcePicture) -> Provenance:
         wire = picture.wire
         settings = {name: value for name, value in wire.items() if name not in _NOT_SETTINGS}
-        return {
-            "generator": f"batchgen {__version__}",
-            "job": self._job,
-            "id": picture.item_id,
-            "sample": picture.n,
-            "run": picture.run,
-            "attempt": picture.attempt,
-            "model": picture.lane.partition("/")[2] or picture.lane,
-            "file": picture.path,
-            "sha256": picture.sha256,
-            "emulated": self._emulated,
-            "prompt": wire.get("prompt", ""),
-            "system": wire.get("system"),
-            "settings": {**settings, "sent_as": picture.sent_as} if picture.sent_as else settings,
-            "references": wire.get("references", []),
-        }
+        return Provenance(
+            generator=f"batchgen {__version__}",
+            job=self._job,
+            id=picture.item_id,
+            sample=picture.n,
+            run=picture.run,
+            attempt=picture.attempt,
+            model=lane_model(picture.lane),
+            file=picture.path,
+            sha256=picture.sha256,
+            emulated=self._emulated,
+            prompt=wire.get("prompt", ""),
+            system=wire.get("system"),
+            settings={**settings, "sent_as": picture.sent_as} if picture.sent_as else settings,
+            references=wire.get("references", []),
+        )
 
 
 def _copy_path_of(row: DerivativeRow) -> str:
     """The path of the copy that a packet of metadata stands beside; empty for any other file."""
     return "" if row.format != "xmp" else row.message
+
+
+class DerivativeForecast:
+    """Counts the files to make of pictures that are not there yet, while a plan is made. again: samples that have one which
+    is to be replaced."""
+
+    def __init__(self, job: str, on_step: Callable[[Step], None] | None) -> None:
+        self.files = 0
+        self.replaced: set[tuple[str, int]] = set()
+        self._job = job
+        self._on_step = on_step
+
+    def __call__(self, step: Step) -> None:
+        sample = step.sample
+        if step.action == "generate" and sample.item.post is not None:
+            self.files += sample.images * len(outputs_of(sample.item.post, "", "png", self._job))
+            if sample.known:
+                self.replaced.update((sample.item.id, sample.n + k) for k in range(sample.images))
+        if self._on_step is not None:
+            self._on_step(step)
+
+
+def missing_derivatives(
+    manifest: Manifest, view: DerivativeReader, store: Store, only: Sequence[str], *, emulated: bool
+) -> Iterator[RenderTask]:
+    """What is missing of the pictures that are there."""
+    differ, items = DerivativeDiffer(view, store, manifest.name, emulated=emulated), manifest.items()
+    while chunk := list(islice(items, CHUNK)):
+        wanted = [(item.id, item.post) for item in chunk if not only or is_selected(item, only)]
+        yield from differ.diff(wanted).due

@@ -15,6 +15,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
+from batchgen.derivatives.specification import Provenance
+
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 XMP_META_NAMESPACE = "adobe:ns:meta/"
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -45,10 +47,8 @@ def clean(text: str) -> str:
     return _UNSAFE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def packet(
-    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None = None, *, copy: bool
-) -> bytes:
-    """facts: of the picture, as the sidecar has them. existing: the original's own packet, whose statements win.
+def packet(facts: Provenance, embed: str, source_type: str, existing: bytes | None = None, *, copy: bool) -> bytes:
+    """existing: the original's own packet, whose statements win.
 
     copy: the pixels are the original's. With `none` only the source type is said, that a picture is emulated, and that a
     C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
@@ -65,7 +65,7 @@ def packet(
 
 
 def _build_packet(
-    facts: Mapping[str, Any], embed: str, source_type: str, existing: bytes | None, max_chars: int, *, copy: bool
+    facts: Provenance, embed: str, source_type: str, existing: bytes | None, max_chars: int, *, copy: bool
 ) -> bytes:
     for prefix, uri in PREFIXES.items():
         ET.register_namespace(prefix, uri)
@@ -88,20 +88,20 @@ def _build_packet(
 
 
 def _own_properties(
-    facts: Mapping[str, Any], embed: str, source_type: str, max_chars: int, *, copy: bool
+    facts: Provenance, embed: str, source_type: str, max_chars: int, *, copy: bool
 ) -> list[tuple[str, Any]]:
     """(qualified name, text, list of texts, or a mapping for a structure)."""
     found: list[tuple[str, Any]] = [(f"{{{IPTC}}}DigitalSourceType", SOURCE_TYPES + source_type)]
-    emulated = facts["emulated"]
+    emulated = facts.emulated
     if emulated:
         found.append((f"{{{OWN_NAMESPACE}}}Emulated", "True"))
-    if facts["c2pa"] and not copy:
+    if facts.c2pa and not copy:
         found.append((f"{{{OWN_NAMESPACE}}}OriginC2PA", C2PA_LOST))
-        found.append((f"{{{MM}}}DerivedFrom", {f"{{{REF}}}documentID": f"urn:sha256:{facts['sha256']}"}))
+        found.append((f"{{{MM}}}DerivedFrom", {f"{{{REF}}}documentID": f"urn:sha256:{facts.sha256}"}))
     if embed == "none":
         return found
-    maker = f"{facts['model']}, EMULATED: drawn by a local emulator" if emulated else facts["model"]
-    found += [(f"{{{IPTC}}}AISystemUsed", maker), (f"{{{XMP}}}CreatorTool", facts["generator"])]
+    maker = f"{facts.model}, EMULATED: drawn by a local emulator" if emulated else facts.model
+    found += [(f"{{{IPTC}}}AISystemUsed", maker), (f"{{{XMP}}}CreatorTool", facts.generator)]
     words = described_properties(facts, embed)
     if "Prompt" in words:
         found.append((f"{{{IPTC}}}AIPromptInformation", _truncate(words["Prompt"], max_chars)))
@@ -110,26 +110,34 @@ def _own_properties(
     return found
 
 
-def described_properties(facts: Mapping[str, Any], embed: str) -> dict[str, Any]:
+def described_properties(facts: Provenance, embed: str) -> dict[str, Any]:
     """What `ids` and `full` tell, by name."""
-    ids = {"Job": "job", "Item": "id", "Sample": "sample", "Run": "run", "Attempt": "attempt", "Model": "model",
-           "OriginalSha256": "sha256", "Generator": "generator"}  # fmt: skip
-    full = {"Prompt": "prompt", "System": "system", "Settings": "settings", "References": "references"}
-    names = {**ids, **full} if embed == "full" else ids if embed == "ids" else {}
-    values = {name: facts[key] for name, key in names.items() if facts.get(key) not in (None, "", [], {})}
+    ids = {
+        "Job": facts.job,
+        "Item": facts.id,
+        "Sample": facts.sample,
+        "Run": facts.run,
+        "Attempt": facts.attempt,
+        "Model": facts.model,
+        "OriginalSha256": facts.sha256,
+        "Generator": facts.generator,
+    }
+    full = {"Prompt": facts.prompt, "System": facts.system, "Settings": facts.settings, "References": facts.references}
+    told: dict[str, Any] = {**ids, **full} if embed == "full" else ids if embed == "ids" else {}
+    values = {name: value for name, value in told.items() if value not in (None, "", [], {})}
     values = {name: clean(value) if isinstance(value, str) else value for name, value in values.items()}
     if "Settings" in values:
         values["Settings"] = clean(json.dumps(values["Settings"], ensure_ascii=False, sort_keys=True))
     return values
 
 
-def png_texts(facts: Mapping[str, Any], embed: str) -> dict[str, str]:
+def png_texts(facts: Provenance, embed: str) -> dict[str, str]:
     """By keyword: `Software`, and `batchgen` with the same as the packet in JSON. Empty for `none`."""
     if embed == "none":
         return {}
-    emulated = {"Emulated": True} if facts["emulated"] else {}
+    emulated = {"Emulated": True} if facts.emulated else {}
     return {
-        "Software": facts["generator"],
+        "Software": facts.generator,
         "batchgen": json.dumps({**described_properties(facts, embed), **emulated}, ensure_ascii=False),
     }
 

@@ -1,25 +1,31 @@
-"""One picture to its derivatives: decoded once, each file whole and durable in the spool. For worker processes."""
+"""One picture to its derivatives: decoded once, each file whole and durable in the spool; and the worker process that does it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from batchgen.derivatives import containers, provenance
-from batchgen.derivatives.specification import UNFINISHED_PREFIX, crop_and_size
+from batchgen.derivatives.specification import UNFINISHED_PREFIX, OutputSpec, RenderedFile, RenderRequest, crop_and_size
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-Row = dict[str, Any]
+LISTED = ("path", "format", "width", "height", "bytes", "sha256")  # of each derivative, in the sidecar
+NICENESS = 10
+OOM_SCORE = "700"  # when memory runs out, this process is to go, not the run
 
 
 class UprightImage(NamedTuple):
@@ -49,84 +55,95 @@ class Source:
         return self._upright
 
 
-def render(task: Mapping[str, Any], is_wanted: Callable[[], bool] = lambda: True) -> list[Row]:
-    """Make the files of one task, as long as somebody waits for them. Answers a row for each: `made`, with the file that has
-    it, `skipped`, or `failed` with the reason; never raises for what a picture or a disk may do.
+def serve() -> None:
+    """What runs in a worker process: requests as JSON lines on stdin, what became of their files on stdout, until stdin ends.
+    Never outlives its run: without it stdin is at its end. Ctrl-C is the run's to mind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches this process where there are no sessions (Windows)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(OOM_SCORE)
+    parent = os.getppid()  # another one once the run is dead, but on Windows, where the task is finished
+    for line in sys.stdin.buffer:
+        answer = json.dumps(render(RenderRequest.from_json(line), lambda: os.getppid() == parent)).encode()
+        sys.stdout.buffer.write(answer + b"\n")
+        sys.stdout.buffer.flush()
 
-    task: spool (folder), source (path), sha256, facts, embed, source_type, outputs (specs), present (files of the same
-    picture that are there already, for the sidecar).
-    """
+
+def render(request: RenderRequest, is_wanted: Callable[[], bool] = lambda: True) -> list[RenderedFile]:
+    """Make the files, as long as somebody waits for them. Never raises for what a picture or a disk may do."""
     try:
-        source = Source(task["source"], task["sha256"])
+        source = Source(request.source, request.sha256)
     except (OSError, ValueError) as error:
         why = f"the original cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        return [_row(spec, "failed", message=why) for spec in task["outputs"]]
-    rows: list[Row] = []
-    facts = {**task["facts"], "c2pa": source.c2pa}
-    for spec in sorted(task["outputs"], key=lambda spec: spec["format"] == "json"):
+        return [_not_made(spec, "failed", why) for spec in request.outputs]
+    request = replace(request, provenance=replace(request.provenance, c2pa=source.c2pa))
+    files: list[RenderedFile] = []
+    for spec in sorted(request.outputs, key=lambda spec: spec.format == "json"):
         if not is_wanted():
             break
         try:
-            rows += _render_one(source, task, facts, spec, rows)
+            files += _render_one(source, request, spec, files)
         except Exception as error:  # Pillow raises all sorts of them on hostile bytes
-            told = disk_error(error, spec["path"]) if isinstance(error, OSError) and error.errno else error
-            rows.append(_row(spec, "failed", message=str(told) or type(error).__name__))
-    return rows
+            why = str(disk_error(error, spec.path) if isinstance(error, OSError) and error.errno else error)
+            files.append(_not_made(spec, "failed", why or type(error).__name__))
+    return files
 
 
 def _render_one(
-    source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spec: Row, rows: list[Row]
-) -> list[Row]:
-    match spec["format"]:
-        case "json":
-            made = [*task["present"], *(_sidecar_entry(row) for row in rows if row["state"] == "made")]
-            text = json.dumps(
-                {**facts, "derivatives": sorted(made, key=lambda row: str(row["path"]))}, ensure_ascii=False, indent=1
-            )
-            return [_write_output(task, spec["path"], text.encode("utf-8", "replace") + b"\n", (0, 0), "json")]
-        case "original":
-            return _copy(source, task, facts, spec)
+    source: Source, request: RenderRequest, spec: OutputSpec, files: Sequence[RenderedFile]
+) -> list[RenderedFile]:
+    """files: those of the same picture that were made before this one."""
+    if spec.format == "json":
+        return [_write_output(request, spec.path, _sidecar(request, files), (0, 0), "json")]
+    if spec.format == "original":
+        return _copy(source, request, spec)
     image, icc, exif = source.upright_image()
     framed = crop_and_size(image.size, spec)
     if framed is None:
-        return [_row(spec, "skipped", message=f"the picture is {image.width} pixels wide")]
+        return [_not_made(spec, "skipped", f"the picture is {image.width} pixels wide")]
     box, size = framed
     if size != image.size or box != (0, 0, *image.size):
         image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-    xmp = provenance.packet(facts, task["embed"], task["source_type"], source.xmp, copy=False)
-    data = encode(image, spec, icc, _resize_exif(exif, size), xmp, provenance.png_texts(facts, task["embed"]))
-    return [_write_output(task, spec["path"], data, size, spec["format"])]
+    xmp = provenance.packet(request.provenance, request.embed, request.source_type, source.xmp, copy=False)
+    texts = provenance.png_texts(request.provenance, request.embed)
+    data = encode(image, spec, icc, _resize_exif(exif, size), xmp, texts)
+    return [_write_output(request, spec.path, data, size, spec.format)]
 
 
-def _copy(source: Source, task: Mapping[str, Any], facts: Mapping[str, Any], spec: Row) -> list[Row]:
+def _sidecar(request: RenderRequest, files: Sequence[RenderedFile]) -> bytes:
+    made = sorted([*request.present, *(file for file in files if file.state == "made")])  # by path
+    listed = [{name: getattr(file, name) for name in LISTED} for file in made]
+    text = json.dumps({**asdict(request.provenance), "derivatives": listed}, ensure_ascii=False, indent=1)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _copy(source: Source, request: RenderRequest, spec: OutputSpec) -> list[RenderedFile]:
     """The original's bytes, with its provenance where that harms nothing: a C2PA manifest is signed over the file's bytes, so
     what carries one stays as it is and the packet goes beside it, as it does where a format has no place for one."""
     with Image.open(io.BytesIO(source.data), formats=FORMATS) as image:
         size = image.size
+    facts, embed, source_type = request.provenance, request.embed, request.source_type
     data: bytes | None = None
     if not source.c2pa:
-        if task["embed"] == "none" and provenance.has_source_type(source.xmp):
-            return [_write_output(task, spec["path"], source.data, size, source.kind)]
-        xmp = provenance.packet(facts, task["embed"], task["source_type"], source.xmp, copy=True)
-        texts = provenance.png_texts(facts, task["embed"])
-        data = containers.with_metadata(source.data, source.kind, xmp, texts)
+        if embed == "none" and provenance.has_source_type(source.xmp):
+            return [_write_output(request, spec.path, source.data, size, source.kind)]
+        xmp = provenance.packet(facts, embed, source_type, source.xmp, copy=True)
+        data = containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed))
     if data is not None:
-        return [_write_output(task, spec["path"], data, size, source.kind)]
-    packet = provenance.packet(facts, task["embed"], task["source_type"], copy=True)
-    xmp_path = os.path.splitext(spec["path"])[0] + ".xmp"
-    return [
-        _write_output(task, spec["path"], source.data, size, source.kind),
-        {**_write_output(task, xmp_path, packet, (0, 0), "xmp"), "message": spec["path"]},  # whose it is
-    ]
+        return [_write_output(request, spec.path, data, size, source.kind)]
+    packet = provenance.packet(facts, embed, source_type, copy=True)
+    beside = _write_output(request, os.path.splitext(spec.path)[0] + ".xmp", packet, (0, 0), "xmp")
+    return [_write_output(request, spec.path, source.data, size, source.kind), beside._replace(message=spec.path)]
 
 
 def encode(
-    image: Image.Image, spec: Mapping[str, Any], icc: bytes | None, exif: bytes, xmp: bytes, texts: Mapping[str, str]
+    image: Image.Image, spec: OutputSpec, icc: bytes | None, exif: bytes, xmp: bytes, texts: Mapping[str, str]
 ) -> bytes:
     """The file's bytes. A profile that does not belong to the pixels any more is left out."""
-    out, kind = io.BytesIO(), spec["format"]
+    out, kind = io.BytesIO(), spec.format
     if kind == "jpeg" and image.mode == "RGBA":
-        image = _flatten(image, spec["background"])
+        image = _flatten(image, spec.background)
     elif kind in ("webp", "avif") and image.mode == "L":
         image = image.convert("RGB")
     space = None if icc is None else icc[16:20].strip()
@@ -140,11 +157,11 @@ def encode(
             info.add_itxt(name, text)
         image.save(out, "PNG", pnginfo=info, **about)
     elif kind == "jpeg":
-        image.save(out, "JPEG", quality=spec["quality"], progressive=True, optimize=True, xmp=xmp, **about)
+        image.save(out, "JPEG", quality=spec.quality, progressive=True, optimize=True, xmp=xmp, **about)
     elif kind == "webp":
-        image.save(out, "WEBP", quality=spec["quality"], method=4, xmp=xmp, **about)
+        image.save(out, "WEBP", quality=spec.quality, method=4, xmp=xmp, **about)
     else:
-        image.save(out, "AVIF", quality=spec["quality"], speed=6, max_threads=1, xmp=xmp, **about)
+        image.save(out, "AVIF", quality=spec.quality, speed=6, max_threads=1, xmp=xmp, **about)
     return out.getvalue()
 
 
@@ -197,20 +214,14 @@ def _resize_exif(exif: bytes, size: tuple[int, int]) -> bytes:
     return found.tobytes()
 
 
-def _write_output(task: Mapping[str, Any], path: str, data: bytes, size: tuple[int, int], kind: str) -> Row:
+def _write_output(request: RenderRequest, path: str, data: bytes, size: tuple[int, int], kind: str) -> RenderedFile:
     """Whole and synced, in the spool: its name is given to it by the run."""
     name = f"{UNFINISHED_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
-    file = SpoolFile(task["spool"], name, mode=FILE_MODE)
+    file = SpoolFile(request.spool, name, mode=FILE_MODE)
     file.write(data)
     file.sync()
-    return {"path": path, "state": "made", "format": kind, "sha256": file.sha256, "bytes": file.bytes, "width": size[0],
-            "height": size[1], "mtime_ns": 0, "message": "", "file": file.path}  # fmt: skip
+    return RenderedFile(path, "made", kind, file.sha256, file.bytes, *size, file=file.path)
 
 
-def _row(spec: Mapping[str, Any], state: str, message: str) -> Row:
-    return {"path": spec["path"], "state": state, "format": spec["format"], "sha256": "", "bytes": 0, "width": 0,
-            "height": 0, "mtime_ns": 0, "message": message[:500]}  # fmt: skip
-
-
-def _sidecar_entry(row: Row) -> Row:
-    return {name: row[name] for name in ("path", "format", "width", "height", "bytes", "sha256")}
+def _not_made(spec: OutputSpec, state: str, message: str) -> RenderedFile:
+    return RenderedFile(spec.path, state, spec.format, message=message[:500])

@@ -12,15 +12,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from batchgen.derivatives.specification import RenderedFile, RenderRequest
 from batchgen.http.time_limit import TimeLimit
 from batchgen.settings import environment_without_keys
 
 ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
-CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render_child import serve; serve()"
+CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render import serve; serve()"
 MAX_ANSWER_BYTES = 4_000_000
 TASK_TIMEOUT_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
 
@@ -33,31 +32,34 @@ class RenderProcess:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
-    async def render(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The rows of a task. Raises RenderProcessDied; the next task gets a new process."""
+    async def render(self, request: RenderRequest) -> list[RenderedFile]:
+        """Raises RenderProcessDied; the next request gets a new process."""
         process = self._process or await self._start()
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None and stdout is not None  # noqa: S101 - both are pipes
         try:
-            stdin.write(json.dumps(task).encode() + b"\n")
+            stdin.write(request.to_json().encode() + b"\n")
             await stdin.drain()
             async with TimeLimit(TASK_TIMEOUT_S):
                 answer = await stdout.readline()
                 if not answer.endswith(b"\n"):
                     await process.wait()
-            rows: list[dict[str, Any]] = json.loads(answer)
-        except (OSError, ValueError, TimeoutError) as error:
+            return [RenderedFile(*file) for file in json.loads(answer)]
+        except (OSError, TypeError, ValueError, TimeoutError) as error:
             why = _exit_reason(process.returncode)
             await self.close()
             raise RenderProcessDied(why) from error
-        return rows
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CHILD_CODE, ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL, env=environment_without_keys(), limit=MAX_ANSWER_BYTES,
+            *(sys.executable, "-c", CHILD_CODE, ROOT),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment_without_keys(),
+            limit=MAX_ANSWER_BYTES,
             start_new_session=True,  # the terminal's Ctrl-C is for the run
-        )  # fmt: skip
+        )
         return self._process
 
     async def close(self) -> None:

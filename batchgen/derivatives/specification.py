@@ -1,13 +1,14 @@
-"""What is to be made of a picture: which files, under which paths, by which recipe, of which size. Pure."""
+"""What is to be made of a picture: which files, under which paths, by which recipe, of which size; and how a worker process is
+asked for them. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from batchgen.records import Derivative, Post
 
@@ -16,23 +17,114 @@ UNFINISHED_PREFIX = "derive-"  # files in the spool that have no name yet
 VERSION = 1  # of how files are made: raise it when the same recipe makes other files on purpose
 ENDINGS = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "gif": ".gif", "json": ".json"}
 QUALITIES = {"webp": 82, "avif": 60, "jpeg": 85}
-GRAVITIES: Mapping[str, tuple[float, float]] = {  # share of what is cut off that is cut off at the left and at the top
-    "center": (0.5, 0.5), "north": (0.5, 0.0), "south": (0.5, 1.0), "west": (0.0, 0.5), "east": (1.0, 0.5),
-    "northwest": (0.0, 0.0), "northeast": (1.0, 0.0), "southwest": (0.0, 1.0), "southeast": (1.0, 1.0),
-}  # fmt: skip
+# Share of what is cut off that is cut off at the left and at the top.
+GRAVITIES: Mapping[str, tuple[float, float]] = {
+    "center": (0.5, 0.5),
+    "north": (0.5, 0.0),
+    "south": (0.5, 1.0),
+    "west": (0.0, 0.5),
+    "east": (1.0, 0.5),
+    "northwest": (0.0, 0.0),
+    "northeast": (1.0, 0.0),
+    "southwest": (0.0, 1.0),
+    "southeast": (1.0, 1.0),
+}
 ORIGINAL_COPY = Derivative(name="original", format="original")  # what `embed` alone asks for
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """What a worker process has to know of one file: a `Derivative` of one width. skips: not made of a picture that is not
+    as wide. Every field but the path is part of the file's recipe."""
+
+    path: str
+    format: str
+    width: int | None = None
+    skips: bool = False
+    quality: int | None = None
+    crop: Sequence[int] | None = None
+    gravity: str = "center"
+    upscale: bool = False
+    background: str = "#ffffff"
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """One file to make. name: of the derivative, `sidecar` for the facts as JSON; recipe: hash of all that makes the file
-    what it is beside the picture; spec: what a worker process has to know, as plain JSON."""
+    what it is beside the picture."""
 
     name: str
-    path: str
     recipe: str
-    spec: Mapping[str, Any]
+    spec: OutputSpec
+
+    @property
+    def path(self) -> str:
+        return self.spec.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What is known of a picture's making; a sidecar has these names. settings: all else that reached the wire. c2pa: whether
+    the original carries a C2PA manifest."""
+
+    generator: str
+    job: str
+    id: str
+    sample: int
+    run: int | None
+    attempt: int
+    model: str
+    file: str
+    sha256: str
+    emulated: bool
+    prompt: str
+    system: str | None
+    settings: Mapping[str, Any]
+    references: Sequence[Any]
+    c2pa: bool = False
+
+
+class RenderedFile(NamedTuple):
+    """What became of one file. state: `made`, and `file` has it, `skipped`, or `failed` for the reason in `message`; of a packet
+    beside a copy that is the path of the copy."""
+
+    path: str
+    state: str
+    format: str
+    sha256: str = ""
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
+    mtime_ns: int = 0
+    message: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderRequest:
+    """The files that a worker process is to make of one picture. spool: folder for them; source: path of the original; present:
+    files of the same picture that are there already, for the sidecar."""
+
+    spool: str
+    source: str
+    sha256: str
+    embed: str
+    source_type: str
+    provenance: Provenance
+    outputs: Sequence[OutputSpec]
+    present: Sequence[RenderedFile] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        found = json.loads(text)
+        found["provenance"] = Provenance(**found["provenance"])
+        found["outputs"] = [OutputSpec(**spec) for spec in found["outputs"]]
+        found["present"] = [RenderedFile(*file) for file in found["present"]]
+        return cls(**found)
 
 
 def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> list[Output]:
@@ -47,54 +139,62 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
         kind = original_format if derivative.format == "original" else derivative.format
         for width in derivative.widths or (None,):
             folder = derivative.name if width is None else f"{derivative.name}-{width}"
-            path = f"{DERIVATIVES}/{folder}/{stem}{ENDINGS[kind]}"
-            spec = {**asdict(derivative), "width": width or derivative.width, "skips": width is not None, "path": path}
-            found.append(Output(derivative.name, path, _recipe_hash(spec, post, job), spec))
+            spec = OutputSpec(
+                path=f"{DERIVATIVES}/{folder}/{stem}{ENDINGS[kind]}",
+                format=derivative.format,
+                width=width or derivative.width,
+                skips=width is not None,
+                quality=derivative.quality,
+                crop=derivative.crop,
+                gravity=derivative.gravity,
+                upscale=derivative.upscale,
+                background=derivative.background,
+            )
+            found.append(Output(derivative.name, _recipe_hash(asdict(spec), post, job), spec))
     if post.sidecar:
-        path = f"{DERIVATIVES}/{stem}.json"
-        recipes = [output.recipe for output in found]  # it lists the others
-        spec = {"format": "json", "path": path}
-        found.append(Output("sidecar", path, _recipe_hash({**spec, "of": recipes}, post, job), spec))
+        # It lists the others.
+        recipe = _recipe_hash({"format": "json", "of": [output.recipe for output in found]}, post, job)
+        found.append(Output("sidecar", recipe, OutputSpec(path=f"{DERIVATIVES}/{stem}.json", format="json")))
     return found
 
 
-def _recipe_hash(spec: Mapping[str, Any], post: Post, job: str) -> str:
-    """Hash. The job's name counts where it is written into the file, the path never."""
-    facts = {name: value for name, value in spec.items() if name not in ("path", "widths", "name")}
-    embedded_job = job if post.embed != "none" or spec["format"] == "json" else ""
-    text = json.dumps([VERSION, facts, post.embed, post.source_type, embedded_job], sort_keys=True)
+def _recipe_hash(recipe: Mapping[str, Any], post: Post, job: str) -> str:
+    """The job's name counts where it is written into the file, the path never."""
+    recipe = {name: value for name, value in recipe.items() if name != "path"}
+    embedded_job = job if post.embed != "none" or recipe["format"] == "json" else ""
+    text = json.dumps([VERSION, recipe, post.embed, post.source_type, embedded_job], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def crop_and_size(size: tuple[int, int], spec: Mapping[str, Any]) -> tuple[Box, tuple[int, int]] | None:
+def crop_and_size(size: tuple[int, int], spec: OutputSpec) -> tuple[Box, tuple[int, int]] | None:
     """What part of a picture of `size` to take and how large the file becomes; None: larger than the picture, left out.
 
     An exact ratio without a width is the largest that whole pixels allow. Raises ValueError when no pixel is left.
     """
     wide, high = float(size[0]), float(size[1])
-    if spec["crop"] is not None:
-        ratio = spec["crop"][0] / spec["crop"][1]
+    if spec.crop is not None:
+        ratio = spec.crop[0] / spec.crop[1]
         wide, high = min(wide, high * ratio), min(high, wide / ratio)
     target = _target_size(wide, high, spec)
     if target is None:
         return None
     if min(target) < 1:
         raise ValueError(f"no pixel is left of {size[0]} x {size[1]}")
-    if spec["crop"] is not None:  # the part that has the very ratio of the file's whole pixels
+    if spec.crop is not None:  # the part that has the very ratio of the file's whole pixels
         wide, high = min(wide, high * target[0] / target[1]), min(high, wide * target[1] / target[0])
-    left, top = GRAVITIES[spec["gravity"]]
+    left, top = GRAVITIES[spec.gravity]
     x, y = (size[0] - wide) * left, (size[1] - high) * top
     return (x, y, x + wide, y + high), target
 
 
-def _target_size(wide: float, high: float, spec: Mapping[str, Any]) -> tuple[int, int] | None:
-    width = spec["width"]
-    if width is not None and (spec["upscale"] or width <= wide + 1e-6):
+def _target_size(wide: float, high: float, spec: OutputSpec) -> tuple[int, int] | None:
+    width = spec.width
+    if width is not None and (spec.upscale or width <= wide + 1e-6):
         return width, max(1, round(width * high / wide))
-    if width is not None and spec["skips"]:
+    if width is not None and spec.skips:
         return None
-    if spec["crop"] is None:
+    if spec.crop is None:
         return round(wide), round(high)
-    a, b = (part // math.gcd(*spec["crop"]) for part in spec["crop"])
+    a, b = (part // math.gcd(*spec.crop) for part in spec.crop)
     times = min(int(wide + 1e-6) // a, int(high + 1e-6) // b)
     return times * a, times * b

@@ -10,11 +10,11 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from batchgen.derivatives.diff import CHUNK, DerivativeDiffer, RenderTask
 from batchgen.derivatives.render_process import RenderProcess, RenderProcessDied
-from batchgen.derivatives.specification import UNFINISHED_PREFIX
+from batchgen.derivatives.specification import UNFINISHED_PREFIX, RenderedFile, RenderRequest
 from batchgen.engine.dependents import split_key
 from batchgen.engine.outcome import DerivativeCounts
 from batchgen.errors import BatchgenError, StoreError
@@ -64,42 +64,37 @@ async def render_derivatives(process: RenderProcess, due: RenderTask, store: Sto
         except FileNotFoundError:
             return list(due.failed("the original cannot be read: it has gone from the bucket"))
         try:
-            made = await _render(process, {**due.payload, "source": source, "spool": store.spool})
+            made = await _render(process, due.request(source, store.spool))
         except RenderProcessDied as died:
             return list(due.failed(f"its worker process {died}, {RENDER_TRIES} times"))
         return list(due.rows(await in_thread(lambda: put_derivatives(made, due.made_before, store))))
 
 
-async def _render(process: RenderProcess, payload: dict[str, Any]) -> list[dict[str, Any]]:
+async def _render(process: RenderProcess, request: RenderRequest) -> list[RenderedFile]:
     """Raises RenderProcessDied after the last try."""
     for _ in range(RENDER_TRIES - 1):
         with contextlib.suppress(RenderProcessDied):
-            return await process.render(payload)
-    return await process.render(payload)
+            return await process.render(request)
+    return await process.render(request)
 
 
-def put_derivatives(
-    made: Sequence[dict[str, Any]], made_before: Mapping[str, str], store: Store
-) -> list[dict[str, Any]]:
-    """Give the files that a worker process made their names, durably. Answers its rows as they are now. Raises
-    BucketUnavailable."""
-    rows = [_put(row, made_before, store) if row["state"] == "made" else row for row in made]
-    store.sync(*(row["path"] for row in rows if row["state"] == "made"))
-    return rows
+def put_derivatives(made: Sequence[RenderedFile], made_before: Mapping[str, str], store: Store) -> list[RenderedFile]:
+    """Give the files that a worker process made their names, durably. Answers what became of each. Raises BucketUnavailable."""
+    files = [_put(file, made_before, store) if file.state == "made" else file for file in made]
+    store.sync(*(file.path for file in files if file.state == "made"))
+    return files
 
 
-def _put(row: dict[str, Any], made_before: Mapping[str, str], store: Store) -> dict[str, Any]:
-    path, file = row["path"], Path(row["file"])
+def _put(made: RenderedFile, made_before: Mapping[str, str], store: Store) -> RenderedFile:
     try:
-        there = store.put_derivative(path, file, row["sha256"], made_before.get(path, ""))
+        there = store.put_derivative(made.path, Path(made.file), made.sha256, made_before.get(made.path, ""))
     except BucketUnavailable:
         raise
     except (StoreError, OSError) as error:
-        why = row["message"] or str(error)[:500]
-        return {**row, "state": "failed", "sha256": "", "bytes": 0, "width": 0, "height": 0, "message": why}
+        return RenderedFile(made.path, "failed", made.format, message=made.message or str(error)[:500])
     finally:
-        file.unlink(missing_ok=True)
-    return {**row, "mtime_ns": 0 if there is None else there.mtime_ns}
+        Path(made.file).unlink(missing_ok=True)
+    return made._replace(mtime_ns=0 if there is None else there.mtime_ns)
 
 
 async def in_thread(call: Callable[[], T]) -> T:

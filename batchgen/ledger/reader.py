@@ -79,6 +79,16 @@ class AttemptRow(NamedTuple):
     usage: str | None = None
     sent_as: str | None = None
 
+    @property
+    def begun_at(self) -> float:
+        """When it was sent; when it was recorded, where that was not noted."""
+        return self.sent_at or self.started_at
+
+    @property
+    def seconds(self) -> float | None:
+        """From sent to answered; None when there is no end."""
+        return self.ended_at - self.begun_at if self.ended_at else None
+
 
 class PictureRow(NamedTuple):
     attempt_id: int
@@ -106,14 +116,6 @@ class DerivativeFileRow(NamedTuple):
     bytes: int
     width: int
     height: int
-
-
-class RunSpanRow(NamedTuple):
-    id: int
-    started_at: float
-    ended_at: float | None
-    exit_code: int | None
-    stopped_by: str | None
 
 
 def _in_condition(column: str, values: Sequence[str] | None) -> tuple[str, Sequence[str]]:
@@ -152,11 +154,8 @@ class HistoryReader(Reader):
         sql = "SELECT count(*) FROM sample WHERE updated_at >= ? AND state NOT IN ('running', 'submitted', 'wanted', 'superseded')"
         return int(self._row(sql, at)[0])
 
-    def all_attempts(self) -> Iterator[AttemptRow]:
-        return map(AttemptRow._make, self._stream_query(f"SELECT {_column_list(AttemptRow)} FROM attempt ORDER BY id"))
-
-    def attempts_after(self, after_id: int, also_ids: Iterable[int] = ()) -> Iterator[AttemptRow]:
-        """Those begun after attempt `after_id`, and these."""
+    def attempts_after(self, after_id: int = 0, also_ids: Iterable[int] = ()) -> Iterator[AttemptRow]:
+        """Those begun after attempt `after_id`, and these; by default all."""
         where, ids = _in_condition("OR id", [str(number) for number in also_ids])
         sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
         return map(AttemptRow._make, self._stream_query(sql, after_id, *map(int, ids)))
@@ -196,6 +195,3 @@ class HistoryReader(Reader):
         sql = "SELECT path FROM derivative WHERE item_id = ? AND n = ? AND state = 'made' AND substr(sha256, 1, ?) = ?"
         row = self._row(sql, item_id, n, len(sha), sha)
         return None if row is None else str(row[0])
-
-    def all_runs(self) -> Iterator[RunSpanRow]:
-        return map(RunSpanRow._make, self._query(f"SELECT {_column_list(RunSpanRow)} FROM run ORDER BY id"))

@@ -14,6 +14,7 @@ from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 
 WORKER_SILENT_AFTER_S = 30.0  # a worker that has not been heard of for so long is taken for dead
 MAX_RUNS_SEARCHED = 100  # one that was killed has no end
+ALL_RUNS = 2**31 - 1
 _DECLARED_RPD = "the requests a day that the manifest declares are used up: "
 
 
@@ -90,7 +91,7 @@ class RunQueries(BaseReader):
     def last_run(self) -> RunRow | None:
         return next(iter(self.runs(1)), None)
 
-    def runs(self, max_count: int) -> list[RunRow]:
+    def runs(self, max_count: int = ALL_RUNS) -> list[RunRow]:
         """The last ones, the newest first."""
         sql = (
             "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"

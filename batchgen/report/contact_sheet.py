@@ -29,15 +29,12 @@ MAX_SHEET_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto
 MAX_SIDE_PX = 16_000  # WebP ends at 16,383
 GAP_PX = 8
 EXIF_SOFTWARE_TAG = 0x0131
-BACKGROUND, CELL_BACKGROUND, TEXT_COLOUR, MUTED_COLOUR, EMULATED_COLOUR = (
-    (250, 250, 248),
-    (236, 236, 232),
-    (30, 32, 38),
-    (110, 112, 120),
-    (178, 90, 0),
-)
-FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc",
-         "NotoSansCJKsc-Regular.otf", "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "wqy-microhei.ttc")  # fmt: skip
+BACKGROUND, CELL_BACKGROUND = (250, 250, 248), (236, 236, 232)
+TEXT_COLOUR, MUTED_COLOUR, EMULATED_COLOUR = (30, 32, 38), (110, 112, 120), (178, 90, 0)
+LATIN_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf")
+NOTO_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf")
+OTHER_CJK_FONTS = ("Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "wqy-microhei.ttc")
+Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 STATE_COLOURS = {"refused": (158, 40, 40), "failed": (158, 40, 40), "uncertain": (150, 100, 0)}
 
@@ -95,16 +92,10 @@ def cells_of(ledger: HistoryReader, wants: Sequence[str]) -> Iterator[Cell]:
     for sample in ledger.samples():
         if sample.state == "superseded" or not matches_selection(sample.item_id, sample.tags.split(","), wants):
             continue
-        found = (
-            pictures.get((sample.item_id, sample.n, sample.made_fingerprint)) if sample.state == "succeeded" else None
-        )
-        yield Cell(
-            sample_key(sample.item_id, sample.n),
-            found.path if found else "",
-            found.sha256 if found else "",
-            sample.state,
-            sanitize(sample.reason),
-        )
+        key = (sample.item_id, sample.n, sample.made_fingerprint)
+        found = pictures.get(key) if sample.state == "succeeded" else None
+        path, sha256 = (found.path, found.sha256) if found else ("", "")
+        yield Cell(sample_key(sample.item_id, sample.n), path, sha256, sample.state, sanitize(sample.reason))
 
 
 def write_sheets(
@@ -147,21 +138,12 @@ def _is_sheet(path: Path) -> bool:
 
 
 def _sheet(store: Store, title: str, cells: Sequence[Cell], layout: Layout, *, emulated: bool) -> Image.Image:
-    sheet = Image.new("RGB", layout.size(len(cells)), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    large = round(layout.font_px * 1.3)
-    middle = GAP_PX + layout.header_height / 2
-    mark = "EMULATED" if emulated else ""
-    max_width_px = layout.width - 2 * GAP_PX - draw.textlength(f"  {mark}", font_for(mark, large))
-    draw_text(draw, (GAP_PX, middle), title, max_width_px, large, TEXT_COLOUR, "lm")
-    draw_text(draw, (layout.width - GAP_PX, middle), mark, layout.width, large, EMULATED_COLOUR, "rm")
+    drawing = Drawing(layout, len(cells))
+    drawing.head(title, "EMULATED" if emulated else "")
     small = _thumbnails(store, [(cell.path, cell.sha256) for cell in cells], layout.cell)
     for number, (cell, thumbnail) in enumerate(zip(cells, small, strict=True)):
-        row, column = divmod(number, layout.columns)
-        x = GAP_PX + column * (layout.cell + GAP_PX)
-        y = layout.header_height + GAP_PX + row * (layout.high + GAP_PX)
-        _draw_cell(sheet, draw, (x, y), cell, thumbnail, layout)
-    return sheet
+        drawing.cell(number, cell, thumbnail)
+    return drawing.image
 
 
 def _thumbnails(store: Store, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
@@ -173,37 +155,50 @@ def _thumbnails(store: Store, pictures: Sequence[tuple[str, str]], side: int) ->
         yield from pool.map(lambda picture: shrink_stored(store, picture[0], side) if picture[0] else b"", pictures)
 
 
-def _draw_cell(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], cell: Cell, thumbnail: bytes, layout: Layout
-) -> None:  # fmt: skip
-    x, y = at
-    side = layout.cell
-    draw.rectangle((x, y, x + side - 1, y + side - 1), CELL_BACKGROUND)
-    if thumbnail:
-        with Image.open(io.BytesIO(thumbnail)) as small:
-            small.thumbnail((side, side))
-            shown = small.convert("RGBA")
-        sheet.paste(shown, (x + (side - shown.width) // 2, y + (side - shown.height) // 2), shown)
-    else:
-        state = cell.state if not cell.path else "cannot be shown"
-        for line, (words, colour) in enumerate(
-            [(state, STATE_COLOURS.get(state, MUTED_COLOUR)), (cell.why, MUTED_COLOUR)]
-        ):
-            place = (x + side / 2, y + side / 2 + (line - 0.5) * layout.font_px * 1.4)
-            draw_text(draw, place, words, side - 8, layout.font_px, colour, "mm")
-    draw_text(draw, (x, y + side + 3), sanitize(cell.label), side, layout.font_px, TEXT_COLOUR, "la")
+class Drawing:
+    """One sheet, and how text and cells get onto it."""
 
+    def __init__(self, layout: Layout, cells: int) -> None:
+        self.image = Image.new("RGB", layout.size(cells), BACKGROUND)
+        self._draw = ImageDraw.Draw(self.image)
+        self._layout = layout
 
-def draw_text(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, max_width_px: float, size: int, colour: tuple[int, int, int], anchor: str
-) -> None:  # fmt: skip
-    """A text of at most `max_width_px` pixels: what is too long loses its middle, for names differ at their ends."""
-    font, keep_chars = font_for(text, size), len(text)
-    shown = text
-    while keep_chars > 1 and draw.textlength(shown, font) > max_width_px:
-        keep_chars -= 1
-        shown = f"{text[: (keep_chars + 1) // 2]}…{text[len(text) - keep_chars // 2 :]}"
-    draw.text(at, shown, colour, font, anchor=anchor)
+    def head(self, title: str, mark: str) -> None:
+        """mark: to the right of the title."""
+        layout = self._layout
+        large, middle = round(layout.font_px * 1.3), GAP_PX + layout.header_height / 2
+        max_width_px = layout.width - 2 * GAP_PX - self._draw.textlength(f"  {mark}", font_for(mark, large))
+        self._text((GAP_PX, middle), title, max_width_px, TEXT_COLOUR, "lm", large)
+        self._text((layout.width - GAP_PX, middle), mark, layout.width, EMULATED_COLOUR, "rm", large)
+
+    def cell(self, number: int, cell: Cell, thumbnail: bytes) -> None:
+        side, (row, column) = self._layout.cell, divmod(number, self._layout.columns)
+        x = GAP_PX + column * (side + GAP_PX)
+        y = self._layout.header_height + GAP_PX + row * (self._layout.high + GAP_PX)
+        self._draw.rectangle((x, y, x + side - 1, y + side - 1), CELL_BACKGROUND)
+        if thumbnail:
+            with Image.open(io.BytesIO(thumbnail)) as small:
+                small.thumbnail((side, side))
+                shown = small.convert("RGBA")
+            self.image.paste(shown, (x + (side - shown.width) // 2, y + (side - shown.height) // 2), shown)
+        else:
+            state = "cannot be shown" if cell.path else cell.state
+            words = ((-0.5, state, STATE_COLOURS.get(state, MUTED_COLOUR)), (0.5, cell.why, MUTED_COLOUR))
+            for line, text, colour in words:
+                middle = (x + side / 2, y + side / 2 + line * self._layout.font_px * 1.4)
+                self._text(middle, text, side - 8, colour, "mm")
+        self._text((x, y + side + 3), sanitize(cell.label), side, TEXT_COLOUR, "la")
+
+    def _text(
+        self, at: tuple[float, float], text: str, max_width_px: float, colour: Colour, anchor: str, size: int = 0
+    ) -> None:
+        """A text of at most `max_width_px` pixels: what is too long loses its middle, for names differ at their ends."""
+        font, keep_chars = font_for(text, size or self._layout.font_px), len(text)
+        shown = text
+        while keep_chars > 1 and self._draw.textlength(shown, font) > max_width_px:
+            keep_chars -= 1
+            shown = f"{text[: (keep_chars + 1) // 2]}…{text[len(text) - keep_chars // 2 :]}"
+        self._draw.text(at, shown, colour, font, anchor=anchor)
 
 
 def font_for(text: str, size: int) -> Font:
@@ -216,7 +211,7 @@ def font_for(text: str, size: int) -> Font:
 @cache
 def _fonts(size: int) -> list[Font]:
     found: list[Font] = []
-    for name in FONTS:
+    for name in (*LATIN_FONTS, *NOTO_FONTS, *OTHER_CJK_FONTS):
         with contextlib.suppress(OSError):
             found.append(ImageFont.truetype(name, size))
     return [*found, ImageFont.load_default(size=size)]

@@ -1,15 +1,18 @@
-"""What a run says in plain lines: rare, whole sentences, fit for a log of a timer or a pipe."""
+"""What a run says in plain lines, and how it tells of an outage: rare, whole sentences, fit for a log of a timer or a pipe."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from batchgen import events
-from batchgen.events import Event
-from batchgen.report import formatting, outage_text
+from batchgen.errors import BREAKER_SCOPES
+from batchgen.events import Event, Outage
+from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.run_progress import RunProgress
+from batchgen.report.view import OutageView
 from batchgen.sanitize import short_message
 
 STATUS_INTERVAL_S = 30.0
@@ -37,11 +40,9 @@ class EventLines:
             case events.SampleEnded():
                 yield from self._sample_ended(event)
             case events.BatchSubmitted():
-                usd = ", price unknown" if event.usd is None else f", estimated {formatting.usd(event.usd)}"
-                yield (
-                    f"{event.model}: {event.batch} submitted with {formatting.count(event.requests, 'request')}{usd}",
-                    "",
-                )
+                usd = "price unknown" if event.usd is None else f"estimated {formatting.usd(event.usd)}"
+                requests = formatting.count(event.requests, "request")
+                yield f"{event.model}: {event.batch} submitted with {requests}, {usd}", ""
             case events.BatchCollected():
                 rest = f", {event.again:,} to ask for again" if event.again else ""
                 rest += f", {event.ended:,} without an image" if event.ended else ""
@@ -51,25 +52,22 @@ class EventLines:
             case events.LaneCooled():
                 yield from self._lane_cooled(event)
             case events.LaneParked():
-                until = formatting.local_time(event.until, event.at)
-                yield (
-                    f"{event.model}: parked until {until}, its daily quota is used up: {short_message(event.message)}",
-                    "yellow",
-                )
+                until, why = formatting.local_time(event.until, event.at), short_message(event.message)
+                yield f"{event.model}: parked until {until}, its daily quota is used up: {why}", "yellow"
             case events.LaneStopped():
                 left = f"; {formatting.count(event.left, 'sample')} not tried" if event.left else ""
                 yield f"{event.model}: stopped ({event.reason}): {short_message(event.message)}{left}", "red"
             case events.OutageStarted():
-                yield outage_text.started_line(event), "yellow"
+                yield outage_started(event), "yellow"
             case events.OutageEnded():
-                yield outage_text.ended_line(event), ""
+                yield outage_ended(event), ""
             case events.Stopping():
                 yield f"stopping ({event.reason}): {short_message(event.message)}", "yellow"
 
     def _sample_ended(self, event: events.SampleEnded) -> Iterator[Line]:
         self._ended += 1
         if self._ended <= MAX_ENDED_LINES:
-            yield f"{event.key}: {event.state} ({event.reason}): {short_message(event.message)}", "yellow"
+            yield ended_line(event), "yellow"
         elif self._ended == MAX_ENDED_LINES + 1:
             yield "further samples without an image are counted, not named; the summary says why", "dim"
 
@@ -142,9 +140,7 @@ class WorkerLines:
                 self._made += 1
             case events.SampleEnded():
                 self._not_made += 1
-                self._console.line(
-                    f"{prefix}{event.key}: {event.state} ({event.reason}): {short_message(event.message)}", "yellow"
-                )
+                self._console.line(f"{prefix}{ended_line(event)}", "yellow")
             case events.ScheduledRunPlanned():
                 self._console.line(f"{event.job}: next night at {event.due}", "dim")
             case events.ScheduledRunSkipped():
@@ -163,16 +159,20 @@ class WorkerLines:
             self._console.line(f"{formatting.count(self._made, 'image')} made, {self._not_made:,} not made")
 
 
+def ended_line(event: events.SampleEnded) -> str:
+    return f"{event.key}: {event.state} ({event.reason}): {short_message(event.message)}"
+
+
 def started_line(event: events.RunStarted) -> str:
     """The first line of a run."""
     wanted = sum(event.samples.values())
     emulated = " EMULATED" if event.emulated else ""
     if not wanted:
         return f"{event.job}{emulated}: nothing to ask for, {formatting.count(event.kept, 'image')} kept"
+    known_usd = event.usd or event.known_usd
+    estimate = f", estimated {formatting.total_usd(known_usd, event.unpriced)}"
     if event.usd is None and not event.known_usd:
         estimate = ", price unknown"
-    else:
-        estimate = f", estimated {formatting.total_usd(event.usd or event.known_usd, event.unpriced)}"
     time_s = f", at best {formatting.duration(event.eta_s)}" if event.eta_s is not None else ""
     return f"{event.job}{emulated}: run {event.run_id}, {formatting.count(wanted, 'image')} to make, {event.kept:,} kept{estimate}{time_s}"
 
@@ -182,15 +182,64 @@ def status_line(run_progress: RunProgress, now: float) -> str:
     left = run_progress.remaining_s(now)
     spent = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
     parts = [f"{run_progress.done:,} of {run_progress.wanted:,}", f"{run_progress.in_flight} in flight", spent]
-    parts += [f"{outage.name} {outage_text.short_status(outage, now)}" for outage in run_progress.outages.values()]
+    parts += [f"{outage.name} {outage_status(outage, now)}" for outage in run_progress.outages.values()]
     if run_progress.batches:
         answered, asked = (sum(part) for part in zip(*run_progress.batches.values(), strict=True))
-        parts.append(
-            f"{formatting.count(len(run_progress.batches), 'batch', 'batches')} out ({answered:,} of {asked:,} answered)"
-        )
-    not_made = run_progress.done - run_progress.made
-    if not_made:
+        batches = formatting.count(len(run_progress.batches), "batch", "batches")
+        parts.append(f"{batches} out ({answered:,} of {asked:,} answered)")
+    if not_made := run_progress.done - run_progress.made:
         parts.insert(1, f"{not_made:,} not made")
     if left is not None and not run_progress.stopping:
         parts.append(f"about {formatting.duration(left)} left")
     return f"{run_progress.job}: " + ", ".join(parts)
+
+
+def outage_started(outage: Outage) -> str:
+    """One sentence for the moment at which it was found."""
+    since = formatting.local_time(outage.since, outage.at)
+    what = _condition(outage.scope, outage.name)
+    return f"{what} since {since} ({_cause(outage.reason, outage.message)}): retrying now and then, without using up any item's attempts"
+
+
+def outage_ended(outage: Outage) -> str:
+    took = formatting.duration(outage.at - outage.since)
+    if outage.scope == "account":
+        return f"the account at {outage.name} is below its spending limit again, after {took}"
+    return f"{outage.name} answers again, after {took}"
+
+
+def outage_status(outage: Outage, now: float) -> str:
+    """A few words beside a model's bar."""
+    retry = "" if outage.retry_at is None else f", next try {formatting.local_time(max(now, outage.retry_at), now)}"
+    what = "spending limit reached" if outage.scope == "account" else "down"
+    return f"{what} since {formatting.local_time(outage.since, now)}{retry}"
+
+
+def outage_summary(outage: OutageView) -> str:
+    """After the run, or from outside."""
+    now, why = time.time(), _cause(outage.reason, outage.message)
+    since = formatting.local_time(outage.since, now)
+    if outage.until is None:
+        return f"{_condition(outage.scope, outage.name)} since {since} ({why})"
+    until = formatting.local_time(outage.until, now)
+    name, account = outage.name, outage.scope == "account"
+    what = f"the account at {name} was at its spending limit" if account else f"{name} was down"
+    return f"{what} from {since} to {until} ({why})"
+
+
+def ongoing_outage(outages: Sequence[OutageView]) -> str | None:
+    """What the run ended with, in words, of the widest reach."""
+    lasting = [outage for outage in outages if outage.until is None]
+    widest = max(lasting, key=lambda outage: BREAKER_SCOPES.index(outage.scope), default=None)
+    if widest is None:
+        return None
+    name = "the API" if widest.scope == "host" else widest.name
+    return f"{_condition(widest.scope, name)} since {formatting.local_time(widest.since, time.time())}"
+
+
+def _condition(scope: str, name: str) -> str:
+    return f"the account at {name} has been at its spending limit" if scope == "account" else f"{name} has been down"
+
+
+def _cause(reason: str, message: str) -> str:
+    return f"{reason}: {short_message(message)}"

@@ -8,35 +8,39 @@ import html
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pybase64
 
 from batchgen.errors import StoreError
+from batchgen.report.view import as_json
 from batchgen.sanitize import redact_secrets
+
+if TYPE_CHECKING:
+    from batchgen.report.gallery_data import PageView
 
 FILE_NAME = "report.html"
 TITLE_END = b" \xc2\xb7 batchgen</title>"
 HEAD_BYTES = 20_000  # the title stands in them, however long the job's name
-THUMBNAILS_PER_SCRIPT = (
-    100  # thumbnails in one script element: the page decodes an element when one of them comes into view
-)
+THUMBNAILS_PER_SCRIPT = 100  # in one script element, which the page decodes when one of them comes into view
 
 
-def write_gallery(target: Path, facts: Any, thumbnails: Iterable[bytes], folder: Path, secrets: Sequence[str]) -> int:
+def write_gallery(
+    target: Path, page: PageView, thumbnails: Iterable[bytes], folder: Path, secrets: Sequence[str]
+) -> int:
     """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError, also when
     a file of somebody else's stands there."""
     refuse_to_overwrite(target, _is_page)
     temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with open(temp_path, "x", encoding="utf-8", newline="\n") as file:
-            file.writelines(render_gallery({**facts, "base": link_base(target, folder)}, thumbnails, secrets))
+            file.writelines(render_gallery(replace(page, base=link_base(target, folder)), thumbnails, secrets))
             size = file.tell()
         os.replace(temp_path, target)
     except OSError as error:
@@ -60,9 +64,9 @@ def _is_page(path: Path) -> bool:
         return False
 
 
-def render_gallery(facts: Any, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
+def render_gallery(page: PageView, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
     """The page in pieces, so that ten thousand thumbnails are never in memory at once."""
-    return render_document(GALLERY, redact_secrets(str(facts["job"]), secrets), safe_json(facts, secrets), thumbnails)
+    return render_document(GALLERY, redact_secrets(page.job, secrets), safe_json(page, secrets), thumbnails)
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,9 @@ def render_document(parts: PageParts, title: str, facts_text: str, thumbnails: I
     yield "</body>\n</html>\n"
 
 
-def safe_json(facts: Any, secrets: Sequence[str]) -> str:
+def safe_json(view: Any, secrets: Sequence[str]) -> str:
     """JSON for a page, without a key: in it a secret stands as JSON writes it, `"`, `&` and their like look different there."""
-    return redact_secrets(script_json(facts), [script_json(secret)[1:-1] for secret in secrets])
+    return redact_secrets(script_json(as_json(view)), [script_json(secret)[1:-1] for secret in secrets])
 
 
 def script_json(value: Any) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, MutableMapping
+from io import FileIO
 from typing import Any, Literal, TextIO
 
 import structlog
 
+from batchgen.errors import UsageError
 from batchgen.events import Event, RunStarted
 from batchgen.report.log_events import CONTEXT_FIELDS, log_line, utc_iso_ms
-from batchgen.report.log_file import LogFile
 from batchgen.sanitize import ascii_only, printable_json, redact_secrets, sanitize
 
 LogFormat = Literal["text", "json"]
@@ -60,12 +62,8 @@ class Log(logging.Handler):
     @property
     def loss_message(self) -> str:
         """What could not be written and why, in words; empty when nothing was lost."""
-        sink = self._sink
-        return (
-            f"{sink.lost_lines:,} line(s) of the log could not be written: {sink.loss_reason}"
-            if sink.lost_lines
-            else ""
-        )
+        lost, why = self._sink.lost_lines, self._sink.loss_reason
+        return f"{lost:,} line(s) of the log could not be written: {why}" if lost else ""
 
     def bind(self, **context: Any) -> None:
         """From here on each line says this too."""
@@ -83,13 +81,11 @@ class Log(logging.Handler):
         getattr(self._logger, level)(name, **{"at": time.time(), **fields})
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = (
-            "error" if record.levelno >= logging.ERROR else "warning" if record.levelno >= logging.WARNING else "info"
-        )
-        more = {"exc_info": record.exc_info} if record.exc_info else {}
-        self.write_event(
-            level, "log.message", at=record.created, logger=record.name, message=record.getMessage(), **more
-        )
+        number = record.levelno
+        level = "error" if number >= logging.ERROR else "warning" if number >= logging.WARNING else "info"
+        fields = {"at": record.created, "logger": record.name, "message": record.getMessage()}
+        fields |= {"exc_info": record.exc_info} if record.exc_info else {}
+        self.write_event(level, "log.message", **fields)
 
 
 class Stream:
@@ -110,6 +106,69 @@ class Stream:
 
     def close(self) -> None:
         """It is not ours."""
+
+
+class LogFile:
+    """Whole lines at the end of a file that may be rotated. Unbuffered: a line is in the file when `write` returns, and one that
+    cannot be written is counted and stops nothing."""
+
+    def __init__(self, path: str) -> None:
+        """Raises UsageError when it cannot be written to."""
+        self._path = os.path.abspath(path)
+        self.lost_lines = 0
+        self.loss_reason = ""
+        try:
+            self._open()
+        except OSError as error:
+            raise UsageError(f"--log-file {path}: {error.strerror or error}") from None
+
+    def _open(self) -> None:
+        file = FileIO(self._path, "a")
+        stat = os.fstat(file.fileno())
+        self._file, self._id = file, (stat.st_dev, stat.st_ino)
+        self._partial_line = stat.st_size > 0 and not _ends_a_line(self._path)
+
+    def write(self, line: str) -> None:
+        """line: with its newline."""
+        data = line.encode("utf-8", "backslashreplace")
+        try:
+            self._reopen_if_rotated()
+            data = b"\n" + data if self._partial_line else data
+            written = self._file.write(data) or 0
+            self._partial_line = written < len(data)  # a disk that fills up may take a part
+            if self._partial_line:
+                raise OSError(0, "the disk took only a part of a line")
+        except (OSError, ValueError) as error:
+            self.lost_lines += 1
+            self.loss_reason = getattr(error, "strerror", None) or str(error)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _reopen_if_rotated(self) -> None:
+        """Whoever rotates logs renames ours; then there is a new one by the old name."""
+        try:
+            stat = os.stat(self._path)
+            if (stat.st_dev, stat.st_ino) == self._id:
+                return
+        except FileNotFoundError:
+            pass
+        old = self._file
+        self._open()
+        old.close()
+
+
+def _ends_a_line(path: str) -> bool:
+    """Whether what an earlier run left ends with a newline; its process may have been killed in the middle of one."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:  # no plain file, or not ours to read
+        return True
 
 
 def _order_fields(_: Any, __: str, event_dict: EventDict) -> EventDict:

@@ -94,6 +94,7 @@ def _schema(kind: Any, logged: events.Logged) -> JsonObject:
     return {"type": names[0] if len(names) == 1 else names, **schema}
 
 
+_FLAGS_MEANING = "What is other than asked for: size, ratio."
 # Name in the line -> name in ImageFile, JSON Schema.
 _FILE_FIELDS: Mapping[str, tuple[str, JsonObject]] = {
     "path": ("path", {"type": "string", "description": "In the job's folder."}),
@@ -103,9 +104,8 @@ _FILE_FIELDS: Mapping[str, tuple[str, JsonObject]] = {
     "height_px": ("height", _COUNT),
     "format": ("format", {"enum": ["png", "jpeg", "webp", "gif"]}),
     "role": ("role", {"enum": ["image", "draft", "thought"]}),
-    "flags": ("flags", {"type": "array", "description": "What is other than asked for: size, ratio.",
-                        "items": {"type": "string"}}),
-}  # fmt: skip
+    "flags": ("flags", {"type": "array", "description": _FLAGS_MEANING, "items": {"type": "string"}}),
+}
 _FILE: JsonObject = {
     "type": "object",
     "properties": {name: schema for name, (_, schema) in _FILE_FIELDS.items()},
@@ -158,7 +158,11 @@ def _log_events() -> dict[str, LogEvent]:
 
 
 LOG_EVENTS: Mapping[str, LogEvent] = _log_events()
-_PROBLEM: JsonObject = {name: {} for name in ("file", "line", "column", "field", "message")}
+_PROBLEM: JsonObject = {
+    "type": "object",
+    "properties": {name: {} for name in ("file", "line", "column", "field", "message")},
+    "additionalProperties": False,
+}
 FIELDS: Mapping[str, JsonObject] = {
     "at": {"type": "string", "description": "UTC.", **_UTC},
     "level": {"enum": list(LEVELS)},
@@ -168,12 +172,11 @@ FIELDS: Mapping[str, JsonObject] = {
     "sample": {"type": "integer", "description": "Which of the item's `count` pictures, from 1.", "minimum": 1},
     **{field.name: field.schema for kind in EVENTS for field in FIELDS_BY_EVENT[kind] if field.logged.unit != "key"},
     "error": {"type": "string", "description": "The kind of error, such as ManifestError or JobLocked."},
-    "problems": {"type": "array", "description": "Of a manifest, the first twenty.",
-                 "items": {"type": "object", "properties": _PROBLEM, "additionalProperties": False}},
+    "problems": {"type": "array", "description": "Of a manifest, the first twenty.", "items": _PROBLEM},
     "total": {"type": "integer", "description": "How many problems the manifest has."},
     "logger": {"type": "string", "description": "Who says it."},
     "exception": {"type": "string", "description": "Where a bug is, for those who mend it."},
-}  # fmt: skip
+}
 
 
 def log_schema() -> JsonObject:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.reader import Reader
+from batchgen.records import lane_model
 from batchgen.report import formatting
 from batchgen.report.liveness import process_state
 from batchgen.report.queries import read_lanes
 from batchgen.report.run_progress import RunProgress
-from batchgen.report.view import lane_model
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -93,10 +93,9 @@ def ledger_values(reader: Reader) -> Iterator[MetricValue]:
     for model, source, usd in reader.usd_by_model():
         yield "batchgen_usd_total", (model, source), usd
     for model, usd, unpriced, maybe_unpriced in reader.maybe_usd_by_model():
-        if (
-            known_amount := formatting.known_amount(usd, maybe_unpriced)
-        ) is not None:  # else unknown, which no number says
-            yield "batchgen_maybe_usd", (model,), known_amount
+        known_usd = formatting.known_amount(usd, maybe_unpriced)
+        if known_usd is not None:  # else unknown, which no number says
+            yield "batchgen_maybe_usd", (model,), known_usd
         yield "batchgen_unpriced_requests_total", (model, "yes"), unpriced
         yield "batchgen_unpriced_requests_total", (model, "maybe"), maybe_unpriced
     for model, states in reader.counts_by_model().items():
@@ -109,14 +108,11 @@ def ledger_values(reader: Reader) -> Iterator[MetricValue]:
 def run_values(run_progress: RunProgress, exposed_s: dict[str, float], now: float) -> Iterator[MetricValue]:
     """What the events of this run amount to. Pure."""
     for name, model in list(run_progress.models.items()):
-        yield "batchgen_in_flight", (name,), 0 if run_progress.ended else len(model.open)
-        yield "batchgen_lane_cooled", (name,), float(not run_progress.ended and model.cooling_until > now)
+        lasts, down = not run_progress.ended, run_progress.outage_for(name) is not None
+        yield "batchgen_in_flight", (name,), len(model.open) if lasts else 0
+        yield "batchgen_lane_cooled", (name,), float(lasts and model.cooling_until > now)
         yield "batchgen_lane_parked", (name,), float(model.parked_until > now)
-        yield (
-            "batchgen_model_down",
-            (name,),
-            float(not run_progress.ended and run_progress.outage_for(name) is not None),
-        )
+        yield "batchgen_model_down", (name,), float(lasts and down)
         yield "batchgen_exposed_seconds", (name,), exposed_s.get(name, 0.0)
 
 
@@ -183,10 +179,9 @@ class MetricsFile:
         try:
             write_to_textfile(self._path, self)
         except (OSError, LedgerError) as error:
+            why = getattr(error, "strerror", None) or error
             if not self._failed:
-                log.warning(
-                    "the metrics were not written to %s: %s", self._path, getattr(error, "strerror", None) or error
-                )
+                log.warning("the metrics were not written to %s: %s", self._path, why)
             self._failed = True
 
     def collect(self) -> list[Metric]:
@@ -257,9 +252,8 @@ class _SnapshotCollector:
         for folder in self._folders:
             try:
                 with closing(Reader.open(folder)) as reader:
-                    name = (reader.meta("name") or folder.name) + (
-                        ".emulated" if reader.meta("emulated") == "yes" else ""
-                    )
+                    emulated = ".emulated" if reader.meta("emulated") == "yes" else ""
+                    name = (reader.meta("name") or folder.name) + emulated
                     # All at once: a ledger that turns out to be damaged half way gives nothing.
                     found = list(snapshot_values(reader, folder, time.time()))
             except (LedgerError, sqlite3.Error):

@@ -29,21 +29,10 @@ SILENT_CODES = frozenset((11, 129, 130, 143))  # another run has the job, or a p
 HEARTBEAT_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
 _NOTIFY_EVENTS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
-_INCLUDED_BLOCKS = (
-    "stopped",
-    "down",
-    "images",
-    "changed",
-    "missing",
-    "derived",
-    "money",
-    "why",
-    "uncertain",
-    "parked",
-    "unlike",
-    "folder",
-    "next",
-)
+_INCLUDED_BLOCKS = {
+    *("stopped", "down", "images", "changed", "missing", "derived", "money", "why"),
+    *("uncertain", "parked", "unlike", "folder", "next"),
+}
 MISSING_LIBRARY = "messages need the library apprise: pip install 'batchgen[notify]'"
 
 

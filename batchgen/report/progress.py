@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from batchgen.events import Event, Outage
-from batchgen.report import formatting, outage_text
+from batchgen.report import formatting
 from batchgen.report.console import Console
-from batchgen.report.event_text import EventLines
+from batchgen.report.event_text import EventLines, outage_status
 from batchgen.report.run_progress import ModelProgress, RunProgress
 from batchgen.report.terminal_redraw import TerminalRedraw
 from batchgen.sanitize import ascii_only, display_width, truncate
@@ -102,7 +102,7 @@ def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Segm
     if model.parked_until > now:
         notes.append((f"parked until {formatting.local_time(model.parked_until, now)}", "red"))
     elif outage is not None:
-        notes.append((outage_text.short_status(outage, now), "yellow"))
+        notes.append((outage_status(outage, now), "yellow"))
     elif model.cooling_until > now:
         notes.append((f"cooling until {formatting.local_time(model.cooling_until, now)}", "yellow"))
     if model.open:

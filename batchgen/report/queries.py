@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,35 +12,11 @@ from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
-from batchgen.records import sample_key
+from batchgen.records import lane_model, sample_key
+from batchgen.report import view
 from batchgen.report.billing_check import read_billing
 from batchgen.report.liveness import is_alive_in, run_state
-from batchgen.report.view import (
-    BatchTotals,
-    BatchView,
-    DerivativeView,
-    DiscrepancyView,
-    ExposedView,
-    FailedDerivative,
-    FlaggedImage,
-    ImageCounts,
-    JobStatus,
-    LaneView,
-    LastRun,
-    LimitView,
-    MoneyView,
-    OpenRequest,
-    OutageView,
-    Parked,
-    ReasonView,
-    RunSummary,
-    RunView,
-    UncertainSample,
-    UnreadAnswers,
-    UtcTime,
-    lane_model,
-    utc_time,
-)
+from batchgen.report.view import UtcTime, utc_time, view_of
 from batchgen.store.unparsed import unparsed_attempts, unparsed_bytes
 
 if TYPE_CHECKING:
@@ -52,74 +27,75 @@ MAX_UNCERTAIN = 10
 MAX_NEWEST = 5
 MAX_FAILURES = 5
 NOT_MADE_STATES = ("refused", "failed", "uncertain")
-R = TypeVar("R", bound=RunView)
+R = TypeVar("R", bound=view.RunView)
 
 
-def load_status(folder: Path) -> JobStatus:
+def load_status(folder: Path) -> view.JobStatus:
     """How the job in a folder stands now. Raises LedgerError."""
     with Reader.open(folder) as reader:
         return read_status(reader, str(folder), time.time(), is_alive_in(reader.last_run(), folder))
 
 
-def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> JobStatus:
+def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> view.JobStatus:
     """alive: whether the process of the last run still runs, None when that cannot be seen from here."""
-    bucket = reader.meta("store") or ""
-    found = reader.last_discrepancies()
-    return JobStatus(
+    bucket, found = reader.meta("store") or "", reader.last_discrepancies()
+    samples, run = reader.counts(), reader.last_run()
+    return view.JobStatus(
         **_common(reader),
         job=reader.meta("name") or os.path.basename(folder),
         manifest=reader.meta("manifest") or "",
         folder=folder,
         bucket=bucket,
         waiting=len(reader.unplaced()) if bucket else 0,
-        discrepancies=DiscrepancyView() if found is None else DiscrepancyView(**found),
+        discrepancies=view.DiscrepancyView() if found is None else view.DiscrepancyView(**found),
         emulated=reader.meta("emulated") == "yes",
-        samples=reader.counts(),
+        samples=samples,
         requests=reader.attempts(),
-        usd=MoneyView.of(reader.money()),
+        usd=view.MoneyView.of(reader.money()),
         by_model=reader.counts_by_model(),
         in_flight=_open_requests(reader),
         batches=_batches(reader),
         derivatives=DerivativeReader.from_reader(reader).derivative_counts(),
         parked={
-            lane_model(lane): Parked(UtcTime(until), message)
+            lane_model(lane): view.Parked(UtcTime(until), message)
             for lane, (until, message) in reader.parked().items()
             if until > now
         },
-        unread=UnreadAnswers(len(unparsed_attempts(folder)), unparsed_bytes(folder)),
-        run=_last_run(reader.last_run(), alive),
+        unread=view.UnreadAnswers(len(unparsed_attempts(folder)), unparsed_bytes(folder)),
+        run=_last_run(run, alive) if run else None,
+        total=_total(samples, run),
     )
+
+
+def _total(samples: Mapping[str, int], run: RunRow | None) -> int:
+    """The ledger has no row yet for what was not tried."""
+    seen = sum(number for state, number in samples.items() if state != "superseded")
+    return max(seen, run.wanted + run.kept) if run else seen
 
 
 def read_summary(
     outcome: Outcome, reader: Reader, job: str, manifest: str, engine: str, *, own_folder: bool
-) -> RunSummary:
+) -> view.RunSummary:
     """own_folder: whether it is another folder than the manifest's default."""
     limit, stopped_by = outcome.forecast.limit, outcome.stopped_by
-    return RunSummary(
+    return view_of(
+        view.RunSummary,
+        outcome,
         **_common(reader),
         job=job,
         manifest=manifest,
-        folder=outcome.folder,
-        bucket=outcome.bucket,
-        waiting=outcome.waiting,
-        discrepancies=DiscrepancyView(**outcome.discrepancies.listed),
-        emulated=outcome.emulated,
+        discrepancies=view.DiscrepancyView(**outcome.discrepancies.listed),
         samples=dict(outcome.counts),
         requests=dict(outcome.attempts),
-        usd=MoneyView.of(reader.money(outcome.run_id)),
-        run_id=outcome.run_id,
-        exit_code=outcome.exit_code,
-        stopped_by=stopped_by,
-        message=outcome.message,
+        usd=view.MoneyView.of(reader.money(outcome.run_id)),
         remedy=REMEDIES.get(stopped_by, ""),
         seconds=round(outcome.seconds, 3),
-        exposed_ms=outcome.exposed_ms and ExposedView(*(round(ms, 1) for ms in outcome.exposed_ms)),
+        exposed_ms=outcome.exposed_ms and view.ExposedView(*(round(ms, 1) for ms in outcome.exposed_ms)),
         own_folder=own_folder,
         engine=engine,
         results=os.path.join(outcome.folder, "results.jsonl"),
-        images=ImageCounts(outcome.made, outcome.kept, outcome.moved, outcome.left),
-        limit=LimitView(
+        images=view_of(view.ImageCounts, outcome),
+        limit=view.LimitView(
             stopped_by if stopped_by in ("budget", "deadline") else limit.binding,
             limit.remedy,
             round(outcome.forecast.seconds, 1),
@@ -127,9 +103,9 @@ def read_summary(
         ),
         parked={lane_model(lane): UtcTime(until) for lane, until in outcome.parked.items()},
         stopped_models={lane_model(lane): reason for lane, reason in outcome.stopped_lanes.items()},
-        batches=BatchTotals(outcome.submitted, outcome.unsubmitted, round(outcome.saved_usd, 6), _batches(reader)),
+        batches=view.BatchTotals(outcome.submitted, outcome.unsubmitted, round(outcome.saved_usd, 6), _batches(reader)),
         derivatives=read_derivatives(outcome.derived, reader),
-        flagged=[FlaggedImage(path, tuple(flags)) for path, flags in reader.flagged(outcome.run_id, MAX_UNCERTAIN)],
+        flagged=[view.FlaggedImage(path, flags) for path, flags in reader.flagged(outcome.run_id, MAX_UNCERTAIN)],
         flagged_total=reader.flagged_count(outcome.run_id),
         newest=reader.newest_paths(outcome.run_id, MAX_NEWEST),
     )
@@ -139,7 +115,9 @@ def read_run(kind: type[R], reader: Reader, run: RunRow, state: str, **more: Any
     """One run in figures. state: as `process_state` says it; more: what this kind of view has besides."""
     ends = reader.sample_count_by_outcome(run.id)
     until = run.ended_at if run.ended_at is not None else time.time() if state == "running" else None
-    return kind(
+    return view_of(
+        kind,
+        run,
         run=run.id,
         state=state,
         began=UtcTime(run.started_at),
@@ -147,16 +125,14 @@ def read_run(kind: type[R], reader: Reader, run: RunRow, state: str, **more: Any
         seconds=None if until is None else round(until - run.started_at, 1),
         made=reader.image_count_of_run(run.id),
         not_made={end: ends[end] for end in NOT_MADE_STATES if ends.get(end)},
-        usd=MoneyView.of(reader.money(run.id)),
-        exit_code=run.exit_code,
-        stopped_by=run.stopped_by,
+        usd=view.MoneyView.of(reader.money(run.id)),
         **more,
     )
 
 
 def read_lanes(
     reader: Reader, by_model: Mapping[str, Mapping[str, int]], in_flight: Mapping[str, int], running: bool, now: float
-) -> list[LaneView]:
+) -> list[view.LaneView]:
     """Every AI model of the job, by name. by_model, in_flight: samples by state, and requests; now: UTC seconds."""
     cooling = {lane_model(lane): until for lane, until in reader.cooling_lanes().items()}
     parked = {lane_model(lane): (until, why) for lane, (until, why) in reader.parked().items()}
@@ -166,7 +142,7 @@ def read_lanes(
         until, why = parked.get(name, (0, ""))
         outage = down.get(name) if running else None
         found.append(
-            LaneView(
+            view.LaneView(
                 model=name,
                 samples=by_model.get(name, {}),
                 in_flight=in_flight.get(name, 0),
@@ -179,85 +155,71 @@ def read_lanes(
     return found
 
 
-def read_derivatives(counts: DerivativeCounts, reader: Reader) -> DerivativeView:
+def read_derivatives(counts: DerivativeCounts, reader: Reader) -> view.DerivativeView:
     failures = DerivativeReader.from_reader(reader).derivative_failures(MAX_FAILURES)
-    return DerivativeView(**asdict(counts), failures=[FailedDerivative(*failure) for failure in failures])
+    return view_of(view.DerivativeView, counts, failures=[view.FailedDerivative(*failure) for failure in failures])
 
 
 def _common(reader: Reader) -> dict[str, Any]:
     """What is read alike for a status and for a summary, as fields of a JobView."""
     return {
         "cluster": reader.queue_status(),
-        "uncertain": [UncertainSample(key, usd) for key, usd in reader.uncertain_samples(MAX_UNCERTAIN)],
+        "uncertain": [view.UncertainSample(key, usd) for key, usd in reader.uncertain_samples(MAX_UNCERTAIN)],
         "account": read_billing(reader),
         "outages": _outages(reader),
         "reasons": [
-            ReasonView(reason, number, message, REMEDIES.get(reason, ""))
+            view.ReasonView(reason, number, message, REMEDIES.get(reason, ""))
             for reason, number, message in reader.failure_reasons(MAX_REASONS)
         ],
     }
 
 
-def _outages(reader: Reader) -> list[OutageView]:
+def _outages(reader: Reader) -> list[view.OutageView]:
     return [
-        OutageView(
-            scope=outage.scope,
-            name=outage.name,
-            models=outage.models,
+        view_of(
+            view.OutageView,
+            outage,
             since=UtcTime(outage.since),
             until=None if outage.retry_at is not None else UtcTime(outage.at),
             retry_at=utc_time(outage.retry_at),
-            reason=outage.reason,
-            message=outage.message,
         )
         for outage in reader.outages()
     ]
 
 
-def _batches(reader: Reader) -> list[BatchView]:
+def _batches(reader: Reader) -> list[view.BatchView]:
     return [
-        BatchView(
-            batch=chunk.batch,
+        view_of(
+            view.BatchView,
+            chunk,
             model=lane_model(chunk.lane),
             state=chunk.state or "not created yet",
-            requests=chunk.requests,
-            succeeded=chunk.succeeded,
-            failed=chunk.failed,
             since=UtcTime(chunk.created_at or chunk.made_at),
-            estimate_usd=chunk.estimate_usd,
         )
         for chunk in reader.open_chunks()
     ]
 
 
-def _open_requests(reader: Reader) -> list[OpenRequest]:
+def _open_requests(reader: Reader) -> list[view.OpenRequest]:
     return [
-        OpenRequest(
+        view_of(
+            view.OpenRequest,
+            attempt,
             id=sample_key(attempt.item_id, attempt.n),
             model=lane_model(attempt.lane),
-            images=attempt.images,
             since=UtcTime(attempt.started_at),
-            estimate_usd=attempt.estimate_usd,
             to_fetch=bool(attempt.links),
         )
         for attempt in reader.open_attempts()
     ]
 
 
-def _last_run(run: RunRow | None, alive: bool | None) -> LastRun | None:
-    if run is None:
-        return None
-    return LastRun(
-        id=run.id,
+def _last_run(run: RunRow, alive: bool | None) -> view.LastRun:
+    return view_of(
+        view.LastRun,
+        run,
         state=run_state(run, alive),
         started_at=UtcTime(run.started_at),
         ended_at=utc_time(run.ended_at),
-        pid=run.pid,
-        host=run.host,
-        exit_code=run.exit_code,
-        stopped_by=run.stopped_by,
-        message=run.message,
         remedy=REMEDIES.get(run.stopped_by, ""),
-        wanted=run.wanted,
-        kept=run.kept,
     )

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchgen.errors import LINK_PENDING_REASONS
 from batchgen.ledger.runs import QueueStatus
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
-from batchgen.report import formatting, outage_text
+from batchgen.report import formatting, view
 from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
-from batchgen.report.view import (
-    BatchView,
-    DerivativeView,
-    DiscrepancyView,
-    JobView,
-    LastRun,
-    MoneyView,
-    ReasonView,
-    RunSummary,
-    UtcTime,
-)
+from batchgen.report.event_text import ongoing_outage, outage_summary
 from batchgen.sanitize import short_message
 from batchgen.scheduling.stop_reason import StopReason
 
 NOT_MADE_STATES = ("refused", "failed", "uncertain", "blocked", "wanted", "running")
+LIST_BLOCKS = ("why", "uncertain", "newest", "unlike", "next")  # lists in Markdown, the others rows of a table
+_MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 LABEL_COLUMNS = 10
 MAX_BATCHES = 10
 WITH_WORKERS = reason_text(Reason(ReasonKind.WITH_WORKERS))
@@ -47,7 +40,7 @@ STOP_REASONS = {
 }
 
 
-def show_summary(console: Console, summary: RunSummary) -> None:
+def show_summary(console: Console, summary: view.RunSummary) -> None:
     """Print it, a label to each block."""
     style = "bold green" if summary.exit_code == 0 else "bold yellow"
     console.line(headline(summary), style)
@@ -63,7 +56,7 @@ def show_block(console: Console, label: str, lines: Sequence[str]) -> None:
         console.print_labelled((label if number == 0 else "").ljust(LABEL_COLUMNS), line)
 
 
-def headline(summary: RunSummary) -> str:
+def headline(summary: view.RunSummary) -> str:
     """One line that says how it went."""
     images, samples, derived = summary.images, summary.samples, summary.derivatives.made
     files = f", {formatting.count(derived, 'file')} made of them" if derived else ""
@@ -75,34 +68,31 @@ def headline(summary: RunSummary) -> str:
         out, where = summary.cluster.samples, WITH_WORKERS
     missing = sum(samples.get(state, 0) for state in NOT_MADE_STATES)
     job = summary.job
-    why = f": stopped, {_stop_text(summary)}" if summary.stopped_by else ""
-    if why:
+    if summary.stopped_by:
         waiting = f", {out:,} {where}" if out else ""
-        return f"{job}{why}; {formatting.count(images.made, 'image')} made{waiting}{files}"
+        return f"{job}: stopped, {_stop_text(summary)}; {formatting.count(images.made, 'image')} made{waiting}{files}"
     if out:
         return f"{job}: {formatting.count(out, 'image')} {where}, {images.made:,} made{files}"
     if not images.made and not missing and not images.left:
         nothing = "nothing to ask for" if files else "nothing to do"
         return f"{job}: {nothing}, {formatting.count(images.kept, 'image')} kept{files}"
     if not missing and not images.left:
-        incomplete = (
-            _missing_files_text(summary.derivatives) or summary.waiting or _discrepancy_text(summary.discrepancies)
-        )
-        done = "" if incomplete else "all done, "
+        derivatives, discrepancies = _missing_files_text(summary.derivatives), _discrepancy_text(summary.discrepancies)
+        done = "" if derivatives or summary.waiting or discrepancies else "all done, "
         return f"{job}: {done}{formatting.count(images.made, 'image')} made{files}"
     return f"{job}: {formatting.count(images.made, 'image')} made, {max(missing, images.left):,} not"
 
 
-def _stop_text(summary: RunSummary) -> str:
+def _stop_text(summary: view.RunSummary) -> str:
     """What ended the run; an outage says more than the limit that it ran into."""
     words = STOP_REASONS.get(summary.stopped_by, summary.stopped_by)
-    down = outage_text.ongoing_text(summary.outages) if summary.stopped_by in ("stalled", "deadline") else None
+    down = ongoing_outage(summary.outages) if summary.stopped_by in ("stalled", "deadline") else None
     if down is None:
         return str(words)
     return down if summary.stopped_by == "stalled" else f"{words} and {down}"
 
 
-def _missing_files_text(derived: DerivativeView) -> str:
+def _missing_files_text(derived: view.DerivativeView) -> str:
     """What of `post:` the run leaves behind."""
     if derived.failed:
         return f", {formatting.count(derived.failed, 'file')} could not be made"
@@ -111,13 +101,13 @@ def _missing_files_text(derived: DerivativeView) -> str:
     return "" if derived.finished else ", files of them are missing"
 
 
-def _discrepancy_text(found: DiscrepancyView) -> str:
+def _discrepancy_text(found: view.DiscrepancyView) -> str:
     changed, missing = found.changed_total, found.missing_total
     words = f", {formatting.count(changed, 'file')} changed" if changed else ""
     return words + (f", {formatting.count(missing, 'file')} missing" if missing else "")
 
 
-def blocks(summary: RunSummary) -> Iterator[tuple[str, list[str]]]:
+def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
     """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
     yield from stop_lines(summary)
     yield "images", [_images(summary)]
@@ -127,7 +117,6 @@ def blocks(summary: RunSummary) -> Iterator[tuple[str, list[str]]]:
         yield "derived", lines
     if summary.requests:
         yield "requests", [f"{sum(summary.requests.values()):,}: {formatting.join_counts(summary.requests)}"]
-    if summary.requests:
         yield "money", money_lines(summary.usd, emulated=summary.emulated)
     yield from batch_lines(summary.batches.out)
     if saved := summary.batches.saved_usd:
@@ -143,30 +132,26 @@ def blocks(summary: RunSummary) -> Iterator[tuple[str, list[str]]]:
         yield "unlike", _flagged(summary)
     if summary.newest:
         yield "newest", [*summary.newest]
-    yield (
-        "folder",
-        [summary.folder, "results.jsonl there has one line for each item"],
-    )
+    yield "folder", [summary.folder, "results.jsonl there has one line for each item"]
     if summary.bucket:
         yield "bucket", [summary.bucket]
-    steps = next_steps(summary)
-    if steps:
+    if steps := next_steps(summary):
         yield "next", steps
 
 
-def stop_lines(ended: LastRun | RunSummary) -> Iterator[tuple[str, list[str]]]:
+def stop_lines(ended: view.LastRun | view.RunSummary) -> Iterator[tuple[str, list[str]]]:
     """Why a run came to its end before its work did, and what helps."""
     if ended.message:
         yield "stopped", [ended.message, *([f"    → {ended.remedy}"] if ended.remedy else [])]
 
 
-def waiting_line(job: JobView) -> str:
+def waiting_line(job: view.JobView) -> str:
     """Of pictures that a bucket did not take."""
     count = formatting.count(job.waiting, "picture")
     return f"{count} in the spool for {job.bucket}: the next run uploads them first, and nothing is bought again"
 
 
-def batch_lines(batches: Sequence[BatchView]) -> Iterator[tuple[str, list[str]]]:
+def batch_lines(batches: Sequence[view.BatchView]) -> Iterator[tuple[str, list[str]]]:
     """Those that are out, newest last."""
     lines = [
         f"{one.batch or one.model}: {one.state}, {one.succeeded + one.failed:,} of"
@@ -188,26 +173,25 @@ def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]
     yield "cluster", ["; ".join(filter(None, [words if cluster.samples else "", why, alive]))]
 
 
-def problem_blocks(job: JobView) -> Iterator[tuple[str, list[str]]]:
+def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
     """What went wrong and what helps; the same for a closing run and for `status`."""
     yield from discrepancy_lines(job.discrepancies)
-    lines = [line for reason in job.reasons for line in _reason(reason)]
-    if lines:
+    if lines := [line for reason in job.reasons for line in _reason(reason)]:
         yield "why", lines
     if job.uncertain:
         yield "uncertain", _uncertain(job)
     if lines := billing_lines(job.account):
         yield "account", lines
     if job.outages:
-        yield "down", [outage_text.summary_line(outage) for outage in job.outages]
+        yield "down", [outage_summary(outage) for outage in job.outages]
 
 
-def parked_lines(parked: Mapping[str, UtcTime]) -> Iterator[tuple[str, list[str]]]:
+def parked_lines(parked: Mapping[str, view.UtcTime]) -> Iterator[tuple[str, list[str]]]:
     for model, until in parked.items():
         yield "parked", [f"{model} until {until.iso}: its daily quota is used up"]
 
 
-def derivative_lines(derived: DerivativeView) -> list[str]:
+def derivative_lines(derived: view.DerivativeView) -> list[str]:
     """Empty when there was nothing to do."""
     counts = (
         (derived.made, "made"),
@@ -223,16 +207,11 @@ def derivative_lines(derived: DerivativeView) -> list[str]:
     return lines + ([] if derived.finished else ["the rest is made by the next run, or by batchgen post"])
 
 
-def discrepancy_lines(found: DiscrepancyView) -> Iterator[tuple[str, list[str]]]:
+def discrepancy_lines(found: view.DiscrepancyView) -> Iterator[tuple[str, list[str]]]:
     """Of the images that the last run did not find as the ledger has them."""
+    put_back = "put the original back; or --fresh --only ID makes it again, and the file goes to superseded/"
     for kind, paths, total, words, remedy in (
-        (
-            "changed",
-            found.changed,
-            found.changed_total,
-            "not what the ledger recorded",
-            "put the original back; or --fresh --only ID makes it again, and the file goes to superseded/",
-        ),
+        ("changed", found.changed, found.changed_total, "not what the ledger recorded", put_back),
         ("missing", found.missing, found.missing_total, "no longer there", "the next run makes it again"),
     ):
         if total:
@@ -244,7 +223,7 @@ def _more(listed: int, total: int) -> list[str]:
     return [f"    … and {total - listed:,} more"] if total > listed else []
 
 
-def _images(summary: RunSummary) -> str:
+def _images(summary: view.RunSummary) -> str:
     images, samples = summary.images, summary.samples
     parts = [f"{images.made:,} made", f"{images.kept:,} kept"]
     parts += [f"{images.moved:,} moved"] if images.moved else []
@@ -255,7 +234,7 @@ def _images(summary: RunSummary) -> str:
     return " · ".join(parts)
 
 
-def money_lines(usd: MoneyView, *, emulated: bool) -> list[str]:
+def money_lines(usd: view.MoneyView, *, emulated: bool) -> list[str]:
     """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
     charged = "that a vendor would have charged" if emulated else "charged, by the usage that the vendor reported"
     parts = [f"{formatting.usd(usd.spent)} {charged}"] if usd.spent else []
@@ -273,14 +252,14 @@ def money_lines(usd: MoneyView, *, emulated: bool) -> list[str]:
     return parts
 
 
-def _why_estimated(usd: MoneyView) -> str:
+def _why_estimated(usd: view.MoneyView) -> str:
     guess = "the price of the service tier is a guess"
     if usd.guessed >= usd.estimated:
         return guess
     return f"no usage was reported, or {guess}" if usd.guessed else "no usage was reported"
 
 
-def _maybe_billed(usd: MoneyView, words: str) -> str:
+def _maybe_billed(usd: view.MoneyView, words: str) -> str:
     """For requests that brought no image."""
     requests = formatting.count(usd.maybe_billed_requests, "request")
     if usd.maybe_billed is None:
@@ -291,33 +270,33 @@ def _maybe_billed(usd: MoneyView, words: str) -> str:
     return f"{amount} {words}, an estimate ({requests} that brought no image{rest})"
 
 
-def _time(summary: RunSummary) -> str:
+def _time(summary: view.RunSummary) -> str:
     best = summary.limit.seconds_at_best
     at_best = f" (forecast: {formatting.duration(best)} at best)" if best and not summary.emulated else ""
     return formatting.duration(summary.seconds) + at_best
 
 
-def _reason(reason: ReasonView) -> Iterator[str]:
+def _reason(reason: view.ReasonView) -> Iterator[str]:
     message = f": {short_message(reason.message)}" if reason.message else ""
     yield f"{reason.samples:,} × {reason.reason or 'unknown'}{message}"
     if reason.remedy:
         yield f"    → {reason.remedy}"
 
 
-def _uncertain(job: JobView) -> list[str]:
+def _uncertain(job: view.JobView) -> list[str]:
     total = job.samples.get("uncertain", len(job.uncertain))
     head = f"{formatting.count(total, 'sample')} sent and never answered; each may have been billed:"
     lines = [f"    {sample.id}  {formatting.usd(sample.maybe_usd)}" for sample in job.uncertain]
     return [head, *lines, *_more(len(lines), total)]
 
 
-def _flagged(summary: RunSummary) -> list[str]:
+def _flagged(summary: view.RunSummary) -> list[str]:
     head = f"{formatting.count(summary.flagged_total, 'image')} kept though not as asked for:"
     lines = [f"    {image.path}  ({', '.join(image.flags)})" for image in summary.flagged]
     return [head, *lines, *_more(len(lines), summary.flagged_total)]
 
 
-def next_steps(summary: RunSummary) -> list[str]:
+def next_steps(summary: view.RunSummary) -> list[str]:
     """What to type now, by the exit code."""
     manifest = _shell_path(summary.manifest) if summary.manifest else "MANIFEST"
     output = f" --output {_shell_path(summary.folder)}" if summary.own_folder else ""
@@ -340,20 +319,16 @@ def next_steps(summary: RunSummary) -> list[str]:
             if stop is not None and stop.detail:  # the budget of the day or the month: the message says what to raise
                 return [f"{run} goes on from here once there is budget"]
             return [f"{run} --max-cost USD goes on with a new budget"]
-        case 7:
-            return [f"{run} goes on from here"]
         case 8:
             until = min(summary.parked.values()).iso if summary.parked else "the quota resets"
             return [f"{run} after {until}"]
         case 9 if summary.cluster is not None:
-            return [
-                f"{run} watches what the workers do; batchgen cancel {manifest}{output} withdraws what has not begun"
-            ]
+            cancel = f"batchgen cancel {manifest}{output}"
+            return [f"{run} watches what the workers do; {cancel} withdraws what has not begun"]
         case 9:
-            return [
-                f"{run} collects what the batches have brought; so does batchgen status {manifest}{output} --collect"
-            ]
-        case 129 | 130 | 143:
+            collect = f"batchgen status {manifest}{output} --collect"
+            return [f"{run} collects what the batches have brought; so does {collect}"]
+        case 7 | 129 | 130 | 143:
             return [f"{run} goes on from here"]
     return []
 
@@ -366,7 +341,7 @@ def _shell_path(path: str) -> str:
         return shlex.quote(path)
 
 
-def _steps_after_failures(summary: RunSummary, run: str, retry: str) -> list[str]:
+def _steps_after_failures(summary: view.RunSummary, run: str, retry: str) -> list[str]:
     steps, samples = [], summary.samples
     if summary.discrepancies.missing_total:
         steps.append(f"{run} makes what is missing again")
@@ -380,3 +355,29 @@ def _steps_after_failures(summary: RunSummary, run: str, retry: str) -> list[str
     if summary.derivatives.failed:
         steps.append(f"{retry.replace('retry', 'post', 1)} tries the failed derivatives again, nothing is sent")
     return steps
+
+
+def summary_markdown(summary: view.RunSummary, sanitize_line: Callable[[str], str]) -> str:
+    """For the page of a CI job. sanitize_line: takes secrets and control characters out of a line."""
+    lines = [f"### {escape_markdown(sanitize_line(headline(summary)))}", ""]
+    if summary.emulated:
+        lines += ["**EMULATED: the images are a local emulator's, nothing was billed**", ""]
+    found = [(label, [escape_markdown(sanitize_line(line)) for line in block]) for label, block in blocks(summary)]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {label} | {'<br>'.join(block)} |" for label, block in found if label not in LIST_BLOCKS]
+    for label, block in found:
+        if label in LIST_BLOCKS:
+            lines += ["", f"**{label}**", "", *(f"- {line}" for line in block)]
+    return "\n".join(lines) + "\n\n"
+
+
+def failure_markdown(job: str, message: str, sanitize_line: Callable[[str], str]) -> str:
+    """For a run that ended before there was a summary."""
+    lines = [f"- {escape_markdown(sanitize_line(line))}" for line in message.splitlines()]
+    return "\n".join([f"### {escape_markdown(sanitize_line(job))}: ended by an error", "", *lines]) + "\n\n"
+
+
+def escape_markdown(text: str) -> str:
+    """`text` so that a page shows it as it is: foreign words never become markup, links or a row of their own."""
+    safe = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN_CHARS.sub(r"\\\1", safe)

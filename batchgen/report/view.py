@@ -8,12 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import QueueStatus
 from batchgen.report import formatting
 from batchgen.report.billing_check import BillingCheck
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+V = TypeVar("V", bound="DataclassInstance")
 
 
 class UtcTime(float):
@@ -32,12 +37,22 @@ def utc_time(at: float | None) -> UtcTime | None:
     return None if at is None else UtcTime(at)
 
 
+class Sparse:
+    """A view whose JSON leaves out each field that has its default: a page has thousands of them."""
+
+    __slots__ = ()
+
+
 def as_json(value: Any) -> Any:
-    """A view, or a part of one, as plain JSON data."""
+    """A view, or a part of one, as plain JSON data. A named tuple is a row without names: a page has thousands of those."""
+    if isinstance(value, str | int | None):
+        return value
     if isinstance(value, UtcTime):
         return value.iso
     if is_dataclass(value):
-        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        found = [(field.name, getattr(value, field.name), field.default) for field in fields(value)]
+        sparse = isinstance(value, Sparse)
+        return {name: as_json(each) for name, each, default in found if not (sparse and each == default)}
     if isinstance(value, Mapping):
         return {name: as_json(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -45,9 +60,10 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def lane_model(lane: str) -> str:
-    """The AI model of a lane's key `provider/model`."""
-    return lane.partition("/")[2] or lane
+def view_of(kind: type[V], facts: Any, /, **others: Any) -> V:
+    """A view whose fields are what a row, or another view, has by the same names, but for `others`."""
+    same = (field.name for field in fields(kind) if field.name not in others)
+    return kind(**{name: getattr(facts, name) for name in same}, **others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +259,8 @@ class JobView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus(JobView):
-    """How a job stands. usd and requests: of all runs. derivatives: files of `post:`, by what is made and by state."""
+    """How a job stands. usd and requests: of all runs. derivatives: files of `post:`, by what is made and by state. total:
+    images that are wanted, also those that were not tried."""
 
     by_model: Mapping[str, Mapping[str, int]]
     in_flight: Sequence[OpenRequest]
@@ -252,16 +269,11 @@ class JobStatus(JobView):
     parked: Mapping[str, Parked]
     unread: UnreadAnswers
     run: LastRun | None
+    total: int
 
     @property
     def running(self) -> bool:
         return self.run is not None and self.run.running
-
-    @property
-    def total(self) -> int:
-        """Images that are wanted. The ledger has no row yet for what was not tried."""
-        seen = sum(number for state, number in self.samples.items() if state != "superseded")
-        return max(seen, self.run.wanted + self.run.kept) if self.run else seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.report.dashboard.actions import ActionRefused, Actions
-from batchgen.report.dashboard.job_location import JobLocation
+from batchgen.report.dashboard.job_card import JobLocation
 from batchgen.report.dashboard.watched_job import WatchedJob
 from batchgen.report.gallery_data import ManifestInfo
 from tests.support.command_line import FLASH, ITEMS, remedy, requests
@@ -214,9 +214,9 @@ def test_the_dashboard_shows_a_missing_ledger_and_begins_no_retry(batchgen, copi
     actions = Actions(lambda place, states: {})
     with pytest.raises(ActionRefused, match="says what a run has made"):
         actions.retry(here, ["failed"])
-    watch = WatchedJob(here, lambda place, manifest: ManifestInfo(None), list, actions.last_retry)
+    watch = WatchedJob(here, lambda place, manifest: ManifestInfo(None), actions.last_retry)
     watch.refresh(samples=False)
-    assert (watch.card["begun"], "says what a run has made" in watch.card["problem"]) == (True, True)
+    assert (watch.card.begun, "says what a run has made" in watch.card.problem) == (True, True)
 
 
 # --- files that are not ours

@@ -10,10 +10,11 @@ import pytest
 
 from batchgen.ledger.schema import ledger_path
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.report.dashboard.job_location import JobLocation
+from batchgen.report.dashboard.job_card import JobLocation
 from batchgen.report.dashboard.watched_job import WatchedJob
 from batchgen.report.gallery_data import ManifestInfo
 from batchgen.report.metrics import exposition
+from batchgen.report.view import as_json
 
 STRANGE, PRICED = "google/gemini-nano-banana-2.1", "gemini-nano-banana-2.1"  # the first has no prices
 UNTOLD = "[[fault:tokens_used]]"  # an answer that does not say what it cost
@@ -36,7 +37,7 @@ def job(batchgen, emulator, tmp_path):
         done = batchgen("run", str(path), "--yes", "--summary", str(page), "--metrics-file", str(prom), *argv)
         assert done.code == code, done.err
         folder = tmp_path / "job"
-        watch = WatchedJob(JobLocation(folder), lambda *_: ManifestInfo(load_catalogue()), list, lambda _: None)
+        watch = WatchedJob(JobLocation(folder), lambda *_: ManifestInfo(load_catalogue()), lambda _: None)
         watch.refresh(samples=True)
         return {
             **said,
@@ -47,7 +48,7 @@ def job(batchgen, emulator, tmp_path):
             "history": batchgen("history", str(path)).out,
             "metrics": prom.read_text(encoding="utf-8"),
             "scrape": exposition([folder])[0].decode(),
-            "card": watch.card,
+            "card": as_json(watch.card),
             "json": batchgen("status", str(path), "--json").json["usd"],
         }
 

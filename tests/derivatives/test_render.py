@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from batchgen.derivatives import containers, provenance
 from batchgen.derivatives.render import render
-from batchgen.derivatives.specification import outputs_of
+from batchgen.derivatives.specification import OutputSpec, Provenance, RenderedFile, RenderRequest, outputs_of
 from batchgen.engine.derivative_runner import put_derivatives
 from batchgen.records import Derivative, Post
 from batchgen.store.store import Store
@@ -31,10 +31,10 @@ KINDS = tuple(
 WILD = 'A <b>"fox"</b> & ünï 漢字 🎨\x00\x07 ]]> &amp; \ud800\r\nsecond line'
 TAMED = 'A <b>"fox"</b> & ünï 漢字 🎨 ]]> &amp; \nsecond line'
 TRAINED = provenance.SOURCE_TYPES + "trainedAlgorithmicMedia"
-FACTS = {
-    "generator": "batchgen 9", "job": "shop", "id": "fox", "sample": 2, "run": 3, "attempt": 4, "model": "gemini-x", "file": "",
-    "emulated": False, "prompt": WILD, "system": "be brief", "settings": {"seed": 7}, "references": ["ab12", "cd34"],
-}  # fmt: skip
+FACTS = Provenance(
+    generator="batchgen 9", job="shop", id="fox", sample=2, run=3, attempt=4, model="gemini-x", file="", sha256="0",
+    emulated=False, prompt=WILD, system="be brief", settings={"seed": 7}, references=["ab12", "cd34"],
+)  # fmt: skip
 
 
 class Bench:
@@ -42,28 +42,28 @@ class Bench:
         self.folder = folder
         Store(folder).prepare()
 
-    def make(self, data: bytes, kind: str, post: Post, **facts) -> dict[str, dict]:
+    def make(self, data: bytes, kind: str, post: Post, **facts) -> dict[str, RenderedFile]:
         """Rows by derivative."""
         sha256 = hashlib.sha256(data).hexdigest()
         store = Store(self.folder)
         (self.folder / "source").write_bytes(data)
         found = outputs_of(post, "fox", kind, "shop")
-        task = {
-            "spool": store.spool, "source": str(self.folder / "source"), "sha256": sha256,
-            "facts": {**FACTS, "sha256": sha256, **facts}, "embed": post.embed, "source_type": post.source_type,
-            "outputs": [output.spec for output in found], "present": [],
-        }  # fmt: skip
+        request = RenderRequest(
+            spool=store.spool, source=str(self.folder / "source"), sha256=sha256, embed=post.embed,
+            source_type=post.source_type, provenance=replace(FACTS, sha256=sha256, **facts),
+            outputs=[output.spec for output in found],
+        )  # fmt: skip
         names = {output.path: output.name for output in found}
-        self.rows = put_derivatives(render(json.loads(json.dumps(task))), {}, store)
+        self.rows = put_derivatives(render(RenderRequest.from_json(request.to_json())), {}, store)
         assert list(Path(store.spool).iterdir()) == []
-        return {names.get(row["path"], "beside"): row for row in self.rows}
+        return {names.get(row.path, "beside"): row for row in self.rows}
 
-    def read(self, row: dict) -> bytes:
-        data = (self.folder / row["path"]).read_bytes()
-        assert (row["state"], row["sha256"], row["bytes"]) == ("made", hashlib.sha256(data).hexdigest(), len(data))
+    def read(self, row: RenderedFile) -> bytes:
+        data = (self.folder / row.path).read_bytes()
+        assert (row.state, row.sha256, row.bytes) == ("made", hashlib.sha256(data).hexdigest(), len(data))
         return data
 
-    def image(self, row: dict) -> Image.Image:
+    def image(self, row: RenderedFile) -> Image.Image:
         image = Image.open(io.BytesIO(self.read(row)))
         image.load()
         return image
@@ -106,7 +106,7 @@ def test_a_width_that_is_too_large_is_left_out_and_said(bench):
     post = Post(derivatives=(Derivative(name="w", format="webp", widths=(32, 640), quality=80),))
     data = saved(picture(), "png")
     bench.make(data, "png", post)
-    assert [(row["path"], row["state"], row["message"]) for row in bench.rows] == [
+    assert [(row.path, row.state, row.message) for row in bench.rows] == [
         ("derivatives/w-32/fox.webp", "made", ""),
         ("derivatives/w-640/fox.webp", "skipped", "the picture is 64 pixels wide"),
     ]
@@ -171,14 +171,14 @@ def test_a_picture_that_is_not_the_ledgers_or_cannot_be_decoded_fails_in_words(b
     (bench.folder / "source").write_bytes(data)
     broken = data[:60] + b"\x00" * 40 + data[100:]
     rows = bench.make(broken, "png", Post(derivatives=KINDS))
-    assert {row["state"] for row in rows.values()} == {"failed"}
-    assert all(row["message"] for row in rows.values())
+    assert {row.state for row in rows.values()} == {"failed"}
+    assert all(row.message for row in rows.values())
 
 
 def test_a_folder_that_stands_in_the_way_leaves_nothing_in_the_spool(bench, tmp_path):
     (tmp_path / "derivatives" / "png" / "fox.png").mkdir(parents=True)
     rows = bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS))  # it looks into the spool
-    assert (rows["png"]["state"], rows["webp"]["state"]) == ("failed", "made")
+    assert (rows["png"].state, rows["webp"].state) == ("failed", "made")
 
 
 def test_a_link_that_stands_in_the_way_is_not_followed(bench, tmp_path):
@@ -190,7 +190,7 @@ def test_a_link_that_stands_in_the_way_is_not_followed(bench, tmp_path):
     rows = bench.make(saved(picture(), "png"), "png", Post(derivatives=KINDS))
     bench.read(rows["png"])
     assert ((tmp_path / "mine").read_text(), list((tmp_path / "elsewhere").iterdir())) == ("mine", [])
-    assert (rows["webp"]["state"], "remove it" in rows["webp"]["message"]) == ("failed", True)
+    assert (rows["webp"].state, "remove it" in rows["webp"].message) == ("failed", True)
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_the_name_before_anybody_hears_of_it(bench, monkeypatch):
@@ -253,7 +253,7 @@ def test_what_follows_the_picture_in_its_file_is_copied_too(bench, kind):
 @pytest.mark.parametrize("kind", SAVED)
 def test_exiftool_reads_in_every_format_what_was_written(bench, kind):
     rows = bench.make(saved(picture(), kind), kind, Post(derivatives=(*KINDS, COPY), embed="full"))
-    for found in metadata(*(bench.folder / row["path"] for row in rows.values())):
+    for found in metadata(*(bench.folder / row.path for row in rows.values())):
         assert (found["ExifTool:Validate"], found["XMP-iptcExt:DigitalSourceType"]) == ("OK", TRAINED)
         ours = {
             name.removeprefix("XMP-batchgen:"): value
@@ -275,7 +275,7 @@ def test_ids_tell_no_prompt_and_none_tells_only_that_it_was_generated(bench):
     data = saved(picture(), "jpeg")
     for embed, told in [("ids", 8), ("none", 0)]:
         rows = bench.make(data, "jpeg", Post(derivatives=(*KINDS, COPY), embed=embed))
-        for found in metadata(*(bench.folder / row["path"] for row in rows.values())):
+        for found in metadata(*(bench.folder / row.path for row in rows.values())):
             assert found["XMP-iptcExt:DigitalSourceType"] == TRAINED
             assert sum(name.startswith("XMP-batchgen:") for name in found) == told
         assert all(b"second line" not in bench.read(row) for row in rows.values())
@@ -287,7 +287,7 @@ def test_an_emulated_picture_is_called_so_in_every_file(bench):
         rows = bench.make(
             saved(picture(), "jpeg"), "jpeg", Post(derivatives=(*KINDS, COPY), embed=embed), emulated=True
         )
-        for found in metadata(*(bench.folder / row["path"] for row in rows.values())):
+        for found in metadata(*(bench.folder / row.path for row in rows.values())):
             assert found["XMP-batchgen:Emulated"] is True or found["XMP-batchgen:Emulated"] == "True"
             assert embed == "none" or "EMULATED" in found["XMP-iptcExt:AISystemUsed"]
 
@@ -306,7 +306,7 @@ def test_what_the_original_says_of_itself_stays_and_wins(bench, kind):
     theirs = THEIRS.format(f'Iptc4xmpExt:DigitalSourceType="{COMPOSITE}"').encode()
     data = containers.with_metadata(saved(picture(), kind), kind, theirs, {})
     rows = bench.make(data, kind, Post(derivatives=(*KINDS, COPY), embed="ids"))
-    for found in metadata(*(bench.folder / row["path"] for row in rows.values())):
+    for found in metadata(*(bench.folder / row.path for row in rows.values())):
         assert (found["XMP-iptcExt:DigitalSourceType"], found["XMP-dc:Format"]) == (COMPOSITE, "image/x")
         assert (found["XMP-batchgen:Item"], found["ExifTool:Validate"]) == ("fox", "OK")
 
@@ -316,9 +316,7 @@ def test_what_the_original_says_of_itself_stays_and_wins(bench, kind):
     b'<!DOCTYPE a [<!ENTITY b "bbbb">]>' + THEIRS.format('dc:title="&b;"').encode(),
 ])  # fmt: skip
 def test_a_packet_that_cannot_be_trusted_is_replaced(theirs):
-    made = provenance.packet(
-        {**FACTS, "sha256": "0", "c2pa": False}, "ids", "trainedAlgorithmicMedia", theirs, copy=False
-    )
+    made = provenance.packet(FACTS, "ids", "trainedAlgorithmicMedia", theirs, copy=False)
     assert (provenance.has_source_type(made), b"bbbb" in made) == (True, False)
 
 
@@ -326,18 +324,16 @@ def test_settings_without_end_are_cut_too(bench):
     rows = bench.make(
         saved(picture(), "jpeg"), "jpeg", Post(derivatives=KINDS, embed="full"), settings={"history": ["&" * 90_000]}
     )
-    assert {row["state"] for row in rows.values()} == {"made"}
+    assert {row.state for row in rows.values()} == {"made"}
 
 
 def test_nothing_more_is_made_for_a_run_that_is_dead(bench):
     data = saved(picture(), "png")
     bench.make(data, "png", Post())
-    task = {
-        "source": str(bench.folder / "source"),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "facts": {},
-        "outputs": [{"format": "png"}],
-    }
+    task = RenderRequest(
+        spool="", source=str(bench.folder / "source"), sha256=hashlib.sha256(data).hexdigest(), embed="none",
+        source_type="", provenance=FACTS, outputs=[OutputSpec(path="a.png", format="png")],
+    )  # fmt: skip
     assert render(task, lambda: False) == []
 
 
@@ -348,7 +344,7 @@ def test_a_prompt_without_end_is_cut_to_what_every_format_takes(bench):
         Post(derivatives=(*KINDS, COPY), embed="full", sidecar=True),
         prompt="漢&" * 50_000,
     )
-    assert {row["state"] for row in rows.values()} == {"made"}
+    assert {row.state for row in rows.values()} == {"made"}
     xmp = containers.read_xmp(bench.read(rows["original"]), "jpeg")
     assert 30_000 < len(xmp) <= provenance.PACKET_MAX_BYTES
     assert json.loads(bench.read(rows["sidecar"]))["prompt"] == "漢&" * 50_000
@@ -375,11 +371,11 @@ def test_a_signed_original_is_copied_bit_by_bit_and_derivatives_say_what_they_lo
     rows = bench.make(data, kind, Post(derivatives=(*KINDS, COPY), embed="ids"))
     assert bench.read(rows.pop("original")) == data
     beside = rows.pop("beside")
-    assert beside["path"] == "derivatives/original/fox.xmp"
-    (told,) = metadata(bench.folder / beside["path"])
+    assert beside.path == "derivatives/original/fox.xmp"
+    (told,) = metadata(bench.folder / beside.path)
     assert (told["XMP-batchgen:Item"], "XMP-batchgen:OriginC2PA" in told) == ("fox", False)
     sha256 = hashlib.sha256(data).hexdigest()
-    for found in metadata(*(bench.folder / row["path"] for row in rows.values())):
+    for found in metadata(*(bench.folder / row.path for row in rows.values())):
         assert found["XMP-batchgen:OriginC2PA"] == provenance.C2PA_LOST
         assert found["XMP-xmpMM:DerivedFromDocumentID"] == f"urn:sha256:{sha256}"
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.derivatives.specification import GRAVITIES, crop_and_size, outputs_of
+from batchgen.derivatives.specification import GRAVITIES, OutputSpec, crop_and_size, outputs_of
 from batchgen.records import Derivative, Post
 
 side = st.integers(1, 5000)
 
 
 def spec(**fields):
-    return {"crop": None, "gravity": "center", "width": None, "skips": False, "upscale": False, **fields}
+    return OutputSpec(path="", format="png", **fields)
 
 
 @given(side, side, st.tuples(st.integers(1, 40), st.integers(1, 40)), st.sampled_from(list(GRAVITIES)))
@@ -66,7 +66,7 @@ def test_every_file_has_a_folder_of_its_kind_and_the_name_of_its_picture():
 
 def test_embedding_alone_makes_a_copy_of_the_original():
     (output,) = outputs_of(Post(embed="ids"), "mug", "jpeg", "j")
-    assert (output.path, output.spec["format"]) == ("derivatives/original/mug.jpg", "original")
+    assert (output.path, output.spec.format) == ("derivatives/original/mug.jpg", "original")
 
 
 def recipes(post, job="j"):

@@ -12,6 +12,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from PIL import Image
 import batchgen
 from batchgen.cli.verify import verify
 from batchgen.derivatives.render_process import RenderProcess
+from batchgen.derivatives.specification import Provenance, RenderRequest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine import derivative_runner
 from batchgen.engine.derivative_runner import make_derivatives
@@ -342,7 +344,11 @@ async def test_workers_see_no_key_and_are_of_low_priority(monkeypatch):
     for name in ("GEMINI_API_KEY", "AIMLAPI_API_KEY_FILE", "OTHER_API_KEY", "NOTIFY_MAIL_URL", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, "marked")
     bench = RenderProcess()
-    assert await bench.render({"source": "/nowhere", "sha256": "", "outputs": []}) == []
+    unknown = Provenance(**dict.fromkeys((field.name for field in fields(Provenance)), ""))
+    request = RenderRequest(
+        spool="", source="/nowhere", sha256="", embed="none", source_type="", provenance=unknown, outputs=()
+    )
+    assert await bench.render(request) == []
     (pid,) = workers(os.getpid())
     assert b"marked" not in variables(pid)
     assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)

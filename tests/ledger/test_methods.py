@@ -108,14 +108,12 @@ READER: dict[str, tuple[Any, ...]] = {
 }
 CHRONICLE: dict[str, tuple[Any, ...]] = {
     "snapshot": (),
-    "all_attempts": (),
     "attempts_after": (3, [1]),
     "changed_since": (1004.0,),
     "derivative_path": ("a", 1, "ab"),
     "derivatives": (["a"],),
     "ended_count_since": (0.0,),
     "last_unsuccessful_attempt": (1,),
-    "all_runs": (),
     "placed_picture": (1, 0),
     "pictures": (),
     "samples": (),

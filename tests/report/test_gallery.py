@@ -15,6 +15,7 @@ from PIL import Image
 
 from batchgen.cli.main import run_command_line
 from batchgen.report.gallery import THUMBNAILS_PER_SCRIPT, link_base, render_gallery, script_json
+from batchgen.report.gallery_data import PageView, SampleView
 from batchgen.report.thumbnails import THUMBNAIL_SIDE_PX, Thumbnails, shrink
 from tests.support.gallery_job import make_job
 
@@ -30,6 +31,13 @@ def facts_of(path: Path) -> Any:
     found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', path.read_text(), re.DOTALL)
     assert found is not None
     return json.loads(found[1])
+
+
+def page_of(job: str, message: str) -> PageView:
+    sample = SampleView(
+        id="mug", n=1, place=0, state="failed", model="m", settings=0, at=0, message=message, pictures=()
+    )
+    return PageView(job=job, at=0.0, key="k", samples=[sample])
 
 
 def report(folder: Path, *argv: str) -> Any:
@@ -103,14 +111,14 @@ def test_nothing_in_the_data_can_end_its_script_element():
 
 
 def test_a_key_that_a_vendor_quotes_is_in_no_page():
-    text = "".join(render_gallery({"job": KEY, "samples": [{"message": f"bad key {KEY}"}]}, [], [KEY]))
+    text = "".join(render_gallery(page_of(KEY, f"bad key {KEY}"), [], [KEY]))
     assert KEY not in text
     assert text.count("[redacted]") == 3  # title, name and message
 
 
 def test_a_secret_that_json_writes_in_another_way_is_in_no_page_either():
     secret = 'https://hooks.example/?a=b&c="d\\e'
-    text = "".join(render_gallery({"job": "shop", "samples": [{"message": f"no answer from {secret}"}]}, [], [secret]))
+    text = "".join(render_gallery(page_of("shop", f"no answer from {secret}"), [], [secret]))
     assert '"no answer from [redacted]"' in text
 
 
@@ -122,7 +130,7 @@ def test_thumbnails_are_read_as_they_are_written():
             taken.append(number)
             yield b"x"
 
-    pieces = render_gallery({"job": "j"}, thumbnails(), [])
+    pieces = render_gallery(page_of("j", ""), thumbnails(), [])
     next(piece for piece in pieces if 'id="thumbnails-1"' in piece)
     assert len(taken) <= 2 * THUMBNAILS_PER_SCRIPT
 

@@ -16,9 +16,8 @@ import pytest
 from batchgen import events
 from batchgen.errors import UsageError
 from batchgen.events import Event, LaneParked, Notice, Outage, RunEnded, RunStarted, SampleEnded, SampleResult
-from batchgen.report.log import Log, Stream
+from batchgen.report.log import Log, LogFile, Stream
 from batchgen.report.log_events import EVENTS, FIELDS, FIELDS_BY_EVENT, LOG_EVENTS, log_schema
-from batchgen.report.log_file import LogFile
 
 AT = 1_795_228_800.5
 ENDED = SampleEnded(at=AT, key="mug#2", model="pro", state="refused", reason="safety", message="no")

@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 from batchgen.ledger.reader import AttemptRow
-from batchgen.report.run_statistics import in_flight, latency, money, per_minute, run_statistics
+from batchgen.ledger.runs import RunRow
+from batchgen.report.run_statistics import (
+    Latency,
+    ModelMoney,
+    Verdict,
+    in_flight,
+    latency,
+    money,
+    per_minute,
+    run_statistics,
+)
+
+RUN = RunRow(1, 0.0, None, 1, "host", None, "", 0, 0)
 
 
 def request(sent_s: float, took_s: float = 1.0, **facts: object) -> AttemptRow:
@@ -18,7 +30,7 @@ def request(sent_s: float, took_s: float = 1.0, **facts: object) -> AttemptRow:
 
 
 def by(rows: list[AttemptRow], rpm: int | None = 60, concurrency: int | None = 5) -> str:
-    return str(run_statistics(rows, {"m": rpm}, concurrency)["verdict"]["by"])
+    return run_statistics(RUN, rows, {"m": rpm}, concurrency).verdict.by
 
 
 def test_a_run_that_sends_all_its_quota_allows_was_limited_by_the_quota():
@@ -31,9 +43,9 @@ def test_a_run_whose_places_are_always_taken_was_limited_by_latency():
 
 def test_a_run_in_which_a_third_fails_was_limited_by_faults():
     rows = [request(at, outcome="failed" if at % 3 == 0 else "succeeded", reason="server_error") for at in range(300)]
-    found = run_statistics(rows, {"m": 60}, 5)["verdict"]
-    assert found["by"] == "faults"
-    assert found["why"] == "100 of 300 requests failed, most often: server_error"
+    found = run_statistics(RUN, rows, {"m": 60}, 5).verdict
+    assert found.by == "faults"
+    assert found.why == "100 of 300 requests failed, most often: server_error"
 
 
 def test_refusals_for_the_quota_are_no_faults():
@@ -62,7 +74,7 @@ def test_what_is_under_way_is_the_mean_of_each_step():
 
 def test_latency_is_of_answers_alone():
     rows = [request(0, took_s=seconds) for seconds in range(1, 11)] + [request(0, took_s=99, outcome="failed")]
-    assert latency(rows) == {"n": 10, "p10": 2, "p50": 6, "p90": 10, "max": 10}
+    assert latency(rows) == Latency(n=10, p10=2, p50=6, p90=10, max=10)
     assert latency([request(0, outcome="failed")]) is None
 
 
@@ -71,23 +83,23 @@ def test_money_keeps_charged_estimated_doubtful_and_unknown_apart():
         request(0), request(0, usd_source="estimate"), request(0, usd=None),
         request(0, usd=None, outcome="uncertain", maybe_billed=1),
     ]  # fmt: skip
-    assert money(rows) == {"charged": 0.03, "estimated": 0.03, "maybe": 0.04, "unknown": 1, "maybe_unknown": 0}
+    assert money(rows) == ModelMoney(charged=0.03, estimated=0.03, maybe=0.04, unknown=1, maybe_unknown=0)
 
 
 def test_what_may_have_been_billed_at_an_unknown_price_is_counted_and_a_guess_is_an_estimate():
     lost = request(0, usd=None, estimate_usd=None, outcome="uncertain", maybe_billed=1)
     rows = [lost, request(0, usd_source="guess")]
-    assert money(rows) == {"charged": 0, "estimated": 0.03, "maybe": 0, "unknown": 0, "maybe_unknown": 1}
+    assert money(rows) == ModelMoney(charged=0, estimated=0.03, maybe=0, unknown=0, maybe_unknown=1)
 
 
 def test_a_run_of_a_month_has_no_more_points_than_one_of_a_minute():
-    assert len(run_statistics([request(at * 3600) for at in range(720)], {}, None)["in_flight"]) <= 121
+    assert len(run_statistics(RUN, [request(at * 3600) for at in range(720)], {}, None).in_flight) <= 121
 
 
 def test_what_went_by_batch_costs_and_says_nothing_of_quota_or_latency():
     by_batch = [request(at, took_s=80_000, lane="gemini:batch/m", usd=0.015) for at in range(50)]
-    found = run_statistics([*by_batch, *(request(90_000 + at) for at in range(10))], {"m": 60}, 5)
-    assert (found["money"]["m"]["charged"], found["latency"]["m"]["n"]) == (pytest.approx(50 * 0.015 + 10 * 0.03), 10)
-    assert (found["start"], max(found["sent"]["m"])) == (90_000, 10)
-    alone = run_statistics(by_batch, {"m": 60}, 5)
-    assert (alone["verdict"], alone["sent"]) == ({"by": "nothing", "why": "50 requests, all of them by batch"}, {})
+    found = run_statistics(RUN, [*by_batch, *(request(90_000 + at) for at in range(10))], {"m": 60}, 5)
+    assert (found.money["m"].charged, found.latency["m"].n) == (pytest.approx(50 * 0.015 + 10 * 0.03), 10)
+    assert (found.start, max(found.sent["m"])) == (90_000, 10)
+    alone = run_statistics(RUN, by_batch, {"m": 60}, 5)
+    assert (alone.verdict, alone.sent) == (Verdict("nothing", "50 requests, all of them by batch"), {})

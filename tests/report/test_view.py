@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import pytest
 
 from batchgen.cli.history import JobRun
 from batchgen.report.dashboard.job_card import JobCard
-from batchgen.report.view import JobStatus, MoneyView, Parked, RunSummary, UtcTime, as_json
+from batchgen.report.dashboard.watched_job import LivePage
+from batchgen.report.gallery_data import AttemptView, MadeFile, PageView, PictureView, SamplesView, SampleView
+from batchgen.report.run_statistics import RunStatistics
+from batchgen.report.view import JobStatus, MoneyView, Parked, RunSummary, UtcTime, as_json, view_of
 
 # Programs of others read these: add to a list, never take from it.
 JOB = {
     "job", "manifest", "folder", "bucket", "waiting", "discrepancies", "emulated", "samples", "requests", "usd", "cluster",
     "uncertain", "account", "outages", "reasons", "batches", "derivatives", "parked",
 }  # fmt: skip
-STATUS = JOB | {"by_model", "in_flight", "unread", "run"}
+STATUS = JOB | {"by_model", "in_flight", "unread", "run", "total"}
 RUN = JOB | {
     "run_id", "exit_code", "stopped_by", "message", "remedy", "seconds", "exposed_ms", "own_folder", "engine", "results",
     "images", "limit", "stopped_models", "flagged", "flagged_total", "newest",
@@ -22,19 +28,46 @@ RUN = JOB | {
 HISTORY = {
     "job", "folder", "emulated", "run", "state", "began", "ended", "seconds", "made", "not_made", "usd", "exit_code", "stopped_by",
 }  # fmt: skip
-CARD = {
-    "job", "folder", "emulated", "samples", "usd", "uncertain", "unread", "run", "files", "manifest", "total", "lanes", "batches",
-    "in_flight", "budgets", "left_s", "trouble", "nights", "at",
-}  # fmt: skip
+CARD = STATUS | {"id", "action", "files", "lanes", "budgets", "left_s", "trouble", "nights", "at"}
 MONEY = {
     "spent", "estimated", "guessed", "requests_of_unknown_price", "maybe_billed", "maybe_billed_requests",
     "maybe_billed_of_unknown_price", "searched_requests",
 }  # fmt: skip
 
 
-def test_no_key_of_the_json_answers_ever_changes():
-    for view, keys in ((JobStatus, STATUS), (RunSummary, RUN), (JobRun, HISTORY), (JobCard, CARD), (MoneyView, MONEY)):
-        assert {field.name for field in fields(view)} == keys, view.__name__
+SAMPLES = {"job", "manifest", "emulated", "at", "wanted", "settings", "providers", "samples"}
+PAGE = SAMPLES | {"beside", "conversations", "post", "key", "base", "nights"}
+SAMPLE = {
+    "id", "n", "place", "state", "model", "prompt", "settings", "at", "tags", "usd", "usd_source", "reason", "message", "text",
+    "seconds", "served_by", "tier", "attempts", "pictures", "sources", "files", "thoughts", "asks", "derivatives",
+}  # fmt: skip
+NIGHT = {
+    "id", "ended", "exit_code", "stopped_by", "start", "step_s", "sent", "in_flight", "cap", "rpm", "latency", "money", "outcomes",
+    "verdict",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("view", "keys"), [
+    (JobStatus, STATUS), (RunSummary, RUN), (JobRun, HISTORY), (JobCard, CARD), (MoneyView, MONEY),
+    (SamplesView, SAMPLES), (PageView, PAGE), (LivePage, PAGE | {"live", "card"}), (SampleView, SAMPLE), (RunStatistics, NIGHT),
+    (PictureView, {"kind", "path", "thumbnail", "sha", "width", "height", "bytes", "flags", "at"}),
+])  # fmt: skip
+def test_no_key_of_the_json_answers_and_pages_ever_changes(view, keys):
+    assert {field.name for field in fields(view)} == keys
+
+
+def test_rows_of_a_page_keep_their_order_for_it_names_none_of_their_columns():
+    assert AttemptView._fields[:5] == ("started", "seconds", "model", "outcome", "reason")
+    assert AttemptView._fields[5:] == ("message", "status", "usd", "usd_source", "run", "sent_as")
+    assert MadeFile._fields == ("path", "width", "height", "bytes", "sha")
+    assert as_json([MadeFile("a.webp", 8, 9, 10, "ab")]) == [["a.webp", 8, 9, 10, "ab"]]
+
+
+def test_what_is_empty_in_a_sample_is_left_out_and_nought_is_not():
+    sample = SampleView(id="a", n=1, place=0, state="failed", model="m", settings=0, at=0, usd=0.0, pictures=())
+    assert as_json(sample) == {
+        "id": "a", "n": 1, "place": 0, "state": "failed", "model": "m", "settings": 0, "at": 0, "usd": 0.0, "pictures": [],
+    }  # fmt: skip
 
 
 def test_a_new_field_of_a_view_is_a_new_key_of_its_json():
@@ -45,3 +78,17 @@ def test_a_new_field_of_a_view_is_a_new_key_of_its_json():
     found = as_json({"pro": Wider(UtcTime(1_795_248_000.9), "used up", ("red",))})
     assert found == {"pro": {"until": "2026-11-21T08:00:00Z", "message": "used up", "colour": ["red"]}}
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_new_column_of_a_row_is_one_field_of_its_view():
+    class Row(NamedTuple):
+        until: float
+        message: str
+        colour: str
+
+    @dataclass(frozen=True)
+    class Wider(Parked):
+        colour: str
+
+    found = view_of(Wider, Row(0.0, "used up", "red"), until=UtcTime(0.0))
+    assert as_json(found) == {"until": "1970-01-01T00:00:00Z", "message": "used up", "colour": "red"}

@@ -18,7 +18,7 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.actions import Actions
 from batchgen.report.dashboard.guard import CSRF_HEADER, RequestGuard
 from batchgen.report.dashboard.hub import Hub
-from batchgen.report.dashboard.job_location import JobLocation
+from batchgen.report.dashboard.job_card import JobLocation
 from batchgen.report.dashboard.server import Dashboard, serve
 from batchgen.report.gallery_data import ManifestInfo
 

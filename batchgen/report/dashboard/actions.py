@@ -18,7 +18,7 @@ from batchgen.errors import BatchgenError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.report.dashboard.job_location import JobLocation
+from batchgen.report.dashboard.job_card import JobLocation, RetryView
 from batchgen.report.liveness import process_state, read_lock_holder
 from batchgen.safe_open import UnsafePathError, open_regular
 from batchgen.store.spool import NO_FOLLOW
@@ -61,19 +61,18 @@ class Actions:
                 raise ActionRefused(f"it is being taken up again already, by process {child.process.pid}")
             run = last_run(location)
             if run is not None and process_state(run, location.folder) in ("running", "unknown"):
-                raise ActionRefused(
-                    f"run {run.id} is going on, process {run.pid} on {run.host}: wait for it or stop it"
-                )
+                which = f"run {run.id} is going on, process {run.pid} on {run.host}"
+                raise ActionRefused(f"{which}: wait for it or stop it")
             self._children[location.folder] = started = _start_retry(location, chosen)
             return started.process.pid
 
-    def last_retry(self, location: JobLocation) -> dict[str, Any] | None:
-        """What became of the last retry that was begun here; None when there was none."""
+    def last_retry(self, location: JobLocation) -> RetryView | None:
+        """Of this job; None when there was none."""
         child = self._children.get(location.folder)
         if child is None:
             return None
         code = child.process.poll()
-        return {"states": child.states, "pid": child.process.pid, "exit_code": code, "log": _tail(child.log)}
+        return RetryView(states=child.states, pid=child.process.pid, exit_code=code, log=_tail(child.log))
 
 
 def last_run(location: JobLocation) -> RunRow | None:

@@ -51,10 +51,8 @@ class RequestGuard:
         if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
             return error_response(403, "asked for by another site")
         if self.token and request.path not in PUBLIC_PATHS and not self._has_token(request):
-            return error_response(
-                401,
-                "a token is needed: open the address as `batchgen serve` printed it, or with ?token= and the one that was set",
-            )
+            way = "open the address as `batchgen serve` printed it, or with ?token= and the one that was set"
+            return error_response(401, f"a token is needed: {way}")
         return self._reject_change(request) if request.method not in ("GET", "HEAD") else None
 
     def _known_host(self, request: web.Request) -> bool:
@@ -68,7 +66,10 @@ class RequestGuard:
     def _has_token(self, request: web.Request) -> bool:
         kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
         given = [request.cookies.get(self.cookie, ""), bearer if kind.lower() == "bearer" else ""]
-        return any(hmac.compare_digest(each.encode("utf-8", "replace"), self.token.encode()) for each in given)
+        return any(map(self._is_token, given))
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
     def _reject_change(self, request: web.Request) -> web.Response | None:
         if request.headers.get("Origin", "") not in (f"http://{request.host}", f"https://{request.host}"):
@@ -84,9 +85,7 @@ class RequestGuard:
         given = request.query.get("token", "")
         if not self.token or not given or request.method != "GET":
             return None
-        if not self._known_host(request) or not hmac.compare_digest(
-            given.encode("utf-8", "replace"), self.token.encode()
-        ):
+        if not self._known_host(request) or not self._is_token(given):
             return error_response(401, "that is not the token of this start")
         answer = web.Response(status=303, headers={"Location": "/" + request.path.lstrip("/")})
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="Strict", path="/")

@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from batchgen.report.dashboard.actions import Actions
-from batchgen.report.dashboard.job_location import JobLocation
-from batchgen.report.dashboard.watched_job import LoadManifestInfo, Secrets, WatchedJob
+from batchgen.report.dashboard.job_card import JobLocation
+from batchgen.report.dashboard.watched_job import LoadManifestInfo, WatchedJob
 
 POLL_INTERVAL_S = 1.0
 MAX_POLL_INTERVAL_S = 30.0
@@ -35,7 +35,7 @@ class Hub:
         self,
         list_locations: Callable[[], list[JobLocation]],
         load_manifest_info: LoadManifestInfo,
-        secrets: Secrets,
+        secrets: Callable[[], Sequence[str]],
         actions: Actions,
     ) -> None:
         self.actions = actions
@@ -46,7 +46,7 @@ class Hub:
         self._list_locations, self._load_manifest_info = list_locations, load_manifest_info
         self._discovered_s = -DISCOVERY_INTERVAL_S
         self._reader_thread = ThreadPoolExecutor(1, "reading", initializer=_lower_priority)
-        self.picture_threads = ThreadPoolExecutor(PICTURE_THREADS, "picturing", initializer=_lower_priority)
+        self._picture_threads = ThreadPoolExecutor(PICTURE_THREADS, "picturing", initializer=_lower_priority)
         self._open_pages: Counter[str] = Counter()  # "" is the overview
         self._has_clients, self._changed = asyncio.Event(), asyncio.Condition()
 
@@ -54,7 +54,7 @@ class Hub:
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, ask, *arguments)
 
     async def in_picture_thread(self, ask: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.picture_threads, ask, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, ask, *arguments)
 
     async def poll(self) -> None:
         """Until it is cancelled."""
@@ -105,7 +105,7 @@ class Hub:
     @property
     def loaded(self) -> dict[str, WatchedJob]:
         """Without those that were found a moment ago, which the reading thread has yet to look at."""
-        return {job: watch for job, watch in self.watches.items() if watch.card}
+        return {job: watch for job, watch in self.watches.items() if watch.card is not None}
 
     @property
     def clients(self) -> int:
@@ -132,7 +132,7 @@ class Hub:
         before = list(known)
         self.watches = {
             location.id: self.watches.get(location.id)
-            or WatchedJob(location, self._load_manifest_info, self.secrets, self.actions.last_retry)
+            or WatchedJob(location, self._load_manifest_info, self.actions.last_retry)
             for location in self._list_locations()
         }
         for job in before:  # who looks at a job whose folder has gone is told so
@@ -148,7 +148,7 @@ class Hub:
 
     def close(self) -> None:
         self._reader_thread.shutdown(wait=False, cancel_futures=True)
-        self.picture_threads.shutdown(wait=False, cancel_futures=True)
+        self._picture_threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _lower_priority() -> None:

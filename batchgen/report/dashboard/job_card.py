@@ -1,7 +1,8 @@
-"""How a job stands, on one card: what `status` knows, and beside it lanes, budgets, pace, the last trouble and the last nights."""
+"""Where a job is and how it stands, on one card: what `status` knows, and lanes, budgets, pace, the last failure and nights."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,27 +13,30 @@ from batchgen.ledger.quota_store import read_spent
 from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import RunRow
-from batchgen.records import sample_key
+from batchgen.records import lane_model, sample_key
 from batchgen.report.gallery_data import ManifestInfo
 from batchgen.report.liveness import run_state
 from batchgen.report.queries import read_lanes, read_run, read_status
 from batchgen.report.summary import STOP_REASONS
-from batchgen.report.view import (
-    BatchView,
-    LaneView,
-    LastRun,
-    MoneyView,
-    OpenRequest,
-    RunView,
-    UncertainSample,
-    UnreadAnswers,
-    lane_model,
-)
+from batchgen.report.view import JobStatus, LaneView, RunView, view_of
 from batchgen.scheduling.window import period_start
 
 MAX_RUNS = 14
 MAX_IN_FLIGHT = 10
 MAX_BATCHES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class JobLocation:
+    """folder: of a job, absolute; it need not be there yet. manifest: as it was named, empty when only the folder is known."""
+
+    folder: Path
+    manifest: str = ""
+
+    @property
+    def id(self) -> str:
+        """The same in every address and after every start."""
+        return hashlib.sha256(str(self.folder).encode("utf-8", "surrogateescape")).hexdigest()[:10]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,23 +71,37 @@ class FailureView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobCard:
-    """files: what `post:` asks for, by state; left_s: to the end of the run, None while that is not known; at: UTC seconds."""
+class RetryView:
+    """What became of the last retry that was begun on the page. log: the end of what it said."""
 
+    states: Sequence[str]
+    pid: int
+    exit_code: int | None
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemCard:
+    """A job that has not begun, or whose ledger cannot be read."""
+
+    id: str
+    action: RetryView | None
     job: str
     folder: str
-    emulated: bool
-    samples: Mapping[str, int]
-    usd: MoneyView
-    uncertain: Sequence[UncertainSample]
-    unread: UnreadAnswers
-    run: LastRun | None
+    at: float
+    problem: str
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCard(JobStatus):
+    """How a job stands, its manifest without a folder and of what is out the first only. id: in addresses; files: what `post:`
+    asks for, by state; left_s: to the end of the run, None while that is not known; at: UTC seconds."""
+
+    id: str
+    action: RetryView | None
     files: Mapping[str, int]
-    manifest: str
-    total: int
     lanes: Sequence[LaneView]
-    batches: Sequence[BatchView]
-    in_flight: Sequence[OpenRequest]
     budgets: Sequence[BudgetView]
     left_s: float | None
     trouble: FailureView | None
@@ -91,36 +109,33 @@ class JobCard:
     at: float
 
 
+Card = JobCard | ProblemCard
 EndedRuns = dict[tuple[int, float | None], NightView]
 
 
 def card_of(
     ledger: HistoryReader,
-    folder: Path,
+    location: JobLocation,
     manifest_info: ManifestInfo,
     alive: bool | None,
+    action: RetryView | None,
     ended_runs: EndedRuns,
     now: float,
 ) -> JobCard:
     """alive: as `is_process_alive` says it. ended_runs: remembered from card to card; now: UTC seconds."""
-    status, last = read_status(ledger, str(folder), now, alive), ledger.last_run()
+    status, last = read_status(ledger, str(location.folder), now, alive), ledger.last_run()
     in_flight = Counter(request.model for request in status.in_flight)
     lanes = read_lanes(ledger, status.by_model, in_flight, status.running, now)
-    return JobCard(
-        job=status.job,
-        folder=status.folder,
-        emulated=status.emulated,
-        samples=status.samples,
-        usd=status.usd,
-        uncertain=status.uncertain,
-        unread=status.unread,
-        run=status.run,
-        files=derivative_counts(status.derivatives),
-        manifest=Path(status.manifest).name,
-        total=status.total,
-        lanes=[lane for lane in lanes if lane.busy],
-        batches=status.batches[:MAX_BATCHES],
+    return view_of(
+        JobCard,
+        status,
+        manifest=Path(status.manifest).name,  # nobody else's business where it lies
         in_flight=status.in_flight[:MAX_IN_FLIGHT],
+        batches=status.batches[:MAX_BATCHES],
+        id=location.id,
+        action=action,
+        files=derivative_counts(status.derivatives),
+        lanes=[lane for lane in lanes if lane.busy],
         budgets=budgets(ledger, manifest_info, last, now, emulated=status.emulated),
         left_s=remaining_s(ledger, last, now) if last is not None and status.running else None,
         trouble=last_failure(ledger, last),
@@ -170,10 +185,11 @@ def last_failure(ledger: HistoryReader, last: RunRow | None) -> FailureView | No
     row = ledger.last_unsuccessful_attempt(last.id) if last else None
     if row is None:
         return None
-    return FailureView(
+    return view_of(
+        FailureView,
+        row,
         id=sample_key(row.item_id, row.n),
         model=lane_model(row.lane),
-        outcome=row.outcome,
         reason=row.reason or "",
         message=row.message or "",
         status=row.http_status,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,23 +18,24 @@ from aiohttp import web
 from batchgen.errors import BatchgenError
 from batchgen.report import metrics
 from batchgen.report.dashboard import actions, pictures
-from batchgen.report.dashboard.event_stream import format_event, stream
 from batchgen.report.dashboard.guard import BODY_MAX_BYTES, RequestGuard, add_headers, error_response
 from batchgen.report.dashboard.hub import Hub
-from batchgen.report.dashboard.job_location import JobLocation
-from batchgen.report.dashboard.watched_job import WatchedJob
+from batchgen.report.dashboard.watched_job import Live, WatchedJob
 from batchgen.report.gallery import PageParts, render_document, safe_json
+from batchgen.sanitize import redact_secrets
 
-OVERVIEW_PAGE = PageParts(
-    ("gallery", "dashboard"), ("overview", "confirm"), ("elements", "card", "overview"), live=True
-)
-JOB_PAGE = PageParts(
-    ("gallery", "dashboard"), ("job", "gallery", "confirm"), ("elements", "gallery", "card", "job"), live=True
-)
+STYLES = ("gallery", "dashboard")
+OVERVIEW_PAGE = PageParts(STYLES, ("overview", "confirm"), ("elements", "card", "overview"), live=True)
+JOB_PAGE = PageParts(STYLES, ("job", "gallery", "confirm"), ("elements", "gallery", "card", "job"), live=True)
 IMMUTABLE_CACHE = "private, max-age=86400, immutable"  # their addresses change with them
 SAMPLE_NUMBER = re.compile(r"[0-9]{1,9}")
 GZIP_ABOVE_BYTES = 10_000
 SHUTDOWN_S = 1.0
+KEEPALIVE_INTERVAL_S = 5.0
+WRITE_TIMEOUT_S = 20.0  # a client that takes nothing for so long is dropped; it comes back by itself
+RETRY_MS = 2000
+MAX_CLIENTS = 64
+NextEvent = Callable[[], Awaitable[str]]  # what a client has missed, as an event; empty for nothing
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,20 @@ class Dashboard:
         return watch
 
     @property
-    def _live(self) -> dict[str, Any]:
-        return {"csrf": "" if self.read_only else self.guard.csrf}
+    def _csrf(self) -> str:
+        return "" if self.read_only else self.guard.csrf
+
+    def _text(self, view: Any) -> str:
+        return safe_json(view, self.hub.secrets())
 
     async def health(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def overview(self, request: web.Request) -> web.StreamResponse:
         await self.hub.refresh()
-        text = safe_json({"live": self._live, "jobs": self._cards(), "at": time.time()}, self.hub.secrets())
+        cards = [watch.card for watch in self.hub.loaded.values()]
+        text = self._text({"live": Live(self._csrf), "jobs": cards, "at": time.time()})
         return await _page(request, OVERVIEW_PAGE, "jobs", text)
-
-    def _cards(self) -> list[dict[str, Any]]:
-        return [watch.card for watch in self.hub.loaded.values()]
 
     async def overview_events(self, request: web.Request) -> web.StreamResponse:
         versions: dict[str, int] | None = None
@@ -99,12 +100,10 @@ class Dashboard:
                 return ""
             changed = [watch.card for job, watch in loaded.items() if now[job] != (versions or {}).get(job)]
             versions = now
-            return format_event(
-                "jobs", safe_json({"order": list(now), "jobs": changed, "at": time.time()}, self.hub.secrets())
-            )
+            return format_event("jobs", self._text({"order": list(now), "jobs": changed, "at": time.time()}))
 
         await self.hub.refresh()
-        return await stream(request, self.hub, "", next_event)
+        return await self._stream(request, "", next_event)
 
     async def redirect_to_job(self, request: web.Request) -> web.Response:
         await self._watch(request)
@@ -112,62 +111,69 @@ class Dashboard:
 
     async def job(self, request: web.Request) -> web.StreamResponse:
         watch = await self._watch(request)
-        text = await self.hub.in_reader_thread(watch.page_facts, self._live)
-        if text is None:
-            blank = {"job": watch.card["job"], "at": time.time(), "samples": [], "settings": [], "providers": {},
-                     "nights": [], "manifest": "", "beside": None, "conversations": {}, "emulated": False, "wanted": 0,
-                     "base": "", "key": watch.location.id, "live": {**self._live, "at": ""}}  # fmt: skip
-            text = safe_json(blank, self.hub.secrets())
-        card = safe_json(watch.card, self.hub.secrets())
-        title = safe_json(watch.card["job"], self.hub.secrets())
-        return await _page(
-            request, JOB_PAGE, json.loads(title), f'{text[:-1]},"key":"{watch.location.id}","card":{card}}}'
-        )
+
+        def texts() -> tuple[str, str]:
+            page = watch.page(self._csrf)
+            return redact_secrets(page.job, self.hub.secrets()), self._text(page)
+
+        return await _page(request, JOB_PAGE, *await self.hub.in_reader_thread(texts))
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         watch, version = await self._watch(request), -1
         mark = request.headers.get("Last-Event-ID") or request.query.get("at", "")
 
-        async def next_event() -> str:
+        def changes() -> str:
             nonlocal version, mark
-            version, card, mark, samples = await self.hub.in_reader_thread(watch.changes_since, version, mark)
-            return format_event("card", card) + format_event("samples", samples, mark)
+            version, card, mark, samples = watch.changes_since(version, mark)
+            events = [format_event("card", self._text(card))] if card else []
+            events += [format_event("samples", self._text(samples), mark)] if samples else []
+            return "".join(events)
 
         await self.hub.in_reader_thread(partial(watch.refresh, samples=True))
-        return await stream(request, self.hub, watch.location.id, next_event)
+        return await self._stream(request, watch.location.id, partial(self.hub.in_reader_thread, changes))
+
+    async def _stream(self, request: web.Request, job: str, next_event: NextEvent) -> web.StreamResponse:
+        """Server-sent events, until the client leaves, or is too slow, or the server ends. Each client gets what it has missed
+        since it last got something and nothing is queued for it: however slow it is, it costs one message of memory."""
+        if self.hub.clients >= MAX_CLIENTS:
+            raise web.HTTPServiceUnavailable(reason="too many pages are open")
+        headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        response = web.StreamResponse(headers=headers)
+        with self.hub.watching(job), suppress(ConnectionError, TimeoutError):
+            await response.prepare(request)
+            await _write(request, response, f"retry: {RETRY_MS}\n\n")
+            while not self.hub.closing and request.transport is not None:
+                generation = self.hub.generation
+                await _write(request, response, await next_event() or ": \n\n")
+                await self.hub.wait_for_change(generation, KEEPALIVE_INTERVAL_S)
+        return response
 
     async def nights(self, request: web.Request) -> web.Response:
-        return web.Response(
-            text=await self.hub.in_reader_thread((await self._watch(request)).nights), content_type="application/json"
-        )
+        watch = await self._watch(request)
+        text = await self.hub.in_reader_thread(lambda: self._text(watch.nights()))
+        return web.Response(text=text, content_type="application/json")
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
-        attempt, k = (int(request.match_info[name]) for name in ("attempt", "k"))
-        found = await self.hub.in_picture_thread(
-            pictures.open_picture, (await self._watch(request)).location.folder, attempt, k
-        )
-        if found is None:
-            raise web.HTTPNotFound(reason="there is no such picture")
-        with closing(found.file):
-            return await self._send(request, found)
+        attempt, k = _picture_number(request)
+        return await self._send(request, "there is no such picture", pictures.open_picture, attempt, k)
 
     async def derivative(self, request: web.Request) -> web.StreamResponse:
         """The item and the sample whose it is stand in the query."""
-        folder, item, n = (
-            (await self._watch(request)).location.folder,
-            request.query.get("id", ""),
-            request.query.get("n", ""),
-        )
+        item, n, sha = request.query.get("id", ""), request.query.get("n", ""), request.match_info["sha"]
         number = int(n) if SAMPLE_NUMBER.fullmatch(n) else 0
-        found = await self.hub.in_picture_thread(
-            pictures.open_derivative, folder, item, number, request.match_info["sha"]
-        )
-        if found is None:
-            raise web.HTTPNotFound(reason="there is no such file")
-        with closing(found.file):
-            return await self._send(request, found)
+        return await self._send(request, "there is no such file", pictures.open_derivative, item, number, sha)
 
-    async def _send(self, request: web.Request, found: pictures.OpenPicture) -> web.StreamResponse:
+    async def _send(
+        self, request: web.Request, missing: str, find: Callable[..., pictures.OpenPicture | None], *named: int | str
+    ) -> web.StreamResponse:
+        folder = (await self._watch(request)).location.folder
+        found = await self.hub.in_picture_thread(find, folder, *named)
+        if found is None:
+            raise web.HTTPNotFound(reason=missing)
+        with closing(found.file):
+            return await self._send_picture(request, found)
+
+    async def _send_picture(self, request: web.Request, found: pictures.OpenPicture) -> web.StreamResponse:
         tag = f'"{found.sha256}"'
         headers = {"ETag": tag, "Cache-Control": IMMUTABLE_CACHE, "Accept-Ranges": "bytes", "Content-Type": found.kind}
         if tag in request.headers.get("If-None-Match", ""):
@@ -190,44 +196,35 @@ class Dashboard:
         return response
 
     async def thumbnail(self, request: web.Request) -> web.Response:
-        attempt, k = (int(request.match_info[name]) for name in ("attempt", "k"))
-        small = await self.hub.in_picture_thread(
-            pictures.thumbnail, (await self._watch(request)).location.folder, attempt, k
-        )
+        folder = (await self._watch(request)).location.folder
+        small = await self.hub.in_picture_thread(pictures.thumbnail, folder, *_picture_number(request))
         if small is None:
             raise web.HTTPNotFound(reason="there is no preview")
         return web.Response(body=small, content_type="image/webp", headers={"Cache-Control": IMMUTABLE_CACHE})
 
     async def forecast_retry(self, request: web.Request) -> web.Response:
         states = frozenset(request.query.get("states", "").split(",")) & set(actions.RETRY_STATES)
-        return await self._run_action(
-            partial(self.hub.actions.forecast_retry, (await self._watch(request)).location, states)
-        )
+        location = (await self._watch(request)).location
+        return await self._run_action(lambda: self.hub.actions.forecast_retry(location, states))
 
     async def retry(self, request: web.Request) -> web.Response:
         states = (await _body(request)).get("states")
         chosen = [state for state in states if isinstance(state, str)] if isinstance(states, list) else []
-        # In this thread: a child takes the niceness of the thread that begets it.
-        return await self._run_action(partial(self._retry, (await self._watch(request)).location, chosen), here=True)
-
-    def _retry(self, location: JobLocation, states: list[str]) -> dict[str, Any]:
-        return {"pid": self.hub.actions.retry(location, states)}
+        location = (await self._watch(request)).location
+        # In this thread: a child inherits the nice value of the thread that starts it.
+        return await self._run_action(lambda: {"pid": self.hub.actions.retry(location, chosen)}, here=True)
 
     async def stop(self, request: web.Request) -> web.Response:
         run = (await _body(request)).get("run")
-        return await self._run_action(
-            partial(self._stop, (await self._watch(request)).location, run if isinstance(run, int) else -1)
-        )
-
-    def _stop(self, location: JobLocation, run: int) -> dict[str, Any]:
-        return {"pid": actions.stop(location, run)}
+        run_id, location = run if isinstance(run, int) else -1, (await self._watch(request)).location
+        return await self._run_action(lambda: {"pid": actions.stop(location, run_id)})
 
     async def _run_action(self, action: Callable[[], dict[str, Any]], *, here: bool = False) -> web.Response:
         try:
             answer = action() if here else await self.hub.in_picture_thread(action)
         except (actions.ActionRefused, BatchgenError) as error:
-            return web.Response(status=409, text=safe_json({"error": str(error)}, self.hub.secrets()),
-                                content_type="application/json")  # fmt: skip
+            text = self._text({"error": str(error)})
+            return web.Response(status=409, text=text, content_type="application/json")
         return web.json_response(answer)
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -238,6 +235,10 @@ class Dashboard:
         except ImportError:
             return error_response(501, metrics.MISSING_LIBRARY)
         return web.Response(body=body, headers={"Content-Type": kind})
+
+
+def _picture_number(request: web.Request) -> tuple[int, int]:
+    return int(request.match_info["attempt"]), int(request.match_info["k"])
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
@@ -251,18 +252,28 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 
 async def _page(request: web.Request, parts: PageParts, title: str, facts_text: str) -> web.StreamResponse:
-    body = await asyncio.to_thread(_encoded, render_document(parts, title, facts_text))
-    policy = f"{parts.policy}; frame-ancestors 'none'"
-    response = web.Response(
-        body=body, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": policy}
-    )
+    pieces = render_document(parts, title, facts_text)
+    body = await asyncio.to_thread(lambda: "".join(pieces).encode("utf-8", "replace"))
+    policy = {"Content-Security-Policy": f"{parts.policy}; frame-ancestors 'none'"}
+    response = web.Response(body=body, content_type="text/html", charset="utf-8", headers=policy)
     if len(body) > GZIP_ABOVE_BYTES:
         response.enable_compression()
     return response
 
 
-def _encoded(pieces: Iterator[str]) -> bytes:
-    return "".join(pieces).encode("utf-8", "replace")
+async def _write(request: web.Request, response: web.StreamResponse, text: str) -> None:
+    try:
+        await asyncio.wait_for(response.write(text.encode("utf-8", "replace")), WRITE_TIMEOUT_S)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
+
+
+def format_event(name: str, data: str, event_id: str = "") -> str:
+    """data: on one line, as JSON is. Source: HTML, 9.2.5."""
+    number = f"id: {event_id}\n" if event_id else ""
+    return f"event: {name}\n{number}data: {data}\n\n"
 
 
 async def serve(make_dashboard: Callable[[int], Dashboard], listener: socket.socket, stop: asyncio.Event) -> None:

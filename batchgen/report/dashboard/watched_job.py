@@ -2,46 +2,170 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from batchgen.errors import BatchgenError, LedgerError
-from batchgen.ledger.location import has_ledger, lost_ledger_in, verify_arguments
-from batchgen.ledger.location import ledger_identity as identity_of
-from batchgen.ledger.reader import HistoryReader
+from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in, server_snapshot_id, verify_arguments
+from batchgen.ledger.reader import HistoryReader, PictureRow
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import ledger_path, unreadable_error
-from batchgen.report.dashboard.job_card import EndedRuns, card_of
-from batchgen.report.dashboard.job_location import JobLocation, change_marker
-from batchgen.report.dashboard.sample_feed import Feed
-from batchgen.report.gallery import safe_json
-from batchgen.report.gallery_data import ManifestInfo
+from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
+from batchgen.report.gallery_data import (
+    MAX_RUNS,
+    AttemptIndex,
+    ManifestInfo,
+    PageView,
+    SampleBuilder,
+    SampleKey,
+    SamplesView,
+    SampleView,
+    ValueIndex,
+    page_view,
+)
 from batchgen.report.liveness import is_alive_in
-from batchgen.report.view import as_json
+from batchgen.report.run_statistics import RunStatistics
+from batchgen.report.sidecar_files import sidecar_files
+from batchgen.report.view import view_of
 
+CLOCK_RESOLUTION_S = 0.1  # no file system's clock is coarser that SQLite's WAL is safe on
 SAMPLES_TTL_S = 60.0  # after nobody has looked at the samples for so long, they are forgotten
+OVERLAP_S = 10.0  # times are taken before their commit, and a picture gets its place a moment after it is settled
+MAX_INCREMENTAL_ITEMS = 5000  # items that changed: then it is quicker to read everything
 NOT_STARTED = "Nothing has run here yet. It appears by itself when a run begins."
 FOLDER_GONE = "The folder has gone: it was here, and was moved, renamed or deleted since."
+ChangeMarker = tuple[tuple[int, int, int], ...] | str
 LoadManifestInfo = Callable[[JobLocation, str], ManifestInfo]
-Secrets = Callable[[], Sequence[str]]
-LastRetry = Callable[[JobLocation], dict[str, Any] | None]  # what came of an action on the page
+LastRetry = Callable[[JobLocation], RetryView | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What a page needs to ask for more. csrf: empty where it may change nothing; at: the mark of what it has."""
+
+    csrf: str
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivePage(PageView):
+    live: Live
+    card: Card
+
+
+def change_marker(folder: Path) -> ChangeMarker | None:
+    """Changes with every commit: the ledger and its WAL, by inode, size and time. No connection is opened for it.
+
+    None when the last write is so fresh that another may bear the same time. Of a ledger on a server it is what can be
+    seen there at all, or why nothing can.
+    """
+    try:
+        if (seen := server_snapshot_id(folder)) is not None:
+            return seen
+    except BatchgenError as error:
+        return str(error)
+    path, marks, newest = ledger_path(folder), [], 0
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        try:
+            found = os.stat(file)
+        except OSError:
+            continue
+        marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        newest = max(newest, found.st_mtime_ns)
+    return None if os.name == "nt" or time.time_ns() - newest < CLOCK_RESOLUTION_S * 1e9 else tuple(marks)
+
+
+class Feed:
+    """The samples of a job as its page shows them, each with the number of its last change, so that a client gets what it
+    missed. Kept while somebody looks. Not for two threads at once."""
+
+    def __init__(self, location: JobLocation, manifest_info: ManifestInfo) -> None:
+        self._epoch = secrets.token_hex(4)  # a client of another start, or of another ledger, gets everything
+        self._at = 0
+        self._location, self._manifest_info = location, manifest_info
+        self._samples: dict[SampleKey, tuple[int, SampleView]] = {}  # with the number of its last change
+        self._attempts, self._settings = AttemptIndex(), ValueIndex()
+        self._last_attempt = 0
+        self._open: set[int] = set()
+        self._since = 0.0
+        self._run: tuple[int, float | None] | None = None
+        self._page: PageView | None = None
+
+    @property
+    def mark(self) -> str:
+        return f"{self._epoch}-{self._at}"
+
+    def refresh(self, ledger: HistoryReader, now: float) -> None:
+        """Take in what has changed. The ledger holds still."""
+        run = ledger.last_run()
+        state = (run.id, run.ended_at) if run else None
+        # Repairs and removals happen when a run begins and when it ends.
+        items = self._changed(ledger, reload_all=state != self._run or not self._samples)
+        self._run, self._since = state, now
+        files = sidecar_files(ledger, self._location.folder)
+        builder = SampleBuilder(files, self._manifest_info, self._settings, thumbnail_path, self._attempts)
+        changed = {}
+        for sample in builder.build(ledger, items):
+            if (known := self._samples.get((sample.id, sample.n))) is None or known[1] != sample:
+                changed[sample.id, sample.n] = (self._at + 1, sample)
+        self._samples |= changed
+        self._at += bool(changed)
+        self._page = page_view(ledger, self._location.folder, builder, now, key=self._location.id)
+
+    def _changed(self, ledger: HistoryReader, *, reload_all: bool) -> list[str] | None:
+        """The items to read again; None for all."""
+        if reload_all:
+            self._attempts, self._last_attempt = AttemptIndex(), 0
+            self._open.clear()
+        items = set[str]()
+        for row in ledger.attempts_after(self._last_attempt, self._open):
+            self._last_attempt = max(self._last_attempt, row.id)
+            (self._open.discard if row.outcome else self._open.add)(row.id)
+            items.add(row.item_id)
+            self._attempts.add(row)
+        items |= set() if reload_all else ledger.changed_since(self._since - OVERLAP_S)
+        return None if reload_all or len(items) > MAX_INCREMENTAL_ITEMS else list(items)
+
+    def page(self) -> PageView | None:
+        """All of it, as a page begins with."""
+        return self._page and replace(self._page, samples=[sample for _, sample in self._samples.values()])
+
+    def since(self, mark: str) -> SamplesView | None:
+        """What a client that has seen everything up to `mark` has missed; None when nothing."""
+        epoch, _, number = mark.partition("-")
+        if epoch != self._epoch or not number.isdecimal():
+            return self.page()
+        if self._page is None or int(number) >= self._at:
+            return None
+        missed = [sample for at, sample in self._samples.values() if at > int(number)]
+        return view_of(SamplesView, self._page, samples=missed)
+
+    def nights(self, ledger: HistoryReader) -> list[RunStatistics]:
+        return self._attempts.nights(ledger, self._manifest_info)[-MAX_RUNS:]
+
+
+def thumbnail_path(picture: PictureRow) -> str:
+    """Of a picture by its number in the ledger. What follows the `?` changes with the picture, so browsers may keep it."""
+    return f"{picture.attempt_id}-{picture.k}?{picture.sha256[:12]}"
 
 
 class WatchedJob:
-    """Its methods are called by one thread, the reading one. version: grows with every change of the card."""
+    """Its methods are called by one thread, the reading one. version: grows with every change of the card, which is None until
+    the first look."""
 
-    def __init__(
-        self, location: JobLocation, load_manifest_info: LoadManifestInfo, secrets: Secrets, last_retry: LastRetry
-    ) -> None:
+    def __init__(self, location: JobLocation, load_manifest_info: LoadManifestInfo, last_retry: LastRetry) -> None:
         self.location = location
         self.version = 0
-        self.card: dict[str, Any] = {}
-        self.feed: Feed | None = None
-        self._load_manifest_info, self._secrets, self._last_retry = load_manifest_info, secrets, last_retry
+        self.card: Card | None = None
+        self._feed: Feed | None = None
+        self._load_manifest_info, self._last_retry = load_manifest_info, last_retry
         self._change_marker: object = ()
         self._last_run: RunRow | None = None
         self._ended_runs: EndedRuns = {}
@@ -54,55 +178,56 @@ class WatchedJob:
         now, now_s = time.time(), time.monotonic()
         if samples:
             self._samples_used_s = now_s
-        elif self.feed is not None and now_s - self._samples_used_s > SAMPLES_TTL_S:
-            self.feed = None
+        elif self._feed is not None and now_s - self._samples_used_s > SAMPLES_TTL_S:
+            self._feed = None
         alive, last_retry = self._alive(), self._last_retry(self.location)
         mark = (change_marker(self.location.folder), alive, last_retry, samples)
         if mark == self._change_marker and mark[0] is not None:
             return False
         self._change_marker = mark
-        before, at = {**self.card, "at": 0}, self.feed and self.feed.mark
-        self.card = {"id": self.location.id, "action": last_retry, **self._read(now, samples)}
-        fresh = before != {**self.card, "at": 0}
+        before, at = self.card, self._feed and self._feed.mark
+        self.card = self._read(now, last_retry, samples)
+        if isinstance(self.card, ProblemCard):
+            self._feed = None
+        fresh = before is None or replace(before, at=now) != self.card
         self.version += fresh
-        return fresh or (self.feed and self.feed.mark) != at
+        return fresh or (self._feed and self._feed.mark) != at
 
     def _alive(self) -> bool | None:
         return is_alive_in(self._last_run, self.location.folder)
 
-    def _read(self, now: float, samples: bool) -> dict[str, Any]:
+    def _read(self, now: float, last_retry: RetryView | None, samples: bool) -> Card:
         folder = self.location.folder
-        blank = {"job": Path(self.location.manifest).stem or folder.name, "folder": str(folder), "at": now}
+        name = Path(self.location.manifest).stem or folder.name
+        problem = partial(
+            ProblemCard, id=self.location.id, action=last_retry, job=name, folder=str(folder), at=now, begun=True
+        )
         if not has_ledger(folder):
-            self.feed = self._last_run = None
+            self._last_run = None
             job = verify_arguments(self.location.manifest, folder, "") if self.location.manifest else str(folder)
             if (lost := lost_ledger_in(folder, job)) is not None:
-                return blank | {"problem": str(lost), "begun": True}
-            return blank | {"problem": FOLDER_GONE if self._identity else NOT_STARTED, "begun": False}
+                return problem(problem=str(lost))
+            return problem(problem=FOLDER_GONE if self._identity else NOT_STARTED, begun=False)
         try:
             with closing(HistoryReader.open(folder)) as ledger:
                 ledger.snapshot()
                 self._last_run = ledger.last_run()
                 manifest_info = self._manifest_info_for(ledger.meta("manifest") or "")
-                if (ledger_identity := identity_of(folder)) != self._identity:
-                    self._identity, self.feed, self._ended_runs = ledger_identity, None, {}  # it was built anew
+                if (identity := ledger_identity(folder)) != self._identity:
+                    self._identity, self._feed, self._ended_runs = identity, None, {}  # it was made again
                 if samples:
-                    self.feed = self.feed or Feed(folder, manifest_info, self.text)
-                    self.feed.refresh(ledger, now)
-                card = card_of(ledger, folder, manifest_info, self._alive(), self._ended_runs, now)
-                return dict(as_json(card))
+                    self._feed = self._feed or Feed(self.location, manifest_info)
+                    self._feed.refresh(ledger, now)
+                alive = self._alive()
+                return card_of(ledger, self.location, manifest_info, alive, last_retry, self._ended_runs, now)
         except (BatchgenError, OSError) as error:
-            problem: Exception = error
+            return problem(problem=str(error))
         except sqlite3.Error as error:
-            problem = unreadable_error(error, ledger_path(folder))
-        self.feed = None
-        return blank | {"problem": str(problem), "begun": True}
+            return problem(problem=str(unreadable_error(error, ledger_path(folder))))
 
     def _manifest_info_for(self, recorded_path: str) -> ManifestInfo:
         """As the manifest has it, read again when it has changed."""
-        sibling = (
-            self.location.folder.parent / Path(recorded_path).name
-        )  # noted as it was typed, maybe in another folder
+        sibling = self.location.folder.parent / Path(recorded_path).name  # noted as typed, maybe in another folder
         path = Path(self.location.manifest or (recorded_path if Path(recorded_path).is_file() else sibling))
         try:
             found = path.stat()
@@ -110,27 +235,29 @@ class WatchedJob:
         except OSError:
             mark = str(path)
         if self._manifest_info is None or self._manifest_info[0] != mark:
-            self._manifest_info, self.feed = (mark, self._load_manifest_info(self.location, str(path))), None
+            self._manifest_info, self._feed = (mark, self._load_manifest_info(self.location, str(path))), None
         return self._manifest_info[1]
 
-    def text(self, value: object) -> str:
-        return safe_json(value, self._secrets())
-
-    def page_facts(self, live: dict[str, Any]) -> str | None:
-        """None when there is no ledger that can be read."""
+    def page(self, csrf: str) -> LivePage:
+        """One without samples when there is no ledger that can be read."""
         self.refresh(samples=True)
-        return self.feed.page_facts(live) if self.feed else None
+        assert self.card is not None  # noqa: S101 - it was just made
+        page = self._feed and self._feed.page()
+        if self._feed is None or page is None:
+            live, name = Live(csrf), self.card.job
+            return LivePage(job=name, at=time.time(), key=self.location.id, nights=(), live=live, card=self.card)
+        return view_of(LivePage, page, live=Live(csrf, self._feed.mark), card=self.card)
 
-    def changes_since(self, version: int, mark: str) -> tuple[int, str, str, str]:
-        """(version, the card; mark, the samples that the client has missed); both empty when it has everything."""
-        card = self.text(self.card) if version != self.version else ""
-        if self.feed is None:
-            return self.version, card, mark, ""
-        return self.version, card, self.feed.mark, self.feed.since(mark)
+    def changes_since(self, version: int, mark: str) -> tuple[int, Card | None, str, SamplesView | None]:
+        """(version, the card; mark, the samples that the client has missed); both None when it has everything."""
+        card = self.card if version != self.version else None
+        if self._feed is None:
+            return self.version, card, mark, None
+        return self.version, card, self._feed.mark, self._feed.since(mark)
 
-    def nights(self) -> str:
+    def nights(self) -> Sequence[RunStatistics]:
         self.refresh(samples=True)
-        if self.feed is not None:
+        if self._feed is not None:
             with suppress(LedgerError, sqlite3.Error), closing(HistoryReader.open(self.location.folder)) as ledger:
-                return self.feed.nights(ledger)
-        return "[]"
+                return self._feed.nights(ledger)
+        return ()

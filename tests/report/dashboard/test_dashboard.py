@@ -34,8 +34,7 @@ from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.report.dashboard.actions import ActionRefused, holds_lock, stop
 from batchgen.report.dashboard.guard import CSRF_HEADER
-from batchgen.report.dashboard.job_card import card_of, derivative_counts
-from batchgen.report.dashboard.job_location import JobLocation
+from batchgen.report.dashboard.job_card import JobLocation, card_of, derivative_counts
 from batchgen.report.dashboard.pictures import parse_range
 from batchgen.report.gallery_data import ManifestInfo
 from batchgen.report.queries import read_lanes
@@ -368,7 +367,7 @@ async def test_a_run_that_died_is_not_shown_as_going_on_because_a_later_one_does
         db.execute("UPDATE run SET ended_at = NULL, exit_code = NULL")
     db.close()
     with HistoryReader.open(folder) as ledger:
-        card = card_of(ledger, folder, ManifestInfo(load_catalogue()), True, {}, time.time())
+        card = card_of(ledger, JobLocation(folder), ManifestInfo(load_catalogue()), True, None, {}, time.time())
     assert [night.state for night in card.nights] == ["died", "running"]
 
 
@@ -484,7 +483,7 @@ def open_files(folder: Path) -> list[str]:
 
 
 async def test_a_client_that_takes_nothing_is_dropped(folder, monkeypatch):
-    monkeypatch.setattr("batchgen.report.dashboard.event_stream.WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("batchgen.report.dashboard.server.WRITE_TIMEOUT_S", 0.2)
     touch(folder, "lamp", "x" * 30_000_000)  # more than the buffers of a connection hold
     async with site(folder) as on:
         reader, writer = await asyncio.open_connection("127.0.0.1", on.port, limit=1024)

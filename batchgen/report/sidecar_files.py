@@ -1,0 +1,102 @@
+"""What stands beside pictures in plain files, as far as a page shows it: which they are, thoughts, and what a search found."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchgen.ledger.reader import HistoryReader
+from batchgen.records import SIDECARS
+from batchgen.store.store import STORE_META_KEY
+from batchgen.store.stored_files import sidecar_path
+
+THOUGHTS = ".thoughts.md"
+SOURCES = ".sources.json"
+SOURCES_MAX_BYTES = 262_144
+THOUGHTS_MAX_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesView:
+    """What a search found for a picture: its queries, and title, uri and domain of each source."""
+
+    queries: Sequence[str]
+    sources: Sequence[Mapping[str, str]]
+
+
+class SidecarFiles:
+    """Those of a job folder, which is listed once for all: ten thousand pictures stand in few folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[str, frozenset[str]] = {}
+
+    def beside(self, picture: str) -> tuple[str, ...]:
+        """Paths of what stands beside a picture."""
+        return tuple(path for ending in SIDECARS if self._has(path := sidecar_path(picture, ending)))
+
+    def thoughts(self, picture: str) -> str:
+        """What the model let see of its thinking."""
+        path = sidecar_path(picture, THOUGHTS)
+        return self._read(path, THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip() if self._has(path) else ""
+
+    def sources(self, picture: str) -> SourcesView | None:
+        data = self._read(sidecar_path(picture, SOURCES), SOURCES_MAX_BYTES + 1)
+        try:
+            found = json.loads(data) if len(data) <= SOURCES_MAX_BYTES else None
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        lists = {name: each for name, each in found.items() if isinstance(each, list)}
+        queries = [*lists.get("queries", ()), *lists.get("image_queries", ())]
+        texts = [query for query in queries if isinstance(query, str)]
+        links = [
+            {name: text for name in ("title", "uri", "domain") if isinstance(text := source.get(name), str)}
+            for source in lists.get("sources", ())
+            if isinstance(source, dict)
+        ]
+        return SourcesView(texts, links) if texts or links else None
+
+    def _has(self, path: str) -> bool:
+        below, _, name = path.rpartition("/")
+        if below not in self._names:
+            try:
+                with os.scandir(self._folder / below) as found:
+                    self._names[below] = frozenset(at.name for at in found if at.is_file(follow_symlinks=False))
+            except OSError:
+                self._names[below] = frozenset()
+        return name in self._names[below]
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
+        """The first of its bytes, at most so many; none of what cannot be read."""
+        if (self._folder / path).is_symlink():
+            return b""
+        try:
+            with open(self._folder / path, "rb") as file:
+                return file.read(max_bytes)
+        except OSError:
+            return b""
+
+
+class RecordedSidecarFiles(SidecarFiles):
+    """Those of a bucket, from the ledger: nothing is fetched for them."""
+
+    def __init__(self, folder: Path, texts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        super().__init__(folder)
+        self._texts = {sidecar_path(path, ending): text for path, found in texts for ending, text in found.items()}
+
+    def _has(self, path: str) -> bool:
+        return path in self._texts
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
+        return self._texts.get(path, "").encode("utf-8", "replace")[:max_bytes]
+
+
+def sidecar_files(ledger: HistoryReader, folder: Path) -> SidecarFiles:
+    if ledger.meta(STORE_META_KEY):
+        return RecordedSidecarFiles(folder, ledger.all_sidecar_texts())
+    return SidecarFiles(folder)
