@@ -26,7 +26,7 @@ class Console:
         self.stream = stream
         self.secrets = tuple(sorted(secrets, key=len, reverse=True))
         self.tty = _is_tty(stream)
-        dumb = environ.get("TERM") == "dumb"
+        dumb = environ.get("TERM", "").lower() in ("dumb", "unknown")
         self.colour = self.tty and not dumb and not environ.get("NO_COLOR")
         self.live = self.tty and not dumb and not environ.get("CI")
         encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "")

@@ -1,53 +1,61 @@
-"""The live view of a run on a terminal: one bar for each AI model, drawn from the board, at any width."""
+"""The live view of a run on a terminal: one bar for each AI model, at any width, kept in place by rich."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+
+from rich.console import Console as Terminal
+from rich.console import ConsoleDimensions, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult
+from rich.control import Control
+from rich.live import Live
+from rich.live_render import LiveRender
+from rich.segment import ControlType, Segment
+from rich.text import Text
 
 from batchgen.events import Event, Outage
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.event_text import EventLines, outage_status
 from batchgen.report.run_progress import ModelProgress, RunProgress
-from batchgen.report.terminal_redraw import TerminalRedraw
-from batchgen.sanitize import ascii_only, display_width, truncate
 from batchgen.scheduling.stop_reason import StopKind
 
-Segment = tuple[str, str]  # text, style
+Part = tuple[str, str]  # text, style
 NARROW = 72  # below this the notes of a model stand on a line of their own
 NOTES_ROOM = 38  # columns that the bar leaves to the notes beside it, where there are that many
 MAX_MODELS = 12
+FRAMES_PER_S = 5
+_PLAIN_SIGNS = str.maketrans("━─·…", "=--~")
 
 
 def draw(
     run_progress: RunProgress, columns: int, now: float, fit: Callable[[str], str], unicode: bool = True
-) -> list[list[Segment]]:
+) -> list[Text]:
     """The lines of the view, none wider than `columns`. Pure; `fit` makes foreign text safe to show."""
     width = max(16, columns - 1)  # the last column stays free: some terminals wrap when it is written
     lines = [_head(run_progress, fit)]
-    names = {name: fit(name) for name in list(run_progress.models)[:MAX_MODELS]}
-    name_width = min(max(map(display_width, names.values()), default=0), max(14, width // 3) if width < NARROW else 32)
+    names = {name: Text(fit(name)) for name in list(run_progress.models)[:MAX_MODELS]}
+    name_width = min(
+        max((name.cell_len for name in names.values()), default=0), max(14, width // 3) if width < NARROW else 32
+    )
     digits = max((len(f"{model.wanted:,}") for model in run_progress.models.values()), default=1)
     for name, shown in names.items():
         model = run_progress.models[name]
-        notes = _notes(model, run_progress.outage_for(name), now)
-        lines += _model(model, notes, shown, name_width, digits, width, unicode)
+        shown.truncate(name_width, overflow="ellipsis", pad=True)
+        lines += _model(model, _notes(model, run_progress.outage_for(name), now), shown, digits, width)
     if len(run_progress.models) > MAX_MODELS:
-        lines.append([(f"… and {len(run_progress.models) - MAX_MODELS} more models", "dim")])
+        lines.append(Text(f"… and {len(run_progress.models) - MAX_MODELS} more models", "dim"))
     lines.append(_foot(run_progress, now, width))
-    if not unicode:
-        lines = [[(ascii_only(text), style) for text, style in line] for line in lines]
-    return [_truncate_line(line, width, _ellipsis(unicode)) for line in lines]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+        if not unicode:  # sign by sign, so that every style stays where it is
+            line.plain = line.plain.translate(_PLAIN_SIGNS).encode("ascii", "replace").decode()
+    return lines
 
 
-def _ellipsis(unicode: bool) -> str:
-    return "…" if unicode else "~"
-
-
-def _head(run_progress: RunProgress, fit: Callable[[str], str]) -> list[Segment]:
-    head: list[Segment] = [
+def _head(run_progress: RunProgress, fit: Callable[[str], str]) -> Text:
+    head = [
         (f"{run_progress.done:,} of {run_progress.wanted:,}", "bold"),
         (" · ", "dim"),
         (fit(run_progress.job), "bold"),
@@ -56,47 +64,41 @@ def _head(run_progress: RunProgress, fit: Callable[[str], str]) -> list[Segment]
         head.append((" EMULATED", "bold yellow"))
     if run_progress.kept:
         head.append((f" · {run_progress.kept:,} kept", "dim"))
-    return head
+    return Text.assemble(*head)
 
 
-def _model(
-    model: ModelProgress, notes: list[Segment], name: str, name_width: int, digits: int, width: int, unicode: bool
-) -> list[list[Segment]]:
-    name = truncate(name, name_width, _ellipsis(unicode))
-    name += " " * (name_width - display_width(name))
+def _model(model: ModelProgress, notes: Sequence[Part], name: Text, digits: int, width: int) -> list[Text]:
     figure = f"{model.done:>{digits},}/{model.wanted:,}"
-    narrow = width < NARROW
-    room = width - name_width - len(figure) - 4
-    bar_width = max(4, room if narrow else min(40, max(8, room - NOTES_ROOM)))
-    line: list[Segment] = [(name + "  ", ""), *_bar(model, bar_width, unicode), ("  " + figure, "")]
-    notes = _fitting(notes, width - 2 - (0 if narrow else name_width + bar_width + len(figure) + 4))
-    if not narrow:
-        return [[*line, ("  ", ""), *notes]]
-    return [line, [("  ", ""), *notes]] if notes else [line]
+    room = width - name.cell_len - len(figure) - 4
+    if width < NARROW:
+        line = Text.assemble(name, "  ", _bar(model, max(4, room)), f"  {figure}")
+        return [line, Text.assemble("  ", _fitting(notes, width - 2))] if notes else [line]
+    line = Text.assemble(name, "  ", _bar(model, min(40, max(8, room - NOTES_ROOM))), f"  {figure}  ")
+    return [Text.assemble(line, _fitting(notes, width - line.cell_len))]
 
 
-def _fitting(parts: Sequence[Segment], room: int) -> list[Segment]:
+def _fitting(parts: Sequence[Part], room: int) -> Text:
     """The first, cut if need be, and as many more as fit whole."""
-    kept: list[Segment] = list(parts[:1])
+    kept = Text.assemble(*parts[:1])
     for part in parts[1:]:
-        if sum(display_width(text) for text, _ in kept) + 3 + display_width(part[0]) > room:
+        longer = Text.assemble(kept, (" · ", "dim"), part)
+        if longer.cell_len > room:
             break
-        kept += [(" · ", "dim"), part]
+        kept = longer
     return kept
 
 
-def _bar(model: ModelProgress, width: int, unicode: bool) -> list[Segment]:
+def _bar(model: ModelProgress, width: int) -> Text:
     """Made in green, ended without an image in yellow, the rest dim."""
-    full, rest = ("━", "─") if unicode else ("=", "-")
     most = max(1, model.wanted)
     made = min(width, model.made * width // most)
     ended = min(width - made, -(-model.ended * width // most) if model.ended else 0)
-    return [(full * made, "green"), (full * ended, "yellow"), (rest * (width - made - ended), "dim")]
+    return Text.assemble(("━" * made, "green"), ("━" * ended, "yellow"), ("─" * (width - made - ended), "dim"))
 
 
-def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Segment]:
+def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Part]:
     """What keeps the model busy or back, the most telling first."""
-    notes: list[Segment] = []
+    notes: list[Part] = []
     if model.stopped:
         notes.append((f"stopped: {model.stopped}", "red"))
     if model.parked_until > now:
@@ -116,30 +118,18 @@ def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Segm
     return notes
 
 
-def _foot(run_progress: RunProgress, now: float, width: int) -> list[Segment]:
+def _foot(run_progress: RunProgress, now: float, width: int) -> Text:
     if (stop := run_progress.stopping) is not None:
         again = "; once more gives them up" if run_progress.in_flight and stop.kind is StopKind.SIGNAL else ""
-        return [(f"stopping ({stop.slug}): finishing {run_progress.in_flight} in flight{again}", "yellow")]
+        return Text(f"stopping ({stop.slug}): finishing {run_progress.in_flight} in flight{again}", "yellow")
     left = run_progress.remaining_s(now)
-    parts = ["time left not known yet" if left is None else f"about {formatting.duration(left)} left"]
-    so_far = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
-    of = f" of about {formatting.usd(run_progress.estimate_usd)}" if run_progress.estimate_usd is not None else ""
-    for spent in (f"{so_far}{of}", so_far):
-        if display_width(parts[0]) + 3 + display_width(spent) <= width:
-            parts.append(spent)
-            break
-    parts.append(f"{formatting.duration(now - run_progress.started_at)} so far")
-    return _fitting([(part, "dim") for part in parts], width)
-
-
-def _truncate_line(line: Iterable[Segment], width: int, mark: str) -> list[Segment]:
-    kept: list[Segment] = []
-    for text, style in line:
-        room = width - sum(display_width(text) for text, _ in kept)
-        if display_width(text) > room:
-            return [*kept, (truncate(text, room, mark), style)]
-        kept.append((text, style))
-    return kept
+    time_left = "time left not known yet" if left is None else f"about {formatting.duration(left)} left"
+    spent = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
+    if run_progress.estimate_usd is not None:
+        of_estimate = f"{spent} of about {formatting.usd(run_progress.estimate_usd)}"
+        spent = of_estimate if len(time_left) + 3 + len(of_estimate) <= width else spent
+    elapsed = f"{formatting.duration(now - run_progress.started_at)} so far"
+    return _fitting([(part, "dim") for part in (time_left, spent, elapsed)], width)
 
 
 class ProgressView:
@@ -149,50 +139,85 @@ class ProgressView:
         self._console = console
         self._clock = clock
         self._event_lines = EventLines()
-        self._lock = threading.Lock()  # the view is drawn from a thread of its own
+        self._lock = threading.Lock()  # rich draws from a thread of its own
         self.run_progress = RunProgress()
-        self._redraw: TerminalRedraw | None = None
+        self._live = PinnedLive(console, self)
 
     def __enter__(self) -> ProgressView:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self._live.stop()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             self.run_progress(event)
         for text, style in self._event_lines(event):
             self.print_line(text, style)
-        if (
-            self.run_progress.started_at
-            and self.run_progress.wanted
-            and self._redraw is None
-            and not self.run_progress.ended
-        ):
-            self._redraw = TerminalRedraw(self._console.stream, self._view)
-            self._redraw.start()
         if self.run_progress.ended:
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._redraw is not None:
-            self._redraw.stop()
-            self._redraw = None
+            self._live.stop()
+        elif self.run_progress.started_at and self.run_progress.wanted:
+            self._live.start(refresh=True)
 
     def print_line(self, text: str, style: str = "") -> None:
         """A line above the view."""
-        console = self._console
-        if self._redraw is None:
-            console.line(text, style)
-        else:
-            self._redraw.print_above([console.styled(line, style) for line in console.wrapped(console.fit(text))])
+        lines = self._console.wrapped(self._console.fit(text))
+        self._live.console.print(Text("\n".join(lines), style), soft_wrap=True)
 
-    def _view(self) -> list[str]:
-        console = self._console
+    def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> RenderResult:
         with self._lock:
-            lines = draw(self.run_progress, console.columns, self._clock(), console.fit, console.unicode)
-        most = max(1, console.rows - 1)
-        if len(lines) > most:  # a low window keeps the head and, if it can, the foot
-            lines = [*lines[: most - 1], lines[-1]] if most > 1 else lines[:1]
-        return ["".join(console.styled(text, style) for text, style in line) for line in lines]
+            fit, unicode = self._console.fit, self._console.unicode
+            lines = draw(self.run_progress, options.max_width, self._clock(), fit, unicode)
+        most = max(2, options.size.height - 1)
+        yield from lines if len(lines) <= most else [*lines[: most - 1], lines[-1]]  # a low window keeps head and foot
+
+
+class PinnedLive(Live):
+    """rich's live display on a terminal that may be resized at any moment, and left by a process that dies."""
+
+    def __init__(self, console: Console, view: RenderableType) -> None:
+        self._stream = console
+        terminal = Terminal(
+            file=console.stream, force_terminal=True, color_system="standard" if console.colour else None
+        )
+        super().__init__(
+            view,
+            console=terminal,
+            refresh_per_second=FRAMES_PER_S,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live_render = _PinnedRender(view)
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        self.console.size = ConsoleDimensions(self._stream.columns, self._stream.rows)  # the same for all of a frame
+        return super().process_renderables(renderables)
+
+
+class _PinnedRender(LiveRender):
+    """Between frames the cursor rests at the first line of the view, where rich leaves it at the last, and it is shown:
+    whatever a resized terminal makes of long lines, all that is to be painted over lies below it.
+
+    A frame may be of a moment ago, when the window was wider: then its lines are cut, not wrapped (DEC autowrap, mode 7). A
+    terminal that knows it shows a frame as a whole (synchronized output, mode 2026).
+    """
+
+    def position_cursor(self) -> Control:
+        return _Escape("\x1b[?2026h\r\x1b[J")
+
+    def restore_cursor(self) -> Control:
+        return _Escape("\x1b[A\r\x1b[J")  # rich has gone one line down
+
+    def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> RenderResult:
+        yield _Escape("\x1b[?7l")
+        yield from super().__rich_console__(console, options)
+        up = f"\x1b[{self.last_render_height - 1}A" if self.last_render_height > 1 else ""
+        yield _Escape(f"\x1b[?7h{up}\r\x1b[?25h\x1b[?2026l")
+
+
+class _Escape(Control):
+    """Sequences that rich has no name for."""
+
+    def __init__(self, codes: str) -> None:
+        self.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])

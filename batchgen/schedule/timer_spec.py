@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -87,7 +88,7 @@ class TimerSpec:
     @property
     def crontab(self) -> str:
         """The five fields."""
-        return _crontab(self.at, self.days)
+        return crontab_line(self.at, self.days)
 
     def crontab_in_utc(self, zone: tzinfo, now: datetime) -> str:
         """The same moment in UTC as the clocks stand at `now`; daylight saving moves it by an hour."""
@@ -95,10 +96,10 @@ class TimerSpec:
         in_utc = local - (local.utcoffset() or timedelta())
         day_shift = (in_utc.date() - local.date()).days
         days = tuple(DAYS[(DAYS.index(day) + day_shift) % 7] for day in self.days)
-        return _crontab(TimeOfDay(in_utc.hour, in_utc.minute), days)
+        return crontab_line(TimeOfDay(in_utc.hour, in_utc.minute), days)
 
 
-def _crontab(at: TimeOfDay, days: tuple[str, ...]) -> str:
+def crontab_line(at: TimeOfDay, days: Sequence[str]) -> str:
     numbers = sorted((DAYS.index(day) + 1) % 7 for day in days)  # Sunday is 0
     return f"{at.minute} {at.hour} * * {','.join(map(str, numbers)) or '*'}"
 

@@ -1,7 +1,8 @@
-"""A window of requests: `asyncio_throttle.Throttler` as the sliding log, wrapped so that the server never counts one too many."""
+"""A window of requests: `asyncio_throttle.Throttler` admits, with a log that is kept so that the server never counts one too many."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,25 +125,73 @@ def recovered_rate(lowered_to: float, elapsed_s: float, limit: int) -> float:
     return lowered_to + limit * RECOVERY_PER_MINUTE * max(0.0, elapsed_s) / 60.0
 
 
-class Window:
-    """At most `limit` requests in any sliding `period_s` as the server counts them.
+class StartLog(Throttler):
+    """Admits while fewer than `rate` requests have started within `period_s`, as the server counts them.
 
     A server counts arrivals, a plain log counts decisions: with a period of exactly 60 s a server saw up to 117
     arrivals of 60 in one of its minutes. So the period is longer by MARGIN_S and the stamp is taken again when the
     headers leave (`sent`). It is a log, not a pacer: a fresh window may start with a burst of `limit`.
     Times are seconds of `time.monotonic()`, which is also the event loop's clock.
 
-    Its catch: it reads and mends the library's private log, so the library is pinned and a test holds the version.
+    Its catch: it owns the library's private log, so the library is pinned and a test holds what is read of it.
     """
+
+    def __init__(self, limit: int, period_s: float) -> None:
+        super().__init__(rate_limit=limit, period=period_s + MARGIN_S)
+        self._starts_s: deque[float] = self._task_logs
+
+    def rate(self, now_s: float) -> int:
+        """How many may start within a period."""
+        return self.rate_limit
+
+    def earliest_start_s(self, now_s: float) -> float:
+        """The earliest moment at which one more request keeps the window; `now_s` when that is now."""
+        rate = self.rate(now_s)
+        if len(self._starts_s) < rate:
+            return now_s
+        # The library forgets a stamp when its age is strictly greater than the period; a microsecond makes sure of it.
+        return max(now_s, self._starts_s[-rate] + float(self.period) + 1e-6)
+
+    async def admit(self, now_s: float) -> float:
+        """Take one place and return its stamp. Only when `earliest_start_s(now_s)` is now: then it never waits."""
+        self.rate_limit = self.rate(now_s)
+        await self.acquire()  # type: ignore[no-untyped-call] # the library has no types
+        return self._starts_s[-1]
+
+    def sent(self, stamp_s: float, now_s: float) -> float:
+        """The headers left at `now_s`: move the stamp there, so that connecting and queueing do not count as margin."""
+        self.refund(stamp_s)  # already gone if connecting took longer than the window
+        self._starts_s.append(now_s)
+        return now_s
+
+    def refund(self, stamp_s: float) -> None:
+        """The request never left. A 429 is never refunded: the server counted it."""
+        with contextlib.suppress(ValueError):
+            self._starts_s.remove(stamp_s)
+
+    def seed(self, stamps_s: Iterable[float], now_s: float) -> None:
+        """Put in what an earlier process sent, clamped into the window: three restarts in a minute reached 180 of 60."""
+        seeded = [min(stamp, now_s) for stamp in stamps_s if stamp > now_s - self.period]
+        ordered = sorted([*self._starts_s, *seeded])
+        self._starts_s.clear()
+        self._starts_s.extend(ordered)
+
+    def used(self, now_s: float) -> int:
+        """Requests of the last window."""
+        return sum(stamp > now_s - self.period for stamp in self._starts_s)
+
+
+class Window(StartLog):
+    """At most `limit` requests in any sliding `period_s`, and fewer while refusals show that the server allows fewer."""
 
     def __init__(self, limit: int, period_s: float = 60.0, *, confirmed: bool = True) -> None:
         """confirmed: whether the server is known to allow the declared limit. Until then starts are spread a little."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
+        super().__init__(limit, period_s)
         self.declared_limit = self.limit = limit
         self.confirmed = confirmed
         self.period_s = period_s
-        self._throttler = Throttler(rate_limit=limit, period=period_s + MARGIN_S)
         self._lowered_to = float(limit)
         self._rises_at_s: float | None = None  # None: at the full limit
         self._refused_s: deque[float] = deque(maxlen=100)  # stamps of what was answered 429
@@ -170,7 +219,7 @@ class Window:
 
         server_limit: the limit as the server told it, kept to from now on. used_before: requests in the window when this one was
         admitted; those of them that were accepted are what the server allows, so the rate goes there and stays for
-        HOLD_S. Fewer than a quarter of the rate show nothing (others may use the same quota): then it goes down to half
+        LOWERED_RATE_HOLD_S. Fewer than a quarter of the rate show nothing (others may use the same quota): then it goes down to half
         and rises at once. same_wave: of one wave with a refusal before it, which can only make the figure smaller.
         """
         accepted = used_before - sum(
@@ -191,52 +240,6 @@ class Window:
         if self._rises_at_s is not None:
             return LoweredRate(self._lowered_to, max(0.0, self._rises_at_s - now_s))
         return LoweredRate(self.limit, LOWERED_RATE_HOLD_S) if self.limit < self.declared_limit else None
-
-    def earliest_start_s(self, now_s: float) -> float:
-        """The earliest moment at which one more request keeps the window; `now_s` when that is now."""
-        log = self._throttler._task_logs
-        rate = self.rate(now_s)
-        if len(log) < rate:
-            return now_s
-        # The library forgets a stamp when its age is strictly greater than the period; a microsecond makes sure of it.
-        return max(now_s, float(log[-rate] + self._throttler.period) + 1e-6)
-
-    async def admit(self, now_s: float) -> float:
-        """Take one place and return its stamp. Only when `earliest_s(now_s)` is now: then it never waits."""
-        self._throttler.rate_limit = self.rate(now_s)
-        await self._throttler.acquire()  # type: ignore[no-untyped-call] # the library has no types
-        return float(self._throttler._task_logs[-1])
-
-    def sent(self, stamp_s: float, now_s: float) -> float:
-        """The headers left at `now_s`: move the stamp there, so that connecting and queueing do not count as margin."""
-        self._forget(stamp_s)  # already gone if connecting took longer than the window
-        self._throttler._task_logs.append(now_s)
-        return now_s
-
-    def refund(self, stamp_s: float) -> None:
-        """The request never left. A 429 is never refunded: the server counted it."""
-        self._forget(stamp_s)
-
-    def seed(self, stamps_s: Iterable[float], now_s: float) -> None:
-        """Put in what an earlier process sent, clamped into the window: three restarts in a minute reached 180 of 60."""
-        oldest_s = now_s - self._throttler.period
-        log = self._throttler._task_logs
-        log.extend(min(stamp, now_s) for stamp in stamps_s if stamp > oldest_s)
-        ordered = sorted(log)
-        log.clear()
-        log.extend(ordered)
-
-    def used(self, now_s: float) -> int:
-        """Requests of the last window."""
-        oldest_s = now_s - self._throttler.period
-        return sum(1 for stamp in self._throttler._task_logs if stamp > oldest_s)
-
-    def _forget(self, stamp_s: float) -> bool:
-        try:
-            self._throttler._task_logs.remove(stamp_s)
-        except ValueError:
-            return False
-        return True
 
 
 def daily_quota_reset(now: float, hint_s: float | None) -> float:

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import pyte
 import pytest
+from rich.text import Text
 
-from batchgen.report.terminal_redraw import TerminalRedraw
+from batchgen.report.console import Console
+from batchgen.report.progress import PinnedLive
 from batchgen.sanitize import display_width
 from tests.support.paths import ROOT
 
@@ -123,11 +125,16 @@ def test_without_unicode_all_is_plain_and_fits(write, monkeypatch, name, value):
     assert all("/5" in line for line in bars)
 
 
-@pytest.mark.parametrize("environ", [{"TERM": "dumb"}, {"CI": "1"}])
+@pytest.mark.parametrize("environ", [{"TERM": "dumb"}, {"TERM": "unknown"}, {"CI": "1"}])
 def test_lines_only_where_nothing_may_be_drawn_anew(write, environ):
     seen = watch(80, 50, "run", str(write(ITEMS)), "--emulate", **environ)
     assert (seen.code, rubbish(seen.said)) == (3, [])
     assert sum("5 images to make" in line for line in seen.said) == 1
+
+
+def test_a_run_loads_rich_for_its_live_view_alone():
+    loaded = "import sys, batchgen.cli.run_job, batchgen.report.event_text, batchgen.report.summary; print('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_a_timers_journal_gets_whole_lines_without_escapes(batchgen, write, monkeypatch):
@@ -147,47 +154,83 @@ def test_what_an_id_or_a_message_holds_never_makes_a_line_too_wide(sign):
     assert "".join(wrapped(sign, 20)) == sign
 
 
-# --- the painter
+# --- what keeps the view in its place
 
 
-def painted(view: Callable[[], list[str]], *above: list[str]) -> tuple[list[str], list[str]]:
-    """(the screen while it goes on, the screen after it)."""
-    out = io.StringIO()
-    redraw = TerminalRedraw(out, view)
-    redraw.start()
-    for lines in above:
-        redraw.print_above(lines)
-    screens = []
-    for step in (lambda: None, redraw.stop):
-        step()
-        screen = pyte.Screen(40, 12)
-        screen.set_mode(pyte.modes.LNM)  # a terminal's driver makes \r\n of \n
-        pyte.Stream(screen).feed(out.getvalue())
-        screens.append([line.rstrip() for line in screen.display if line.strip()])
-    return screens[0], screens[1]
+class Window(io.StringIO):
+    """A stream to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
-def test_lines_stay_above_and_the_view_goes():
-    assert painted(lambda: ["head", "foot"], ["one"], ["two", "three"]) == (
-        ["one", "two", "three", "head", "foot"],
-        ["one", "two", "three"],
-    )
+class View:
+    """Draws one frame after the other, and the last for ever."""
+
+    def __init__(self, *frames: list[str]) -> None:
+        self.frames = list(frames)
+
+    def __rich_console__(self, console: object, options: object) -> Iterator[Text]:
+        lines = self.frames.pop(0) if len(self.frames) > 1 else self.frames[0]
+        yield from (Text(line, no_wrap=True) for line in lines)
 
 
-def test_a_frame_that_is_wider_than_the_window_by_now_is_cut():
-    lines, after = painted(lambda: ["a" * 100, "b" * 100, "foot"], ["one"], ["two"])
-    assert (lines[:2], len(lines), lines[-1], after) == (["one", "two"], 5, "foot", ["one", "two"])
+def shown(written: str) -> pyte.Screen:
+    screen = pyte.Screen(40, 12)
+    screen.set_mode(pyte.modes.LNM)  # a terminal's driver makes \r\n of \n
+    pyte.Stream(screen).feed(written)
+    return screen
 
 
-def test_a_view_that_shrinks_leaves_no_old_lines():
-    views = iter([["a" * 30, "b", "c"], ["short"]])
-    last = [""]
+def lines_on(screen: pyte.Screen) -> list[str]:
+    return [line.rstrip() for line in screen.display if line.strip()]
 
-    def view() -> list[str]:
-        last[0:] = next(views, last)
-        return list(last)
 
-    assert painted(view, ["one"])[0] == ["one", "short"]
+@pytest.fixture
+def live(monkeypatch):
+    """Draws frames for a window that was 200 columns wide a moment ago and is 40 now, with these lines printed above;
+    answers what stands there and the live display, which goes on."""
+    monkeypatch.setenv("COLUMNS", "200")
+    going_on = []
+
+    def start(*frames: list[str], above: Sequence[str] = ()) -> tuple[pyte.Screen, PinnedLive]:
+        going_on.append(live := PinnedLive(Console(Window(), {}), View(*frames)))
+        live.refresh_per_second = 0.01  # no frame but those that are asked for
+        live.start(refresh=True)
+        for line in above:
+            live.console.print(line)
+        return shown(live.console.file.getvalue()), live
+
+    yield start
+    for live in going_on:
+        live.stop()
+
+
+def after(live: PinnedLive) -> list[str]:
+    live.stop()
+    return lines_on(shown(live.console.file.getvalue()))
+
+
+def test_lines_stay_above_and_the_view_goes(live):
+    screen, going_on = live(["head", "foot"], above=["one", "two\nthree"])
+    assert lines_on(screen) == ["one", "two", "three", "head", "foot"]
+    assert after(going_on) == ["one", "two", "three"]
+
+
+def test_a_frame_that_is_wider_than_the_window_by_now_is_cut(live):
+    screen, going_on = live(["a" * 100, "b" * 100, "foot"], above=["one", "two"])
+    lines = lines_on(screen)
+    assert (lines[:2], len(lines), lines[-1], after(going_on)) == (["one", "two"], 5, "foot", ["one", "two"])
+
+
+def test_a_view_that_shrinks_leaves_no_old_lines(live):
+    screen, _ = live(["a" * 30, "b", "c"], ["short"], above=["one"])
+    assert lines_on(screen) == ["one", "short"]
+
+
+def test_between_frames_the_cursor_rests_at_the_first_line_where_all_can_see_it(live):
+    screen, _ = live(["head", "bar", "foot"], above=["one"])
+    assert (screen.cursor.y, screen.cursor.x, screen.cursor.hidden) == (1, 0, False)
 
 
 # --- tmux

@@ -58,7 +58,7 @@ def board(*events: Event) -> RunProgress:
 
 
 def text_of(folded: RunProgress, columns: int, now: float = 2.0, unicode: bool = True) -> list[str]:
-    return ["".join(text for text, _ in line) for line in draw(folded, columns, now, sanitize, unicode)]
+    return [line.plain for line in draw(folded, columns, now, sanitize, unicode)]
 
 
 def told(*events: Event) -> list[str]:

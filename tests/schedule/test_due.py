@@ -72,6 +72,7 @@ def test_the_29th_of_february_comes():
 @pytest.mark.parametrize("line", [
     "", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *", "5-1 * * * *",
     "a * * * *", "*-5 * * * *", "1,,2 * * * *", "0 0 31 feb *", "-1 * * * *", "@reboot", "1.5 * * * *", "² * * * *",
+    "0 0 0 * * *", "0 0 * * sun-sat#9",
 ])  # fmt: skip
 def test_what_is_no_line_of_a_crontab_is_refused(line):
     with pytest.raises(ValueError, match=r"\w"):
@@ -80,7 +81,7 @@ def test_what_is_no_line_of_a_crontab_is_refused(line):
 
 @pytest.mark.parametrize(("line", "told"), [
     ("30 1 * * *", (TimeOfDay(1, 30), ())), ("30 1 * * 5,1", (TimeOfDay(1, 30), ("mon", "fri"))),
-    ("30 1 1 * *", None), ("*/2 1 * * *", None), ("30 1 * 1 *", None),
+    ("30 1 1 * *", None), ("*/2 1 * * *", None), ("30 1 * 1 *", None), ("30 1 * * sun,fri#2", None), ("30 1 L * *", None),
 ])  # fmt: skip
 def test_a_line_that_is_one_time_of_day_can_be_told_as_such(line, told):
     assert parse_cron(line, UTC).once_a_day == told

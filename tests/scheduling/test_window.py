@@ -6,9 +6,11 @@ import asyncio
 import importlib.metadata
 import itertools
 import random
+from collections import deque
 from datetime import UTC, datetime
 
 import pytest
+from asyncio_throttle.throttler import Throttler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +30,18 @@ async def send_all(window: Window, count: int, jitter_s: float = 0.0, seed: int 
 
 def test_the_library_is_the_version_whose_private_log_we_read():
     assert importlib.metadata.version("asyncio-throttle") == "1.0.2"
+
+
+def test_the_librarys_private_log_is_what_we_take_it_for(run):
+    async def two() -> list[object]:
+        loop, library = asyncio.get_running_loop(), Throttler(rate_limit=1, period=5.0)
+        log, first_s = library._task_logs, loop.time()
+        await library.acquire()
+        seen = [type(log), list(log) == [first_s]]
+        await library.acquire()  # waits until the first is older than the period, and forgets it
+        return [*seen, library._task_logs is log, len(log), 5.0 < log[0] - first_s < 5.1, log[0] == loop.time()]
+
+    assert run(two()) == [deque, True, True, 1, True, True]
 
 
 def test_no_sliding_minute_has_more_than_the_quota_although_requests_take_time_to_arrive(run):

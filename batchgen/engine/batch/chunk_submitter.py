@@ -7,7 +7,9 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from typing import IO
+
+import aiofiles
+from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
 from batchgen.engine.batch.context import BatchContext, reserved_usd
 from batchgen.engine.batch.outcomes import BatchOutcomes
@@ -29,6 +31,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import ChunkLimits, ChunkSize
 from batchgen.providers.remote import RemoteBatch
 from batchgen.records import Sample
+from batchgen.safe_open import private_opener
 from batchgen.scheduling.lane import RESERVATION_FACTOR
 from batchgen.scheduling.window import BudgetReached, Reserved
 from batchgen.store.spool import NO_FOLLOW, sync_folder
@@ -143,7 +146,7 @@ class ChunkSubmitter:
         context = self._context
         route, path = context.routes[chunk.lane], context.file(chunk, "jsonl")
         written = held_bytes = 0
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, 0o600), "wb") as file:
+        async with aiofiles.open(path, "wb", opener=private_opener) as file:
             lines: list[bytes] = []
             for sample, attempt in zip(samples, numbers, strict=True):
                 try:
@@ -156,9 +159,9 @@ class ChunkSubmitter:
                 lines.append(context.codec(chunk.lane).line(str(attempt), body))
                 written, held_bytes = written + 1, held_bytes + len(lines[-1])
                 if held_bytes >= WRITE_BUFFER_BYTES:
-                    await asyncio.to_thread(file.writelines, lines)
+                    await file.writelines(lines)
                     lines, held_bytes = [], 0
-            await asyncio.to_thread(_write_and_sync, file, lines)
+            await _write_and_sync(file, lines)
         await asyncio.to_thread(sync_folder, context.batch_folder())
         if not written:
             await self.drop_chunk(chunk, "none of its requests could be written")
@@ -291,10 +294,10 @@ class ChunkSubmitter:
         self._context.dispatcher.adjust_external(0, -reserved_usd(chunk), spent_usd)
 
 
-def _write_and_sync(file: IO[bytes], lines: Sequence[bytes]) -> None:
-    file.writelines(lines)
-    file.flush()
-    os.fsync(file.fileno())
+async def _write_and_sync(file: AsyncBufferedIOBase, lines: Sequence[bytes]) -> None:
+    await file.writelines(lines)
+    await file.flush()
+    await asyncio.to_thread(os.fsync, file.fileno())
 
 
 def delete_stale_files(reader: Reader, folder: str) -> None:
