@@ -45,6 +45,6 @@ def __getattr__(name: str) -> Any:
     """The API loads on first use, so that importing batchgen costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'batchgen' has no attribute {name!r}")
-    from importlib import import_module
+    from importlib import import_module  # at the top it would look like a name of ours
 
     return getattr(import_module(_MODULES.get(name, "batchgen.api")), name)

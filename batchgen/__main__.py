@@ -8,11 +8,12 @@ import sys
 def main() -> None:
     """Never returns: leaves with the exit code that the README lists."""
     try:
+        # In here, so that a Ctrl-C meanwhile is answered like any other.
         from batchgen.cli.standard_streams import ignore_failures, open_standard_streams
 
         open_standard_streams()
         try:
-            from batchgen.cli.main import run_command_line
+            from batchgen.cli.main import run_command_line  # once the streams are open
 
             code = run_command_line(sys.argv[1:])
         finally:

@@ -224,7 +224,7 @@ async def run(
     options = replace(options, batches=replace(options.batches, batch_mode=BATCH_MODES.get(engine, "online")))
     driver = load_engine(engine)
     if job.emulated and options.emulator_url is None:
-        from batchgen.emulator import EmulatorOptions, serve
+        from batchgen.emulator import EmulatorOptions, serve  # no other job needs a server
 
         async with await serve(EmulatorOptions()) as emulator:
             return await run_job(
@@ -252,7 +252,7 @@ def load_engine(name: str) -> Engine | RemoteEngine:
         module, _, attribute = ENGINES[name].partition(":")
         engine: Engine | RemoteEngine = getattr(import_module(module), attribute)()
         return engine
-    from importlib.metadata import entry_points
+    from importlib.metadata import entry_points  # 20 ms
 
     found = {point.name: point for point in entry_points(group="batchgen.engines")}
     if name not in found:

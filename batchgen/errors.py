@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from batchgen.records import Usage
+if TYPE_CHECKING:  # every command loads errors, and `--help` no records
+    from batchgen.records import Usage
 
 Scope = Literal["sample", "lane", "account", "host", "run"]
 BREAKER_SCOPES: tuple[Scope, ...] = ("lane", "account", "host")  # the narrowest first

@@ -301,7 +301,7 @@ def is_writable(folder: Path) -> bool:
 
 
 def _user_state_folder() -> Iterator[Path]:
-    import platformdirs
+    import platformdirs  # `--help` needs no folder
 
     with contextlib.suppress(RuntimeError):  # neither HOME nor the password entry says where home is
         folder = Path(platformdirs.user_state_dir("batchgen", appauthor=False))

@@ -2,96 +2,76 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import Any
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import duration_option, json_option, ledger_option, option_group, pass_invocation
+from batchgen.daemon.daemon import Daemon, DaemonOptions
+from batchgen.daemon.scheduled_jobs import ScheduledJob, ScheduledJobs
 from batchgen.errors import SettingsError, UsageError
 from batchgen.events import ScheduledRunOutput
 from batchgen.report import formatting
+from batchgen.report.event_text import LogWarningPrinter
+from batchgen.report.log import Log, LogFormat, Stream
 from batchgen.sanitize import printable_json, redact_secrets
+from batchgen.schedule.due import DueRun, WaitUntil
+from batchgen.schedule.timer_spec import DURATION_S, TimeOfDay, interval_s, parse_duration_s, parse_time_of_day
 from batchgen.settings import Settings, environment, state_folder
 
-if TYPE_CHECKING:
-    from batchgen.daemon.scheduled_jobs import ScheduledJob, ScheduledJobs
-    from batchgen.report.log import Log, LogFormat
-    from batchgen.schedule.due import DueRun
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonArguments:
+    """The options as click has read them. places: nights at the same time; grace: seconds."""
+
+    places: int
+    grace: float
+    once: bool
+    listing: bool
+    as_json: bool
+    emulate: bool
+    log_format: LogFormat
+    health_file: Path | None
 
 
-@click.command("daemon")
-@click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST|GLOB|FOLDER]...")
-@option_group(
-    click.option("--jobs", "places", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
-                 help="Nights at the same time; they share quota and budgets in any case."),
-    click.option("--grace", callback=duration_option, default="60s", show_default=True, metavar="60s",
-                 help="Told to stop, how long runs may finish what is in flight. Give a container 30 s more to stop."),
-    click.option("--once", is_flag=True, help="Run what is due now, and leave."),
-    click.option("--list", "listing", is_flag=True, help="Show the jobs, their next and their last night, and leave."),
-    json_option("With --list: answer with one JSON list on stdout."),
-    click.option("--emulate", is_flag=True, help="Run each against a local emulator: nothing billed, NAME.emulated/."),
-    ledger_option,
-    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-                 help="Format of the log on stderr; json is also passed to the runs."),
-    click.option("--health-file", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Touched every minute, for a container's health check."),
-)  # fmt: skip
-@pass_invocation
-def command(invocation: Invocation, manifests: tuple[str, ...], listing: bool, as_json: bool, **given: Any) -> int:
-    """Run every MANIFEST that has `schedule:` in its head; without one, those in jobs/ and here.
-
-    A night that was missed is made up for once, within catch_up (24h); one that was killed goes on. A job never overlaps
-    itself. Edited manifests are read again each minute and on SIGHUP. SIGTERM lets the runs finish what is in flight.
-
-    \b
-    Examples:
-      batchgen daemon
-      batchgen daemon 'jobs/*.yaml' --log-format json
-      batchgen daemon --list
-      batchgen daemon --once                    what is due now, for tests and cron
-    """
-    from batchgen.daemon.scheduled_jobs import ScheduledJobs
-
+def daemon_command(invocation: Invocation, manifests: tuple[str, ...], **given: Any) -> int:
+    arguments = DaemonArguments(**given)
     state = state_folder(Settings.load())
     if state is None:
         raise SettingsError("there is no home folder for the daemon's state: set XDG_STATE_HOME")
-    if as_json and not listing:
+    if arguments.as_json and not arguments.listing:
         raise UsageError("--json goes with --list; the log is JSON with --log-format json")
     # An emulated night is none: the real one is still due.
-    schedule_state_folder = state / ("daemon.emulated" if given["emulate"] else "daemon")
-    if listing:
-        _print_jobs(invocation, ScheduledJobs(manifests, schedule_state_folder, persistent=False), as_json)
+    schedule_state_folder = state / ("daemon.emulated" if arguments.emulate else "daemon")
+    scheduled_jobs = ScheduledJobs(manifests, schedule_state_folder, persistent=not arguments.listing)
+    if arguments.listing:
+        _print_jobs(invocation, scheduled_jobs, arguments.as_json)
         return 0
-    return _run_daemon(invocation, ScheduledJobs(manifests, schedule_state_folder), **given)
+    return _run_daemon(invocation, scheduled_jobs, arguments)
 
 
-def _run_daemon(
-    invocation: Invocation, scheduled_jobs: ScheduledJobs, *, once: bool, log_format: LogFormat, **given: Any
-) -> int:
-    import asyncio
-
-    from batchgen.daemon.daemon import Daemon, DaemonOptions
-    from batchgen.report.log import Log, Stream
-
+def _run_daemon(invocation: Invocation, scheduled_jobs: ScheduledJobs, arguments: DaemonArguments) -> int:
     async def watch(log: Log) -> int:
-        log_output = OutputLogger(invocation, log, log_format)
         options = DaemonOptions(
-            command=RunCommand(given["emulate"], log_format), emit=log, on_line=log_output, max_runs=given["places"],
-            grace_s=given["grace"], health_file=given["health_file"],
-        )  # fmt: skip
+            command=RunCommand(arguments.emulate, arguments.log_format),
+            emit=log,
+            on_line=OutputLogger(invocation, log, arguments.log_format),
+            max_runs=arguments.places,
+            grace_s=arguments.grace,
+            health_file=arguments.health_file,
+        )
         daemon = Daemon(scheduled_jobs, options)
-        return await (daemon.run_once() if once else daemon.run())
+        return await (daemon.run_once() if arguments.once else daemon.run())
 
     try:
         stream = Stream(invocation.err.stream, plain=not invocation.err.unicode)
-        with Log(stream, log_format, lambda: invocation.secrets) as log:
+        with Log(stream, arguments.log_format, lambda: invocation.secrets) as log:
             return asyncio.run(watch(log))
     finally:
         scheduled_jobs.close()
@@ -109,8 +89,6 @@ class RunCommand:
         ]
 
     def __call__(self, job: ScheduledJob, due: DueRun) -> tuple[list[str], Mapping[str, str]]:
-        from batchgen.schedule.timer_spec import DURATION_S, TimeOfDay, interval_s, parse_duration_s, parse_time_of_day
-
         wanted = job.schedule
         began = datetime.fromtimestamp(due.at, UTC).astimezone(wanted.zone)
         until = parse_time_of_day(wanted.until or "")
@@ -127,10 +105,8 @@ class RunCommand:
         # -P: a file that lies beside the manifest is no module of ours.
         program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
         zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}
-        return [*program, *limits, *money, *engine_options, "--no-progress", *self._extra_options], {
-            **environment(),
-            **zone,
-        }
+        words = [*program, *limits, *money, *engine_options, "--no-progress", *self._extra_options]
+        return words, {**environment(), **zone}
 
 
 class OutputLogger:
@@ -163,28 +139,11 @@ def _parse_object(line: str) -> dict[str, Any] | None:
 
 
 def _print_jobs(invocation: Invocation, scheduled_jobs: ScheduledJobs, as_json: bool) -> None:
-    from batchgen.report.event_text import LogWarningPrinter
-    from batchgen.schedule.due import DueRun, WaitUntil
-
     now = time.time()
     with LogWarningPrinter(invocation.err.line):
         scheduled_jobs.reload(now)
-    rows: list[dict[str, Any]] = []
-    for job in sorted(scheduled_jobs.jobs.values(), key=lambda job: (job.name, job.path)):
-        decision, last = job.decide(now), job.schedule_state.last
-        # What has not ended runs now or was killed: only the daemon that starts again knows.
-        due = job.schedule.cadence.after(now) if isinstance(decision, DueRun) and decision.why == "interrupted" else now
-        rows.append(
-            {
-                "job": job.name,
-                "manifest": str(job.path),
-                "next": formatting.utc_iso(decision.until if isinstance(decision, WaitUntil) else due),
-                "last": None if last is None else {
-                    "due": formatting.utc_iso(last.at), "began": formatting.utc_iso(last.began),
-                    "ended": formatting.utc_iso(last.ended), "exit_code": last.exit_code,
-                },
-            }
-        )  # fmt: skip
+    jobs = sorted(scheduled_jobs.jobs.values(), key=lambda job: (job.name, job.path))
+    rows = [_listed(job, now) for job in jobs]
     if as_json:
         invocation.out.json(rows)
     elif rows:
@@ -192,6 +151,20 @@ def _print_jobs(invocation: Invocation, scheduled_jobs: ScheduledJobs, as_json: 
         invocation.out.table(("job", "next", "last", "end", "manifest"), table, flexible=4)
     else:
         invocation.err.line("no manifest here has `schedule:` in its head", "yellow")
+
+
+def _listed(job: ScheduledJob, now: float) -> dict[str, Any]:
+    decision, last = job.decide(now), job.schedule_state.last
+    # What has not ended runs now or was killed: only the daemon that starts again knows.
+    due = job.schedule.cadence.after(now) if isinstance(decision, DueRun) and decision.why == "interrupted" else now
+    following = formatting.utc_iso(decision.until if isinstance(decision, WaitUntil) else due)
+    shown = last and {
+        "due": formatting.utc_iso(last.at),
+        "began": formatting.utc_iso(last.began),
+        "ended": formatting.utc_iso(last.ended),
+        "exit_code": last.exit_code,
+    }
+    return {"job": job.name, "manifest": str(job.path), "next": following, "last": shown}
 
 
 def _last_columns(last: dict[str, Any] | None) -> tuple[str, str]:

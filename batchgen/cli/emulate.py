@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import click
+from batchgen.cli.invocation import Invocation
+from batchgen.emulator.__main__ import main
 
 
-@click.command(
-    "emulate",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def command(arguments: tuple[str, ...]) -> int:
-    """Serve the image APIs on this machine and bill nothing. `batchgen emulate --help` lists what it can do."""
-    from batchgen.emulator.__main__ import main
-
+def emulate_command(invocation: Invocation, arguments: tuple[str, ...]) -> int:
     try:
         return main(list(arguments))
     except SystemExit as leave:  # its parser leaves like this, for --help too

@@ -9,57 +9,21 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-import click
-
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.cli.options import job_argument, option_group, pass_invocation
 from batchgen.errors import StoreError
 from batchgen.ledger.reader import Reader
 from batchgen.records import Result, sample_key
 from batchgen.report import formatting
 from batchgen.sanitize import printable_json, redact_secrets, sanitize
 
-EXPORTED_STATES = (
-    "wanted",
-    "running",
-    "submitted",
-    "succeeded",
-    "refused",
-    "failed",
-    "uncertain",
-    "blocked",
-)  # not what the manifest has given up
-COLUMNS = (
-    "key", "id", "n", "state", "model", "file", "width", "height", "format", "bytes", "sha256", "flags", "usd",
-    "usd_source", "reason", "message", "attempts", "tags", "prompt", "text", "fingerprint", "updated_at", "drafts",
-    "sidecars", "derivatives",
-)  # fmt: skip
-_FORMULA_STARTS = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-)  # what a spreadsheet takes for the start of a formula (OWASP, CSV injection)
+# All but what the manifest has given up.
+EXPORTED_STATES = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
+# What a spreadsheet takes for the start of a formula (OWASP, CSV injection).
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-@click.command("export")
-@job_argument
-@option_group(
-    click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True),
-    click.option("-o", "--output", "target", default="-", metavar="FILE|-", type=click.Path(), help="Where to; - is stdout, the default."),
-)  # fmt: skip
-@pass_invocation
-def command(invocation: Invocation, job: str, form: str, target: str) -> None:
-    """Write one row for each sample of JOB, a manifest or a job folder.
-
-    \b
-    Examples:
-      batchgen export catalog.yaml | jq -r 'select(.state == "refused") | .prompt'
-      batchgen export catalog.yaml --format csv -o catalog.csv
-    """
+def export_command(invocation: Invocation, job: str, form: str, target: str) -> None:
     folder = find_job(job).folder
     secrets = invocation.out.secrets
     lines = csv_lines if form == "csv" else jsonl_lines
@@ -105,6 +69,9 @@ def row(result: Result) -> dict[str, Any]:
         "sidecars": list(result.sidecars),
         "derivatives": list(result.derivatives),
     }
+
+
+COLUMNS = tuple(row(Result(id="", n=0, state="wanted", model="")))
 
 
 def jsonl_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:

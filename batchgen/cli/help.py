@@ -8,24 +8,12 @@ from typing import cast
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import pass_invocation
 from batchgen.errors import UsageError
 
 PAGES = files("batchgen") / "manual"
 
 
-@click.command("help")
-@click.argument("topic", required=False)
-@pass_invocation
-def command(invocation: Invocation, topic: str | None) -> None:
-    """List the pages of the manual, or show one; a command's name shows that command's options.
-
-    \b
-    Examples:
-      batchgen help
-      batchgen help quotas
-      batchgen help run
-    """
+def help_command(invocation: Invocation, topic: str | None) -> None:
     if topic is None:
         for name, title in titles().items():
             invocation.out.print_labelled(f"{name:14}", title)

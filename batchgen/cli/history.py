@@ -7,11 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, used_folders
-from batchgen.cli.options import json_option, ledger_option, pass_invocation
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.location import has_ledger, lost_ledger_in
 from batchgen.ledger.reader import Reader
@@ -32,22 +29,7 @@ class JobRun(RunView):
     emulated: bool
 
 
-@click.command("history")
-@click.argument("jobs", nargs=-1, type=click.Path(), metavar="[JOB]...")
-@ledger_option
-@click.option("--last", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Runs to show.")
-@json_option("Answer with one JSON list on stdout.")
-@pass_invocation
-def command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: bool) -> None:
-    """Show the runs of each JOB, the newest first: when, how long, images, money and how it ended.
-
-    JOB is a manifest, a job folder or a folder of jobs; without one, all of those in jobs/ and here.
-
-    \b
-    Examples:
-      batchgen history
-      batchgen history catalog.yaml posters/ --last 50
-    """
+def history_command(invocation: Invocation, jobs: tuple[str, ...], last: int, as_json: bool) -> None:
     folders = set[Path]()
     for job in jobs:
         folders |= find_job_folders(Path(job)) or {find_job(job).folder}

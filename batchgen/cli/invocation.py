@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_passwords
+from batchgen.ledger.postgresql import passwords_in_url
+from batchgen.ledger.server_url import passwords_in_url
 from batchgen.report.console import Console
+from batchgen.report.log import LogFile
 from batchgen.settings import LEDGER_VARIABLE, Settings, environment, hideable
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ class Invocation:
         """When one is asked for and none is open. Raises UsageError when its file cannot be written to."""
         if self.log is not None or (self.log_file is None and self.log_format is None):
             return
-        from batchgen.report.log import Log, LogFile, Stream
+        from batchgen.report.log import Log, Stream  # they bring structlog, and most runs keep no log
 
         stream = Stream(self.err.stream, plain=not self.err.unicode)
         sink = stream if self.log_file is None else LogFile(self.log_file)
@@ -76,14 +79,20 @@ class Invocation:
     def hide_keys(self, settings: Settings, providers: Iterable[str]) -> None:
         """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers also
         when its variable is not named like one. Raises SettingsError."""
-        from batchgen.providers.registry import endpoints  # with the codecs comes pydantic
 
-        self.hide(settings.all_keys({name for endpoint in endpoints(providers) for name in endpoint.key_names}))
+    def hide_keys(self, settings: Settings, providers: Iterable[str] | None = None) -> None:
+        """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers, or of
+        all there are, also when its variable is not named like one. Raises SettingsError."""
+        from batchgen.providers.registry import endpoints, provider_names  # `--help` needs no provider
+
+        declared = endpoints(provider_names() if providers is None else providers)
+        self.hide(settings.all_keys({name for endpoint in declared for name in endpoint.key_names}))
         self.hide_passwords(settings)
 
     def hide_passwords(self, settings: Settings) -> None:
         """From here on no output shows how one gets into the ledger's database. Raises SettingsError on a bad file."""
-        self.hide(passwords_of(settings))
+        url = settings.find(LEDGER_VARIABLE)
+        self.hide({settings.get("PGPASSWORD") or "", *passwords_in_url(url.text if url else "")})
 
     def hide(self, values: Iterable[str]) -> None:
         """From here on no output shows these, those apart that are too short to be told from ordinary words."""
@@ -92,16 +101,6 @@ class Invocation:
             return
         self.secrets |= found
         self.out.secrets = self.err.secrets = tuple(sorted(self.secrets, key=len, reverse=True))
-
-
-def passwords_of(settings: Settings) -> set[str]:
-    """Of the ledger's server. Raises SettingsError."""
-    found = {settings.get("PGPASSWORD") or ""}
-    if (url := settings.find(LEDGER_VARIABLE)) is not None:
-        from batchgen.ledger.server_url import passwords_in_url
-
-        found |= passwords_in_url(url.text)
-    return found
 
 
 def create_invocation() -> Invocation:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchgen.errors import UsageError
 from batchgen.ledger.location import has_ledger, lost_ledger_in, no_ledger_error, verify_arguments
+from batchgen.ledger.reader import Reader
 from batchgen.manifest.addresses import has_url_scheme
 
 HEAD_BYTES = 65_536
@@ -59,6 +60,23 @@ def _require_ledger(folder: Path) -> JobFolder:
     if not has_ledger(folder):
         raise no_ledger_error(folder, "nothing has run there yet, or it is not a job folder")
     return JobFolder(folder.absolute())
+
+
+def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
+    """(the manifest, whether the job is emulated): the ledger notes both. Raises UsageError when the manifest has gone."""
+    with Reader.open(folder) as reader:
+        recorded, emulated = reader.meta("manifest"), reader.meta("emulated") == "yes"
+    if not Path(job).is_dir():
+        return job, emulated
+    if recorded is None:
+        raise UsageError(
+            f"{folder} does not say which manifest it was made from: name the manifest, with --output {folder}"
+        )
+    # Noted as it was typed: try it from here, then beside the folder, where a job lives by default.
+    for place in (Path(recorded), folder.parent / Path(recorded).name):
+        if place.is_file():
+            return str(place), emulated
+    raise UsageError(f"the manifest {recorded} is not there any more: name it, with --output {folder}")
 
 
 def manifest_folder(manifest: Path) -> Path:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
+from click.shell_completion import shell_complete
 
 from batchgen import __version__
+from batchgen.cli import commands_look, commands_make, commands_set_up
 from batchgen.cli.error_report import report_failure
 from batchgen.cli.invocation import Invocation, create_invocation
 from batchgen.cli.standard_streams import ignore_failures, lost_output
@@ -20,37 +21,7 @@ COMPLETION_VARIABLE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what
 OUTPUT_OPTIONAL = frozenset(
     {"run", "retry", "post", "cancel", "report", "serve", "emulate", "validate", "verify", "doctor"}
 )
-SECTIONS = {
-    "Make images": {
-        "run": "Make what is missing; running again goes on.",
-        "plan": "Show what a run would do, why and for how much.",
-        "validate": "Check a manifest, nothing sent.",
-        "post": "Make missing derivatives, nothing sent.",
-        "retry": "Take up again what failed, was refused or is uncertain.",
-        "cancel": "Withdraw what a cluster was given and has not begun.",
-    },
-    "Look": {
-        "status": "How a job stands, while it runs and after.",
-        "history": "The nights of one or many jobs, a line each.",
-        "report": "Write a gallery of the pictures, for the browser.",
-        "serve": "A live dashboard of one or many jobs.",
-        "verify": "Compare every picture with the ledger.",
-        "export": "One row for each sample, as JSON lines or CSV.",
-    },
-    "Set up": {
-        "init": "Write a manifest to start from.",
-        "models": "The AI models, their limits and prices.",
-        "schema": "The manifest's JSON Schema, for editors.",
-        "schedule": "Run it every night: a timer's units.",
-        "worker": "Make what `run --engine cluster` submits.",
-        "daemon": "Run all that has a schedule, for containers.",
-        "metrics": "Names for Prometheus, a Grafana dashboard.",
-        "doctor": "Check key, addresses, folder and clock.",
-        "emulate": "Serve the APIs locally, bill nothing.",
-        "completion": "Print a completion script for your shell.",
-        "help": "The manual: its pages, or one of them.",
-    },
-}
+SECTIONS = {"Make images": commands_make.COMMANDS, "Look": commands_look.COMMANDS, "Set up": commands_set_up.COMMANDS}
 HELP = """Turn a manifest of prompts into a folder of verified images and a ledger of what happened to each.
 
 \b
@@ -67,22 +38,16 @@ Exit codes: 0 all images exist and verify Â· 2 usage or manifest, nothing sent Â
 """
 
 
-class LazyGroup(click.Group):
-    """A command's module is imported when the command is asked for, so that `--help` stays quick."""
+class Group(click.Group):
+    """The commands in sections, and what is near to a command that there is not."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for commands in SECTIONS.values() for name in commands]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command: click.Command = import_module(f"batchgen.cli.{cmd_name}").command
-        return command
+        return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section, commands in SECTIONS.items():
             with formatter.section(section):
-                formatter.write_dl([(f"{name:10}", words) for name, words in commands.items()])
+                formatter.write_dl([(f"{command.name:10}", command.summary) for command in commands])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -90,17 +55,23 @@ class LazyGroup(click.Group):
         name = args[0]
         if name in OUTPUT_OPTIONAL:
             ignore_failures(sys.stdout)
-        if name in self.list_commands(ctx) or name.startswith("-"):
+        if name in self.commands or name.startswith("-"):
             return super().resolve_command(ctx, args)
-        from difflib import get_close_matches
+        from difflib import get_close_matches  # only for messages
 
-        near = get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.6)
+        near = get_close_matches(name, self.commands, n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else " `batchgen --help` lists them."
         manifest = f" To run a manifest: batchgen run {name}" if name.endswith((".yaml", ".yml", ".jsonl")) else hint
         raise click.UsageError(f"There is no command {name!r}.{manifest}", ctx)
 
 
-@click.group(cls=LazyGroup, help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    commands=[command for section in SECTIONS.values() for command in section],
+    help=HELP,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, "-V", "--version", prog_name="batchgen", message="%(prog)s %(version)s")
 def cli() -> None: ...
 
@@ -124,8 +95,6 @@ def run_command_line(argv: Sequence[str]) -> int:
 
 def _invoke(argv: Sequence[str], invocation: Invocation) -> int:
     if instruction := environment().get(COMPLETION_VARIABLE):
-        from click.shell_completion import shell_complete
-
         return shell_complete(cli, {}, "batchgen", COMPLETION_VARIABLE, instruction)
     try:
         # Not cli.main: it would answer some errors itself.

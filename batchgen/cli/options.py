@@ -1,26 +1,58 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, how the values of all are read, and a command whose body waits in a module."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
+from click import Choice, FloatRange, IntRange, Option
 
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import SettingsError
-from batchgen.schedule.timer_spec import parse_duration_s
-from batchgen.settings import Settings, set_ledger_url
+from batchgen.ledger.location import ledger_url, validated_url
+from batchgen.manifest.addresses import ALLOWED_VARIABLE
+from batchgen.schedule.timer_spec import TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
+from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
 
-F = TypeVar("F", bound=Callable[..., Any])
 RETRY_STATES = ("failed", "refused", "uncertain")
 
 
-def retry_states_option(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
+class Command(click.Command):
+    """Its options are declared here and now; what it does is imported when it runs, so that `--help`, completion and a
+    mistyped option wait for nothing heavy.
+
+    summary: its line in `batchgen --help`. module: in this folder, holds the function NAME_command; by default NAME.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        params: Sequence[click.Parameter],
+        text: str,
+        *,
+        module: str = "",
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, params=list(params), help=text, **settings)
+        self.summary = summary
+        self.body = (f"batchgen.cli.{module or name}", f"{name}_command")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        module, function = self.body
+        return ctx.invoke(getattr(import_module(module), function), ctx.ensure_object(Invocation), **ctx.params)
+
+
+# --- how values are read
+
+
+def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
     """`failed,refused` or `none`; None when the option was not given."""
     if value is None:
         return None
@@ -35,7 +67,7 @@ def retry_states_option(ctx: click.Context, param: click.Parameter, value: str |
     return frozenset(names)
 
 
-def duration_option(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def read_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """`4h`, `90m`, `1h30m`, `45s`; seconds."""
     if value is None:
         return None
@@ -44,14 +76,13 @@ def duration_option(ctx: click.Context, param: click.Parameter, value: str | Non
     return seconds
 
 
-def time_option(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def read_deadline(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """`06:00`: the next time the local clock shows it, in UTC seconds."""
     if value is None:
         return None
-    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value.strip())
-    if match is None:
+    if (clock := parse_time_of_day(value)) is None:
         raise click.BadParameter(f"{value!r} is no time of day; write 06:00", ctx, param)
-    return next_local_time(int(match[1]), int(match[2]), time.time())
+    return next_local_time(clock.hour, clock.minute, time.time())
 
 
 def next_local_time(hour: int, minute: int, now: float) -> float:
@@ -65,13 +96,42 @@ def next_local_time(hour: int, minute: int, now: float) -> float:
     raise AssertionError("some local midnight lies ahead")
 
 
+def read_time_of_day(ctx: click.Context, param: click.Parameter, value: str | None) -> TimeOfDay | None:
+    if value is None:
+        return None
+    if (clock := parse_time_of_day(value)) is not None:
+        return clock
+    raise click.BadParameter(f"{value!r} is no time of day; write 01:30", ctx, param)
+
+
+def read_weekdays(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if (days := parse_weekdays(value)) is not None:
+        return days
+    raise click.BadParameter(f"{value!r}: write mon,thu or mon-fri", ctx, param)
+
+
+def read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    """`PATH` or `NAME_API_KEY=PATH`: (the variable, empty for that of the default model; the file)."""
+    found = []
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals:
+            name, path = "", value
+        known = name == LEDGER_VARIABLE or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED_VARIABLE.fullmatch(name)
+        if (equals and not known) or not path:
+            raise click.BadParameter(f"{value!r}: write PATH or NAME_API_KEY=PATH", ctx, param)
+        found.append((name, Path(path).expanduser().absolute()))
+    return tuple(found)
+
+
 def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     ctx.ensure_object(Invocation).json = value
     return value
 
 
 def _set_log_option(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    # Eager: an error in another option is then in the log too.
     setattr(ctx.ensure_object(Invocation), param.name or "", value)
 
 
@@ -82,16 +142,12 @@ def _set_later_ok(ctx: click.Context, param: click.Parameter, value: bool) -> bo
 
 def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
-        from batchgen.ledger.location import validated_url
-
         set_ledger_url(validated_url(value, "--ledger"))
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
 
 
 def _load_job_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
-    from batchgen.ledger.location import ledger_url
-
     with contextlib.suppress(SettingsError):
         settings = Settings.load(Path(value).absolute().parent)
         ctx.ensure_object(Invocation).hide_passwords(settings)
@@ -99,207 +155,132 @@ def _load_job_settings(ctx: click.Context, param: click.Parameter, value: str) -
     return value
 
 
-def option_group(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, shown in this order."""
-
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
+# --- options
 
 
-def manifest_argument(function: F) -> F:
-    return click.argument("manifest", type=click.Path())(function)
+def option(usage: str, text: str, name: str = "", **settings: Any) -> Option:
+    """usage: as `--help` shows it, `-q, --quiet` or `--limit N`; without a value, a type or a default it is a flag."""
+    words = usage.replace(",", "").split()
+    names = [word for word in words if word.startswith("-")]
+    metavar = next((word for word in words if word not in names), None)
+    is_flag = metavar is None and not settings.keys() & {"type", "default"}
+    return Option(
+        [*names, *([name] if name else [])],
+        metavar=metavar,
+        help=text,
+        **{"is_flag": is_flag, "show_default": "default" in settings, **settings},
+    )
 
 
-def ledger_option(function: F) -> F:
-    """Where ledgers are that are in no folder."""
-    return click.option(
-        "--ledger",
-        metavar="URL",
-        is_eager=True,
-        expose_value=False,
-        callback=_set_ledger,
-        help="postgresql://user@host/database that has the ledger; BATCHGEN_LEDGER and ~/.pgpass hide a password.",
-    )(function)
-
-
-def job_argument(function: F) -> F:
-    return option_group(click.argument("job", type=click.Path(), callback=_load_job_settings), ledger_option)(function)
-
-
-def json_option(help_text: str = "Answer with one JSON object on stdout.") -> Callable[[F], F]:
+def json_option(text: str = "Answer with one JSON object on stdout.") -> Option:
     # Eager: an error in another option is then answered in JSON too.
-    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_set_json, help=help_text)
+    return option("--json", text, "as_json", is_eager=True, callback=_set_json)
 
 
-def folder_option(function: F) -> F:
-    """Where an existing job is."""
-    return click.option(
-        "--output", metavar="DIR", type=click.Path(), help="The job's folder, when it is not the manifest's own."
-    )(function)
-
-
-only_option = click.option(
-    "--only", multiple=True, metavar="GLOB|tag:NAME", help="Only items whose id matches, or with this tag; repeatable."
+LEDGER = option(
+    "--ledger URL",
+    "postgresql://user@host/database that has the ledger; BATCHGEN_LEDGER and ~/.pgpass hide a password.",
+    is_eager=True,
+    expose_value=False,
+    callback=_set_ledger,
 )
-limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most this many requests.")
-
-
-engine_option = click.option(
-    "--engine",
-    default="online",
-    show_default=True,
-    metavar="NAME",
-    help="online; batch (half the price, within a day); auto: by batch what can, the rest online; cluster: by `batchgen"
+MANIFEST = click.Argument(["manifest"], type=click.Path())
+JOB = (click.Argument(["job"], type=click.Path(), callback=_load_job_settings), LEDGER)
+FOLDER = option("--output DIR", "The job's folder, when it is not the manifest's own.", type=click.Path())
+ONLY = option("--only GLOB|tag:NAME", "Only items whose id matches, or with this tag; repeatable.", multiple=True)
+LIMIT = option("--limit N", "At most this many requests.", type=IntRange(min=1))
+ENGINE = option(
+    "--engine NAME",
+    "online; batch (half the price, within a day); auto: by batch what can, the rest online; cluster: by `batchgen"
     " worker` on any machine.",
+    default="online",
 )
-
-
-def output_options(function: F) -> F:
-    """Where the images go."""
-    return option_group(
-        click.option(
-            "--output",
-            metavar="DIR|s3://…",
-            type=click.Path(),
-            help="Folder for images and ledger; or a bucket for the images.",
-        ),
-        ledger_option,
-        click.option(
-            "--emulate", is_flag=True, help="Ask a local emulator: no key, nothing billed, into NAME.emulated/."
-        ),
-    )(function)
-
-
-def selection_options(function: F) -> F:
-    """Which samples."""
-    return option_group(
-        only_option,
-        limit_option,
-        click.option(
-            "--fresh", is_flag=True, help="Make everything again, including what exists. It is paid for again."
-        ),
-        click.option(
-            "--retry",
-            "retry_states",
-            callback=retry_states_option,
-            metavar="STATES",
-            help="Take up again: failed,refused,uncertain or none.  [default: failed,uncertain]",
-        ),
-        click.option(
-            "--on-uncertain",
-            type=click.Choice(["retry", "hold"]),
-            default="retry",
-            show_default=True,
-            help="A request without an answer may have been billed: ask again, or leave it to you.",
-        ),
-    )(function)
-
-
-def limit_options(function: F) -> F:
-    """How much, for forecasts and runs alike."""
-    return option_group(
-        click.option("--concurrency", type=click.IntRange(1, 1000), metavar="N", help="Requests in flight at most."),
-        click.option(
-            "--max-cost",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="USD",
-            help="Stop before more is spent.",
-        ),
-    )(function)
-
-
-def log_options(function: F) -> F:
-    """Where the log goes, and in which form."""
-    return option_group(
-        click.option(
-            "--log-file",
-            type=click.Path(),
-            metavar="FILE",
-            is_eager=True,
-            callback=_set_log_option,
-            expose_value=False,
-            help="Append one line for each event; it may be rotated while the run goes on.",
-        ),
-        click.option(
-            "--log-format",
-            type=click.Choice(["text", "json"]),
-            is_eager=True,
-            callback=_set_log_option,
-            expose_value=False,
-            help="Log format. Without --log-file the log replaces the progress display on stderr.  [default: text]",
-        ),
-    )(function)
-
-
-def execution_options(function: F) -> F:
-    """How a run behaves and what it shows."""
-    return option_group(
-        click.option(
-            "--until", callback=time_option, metavar="HH:MM", help="Start nothing after the next local HH:MM."
-        ),
-        click.option("--max-duration", callback=duration_option, metavar="4h", help="Start nothing after this long."),
-        click.option(
-            "--stall",
-            callback=duration_option,
-            metavar="30m",
-            help="Stop when requests have kept failing for this long without a success."
-            "  [default: 30m, or never with --until or --max-duration]",
-        ),
-        engine_option,
-        click.option(
-            "--no-wait",
-            is_flag=True,
-            help="Submit batches or work for a cluster, collect what is there, leave with 9; a later run collects.",
-        ),
-        click.option(
-            "--fallback-at",
-            callback=time_option,
-            metavar="HH:MM",
-            help="Cancel batches at the next local HH:MM, and make online what they have not delivered.",
-        ),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1, 100_000),
-            metavar="N",
-            help="Requests in one batch at most.  [default: 2000]",
-        ),
-        click.option("-y", "--yes", is_flag=True, help="Do not ask about the cost."),
-        json_option("Print one JSON object on stdout at the end."),
-        click.option(
-            "--later-ok",
-            is_flag=True,
-            callback=_set_later_ok,
-            expose_value=False,
-            help="For timers: leave with 0 in place of 6, 7, 8, 9 and 11, which mean that a later run goes on.",
-        ),
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss."),
-        click.option("--no-progress", is_flag=True, help="Plain lines now and then instead of the live view."),
-        click.option(
-            "--summary",
-            type=click.Path(),
-            metavar="FILE",
-            help="Append the closing summary in Markdown, for a CI job's page.",
-        ),
-        click.option(
-            "--notify",
-            multiple=True,
-            metavar="URL",
-            help="Tell this apprise address of anything but success; repeatable. '${NOTIFY_URL}' keeps it out of sight.",
-        ),
-        click.option(
-            "--metrics-file",
-            type=click.Path(),
-            metavar="FILE.prom",
-            help="Write metrics for node_exporter's textfile collector; `batchgen metrics` lists them.",
-        ),
-        log_options,
-    )(function)
-
-
-def pass_invocation(function: F) -> F:
-    """The Invocation as first argument."""
-    return click.make_pass_decorator(Invocation, ensure=True)(function)  # type: ignore[return-value]
+# Where the images go.
+OUTPUT = (
+    option("--output DIR|s3://…", "Folder for images and ledger; or a bucket for the images.", type=click.Path()),
+    LEDGER,
+    option("--emulate", "Ask a local emulator: no key, nothing billed, into NAME.emulated/."),
+)
+# Which samples.
+SELECTION = (
+    ONLY,
+    LIMIT,
+    option("--fresh", "Make everything again, including what exists. It is paid for again."),
+    option(
+        "--retry STATES",
+        "Take up again: failed,refused,uncertain or none.  [default: failed,uncertain]",
+        "retry_states",
+        callback=read_retry_states,
+    ),
+    option(
+        "--on-uncertain",
+        "A request without an answer may have been billed: ask again, or leave it to you.",
+        type=Choice(["retry", "hold"]),
+        default="retry",
+    ),
+)
+# How much, for forecasts and runs alike.
+CAPS = (
+    option("--concurrency N", "Requests in flight at most.", type=IntRange(1, 1000)),
+    option("--max-cost USD", "Stop before more is spent.", type=FloatRange(min=0, min_open=True)),
+)
+# Eager: an error in another option is then in the log too.
+_OF_THE_LOG: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _set_log_option}
+LOG = (
+    option(
+        "--log-file FILE",
+        "Append one line for each event; it may be rotated while the run goes on.",
+        type=click.Path(),
+        **_OF_THE_LOG,
+    ),
+    option(
+        "--log-format",
+        "Log format. Without --log-file the log replaces the progress display on stderr.  [default: text]",
+        type=Choice(["text", "json"]),
+        **_OF_THE_LOG,
+    ),
+)
+QUIET = option("-q, --quiet", "Say nothing unless something is amiss.")
+# How a run behaves and what it shows.
+EXECUTION = (
+    option("--until HH:MM", "Start nothing after the next local HH:MM.", callback=read_deadline),
+    option("--max-duration 4h", "Start nothing after this long.", callback=read_duration),
+    option(
+        "--stall 30m",
+        "Stop when requests have kept failing for this long without a success."
+        "  [default: 30m, or never with --until or --max-duration]",
+        callback=read_duration,
+    ),
+    ENGINE,
+    option(
+        "--no-wait", "Submit batches or work for a cluster, collect what is there, leave with 9; a later run collects."
+    ),
+    option(
+        "--fallback-at HH:MM",
+        "Cancel batches at the next local HH:MM, and make online what they have not delivered.",
+        callback=read_deadline,
+    ),
+    option("--batch-size N", "Requests in one batch at most.  [default: 2000]", type=IntRange(1, 100_000)),
+    option("-y, --yes", "Do not ask about the cost."),
+    json_option("Print one JSON object on stdout at the end."),
+    option(
+        "--later-ok",
+        "For timers: leave with 0 in place of 6, 7, 8, 9 and 11, which mean that a later run goes on.",
+        callback=_set_later_ok,
+        expose_value=False,
+    ),
+    QUIET,
+    option("--no-progress", "Plain lines now and then instead of the live view."),
+    option("--summary FILE", "Append the closing summary in Markdown, for a CI job's page.", type=click.Path()),
+    option(
+        "--notify URL",
+        "Tell this apprise address of anything but success; repeatable. '${NOTIFY_URL}' keeps it out of sight.",
+        multiple=True,
+    ),
+    option(
+        "--metrics-file FILE.prom",
+        "Write metrics for node_exporter's textfile collector; `batchgen metrics` lists them.",
+        type=click.Path(),
+    ),
+    *LOG,
+)

@@ -1,34 +1,22 @@
-"""`batchgen plan`: what a run would do, why, and for how much. Nothing is sent and nothing is written."""
+"""`batchgen plan` and `validate`: what a run would do, why, and for how much. Nothing is sent and nothing is written."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-import click
-
+import batchgen
+from batchgen.cli.commands_make import PLAN_ROWS
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import (
-    engine_option,
-    json_option,
-    limit_options,
-    manifest_argument,
-    option_group,
-    output_options,
-    pass_invocation,
-    selection_options,
-)
+from batchgen.cli.run_arguments import RunArguments, load_job
+from batchgen.planning.plan import Forecast, LaneLoad, Step
+from batchgen.planning.reason import Reason
 from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting
+from batchgen.report.console import Console
 
-if TYPE_CHECKING:
-    from batchgen.api import Job, Plan
-    from batchgen.cli.run_job import RunArguments
-    from batchgen.planning.plan import LaneLoad, Step
-    from batchgen.planning.reason import Reason
-
-MAX_ROWS = 40
 BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
 
 
@@ -47,76 +35,62 @@ class PlanRows:
             self.omitted += 1
 
 
-@click.command("plan")
-@manifest_argument
-@output_options
-@selection_options
-@limit_options
-@option_group(
-    engine_option,
-    json_option(),
-    click.option("--all", "show_all", is_flag=True, help=f"Every row, not only the first {MAX_ROWS}."),
-)
-@pass_invocation
-def command(invocation: Invocation, manifest: str, show_all: bool, **options: Any) -> None:
-    """Show what a run of MANIFEST would do, and why: new, changed, again, or nothing.
+@dataclass(frozen=True, slots=True)
+class ShownPlan:
+    """online: the same without batches, to compare; None when the plan has none."""
 
-    \b
-    Examples:
-      batchgen plan catalog.yaml
-      batchgen plan catalog.yaml --fresh --only 'mug-*'
-      batchgen plan catalog.yaml --json | jq .usd
-    """
-    import batchgen
-    from batchgen.cli.run_job import RunArguments, load_job
+    job: batchgen.Job
+    plan: batchgen.Plan
+    rows: PlanRows
+    online: batchgen.Plan | None
 
+
+def plan_command(invocation: Invocation, manifest: str, *, show_all: bool, **options: Any) -> None:
     arguments = RunArguments(**options)
     job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate)
-    rows = PlanRows(None if show_all or invocation.json else MAX_ROWS)
-    found = batchgen.plan(
-        job, retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit,
-        concurrency=arguments.concurrency, max_usd=arguments.max_cost, on_step=rows, engine=arguments.engine,
-    )  # fmt: skip
-    online = _plan_online(job, found, arguments)
+    rows = PlanRows(None if show_all or invocation.json else PLAN_ROWS)
+    found = arguments.plan(job, arguments.engine, rows)
+    batches = any(load.batch and load.images for load in found.forecast.by_model.values())
+    shown = ShownPlan(job, found, rows, online=arguments.plan(job, "online") if batches else None)
     for warning in (*job.settings.warnings, *found.warnings):
         invocation.err.line(f"warning: {warning}", "yellow")
     if invocation.json:
-        invocation.out.json(
-            plan_json(job.manifest.name, str(job.folder), found, rows, emulated=job.emulated, online=online)
-        )
-        return
-    print_plan(invocation, job.manifest.name, found, rows, emulated=job.emulated, online=online)
+        invocation.out.json(plan_json(shown))
+    else:
+        print_plan(invocation.out, shown)
 
 
-def _plan_online(job: Job, found: Plan, arguments: RunArguments) -> Plan | None:
-    """The same without batches, to compare; None when this plan has none."""
-    import batchgen
+def validate_command(invocation: Invocation, manifest: str, as_json: bool) -> None:
+    job = load_job(invocation, manifest)
+    items = samples = 0
+    for item in job.manifest.items():
+        items += 1
+        samples += item.count
+    warnings = [*job.settings.warnings, *job.manifest.warnings]
+    for warning in warnings:
+        invocation.err.line(f"warning: {warning}", "yellow")
+    if as_json:
+        invocation.out.json({"ok": True, "items": items, "samples": samples, "warnings": warnings})
+    else:
+        invocation.out.line(f"ok: {formatting.count(items, 'item')}, {formatting.count(samples, 'sample')}", "green")
 
-    if not any(load.batch and load.images for load in found.forecast.by_model.values()):
-        return None
-    return batchgen.plan(
-        job, retry_selection=arguments.retry_selection, only=arguments.only, limit=arguments.limit,
-        concurrency=arguments.concurrency, max_usd=arguments.max_cost,
-    )  # fmt: skip
 
-
-def print_plan(
-    invocation: Invocation, name: str, found: Plan, rows: PlanRows, *, emulated: bool, online: Plan | None = None
-) -> None:
+def print_plan(out: Console, shown: ShownPlan) -> None:
     """The table, then the totals."""
-    out, reconciliation, forecast = invocation.out, found.reconciliation, found.forecast
-    if rows.steps:
+    found, online = shown.plan, shown.online
+    reconciliation, forecast = found.reconciliation, found.forecast
+    if shown.rows.steps:
         head = ("id", "model", "why", "images", "USD")
-        out.table(head, [_row(step) for step in rows.steps], right=(3, 4), flexible=2)
-        if rows.omitted:
-            out.line(f"… and {rows.omitted:,} more (--all shows them)", "dim")
+        out.table(head, [_row(step) for step in shown.rows.steps], right=(3, 4), flexible=2)
+        if shown.rows.omitted:
+            out.line(f"… and {shown.rows.omitted:,} more (--all shows them)", "dim")
         out.line()
     kept = [f"{reconciliation.kept:,} kept"]
     kept += [f"{len(reconciliation.moves):,} moved, no cost"] if reconciliation.moves else []
     kept += [f"{reconciliation.skipped:,} left as they are"] if reconciliation.skipped else []
     kept += [f"{len(reconciliation.removed):,} no longer in the manifest"] if reconciliation.removed else []
-    mark = " EMULATED" if emulated else ""
-    out.line(f"{name}{mark}: {formatting.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
+    name = shown.job.manifest.name + (" EMULATED" if shown.job.emulated else "")
+    out.line(f"{name}: {formatting.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
     for reason, number in reconciliation.counts_by_reason.most_common(12):
         out.line(f"  {number:>6,}  {reason_text(reason)}")
     if found.derivatives:
@@ -139,7 +113,7 @@ def print_plan(
     out.line(f"limit  {forecast.limit.binding}: {forecast.limit.advice}")
 
 
-def _engine_lines(found: Plan) -> list[str]:
+def _engine_lines(found: batchgen.Plan) -> list[str]:
     """How much goes by batch, and of what goes online why."""
     loads = found.forecast.by_model.values()
     lines = [
@@ -161,7 +135,7 @@ def _row(step: Step) -> tuple[str, str, str, str, str]:
     return sample.key, sample.item.model, reason_text(step.reason), str(sample.images), price
 
 
-def _cost(found: Plan) -> str:
+def _cost(found: batchgen.Plan) -> str:
     forecast = found.forecast
     if forecast.usd is not None:
         return f"{formatting.usd(forecast.usd)}, estimated"
@@ -171,7 +145,7 @@ def _cost(found: Plan) -> str:
     return f"{formatting.usd(forecast.known_usd)}, estimated, + {formatting.count(forecast.unpriced, 'request')} of unknown price: {why}"
 
 
-def _caveats(found: Plan) -> list[str]:
+def _caveats(found: batchgen.Plan) -> list[str]:
     """What a person should know of the figure."""
     lines = []
     if guessed := _models(found, lambda load: load.guessed > 0):
@@ -184,7 +158,7 @@ def _caveats(found: Plan) -> list[str]:
     return lines
 
 
-def _models(found: Plan, chosen: Callable[[LaneLoad], bool]) -> str:
+def _models(found: batchgen.Plan, chosen: Callable[[LaneLoad], bool]) -> str:
     return ", ".join(dict.fromkeys(load.model for load in found.forecast.by_model.values() if chosen(load)))
 
 
@@ -192,27 +166,23 @@ def _counts_by_text(counts: Counter[Reason]) -> dict[str, int]:
     return {reason_text(reason): number for reason, number in counts.most_common()}
 
 
-def plan_json(
-    name: str, folder: str, found: Plan, rows: PlanRows, *, emulated: bool, online: Plan | None = None
-) -> dict[str, Any]:
+def plan_json(shown: ShownPlan) -> dict[str, Any]:
     """usd is null when a price is unknown; `known_usd` is the rest, `requests_of_unknown_price` what is not in it, and
     `requests_at_guessed_price` says how many are priced by a guess. Every USD figure here is an estimate."""
+    found, job = shown.plan, shown.job
     reconciliation, forecast = found.reconciliation, found.forecast
     return {
-        "job": name,
-        "folder": folder,
-        "emulated": emulated,
+        "job": job.manifest.name,
+        "folder": str(job.folder),
+        "emulated": job.emulated,
         "images": forecast.images,
         "requests": forecast.requests,
-        "usd": None if forecast.usd is None else round(forecast.usd, 6),
-        "known_usd": round(forecast.known_usd, 6),
+        "usd": _rounded(forecast.usd),
+        "known_usd": _rounded(forecast.known_usd),
         "requests_of_unknown_price": forecast.unpriced,
         "requests_at_guessed_price": sum(load.guessed for load in forecast.by_model.values()),
         "seconds_at_best": round(forecast.seconds, 1),
-        "all_online": None if online is None else {
-            "usd": None if online.forecast.usd is None else round(online.forecast.usd, 6),
-            "seconds_at_best": round(online.forecast.seconds, 1),
-        },
+        "all_online": None if shown.online is None else _online_json(shown.online.forecast),
         "online_because": _counts_by_text(reconciliation.online),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
         "kept": reconciliation.kept,
@@ -221,16 +191,33 @@ def plan_json(
         "skipped": reconciliation.skipped,
         "derivatives": found.derivatives,
         "by_reason": _counts_by_text(reconciliation.counts_by_reason),
-        "by_model": {
-            name: {"requests": load.requests, "images": load.images, "rpm": load.rpm,
-                         "usd": None if load.unpriced else round(load.usd, 6)}
-            for name, load in forecast.by_model.items()
-        },
-        "steps": [
-            {"id": step.sample.key, "model": step.sample.item.model, "action": step.action, "why": reason_text(step.reason),
-             "images": step.sample.images if step.action == "generate" else 0,
-             "usd": (None if step.usd is None else round(step.usd, 6)) if step.action == "generate" else 0.0}
-            for step in rows.steps
-        ],
+        "by_model": {name: _load_json(load) for name, load in forecast.by_model.items()},
+        "steps": [_step_json(step) for step in shown.rows.steps],
         "warnings": list(found.warnings),
-    }  # fmt: skip
+    }
+
+
+def _online_json(forecast: Forecast) -> dict[str, Any]:
+    return {"usd": _rounded(forecast.usd), "seconds_at_best": round(forecast.seconds, 1)}
+
+
+def _load_json(load: LaneLoad) -> dict[str, Any]:
+    usd = None if load.unpriced else _rounded(load.usd)
+    return {"requests": load.requests, "images": load.images, "rpm": load.rpm, "usd": usd}
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    sample, made = step.sample, step.action == "generate"
+    return {
+        "id": sample.key,
+        "model": sample.item.model,
+        "action": step.action,
+        "why": reason_text(step.reason),
+        "images": sample.images if made else 0,
+        "usd": _rounded(step.usd) if made else 0.0,
+    }
+
+
+def _rounded(usd: float | None) -> float | None:
+    """To whole millionths of a dollar."""
+    return None if usd is None else round(usd, 6)

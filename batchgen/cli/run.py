@@ -1,48 +1,172 @@
-"""`batchgen run`: make what is missing."""
+"""`batchgen run`, `retry` and `post`: the question before a run, what is shown meanwhile, the summary after it."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
+import batchgen
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import (
-    execution_options,
-    limit_options,
-    manifest_argument,
-    output_options,
-    pass_invocation,
-    selection_options,
-)
+from batchgen.cli.job_folder import find_job, find_manifest
+from batchgen.cli.post_run import PostRun
+from batchgen.cli.run_arguments import RunArguments, load_job
+from batchgen.engine.derivative_runner import make_derivatives
+from batchgen.errors import UsageError
+from batchgen.ledger.reader import Reader
+from batchgen.report import formatting, view
+from batchgen.report.event_text import LogWarningPrinter, RunLines
+from batchgen.report.metrics import MetricsFile
+from batchgen.report.progress import ProgressView
+from batchgen.report.queries import read_derivatives, read_summary
+from batchgen.report.summary import derivative_lines, next_steps, show_summary
+from batchgen.report.view import RunSummary
+
+CONFIRM_ABOVE_USD = 5.0
+EMULATED_NOTICE = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
+EXIT_NOT_ALL_MADE = 3
 
 
-@click.command("run")
-@manifest_argument
-@output_options
-@selection_options
-@limit_options
-@execution_options
-@pass_invocation
-def command(invocation: Invocation, manifest: str, **options: Any) -> int:
-    """Make the images of MANIFEST that do not exist yet.
-
-    Running again goes on where the last run stopped; only what is new, has changed or failed is asked for. The first
-    Ctrl-C lets what is in flight finish, the second gives it up, the third leaves at once.
-
-    \b
-    Examples:
-      batchgen run catalog.yaml
-      batchgen run catalog.yaml --emulate            no key needed, nothing billed
-      batchgen run catalog.yaml --only 'mug-*' --limit 3
-      batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
-    """
-    from batchgen.cli.post_run import PostRun
-    from batchgen.cli.run_job import RunArguments, load_job, run_job
-
+def run_command(invocation: Invocation, manifest: str, **options: Any) -> int:
     arguments = RunArguments(**options)
     invocation.open_log(quiet=arguments.quiet)
+    return _run(invocation, manifest, arguments)
+
+
+def retry_command(
+    invocation: Invocation,
+    job: str,
+    *,
+    failed: bool,
+    refused: bool,
+    uncertain: bool,
+    reasons: tuple[str, ...],
+    **options: Any,
+) -> int:
+    chosen = {"failed": failed, "refused": refused, "uncertain": uncertain}
+    states = frozenset(state for state, asked in chosen.items() if asked)
+    selection = batchgen.RetrySelection(explicit=True, states=states or frozenset(chosen), reasons=frozenset(reasons))
+    arguments = RunArguments(**options, selection=selection)
+    invocation.open_log(quiet=arguments.quiet)
+    if not states and not reasons:
+        raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
+    folder = find_job(job, arguments.output).folder
+    manifest, emulated = find_manifest(job, folder)
+    return _run(invocation, manifest, replace(arguments, output=str(folder), emulate=emulated))
+
+
+def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
+    """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
     post_run = PostRun(invocation, manifest, arguments.summary, arguments.notify)
     with post_run.reporting_failure():
         job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate, post_run=post_run)
-        return run_job(invocation, job, arguments, arguments.retry_selection, post_run)
+        options = arguments.run_options()
+        if job.emulated and arguments.no_wait:
+            raise UsageError(
+                "--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out"
+            )
+        if job.emulated and not arguments.quiet and not invocation.json_on_stderr:
+            invocation.err.line(EMULATED_NOTICE, "bold yellow")
+        if not arguments.yes and sys.stdin.isatty() and invocation.err.tty:
+            _confirm_cost(invocation, job, arguments)
+        signal.signal(signal.SIGTERM, _exit_on_sigterm)
+        with ExitStack() as stack:
+            observers = _observers(invocation, job, arguments, stack)
+            outcome = batchgen.run_sync(job, observers=observers, options=options, engine=arguments.engine)
+        summary = _summary(job, outcome, arguments.engine)
+        post_run.report_end(job, summary)
+        if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
+            show_summary(invocation.err, summary)
+        if invocation.json:
+            invocation.out.json({**view.as_json(summary), "next": next_steps(summary)})
+        return outcome.exit_code
+
+
+def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:
+    """SIGTERM before the run minds signals itself: nothing is in flight, so leave at once, tidily."""
+    raise SystemExit(128 + number)
+
+
+def _confirm_cost(invocation: Invocation, job: batchgen.Job, arguments: RunArguments) -> None:
+    """Once, on a terminal, and only about money worth a question: a few dollars, or a price that nobody knows.
+
+    Raises UsageError on a no.
+    """
+    if job.emulated:
+        return
+    forecast = arguments.plan(job, arguments.engine).forecast
+    unknown = dict.fromkeys(load.model for load in forecast.by_model.values() if load.price_unknown)
+    most = forecast.known_usd if arguments.max_cost is None else min(forecast.known_usd, arguments.max_cost)
+    if most <= CONFIRM_ABOVE_USD and not unknown:
+        return
+    images = formatting.count(forecast.images, "image")
+    known = f", estimated {formatting.usd(most)}" if most else ""
+    nobody = f"{'; ' if most else ', '}no price is known for {', '.join(unknown)}" if unknown else ""
+    question = f"{images}{known}{nobody}. Go ahead?"
+    if not click.confirm(invocation.err.fit(question), err=True):
+        raise UsageError("nothing was sent")
+
+
+def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArguments, stack: ExitStack) -> list[Any]:
+    """Metrics and the log when they are asked for, and one of: live view, plain lines, nothing."""
+    err, log, observers = invocation.err, invocation.log, list[Any]()
+    if arguments.metrics_file is not None:
+        # An emulated night is none: it never counts as a success of the job.
+        name = job.manifest.name + (".emulated" if job.emulated else "")
+        observers.append(stack.enter_context(MetricsFile(arguments.metrics_file, name, job.folder)))
+    if log is not None:
+        observers.append(log)
+        if invocation.log_file is None:
+            return observers
+    print_line: Callable[[str], None] = err.line
+    if not arguments.no_progress and err.live and not arguments.quiet:
+        progress = stack.enter_context(ProgressView(err))
+        observers.append(progress)
+        print_line = progress.print_line
+    elif not arguments.quiet:
+        observers.append(RunLines(err))
+    if log is None:
+        stack.enter_context(LogWarningPrinter(print_line))
+    return observers
+
+
+def _summary(job: batchgen.Job, outcome: batchgen.Outcome, engine: str) -> RunSummary:
+    default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
+    manifest = os.path.abspath(job.manifest.path)
+    with Reader.open(job.folder) as reader:
+        own_folder = job.folder != default_folder
+        return read_summary(outcome, reader, job.manifest.name, manifest, engine, own_folder=own_folder)
+
+
+def post_command(
+    invocation: Invocation, job: str, output: str | None, only: tuple[str, ...], engine: str, as_json: bool
+) -> int:
+    folder = find_job(job, output).folder
+    with Reader.open(folder) as reader:
+        manifest = job if Path(job).is_file() else reader.meta("manifest") or ""
+    if not Path(manifest).is_file():
+        raise UsageError(
+            f"{folder}: its manifest {manifest} is gone; name it: batchgen post MANIFEST --output {folder}"
+        )
+    loaded = batchgen.load(manifest, output=folder, emulate=True)
+    make = make_derivatives
+    if engine == "cluster":
+        from batchgen.engine.cluster.submit_derivatives import submit_and_wait as make  # no run loads the cluster
+    counts = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
+    with Reader.open(folder) as reader:
+        derived = read_derivatives(counts, reader)
+    if as_json:
+        invocation.out.json({"folder": str(folder), **view.as_json(derived)})
+    else:
+        for line in derivative_lines(derived) or ["nothing to do"]:
+            invocation.err.line(line)
+    return EXIT_NOT_ALL_MADE if counts.failed or not counts.finished else 0

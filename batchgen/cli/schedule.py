@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import click
-
-from batchgen import __version__
+import batchgen
+from batchgen.cli.commands_make import RUN
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import duration_option, manifest_argument, option_group, pass_invocation
+from batchgen.cli.run_arguments import load_job
 from batchgen.errors import UsageError
-from batchgen.manifest.addresses import ALLOWED_VARIABLE, VARIABLE, secrets_in, variable_problem
+from batchgen.manifest.addresses import VARIABLE, secrets_in, variable_problem
+from batchgen.profiles.catalogue import DEFAULT_MODEL, load_catalogue
 from batchgen.providers.registry import endpoint_of
 from batchgen.schedule.timer_spec import (
     DURATION_S,
@@ -27,125 +27,100 @@ from batchgen.schedule.timer_spec import (
     interval_s,
     parse_duration_s,
     parse_time_of_day,
-    parse_weekdays,
     unit_name,
 )
+from batchgen.schedule.units import cron, github, install, kubernetes, launchd, systemd
 from batchgen.settings import LEDGER_VARIABLE, Settings, config_home, environment
 
-if TYPE_CHECKING:
-    from batchgen.api import Job
-
-UNIT_FORMATS = ("systemd", "cron", "launchd", "kubernetes", "github")
 INSTALLABLE = ("systemd", "cron")
 ZONE_AWARE = ("systemd", "kubernetes", "github")
 RESERVED_OPTIONS = ("--until", "--max-duration", "--later-ok")
+# What the units cannot say themselves.
+NOTES = {
+    "systemd": (
+        "`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u {spec.name}` shows the nights",
+    ),
+    "cron": (
+        "cron does not make up for a night when the machine was off; running again is always safe, so a line of the same"
+        " command with @reboot does, and systemd does by itself",
+        "cron mails what is printed; nothing is, unless something is amiss",
+    ),
+    "launchd": (
+        "save it as ~/Library/LaunchAgents/{spec.name}.plist and give: launchctl bootstrap gui/$(id -u)"
+        " ~/Library/LaunchAgents/{spec.name}.plist",
+        "a time that the Mac slept through is made up for, one when it was off is not",
+    ),
+    "kubernetes": (
+        "the volume of the claim {claim} holds {spec.manifest.name} and keeps its folder; it has to be a block device, for a"
+        " ledger is not safe on NFS",
+    ),
+    "github": (
+        "save it as .github/workflows/{spec.name}.yaml; GitHub's clock is UTC, so daylight saving moves it by an hour, and a"
+        " busy hour delays it",
+        "the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB; then the run"
+        " stops rather than buy all again. A job of worth belongs onto a machine of its own",
+    ),
+}
 
 
-def _read_time(ctx: click.Context, param: click.Parameter, value: str | None) -> TimeOfDay | None:
-    if value is None:
-        return None
-    if (clock := parse_time_of_day(value)) is not None:
-        return clock
-    raise click.BadParameter(f"{value!r} is no time of day; write 01:30", ctx, param)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions:
+    """form: of the units. keys: (variable, empty for that of the default model; file). options: of `run`."""
+
+    form: str
+    at: TimeOfDay | None
+    days: tuple[str, ...]
+    until: TimeOfDay | None
+    max_duration: float | None
+    keys: tuple[tuple[str, Path], ...]
+    name: str | None
+    timezone: str | None
+    image: str
+    claim: str
+    action: str | None
+    options: tuple[str, ...]
+
+    def has_run_option(self, name: str) -> bool:
+        return any(word.partition("=")[0] == name for word in self.options)
 
 
-def _read_days(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if (days := parse_weekdays(value)) is not None:
-        return days
-    raise click.BadParameter(f"{value!r}: write mon,thu or mon-fri", ctx, param)
-
-
-def _read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[KeyFile, ...]:
-    """`PATH` or `NAME_API_KEY=PATH`."""
-    found = []
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals:
-            name, path = _default_key_variable(), value
-        known = name == LEDGER_VARIABLE or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED_VARIABLE.fullmatch(name)
-        if not known or not path:
-            raise click.BadParameter(f"{value!r}: write PATH or NAME_API_KEY=PATH", ctx, param)
-        found.append(KeyFile(name, Path(path).expanduser().absolute()))
-    return tuple(found)
-
-
-def _default_key_variable() -> str:
-    """Of the API of a manifest that names no model."""
-    from batchgen.profiles.catalogue import DEFAULT_MODEL, load_catalogue  # with the codecs comes pydantic
-
-    return endpoint_of(load_catalogue().resolve(DEFAULT_MODEL).provider).key_names[0]
-
-
-@click.command("schedule")
-@manifest_argument
-@option_group(
-    click.option("--at", callback=_read_time, metavar="HH:MM",
-                 help="When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]"),
-    click.option("--days", callback=_read_days, metavar="DAYS", help="mon,thu or mon-fri; every day without it."),
-    click.option("--as", "form", type=click.Choice(UNIT_FORMATS), required=True, help="What shall run it."),
-    click.option("--until", callback=_read_time, metavar="HH:MM", help="Start nothing after this time."),
-    click.option("--max-duration", callback=duration_option, metavar="4h", help="Start nothing after this long.  [default: 22h]"),
-    click.option("--key-file", "keys", multiple=True, callback=_read_key_files, metavar="[NAME=]PATH",
-                 help="A file with the API key; repeatable. NAME: a variable, by default that of the default model; NOTIFY_URL and"
-                      " BATCHGEN_LEDGER too."),
-    click.option("--name", metavar="NAME", help="Of the units.  [default: batchgen- and the job's name]"),
-    click.option("--timezone", metavar="ZONE", help="Such as Europe/Berlin.  [default: this machine's]"),
-    click.option("--image", default="batchgen:latest", show_default=True, help="Container image, for kubernetes."),
-    click.option("--claim", default="batchgen", show_default=True, help="Volume claim with the manifest, for kubernetes."),
-    click.option("--install", "action", flag_value="install", help="Put it in place (systemd user units, cron)."),
-    click.option("--uninstall", "action", flag_value="uninstall", help="Take it away again."),
-)  # fmt: skip
-@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]")
-@pass_invocation
-def command(invocation: Invocation, manifest: str, **given: Any) -> None:
-    """Print what runs MANIFEST every night: units on stdout, what else there is to do on stderr.
-
-    A night that was missed is made up for where the system can. Two runs never overlap. Budget, deadline and daily
-    quota are no failures: the next night goes on. Options of `run` follow after `--`.
-
-    \b
-    Examples:
-      batchgen schedule catalog.yaml --at 01:30 --as systemd --install
-      batchgen schedule catalog.yaml --at 01:30 --until 06:00 --days mon-fri --as cron
-      batchgen schedule catalog.yaml --at 01:30 --as github -- --max-cost 5
-      batchgen schedule catalog.yaml --as kubernetes      when its own `schedule:` says
-    """
-    form, action, err = given["form"], given["action"], invocation.err
-    if action and form not in INSTALLABLE:
-        raise UsageError(f"--{action} knows systemd and cron; put what is printed for {form} in place yourself")
-    if given["timezone"] and form not in ZONE_AWARE:
-        raise UsageError(f"{form} goes by the clock of its machine: leave --timezone out")
-    job, notified = _check_run_options(invocation, manifest, given["options"])
-    if given["at"] is None:
-        given = _options_from_manifest(job, given)
-    spec = _timer_spec(job, notified, given)
+def schedule_command(invocation: Invocation, manifest: str, **given: Any) -> None:
+    asked, err = ScheduleOptions(**given), invocation.err
+    if asked.action and asked.form not in INSTALLABLE:
+        raise UsageError(
+            f"--{asked.action} knows systemd and cron; put what is printed for {asked.form} in place yourself"
+        )
+    if asked.timezone and asked.form not in ZONE_AWARE:
+        raise UsageError(f"{asked.form} goes by the clock of its machine: leave --timezone out")
+    job, notified = _check_run_options(invocation, manifest, asked.options)
+    at = asked.at
+    if at is None:
+        at, asked = _options_from_manifest(job, asked)
+    spec = _timer_spec(job, notified, at, asked)
     messages = bool(notified or (job.manifest.notify and job.manifest.notify.to))
-    if action:
-        for line in _apply_action(action, form, spec):
+    if asked.action:
+        for line in _apply_action(asked.action, asked.form, spec):
             err.line(line)
-        if action == "uninstall":
+        if asked.action == "uninstall":
             return
     else:
-        invocation.out.stream.write(_render_units(form, spec, given, messages))
+        invocation.out.stream.write(_render_units(asked, spec, messages))
         invocation.out.stream.flush()
-    for note in _remaining_steps(form, spec, given, messages):
+    for note in _remaining_steps(asked, spec, messages):
         err.line(f"note: {note}", "yellow")
 
 
-def _check_run_options(invocation: Invocation, manifest: str, options: tuple[str, ...]) -> tuple[Job, tuple[str, ...]]:
+def _check_run_options(
+    invocation: Invocation, manifest: str, options: tuple[str, ...]
+) -> tuple[batchgen.Job, tuple[str, ...]]:
     """The job that `run` would open, and whom `--notify` names. What would be wrong at night is wrong now.
 
     Raises what `run` would.
     """
-    from batchgen.cli.run import command as run
-    from batchgen.cli.run_job import load_job
-
     if taken := next((word for word in options if word.partition("=")[0] in RESERVED_OPTIONS), None):
         raise UsageError(f"{taken} stands before the `--`, or is there already")
     json, later_ok = invocation.json, invocation.later_ok
-    with run.make_context("batchgen run", [manifest, *options], obj=invocation) as context:
+    with RUN.make_context("batchgen run", [manifest, *options], obj=invocation) as context:
         asked = dict(context.params)
     invocation.json, invocation.later_ok = json, later_ok
     for address in asked["notify"]:
@@ -156,9 +131,9 @@ def _check_run_options(invocation: Invocation, manifest: str, options: tuple[str
     return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"]), asked["notify"]
 
 
-def _options_from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
-    """The options as `schedule:` in the manifest's head says, where none is given. Raises UsageError."""
-    wanted, form = job.manifest.schedule, given["form"]
+def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[TimeOfDay, ScheduleOptions]:
+    """(when, the options): as `schedule:` in the manifest's head says, where none is given. Raises UsageError."""
+    wanted, form = job.manifest.schedule, asked.form
     if wanted is None:
         raise UsageError(f"when? Give --at 01:30, or write schedule: into the head of {job.manifest.path}")
     time_of_day = wanted.cadence.once_a_day
@@ -167,24 +142,25 @@ def _options_from_manifest(job: Job, given: dict[str, Any]) -> dict[str, Any]:
             f"schedule.cron: {wanted.cron!r} is more than one time of day: `batchgen daemon` runs it, or --at"
         )
     if wanted.timezone and form not in ZONE_AWARE and wanted.timezone != _zone_name():
-        raise UsageError(f"{form} goes by the clock of its machine, in {_zone_name()}, and schedule.timezone is"
-                         f" {wanted.timezone}: give --at, or take a form that knows time zones: {', '.join(ZONE_AWARE)}")  # fmt: skip
-    capped = any(word.partition("=")[0] == "--max-cost" for word in given["options"])
-    money = () if wanted.max_cost is None or capped else ("--max-cost", f"{wanted.max_cost:.10g}")
-    named = any(word.partition("=")[0] == "--engine" for word in given["options"])
-    engine_options = () if wanted.engine == "online" or named else ("--engine", wanted.engine)
-    return {
-        **given,
-        "at": time_of_day[0],
-        "days": given["days"] or time_of_day[1],
-        "until": given["until"] or parse_time_of_day(wanted.until or ""),
-        "max_duration": given["max_duration"] or parse_duration_s(wanted.max_duration or ""),
-        "timezone": given["timezone"] or (wanted.timezone if form in ZONE_AWARE else None),
-        "options": (*money, *engine_options, *given["options"]),
-    }
+        raise UsageError(
+            f"{form} goes by the clock of its machine, in {_zone_name()}, and schedule.timezone is {wanted.timezone}: give"
+            f" --at, or take a form that knows time zones: {', '.join(ZONE_AWARE)}"
+        )
+    capped = wanted.max_cost is None or asked.has_run_option("--max-cost")
+    money = () if capped else ("--max-cost", f"{wanted.max_cost:.10g}")
+    named = wanted.engine == "online" or asked.has_run_option("--engine")
+    engine_options = () if named else ("--engine", wanted.engine)
+    return time_of_day[0], replace(
+        asked,
+        days=asked.days or time_of_day[1],
+        until=asked.until or parse_time_of_day(wanted.until or ""),
+        max_duration=asked.max_duration or parse_duration_s(wanted.max_duration or ""),
+        timezone=asked.timezone or (wanted.timezone if form in ZONE_AWARE else None),
+        options=(*money, *engine_options, *asked.options),
+    )
 
 
-def _required_variables(job: Job, notified: tuple[str, ...], engine: str) -> list[tuple[str, ...]]:
+def _required_variables(job: batchgen.Job, notified: tuple[str, ...], engine: str) -> list[tuple[str, ...]]:
     """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
 
     A run that submits needs its ledger's address, and no key: the workers have those.
@@ -203,22 +179,33 @@ def _required_variables(job: Job, notified: tuple[str, ...], engine: str) -> lis
     return sorted(keys | {(name,) for name in VARIABLE.findall(addresses) if not dotenv.is_set(name)})
 
 
-def _timer_spec(job: Job, notified: tuple[str, ...], given: dict[str, Any]) -> TimerSpec:
-    named = {key.variable for key in given["keys"]}
-    missing = [
-        names[0] for names in _required_variables(job, notified, _engine(given["options"])) if not named & set(names)
-    ]
-    keys = (*given["keys"], *(KeyFile(name, config_home() / "batchgen" / name.lower()) for name in missing))
-    at, until = given["at"], given["until"]
-    spans = [given["max_duration"] or DURATION_S, interval_s(at, until) if until else DURATION_S]
-    if given["timezone"]:
-        _zone(given["timezone"])
+def _timer_spec(job: batchgen.Job, notified: tuple[str, ...], at: TimeOfDay, asked: ScheduleOptions) -> TimerSpec:
+    given = tuple(KeyFile(name or _default_key_variable(), path) for name, path in asked.keys)
+    named = {key.variable for key in given}
+    required = _required_variables(job, notified, _engine(asked.options))
+    missing = [names[0] for names in required if not named & set(names)]
+    spans = [asked.max_duration or DURATION_S, interval_s(at, asked.until) if asked.until else DURATION_S]
+    if asked.timezone:
+        _zone(asked.timezone)
     return TimerSpec(
-        name=unit_name(job.manifest.name) if given["name"] is None else _unit_name(given["name"]),
-        manifest=Path(job.manifest.path).absolute(), job_folder=job.folder, at=at, days=given["days"], until=until,
-        duration_s=max(60, int(min(spans))), program=_program(), options=given["options"], folder=Path.cwd(), keys=keys,
-        timezone=given["timezone"],
-    )  # fmt: skip
+        name=unit_name(job.manifest.name) if asked.name is None else _unit_name(asked.name),
+        manifest=Path(job.manifest.path).absolute(),
+        job_folder=job.folder,
+        at=at,
+        days=asked.days,
+        until=asked.until,
+        duration_s=max(60, int(min(spans))),
+        program=_program(),
+        options=asked.options,
+        folder=Path.cwd(),
+        keys=(*given, *(KeyFile(name, config_home() / "batchgen" / name.lower()) for name in missing)),
+        timezone=asked.timezone,
+    )
+
+
+def _default_key_variable() -> str:
+    """Of the API of a manifest that names no model."""
+    return endpoint_of(load_catalogue().resolve(DEFAULT_MODEL).provider).key_names[0]
 
 
 def _engine(options: Sequence[str]) -> str:
@@ -244,10 +231,8 @@ def _program() -> tuple[str, ...]:
     return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
 
 
-def _render_units(form: str, spec: TimerSpec, given: dict[str, Any], messages: bool) -> str:
-    from batchgen.schedule.units import cron, github, kubernetes, launchd, systemd
-
-    match form:
+def _render_units(asked: ScheduleOptions, spec: TimerSpec, messages: bool) -> str:
+    match asked.form:
         case "systemd":
             return "\n".join(f"# {_user_unit_folder() / name}\n{text}" for name, text in systemd.units(spec).items())
         case "cron":
@@ -255,58 +240,39 @@ def _render_units(form: str, spec: TimerSpec, given: dict[str, Any], messages: b
         case "launchd":
             return launchd.launch_agent(spec)
         case "kubernetes":
-            return kubernetes.cron_job(spec, given["image"], given["claim"], spec.timezone or _zone_name())
+            return kubernetes.cron_job(spec, asked.image, asked.claim, spec.timezone or _zone_name())
     zone = _zone(spec.timezone or _zone_name())
-    package = f"batchgen{'[notify]' if messages else ''}=={__version__}"
+    package = f"batchgen{'[notify]' if messages else ''}=={batchgen.__version__}"
     return github.workflow(spec, _repository(spec), package, zone, datetime.now(UTC))
 
 
 def _apply_action(action: str, form: str, spec: TimerSpec) -> list[str]:
-    from batchgen.schedule.units import install
-
     if form == "cron":
         return install.install_cron(spec) if action == "install" else install.uninstall_cron(spec)
     done = install.install_systemd if action == "install" else install.uninstall_systemd
     return done(spec, _user_unit_folder())
 
 
-def _remaining_steps(form: str, spec: TimerSpec, given: dict[str, Any], messages: bool) -> list[str]:
-    """What the units cannot say themselves."""
+def _remaining_steps(asked: ScheduleOptions, spec: TimerSpec, messages: bool) -> list[str]:
+    """What is left to a person."""
+    form = asked.form
     notes = [
         f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
         for key in spec.keys
         if form in ("systemd", "cron", "launchd") and not key.path.is_file()
     ]
     if messages and form != "github" and find_spec("apprise") is None:
-        from batchgen.report.notify import MISSING_LIBRARY
+        from batchgen.report.notify import MISSING_LIBRARY  # it brings aiohttp, 0.1 s
 
         notes.append(MISSING_LIBRARY)
-    match form:
-        case "systemd":
-            notes.append("`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u"
-                         f" {spec.name}` shows the nights")  # fmt: skip
-            if not given["action"]:
-                notes.append(f"put both files into {_user_unit_folder()}, or give --install")
-        case "cron":
-            notes.append("cron does not make up for a night when the machine was off; running again is always safe, so a"
-                         " line of the same command with @reboot does, and systemd does by itself")  # fmt: skip
-            notes.append("cron mails what is printed; nothing is, unless something is amiss")
-        case "launchd":
-            notes.append(f"save it as ~/Library/LaunchAgents/{spec.name}.plist and give: launchctl bootstrap gui/$(id -u)"
-                         f" ~/Library/LaunchAgents/{spec.name}.plist")  # fmt: skip
-            notes.append("a time that the Mac slept through is made up for, one when it was off is not")
-        case "kubernetes":
-            notes.append(f"the volume of the claim {given['claim']} holds {spec.manifest.name} and keeps its folder; it has to"
-                         " be a block device, for a ledger is not safe on NFS")  # fmt: skip
-            if spec.keys:
-                files = " ".join(f"--from-file={key.name}=FILE" for key in spec.keys)
-                notes.append(f"the secrets: kubectl create secret generic {spec.name}-keys {files}")
-        case "github":
-            notes.append(f"save it as .github/workflows/{spec.name}.yaml; GitHub's clock is UTC, so daylight saving moves it"
-                         " by an hour, and a busy hour delays it")  # fmt: skip
-            notes.append("the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB;"
-                         " then the run stops rather than buy all again. A job of worth belongs onto a machine of its own")  # fmt: skip
-            notes += [f"the secrets: gh secret set {key.variable}" for key in spec.keys]
+    notes += [note.format(spec=spec, claim=asked.claim) for note in NOTES[form]]
+    if form == "systemd" and not asked.action:
+        notes.append(f"put both files into {_user_unit_folder()}, or give --install")
+    if form == "kubernetes" and spec.keys:
+        files = " ".join(f"--from-file={key.name}=FILE" for key in spec.keys)
+        notes.append(f"the secrets: kubectl create secret generic {spec.name}-keys {files}")
+    if form == "github":
+        notes += [f"the secrets: gh secret set {key.variable}" for key in spec.keys]
     return notes
 
 

@@ -7,67 +7,52 @@ import contextlib
 import secrets
 import signal
 import socket
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
-
+import batchgen
 from batchgen.cli.history import find_job_folders
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import manifest_folder, used_folders
-from batchgen.cli.options import ledger_option, pass_invocation
+from batchgen.cli.job_folder import find_manifest, manifest_folder, used_folders
+from batchgen.cli.report import manifest_info
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.location import has_ledger
+from batchgen.report.dashboard.actions import Actions
+from batchgen.report.dashboard.guard import RequestGuard, authority
+from batchgen.report.dashboard.hub import Hub
+from batchgen.report.dashboard.job_card import JobLocation
+from batchgen.report.dashboard.server import Dashboard, serve
+from batchgen.settings import Settings, is_loopback
 
-if TYPE_CHECKING:
-    from batchgen.report.dashboard.job_card import JobLocation
-    from batchgen.report.dashboard.server import Dashboard
-
-PORT = 8765
 TOKEN_VARIABLE = "BATCHGEN_SERVE_TOKEN"  # noqa: S105 - the variable's name
 MIN_TOKEN_CHARS = 16
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
 
 
-@click.command("serve")
-@click.argument("jobs", nargs=-1, type=click.Path(), metavar="[JOB]...")
-@ledger_option
-@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a token.")
-@click.option(
-    "--token",
-    "with_token",
-    is_flag=True,
-    help=f"Make up a token that visitors need; {TOKEN_VARIABLE} sets one, which is not printed.",
-)
-@click.option("--name", "names", multiple=True, metavar="HOST[:PORT]", help="Browsers come by this name; repeatable.")
-@click.option("--read-only", is_flag=True, help="Without the buttons to retry and to stop.")
-@pass_invocation
-def command(
-    invocation: Invocation, jobs: tuple[str, ...], port: int, host: str, with_token: bool, names: tuple[str, ...], read_only: bool
-) -> int:  # fmt: skip
-    """Serve a live dashboard of each JOB, a manifest, a job folder or a folder of jobs; without one, of all in jobs/ and here.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """names: others than the host's own by which browsers come."""
 
-    \b
-    It reads their ledgers and nothing else, so it shows a run of any process, and of one that died. It changes nothing
-    but by its two buttons, each after a question: take up again what was not made, and stop the run.
-    What it prints is its address. Ctrl-C ends it; runs that it began go on.
+    jobs: tuple[str, ...]
+    port: int
+    host: str
+    with_token: bool
+    names: tuple[str, ...]
+    read_only: bool
 
-    \b
-    Examples:
-      batchgen serve
-      batchgen serve catalog.yaml posters/ --port 0
-      batchgen serve --host 0.0.0.0 --token --read-only
-    """
-    for job in jobs:
+
+def serve_command(invocation: Invocation, **given: Any) -> int:
+    options = ServeOptions(**given)
+    for job in options.jobs:
         if not Path(job).exists():
             raise UsageError(f"{job}: there is no such manifest or folder")
-    token, print_token = _token(invocation, with_token)
-    if not _loopback(host) and not token:
-        raise UsageError(f"--host {host} lets others in: add --token, or set {TOKEN_VARIABLE}")
-    listener = _listen(host, port)
+    token, print_token = _token(invocation, options.with_token)
+    if not is_loopback(options.host) and not token:
+        raise UsageError(f"--host {options.host} lets others in: add --token, or set {TOKEN_VARIABLE}")
+    listener = _listen(options.host, options.port)
     try:
-        asyncio.run(_serve(invocation, jobs, listener, (host, *names), token, read_only, print_token=print_token))
+        asyncio.run(_serve(invocation, options, listener, token, print_token=print_token))
     except KeyboardInterrupt:
         pass
     finally:
@@ -77,8 +62,6 @@ def command(
 
 def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
     """(the token, empty for none; whether it is part of the address that is printed). Raises SettingsError."""
-    from batchgen.settings import Settings
-
     given = (Settings.load().text(TOKEN_VARIABLE) or "").strip()
     if given and len(given) < MIN_TOKEN_CHARS:
         raise SettingsError(f"{TOKEN_VARIABLE} has fewer than {MIN_TOKEN_CHARS} characters: anyone could guess it")
@@ -86,12 +69,6 @@ def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
         invocation.hide([given])
         return given, False
     return (secrets.token_urlsafe(32), True) if made_up else ("", False)
-
-
-def _loopback(host: str) -> bool:
-    from batchgen.settings import is_loopback
-
-    return is_loopback(host)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -105,22 +82,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    invocation: Invocation, jobs: tuple[str, ...], listener: socket.socket, names: tuple[str, ...], token: str,
-    read_only: bool, *, print_token: bool,
-) -> None:  # fmt: skip
-    from batchgen.cli.report import manifest_info
-    from batchgen.report.dashboard.actions import Actions
-    from batchgen.report.dashboard.guard import RequestGuard, authority
-    from batchgen.report.dashboard.hub import Hub
-    from batchgen.report.dashboard.server import Dashboard, serve
-
+    invocation: Invocation, options: ServeOptions, listener: socket.socket, token: str, *, print_token: bool
+) -> None:
     def make_dashboard(port: int) -> Dashboard:
-        host = socket.gethostname() if names[0] in ANY_ADDRESS else names[0]
-        own = ["localhost", "127.0.0.1", "::1", host, *([] if _loopback(names[0]) else [socket.gethostname()])]
+        host = socket.gethostname() if options.host in ANY_ADDRESS else options.host
+        others = [] if is_loopback(options.host) else [socket.gethostname()]
+        own = ["localhost", "127.0.0.1", "::1", host, *others]
         # A name may bear the port of a proxy, or none where that is the usual one.
-        hosts = {authority(name, port) for name in own} | {name.lower() for name in names[1:]}
+        hosts = {authority(name, port) for name in own} | {name.lower() for name in options.names}
         hub = Hub(
-            lambda: list_job_locations(jobs),
+            lambda: list_job_locations(options.jobs),
             lambda location, manifest: manifest_info(manifest, invocation),
             lambda: sorted(invocation.secrets, key=len, reverse=True),
             Actions(forecast_retry),
@@ -128,7 +99,8 @@ async def _serve(
         secret = f"?token={token}" if print_token else ""
         invocation.out.line(f"http://{authority(host, port)}/{secret}")
         invocation.out.stream.flush()
-        return Dashboard(hub, RequestGuard(frozenset(host.lower() for host in hosts), port, token), read_only)
+        guard = RequestGuard(frozenset(host.lower() for host in hosts), port, token)
+        return Dashboard(hub, guard, options.read_only)
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -139,8 +111,6 @@ async def _serve(
 
 def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
     """As they are now: looked for again and again, so that a job appears when it begins."""
-    from batchgen.report.dashboard.job_card import JobLocation
-
     if not jobs:
         return [JobLocation(folder) for folder in sorted(find_job_folders(Path("jobs")) | find_job_folders(Path()))]
     found: dict[Path, JobLocation] = {}
@@ -157,8 +127,6 @@ def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
 
 def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
     """Its job and its emulated job, those that have begun; else the one that is to be. Empty when the file has gone."""
-    from batchgen.report.dashboard.job_card import JobLocation
-
     try:
         real = manifest_folder(manifest).absolute()
     except UsageError:
@@ -168,12 +136,8 @@ def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
 
 def forecast_retry(location: JobLocation, states: frozenset[str]) -> dict[str, Any]:
     """What taking up these states again would make and cost. Raises BatchgenError."""
-    import batchgen
-    from batchgen.cli.retry import find_manifest
-    from batchgen.planning.plan import RetrySelection
-
     manifest, emulated = find_manifest(location.manifest or str(location.folder), location.folder)
     job = batchgen.load(manifest, output=location.folder, emulate=emulated)
-    found = batchgen.plan(job, retry_selection=RetrySelection(explicit=True, states=states)).forecast
+    found = batchgen.plan(job, retry_selection=batchgen.RetrySelection(explicit=True, states=states)).forecast
     facts = {"images": found.images, "usd": found.usd, "known_usd": found.known_usd, "unpriced": found.unpriced}
     return {**facts, "emulated": emulated}

@@ -8,11 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import click
-
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
 from batchgen.errors import UsageError
 from batchgen.report import formatting, view
 from batchgen.report.console import Console
@@ -48,28 +45,15 @@ CLEAR_SCREEN = "\x1b[H\x1b[J"  # to the upper left corner, and nothing below it
 NARROW = 80  # below this a table of states does not fit
 
 
-@click.command("status")
-@job_argument
-@folder_option
-@json_option()
-@click.option("--collect", is_flag=True, help="First collect what batches have brought; nothing is asked for.")
-@click.option("--watch", is_flag=True, help="Again and again while a run lasts; Ctrl-C leaves, the run goes on.")
-@pass_invocation
-def command(invocation: Invocation, job: str, output: str | None, as_json: bool, collect: bool, watch: bool) -> None:
-    """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
-
-    JOB is a manifest or a job folder.
-
-    \b
-    Examples:
-      batchgen status catalog.yaml
-      batchgen status catalog/ --json
-      batchgen status catalog.yaml --watch
-    """
+def status_command(
+    invocation: Invocation, job: str, output: str | None, as_json: bool, collect: bool, watch: bool
+) -> None:
     if watch and as_json:
         raise UsageError("--watch is for people: ask for --json again and again")
     if collect:
-        _collect(invocation, job, output)
+        from batchgen.cli.run_arguments import collect_batches  # most who ask for the status want no run
+
+        collect_batches(invocation, job, output)
     found = find_job(job, output)
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
@@ -83,19 +67,6 @@ def command(invocation: Invocation, job: str, output: str | None, as_json: bool,
     show_status(invocation.out, status)
     if found.emulated_folder is not None:
         invocation.out.line(f"There is an emulated job too: batchgen status {found.emulated_folder}", "dim")
-
-
-def _collect(invocation: Invocation, manifest: str, output: str | None) -> None:
-    """A run that asks for nothing new. Raises what a run raises."""
-    from dataclasses import replace
-
-    import batchgen
-    from batchgen.cli.run_job import load_job
-    from batchgen.planning.batchable import BatchOptions
-
-    job = load_job(invocation, manifest, output, emulate=False)
-    options = batchgen.RunOptions(retry_selection=batchgen.RetrySelection(states=frozenset(), explicit=True))
-    batchgen.run_sync(job, options=replace(options, batches=BatchOptions(wait=False, resend=False)))
 
 
 def watch_status(out: Console, folder: Path) -> None:

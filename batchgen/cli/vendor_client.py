@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from batchgen.cli.invocation import Invocation
 from batchgen.engine.routes import base_url_of
-from batchgen.errors import ConnectFailed, KeyRejected, Malformed, ModelUnavailable, SettingsError, Unanswered
+from batchgen.errors import (
+    ConnectFailed,
+    KeyRejected,
+    Malformed,
+    ModelUnavailable,
+    ProviderError,
+    SettingsError,
+    Unanswered,
+)
+from batchgen.profiles.catalogue import unknown_profile
+from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsListing
-from batchgen.providers.listings import Balance, Deprecation, ListedModel, Listing
-from batchgen.providers.registry import endpoints, provider_class, provider_names
+from batchgen.providers.listings import (
+    Balance,
+    Deprecation,
+    ListedModel,
+    Listing,
+    find_deprecation,
+    unknown_models,
+    wire_name,
+)
+from batchgen.providers.registry import endpoint_of, endpoints, key_variables, provider_class, provider_names
 from batchgen.records import Request
 from batchgen.settings import Settings, is_loopback
 
@@ -121,3 +143,89 @@ class VendorClient:
         if status != 200:
             raise account.listing.read_error(status, headers, body)
         return body
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModels:
+    """listed: by provider, each that was asked and answered; withdrawn: likewise. failures: why one that was asked did not."""
+
+    listed: Mapping[str, Sequence[ListedModel]]
+    failures: tuple[str, ...]
+    withdrawn: Mapping[str, Sequence[Deprecation]]
+
+    def live_status(self, profile: Profile) -> str:
+        """`live`, `absent`, `unlisted by us`, `not asked`, or what the vendor's feed of deprecations calls it."""
+        if self._list(profile) is None:
+            return "not asked"
+        if (deprecation := self._deprecation(profile)) is not None:
+            return deprecation.status
+        if profile.status == "unknown":
+            return "unlisted by us"
+        return "live" if self._entry(profile) else "absent"
+
+    def live_status_text(self, profile: Profile) -> str:
+        """The same for people."""
+        deprecation = self._deprecation(profile)
+        return self.live_status(profile) if deprecation is None else deprecation.description
+
+    def as_dict(self, profile: Profile) -> dict[str, Any]:
+        """The same as an object, with what the API says of the model."""
+        entry = self._entry(profile)
+        return {
+            "live": self.live_status(profile),
+            "deprecation": self._deprecation_facts(profile),
+            "input_tokens": entry.input_tokens if entry else None,
+            "methods": list(entry.methods) if entry else [],
+        }
+
+    def _deprecation(self, profile: Profile) -> Deprecation | None:
+        return find_deprecation(profile, self.withdrawn.get(profile.provider, ()))
+
+    def _deprecation_facts(self, profile: Profile) -> dict[str, Any] | None:
+        found = self._deprecation(profile)
+        names = ("status", "shutdown_at", "replaced_by")
+        return None if found is None else {name: getattr(found, name) or None for name in names}
+
+    def _list(self, profile: Profile) -> Sequence[ListedModel] | None:
+        return self.listed.get(endpoint_of(profile.provider).name)
+
+    def _entry(self, profile: Profile) -> ListedModel | None:
+        name = wire_name(profile)
+        return next((model for model in self._list(profile) or () if model.id == name), None)
+
+    def unknown_models(self, profiles: Iterable[Profile]) -> list[Profile]:
+        """Of image models that an API lists and we do not know."""
+        known = list(profiles)
+        return [
+            unknown_profile(name, provider)
+            for provider, models in self.listed.items()
+            for name in unknown_models(models, known)
+        ]
+
+
+def query_live_models(invocation: Invocation) -> LiveModels:
+    """Raises SettingsError without any key, and when no API that was asked gave its list."""
+    settings = Settings.load(Path.cwd())
+    invocation.hide_keys(settings)
+    if not (asked := vendor_accesses(settings)):
+        raise SettingsError("no API key, so no API was asked: set " + key_variables())
+    found = asyncio.run(query_vendors(asked))
+    if not found.listed:
+        raise SettingsError("; ".join(found.failures))
+    for failure in found.failures:
+        invocation.err.line(failure, "red")
+    return found
+
+
+async def query_vendors(asked: Iterable[VendorAccess]) -> LiveModels:
+    listed, withdrawn, failures = {}, {}, []
+    async with VendorClient() as vendors:
+        for account in asked:
+            try:
+                listed[account.provider] = await vendors.models(account)
+                withdrawn[account.provider] = await vendors.deprecations(account)
+            except SettingsError as error:
+                failures.append(f"{account.provider}: {error}")
+            except ProviderError as error:
+                failures.append(f"{account.provider}: {account.url} answers {error.http_status}: {error.message}")
+    return LiveModels(listed, tuple(failures), withdrawn)

@@ -5,33 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import click
+from typing import TypeVar
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job, head_fields, manifest_folder, used_folders
-from batchgen.cli.options import folder_option, job_argument, json_option, pass_invocation
-from batchgen.errors import UsageError
+from batchgen.cli.job_folder import find_job
 from batchgen.ledger.derivatives import DerivativeReader
-from batchgen.ledger.location import LedgerServer, configured_url, job_identity, read_pointer, validated_url
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import RESULTS_FILE as RESULTS
-from batchgen.ledger.schema import ledger_path
-from batchgen.manifest.addresses import has_url_scheme
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.gallery import FILE_NAME as GALLERY
 from batchgen.store.local_folder import FileVerdict
-from batchgen.store.store import Store, last_location, open_store_of
+from batchgen.store.store import Store, open_store_of
 from batchgen.store.stored_files import with_sidecars
-
-if TYPE_CHECKING:
-    from batchgen.engine.recovery.repair import Repair
 
 EXIT_DAMAGED = 3
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
@@ -45,12 +35,12 @@ class VerifyResult:
 
     checked: int = 0
     bytes: int = 0
+    waiting: int = 0  # in the spool, because the bucket did not take them
+    derived: int = 0  # derivatives that are as the ledger says
     missing: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
-    waiting: int = 0  # in the spool, because the bucket did not take them
-    derived: int = 0  # derivatives that are as the ledger says
     derived_amiss: list[str] = field(default_factory=list)
 
     @property
@@ -58,108 +48,19 @@ class VerifyResult:
         return not self.missing and not self.changed and not self.derived_amiss and not self.waiting
 
 
-@click.command("verify")
-@job_argument
-@folder_option
-@click.option(
-    "--repair",
-    "rebuild",
-    is_flag=True,
-    help="Rebuild a damaged or lost ledger from the files that are left, or complete an older one.",
-)
-@json_option()
-@pass_invocation
-def command(invocation: Invocation, job: str, output: str | None, rebuild: bool, as_json: bool) -> int:
-    """Read every image of JOB again and compare it with the ledger.
-
-    Exit code 3 when a file is missing or changed. Files that the ledger does not know are listed and left alone.
-
-    \b
-    Examples:
-      batchgen verify catalog.yaml
-      batchgen verify catalog/ --json
-      batchgen verify catalog.yaml --repair
-    """
+def verify_command(invocation: Invocation, job: str, output: str | None, rebuild: bool, as_json: bool) -> int:
     if rebuild:
+        from batchgen.cli.repair import repair_ledger  # reads manifests and pictures, which takes 0.3 s to import
+
         repair_ledger(invocation, job, output)
     folder = find_job(job, output).folder
     with Reader.open(folder) as reader:
         findings = verify(folder, reader, invocation.err)
     if as_json:
-        lists = {name: getattr(findings, name) for name in ("missing", "changed", "gone", "extra", "derived_amiss")}
-        invocation.out.json({"ok": findings.is_intact, "folder": str(folder), "checked": findings.checked,
-                             "bytes": findings.bytes, "waiting": findings.waiting, "derived": findings.derived, **lists})  # fmt: skip
+        invocation.out.json({"ok": findings.is_intact, "folder": str(folder), **asdict(findings)})
     else:
         print_result(invocation.out, findings)
     return 0 if findings.is_intact else EXIT_DAMAGED
-
-
-def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
-    """With the manifest at hand its fingerprints are kept too, so that the next run buys nothing of it again."""
-    import batchgen
-    from batchgen.engine.recovery.repair import repair
-
-    folder, print_line = find_repair_folder(job, output), invocation.err.line
-    if (there := read_pointer(folder)) is not None:
-        raise UsageError(
-            f"the ledger of {folder} is on a server, {there.server}, schema {there.schema}: --repair is for a ledger in the"
-            " folder. Restore that one from the server's backups"
-        )
-    loaded = None
-    if Path(job).is_file():
-        loaded = batchgen.load(job, output=output if output and has_url_scheme(output) else folder, emulate=True)
-    manifest, bucket = (None, last_location(folder)) if loaded is None else (loaded.manifest, loaded.bucket)
-    if manifest is not None and not bucket and output is None and folder == Path(os.path.abspath(manifest.output)):
-        bucket = manifest.bucket  # nothing in the folder says so any more
-    url = None if ledger_path(folder).is_file() else configured_url(folder)  # a damaged file is replaced by a file
-    name = folder.name if manifest is None else manifest.name
-    server = None if url is None else LedgerServer(validated_url(url), name, job_identity(bucket or str(folder)))
-    done = repair(folder, manifest, bucket, server)
-    if done is None:
-        print_line("the ledger is whole: there is nothing to repair")
-        return
-    print_repair(done, print_line, with_manifest=manifest is not None)
-
-
-def print_repair(done: Repair, print_line: Callable[..., None], *, with_manifest: bool) -> None:
-    if done.kept_as:
-        print_line(f"the damaged ledger is kept as {done.kept_as}")
-    print_line(f"{formatting.count(done.restored, 'image')} back in the ledger")
-    if done.unmarked:
-        then = (
-            "the manifest asks for something else now): the next run would make them again"
-            if with_manifest
-            else "no manifest was given): the next run keeps those whose prompt and model it still asks for"
-        )
-        print_line(f"{len(done.unmarked):,} of them without a fingerprint ({then}", "yellow")
-    for path in done.by_name:
-        print_line(f"matched by its file name only (nothing records its prompt): {path}", "yellow")
-    for old, new in done.moved:
-        print_line(f"{old} is {new} by its bytes, and has that name again")
-    for label, paths in (
-        ("missing or changed", done.gone),
-        ("not a whole picture, move it away", done.broken),
-        ("belongs to no known request, kept as", done.unassigned),
-    ):
-        for path in paths:
-            print_line(f"{label}: {path}", "yellow")
-
-
-def find_repair_folder(job: str, output: str | None) -> Path:
-    """The job's folder, with or without a ledger: of the job and its emulated job the one whose ledger is not whole. Raises
-    UsageError."""
-    from batchgen.engine.recovery.repair import is_ledger_intact
-
-    if Path(job).is_dir() or (output is not None and not has_url_scheme(output)):
-        return Path(output or job).absolute()
-    if not Path(job).is_file():
-        raise UsageError(f"{job}: there is no such manifest or folder")
-    real, folders = manifest_folder(Path(job)), used_folders(Path(job))
-    if real not in folders and (
-        real.is_dir() or not folders or has_url_scheme(head_fields(Path(job)).get("output", ""))
-    ):
-        folders.append(real)
-    return next((folder for folder in folders if not is_ledger_intact(folder)), folders[0]).absolute()
 
 
 def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:

@@ -1,4 +1,4 @@
-"""`batchgen worker`: make what was submitted with `--engine cluster`."""
+"""`batchgen worker`: make what was submitted with `--engine cluster`; `batchgen cancel`: take back what has not begun."""
 
 from __future__ import annotations
 
@@ -7,64 +7,28 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
-
+from batchgen.cli.daemon import RunCommand
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.options import ledger_option, log_options, pass_invocation
+from batchgen.cli.job_folder import find_job
+from batchgen.daemon.cluster_scheduler import ClusterScheduledJobs, ClusterScheduler, ClusterSchedulerOptions
+from batchgen.daemon.schedule_leases import ScheduleLeases
+from batchgen.engine.cluster.stop import cancel
+from batchgen.engine.cluster.worker import Worker, WorkerOptions
+from batchgen.engine.signals import handling_stop_signals
 from batchgen.errors import UsageError
-from batchgen.ledger.location import ledger_url
-from batchgen.providers.registry import provider_names
+from batchgen.events import Event
+from batchgen.ledger.location import SHARED_SCHEMA, ledger_url, read_pointer, server_address
+from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.report import formatting
+from batchgen.report.event_text import LogWarningPrinter, WorkerLines
 from batchgen.settings import LEDGER_VARIABLE, Settings
-
-if TYPE_CHECKING:
-    from batchgen.daemon.cluster_scheduler import ClusterScheduler
-    from batchgen.engine.cluster.worker import Worker
-    from batchgen.events import Event
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
-@click.command("worker")
-@click.argument("manifests", nargs=-1, type=click.Path(), metavar="[MANIFEST|GLOB|FOLDER]...")
-@ledger_option
-@click.option(
-    "--concurrency", type=click.IntRange(1, 1000), metavar="N",
-    help="Requests in flight for one job at most.  [default: as its manifest says]",
-)  # fmt: skip
-@click.option(
-    "--post-processes", type=click.IntRange(0, 1000), metavar="N",
-    help="Processes that make the files of `post:`; 0: this worker makes none.  [default: one fewer than cores, 8 at most]",
-)  # fmt: skip
-@click.option("--until-empty", is_flag=True, help="Leave when nothing is left that may be made now; for batch systems.")
-@click.option("--name", metavar="NAME", help="Unlike any other worker's.  [default: host, process and a few letters]")
-@click.option(
-    "--health-file", type=click.Path(), metavar="FILE", help="Touched every few seconds while the worker lives."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is amiss.")
-@log_options
-@pass_invocation
-def command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **options: Any) -> int:
-    """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
-
-    Each MANIFEST with `schedule:` in its head is submitted at its times, as well: once each night by one of all workers
-    that were given it, made up for within catch_up when that one dies. Edited manifests are read again each minute.
-
-    The files of `post:` are made too, in processes. It needs the API keys (not for those files), and the job's folder
-    under the same path, or a bucket as output. Any number of workers share
-    quota and budgets. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the
-    second gives that up too.
-
-    \b
-    Examples:
-      BATCHGEN_LEDGER=postgresql://batchgen@db/batchgen batchgen worker
-      batchgen worker --until-empty --concurrency 8
-      batchgen worker --post-processes 16
-      batchgen worker 'jobs/*.yaml'                 submits their nights too
-    """
-    from batchgen.engine.cluster.worker import Worker, WorkerOptions
-
+def worker_command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **options: Any) -> int:
     worker_options = WorkerOptions(**{name: given for name, given in options.items() if given not in (None, "")})
     if manifests and worker_options.until_empty:
         raise UsageError(
@@ -73,7 +37,7 @@ def command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **o
 
     invocation.open_log(quiet=quiet)
     settings = Settings.load()
-    invocation.hide_keys(settings, provider_names())
+    invocation.hide_keys(settings)
     url = ledger_url(settings)
     if url is None:
         raise UsageError(f"which ledger? --ledger postgresql://user@host/database, or {LEDGER_VARIABLE}")
@@ -88,8 +52,6 @@ def command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **o
     worker = Worker(url, settings, worker_options, emit)
     with ExitStack() as stack:
         if invocation.log is None:
-            from batchgen.report.event_text import LogWarningPrinter
-
             stack.enter_context(LogWarningPrinter(invocation.err.line))
         scheduler = partial(_make_scheduler, url, worker_options.name, manifests, emit, stack) if manifests else None
         return asyncio.run(_run(worker, scheduler))
@@ -97,8 +59,6 @@ def command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **o
 
 async def _run(worker: Worker, make_scheduler: Callable[[], ClusterScheduler] | None) -> int:
     """make_scheduler: of the nights, called once the server is there. Raises LedgerError, UsageError."""
-    from batchgen.engine.signals import handling_stop_signals
-
     signals = list[str]()
     schedulers: list[ClusterScheduler] = []
 
@@ -130,12 +90,6 @@ def _make_scheduler(
     url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack
 ) -> ClusterScheduler:
     """The nights of these manifests. Raises LedgerError."""
-    from batchgen.cli.daemon import RunCommand
-    from batchgen.daemon.cluster_scheduler import ClusterScheduledJobs, ClusterScheduler, ClusterSchedulerOptions
-    from batchgen.daemon.schedule_leases import ScheduleLeases
-    from batchgen.ledger.location import SHARED_SCHEMA
-    from batchgen.ledger.postgresql import PostgreSQL
-
     database = PostgreSQL(url, SHARED_SCHEMA, f"batchgen nights {name}")
     stack.callback(database.close)
     leases = ScheduleLeases(database, name)
@@ -150,7 +104,20 @@ def _make_scheduler(
 def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:
     observers = list[Any](() if invocation.log is None else (invocation.log,))
     if not quiet and (invocation.log is None or invocation.log_file is not None):
-        from batchgen.report.event_text import WorkerLines
-
         observers.append(WorkerLines(invocation.err))
     return observers
+
+
+def cancel_command(invocation: Invocation, job: str, output: str | None, as_json: bool) -> None:
+    folder = find_job(job, output).folder
+    there = read_pointer(folder)
+    if there is None:
+        raise UsageError(
+            f"{folder} has its ledger in a file: nothing of it is with a cluster; stop its run with Ctrl-C"
+        )
+    withdrawn, left = cancel(server_address(folder, None) or "", there.schema)
+    if as_json:
+        invocation.out.json({"folder": str(folder), "withdrawn": withdrawn, "in_flight": left})
+        return
+    rest = f"; {formatting.count(left, 'sample')} in flight will be finished" if left else ""
+    invocation.out.line(f"{formatting.count(withdrawn, 'sample')} withdrawn{rest}")

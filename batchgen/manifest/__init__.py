@@ -24,7 +24,7 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(name)
-    from importlib import import_module
+    from importlib import import_module  # at the top it would look like a name of ours
 
     return getattr(import_module(_MODULES[name]), name)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,6 +49,14 @@ class Cell:
     sha256: str
     state: str
     why: str
+
+
+class TextStyle(NamedTuple):
+    """size: pixels. anchor: which point of the text `at` is, by Pillow's two letters."""
+
+    size: int
+    colour: tuple[int, int, int]
+    anchor: str
 
 
 @dataclass(frozen=True, slots=True)

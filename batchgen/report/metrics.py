@@ -174,7 +174,7 @@ class MetricsFile:
 
     def write(self) -> None:
         """A file that cannot be written is said once and never ends a run."""
-        from prometheus_client import write_to_textfile
+        from prometheus_client import write_to_textfile  # an extra
 
         try:
             write_to_textfile(self._path, self)
@@ -211,7 +211,7 @@ class MetricsFile:
 
 def families(values: Iterable[tuple[str, MetricValue]]) -> list[Metric]:
     """values: each with the label of its job."""
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # an extra
 
     makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
     found = {name: makers[kind](name, help_text, labels=labels) for name, (kind, labels, help_text) in METRICS.items()}
@@ -263,7 +263,7 @@ class _SnapshotCollector:
 
 def exposition(folders: Iterable[Path]) -> tuple[bytes, str]:
     """(how these jobs stand in Prometheus' text format, its content type). Raises ImportError without the library."""
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # an extra
 
     return generate_latest(_SnapshotCollector(folders)), CONTENT_TYPE_LATEST
 

@@ -109,7 +109,7 @@ def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]
     logging.getLogger().addHandler(captured)
     try:
         check_library()
-        import apprise
+        import apprise  # an extra
 
         for number, address in enumerate(addresses, 1):
             service = apprise.Apprise()

@@ -51,7 +51,7 @@ class ObjectStorage:
     def __init__(self, url: str) -> None:
         """url: as `normalize_bucket_url` gives it. Raises SettingsError without the extra, or for an endpoint that is not safe."""
         try:
-            import obstore
+            import obstore  # an extra
             from obstore.store import from_url
         except ImportError:
             raise SettingsError(f"{url}: {MISSING_EXTRA}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.cli.daemon import RunCommand
-from batchgen.cli.main import SECTIONS
+from batchgen.cli.main import cli
 from batchgen.daemon.scheduled_jobs import ScheduledJobs
 from batchgen.ledger.server_url import is_unambiguous_url, passwords_in_url, redacted
 from batchgen.settings import environment_without_keys
@@ -50,7 +50,7 @@ def folder_of(manifest: Path) -> Path:
 
 
 def test_every_command_that_reads_or_writes_ledgers_can_be_told_where_they_are(batchgen):
-    told = {name for section in SECTIONS.values() for name in section if "--ledger" in batchgen(name, "--help").out}
+    told = {name for name in cli.commands if "--ledger" in batchgen(name, "--help").out}
     assert told == OF_JOBS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from batchgen.cli.doctor import check_listed_models
+from batchgen.cli.doctor_servers import check_listed_models
 from batchgen.cli.vendor_client import VendorAccess, VendorClient
 from batchgen.errors import ProviderError
 from batchgen.profiles.catalogue import load_catalogue

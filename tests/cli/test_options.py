@@ -1,37 +1,59 @@
-"""How option values are read, and which folder a JOB means."""
+"""How option values are read, what each command does with them, and which folder a JOB means."""
 
 from __future__ import annotations
 
+import inspect
 import time
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 
 import click
 import pytest
 
 from batchgen.cli.job_folder import head_fields, manifest_folder
-from batchgen.cli.options import duration_option, next_local_time, retry_states_option, time_option
-from batchgen.cli.run_job import deadline, retry_selection_of
+from batchgen.cli.main import cli
+from batchgen.cli.options import next_local_time, read_deadline, read_duration, read_retry_states
+from batchgen.cli.run_arguments import RunArguments
 
 CONTEXT = click.Context(click.Command("x"))
 OPTION = click.Option(["--x"])
+GIVEN = {"output": None, "only": (), "limit": None, "concurrency": None, "max_cost": None, "engine": "online"}
+
+
+def arguments(**options: object) -> RunArguments:
+    return RunArguments(**GIVEN, as_json=False, **options)
+
+
+@pytest.mark.parametrize("command", cli.commands.values(), ids=list(cli.commands))
+def test_what_a_command_does_takes_exactly_what_its_options_give(command):
+    module, function = command.body
+    given = {param.name for param in command.params if param.expose_value}
+    taken = list(inspect.signature(getattr(import_module(module), function)).parameters.values())
+    named = {parameter.name for parameter in taken[1:] if parameter.kind is not parameter.VAR_KEYWORD}
+    assert (taken[0].name, named - given) == ("invocation", set())
+    if given - named:  # the others make one record
+        records = [found for _, found in inspect.getmembers(import_module(module), is_dataclass)]
+        assert taken[-1].kind is taken[-1].VAR_KEYWORD
+        assert given - named <= {field.name for record in records for field in fields(record)}
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
     ("4h", 14400), ("90m", 5400), ("90min", 5400), ("1h30m", 5400), ("45s", 45), ("2d", 172800), ("0.5h", 1800), ("1H 5M", 3900),
 ])  # fmt: skip
 def test_a_duration_is_read(text, seconds):
-    assert duration_option(CONTEXT, OPTION, text) == seconds
+    assert read_duration(CONTEXT, OPTION, text) == seconds
 
 
 @pytest.mark.parametrize("text", ["4", "h", "", "4x", "30m1h", "-4h", "0s"])
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(click.BadParameter):
-        duration_option(CONTEXT, OPTION, text)
+        read_duration(CONTEXT, OPTION, text)
 
 
 @pytest.mark.parametrize("text", ["24:00", "6", "06:60", "six", "06:00:00"])
 def test_what_is_no_time_of_day_is_refused(text):
     with pytest.raises(click.BadParameter):
-        time_option(CONTEXT, OPTION, text)
+        read_deadline(CONTEXT, OPTION, text)
 
 
 @pytest.fixture
@@ -55,26 +77,26 @@ def test_until_is_the_next_time_the_clock_on_the_wall_shows_it(now, then):
 
 
 def test_the_earlier_of_two_deadlines_holds():
-    assert (deadline(100.0, 50.0, 20.0), deadline(60.0, 50.0, 20.0), deadline(None, None, 20.0)) == (70.0, 60.0, None)
+    given = [(100.0, 50.0), (60.0, 50.0), (None, None)]
+    assert [arguments(until=at, max_duration=s).deadline(20.0) for at, s in given] == [70.0, 60.0, None]
 
 
 @pytest.mark.parametrize(
     ("text", "states"), [("none", set()), ("failed", {"failed"}), ("failed, refused", {"failed", "refused"})]
 )
 def test_states_are_read(text, states):
-    assert retry_states_option(CONTEXT, OPTION, text) == states
+    assert read_retry_states(CONTEXT, OPTION, text) == states
 
 
 @pytest.mark.parametrize("text", ["", "succeeded", "failed,none"])
 def test_what_is_no_state_is_refused(text):
     with pytest.raises(click.BadParameter):
-        retry_states_option(CONTEXT, OPTION, text)
+        read_retry_states(CONTEXT, OPTION, text)
 
 
 def test_holding_leaves_uncertain_samples_out_unless_they_are_named():
-    named = frozenset({"uncertain"})
-    assert (retry_selection_of(None, fresh=False, hold=True).states, retry_selection_of(named, fresh=False, hold=True).states) == (
-        {"failed"}, {"uncertain"})  # fmt: skip
+    held = [arguments(on_uncertain="hold", retry_states=states) for states in (None, frozenset({"uncertain"}))]
+    assert [each.retry_selection.states for each in held] == [{"failed"}, {"uncertain"}]
 
 
 @pytest.mark.parametrize(("head", "folder"), [

@@ -6,18 +6,32 @@ import json
 
 import pytest
 
+from batchgen.cli.main import cli
 from tests.support.marked_key import KEY
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31m\u202eevil\u2066\x9b31m"
 HEAVY = ("aiohttp", "pydantic", "yaml", "jinja2", "PIL", "rich")
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["run", "--help"], ["nonsense"]])
-def test_help_imports_nothing_heavy(python, argv):
+def test_help_and_what_is_mistyped_import_nothing_heavy_and_nothing_that_a_command_does(python):
+    names = [name for name in cli.commands if name != "emulate"]  # its help is the emulator's own
+    argvs = [["--help"], ["--version"], ["nonsense"], *([name, "--help"] for name in names), ["run", "--no-such"]]
+    bodies = sorted({command.body[0] for command in cli.commands.values()})
     source = (
         "import sys\nfrom batchgen.cli.main import run_command_line\n"
-        f"run_command_line({argv!r})\n"
-        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+        f"for argv in {argvs!r}: run_command_line(argv)\n"
+        f"print('LOADED', [name for name in {(*HEAVY, *bodies)!r} if name in sys.modules])"
+    )
+    assert python(source).out.splitlines()[-1] == "LOADED []"
+
+
+def test_a_plain_run_loads_nothing_of_the_cluster_the_gallery_and_the_dashboard(python, write):
+    source = (
+        "import sys\nfrom batchgen.cli.main import run_command_line\n"
+        f"run_command_line(['run', {str(write({'mug': 'A mug'}))!r}, '--emulate', '--quiet'])\n"
+        "others = ('cluster', 'gallery', 'contact_sheet', 'dashboard', 'thumbnails', 'worker', 'daemon')\n"
+        "names = [name for name in sys.modules if name.startswith('batchgen.') and set(name.split('.')) & set(others)]\n"
+        "print('LOADED', names)"
     )
     assert python(source).out.splitlines()[-1] == "LOADED []"
 
@@ -35,10 +49,7 @@ def test_reading_a_ledger_imports_nothing_heavy(batchgen, python, write, command
 
 
 def test_every_command_has_help_with_an_example(batchgen):
-    from batchgen.cli.main import SECTIONS
-
-    names = [name for commands in SECTIONS.values() for name in commands if name != "emulate"]
-    without = [name for name in names if "Example" not in batchgen(name, "--help").out]
+    without = [name for name in cli.commands if name != "emulate" and "Example" not in batchgen(name, "--help").out]
     assert without == []
 
 

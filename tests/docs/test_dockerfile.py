@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 
 from click.testing import CliRunner
 
-from batchgen.cli.daemon import command as daemon
+from batchgen.cli.commands_set_up import DAEMON
 from batchgen.schedule.units import kubernetes
 from tests.support.paths import ROOT
 
@@ -56,5 +56,5 @@ def test_its_command_is_one_that_the_daemon_takes_and_its_health_check_looks_at_
     assert (json.loads(last("ENTRYPOINT")), last("STOPSIGNAL")) == (["batchgen"], "SIGTERM")
     name, *options = json.loads(last("CMD"))
     assert name == "daemon" and f"-e {options[1]} " in last("HEALTHCHECK")
-    assert CliRunner().invoke(daemon, [*options, "--help"]).exit_code == 0
-    daemon.make_context("daemon", options)
+    assert CliRunner().invoke(DAEMON, [*options, "--help"]).exit_code == 0
+    DAEMON.make_context("daemon", options)

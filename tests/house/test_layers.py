@@ -70,6 +70,13 @@ def test_no_module_reaches_itself_also_by_late_imports_and_by_those_for_types():
     assert not circles(graph())
 
 
+@pytest.mark.parametrize("module", [name for name in PATHS if not name.startswith("ledger.")])
+def test_an_import_inside_a_function_says_why_it_is_there(module):
+    lines = PATHS[module].read_text(encoding="utf-8").splitlines()
+    late = {each.line for each in imports_of(PATHS[module]) if each.late}
+    assert [number for number in sorted(late) if "#" not in "".join(lines[number - 2 : number])] == []
+
+
 def test_every_file_of_the_engine_has_its_row():
     files = {name for name, path in OURS.items() if name.startswith("engine.") and path.name != "__init__.py"}
     assert files == set(ROW)

@@ -22,8 +22,9 @@ import aiohttp
 import pytest
 
 import batchgen
+from batchgen.cli.commands_look import SERVE
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.serve import command, list_job_locations
+from batchgen.cli.serve import list_job_locations
 from batchgen.emulator import BatchOptions as EmulatedBatches
 from batchgen.emulator import EmulatorOptions
 from batchgen.emulator import serve as emulator
@@ -663,4 +664,4 @@ def test_the_command_is_lazy_and_a_job_that_is_not_there_is_named():
     )
     assert answer.stdout.splitlines()[-1] == "[]"
     with pytest.raises(UsageError, match="gone"):
-        command.main(["gone.yaml"], standalone_mode=False, obj=Invocation())
+        SERVE.main(["gone.yaml"], standalone_mode=False, obj=Invocation())

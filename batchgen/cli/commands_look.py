@@ -1,0 +1,160 @@
+"""The commands of `batchgen --help` that look at what was made: their options and their help."""
+
+from __future__ import annotations
+
+import click
+from click import Choice, IntRange
+
+from batchgen.cli.options import FOLDER, JOB, LEDGER, ONLY, Command, json_option, option
+
+JOBS = click.Argument(["jobs"], nargs=-1, type=click.Path(), metavar="[JOB]...")
+IMAGE_FILE = click.Path(dir_okay=False)
+
+STATUS = Command(
+    "status",
+    "How a job stands, while it runs and after.",
+    (
+        *(*JOB, FOLDER, json_option()),
+        option("--collect", "First collect what batches have brought; nothing is asked for."),
+        option("--watch", "Again and again while a run lasts; Ctrl-C leaves, the run goes on."),
+    ),
+    """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
+
+    JOB is a manifest or a job folder.
+
+    \b
+    Examples:
+      batchgen status catalog.yaml
+      batchgen status catalog/ --json
+      batchgen status catalog.yaml --watch
+    """,
+)
+HISTORY = Command(
+    "history",
+    "The nights of one or many jobs, a line each.",
+    (
+        *(JOBS, LEDGER),
+        option("--last N", "Runs to show.", type=IntRange(min=1), default=20),
+        json_option("Answer with one JSON list on stdout."),
+    ),
+    """Show the runs of each JOB, the newest first: when, how long, images, money and how it ended.
+
+    JOB is a manifest, a job folder or a folder of jobs; without one, all of those in jobs/ and here.
+
+    \b
+    Examples:
+      batchgen history
+      batchgen history catalog.yaml posters/ --last 50
+    """,
+)
+REPORT = Command(
+    "report",
+    "Write a gallery of the pictures, for the browser.",
+    (
+        *JOB,
+        option(
+            "-o, --output FILE", "Where to; default: report.html in the folder of the job.", "target", type=IMAGE_FILE
+        ),
+        option(
+            "--contact-sheet [FILE]",
+            "In place of the page one picture of all, .jpg, .png or .webp; default: contact-sheet.jpg in the folder.",
+            "sheet",
+            is_flag=False,
+            flag_value="",
+            type=IMAGE_FILE,
+        ),
+        option("--columns", "Of the contact sheet.", type=IntRange(1, 60), default=6),
+        option("--cell PX", "Side of a picture on the contact sheet.", type=IntRange(48, 1024), default=240),
+        *(ONLY, json_option()),
+    ),
+    """Write a gallery of JOB, a manifest or a job folder: report.html, which works from disk and from any static host.
+
+    \b
+    It shows every picture, prompt, setting, cost and attempt, and what the vendor said where there is no picture;
+    filter, search, compare, pick (space) and reject (x), and save a manifest that makes the rejected again.
+    Thumbnails are inside the page; full pictures are linked, so leave it beside them. It loads nothing from the network.
+
+    \b
+    Examples:
+      batchgen report catalog.yaml
+      batchgen report catalog/ -o public/index.html
+      batchgen report catalog.yaml --contact-sheet
+      batchgen report catalog.yaml --only 'mug-*' --contact-sheet mugs.png --columns 8 --cell 180
+    """,
+)
+SERVE = Command(
+    "serve",
+    "A live dashboard of one or many jobs.",
+    (
+        *(JOBS, LEDGER),
+        option("--port", "0: any that is free.", type=IntRange(0, 65535), default=8765),
+        option("--host", "Another than loopback needs a token.", default="127.0.0.1"),
+        option(
+            "--token",
+            "Make up a token that visitors need; BATCHGEN_SERVE_TOKEN sets one, which is not printed.",
+            "with_token",
+        ),
+        option("--name HOST[:PORT]", "Browsers come by this name; repeatable.", "names", multiple=True),
+        option("--read-only", "Without the buttons to retry and to stop."),
+    ),
+    """Serve a live dashboard of each JOB, a manifest, a job folder or a folder of jobs; without one, of all in jobs/ and here.
+
+    \b
+    It reads their ledgers and nothing else, so it shows a run of any process, and of one that died. It changes nothing
+    but by its two buttons, each after a question: take up again what was not made, and stop the run.
+    What it prints is its address. Ctrl-C ends it; runs that it began go on.
+
+    \b
+    Examples:
+      batchgen serve
+      batchgen serve catalog.yaml posters/ --port 0
+      batchgen serve --host 0.0.0.0 --token --read-only
+    """,
+)
+VERIFY = Command(
+    "verify",
+    "Compare every picture with the ledger.",
+    (
+        *(*JOB, FOLDER),
+        option(
+            "--repair",
+            "Rebuild a damaged or lost ledger from the files that are left, or complete an older one.",
+            "rebuild",
+        ),
+        json_option(),
+    ),
+    """Read every image of JOB again and compare it with the ledger.
+
+    Exit code 3 when a file is missing or changed. Files that the ledger does not know are listed and left alone.
+
+    \b
+    Examples:
+      batchgen verify catalog.yaml
+      batchgen verify catalog/ --json
+      batchgen verify catalog.yaml --repair
+    """,
+)
+EXPORT = Command(
+    "export",
+    "One row for each sample, as JSON lines or CSV.",
+    (
+        *JOB,
+        option("--format", "", "form", type=Choice(["jsonl", "csv"]), default="jsonl"),
+        option(
+            "-o, --output FILE|-",
+            "Where to; - is stdout, the default.",
+            "target",
+            default="-",
+            show_default=False,
+            type=click.Path(),
+        ),
+    ),
+    """Write one row for each sample of JOB, a manifest or a job folder.
+
+    \b
+    Examples:
+      batchgen export catalog.yaml | jq -r 'select(.state == "refused") | .prompt'
+      batchgen export catalog.yaml --format csv -o catalog.csv
+    """,
+)
+COMMANDS = (STATUS, HISTORY, REPORT, SERVE, VERIFY, EXPORT)

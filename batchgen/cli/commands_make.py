@@ -1,0 +1,133 @@
+"""The commands of `batchgen --help` that make images: their options and their help."""
+
+from __future__ import annotations
+
+from click import Choice
+
+from batchgen.cli.options import (
+    CAPS,
+    ENGINE,
+    EXECUTION,
+    FOLDER,
+    JOB,
+    LIMIT,
+    MANIFEST,
+    ONLY,
+    OUTPUT,
+    SELECTION,
+    Command,
+    json_option,
+    option,
+)
+
+PLAN_ROWS = 40
+
+RUN = Command(
+    "run",
+    "Make what is missing; running again goes on.",
+    (MANIFEST, *OUTPUT, *SELECTION, *CAPS, *EXECUTION),
+    """Make the images of MANIFEST that do not exist yet.
+
+    Running again goes on where the last run stopped; only what is new, has changed or failed is asked for. The first
+    Ctrl-C lets what is in flight finish, the second gives it up, the third leaves at once.
+
+    \b
+    Examples:
+      batchgen run catalog.yaml
+      batchgen run catalog.yaml --emulate            no key needed, nothing billed
+      batchgen run catalog.yaml --only 'mug-*' --limit 3
+      batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
+    """,
+)
+PLAN = Command(
+    "plan",
+    "Show what a run would do, why and for how much.",
+    (
+        *(MANIFEST, *OUTPUT, *SELECTION, *CAPS, ENGINE, json_option()),
+        option("--all", f"Every row, not only the first {PLAN_ROWS}.", "show_all"),
+    ),
+    """Show what a run of MANIFEST would do, and why: new, changed, again, or nothing.
+
+    \b
+    Examples:
+      batchgen plan catalog.yaml
+      batchgen plan catalog.yaml --fresh --only 'mug-*'
+      batchgen plan catalog.yaml --json | jq .usd
+    """,
+)
+VALIDATE = Command(
+    "validate",
+    "Check a manifest, nothing sent.",
+    (MANIFEST, json_option()),
+    """Check MANIFEST to its end. Every problem is one line, file:line:column first.
+
+    \b
+    Examples:
+      batchgen validate catalog.yaml
+      batchgen validate catalog.jsonl --json
+    """,
+    module="plan",
+)
+POST = Command(
+    "post",
+    "Make missing derivatives, nothing sent.",
+    (
+        *(*JOB, FOLDER, ONLY),
+        option(
+            "--engine",
+            "Who makes them: this machine, or the workers of the job's PostgreSQL ledger.",
+            type=Choice(["here", "cluster"]),
+            default="here",
+        ),
+        json_option(),
+    ),
+    """Make what `post:` asks for and is not there, of the pictures that JOB, a manifest or a job folder, has.
+
+    Every run does so by itself. Nothing is sent and no key is needed; what the manifest no longer asks for is removed.
+
+    \b
+    Examples:
+      batchgen post catalog.yaml
+      batchgen post catalog.yaml --only 'mug-*'
+      batchgen post catalog.yaml --engine cluster
+    """,
+    module="run",
+)
+RETRY = Command(
+    "retry",
+    "Take up again what failed, was refused or is uncertain.",
+    (
+        *JOB,
+        option("--failed", "What failed, reasons that `run` holds for final included."),
+        option("--refused", "What the vendor refused; the same request often is refused again."),
+        option("--uncertain", "What was sent and never answered; it may be billed twice."),
+        option("--reason R", "Only samples with this reason; repeatable.", "reasons", multiple=True),
+        *(FOLDER, ONLY, LIMIT, *CAPS, *EXECUTION),
+    ),
+    """Ask again for samples of JOB that have no image. JOB is a manifest or a job folder.
+
+    Without --failed, --refused or --uncertain, --reason alone picks from all three.
+
+    \b
+    Examples:
+      batchgen retry catalog.yaml --refused
+      batchgen retry catalog.yaml --failed --reason link_gone
+      batchgen retry catalog/ --uncertain --max-cost 2
+    """,
+    module="run",
+)
+CANCEL = Command(
+    "cancel",
+    "Withdraw what a cluster was given and has not begun.",
+    (*JOB, FOLDER, json_option()),
+    """Withdraw what `run --engine cluster` has submitted and no worker has begun; what is in flight is finished.
+
+    JOB is a manifest or a job folder. Running it again submits what is still missing.
+
+    \b
+    Examples:
+      batchgen cancel catalog.yaml
+    """,
+    module="worker",
+)
+COMMANDS = (RUN, PLAN, VALIDATE, POST, RETRY, CANCEL)

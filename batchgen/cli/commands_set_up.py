@@ -1,0 +1,280 @@
+"""The commands of `batchgen --help` that set things up: their options and their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click import Choice, IntRange
+
+from batchgen.cli.options import (
+    LEDGER,
+    LOG,
+    MANIFEST,
+    QUIET,
+    Command,
+    json_option,
+    option,
+    read_duration,
+    read_key_files,
+    read_time_of_day,
+    read_weekdays,
+)
+
+MANIFESTS = click.Argument(["manifests"], nargs=-1, type=click.Path(), metavar="[MANIFEST|GLOB|FOLDER]...")
+
+INIT = Command(
+    "init",
+    "Write a manifest to start from.",
+    (click.Argument(["file"], type=click.Path(), default="batch.yaml"),),
+    """Write a small, commented manifest to FILE (default batch.yaml). Nothing is ever overwritten.
+
+    \b
+    Examples:
+      batchgen init
+      batchgen init jobs/catalog.yaml
+    """,
+    module="printed",
+)
+MODELS = Command(
+    "models",
+    "The AI models, their limits and prices.",
+    (
+        option("--all", "Retired ones too.", "show_all"),
+        option("--live", "Ask the APIs there is a key for which models they list now; free."),
+        json_option(),
+    ),
+    """List the AI models with their limits and prices. An id that is not listed may be used all the same.
+
+    Prices are USD for one image of that size, from the vendors' tables; `?` is unknown. Prompt, references, thoughts and
+    searches are billed on top: `plan` counts them. The rpm is what batchgen keeps to unless the manifest's `models:` says
+    otherwise.
+
+    \b
+    Examples:
+      batchgen models
+      batchgen models --all --json
+      batchgen models --live
+    """,
+)
+SCHEMA = Command(
+    "schema",
+    "The manifest's JSON Schema, for editors.",
+    (option("--log", "Of a line of `run --log-format json`, in place of a manifest.", "of_log"),),
+    """Print the JSON Schema of a manifest; an editor completes and checks by it.
+
+    \b
+    Examples:
+      batchgen schema > batchgen.schema.json
+      batchgen schema --log > log.schema.json
+    """,
+    module="printed",
+)
+SCHEDULE = Command(
+    "schedule",
+    "Run it every night: a timer's units.",
+    (
+        MANIFEST,
+        option(
+            "--at HH:MM",
+            "When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]",
+            callback=read_time_of_day,
+        ),
+        option("--days DAYS", "mon,thu or mon-fri; every day without it.", callback=read_weekdays),
+        option(
+            "--as",
+            "What shall run it.",
+            "form",
+            type=Choice(["systemd", "cron", "launchd", "kubernetes", "github"]),
+            required=True,
+        ),
+        option("--until HH:MM", "Start nothing after this time.", callback=read_time_of_day),
+        option("--max-duration 4h", "Start nothing after this long.  [default: 22h]", callback=read_duration),
+        option(
+            "--key-file [NAME=]PATH",
+            "A file with the API key; repeatable. NAME: a variable, by default that of the default model; NOTIFY_URL and"
+            " BATCHGEN_LEDGER too.",
+            "keys",
+            multiple=True,
+            callback=read_key_files,
+        ),
+        option("--name NAME", "Of the units.  [default: batchgen- and the job's name]"),
+        option("--timezone ZONE", "Such as Europe/Berlin.  [default: this machine's]"),
+        option("--image", "Container image, for kubernetes.", default="batchgen:latest"),
+        option("--claim", "Volume claim with the manifest, for kubernetes.", default="batchgen"),
+        option("--install", "Put it in place (systemd user units, cron).", "action", flag_value="install"),
+        option("--uninstall", "Take it away again.", "action", flag_value="uninstall"),
+        click.Argument(["options"], nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]"),
+    ),
+    """Print what runs MANIFEST every night: units on stdout, what else there is to do on stderr.
+
+    A night that was missed is made up for where the system can. Two runs never overlap. Budget, deadline and daily
+    quota are no failures: the next night goes on. Options of `run` follow after `--`.
+
+    \b
+    Examples:
+      batchgen schedule catalog.yaml --at 01:30 --as systemd --install
+      batchgen schedule catalog.yaml --at 01:30 --until 06:00 --days mon-fri --as cron
+      batchgen schedule catalog.yaml --at 01:30 --as github -- --max-cost 5
+      batchgen schedule catalog.yaml --as kubernetes      when its own `schedule:` says
+    """,
+)
+WORKER = Command(
+    "worker",
+    "Make what `run --engine cluster` submits.",
+    (
+        *(MANIFESTS, LEDGER),
+        option(
+            "--concurrency N",
+            "Requests in flight for one job at most.  [default: as its manifest says]",
+            type=IntRange(1, 1000),
+        ),
+        option(
+            "--post-processes N",
+            "Processes that make the files of `post:`; 0: this worker makes none.  [default: one fewer than cores, 8 at most]",
+            type=IntRange(0, 1000),
+        ),
+        option("--until-empty", "Leave when nothing is left that may be made now; for batch systems."),
+        option("--name NAME", "Unlike any other worker's.  [default: host, process and a few letters]"),
+        option("--health-file FILE", "Touched every few seconds while the worker lives.", type=click.Path()),
+        *(QUIET, *LOG),
+    ),
+    """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
+
+    Each MANIFEST with `schedule:` in its head is submitted at its times, as well: once each night by one of all workers
+    that were given it, made up for within catch_up when that one dies. Edited manifests are read again each minute.
+
+    The files of `post:` are made too, in processes. It needs the API keys (not for those files), and the job's folder
+    under the same path, or a bucket as output. Any number of workers share
+    quota and budgets. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the
+    second gives that up too.
+
+    \b
+    Examples:
+      BATCHGEN_LEDGER=postgresql://batchgen@db/batchgen batchgen worker
+      batchgen worker --until-empty --concurrency 8
+      batchgen worker --post-processes 16
+      batchgen worker 'jobs/*.yaml'                 submits their nights too
+    """,
+)
+DAEMON = Command(
+    "daemon",
+    "Run all that has a schedule, for containers.",
+    (
+        MANIFESTS,
+        option(
+            "--jobs N",
+            "Nights at the same time; they share quota and budgets in any case.",
+            "places",
+            type=IntRange(min=1),
+            default=4,
+        ),
+        option(
+            "--grace 60s",
+            "Told to stop, how long runs may finish what is in flight. Give a container 30 s more to stop.",
+            callback=read_duration,
+            default="60s",
+        ),
+        option("--once", "Run what is due now, and leave."),
+        option("--list", "Show the jobs, their next and their last night, and leave.", "listing"),
+        json_option("With --list: answer with one JSON list on stdout."),
+        option("--emulate", "Run each against a local emulator: nothing billed, NAME.emulated/."),
+        LEDGER,
+        option(
+            "--log-format",
+            "Format of the log on stderr; json is also passed to the runs.",
+            type=Choice(["text", "json"]),
+            default="text",
+        ),
+        option(
+            "--health-file FILE",
+            "Touched every minute, for a container's health check.",
+            type=click.Path(path_type=Path),
+        ),
+    ),
+    """Run every MANIFEST that has `schedule:` in its head; without one, those in jobs/ and here.
+
+    A night that was missed is made up for once, within catch_up (24h); one that was killed goes on. A job never overlaps
+    itself. Edited manifests are read again each minute and on SIGHUP. SIGTERM lets the runs finish what is in flight.
+
+    \b
+    Examples:
+      batchgen daemon
+      batchgen daemon 'jobs/*.yaml' --log-format json
+      batchgen daemon --list
+      batchgen daemon --once                    what is due now, for tests and cron
+    """,
+)
+METRICS = Command(
+    "metrics",
+    "Names for Prometheus, a Grafana dashboard.",
+    (option("--grafana", "Print a dashboard as JSON, for Grafana's import."),),
+    """List the metrics of `run --metrics-file FILE`.
+
+    Point FILE, which ends in .prom, into the folder of node_exporter's --collector.textfile.directory; one file for each job.
+
+    \b
+    Examples:
+      batchgen run catalog.yaml --metrics-file /var/lib/node_exporter/catalog.prom
+      batchgen metrics --grafana > batchgen.json
+    """,
+    module="printed",
+)
+DOCTOR = Command(
+    "doctor",
+    "Check key, addresses, folder and clock.",
+    (
+        click.Argument(["manifest"], type=click.Path(), required=False),
+        option("--online", "Free requests to each API that there is a key for: key, clock, balance."),
+        option("--quota", "The same, and what the key may use: models, limits."),
+        *(LEDGER, json_option()),
+    ),
+    """Check keys, addresses, proxies, models, folder, clock and versions; with MANIFEST, what that one needs; with BATCHGEN_LEDGER
+    set, the server, the queue and who works.
+
+    Exit code 5 when something is missing that a run needs. Keys are named, never shown.
+
+    \b
+    Examples:
+      batchgen doctor
+      batchgen doctor catalog.yaml --online
+      batchgen doctor --quota
+    """,
+)
+EMULATE = Command(
+    "emulate",
+    "Serve the APIs locally, bill nothing.",
+    (click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED),),
+    """Serve the image APIs on this machine and bill nothing. `batchgen emulate --help` lists what it can do.""",
+    # Its help and its options are the emulator's own.
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+)
+COMPLETION = Command(
+    "completion",
+    "Print a completion script for your shell.",
+    (click.Argument(["shell"], type=Choice(["bash", "zsh", "fish"])),),
+    """Print a completion script for SHELL.
+
+    \b
+    Examples:
+      batchgen completion bash >> ~/.bashrc
+      batchgen completion zsh > ~/.zfunc/_batchgen
+      batchgen completion fish > ~/.config/fish/completions/batchgen.fish
+    """,
+    module="printed",
+)
+HELP = Command(
+    "help",
+    "The manual: its pages, or one of them.",
+    (click.Argument(["topic"], required=False),),
+    """List the pages of the manual, or show one; a command's name shows that command's options.
+
+    \b
+    Examples:
+      batchgen help
+      batchgen help quotas
+      batchgen help run
+    """,
+)
+COMMANDS = (INIT, MODELS, SCHEMA, SCHEDULE, WORKER, DAEMON, METRICS, DOCTOR, EMULATE, COMPLETION, HELP)

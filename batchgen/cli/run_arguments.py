@@ -1,0 +1,134 @@
+"""What the options of `run`, `retry` and `plan` ask for, and the job that they ask it of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import batchgen
+from batchgen.cli.invocation import Invocation
+from batchgen.errors import UsageError
+from batchgen.ledger.location import ledger_url
+from batchgen.planning.batchable import BatchOptions, ChunkLimits
+from batchgen.planning.plan import RetrySelection, Step
+from batchgen.settings import set_ledger_url
+
+if TYPE_CHECKING:
+    from batchgen.cli.post_run import PostRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArguments:
+    """The options as click has read them, under its names; those with defaults, some commands do not have.
+
+    until, fallback_at: UTC seconds; max_duration, stall: seconds. selection: in place of --retry and --fresh.
+    """
+
+    output: str | None
+    only: tuple[str, ...]
+    limit: int | None
+    concurrency: int | None
+    max_cost: float | None
+    engine: str
+    as_json: bool
+    emulate: bool = False
+    fresh: bool = False
+    retry_states: frozenset[str] | None = None
+    on_uncertain: str = "retry"
+    until: float | None = None
+    max_duration: float | None = None
+    stall: float | None = None
+    no_wait: bool = False
+    fallback_at: float | None = None
+    batch_size: int | None = None
+    yes: bool = False
+    quiet: bool = False
+    no_progress: bool = False
+    summary: str | None = None
+    notify: tuple[str, ...] = ()
+    metrics_file: str | None = None
+    selection: RetrySelection | None = None
+
+    @property
+    def hold_uncertain(self) -> bool:
+        return self.on_uncertain == "hold"
+
+    @property
+    def retry_selection(self) -> RetrySelection:
+        """By default what is uncertain is taken up too, unless it is held."""
+        if self.selection is not None:
+            return self.selection
+        states = frozenset({"failed"} if self.hold_uncertain else {"failed", "uncertain"})
+        return RetrySelection(states=states if self.retry_states is None else self.retry_states, fresh=self.fresh)
+
+    def deadline(self, now: float) -> float | None:
+        """The earlier of --until and --max-duration, in UTC seconds."""
+        latest = None if self.max_duration is None else now + self.max_duration
+        return min((at for at in (self.until, latest) if at is not None), default=None)
+
+    def plan(self, job: batchgen.Job, engine: str, on_step: Callable[[Step], None] | None = None) -> batchgen.Plan:
+        """What a run by this engine would do."""
+        return batchgen.plan(
+            job,
+            retry_selection=self.retry_selection,
+            only=self.only,
+            limit=self.limit,
+            concurrency=self.concurrency,
+            max_usd=self.max_cost,
+            on_step=on_step,
+            engine=engine,
+        )
+
+    def run_options(self) -> batchgen.RunOptions:
+        """Raises UsageError for what contradicts itself."""
+        at, size = self.fallback_at, self.batch_size
+        asked = {"--no-wait": self.no_wait, "--fallback-at": at, "--batch-size": size}
+        if self.engine == "online" and (given := [name for name, value in asked.items() if value]):
+            raise UsageError(f"{given[0]} is about batches: add --engine batch or --engine auto")
+        if at is not None and self.no_wait:
+            raise UsageError("--fallback-at waits until then: leave --no-wait out")
+        limits = ChunkLimits(requests=size) if size else ChunkLimits()
+        return batchgen.RunOptions(
+            retry_selection=self.retry_selection,
+            only=self.only,
+            limit=self.limit,
+            concurrency=self.concurrency,
+            max_usd=self.max_cost,
+            deadline=self.deadline(time.time()),
+            stall_s=self.stall,
+            hold_uncertain=self.hold_uncertain,
+            install_signal_handlers=True,
+            batches=BatchOptions(wait=not self.no_wait, fallback_at=at, limits=limits),
+        )
+
+
+def load_job(
+    invocation: Invocation,
+    manifest: str,
+    output: str | None = None,
+    *,
+    emulate: bool = False,
+    post_run: PostRun | None = None,
+) -> batchgen.Job:
+    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError.
+
+    post_run: told whom the manifest wants to tell, even when its key file cannot be read.
+    """
+    job = batchgen.load(manifest, output=output, emulate=emulate)
+    if post_run is not None:
+        post_run.configure(job)
+    invocation.hide_keys(job.settings, job.manifest.catalogue.providers)
+    set_ledger_url(ledger_url(job.settings))  # for whatever else looks at this job, wherever its folder is
+    if invocation.log is not None:
+        invocation.log.bind(job=job.manifest.name)
+    return job
+
+
+def collect_batches(invocation: Invocation, manifest: str, output: str | None) -> None:
+    """A run that asks for nothing new. Raises what a run raises."""
+    job = load_job(invocation, manifest, output)
+    nothing_new = RetrySelection(states=frozenset(), explicit=True)
+    batches = BatchOptions(wait=False, resend=False)
+    batchgen.run_sync(job, options=batchgen.RunOptions(retry_selection=nothing_new, batches=batches))
