@@ -296,7 +296,7 @@ class RunEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunPlanned(Event):
-    """`daemon`, `worker`: when a job's next night begins."""
+    """`daemon`: when a job's next night begins."""
 
     log_name: ClassVar[str] = "scheduled_run.planned"
     job: Job
@@ -306,7 +306,7 @@ class ScheduledRunPlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunStarted(Event):
-    """`daemon`, `worker`: a run of the job begins.
+    """`daemon`: a run of the job begins.
 
     why: on time, missed, interrupted, held, reset, batches, or made: what it submitted to workers.
     """
@@ -320,7 +320,7 @@ class ScheduledRunStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunEnded(Event):
-    """`daemon`, `worker`: that run is over."""
+    """`daemon`: that run is over."""
 
     log_name: ClassVar[str] = "scheduled_run.ended"
     job: Job
@@ -333,7 +333,7 @@ class ScheduledRunEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunSkipped(Event):
-    """`daemon`, `worker`: it is too long ago to be made up for."""
+    """`daemon`: it is too long ago to be made up for."""
 
     log_name: ClassVar[str] = "scheduled_run.skipped"
     job: Job
@@ -343,7 +343,7 @@ class ScheduledRunSkipped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunOutput(Event):
-    """`daemon`, `worker`: what that run says and is no line of a log."""
+    """`daemon`: what that run says and is no line of a log."""
 
     log_name: ClassVar[str] = "scheduled_run.output"
     job: Job

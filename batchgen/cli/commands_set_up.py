@@ -123,7 +123,7 @@ WORKER = Command(
     "worker",
     "Make what `run --engine cluster` submits.",
     (
-        *(MANIFESTS, LEDGER),
+        LEDGER,
         option(
             "--concurrency N",
             "Requests in flight for one job at most.  [default: as its manifest says]",
@@ -141,9 +141,6 @@ WORKER = Command(
     ),
     """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
 
-    Each MANIFEST with `schedule:` in its head is submitted at its times, as well: once each night by one of all workers
-    that were given it, made up for within catch_up when that one dies. Edited manifests are read again each minute.
-
     The files of `post:` are made too, in processes. It needs the API keys (not for those files), and the job's folder
     under the same path, or a bucket as output. Any number of workers share
     quota and budgets. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the
@@ -154,8 +151,8 @@ WORKER = Command(
       BATCHGEN_LEDGER=postgresql://batchgen@db/batchgen batchgen worker
       batchgen worker --until-empty --concurrency 8
       batchgen worker --post-processes 16
-      batchgen worker 'jobs/*.yaml'                 submits their nights too
     """,
+    context_settings={"allow_extra_args": True},  # for the answer to a manifest, which older versions took
 )
 DAEMON = Command(
     "daemon",

@@ -80,9 +80,7 @@ def _run_daemon(invocation: Invocation, scheduled_jobs: ScheduledJobs, arguments
 class RunCommand:
     """The command line of a night, and its environment."""
 
-    def __init__(self, emulate: bool, log_format: LogFormat, engine: str = "") -> None:
-        """engine: whatever the schedule says."""
-        self._engine = engine
+    def __init__(self, emulate: bool, log_format: LogFormat) -> None:
         self._extra_options = [
             *(["--emulate"] if emulate else []),
             *(["--log-format", "json"] if log_format == "json" else []),
@@ -98,10 +96,9 @@ class RunCommand:
         # Both limits hold: a night that is made up for by day lasts no longer than a night.
         limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
         money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
-        engine = self._engine or wanted.engine
-        engine_options = [] if engine == "online" else ["--engine", engine, "--no-wait"]
-        # The night's work is done: what has failed in it is left to the next one.
-        engine_options += ["--retry", "none"] if due.why == "made" else []
+        engine_options = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
+        # Workers have this night's work: what has failed in it is left to the next night.
+        engine_options += ["--retry", "none"] if wanted.engine == "cluster" and due.why == "batches" else []
         # -P: a file that lies beside the manifest is no module of ours.
         program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
         zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_passwords
-from batchgen.ledger.postgresql import passwords_in_url
 from batchgen.ledger.server_url import passwords_in_url
 from batchgen.report.console import Console
-from batchgen.report.log import LogFile
 from batchgen.settings import LEDGER_VARIABLE, Settings, environment, hideable
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ class Invocation:
         """When one is asked for and none is open. Raises UsageError when its file cannot be written to."""
         if self.log is not None or (self.log_file is None and self.log_format is None):
             return
-        from batchgen.report.log import Log, Stream  # they bring structlog, and most runs keep no log
+        from batchgen.report.log import Log, LogFile, Stream  # they bring structlog, and most runs keep no log
 
         stream = Stream(self.err.stream, plain=not self.err.unicode)
         sink = stream if self.log_file is None else LogFile(self.log_file)
@@ -75,10 +73,6 @@ class Invocation:
             self.log.write_event("warning", "run.notice", message=text)
         if not self.json_on_stderr:
             self.err.line(text, "yellow")
-
-    def hide_keys(self, settings: Settings, providers: Iterable[str]) -> None:
-        """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers also
-        when its variable is not named like one. Raises SettingsError."""
 
     def hide_keys(self, settings: Settings, providers: Iterable[str] | None = None) -> None:
         """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers, or of

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
-from batchgen.cli.daemon import RunCommand
+import click
+
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.daemon.cluster_scheduler import ClusterScheduledJobs, ClusterScheduler, ClusterSchedulerOptions
-from batchgen.daemon.schedule_leases import ScheduleLeases
 from batchgen.engine.cluster.stop import cancel
 from batchgen.engine.cluster.worker import Worker, WorkerOptions
 from batchgen.engine.signals import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Event
-from batchgen.ledger.location import SHARED_SCHEMA, ledger_url, read_pointer, server_address
-from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.location import ledger_url, read_pointer, server_address
 from batchgen.report import formatting
 from batchgen.report.event_text import LogWarningPrinter, WorkerLines
 from batchgen.settings import LEDGER_VARIABLE, Settings
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+NO_MANIFESTS = (
+    "a worker takes no manifest: it makes what others submit. Every night, `batchgen run MANIFEST --engine cluster --no-wait`"
+    " submits, from a timer (`batchgen schedule`), a CronJob, or `batchgen daemon` with `schedule: {engine: cluster}`"
+)
 
 
-def worker_command(invocation: Invocation, manifests: tuple[str, ...], quiet: bool, **options: Any) -> int:
+def worker_command(invocation: Invocation, quiet: bool, **options: Any) -> int:
+    if click.get_current_context().args:
+        raise UsageError(NO_MANIFESTS)
     worker_options = WorkerOptions(**{name: given for name, given in options.items() if given not in (None, "")})
-    if manifests and worker_options.until_empty:
-        raise UsageError(
-            "--until-empty leaves when nothing is left, and nights need a worker that stays: leave one out"
-        )
-
     invocation.open_log(quiet=quiet)
     settings = Settings.load()
     invocation.hide_keys(settings)
@@ -53,52 +50,20 @@ def worker_command(invocation: Invocation, manifests: tuple[str, ...], quiet: bo
     with ExitStack() as stack:
         if invocation.log is None:
             stack.enter_context(LogWarningPrinter(invocation.err.line))
-        scheduler = partial(_make_scheduler, url, worker_options.name, manifests, emit, stack) if manifests else None
-        return asyncio.run(_run(worker, scheduler))
+        return asyncio.run(_run(worker))
 
 
-async def _run(worker: Worker, make_scheduler: Callable[[], ClusterScheduler] | None) -> int:
-    """make_scheduler: of the nights, called once the server is there. Raises LedgerError, UsageError."""
+async def _run(worker: Worker) -> int:
+    """Raises LedgerError, UsageError."""
     signals = list[str]()
-    schedulers: list[ClusterScheduler] = []
 
     def stop(number: int) -> None:
         signals.append(signal.Signals(number).name)
         worker.stop()
-        for scheduler in schedulers:
-            scheduler.stop()
 
     with handling_stop_signals(stop):
-        if make_scheduler is None:
-            await worker.run()
-        elif await worker.wait_for_server():
-            schedulers.append(make_scheduler())
-            await _run_with_schedule(worker, schedulers[0])
-    return SIGNAL_EXIT_CODES[signals[0]] if signals else 0
-
-
-async def _run_with_schedule(worker: Worker, scheduler: ClusterScheduler) -> None:
-    nights = asyncio.create_task(scheduler.run())
-    try:
         await worker.run()
-    finally:
-        scheduler.stop()
-        await nights
-
-
-def _make_scheduler(
-    url: str, name: str, manifests: tuple[str, ...], emit: Callable[[Event], None], stack: ExitStack
-) -> ClusterScheduler:
-    """The nights of these manifests. Raises LedgerError."""
-    database = PostgreSQL(url, SHARED_SCHEMA, f"batchgen nights {name}")
-    stack.callback(database.close)
-    leases = ScheduleLeases(database, name)
-    leases.create_tables()
-    return ClusterScheduler(
-        ClusterScheduledJobs(manifests, leases),
-        leases,
-        ClusterSchedulerOptions(command=RunCommand(emulate=False, log_format="text", engine="cluster"), emit=emit),
-    )
+    return SIGNAL_EXIT_CODES[signals[0]] if signals else 0
 
 
 def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:

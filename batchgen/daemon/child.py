@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
@@ -24,10 +25,9 @@ class ChildProcess:
         """Raises OSError."""
         return cls(
             await asyncio.create_subprocess_exec(
-                *argv, env=environ, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                *argv, env=environ, start_new_session=True, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
             )
-        )  # fmt: skip
+        )
 
     async def wait(self, on_line: Callable[[str], None]) -> int:
         """The exit code, 128 and the signal's number when one ended it. on_line: told of what it says."""

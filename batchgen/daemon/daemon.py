@@ -34,6 +34,7 @@ RELOAD_EVERY_S = 60
 KILL_AFTER_S = 10.0  # after the second signal, until a run that does not leave is killed
 EXIT_SIGNAL_BASE = 128
 PARTIAL_EXIT_CODES = (3, 4)
+ONE_AT_A_TIME = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}  # for APScheduler
 EXIT_CODE_MEANINGS = {
     0: "all images exist",
     1: "a bug in batchgen",
@@ -44,7 +45,7 @@ EXIT_CODE_MEANINGS = {
     6: "stopped by budget, goes on later",
     7: "stopped by deadline, goes on later",
     8: "stopped by a daily quota, goes on later",
-    9: "batches are out, looked at again soon",
+    9: "work is out (batches, the cluster's workers), looked at again soon",
     11: "another run holds the job, tried again soon",
 }
 _logger = logging.getLogger("batchgen.daemon")
@@ -83,10 +84,10 @@ class Daemon:
         """Until a signal. Answers the exit code. Raises UsageError without APScheduler, StoreError."""
         self._start()
         self._scheduler = _scheduler()
+        now = datetime.now(UTC)
         self._scheduler.add_job(
-            self._reload_and_plan, "interval", seconds=RELOAD_EVERY_S, id="look", next_run_time=datetime.now(UTC),
-            max_instances=1, coalesce=True, misfire_grace_time=None,
-        )  # fmt: skip
+            self._reload_and_plan, "interval", seconds=RELOAD_EVERY_S, id="look", next_run_time=now, **ONE_AT_A_TIME
+        )
         self._scheduler.start()
         await self._stopping.wait()
         self._scheduler.pause()
@@ -134,10 +135,8 @@ class Daemon:
 
     def _schedule_check(self, job: ScheduledJob, wait: WaitUntil) -> None:
         at = datetime.now(UTC) + timedelta(seconds=max(0.0, wait.until - self._now()))
-        self._scheduler.add_job(
-            self._run_if_due, "date", run_date=at, args=[job], id=str(job.path),
-            max_instances=1, coalesce=True, misfire_grace_time=None, replace_existing=True,
-        )  # fmt: skip
+        what = {"args": [job], "id": str(job.path), "replace_existing": True}
+        self._scheduler.add_job(self._run_if_due, "date", run_date=at, **what, **ONE_AT_A_TIME)
 
     async def _run_if_due(self, job: ScheduledJob) -> None:
         """Run the night of a job if one is due, then wait for the next. Never raises: the daemon outlives its jobs."""
@@ -156,7 +155,7 @@ class Daemon:
             if isinstance(decision, WaitUntil):
                 self._announce_next(job, decision)
         except Exception as error:
-            log_failure(job.name, error, "the other jobs go on")
+            _log_failure(job.name, error)
         finally:
             job.running = False
             self._job_tasks.discard(task)
@@ -275,12 +274,12 @@ class Daemon:
             await asyncio.wait(self._job_tasks)
 
 
-def log_failure(name: str, error: Exception, rest: str) -> None:
-    """One job's trouble, which is not the others'. rest: what goes on."""
+def _log_failure(name: str, error: Exception) -> None:
+    """One job's trouble, which is not the others'."""
     if isinstance(error, (BatchgenError, OSError)) or machine_refusal(error):
         _logger.error("%s: %s", name, machine_refusal(error) or error)
     else:
-        _logger.error("%s: a bug in batchgen; %s", name, rest, exc_info=error)
+        _logger.error("%s: a bug in batchgen; the other jobs go on", name, exc_info=error)
 
 
 def _scheduler() -> Any:

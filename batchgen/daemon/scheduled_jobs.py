@@ -116,7 +116,7 @@ class ScheduledJobs:
             job = ScheduledJob(path, name, schedule, schedule_state, state_file if self._persistent else None)
             self.jobs[path] = job
         job.name, job.schedule = name, schedule
-        times = timing_json(schedule)
+        times = _timing_json(schedule)
         # A schedule counts from when it is first seen, and never from a moment that a wrong clock gave.
         if job.schedule_state.schedule != times or job.schedule_state.since > now + DAY_S:
             job.schedule_state = replace(job.schedule_state, schedule=times, since=now)
@@ -131,7 +131,7 @@ class ScheduledJobs:
                 job.state_file.release()
 
 
-def timing_json(schedule: Schedule) -> str:
+def _timing_json(schedule: Schedule) -> str:
     """What makes a schedule another one, in JSON."""
     return schedule.model_dump_json(include={"at", "cron", "days", "timezone"}, exclude_none=True)
 

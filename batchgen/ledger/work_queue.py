@@ -1,18 +1,23 @@
-"""Work for the cluster, in the schema of its job: which samples are handed over, what they wait for, and who has them."""
+"""Work for the cluster, in the schema of its job: samples and the derivatives of their pictures, what each waits for, who has it."""
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from batchgen.ledger.backlog import dump_sample, load_sample
+from batchgen.ledger.backlog import dump_sample
 from batchgen.ledger.database import Connection
-from batchgen.records import Sample, sample_key
+from batchgen.ledger.derivatives import DerivativeRow, delete_derivatives, upsert_derivatives
+from batchgen.records import Derivative, Post, Sample, sample_key
+
+DERIVATIVES_LANE = "post"  # no model's: these are of a provider and a model
 
 # missing: how many of the samples it needs are not made yet; claim: of the worker that has it, empty while nobody has.
+# body: a sample, or what is to be made of a picture; then images is 0. due_done: files, by run.
 TABLES_DDL = """
 CREATE TABLE IF NOT EXISTS submission (
   run_id INTEGER PRIMARY KEY, facts TEXT NOT NULL, budget_usd REAL, spent_usd REAL NOT NULL DEFAULT 0, deadline REAL,
@@ -26,6 +31,8 @@ CREATE TABLE IF NOT EXISTS stopped_lane (run_id INTEGER NOT NULL, lane TEXT NOT 
   PRIMARY KEY (run_id, lane));
 CREATE TABLE IF NOT EXISTS need (key TEXT NOT NULL, work_id INTEGER NOT NULL, PRIMARY KEY (key, work_id));
 CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
+CREATE TABLE IF NOT EXISTS due_done (
+  run_id INTEGER PRIMARY KEY, made INTEGER NOT NULL, skipped INTEGER NOT NULL, removed INTEGER NOT NULL);
 """
 # By the server's clock: a worker whose own is wrong by hours must not end the work of all others.
 DEADLINE_PASSED_SQL = "deadline <= extract(epoch FROM clock_timestamp())"
@@ -35,19 +42,35 @@ DEADLINE_PASSED_SQL = "deadline <= extract(epoch FROM clock_timestamp())"
 class Submission:
     """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; bucket: of
     the pictures, empty when they are in it; lanes: requests a minute by lane; limits, models: as the manifest says;
-    recipes: of derivatives, by the names that `derivative_work.dump_recipe` gives; stall_s: how long a worker asks without a success."""
+    stall_s: how long a worker asks without a success."""
 
     name: str
     folder: str
     bucket: str
-    limits: Mapping[str, Any]
-    models: Mapping[str, Any]
-    lanes: Mapping[str, int | None]
     hold_uncertain: bool
     emulator_url: str | None
     version: str
-    recipes: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Any] = field(default_factory=dict)
+    lanes: Mapping[str, int | None] = field(default_factory=dict)
     stall_s: float | None = 1800.0
+
+
+class DerivativeOrder(NamedTuple):
+    """What is to be made of a sample's picture."""
+
+    item_id: str
+    n: int
+    post: Post
+
+    @property
+    def key(self) -> str:
+        return f"{DERIVATIVES_LANE}/{sample_key(self.item_id, self.n)}"  # which no sample has: their ids have no slash
+
+
+def is_of_derivatives(key: str) -> bool:
+    """What kind of work that is."""
+    return key.startswith(f"{DERIVATIVES_LANE}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +84,11 @@ class SubmissionStatus:
 
 def load_submission(db: Connection, run_id: int) -> Submission | None:
     row = db.execute("SELECT facts FROM submission WHERE run_id = ?", (run_id,)).fetchone()
-    return None if row is None else Submission(**json.loads(row[0]))
+    if row is None:
+        return None
+    facts = json.loads(row[0])
+    facts.pop("recipes", None)  # of a version whose derivatives were no work like samples
+    return Submission(**facts)
 
 
 def submission_status(db: Connection, run_id: int) -> SubmissionStatus:
@@ -73,28 +100,20 @@ def last_submitting_run(db: Connection) -> int | None:
     """The last run that has work in the queue; None when nothing is there."""
     if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
         return None
-    row = db.execute(
-        "SELECT max(run_id) FROM (SELECT run_id FROM work UNION ALL"
-        " SELECT run_id FROM due WHERE state = 'queued' AND run_id > 0) going"  # 0: of `batchgen post`, which is no run
-    ).fetchone()
+    # 0: of `batchgen post`, which is no run. Derivatives that wait for a picture are there for its sample's sake.
+    row = db.execute("SELECT max(run_id) FROM work WHERE run_id > 0 AND (images > 0 OR missing = 0)").fetchone()
     return None if row[0] is None else int(row[0])
 
 
-def insert_submission(
+def add_submission(
     db: Connection, run_id: int, facts: Submission, budget_usd: float | None, deadline: float | None
 ) -> None:
-    sql = "INSERT INTO submission (run_id, facts, budget_usd, deadline, made_at) VALUES (?, ?, ?, ?, ?)"
+    """Unless it is there already."""
+    sql = "INSERT INTO submission (run_id, facts, budget_usd, deadline, made_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     db.execute(sql, (run_id, json.dumps(asdict(facts)), budget_usd, deadline, time.time()))
 
 
-def add_recipes(db: Connection, run_id: int, recipes: Mapping[str, Any]) -> None:
-    """To a submission that goes on."""
-    facts = json.loads(db.execute("SELECT facts FROM submission WHERE run_id = ?", (run_id,)).fetchone()[0])
-    facts["recipes"] = {**facts["recipes"], **recipes}
-    db.execute("UPDATE submission SET facts = ? WHERE run_id = ?", (json.dumps(facts), run_id))
-
-
-def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, Sequence[str]]]) -> None:
+def insert_samples(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, Sequence[str]]]) -> None:
     """rows: lane, sample, keys of the samples that it needs first. The samples are `submitted` from here on."""
     at = time.time()
     db.executemany(
@@ -119,6 +138,35 @@ def insert_work(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, S
             for n in range(s.n, s.n + s.images)
         ],
     )
+
+
+def insert_derivatives(db: Connection, run_id: int, orders: Sequence[DerivativeOrder], *, awaited: bool) -> None:
+    """awaited: their pictures are still to be made. What is there already and says the same stays as it is."""
+    unless_same = "" if awaited else " WHERE work.missing <> 0 OR work.body <> excluded.body"
+    db.executemany(
+        "INSERT INTO work (run_id, key, lane, priority, missing, body, item_id, n, images) VALUES (?, ?, ?, 0, ?, ?, ?, ?, 0)"
+        " ON CONFLICT (key) DO UPDATE SET run_id = excluded.run_id, missing = excluded.missing, body = excluded.body,"
+        f" claim = ''{unless_same}",
+        [(run_id, o.key, DERIVATIVES_LANE, int(awaited), _dump_post(o.post), o.item_id, o.n) for o in orders],
+    )
+    sql = "INSERT INTO need SELECT ?, id FROM work WHERE key = ? ON CONFLICT DO NOTHING"
+    if not awaited:
+        sql = "DELETE FROM need WHERE key = ? AND work_id = (SELECT id FROM work WHERE key = ?)"
+    db.executemany(sql, [(sample_key(o.item_id, o.n), o.key) for o in orders])
+
+
+@functools.lru_cache(maxsize=64)
+def _dump_post(post: Post) -> str:
+    return json.dumps(asdict(post), sort_keys=True)
+
+
+def load_post(body: str) -> Post:
+    facts = json.loads(body)
+    made = [
+        Derivative(**{**one, "widths": tuple(one["widths"]), "crop": one["crop"] and tuple(one["crop"])})
+        for one in facts["derivatives"]
+    ]
+    return Post(**{**facts, "derivatives": tuple(made)})
 
 
 def submitted_samples(db: Connection) -> list[tuple[str, int]]:
@@ -154,23 +202,47 @@ def cancel_work(db: Connection, keys: Iterable[str]) -> int:
     left, at, withdrawn = list(keys), time.time(), 0
     while left:
         key = left.pop()
-        row = db.execute("SELECT body FROM work WHERE key = ?", (key,)).fetchone()
+        row = db.execute("SELECT item_id, n, images FROM work WHERE key = ?", (key,)).fetchone()
         if row is None:
             continue
-        sample = load_sample(row[0])
-        numbers = range(sample.n, sample.n + sample.images)
-        for n in numbers:
-            left += [name for name, _ in dependents_of(db, sample_key(sample.item.id, n))]
+        item_id, first, images = row
+        for n in range(first, first + images):
+            left += [name for name, *_ in dependents_of(db, sample_key(item_id, n))]
             db.execute(
                 "UPDATE sample SET state = 'wanted', updated_at = ? WHERE item_id = ? AND n = ? AND state = 'submitted'",
-                (at, sample.item.id, n),
+                (at, item_id, n),
             )
-        withdrawn += len(numbers)
+        withdrawn += images
         delete_work(db, [key])
     return withdrawn
 
 
-def dependents_of(db: Connection, key: str) -> list[tuple[str, str]]:
-    """(key, body) of all work that waits for this sample."""
-    sql = "SELECT w.key, w.body FROM need d JOIN work w ON w.id = d.work_id WHERE d.key = ? ORDER BY w.id"
-    return [(name, body) for name, body in db.execute(sql, (key,)).fetchall()]
+def dependents_of(db: Connection, key: str) -> list[tuple[str, str, int]]:
+    """(key, body, images) of all work that waits for this sample."""
+    sql = "SELECT w.key, w.body, w.images FROM need d JOIN work w ON w.id = d.work_id WHERE d.key = ? ORDER BY w.id"
+    return [(name, body, images) for name, body, images in db.execute(sql, (key,)).fetchall()]
+
+
+def record_derivatives(
+    db: Connection, run_id: int, rows: Sequence[DerivativeRow], stale: Sequence[DerivativeRow], *, removed: int
+) -> None:
+    """removed: files of these, or of stale ones, that were deleted."""
+    upsert_derivatives(rows)(db)
+    delete_derivatives(stale)(db)
+    made, skipped = (sum(row.state == state for row in rows) for state in ("made", "skipped"))
+    db.execute(
+        "INSERT INTO due_done VALUES (?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET made = due_done.made + excluded.made,"
+        " skipped = due_done.skipped + excluded.skipped, removed = due_done.removed + excluded.removed",
+        (run_id, made, skipped, removed),
+    )
+
+
+def delete_derivative_counts(db: Connection, run_id: int) -> None:
+    db.execute("DELETE FROM due_done WHERE run_id = ?", (run_id,))
+
+
+def derivative_progress(db: Connection, run_id: int) -> tuple[int, tuple[int, int, int]]:
+    """(pictures whose files may be made now, of whichever run; files that this run made, left out and removed)."""
+    left = db.execute("SELECT count(*) FROM work WHERE images = 0 AND missing = 0").fetchone()[0]
+    row = db.execute("SELECT made, skipped, removed FROM due_done WHERE run_id = ?", (run_id,)).fetchone()
+    return int(left), (0, 0, 0) if row is None else (row[0], row[1], row[2])

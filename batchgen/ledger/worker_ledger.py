@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from batchgen.errors import Fenced
-from batchgen.ledger import derivative_work, work_queue
+from batchgen.ledger import work_queue
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.changes import end_attempt, insert_attempt, insert_blocked
 from batchgen.ledger.database import Connection, placeholders
+from batchgen.ledger.derivatives import DerivativeRow, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import open_schema
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_attempt_from_row
+from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.writer import Writer
 from batchgen.planning.reason_text import blocked_message
 from batchgen.records import Sample, sample_key
@@ -48,9 +50,8 @@ class FencedLedger(Ledger):
         worker: str,
         *,
         defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None,
-        defer_derivatives: Callable[[Connection], None] = lambda db: None,
     ) -> None:
-        """defer, defer_derivatives: put what is ready into the queue, in the transaction that made it ready."""
+        """defer: puts work, by number, into the queue, in the transaction that made it ready."""
         self.schema = schema
         self.worker = worker
         self.run_id = run_id
@@ -60,22 +61,18 @@ class FencedLedger(Ledger):
         except BaseException:
             self.reader.close()
             raise
-        self.defer = defer
-        self.defer_derivatives = defer_derivatives
+        self._defer = defer
 
-    # --- having a sample
+    # --- having work
 
     async def claim(self, key: str) -> ClaimedSample | None:
         """Take a sample that the queue has handed out; None when there is nothing to do about it any more."""
 
         def change(db: Connection) -> ClaimedSample | None:
-            row = db.execute(
-                "UPDATE work SET claim = ? WHERE key = ? AND run_id = ? RETURNING lane, body",
-                (self.worker, key, self.run_id),
-            ).fetchone()
-            if row is None:
+            if (row := self._claim(db, key)) is None:
                 return None
-            sample = load_sample(row[1])
+            lane, body, *_ = row
+            sample = load_sample(body)
             rows = db.execute(
                 f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome IS NULL ORDER BY id",
                 (sample.item.id, sample.n, self.run_id),
@@ -85,10 +82,25 @@ class FencedLedger(Ledger):
                 (sample.item.id, sample.n, self.run_id),
             ).fetchone()[0]
             return ClaimedSample(
-                sample, row[0], tuple(map(open_attempt_from_row, rows)), self._unreported_end(db, sample), uncertain
+                sample, lane, tuple(map(open_attempt_from_row, rows)), self._unreported_end(db, sample), uncertain
             )
 
         return cast("ClaimedSample | None", await self.writer.write(change))
+
+    async def claim_derivatives(self, key: str) -> DerivativeOrder | None:
+        """The same for the derivatives of a picture."""
+
+        def change(db: Connection) -> DerivativeOrder | None:
+            if (row := self._claim(db, key)) is None:
+                return None
+            _, body, item_id, n = row
+            return DerivativeOrder(item_id, n, work_queue.load_post(body))
+
+        return cast("DerivativeOrder | None", await self.writer.write(change))
+
+    def _claim(self, db: Connection, key: str) -> tuple[str, str, str, int] | None:
+        sql = "UPDATE work SET claim = ? WHERE key = ? AND run_id = ? AND missing = 0 RETURNING lane, body, item_id, n"
+        return cast("tuple[str, str, str, int] | None", db.execute(sql, (self.worker, key, self.run_id)).fetchone())
 
     def _unreported_end(self, db: Connection, sample: Sample) -> tuple[str, str] | None:
         row = db.execute(
@@ -98,14 +110,10 @@ class FencedLedger(Ledger):
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
-    async def release(self, keys: Sequence[str]) -> None:
+    async def release(self, key: str) -> None:
         """Back to whoever takes it up next."""
-
-        def change(db: Connection) -> None:
-            for key in keys:
-                db.execute("UPDATE work SET claim = '' WHERE key = ? AND claim = ?", (key, self.worker))
-
-        await self.writer.write(change)
+        sql = "UPDATE work SET claim = '' WHERE key = ? AND claim = ?"
+        await self.writer.write(lambda db: db.execute(sql, (key, self.worker)))
 
     async def cancel(self, sample: Sample) -> None:
         """It is not to be made in this submission any more, unless another worker has it."""
@@ -173,6 +181,25 @@ class FencedLedger(Ledger):
             raise Fenced(sample.key, answer)
         return answer
 
+    async def record_derivatives(
+        self,
+        key: str,
+        rows: Sequence[DerivativeRow],
+        stale: Sequence[DerivativeRow],
+        touched: Sequence[DerivativeRow],
+        *,
+        removed: int,
+    ) -> None:
+        """What was made of a picture, unless another worker has it or a later run wants it otherwise by now."""
+
+        def change(db: Connection) -> None:
+            upsert_derivatives(touched)(db)
+            if self._holds_claim(db, key):
+                work_queue.delete_work(db, [key])
+                work_queue.record_derivatives(db, self.run_id, rows, stale, removed=removed)
+
+        await self.writer.write(change)
+
     def _on_attempt_end(self, db: Connection, attempt: int, usd: float | None) -> None:
         sql = "SELECT item_id, n, images, estimate_usd, run_id, outcome FROM attempt WHERE id = ?"
         item_id, n, images, estimate_usd, run_id, outcome = db.execute(sql, (attempt,)).fetchone()
@@ -185,16 +212,24 @@ class FencedLedger(Ledger):
         rows = db.execute(sql, (item_id, n, n + images)).fetchall()
         ends = [(sample_key(item_id, number), state, reason) for number, state, reason in rows]
         made = [key for key, state, _ in ends if state == "succeeded"]
-        self.defer(db, work_queue.release_dependents(db, made))
-        numbers = [n for n, state, _ in rows if state == "succeeded"]
-        if numbers and derivative_work.mark_ready(db, item_id, numbers):
-            self.defer_derivatives(db)
+        self._defer(db, work_queue.release_dependents(db, made))
         without = [
             (key, blocked_message(key, state, reason)) for key, state, reason in ends if state in ("refused", "failed")
         ]
         _block_dependents(db, without)
         if all(state in ("succeeded", "refused", "failed") for _, state, _ in ends):
             work_queue.delete_work(db, [sample_key(item_id, n)])
+
+    def unplaced_since(self, item_id: str, n: int) -> float | None:
+        """When a picture of the sample was recorded that does not stand under its name yet; UTC seconds."""
+        rows = self.reader._query(
+            "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id"
+            " WHERE i.item_id = ? AND i.n = ? AND i.placed = 0 AND i.role = 'image'",
+            item_id,
+            n,
+        )
+        at = next(rows)[0]
+        return None if at is None else float(at)
 
     # --- requests of others
 
@@ -255,9 +290,11 @@ def _block_dependents(db: Connection, ended: Sequence[tuple[str, str]]) -> list[
     left, gone = list(ended), list[str]()
     while left:
         key, why = left.pop()
-        for name, body in work_queue.dependents_of(db, key):
-            sample = load_sample(body)
+        for name, body, images in work_queue.dependents_of(db, key):
             gone.append(name)
+            if not images:  # there will be no picture to make files of
+                continue
+            sample = load_sample(body)
             for n in range(sample.n, sample.n + sample.images):
                 single = replace(sample, n=n, images=1)
                 if single.key not in blocked:

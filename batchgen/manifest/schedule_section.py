@@ -89,8 +89,7 @@ class Schedule(BaseModel):
     max_duration: DurationText | None = Field(None, description="Start nothing after this long; default 22h.")
     engine: Literal["online", "batch", "auto", "cluster"] = Field(
         "online",
-        description="As `run --engine`; the daemon submits batches, and collects them when they are done. What is given to"
-        " `batchgen worker` goes to the cluster.",
+        description="As `run --engine`; the daemon submits batches or work for the cluster, and looks again until it is done.",
     )
     max_cost: float | None = Field(None, gt=0, description="Stop a night before it spends more than this, in USD.")
     catch_up: Annotated[str, AfterValidator(_check_catch_up)] | None = Field(

@@ -11,11 +11,11 @@ from batchgen.scheduling.window import quota_day_start
 EXIT_DAILY_QUOTA, EXIT_SUBMITTED, EXIT_LOCKED, EXIT_PERSON_NEEDED = 8, 9, 11, 5
 SIGNAL_EXIT_CODES = (129, 130, 143)  # by a signal
 ON_TIME_TOLERANCE_S = 120.0  # a night that begins this late is on time: timers and busy machines are
-BATCH_POLL_S = 900.0  # between two looks at batches that are out
+BATCH_POLL_S = 900.0  # between two looks at batches, or work of the cluster, that is out
 LOCK_RETRY_S = 300.0  # between two looks whether the other run is over
 RESET_MARGIN_S = 300.0  # clocks differ
 DAY_S = 86400.0
-RunReason = Literal["on time", "missed", "interrupted", "held", "reset", "batches", "made"]
+RunReason = Literal["on time", "missed", "interrupted", "held", "reset", "batches"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,8 +85,13 @@ def test_a_worker_that_cannot_begin_says_why_and_leaves_with_a_code_that_tells(b
     assert (batchgen("worker").code, batchgen("worker", "--ledger", "nonsense").code) == (2, 5)
     wrong = batchgen("worker", "--ledger", database.replace(PASSWORD, "another-word"))
     assert (wrong.code, "another-word" in wrong.err, "Traceback" in wrong.err) == (5, False, False)
-    both = batchgen("worker", "--ledger", database, "--until-empty", "job.yaml")
-    assert (both.code, "a worker that stays" in both.err) == (2, True)
+
+
+def test_a_worker_that_is_given_a_manifest_says_who_submits_nights_instead(batchgen, database):
+    answer = batchgen("worker", "--ledger", database, "--until-empty", "job.yaml")
+    assert (answer.code, answer.out) == (2, "")
+    for words in ("takes no manifest", "--engine cluster --no-wait", "CronJob", "batchgen daemon"):
+        assert words in answer.err
 
 
 def test_the_health_file_stays_fresh_while_the_server_is_away(tmp_path, monkeypatch):

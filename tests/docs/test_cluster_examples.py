@@ -145,10 +145,22 @@ def test_a_drained_machine_costs_no_try_and_no_code_that_means_later_fails_a_job
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_submitter_never_overlaps_and_leaves_with_0_when_the_workers_have_the_work():
-    for command in (CONTAINERS["CronJob"]["command"], OURS["submitter"]["command"]):
-        assert {"--no-wait", "--later-ok"} <= set(command)
+def test_the_cron_job_never_overlaps_and_leaves_with_0_when_the_workers_have_the_work():
+    assert {"--no-wait", "--later-ok"} <= set(CONTAINERS["CronJob"]["command"])
     assert of_kind("CronJob")[0]["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+def test_compose_submits_every_night_by_a_daemon_at_the_hour_of_the_cron_job(tmp_path):
+    service, manifest = OURS["daemon"], "/work/catalog.yaml"
+    assert service["command"][:2] == ["daemon", manifest]
+    assert f"./{MANIFEST.name}:{manifest}:ro" in service["volumes"]
+    schedule = batchgen.load(MANIFEST, environ={"XDG_STATE_HOME": str(tmp_path)}).manifest.schedule
+    cron_job = of_kind("CronJob")[0]["spec"]
+    assert schedule is not None and schedule.engine == "cluster"
+    assert (schedule.timezone, f"{schedule.at[3:].lstrip('0')} {int(schedule.at[:2])} * * *") == (
+        cron_job["timeZone"],
+        cron_job["schedule"],
+    )
 
 
 def test_the_cron_job_speaks_as_the_one_that_schedule_prints():
@@ -169,7 +181,10 @@ def test_the_cron_job_speaks_as_the_one_that_schedule_prints():
 
 def test_the_health_that_is_asked_about_is_the_one_that_a_worker_tells():
     workers = {"kubernetes": CONTAINERS["Deployment"], "compose": OURS["worker"]}
-    told = {command["command"][command["command"].index("--health-file") + 1] for command in workers.values()}
+    told = {
+        command["command"][command["command"].index("--health-file") + 1]
+        for command in (*workers.values(), OURS["daemon"])
+    }
     assert told == set(re.findall(r"/\S+\.alive", (ROOT / "Dockerfile").read_text().replace('"', " ")))
     for probe in ("livenessProbe", "readinessProbe"):
         words = CONTAINERS["Deployment"][probe]["exec"]["command"]
@@ -182,8 +197,8 @@ def test_a_database_that_is_not_up_yet_is_waited_for():
         assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
 
-def test_only_the_workers_run_unasked():
-    assert [name for name, service in OURS.items() if not service.get("profiles")] == ["worker"]
+def test_only_the_workers_and_the_daemon_that_gives_them_work_run_unasked():
+    assert [name for name, service in OURS.items() if not service.get("profiles")] == ["worker", "daemon"]
 
 
 # --- what batchgen takes

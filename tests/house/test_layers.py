@@ -19,16 +19,16 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 ENGINE = """
 online outcome reconciliation routes dependents conversation lane_events sidecars
 recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
-context run_events spooled_reply budgets pacing reference_inputs reconcile_items derivative_runner discrepancies
-settle recovery.repair_lines cluster.stop cluster.dependents cluster.submit cluster.submitted_store
+context cluster.session run_events spooled_reply budgets pacing reference_inputs reconcile_items derivative_runner discrepancies
+settle recovery.repair_lines cluster.stop cluster.dependents cluster.sample_lanes cluster.derivative_session
 attempts deferred_uploads http_attempt prepare preflight reconcile remote_engine
-recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.derivative_worker cluster.monitor
-execute links recovery.repair cluster.derivative_jobs
+recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.submit cluster.monitor
+execute links recovery.repair
 pipeline signals cluster.orphan_recovery cluster.submit_derivatives
 batch.context cluster.engine cluster.previous_attempts
-batch.outcomes cluster.session
-batch.chunk_submitter cluster.worker
-batch.result_collector batch.startup
+batch.outcomes cluster.sample_parts
+batch.chunk_submitter cluster.sample_session
+batch.result_collector batch.startup cluster.worker
 batch.runner ending recovery.recover
 online_run
 run

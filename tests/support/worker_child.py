@@ -53,7 +53,7 @@ def ended(pid: int) -> int:
 def serve() -> None:
     for module in (
         "engine.cluster.worker",
-        "engine.cluster.session",
+        "engine.cluster.sample_session",
         "cli.worker",
         "report.event_text",
         "providers.gemini",

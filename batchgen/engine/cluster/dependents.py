@@ -1,4 +1,4 @@
-"""What waits for other samples, when the queue of the cluster keeps it back."""
+"""What a worker has in place of what a run has: what waits for other samples, and the lines of results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from batchgen.engine.dependents import Dependents
 from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.worker_ledger import FencedLedger
-from batchgen.records import Sample
+from batchgen.records import Result, Sample
 from batchgen.references.local import References
 from batchgen.store.store import Store
 
@@ -26,3 +27,11 @@ class QueuedDependents(Dependents):
 
     def close(self) -> None:
         self._backlog.close()
+
+
+class NoResultsFile(ResultsFile):
+    """The lines are written by the run that submitted the work, from the ledger."""
+
+    def __init__(self) -> None: ...
+
+    def append(self, sample: Sample, made: Result | None = None) -> None: ...

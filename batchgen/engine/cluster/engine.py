@@ -6,14 +6,13 @@ import asyncio
 import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 
 from batchgen import __version__
-from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.derivative_jobs import DerivativePlan, plan_derivatives
 from batchgen.engine.cluster.monitor import ClusterMonitor
 from batchgen.engine.cluster.orphan_recovery import recover_after_workers
 from batchgen.engine.cluster.reference_bundle import ReferencePacker
-from batchgen.engine.cluster.submit import migrate_queue, submit
+from batchgen.engine.cluster.submit import DerivativePlan, migrate_queue, plan_derivatives, submit
 from batchgen.engine.outcome import RunEnding
 from batchgen.engine.remote_engine import RemoteRun
 from batchgen.engine.signals import handling_stop_signals
@@ -23,7 +22,6 @@ from batchgen.ledger import work_queue
 from batchgen.ledger.database import Connection
 from batchgen.ledger.location import read_pointer
 from batchgen.ledger.work_queue import Submission
-from batchgen.records import Sample
 
 ROWS_AT_ONCE = 2000
 
@@ -82,19 +80,12 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> None:
     packer = ReferencePacker(run.store, run.manifest.references)
 
     def change(db: Connection) -> None:
-        if (run.reconciliation.wanted or plan.derives) and work_queue.load_submission(db, run_id) is None:
-            work_queue.insert_submission(db, run_id, facts, budget_usd, options.deadline)
-        if run.reconciliation.wanted:
-            rows: list[tuple[str, Sample, tuple[str, ...]]] = []
-            for lane, sample, keys in run.backlog.iter_all():
-                rows.append((lane, packer.pack(sample), keys))
-                if len(rows) == ROWS_AT_ONCE:
-                    work_queue.insert_work(db, run_id, rows)
-                    rows = []
-            work_queue.insert_work(db, run_id, rows)
-            queue.defer(db, schema, run_id=run_id)
-        plan.await_pictures(db, run_id)
-        plan.submit(db, schema, run_id)
+        if run.reconciliation.wanted or plan.derives:
+            work_queue.add_submission(db, run_id, facts, budget_usd, options.deadline)
+        waiting = run.backlog.iter_all() if run.reconciliation.wanted else iter(())
+        while rows := [(lane, packer.pack(sample), keys) for lane, sample, keys in islice(waiting, ROWS_AT_ONCE)]:
+            work_queue.insert_samples(db, run_id, rows)
+        plan.insert(db, run_id)
 
     submit(run.url, schema, change)
 

@@ -22,7 +22,7 @@ from batchgen.events import (
     SampleEnded,
     SampleSucceeded,
 )
-from batchgen.ledger import derivative_work
+from batchgen.ledger import work_queue
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
@@ -89,17 +89,17 @@ class ClusterMonitor:
         self._db.transact([lambda db: stop_expired(db, self._db.schema)])
         if time.monotonic() - self._repaired_s > REPAIR_EVERY_S:
             self._repaired_s = time.monotonic()
-            self._db.transact([lambda db: queue.requeue_lost(db, self._db.schema)])
+            self._db.transact([lambda db: queue.defer_ready(db, self._db.schema)])
         rows = self._rows(
             "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE claim <> '')"
-            " FROM work GROUP BY lane"
+            " FROM work WHERE images > 0 GROUP BY lane"
         )
         left = sum(images for _, images, _, _ in rows)
         ready = {lane for lane, _, ready, _ in rows if ready}
         self._emit_started()
         self._emit_ended()
         self._emit_lanes()
-        pictures, _ = derivative_work.progress(self._db, 0)
+        pictures, _ = work_queue.derivative_progress(self._db, 0)
         self._note_if_no_worker(left, pictures)
         parked = {lane for lane, until in self._parked.items() if until > time.time()}
         if not rows:
@@ -145,41 +145,26 @@ class ClusterMonitor:
                 self._blocked.add((item_id, n))
                 self._emit_sample_ended(sample_key(item_id, n), model, "blocked", "blocked", message)
 
-    def _emit_attempt(
-        self,
-        number: int,
-        item_id: str,
-        n: int,
-        lane: str,
-        outcome: str,
-        reason: str,
-        message: str,
-        maybe: int,
-        at: float,
-    ) -> None:
+    def _emit_attempt(self, number: int, item_id: str, n: int, lane: str, *end: Any) -> None:
+        """end: outcome, reason, message, whether it may have been billed, and when it was sent."""
+        outcome, reason, message, maybe_billed, sent_at = end
         key, model, now = sample_key(item_id, n), lane.partition("/")[2], time.time()
         if outcome == "succeeded":
-            rows = self._rows(
-                f"SELECT n, (SELECT usd FROM sample s WHERE s.item_id = i.item_id AND s.n = i.n), {IMAGE_COLUMNS}"
-                " FROM image i WHERE attempt_id = ? AND role = 'image' ORDER BY k",
-                number,
-            )
-            for made, usd, *file in rows:
-                picture = image_file(tuple(file))
-                self._emit(
-                    SampleSucceeded(
-                        at=now, attempt=number, key=sample_key(item_id, made), model=model, files=(picture,), usd=usd,
-                        seconds=now - at,
-                    )
-                )  # fmt: skip
+            self._emit_pictures(number, model, now - sent_at)
             return
         self._failed[key] = model
-        self._emit(
-            AttemptFailed(
-                at=now, attempt=number, key=key, model=model, outcome=outcome, reason=reason, message=message,
-                retry_in_s=None, maybe_billed=bool(maybe),
-            )
-        )  # fmt: skip
+        how = {"outcome": outcome, "reason": reason, "message": message, "maybe_billed": bool(maybe_billed)}
+        self._emit(AttemptFailed(at=now, attempt=number, key=key, model=model, retry_in_s=None, **how))
+
+    def _emit_pictures(self, attempt: int, model: str, seconds: float) -> None:
+        rows = self._rows(
+            f"SELECT item_id, n, (SELECT usd FROM sample s WHERE s.item_id = i.item_id AND s.n = i.n), {IMAGE_COLUMNS}"
+            " FROM image i WHERE attempt_id = ? AND role = 'image' ORDER BY k",
+            attempt,
+        )
+        for item_id, n, usd, *file in rows:
+            made = {"key": sample_key(item_id, n), "files": (image_file(tuple(file)),), "usd": usd, "seconds": seconds}
+            self._emit(SampleSucceeded(at=time.time(), attempt=attempt, model=model, **made))
 
     def _emit_final_state(self, key: str, model: str) -> None:
         item_id, _, n = key.partition("#")
@@ -229,7 +214,7 @@ class ClusterMonitor:
     async def wait_until_derived(self) -> None:
         """When no derivatives are left in the queue."""
         while True:
-            pictures, _ = await asyncio.to_thread(derivative_work.progress, self._db, 0)
+            pictures, _ = await asyncio.to_thread(work_queue.derivative_progress, self._db, 0)
             if not pictures:
                 return
             await asyncio.to_thread(self._note_if_no_worker, 0, pictures)
@@ -237,7 +222,7 @@ class ClusterMonitor:
 
     def tally(self, run_id: int) -> DerivativeCounts:
         """What became of the derivatives that this run put into the queue."""
-        pictures, counts = derivative_work.progress(self._db, run_id)
+        pictures, counts = work_queue.derivative_progress(self._db, run_id)
         states = DerivativeReader.from_reader(self._reader).derivative_counts().values()
         return DerivativeCounts(*counts, sum(each.get("failed", 0) for each in states), not pictures, pictures)
 

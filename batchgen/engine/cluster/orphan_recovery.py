@@ -6,78 +6,47 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.session import adoption_lock, lock_spool, take_spool, unlock_spool
 from batchgen.engine.cluster.stop import stop_expired
 from batchgen.engine.links import settle_downloaded
 from batchgen.engine.recovery.open_attempts import adopt_spooled, is_in_place, move_unplaced, settle_by_receipt
+from batchgen.engine.recovery.receipts import bind_store
 from batchgen.engine.recovery.unrecorded_files import find_moved_files
 from batchgen.engine.settle import place_recorded
 from batchgen.errors import StoreError
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.safe_open import PRIVATE_MODE
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.job_folder import SPOOL
-from batchgen.store.spool import disk_error
 from batchgen.store.store import Store
 
-LOCK_SUFFIX = ".lock"
 Note = Callable[[str], None]
 
 
-def take_spool(store: Store) -> FileLock:
-    """Make a worker's own spool and hold it. Raises StoreError, also when another worker has it.
-
-    Adoption deletes spools that nobody holds, so it may not come between making one and locking it.
-    """
+def take_and_adopt_spool(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> FileLock:
+    """Make a worker's own spool and hold it. One worker of the same name may have been here before and died. Raises StoreError."""
+    died = os.path.isdir(store.spool)
+    lock = take_spool(store)
     try:
-        Path(store.root, STATE_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _adoption_lock(store)
-        lock.acquire()
-    except OSError as error:
-        raise disk_error(error, store.root) from None
-    try:
-        store.prepare()
-        return lock_spool(store)
-    finally:
-        lock.release()
-
-
-def _adoption_lock(store: Store) -> FileLock:
-    """One process at a time adopts."""
-    return FileLock(os.path.join(store.root, STATE_FOLDER, f"heirs{LOCK_SUFFIX}"), mode=PRIVATE_MODE)
-
-
-def lock_spool(store: Store) -> FileLock:
-    """Hold a worker's spool until the end of its process, however it ends. Raises StoreError when another has it."""
-    lock = FileLock(f"{store.spool}{LOCK_SUFFIX}", mode=PRIVATE_MODE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise StoreError(f"{store.spool} is another worker's: give each worker a --name of its own") from None
-    except OSError as error:
-        raise disk_error(error, store.spool) from None
+        bind_store(ledger, store, remote_workers=True)
+        adopt_spool(ledger, store, catalogue, note)
+        adopt_orphans(ledger, store, catalogue, note, died=died)
+    except BaseException:
+        unlock_spool(store, lock)
+        raise
     return lock
-
-
-def unlock_spool(store: Store, lock: FileLock) -> None:
-    """Leave nothing behind that nobody needs."""
-    with contextlib.suppress(OSError):
-        os.rmdir(store.spool)
-        os.unlink(lock.lock_file)
-    lock.release()
 
 
 def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note, *, died: bool = False) -> None:
     """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
     whether one has that is not among these any more: this worker's own forerunner."""
     state = os.path.join(store.root, STATE_FOLDER)
-    with _adoption_lock(store):
+    with adoption_lock(store):
         spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for orphan in spools:
             with contextlib.suppress(StoreError):  # its worker lives
@@ -122,16 +91,17 @@ def _settle_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) 
 def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:
     """What a run does for those who died, before it looks at how things stand. Requests that no queue knows of any more
     are as if a run had sent them."""
-    ledger = FencedLedger(url, schema, 0, f"run {os.getpid()}")
-    ledger.defer = lambda db, numbers: queue.defer(db, schema, numbers)
+    ledger = FencedLedger(
+        url, schema, 0, f"run {os.getpid()}", defer=lambda db, numbers: queue.defer(db, schema, numbers)
+    )
     try:
         if not ledger.reader.has_work_table():
             return
         adopt_orphans(ledger, store, catalogue, note)
         ledger.writer.submit(lambda db: stop_expired(db, schema)).result()
         ledger.unassign_open_attempts()
-        if put_back := ledger.writer.submit(lambda db: queue.requeue_lost(db, schema)).result():
-            note(f"{put_back} sample(s) had fallen out of the queue and are in it again")
+        if put_back := ledger.writer.submit(lambda db: queue.defer_ready(db, schema)).result():
+            note(f"{put_back} piece(s) of work had fallen out of the queue and are in it again")
     finally:
         ledger.close()
 

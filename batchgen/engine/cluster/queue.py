@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from procrastinate.jobs import Job
 
 SCHEMA = "batchgen_queue"
-TASK = "batchgen.sample"
-DERIVATIVES_QUEUE, DERIVATIVES_TASK = "post", "batchgen.post"  # the queue of derivatives, and what its work is called
+TASK = "batchgen.sample"  # and, since they are the same kind of work, of the derivatives of its pictures
 HEARTBEAT_S = 5.0
 LONG_AGO = datetime.fromtimestamp(0, UTC)  # whatever the clocks say
 STALE_S = WORKER_SILENT_AFTER_S  # what a worker taken for dead still brings is checked
@@ -69,7 +68,12 @@ def migrate(database: PostgreSQL) -> None:
             if statement.strip():
                 db.execute(statement)
         db.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        return schema_version(db), db.execute("SELECT to_regclass(?)", (_JOBS_TABLE,)).fetchone()[0] is not None
+        there = db.execute("SELECT to_regclass(?)", (_JOBS_TABLE,)).fetchone()[0] is not None
+        if there:  # of a version in which derivatives were work of another kind: the job's next run asks for them again
+            db.execute(f"SET LOCAL search_path = {SCHEMA}")  # for a trigger's sake
+            db.execute("DELETE FROM procrastinate_jobs WHERE task_name = 'batchgen.post'")
+            db.execute(f"SET LOCAL search_path = {SHARED_SCHEMA}")
+        return schema_version(db), there
 
     version, there = database.transact([change])[0]
     if not there:
@@ -122,13 +126,10 @@ def _migrations() -> list[tuple[str, str]]:
 
 
 def open_app(
-    url: str,
-    clock: Callable[[], float],
-    on_sample: Callable[[str, int, str], Coroutine[Any, Any, None]],
-    on_picture: Callable[[str, int, str, int], Coroutine[Any, Any, None]],
+    url: str, clock: Callable[[], float], process: Callable[[str, int, str], Coroutine[Any, Any, None]]
 ) -> App:
-    """The queue as workers see it. clock: UTC seconds by the server, which hands the work out again. on_sample: what to do with
-    a sample, by its job's schema, its run and its key; on_picture: with its picture, by schema, run, item and number."""
+    """The queue as workers see it. clock: UTC seconds by the server, which hands the work out again. process: does a piece of
+    work, named by its job's schema, its run and its key."""
     procrastinate = import_procrastinate()
     for name in ("procrastinate", "psycopg.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what concerns anybody is said by ourselves
@@ -146,103 +147,75 @@ def open_app(
     app = procrastinate.App(connector=connector)
 
     @app.task(name=TASK, retry=RequeueStrategy())  # type: ignore[untyped-decorator]
-    async def sample(schema: str, run: int, key: str) -> None:
-        await on_sample(schema, run, key)
-
-    @app.task(name=DERIVATIVES_TASK, retry=RequeueStrategy())  # type: ignore[untyped-decorator]
-    async def post(schema: str, run: int, item: str, sample: int) -> None:
-        await on_picture(schema, run, item, sample)
+    async def work(schema: str, run: int, key: str) -> None:
+        await process(schema, run, key)
 
     found: App = app
     return found
 
 
-def defer(db: Connection, schema: str, numbers: Sequence[int] = (), *, run_id: int | None = None) -> None:
-    """Put work of a job into the queue, in the transaction that is under way: these numbers, or all of a run that waits
-    for nothing, whose lanes are made known then."""
-    values: tuple[int, ...]
-    if run_id is not None:
-        db.execute(f"INSERT INTO {SHARED_SCHEMA}.queue SELECT DISTINCT lane FROM {schema}.work ON CONFLICT DO NOTHING")
-        which, values = "missing = 0 AND run_id = ?", (run_id,)
-    elif numbers:
-        which, values = f"id IN ({', '.join('?' * len(numbers))})", tuple(numbers)
-    else:
+def defer(db: Connection, schema: str, numbers: Sequence[int]) -> None:
+    """Put work of a job into the queue, by number, in the transaction that is under way."""
+    if not numbers:
         return
     args = "jsonb_build_object('schema', ?::text, 'run', run_id, 'key', key)"
     db.execute(f"SET LOCAL search_path = {schema}, {SCHEMA}")
     db.execute(
         "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(lane, ?, priority, NULL, NULL, "
-        f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY priority DESC, id)) FROM work WHERE {which}",
-        (TASK, schema, *values),
+        f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY priority DESC, id))"
+        " FROM work JOIN unnest(?::bigint[]) AS ready (id) USING (id)",
+        (TASK, schema, list(numbers)),
     )
     db.execute(f"SET LOCAL search_path = {schema}")
 
 
-def defer_derivatives(db: Connection, schema: str) -> None:
-    """Put the derivatives that are ready into their queue, in the transaction that is under way."""
-    args = "jsonb_build_object('schema', ?::text, 'run', run_id, 'item', item_id, 'sample', n)"
-    db.execute(f"SET LOCAL search_path = {schema}, {SCHEMA}")
-    db.execute(
-        "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(?, ?, 0, NULL, NULL, "
-        f"{args}, NULL)::procrastinate_job_to_defer_v1 ORDER BY id)) FROM due WHERE state = 'ready'"
-        " HAVING count(*) > 0",
-        (DERIVATIVES_QUEUE, DERIVATIVES_TASK, schema),
-    )
-    db.execute(f"SET LOCAL search_path = {schema}")
-    db.execute("UPDATE due SET state = 'queued' WHERE state = 'ready'")
+def defer_ready(db: Connection, schema: str) -> int:
+    """Put into the queue what waits for nothing, nobody has and the queue does not: new work, and what has fallen out of it,
+    for one that came back late may have ended there what was another's, and that one died. Answers how much."""
+    db.execute("SELECT pg_advisory_xact_lock(?)", (_REPAIR_LOCK,))
+    db.execute(f"INSERT INTO {SHARED_SCHEMA}.queue SELECT DISTINCT lane FROM {schema}.work ON CONFLICT DO NOTHING")
+    # Right after a large submission the server knows nothing of its size, and would look through all of it for each row.
+    db.execute("SET LOCAL enable_nestloop = off")
+    rows = db.execute(
+        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED_SCHEMA}.worker w ON w.name = k.claim AND {WORKER_IS_ALIVE}"
+        f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
+        " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key"
+        " AND j.args ->> 'run' = k.run_id::text)",
+        (STALE_S, schema),
+    ).fetchall()
+    db.execute("SET LOCAL enable_nestloop = on")
+    defer(db, schema, [number for (number,) in rows])
+    return len(rows)
 
 
-def stalled_jobs(db: Connection) -> list[tuple[int, str, int, str | None]]:
-    """(number, schema, run, key of the sample) of what was taken by somebody who has fallen silent; None: derivatives."""
+def orphaned_jobs(db: Connection, name: str, is_processing: Callable[[str, int, str], bool]) -> list[int]:
+    """Numbers of what nobody has who is alive. name, is_processing: the worker that asks, and whether it is at a piece of work
+    still."""
     rows = db.execute(
         f"SELECT j.id, j.args FROM {SCHEMA}.procrastinate_jobs j LEFT JOIN {SCHEMA}.procrastinate_workers w"
-        f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name IN (?, ?)"
+        f" ON w.id = j.worker_id WHERE j.status = 'doing' AND j.task_name = ?"
         " AND (w.id IS NULL OR greatest(w.last_heartbeat, pg_postmaster_start_time())"
         " < clock_timestamp() - make_interval(secs => ?))",
-        (TASK, DERIVATIVES_TASK, STALE_S),
+        (TASK, STALE_S),
     ).fetchall()
-    found = [(number, args if isinstance(args, dict) else json.loads(args)) for number, args in rows]
-    return [(number, args["schema"], args["run"], args.get("key")) for number, args in found]
+    found = []
+    for number, args in rows:
+        facts = args if isinstance(args, dict) else json.loads(args)
+        work = facts["schema"], facts["run"], facts["key"]
+        held = live_holder(db, *work)
+        if not held or (held == name and not is_processing(*work)):
+            found.append(number)
+    return found
 
 
 def live_holder(db: Connection, schema: str, run: int, key: str) -> str:
-    """The worker that is alive and has this sample, whatever the queue makes of its silence; empty when there is none."""
+    """The worker that is alive and has this work, whatever the queue makes of its silence; empty when there is none."""
     row = db.execute(
         f"SELECT w.name FROM {schema}.work k JOIN {SHARED_SCHEMA}.worker w ON w.name = k.claim WHERE k.key = ? AND k.run_id = ?"
         f" AND {WORKER_IS_ALIVE}",
         (key, run, STALE_S),
     ).fetchone()
     return "" if row is None else str(row[0])
-
-
-def orphaned_jobs(db: Connection, name: str, is_processing: Callable[[str, int, str], bool]) -> list[int]:
-    """Numbers of what nobody has who is alive. name, is_processing: the worker that asks, and whether it is at a sample still.
-
-    Derivatives are made again whatever their worker does, for they cost nothing.
-    """
-    found = []
-    for number, schema, run, key in stalled_jobs(db):
-        held = "" if key is None else live_holder(db, schema, run, key)
-        if key is None or not held or (held == name and not is_processing(schema, run, key)):
-            found.append(number)
-    return found
-
-
-def requeue_lost(db: Connection, schema: str) -> int:
-    """Put back what waits in the ledger and is not in the queue any more: one that came back late may have ended there what
-    was another's, and that one died. Answers how many."""
-    db.execute("SELECT pg_advisory_xact_lock(?)", (_REPAIR_LOCK,))
-    # Right after a large submission the server knows nothing of its size, and would look through all of it for each row.
-    db.execute("SET LOCAL enable_nestloop = off")
-    rows = db.execute(
-        f"SELECT k.id FROM {schema}.work k LEFT JOIN {SHARED_SCHEMA}.worker w ON w.name = k.claim AND {WORKER_IS_ALIVE}"
-        f" WHERE k.missing = 0 AND w.name IS NULL AND NOT EXISTS (SELECT 1 FROM {SCHEMA}.procrastinate_jobs j"
-        " WHERE j.status IN ('todo', 'doing') AND j.args ->> 'schema' = ? AND j.args ->> 'key' = k.key)",
-        (STALE_S, schema),
-    ).fetchall()
-    db.execute("SET LOCAL enable_nestloop = on")
-    defer(db, schema, [number for (number,) in rows])
-    return len(rows)
 
 
 def import_procrastinate() -> Any:

@@ -9,15 +9,16 @@ from batchgen.ledger.location import SHARED_SCHEMA, open_schema
 
 
 def stop_submission(db: Connection, schema: str, run_id: int, reason: str, message: str) -> int:
-    """Nothing more of a submission starts, on no machine. The first reason stays. Answers how many samples are withdrawn;
-    what a worker has that is alive is finished. May be repeated for those who have died since."""
+    """No more requests of a submission start, on no machine. The first reason stays. Answers how many samples are withdrawn;
+    what a worker has that is alive is finished, and so are files of pictures that are there. May be repeated for those who
+    have died since."""
     db.execute(f"SET LOCAL search_path = {schema}, {queue.SCHEMA}")
     db.execute(
         "UPDATE submission SET stopped_by = ?, message = ? WHERE run_id = ? AND stopped_by = ''",
         (reason, message, run_id),
     )
     rows = db.execute(
-        f"SELECT key FROM work WHERE run_id = ? AND claim NOT IN (SELECT w.name FROM {SHARED_SCHEMA}.worker w"
+        f"SELECT key FROM work WHERE run_id = ? AND images > 0 AND claim NOT IN (SELECT w.name FROM {SHARED_SCHEMA}.worker w"
         f" WHERE {queue.WORKER_IS_ALIVE}) ORDER BY id FOR UPDATE",
         (run_id, queue.STALE_S),
     ).fetchall()
@@ -36,7 +37,7 @@ def stop_expired(db: Connection, schema: str) -> None:
     db.execute(f"SET LOCAL search_path = {schema}")
     rows = db.execute(
         f"SELECT run_id, stopped_by FROM submission WHERE (stopped_by <> '' OR {work_queue.DEADLINE_PASSED_SQL})"
-        " AND EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id)"
+        " AND EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id AND k.images > 0)"
     ).fetchall()
     for run_id, stopped_by in rows:
         stop_submission(db, schema, run_id, stopped_by or "deadline", "")
@@ -49,7 +50,7 @@ def cancel(url: str, schema: str) -> tuple[int, int]:
     def change(db: Connection) -> tuple[int, int]:
         if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
             return 0, 0
-        runs = db.execute("SELECT DISTINCT run_id FROM work").fetchall()
+        runs = db.execute("SELECT DISTINCT run_id FROM work WHERE images > 0").fetchall()
         withdrawn = sum(
             stop_submission(db, schema, run_id, "cancelled", "withdrawn by batchgen cancel") for (run_id,) in runs
         )

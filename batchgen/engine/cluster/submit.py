@@ -1,12 +1,29 @@
-"""One transaction that hands work over: rows of the job's ledger and of the queue, all or nothing."""
+"""Handing work over in one transaction with the job's ledger: samples, and the derivatives that are missing or will be."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from batchgen.derivatives.diff import CHUNK, DerivativeDiffer
+from batchgen.derivatives.specification import UNFINISHED_PREFIX
 from batchgen.engine.cluster import queue
-from batchgen.ledger import derivative_work, work_queue
+from batchgen.engine.cluster.derivative_session import derivative_spool
+from batchgen.ledger import work_queue
 from batchgen.ledger.database import Change, Connection
+from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import SHARED_SCHEMA, open_schema
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest import Manifest
+from batchgen.planning.plan import is_selected
+from batchgen.records import Item, Post
+from batchgen.store.store import Store
+
+NO_RUN = 0  # what is submitted without a run
 
 
 def migrate_queue(url: str) -> None:
@@ -19,15 +36,108 @@ def migrate_queue(url: str) -> None:
 
 
 def submit(url: str, schema: str, change: Change) -> None:
-    """The job has tables for what is submitted when `change` is called. Raises LedgerError."""
+    """All or nothing: what `change` writes into the job's tables, and all of it that may begin into the queue. Raises LedgerError."""
 
     def define(db: Connection) -> None:
-        for statement in to_postgresql_ddl(work_queue.TABLES_DDL + derivative_work.TABLES_DDL).split(";"):
+        for statement in to_postgresql_ddl(work_queue.TABLES_DDL).split(";"):
             if statement.strip():
                 db.execute(statement)
 
     database = open_schema(url, schema)
     try:
-        database.transact([define, change])
+        database.transact([define, change, lambda db: queue.defer_ready(db, schema)])
     finally:
         database.close()
+
+
+@dataclass(slots=True)
+class DerivativePlan:
+    """ready: of samples that have their pictures. item_posts: of items that say other than the manifest. removed: files."""
+
+    default_post: Post | None = None
+    item_posts: dict[str, Post | None] = field(default_factory=dict)
+    ready: list[work_queue.DerivativeOrder] = field(default_factory=list)
+    removed: int = 0
+
+    @property
+    def derives(self) -> bool:
+        return self.default_post is not None or any(self.item_posts.values())
+
+    def insert(self, db: Connection, run_id: int, *, awaits_pictures: bool = True) -> None:
+        """Into a submission that is there. awaits_pictures: also of all samples in the queue, those of earlier runs too."""
+        work_queue.insert_derivatives(db, run_id, self.ready, awaited=False)
+        if awaits_pictures and self.derives:
+            posts = (
+                (item_id, n, self.item_posts.get(item_id, self.default_post))
+                for item_id, n in work_queue.submitted_samples(db)
+            )
+            awaited = [work_queue.DerivativeOrder(item_id, n, post) for item_id, n, post in posts if post is not None]
+            work_queue.insert_derivatives(db, run_id, awaited, awaited=True)
+        if self.removed:
+            work_queue.record_derivatives(db, run_id, (), (), removed=self.removed)
+
+
+def submit_derivatives(url: str, schema: str, plan: DerivativePlan, facts: work_queue.Submission) -> None:
+    """Those of pictures that are there, without a run. Raises LedgerError."""
+
+    def change(db: Connection) -> None:
+        work_queue.add_submission(db, NO_RUN, facts, None, None)
+        work_queue.delete_derivative_counts(db, NO_RUN)
+        plan.insert(db, NO_RUN, awaits_pictures=False)
+
+    submit(url, schema, change)
+
+
+def plan_derivatives(
+    manifest: Manifest, ledger: Ledger, store: Store, only: Sequence[str], *, emulated: bool
+) -> DerivativePlan:
+    """Compares what is wanted with what is there, and deletes files that no picture wants any more. For a thread.
+
+    The manifest has been walked once, so it is known to be whole. Raises LedgerError.
+    """
+    view = DerivativeReader.from_reader(ledger.reader)
+    plan = DerivativePlan(manifest.post)
+    if not manifest.has_derivatives and not view.derivative_counts():
+        return plan
+    _delete_unfinished(ledger, store)
+    differ = DerivativeDiffer(view, store, manifest.name, emulated=emulated)
+    items = manifest.items()
+    while chunk := list(islice(items, CHUNK)):
+        plan.item_posts.update((item.id, item.post) for item in chunk if item.post is not manifest.post)
+        _add_due(plan, [item for item in chunk if not only or is_selected(item, only)], differ, ledger)
+    if not only:
+        _delete_stale(plan, view.unwanted_derivatives(), differ, ledger)
+    return plan
+
+
+def _delete_unfinished(ledger: Ledger, store: Store) -> None:
+    """Half files of workers that are gone."""
+    rows = ledger.reader._query(
+        f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {queue.SERVER_NOW} - ?", queue.STALE_S
+    )
+    alive = {derivative_spool(name) for (name,) in rows}
+    for folder in (store.folder / STATE_FOLDER).glob(derivative_spool("*")):
+        if folder.name not in alive:
+            for unfinished in folder.glob(f"{UNFINISHED_PREFIX}*"):
+                unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is of no use to others either
+                folder.rmdir()
+
+
+def _add_due(plan: DerivativePlan, items: Sequence[Item], differ: DerivativeDiffer, ledger: Ledger) -> None:
+    found = differ.diff([(item.id, item.post) for item in items])
+    posts = {item.id: item.post for item in items}
+    for due in found.due:
+        if (post := posts[due.picture.item_id]) is not None:  # else nothing would be due
+            plan.ready.append(work_queue.DerivativeOrder(*due.key, post))
+    if found.touched:
+        ledger.writer.submit(upsert_derivatives(found.touched)).result()
+    _delete_stale(plan, found.stale, differ, ledger)
+
+
+def _delete_stale(
+    plan: DerivativePlan, rows: Sequence[DerivativeRow], differ: DerivativeDiffer, ledger: Ledger
+) -> None:
+    plan.removed += differ.remove(rows)
+    if rows:
+        ledger.writer.submit(delete_derivatives(rows)).result()

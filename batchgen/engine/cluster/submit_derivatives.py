@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batchgen import __version__
-from batchgen.engine.cluster.derivative_jobs import DerivativePlan, plan_derivatives
 from batchgen.engine.cluster.monitor import ClusterMonitor
-from batchgen.engine.cluster.submit import migrate_queue, submit
+from batchgen.engine.cluster.submit import NO_RUN, migrate_queue, plan_derivatives, submit_derivatives
 from batchgen.engine.outcome import DerivativeCounts
 from batchgen.errors import UsageError
 from batchgen.events import Event, Notice
-from batchgen.ledger import derivative_work, work_queue
-from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerPointer, read_pointer, server_address
 from batchgen.ledger.results import ResultsFile, has_result_lines
@@ -22,9 +19,7 @@ from batchgen.ledger.server_lock import ServerLock
 from batchgen.ledger.work_queue import Submission
 from batchgen.manifest import Manifest
 from batchgen.store.lock import JobLock
-from batchgen.store.store import Store, last_location, open_store
-
-NO_RUN = 0  # what is submitted without a run
+from batchgen.store.store import last_location, open_store
 
 
 async def submit_and_wait(
@@ -74,19 +69,16 @@ def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, loc
             ServerLock(ledger).acquire()
             emulated = ledger.reader.meta("emulated") == "yes"
             plan = plan_derivatives(manifest, ledger, store, only, emulated=emulated)
-            submit(url, location.schema, lambda db: _insert(db, location.schema, plan, manifest.name, store))
+            facts = Submission(
+                name=manifest.name,
+                folder=store.root,
+                bucket=store.url,
+                hold_uncertain=True,
+                emulator_url=None,
+                version=__version__,
+            )
+            submit_derivatives(url, location.schema, plan, facts)
         finally:
             ledger.close()
     finally:
         lock.release()
-
-
-def _insert(db: Connection, schema: str, plan: DerivativePlan, name: str, store: Store) -> None:
-    if work_queue.load_submission(db, NO_RUN) is None:
-        facts = Submission(
-            name=name, folder=store.root, bucket=store.url, limits={}, models={}, lanes={}, hold_uncertain=True, emulator_url=None,
-            version=__version__,
-        )  # fmt: skip
-        work_queue.insert_submission(db, NO_RUN, facts, None, None)
-    derivative_work.delete_counts(db, NO_RUN)
-    plan.submit(db, schema, NO_RUN)

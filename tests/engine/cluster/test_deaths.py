@@ -97,7 +97,7 @@ def jobs(cluster):
 @pytest.mark.parametrize(
     "place",
     [
-        "batchgen.ledger.work_queue:insert_work!",
+        "batchgen.ledger.work_queue:insert_samples!",
         "batchgen.engine.cluster.queue:defer",
         "batchgen.engine.cluster.engine:ClusterMonitor",
     ],

@@ -43,8 +43,7 @@ def rows(cluster, sql, *values):
 def queued(cluster):
     """(status, tasks) of derivatives in the queue."""
     sql = (
-        "SELECT status::text, count(*) FROM batchgen_queue.procrastinate_jobs WHERE task_name = 'batchgen.post'"
-        " GROUP BY status"
+        "SELECT status::text, count(*) FROM batchgen_queue.procrastinate_jobs WHERE queue_name = 'post' GROUP BY status"
     )
     return dict(rows(cluster, sql))
 
@@ -152,6 +151,7 @@ async def test_a_worker_without_processes_leaves_the_files_to_others_and_that_is
     left = await cluster.submit(items("a", "b"), head(THUMB))
     assert (left.exit_code, left.submitted, left.derived) == (9, 0, DerivativeCounts(finished=False, queued=2))
     cluster.worker("--post-processes", "0")
+    await cluster.until(lambda: rows(cluster, "SELECT name FROM batchgen.worker") == [("w2",)])
     watching = asyncio.create_task(cluster.watch(items("a", "b"), head(THUMB)))
     await cluster.until(
         lambda: any(isinstance(e, Notice) and "no worker makes any" in e.message for e in cluster.events)
@@ -242,3 +242,49 @@ async def test_a_picture_that_was_recorded_and_is_not_placed_yet_is_waited_for(c
     # Made before this run looked, or while it did.
     assert (outcome.exit_code, outcome.derived.failed, outcome.derived.finished) == (0, 0, True)
     assert (cluster.folder / "out" / "derivatives" / "thumb" / "i0.jpg").is_file()
+
+
+async def test_another_prompt_together_with_another_recipe_ends_with_the_files_of_the_new_picture(cluster):
+    cluster.worker()
+    await cluster.watch(items("a"), head(THUMB))
+    outcome = await cluster.watch(items("b"), head(THUMB, WEB))
+    assert (outcome.exit_code, outcome.derived.made, await cluster.requests()) == (0, 3, 2)
+    assert sorted(files(cluster)) == ["thumb/i0.jpg", "web-16/i0.webp", "web-32/i0.webp"]
+    again = await cluster.watch(items("b"), head(THUMB, WEB))
+    assert (again.exit_code, again.derived) == (0, DerivativeCounts())
+
+
+async def test_cancel_leaves_the_files_of_pictures_that_are_there_and_takes_back_those_of_samples_it_withdraws(cluster):
+    first = cluster.worker("--post-processes", "0", "--until-empty")
+    await cluster.submit(items("a"), head(THUMB))
+    assert await asyncio.to_thread(first.wait, 60.0) == 0
+    await cluster.submit(
+        items("a", "b"), head(HERE)
+    )  # both are of this run now, and what was queued before finds nothing
+    cancelled = await command(cluster, "cancel", "out", "--json")
+    assert json.loads(cancelled.stdout)["withdrawn"] == 1
+    assert rows(cluster, "SELECT item_id, images FROM work") == [("i0", 0)]
+    assert (rows(cluster, "SELECT * FROM need"), queued(cluster)) == ([], {"todo": 2})
+
+
+async def test_no_files_are_made_of_a_sample_that_ends_without_a_picture(cluster):
+    cluster.worker()
+    outcome = await cluster.watch(items("a", "[[fault:safety]] b"), head(THUMB))
+    assert (outcome.exit_code, outcome.derived) == (3, DerivativeCounts(made=1))
+    assert (rows(cluster, "SELECT key FROM work"), rows(cluster, "SELECT key FROM need")) == ([], [])
+
+
+@needs_proc
+async def test_what_a_living_worker_makes_files_of_stays_its_own_whatever_the_queue_thinks_of_it(cluster):
+    first = cluster.worker("--post-processes", "1", start=IMPATIENT)
+    await cluster.submit(items("a"), head(THUMB, SLOW))
+    process = await stopped_half_way(cluster, first)
+    with psycopg.connect(cluster.ledger) as db:
+        db.execute("DELETE FROM batchgen_queue.procrastinate_workers")
+    cluster.worker("--post-processes", "1", start=IMPATIENT)
+    await cluster.until(lambda: "w2" in [name for (name,) in rows(cluster, "SELECT name FROM batchgen.worker")])
+    await asyncio.sleep(3.0)  # several looks for what nobody has
+    assert rows(cluster, "SELECT claim FROM work") == [("w1",)]
+    os.kill(process, signal.SIGCONT)
+    outcome = await cluster.watch(items("a"), head(THUMB, SLOW))
+    assert (outcome.exit_code, len(files(cluster)), await cluster.requests()) == (0, 2, 1)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from batchgen.engine.cluster.orphan_recovery import _adoption_lock, lock_spool, take_spool, unlock_spool
+from batchgen.engine.cluster.session import adoption_lock, lock_spool, take_spool, unlock_spool
 from batchgen.errors import StoreError
 from batchgen.store.store import Store
 
@@ -17,7 +17,7 @@ def test_a_starting_worker_makes_its_spool_only_while_nobody_adopts_and_holds_it
     (tmp_path / ".batchgen").mkdir()
     taken = []
     starting = threading.Thread(target=lambda: taken.append(take_spool(store)))
-    with _adoption_lock(other):
+    with adoption_lock(other):
         starting.start()
         starting.join(0.5)
         assert not os.path.exists(store.spool)  # else adoption would take it for an orphan's

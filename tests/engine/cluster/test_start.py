@@ -22,7 +22,6 @@ from batchgen.ledger.postgresql import PostgreSQL
 from tests.support.paths import ROOT
 from tests.support.postgres import PASSWORD, USER, PostgresServer, free_port, running
 
-NIGHTLY = "version: 1\nschedule: {at: '01:30', timezone: UTC}\nitems:\n  - {id: a, prompt: A mug}\n"
 HASTY = "from batchgen.ledger import postgresql; postgresql.RECONNECT_TIMEOUT_S = 3.0; "
 MAIN = "from batchgen.__main__ import main; main()"
 
@@ -83,12 +82,9 @@ def stopped() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.mark.parametrize("nights", [False, True])
-def test_a_worker_that_is_started_first_waits_for_its_server_and_says_so(start, stopped, tmp_path, nights):
-    (tmp_path / "job.yaml").write_text(NIGHTLY)
+def test_a_worker_that_is_started_first_waits_for_its_server_and_says_so(start, stopped, tmp_path):
     health = tmp_path / "health"
-    manifests = [str(tmp_path / "job.yaml")] if nights else []
-    worker = start("worker", "--health-file", str(health), *manifests, ledger=stopped.url())
+    worker = start("worker", "--health-file", str(health), ledger=stopped.url())
     assert "cannot be used: connection failed" in worker.says("Waiting for it")
     assert not health.exists()
     stopped.start()
@@ -195,6 +191,6 @@ def test_what_time_may_mend_is_told_apart(monkeypatch, said):
     def connect(*_: object, **__: object) -> None:
         raise psycopg.OperationalError(said)
 
-    monkeypatch.setattr(postgresql._psycopg(), "connect", connect)
+    monkeypatch.setattr(postgresql.load_psycopg(), "connect", connect)
     with pytest.raises(LedgerUnreachable):
         PostgreSQL("postgresql://a@db/x", "public")

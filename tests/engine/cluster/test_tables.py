@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.submit import submit
 from batchgen.errors import UsageError
-from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger import work_queue
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.location import SHARED_SCHEMA, LedgerServer, read_pointer
 from batchgen.ledger.postgresql import PostgreSQL
 
 OLD = "03.00.00_50_post_cancel_notification"
@@ -70,3 +73,30 @@ def test_tables_from_before_this_was_written_down_are_taken_for_what_they_were(s
     server.execute_script(f"DELETE FROM {SHARED_SCHEMA}.queue_tables")
     queue.migrate(server)
     assert shape(server) == before
+
+
+def test_derivatives_that_an_older_version_put_into_the_queue_leave_it_and_its_submissions_are_read(server, tmp_path):
+    """The job's next run asks for their files again."""
+    queue.migrate(server)
+    server.execute_script(
+        f"SET LOCAL search_path = {queue.SCHEMA}; INSERT INTO procrastinate_jobs (queue_name, task_name, args, status)"
+        " VALUES ('post', 'batchgen.post', '{}', 'doing'), ('gemini/m', 'batchgen.sample', '{}', 'todo')"
+    )
+    queue.migrate(server)
+    assert server.execute(f"SELECT task_name FROM {queue.SCHEMA}.procrastinate_jobs").fetchall() == [
+        ("batchgen.sample",)
+    ]
+    (tmp_path / ".batchgen").mkdir()
+    ledger = Ledger(tmp_path, LedgerServer(server.url, "job", str(tmp_path)))
+    facts = work_queue.Submission(
+        name="job", folder=str(tmp_path), bucket="", hold_uncertain=True, emulator_url=None, version="0.1"
+    )
+
+    def old_submission(db: Any) -> None:
+        work_queue.add_submission(db, 1, facts, None, None)
+        db.execute('UPDATE submission SET facts = (facts::jsonb || \'{"recipes": {"a": {}}}\')::text')
+
+    schema = read_pointer(tmp_path).schema
+    submit(server.url, schema, old_submission)
+    assert work_queue.load_submission(ledger.database, 1) == facts
+    ledger.close()

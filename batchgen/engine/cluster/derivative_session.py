@@ -1,0 +1,123 @@
+"""The derivatives of one submission's pictures, made by one worker: so many pictures at once as it has processes for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+
+from batchgen.derivatives.diff import DerivativeDiff, DerivativeDiffer, RenderTask
+from batchgen.derivatives.render_process import RenderProcess
+from batchgen.engine.cluster.queue import STALE_S, Requeue
+from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, WorkerContext, open_submitted_store
+from batchgen.engine.derivative_runner import MIN_FREE_BYTES, in_thread, render_derivatives
+from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow
+from batchgen.ledger.work_queue import DerivativeOrder, Submission
+from batchgen.ledger.worker_ledger import FencedLedger
+from batchgen.store.job_folder import SPOOL
+from batchgen.store.store import Store
+
+PLACEMENT_GRACE_S = 2.0  # within which a picture that was recorded stands under its name, when its worker lives
+POLL_S = 0.02
+
+
+def derivative_spool(worker: str) -> str:
+    """Where a worker writes files before they have their names; not where its pictures come in, which goes with their session."""
+    return f"post-{SPOOL}-{worker}"
+
+
+class RenderPool:
+    """The processes of a worker, whichever submission they work for."""
+
+    def __init__(self, size: int) -> None:
+        self._idle = [RenderProcess() for _ in range(size)]
+        self._tasks: set[asyncio.Task[list[DerivativeRow]]] = set()
+        self._abandoned = False
+
+    async def render(self, due: RenderTask, store: Store) -> list[DerivativeRow]:
+        """Raises Requeue when somebody has to take it up later."""
+        # The queue gives out as many at once as there are, but for the moment after it was away.
+        if self._abandoned or not self._idle:
+            raise Requeue(time.time() + (0.0 if self._abandoned else 1.0))
+        process = self._idle.pop()
+        task = asyncio.create_task(render_derivatives(process, due, store))
+        self._tasks.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            await process.close()  # else its answer would be the next task's
+            if self._abandoned:
+                raise Requeue(time.time()) from None
+            raise
+        finally:
+            self._tasks.discard(task)
+            self._idle.append(process)
+
+    def abandon(self) -> None:
+        """Give back what is being made."""
+        self._abandoned = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        for process in self._idle:
+            await process.close()
+
+
+class DerivativeSession(Session):
+    """Needs no key."""
+
+    def __init__(self, worker: WorkerContext, schema: str, run_id: int, facts: Submission, pool: RenderPool) -> None:
+        """For a thread. Raises LedgerError, StoreError."""
+        super().__init__(FencedLedger(worker.url, schema, run_id, worker.name))
+        try:
+            self._store = open_submitted_store(worker, facts, schema, derivative_spool(worker.name))
+            self._store.prepare()
+            emulated = self.ledger.reader.meta("emulated") == "yes"
+            view = DerivativeReader.from_reader(self.ledger.reader)
+            self._differ = DerivativeDiffer(view, self._store, facts.name, emulated=emulated)
+        except BaseException:
+            self.ledger.close()
+            raise
+        self._pool = pool
+        self._note = worker.note
+
+    async def _process(self, key: str) -> None:
+        """All files of one picture."""
+        order = await self.ledger.claim_derivatives(key)
+        if order is None:
+            return
+        await self._wait_until_placed(order)
+        if self._store.free_bytes() < MIN_FREE_BYTES:
+            self._note("the disk is nearly full: derivatives wait for room")
+            raise Requeue(time.time() + RETRY_DELAY_S)
+        found = await in_thread(lambda: self._diff(order))
+        rows = [row for due in found.due for row in await self._pool.render(due, self._store)]
+        removed = await in_thread(lambda: self._differ.remove(found.stale))
+        await self.ledger.record_derivatives(key, rows, found.stale, found.touched, removed=removed)
+
+    async def _wait_until_placed(self, order: DerivativeOrder) -> None:
+        """The picture was recorded before it was moved to its name. Raises Requeue while it may still be."""
+        give_up_s = time.monotonic() + PLACEMENT_GRACE_S
+        while (at := await in_thread(lambda: self.ledger.unplaced_since(order.item_id, order.n))) is not None:
+            if time.monotonic() > give_up_s:
+                if time.time() - at < STALE_S:
+                    raise Requeue(time.time() + 1.0)
+                return  # its worker is gone: the next run moves it
+            await asyncio.sleep(POLL_S)
+
+    def _diff(self, order: DerivativeOrder) -> DerivativeDiff:
+        """Of this sample alone. For a thread."""
+        found = self._differ.diff([(order.item_id, order.post)])
+        key = (order.item_id, order.n)
+        return DerivativeDiff(
+            [due for due in found.due if due.key == key],
+            [row for row in found.stale if (row.item_id, row.n) == key],
+            [row for row in found.touched if (row.item_id, row.n) == key],
+        )
+
+    async def close(self) -> None:
+        await in_thread(self.ledger.close)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._store.spool)
