@@ -44,5 +44,5 @@ bench: $(VENV)/installed-dev ## measure against two rivals on one local server; 
 	@$(BIN)/python -m tests.benchmarks
 
 clean: ## remove the virtual environment, caches and emulated pictures
-	rm -rf $(VENV) .bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/witnesses/.venv-* tests/witnesses/*/node_modules jobs/*.emulated
+	rm -rf $(VENV) .bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/witnesses/*/node_modules jobs/*.emulated
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ import asyncio_throttle.throttler
 import pytest
 
 pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
+from tests.support.paths import ROOT  # noqa: E402
 from tests.support.postgres import running  # noqa: E402
 from tests.support.virtual_time import VirtualLoop  # noqa: E402
 
@@ -27,11 +28,23 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.marked_key"]
 
 
+# Rooms whose tests wait for processes, servers and a browser, the slowest first.
+WAITING = (
+    "witnesses",
+    "engine/cluster",
+    "engine/recovery",
+    "engine/batch",
+    "report/dashboard",
+    "engine",
+    "cli",
+    "report",
+)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as there are cores: tests wait for other processes much of the time."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return cores + (cores + 1) // 2
+    """Twice as many as there are cores: tests wait for other processes much of the time."""
+    return 2 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 def pytest_configure() -> None:
@@ -47,9 +60,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few tests first: those are the long ones, and a long one begun last would be waited for alone."""
+    """Rooms that wait come first, and in each its largest files: a long one begun last would be waited for alone."""
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: tests[item.path])
+
+    def turn(item: pytest.Item) -> tuple[int, int]:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        room = next((n for n, name in enumerate(WAITING) if path.startswith(f"{name}/")), len(WAITING))
+        return room, -tests[item.path]
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from batchgen.ledger.quota_database import FILE_NAME
 from batchgen.ledger.quota_store import open_quota_store
 from batchgen.settings import Settings, config_home, state_folder
 from tests.support.bench import Bench, items
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 
@@ -56,7 +57,7 @@ def program(emulator_process, tmp_path):
         (here / f"{name}.yaml").write_text(head + items(*(f"{name} {n}" for n in range(3))))
         before = {path.name for path in here.iterdir()}
         done = subprocess.run(
-            [sys.executable, "-c", AS_ANOTHER_USER, entry, "run", f"{name}.yaml", "--yes"], cwd=here, check=False,
+            [PYTHON, "-c", AS_ANOTHER_USER, entry, "run", f"{name}.yaml", "--yes"], cwd=here, check=False,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GEMINI_API_KEY": KEY,
                  "BATCHGEN_GEMINI_BASE_URL": emulator_process, **environ},
             capture_output=True, text=True, timeout=60,
@@ -69,7 +70,7 @@ def program(emulator_process, tmp_path):
 @pytest.fixture(scope="module")
 def emulator_process():
     process = subprocess.Popen(
-        [sys.executable, "-m", "batchgen.emulator", "--picture", "tiny", "--latency", "0", "--rpm", "0"],
+        [PYTHON, "-m", "batchgen.emulator", "--picture", "tiny", "--latency", "0", "--rpm", "0"],
         stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     yield process.stdout.readline().removeprefix("listening on ").strip()

@@ -21,6 +21,7 @@ from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
 from batchgen.emulator import EmulatorOptions
 from batchgen.schedule.due import DAY_S, ScheduledRun
 from tests.support.command_line import ITEMS, VARIABLES, Answer, _Pipe, environment
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 
 
@@ -73,7 +74,7 @@ def spawn(processes: list[subprocess.Popen[str]]) -> Callable[..., subprocess.Po
 
     def start(*argv: str, module: str = "batchgen", **environ: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *argv],
+            [PYTHON, "-m", module, *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

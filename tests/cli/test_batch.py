@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
+import os
+from urllib.request import Request, urlopen
 
 import jsonschema
 import pytest
 
 from batchgen.report.log_events import log_schema
+from tests.support.command_line import until
+from tests.support.marked_key import KEY
 
 MUGS = {"mug": "A mug", "jug": "A jug"}
 QUICK = ("--batch-pending", "0", "--batch-running", "0.3")
@@ -24,6 +27,13 @@ def submitted(batchgen, emulator, write):
     return path, answer
 
 
+def all_ended() -> bool:
+    """Whether the vendor has answered what it was given."""
+    request = Request(os.environ["BATCHGEN_GEMINI_BASE_URL"] + "/v1beta/batches", headers={"x-goog-api-key": KEY})  # noqa: S310
+    with urlopen(request) as answer:  # noqa: S310 - loopback
+        return all(each.get("done") for each in json.load(answer)["operations"])
+
+
 def test_what_was_submitted_is_told_and_how_to_collect_it(batchgen, submitted):
     path, answer = submitted
     facts = answer.json
@@ -35,7 +45,7 @@ def test_what_was_submitted_is_told_and_how_to_collect_it(batchgen, submitted):
 
 def test_status_collects_without_asking_for_anything(batchgen, submitted):
     path, _ = submitted
-    time.sleep(0.5)
+    until(all_ended)
     path.write_text(path.read_text() + "  - {id: new, prompt: A vase}\n")
     answer = batchgen("status", str(path), "--collect", "--json")
     assert (answer.code, answer.json["samples"], answer.json["batches"]) == (0, {"succeeded": 2}, [])

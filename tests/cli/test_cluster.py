@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from batchgen.engine.cluster import queue
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.postgresql import PostgreSQL
 from tests.docs.pages import blocks, page
+from tests.support.fork_server import PYTHON
 from tests.support.postgres import PASSWORD, running
 
 GIVEN = ("--at", "01:30", "--", "--engine", "cluster")
@@ -98,7 +98,7 @@ def test_the_health_file_stays_fresh_while_the_server_is_away(tmp_path, monkeypa
     monkeypatch.setattr("tempfile.tempdir", None)  # the server's user may not enter this test's folder
     with running() as server:
         health = tmp_path / "alive"
-        command = [sys.executable, "-m", "batchgen", "worker", "--health-file", str(health)]
+        command = [PYTHON, "-m", "batchgen", "worker", "--health-file", str(health)]
         environment = {**os.environ, "BATCHGEN_LEDGER": server.url()}
         with open(tmp_path / "log", "wb") as log:
             worker = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -278,12 +278,18 @@ def test_a_link_called_results_is_refused_and_what_it_leads_to_stays(batchgen, w
 )
 def test_a_line_that_a_crash_has_torn_is_still_ours(batchgen, emulated, left):
     results = emulated / "results.jsonl"
-    whole = results.read_text().splitlines()
+
+    def lines() -> list[dict[str, object]]:
+        """Without the second of their last change: a line and the ledger may have seen it on two sides of its end."""
+        found = [json.loads(line) for line in results.read_text().splitlines()]
+        return sorted(({**line, "updated_at": ""} for line in found), key=lambda line: line["id"])
+
+    whole = lines()
     results.write_bytes(left)
     with closing(sqlite3.connect(emulated / ".batchgen" / "ledger.sqlite")) as connection, connection:
         connection.execute("UPDATE meta SET value = 'no' WHERE key = 'results_tidy'")
     assert batchgen("run", str(emulated.with_name("job.yaml")), "--emulate").code == 0
-    assert sorted(results.read_text().splitlines()) == sorted(whole)
+    assert lines() == whole
 
 
 @pytest.mark.parametrize(("name", "argv"), [("report.html", ()), ("contact-sheet.jpg", ("--contact-sheet",))])

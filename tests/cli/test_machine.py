@@ -15,6 +15,7 @@ import pytest
 
 from batchgen.ledger.reader import Reader
 from tests.support.command_line import Answer, environment, wait_for
+from tests.support.fork_server import PYTHON
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: limits and locales of Linux")
 PROGRAM = "from batchgen.__main__ import main; main()"
@@ -35,7 +36,9 @@ NO_TEMPORARY_FOLDER = "import tempfile\ntempfile._candidate_tempdir_list = lambd
 
 def started(*argv: str, before: str = "", after: str = "", cwd: object = None, **environ: str) -> Answer:
     """`batchgen …` from a shell that says `before`, in an interpreter that runs `after` first."""
-    command = ["sh", "-c", f'{before}\nexec "$@"', "sh", sys.executable, "-c", after + PROGRAM, *argv]
+    command = [PYTHON, "-c", after + PROGRAM, *argv]
+    if before:
+        command = ["sh", "-c", f'{before}\nexec "$@"', "sh", sys.executable, *command[1:]]
     env = {name: value for name, value in environment(**environ).items() if value}
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=40)  # type: ignore[call-overload]
     return Answer(done.returncode, done.stdout, done.stderr)

@@ -20,6 +20,7 @@ from rich.text import Text
 from batchgen.report.console import Console
 from batchgen.report.progress import PinnedLive
 from batchgen.sanitize import display_width
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 pty = pytest.importorskip("pty")
@@ -53,7 +54,7 @@ def watch(columns: int, rows: int, *argv: str, **environ: str) -> Seen:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environ}
-    command = [sys.executable, "-m", "batchgen", *argv]
+    command = [PYTHON, "-m", "batchgen", *argv]
     process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, env=env)
     os.close(theirs)
     guard = threading.Timer(40, process.kill)

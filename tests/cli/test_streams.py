@@ -18,12 +18,14 @@ import pytest
 from batchgen.errors import LedgerError
 from batchgen.ledger.reader import Reader
 from tests.support.command_line import environment
+from tests.support.fork_server import PYTHON
 from tests.support.postgres import free_port
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT TESTED: there is no /dev/full")
 ALL_CLOSED = "<&- >&- 2>&-"
 LOSSES = ["<&-", ">&-", "2>&-", ALL_CLOSED, ">/dev/full", "2>/dev/full", ">/dev/full 2>/dev/full"]
 Start = Callable[..., "subprocess.Popen[str]"]
+FULL = {">/dev/full": "stdout", "2>/dev/full": "stderr"}  # a process needs no shell to be given these
 
 
 @pytest.fixture
@@ -31,10 +33,19 @@ def redirected(processes: list[subprocess.Popen[str]]) -> Start:
     """`batchgen …` behind a shell's redirections; what these leave alone is a pipe."""
 
     def start(redirections: str, *argv: str, **more: object) -> subprocess.Popen[str]:
-        command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "batchgen", *argv]
+        command, full = [PYTHON, "-m", "batchgen", *argv], [FULL.get(each, "") for each in redirections.split()]
+        if not all(full):
+            command, full = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, *command[1:]], []
         pipe = subprocess.PIPE
-        streams: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, **more}
-        process = subprocess.Popen(command, text=True, env=environment(), **streams)  # type: ignore[call-overload]
+        with open("/dev/full", "w") as device:
+            streams = {
+                "stdin": subprocess.DEVNULL,
+                "stdout": pipe,
+                "stderr": pipe,
+                **dict.fromkeys(full, device),
+                **more,
+            }
+            process = subprocess.Popen(command, text=True, env=environment(), **streams)  # type: ignore[call-overload]
         processes.append(process)
         return process
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import threading
 
 import pytest
 
 from batchgen.sanitize import display_width
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 pty = pytest.importorskip("pty")
@@ -32,7 +32,7 @@ def at_terminal(monkeypatch):
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environ}
-        command = [sys.executable, "-m", "batchgen", *argv]
+        command = [PYTHON, "-m", "batchgen", *argv]
         stdout = theirs if out else subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=theirs, stdout=stdout, stderr=theirs, env=env)
         os.close(theirs)

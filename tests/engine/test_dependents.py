@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from batchgen.engine.recovery.repair import repair
 from batchgen.errors import UsageError
 from batchgen.planning.plan import RetrySelection
 from batchgen.planning.reason_text import reason_text
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
@@ -327,7 +327,7 @@ async def test_after_kill_9_in_turn_three_the_next_run_goes_on_at_turn_three(ben
     environ = {
         **os.environ, "GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.server.url,
     }  # fmt: skip
-    command = [sys.executable, "-m", "batchgen", "run", str(job), "--output", str(bench.out), "--yes"]
+    command = [PYTHON, "-m", "batchgen", "run", str(job), "--output", str(bench.out), "--yes"]
     quiet = asyncio.subprocess.DEVNULL
     child = await asyncio.create_subprocess_exec(*command, env=environ, stdout=quiet, stderr=quiet)
     while len(bench.server.asked) < 3:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sqlite3
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import fields
@@ -36,6 +35,7 @@ from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 from tests.support.bench import Bench, items
 from tests.support.derivatives import THUMB, WEB, files, needs_proc, workers
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
 
@@ -264,7 +264,7 @@ async def test_a_run_that_is_killed_or_stopped_meanwhile_leaves_them_to_the_next
     text, top = items("a", "b"), head(THUMB, *SLOW)
     manifest = bench.manifest(text, top)
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "batchgen", "run", str(manifest), "--output", str(bench.folder / "out"), "-q", "--no-progress",
+        PYTHON, "-m", "batchgen", "run", str(manifest), "--output", str(bench.folder / "out"), "-q", "--no-progress",
         cwd=ROOT, env={**os.environ, "BATCHGEN_GEMINI_BASE_URL": bench.url}, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
@@ -303,7 +303,7 @@ async def test_a_run_that_is_killed_or_stopped_meanwhile_leaves_them_to_the_next
 async def test_a_crash_between_two_steps_is_made_up_for_without_a_request(bench, place):
     text, top = items("a", "b"), head(THUMB)
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.crash_child", str(bench.manifest(text, top)), str(bench.folder / "out"), bench.url, place, "1",
+        PYTHON, "-m", "tests.support.crash_child", str(bench.manifest(text, top)), str(bench.folder / "out"), bench.url, place, "1",
         cwd=ROOT,
     )  # fmt: skip
     assert await child.wait() == 9

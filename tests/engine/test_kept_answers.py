@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from batchgen.providers.gemini import Gemini
 from batchgen.store.unparsed import load_answer, unparsed_attempts
 from tests.support.bench import Bench, items
 from tests.support.codec_bug import plant
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
 from tests.support.samples import FLASH_USD
@@ -164,7 +164,7 @@ async def test_a_crash_while_an_answer_is_put_by_leaves_it_whole_or_undone(tmp_p
         bench = Bench(emulator.base_url, tmp_path)
         prompt = "[[fault:half_image]] x"
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", str(bench.manifest(items(prompt))), str(tmp_path / "out"),
+            PYTHON, "-m", "tests.support.crash_child", str(bench.manifest(items(prompt))), str(tmp_path / "out"),
             bench.url, place, str(k), cwd=ROOT,
         )  # fmt: skip
         assert await child.wait() == 9

@@ -23,6 +23,7 @@ from batchgen.records import ImageFile, Reply, Sample
 from batchgen.report.billing_check import read_billing
 from batchgen.report.console import Console
 from tests.support.bench import HEAD, Bench
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
 from tests.support.postgres_proxy import Proxy
@@ -41,7 +42,7 @@ class Wire(Bench):
 
     async def die(self, place: str, k: int = 1, entries: str = LINKED) -> None:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", str(self.manifest(entries, HEAD)), str(self.folder / "out"),
+            PYTHON, "-m", "tests.support.crash_child", str(self.manifest(entries, HEAD)), str(self.folder / "out"),
             self.wired, place, str(k), cwd=ROOT,
         )  # fmt: skip
         assert await child.wait() == 9

@@ -18,6 +18,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import VERSION
 from tests.support.bench import FAST, Bench, items
 from tests.support.crash import start_child
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import PASSWORD
 
@@ -126,7 +127,7 @@ async def test_several_processes_at_once_bring_an_older_ledger_up_to_date_once(o
         (schema,) = holds_up.execute("SELECT schema FROM batchgen.job").fetchone()
         holds_up.execute(f"LOCK TABLE {schema}.attempt IN ACCESS EXCLUSIVE MODE")
         started = [
-            await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(older.folder / "out"), cwd=ROOT)
+            await asyncio.create_subprocess_exec(PYTHON, "-c", code, str(older.folder / "out"), cwd=ROOT)
             for _ in range(4)
         ]
         waiting = (

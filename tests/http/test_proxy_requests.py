@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -21,6 +20,7 @@ from batchgen.http.transport import Transport
 from batchgen.records import Request
 from batchgen.report.notify import send_heartbeat
 from tests.support.command_line import environment
+from tests.support.fork_server import PYTHON
 from tests.support.http_server import Discard, serving
 from tests.support.https import ADDRESS, CDN, HOST, Authority, authority, listening, pipe, proxy
 from tests.support.marked_key import KEY
@@ -291,7 +291,7 @@ class Program:
 
     async def run(self, *argv: str, **environ: str) -> tuple[int, str, str]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "batchgen", *argv, cwd=self.folder, env=environment(**{**self.environ, **environ}),
+            PYTHON, "-m", "batchgen", *argv, cwd=self.folder, env=environment(**{**self.environ, **environ}),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         out, err = await asyncio.wait_for(process.communicate(), 30)

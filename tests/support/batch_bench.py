@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from typing import Any
 
 import aiohttp
@@ -58,6 +57,12 @@ class BatchBench(Bench):
             found: dict[str, Any] = await answer.json()
             return found
 
+    async def until_ended(self) -> None:
+        """Until all batches that the vendor has are over, and wait to be collected."""
+        async with asyncio.timeout(60.0):
+            while not all(each.get("done") for each in (await self.at_the_vendors("batches")).get("operations", [])):
+                await asyncio.sleep(0.01)
+
     async def created(self) -> dict[str, int]:
         """How many batches were created under each display name."""
         found: dict[str, int] = (await self.get("/_emulator/batches"))["created"]
@@ -79,8 +84,7 @@ def quick(**batch: Any) -> EmulatorOptions:
 
 
 async def crash(bench: BatchBench, place: str, k: int, entries: str = items(*MUGS), requests: int = 6) -> None:
-    ledger = os.environ.get("BATCHGEN_LEDGER", "")
-    options = json.dumps({"engine": "batch", "requests": requests, "piece_bytes": 256, "ledger": ledger})
+    options = json.dumps({"engine": "batch", "requests": requests, "piece_bytes": 256})
     arguments = [str(bench.manifest(entries)), str(bench.folder / "out"), bench.url, place, str(k), options]
     assert await asyncio.to_thread(exit_code, arguments) == 9
 

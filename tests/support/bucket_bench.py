@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from batchgen.events import Notice
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from tests.support.bench import HEAD, Bench, items
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 ADDRESS = "s3://pictures/shop/catalog"
@@ -48,7 +48,7 @@ class BucketBench(Bench):
         """A process that runs the job, and dies at the k-th call of `place`."""
         manifest = str(self.manifest(entries, head))
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", manifest, ADDRESS, self.url, place, str(k), cwd=ROOT
+            PYTHON, "-m", "tests.support.crash_child", manifest, ADDRESS, self.url, place, str(k), cwd=ROOT
         )
 
     def reader(self) -> Reader:

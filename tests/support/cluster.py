@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,52 +18,22 @@ from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import BatchOptions
 from tests.support.bench import Bench
 from tests.support.bucket_bench import ADDRESS
-from tests.support.paths import ROOT
+from tests.support.fork_server import PYTHON
 
 HEAD = "version: 1\ndefaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {rpm: 6000}}\nitems:\n"
 FAST = EmulatorOptions(latency_s=(0.02, 0.05), picture="tiny", rpm=0)
-START = (sys.executable, "-m", "batchgen", "worker")
-# A worker that takes others for dead after a few seconds, so that a test need not wait for half a minute.
-IMPATIENT = (
-    sys.executable, "-c",
-    "import sys; from batchgen.engine.cluster import queue; queue.HEARTBEAT_S, queue.STALE_S = 0.7, 4.0;"
-    "from batchgen.__main__ import main; sys.argv = ['batchgen', 'worker', *sys.argv[1:]]; main()",
-)  # fmt: skip
+START = (PYTHON, "-m", "batchgen", "worker")
 
 
-class Nursery:
-    """One warm process that forks workers: `tests.support.worker_child`."""
+def first_answers_late(count: int, late_s: float) -> EmulatorOptions:
+    """So many answers come after others have taken over from whoever waits for them, and all later ones at once."""
+    asked = itertools.count()
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.support.worker_child"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    class Options(EmulatorOptions):
+        def latency_of(self, model: str) -> tuple[float, float]:
+            return (late_s, late_s) if next(asked) < count else (0.02, 0.05)
 
-    def ask(self, said: dict[str, Any]) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(said) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        self._process.communicate()
-
-
-class Forked:
-    def __init__(self, nursery: Nursery, pid: int, name: str) -> None:
-        self.pid, self.name = pid, name
-        self._nursery = nursery
-        self._code: int | None = None
-
-    def wait(self) -> int:
-        if self._code is None:
-            self._code = self._nursery.ask({"wait": self.pid})
-        return self._code
-
-    def kill(self, number: int = signal.SIGKILL) -> int:
-        if self._code is None:
-            os.kill(self.pid, number)
-        return self.wait()
+    return Options(picture="tiny", rpm=0)
 
 
 class Cluster(Bench):
@@ -73,39 +42,34 @@ class Cluster(Bench):
     def __init__(self, url: str, folder: Path, database: str) -> None:
         super().__init__(url, folder, database)
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.nursery: Nursery | None = None
-        self.forked: list[Forked] = []
 
     def worker(
-        self, *options: str, name: str = "", inside: Sequence[str] = (), start: Sequence[str] = START
+        self, *options: str, name: str = "", ledger: str = "", inside: Sequence[str] = (), start: Sequence[str] = START
     ) -> subprocess.Popen[bytes]:
         """inside: the command that leads to the host it is to run on."""
         name = name or f"w{len(self.workers) + 1}"
         state = self.folder / "state" / name
         state.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ, "BATCHGEN_LEDGER": str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state),
-        }  # fmt: skip
+        own = {"BATCHGEN_LEDGER": ledger or str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state)}
         with open(self.folder / f"{name}.log", "ab") as log:
-            command = [*inside, *start, "--name", name, *options]
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                [*inside, *start, "--name", name, *options],
+                env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
         self.workers.append(process)
         return process
 
-    def fork(self, *options: str, name: str = "", die: tuple[str, int] | None = None, ledger: str = "") -> Forked:
-        """The same from the nursery, where silence is noticed within seconds. die: where, and at which call of it."""
-        assert self.nursery is not None
-        name = name or f"w{len(self.forked) + 1}"
-        state = self.folder / "state" / name
-        state.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
-            "BATCHGEN_LEDGER": ledger or str(self.ledger), "XDG_STATE_HOME": str(state), "HOME": str(state),
-        }  # fmt: skip
-        log = str(self.folder / f"{name}.log")
-        said = {"name": name, "options": options, "environment": environment, "log": log, "die": die}
-        self.forked.append(Forked(self.nursery, self.nursery.ask(said), name))
-        return self.forked[-1]
+    def impatient(
+        self, *options: str, name: str = "", ledger: str = "", die: tuple[str, int] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """A worker that notices silence within seconds. die: where, and at which call of it."""
+        start = (PYTHON, "-m", "tests.support.worker_child", json.dumps(die))
+        return self.worker(*options, name=name, ledger=ledger, start=start)
+
+    @staticmethod
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait(30.0)
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -143,19 +107,12 @@ class Cluster(Bench):
 
     def finish(self) -> None:
         for process in self.workers:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait(30.0)
-        for forked in self.forked:
-            forked.kill()
+            self.kill(process)
 
 
-async def cluster_on(
-    options: EmulatorOptions, folder: Path, database: str, nursery: Nursery | None = None
-) -> AsyncIterator[Cluster]:
+async def cluster_on(options: EmulatorOptions, folder: Path, database: str) -> AsyncIterator[Cluster]:
     async with await serve(options) as emulator:
         cluster = Cluster(emulator.base_url, folder, database)
-        cluster.nursery = nursery
         try:
             yield cluster
         finally:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import base64
-import functools
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from batchgen.ledger.reader import Reader
 from tests.support.bench import Bench, items
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 PROMPTS = [f"thing {n}" for n in range(12)]
@@ -24,7 +22,7 @@ async def start_child(
 ) -> asyncio.subprocess.Process:
     manifest = bench.manifest(entries)
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.crash_child", str(manifest), str(bench.folder / "out"), bench.url, place, str(k), cwd=ROOT,
+        PYTHON, "-m", "tests.support.crash_child", str(manifest), str(bench.folder / "out"), bench.url, place, str(k), cwd=ROOT,
     )  # fmt: skip
 
 
@@ -40,19 +38,6 @@ def assert_each_turn_is_of_its_picture(out: Path, *talks: str) -> None:
             assert hashlib.sha256(picture).hexdigest() == stored.file.sha256
 
 
-@functools.cache
-def children() -> subprocess.Popen[str]:
-    """Its own children die; it ends with its standard input."""
-    command = [sys.executable, "-m", "tests.support.crash_child", "serve"]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(process.communicate)
-    return process
-
-
 def exit_code(arguments: list[str]) -> int:
-    process = children()
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps(arguments) + "\n")
-    process.stdin.flush()
-    return int(process.stdout.readline())
+    command = [PYTHON, "-m", "tests.support.crash_child", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode

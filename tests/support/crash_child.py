@@ -1,8 +1,7 @@
 """Runs a job and dies the hard way just before or after the k-th call of one function.
 
-`crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`, or `crash_child serve` for many in turn. `MODULE:NAME!` dies when
-the call has returned, awaited where it can be. OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads; ledger; wait;
-pause_s between tries of a link.
+`crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`. `MODULE:NAME!` dies when the call has returned, awaited where it can be.
+OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads; ledger; wait; pause_s between tries of a link.
 """
 
 from __future__ import annotations
@@ -58,9 +57,7 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     http_attempt.FIRST_RETRY_DELAY_S = said.get("pause_s", http_attempt.FIRST_RETRY_DELAY_S)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
     batches = BatchOptions(limits=limits, wait=said.get("wait", True))
-    if "ledger" in said:  # whatever was set when the process that forks was started
-        os.environ["BATCHGEN_LEDGER"] = said["ledger"]
-    ledger = os.environ.get("BATCHGEN_LEDGER") or None
+    ledger = said.get("ledger") or os.environ.get("BATCHGEN_LEDGER")
     options = batchgen.RunOptions(emulator_url=url, ledger=ledger, batches=batches)
     return said.get("engine", "online"), options
 
@@ -73,19 +70,5 @@ def run(manifest: str, out: str, url: str, place: str, k: str, said: str = "{}")
     return batchgen.run_sync(job, options=options, engine=engine).exit_code
 
 
-def serve() -> None:
-    """A process for each line of arguments, JSON, and its exit code: what takes long to import is imported once."""
-    for module in ("engine.run", "manifest.read", "providers.gemini"):
-        import_module(f"batchgen.{module}")
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            sys.exit(run(*json.loads(line)))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    else:
-        sys.exit(run(*sys.argv[1:]))
+    sys.exit(run(*sys.argv[1:]))

@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from PIL import Image
 
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 
 
@@ -63,7 +63,7 @@ def manifest(folder: Path, count: int, limits: str = "concurrency: 5") -> Path:
 async def batchgen_run(vendor: Vendor, path: Path, *options: str) -> tuple[int, dict[str, Any], str]:
     environ = {**os.environ, "GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": vendor.url, "NO_COLOR": "1"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "batchgen", "run", str(path), "--yes", "--json", *options,
+        PYTHON, "-m", "batchgen", "run", str(path), "--yes", "--json", *options,
         env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from moto.s3.models import s3_backends
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from tests.support.bucket_bench import ADDRESS
 from tests.support.marked_key import KEY
 
 ACCOUNT = "123456789012"
 Refusal = Callable[[str, str], int | None]  # (method, path of the object) -> HTTP status, None to let it pass
+
+
+def _backend() -> Any:
+    from moto.s3.models import s3_backends  # takes a second, and most workers of the suite never need it
+
+    return s3_backends[ACCOUNT]["aws"]
 
 
 class Gate:
@@ -30,7 +33,7 @@ class Gate:
         self.holds: Callable[[str, str], bool] = lambda method, path: False
         self.over = threading.Event()  # set at the end of a test: what it held reaches no other one's bucket
         self.port = 0
-        self._app = DomainDispatcherApplication(create_backend_app)
+        self._app: Any = None
         self._server: Any = None
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -51,6 +54,10 @@ class Gate:
         return answer
 
     def start(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
+        self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", self.port, self, threaded=True)
         self._server.daemon_threads = True
         self._server.block_on_close = False
@@ -63,20 +70,20 @@ class Gate:
 
     def objects(self) -> dict[str, bytes]:
         """What the server holds below the address, receipts left out."""
-        keys = s3_backends[ACCOUNT]["aws"].buckets["pictures"].keys
+        keys = _backend().buckets["pictures"].keys
         prefix = ADDRESS.removeprefix("s3://pictures/") + "/"
         found = {name.removeprefix(prefix): keys[name].value for name in keys if name.startswith(prefix)}
         return {name: data for name, data in found.items() if not name.startswith(".batchgen/")}
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
         """Into a bucket of the user's, made when there is none."""
-        backend = s3_backends[ACCOUNT]["aws"]
+        backend = _backend()
         if bucket not in backend.buckets:
             backend.create_bucket(bucket, "us-east-1")
         backend.put_object(bucket, key, data)
 
     def take_away(self, bucket: str, key: str) -> None:
-        s3_backends[ACCOUNT]["aws"].delete_object(bucket, key)
+        _backend().delete_object(bucket, key)
 
     def fetched(self, bucket: str, key: str = "") -> int:
         """Reads of an object of such a bucket; without a key its listings."""
@@ -103,7 +110,7 @@ def empty_bucket(server: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    backend = s3_backends[ACCOUNT]["aws"]
+    backend = _backend()
     backend.reset()
     backend.create_bucket("pictures", "us-east-1")
     fresh = Gate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from batchgen.scheduling.window import (
     ReserveResult,
     Window,
 )
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 from tests.support.samples import make_sample
@@ -28,7 +28,7 @@ FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0)
 
 async def child(*arguments: object) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.quota_child", *map(str, arguments), cwd=ROOT,
+        PYTHON, "-m", "tests.support.quota_child", *map(str, arguments), cwd=ROOT,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
 

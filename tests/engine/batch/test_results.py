@@ -3,7 +3,6 @@ again; and a batch that answers in its own operation is read like one that answe
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 import tracemalloc
@@ -31,7 +30,7 @@ from tests.support.postgres import both_ledgers
 
 async def submitted(bench):
     assert (await bench.submit(items(*MUGS), wait=False)).exit_code == 9
-    await asyncio.sleep(0.3)
+    await bench.until_ended()
 
 
 async def collected(bench, **options):
@@ -58,7 +57,7 @@ def change(bench, sql):
 @pytest.mark.parametrize("fault", ["html", "empty", "cut", "503"])
 async def test_results_that_a_whole_run_cannot_download_are_downloaded_by_a_later_one(tmp_path, fault):
     times = 7 if fault == "503" else 4  # a run tries six times, or looks at three copies
-    async with await serve(quick(faults=(f"download_{fault}*{times}",), ranges=False)) as emulator:
+    async with await serve(quick(faults=(f"download_{fault}*{times}",), ranges=False, running_s=0.5)) as emulator:
         bench = BatchBench(emulator.base_url, tmp_path)
         await submitted(bench)
         outcome = await collected(bench)

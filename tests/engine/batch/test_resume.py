@@ -26,6 +26,7 @@ from batchgen.providers.gemini import Gemini
 from batchgen.store.unparsed import unparsed_attempts
 from tests.support.batch_bench import CHUNKS, MUGS, BatchBench, assert_all_are_right, crash, quick
 from tests.support.bench import HEAD, items
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
@@ -49,7 +50,7 @@ def notes(bench: BatchBench, words: str) -> list[str]:
 
 async def submitted(bench: BatchBench, text: str = items(*MUGS), head: str = HEAD) -> None:
     assert (await bench.submit(text, head, wait=False)).exit_code == 9
-    await asyncio.sleep(0.3)
+    await bench.until_ended()
 
 
 # --- another manifest
@@ -180,7 +181,7 @@ async def test_a_line_that_was_not_understood_is_kept_and_later_read_at_the_pric
     with monkeypatch.context() as patch:
         patch.setattr(Gemini, "read", read)
         await bench.submit(items("one"), wait=False)
-        await asyncio.sleep(0.3)
+        await bench.until_ended()
         outcome = await bench.submit(items("one"), engine="online")
     assert (outcome.exit_code, len(unparsed_attempts(str(bench.folder / "out")))) == (4, 1)
     assert Gemini.read is real
@@ -250,7 +251,7 @@ async def test_an_interrupt_ends_the_wait_and_says_how_many_stay_in_batches(tmp_
         environ = {"PYTHONPATH": str(ROOT), "GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.url}
         argv = ("run", str(bench.manifest(items(*MUGS))), "--output", str(tmp_path / "out"), "--engine", "batch")
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "batchgen", *argv, cwd=ROOT, env=environ, stdin=asyncio.subprocess.DEVNULL,
+            PYTHON, "-m", "batchgen", *argv, cwd=ROOT, env=environ, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         while not (await bench.stats())["batches_created"]:
@@ -262,7 +263,7 @@ async def test_an_interrupt_ends_the_wait_and_says_how_many_stay_in_batches(tmp_
         assert "12 in batches" in said.decode()
         for command in ("status", "verify", "history", "export", "report", "plan"):
             done = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "batchgen", command, argv[1], "--output", argv[3], cwd=ROOT, env=environ,
+                PYTHON, "-m", "batchgen", command, argv[1], "--output", argv[3], cwd=ROOT, env=environ,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
             _, err = await done.communicate()

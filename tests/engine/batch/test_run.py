@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -63,14 +62,16 @@ async def test_nothing_of_a_collected_batch_is_left_at_the_vendors(bench):
 
 
 @both_ledgers
-async def test_without_waiting_it_submits_and_a_later_run_of_any_engine_collects(bench):
-    outcome = await bench.submit(items(*MUGS), wait=False)
-    assert (outcome.exit_code, outcome.made, outcome.submitted) == (9, 0, 12)
-    await asyncio_sleep(0.3)
-    outcome = await bench.submit(items(*MUGS), engine="online")
-    assert (outcome.exit_code, outcome.made, outcome.submitted) == (0, 12, 0)
-    await assert_all_are_right(bench)
-    assert (await bench.stats())["batch_lines"] == 12
+async def test_without_waiting_it_submits_and_a_later_run_of_any_engine_collects(tmp_path):
+    async with await serve(quick(running_s=1.0)) as emulator:  # not over before the run has left
+        bench = BatchBench(emulator.base_url, tmp_path)
+        outcome = await bench.submit(items(*MUGS), wait=False)
+        assert (outcome.exit_code, outcome.made, outcome.submitted) == (9, 0, 12)
+        await bench.until_ended()
+        outcome = await bench.submit(items(*MUGS), engine="online")
+        assert (outcome.exit_code, outcome.made, outcome.submitted) == (0, 12, 0)
+        await assert_all_are_right(bench)
+        assert (await bench.stats())["batch_lines"] == 12
 
 
 async def test_what_is_in_a_batch_is_not_asked_for_again_while_that_runs(tmp_path):
@@ -273,7 +274,7 @@ async def test_a_budget_stops_chunks_before_they_are_sent(bench):
 
 async def test_a_manifest_that_changed_meanwhile_keeps_what_was_paid_and_asks_for_the_new(bench):
     await bench.submit(items(*MUGS), wait=False)
-    await asyncio_sleep(0.3)
+    await bench.until_ended()
     outcome = await bench.submit(items("a vase", *MUGS[1:]))
     assert (outcome.exit_code, (await bench.stats())["batch_lines"]) == (0, 13)
     await assert_all_are_right(bench, {**NAMED, "i0.jpg": "a vase"})
@@ -284,7 +285,7 @@ async def test_a_manifest_that_changed_meanwhile_keeps_what_was_paid_and_asks_fo
 @both_ledgers
 async def test_an_item_that_left_the_manifest_is_paid_for_and_set_aside(bench):
     await bench.submit(items(*MUGS), wait=False)
-    await asyncio_sleep(0.3)
+    await bench.until_ended()
     for _ in range(2):
         outcome = await bench.submit(items(*MUGS[:-1]))
         assert outcome.exit_code == 0
@@ -294,7 +295,7 @@ async def test_an_item_that_left_the_manifest_is_paid_for_and_set_aside(bench):
 
 async def test_an_item_that_left_and_comes_back_has_the_picture_that_came_meanwhile(bench):
     await bench.submit(items(*MUGS), wait=False)
-    await asyncio_sleep(0.3)
+    await bench.until_ended()
     outcome = await bench.submit(items(*MUGS[:-1]))
     came = [
         event.message for event in bench.events if isinstance(event, Notice) and "no longer wanted" in event.message
@@ -308,7 +309,7 @@ async def test_an_item_that_left_and_comes_back_has_the_picture_that_came_meanwh
 
 async def test_a_manifest_that_has_lost_all_its_items_still_collects(bench):
     await bench.submit(items(*MUGS), wait=False)
-    await asyncio_sleep(0.3)
+    await bench.until_ended()
     outcome = await bench.submit("  - {id: other, prompt: x}\n", only=("nothing",))
     assert (outcome.exit_code, outcome.made, outcome.submitted) == (0, 12, 0)
 
@@ -318,9 +319,3 @@ async def test_a_service_that_only_fails_ends_the_run_after_a_while(tmp_path):
         bench = BatchBench(emulator.base_url, tmp_path)
         outcome = await bench.submit(items(*MUGS), stall_s=0.4)
         assert (outcome.exit_code, outcome.stopped_by, outcome.submitted) == (4, "stalled", 12)
-
-
-async def asyncio_sleep(seconds: float) -> Any:
-    import asyncio
-
-    await asyncio.sleep(seconds)

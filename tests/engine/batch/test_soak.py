@@ -18,6 +18,7 @@ import pytest
 from batchgen.ledger.reader import Reader
 from tests.support.batch_bench import BatchBench
 from tests.support.bench import items
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 
@@ -47,9 +48,7 @@ STAGES = ("uploads", "batches_created") * 3 + ("batch_lines", "pictures") * 3
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[BatchBench]:
     """An emulator in a process of its own, and a manifest of 200 items."""
-    emulator = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", EMULATOR.format(faults=FAULTS), cwd=ROOT, stdout=PIPE
-    )
+    emulator = await asyncio.create_subprocess_exec(PYTHON, "-c", EMULATOR.format(faults=FAULTS), cwd=ROOT, stdout=PIPE)
     assert emulator.stdout is not None
     url = (await emulator.stdout.readline()).decode().strip()
     bench = BatchBench(url, tmp_path)
@@ -62,7 +61,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[BatchBench]:
 async def start(bench: BatchBench) -> Process:
     options = json.dumps({"engine": "batch", "requests": CHUNK, "piece_bytes": 1024})
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.crash_child", str(bench.folder / "job.yaml"), str(bench.folder / "out"), bench.url,
+        PYTHON, "-m", "tests.support.crash_child", str(bench.folder / "job.yaml"), str(bench.folder / "out"), bench.url,
         "-", "0", options, cwd=ROOT, stderr=DEVNULL,
     )  # fmt: skip
 
@@ -94,7 +93,7 @@ async def kill_somewhere(bench: BatchBench, stage: str, rng: random.Random) -> b
 async def status(bench: BatchBench) -> dict[str, Any]:
     argv = ("status", str(bench.folder / "job.yaml"), "--output", str(bench.folder / "out"), "--json")
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "batchgen", *argv, cwd=ROOT, stdout=PIPE, env={"PYTHONPATH": str(ROOT), "GEMINI_API_KEY": KEY}
+        PYTHON, "-m", "batchgen", *argv, cwd=ROOT, stdout=PIPE, env={"PYTHONPATH": str(ROOT), "GEMINI_API_KEY": KEY}
     )  # fmt: skip
     out, _ = await child.communicate()
     facts: dict[str, Any] = json.loads(out)

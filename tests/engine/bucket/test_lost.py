@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.store.objects import ObjectStorage
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 
@@ -47,7 +47,7 @@ class Place:
 
     async def verify(self, *argv: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "batchgen", "verify", *argv, cwd=self.bench.folder,
+            PYTHON, "-m", "batchgen", "verify", *argv, cwd=self.bench.folder,
             env={**os.environ, **self.environ, "PYTHONPATH": str(ROOT)},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip

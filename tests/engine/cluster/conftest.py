@@ -25,18 +25,18 @@ async def slow_cluster(tmp_path, database, monkeypatch):
 
 
 @pytest.fixture
-async def fleet(tmp_path, database, monkeypatch, nursery):
+async def fleet(tmp_path, database, monkeypatch):
     """Workers that notice within seconds when another has died; answers take long enough to be killed in."""
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
     options = EmulatorOptions(latency_s=(0.3, 0.3), picture="tiny", rpm=0)
-    async for each in cluster_on(options, tmp_path, database, nursery):
+    async for each in cluster_on(options, tmp_path, database):
         yield each
 
 
 @pytest.fixture
-async def slow_fleet(tmp_path, database, monkeypatch, nursery):
+async def slow_fleet(tmp_path, database, monkeypatch):
     """The same, where a worker is taken for dead before an answer has come."""
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
     options = EmulatorOptions(latency_s=(2.5, 2.5), picture="tiny", rpm=0)
-    async for each in cluster_on(options, tmp_path, database, nursery):
+    async for each in cluster_on(options, tmp_path, database):
         yield each

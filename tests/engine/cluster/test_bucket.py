@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import sys
 
 import pytest
 from PIL import Image
 
 from tests.support.bench import items
-from tests.support.cluster import FAST, HEAD, IMPATIENT, BucketCluster, waiting
+from tests.support.cluster import FAST, HEAD, BucketCluster, waiting
+from tests.support.fork_server import PYTHON
 
 # Ends the process when the picture and its receipt are in the bucket and the ledger has not heard of them.
 DIES = """
@@ -95,10 +95,10 @@ async def test_a_reference_in_a_bucket_travels_with_the_work_and_workers_need_no
 
 async def test_what_a_worker_had_deposited_when_it_died_is_found_by_another_and_not_bought_again(cluster, gate):
     await cluster.submit(items("a"))
-    dying = cluster.worker(start=[sys.executable, "-c", DIES, "worker"])
+    dying = cluster.worker(start=[PYTHON, "-c", DIES, "worker"])
     assert await asyncio.to_thread(dying.wait, 60.0) == 9
     picture = hashlib.sha256(gate.objects()["i0.jpg"]).hexdigest()
-    cluster.worker(start=IMPATIENT)
+    cluster.impatient()
     found = await cluster.watch(items("a"))
     assert (found.exit_code, await cluster.requests()) == (0, 1)
     with cluster.reader() as reader:

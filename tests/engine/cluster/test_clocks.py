@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 
 from tests.support.bench import items
+from tests.support.fork_server import PYTHON
 
 AHEAD = (
-    sys.executable, "-c",
+    PYTHON, "-c",
     "import sys, time; right = time.time; time.time = lambda: right() + 1e4;"
     "from batchgen.__main__ import main; sys.argv = ['batchgen', 'worker', *sys.argv[1:]]; main()",
 )  # fmt: skip

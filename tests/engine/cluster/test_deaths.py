@@ -6,13 +6,13 @@ import asyncio
 import functools
 import json
 import signal
-import sys
 
 import pytest
 
 from batchgen.emulator import EmulatorOptions
 from tests.support.bench import items
 from tests.support.cluster import HEAD, cluster_on, unplaced
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import running
 
@@ -36,11 +36,11 @@ def account(cluster):
 
 async def test_what_a_killed_worker_had_in_flight_is_uncertain_and_the_rest_is_made_by_another(fleet):
     await fleet.submit(items(*PROMPTS * 2), hold_uncertain=True)
-    first = fleet.fork()
+    first = fleet.impatient()
     await fleet.until_sent("w1", 5)
-    first.kill()
+    fleet.kill(first)
     in_flight = fleet.open_of("w1")
-    fleet.fork()
+    fleet.impatient()
     outcome = await fleet.watch(items(*PROMPTS * 2), hold_uncertain=True)
     assert account(fleet) == {"succeeded": 16 - in_flight, "uncertain": in_flight}
     assert (outcome.exit_code, outcome.counts["uncertain"], outcome.maybe_requests) == (3, in_flight, in_flight)
@@ -65,9 +65,9 @@ PLACES = [
 @pytest.mark.parametrize("place", PLACES)
 async def test_whatever_step_a_worker_dies_at_another_finishes_and_each_request_is_accounted_for(fleet, place):
     await fleet.submit(CHAIN)
-    first = fleet.fork(die=(place, 2))
+    first = fleet.impatient(die=(place, 2))
     assert await asyncio.to_thread(first.wait) == 9
-    fleet.fork()
+    fleet.impatient()
     outcome = await asyncio.wait_for(fleet.watch(CHAIN), 40.0)
     attempts = account(fleet)
     assert (outcome.exit_code, len(fleet.pictures()), len(fleet.lines())) == (0, 12, 12)
@@ -105,7 +105,7 @@ def jobs(cluster):
 async def test_a_submitter_that_dies_has_submitted_all_or_nothing_and_running_again_attaches(fleet, place):
     manifest = fleet.manifest(items(*PROMPTS), HEAD)
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.crash_child", str(manifest), str(fleet.folder / "out"), fleet.url, place, "1",
+        PYTHON, "-m", "tests.support.crash_child", str(manifest), str(fleet.folder / "out"), fleet.url, place, "1",
         json.dumps({"engine": "cluster", "ledger": fleet.ledger}), cwd=ROOT,
     )  # fmt: skip
     assert await child.wait() == 9
@@ -118,7 +118,7 @@ async def test_two_submitters_at_the_same_time_submit_everything_once(fleet):
     said = json.dumps({"engine": "cluster", "ledger": fleet.ledger, "wait": False})
     children = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", str(manifest), str(fleet.folder / "out"), fleet.url, "-", "0", said,
+            PYTHON, "-m", "tests.support.crash_child", str(manifest), str(fleet.folder / "out"), fleet.url, "-", "0", said,
             cwd=ROOT, stderr=asyncio.subprocess.DEVNULL,
         )
         for _ in range(2)
@@ -128,16 +128,16 @@ async def test_two_submitters_at_the_same_time_submit_everything_once(fleet):
     assert jobs(fleet) == [f"i{n}" for n in range(8)]
 
 
-async def test_workers_go_on_when_their_server_has_crashed_and_is_back(tmp_path, nursery, monkeypatch):
+async def test_workers_go_on_when_their_server_has_crashed_and_is_back(tmp_path, monkeypatch):
     options = EmulatorOptions(
         latency_s=(1.5, 1.5), picture="tiny", rpm=0
     )  # one has not made all before both are at work
     with running() as server:
         monkeypatch.setenv("BATCHGEN_LEDGER", server.url())
-        async for fleet in cluster_on(options, tmp_path, server.url(), nursery):
+        async for fleet in cluster_on(options, tmp_path, server.url()):
             await fleet.submit(items(*PROMPTS * 2))
-            fleet.fork()
-            fleet.fork()
+            fleet.impatient()
+            fleet.impatient()
             await fleet.until(functools.partial(both_busy, fleet))
             await asyncio.to_thread(server.stop, signal.SIGQUIT)
             await asyncio.to_thread(server.start)
@@ -198,10 +198,10 @@ async def test_a_worker_that_was_cut_off_brings_its_picture_late_and_starts_noth
     fleet = slow_fleet
     async with Cable(postgres.port) as cable:
         await fleet.submit(items(*"abcde"), hold_uncertain=hold)
-        fleet.fork("--concurrency", "1", ledger=str(fleet.ledger).replace(f":{postgres.port}/", f":{cable.port}/"))
+        fleet.impatient("--concurrency", "1", ledger=str(fleet.ledger).replace(f":{postgres.port}/", f":{cable.port}/"))
         await fleet.until_sent("w1", 1)
         cable.cut()
-        fleet.fork()
+        fleet.impatient()
         outcome = await asyncio.wait_for(fleet.watch(items(*"abcde"), hold_uncertain=hold), 40.0)
         assert (outcome.exit_code, outcome.counts.get("uncertain", 0)) == ((3, 1) if hold else (0, 0))
         cable.mend()
@@ -225,10 +225,10 @@ def came(cluster, name):
 async def test_what_a_living_worker_has_in_flight_stays_its_own_whatever_the_queue_thinks_of_it(slow_fleet):
     fleet = slow_fleet
     await fleet.submit(items(*"abcde"))
-    fleet.fork()
+    fleet.impatient()
     await fleet.until_sent("w1", 5)
     with fleet.reader() as reader:
         reader._connection.execute("DELETE FROM batchgen_queue.procrastinate_workers")
-    fleet.fork()
+    fleet.impatient()
     outcome = await asyncio.wait_for(fleet.watch(items(*"abcde")), 40.0)
     assert (outcome.exit_code, await fleet.requests(), account(fleet)) == (0, 5, {"succeeded": 5})

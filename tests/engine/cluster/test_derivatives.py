@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import psycopg
 import pytest
@@ -22,8 +21,8 @@ from batchgen.errors import UsageError
 from batchgen.events import Notice
 from batchgen.report.console import Console
 from tests.support.bench import items
-from tests.support.cluster import IMPATIENT
 from tests.support.derivatives import THUMB, WEB, files, needs_proc, workers
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 HERE = "{name: thumb, format: jpeg, width: 20}"
@@ -62,7 +61,7 @@ async def post(cluster, text, top):
 
 async def command(cluster, *argv):
     """From within the folder, as people call it."""
-    given = [sys.executable, "-m", "batchgen", *argv]
+    given = [PYTHON, "-m", "batchgen", *argv]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return await asyncio.to_thread(
         subprocess.run, given, capture_output=True, text=True, check=False, cwd=cluster.folder, env=env
@@ -144,8 +143,8 @@ async def test_post_for_workers_needs_a_ledger_that_they_reach(cluster, monkeypa
 
 
 async def test_a_worker_without_processes_leaves_the_files_to_others_and_that_is_said(cluster):
-    first = cluster.worker("--post-processes", "0", "--until-empty")
     await cluster.submit(items("a", "b"), head(THUMB))
+    first = cluster.worker("--post-processes", "0", "--until-empty")
     assert await asyncio.to_thread(first.wait, 60.0) == 0
     assert (len(cluster.pictures()), files(cluster), queued(cluster)) == (2, {}, {"todo": 2})
     left = await cluster.submit(items("a", "b"), head(THUMB))
@@ -162,6 +161,7 @@ async def test_a_worker_without_processes_leaves_the_files_to_others_and_that_is
 
 
 async def test_what_cannot_be_made_of_a_changed_picture_ends_the_run_with_5_and_is_tried_again_by_the_next(cluster):
+    await cluster.submit(items("a", "b"), head())
     cluster.worker("--post-processes", "0", "--until-empty")
     await cluster.watch(items("a", "b"), head())
     picture = cluster.folder / "out" / "i0.jpg"
@@ -201,7 +201,7 @@ async def test_the_files_of_a_worker_that_is_killed_while_it_makes_them_are_made
     half.parent.mkdir()
     half.write_bytes(b"half")
     assert queued(cluster) == {"doing": 1, "todo": 1}
-    cluster.worker("--post-processes", "1", start=IMPATIENT)
+    cluster.impatient("--post-processes", "1")
     outcome = await cluster.watch(items("a", "b"), head(THUMB, SLOW))
     assert (outcome.exit_code, outcome.derived, await cluster.requests()) == (0, DerivativeCounts(made=4), 2)
     assert (len(files(cluster)), is_intact(cluster), queued(cluster), half.exists()) == (4, True, {}, False)
@@ -223,8 +223,8 @@ async def test_a_worker_that_is_told_twice_to_stop_gives_back_the_files_it_is_ma
 
 
 async def test_a_picture_that_was_recorded_and_is_not_placed_yet_is_waited_for(cluster):
-    cluster.worker("--post-processes", "0", "--until-empty")
     await cluster.submit(items("a"), head(THUMB))
+    cluster.worker("--post-processes", "0", "--until-empty")
     await asyncio.to_thread(cluster.workers[0].wait, 60.0)
     picture = cluster.folder / "out" / "i0.jpg"
     picture.rename(picture.with_suffix(".later"))
@@ -276,12 +276,12 @@ async def test_no_files_are_made_of_a_sample_that_ends_without_a_picture(cluster
 
 @needs_proc
 async def test_what_a_living_worker_makes_files_of_stays_its_own_whatever_the_queue_thinks_of_it(cluster):
-    first = cluster.worker("--post-processes", "1", start=IMPATIENT)
+    first = cluster.impatient("--post-processes", "1")
     await cluster.submit(items("a"), head(THUMB, SLOW))
     process = await stopped_half_way(cluster, first)
     with psycopg.connect(cluster.ledger) as db:
         db.execute("DELETE FROM batchgen_queue.procrastinate_workers")
-    cluster.worker("--post-processes", "1", start=IMPATIENT)
+    cluster.impatient("--post-processes", "1")
     await cluster.until(lambda: "w2" in [name for (name,) in rows(cluster, "SELECT name FROM batchgen.worker")])
     await asyncio.sleep(3.0)  # several looks for what nobody has
     assert rows(cluster, "SELECT claim FROM work") == [("w1",)]

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import urllib.request
 
 import pytest
 
 from batchgen.planning.plan import RetrySelection
 from tests.support.bench import items
-from tests.support.cluster import IMPATIENT, Cluster
+from tests.support.cluster import Cluster
 from tests.support.hosts import PORT, SERVER, hosts
 
 SAMPLES = 24
+# A worker that takes others for dead after a few seconds, so that a test need not wait for half a minute.
+IMPATIENT = (
+    sys.executable, "-c",
+    "import sys; from batchgen.engine.cluster import queue; queue.HEARTBEAT_S, queue.STALE_S = 0.7, 4.0;"
+    "from batchgen.__main__ import main; sys.argv = ['batchgen', 'worker', *sys.argv[1:]]; main()",
+)  # fmt: skip
 HOLD = RetrySelection(states=frozenset({"failed"}))  # as --on-uncertain hold
 
 

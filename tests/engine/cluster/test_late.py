@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from batchgen.cli.verify import VerifyResult, verify
-from batchgen.emulator import EmulatorOptions, serve
+from batchgen.emulator import serve
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
 from batchgen.ledger.changes import insert_attempt
 from batchgen.ledger.ledger import Ledger
@@ -26,7 +26,8 @@ from batchgen.report.billing_check import read_billing
 from batchgen.report.console import Console
 from batchgen.store.store import Store
 from tests.support.bench import items
-from tests.support.cluster import HEAD, BucketCluster, Cluster, unplaced, waiting
+from tests.support.cluster import HEAD, BucketCluster, Cluster, cluster_on, first_answers_late, unplaced, waiting
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres_proxy import Proxy
 from tests.support.samples import make_sample
@@ -52,20 +53,28 @@ def whole_in_spool(folder: Path) -> int:
     return sum(path.stat().st_size > 0 for path in folder.rglob("spool-w1-*/*.0"))
 
 
+@pytest.fixture
+async def slow_fleet(tmp_path, database, monkeypatch):
+    """A worker's first answers come when it has been taken for dead for long."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", database)
+    async for each in cluster_on(first_answers_late(5, 6.0), tmp_path, database):
+        yield each
+
+
 async def cut_off_with_five_in_flight(cluster: Cluster, port: int) -> Proxy:
     """w1 has lost its server, and w2 has made all five again."""
     wire = Proxy(port)
     await cluster.submit(FIVE)
-    first = cluster.fork(ledger=wire.url(str(cluster.ledger)))
+    first = cluster.impatient(ledger=wire.url(str(cluster.ledger)))
     await cluster.until_sent("w1", 5)
     wire.refusing = True
     wire.hang_up()
-    second = cluster.fork()
+    second = cluster.impatient()
     outcome = await asyncio.wait_for(cluster.watch(FIVE), 40.0)
     assert (outcome.exit_code, await cluster.requests()) == (0, 10)
     await cluster.until(lambda: whole_in_spool(cluster.folder) == 5)
-    first.kill()
-    second.kill()
+    cluster.kill(first)
+    cluster.kill(second)
     return wire
 
 
@@ -97,7 +106,7 @@ async def test_whoever_takes_them_up_may_die_at_any_step_and_the_ledger_names_no
         ("batchgen.ledger.worker_ledger:FencedLedger.record_placed", 2),  # in its place, and nobody has said so
     ):
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", str(fleet.manifest(FIVE, HEAD)), str(fleet.folder / "out"), fleet.url,
+            PYTHON, "-m", "tests.support.crash_child", str(fleet.manifest(FIVE, HEAD)), str(fleet.folder / "out"), fleet.url,
             place, str(k), said, cwd=ROOT,
         )  # fmt: skip
         assert await child.wait() == 9
@@ -113,12 +122,11 @@ async def test_whoever_takes_them_up_may_die_at_any_step_and_the_ledger_names_no
 
 
 @pytest.fixture
-async def bucket_fleet(gate, tmp_path, database, monkeypatch, nursery):
+async def bucket_fleet(gate, tmp_path, database, monkeypatch):
     """Workers whose pictures go to a bucket; each has a spool that no other sees."""
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
-    async with await serve(EmulatorOptions(latency_s=(2.5, 2.5), picture="tiny", rpm=0)) as emulator:
+    async with await serve(first_answers_late(5, 6.0)) as emulator:
         made = BucketCluster(emulator.base_url, tmp_path, database)
-        made.nursery = nursery
         try:
             yield made
         finally:
@@ -129,7 +137,7 @@ async def test_in_a_bucket_they_become_drafts_too_when_their_machine_is_back(buc
     fleet = bucket_fleet
     wire = await cut_off_with_five_in_flight(fleet, postgres.port)
     made = {name: data for name, data in gate.objects().items() if not name.startswith("superseded/")}
-    fleet.fork(name="w1")
+    fleet.impatient(name="w1")
     six = items(*"abcdef")
     outcome = await asyncio.wait_for(fleet.watch(six), 40.0)
     assert (outcome.exit_code, outcome.kept, await fleet.requests()) == (0, 5, 11)
@@ -154,18 +162,18 @@ async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_
     fleet = bucket_fleet
     watching = asyncio.create_task(fleet.watch(items("a")))
     gate.refuse = lambda method, path: 403 if (method, path) == ("PUT", "i0.jpg") else None
-    first = fleet.fork()
+    first = fleet.impatient()
     await fleet.until(lambda: (fleet.folder / "job.emulated").exists() and waiting(fleet) == 1)
-    first.kill()
+    fleet.kill(first)
     outcome = await asyncio.wait_for(watching, 40.0)
     assert (outcome.exit_code, outcome.made, outcome.discrepancies.missing) == (3, 1, ("i0.jpg",))
     gate.refuse = lambda method, path: None
-    second = fleet.fork()
+    second = fleet.impatient()
     outcome = await asyncio.wait_for(fleet.watch(items("a")), 40.0)
     assert (outcome.exit_code, await fleet.requests()) == (0, 2)
     made = gate.objects()["i0.jpg"]
-    second.kill()
-    fleet.fork(name="w1")
+    fleet.kill(second)
+    fleet.impatient(name="w1")
     outcome = await asyncio.wait_for(fleet.watch(items("a", "b")), 40.0)
     await fleet.until(lambda: not unplaced(fleet))
     assert (outcome.exit_code, outcome.kept, gate.objects()["i0.jpg"]) == (0, 1, made)
@@ -177,13 +185,13 @@ async def test_a_picture_that_waited_for_its_bucket_replaces_none_that_was_made_
 )
 async def test_what_made_way_for_a_worker_that_died_before_it_could_say_so_is_known_by_the_ledger(fleet, place):
     await fleet.submit(items("a"))
-    first = fleet.fork()
+    first = fleet.impatient()
     await asyncio.wait_for(fleet.watch(items("a")), 40.0)
-    first.kill()
+    fleet.kill(first)
     await fleet.submit(items("a"), retry_selection=RetrySelection(fresh=True))
-    dying = fleet.fork(die=(place, 1))
+    dying = fleet.impatient(die=(place, 1))
     assert await asyncio.to_thread(dying.wait) == 9
-    fleet.fork()
+    fleet.impatient()
     outcome = await asyncio.wait_for(fleet.watch(items("a")), 40.0)
     await fleet.until(lambda: not unplaced(fleet))
     again = await fleet.watch(items("a"))
@@ -193,7 +201,7 @@ async def test_what_made_way_for_a_worker_that_died_before_it_could_say_so_is_kn
 
 async def test_whoever_submitted_the_work_looks_whether_what_the_workers_made_is_there(fleet):
     watching = asyncio.create_task(fleet.watch(items(*"abcdef")))
-    fleet.fork("--concurrency", "1")
+    fleet.impatient("--concurrency", "1")
     out = fleet.folder / "out"
     await fleet.until(lambda: (out / "i0.jpg").is_file() and (out / "i1.jpg").is_file() and not unplaced(fleet))
     (out / "i0.jpg").write_bytes(b"drawn over")

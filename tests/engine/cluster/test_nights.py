@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
 from batchgen.schedule.due import BATCH_POLL_S, DAY_S
 from tests.support.bench import items
 from tests.support.cluster import HEAD
+from tests.support.fork_server import PYTHON
 
 FAILS = "[[fault:no_image]] c"
 
@@ -34,7 +34,7 @@ async def test_a_daemon_submits_a_night_once_and_its_next_look_ends_it_and_buys_
     async def daemon() -> tuple[int, int]:
         """Its exit code, and the requests so far."""
         environment = {**os.environ, "XDG_STATE_HOME": str(cluster.folder / "daemon")}
-        command = [sys.executable, "-m", "batchgen", "daemon", str(manifest), "--once"]
+        command = [PYTHON, "-m", "batchgen", "daemon", str(manifest), "--once"]
         ended = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, check=False)
         return ended.returncode, await cluster.requests()
 

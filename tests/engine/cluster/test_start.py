@@ -8,7 +8,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 from batchgen.errors import LedgerUnreachable
 from batchgen.ledger import postgresql
 from batchgen.ledger.postgresql import PostgreSQL
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import PASSWORD, USER, PostgresServer, free_port, running
 
@@ -32,7 +32,7 @@ class Started:
     def __init__(self, *argv: str, ledger: str, folder: object, before: str = "") -> None:
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "BATCHGEN_LEDGER": ledger, "XDG_STATE_HOME": str(folder)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", before + MAIN, *argv], stderr=subprocess.PIPE, text=True, env=environ
+            [PYTHON, "-c", before + MAIN, *argv], stderr=subprocess.PIPE, text=True, env=environ
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reading = threading.Thread(target=self._read)

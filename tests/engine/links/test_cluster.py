@@ -16,12 +16,11 @@ DOWNLOAD = ("batchgen.engine.http_attempt:Exchange.download_images", 1)
 
 
 @pytest.fixture
-def fleet(bench, tmp_path, database, monkeypatch, nursery):
+def fleet(bench, tmp_path, database, monkeypatch):
     """The same vendor's pictures, made by workers."""
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
     (tmp_path / "cluster").mkdir()
     found = Cluster(bench.vendor.url, tmp_path / "cluster", database)
-    found.nursery = nursery
     yield found
     found.finish()
     with found.reader() as reader:
@@ -42,9 +41,9 @@ async def test_another_worker_fetches_from_the_link_of_one_that_was_killed_and_t
     fleet, bench, items
 ):
     await fleet.submit(items)
-    assert await asyncio.to_thread(fleet.fork(die=DOWNLOAD).wait) == 9
+    assert await asyncio.to_thread(fleet.impatient(die=DOWNLOAD).wait) == 9
     bench.vendor.goes_bad("a web page")
-    fleet.fork()
+    fleet.impatient()
     assert await watched(fleet, items) == 4
     assert set(states(fleet)) == {("failed", "download_failed")}
     bench.vendor.is_well()
@@ -56,7 +55,7 @@ async def test_another_worker_fetches_from_the_link_of_one_that_was_killed_and_t
 async def test_of_several_links_those_that_a_worker_could_fetch_count_at_once(fleet, bench):
     bench.vendor.goes_bad("404", places=[1])
     await fleet.submit(FOUR)
-    fleet.fork()
+    fleet.impatient()
     assert await watched(fleet, FOUR) == 3
     assert states(fleet) == [("failed", "download_failed"), *[("succeeded", "")] * 3]
     bench.vendor.is_well()
@@ -66,9 +65,12 @@ async def test_of_several_links_those_that_a_worker_could_fetch_count_at_once(fl
 async def test_a_picture_that_a_killed_worker_had_fetched_outlives_its_link(fleet, bench):
     bench.vendor.goes_bad("503", places=[1, 3])
     await fleet.submit(FOUR)
-    assert await asyncio.to_thread(fleet.fork(die=("batchgen.engine.http_attempt:Exchange._fetch_once", 10)).wait) == 9
+    assert (
+        await asyncio.to_thread(fleet.impatient(die=("batchgen.engine.http_attempt:Exchange._fetch_once", 10)).wait)
+        == 9
+    )
     bench.vendor.goes_bad("410")
-    fleet.fork()
+    fleet.impatient()
     assert await watched(fleet, FOUR) == 3
     assert states(fleet) == [*[("failed", "download_failed")] * 2, *[("succeeded", "")] * 2]
     assert bench.vendor.requests == [4]

@@ -15,6 +15,7 @@ from batchgen.engine import links
 from batchgen.engine.routes import link_routes
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.settings import Settings
+from tests.support.fork_server import PYTHON
 from tests.support.link_bench import BEHIND, MODEL, ONE
 from tests.support.marked_key import KEY
 
@@ -28,7 +29,7 @@ QUICK = (
 async def start(bench, *argv, pause_s=0.001, **environ):
     environ = {"XDG_STATE_HOME": str(bench.folder / "state"), "COLUMNS": "300", **environ}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", QUICK.format(pause_s=pause_s), *argv, env=environ, stdin=asyncio.subprocess.DEVNULL,
+        PYTHON, "-c", QUICK.format(pause_s=pause_s), *argv, env=environ, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 
 import pytest
 
@@ -14,6 +13,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.planning.reason import ReasonKind
 from tests.support.bench import Bench, items
 from tests.support.crash import PROMPTS, assert_each_turn_is_of_its_picture, start_child
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 
@@ -57,7 +57,7 @@ async def test_a_picture_that_was_whole_in_the_spool_is_not_bought_again(tmp_pat
         bench = Bench(emulator.base_url, tmp_path)
         manifest = bench.manifest(items("only one"))
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", str(manifest), str(tmp_path / "out"), bench.url,
+            PYTHON, "-m", "tests.support.crash_child", str(manifest), str(tmp_path / "out"), bench.url,
             "batchgen.engine.settle:Ledger.attempt_succeeded", "1", cwd=ROOT,
         )  # fmt: skip
         assert await child.wait() == 9
@@ -74,7 +74,7 @@ async def test_an_interim_picture_is_never_taken_for_the_answer_and_never_delete
         bench = Bench(emulator.base_url, tmp_path)
         text = "  - {id: i0, prompt: only one, model: pro, keep_thoughts: true}\n"
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.crash_child", str(bench.manifest(text)), str(tmp_path / "out"), bench.url,
+            PYTHON, "-m", "tests.support.crash_child", str(bench.manifest(text)), str(tmp_path / "out"), bench.url,
             "batchgen.engine.settle:Ledger.attempt_succeeded", "1", cwd=ROOT,
         )  # fmt: skip
         assert await child.wait() == 9

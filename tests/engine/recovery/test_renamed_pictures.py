@@ -7,7 +7,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.report.console import Console
 from tests.support.bench import Bench, items
+from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
 THREE = items("a", "b", "c")
@@ -157,6 +157,6 @@ async def test_while_nothing_is_missing_no_picture_is_opened_and_no_folder_liste
         (out / "i1.jpg").rename(out / "mine.jpg")
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", SPY, bench.folder / "job.yaml", out], cwd=ROOT, capture_output=True, text=True, check=True,
+        [PYTHON, "-c", SPY, bench.folder / "job.yaml", out], cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert list(dict.fromkeys(done.stdout.split("\n")))[:-1] == [look.format(out=out) for look in looks]

@@ -17,6 +17,7 @@ import pytest
 from batchgen.ledger.reader import Reader
 from tests.support.bench import Bench, items
 from tests.support.crash import assert_each_turn_is_of_its_picture
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 
@@ -31,9 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no su
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     """An emulator in a process of its own, and a manifest of 200 items."""
     argv = ("--latency", "0.05-0.15", "--rpm", "0", "--picture", "tiny")
-    emulator = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "batchgen.emulator", *argv, cwd=ROOT, stdout=PIPE
-    )
+    emulator = await asyncio.create_subprocess_exec(PYTHON, "-m", "batchgen.emulator", *argv, cwd=ROOT, stdout=PIPE)
     assert emulator.stdout is not None
     url = (await emulator.stdout.readline()).decode().removeprefix("listening on ").strip()
     bench = Bench(url, tmp_path)
@@ -47,7 +46,7 @@ async def start(bench: Bench, stdout: int = DEVNULL) -> Process:
     argv = ("run", str(bench.folder / "job.yaml"), "--output", str(bench.folder / "out"), "--json", "--quiet")
     environ = {"PYTHONPATH": str(ROOT), "GEMINI_API_KEY": KEY, "BATCHGEN_GEMINI_BASE_URL": bench.url}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "batchgen", *argv, env=environ, stdin=DEVNULL, stdout=stdout, stderr=DEVNULL
+        PYTHON, "-m", "batchgen", *argv, env=environ, stdin=DEVNULL, stdout=stdout, stderr=DEVNULL
     )
 
 

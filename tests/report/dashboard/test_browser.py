@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.records import Result
 from tests.support.browser import CHROMIUM, focused, keys, picture, playwright, until
+from tests.support.fork_server import PYTHON
 from tests.support.gallery_job import MARKUP, make_family, make_job
 from tests.support.paths import ROOT
 
@@ -55,7 +55,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(*argv: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "batchgen", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            [PYTHON, "-m", "batchgen", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         processes.append(process)
@@ -263,7 +263,7 @@ def unpriced(spawn: Any, tmp_path: Path) -> Path:
     address = spawn("emulate", "--picture", "tiny", "--latency", "0-0").stdout.readline().removeprefix("listening on ")
     (tmp_path / "shop.yaml").write_text(UNPRICED)
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "BATCHGEN_AIMLAPI_BASE_URL": address.strip()}
-    command = [sys.executable, "-m", "batchgen", "run", str(tmp_path / "shop.yaml"), "--quiet"]
+    command = [PYTHON, "-m", "batchgen", "run", str(tmp_path / "shop.yaml"), "--quiet"]
     assert subprocess.run(command, env=environ, check=False, timeout=60).returncode == 3
     return tmp_path / "shop"
 

@@ -41,6 +41,7 @@ from batchgen.report.gallery_data import ManifestInfo
 from batchgen.report.queries import read_lanes
 from batchgen.store.lock import JobLock
 from tests.support.dashboard import SECRET, site
+from tests.support.fork_server import PYTHON
 from tests.support.gallery_job import make_family, make_job
 from tests.support.paths import ROOT
 
@@ -514,7 +515,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*argv: str, **environ: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
         process = subprocess.Popen(
-            [sys.executable, "-m", "batchgen", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [PYTHON, "-m", "batchgen", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL, text=True, env=environment,
         )  # fmt: skip
         processes.append(process)

@@ -13,8 +13,6 @@ from batchgen.emulator import BatchOptions, EmulatorOptions, serve
 from tests.support.third_party import python_with
 
 FOLDER = Path(__file__).parent
-ENVIRONMENT = FOLDER.parent / ".venv-google-genai-1.75"
-PACKAGES = ["google-genai==1.75.0", "pillow"]
 
 OPTIONS = EmulatorOptions(latency_s=(0, 0), batch=BatchOptions(pending_s=0, running_s=0))
 
@@ -22,7 +20,7 @@ OPTIONS = EmulatorOptions(latency_s=(0, 0), batch=BatchOptions(pending_s=0, runn
 @pytest.fixture(scope="session")
 def old_sdk() -> Path:
     """An interpreter with the old SDK."""
-    return python_with(ENVIRONMENT, PACKAGES)
+    return python_with(FOLDER)
 
 
 async def ask(python: Path, *prompts: str, script: str = "generate_images.py") -> dict[str, Any]:

@@ -13,7 +13,6 @@ import os
 import queue
 import re
 import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 from tests.support.third_party import NODE, needs_node, node_packages
@@ -119,7 +119,7 @@ def job(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batchgen(folder: Path, *argv: str, server: str = "") -> int:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder / "state"), "AIMLAPI_API_KEY": KEY}
     environ["BATCHGEN_AIMLAPI_BASE_URL"] = server
-    return subprocess.run([sys.executable, "-m", "batchgen", *argv], cwd=folder, env=environ, check=False).returncode
+    return subprocess.run([PYTHON, "-m", "batchgen", *argv], cwd=folder, env=environ, check=False).returncode
 
 
 def results(job: Path) -> dict[str, Any]:

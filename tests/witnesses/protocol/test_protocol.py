@@ -23,8 +23,6 @@ from tests.support.emulator import Client
 from tests.support.third_party import python_with
 
 FOLDER = Path(__file__).parent
-ENVIRONMENT = FOLDER.parent / ".venv-protocol"
-PACKAGES = ["google-ai-generativelanguage==0.12.1"]  # an environment of its own: it brings gRPC
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
 REQUEST, RESPONSE = "GenerateContentRequest", "GenerateContentResponse"
 Parse = Callable[[str, Any], str]
@@ -46,7 +44,7 @@ UNKNOWN_RESPONSE = (
 @pytest.fixture(scope="module")
 def parse() -> Iterator[Parse]:
     """A complaint about one message, empty when it parses."""
-    command = [str(python_with(ENVIRONMENT, PACKAGES)), str(FOLDER / "parse.py")]
+    command = [str(python_with(FOLDER)), str(FOLDER / "parse.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parser:
         assert parser.stdin is not None and parser.stdout is not None
         give, take = parser.stdin, parser.stdout

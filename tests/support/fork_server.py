@@ -1,0 +1,204 @@
+"""Python processes forked from one that has imported everything: as cold ones in all that a test can see, but sooner.
+
+Start PYTHON where you would start `sys.executable`, with `-m MODULE` or `-c CODE`, through subprocess or asyncio. The process
+is this one's own child, with the environment, folder, streams and umask it was given and signals at their defaults; it ends,
+and dies, for real. What only a start can pass on, such as an ignored signal or PYTHONIOENCODING, makes it one. Start
+`sys.executable` where a test is about starting, what is imported, or memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import gc
+import inspect
+import io
+import json
+import os
+import pkgutil
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.support.paths import ROOT
+
+PYTHON = f"{sys.executable} (forked)" if sys.platform == "linux" else sys.executable
+READ_AT_START = re.compile(
+    "PYTHON(?!UNBUFFERED)|LC_|LANG|SSL_CERT_"
+)  # variables that only a start or an import looks at
+ONLY_WITH_EXEC = ("preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")  # arguments of Popen
+PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")  # as Popen names their ends
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): a process whose parent has ended becomes a child of this one
+HEAVY = ("aiohttp.web", "jinja2", "obstore.store", "procrastinate", "psycopg", "structlog", "PIL.Image")
+
+_execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+_parameters = inspect.signature(_execute_child)
+_one_at_a_time = threading.Lock()
+
+
+def _start(self: Any, args: Any, *more: Any) -> None:
+    """In place of `Popen._execute_child`."""
+    if not isinstance(args, list | tuple) or args[0] != PYTHON:
+        _execute_child(self, args, *more)
+        return
+    given = _parameters.bind(self, args, *more).arguments
+    env = {os.fsdecode(name): os.fsdecode(value) for name, value in (given["env"] or os.environ).items()}
+    with _one_at_a_time:
+        server, of_server = _server()
+        if _needs_a_start(given, env, of_server):
+            _execute_child(**{**given, "args": [sys.executable, *args[1:]], "executable": None})
+            return
+        asked = {
+            "argv": [os.fsdecode(each) for each in args[1:]],
+            "env": env,
+            "cwd": os.fsdecode(given["cwd"] or os.getcwd()),
+            "umask": int(re.findall(r"Umask:\s+(\d+)", Path("/proc/self/status").read_text())[0], 8),
+            "new_session": given["start_new_session"],
+        }
+        streams = [given["p2cread"], given["c2pwrite"], given["errwrite"]]
+        prctl = ctypes.CDLL(None).prctl
+        prctl(SUBREAPER, 1, 0, 0, 0)
+        try:
+            fds = [own if fd == -1 else fd for own, fd in enumerate(streams)]
+            socket.send_fds(server, [json.dumps(asked).encode()], fds)
+            self.pid = int(server.recv(32))
+        finally:
+            prctl(SUBREAPER, 0, 0, 0, 0)
+    os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises if it is not a child of this one
+    self._child_created = True
+    self._close_pipe_fds(*map(given.get, PIPES))
+
+
+def _needs_a_start(given: dict[str, Any], env: dict[str, str], of_server: dict[str, str]) -> bool:
+    """Whether something is given that only exec(3) or an interpreter's start can pass on."""
+    seen = {name: value for name, value in env.items() if READ_AT_START.match(name)}
+    handlers = [signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}]
+    return (
+        any(given[name] not in (None, (), False) for name in ONLY_WITH_EXEC)
+        or any(
+            value not in (of_server.get(name), str(ROOT)) for name, value in seen.items()
+        )  # PYTHONPATH: it knows ROOT
+        or signal.SIG_IGN in handlers
+    )
+
+
+@functools.cache
+def _server() -> tuple[socket.socket, dict[str, str]]:
+    """A server of this process's own, which ends with it, and the environment that it was started in."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = dict(os.environ)
+    with theirs:
+        fd = theirs.fileno()
+        command = [sys.executable, "-m", __name__, str(fd)]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[fd])
+    atexit.register(process.wait)
+    atexit.register(ours.close)  # done before
+    return ours, environment
+
+
+def _serve(connection: socket.socket) -> dict[str, Any] | None:
+    """What a process was forked for, in that process; None in the server, at its end."""
+    import batchgen
+
+    sys.path.insert(1, str(ROOT))
+    for module in pkgutil.walk_packages(batchgen.__path__, "batchgen."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):
+                import_module(module.name)
+    for name in HEAVY:
+        with suppress(ImportError):
+            import_module(name)
+    gc.collect()
+    gc.freeze()
+    for number in (signal.SIGHUP, signal.SIGINT):  # from the terminal: the tests that it serves decide
+        signal.signal(number, lambda *_: None)
+    while True:
+        message, streams, *_ = socket.recv_fds(connection, 1 << 20, 3)
+        if not message:
+            return None
+        assert len(os.listdir("/proc/self/task")) == 1  # a lock that another thread held would stay locked
+        born, adopted = os.pipe(), os.pipe()
+        if not (between := os.fork()):
+            if child := os.fork():
+                os.write(born[1], b"%d" % child)
+                os._exit(0)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.close(adopted[1])
+            os.read(adopted[0], 1)  # ends when the process between has, and the server has seen it
+            for number, fd in enumerate(streams):
+                os.dup2(fd, number)
+            connection.detach()
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            asked: dict[str, Any] = json.loads(message)
+            return asked
+        os.waitpid(between, 0)
+        connection.send(os.read(born[0], 32))
+        for fd in (*born, *adopted, *streams):
+            os.close(fd)
+
+
+def _be(asked: dict[str, Any]) -> None:
+    """Run the module or the code as the interpreter would have."""
+    if asked["new_session"]:
+        os.setsid()
+    os.umask(asked["umask"])
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    time.tzset()
+    unbuffered = bool(asked["env"].get("PYTHONUNBUFFERED"))
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        was = getattr(sys, f"__{name}__")
+        raw = open(fd, "wb" if fd else "rb", 0 if fd and unbuffered else -1, closefd=False)  # noqa: SIM115
+        by_line = not (fd and unbuffered) and (fd == 2 or raw.isatty())
+        stream = io.TextIOWrapper(raw, was.encoding, was.errors, "\n" if fd else None, by_line, bool(fd and unbuffered))
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    option, what, *argv = asked["argv"]
+    sys.path[0] = asked["cwd"] if option == "-m" else ""
+    sys.argv = [option, *argv]
+    if option == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+        return
+    assert option == "-c", asked["argv"]
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    exec(compile(what, "<string>", "exec"), main.__dict__)  # noqa: S102 - a test's own
+
+
+def _end(main: Callable[[dict[str, Any]], None], asked: dict[str, Any]) -> None:
+    """As the interpreter ends, but for taking all its modules apart, which would copy every page of the server's."""
+    code = 0
+    try:
+        main(asked)
+    except SystemExit as left:
+        if not isinstance(left.code, int | None):
+            raise
+        code = left.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except (OSError, ValueError):
+        sys.exit(code)  # to be told of it in the interpreter's words
+    os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    if (asked := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        _end(_be, asked)
+elif sys.executable != PYTHON:
+    subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
