@@ -33,6 +33,11 @@ class Sample:
         return sample_key(self.item.id, self.n)
 
 
+def split_key(key: str) -> tuple[str, int]:
+    item_id, _, n = key.partition("#")
+    return item_id, int(n or 1)
+
+
 def sample_key(item_id: str, n: int) -> str:
     """`id` for the first sample, `id#2` and so on for the others: what people see and `results.jsonl` says."""
     return item_id if n == 1 else f"{item_id}#{n}"

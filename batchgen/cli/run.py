@@ -26,7 +26,6 @@ from batchgen.ledger.reader import Reader
 from batchgen.report import formatting, view
 from batchgen.report.event_text import LogWarningPrinter, RunLines
 from batchgen.report.metrics import MetricsFile
-from batchgen.report.progress import ProgressView
 from batchgen.report.queries import read_derivatives, read_summary
 from batchgen.report.summary import derivative_lines, next_steps, show_summary
 from batchgen.report.view import RunSummary
@@ -129,6 +128,8 @@ def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArgument
             return observers
     print_line: Callable[[str], None] = err.line
     if not arguments.no_progress and err.live and not arguments.quiet:
+        from batchgen.report.progress import ProgressView  # it brings rich, which only a terminal needs
+
         progress = stack.enter_context(ProgressView(err))
         observers.append(progress)
         print_line = progress.print_line

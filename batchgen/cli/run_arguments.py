@@ -70,16 +70,14 @@ class RunArguments:
 
     def plan(self, job: batchgen.Job, engine: str, on_step: Callable[[Step], None] | None = None) -> batchgen.Plan:
         """What a run by this engine would do."""
-        return batchgen.plan(
-            job,
+        asked = batchgen.RunOptions(
             retry_selection=self.retry_selection,
             only=self.only,
             limit=self.limit,
             concurrency=self.concurrency,
             max_usd=self.max_cost,
-            on_step=on_step,
-            engine=engine,
         )
+        return batchgen.plan(job, options=asked, on_step=on_step, engine=engine)
 
     def run_options(self) -> batchgen.RunOptions:
         """Raises UsageError for what contradicts itself."""

@@ -138,6 +138,7 @@ def forecast_retry(location: JobLocation, states: frozenset[str]) -> dict[str, A
     """What taking up these states again would make and cost. Raises BatchgenError."""
     manifest, emulated = find_manifest(location.manifest or str(location.folder), location.folder)
     job = batchgen.load(manifest, output=location.folder, emulate=emulated)
-    found = batchgen.plan(job, retry_selection=batchgen.RetrySelection(explicit=True, states=states)).forecast
+    options = batchgen.RunOptions(retry_selection=batchgen.RetrySelection(explicit=True, states=states))
+    found = batchgen.plan(job, options=options).forecast
     facts = {"images": found.images, "usd": found.usd, "known_usd": found.known_usd, "unpriced": found.unpriced}
     return {**facts, "emulated": emulated}

@@ -13,7 +13,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.engine.cluster.stop import cancel
 from batchgen.engine.cluster.worker import Worker, WorkerOptions
-from batchgen.engine.signals import handling_stop_signals
+from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Event
 from batchgen.ledger.location import ledger_url, read_pointer, server_address

@@ -13,6 +13,7 @@ from batchgen import __version__
 from batchgen.derivatives.specification import Output, Provenance, RenderedFile, RenderRequest, outputs_of
 from batchgen.errors import StoreError
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, SourcePicture
+from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest
 from batchgen.planning.plan import Step, is_selected
 from batchgen.records import Post, lane_model
@@ -192,10 +193,11 @@ class DerivativeForecast:
 
 
 def missing_derivatives(
-    manifest: Manifest, view: DerivativeReader, store: Store, only: Sequence[str], *, emulated: bool
+    manifest: Manifest, reader: Reader, store: Store, only: Sequence[str], *, emulated: bool
 ) -> Iterator[RenderTask]:
     """What is missing of the pictures that are there."""
-    differ, items = DerivativeDiffer(view, store, manifest.name, emulated=emulated), manifest.items()
+    view, items = DerivativeReader.from_reader(reader), manifest.items()
+    differ = DerivativeDiffer(view, store, manifest.name, emulated=emulated)
     while chunk := list(islice(items, CHUNK)):
         wanted = [(item.id, item.post) for item in chunk if not only or is_selected(item, only)]
         yield from differ.diff(wanted).due

@@ -1,4 +1,5 @@
-"""One worker process that makes derivatives, as its run sees it: started when first needed, replaced when it dies.
+"""One worker process that makes derivatives, as its run sees it: started when first needed, replaced when it dies. What it
+makes of a picture is put where the picture is.
 
 A process of our own and no pool of the standard library: that one imports a caller's script again in each worker, cannot say which
 task killed it, and leaves workers behind when the run is killed. This one reads tasks from a pipe that ends with the run.
@@ -12,12 +13,21 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from batchgen.derivatives.diff import RenderTask
 from batchgen.derivatives.specification import RenderedFile, RenderRequest
+from batchgen.errors import StoreError
 from batchgen.http.time_limit import TimeLimit
+from batchgen.ledger.derivatives import DerivativeRow
 from batchgen.settings import environment_without_keys
+from batchgen.store.blobs import BucketUnavailable
+from batchgen.store.store import Store
 
+T = TypeVar("T")
+RENDER_TRIES = 3  # of a task whose process dies
 ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
 CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render import serve; serve()"
 MAX_ANSWER_BYTES = 4_000_000
@@ -80,3 +90,55 @@ def _exit_reason(code: int | None) -> str:
     if code is None:
         return f"was stopped because it took more than {TASK_TIMEOUT_S:.0f} s"
     return "was killed (out of memory?)" if code == -9 else f"ended with code {code}"
+
+
+async def render_derivatives(process: RenderProcess, due: RenderTask, store: Store) -> list[DerivativeRow]:
+    """Make the files of one picture, in a process, put them where the picture is, and answer what became of each. Raises
+    BucketUnavailable."""
+    with contextlib.ExitStack() as copies:
+        try:
+            source = await in_thread(lambda: copies.enter_context(store.local_copy(due.picture.path)))
+        except FileNotFoundError:
+            return list(due.failed("the original cannot be read: it has gone from the bucket"))
+        try:
+            made = await _render(process, due.request(source, store.spool))
+        except RenderProcessDied as died:
+            return list(due.failed(f"its worker process {died}, {RENDER_TRIES} times"))
+        return list(due.rows(await in_thread(lambda: put_derivatives(made, due.made_before, store))))
+
+
+async def _render(process: RenderProcess, request: RenderRequest) -> list[RenderedFile]:
+    """Raises RenderProcessDied after the last try."""
+    for _ in range(RENDER_TRIES - 1):
+        with contextlib.suppress(RenderProcessDied):
+            return await process.render(request)
+    return await process.render(request)
+
+
+def put_derivatives(made: Sequence[RenderedFile], made_before: Mapping[str, str], store: Store) -> list[RenderedFile]:
+    """Give the files that a worker process made their names, durably. Answers what became of each. Raises BucketUnavailable."""
+    files = [_put(file, made_before, store) if file.state == "made" else file for file in made]
+    store.sync(*(file.path for file in files if file.state == "made"))
+    return files
+
+
+def _put(made: RenderedFile, made_before: Mapping[str, str], store: Store) -> RenderedFile:
+    try:
+        there = store.put_derivative(made.path, Path(made.file), made.sha256, made_before.get(made.path, ""))
+    except BucketUnavailable:
+        raise
+    except (StoreError, OSError) as error:
+        return RenderedFile(made.path, "failed", made.format, message=made.message or str(error)[:500])
+    finally:
+        Path(made.file).unlink(missing_ok=True)
+    return made._replace(mtime_ns=0 if there is None else there.mtime_ns)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise

@@ -1,23 +1,77 @@
-"""An attempt from its intent to its end, whichever engine sends it: ledger first, then results, dependents and observers.
+"""An attempt from the request that is made of a sample to its end, whichever engine sends it: ledger first, then results,
+dependents and observers.
 
-An engine calls `begin` before anything leaves, and hands in what came back, at once or a day later: `settle` in a thread
-and `succeeded` for a reply, `failed` for an error, and `given_up` when no further attempt follows.
+An engine calls `prepare` for a request and `begin` before anything leaves, and hands in what came back, at once or a day
+later: `settle` in a thread and `succeeded` for a reply, `failed` for an error, and `given_up` when no further attempt
+follows.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+from batchgen.engine.answer import AnsweredAttempt
 from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.reference_inputs import ReferenceInputs
+from batchgen.engine.routes import Route
 from batchgen.engine.settle import SettledReply, late_message, result_of, settle
-from batchgen.errors import DownloadFailed, LedgerGone, ProviderError, StoreError
+from batchgen.errors import BadRequest, BatchgenError, DownloadFailed, LedgerGone, ProviderError, StoreError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Notice, SampleEnded, SampleSucceeded
 from batchgen.ledger.results import ResultsFile
-from batchgen.profiles.profile import Profile
-from batchgen.records import Reply, Sample, sample_key
+from batchgen.os_errors import machine_refusal
+from batchgen.providers.contract import SupportsConversations
+from batchgen.records import Inputs, Reply, Request, Sample, sample_key
+from batchgen.scheduling.retry import RetryState
 from batchgen.store.spool import SpoolFile
+
+
+@dataclass(slots=True)
+class PreparedRequest:
+    """A request that may be sent, and what it encloses."""
+
+    inputs: Inputs
+    request: Request
+
+    def take(self) -> Request:
+        """The request, which is held no longer: it may be large."""
+        request = self.request
+        del self.request
+        return request
+
+
+async def prepare(sample: Sample, route: Route, reference_inputs: ReferenceInputs) -> PreparedRequest:
+    """sample: as it is asked for. Raises ProviderError when there is nothing to send, for a bug of the codec too;
+    CancelledError when the run stops preparing; StoreError when the disk refuses."""
+    try:
+        if sample.item.turn and not isinstance(route.codec, SupportsConversations):
+            raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
+        inputs = await reference_inputs.inputs(sample, route)
+        return PreparedRequest(inputs, route.codec.build(sample, inputs))
+    except ProviderError:
+        raise
+    except (OSError, UsageError) as error:
+        raise BadRequest(f"a reference can no longer be read: {error}", reason="reference_gone") from error
+    except BatchgenError:
+        raise
+    except Exception as error:
+        why = machine_refusal(error) or "a bug of batchgen or of its codec"
+        message = f"{type(error).__name__} in writing the request: {why}"
+        raise BadRequest(message) from error
+
+
+def adjust_after_tries(original: Sample, sample: Sample, retry_state: RetryState) -> tuple[Sample, str]:
+    """The sample as it is asked for after what was tried, and in words how that departs from what was wished. Pure."""
+    words = []
+    if sample.item.service_tier != original.item.service_tier:
+        words.append(f"service tier {sample.item.service_tier}, for {original.item.service_tier} was refused")
+    suffix = sample.item.no_image_suffix
+    if suffix and retry_state.spent.get("no_image"):
+        words.append("prompt with no_image_suffix")
+        sample = replace(sample, item=replace(sample.item, prompt=f"{sample.item.prompt} {suffix}"))
+    return sample, "; ".join(words)
 
 
 class AttemptRecorder:
@@ -34,39 +88,20 @@ class AttemptRecorder:
         attempt = await self._ledger.attempt_started(sample, lane, number, estimate_usd, sent_as)
         self._emit(
             AttemptStarted(
-                at=time.time(),
-                attempt=attempt,
-                key=sample.key,
-                model=sample.item.model,
-                number=number,
-                sent_as=sent_as,
+                at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number, sent_as=sent_as
             )
         )
         return attempt
 
-    def settle(
-        self,
-        profile: Profile,
-        attempt: int,
-        sample: Sample,
-        reply: Reply,
-        spooled: Sequence[SpoolFile],
-        sent_at: float | None,
-        estimate_usd: float | None,
-        *,
-        batch: bool = False,
-    ) -> SettledReply:
+    def settle(self, attempt: AnsweredAttempt, reply: Reply, spooled: Sequence[SpoolFile]) -> SettledReply:
         """For a thread: check, spool, record and place what the reply brought, and write its line of the results.
 
-        spooled: the reply's pictures that are on disk already, by number. estimate_usd: as `settle.settle` takes it. batch:
-        at the price of a batch API, and the sample knows of itself only what settling needs. Raises what `settle.settle`
-        raises.
+        spooled: the reply's pictures that are on disk already, by number. The sample of a batch's attempt knows of itself
+        only what settling needs. Raises what `settle.settle` raises.
         """
-        settled_reply = settle(
-            self._ledger, self._store, profile, attempt, sample, reply, spooled, sent_at, estimate_usd, batch=batch
-        )
+        settled_reply, sample = settle(self._ledger, self._store, attempt, reply, spooled), attempt.sample
         try:
-            as_asked = not (settled_reply.missing or settled_reply.late or batch)
+            as_asked = not (settled_reply.missing or settled_reply.late or attempt.batch)
             self._results.append(sample, result_of(sample, reply, settled_reply) if as_asked else None)
         except StoreError as error:
             self._store.report_trouble(error)  # the ledger has it, and the file is built from the ledger
@@ -76,8 +111,7 @@ class AttemptRecorder:
 
     async def succeeded(
         self,
-        sample: Sample,
-        attempt: int,
+        attempt: AnsweredAttempt,
         reply: Reply,
         settled_reply: SettledReply,
         *,
@@ -90,8 +124,7 @@ class AttemptRecorder:
 
         on_released: called when what waited for the picture has been released.
         """
-        item = sample.item
-        images_made = settled_reply.images_made
+        sample, item, images_made = attempt.sample, attempt.sample.item, settled_reply.images_made
         if release_dependents:
             self._dependents.images_made([sample_key(item.id, picture.n) for picture in images_made])
         for left in settled_reply.missing:
@@ -102,7 +135,7 @@ class AttemptRecorder:
             self._emit(
                 SampleSucceeded(
                     at=now,
-                    attempt=attempt,
+                    attempt=attempt.id,
                     key=sample_key(item.id, picture.n),
                     model=item.model,
                     files=(picture.file,),

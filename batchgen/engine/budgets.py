@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from batchgen.engine.job import Job
+from batchgen.engine.job_state import RunRequest
 from batchgen.engine.routes import Route
-from batchgen.ledger.quota_database import QuotaLocation, no_budget_store_error
-from batchgen.ledger.quota_store import TEN_MINUTES_S, QuotaStore, read_spent
+from batchgen.ledger.location import ledger_url, server_address
+from batchgen.ledger.quota_database import no_budget_store_error
+from batchgen.ledger.quota_store import TEN_MINUTES_S, QuotaStore, open_quota_store, read_spent
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
+from batchgen.profiles.profile import Profile
 from batchgen.scheduling.quota_terms import StartLimits, account_key, quota_key
 from batchgen.scheduling.window import MARGIN_S, Budget, BudgetPeriod, SharedQuota, period_start, quota_day_start
+from batchgen.settings import state_folder, state_folders
 
 PERIOD_S = 60.0 + MARGIN_S
 
@@ -130,23 +136,40 @@ class JobBudgets:
         return usd
 
 
+def open_shared_quota(request: RunRequest, routes: Mapping[str, Route]) -> QuotaStore:
+    """One ledger's server counts for all machines; the state folder counts for this host. Raises LedgerError."""
+    settings = request.job.settings
+    location = request.server_url or state_folder(settings)
+    usual = next(state_folders(settings), None)
+    if location is None and settings.from_process:
+        request.note(
+            "quota and spend are not shared with other runs: no home folder is set (HOME) or known to the system"
+        )
+    elif isinstance(location, Path) and location != usual:
+        request.note(f"quota and spend are counted in {location}: {usual} cannot be written")
+    providers = {route.profile.provider for route in routes.values()}
+    money = counts_all_jobs(request.job.manifest.limits, providers, emulated=request.emulated)
+    return open_quota_store(location, request.note, counts_money=money)
+
+
 def counts_all_jobs(limits: Limits, providers: Iterable[str], *, emulated: bool) -> bool:
     """Whether what other jobs spend binds this one. An emulator's money is not real, and each emulated job counts its own."""
     return not emulated and any(map(limits.counts_all_jobs, set(providers)))
 
 
-def require_shared_spend(state: QuotaLocation) -> None:
-    """For a job that other jobs' spend binds: what keeps count of it has to be there. Raises LedgerError."""
-    if state is None:
-        raise no_budget_store_error(None)
-    read_spent(state, time.time())
-
-
 def remaining_budget(
-    limits: Limits, max_usd: float | None, state: QuotaLocation, reader: Reader | None
+    job: Job, profiles: Iterable[Profile], reader: Reader | None, max_usd: float | None
 ) -> tuple[float | None, str]:
     """What `JobBudgets.remaining` will answer, for read-only commands: from the shared quota as it is, or the job's ledger if that
-    knows of more. A tier's month is left out: it is of one account, and looking needs no key."""
+    knows of more. A tier's month is left out: it is of one account, and looking needs no key. Raises LedgerError when a
+    budget counts all jobs and what they spend cannot be read."""
+    limits, state = job.manifest.limits, None
+    if not job.emulated:
+        state = server_address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)
+    if counts_all_jobs(limits, {profile.provider for profile in profiles}, emulated=job.emulated):
+        if state is None:
+            raise no_budget_store_error(None)
+        read_spent(state, time.time())
     of_run = max_usd if max_usd is not None else limits.budget_usd
     found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
     spans: tuple[tuple[BudgetPeriod, float | None], ...] = (

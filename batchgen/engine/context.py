@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from batchgen.engine.routes import Route
-from batchgen.events import Event
+from batchgen.events import Event, Observer
 from batchgen.http.transport import Transport
 from batchgen.http.uploads import Uploader
 from batchgen.ledger.ledger import Ledger
@@ -21,7 +22,23 @@ from batchgen.store.store import Store
 Emit = Callable[[Event], None]
 Note = Callable[[str], None]
 T = TypeVar("T")
+log = logging.getLogger("batchgen")
 STORE_THREADS = 8  # check, hash, write and record what has come
+
+
+class Broadcast:
+    """Tells every observer; one that raises is logged and dropped, the run goes on."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = list(observers)
+
+    def __call__(self, event: Event) -> None:
+        for observer in list(self._observers):
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed and is dropped")
+                self._observers.remove(observer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,9 @@ from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.reader import Reader
 from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.planning.reason_text import blocked_message
-from batchgen.records import Item, Sample, previous_turn_id, reference_key, sample_key
+from batchgen.records import Item, Sample, previous_turn_id, reference_key, sample_key, split_key
 from batchgen.references.local import References
 from batchgen.store.store import Store
-
-
-def split_key(key: str) -> tuple[str, int]:
-    item_id, _, n = key.partition("#")
-    return item_id, int(n or 1)
 
 
 def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: Callable[[str], str]) -> str:

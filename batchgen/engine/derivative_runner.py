@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from batchgen.derivatives.diff import CHUNK, DerivativeDiffer, RenderTask
-from batchgen.derivatives.render_process import RenderProcess, RenderProcessDied
-from batchgen.derivatives.specification import UNFINISHED_PREFIX, RenderedFile, RenderRequest
-from batchgen.engine.dependents import split_key
+from batchgen.derivatives.render_process import RenderProcess, in_thread, render_derivatives
+from batchgen.derivatives.specification import UNFINISHED_PREFIX
+from batchgen.engine.job_state import JobState, open_finished_job
 from batchgen.engine.outcome import DerivativeCounts
-from batchgen.errors import BatchgenError, StoreError
+from batchgen.errors import BatchgenError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
-from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.results import ResultsFile, has_result_lines
-from batchgen.ledger.server_lock import ServerLock
 from batchgen.manifest import Manifest
 from batchgen.os_errors import machine_refusal
 from batchgen.planning.plan import is_selected
-from batchgen.records import Item, Post
+from batchgen.records import Item, Post, split_key
 from batchgen.scheduling.stop_reason import StopKind, StopReason
-from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.lock import JobLock
-from batchgen.store.store import Store, last_location, open_store
 from batchgen.store.stored_files import COPY_PREFIX
 
-T = TypeVar("T")
 log = logging.getLogger("batchgen")
-RENDER_TRIES = 3  # of a task whose process dies
 MAX_WORKERS = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
 MIN_FREE_BYTES = 256_000_000  # of the disk are left to the pictures themselves
 # The next run makes the rest.
@@ -55,58 +46,6 @@ def default_workers() -> int:
     return max(1, min(MAX_WORKERS, available_cpus() - 1))
 
 
-async def render_derivatives(process: RenderProcess, due: RenderTask, store: Store) -> list[DerivativeRow]:
-    """Make the files of one picture, in a process, put them where the picture is, and answer what became of each. Raises
-    BucketUnavailable."""
-    with contextlib.ExitStack() as copies:
-        try:
-            source = await in_thread(lambda: copies.enter_context(store.local_copy(due.picture.path)))
-        except FileNotFoundError:
-            return list(due.failed("the original cannot be read: it has gone from the bucket"))
-        try:
-            made = await _render(process, due.request(source, store.spool))
-        except RenderProcessDied as died:
-            return list(due.failed(f"its worker process {died}, {RENDER_TRIES} times"))
-        return list(due.rows(await in_thread(lambda: put_derivatives(made, due.made_before, store))))
-
-
-async def _render(process: RenderProcess, request: RenderRequest) -> list[RenderedFile]:
-    """Raises RenderProcessDied after the last try."""
-    for _ in range(RENDER_TRIES - 1):
-        with contextlib.suppress(RenderProcessDied):
-            return await process.render(request)
-    return await process.render(request)
-
-
-def put_derivatives(made: Sequence[RenderedFile], made_before: Mapping[str, str], store: Store) -> list[RenderedFile]:
-    """Give the files that a worker process made their names, durably. Answers what became of each. Raises BucketUnavailable."""
-    files = [_put(file, made_before, store) if file.state == "made" else file for file in made]
-    store.sync(*(file.path for file in files if file.state == "made"))
-    return files
-
-
-def _put(made: RenderedFile, made_before: Mapping[str, str], store: Store) -> RenderedFile:
-    try:
-        there = store.put_derivative(made.path, Path(made.file), made.sha256, made_before.get(made.path, ""))
-    except BucketUnavailable:
-        raise
-    except (StoreError, OSError) as error:
-        return RenderedFile(made.path, "failed", made.format, message=made.message or str(error)[:500])
-    finally:
-        Path(made.file).unlink(missing_ok=True)
-    return made._replace(mtime_ns=0 if there is None else there.mtime_ns)
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
-    future = asyncio.get_running_loop().run_in_executor(None, call)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait({future})
-        raise
-
-
 class DerivativeRunner:
     """An observer of the run and a few tasks on its loop, which hold no slot and only pass lines to processes.
 
@@ -114,16 +53,22 @@ class DerivativeRunner:
     """
 
     def __init__(
-        self, manifest: Manifest, ledger: Ledger, store: Store, note: Callable[[str], None], *,
-        emulated: bool, only: Sequence[str] = (), workers: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        manifest: Manifest,
+        state: JobState,
+        note: Callable[[str], None],
+        *,
+        emulated: bool,
+        only: Sequence[str] = (),
+        workers: int | None = None,
+    ) -> None:
         self._manifest = manifest
-        self._ledger = ledger
-        self._store = store
+        self._ledger = state.ledger
+        self._store = state.store
         self._note = note
         self._only = tuple(only)
-        self._view = DerivativeReader.from_reader(ledger.reader)
-        self._differ = DerivativeDiffer(self._view, store, manifest.name, emulated=emulated)
+        self._view = DerivativeReader.from_reader(state.ledger.reader)
+        self._differ = DerivativeDiffer(self._view, state.store, manifest.name, emulated=emulated)
         self._workers = workers or default_workers()
         self._post_overrides: dict[str, Post | None] = {}  # of items that say other than the manifest's default
         self._new_keys: asyncio.Queue[str | None] = asyncio.Queue()
@@ -272,24 +217,11 @@ async def make_derivatives(
     LedgerError."""
     for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
         pass
-    has_result_lines(folder)  # a user's own results.jsonl is never written over
-    store = open_store(folder, last_location(folder))
-    store.prepare()
-    lock = JobLock(folder)
-    lock.acquire()
-    try:
-        ledger = Ledger(folder)
-        try:
-            ServerLock(ledger).acquire()
-            store.load_pending(ledger.reader.unplaced())
-            emulated = ledger.reader.meta("emulated") == "yes"
-            async with DerivativeRunner(manifest, ledger, store, note, emulated=emulated, only=only) as derivatives:
-                tally = await derivatives.finish()
-            ledger.flush()  # unless it has gone meanwhile
-            if tally.changed:
-                ResultsFile(folder, ledger.reader).rebuild()
-            return tally
-        finally:
-            ledger.close()
-    finally:
-        lock.release()
+    with open_finished_job(folder) as state:
+        emulated = state.ledger.reader.meta("emulated") == "yes"
+        async with DerivativeRunner(manifest, state, note, emulated=emulated, only=only) as derivatives:
+            tally = await derivatives.finish()
+        state.ledger.flush()  # unless it has gone meanwhile
+        if tally.changed:
+            state.results.rebuild()
+        return tally

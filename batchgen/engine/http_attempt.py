@@ -11,16 +11,15 @@ from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from batchgen.engine.answer import bugs_as_unreadable
 from batchgen.engine.routes import Route
-from batchgen.engine.settle import bugs_as_unreadable
-from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
 from batchgen.http.answer import HttpAnswer
 from batchgen.http.transport import BODY_MAX_BYTES, Transport
 from batchgen.records import Reply, ReplyImage, Request
 from batchgen.scheduling.retry import backoff_s
 from batchgen.store.check import check_file
-from batchgen.store.spool import SpoolFile
+from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 
 DOWNLOAD_TRIES = 7  # of a link that has just come: about half a minute, for hosts may have a picture only then

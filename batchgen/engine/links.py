@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
+from batchgen.engine.answer import AnsweredAttempt, sample_from_facts
 from batchgen.engine.http_attempt import Exchange, merge_fetched
-from batchgen.engine.recovery.open_attempts import complete_images, minimal_sample
-from batchgen.engine.recovery.replay import sample_from_facts
+from batchgen.engine.recovery.open_attempts import complete_images
 from batchgen.engine.routes import Route
 from batchgen.engine.settle import settle
-from batchgen.engine.spooled_reply import discard_files
 from batchgen.errors import DownloadFailed, ProviderError
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
@@ -22,8 +21,8 @@ from batchgen.ledger.requests import LinkedAnswer, OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import Reply, Sample
-from batchgen.store.spool import SpoolFile
+from batchgen.records import Reply
+from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 
 LINK_TRIES = 3  # of a link in each run that finds it
@@ -121,7 +120,10 @@ async def fetch_attempt_links(
             await asyncio.to_thread(_settle, ledger, store, route.profile, attempt, fetched, failed)
     if not failed:
         return
-    error, sample = next(iter(failed.values())), _sample(attempt)
+    error, sample = (
+        next(iter(failed.values())),
+        sample_from_facts(attempt, attempt.answer.facts if attempt.answer else {}),
+    )
     tried = route is not None and not exchange.is_cancelled
     if tried and all(is_link_dead(each, time.time() - attempt.started_at) for each in failed.values()):
         await asyncio.to_thread(ledger.end_without_picture, attempt, "failed", "link_gone", error.message)
@@ -149,15 +151,7 @@ def _settle(
     answer = attempt.answer or LinkedAnswer({}, frozenset(), 0)
     reply = merge_fetched(Reply(usage=answer.usage, text=answer.text), spooled, answer.pictures, fetched, failed)
     try:
-        settle(ledger, store, profile, attempt.id, _sample(attempt), reply, spooled, None, attempt.estimate_usd)
+        settle(ledger, store, AnsweredAttempt.from_record(attempt, profile, answer.facts), reply, spooled)
     except ProviderError as error:
         discard_files(spooled)
         raise DownloadFailed(error.message) from error
-
-
-def _sample(attempt: OpenAttempt) -> Sample:
-    return (
-        sample_from_facts(attempt, attempt.answer.facts)
-        if attempt.answer and attempt.answer.facts
-        else minimal_sample(attempt)
-    )

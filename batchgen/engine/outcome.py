@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from batchgen.planning.batchable import BatchOptions
+from batchgen.events import RunEnded
+from batchgen.planning.batchable import BatchMode, BatchOptions
 from batchgen.planning.plan import Forecast, RetrySelection
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 STALL_S = 1800.0
+EMULATED_POLL_S, LOCAL_POLL_S = 0.1, 0.4  # between two looks at a batch
+# `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
+BATCH_MODES: Mapping[str, BatchMode] = {"batch": "batch", "auto": "auto"}
 MAX_LISTED = 10  # discrepancies of each kind
 
 
@@ -32,6 +37,22 @@ class RunOptions:
         None  # address of the PostgreSQL server that has it; None: BATCHGEN_LEDGER, else the job folder
     )
     install_signal_handlers: bool = False
+
+    def for_engine(self, engine: str) -> RunOptions:
+        """With what an engine sends in batches."""
+        return replace(self, batches=replace(self.batches, batch_mode=BATCH_MODES.get(engine, "online")))
+
+    def batch_options(self, *, local: bool) -> BatchOptions:
+        """Without an engine that sends batches, what is out is looked at once and not waited for. local: the server is on
+        this machine, and minds no questions."""
+        options = self.batches
+        if self.emulator_url is not None:  # whose batches take seconds
+            grace_s = min(options.listing_grace_s, 1.0)
+            options = replace(options, poll_s=min(options.poll_s, EMULATED_POLL_S), listing_grace_s=grace_s)
+        elif local:
+            options = replace(options, poll_s=min(options.poll_s, LOCAL_POLL_S))
+        waits = options.wait and options.batch_mode != "online"
+        return replace(options, wait=waits, hold_uncertain=self.hold_uncertain)
 
     @property
     def stall_limit_s(self) -> float | None:
@@ -89,12 +110,32 @@ class Discrepancies:
         }
 
 
+EXIT_CODE_BY_STOP_REASON = {
+    "budget": 6,
+    "deadline": 7,
+    "stalled": 4,
+    "cancelled": 3,
+    "SIGINT": 130,
+    "SIGTERM": 143,
+    "SIGHUP": 129,
+    "key_rejected": 5,
+    "location_unsupported": 5,
+    "account_restricted": 5,
+    "billing": 5,
+    "disk": 5,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnding:
     """How the work of a run came to its end. stop_reason: why nothing more was started, None when all was tried; left:
     samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
     another day; stopped_lanes: reasons by lane; waiting_uploads: pictures that the bucket did not take; parked: UTC seconds
-    until which a lane stays closed, by lane."""
+    until which a lane stays closed, by lane.
+
+    Counted at the very end: made and tried, images and requests of this run; missing, images that were wanted and are not
+    there; submitted, samples in batches.
+    """
 
     stop_reason: StopReason | None = None
     message: str = ""
@@ -107,6 +148,33 @@ class RunEnding:
     derived: DerivativeCounts = field(default_factory=DerivativeCounts)
     waiting_uploads: int = 0
     parked: Mapping[str, float] = field(default_factory=dict)
+    made: int = 0
+    tried: int = 0
+    missing: int = 0
+    submitted: int = 0
+    discrepancies: Discrepancies = Discrepancies()
+
+    @property
+    def exit_code(self) -> int:
+        """The process's exit code, as the README lists them.
+
+        A reason to stop wins; then a daily quota; then work that is out; then an image that is not what the ledger recorded,
+        which no further run mends; then whether everything, something or nothing of what was tried came out.
+        """
+        if self.stop_reason is not None:  # else a reason of a third party's codec
+            other = 1 if self.stop_reason.kind is StopKind.BUG else EXIT_CODE_BY_STOP_REASON["key_rejected"]
+            return EXIT_CODE_BY_STOP_REASON.get(self.stop_reason.slug, other)
+        if self.waiting_uploads:
+            return EXIT_CODE_BY_STOP_REASON["disk"]
+        if self.waits_for_quota:
+            return 8
+        if self.submitted or self.unsubmitted or self.with_workers or self.derived.queued:
+            return 9
+        if self.discrepancies.changed or self.discrepancies.check_failed:
+            return EXIT_CODE_BY_STOP_REASON["disk"]
+        if self.missing <= 0 and not self.discrepancies.missing:
+            return 3 if self.derived.failed or not self.derived.finished else 0
+        return 4 if self.stopped_lanes or (self.tried and not self.made) else 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,52 +221,15 @@ class Outcome:
         """What ended the run before its work was done, in one word; empty when nothing did."""
         return self.stop_reason.slug if self.stop_reason else ""
 
-
-EXIT_CODE_BY_STOP_REASON = {
-    "budget": 6,
-    "deadline": 7,
-    "stalled": 4,
-    "cancelled": 3,
-    "SIGINT": 130,
-    "SIGTERM": 143,
-    "SIGHUP": 129,
-    "key_rejected": 5,
-    "location_unsupported": 5,
-    "account_restricted": 5,
-    "billing": 5,
-    "disk": 5,
-}
-
-
-def exit_code(
-    stop_reason: StopReason | None,
-    missing: int,
-    made: int,
-    tried: int,
-    lane_stopped: bool,
-    parked: bool,
-    submitted: bool = False,
-    derivatives_missing: bool = False,
-    waiting: bool = False,
-    changed: bool = False,
-) -> int:
-    """The process's exit code, as the README lists them. Pure.
-
-    A reason to stop wins; then a daily quota; then batches that are out; then whether everything, something or nothing of
-    what was tried came out. derivatives_missing: something that was to be made of the pictures is missing. waiting: pictures that the
-    bucket did not take; changed: an image is not what the ledger recorded, which no further run mends.
-    """
-    if stop_reason is not None:  # else a reason of a third party's codec
-        other = 1 if stop_reason.kind is StopKind.BUG else EXIT_CODE_BY_STOP_REASON["key_rejected"]
-        return EXIT_CODE_BY_STOP_REASON.get(stop_reason.slug, other)
-    if waiting:
-        return EXIT_CODE_BY_STOP_REASON["disk"]
-    if parked:
-        return 8
-    if submitted:
-        return 9
-    if changed:
-        return EXIT_CODE_BY_STOP_REASON["disk"]
-    if missing <= 0:
-        return 3 if derivatives_missing else 0
-    return 4 if lane_stopped or (tried and not made) else 3
+    @property
+    def event(self) -> RunEnded:
+        """What observers hear of it."""
+        return RunEnded(
+            at=time.time(),
+            run_id=self.run_id,
+            exit_code=self.exit_code,
+            seconds=self.seconds,
+            counts=dict(self.counts),
+            derived=self.derived.counts,
+            discrepancies=self.discrepancies.counts,
+        )

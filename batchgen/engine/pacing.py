@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from urllib.parse import urlsplit
 
 from batchgen.engine.outcome import RunOptions
 from batchgen.engine.routes import Route, reserved_usd
@@ -17,11 +16,10 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.runs import ParkedLane
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
-from batchgen.scheduling.blame import Upstream
 from batchgen.scheduling.breaker import Breaker
-from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.decision import DispatchLimits
+from batchgen.scheduling.dispatcher import Dispatcher, DispatchObserver, LaneTerms
 from batchgen.scheduling.lane import Lane
-from batchgen.scheduling.quota_terms import account_key
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.window import MARGIN_S, NotBefore, Parked, QuotaDenied, SharedQuota, Window, daily_quota_reset
@@ -44,9 +42,9 @@ async def polling_shared_state(dispatcher: Dispatcher) -> AsyncIterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Pacing:
-    """What the lanes of a run are paced by. server_quota: the shared log is a server's, which knows by its own clock what was sent
-    before."""
+class Pacing(DispatchObserver):
+    """What the lanes of a run are paced by, and what ledger and observers hear of them. server_quota: the shared log is a server's,
+    which knows by its own clock what was sent before."""
 
     ledger: Ledger
     loads: Mapping[str, LaneLoad]
@@ -75,21 +73,26 @@ class Pacing:
     ) -> Dispatcher:
         """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
         options, now_s = self.options, asyncio.get_running_loop().time()
-        dispatcher = Dispatcher(
-            {lane: self._window(lane, now_s) for lane, load in self.loads.items() if not load.batch},
-            source,
+        lanes = {
+            lane: LaneTerms(self._window(lane, now_s), quota_logs.get(lane), self.routes[lane].upstream)
+            for lane, load in self.loads.items()
+            if not load.batch
+        }
+        limits = DispatchLimits(
             concurrency=self.concurrency,
-            max_storing=self.concurrency + STORE_SLOTS,
             policy=self.policy,
+            max_storing=self.concurrency + STORE_SLOTS,
+            budget_usd=options.max_usd if options.max_usd is not None else self.limits.budget_usd,
+            deadline_s=None if options.deadline is None else now_s + max(0.0, options.deadline - time.time()),
+            stall_s=options.stall_limit_s,
+        )
+        dispatcher = Dispatcher(
+            lanes,
+            source,
+            limits,
             estimate_usd=partial(reserved_usd, self.routes),
             external_samples=external_samples,
-            budget_usd=options.max_usd if options.max_usd is not None else self.limits.budget_usd,
-            shared_quotas=quota_logs,
-            on_quota_denied=self._quota_denied,
-            stall_s=options.stall_limit_s,
-            upstream_of={lane: upstream_of(route) for lane, route in self.routes.items()},
-            on_breaker=self._breaker_changed,
-            deadline_s=None if options.deadline is None else now_s + max(0.0, options.deadline - time.time()),
+            observer=self,
         )
         self.ledger.record_outages(())
         for lane in parked:
@@ -108,7 +111,7 @@ class Pacing:
                 self.ledger.unpark(lane)
         return parked
 
-    def _quota_denied(self, lane: str, why: QuotaDenied) -> None:
+    def quota_denied(self, lane: str, why: QuotaDenied) -> None:
         now, model = time.time(), self.loads[lane].model
         if isinstance(why, NotBefore):
             self.ledger.record_cooling(lane, now + why.wait_s)
@@ -121,7 +124,7 @@ class Pacing:
         self.ledger.park(lane, parking.until, parking.message)
         self.emit(LaneParked(at=now, model=model, until=parking.until, message=parking.message))
 
-    def _breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
+    def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
         now, now_s = time.time(), asyncio.get_running_loop().time()
         began = self.outages.get((breaker.scope, breaker.name, breaker.first_failure_s))
         error = breaker.error
@@ -152,8 +155,3 @@ class Pacing:
         sends = () if self.server_quota else reader.recent_sends(lane, at - window.period_s - MARGIN_S - 60.0)
         window.seed([now_s - (at - sent) for sent in sends], now_s)
         return window
-
-
-def upstream_of(route: Route) -> Upstream:
-    """Whose account and whose host answers the requests of a lane."""
-    return Upstream(account_key(route.base_url, route.auth[1] if route.auth else ""), urlsplit(route.base_url).netloc)

@@ -1,19 +1,112 @@
-"""The parts through which a sample goes online, wired in one place for a run and for a worker."""
+"""The parts through which a sample goes online, wired in one place for a run and for a worker; and pictures that their bucket
+did not take, which are tried again in the background while it goes on, and once more at its end."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from types import TracebackType
 
 from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.context import RunContext
-from batchgen.engine.deferred_uploads import DeferredUploads
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.execute import Execution
+from batchgen.engine.failures import FailureRecorder
 from batchgen.engine.reference_inputs import ReferenceInputs
+from batchgen.engine.settle import place_recorded
+from batchgen.engine.stopping import RunStopper
+from batchgen.errors import StoreError
+from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.results import ResultsFile
 from batchgen.scheduling.dispatcher import Dispatcher
+
+FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
+
+
+class DeferredUploads:
+    """An async context manager; it does nothing for a job whose pictures stay in its folder."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._ledger = ledger = context.ledger
+        self._store = context.store
+        self._upload_lock = asyncio.Lock()
+        # Of a worker's pictures the ledger tells together with those of other workers.
+        self._unplaced = ledger.reader.unplaced_by_workers if ledger.worker else ledger.reader.unplaced
+        self._failed_before: set[int] = set()  # attempts that were tried in vain: others go first
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> DeferredUploads:
+        if self._store.properties.remote:
+            self._task = asyncio.create_task(self._retry_until_uploaded())
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self._stop()
+
+    async def finish(self) -> int:
+        """One last time. Answers how many pictures stay in the spool."""
+        await self._stop()
+        if self._store.pending_uploads:
+            await self._upload_waiting()
+        return len(self._store.pending_uploads)
+
+    async def _stop(self) -> None:
+        """Not in the middle of a picture: its thread would go on beside the next who tries."""
+        if self._task is not None:
+            async with self._upload_lock:
+                self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _retry_until_uploaded(self) -> None:
+        uploads = self._store.uploads
+        while True:
+            await asyncio.wrap_future(uploads.when_pending())
+            if not uploads.pending:
+                continue
+            self._context.note(
+                f"{uploads.unavailable_reason}; pictures wait in the spool and go up when it takes them again"
+            )
+            delay_s = FIRST_RETRY_DELAY_S
+            while uploads.pending:
+                await asyncio.sleep(delay_s * random.uniform(0.8, 1.2))
+                async with self._upload_lock:
+                    uploaded = await self._upload_waiting()
+                delay_s = FIRST_RETRY_DELAY_S if uploaded else min(MAX_RETRY_DELAY_S, 2 * delay_s)
+            uploads.unavailable_reason = ""
+            self._context.note(f"{self._store.url}: all pictures that waited are there now")
+
+    async def _upload_waiting(self) -> int:
+        """Until the first that does not go. Answers how many attempts went up."""
+        uploaded, uploads = 0, self._store.uploads
+        by_attempt = groupby(self._unplaced(), key=lambda image: image.attempt)
+        waiting = {attempt: images for attempt, found in by_attempt if (images := uploads.still_pending(found))}
+        for attempt in sorted(waiting, key=lambda attempt: (attempt in self._failed_before, attempt)):
+            if await self._context.in_thread(partial(self._upload_images, attempt, waiting[attempt])):
+                uploaded, uploads.unavailable_reason = uploaded + 1, ""
+            else:
+                self._failed_before.add(attempt)
+                break
+        return uploaded
+
+    def _upload_images(self, attempt: int, images: list[RecordedImage]) -> bool:
+        uploads = self._store.uploads
+        try:
+            with uploads.lock:
+                return bool(uploads.still_pending(images)) and place_recorded(
+                    self._ledger, self._store, attempt, images
+                )
+        except (StoreError, OSError) as error:
+            self._store.report_trouble(error)
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +115,18 @@ class Pipeline:
     attempts: AttemptRecorder
     execution: Execution
     deferred_uploads: DeferredUploads
+    stopper: RunStopper
 
 
 @asynccontextmanager
 async def open_pipeline(
-    context: RunContext,
-    dispatcher: Dispatcher,
-    dependents: Dependents,
-    results: ResultsFile,
-    *,
-    hold_uncertain: bool,
+    context: RunContext, dispatcher: Dispatcher, dependents: Dependents, results: ResultsFile, *, hold_uncertain: bool
 ) -> AsyncIterator[Pipeline]:
     async with AsyncExitStack() as stack:
-        reference_inputs = await stack.enter_async_context(
-            ReferenceInputs(dependents, context.store, context.transport, context.uploads, context.note)
-        )
-        deferred_uploads = await stack.enter_async_context(
-            DeferredUploads(context.ledger, context.store, context.executor, context.note)
-        )
+        reference_inputs = await stack.enter_async_context(ReferenceInputs(dependents, context))
+        deferred_uploads = await stack.enter_async_context(DeferredUploads(context))
         attempts = AttemptRecorder(context, results, dependents)
-        execution = Execution(context, dispatcher, attempts, reference_inputs, hold_uncertain=hold_uncertain)
-        yield Pipeline(reference_inputs, attempts, execution, deferred_uploads)
+        failures = FailureRecorder(context, dispatcher, attempts, hold_uncertain=hold_uncertain)
+        stopper = RunStopper(context, dispatcher)
+        execution = Execution(context, dispatcher, attempts, reference_inputs, failures, stopper)
+        yield Pipeline(reference_inputs, attempts, execution, deferred_uploads, stopper)

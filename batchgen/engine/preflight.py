@@ -1,30 +1,59 @@
-"""What a run checks before anything is sent: whose pictures the folder holds, what they may cost, and whether they fit."""
+"""What a run checks before anything is sent: whether state is missing, whose pictures the folder holds, what they may cost, and
+whether they fit. A job whose ledger is missing, or knows less than what lies there, is never taken for a new one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from itertools import islice
 
+from batchgen.engine.job_state import RunRequest
 from batchgen.engine.reconciliation import Reconciliation
-from batchgen.errors import StoreError, UsageError
-from batchgen.ledger.ledger import Ledger
-from batchgen.manifest import Limits
+from batchgen.errors import LedgerError, StoreError, UsageError
+from batchgen.ledger.location import evidence_of_a_run, list_some, lost_ledger_error, verify_arguments
+from batchgen.ledger.reader import Reader
+from batchgen.manifest import Limits, Manifest
 from batchgen.planning.batchable import MAX_RESULT_BYTES
 from batchgen.planning.plan import disk_space_problem, spend_rate_problem
+from batchgen.planning.reason_text import reason_text
 from batchgen.store.store import Store
 
+MAX_RECEIPTS_CHECKED = 50
 
-def check_owner(ledger: Ledger, store: Store, *, emulated: bool) -> None:
-    """Raises UsageError when real and emulated pictures would be mixed."""
-    was = ledger.reader.meta("emulated")
-    if was is not None and (was == "yes") != emulated:
+
+def check_owner(request: RunRequest, reader: Reader) -> None:
+    """Raises UsageError when real and emulated pictures would be mixed, LedgerError when the folder has state of a run that
+    the ledger knows nothing of."""
+    was = reader.meta("emulated")
+    if was is not None and (was == "yes") != request.emulated:
         kinds = ("emulated", "real") if was == "yes" else ("real", "emulated")
         raise UsageError(
-            f"{store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
+            f"{request.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
+        )
+    if reader.last_run() is None:
+        refuse_lost_results(request.job.manifest, request.store)
+
+
+def check_reconciled(request: RunRequest, reader: Reader, reconciliation: Reconciliation) -> None:
+    """Raises UsageError, LedgerError, StoreError when nothing may be sent."""
+    manifest, store = request.job.manifest, request.store
+    refuse_online_only(reconciliation)
+    refuse_lost_pictures(manifest, store, reconciliation, reader)
+    _check_price(reconciliation, manifest.limits, request.options.max_usd)
+    if not request.emulated:  # an emulator's pictures cost nothing and may be tiny
+        _check_disk_space(reconciliation, store)
+
+
+def refuse_online_only(reconciliation: Reconciliation) -> None:
+    """With an engine that sends nothing but batches. Raises UsageError."""
+    if reconciliation.online_only:
+        key, reason = reconciliation.online_only[0]
+        raise UsageError(
+            f"{len(reconciliation.online_only):,} request(s) cannot go through a batch API, the first for {key}:"
+            f" {reason_text(reason)}. Use --engine auto, which sends these online"
         )
 
 
-def check_price(reconciliation: Reconciliation, limits: Limits, max_usd: float | None) -> None:
+def _check_price(reconciliation: Reconciliation, limits: Limits, max_usd: float | None) -> None:
     """Raises UsageError when a budget cannot be kept."""
     loads = list(reconciliation.loads.values())
     if (never := spend_rate_problem(loads)) is not None:
@@ -36,19 +65,73 @@ def check_price(reconciliation: Reconciliation, limits: Limits, max_usd: float |
         )
 
 
-def check_disk_space(reconciliation: Reconciliation, store: Store, *, emulated: bool) -> None:
-    """Nothing is bought that cannot be stored. An emulator's pictures cost nothing and may be tiny. Raises StoreError."""
+def _check_disk_space(reconciliation: Reconciliation, store: Store) -> None:
+    """Nothing is bought that cannot be stored. Raises StoreError."""
     results = MAX_RESULT_BYTES if any(load.batch and load.images for load in reconciliation.loads.values()) else 0
     loads = [] if store.url else list(reconciliation.loads.values())  # a bucket's pictures only pass through
-    missing = None if emulated else disk_space_problem(loads, store.free_bytes() - results)
+    missing = disk_space_problem(loads, store.free_bytes() - results)
     if missing is not None:
         raise StoreError(f"{store.root}: {missing}. Nothing was sent")
 
 
-def note_other_manifest(was: str | None, manifest_path: str, note: Callable[[str], None]) -> None:
-    """Two manifests of one folder would each move the other's pictures away, run after run."""
-    if was is not None and was != manifest_path and os.path.exists(was):
-        note(
+def note_other_manifest(request: RunRequest, was: str | None) -> None:
+    """Two manifests of one folder would each move the other's pictures away, run after run. was: that of the last run."""
+    if was is not None and was != request.manifest_path and os.path.exists(was):
+        request.note(
             f"this folder's last run was of {was}: pictures that only it asks for move to superseded/."
             " If both are to stay, give each its own output:"
         )
+
+
+def refuse_lost_results(manifest: Manifest, store: Store) -> None:
+    """For a job whose ledger knows of no run. Raises LedgerError when the folder says that there was one, StoreError when a
+    file of somebody else's is called as one of ours."""
+    if found := evidence_of_a_run(store.folder):
+        raise lost_ledger_error(store.folder, found, _verify_command(manifest, store))
+
+
+def refuse_lost_pictures(
+    manifest: Manifest, store: Store, reconciliation: Reconciliation, reader: Reader | None
+) -> None:
+    """reader: of the ledger that the survey was made by. Raises LedgerError when pictures stand under names for which it
+    has never seen a request, or receipts for them lie in the bucket."""
+    where = store.url or str(store.folder)
+    if reconciliation.unrecorded:
+        pictures = (
+            f"pictures lie in {where} under names that the manifest asks for ({list_some(reconciliation.unrecorded)})"
+        )
+        if reader is None or reader.last_run() is None:
+            lost = lost_ledger_error(store.folder, pictures, _verify_command(manifest, store))
+            raise LedgerError(f"{lost}. If the pictures are your own, move them away")
+        raise LedgerError(
+            f"{pictures}, and the ledger has never seen a request for them: it is an older one, and a run would buy them"
+            f" again. Put the newer one back, or add them to this one: `batchgen verify {_verify_command(manifest, store)} --repair`."
+            " If the pictures are your own, move them away"
+        )
+    if reader is None and _has_receipts(manifest, store):
+        receipts = f"receipts of pictures that the manifest asks for lie in {where}"
+        raise lost_ledger_error(store.folder, receipts, _verify_command(manifest, store))
+
+
+def recovery_advice(manifest: Manifest, store: Store) -> str:
+    """What to do once the ledger has gone in the middle of a run."""
+    if not store.emergency_spool.is_same_folder():
+        return (
+            f"Bring {store.folder} back to where it was and run again: it goes on where it stopped. If it is lost, copy the"
+            " pictures that are named here into a new one, under the names of their items, and"
+            f" `batchgen verify {_verify_command(manifest, store)} --repair` takes them in"
+        )
+    return (
+        f"Every picture that was made is in {store.url or store.folder}. Put the ledger back, or build a new one from them:"
+        f" `batchgen verify {_verify_command(manifest, store)} --repair`; then run again"
+    )
+
+
+def _has_receipts(manifest: Manifest, store: Store) -> bool:
+    """Several jobs may share an address: only receipts that name one of this manifest's items count."""
+    items = {receipt.get("item") for receipt in islice(store.receipts(), MAX_RECEIPTS_CHECKED)}
+    return bool(items) and any(item.id in items for item in manifest.items())
+
+
+def _verify_command(manifest: Manifest, store: Store) -> str:
+    return verify_arguments(str(manifest.path), store.url or store.root, manifest.bucket or str(manifest.output))

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from typing import Any
 
 from batchgen.engine.dependents import wire_of
+from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.reconcile_items import ItemReconciler
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.errors import UsageError
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.reader import Reader
 from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.planning.plan import Action, RetrySelection, Step
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
 from batchgen.records import Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
+from batchgen.store.stored_files import SUPERSEDED
+
+MAX_MOVES_NOTED = 10
+Change = tuple[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,21 @@ class DependencyState:
     pending: bool = False
     seconds: float = 0.0
     reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a run would do, and in its backlog the samples that it would ask for."""
+
+    reconciliation: Reconciliation
+    backlog: Backlog
+
+
+def survey(request: RunRequest, reader: Reader | None, stack: ExitStack) -> Survey:
+    """stack: closes the backlog. Raises ManifestError with everything that is wrong with the manifest."""
+    backlog = stack.enter_context(closing(Backlog()))
+    reconciler = Reconciler(request.job.manifest, reader, request.store, request.options, backlog=backlog)
+    return Survey(reconciler.reconcile(), backlog)
 
 
 class Reconciler(ItemReconciler):
@@ -157,7 +183,7 @@ class Reconciler(ItemReconciler):
     def _pending_state(self, sample: Sample) -> DependencyState:
         if self.is_over_limit(sample.key):
             return DependencyState(reason=Reason(ReasonKind.BEYOND_LIMIT))
-        item, profile = sample.item, self.profile(sample.item.model)
+        item, profile = sample.item, self.reconciliation.profile(sample.item.model)
         before_s = max((self._states[key].seconds for key in required_keys(item, sample.n)), default=0.0)
         return DependencyState(
             pending=True, seconds=before_s + profile.latency(item.image_size or profile.default_size)
@@ -190,3 +216,86 @@ def _action_after_pending(
     changed = ReasonKind.CHANGED_AFTER if entry is not None and entry.made_fingerprint else ReasonKind.AFTER
     awaited = tuple(key for key, state in states.items() if state.pending)
     return "generate", Reason(ReasonKind.NEW_AFTER if entry is None else changed, others=awaited)
+
+
+# --- what is done with it
+
+
+def move_notes(reconciliation: Reconciliation) -> Iterator[str]:
+    """What a person should hear of pictures that were found again."""
+    if reconciliation.adopted:
+        yield f"{reconciliation.adopted:,} image(s) {reason_text(Reason(ReasonKind.RESTORED))}"
+    found = [move for move in reconciliation.moves if move.found]
+    for move in found[:MAX_MOVES_NOTED]:
+        yield f"{move.old} is the missing {move.new} under another name: moved back, and nothing is bought"
+    if len(found) > MAX_MOVES_NOTED:
+        yield f"… and {len(found) - MAX_MOVES_NOTED:,} more that had been renamed"
+
+
+def apply_survey(state: JobState, found: Survey) -> None:
+    """Bring ledger and folder in line with the manifest: what is blocked is noted, what the manifest no longer wants moves to
+    `superseded/`, and what it wants again to its name."""
+    ledger, store = state.ledger, state.store
+    while blocked := found.backlog.take_blocked(500):
+        ledger.record_blocked(blocked)
+    at = time.time()
+    _supersede_removed(state, found.reconciliation, at)
+    displaced_to: dict[str, str] = {}  # two items may have swapped names
+    for move in found.reconciliation.moves:
+        old = displaced_to.get(move.old, move.old)
+        if old != move.new:
+            displaced = store.supersede(move.new)
+            if displaced is not None:
+                displaced_to[displaced[0]] = displaced[1]
+                ledger.run_statements(
+                    [
+                        ("UPDATE image SET path = ? WHERE path = ?", (displaced[1], displaced[0])),
+                        ("UPDATE sample SET path = ? WHERE path = ?", (displaced[1], displaced[0])),
+                    ]
+                )
+            store.move(old, move.new)
+            store.sync(old, move.new)  # each is durable before the next takes a name that it has left
+        sample = move.sample
+        changes: list[Change] = [
+            (
+                "UPDATE image SET path = ? WHERE item_id = ? AND n = ? AND (path = ? OR (attempt_id = ? AND k = ?))",
+                (move.new, sample.item.id, sample.n, old, *move.image),
+            ),
+            (
+                "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, fingerprint = ?, made_fingerprint = ?, wire = ?, model = ?,"
+                " reason = '', message = '', updated_at = ? WHERE item_id = ? AND n = ?",
+                (
+                    move.new,
+                    move.bytes,
+                    sample.fingerprint,
+                    sample.fingerprint,
+                    sample.wire,
+                    sample.item.model,
+                    at,
+                    sample.item.id,
+                    sample.n,
+                ),
+            ),
+        ]
+        marked = (sample.fingerprint, sample.item.id, sample.n)  # what a repair without the manifest could not tell
+        changes.append(("UPDATE image SET fingerprint = ? WHERE item_id = ? AND n = ? AND fingerprint = ''", marked))
+        ledger.run_statements(changes)
+
+
+def _supersede_removed(state: JobState, reconciliation: Reconciliation, at: float) -> None:
+    """All are moved, then made durable, then recorded at once."""
+    changes: list[Change] = []
+    moved: list[str] = []
+    for item_id, n, path in reconciliation.removed:
+        pair = state.store.supersede(path) if path and os.path.dirname(path) != SUPERSEDED else None
+        moved += pair or ()
+        new = pair[1] if pair else path
+        changes += [
+            (
+                "UPDATE sample SET state = 'superseded', path = ?, updated_at = ? WHERE item_id = ? AND n = ?",
+                (new, at, item_id, n),
+            ),
+            ("UPDATE image SET path = ? WHERE path = ? AND item_id = ?", (new, path, item_id)),
+        ]
+    state.store.sync(*moved)
+    state.ledger.run_statements(changes)

@@ -9,31 +9,18 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from batchgen.engine.reconciliation import Reconciliation, lane_load
+from batchgen.engine.outcome import RunOptions
+from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.recovery.unrecorded_files import UnrecordedFiles
 from batchgen.engine.routes import lane_key
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.manifest import Manifest
-from batchgen.planning.batchable import BatchMode, batch_lane, online_only_reason
+from batchgen.planning.batchable import batch_lane, online_only_reason
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
-from batchgen.planning.plan import (
-    LaneLoad,
-    Move,
-    RetrySelection,
-    Step,
-    choose_action,
-    expected_bytes,
-    group_into_requests,
-    is_selected,
-    remake_too_old,
-)
+from batchgen.planning.plan import Move, Step, choose_action, group_into_requests, is_selected, remake_too_old
 from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.profiles.price import estimate_usd, price_is_guess
-from batchgen.profiles.profile import Profile
-from batchgen.providers.contract import SupportsBatches
-from batchgen.providers.registry import provider_class
 from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
 
@@ -48,28 +35,25 @@ class ItemReconciler:
         manifest: Manifest,
         reader: Reader | None,
         store: Store,
-        retry_selection: RetrySelection,
+        options: RunOptions,
         *,
-        only: Sequence[str] = (),
-        limit: int | None = None,
         backlog: Backlog | None = None,
         on_step: Callable[[Step], None] | None = None,
-        batch_mode: BatchMode = "online",
     ) -> None:
         self.manifest = manifest
         self.reader = reader
         self.store = store
-        self.retry_selection = retry_selection
-        self._only = tuple(only)
-        self._requests_left = limit
+        self.retry_selection = options.retry_selection
+        self._only = options.only
+        self._requests_left = options.limit
         self.backlog = backlog
         self._on_step = on_step
-        self._batch_mode = batch_mode
-        self._speaks_batch: dict[str, bool] = {}  # by AI model: whether its codec speaks a batch API
+        self._batch_mode = options.batches.batch_mode
         self._matched_samples = 0  # ledger samples that the manifest still wants
         self._now = time.time()
-        self._scheduled: set[str] | None = None if limit is None else set()  # keys; without a limit, all that is wanted
-        self.reconciliation = Reconciliation()
+        # Keys; without a limit, all that is wanted.
+        self._scheduled: set[str] | None = None if options.limit is None else set()
+        self.reconciliation = Reconciliation(manifest.limits, manifest.catalogue)
         self._unrecorded = UnrecordedFiles(store, reader)
         self._store_is_empty: bool | None = None  # asked with the first new sample
 
@@ -85,7 +69,7 @@ class ItemReconciler:
         if self.manifest.ids_others_need:
             self.walk_dependents()
         for lane in self.reader.chunk_lanes() if self.reader is not None else ():
-            self._open_lanes_of(lane.partition("/")[2])  # whatever the manifest says now
+            self.reconciliation.open_lanes_of(lane.partition("/")[2])  # whatever the manifest says now
         if self.reader is not None and self._matched_samples < self.reader.current_count():
             self.reconciliation.removed = list(self._removed_samples(self.reader))
         return self.reconciliation
@@ -190,18 +174,11 @@ class ItemReconciler:
         sample = step.sample
         self.reconciliation.submitted += 1
         self.reconciliation.counts_by_reason[step.reason] += 1
-        self._open_lanes_of(sample.item.model)
+        self.reconciliation.open_lanes_of(sample.item.model)
         if self._scheduled is not None:
             self._scheduled.add(sample.key)
         if self.backlog is not None:
             self.backlog.put_submitted([sample])
-
-    def _open_lanes_of(self, model: str) -> None:
-        """The lanes of what is out: of the AI model that it was asked of, and of the one that the manifest names now."""
-        profile = self.profile(model)
-        self._lane_load(profile)
-        if self._has_batch(profile):
-            self._lane_load(profile, batch=True)
 
     def _is_kept(self, item: Item, entry: KnownSample, sample_fingerprint: str) -> bool:
         """The commonest case of a large manifest, answered without looking further."""
@@ -257,34 +234,19 @@ class ItemReconciler:
     def _schedule_requests(self, item: Item, steps: Sequence[Step]) -> None:
         if not steps:
             return
-        profile = self.profile(item.model)
-        others = [self.profile(other.partition("/")[2]) for other in item.fallback]
+        profile = self.reconciliation.profile(item.model)
+        others = [self.reconciliation.profile(other.partition("/")[2]) for other in item.fallback]
         reason_by_sample = {step.sample.n: step.reason for step in steps}
         max_images = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
         groups = group_into_requests([step.sample for step in steps], max_images)
         if self._requests_left is not None:
             groups = groups[: max(0, self._requests_left)]
             self._requests_left -= len(groups)
-        size = item.image_size or profile.default_size
         for other in others if groups else ():
-            self._open_fallback_lane(other, max(groups, key=lambda group: group.images))
-        prices: dict[tuple[int, bool], float | None] = {}  # what else is in a request is the same for all of an item
+            self.reconciliation.open_fallback_lane(other, max(groups, key=lambda group: group.images))
         for group in groups:
-            batch = self._goes_by_batch(group, profile)
-            load = self._lane_load(profile, batch=batch)
-            if (group.images, batch) not in prices:
-                prices[group.images, batch] = estimate_usd(profile, group, batch=batch)
-            usd = prices[group.images, batch]
-            load.requests += 1
-            load.images += group.images
-            load.total_latency_s += 0.0 if batch else profile.latency(size)
-            load.bytes += expected_bytes(size) * group.images
-            load.usd += usd or 0.0
-            load.max_request_usd = max(load.max_request_usd, usd or 0.0)
-            load.unpriced += usd is None
-            load.guessed += price_is_guess(profile, item.service_tier, batch=batch)
-            load.searches += item.search is not None
-            self.reconciliation.wanted += group.images
+            batch = self._goes_by_batch(group)
+            usd = self.reconciliation.add_request(group, batch=batch)
             self._note_unrecorded(group)
             self._report_step(Step(group, "generate", reason_by_sample[group.n], usd), group.images)
             self._schedule(
@@ -302,36 +264,20 @@ class ItemReconciler:
             if path is not None and (self.reader is None or path in self._unrecorded):
                 self.reconciliation.unrecorded.append(path)
 
-    def _goes_by_batch(self, sample: Sample, profile: Profile) -> bool:
+    def _goes_by_batch(self, sample: Sample) -> bool:
         if self._batch_mode == "online":
             return False
-        reason = online_only_reason(sample.item, self._has_batch(profile), self._batch_mode, self.pending_needs(sample))
+        profile = self.reconciliation.profile(sample.item.model)
+        reason = online_only_reason(
+            sample.item, self.reconciliation.has_batch(profile), self._batch_mode, self.pending_needs(sample)
+        )
         if reason is None:
-            self._lane_load(profile)  # its online lane, to fall back on
+            self.reconciliation.load_of(profile)  # its online lane, to fall back on
             return True
         self.reconciliation.online[reason.group] += 1
         if self._batch_mode == "batch":
             self.reconciliation.online_only.append((sample.key, reason))
         return False
-
-    def _has_batch(self, profile: Profile) -> bool:
-        if profile.id not in self._speaks_batch:
-            self._speaks_batch[profile.id] = isinstance(provider_class(profile.provider)(profile), SupportsBatches)
-        return self._speaks_batch[profile.id]
-
-    def _open_fallback_lane(self, profile: Profile, sample: Sample) -> None:
-        """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
-        load = self._lane_load(profile)
-        usd = estimate_usd(profile, sample)
-        load.max_request_usd = max(load.max_request_usd, usd or 0.0)
-        load.may_be_unpriced = load.may_be_unpriced or usd is None
-
-    def _lane_load(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
-        lane = (batch_lane if batch else lane_key)(profile.provider, profile.id)
-        load = self.reconciliation.loads.get(lane)
-        if load is None:
-            load = self.reconciliation.loads[lane] = lane_load(profile, self.manifest.limits, batch=batch)
-        return load
 
     def _schedule(self, lane: str, group: Sample) -> None:
         if self._scheduled is not None:
@@ -343,12 +289,6 @@ class ItemReconciler:
             self.backlog.add_dependent(lane, group, pending_needs)
         if group.fingerprint:
             self.backlog.add(lane, [group])
-
-    def profile(self, model: str) -> Profile:
-        profile = self.reconciliation.profiles.get(model)
-        if profile is None:
-            profile = self.reconciliation.profiles[model] = self.manifest.catalogue.resolve(model)
-        return profile
 
     def _report_step(self, step: Step, samples: int) -> None:
         self.reconciliation.counts_by_reason[step.reason.group] += samples

@@ -1,26 +1,31 @@
-"""What the walk over a manifest has found: what a run would do, and what keeps it from beginning."""
+"""What the walk over a manifest has found: what a run would do and ask of each lane."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from batchgen.errors import UsageError
+from batchgen.engine.routes import lane_key
+from batchgen.events import RunStarted
 from batchgen.manifest import Limits
-from batchgen.planning.plan import LaneLoad, Move
-from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.batchable import batch_lane
+from batchgen.planning.plan import Forecast, LaneLoad, Move, expected_bytes, forecast
+from batchgen.planning.reason import Reason
+from batchgen.profiles.catalogue import Catalogue
+from batchgen.profiles.price import estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
-from batchgen.providers.registry import endpoint_of
-
-MAX_MOVES_NOTED = 10
+from batchgen.providers.contract import SupportsBatches
+from batchgen.providers.registry import endpoint_of, provider_class
+from batchgen.records import Sample
 
 
 @dataclass(slots=True)
 class Reconciliation:
     """What a run would do. counts_by_reason: samples; removed: (item id, n) the manifest no longer wants."""
 
+    limits: Limits
+    catalogue: Catalogue
     kept: int = 0
     skipped: int = 0
     counts_by_reason: Counter[Reason] = field(default_factory=Counter)
@@ -28,9 +33,7 @@ class Reconciliation:
     profiles: dict[str, Profile] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
-    unrecorded: list[str] = field(
-        default_factory=list
-    )  # pictures under names of samples that the ledger never heard of
+    unrecorded: list[str] = field(default_factory=list)  # pictures of samples that the ledger never heard of
     chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
     blocked: int = 0  # of the skipped ones: what they need has failed
     over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
@@ -40,6 +43,78 @@ class Reconciliation:
     online: Counter[Reason] = field(default_factory=Counter)  # requests that no batch can have, by reason
     online_only: list[tuple[str, Reason]] = field(default_factory=list)  # (sample, why no batch can have it)
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
+    _has_batch: dict[str, bool] = field(default_factory=dict)  # by AI model
+
+    def profile(self, model: str) -> Profile:
+        profile = self.profiles.get(model)
+        if profile is None:
+            profile = self.profiles[model] = self.catalogue.resolve(model)
+        return profile
+
+    def has_batch(self, profile: Profile) -> bool:
+        """Whether its codec speaks a batch API."""
+        if profile.id not in self._has_batch:
+            self._has_batch[profile.id] = isinstance(provider_class(profile.provider)(profile), SupportsBatches)
+        return self._has_batch[profile.id]
+
+    def load_of(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
+        lane = (batch_lane if batch else lane_key)(profile.provider, profile.id)
+        load = self.loads.get(lane)
+        if load is None:
+            load = self.loads[lane] = lane_load(profile, self.limits, batch=batch)
+        return load
+
+    def open_lanes_of(self, model: str) -> None:
+        """The lanes of what is out: of the AI model that it was asked of, and of the one that the manifest names now."""
+        profile = self.profile(model)
+        self.load_of(profile)
+        if self.has_batch(profile):
+            self.load_of(profile, batch=True)
+
+    def open_fallback_lane(self, profile: Profile, sample: Sample) -> None:
+        """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
+        load, usd = self.load_of(profile), estimate_usd(profile, sample)
+        load.max_request_usd = max(load.max_request_usd, usd or 0.0)
+        load.may_be_unpriced = load.may_be_unpriced or usd is None
+
+    def add_request(self, group: Sample, *, batch: bool) -> float | None:
+        """USD that it will cost; None when its price is unknown."""
+        item, profile = group.item, self.profile(group.item.model)
+        load, usd = self.load_of(profile, batch=batch), estimate_usd(profile, group, batch=batch)
+        size = item.image_size or profile.default_size
+        load.requests += 1
+        load.images += group.images
+        load.total_latency_s += 0.0 if batch else profile.latency(size)
+        load.bytes += expected_bytes(size) * group.images
+        load.usd += usd or 0.0
+        load.max_request_usd = max(load.max_request_usd, usd or 0.0)
+        load.unpriced += usd is None
+        load.guessed += price_is_guess(profile, item.service_tier, batch=batch)
+        load.searches += item.search is not None
+        self.wanted += group.images
+        return usd
+
+    def forecast(self, concurrency: int, budget_usd: float | None, budget_of: str) -> Forecast:
+        """budget_of: run, day or month."""
+        return forecast(list(self.loads.values()), concurrency, budget_usd, budget_of, chain_s=self.chain_s)
+
+    def started_event(self, run_id: int, job: str, run_forecast: Forecast, *, emulated: bool) -> RunStarted:
+        by_batch = any(load.batch and load.images for load in self.loads.values())
+        wanted = Counter[str]()
+        for load in self.loads.values():
+            wanted[load.model] += load.images
+        return RunStarted(
+            at=time.time(),
+            run_id=run_id,
+            job=job,
+            kept=self.kept,
+            usd=run_forecast.usd,
+            known_usd=run_forecast.known_usd,
+            unpriced=run_forecast.unpriced,
+            eta_s=None if by_batch else run_forecast.seconds,
+            samples={model: number for model, number in wanted.items() if number},
+            emulated=emulated,
+        )
 
 
 def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneLoad:
@@ -49,24 +124,3 @@ def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneL
         return LaneLoad(profile.id, None, account=account, batch=True)
     rate = limits.spend_rate(profile.provider)
     return LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
-
-
-def move_notes(reconciliation: Reconciliation) -> Iterator[str]:
-    """What a person should hear of pictures that were found again."""
-    if reconciliation.adopted:
-        yield f"{reconciliation.adopted:,} image(s) {reason_text(Reason(ReasonKind.RESTORED))}"
-    found = [move for move in reconciliation.moves if move.found]
-    for move in found[:MAX_MOVES_NOTED]:
-        yield f"{move.old} is the missing {move.new} under another name: moved back, and nothing is bought"
-    if len(found) > MAX_MOVES_NOTED:
-        yield f"… and {len(found) - MAX_MOVES_NOTED:,} more that had been renamed"
-
-
-def refuse_online_only(reconciliation: Reconciliation) -> None:
-    """With an engine that sends nothing but batches. Raises UsageError."""
-    if reconciliation.online_only:
-        key, reason = reconciliation.online_only[0]
-        raise UsageError(
-            f"{len(reconciliation.online_only):,} request(s) cannot go through a batch API, the first for {key}:"
-            f" {reason_text(reason)}. Use --engine auto, which sends these online"
-        )

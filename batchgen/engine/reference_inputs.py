@@ -5,38 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
 
 from PIL import Image
 
+from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.routes import Route
-from batchgen.errors import (
-    DownloadFailed,
-    FileGone,
-    ImageError,
-    ReferenceLinkFailed,
-    ReferenceLinkRefused,
-    UsageError,
-)
+from batchgen.errors import DownloadFailed, FileGone, ReferenceLinkFailed, ReferenceLinkRefused, UsageError
 from batchgen.http.single_flight import SingleFlight
-from batchgen.http.transport import Transport
-from batchgen.http.uploads import Destination, Upload, Uploader
-from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.http.uploads import Destination, Upload
 from batchgen.manifest.addresses import is_object_url
 from batchgen.manifest.capability import CONVERTIBLE, accepts_mime_type
 from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
-from batchgen.safe_open import private_opener
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.check import check_file
+from batchgen.store.check import is_truncated, to_png
 from batchgen.store.job_folder import SPOOL
 from batchgen.store.spool import SpoolFile
-from batchgen.store.store import Store
 
 REFERENCE_FOLDER = (
     "references"  # beside the spool and of its process: what was fetched and converted, for this run only
@@ -67,18 +57,17 @@ def positions_to_upload(sizes_bytes: Sequence[int], room_bytes: int) -> frozense
 class ReferenceInputs:
     """Use as an async context manager, behind the job's lock: what it keeps on disk goes with it, or with the next run."""
 
-    def __init__(
-        self, dependents: Dependents, store: Store, transport: Transport, uploads: Uploader, note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, dependents: Dependents, context: RunContext) -> None:
         self._dependents = dependents
-        self._transport = transport
-        self._uploads = uploads
-        self._note = note
-        self._store = store
+        self._transport = context.transport
+        self._uploads = context.uploads
+        self._note = context.note
+        self._store = context.store
         self._prepared_paths: dict[str, str] = {}  # paths, by the link or by what was converted
         self._single_flight = SingleFlight()
-        state, spool = os.path.split(os.path.realpath(store.spool))
-        self._folder = os.path.join(state, REFERENCE_FOLDER + spool.removeprefix(SPOOL))
+        state, spool = os.path.split(os.path.realpath(context.store.spool))
+        self._name = os.path.join(os.path.basename(state), REFERENCE_FOLDER + spool.removeprefix(SPOOL))
+        self._folder = os.path.join(os.path.dirname(state), self._name)
         self._prepared = References(self._folder)
 
     async def __aenter__(self) -> ReferenceInputs:
@@ -170,7 +159,7 @@ class ReferenceInputs:
     # --- what is made for this run
 
     def _path_for(self, name: str) -> str:
-        self._store.plain_folder(os.path.join(STATE_FOLDER, os.path.basename(self._folder)), 0o700)
+        self._store.plain_folder(self._name, 0o700)
         return os.path.join(self._folder, sha256(name.encode()).hexdigest())
 
     async def _download_link(self, link: str, api_url: str) -> str:
@@ -182,7 +171,7 @@ class ReferenceInputs:
         try:
             await self._transport.download_link(link, part.write, max_bytes=FILE_MAX_BYTES, api_url=api_url)
             part.sync()
-            if await asyncio.to_thread(_is_truncated, part.path):
+            if await asyncio.to_thread(is_truncated, part.path):
                 raise ReferenceLinkFailed(f"the reference {link}: the picture there is incomplete")
             os.rename(part.path, path)
             self._prepared.identify(path)
@@ -229,7 +218,7 @@ class ReferenceInputs:
             return ready
         path = self._path_for(f"png of {source.picture.path}")
         try:
-            await asyncio.to_thread(_to_png, source, path)
+            await asyncio.to_thread(_convert, source, path)
         except (
             OSError,
             SyntaxError,
@@ -245,20 +234,6 @@ class ReferenceInputs:
         return path
 
 
-def _is_truncated(path: str) -> bool:
-    """Whether a picture ends too early: a picture made after half of it would be paid for. Another fault is the vendor's to
-    judge."""
-    try:
-        check_file(path)
-    except ImageError as error:
-        return error.reason == "truncated"
-    return False
-
-
-def _to_png(source: LocalReference, path: str) -> None:
-    """The first frame. Raises what Pillow raises; `store.check` has set how many pixels it takes."""
-    with source.collection.open_unchanged(source.picture.path) as file, Image.open(file) as image:
-        has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-        with open(f"{path}.part", "wb", opener=private_opener) as part:
-            image.convert("RGBA" if has_alpha else "RGB").save(part, "PNG", compress_level=1)
-    os.rename(f"{path}.part", path)
+def _convert(source: LocalReference, path: str) -> None:
+    with source.collection.open_unchanged(source.picture.path) as file:
+        to_png(file, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from batchgen.endpoint import Endpoint, split_url
 from batchgen.errors import SettingsError, UsageError
@@ -15,6 +16,8 @@ from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import Provider, SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Sample
+from batchgen.scheduling.blame import Upstream
+from batchgen.scheduling.quota_terms import account_key
 from batchgen.settings import Access, Settings, environment, is_loopback
 
 
@@ -31,6 +34,12 @@ class Route:
     auth: tuple[str, str] | None
     loopback: bool
     batch: bool = False
+
+    @property
+    def upstream(self) -> Upstream:
+        """Whose account and whose host answers its requests."""
+        account = account_key(self.base_url, self.auth[1] if self.auth else "")
+        return Upstream(account, urlsplit(self.base_url).netloc)
 
 
 def lane_key(provider: str, model: str) -> str:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from batchgen.engine.recovery.receipts import Receipt, receipt_of, receipt_to_json, record_receipt
-from batchgen.engine.sidecars import sidecar_texts
-from batchgen.engine.spooled_reply import (
-    demote_mismatches,
-    describe,
-    discard_files,
-    samples_without_image,
-    spool_images,
-    with_price,
-)
-from batchgen.errors import BatchgenError, LedgerGone, StoreError, Unreadable
+from batchgen.engine.answer import AnsweredAttempt, bugs_as_unreadable
+from batchgen.engine.recovery.receipts import receipt_to_json
+from batchgen.engine.spooled_reply import demote_mismatches, describe, samples_without_image, spool_images, with_price
+from batchgen.errors import BatchgenError, LedgerGone, StoreError
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
+from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture, UndeliveredSample
 from batchgen.ledger.samples import format_utc, sidecars
-from batchgen.os_errors import machine_refusal
 from batchgen.profiles.price import cost_usd
-from batchgen.profiles.profile import Profile
-from batchgen.records import EMPTY_MAPPING, Reply, Result, Sample, Usage
+from batchgen.providers.grounding import search_sources, search_suggestions
+from batchgen.records import EMPTY_MAPPING, SIDECARS, Item, Reply, Result, Sample
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.spool import SpoolFile, sync_folder
+from batchgen.store.spool import SpoolFile, discard_files, sync_folder
 from batchgen.store.store import Store
 
+TEXT, THOUGHTS, SOURCES, SEARCH = SIDECARS
 SET_PATH_BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 
 
@@ -56,62 +50,75 @@ class SettledReply:
 
 
 def settle(
-    ledger: Ledger,
-    store: Store,
-    profile: Profile,
-    attempt: int,
-    sample: Sample,
-    reply: Reply,
-    spooled: Sequence[SpoolFile],
-    sent_at: float | None,
-    estimate_usd: float | None,
-    *,
-    batch: bool = False,
+    ledger: Ledger, store: Store, attempt: AnsweredAttempt, reply: Reply, spooled: Sequence[SpoolFile]
 ) -> SettledReply:
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
-    spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here. estimate_usd: of
-    the request as it was sent, which is what it cost when the answer does not say.
+    spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
     Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
-    StoreError and LedgerError when disk or ledger refuse. batch: at the price of the batch API.
+    StoreError and LedgerError when disk or ledger refuse.
     """
     with bugs_as_unreadable(BatchgenError, OSError, usage=reply.usage):
-        parts = spool_images(store, attempt, sample, reply, spooled)
-        pictures = describe(store, profile, attempt, sample, parts, reply.usage)
-    pictures, mismatched = demote_mismatches(store, attempt, sample, pictures)
+        parts = spool_images(store, attempt, reply, spooled)
+        described = describe(store, attempt, parts, reply.usage)
+    judged, mismatched = demote_mismatches(store, attempt, described)
     used = {part.file.name for part in parts}
     discard_files([file for file in spooled if file.name not in used])  # lifted, and not wanted
-    item = sample.item
-    billed = sum(picture.file.role != "thought" for picture in pictures) + len(reply.unavailable)
-    estimate_usd = None if estimate_usd is None else estimate_usd * billed / sample.images
-    usd, source = cost_usd(profile, reply.usage, billed, estimate_usd, batch=batch, tier=item.service_tier)
-    made = [picture for picture in pictures if picture.file.role == "image"]
-    pictures = [with_price(picture, usd, len(made) + len(reply.unavailable)) for picture in pictures]
-    missing = (
-        *mismatched,
-        *samples_without_image(sample, reply, {*(picture.n for picture in made), *(left.n for left in mismatched)}),
-    )
-    receipt = receipt_of(
-        attempt,
-        sample,
-        reply,
-        pictures,
-        missing,
-        price=(usd, source),
-        sent_at=sent_at,
-        beside=sidecar_texts(item, reply),
-    )
+    receipt = _receipt_of(attempt, reply, judged, mismatched)
+    pictures, missing, usd, source = receipt.pictures, receipt.missing, receipt.usd, receipt.usd_source
     open_files = _OpenSpoolFiles(store, [part.file for part in parts], pictures)
     try:
         open_files.secure()
-        recorded, recorded_s = record_and_place(ledger, store, sample, receipt, open_files)
+        recorded, recorded_s = record_and_place(ledger, store, receipt, open_files)
         return SettledReply(tuple(recorded), missing, usd, source, recorded_s, tuple(late_pictures(receipt, recorded)))
     except LedgerGone as gone:
         open_files.restore()
         _place_without_ledger(store, pictures, receipt.beside)
-        return SettledReply(tuple(pictures), missing, usd, source, time.monotonic(), ledger_error=gone)
+        return SettledReply(pictures, missing, usd, source, time.monotonic(), ledger_error=gone)
     finally:
         open_files.close()
+
+
+def _receipt_of(
+    attempt: AnsweredAttempt, reply: Reply, pictures: Sequence[SpooledPicture], mismatched: Sequence[UndeliveredSample]
+) -> Receipt:
+    """What an answer has brought, with its price and each picture's share of it."""
+    sample, item = attempt.sample, attempt.sample.item
+    billed = sum(picture.file.role != "thought" for picture in pictures) + len(reply.unavailable)
+    estimate_usd = None if attempt.estimate_usd is None else attempt.estimate_usd * billed / sample.images
+    usd, source = cost_usd(
+        attempt.profile, reply.usage, billed, estimate_usd, batch=attempt.batch, tier=item.service_tier
+    )
+    made = [picture for picture in pictures if picture.file.role == "image"]
+    served = {*(picture.n for picture in made), *(left.n for left in mismatched)}
+    return Receipt(
+        attempt=attempt.id,
+        item=item.id,
+        n=sample.n,
+        fingerprint=sample.fingerprint,
+        pictures=tuple(with_price(picture, usd, len(made) + len(reply.unavailable)) for picture in pictures),
+        missing=(*mismatched, *samples_without_image(sample, reply, served)),
+        usage=reply.usage,
+        usd=usd,
+        usd_source=source,
+        text=reply.text,
+        reply_id=reply.reply_id,
+        model_version=reply.model_version,
+        sent_at=attempt.sent_at,
+        beside=sidecar_texts(item, reply),
+    )
+
+
+def sidecar_texts(item: Item, reply: Reply) -> dict[str, str]:
+    """What stands beside a picture, by file ending: the sources of a search; text and thoughts when they were asked for."""
+    found = search_sources(reply.grounding)
+    contents = {
+        TEXT: f"{reply.text}\n" if reply.text and "text" in item.modalities else "",
+        THOUGHTS: f"{reply.thoughts}\n" if reply.thoughts and item.keep_thoughts else "",
+        SOURCES: json.dumps(found, ensure_ascii=False, indent=1) + "\n" if found else "",
+        SEARCH: search_suggestions(reply.grounding),
+    }
+    return {ending: text for ending, text in contents.items() if text}
 
 
 class _OpenSpoolFiles:
@@ -154,7 +161,7 @@ class _OpenSpoolFiles:
 
 
 def record_and_place(
-    ledger: Ledger, store: Store, sample: Sample, receipt: Receipt, open_files: _OpenSpoolFiles | None = None
+    ledger: Ledger, store: Store, receipt: Receipt, open_files: _OpenSpoolFiles | None = None
 ) -> tuple[Sequence[SpooledPicture], float]:
     """Record what an attempt has brought, and do with its pictures what the ledger answers: whoever has them, and however
     late. Durable in the spool they are already, or where their receipt says. Answers them as they were recorded, and when
@@ -165,7 +172,7 @@ def record_and_place(
     """
     supersede_waiting(ledger, store, receipt.pictures)
     away = deposit(store, receipt) if open_files is not None and store.properties.keeps_receipts else None
-    recorded = record_receipt(receipt, ledger, sample)
+    recorded = ledger.attempt_succeeded(receipt)
     recorded_s = time.monotonic()
     try:
         move_into_place(ledger, store, receipt.attempt, recorded, receipt.beside, away)
@@ -200,25 +207,6 @@ def place_recorded(
         if was.file.path != now.file.path and store.pending_uploads.get(was.file.path) == was.spool:
             store.move(was.file.path, now.file.path)
     return move_into_place(ledger, store, attempt, [*due, *in_place], ledger.reader.sidecar_texts(attempt))
-
-
-@contextlib.contextmanager
-def bugs_as_unreadable(
-    *expected: type[Exception], usage: Usage | None = None, answer_kept: bool = True
-) -> Iterator[None]:
-    """Any exception but the foreseen ones costs one sample and not the run. Raises Unreadable.
-
-    answer_kept: whether the caller keeps the answer.
-    """
-    try:
-        yield
-    except expected:
-        raise
-    except Exception as error:
-        rest = "; the answer is kept and can be read again without buying it" if answer_kept else ""
-        why = machine_refusal(error) or "a bug of batchgen or of its codec"
-        message = f"{type(error).__name__} in reading the answer: {why}{rest}"
-        raise Unreadable(message, http_status=200, usage=usage) from error
 
 
 def _leave_in_emergency_spool(files: Sequence[SpoolFile], pictures: Sequence[SpooledPicture]) -> None:

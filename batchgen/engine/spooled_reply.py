@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from batchgen.engine.answer import AnsweredAttempt
 from batchgen.errors import ImageError, Malformed
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
-from batchgen.profiles.profile import Profile
 from batchgen.records import ImageFile, Reply, ReplyImage, Sample, Usage
 from batchgen.store.check import PIECE_BYTES, ImageInfo, check_bytes, check_file, mismatch_flags
-from batchgen.store.spool import SpoolFile, disk_error
+from batchgen.store.spool import SpoolFile, discard_files, disk_error
 from batchgen.store.store import Store
 
 
@@ -28,18 +27,18 @@ class SpooledImage:
 
 
 def spool_images(
-    store: Store, attempt: int, sample: Sample, reply: Reply, spooled: Sequence[SpoolFile]
+    store: Store, attempt: AnsweredAttempt, reply: Reply, spooled: Sequence[SpoolFile]
 ) -> list[SpooledImage]:
     """Every wanted picture of the answer as a spool file. The n-th `image` belongs to the n-th sample asked for; more than
     that are drafts."""
-    parts: list[SpooledImage] = []
+    parts, sample = list[SpooledImage](), attempt.sample
     k = made = 0
     for number, image in enumerate(reply.images):
         if image.role == "thought" and not (sample.item.keep_thoughts and _is_complete(image, spooled)):
             continue  # interim pictures are not billed, and none of them may spoil the answer
         wanted = image.role == "image" and made < sample.images
         if number not in reply.unavailable:
-            file = _spool_file_of(store, attempt, number, image, spooled)
+            file = _spool_file_of(store, attempt.id, number, image, spooled)
             if file is None:
                 discard_files([part.file for part in parts if part.image.data is not None])
                 raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
@@ -73,32 +72,26 @@ def _is_complete(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
 
 
 def describe(
-    store: Store,
-    profile: Profile,
-    attempt: int,
-    sample: Sample,
-    parts: Sequence[SpooledImage],
-    usage: Usage | None,
+    store: Store, attempt: AnsweredAttempt, parts: Sequence[SpooledImage], usage: Usage | None
 ) -> list[SpooledPicture]:
     """Check each picture and name it."""
-    item = sample.item
-    expected = profile.expected_pixels(item.aspect_ratio, item.image_size)
+    item = attempt.sample.item
+    expected = attempt.profile.expected_pixels(item.aspect_ratio, item.image_size)
     pictures: list[SpooledPicture] = []
     for part in parts:
         image, file, wanted = part.image, part.file, part.wanted
         try:
             checked = _check(image, file)
         except ImageError as error:
-            discard_files(
-                [other.file for other in parts if other.image.data is not None]
-            )  # the envelope still holds these
+            # The envelope still holds these.
+            discard_files([other.file for other in parts if other.image.data is not None])
             raise Malformed(str(error), reason=error.reason, http_status=200, usage=usage) from None
         except OSError as error:
             raise disk_error(error, file.path) from error
         path = (
             store.file_name(item.filename, part.n, checked.format)
             if wanted
-            else store.draft_name(item.filename, part.n, part.k, attempt, checked.format)
+            else store.draft_name(item.filename, part.n, part.k, attempt.id, checked.format)
         )
         pictures.append(
             SpooledPicture(
@@ -133,15 +126,15 @@ def with_price(picture: SpooledPicture, usd: float | None, made: int) -> Spooled
 
 
 def demote_mismatches(
-    store: Store, attempt: int, sample: Sample, pictures: list[SpooledPicture]
+    store: Store, attempt: AnsweredAttempt, pictures: list[SpooledPicture]
 ) -> tuple[list[SpooledPicture], tuple[UndeliveredSample, ...]]:
     """Under `on_mismatch: fail`, pictures that are not as asked for become drafts: paid for, so kept, and no result."""
-    item, judged, mismatched = sample.item, list(pictures), list[UndeliveredSample]()
+    item, judged, mismatched = attempt.sample.item, list(pictures), list[UndeliveredSample]()
     for number, picture in enumerate(pictures):
         file = picture.file
         if item.on_mismatch == "warn" or not file.flags:
             continue
-        path = store.draft_name(item.filename, picture.n, picture.k, attempt, file.format)
+        path = store.draft_name(item.filename, picture.n, picture.k, attempt.id, file.format)
         judged[number] = replace(picture, file=replace(file, path=path, role="draft"))
         asked = " ".join(text for text in (item.aspect_ratio, item.image_size) if text)
         message = f"{file.width} x {file.height} is another {file.flags[0]} than asked for ({asked}); kept as {path}"
@@ -162,9 +155,3 @@ def samples_without_image(sample: Sample, reply: Reply, made: set[int]) -> list[
             for number, n in enumerate(withheld)
         ),
     ]
-
-
-def discard_files(spooled: Sequence[SpoolFile]) -> None:
-    for file in spooled:
-        if os.path.exists(file.path):
-            file.discard()

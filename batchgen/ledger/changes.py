@@ -8,11 +8,11 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from batchgen.ledger.database import Connection, upsert_sql
-from batchgen.ledger.pictures import RecordedImage, SpooledPicture
+from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt, parse_linked_answer
 from batchgen.ledger.schema import IMAGE_COLUMNS
 from batchgen.records import Reply, Sample, Usage
@@ -46,29 +46,47 @@ def dump_usage(usage: Usage | None) -> str | None:
     return json.dumps({name: value for name, value in dataclasses.asdict(usage).items() if value})
 
 
+@dataclass(frozen=True, slots=True)
+class IntendedRequest:
+    """A request that is about to be sent. number: which one of its sample it is; sent_as: how it departs from its item, in
+    words; facts: what settling its answer needs, for one whose answer comes another day."""
+
+    sample: Sample
+    lane: str
+    number: int
+    estimate_usd: float | None
+    sent_as: str = ""
+    facts: Mapping[str, Any] | None = None
+
+
 def insert_attempt(
     db: Connection,
     run_id: int,
-    sample: Sample,
-    lane: str,
-    number: int,
-    estimate_usd: float | None,
-    sent_as: str,
+    request: IntendedRequest,
     at: float,
     *,
-    state: str = "running",
-    chunk: tuple[int | None, str | None] = (None, None),
+    chunk: int | None = None,
     worker: str | None = None,
 ) -> int:
-    """A request that is about to be sent, and its samples in `state`. chunk: the one it belongs to, and its facts;
-    worker: who sends it, when that is not the run."""
-    item = sample.item
+    """The request and its samples. chunk: the one it belongs to; worker: who sends it, when that is not the run."""
+    sample, item = request.sample, request.sample.item
+    state = "running" if chunk is None else "submitted"
     cursor = db.execute(
         "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
         " sent_as, chunk, facts, worker) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
-            *(run_id, item.id, sample.n, sample.images, number, lane, sample.fingerprint, item.filename),
-            *(at, estimate_usd, sent_as or None, *chunk, worker),
+            *(
+                run_id,
+                item.id,
+                sample.n,
+                sample.images,
+                request.number,
+                request.lane,
+                sample.fingerprint,
+                item.filename,
+            ),
+            *(at, request.estimate_usd, request.sent_as or None, chunk),
+            *(None if request.facts is None else json.dumps(request.facts), worker),
         ),
     )
     for n in range(sample.n, sample.n + sample.images):
@@ -107,45 +125,36 @@ def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, p
     )
 
 
-def record_picture(
-    db: Connection, attempt: int, sample: Sample, picture: SpooledPicture, usd_source: str, text: str, at: float
-) -> SpooledPicture:
-    """One picture of an answer, recorded as it counts."""
-    if picture.file.role == "image" and not _accept_picture(db, sample, picture, usd_source, text, at):
-        picture = _classify_unaccepted(db, attempt, sample, picture)
-    insert_image(db, attempt, sample.item.id, sample.fingerprint, picture)
-    return picture
-
-
-def _accept_picture(
-    db: Connection, sample: Sample, picture: SpooledPicture, usd_source: str, text: str, at: float
-) -> bool:
-    """Whether the sample takes the picture: it does when it still waits for one, of just this request. The first to come is
+def accept_picture(db: Connection, receipt: Receipt, picture: SpooledPicture, at: float) -> bool:
+    """Whether its sample takes the picture: it does when it still waits for one, of just this request. The first to come is
     taken; the question and its answer are one statement, so that of two writers one is the first."""
     file = picture.file
     taken = db.execute(
         "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, made_fingerprint = fingerprint, usd = ?,"
         " usd_source = ?, reason = '', message = '', text = ?, updated_at = ? WHERE item_id = ? AND n = ?"
         " AND fingerprint = ? AND state NOT IN ('succeeded', 'superseded') RETURNING n",
-        (file.path, file.bytes, picture.usd, usd_source, text, at, sample.item.id, picture.n, sample.fingerprint),
+        (
+            *(file.path, file.bytes, picture.usd, receipt.usd_source, receipt.text, at),
+            *(receipt.item, picture.n, receipt.fingerprint),
+        ),
     ).fetchone()
     return taken is not None
 
 
-def _classify_unaccepted(db: Connection, attempt: int, sample: Sample, picture: SpooledPicture) -> SpooledPicture:
+def classify_unaccepted(db: Connection, receipt: Receipt, picture: SpooledPicture) -> SpooledPicture:
     """The picture as it counts. A sample that has its picture by another attempt makes this one a draft; one that is asked
     for differently by now, or not at all, has it in `superseded/`, from where it may come back."""
     row = db.execute(
-        "SELECT fingerprint, state FROM sample WHERE item_id = ? AND n = ?", (sample.item.id, picture.n)
+        "SELECT fingerprint, state FROM sample WHERE item_id = ? AND n = ?", (receipt.item, picture.n)
     ).fetchone()
     wanted, state = row or ("", "superseded")
-    if wanted != sample.fingerprint or state == "superseded":
-        path = superseded_path(picture.file.path, attempt, picture.k)
+    if wanted != receipt.fingerprint or state == "superseded":
+        path = superseded_path(picture.file.path, receipt.attempt, picture.k)
         return replace(picture, file=replace(picture.file, path=path))
     if state != "succeeded":
         return picture
     stem, ending = os.path.splitext(os.path.basename(picture.file.path))
-    path = f"{DRAFTS}/{stem}.{attempt}-{picture.k}{ending}"
+    path = f"{DRAFTS}/{stem}.{receipt.attempt}-{picture.k}{ending}"
     return replace(picture, file=replace(picture.file, path=path, role="draft"), usd=None)
 
 

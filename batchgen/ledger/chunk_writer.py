@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from batchgen.ledger.changes import end_sample, insert_attempt
+from batchgen.ledger.changes import IntendedRequest, end_sample, insert_attempt
 from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
-from batchgen.records import Sample
 
 
 class ChunkWriter:
@@ -22,13 +19,10 @@ class ChunkWriter:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def create(
-        self, lane: str, prefix: str, requests: Sequence[tuple[Sample, int, float | None, str, Mapping[str, Any]]]
-    ) -> tuple[Chunk, list[int]]:
-        """A new chunk and the numbers of its attempts. requests: sample, number, estimate, how it departs from its item,
-        facts. prefix: of the chunk's name; run and chunk follow."""
+    async def create(self, lane: str, prefix: str, requests: Sequence[IntendedRequest]) -> tuple[Chunk, list[int]]:
+        """A new chunk and the numbers of its attempts. prefix: of the chunk's name; run and chunk follow."""
         at, run_id = time.time(), self._ledger.run_id
-        prices = [usd for _, _, usd, _, _ in requests]
+        prices = [request.estimate_usd for request in requests]
         estimate = None if None in prices else sum(usd or 0.0 for usd in prices)
 
         def change(db: Connection) -> tuple[int, str, list[int]]:
@@ -40,12 +34,7 @@ class ChunkWriter:
             chunk = int(cursor.fetchone()[0])
             name = f"{prefix} {run_id}/{chunk}"
             db.execute("UPDATE chunk SET name = ? WHERE id = ?", (name, chunk))
-            insert = partial(insert_attempt, db, run_id, state="submitted")
-            numbers = [
-                insert(sample, lane, number, usd, sent_as, at, chunk=(chunk, json.dumps(facts)))
-                for sample, number, usd, sent_as, facts in requests
-            ]
-            return chunk, name, numbers
+            return chunk, name, [insert_attempt(db, run_id, request, at, chunk=chunk) for request in requests]
 
         chunk, name, numbers = await self._ledger.writer.write(change)
         made = Chunk(

@@ -12,6 +12,9 @@ from typing import Any, cast
 from batchgen.errors import LINK_PENDING_REASONS, LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.changes import (
+    IntendedRequest,
+    accept_picture,
+    classify_unaccepted,
     current_placement,
     dump_links,
     dump_usage,
@@ -21,12 +24,11 @@ from batchgen.ledger.changes import (
     insert_blocked,
     insert_image,
     record_fetched,
-    record_picture,
     unplaced_duplicates,
 )
 from batchgen.ledger.database import Connection, upsert_sql
 from batchgen.ledger.location import LedgerServer, open_for_writing
-from batchgen.ledger.pictures import RecordedImage, SpooledPicture, UndeliveredSample
+from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE_REASON, OpenAttempt
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
@@ -113,9 +115,8 @@ class Ledger:
         sent_as: how the request departs from its item, in words.
         """
         at = time.time()
-        return await self.writer.write(
-            lambda db: insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at)
-        )
+        request = IntendedRequest(sample, lane, number, estimate_usd, sent_as)
+        return await self.writer.write(lambda db: insert_attempt(db, self.run_id, request, at))
 
     def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
         """The answer is a link: durable before the download starts, so that a crash never generates again.
@@ -137,32 +138,22 @@ class Ledger:
         )
         self._write_now(lambda db: db.execute(sql, (text, attempt)))
 
-    def attempt_succeeded(
-        self,
-        attempt: int,
-        sample: Sample,
-        reply: Reply,
-        pictures: Sequence[SpooledPicture],
-        *,
-        sent_at: float | None,
-        usd: float | None,
-        usd_source: str,
-        missing: Sequence[UndeliveredSample] = (),
-        beside: Mapping[str, str] = EMPTY_MAPPING,
-    ) -> Sequence[SpooledPicture]:
-        """The pictures are whole and durable in the spool. usd: of the attempt; missing: withheld, not as asked for, or still
-        behind a link: then the attempt stays open for the rest. beside: texts that belong beside the pictures, by file ending.
+    def attempt_succeeded(self, receipt: Receipt) -> Sequence[SpooledPicture]:
+        """The pictures are whole and durable in the spool. One that is still behind a link keeps the attempt open.
 
-        Answers the pictures as they were recorded, which says where they go (`verdict.record_picture`). Of an attempt that
-        has its pictures already: those that are still to be placed.
+        Answers the pictures as they were recorded, which says where they go (`verdict.verdict`). Of an attempt that has its
+        pictures already: those that are still to be placed.
         """
-        at, usage = time.time(), dump_usage(reply.usage)
+        at, attempt, pictures, missing = time.time(), receipt.attempt, receipt.pictures, receipt.missing
+        usage = dump_usage(receipt.usage)
         made = any(picture.file.role == "image" for picture in pictures)
         left = next((one for one in missing if one.reason in LINK_PENDING_REASONS), None)
-        end: tuple[Any, ...] = ("succeeded", missing[0].reason if missing and not made else "", "", 0, sent_at, at)
+        reason = missing[0].reason if missing and not made else ""
+        end: tuple[Any, ...] = ("succeeded", reason, "", 0, receipt.sent_at, at)
         if left is not None:
-            end = (None, left.reason, left.message, 1, sent_at, None)
-        texts = json.dumps(dict(beside)) if beside else None
+            end = (None, left.reason, left.message, 1, receipt.sent_at, None)
+        texts = json.dumps(dict(receipt.beside)) if receipt.beside else None
+        charged = (receipt.usd, receipt.usd_source, usage, receipt.reply_id, receipt.model_version, texts)
 
         def change(db: Connection) -> Sequence[SpooledPicture]:
             first = db.execute(
@@ -170,20 +161,23 @@ class Ledger:
                 " sent_at = coalesce(?, sent_at), ended_at = ?, http_status = 200,"
                 " usd = ?, usd_source = ?, usage = ?, reply_id = ?, model_version = ?, beside = ? WHERE id = ?"
                 " AND (outcome IS NULL OR outcome <> 'succeeded') RETURNING id",
-                (*end, usd, usd_source, usage, reply.reply_id, reply.model_version, texts, attempt),
+                (*end, *charged, attempt),
             ).fetchone()
             if first is None:
                 return unplaced_duplicates(db, attempt, pictures)
             if left is not None:
                 record_fetched(db, attempt, [picture.k for picture in pictures])
-            recorded = [
-                record_picture(db, attempt, sample, picture, usd_source, reply.text, at) for picture in pictures
-            ]
+            recorded = []
+            for picture in pictures:
+                if picture.file.role == "image" and not accept_picture(db, receipt, picture, at):
+                    picture = classify_unaccepted(db, receipt, picture)
+                insert_image(db, attempt, receipt.item, receipt.fingerprint, picture)
+                recorded.append(picture)
             if made and left is None and not any(picture.file.role == "image" for picture in recorded):
                 db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE_REASON, attempt))
             for one in missing:
-                end_sample(db, attempt, sample.item.id, one.n, (one.state, one.reason, one.message), at)
-            self._on_attempt_end(db, attempt, usd)
+                end_sample(db, attempt, receipt.item, one.n, (one.state, one.reason, one.message), at)
+            self._on_attempt_end(db, attempt, receipt.usd)
             return recorded
 
         return cast("Sequence[SpooledPicture]", self._write_now(change))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from batchgen.ledger.database import MODEL_SQL, BaseReader
-from batchgen.records import ImageFile
+from batchgen.records import ImageFile, Usage
 
 IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"  # for `image_file`
 _FILE_FIELDS = IMAGE_COLUMNS.split(", ")
@@ -35,6 +35,27 @@ class UndeliveredSample:
     reason: str
     message: str
     state: Literal["refused", "failed"] = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What an attempt has brought, as the ledger takes it. missing: withheld, not as asked for, or still behind a link.
+    sent_at: UTC seconds; usd: of the attempt; beside: texts that belong beside the pictures, by file ending."""
+
+    attempt: int
+    item: str
+    n: int
+    fingerprint: str
+    pictures: tuple[SpooledPicture, ...]
+    missing: tuple[UndeliveredSample, ...] = ()
+    usage: Usage | None = None
+    usd: float | None = None
+    usd_source: str = ""
+    text: str = ""
+    reply_id: str = ""
+    model_version: str = ""
+    sent_at: float | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

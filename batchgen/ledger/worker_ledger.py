@@ -10,7 +10,7 @@ from typing import cast
 from batchgen.errors import Fenced
 from batchgen.ledger import work_queue
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.changes import end_attempt, insert_attempt, insert_blocked
+from batchgen.ledger.changes import IntendedRequest, end_attempt, insert_attempt, insert_blocked
 from batchgen.ledger.database import Connection, placeholders
 from batchgen.ledger.derivatives import DerivativeRow, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
@@ -174,7 +174,8 @@ class FencedLedger(Ledger):
             ).fetchone()
             if room is None:
                 return "budget"
-            return insert_attempt(db, self.run_id, sample, lane, number, estimate_usd, sent_as, at, worker=self.worker)
+            request = IntendedRequest(sample, lane, number, estimate_usd, sent_as)
+            return insert_attempt(db, self.run_id, request, at, worker=self.worker)
 
         answer = await self.writer.write(change)
         if isinstance(answer, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchgen.errors import BREAKER_SCOPES, KeyRejected, ModelUnavailable, ModelUnavailableOnce, ProviderError, Scope
@@ -19,12 +19,12 @@ class Upstream:
     host: str
 
 
-def breakers_by_lane(lanes: Iterable[str], upstream_of: Mapping[str, Upstream]) -> dict[str, tuple[Breaker, ...]]:
-    """The breakers of each lane, the narrowest first. A lane that `upstream_of` does not name shares none."""
+def breakers_by_lane(upstream_of: Mapping[str, Upstream | None]) -> dict[str, tuple[Breaker, ...]]:
+    """The breakers of each lane, the narrowest first. A lane without an upstream shares none."""
     breakers: dict[tuple[Scope, str], Breaker] = {}
     by_lane = {}
-    for lane in lanes:
-        upstream = upstream_of.get(lane, Upstream(lane, lane))
+    for lane, known in upstream_of.items():
+        upstream = known or Upstream(lane, lane)
         scopes: tuple[tuple[Scope, str], ...] = (("lane", lane), ("account", upstream.account), ("host", upstream.host))
         by_lane[lane] = tuple(breakers.setdefault(key, Breaker(*key)) for key in scopes)
     return by_lane
@@ -38,10 +38,7 @@ class FaultAttribution:
     """
 
     def __init__(
-        self,
-        lanes: Mapping[str, Lane],
-        on_breaker: Callable[[Breaker, Sequence[Lane]], None],
-        rng: random.Random,
+        self, lanes: Mapping[str, Lane], on_breaker: Callable[[Breaker, Sequence[Lane]], None], rng: random.Random
     ) -> None:
         self._lanes = lanes
         self._on_breaker = on_breaker

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from batchgen.records import Sample
-from batchgen.scheduling.budget import RunBudget
 from batchgen.scheduling.lane import Lane
+from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 
@@ -55,29 +55,57 @@ class Progress:
     sent: bool = False  # its headers have left
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchLimits:
+    """What one run may have at work, try, spend and wait for.
+
+    concurrency: requests in flight at most. max_storing: answers being checked and written at most, besides those in flight.
+    same_error_limit: this many different samples in a row with the same 4xx stop the lane. deadline_s: loop seconds.
+    stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
+    """
+
+    concurrency: int
+    policy: RetryPolicy
+    max_storing: int = 8
+    same_error_limit: int = 5
+    budget_usd: float | None = None
+    deadline_s: float | None = None
+    stall_s: float | None = None
+
+
+class RunBudget:
+    """The money of one run: reserved before a request is sent and settled by its usage, so that parallel requests cannot
+    overshoot. limit_usd: None for a run without a budget of its own."""
+
+    def __init__(self, limit_usd: float | None) -> None:
+        self.limit_usd = limit_usd
+        self.spent_usd = 0.0
+        self.reserved_usd = 0.0
+
+    def can_afford(self, usd: float) -> bool:
+        return self.limit_usd is None or self.spent_usd + self.reserved_usd + usd <= self.limit_usd + 1e-9
+
+    def settle(self, reserved_usd: float, spent_usd: float) -> None:
+        """In place of what was reserved, what was spent."""
+        self.reserved_usd -= reserved_usd
+        self.spent_usd += spent_usd
+
+
 class DispatchState:
     """All that deciding depends on. `until`, `deadline` and failures are loop seconds."""
 
     def __init__(
         self,
         lanes: Mapping[str, Lane],
-        *,
-        concurrency: int,
-        max_storing: int,
+        limits: DispatchLimits,
         estimate_usd: Callable[[Sample], float | None],
         external_samples: int,
-        budget_usd: float | None,
-        deadline_s: float | None,
-        stall_s: float | None,
     ) -> None:
         self.lanes = lanes
-        self.concurrency = concurrency
-        self.max_storing = max_storing
+        self.limits = limits
         self.estimate_usd = estimate_usd
         self.external_samples = external_samples
-        self.deadline_s = deadline_s
-        self.stall_s = stall_s
-        self.budget = RunBudget(budget_usd)
+        self.budget = RunBudget(limits.budget_usd)
         self.stop_reason: StopReason | None = None
         self.in_flight = 0
         self.progress: dict[int, Progress] = {}  # of tickets that are not settled, by number
@@ -92,7 +120,7 @@ class DispatchState:
         lanes = self.open_lanes()
         if not lanes:
             if self.external_samples and not self.stop_reason:
-                return Wait(self.deadline_s)
+                return Wait(self.limits.deadline_s)
             return Wait(None) if self.unfinished else Drained()
         if not self.has_room:
             return Wait(None)
@@ -101,18 +129,17 @@ class DispatchState:
         starts = [(lane.earliest_start_s(now_s), lane) for lane in lanes]
         open_now = [lane for start_s, lane in starts if start_s <= now_s]
         if not open_now:
-            earliest_s = min(
-                math.inf if self.deadline_s is None else self.deadline_s, *(start_s for start_s, _ in starts)
-            )
+            deadline_s = math.inf if self.limits.deadline_s is None else self.limits.deadline_s
+            earliest_s = min(deadline_s, *(start_s for start_s, _ in starts))
             return Wait(None if earliest_s == math.inf else earliest_s)
         chosen = min(open_now, key=lambda lane: (lane.in_flight, lane.last_start_number))
         if self._next_is_affordable(chosen):
             return Start(chosen.key)
         if self.unfinished:
             return Wait(None)  # what is in flight may turn out cheaper
-        return (
-            Wait(self.deadline_s) if self.external_samples else Stop(StopReason(StopKind.BUDGET))
-        )  # so may what is in batches
+        if self.external_samples:
+            return Wait(self.limits.deadline_s)  # so may what is in batches
+        return Stop(StopReason(StopKind.BUDGET))
 
     @property
     def unfinished(self) -> int:
@@ -123,8 +150,8 @@ class DispatchState:
     def has_room(self) -> bool:
         return (
             not self.shared_budget_full
-            and self.in_flight < self.concurrency
-            and self.unfinished - self.in_flight < self.max_storing
+            and self.in_flight < self.limits.concurrency
+            and self.unfinished - self.in_flight < self.limits.max_storing
         )
 
     def open_lanes(self) -> list[Lane]:
@@ -137,15 +164,15 @@ class DispatchState:
         return self.budget.can_afford(usd * lane.reservation_factor)
 
     def _limit_reached(self, now_s: float) -> StopReason | None:
-        if self.deadline_s is not None and now_s >= self.deadline_s:
+        if self.limits.deadline_s is not None and now_s >= self.limits.deadline_s:
             return StopReason(StopKind.DEADLINE)
         return StopReason(StopKind.STALLED) if self._stalled() else None
 
     def _stalled(self) -> bool:
         """From failure to failure, so that a wait for a quota, however long, never counts; nor does it stop a lane that
         has not failed."""
-        if self.stall_s is None or self.first_and_last_failure_s is None:
+        if self.limits.stall_s is None or self.first_and_last_failure_s is None:
             return False
         first_s, last_s = self.first_and_last_failure_s
         at_work = (lane for lane in self.lanes.values() if lane.accepts_work and (lane.waiting or lane.in_flight))
-        return last_s - first_s > self.stall_s and all(lane.failing for lane in at_work)
+        return last_s - first_s > self.limits.stall_s and all(lane.failing for lane in at_work)

@@ -7,20 +7,26 @@ import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from batchgen.errors import LedgerError, ProviderError
 from batchgen.records import Sample
 from batchgen.scheduling.blame import FaultAttribution, Upstream, breakers_by_lane
 from batchgen.scheduling.breaker import Breaker
-from batchgen.scheduling.decision import Decision, DispatchState, Drained, GiveUp, Progress, Start, Stop, Wait
+from batchgen.scheduling.decision import (
+    Decision,
+    DispatchLimits,
+    DispatchState,
+    Drained,
+    GiveUp,
+    Progress,
+    Start,
+    Stop,
+    Wait,
+)
 from batchgen.scheduling.fallback_router import FallbackRouter
 from batchgen.scheduling.lane import Lane, Pending, Ticket
-from batchgen.scheduling.retry import (
-    GivenUp,
-    MovedToFallback,
-    RetryDecision,
-    RetryPolicy,
-)
+from batchgen.scheduling.retry import GivenUp, MovedToFallback, RetryDecision
 from batchgen.scheduling.retry_decision import RetryDecider
 from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.stop_reason import StopKind, StopReason
@@ -39,6 +45,26 @@ SHARED_POLL_S = 0.5  # between two looks at what other processes say of a lane
 OUTAGE_FALLBACK_AFTER_S = 60.0  # after which samples with a fallback for outages go on there
 
 
+@dataclass(frozen=True, slots=True)
+class LaneTerms:
+    """What paces a lane: its quota, the log of starts and money of all processes, and whose account and host answer it. One
+    without `upstream` is alone with its own."""
+
+    window: Window | None = None
+    shared_quota: SharedQuota | None = None
+    upstream: Upstream | None = None
+
+
+class DispatchObserver:
+    """Hears of what a dispatcher finds out by itself; this one minds nothing."""
+
+    def quota_denied(self, lane: str, why: QuotaDenied) -> None:
+        """The shared log makes a lane wait for money or after the refusals of others, or parks it."""
+
+    def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
+        """A breaker has opened, its probe has failed, or it has closed."""
+
+
 class Dispatcher(DispatchState):
     """Gives out what may start, and takes back how it went.
 
@@ -47,59 +73,34 @@ class Dispatcher(DispatchState):
     Among lanes that may start, the one with the fewest in flight goes first, so that two AI models share the cap and
     neither waits for the other. A sample in backoff stands in its lane's heap and holds no place in flight.
 
-    concurrency: requests in flight at most. max_storing: answers being checked and written at most, besides those in flight.
     external_samples: samples that are at work in batches or on other workers, and may come back or release others.
-    same_error_limit: this many different samples in a row with the same 4xx stop the lane.
-    shared_quotas: by lane, the log of starts and money of all processes, asked last before a start; `shared_quota_error`:
-    why it could not be asked. on_quota_denied: called when that log makes a lane wait for money or after the refusals of
-    others, or parks it. stall_s: when requests have failed for this long and none succeeded in between, the run stops;
-    None: never. upstream_of: account and host by lane; a lane that it does not name is alone with its own.
-    on_breaker: called when a breaker opens, when its probe has failed, and when it closes.
+    `shared_quota_error`: why the log of all processes, which is asked last before a start, could not be asked.
     """
 
     def __init__(
         self,
-        lanes: Mapping[str, Window | None],
+        lanes: Mapping[str, LaneTerms],
         source: SampleSource,
+        limits: DispatchLimits,
         *,
-        concurrency: int,
-        max_storing: int = 8,
-        policy: RetryPolicy,
         estimate_usd: Callable[[Sample], float | None] = lambda _: 0.0,
         external_samples: int = 0,
-        budget_usd: float | None = None,
-        deadline_s: float | None = None,
-        same_error_limit: int = 5,
-        shared_quotas: Mapping[str, SharedQuota] | None = None,
-        on_quota_denied: Callable[[str, QuotaDenied], None] = lambda *_: None,
-        stall_s: float | None = None,
-        upstream_of: Mapping[str, Upstream] | None = None,
-        on_breaker: Callable[[Breaker, Sequence[Lane]], None] = lambda *_: None,
+        observer: DispatchObserver | None = None,
         rng: random.Random | None = None,
-        clock: Callable[[], float] | None = None,
     ) -> None:
-        shared_quotas, breakers = shared_quotas or {}, breakers_by_lane(lanes, upstream_of or {})
-        super().__init__(
-            {
-                key: Lane(key, window, breakers[key], shared_quotas.get(key), backlog_count=source.backlog_count(key))
-                for key, window in lanes.items()
-            },
-            concurrency=concurrency,
-            max_storing=max_storing,
-            estimate_usd=estimate_usd,
-            external_samples=external_samples,
-            budget_usd=budget_usd,
-            deadline_s=deadline_s,
-            stall_s=stall_s,
-        )
+        breakers = breakers_by_lane({key: terms.upstream for key, terms in lanes.items()})
+        opened = {
+            key: Lane(key, terms.window, breakers[key], terms.shared_quota, backlog_count=source.backlog_count(key))
+            for key, terms in lanes.items()
+        }
+        super().__init__(opened, limits, estimate_usd, external_samples)
         self.fallbacks = FallbackRouter(self.lanes, source)
         self.shared_quota_error: LedgerError | None = None
         self._source = source
-        self._on_quota_denied = on_quota_denied
-        self._rng = rng or random.Random()
-        self._retries = RetryDecider(policy, same_error_limit, self._rng)
-        self._clock = clock or (lambda: asyncio.get_running_loop().time())
-        self.fault_attribution = FaultAttribution(self.lanes, on_breaker, self._rng)
+        self._observer = observer or DispatchObserver()
+        rng = rng or random.Random()
+        self._retries = RetryDecider(limits.policy, limits.same_error_limit, rng)
+        self.fault_attribution = FaultAttribution(self.lanes, self._observer.breaker_changed, rng)
         self._waiter: asyncio.Future[None] | None = None
         self._settled_count = 0
         self._ticket_numbers = itertools.count(1)
@@ -117,7 +118,7 @@ class Dispatcher(DispatchState):
     async def take(self) -> Ticket | None:
         """The next sample that may start, or is to be given up, as soon as it may; None when there is nothing more."""
         while True:
-            now_s = self._clock()
+            now_s = _now_s()
             match self._refill_and_decide(now_s):
                 case Start(lane_key):
                     ticket = await self._start_if_quota_allows(self.lanes[lane_key], now_s)
@@ -156,7 +157,7 @@ class Dispatcher(DispatchState):
             self.shared_quota_error = error
             self.stop(StopReason(StopKind.DISK))
             return None
-        now_s = self._clock()
+        now_s = _now_s()
         if not isinstance(answer, Reserved):
             if settled_before == self._settled_count:  # else what has settled meanwhile may have made room: ask again
                 self._handle_denial(lane, answer, now_s)
@@ -176,18 +177,17 @@ class Dispatcher(DispatchState):
                 if lane.accepts_work and lane.waiting and lane.shared_quota is not None:
                     with contextlib.suppress(LedgerError):  # the next start will say so
                         if (answer := await lane.shared_quota.current_denial()) is not None and lane.accepts_work:
-                            self._handle_denial(lane, answer, self._clock())
+                            self._handle_denial(lane, answer, _now_s())
                             self._wake()
 
     def _handle_denial(self, lane: Lane, answer: QuotaDenied | BudgetReached, now_s: float) -> None:
         match answer:
             case NotBefore(wait_s, "cooling"):
-                is_new = (
-                    now_s + wait_s > lane.cooled_until_s + SHARED_POLL_S
-                )  # else it is what this process said itself
+                # Else it is what this process said itself.
+                is_new = now_s + wait_s > lane.cooled_until_s + SHARED_POLL_S
                 lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
                 if is_new:
-                    self._on_quota_denied(lane.key, answer)
+                    self._observer.quota_denied(lane.key, answer)
             case NotBefore(wait_s, why):
                 if why == "quota":
                     lane.quota_full_until_s = now_s + wait_s
@@ -195,10 +195,10 @@ class Dispatcher(DispatchState):
                 lane.spend_full_until_s = now_s + wait_s
                 if lane.spend_wait_reported_until_s <= now_s:
                     lane.spend_wait_reported_until_s = lane.spend_full_until_s
-                    self._on_quota_denied(lane.key, answer)
+                    self._observer.quota_denied(lane.key, answer)
             case DayUsedUp() | Parked():
                 self.park(lane.key)
-                self._on_quota_denied(lane.key, answer)
+                self._observer.quota_denied(lane.key, answer)
             case BudgetReached(period):
                 # What is in flight may turn out cheaper. What others have in flight is not waited for.
                 if self.unfinished:
@@ -258,7 +258,7 @@ class Dispatcher(DispatchState):
         """The request's headers left: the quota counts from now."""
         lane = self.lanes[ticket.lane]
         if lane.window is not None and ticket.stamp_s is not None:
-            lane.window.sent(ticket.stamp_s, self._clock())
+            lane.window.sent(ticket.stamp_s, _now_s())
         if ticket.number in self.progress:
             self.progress[ticket.number].sent = True
         if lane.shared_quota is not None and ticket.quota_slot is not None:
@@ -284,7 +284,7 @@ class Dispatcher(DispatchState):
         if usd and ticket.usd:
             lane.reservation_factor = max(lane.reservation_factor, usd / ticket.usd)
         self._settle(ticket, ticket.usd if usd is None else usd)
-        self.fault_attribution.served(lane, ticket.started_s, self._clock())
+        self.fault_attribution.served(lane, ticket.started_s, _now_s())
         self._wake()
 
     def failed(self, ticket: Ticket, error: ProviderError, usd: float | None = None) -> RetryDecision:
@@ -294,7 +294,7 @@ class Dispatcher(DispatchState):
         """
         lane = self.lanes[ticket.lane]
         was_sent = self._settle(ticket, usd if usd is not None else ticket.usd if error.maybe_billed else 0.0)
-        now_s = self._clock()
+        now_s = _now_s()
         first_s = self.first_and_last_failure_s[0] if self.first_and_last_failure_s else now_s
         lane.failing, self.first_and_last_failure_s = True, (first_s, now_s)
         error = self.fault_attribution.narrow_scope(lane, error)
@@ -388,3 +388,7 @@ class Dispatcher(DispatchState):
     def waiting_samples(self) -> Iterator[Sample]:
         """The same, without what is still in the backlog."""
         return (pending.sample for lane in self.lanes.values() for pending in lane.waiting_samples())
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 
@@ -280,3 +280,9 @@ def _sync(path: str, flags: int) -> None:
 def disk_error(error: OSError, path: str) -> StoreError:
     """An OSError in words that say what to do."""
     return StoreError(f"{path}: {REMEDIES.get(error.errno or 0, error.strerror or str(error))}")
+
+
+def discard_files(files: Iterable[SpoolFile]) -> None:
+    for file in files:
+        if os.path.exists(file.path):
+            file.discard()

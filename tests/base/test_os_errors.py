@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from batchgen import os_errors
-from batchgen.engine.settle import bugs_as_unreadable
+from batchgen.engine.answer import bugs_as_unreadable
 from batchgen.errors import Unreadable
 from batchgen.os_errors import NO_MEMORY, NO_THREADS, REMEDIES, machine_refusal, start_threads
 from batchgen.report import notify

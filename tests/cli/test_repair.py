@@ -118,7 +118,7 @@ def test_half_a_picture_under_an_items_name_is_none_and_stops_no_repair(batchgen
     assert (batchgen("run", str(job)).code, requests(place)) == (0, 7)
 
 
-@pytest.mark.parametrize(("step", "times"), [("record_picture", 1), ("record_picture", 4), ("_keep_unassigned", 0)])
+@pytest.mark.parametrize(("step", "times"), [("record_picture", 1), ("record_picture", 4), ("keep_unassigned", 0)])
 def test_a_repair_that_ends_half_way_is_no_ledger_to_a_run_and_the_next_one_builds_all_of_it(
     batchgen, job, ledger, place, monkeypatch, step, times
 ):

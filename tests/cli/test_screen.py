@@ -134,7 +134,7 @@ def test_lines_only_where_nothing_may_be_drawn_anew(write, environ):
 
 
 def test_a_run_loads_rich_for_its_live_view_alone():
-    loaded = "import sys, batchgen.cli.run_job, batchgen.report.event_text, batchgen.report.summary; print('rich' in sys.modules)"
+    loaded = "import sys, batchgen.cli.run, batchgen.report.event_text, batchgen.report.summary; print('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageCms
 
 from batchgen.derivatives import containers, provenance
 from batchgen.derivatives.render import render
+from batchgen.derivatives.render_process import put_derivatives
 from batchgen.derivatives.specification import OutputSpec, Provenance, RenderedFile, RenderRequest, outputs_of
-from batchgen.engine.derivative_runner import put_derivatives
 from batchgen.records import Derivative, Post
 from batchgen.store.store import Store
 from tests.support.third_party import metadata, needs_exiftool

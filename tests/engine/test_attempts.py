@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from batchgen.engine.answer import AnsweredAttempt
 from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
@@ -76,8 +77,9 @@ async def test_a_reply_that_came_some_other_way_is_placed_recorded_and_told_and_
     bench.backlog.add_dependent("lane", child, ["a"])
     attempt = await bench.attempts.begin(sample, "lane", 1, 0.05)
     reply, profile = Reply(images=(ReplyImage("", WHOLE["PNG"]),)), load_catalogue().resolve(MODEL)
-    stored = await asyncio.to_thread(bench.attempts.settle, profile, attempt, sample, reply, [], None, 0.05)
-    await bench.attempts.succeeded(sample, attempt, reply, stored, sent_at=0.0)
+    answered = AnsweredAttempt(id=attempt, sample=sample, profile=profile, estimate_usd=0.05)
+    stored = await asyncio.to_thread(bench.attempts.settle, answered, reply, [])
+    await bench.attempts.succeeded(answered, reply, stored, sent_at=0.0)
     bench.ledger.flush()
     assert [type(event) for event in bench.events] == [AttemptStarted, SampleSucceeded]
     assert (bench.folder / "a.png").read_bytes() == WHOLE["PNG"]

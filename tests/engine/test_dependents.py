@@ -99,7 +99,7 @@ class Bench:
 
     def steps(self, items: str, **options: Any) -> dict[str, tuple[str, str]]:
         steps: list[Any] = []
-        batchgen.plan(self.load(items), on_step=steps.append, **options)
+        batchgen.plan(self.load(items), options=batchgen.RunOptions(**options), on_step=steps.append)
         return {step.sample.key: (step.action, reason_text(step.reason)) for step in steps}
 
     def results(self) -> dict[str, dict[str, Any]]:

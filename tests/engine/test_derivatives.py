@@ -24,10 +24,10 @@ from batchgen.derivatives.specification import Provenance, RenderRequest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine import derivative_runner
 from batchgen.engine.derivative_runner import make_derivatives
+from batchgen.engine.job_state import open_finished_job
 from batchgen.errors import JobLocked
 from batchgen.events import Notice, SampleSucceeded
 from batchgen.ledger.derivatives import DerivativeReader
-from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.report.console import Console
@@ -179,15 +179,12 @@ async def test_a_picture_that_is_heard_of_while_it_is_worked_on_is_not_worked_on
         bench.manifest(items("a", "b", "c"), head(THUMB)), output=folder, emulate=True, environ={}
     ).manifest
     assert len(list(manifest.items())) == len(told) == 3
-    ledger = Ledger(folder)
-    made = derivative_runner.DerivativeRunner(
-        manifest, ledger, Store(folder), bench.events.append, emulated=True, workers=1
-    )
-    async with made:
-        for event in told:
-            made(event)
-        assert (await made.finish()).made == 3
-    ledger.close()
+    with open_finished_job(folder) as state:
+        made = derivative_runner.DerivativeRunner(manifest, state, bench.events.append, emulated=True, workers=1)
+        async with made:
+            for event in told:
+                made(event)
+            assert (await made.finish()).made == 3
 
 
 async def test_only_touches_only_what_it_names(bench):

@@ -15,9 +15,9 @@ import pytest
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine import discrepancies
+from batchgen.engine import ending
+from batchgen.engine.job_state import locked_job, open_job_state
 from batchgen.events import Event, Notice, RunEnded, SampleSucceeded
-from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.planning.plan import RetrySelection
@@ -170,7 +170,7 @@ async def test_a_moved_image_is_known_by_its_time_and_not_read(bench, read):
 
 
 async def test_many_files_that_have_to_be_read_are_spoken_of(bench, monkeypatch):
-    monkeypatch.setattr("batchgen.engine.discrepancies.NOTE_FROM_FILES", 3)
+    monkeypatch.setattr("batchgen.engine.ending.NOTE_FROM_FILES", 3)
     await bench.run(THREE)
     for path in (bench.folder / "out").glob("*.jpg"):
         os.utime(path, (1e9, 1e9))
@@ -190,12 +190,12 @@ async def test_a_look_that_is_interrupted_reads_no_further_and_remembers_what_it
         return verify(self, *picture)
 
     monkeypatch.setattr(Store, "verify", first)
-    monkeypatch.setattr(discrepancies, "READERS", 1)
-    ledger, store = Ledger(bench.folder / "out"), Store(bench.folder / "out")
-    with closing(ledger):
-        *_, doubtful = discrepancies._compare_stamps(ledger, store)
-        found = discrepancies._verify_contents(ledger, store, doubtful, interrupted)
-        *_, left = discrepancies._compare_stamps(ledger, store)
+    monkeypatch.setattr(ending, "READERS", 1)
+    store = Store(bench.folder / "out")
+    with locked_job(store) as lock, open_job_state(store, lock) as state:
+        *_, doubtful = ending._compare_stamps(state)
+        found = ending._verify_contents(state, doubtful, interrupted)
+        *_, left = ending._compare_stamps(state)
     assert (len(doubtful), len(found["right"]), len(left)) == (3, 1, 2)
 
 

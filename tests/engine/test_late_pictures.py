@@ -27,7 +27,7 @@ from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
 from tests.support.postgres_proxy import Proxy
-from tests.support.samples import make_sample
+from tests.support.samples import make_sample, receipt_of
 
 LINKED = "  - {id: a, prompt: a fox, model: google/imagen-4.0-generate-001}\n"
 
@@ -151,7 +151,7 @@ def picture(name: str = "a") -> SpooledPicture:
 def comes(ledger: Ledger, attempt: int, sample: Sample, name: str = "a") -> list[tuple[str, str]]:
     """(path, role) of its picture, as it is recorded."""
     recorded = ledger.attempt_succeeded(
-        attempt, sample, Reply(), [picture(name)], sent_at=1.0, usd=0.04, usd_source="usage"
+        receipt_of(attempt, sample, Reply(), [picture(name)], sent_at=1.0, usd=0.04, usd_source="usage")
     )
     return [(each.file.path, each.file.role) for each in recorded]
 

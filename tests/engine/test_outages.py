@@ -38,7 +38,7 @@ from tests.support.http_server import serving
 from tests.support.marked_key import KEY
 from tests.support.outage_vendor import Vendor, batchgen_run, manifest
 from tests.support.samples import make_sample
-from tests.support.stub_server import Night, StubServer, drive
+from tests.support.stub_server import Night, StubServer, drive, make_dispatcher
 
 HOUR_S = 3600.0
 
@@ -241,18 +241,16 @@ def test_an_answer_that_is_no_picture_shows_that_the_api_is_there(run):
 def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute(run):
     async def main() -> tuple[Counter[str], float]:
         from batchgen.engine.online import OnlineEngine
-        from batchgen.scheduling.dispatcher import Dispatcher
         from batchgen.scheduling.sample_source import in_memory_samples
 
         items = [
             ("gemini/a", make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",))) for n in range(20)
         ]
         hosts = {"gemini/a": batchgen_served("k", "down.example"), "other/b": batchgen_served("k", "up.example")}
-        dispatcher = Dispatcher(
+        dispatcher = make_dispatcher(
             {"gemini/a": None, "other/b": None},
             in_memory_samples(items),
             concurrency=4,
-            policy=RetryPolicy(),
             upstream_of=hosts,
         )
         served, begun_s = Counter[str](), asyncio.get_running_loop().time()
@@ -290,13 +288,12 @@ def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, er
 
     async def main() -> None:
         from batchgen.engine.online import OnlineEngine
-        from batchgen.scheduling.dispatcher import Dispatcher
         from batchgen.scheduling.sample_source import in_memory_samples
 
         samples = [make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",)) for n in range(8)]
-        dispatcher = Dispatcher(
+        dispatcher = make_dispatcher(
             {"gemini/a": None, "other/b": None}, in_memory_samples([("gemini/a", each) for each in samples]),
-            concurrency=4, policy=RetryPolicy(),
+            concurrency=4,
             upstream_of={"gemini/a": batchgen_served("k", "down.example"), "other/b": batchgen_served("k", "up.example")},
         )  # fmt: skip
 

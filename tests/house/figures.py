@@ -76,6 +76,16 @@ def long_functions(name: str) -> int:
     )
 
 
+def most_parameters(name: str) -> int:
+    """Of any function, without self or cls."""
+    takes = [
+        [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        for node in nodes(name)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return max((len(names) - (names[:1] in (["self"], ["cls"])) for names in takes), default=0)
+
+
 def unformatted(name: str) -> int:
     return source(name).count("# fmt: skip")
 
@@ -111,6 +121,8 @@ def main() -> None:
     show("look-ups of our own facts by a string key", total(keys), 60, keys)
     skips = each(unformatted)
     show("# fmt: skip", total(skips), 15, skips)
+    parameters = each(most_parameters)
+    show("most parameters of a function", parameters[0][1], 7, parameters)
     functions = each(long_functions)
     show("functions over 50 lines", total(functions), 0, functions)
 

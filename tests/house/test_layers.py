@@ -17,19 +17,21 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
-online outcome reconciliation routes dependents conversation lane_events sidecars
-recovery.receipts recovery.unrecorded_files batch.result_lines cluster.queue cluster.reference_bundle
-context cluster.session run_events spooled_reply budgets pacing reference_inputs reconcile_items derivative_runner discrepancies
-settle recovery.repair_lines cluster.stop cluster.dependents cluster.sample_lanes cluster.derivative_session
-attempts deferred_uploads http_attempt prepare preflight reconcile remote_engine
-recovery.open_attempts recovery.missing_state recovery.repair_records recovery.replay cluster.submit cluster.monitor
-execute links recovery.repair
-pipeline signals cluster.orphan_recovery cluster.submit_derivatives
-batch.context cluster.engine cluster.previous_attempts
-batch.outcomes cluster.sample_parts
-batch.chunk_submitter cluster.sample_session
-batch.result_collector batch.startup cluster.worker
+online outcome routes dependents answer job
+recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding cluster.queue cluster.reference_bundle
+context reconciliation spooled_reply pacing cluster.session cluster.stop cluster.dependents
+settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor
+attempts budgets derivative_runner http_attempt preflight reconcile recovery.repair_files remote_engine
+recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
+stopping links cluster.submit
+execute cluster.orphan_recovery cluster.submit_derivatives
+pipeline cluster.engine cluster.previous_attempts
+batch.context cluster.sample_parts
+batch.outcomes cluster.sample_session
+batch.chunk_submitter cluster.worker
+batch.result_collector
 batch.runner ending recovery.recover
+online_parts opening
 online_run
 run
 """
@@ -87,6 +89,16 @@ def test_files_of_the_engine_import_only_from_rows_before_theirs(module):
     for each in imports_of(OURS[module]):
         if each.module in ROW:
             assert ROW[each.module] < ROW[module], f"{module}:{each.line} imports {each.module}"
+
+
+# Not yet wired in pieces, or not yet given records.
+WIDE = {"engine.cluster.session", "engine.cluster.submit_derivatives", "engine.cluster.monitor"}
+NARROW = [name for name in OURS if name.split(".")[0] in ("engine", "scheduling", "api") and name not in WIDE]
+
+
+@pytest.mark.parametrize("module", NARROW)
+def test_a_file_of_the_engine_knows_fifteen_of_ours_and_a_function_takes_seven_things_at_most(module):
+    assert (figures.own_imports(module) <= 15, figures.most_parameters(module) <= 7) == (True, True)
 
 
 def test_nobody_asks_of_which_kind_a_store_an_engine_or_a_database_is():

@@ -22,7 +22,7 @@ from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.runs import ParkedLane
 from batchgen.ledger.schema import ledger_path
 from batchgen.records import ImageFile, Reply, Sample, Usage
-from tests.support.samples import make_sample
+from tests.support.samples import make_sample, receipt_of
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ async def succeed(ledger: Ledger, sample: Sample, usd: float | None = 0.04, sour
     attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
     pictures = [picture(sample, n, n) for n in range(sample.n, sample.n + sample.images)]
     ledger.attempt_succeeded(
-        attempt, sample, Reply(usage=Usage(image_tokens=9)), pictures, sent_at=5.0, usd=usd, usd_source=source
+        receipt_of(
+            attempt, sample, Reply(usage=Usage(image_tokens=9)), pictures, sent_at=5.0, usd=usd, usd_source=source
+        )
     )
     ledger.record_placed(attempt)
     return attempt
@@ -170,8 +172,8 @@ async def test_one_attempt_can_bring_several_samples_and_withhold_one(ledger):
     base = make_sample("a", count=3)
     sample = Sample(item=base.item, n=1, fingerprint="f", wire="{}", images=3)
     attempt = await ledger.attempt_started(sample, "lane", 1, None)
-    ledger.attempt_succeeded(attempt, sample, Reply(), [picture(sample, 1, 0), picture(sample, 2, 1)], sent_at=1.0, usd=None,
-                             usd_source="unknown", missing=[UndeliveredSample(3, "filtered", "violates policy")])  # fmt: skip
+    ledger.attempt_succeeded(receipt_of(attempt, sample, Reply(), [picture(sample, 1, 0), picture(sample, 2, 1)], sent_at=1.0, usd=None,
+                             usd_source="unknown", missing=(UndeliveredSample(3, "filtered", "violates policy"),)))  # fmt: skip
     assert [(result.n, result.state, result.reason) for result in ledger.reader.results_of_item("a")] == [
         (1, "succeeded", ""), (2, "succeeded", ""), (3, "refused", "filtered")]  # fmt: skip
 

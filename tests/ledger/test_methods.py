@@ -15,6 +15,7 @@ import pytest
 
 from batchgen.errors import DownloadFailed, Refused, ServerFault, Unanswered
 from batchgen.events import Outage
+from batchgen.ledger.changes import IntendedRequest
 from batchgen.ledger.chunk_writer import ChunkWriter
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
@@ -22,7 +23,7 @@ from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import HistoryReader, Reader
 from batchgen.records import ImageFile, Reply, Usage
-from tests.support.samples import make_sample
+from tests.support.samples import make_sample, receipt_of
 
 FLAGGED = ("size",)
 OUTAGE = Outage(at=9.0, scope="host", name="api.example", models=("m", "n"), since=8.0, retry_at=11.0, reason="html",
@@ -177,7 +178,16 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     a, b, c, d, e = (make_sample(name) for name in ("a", "\u00e9", "c", "d", "e"))
     first = await ledger.attempt_started(a, "gemini/m", 1, 0.05, "smaller")
     ledger.attempt_succeeded(
-        first, a, reply, [settled("a", flags=FLAGGED)], sent_at=1.5, usd=0.04, usd_source="usage", beside={".txt": "so"}
+        receipt_of(
+            first,
+            a,
+            reply,
+            [settled("a", flags=FLAGGED)],
+            sent_at=1.5,
+            usd=0.04,
+            usd_source="usage",
+            beside={".txt": "so"},
+        )
     )
     ledger.record_placed(first)
     refused = await ledger.attempt_started(b, "gemini/m", 1, 0.05)
@@ -193,17 +203,19 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     pair = replace(make_sample("g"), images=2)
     both = await ledger.attempt_started(pair, "gemini/m", 1, None)
     ledger.attempt_succeeded(
-        both,
-        pair,
-        reply,
-        [settled("g")],
-        sent_at=None,
-        usd=None,
-        usd_source="",
-        missing=[UndeliveredSample(2, "mismatch", "small", "failed")],
+        receipt_of(
+            both,
+            pair,
+            reply,
+            [settled("g")],
+            sent_at=None,
+            usd=None,
+            usd_source="",
+            missing=(UndeliveredSample(2, "mismatch", "small", "failed"),),
+        )
     )
     again = await ledger.attempt_started(a, "gemini/m", 2, 0.05)
-    ledger.attempt_succeeded(again, a, reply, [settled("a")], sent_at=4.5, usd=0.05, usd_source="estimate")
+    ledger.attempt_succeeded(receipt_of(again, a, reply, [settled("a")], sent_at=4.5, usd=0.05, usd_source="estimate"))
     ledger.record_placed(again, [("a-1.png", "superseded/a-1.png")])
     ledger.record_stamps([("5", again, 0)])
     assert [image.file.path for image in ledger.current_placements(ledger.reader.unplaced())] == ["g-1.png"]
@@ -214,17 +226,22 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     ledger.record_blocked([(make_sample("f"), "because of e")])
     ledger.record_not_tried([make_sample("a"), replace(make_sample("m"), images=2), make_sample("m")], "it's over")
     chunk, numbers = await chunks.create(
-        "gemini/m", "job", [(e, 1, 0.02, "", {"x": 1}), (make_sample("k"), 1, 0.02, "", {})]
+        "gemini/m",
+        "job",
+        [
+            IntendedRequest(e, "gemini/m", 1, 0.02, "", {"x": 1}),
+            IntendedRequest(make_sample("k"), "gemini/m", 1, 0.02, "", {}),
+        ],
     )
     assert numbers == [8, 9]
     chunk = await chunks.mark_asked(await chunks.update(chunk, step="uploaded", input_file="f/1"))
     await chunks.adopt(chunk)
-    ledger.attempt_succeeded(8, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage")
-    other, _ = await chunks.create("gemini/m", "job", [(make_sample("h"), 1, 0.02, "", {})])
+    ledger.attempt_succeeded(receipt_of(8, e, reply, [settled("e")], sent_at=None, usd=0.02, usd_source="usage"))
+    other, _ = await chunks.create("gemini/m", "job", [IntendedRequest(make_sample("h"), "gemini/m", 1, 0.02, "", {})])
     await chunks.drop(other, "no room")
-    await chunks.create("gemini/n", "job", [(make_sample("i"), 1, 0.02, "", {})])
+    await chunks.create("gemini/n", "job", [IntendedRequest(make_sample("i"), "gemini/n", 1, 0.02, "", {})])
     assert chunks.drop_unsent() == 1
-    third, _ = await chunks.create("gemini/n", "job", [(make_sample("j"), 1, 0.02, "", {})])
+    third, _ = await chunks.create("gemini/n", "job", [IntendedRequest(make_sample("j"), "gemini/n", 1, 0.02, "", {})])
     await chunks.update(third, step="collected")
     rows = [
         derivative("w/a.webp", "a", "made"),
@@ -238,7 +255,9 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     ledger.links_received(partly, Reply(links=("https://a/d", "https://a/e"), usage=usage), {"wire": "{}", "n": 1})
     behind = [UndeliveredSample(2, "download_failed", "404", "failed")]
     ledger.attempt_succeeded(
-        partly, two, reply, [settled("l")], sent_at=None, usd=0.08, usd_source="vendor", missing=behind
+        receipt_of(
+            partly, two, reply, [settled("l")], sent_at=None, usd=0.08, usd_source="vendor", missing=tuple(behind)
+        )
     )
     assert [dict(each.links) for each in ledger.reader.open_attempts() if each.id == partly] == [{1: "https://a/e"}]
     ledger.end_without_picture(ledger.reader.attempt(partly), "failed", "link_gone", "410")

@@ -15,13 +15,13 @@ from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
 from batchgen.records import Inputs
-from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.window import Window
 from batchgen.store.store import Store
 from tests.support.samples import make_sample
+from tests.support.stub_server import make_dispatcher
 
 MINUTE_S, HIDDEN, DECLARED, IN_FLIGHT = 1.0, 12, 30, 5
 
@@ -42,7 +42,7 @@ async def drive_all(url: str, model: str, folder: Path, count: int) -> int:
     store.prepare()
     samples = [("m", make_sample(f"a{n}", model=load_catalogue().resolve(model).id)) for n in range(count)]
     policy = RetryPolicy(base_s=0.1, cap_s=1.0)
-    dispatcher = Dispatcher(
+    dispatcher = make_dispatcher(
         {"m": Window(DECLARED, MINUTE_S, confirmed=False)},
         in_memory_samples(samples),
         concurrency=IN_FLIGHT,

@@ -10,8 +10,6 @@ import pytest
 
 from batchgen.errors import DailyQuotaReached, LedgerError, RateLimited
 from batchgen.ledger.quota_store import QUEUED_START_S, QuotaStore
-from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import (
@@ -25,6 +23,7 @@ from batchgen.scheduling.window import (
 )
 from tests.support.samples import make_sample
 from tests.support.shared_quota import OtherProcesses, child, dispatcher_with
+from tests.support.stub_server import make_dispatcher
 
 
 @contextlib.contextmanager
@@ -108,8 +107,8 @@ async def test_a_late_start_before_it_keeps_a_turn_waiting_longer(place):
 async def test_what_the_server_tells_one_process_closes_a_waiting_lane_of_another(place, hint_s):
     book, heard = QuotaStore(place, print), []
     source = in_memory_samples([("m", make_sample("a"))])
-    dispatcher = Dispatcher(
-        {"m": Window(60)}, source, concurrency=1, policy=RetryPolicy(), shared_quotas={"m": book.start_log("q", 60.0)},
+    dispatcher = make_dispatcher(
+        {"m": Window(60)}, source, concurrency=1, shared_quotas={"m": book.start_log("q", 60.0)},
         on_quota_denied=lambda lane, why: heard.append((lane, why)),
     )  # fmt: skip
     hearing = asyncio.ensure_future(dispatcher.poll_shared_state())

@@ -6,11 +6,11 @@ import asyncio
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import batchgen
 from batchgen.emulator import EmulatorOptions
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.window import (
     LoweredRate,
@@ -22,6 +22,7 @@ from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 from tests.support.paths import ROOT
 from tests.support.samples import make_sample
+from tests.support.stub_server import make_dispatcher
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0)
 
@@ -67,10 +68,9 @@ class OtherProcesses:
         return self.said.pop(0) if self.said else None
 
 
-def dispatcher_with(log: OtherProcesses, count: int = 1, **options: object) -> Dispatcher:
+def dispatcher_with(log: OtherProcesses, count: int = 1, **options: Any) -> Dispatcher:
     source = in_memory_samples([("m", make_sample(f"a{n}")) for n in range(count)])
-    facts = {"concurrency": 5, "policy": RetryPolicy(), "shared_quotas": {"m": log}, **options}
-    return Dispatcher({"m": Window(60)}, source, **facts)  # type: ignore[arg-type]
+    return make_dispatcher({"m": Window(60)}, source, **{"concurrency": 5, "shared_quotas": {"m": log}, **options})
 
 
 async def real_run(tmp_path: Path, name: str, url: str, limits: str, environ: dict[str, str]):

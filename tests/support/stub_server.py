@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import (
     ProviderError,
     RateLimited,
 )
-from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.decision import DispatchLimits
+from batchgen.scheduling.dispatcher import Dispatcher, DispatchObserver, LaneTerms
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import RetryPolicy
-from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.sample_source import SampleSource, in_memory_samples
 from batchgen.scheduling.window import Window
 from tests.support.samples import make_sample
 
@@ -71,6 +73,27 @@ class Night:
     done: list[tuple[float, str]]
 
 
+def make_dispatcher(
+    windows: Mapping[str, Window | None], source: SampleSource, *, estimate_usd: Callable[..., float] = lambda _: 0.0,
+    external_samples: int = 0, rng: random.Random | None = None, shared_quotas: Mapping[str, Any] = {},
+    upstream_of: Mapping[str, Any] = {}, on_quota_denied: Callable[..., None] = lambda *_: None,
+    on_breaker: Callable[..., None] = lambda *_: None, **limits: Any,
+) -> Dispatcher:  # fmt: skip
+    """A dispatcher out of single facts; limits: as `DispatchLimits` has them."""
+
+    class Observer(DispatchObserver):
+        quota_denied = staticmethod(on_quota_denied)
+        breaker_changed = staticmethod(on_breaker)
+
+    terms = {
+        lane: LaneTerms(window, shared_quotas.get(lane), upstream_of.get(lane)) for lane, window in windows.items()
+    }
+    return Dispatcher(
+        terms, source, DispatchLimits(**{"policy": RetryPolicy(), **limits}), estimate_usd=estimate_usd,
+        external_samples=external_samples, observer=Observer(), rng=rng,
+    )  # fmt: skip
+
+
 async def drive(
     counts: dict[str, int],
     server: StubServer,
@@ -80,20 +103,15 @@ async def drive(
     storing_s: float = 0.0,
     on_start: Callable[[Dispatcher], None] | None = None,
     confirmed: bool = True,
-    **options: object,
+    **options: Any,
 ) -> Night:
     loop = asyncio.get_running_loop()
     samples = [(lane, make_sample(f"{lane}{number}")) for lane, count in counts.items() for number in range(count)]
     windows = {
         lane: (Window(limit, confirmed=confirmed) if (limit := (rpm or {}).get(lane)) else None) for lane in counts
     }
-    dispatcher = Dispatcher(
-        windows,
-        in_memory_samples(samples),
-        concurrency=concurrency,
-        rng=random.Random(1),
-        **{"policy": RetryPolicy(), **options},  # type: ignore[arg-type]
-    )
+    source = in_memory_samples(samples)
+    dispatcher = make_dispatcher(windows, source, concurrency=concurrency, rng=random.Random(1), **options)
     night = Night(server, dispatcher, [], 0.0, [])
     if on_start:
         on_start(dispatcher)

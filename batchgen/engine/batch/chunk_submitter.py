@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -11,10 +10,11 @@ from collections.abc import Sequence
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
-from batchgen.engine.batch.context import BatchContext, reserved_usd
+from batchgen.engine.answer import request_facts
+from batchgen.engine.attempts import adjust_after_tries, prepare
+from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.batch.outcomes import BatchOutcomes
-from batchgen.engine.prepare import adjust_after_tries, prepare
-from batchgen.engine.recovery.replay import request_facts
+from batchgen.engine.batch.outstanding import reserved_usd
 from batchgen.errors import (
     ConnectFailed,
     DailyQuotaReached,
@@ -26,17 +26,15 @@ from batchgen.errors import (
     Unanswered,
 )
 from batchgen.events import AttemptStarted, BatchSubmitted
+from batchgen.ledger.changes import IntendedRequest
 from batchgen.ledger.chunks import Chunk
-from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import ChunkLimits, ChunkSize
 from batchgen.providers.remote import RemoteBatch
-from batchgen.records import Sample
+from batchgen.records import Sample, sample_key
 from batchgen.safe_open import private_opener
-from batchgen.scheduling.lane import RESERVATION_FACTOR
 from batchgen.scheduling.window import BudgetReached, Reserved
 from batchgen.store.spool import NO_FOLLOW, sync_folder
 
-CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
 WRITE_BUFFER_BYTES = 1 << 20
 MAX_PAGES = 200  # of the list of batches, a hundred each
 
@@ -59,17 +57,9 @@ class ChunkSubmitter:
     def __init__(self, context: BatchContext, outcomes: BatchOutcomes) -> None:
         self._context = context
         self._outcomes = outcomes
-        self._unassigned: dict[str, list[Sample]] = {}  # taken from the backlog and not in a chunk yet, by lane
         self.quota_slots: dict[int, int | None] = {}  # of each chunk's money in the log of all processes
         self._file_checked: set[int] = set()  # chunks whose uploaded file was asked for, and may be uploaded anew once
         self.exhausted_budget = ""  # whose budget had no room: day, month; empty for the run's own
-
-    def waiting_count(self, lane: str) -> int:
-        return self._context.backlog.backlog_count(lane) + len(self._unassigned.get(lane, ()))
-
-    def return_to_backlog(self, lane: str) -> None:
-        """What was taken and not sent waits in the backlog again."""
-        self._context.backlog.add(lane, self._unassigned.pop(lane, []))
 
     # --- recorded: the samples of a chunk and their money
 
@@ -77,34 +67,35 @@ class ChunkSubmitter:
         """The next chunk of a lane; None when nothing waits, or no budget has room."""
         context = self._context
         samples, held_usd = self._select_samples(lane, limits)
-        context.dispatcher.adjust_external(0, held_usd)  # at once: requests online draw on the same budget
+        context.outstanding.dispatcher.adjust_external(0, held_usd)  # at once: requests online draw on the same budget
         samples, quota_slot = await self._reserve_budget(lane, samples)
         if not samples:
-            context.dispatcher.adjust_external(0, -held_usd)
+            context.outstanding.dispatcher.adjust_external(0, -held_usd)
             return None
         requests = []
         for sample in samples:
             retry_state = self._outcomes.retry_state(sample)
             sent, words = adjust_after_tries(sample, sample, retry_state)
             number = 1 + retry_state.failed_requests
-            requests.append((sent, number, context.price_usd(sample, lane), words, request_facts(sample)))
+            usd = context.price_usd(sample, lane)
+            requests.append(IntendedRequest(sent, lane, number, usd, words, request_facts(sample)))
         chunk, numbers = await context.chunks.create(lane, context.prefix, requests)
         self.quota_slots[chunk.id] = quota_slot
-        context.dispatcher.adjust_external(0, reserved_usd(chunk) - held_usd)
-        context.backlog.put_submitted(samples)
-        for (sent, number, _, words, _), attempt in zip(requests, numbers, strict=True):
+        context.outstanding.dispatcher.adjust_external(0, reserved_usd(chunk.estimate_usd) - held_usd)
+        context.outstanding.backlog.put_submitted(samples)
+        for request, attempt in zip(requests, numbers, strict=True):
             context.run.emit(
                 AttemptStarted(
                     at=chunk.made_at,
                     attempt=attempt,
-                    key=sent.key,
-                    model=sent.item.model,
-                    number=number,
-                    sent_as=words,
+                    key=request.sample.key,
+                    model=request.sample.item.model,
+                    number=request.number,
+                    sent_as=request.sent_as,
                     batch=True,
                 )
             )
-        return await self._write_lines(chunk, [sent for sent, *_ in requests], numbers)
+        return await self._write_lines(chunk, [request.sample for request in requests], numbers)
 
     def _select_samples(self, lane: str, limits: ChunkLimits) -> tuple[list[Sample], float]:
         """The samples of the next chunk, and the USD that they may cost."""
@@ -112,31 +103,28 @@ class ChunkSubmitter:
         profile, usd = context.routes[lane].profile, 0.0
         found: list[Sample] = []
         while True:
-            unassigned = self._unassigned.setdefault(lane, [])
-            if not unassigned:
-                unassigned.extend(context.backlog.take(lane, 64))
-            if not unassigned:
+            if (sample := context.outstanding.next_sample(lane)) is None:
                 return found, usd
-            price_usd = (context.price_usd(unassigned[0], lane) or 0.0) * RESERVATION_FACTOR
-            if not context.dispatcher.budget.can_afford(usd + price_usd):
+            price_usd = reserved_usd(context.price_usd(sample, lane))
+            if not context.outstanding.dispatcher.budget.can_afford(usd + price_usd):
                 self.exhausted_budget = ""
                 return found, usd
-            if not load.add_if_fits(unassigned[0], profile, limits):
+            if not load.add_if_fits(sample, profile, limits):
                 return found, usd
             usd += price_usd
-            found.append(unassigned.pop(0))
+            found.append(context.outstanding.take_next(lane))
 
     async def _reserve_budget(self, lane: str, samples: list[Sample]) -> tuple[list[Sample], int | None]:
         """As many of them as the budgets of all processes have room for; the others stay."""
         context = self._context
         while samples:
-            usd = sum(context.price_usd(sample, lane) or 0.0 for sample in samples) * RESERVATION_FACTOR
+            usd = reserved_usd(sum(context.price_usd(sample, lane) or 0.0 for sample in samples))
             answer = await context.quota_logs[lane].reserve(None, usd)
             if isinstance(answer, Reserved):
                 return samples, answer.quota_slot
             self.exhausted_budget = answer.period if isinstance(answer, BudgetReached) else ""
             half = len(samples) // 2
-            self._unassigned[lane] = [*samples[half:], *self._unassigned[lane]]
+            context.outstanding.put_back(lane, samples[half:])
             samples = samples[:half]
         return [], None
 
@@ -144,9 +132,9 @@ class ChunkSubmitter:
 
     async def _write_lines(self, chunk: Chunk, samples: Sequence[Sample], numbers: Sequence[int]) -> Chunk:
         context = self._context
-        route, path = context.routes[chunk.lane], context.file(chunk, "jsonl")
+        route = context.routes[chunk.lane]
         written = held_bytes = 0
-        async with aiofiles.open(path, "wb", opener=private_opener) as file:
+        async with aiofiles.open(context.file(chunk, "jsonl"), "wb", opener=private_opener) as file:
             lines: list[bytes] = []
             for sample, attempt in zip(samples, numbers, strict=True):
                 try:
@@ -253,10 +241,13 @@ class ChunkSubmitter:
         )
         context.run.emit(
             BatchSubmitted(
-                at=chunk.created_at, model=context.routes[chunk.lane].profile.id, batch=batch.name,
-                requests=chunk.requests, usd=chunk.estimate_usd,
+                at=chunk.created_at,
+                model=context.routes[chunk.lane].profile.id,
+                batch=batch.name,
+                requests=chunk.requests,
+                usd=chunk.estimate_usd,
             )
-        )  # fmt: skip
+        )
         return chunk
 
     # --- not at all
@@ -266,7 +257,7 @@ class ChunkSubmitter:
         context = self._context
         await context.chunks.drop(chunk, why)
         self.release_reservation(chunk, 0.0)
-        delete_chunk_files(context, chunk)
+        context.delete_files(chunk)
 
     async def requeue_samples(self, chunk: Chunk, lane: str) -> None:
         """The samples of a chunk that is about to be dropped wait in `lane` again."""
@@ -274,12 +265,8 @@ class ChunkSubmitter:
         while numbers := reader.unanswered_ids(chunk.id, after, 500):
             after = numbers[-1]
             found = [reader.chunk_request(number) for number in numbers]
-            keys = [
-                f"{one.attempt.item_id}#{one.attempt.n}" if one.attempt.n > 1 else one.attempt.item_id
-                for one in found
-                if one
-            ]
-            back = [self._context.backlog.take_submitted(key) for key in keys]
+            keys = [sample_key(one.attempt.item_id, one.attempt.n) for one in found if one]
+            back = [self._context.outstanding.backlog.take_submitted(key) for key in keys]
             self._outcomes.requeue(lane, [sample for sample in back if sample is not None])
 
     def release_reservation(self, chunk: Chunk, spent_usd: float) -> None:
@@ -291,25 +278,10 @@ class ChunkSubmitter:
                 log.record_cost(quota_slot, spent_usd)
             else:
                 log.refund(quota_slot)
-        self._context.dispatcher.adjust_external(0, -reserved_usd(chunk), spent_usd)
+        self._context.outstanding.dispatcher.adjust_external(0, -reserved_usd(chunk.estimate_usd), spent_usd)
 
 
 async def _write_and_sync(file: AsyncBufferedIOBase, lines: Sequence[bytes]) -> None:
     await file.writelines(lines)
     await file.flush()
     await asyncio.to_thread(os.fsync, file.fileno())
-
-
-def delete_stale_files(reader: Reader, folder: str) -> None:
-    """Files of chunks that are over, from a run that died before it deleted them."""
-    kept = {str(chunk.id) for chunk in reader.open_chunks()}
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        number, _, kind = name.partition(".")
-        if kind in CHUNK_FILE_KINDS and number not in kept:
-            os.unlink(os.path.join(folder, name))
-
-
-def delete_chunk_files(context: BatchContext, chunk: Chunk) -> None:
-    for kind in CHUNK_FILE_KINDS:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(context.file(chunk, kind))

@@ -1,52 +1,54 @@
-"""What handling batches needs of a run, and what it was told."""
+"""What handling batches needs of a run, what it was told, and where its chunks have their files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
+from batchgen.engine.batch.outstanding import OutstandingBatches
 from batchgen.engine.context import RunContext
 from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.routes import Route
 from batchgen.http.uploads import Destination
-from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunk_writer import ChunkWriter
-from batchgen.ledger.chunks import Chunk
+from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
+from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.planning.batchable import BatchOptions
+from batchgen.planning.batchable import BatchMode, BatchOptions
 from batchgen.profiles.price import estimate_usd
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.remote import BatchCodec
 from batchgen.records import Request, Sample
-from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import RESERVATION_FACTOR
-from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.window import SharedQuota
 
-T = TypeVar("T")
+CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
 BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchContext:
     """tier: the vendor's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
-
-    routes: of the lanes of this run. quota_logs: money of all processes, by lane.
-    """
+    quota_logs: money of all processes, by lane."""
 
     run: RunContext
     pipeline: Pipeline
+    outstanding: OutstandingBatches
     options: BatchOptions
     tier: int | None
     prefix: str
-    chunks: ChunkWriter
-    backlog: Backlog
-    dispatcher: Dispatcher
-    routes: Mapping[str, Route]
     quota_logs: Mapping[str, SharedQuota]
-    policy: RetryPolicy
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        return self.run.routes
+
+    @property
+    def chunks(self) -> ChunkWriter:
+        return ChunkWriter(self.run.ledger)
 
     def codec(self, lane: str) -> BatchCodec:
         return cast(SupportsBatches, self.routes[lane].codec).batch
@@ -73,7 +75,29 @@ class BatchContext:
         lines that belong to nothing."""
         return os.path.join(self.batch_folder(), f"{chunk.id}.{kind}")
 
+    def delete_files(self, chunk: Chunk) -> None:
+        for kind in CHUNK_FILE_KINDS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.file(chunk, kind))
 
-def reserved_usd(chunk: Chunk) -> float:
-    """What budgets must have room for while a chunk is out."""
-    return (chunk.estimate_usd or 0.0) * RESERVATION_FACTOR
+
+def name_prefix(ledger: Ledger) -> str:
+    """Of the display names of a job's batches, by which they are known again: unlike that of any other ledger."""
+    token = ledger.reader.meta("batches") or secrets.token_hex(6)
+    ledger.set_meta(batches=token)
+    return f"batchgen {token}"
+
+
+def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note: Callable[[str], None]) -> None:
+    """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
+    dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
+    if dropped:
+        note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
+    folder, kept = (
+        os.path.join(root, STATE_FOLDER, BATCH_FOLDER),
+        {str(chunk.id) for chunk in ledger.reader.open_chunks()},
+    )
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():  # of chunks that are over, from a run that died
+        number, _, kind = name.partition(".")
+        if kind in CHUNK_FILE_KINDS and number not in kept:
+            os.unlink(os.path.join(folder, name))

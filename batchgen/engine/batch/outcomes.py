@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+from batchgen.engine.answer import AnsweredAttempt
 from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.settle import SettledReply
 from batchgen.errors import BatchLost, HeldUncertain, ProviderError
@@ -25,41 +26,34 @@ class BatchOutcomes:
         self._retry_states: dict[str, RetryState] = {}
         self._failures: Counter[str] = Counter()
         self.rng = random.Random()
-        self.fallen_back = False  # everything that is asked for again goes online
 
     def retry_state(self, sample: Sample) -> RetryState:
         return self._retry_states.get(sample.key, RetryState())
 
     async def record_success(
-        self, sent: ChunkRequest, lane: str, sample: Sample, reply: Reply, settled_reply: SettledReply
+        self, sent: ChunkRequest, attempt: AnsweredAttempt, reply: Reply, settled_reply: SettledReply
     ) -> None:
-        context = self._context
-        wanted = context.backlog.take_submitted(sample.key)
+        context, sample = self._context, attempt.sample
+        wanted = context.outstanding.backlog.take_submitted(sample.key)
         changed = wanted is not None and wanted.fingerprint not in ("", sample.fingerprint)
         await context.pipeline.attempts.succeeded(
-            sample,
-            sent.attempt.id,
-            reply,
-            settled_reply,
-            sent_at=sent.attempt.started_at,
-            release_dependents=not changed,
+            attempt, reply, settled_reply, sent_at=sent.attempt.started_at, release_dependents=not changed
         )
         if changed and wanted is not None and context.options.resend:
-            self.requeue(
-                self._retry_lane(wanted), [wanted]
-            )  # the manifest has changed since: this picture was paid for, and is not it
+            # The manifest has changed since: this picture was paid for, and is not it.
+            self.requeue(self._retry_lane(wanted), [wanted])
 
     async def record_failure(self, sent: ChunkRequest, lane: str, sample: Sample, error: ProviderError) -> bool:
         """Whether it is asked for again."""
         context = self._context
         if error.maybe_billed and isinstance(error, BatchLost) and context.options.hold_uncertain:
             error = HeldUncertain(error.message, reason=error.reason)
-        wanted = context.backlog.take_submitted(sample.key)
+        wanted = context.outstanding.backlog.take_submitted(sample.key)
         retried = self._should_retry(sample, error)
         other = (
             None
             if retried or wanted is None or not context.options.resend
-            else context.dispatcher.fallbacks.lane_for(wanted, error)
+            else context.outstanding.dispatcher.fallbacks.lane_for(wanted, error)
         )
         retried = retried or other is not None
         state = "wanted" if retried else error.outcome
@@ -71,20 +65,21 @@ class BatchOutcomes:
         if not retried:
             await context.pipeline.attempts.given_up(sample, error, state)
         elif wanted is not None and other is not None:
-            context.dispatcher.fallbacks.moved[lane] += 1
+            context.outstanding.dispatcher.fallbacks.moved[lane] += 1
             self.requeue(other, [wanted])
         elif wanted is not None and context.options.resend:
             self._retry(wanted, error)
         return retried
 
     def _should_retry(self, sample: Sample, error: ProviderError) -> bool:
-        if error.reason == "batch_cancelled" and self.fallen_back:
+        if error.reason == "batch_cancelled" and self._context.outstanding.fallen_back:
             return True  # we did that
         self._retry_states[sample.key] = retry_state = self.retry_state(sample).after(error)
         self._failures[sample.key] += 1  # also of what is no fault of the sample: each round may take a day
         return (
-            self._failures[sample.key] < self._context.policy.attempts
-            and retry_delay_s(error, retry_state, self._context.policy, self.rng) is not None
+            self._failures[sample.key] < self._context.outstanding.dispatcher.limits.policy.attempts
+            and retry_delay_s(error, retry_state, self._context.outstanding.dispatcher.limits.policy, self.rng)
+            is not None
         )
 
     def _retry(self, sample: Sample, error: ProviderError) -> None:
@@ -103,13 +98,14 @@ class BatchOutcomes:
         has_batch = route is not None and isinstance(route.codec, SupportsBatches)
         online = (
             online
-            or self.fallen_back
+            or self._context.outstanding.fallen_back
             or batch_mode == "online"
             or online_only_reason(item, has_batch, batch_mode, ()) is not None
         )
         return online_lane(lane) if online else lane
 
     def requeue(self, lane: str, samples: Sequence[Sample]) -> None:
-        self._context.backlog.add(lane, samples)
-        if lane in self._context.dispatcher.lanes:
-            self._context.dispatcher.backlog_grew(lane)
+        outstanding = self._context.outstanding
+        outstanding.backlog.add(lane, samples)
+        if lane in outstanding.dispatcher.lanes:
+            outstanding.dispatcher.backlog_grew(lane)

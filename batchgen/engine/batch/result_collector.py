@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import IO
 
-from batchgen.engine.batch.chunk_submitter import ChunkSubmitter, delete_chunk_files
+from batchgen.engine.answer import AnsweredAttempt, bugs_as_unreadable, keep_or_discard, read_reply, sample_from_facts
+from batchgen.engine.batch.chunk_submitter import ChunkSubmitter
 from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.batch.outcomes import BatchOutcomes
 from batchgen.engine.batch.result_lines import (
@@ -22,27 +23,14 @@ from batchgen.engine.batch.result_lines import (
     read_lines,
     without_answers,
 )
-from batchgen.engine.conversation import save_turn
-from batchgen.engine.execute import should_keep_response
-from batchgen.engine.recovery.replay import sample_from_facts
-from batchgen.engine.settle import SettledReply, bugs_as_unreadable
-from batchgen.engine.spooled_reply import discard_files
-from batchgen.errors import (
-    BatchgenError,
-    BatchLost,
-    BatchLostMaybeBilled,
-    DownloadFailed,
-    Malformed,
-    ProviderError,
-    StoreError,
-)
+from batchgen.engine.settle import SettledReply
+from batchgen.errors import BatchgenError, BatchLost, BatchLostMaybeBilled, DownloadFailed, Malformed, ProviderError
 from batchgen.events import BatchCollected
 from batchgen.ledger.chunks import Chunk, ChunkRequest
-from batchgen.records import Reply, Sample
+from batchgen.records import Reply
 from batchgen.safe_open import private_opener
 from batchgen.scheduling.retry import backoff_s
-from batchgen.store.spool import NO_FOLLOW, SpoolFile, sync_folder
-from batchgen.store.unparsed import save_answer
+from batchgen.store.spool import NO_FOLLOW, SpoolFile, discard_files, sync_folder
 
 LINES_AT_ONCE = 16
 MAX_FETCH_TRIES = 6
@@ -162,13 +150,19 @@ class ResultCollector:
         usd, unpriced = context.run.ledger.reader.chunk_usd(chunk.id)
         chunk = await context.chunks.update(chunk, step="collected", ended_at=time.time())
         self._submitter.release_reservation(chunk, usd)
-        delete_chunk_files(context, chunk)
+        context.delete_files(chunk)
         context.run.emit(
             BatchCollected(
-                at=chunk.ended_at, model=context.routes[chunk.lane].profile.id, batch=chunk.batch, made=counts.made,
-                again=counts.again, ended=counts.ended, usd=usd, unpriced=unpriced,
+                at=chunk.ended_at,
+                model=context.routes[chunk.lane].profile.id,
+                batch=chunk.batch,
+                made=counts.made,
+                again=counts.again,
+                ended=counts.ended,
+                usd=usd,
+                unpriced=unpriced,
             )
-        )  # fmt: skip
+        )
         return chunk
 
     async def _read_results(self, chunk: Chunk, file: IO[bytes], path: str, counts: ChunkCounts) -> None:
@@ -194,49 +188,42 @@ class ResultCollector:
         seen.add(number)
         if sent.ended:
             return  # settled by a run that was stopped in between
-        sample = replace(
-            sample_from_facts(sent.attempt, sent.facts), known=True
-        )  # its line may stand in the results already
+        attempt = AnsweredAttempt.from_record(sent.attempt, context.routes[chunk.lane].profile, sent.facts)
+        # Its line may stand in the results already.
+        attempt = replace(attempt, sample=replace(attempt.sample, known=True))
         try:
-            reply, settled_reply = await context.run.in_thread(lambda: self._settle(chunk, sent, sample, line))
+            reply, settled_reply = await context.run.in_thread(lambda: self._settle(attempt, sent, line))
         except ProviderError as error:
-            again = await self._outcomes.record_failure(sent, chunk.lane, sample, error)
+            again = await self._outcomes.record_failure(sent, chunk.lane, attempt.sample, error)
             counts.again, counts.ended = counts.again + again, counts.ended + (not again)
             return
         counts.made += len(settled_reply.images_made)
-        await self._outcomes.record_success(sent, chunk.lane, sample, reply, settled_reply)
+        await self._outcomes.record_success(sent, attempt, reply, settled_reply)
 
-    def _settle(self, chunk: Chunk, sent: ChunkRequest, sample: Sample, line: RawLine) -> tuple[Reply, SettledReply]:
+    def _settle(self, attempt: AnsweredAttempt, sent: ChunkRequest, line: RawLine) -> tuple[Reply, SettledReply]:
         """In a thread: a line is settled as an answer that came over HTTP is. Raises ProviderError."""
-        context, attempt, route = self._context, sent.attempt.id, self._context.routes[chunk.lane]
+        context, store, turn = self._context, self._context.run.store, attempt.sample.item.turn
+        codec = context.routes[sent.attempt.lane].codec
         spooled: list[SpoolFile] = []
 
         def open_sink(k: int) -> SpoolFile:
-            spooled.append(context.run.store.spool_file(attempt, k))
+            spooled.append(store.spool_file(attempt.id, k))
             return spooled[-1]
 
         try:
-            answer = decode_line(line, open_sink, signatures=sample.item.turn > 0)
+            answer = decode_line(line, open_sink, signatures=turn > 0)
             if answer.key != line.key:
                 raise Malformed("a line of the results has two keys", http_status=200)
         except ProviderError:
             discard_files(spooled)
             raise
+        came = (answer.status, dict[str, str](), answer.body)
         try:
-            with bugs_as_unreadable(ProviderError):
-                reply = route.codec.read(answer.status, {}, answer.body)
-            if sample.item.turn:
-                with bugs_as_unreadable(ProviderError, StoreError, OSError):
-                    save_turn(context.run.store, route.codec, attempt, answer.body, [file.path for file in spooled])
+            reply = read_reply(store, codec, attempt.id, came, [file.path for file in spooled], turn=turn)
             with bugs_as_unreadable(BatchgenError, OSError):
-                settled_reply = context.pipeline.attempts.settle(
-                    route.profile, attempt, sample, reply, spooled, None, sent.attempt.estimate_usd, batch=True
-                )
+                settled_reply = context.pipeline.attempts.settle(attempt, reply, spooled)
         except ProviderError as error:
-            if should_keep_response(error, answer.status, spooled):
-                save_answer(context.run.store, attempt, (answer.status, {}, answer.body), spooled, sent.facts)
-            else:
-                discard_files(spooled)
+            keep_or_discard(store, attempt.id, error, came, spooled, sent.facts)
             raise
         return reply, settled_reply
 

@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import replace
 
 from batchgen.engine.batch.chunk_submitter import ChunkSubmitter, EnqueuedQuotaFull
-from batchgen.engine.batch.context import BatchContext, reserved_usd
+from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.batch.outcomes import BatchOutcomes
+from batchgen.engine.batch.outstanding import reserved_usd
 from batchgen.engine.batch.result_collector import ResultCollector
 from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, ProviderError, StoreError
 from batchgen.events import BatchUpdated, LaneStopped
@@ -20,11 +21,8 @@ from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_la
 from batchgen.providers.remote import ENDED_STATES
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import Reserved
-from batchgen.store.spool import disk_error
 
-MISSING_BATCH_GRACE_S = (
-    600.0  # for which a batch that is not there is looked for: one that was just created may not be found yet
-)
+MISSING_BATCH_GRACE_S = 600.0  # for which a batch that is not there is looked for: it may have just been created
 NO_RESULTS_GRACE_S = 900.0  # for which a batch that succeeded and names no results is looked at again
 MAX_REFUSALS = 3  # of a chunk while none of ours is out: then it is too large by itself
 CANCEL_GRACE_S = 600.0  # within which a batch that was cancelled should have ended
@@ -40,20 +38,19 @@ class BatchRunner:
         self._outcomes = BatchOutcomes(context)
         self._submitter = ChunkSubmitter(context, self._outcomes)
         self._collector = ResultCollector(context, self._outcomes, self._submitter)
-        self._lanes = [lane for lane, route in context.routes.items() if route.batch]
-        self._chunks: dict[int, Chunk] = {}
+        self._outstanding = context.outstanding
+        self._chunks = context.outstanding.chunks
+        self._dispatcher = context.outstanding.dispatcher
         self._poll_counts: Counter[int] = Counter()
         self._next_poll_at: dict[int, float] = {}  # UTC seconds, before which a chunk is not looked at again
         self._error_counts: Counter[tuple[int, str]] = Counter()  # refusals, failed fetches, other troubles
-        self._limits = {lane: self._limits_of(lane) for lane in self._lanes}
+        self._limits = {lane: self._limits_of(lane) for lane in context.outstanding.lanes}
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
         self._cancelled_at = 0.0
         self._failing_since = 0.0  # UTC seconds from which on every call has failed
         self._cancelled: set[int] = set()
         self.stopped_lanes: dict[str, str] = {}  # lanes that the vendor makes no batches for, with the reason
-        self._reported_outstanding = 0
         self._runner_task: asyncio.Future[None] | None = None
-        self._changed = asyncio.Event()
         self.unsubmitted = 0  # samples that no batch has taken yet
         self.left = 0  # the same, and those of lanes that were stopped
 
@@ -63,17 +60,9 @@ class BatchRunner:
         known = None if tier is None else self._context.routes[lane].profile.batch_tokens.get(tier)
         return replace(limits, tokens=known) if limits.tokens is None else limits
 
-    def backlog_grew(self, lane: str) -> None:
-        """The backlog has got more for a batch lane."""
-        if self._outcomes.fallen_back:
-            self._move_to_online_lane(lane)
-            return
-        self._report_outstanding()
-        self._changed.set()
-
     async def __aenter__(self) -> BatchRunner:
-        if self._lanes:
-            self._report_outstanding(busy=True)  # before that could find that nothing is left
+        if self._outstanding.lanes:
+            self._outstanding.report(busy=True)  # before that could find that nothing is left
             self._runner_task = asyncio.ensure_future(self._run())
         return self
 
@@ -89,25 +78,22 @@ class BatchRunner:
         context = self._context
         try:
             await self._resume_open_chunks()
-            while not context.dispatcher.stop_reason:
-                self._changed.clear()
+            while not self._dispatcher.stop_reason:
+                self._outstanding.grown.clear()
                 await self._round()
-                self._report_outstanding()
+                self._outstanding.report()
                 if not context.options.wait:
                     return
                 await self._wait_for_next_poll()
-        except (StoreError, LedgerError) as error:
-            context.pipeline.execution.storage_failed(error)
-        except OSError as error:
-            context.pipeline.execution.storage_failed(disk_error(error, context.run.store.root))
+        except (StoreError, LedgerError, OSError) as error:
+            context.pipeline.stopper.storage_failed(error)
         except Exception:
-            context.dispatcher.stop(StopReason(StopKind.BUG))
+            self._dispatcher.stop(StopReason(StopKind.BUG))
             raise
         finally:
-            self.unsubmitted = sum(map(self._submitter.waiting_count, self._lanes))
-            self.left = self.unsubmitted + sum(map(self._submitter.waiting_count, self.stopped_lanes))
-            context.dispatcher.adjust_external(-self._reported_outstanding)
-            self._reported_outstanding = 0
+            self.unsubmitted = self._outstanding.waiting_count(*self._outstanding.lanes)
+            self.left = self.unsubmitted + self._outstanding.waiting_count(*self.stopped_lanes)
+            self._outstanding.report_over()
 
     async def _resume_open_chunks(self) -> None:
         """What earlier runs have left out; its money counts again."""
@@ -118,54 +104,43 @@ class BatchRunner:
         for chunk in context.run.ledger.reader.open_chunks():
             if chunk.lane not in context.routes:
                 continue
-            answer = await context.quota_logs[chunk.lane].reserve(None, reserved_usd(chunk))
+            answer = await context.quota_logs[chunk.lane].reserve(None, reserved_usd(chunk.estimate_usd))
             self._submitter.quota_slots[chunk.id] = answer.quota_slot if isinstance(answer, Reserved) else None
-            context.dispatcher.adjust_external(0, reserved_usd(chunk))
+            self._dispatcher.adjust_external(0, reserved_usd(chunk.estimate_usd))
             self._chunks[chunk.id] = chunk
-        self._report_outstanding(busy=True)
+        self._outstanding.report(busy=True)
 
     async def _round(self) -> None:
         await self._fall_back_if_due()
         for number in list(self._chunks):
             if self._next_poll_at.get(number, 0.0) <= time.time():
                 await self._advance(number)
-        if self._context.options.batch_mode != "online" and not self._outcomes.fallen_back:
-            for lane in self._lanes:
+        if self._context.options.batch_mode != "online" and not self._outstanding.fallen_back:
+            for lane in self._outstanding.lanes:
                 await self._submit_waiting(lane)
 
     # --- waiting
-
-    def _report_outstanding(self, *, busy: bool = False) -> None:
-        """How many samples are out, or wait to go out. busy: that is not known yet."""
-        out = (
-            busy
-            + sum(chunk.requests for chunk in self._chunks.values())
-            + sum(map(self._submitter.waiting_count, self._lanes))
-        )
-        self._context.dispatcher.adjust_external(out - self._reported_outstanding)
-        self._reported_outstanding = out
 
     async def _wait_for_next_poll(self) -> None:
         """Until the next look is due, something was supplied, or the fallback's time has come."""
         options, now = self._context.options, time.time()
         waits = [self._next_poll_at.get(number, 0.0) - now for number in self._chunks]
         waits += [until - now for until in self._not_before.values() if until > now]
-        if not waits and any(map(self._submitter.waiting_count, self._lanes)):
+        if not waits and self._outstanding.waiting_count(*self._outstanding.lanes):
             waits.append(options.poll_s)  # for money that requests online hold
-        if options.fallback_at is not None and not self._outcomes.fallen_back:
+        if options.fallback_at is not None and not self._outstanding.fallen_back:
             waits.append(options.fallback_at - now)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), max(0.01, min(waits)) if waits else None)
+            await asyncio.wait_for(self._outstanding.grown.wait(), max(0.01, min(waits)) if waits else None)
 
     # --- submitting
 
     async def _submit_waiting(self, lane: str) -> None:
-        context = self._context
-        while self._submitter.waiting_count(lane) and self._may_open_chunk(lane) and not context.dispatcher.stop_reason:
+        while self._outstanding.waiting_count(lane) and self._may_open_chunk(lane) and not self._dispatcher.stop_reason:
             chunk = await self._submitter.record_chunk(lane, self._limits[lane])
             if chunk is None:
-                if not self._chunks and not context.dispatcher.unfinished:  # what is out may turn out cheaper
-                    context.dispatcher.stop(StopReason(StopKind.BUDGET, self._submitter.exhausted_budget))
+                if not self._chunks and not self._dispatcher.unfinished:  # what is out may turn out cheaper
+                    self._dispatcher.stop(StopReason(StopKind.BUDGET, self._submitter.exhausted_budget))
                 return
             if chunk.step != "recorded":
                 self._chunks[chunk.id] = chunk
@@ -182,7 +157,7 @@ class BatchRunner:
         self._next_poll_at[number] = time.time() + poll_delay_s(self._poll_counts[number], self._context.options.poll_s)
 
     async def _take_steps(self, number: int) -> None:
-        while (chunk := self._chunks.get(number)) is not None and not self._context.dispatcher.stop_reason:
+        while (chunk := self._chunks.get(number)) is not None and not self._dispatcher.stop_reason:
             if chunk.step in UNSENT_STEPS and (why := self._abandon_reason(chunk)):
                 await self._abandon_chunk(chunk, why[0], why[1])
                 return
@@ -203,7 +178,7 @@ class BatchRunner:
 
     def _abandon_reason(self, chunk: Chunk) -> tuple[str, str] | None:
         """Why no batch is to be made of it any more, in words, and the lane in which its samples wait instead."""
-        if self._outcomes.fallen_back:
+        if self._outstanding.fallen_back:
             return "the time for batches was up", online_lane(chunk.lane)
         if self._context.options.batch_mode == "online":
             return "a run without batches took it up", online_lane(chunk.lane)
@@ -233,7 +208,7 @@ class BatchRunner:
     async def _poll(self, chunk: Chunk) -> Chunk:
         context, codec = self._context, self._context.codec(chunk.lane)
         self._poll_counts[chunk.id] += 1
-        if self._outcomes.fallen_back and chunk.id not in self._cancelled:
+        if self._outstanding.fallen_back and chunk.id not in self._cancelled:
             await self._cancel(chunk)
         try:
             status, headers, body = await context.ask(chunk.lane, codec.get_batch(chunk.batch))
@@ -249,10 +224,15 @@ class BatchRunner:
         if (seen.state, seen.succeeded, seen.failed) != (chunk.state, chunk.succeeded, chunk.failed):
             context.run.emit(
                 BatchUpdated(
-                    at=time.time(), model=context.routes[chunk.lane].profile.id, batch=chunk.batch, state=seen.state,
-                    requests=seen.requests or chunk.requests, succeeded=seen.succeeded, failed=seen.failed,
+                    at=time.time(),
+                    model=context.routes[chunk.lane].profile.id,
+                    batch=chunk.batch,
+                    state=seen.state,
+                    requests=seen.requests or chunk.requests,
+                    succeeded=seen.succeeded,
+                    failed=seen.failed,
                 )
-            )  # fmt: skip
+            )
             counts = {"state": seen.state, "succeeded": seen.succeeded, "failed": seen.failed}
             chunk = await context.chunks.update(chunk, **counts)
         if seen.state not in ENDED_STATES:
@@ -304,7 +284,7 @@ class BatchRunner:
         now = context.run.ledger.reader.chunk(chunk.id)
         self._chunks[chunk.id] = now
         if error.scope == "run":
-            context.pipeline.execution.stop(StopReason(StopKind.ERROR, error.reason, error.message))
+            context.pipeline.stopper.stop(StopReason(StopKind.ERROR, error.reason, error.message))
         elif _results_expired(error, time.time() - now.created_at):
             self._chunks[chunk.id] = await context.chunks.update(now, results_file="", state="gone")
         elif now.step in UNSENT_STEPS and not error.retryable:
@@ -317,22 +297,22 @@ class BatchRunner:
             ):
                 context.run.note(f"{now.batch or now.name}: {error.message}; it is tried again")
             self._failing_since = self._failing_since or time.time()
-            stall_s = context.dispatcher.stall_s
+            stall_s = self._dispatcher.limits.stall_s
             if stall_s is not None and time.time() - self._failing_since > stall_s:
-                context.dispatcher.stop(StopReason(StopKind.STALLED))
+                self._dispatcher.stop(StopReason(StopKind.STALLED))
 
     async def _stop_lane(self, chunk: Chunk, error: ProviderError) -> None:
         """The vendor will have no such batch: the lane stops, and what it held waits for another run."""
         context, model = self._context, self._context.routes[chunk.lane].profile.id
         await self._abandon_chunk(chunk, error.message, chunk.lane)
-        left = self._submitter.waiting_count(chunk.lane)
+        left = self._outstanding.waiting_count(chunk.lane)
         context.run.emit(
             LaneStopped(at=time.time(), model=model, reason=error.reason, message=error.message, left=left)
         )
         if context.options.batch_mode == "auto" and isinstance(error, BadRequest):
-            self._move_to_online_lane(chunk.lane)
+            self._outstanding.move_online(chunk.lane)
             return
-        self._lanes.remove(chunk.lane)
+        self._outstanding.lanes.remove(chunk.lane)
         self.stopped_lanes[chunk.lane] = error.reason
 
     async def _abandon_chunk(self, chunk: Chunk, why: str, lane: str) -> None:
@@ -342,26 +322,20 @@ class BatchRunner:
 
     # --- the fallback
 
-    def _move_to_online_lane(self, lane: str) -> None:
-        other = online_lane(lane)
-        self._submitter.return_to_backlog(lane)
-        if self._context.backlog.move(lane, other):
-            self._context.dispatcher.backlog_grew(other)
-
     async def _fall_back_if_due(self) -> None:
         """At its time: cancel what is out, collect what it has brought, and make the rest online."""
         context, at = self._context, self._context.options.fallback_at
-        if at is None or self._outcomes.fallen_back or time.time() < at:
+        if at is None or self._outstanding.fallen_back or time.time() < at:
             return
-        self._outcomes.fallen_back, self._cancelled_at = True, time.time()
+        self._outstanding.fallen_back, self._cancelled_at = True, time.time()
         context.run.note(
             "the time for batches is up: they are cancelled, and what they have not delivered is made online"
         )
         for chunk in list(self._chunks.values()):
             self._poll_counts[chunk.id] = 0
         self._next_poll_at.clear()
-        for lane in self._lanes:
-            self._move_to_online_lane(lane)
+        for lane in self._outstanding.lanes:
+            self._outstanding.move_online(lane)
 
     async def _cancel(self, chunk: Chunk) -> None:
         codec = self._context.codec(chunk.lane)

@@ -8,10 +8,10 @@ import os
 import time
 
 from batchgen.derivatives.diff import DerivativeDiff, DerivativeDiffer, RenderTask
-from batchgen.derivatives.render_process import RenderProcess
+from batchgen.derivatives.render_process import RenderProcess, in_thread, render_derivatives
 from batchgen.engine.cluster.queue import STALE_S, Requeue
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, WorkerContext, open_submitted_store
-from batchgen.engine.derivative_runner import MIN_FREE_BYTES, in_thread, render_derivatives
+from batchgen.engine.derivative_runner import MIN_FREE_BYTES
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow
 from batchgen.ledger.work_queue import DerivativeOrder, Submission
 from batchgen.ledger.worker_ledger import FencedLedger

@@ -15,7 +15,7 @@ from batchgen.engine.cluster.reference_bundle import ReferencePacker
 from batchgen.engine.cluster.submit import DerivativePlan, migrate_queue, plan_derivatives, submit
 from batchgen.engine.outcome import RunEnding
 from batchgen.engine.remote_engine import RemoteRun
-from batchgen.engine.signals import handling_stop_signals
+from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Notice, Stopping
 from batchgen.ledger import work_queue

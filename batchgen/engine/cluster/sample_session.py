@@ -46,7 +46,7 @@ class SampleSession(Session):
         self._parts = parts
         self._closing_stack = closing_stack
         self._dispatcher = parts.lanes.dispatcher
-        self._execution = parts.pipeline.execution
+        self._execution, self._stopper = parts.pipeline.execution, parts.pipeline.stopper
         self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key; UTC seconds before which to try again
         self._in_flight_keys: set[str] = set()  # keys whose requests are on their way
         self._adopted_s = time.monotonic()
@@ -57,14 +57,14 @@ class SampleSession(Session):
         async with polling_shared_state(self._dispatcher):
             await OnlineEngine().drive(self._dispatcher, self._execute)
         if self._dispatcher.shared_quota_error is not None:
-            self._execution.storage_failed(self._dispatcher.shared_quota_error)
+            self._stopper.storage_failed(self._dispatcher.shared_quota_error)
         reason, now = self._dispatcher.stop_reason or StopReason(StopKind.STALLED), time.time()
         if reason.kind not in WORKER_STOPS:
-            message = self._execution.storage_message or reason.message
+            message = self._stopper.storage_message or reason.message
             slug = reason.slug if reason.slug in EXIT_CODE_BY_STOP_REASON else StopKind.STALLED.value
             await self._stop_submission(slug, message)
         if reason.kind is StopKind.DISK:
-            self._worker.note(f"{self._job}: {self._execution.storage_message}")
+            self._worker.note(f"{self._job}: {self._stopper.storage_message}")
         for key in list(self._waiting):
             self._requeue_at(key, now + (RETRY_DELAY_S if reason.kind in (StopKind.DISK, StopKind.BUG) else 0.0))
 

@@ -1,32 +1,27 @@
-"""What a run does before it asks for anything: finish what a dead one left, and bring the folder in line with the manifest."""
+"""Requests and pictures that a dead process left: what is recorded gets its place, what is whole is adopted, the rest is
+uncertain."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
-from batchgen.engine.reconciliation import Reconciliation
-from batchgen.engine.recovery.receipts import Receipt, receipt_from_json, receipt_of
+from batchgen.engine.recovery.receipts import receipt_from_json
 from batchgen.engine.settle import late_message, late_pictures, move_into_place, place_recorded, record_and_place
 from batchgen.errors import ImageError
-from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import RecordedImage, SpooledPicture
+from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.records import EMPTY_MAPPING, ImageFile, Item, Reply, Sample
+from batchgen.records import ImageFile
 from batchgen.store.check import check_file
 from batchgen.store.local_folder import verify_file
 from batchgen.store.spool import sync_file, sync_folder
 from batchgen.store.store import Store
-from batchgen.store.stored_files import SUPERSEDED
 
-Change = tuple[str, tuple[Any, ...]]
 Note = Callable[[str], None]
 
 
@@ -116,7 +111,7 @@ def settle_by_receipt(ledger: Ledger, store: Store, attempt: OpenAttempt, note: 
 def _record_and_place(
     ledger: Ledger, store: Store, attempt: OpenAttempt, receipt: Receipt, note: Note, where: str
 ) -> None:
-    recorded, _ = record_and_place(ledger, store, minimal_sample(attempt), receipt)
+    recorded, _ = record_and_place(ledger, store, receipt)
     came_late = late_pictures(receipt, recorded)
     then = f"; it {late_message(came_late)}" if came_late else " and need not be bought again"
     note(f"{attempt.item_id}: its picture {where}{then}")
@@ -157,10 +152,7 @@ def complete_images(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
     """Spool files of an attempt that are whole pictures, in the order in which they came."""
     prefix = f"{attempt}."
     there = os.listdir(store.spool) if os.path.isdir(store.spool) else []
-    names = sorted(
-        (entry for entry in there if entry.startswith(prefix)),
-        key=lambda name: int(name[len(prefix) :]),
-    )
+    names = sorted((entry for entry in there if entry.startswith(prefix)), key=lambda name: int(name[len(prefix) :]))
     found = []
     for name in names:
         path = store.spooled(name)
@@ -187,12 +179,7 @@ def complete_images(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
 
 
 def _adopt(
-    ledger: Ledger,
-    store: Store,
-    attempt: OpenAttempt,
-    found: list[tuple[str, ImageFile]],
-    note: Note,
-    where: str,
+    ledger: Ledger, store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note, where: str
 ) -> None:
     """Rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
     drafts = max(0, len(found) - attempt.images)
@@ -206,79 +193,13 @@ def _adopt(
             )
         )
     _make_durable(store, found)
-    price, sample = (usd, "unknown" if usd is None else "estimate"), minimal_sample(attempt)
-    receipt = receipt_of(attempt.id, sample, Reply(), pictures, (), price=price, sent_at=None, beside=EMPTY_MAPPING)
+    receipt = Receipt(
+        attempt=attempt.id,
+        item=attempt.item_id,
+        n=attempt.n,
+        fingerprint=attempt.fingerprint,
+        pictures=tuple(pictures),
+        usd=usd,
+        usd_source="unknown" if usd is None else "estimate",
+    )
     _record_and_place(ledger, store, attempt, receipt, note, where)
-
-
-def minimal_sample(attempt: OpenAttempt) -> Sample:
-    """As much of it as an attempt's own columns tell."""
-    item = Item(id=attempt.item_id, prompt="", model="", provider="", filename=attempt.stem)
-    return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)
-
-
-def apply_reconciliation(ledger: Ledger, store: Store, reconciliation: Reconciliation, backlog: Backlog) -> None:
-    """Note what is blocked; move what the manifest no longer wants to `superseded/`, and what it wants again to its name."""
-    while blocked := backlog.take_blocked(500):
-        ledger.record_blocked(blocked)
-    at = time.time()
-    _supersede_removed(ledger, store, reconciliation, at)
-    displaced_to: dict[str, str] = {}  # two items may have swapped names
-    for move in reconciliation.moves:
-        old = displaced_to.get(move.old, move.old)
-        if old != move.new:
-            displaced = store.supersede(move.new)
-            if displaced is not None:
-                displaced_to[displaced[0]] = displaced[1]
-                ledger.run_statements(
-                    [
-                        ("UPDATE image SET path = ? WHERE path = ?", (displaced[1], displaced[0])),
-                        ("UPDATE sample SET path = ? WHERE path = ?", (displaced[1], displaced[0])),
-                    ]
-                )
-            store.move(old, move.new)
-            store.sync(old, move.new)  # each is durable before the next takes a name that it has left
-        sample = move.sample
-        changes: list[Change] = [
-            (
-                "UPDATE image SET path = ? WHERE item_id = ? AND n = ? AND (path = ? OR (attempt_id = ? AND k = ?))",
-                (move.new, sample.item.id, sample.n, old, *move.image),
-            ),
-            (
-                "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, fingerprint = ?, made_fingerprint = ?, wire = ?, model = ?,"
-                " reason = '', message = '', updated_at = ? WHERE item_id = ? AND n = ?",
-                (
-                    move.new,
-                    move.bytes,
-                    sample.fingerprint,
-                    sample.fingerprint,
-                    sample.wire,
-                    sample.item.model,
-                    at,
-                    sample.item.id,
-                    sample.n,
-                ),
-            ),
-        ]
-        marked = (sample.fingerprint, sample.item.id, sample.n)  # what a repair without the manifest could not tell
-        changes.append(("UPDATE image SET fingerprint = ? WHERE item_id = ? AND n = ? AND fingerprint = ''", marked))
-        ledger.run_statements(changes)
-
-
-def _supersede_removed(ledger: Ledger, store: Store, reconciliation: Reconciliation, at: float) -> None:
-    """All are moved, then made durable, then recorded at once."""
-    changes: list[Change] = []
-    moved: list[str] = []
-    for item_id, n, path in reconciliation.removed:
-        pair = store.supersede(path) if path and os.path.dirname(path) != SUPERSEDED else None
-        moved += pair or ()
-        new = pair[1] if pair else path
-        changes += [
-            (
-                "UPDATE sample SET state = 'superseded', path = ?, updated_at = ? WHERE item_id = ? AND n = ?",
-                (new, at, item_id, n),
-            ),
-            ("UPDATE image SET path = ? WHERE path = ? AND item_id = ?", (new, path, item_id)),
-        ]
-    store.sync(*moved)
-    ledger.run_statements(changes)

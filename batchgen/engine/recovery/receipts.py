@@ -5,58 +5,17 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
+from batchgen.ledger.pictures import Receipt, SpooledPicture, UndeliveredSample
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.records import ImageFile, Reply, Sample, Usage
+from batchgen.records import ImageFile, Usage
 from batchgen.store.store import STORE_META_KEY, Store, note_location, refuse_other_location
 
 VERSION = 1
-RECEIPTS_META = (
-    "receipts"  # the ledger's name for what tells its receipts from those of another job with the same address
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """An answer as the ledger takes it. sent_at: UTC seconds; usd: of the attempt; beside: texts by file ending."""
-
-    attempt: int
-    item: str
-    n: int
-    fingerprint: str
-    pictures: tuple[SpooledPicture, ...]
-    missing: tuple[UndeliveredSample, ...] = ()
-    usage: Usage | None = None
-    usd: float | None = None
-    usd_source: str = ""
-    text: str = ""
-    reply_id: str = ""
-    model_version: str = ""
-    sent_at: float | None = None
-    beside: Mapping[str, str] = field(default_factory=dict)
-
-
-def receipt_of(
-    attempt: int,
-    sample: Sample,
-    reply: Reply,
-    pictures: Sequence[SpooledPicture],
-    missing: Sequence[UndeliveredSample],
-    *,
-    price: tuple[float | None, str],
-    sent_at: float | None,
-    beside: Mapping[str, str],
-) -> Receipt:
-    return Receipt(
-        attempt=attempt, item=sample.item.id, n=sample.n, fingerprint=sample.fingerprint, pictures=tuple(pictures),
-        missing=tuple(missing), usage=reply.usage, usd=price[0], usd_source=price[1], text=reply.text,
-        reply_id=reply.reply_id, model_version=reply.model_version, sent_at=sent_at, beside=beside,
-    )  # fmt: skip
+RECEIPTS_META = "receipts"  # the ledger's name for what tells its receipts from another job's at the same address
 
 
 def receipt_to_json(receipt: Receipt) -> dict[str, Any]:
@@ -108,14 +67,3 @@ def bind_store(ledger: Ledger, store: Store, *, remote_workers: bool = False) ->
         token = ledger.reader.meta(RECEIPTS_META) or secrets.token_hex(6)
         ledger.set_meta(**{RECEIPTS_META: token})
         store.bind(token, remote_workers=remote_workers)
-
-
-def record_receipt(receipt: Receipt, ledger: Ledger, sample: Sample) -> Sequence[SpooledPicture]:
-    """Tell the ledger. Answers the pictures as they were recorded."""
-    reply = Reply(
-        text=receipt.text, usage=receipt.usage, reply_id=receipt.reply_id, model_version=receipt.model_version
-    )
-    return ledger.attempt_succeeded(
-        receipt.attempt, sample, reply, receipt.pictures, sent_at=receipt.sent_at, usd=receipt.usd,
-        usd_source=receipt.usd_source, missing=receipt.missing, beside=receipt.beside,
-    )  # fmt: skip

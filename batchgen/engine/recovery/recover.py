@@ -2,65 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from batchgen.engine.batch.startup import resume_unsent_chunks
+from batchgen.engine.batch.context import resume_unsent_chunks
+from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.links import fetch_pending_links, settle_downloaded
-from batchgen.engine.outcome import RunOptions
 from batchgen.engine.recovery.open_attempts import finish_moves, settle_open_attempts
 from batchgen.engine.recovery.replay import read_kept_answers
 from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
 from batchgen.engine.routes import link_routes
 from batchgen.http.transport import Transport
-from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import read_pointer
-from batchgen.profiles.catalogue import Catalogue
-from batchgen.settings import Settings
-from batchgen.store.store import Store
 
 
-async def recover(
-    ledger: Ledger,
-    store: Store,
-    catalogue: Catalogue,
-    settings: Settings,
-    options: RunOptions,
-    *,
-    server_url: str,
-    note: Callable[[str], None],
-) -> bool:
-    """Whether lines of results.jsonl may be out of date. server_url: of the ledger's server, if it has one."""
+async def recover(request: RunRequest, state: JobState) -> bool:
+    """Whether lines of results.jsonl may be out of date."""
+    ledger, store, note, catalogue = state.ledger, state.store, request.note, request.job.manifest.catalogue
     if (pointer := read_pointer(store.folder)) is not None:  # workers write this ledger, and may have died
         from batchgen.engine.cluster.orphan_recovery import recover_after_workers  # needs psycopg, an extra
 
-        recover_after_workers(store, server_url, pointer.schema, catalogue, note)
+        recover_after_workers(store, request.server_url, pointer.schema, catalogue, note)
     repairs = bool(ledger.reader.open_attempts())
     finish_moves(ledger, store, note)
     repairs = read_kept_answers(ledger, store, catalogue, note) > 0 or repairs
     settle_downloaded(ledger, store, catalogue, ledger.reader.open_attempts())
     settle_open_attempts(ledger, store, note)
     ledger.flush()  # placing is not waited for
-    resume_unsent_chunks(ledger, store, options.batches.batch_mode, note)
+    resume_unsent_chunks(ledger, store.root, request.options.batches.batch_mode, note)
     if not last_run_ended(ledger):
         find_moved_files(ledger, store, note)
-    await _fetch_links(ledger, store, catalogue, settings, options, note)
+    await _fetch_links(request, state)
     ledger.flush()
     return repairs
 
 
-async def _fetch_links(
-    ledger: Ledger,
-    store: Store,
-    catalogue: Catalogue,
-    settings: Settings,
-    options: RunOptions,
-    note: Callable[[str], None],
-) -> None:
+async def _fetch_links(request: RunRequest, state: JobState) -> None:
     """Pictures that an earlier run paid for and could not fetch from their links."""
-    models = {attempt.lane.split("/", 1)[1] for attempt in ledger.reader.open_attempts() if attempt.links}
+    models = {attempt.lane.split("/", 1)[1] for attempt in state.ledger.reader.open_attempts() if attempt.links}
     if models:
-        routes = link_routes(map(catalogue.resolve, models), settings, options.emulator_url)
+        profiles = map(request.job.manifest.catalogue.resolve, models)
+        routes = link_routes(profiles, request.job.settings, request.options.emulator_url)
         with ThreadPoolExecutor(1) as executor:
             async with Transport(1, executor) as transport:
-                await fetch_pending_links(ledger, store, transport, routes, note)
+                await fetch_pending_links(state.ledger, state.store, transport, routes, request.note)

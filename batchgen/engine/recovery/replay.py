@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from batchgen.engine.conversation import save_turn
-from batchgen.engine.settle import bugs_as_unreadable, settle
-from batchgen.engine.spooled_reply import discard_files
+from batchgen.engine.answer import AnsweredAttempt, bugs_as_unreadable, read_reply
+from batchgen.engine.settle import settle
 from batchgen.errors import BatchgenError, ProviderError, UsageError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.planning.batchable import is_batch
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.providers.registry import provider_for
-from batchgen.records import Item, Sample
-from batchgen.store.spool import PIECE_BYTES, SpoolFile
+from batchgen.store.spool import PIECE_BYTES, SpoolFile, discard_files
 from batchgen.store.store import Store
 from batchgen.store.unparsed import (
     delete_answer,
@@ -26,28 +22,6 @@ from batchgen.store.unparsed import (
     unparsed_attempts,
     unparsed_bytes,
 )
-
-
-def request_facts(sample: Sample) -> dict[str, Any]:
-    """What has to be known of a request to settle its answer later."""
-    item = sample.item
-    return {
-        "item": item.id,
-        "n": sample.n,
-        "images": sample.images,
-        "provider": item.provider,
-        "stem": item.filename,
-        "wire": sample.wire,
-        "fingerprint": sample.fingerprint,
-        "model": item.model,
-        "aspect_ratio": item.aspect_ratio,
-        "image_size": item.image_size,
-        "on_mismatch": item.on_mismatch,
-        "turn": item.turn,
-        "modalities": list(item.modalities),
-        "keep_thoughts": item.keep_thoughts,
-        "service_tier": item.service_tier,
-    }
 
 
 def read_kept_answers(ledger: Ledger, store: Store, catalogue: Catalogue, note: Callable[[str], None]) -> int:
@@ -98,17 +72,15 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
         profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
         with bugs_as_unreadable(ProviderError, UsageError):
             codec = provider_for(profile)
-            reply = codec.read(kept.status, kept.headers, kept.envelope)
-            if kept.facts["turn"]:
-                save_turn(store, codec, number, kept.envelope, kept.files)
+            came = (kept.status, kept.headers, kept.envelope)
+            reply = read_reply(store, codec, number, came, kept.files, turn=kept.facts["turn"])
         if reply.links:
             for k, image in enumerate(reply.images):  # where `links.settle_downloaded` finds them
                 _copy(store, number, k, image.data or kept.files[image.decoded or 0]).sync()
             ledger.links_recovered(number, reply, kept.facts)
             return True
         spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
-        settle(ledger, store, profile, number, sample_from_facts(attempt, kept.facts), reply, spooled, None,
-               attempt.estimate_usd, batch=is_batch(attempt.lane))  # fmt: skip
+        settle(ledger, store, AnsweredAttempt.from_record(attempt, profile, kept.facts), reply, spooled)
     except (ProviderError, UsageError, OSError, ValueError, KeyError) as error:
         discard_files(spooled)
         if any(attempt.id == open_.id for open_ in ledger.reader.open_attempts()):
@@ -132,22 +104,3 @@ def _copy(store: Store, attempt: int, k: int, picture: str | bytes) -> SpoolFile
         while piece := file.read(PIECE_BYTES):
             copy.write(piece)
     return copy
-
-
-def sample_from_facts(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
-    """As much of a sample as settling its answer needs. facts: as `request_facts` gave them."""
-    item = Item(
-        id=attempt.item_id,
-        prompt="",
-        model=facts["model"],
-        provider="",
-        filename=attempt.stem,
-        aspect_ratio=facts["aspect_ratio"],
-        image_size=facts["image_size"],
-        on_mismatch=facts["on_mismatch"],
-        modalities=tuple(facts.get("modalities", ())),  # these three are not in answers kept by earlier versions
-        keep_thoughts=facts.get("keep_thoughts", False),
-        service_tier=facts.get("service_tier"),
-        turn=facts.get("turn", 0),
-    )
-    return Sample(item=item, n=attempt.n, fingerprint=attempt.fingerprint, wire="", images=attempt.images)

@@ -54,7 +54,10 @@ AFTER = [
     *[("batchgen.engine.attempts:AttemptRecorder.settle", 3), ("batchgen.engine.attempts:AttemptRecorder.settle!", 3)],
     *[("batchgen.ledger.ledger:Ledger.attempt_succeeded", 2), ("batchgen.ledger.ledger:Ledger.attempt_succeeded!", 5)],
     ("batchgen.engine.settle:move_into_place", 4),
-    *[(f"{BATCH}.result_collector:delete_chunk_files", 1), (f"{BATCH}.result_collector:delete_chunk_files!", 2)],
+    *[
+        (f"{BATCH}.result_collector:BatchContext.delete_files", 1),
+        (f"{BATCH}.result_collector:BatchContext.delete_files!", 2),
+    ],
     *[
         (f"{BATCH}.result_collector:ResultCollector.delete_remote_files", 1),
         (f"{BATCH}.result_collector:ResultCollector.delete_remote_files!", 1),

@@ -222,7 +222,7 @@ async def test_the_only_answer_of_a_batch_of_one_request_needs_no_key(tmp_path, 
         (f"{BATCH}.result_collector:ResultCollector._fetch_complete!", 1),
         (f"{CHUNKS}.adopt", 1),
         ("batchgen.ledger.ledger:Ledger.attempt_succeeded!", 5),
-        (f"{BATCH}.result_collector:delete_chunk_files!", 1),
+        (f"{BATCH}.result_collector:BatchContext.delete_files!", 1),
         (f"{BATCH}.result_collector:ResultCollector.delete_remote_files!", 1),
     ],
 )

@@ -34,8 +34,8 @@ async def all_three(bench, gate) -> None:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchgen.engine.deferred_uploads.FIRST_RETRY_DELAY_S", 0.01)
-    monkeypatch.setattr("batchgen.engine.deferred_uploads.MAX_RETRY_DELAY_S", 0.05)
+    monkeypatch.setattr("batchgen.engine.pipeline.FIRST_RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr("batchgen.engine.pipeline.MAX_RETRY_DELAY_S", 0.05)
 
 
 def refuse_pictures(status: int):
@@ -84,7 +84,7 @@ async def test_what_waits_is_neither_planned_nor_bought_again_while_the_bucket_s
 
 async def test_while_the_bucket_is_away_no_answer_waits_for_it(bench, gate, monkeypatch):
     """One refusal is enough: the next answers go to the spool and the ledger at once."""
-    monkeypatch.setattr("batchgen.engine.deferred_uploads.FIRST_RETRY_DELAY_S", 60.0)
+    monkeypatch.setattr("batchgen.engine.pipeline.FIRST_RETRY_DELAY_S", 60.0)
     gate.refuse = refuse_pictures(403)
     many = items(*(f"thing {n}" for n in range(20)))
     outcome = await bench.run(many, head="defaults: {model: flash}\nlimits: {concurrency: 1}\nitems:\n")

@@ -20,7 +20,7 @@ from batchgen.store.store import open_store
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
 from tests.support.paths import ROOT
-from tests.support.samples import make_sample
+from tests.support.samples import make_sample, receipt_of
 
 OWN = {"ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "lock", "bucket"}
 
@@ -134,7 +134,7 @@ async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_d
     attempt = await ledger.attempt_started(sample, lost.lane, 2, None)
     file = ImageFile(path="i0.png", sha256=digest(again), bytes=len(again), width=1, height=1, format="png")
     picture = SpooledPicture(1, 0, f"{attempt}.0", file, None)
-    ledger.attempt_succeeded(attempt, sample, Reply(), [picture], sent_at=None, usd=None, usd_source="")
+    ledger.attempt_succeeded(receipt_of(attempt, sample, Reply(), [picture], sent_at=None, usd=None, usd_source=""))
     ledger.record_placed(attempt)
     ledger.close()
     outcome = await bench.run(items("only one"))

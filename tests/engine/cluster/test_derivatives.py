@@ -255,8 +255,8 @@ async def test_another_prompt_together_with_another_recipe_ends_with_the_files_o
 
 
 async def test_cancel_leaves_the_files_of_pictures_that_are_there_and_takes_back_those_of_samples_it_withdraws(cluster):
-    first = cluster.worker("--post-processes", "0", "--until-empty")
     await cluster.submit(items("a"), head(THUMB))
+    first = cluster.worker("--post-processes", "0", "--until-empty")
     assert await asyncio.to_thread(first.wait, 60.0) == 0
     await cluster.submit(
         items("a", "b"), head(HERE)

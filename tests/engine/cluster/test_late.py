@@ -14,7 +14,7 @@ import pytest
 from batchgen.cli.verify import VerifyResult, verify
 from batchgen.emulator import serve
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
-from batchgen.ledger.changes import insert_attempt
+from batchgen.ledger.changes import IntendedRequest, insert_attempt
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture
@@ -30,7 +30,7 @@ from tests.support.cluster import HEAD, BucketCluster, Cluster, cluster_on, firs
 from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres_proxy import Proxy
-from tests.support.samples import make_sample
+from tests.support.samples import make_sample, receipt_of
 from tests.support.worker_child import STALE_S
 
 FIVE = items(*"abcde")
@@ -221,11 +221,11 @@ def test_another_picture_of_the_same_size_is_not_taken_for_one_that_is_still_to_
     ledger = Ledger(store.folder, LedgerServer(database, "job", job_identity(store.root)))
     sample = make_sample("a")
     attempt = ledger.writer.submit(
-        lambda db: insert_attempt(db, 0, sample, "gemini/m", 1, None, "", 1.0, worker="away")
+        lambda db: insert_attempt(db, 0, IntendedRequest(sample, "gemini/m", 1, None), 1.0, worker="away")
     ).result()
     file = ImageFile(path="a.png", sha256=digest(b"mine"), bytes=4, width=1, height=1, format="png")
     settled = [SpooledPicture(1, 0, f"{attempt}.0", file, None)]
-    ledger.attempt_succeeded(attempt, sample, Reply(), settled, sent_at=1.0, usd=None, usd_source="")
+    ledger.attempt_succeeded(receipt_of(attempt, sample, Reply(), settled, sent_at=1.0, usd=None, usd_source=""))
     for data, unplaced_left in ((b"hers", 1), (b"mine", 0)):
         (store.folder / "a.png").write_bytes(data)
         adopt_orphans(cast("FencedLedger", ledger), store, load_catalogue(), print)

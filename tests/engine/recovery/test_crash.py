@@ -121,7 +121,7 @@ SAYS = {"talk-t1": "one", "talk-t2": "two", "talk-t3": "three", "child": "child"
     [
         *[("batchgen.engine.http_attempt:Transport.send", k) for k in (1, 3)],
         # The picture is whole in the spool, what the model said is nowhere.
-        *[("batchgen.engine.execute:save_turn", k) for k in (1, 3)],
+        *[("batchgen.engine.answer:save_turn", k) for k in (1, 3)],
         # A picture's bytes or those of what the model said; before these the folder is tried out.
         *[("batchgen.store.spool:SpoolFile.write", k) for k in (2, 3, 4, 5, 6, 7)],
         *[("batchgen.store.spool:SpoolFile.sync", k) for k in (2, 3, 4, 6)],

@@ -1,0 +1,111 @@
+"""A job opened to be written: what is asked of its run, and its folder, ledger and results behind the job's locks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchgen.engine.context import Broadcast, Emit
+from batchgen.engine.job import Job
+from batchgen.engine.outcome import RunOptions
+from batchgen.events import Notice, Observer
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, ledger_url, server_address, validated_url
+from batchgen.ledger.results import ResultsFile, has_result_lines
+from batchgen.ledger.server_lock import ServerLock
+from batchgen.store.lock import JobLock
+from batchgen.store.store import Store, last_location, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What is asked of one run, and who hears of it."""
+
+    job: Job
+    store: Store
+    options: RunOptions
+    emit: Emit
+
+    @property
+    def emulated(self) -> bool:
+        return self.options.emulator_url is not None
+
+    @property
+    def manifest_path(self) -> str:
+        return os.path.abspath(self.job.manifest.path)
+
+    def note(self, message: str) -> None:
+        self.emit(Notice(at=time.time(), message=message))
+
+    @property
+    def server(self) -> LedgerServer | None:
+        """Where a new ledger goes, when not into the job folder. Raises SettingsError."""
+        ledger, store = self.options.ledger, self.store
+        url = validated_url(ledger) if ledger else ledger_url(self.job.settings)
+        return None if url is None else LedgerServer(url, self.job.manifest.name, job_identity(store.url or store.root))
+
+    @property
+    def server_url(self) -> str:
+        """Of the server that has the ledger, or is to have it; empty for one in the folder."""
+        return server_address(self.store.folder, self.server) or ""
+
+
+def run_request(job: Job, options: RunOptions, observers: Iterable[Observer]) -> RunRequest:
+    return RunRequest(job, open_store(job.folder, job.bucket), options, Broadcast(observers))
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """was_there: whether the job had a ledger before. results: not yet opened."""
+
+    store: Store
+    ledger: Ledger
+    results: ResultsFile
+    was_there: bool
+    _lock: JobLock
+    _server_lock: ServerLock
+
+    def release_locks(self) -> None:
+        """Before it is closed: nothing is left to be written that another run could cross."""
+        self._server_lock.release()
+        self._lock.release()
+
+
+@contextmanager
+def locked_job(store: Store) -> Iterator[JobLock]:
+    """The folder is made, and this process alone writes there. Raises JobLocked, StoreError."""
+    store.prepare()
+    lock = JobLock(store.folder)
+    lock.acquire()
+    try:
+        yield lock
+    finally:
+        store.emergency_spool.release_space()
+        lock.release()
+
+
+@contextmanager
+def open_job_state(store: Store, lock: JobLock, server: LedgerServer | None = None) -> Iterator[JobState]:
+    """server: where a job that has no ledger yet gets one; None: in its folder. Raises JobLocked, LedgerError."""
+    was_there = has_ledger(store.folder)
+    ledger = Ledger(store.folder, server)
+    try:
+        server_lock = ServerLock(ledger)
+        server_lock.acquire()
+        yield JobState(store, ledger, ResultsFile(store.folder, ledger.reader), was_there, lock, server_lock)
+    finally:
+        ledger.close()
+
+
+@contextmanager
+def open_finished_job(folder: Path) -> Iterator[JobState]:
+    """A job that has run, with its pictures where it left them. Raises JobLocked, StoreError, LedgerError."""
+    has_result_lines(folder)  # a user's own results.jsonl is never written over
+    store = open_store(folder, last_location(folder))
+    with locked_job(store) as lock, open_job_state(store, lock) as state:
+        store.load_pending(state.ledger.reader.unplaced())
+        yield state

@@ -1,0 +1,77 @@
+"""The parts of a run whose requests are sent from this process, wired in one place: dispatcher, pipeline, batches, derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from batchgen.engine.batch.context import BatchContext, name_prefix
+from batchgen.engine.batch.outstanding import OutstandingBatches
+from batchgen.engine.batch.runner import BatchRunner
+from batchgen.engine.context import Broadcast, open_context
+from batchgen.engine.dependents import Dependents
+from batchgen.engine.derivative_runner import DerivativeRunner
+from batchgen.engine.job_state import JobState, RunRequest
+from batchgen.engine.pacing import Pacing
+from batchgen.engine.pipeline import Pipeline, open_pipeline
+from batchgen.engine.reconcile import Survey
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.window import SharedQuota
+from batchgen.settings import state_folder
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineParts:
+    """batches: not yet at work. derivatives: hear of each picture."""
+
+    dispatcher: Dispatcher
+    pipeline: Pipeline
+    batches: BatchRunner
+    derivatives: DerivativeRunner
+
+
+@asynccontextmanager
+async def open_online_parts(
+    request: RunRequest,
+    state: JobState,
+    survey: Survey,
+    pacing: Pacing,
+    quota_logs: Mapping[str, SharedQuota],
+    parked: Mapping[str, float],
+) -> AsyncIterator[OnlineParts]:
+    """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
+    manifest, store, ledger, routes = request.job.manifest, state.store, state.ledger, pacing.routes
+    derivatives = DerivativeRunner(manifest, state, request.note, emulated=request.emulated, only=request.options.only)
+    async with AsyncExitStack() as stack:
+        context = await stack.enter_async_context(
+            open_context(
+                ledger=ledger,
+                store=store,
+                routes={lane: route for lane, route in routes.items() if lane in survey.reconciliation.loads},
+                concurrency=pacing.concurrency,
+                state_folder=state_folder(request.job.settings),
+                emit=Broadcast((request.emit, derivatives)),
+                note=request.note,
+            )
+        )
+        dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
+        lanes = [lane for lane, route in context.routes.items() if route.batch]
+        outstanding = OutstandingBatches(survey.backlog, dispatcher, lanes)
+        dependents = Dependents(survey.backlog, ledger, store, manifest.references, outstanding.backlog_grew)
+        pipeline = await stack.enter_async_context(
+            open_pipeline(context, dispatcher, dependents, state.results, hold_uncertain=request.options.hold_uncertain)
+        )
+        await stack.enter_async_context(derivatives)
+        batches = BatchRunner(
+            BatchContext(
+                run=context,
+                pipeline=pipeline,
+                outstanding=outstanding,
+                options=request.options.batch_options(local=any(route.loopback for route in routes.values())),
+                tier=manifest.limits.tier,
+                prefix=name_prefix(ledger),
+                quota_logs=quota_logs,
+            )
+        )
+        yield OnlineParts(dispatcher, pipeline, batches, derivatives)

@@ -1,0 +1,81 @@
+"""What a run would do and cost, with nothing sent and nothing written: the manifest minus what ledger and store have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+
+from batchgen.derivatives.diff import DerivativeForecast, missing_derivatives
+from batchgen.engine.budgets import remaining_budget
+from batchgen.engine.job import Job, open_reader
+from batchgen.engine.outcome import RunOptions
+from batchgen.engine.preflight import refuse_lost_pictures, refuse_lost_results, refuse_online_only
+from batchgen.engine.reconcile import Reconciler
+from batchgen.engine.reconciliation import Reconciliation
+from batchgen.errors import UsageError
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import has_result_lines
+from batchgen.planning.plan import Forecast, Step, spend_rate_problem
+from batchgen.scheduling.window import quota_day_start
+from batchgen.store.store import Store, open_store, refuse_other_location
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do. reconciliation: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
+    derivatives: files to make of the pictures, at most, for a picture may turn out smaller than a width."""
+
+    reconciliation: Reconciliation
+    forecast: Forecast
+    warnings: tuple[str, ...] = ()
+    derivatives: int = 0
+
+
+def plan(
+    job: Job,
+    *,
+    options: RunOptions | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    engine: str = "online",
+) -> Plan:
+    """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError, UsageError.
+
+    on_step: told of every sample that is not simply kept, in the order of the manifest.
+    """
+    options = (options or RunOptions()).for_engine(engine)
+    has_result_lines(job.folder)
+    derivative_forecast = DerivativeForecast(job.manifest.name, on_step)
+    opened = open_reader(job)
+    with nullcontext() if opened is None else closing(opened) as reader:
+        store = open_store(job.folder, job.bucket)
+        reconciliation = _reconcile(job, store, reader, options, derivative_forecast)
+        files = derivative_forecast.files
+        if reader is not None and job.manifest.has_derivatives:
+            due = missing_derivatives(job.manifest, reader, store, options.only, emulated=job.emulated)
+            files += sum(len(each.outputs) for each in due if each.key not in derivative_forecast.replaced)
+        budget = remaining_budget(job, reconciliation.profiles.values(), reader, options.max_usd)
+        for lane, load in reconciliation.loads.items():
+            if load.rpd is not None:
+                sent = reader.sent_count_since(lane, quota_day_start(time.time())) if reader else 0
+                load.rpd_left = max(0, load.rpd - sent)
+    refuse_online_only(reconciliation)
+    if (never := spend_rate_problem(list(reconciliation.loads.values()))) is not None:
+        raise UsageError(never)
+    run_forecast = reconciliation.forecast(options.concurrency or job.manifest.limits.concurrency, *budget)
+    return Plan(reconciliation, run_forecast, tuple(job.manifest.warnings), files)
+
+
+def _reconcile(
+    job: Job, store: Store, reader: Reader | None, options: RunOptions, on_step: Callable[[Step], None]
+) -> Reconciliation:
+    """Raises LedgerError when state is missing."""
+    if reader is None or reader.last_run() is None:
+        refuse_lost_results(job.manifest, store)
+    if reader is not None:
+        refuse_other_location(reader, store)
+        store.load_pending(reader.unplaced())
+    reconciliation = Reconciler(job.manifest, reader, store, options, on_step=on_step).reconcile()
+    refuse_lost_pictures(job.manifest, store, reconciliation, reader)
+    return reconciliation

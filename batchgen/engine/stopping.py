@@ -1,0 +1,146 @@
+"""What ends a run before its work is done: a disk or ledger that refuses, an error that no other sample would escape, and Ctrl-C,
+SIGTERM or SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from batchgen.engine.context import Emit, RunContext
+from batchgen.engine.recovery.open_attempts import complete_images
+from batchgen.errors import LedgerError, LedgerGone, StoreError
+from batchgen.events import Stopping
+from batchgen.records import Sample
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.stop_reason import StopKind, StopReason
+from batchgen.store.spool import disk_error
+
+
+class RunStopper:
+    """storage_error: what disk or ledger refused first; None when all went well."""
+
+    def __init__(self, context: RunContext, dispatcher: Dispatcher) -> None:
+        self._store = context.store
+        self._emit = context.emit
+        self._dispatcher = dispatcher
+        self.storage_error: StoreError | LedgerError | None = None
+        self._picture_locations: list[str] = []
+        loop = asyncio.get_running_loop()
+
+        def trouble(error: StoreError) -> None:
+            with contextlib.suppress(RuntimeError):  # the run has ended
+                loop.call_soon_threadsafe(self.storage_failed, error)
+
+        context.store.emergency_spool.first_trouble.add_done_callback(lambda first: trouble(first.result()))
+
+    @property
+    def storage_message(self) -> str:
+        """What disk or ledger refused, and where each picture lies that it concerns; empty when all went well."""
+        return "; ".join([str(self.storage_error), *self._picture_locations]) if self.storage_error else ""
+
+    def storage_failed(self, error: StoreError | LedgerError | OSError) -> None:
+        if isinstance(error, OSError):
+            error = disk_error(error, self._store.root)
+        if self.storage_error is None or (
+            isinstance(error, LedgerGone) and not isinstance(self.storage_error, LedgerGone)
+        ):
+            self.storage_error = error  # that its folder has gone says more than what could not be written there
+        self.stop(StopReason(StopKind.DISK, message=str(error)))
+
+    def stop(self, reason: StopReason) -> None:
+        if self._dispatcher.stop_reason is None:
+            in_flight = self._dispatcher.in_flight
+            self._emit(Stopping(at=time.time(), reason=reason.slug, message=reason.message, in_flight=in_flight))
+        self._dispatcher.stop(reason)
+
+    def note_picture_locations(self, sample: Sample, attempt: int) -> None:
+        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run."""
+        emergency_spool = self._store.emergency_spool
+        try:
+            paths = [path for _, path in emergency_spool.stranded_files(attempt, 0.0)]
+            paths += [self._store.spooled(name) for name, _ in complete_images(self._store, attempt)]
+        except OSError:
+            paths = []
+        if paths:
+            words = f"lies in {', '.join(paths)}: the next run takes it up"
+        elif emergency_spool.is_same_folder():
+            words = "is lost and was probably billed"
+        else:
+            words = "was in the job folder, which is gone"
+        self._picture_locations.append(f"the picture of {sample.key} {words}")
+
+
+@contextlib.contextmanager
+def stop_on_signals(
+    dispatcher: Dispatcher, emit: Emit, *, give_up_preparing: Callable[[], None], cancel_in_flight: Callable[[], None]
+) -> Iterator[None]:
+    """First signal: start nothing more. Second: give up what is in flight. Third: leave at once."""
+    loop = asyncio.get_running_loop()
+    interrupts = 0
+
+    def interrupted(number: int) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        name = signal.Signals(number).name
+        if interrupts == 1:
+            dispatcher.stop(StopReason(StopKind.SIGNAL, name))
+            give_up_preparing()
+            emit(
+                Stopping(
+                    at=time.time(), reason=name, in_flight=dispatcher.in_flight, message=_stopping_message(dispatcher)
+                )
+            )
+        else:
+            cancel_in_flight()
+            for other in numbers:  # as plain handlers: they run even if the loop is stuck
+                if sys.platform != "win32":
+                    loop.remove_signal_handler(other)
+                signal.signal(other, _exit_at_once)
+
+    with handling_stop_signals(interrupted) as numbers:
+        yield
+
+
+@contextlib.contextmanager
+def handling_stop_signals(on_signal: Callable[[int], None]) -> Iterator[list[int]]:
+    """Calls `on_signal` in the event loop with the number of each signal that asks this process to end. Answers which it minds:
+    a SIGHUP that is ignored (nohup) stays ignored. Restores what was there before."""
+    loop = asyncio.get_running_loop()
+    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in found}
+    numbers = [
+        number for number in found if signal.Signals(number).name != "SIGHUP" or before[number] != signal.SIG_IGN
+    ]
+    for number in numbers:
+        if sys.platform == "win32":
+            signal.signal(number, lambda got, _: loop.call_soon_threadsafe(on_signal, got))
+        else:
+            loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield numbers
+    finally:
+        for number in numbers:
+            if sys.platform != "win32":
+                loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+def _stopping_message(dispatcher: Dispatcher) -> str:
+    if dispatcher.external_samples and not dispatcher.in_flight:
+        return "what is in batches goes on at the vendor's, and a later run collects it"
+    words = f"finishing {dispatcher.in_flight} in flight; once more to give them up"
+    return f"{words}; what is in batches stays there" if dispatcher.external_samples else words
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    """The ledger is made for this: what was in flight is uncertain to the next run."""
+    with contextlib.suppress(OSError):
+        begin = b"\r\x1b[J" if os.isatty(2) else b"\n"  # over what is left of the progress display
+        os.write(2, begin + b"leaving at once; the next run settles what was in flight\n")
+    os._exit(128 + number)
