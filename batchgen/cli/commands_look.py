@@ -12,7 +12,7 @@ IMAGE_FILE = click.Path(dir_okay=False)
 
 STATUS = Command(
     "status",
-    "How a job stands, while it runs and after.",
+    "The state of a job, while it runs and after.",
     (
         *(*JOB, FOLDER, json_option()),
         option("--collect", "First collect what batches have brought; nothing is asked for."),
@@ -31,7 +31,7 @@ STATUS = Command(
 )
 HISTORY = Command(
     "history",
-    "The nights of one or many jobs, a line each.",
+    "The runs of one or many jobs, one line each.",
     (
         *(JOBS, LEDGER),
         option("--last N", "Runs to show.", type=IntRange(min=1), default=20),
@@ -49,7 +49,7 @@ HISTORY = Command(
 )
 REPORT = Command(
     "report",
-    "Write a gallery of the pictures, for the browser.",
+    "Write a gallery of the images, for the browser.",
     (
         *JOB,
         option(
@@ -70,7 +70,7 @@ REPORT = Command(
     """Write a gallery of JOB, a manifest or a job folder: report.html, which works from disk and from any static host.
 
     \b
-    It shows every picture, prompt, setting, cost and attempt, and what the vendor said where there is no picture;
+    It shows every picture, prompt, setting, cost and attempt, and what the vendor said where an image is missing;
     filter, search, compare, pick (space) and reject (x), and save a manifest that makes the rejected again.
     Thumbnails are inside the page; full pictures are linked, so leave it beside them. It loads nothing from the network.
 
@@ -101,7 +101,7 @@ SERVE = Command(
 
     \b
     It reads their ledgers and nothing else, so it shows a run of any process, and of one that died. It changes nothing
-    but by its two buttons, each after a question: take up again what was not made, and stop the run.
+    but by its two buttons, each after a question: ask again for what was not made, and stop the run.
     What it prints is its address. Ctrl-C ends it; runs that it began go on.
 
     \b
@@ -113,7 +113,7 @@ SERVE = Command(
 )
 VERIFY = Command(
     "verify",
-    "Compare every picture with the ledger.",
+    "Compare every image with the ledger.",
     (
         *(*JOB, FOLDER),
         option(

@@ -24,7 +24,7 @@ PLAN_ROWS = 40
 
 RUN = Command(
     "run",
-    "Make what is missing; running again goes on.",
+    "Make what is missing; run again to continue.",
     (MANIFEST, *OUTPUT, *SELECTION, *CAPS, *EXECUTION),
     """Make the images of MANIFEST that do not exist yet.
 
@@ -95,7 +95,7 @@ POST = Command(
 )
 RETRY = Command(
     "retry",
-    "Take up again what failed, was refused or is uncertain.",
+    "Ask again for what failed, was refused or is uncertain.",
     (
         *JOB,
         option("--failed", "What failed, reasons that `run` holds for final included."),
@@ -118,7 +118,7 @@ RETRY = Command(
 )
 CANCEL = Command(
     "cancel",
-    "Withdraw what a cluster was given and has not begun.",
+    "Cancel what a cluster's workers have not started.",
     (*JOB, FOLDER, json_option()),
     """Withdraw what `run --engine cluster` has submitted and no worker has begun; what is in flight is finished.
 

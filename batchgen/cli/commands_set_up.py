@@ -60,7 +60,7 @@ MODELS = Command(
 SCHEMA = Command(
     "schema",
     "The manifest's JSON Schema, for editors.",
-    (option("--log", "Of a line of `run --log-format json`, in place of a manifest.", "of_log"),),
+    (option("--log", "The schema of a line of `run --log-format json`, in place of a manifest's.", "of_log"),),
     """Print the JSON Schema of a manifest; an editor completes and checks by it.
 
     \b
@@ -72,7 +72,7 @@ SCHEMA = Command(
 )
 SCHEDULE = Command(
     "schedule",
-    "Run it every night: a timer's units.",
+    "Run it every night: units for a timer.",
     (
         MANIFEST,
         option(
@@ -108,8 +108,8 @@ SCHEDULE = Command(
     ),
     """Print what runs MANIFEST every night: units on stdout, what else there is to do on stderr.
 
-    A night that was missed is made up for where the system can. Two runs never overlap. Budget, deadline and daily
-    quota are no failures: the next night goes on. Options of `run` follow after `--`.
+    A run that was missed is made up for where the system can. Two runs never overlap. Budget, deadline and daily
+    quota are no failures: the next run continues. Options of `run` follow after `--`.
 
     \b
     Examples:
@@ -161,19 +161,19 @@ DAEMON = Command(
         MANIFESTS,
         option(
             "--jobs N",
-            "Nights at the same time; they share quota and budgets in any case.",
+            "Runs at the same time; they share quota and budgets anyway.",
             "places",
             type=IntRange(min=1),
             default=4,
         ),
         option(
             "--grace 60s",
-            "Told to stop, how long runs may finish what is in flight. Give a container 30 s more to stop.",
+            "After SIGTERM, how long runs may finish what is in flight. Give a container 30 s more to stop.",
             callback=read_duration,
             default="60s",
         ),
         option("--once", "Run what is due now, and leave."),
-        option("--list", "Show the jobs, their next and their last night, and leave.", "listing"),
+        option("--list", "Show the jobs with their next and last run, and leave.", "listing"),
         json_option("With --list: answer with one JSON list on stdout."),
         option("--emulate", "Run each against a local emulator: nothing billed, NAME.emulated/."),
         LEDGER,
@@ -191,7 +191,7 @@ DAEMON = Command(
     ),
     """Run every MANIFEST that has `schedule:` in its head; without one, those in jobs/ and here.
 
-    A night that was missed is made up for once, within catch_up (24h); one that was killed goes on. A job never overlaps
+    A run that was missed is made up for once, within catch_up (24h); one that was killed continues. A job never overlaps
     itself. Edited manifests are read again each minute and on SIGHUP. SIGTERM lets the runs finish what is in flight.
 
     \b

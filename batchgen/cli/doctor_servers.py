@@ -85,7 +85,7 @@ async def check_withdrawn(vendors: VendorClient, account: VendorAccess, used: Se
     try:
         feed = await vendors.deprecations(account)
     except (SettingsError, ProviderError) as error:
-        return [Finding("warn", what, f"not told: {error}")]
+        return [Finding("warn", what, f"not known: {error}")]
     found = []
     for profile in used or load_catalogue():
         entry = find_deprecation(profile, feed) if profile.provider == account.provider else None
@@ -112,7 +112,7 @@ def refusal_finding(what: str, url: str, error: ProviderError) -> Finding:
 def balance(provider: str, top_up: str, found: Balance | None) -> Finding:
     what = f"balance {provider}"
     if found is None:
-        return Finding("warn", what, "not told: this server has no page for it")
+        return Finding("warn", what, "not known: this server has no page for it")
     says = f"{found.credits:,.0f} credits left"
     if found.low:
         return Finding("warn", what, f"low: {says}", f"top up at {top_up}")

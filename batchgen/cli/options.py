@@ -62,7 +62,7 @@ def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | N
     wrong = [name for name in names if name not in RETRY_STATES]
     if wrong or not names:
         raise click.BadParameter(
-            f"{', '.join(wrong) or 'nothing'!r}: choose of {', '.join(RETRY_STATES)}, or none", ctx, param
+            f"{', '.join(wrong) or 'nothing'!r}: choose from {', '.join(RETRY_STATES)}, or none", ctx, param
         )
     return frozenset(names)
 
@@ -81,7 +81,7 @@ def read_deadline(ctx: click.Context, param: click.Parameter, value: str | None)
     if value is None:
         return None
     if (clock := parse_time_of_day(value)) is None:
-        raise click.BadParameter(f"{value!r} is no time of day; write 06:00", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a time of day; write 06:00", ctx, param)
     return next_local_time(clock.hour, clock.minute, time.time())
 
 
@@ -101,7 +101,7 @@ def read_time_of_day(ctx: click.Context, param: click.Parameter, value: str | No
         return None
     if (clock := parse_time_of_day(value)) is not None:
         return clock
-    raise click.BadParameter(f"{value!r} is no time of day; write 01:30", ctx, param)
+    raise click.BadParameter(f"{value!r} is not a time of day; write 01:30", ctx, param)
 
 
 def read_weekdays(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -208,7 +208,7 @@ SELECTION = (
     option("--fresh", "Make everything again, including what exists. It is paid for again."),
     option(
         "--retry STATES",
-        "Take up again: failed,refused,uncertain or none.  [default: failed,uncertain]",
+        "Ask again for these: failed,refused,uncertain or none.  [default: failed,uncertain]",
         "retry_states",
         callback=read_retry_states,
     ),
@@ -240,7 +240,7 @@ LOG = (
         **_OF_THE_LOG,
     ),
 )
-QUIET = option("-q, --quiet", "Say nothing unless something is amiss.")
+QUIET = option("-q, --quiet", "Only print problems.")
 # How a run behaves and what it shows.
 EXECUTION = (
     option("--until HH:MM", "Start nothing after the next local HH:MM.", callback=read_deadline),
@@ -274,7 +274,7 @@ EXECUTION = (
     option("--summary FILE", "Append the closing summary in Markdown, for a CI job's page.", type=click.Path()),
     option(
         "--notify URL",
-        "Tell this apprise address of anything but success; repeatable. '${NOTIFY_URL}' keeps it out of sight.",
+        "Send a message to this apprise address unless all went well; repeatable. '${NOTIFY_URL}' keeps the address out of sight.",
         multiple=True,
     ),
     option(

@@ -16,6 +16,7 @@ from batchgen.planning.reason import Reason
 from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting
 from batchgen.report.console import Console
+from batchgen.report.summary import BINDING_WORDS
 
 BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
 
@@ -110,7 +111,7 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
         )
         alone = f"{_cost(online)}, {formatting.duration(online.forecast.seconds)} at best"
         out.line(f"else   all online: {alone}")
-    out.line(f"limit  {forecast.limit.binding}: {forecast.limit.advice}")
+    out.line(f"limit  {BINDING_WORDS[forecast.limit.binding]}: {forecast.limit.advice}")
 
 
 def _engine_lines(found: batchgen.Plan) -> list[str]:

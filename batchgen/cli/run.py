@@ -57,7 +57,7 @@ def retry_command(
     arguments = RunArguments(**options, selection=selection)
     invocation.open_log(quiet=arguments.quiet)
     if not states and not reasons:
-        raise UsageError("say what to take up again: --failed, --refused, --uncertain or --reason R")
+        raise UsageError("say what to ask for again: --failed, --refused, --uncertain or --reason R")
     folder = find_job(job, arguments.output).folder
     manifest, emulated = find_manifest(job, folder)
     return _run(invocation, manifest, replace(arguments, output=str(folder), emulate=emulated))

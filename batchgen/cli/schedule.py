@@ -38,12 +38,12 @@ RESERVED_OPTIONS = ("--until", "--max-duration", "--later-ok")
 # What the units cannot say themselves.
 NOTES = {
     "systemd": (
-        "`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u {spec.name}` shows the nights",
+        "`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u {spec.name}` shows its runs",
     ),
     "cron": (
-        "cron does not make up for a night when the machine was off; running again is always safe, so a line of the same"
+        "cron does not make up for a run when the machine was off; running again is always safe, so a line of the same"
         " command with @reboot does, and systemd does by itself",
-        "cron mails what is printed; nothing is, unless something is amiss",
+        "cron mails what is printed; that is nothing unless there is a problem",
     ),
     "launchd": (
         "save it as ~/Library/LaunchAgents/{spec.name}.plist and give: launchctl bootstrap gui/$(id -u)"
@@ -299,4 +299,4 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UsageError(f"{name!r} is no time zone; write Europe/Berlin") from None
+        raise UsageError(f"{name!r} is not a time zone; write Europe/Berlin") from None

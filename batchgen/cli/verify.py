@@ -130,7 +130,7 @@ def print_result(out: Console, findings: VerifyResult) -> None:
         ("missing", "red", findings.missing),
         ("changed", "red", findings.changed),
         ("derivative missing or changed", "red", findings.derived_amiss),
-        ("gone, made anew since", "dim", findings.gone),
+        ("gone, made again since", "dim", findings.gone),
         ("not in the ledger", "dim", findings.extra),
     ):
         for path in paths[:MAX_SHOWN]:

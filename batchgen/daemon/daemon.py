@@ -251,7 +251,7 @@ class Daemon:
         if not self._stopping.is_set():
             self._stop_signal = number
             _logger.warning(
-                "told to stop: %s under way, to finish what is in flight", count(len(self._children), "night")
+                "asked to stop: %s under way, which finish what is in flight", count(len(self._children), "night")
             )
         self._stopping.set()
         self._signal_children(signal.SIGTERM)

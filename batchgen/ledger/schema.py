@@ -112,7 +112,7 @@ def unreadable_error(error: sqlite3.Error, path: str | Path = "") -> LedgerError
     if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _CORRUPTION_CODES:
         return LedgerError(
             f"the ledger{where} is damaged ({error}) and is left as it is:"
-            " `batchgen verify JOB --repair` builds it anew from results.jsonl and the pictures"
+            " `batchgen verify JOB --repair` rebuilds it from results.jsonl and the pictures"
         )
     return LedgerError(f"the ledger{where} cannot be read: {error}")
 

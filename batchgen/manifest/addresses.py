@@ -30,7 +30,7 @@ def normalize_bucket_url(text: str) -> str:
     match = _SCHEME.match(text)
     scheme = match[1].lower() if match else ""
     if match is None or scheme not in SCHEMES:
-        raise ValueError(f"{scheme}:// is no storage batchgen knows: name a folder, s3://, gs:// or az://")
+        raise ValueError(f"{scheme}:// is not a storage that batchgen knows: name a folder, s3://, gs:// or az://")
     bucket, _, prefix = text[match.end() :].partition("/")
     if "@" in bucket:
         raise ValueError("holds a user or password: credentials come from the environment")

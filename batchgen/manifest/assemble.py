@@ -158,7 +158,7 @@ class Assembler:
         for kind in ("matrix", "zip"):
             for name in given.get(kind, {}):
                 if not name.isidentifier():
-                    report((kind, name), "is no usable name for a variable: letters, digits and '_'")
+                    report((kind, name), "is not a usable name for a variable: letters, digits and '_'")
         return None if report.reported else expansion
 
     def _remember(self, entry: Mapping[str, Any], item: Item) -> None:

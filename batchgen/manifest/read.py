@@ -257,7 +257,7 @@ class Manifest:
     def _check_header_values(self, raw: RawEntry) -> None:
         for name in self._variables:
             if not name.isidentifier():
-                self._report(raw, ("vars", name), "is no usable name for a variable: letters, digits and '_'")
+                self._report(raw, ("vars", name), "is not a usable name for a variable: letters, digits and '_'")
         for part in ("vars", "models"):
             for path, text in iter_strings(raw.entry.get(part), (part,)):
                 if looks_like_key(text):

@@ -53,7 +53,7 @@ def _check_cron(text: str) -> str:
     try:
         parse_cron(text, None)
     except ValueError as error:
-        raise _field_error(f"is no line of a crontab: {error}") from None
+        raise _field_error(f"is not a line of a crontab: {error}") from None
     return text
 
 
@@ -91,12 +91,12 @@ class Schedule(BaseModel):
         "online",
         description="As `run --engine`; the daemon submits batches or work for the cluster, and looks again until it is done.",
     )
-    max_cost: float | None = Field(None, gt=0, description="Stop a night before it spends more than this, in USD.")
+    max_cost: float | None = Field(None, gt=0, description="Stop a run before it spends more than this, in USD.")
     catch_up: Annotated[str, AfterValidator(_check_catch_up)] | None = Field(
-        None, description="How late a missed night is made up for by the daemon; default 24h, none for never."
+        None, description="How late the daemon makes up for a missed run; default 24h, none for never."
     )
     later: Literal["night", "reset"] = Field(
-        "night", description="When a daily quota is used up: the next night goes on (night), or the quota's reset."
+        "night", description="When a daily quota is used up: wait for the next run (night) or for the quota's reset."
     )
 
     @model_validator(mode="after")

@@ -117,7 +117,7 @@ def _address_validator(*problems_of: Callable[[str], str | None]) -> Callable[[A
 
 
 class Notify(Strict):
-    """Who is told how a run ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
+    """Who gets a message when a run has ended. Addresses are secrets: ${NOTIFY_…} takes one from the environment, or from a file."""
 
     to: Annotated[
         list[Text] | Text | None, BeforeValidator(_address_validator(parameters_problem, manifest_problem))
@@ -131,7 +131,7 @@ class Notify(Strict):
         description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
     )
     heartbeat: Annotated[Text | None, BeforeValidator(_address_validator(manifest_problem, heartbeat_problem))] = Field(
-        None, description="A https address to call after each night that took place, for a dead man's switch."
+        None, description="An https address to call after each run that took place, for a dead man's switch."
     )
 
     @property
@@ -156,7 +156,7 @@ class Header(Strict):
     defaults: ItemFields | None = Field(None, description="For every item that does not say otherwise.")
     vars: Variables | None = Field(None, description="Variables for all templates.")
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
-    notify: Notify | None = Field(None, description="Who is told how a run ended.")
+    notify: Notify | None = Field(None, description="Who gets a message when a run has ended.")
     schedule: Annotated[Schedule | None, BeforeValidator(accept_bare_time)] = Field(
         None, description="When the daemon runs it: a time of day, or more.", examples=["01:30"]
     )
@@ -239,7 +239,7 @@ def _message(kind: str, context: Mapping[str, Any], value: Any) -> str:
                 return f"must be a number of hours, days or weeks such as 36h, 7d or 4w{got}"
             if ":" in context["pattern"]:
                 return f"must look like 16:9{got}"
-            return f"is no usable name: letters, digits, '_', '-' and '.', at most 100, beginning with a letter or digit{got}"
+            return f"is not a usable name: letters, digits, '_', '-' and '.', at most 100, beginning with a letter or digit{got}"
         case "int_type" | "int_from_float" | "int_parsing":
             return f"must be a whole number{got}"
         case "bool_type":

@@ -281,12 +281,12 @@ def _limit(
             "spend", f"{usd:.2f} USD at {rate:g} in ten minutes take {spend_wait_s(usd, rate):.0f} s; {remedy}", remedy
         )
     if chain_s > max(by_cap_s, by_quota_s, longest_s):
-        advice = f"pictures that need one another take {chain_s:.0f} s, one after the other, whatever the quota"
+        advice = f"images that need one another take {chain_s:.0f} s, one after the other, whatever the quota"
         return BindingLimit("latency", advice, "nothing to change")
     min_s = max(by_quota_s, longest_s, chain_s)
     if by_cap_s > min_s * 1.01:
         useful = max(concurrency + 1, round(concurrency * by_cap_s / min_s))
-        remedy = f"--concurrency {useful} would use the quota"
+        remedy = f"try --concurrency {useful}"
         advice = f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {min_s:.0f} s"
         return BindingLimit("cap", advice, remedy)
     if by_quota_s > longest_s * 1.01:

@@ -21,7 +21,7 @@ _REMEDIES: Mapping[str, str] = {
 }
 _TEXTS: Mapping[ReasonKind, str] = {
     ReasonKind.NEW: "new",
-    ReasonKind.FRESH: "fresh: asked for anew",
+    ReasonKind.FRESH: "fresh: asked for again",
     ReasonKind.DONE: "done",
     ReasonKind.FILE_MISSING: "its file is missing",
     ReasonKind.UNBLOCKED: "no longer blocked",
@@ -65,7 +65,7 @@ def reason_text(reason: Reason) -> str:
         case ReasonKind.NEEDS, _:
             return f"needs {others}" + (f", {_clause(reason.cause)}" if reason.cause else "")
         case ReasonKind.TURN_LOST, (item_id,):
-            return f"the model's answer of {item_id} is not kept; --fresh --only '{item_id}' makes it anew"
+            return f"the model's answer of {item_id} is not kept; --fresh --only '{item_id}' makes it again"
         case ReasonKind.NO_BATCH_API, (provider,):
             return f"{provider} has no batch API"
         case ReasonKind.SERVICE_TIER, (tier,):

@@ -89,7 +89,7 @@ LISTING = Listing(
     models=_models_request,
     read_models=read_model_page,
     read_error=read_error,
-    rate_limit_note="requests per minute are told only at aistudio.google.com/rate-limit",
+    rate_limit_note="requests per minute are shown only at aistudio.google.com/rate-limit",
 )
 
 

@@ -79,7 +79,7 @@ class GeminiFiles:
         _check_success(status, headers, body)
         size = headers.get("X-Goog-Upload-Size-Received", "")
         if headers.get("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
-            raise UploadFailed("the upload cannot be taken up again", http_status=status)
+            raise UploadFailed("the upload cannot be continued", http_status=status)
         return int(size)
 
     def read_piece(self, status: int, headers: Headers, body: bytes, *, last: bool) -> RemoteFile | None:

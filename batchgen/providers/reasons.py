@@ -71,7 +71,7 @@ REMEDIES: Mapping[str, str] = {
     "bad_request": "the message names the field: correct it in the manifest, or leave it out",
     "not_sendable": "`extra` holds something JSON cannot say (a date, NaN): quote it",
     "request_too_large": "use fewer or smaller references (about 14 MB together)",
-    "missing_thought_signature": "start the conversation anew: an earlier answer was not sent back as it came",
+    "missing_thought_signature": "start the conversation again: an earlier answer was not sent back as it came",
     "file_unavailable": "the uploaded file expired (48 hours): run again to upload it again",
     "upload_refused": "the address for the upload is on another host: check the base URL, or use smaller references",
     "upload_failed": "a large reference could not be uploaded; nothing was billed: run again later",

@@ -58,7 +58,7 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
     if request.linked:
         return "again", "its own picture arrived late, from its link"
     if request.later_run not in (None, request.run_id):
-        return "again", "asked for anew, or its file was gone"
+        return "again", "asked for again, or its file was gone"
     return "unexplained", "bought twice in one run without a cause"
 
 

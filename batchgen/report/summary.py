@@ -30,13 +30,23 @@ STOP_REASONS = {
     "stalled": "nothing succeeded any more",
     "cancelled": "it was cancelled",
     "SIGINT": "interrupted (SIGINT)",
-    "SIGTERM": "told to stop (SIGTERM)",
+    "SIGTERM": "asked to stop (SIGTERM)",
     "SIGHUP": "the terminal went away (SIGHUP)",
     "key_rejected": "the API key was rejected",
     "location_unsupported": "the API does not serve this location",
     "account_restricted": "the vendor has restricted this account",
     "billing": "the vendor stopped billing this account",
     "disk": "could not write to the disk or the ledger",
+}
+BINDING_WORDS = {
+    "budget": "the budget",
+    "deadline": "the deadline",
+    "day": "the quota of a day",
+    "spend": "spending in ten minutes",
+    "quota": "requests per minute",
+    "cap": "concurrent requests",
+    "latency": "the model's own time",
+    "nothing": "nothing",
 }
 
 
@@ -123,7 +133,7 @@ def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
         yield "saved", [f"{formatting.usd(saved)} against the same requests one by one: batches cost half"]
     yield "time", [_time(summary)]
     if summary.limit.binding != "nothing" and (summary.images.made or not summary.stopped_by):
-        yield "limit", [f"{summary.limit.binding}; {summary.limit.remedy}"]
+        yield "limit", [f"{BINDING_WORDS[summary.limit.binding]}; {summary.limit.remedy}"]
     yield from problem_blocks(summary)
     for model, reason in summary.stopped_models.items():
         yield "stopped", [f"{model}: {reason}"]

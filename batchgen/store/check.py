@@ -49,7 +49,7 @@ def check_image(file: BinaryIO) -> ImageInfo:
     head = file.read(HEAD_BYTES)
     kind = sniff(head)
     if kind is None:
-        raise ImageError("not_an_image", f"the bytes are no picture (they begin with {head[:8]!r})")
+        raise ImageError("not_an_image", f"the bytes are not an image (they begin with {head[:8]!r})")
     size_bytes = file.seek(0, os.SEEK_END)
     if kind == "png":
         size = _walk_png(file)

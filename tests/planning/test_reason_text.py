@@ -18,7 +18,7 @@ def needs(key: str, cause: Reason) -> Reason:
 WORDS = {
     Reason(ReasonKind.NEW): "new",
     Reason(ReasonKind.NEW, asked_for=False): "new: not asked for",
-    Reason(ReasonKind.FRESH): "fresh: asked for anew",
+    Reason(ReasonKind.FRESH): "fresh: asked for again",
     Reason(ReasonKind.DONE): "done",
     Reason(ReasonKind.FILE_MISSING): "its file is missing",
     Reason(ReasonKind.FILE_MISSING, asked_for=False): "its file is missing: not asked for",
@@ -60,7 +60,7 @@ WORDS = {
     needs("a", Reason(ReasonKind.NOT_ASKED_FOR)): "needs @a, which is left: not asked for",
     Reason(
         ReasonKind.TURN_LOST, ("a-t1",)
-    ): "the model's answer of a-t1 is not kept; --fresh --only 'a-t1' makes it anew",
+    ): "the model's answer of a-t1 is not kept; --fresh --only 'a-t1' makes it again",
     Reason(ReasonKind.NO_BATCH_API, ("aimlapi",)): "aimlapi has no batch API",
     Reason(ReasonKind.LATER_TURN): "a turn after the first needs the answer before it",
     Reason(ReasonKind.SERVICE_TIER, ("flex",)): "a batch has no service tier flex",

@@ -92,7 +92,7 @@ def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note:
     """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
     dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
     if dropped:
-        note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned anew")
+        note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned again")
     folder, kept = (
         os.path.join(root, STATE_FOLDER, BATCH_FOLDER),
         {str(chunk.id) for chunk in ledger.reader.open_chunks()},

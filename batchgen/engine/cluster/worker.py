@@ -190,7 +190,7 @@ class Worker:
                 await joined.app.job_manager.retry_job_by_id_async(number, queue.LONG_AGO)
                 requeued += 1
         if requeued:
-            self._note_throttled(f"{requeued} piece(s) of work of a worker that fell silent are taken up again")
+            self._note_throttled(f"{requeued} piece(s) of work of a worker that fell silent are continued by others")
 
     def _is_processing(self, schema: str, run: int, key: str) -> bool:
         session = self._sessions.get((schema, run, is_of_derivatives(key)))

@@ -54,11 +54,11 @@ class Actions:
         """Begin `batchgen retry` as a process of its own, which outlives the dashboard. Answers its id."""
         chosen = tuple(state for state in RETRY_STATES if state in states)
         if not chosen or len(chosen) != len(states):
-            raise ActionRefused(f"choose of {', '.join(RETRY_STATES)}")
+            raise ActionRefused(f"choose from {', '.join(RETRY_STATES)}")
         with self._lock:
             child = self._children.get(location.folder)
             if child is not None and child.process.poll() is None:
-                raise ActionRefused(f"it is being taken up again already, by process {child.process.pid}")
+                raise ActionRefused(f"it is being asked for again already, by process {child.process.pid}")
             run = last_run(location)
             if run is not None and process_state(run, location.folder) in ("running", "unknown"):
                 which = f"run {run.id} is going on, process {run.pid} on {run.host}"
@@ -100,7 +100,7 @@ def _start_retry(location: JobLocation, states: Sequence[str]) -> RetryProcess:
                 start_new_session=True,
             )
     except OSError as error:
-        raise ActionRefused(f"it could not be begun: {error.strerror or error}") from None
+        raise ActionRefused(f"it could not be started: {error.strerror or error}") from None
     return RetryProcess(process, log, tuple(states))
 
 

@@ -245,7 +245,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     try:
         found = await request.json()
     except (ValueError, RecursionError):
-        raise web.HTTPBadRequest(reason="that is no JSON") from None
+        raise web.HTTPBadRequest(reason="that is not JSON") from None
     if not isinstance(found, dict):
         raise web.HTTPBadRequest(reason="an object is wanted")
     return found

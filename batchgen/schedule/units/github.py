@@ -13,7 +13,7 @@ from batchgen.schedule.timer_spec import TimerSpec, shell_line
 
 HOSTED_MAX_S = 6 * 3600  # what a hosted runner is given
 SETUP_AND_SAVE_S = 1800  # for setting up, finishing what is in flight and saving it
-CACHE_LOST = "the pictures of earlier nights are gone from the cache: all would be bought again. Run it by hand with `anew` if so."
+CACHE_LOST = "the images of earlier runs are gone from the cache: all would be bought again. To do that, run it by hand with `anew`."
 
 
 class _Dumper(yaml.SafeDumper):
