@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from importlib.resources import files
-from typing import cast
+from typing import Literal, cast
 
 import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import UsageError
+from batchgen.report.console import Console
 
 PAGES = files("batchgen") / "manual"
+MAX_COLUMNS = 100  # longer lines are hard to read
 
 
 def help_command(invocation: Invocation, topic: str | None) -> None:
@@ -19,7 +22,7 @@ def help_command(invocation: Invocation, topic: str | None) -> None:
             invocation.out.print_labelled(f"{name:14}", title)
         return
     if topic in titles():
-        show_page((PAGES / f"{topic}.md").read_text(encoding="utf-8"))
+        show_page(invocation.out, (PAGES / f"{topic}.md").read_text(encoding="utf-8"))
         return
     root = click.get_current_context().find_root()
     found = cast(click.Group, root.command).get_command(root, topic)
@@ -34,6 +37,17 @@ def titles() -> dict[str, str]:
     return {name: page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for name, page in pages}
 
 
-def show_page(text: str) -> None:
-    """In the pager of a terminal, else as it is written."""
-    click.echo_via_pager(text)
+def show_page(out: Console, text: str) -> None:
+    """Laid out and in the pager of a terminal, else as it is written."""
+    if not out.tty:
+        out.stream.write(text)
+        return
+    from rich import console, markdown  # 0.1 s that only a page at a terminal needs
+
+    laid_out = io.StringIO()
+    width = min(out.columns, MAX_COLUMNS)
+    colours: Literal["standard"] | None = "standard" if out.colour else None
+    console.Console(file=laid_out, width=width, force_terminal=True, color_system=colours).print(
+        markdown.Markdown(text)
+    )
+    click.echo_via_pager(laid_out.getvalue(), color=out.colour)

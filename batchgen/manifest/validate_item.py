@@ -224,6 +224,10 @@ class ItemValidator:
             self._report_field(path, f"{safe_repr(name)}: a model's name {problem}")
             return None
         profile = self._context.profile(name)
+        if profile.status == "unknown" and (meant := self._context.catalogue.misspelt(name)):
+            declare = f"if there is such a model, declare it: `models: {{{name}: {{…}}}}` at the head"
+            self._report_field(path, f"{safe_repr(name)} is not a known model (did you mean {meant!r}?); {declare}")
+            return None
         try:
             provider_class(profile.provider)
         except UsageError as missing:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,12 @@ class Catalogue:
 
     def suggestions(self, name: str) -> list[str]:
         """Ids and aliases that look like this name, the likeliest first."""
-        from difflib import get_close_matches  # only for messages
-
         return get_close_matches(name, [*self._id_by_alias, *self._by_id], n=3, cutoff=0.6)
+
+    def misspelt(self, name: str) -> str | None:
+        """The known id or alias that differs from this name in one or two letters. A model of another number is another model."""
+        near = [known for known in self.suggestions(name) if _letters(known) != _letters(name)]
+        return next((known for known in near if _edits(known, name) <= (1 if len(name) < 6 else 2)), None)
 
     def with_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> Catalogue:
         """With the `models:` of a manifest on top; a name nobody knows adds a model. A status that is given holds, whatever
@@ -72,6 +76,16 @@ class Catalogue:
             except FactError as error:
                 raise FactError.under_key(name, error) from None
         return Catalogue(profiles.values())
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\d.]", "", name)
+
+
+def _edits(one: str, other: str) -> int:
+    """Characters to change, add or take away."""
+    blocks = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
+    return sum(max(j - i, n - m) for kind, i, j, m, n in blocks if kind != "equal")
 
 
 def unknown_profile(model: str, provider: str) -> Profile:

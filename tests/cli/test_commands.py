@@ -74,7 +74,7 @@ def test_plan_calls_an_unknown_price_unknown(batchgen, write):
 
 def test_plan_names_the_limit_that_binds_and_what_to_change(batchgen, write):
     manifest = str(write({f"mug-{number}": "A mug" for number in range(50)}))
-    assert "limit  cap: 2 in flight take" in batchgen("plan", manifest, "--concurrency", "2").out
+    assert "limit  concurrent requests: 2 in flight take" in batchgen("plan", manifest, "--concurrency", "2").out
 
 
 def test_validate_counts_items_and_samples(batchgen, write):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shlex
 
 import click
 import pytest
 
-from batchgen.cli.help import titles
+from batchgen.cli.help import show_page, titles
 from batchgen.cli.main import cli
-from tests.docs.pages import PAGES, README, blocks
+from batchgen.report.console import Console
+from tests.docs.pages import PAGES, README, blocks, page
 from tests.support.marked_key import KEY
 
 # What would not end by itself, would change this machine, or needs a server that other tests have.
@@ -79,6 +81,15 @@ def test_help_lists_the_pages_and_shows_one(batchgen):
     assert [line.split()[0] for line in listed.splitlines()] == list(titles())
     assert "Quotas and budgets" in listed
     assert batchgen("help", "quotas").out.startswith("# Quotas and budgets")
+
+
+def test_at_a_terminal_a_page_is_laid_out_and_goes_into_the_pager(monkeypatch):
+    paged, out = [], Console(io.StringIO(), {"NO_COLOR": "1"})
+    out.tty = True
+    monkeypatch.setattr(click, "echo_via_pager", lambda text, color: paged.append(text))
+    show_page(out, page("exit-codes"))
+    assert "exit code" in paged[0] and "|" not in paged[0] and "\x1b" not in paged[0]
+    assert max(map(len, paged[0].splitlines())) <= 100
 
 
 def test_help_shows_the_options_of_a_command(batchgen):

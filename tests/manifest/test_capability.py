@@ -57,8 +57,26 @@ def test_a_seed_out_of_range_is_refused(folder, seed):
 
 
 def test_an_unknown_model_passes_with_a_warning_and_a_suggestion(folder):
-    (warning,) = folder.warnings("items: [{prompt: p, model: gemini-3-pro-imag, image_size: 9K}]")
-    assert "'gemini-3-pro-imag' is not a known model (did you mean 'gemini-3-pro-image'?)" in warning
+    (warning,) = folder.warnings("items: [{prompt: p, model: gemini-7-pro-image, image_size: 9K}]")
+    assert "'gemini-7-pro-image' is not a known model (did you mean 'gemini-3-pro-image'?)" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("flsh", "flash"), ("flashh", "flash"), ("gemini-3-pro-imag", "gemini-3-pro-image"), ("liet", None)],
+)
+def test_a_model_that_is_misspelt_is_an_error_and_no_unpriced_purchase(folder, name, meant):
+    text = f"items: [{{prompt: p, model: {name}}}]"
+    if meant is None:  # as far from it as from a name of its own
+        assert "is not a known model" in folder.warnings(text)[0]
+    else:
+        said = folder.complaint(text)
+        assert f"model: '{name}' is not a known model (did you mean '{meant}'?)" in said
+        assert f"declare it: `models: {{{name}: {{…}}}}`" in said
+
+
+def test_a_model_that_is_declared_is_not_misspelt(folder):
+    assert folder.items("models: {flsh: {provider: gemini}}\nitems: [{prompt: p, model: flsh}]")[0].model == "flsh"
 
 
 def test_a_deprecated_model_is_warned_about_once(folder):

@@ -121,7 +121,7 @@ def test_index_counts_the_combinations_of_an_entry(folder):
 
 
 def test_a_variable_needs_a_usable_name(folder):
-    assert "no usable name for a variable" in folder.complaint("items: [{prompt: p, matrix: {a-b: [1]}}]")
+    assert "is not a usable name for a variable" in folder.complaint("items: [{prompt: p, matrix: {a-b: [1]}}]")
 
 
 @pytest.mark.parametrize("kind", ["matrix", "zip", "include", "exclude"])

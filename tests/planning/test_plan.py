@@ -142,7 +142,7 @@ def test_the_limit_that_binds_is_named(loads, concurrency, budget, binding, seco
 
 def test_the_cap_that_is_advised_would_indeed_no_longer_bind():
     loads = [load(100, 60, 20.0)]
-    advised = int(forecast(loads, 5, None).limit.remedy.split()[1])
+    advised = int(forecast(loads, 5, None).limit.remedy.split()[2])
     assert forecast(loads, advised, None).limit.binding == "quota"
     assert forecast(loads, advised - 2, None).limit.binding == "cap"
 
