@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import functools
 import hashlib
 import io
@@ -21,6 +22,13 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageEr
 
 _MESH = 4  # the gradient is a mesh of so many colours a side, resized: cheap at every size
 _LINES = 9
+_SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "LiberationSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "arial.ttf",
+)
 _COMMENT_CHARACTERS = 15_000  # a JPEG comment holds 65,533 bytes, and a character takes up to four
 _MAX_REFERENCE_PIXELS = 64_000_000
 _KEPT_BYTES = 256 * 1024 * 1024
@@ -51,8 +59,18 @@ class Picture:
 
 
 @functools.lru_cache(maxsize=64)
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size_px)
+def _font(size_px: int, letters: frozenset[str] = frozenset()) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own, which has little beyond ASCII, or the font of the system that has most of these letters."""
+    fonts: list[ImageFont.FreeTypeFont | ImageFont.ImageFont] = [ImageFont.load_default(size=size_px)]
+    for name in _SYSTEM_FONTS if letters else ():
+        with contextlib.suppress(OSError):
+            fonts.append(ImageFont.truetype(name, size_px))
+    return max(fonts, key=lambda font: sum(_has_glyph(font, letter) for letter in letters))
+
+
+def _has_glyph(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bool:
+    """Whether it draws something else than for U+FFFF, which is no letter of any language."""
+    return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 def _digest(picture: Picture) -> bytes:
@@ -101,10 +119,11 @@ def _letter(image: Image.Image, picture: Picture) -> None:
         draw.rectangle((0, height - bar, width // 3, height), fill=(255, 196, 61))
     if min(width, height) >= 160:
         text, size_px = _fit(picture.title or "(no prompt)", width - 2 * margin, height - bar - 2 * margin)
+        font = _font(size_px, frozenset(letter for letter in text if not letter.isascii()))
         shadow = max(1, size_px // 24)
         for offset, fill in ((shadow, (0, 0, 0)), (0, (255, 255, 255))):
             place = (margin + offset, margin + offset)
-            draw.multiline_text(place, text, font=_font(size_px), fill=fill, spacing=size_px * 0.2)
+            draw.multiline_text(place, text, font=font, fill=fill, spacing=size_px * 0.2)
 
 
 def _comment(picture: Picture) -> str:

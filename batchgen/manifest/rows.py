@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from batchgen.manifest.diagnostics import safe_repr
-from batchgen.manifest.sources import LINE_MAX_BYTES, LineError, decode_line, parse_line, read_lines
+from batchgen.manifest.sources import LINE_MAX_BYTES, LineError, decode_line, format_problem, parse_line, read_lines
 from batchgen.manifest.tables import Line, RowError, cell_text, table_rows, text_lines
 from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
 SHEET_MAX_BYTES = 500_000_000  # of a .xlsx file's parts, unpacked
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_rows(folder: str, name: str) -> Iterator[Row]:
@@ -27,6 +26,8 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
     except UnsafePathError as problem:
         raise RowError(0, f"{safe_repr(name)} {problem}") from None
     with file:
+        if problem := format_problem(file, suffix):
+            raise RowError(1, problem)
         yield from _READERS[suffix](file)
 
 
@@ -53,8 +54,6 @@ def _prompt_rows(file: IO[bytes]) -> Iterator[Row]:
 
 def _decoded(file: IO[bytes]) -> Iterator[str]:
     for number, line in read_lines(file):
-        if number == 1 and line.startswith(UTF_16):
-            raise RowError(1, 'is UTF-16, as spreadsheets save "Unicode text"; save it as "CSV UTF-8"')
         if len(line) > LINE_MAX_BYTES:
             raise RowError(number, f"a line of more than {LINE_MAX_BYTES:,} bytes")
         try:

@@ -15,6 +15,8 @@ from batchgen.manifest.diagnostics import Diagnostics, fatal_error, safe_name, s
 from batchgen.safe_open import UnsafePathError, open_regular
 
 LINE_MAX_BYTES = 1_000_000
+START_BYTES = 1000
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 DEPTH_MAX = 64
 YAML_MAX_BYTES = 64_000_000
 FieldPath = tuple[str | int, ...]
@@ -182,7 +184,20 @@ def open_source(path: str) -> ManifestSource:
     if not os.path.lexists(path):
         raise fatal_error(path, "there is no such file")
     with _open(path) as file:  # now, so that a file that cannot be read is said before anything else
+        if problem := format_problem(file, suffix):
+            raise fatal_error(path, problem)
         return JsonlSource(path) if suffix == ".jsonl" else YamlSource(path, file.read(YAML_MAX_BYTES + 1))
+
+
+def format_problem(file: IO[bytes], suffix: str) -> str | None:
+    """What a file is in place of UTF-8, or of JSON with an object on each line. Its position stays."""
+    start = file.read(START_BYTES)
+    file.seek(0)
+    if start.startswith(UTF_16):
+        return 'is UTF-16 (spreadsheets call it "Unicode text"); save it as UTF-8'
+    if suffix == ".jsonl" and start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        return "is one JSON array; put each object on a line of its own, as `jq -c '.[]' OLD > NEW` does"
+    return None
 
 
 def _open(path: str) -> IO[bytes]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from batchgen.emulator.models import GEMINI, IMAGEN
-from batchgen.emulator.pictures import Picture, read_comment, render, scaled
+from batchgen.emulator.pictures import Picture, _font, read_comment, render, scaled
 
 
 def picture(**more):
@@ -90,3 +90,13 @@ def test_any_prompt_can_be_painted(prompt):
 
 def test_a_smaller_picture_keeps_its_shape():
     assert scaled((1376, 768), 64) == (64, 36)
+
+
+def test_letters_of_a_prompt_beyond_ascii_are_drawn_where_the_system_has_a_font_for_them():
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("NOT TESTED: there is no DejaVu font here")
+    missing = bytes(ImageFont.truetype("DejaVuSans.ttf", 20).getmask("\uffff"))
+    assert bytes(_font(20, frozenset("øß")).getmask("ø")) != missing
+    assert _font(20).getname() == ImageFont.load_default(size=20).getname()

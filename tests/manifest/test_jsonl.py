@@ -135,3 +135,12 @@ def test_a_pipe_is_refused_instead_of_waited_for(folder):
     thread.start()
     thread.join(10)
     assert "is not a regular file" in told[0]
+
+
+def test_a_manifest_that_is_one_json_array_is_answered_with_what_to_do(folder):
+    assert "is one JSON array; put each object on a line of its own" in folder.complaint('[{"prompt": "p"}]', "j.jsonl")
+
+
+@pytest.mark.parametrize("name", ["j.jsonl", "j.yaml"])
+def test_a_manifest_in_utf_16_is_called_so(folder, name):
+    assert "is UTF-16" in folder.complaint('{"prompt": "p"}'.encode("utf-16"), name)

@@ -196,11 +196,13 @@ def test_an_empty_cell_that_a_template_expects_is_fine(folder, rest):
 
 def test_utf_16_is_called_so(folder):
     folder.write("sku\ttitle\na\tmug\n".encode("utf-16"), "rows.csv")
-    assert (
-        "rows.csv" in folder.complaint(TABLE)
-        and "is UTF-16" in folder.complaint(TABLE)
-        and '"CSV UTF-8"' in folder.complaint(TABLE)
-    )
+    assert 'rows.csv:1: is UTF-16 (spreadsheets call it "Unicode text"); save it as UTF-8' in folder.complaint(TABLE)
+
+
+def test_a_json_array_is_told_from_json_lines(folder):
+    folder.write('[\n  {"sku": "a", "title": "mug"}\n]\n', "rows.jsonl")
+    said = folder.complaint(TABLE.replace("rows.csv", "rows.jsonl"))
+    assert "rows.jsonl:1: is one JSON array; put each object on a line of its own" in said
 
 
 def test_a_text_has_one_prompt_on_each_line(folder):
