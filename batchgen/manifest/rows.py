@@ -26,8 +26,8 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
     except UnsafePathError as problem:
         raise RowError(0, f"{safe_repr(name)} {problem}") from None
     with file:
-        if problem := format_problem(file, suffix):
-            raise RowError(1, problem)
+        if wrong := format_problem(file, suffix):
+            raise RowError(1, wrong)
         yield from _READERS[suffix](file)
 
 

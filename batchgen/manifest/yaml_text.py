@@ -45,6 +45,24 @@ class Sequence(list[Any]):
     position: Position
 
 
+class WrittenInt(int):
+    """A number that was written otherwise than Python writes it, such as 0042; a template prints it as it was written."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class WrittenFloat(float):
+    """The same, such as 1.10 or 12E5."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
 class YamlError(Exception):
     """Reading cannot go on: broken syntax, or a bound that was passed."""
 
@@ -156,7 +174,7 @@ class _Builder:
             return None
         try:
             if _INT.fullmatch(text):
-                return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+                return _as_written(int(text, 0) if text[:2] in ("0o", "0x") else int(text), text)
             number = float(text) if _FLOAT.fullmatch(text) else None
         except ValueError:  # Python refuses more than 4,300 digits
             self.problems.append((position, "", f"a number of {len(text):,} digits"))
@@ -164,7 +182,7 @@ class _Builder:
         if number is not None and not math.isfinite(number):
             self.problems.append((position, "", f"{safe_repr(text)} is too large for a number"))
             return None
-        return text if number is None else number
+        return text if number is None else _as_written(number, text)
 
     def _sequence(self, position: Position, depth: int) -> Sequence:
         value = Sequence()
@@ -210,3 +228,11 @@ class _Builder:
             for key, mark in other.marks.items():
                 if key not in value:
                     value[key], value.marks[key] = other[key], mark
+
+
+def _as_written(number: int | float, text: str) -> int | float:
+    if str(number) == text:
+        return number
+    kept = WrittenInt(number) if isinstance(number, int) else WrittenFloat(number)
+    kept.written = text
+    return kept

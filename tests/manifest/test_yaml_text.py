@@ -86,3 +86,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(folder):
 
 def test_a_manifest_larger_than_the_limit_is_refused(folder):
     assert "use JSONL" in folder.complaint(b"# " + b"x" * 64_000_000)
+
+
+@pytest.mark.parametrize("text", ["0042", "1.10", "12E5", "010", "0x1F", "+5", "7", "0.5"])
+def test_what_a_template_prints_of_a_number_is_what_was_written(folder, text):
+    manifest = f"vars: {{v: {text}}}\nitems: [{{id: 'i{{{{ index }}}}', prompt: '{{{{ v }}}} {{{{ m }}}}', matrix: {{m: [{text}]}}}}]"
+    assert [item.prompt for item in folder.items(manifest)] == [f"{text} {text}"]
+
+
+def test_a_number_stays_one_for_fields_and_sums(folder):
+    (item,) = folder.items("vars: {v: 010}\nitems: [{id: a, prompt: '{{ v + 1 }}', count: 02, temperature: 1.50}]")
+    assert (item.prompt, item.count, item.temperature) == ("11", 2, 1.5)
