@@ -13,18 +13,28 @@ from batchgen.engine.outcome import RunOptions
 from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.recovery.unrecorded_files import UnrecordedFiles
 from batchgen.engine.routes import lane_key
+from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.samples import WITH_WORKERS
 from batchgen.manifest import Manifest
 from batchgen.planning.batchable import batch_lane, online_only_reason
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
-from batchgen.planning.plan import Move, Step, choose_action, group_into_requests, is_selected, remake_too_old
+from batchgen.planning.plan import (
+    Move,
+    Step,
+    choose_action,
+    group_into_requests,
+    is_selected,
+    no_match_message,
+    remake_too_old,
+)
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
+NEAREST_OF = 10_000  # names among which one near to a mistyped `--only` is looked for
 
 
 class ItemReconciler:
@@ -45,6 +55,7 @@ class ItemReconciler:
         self.store = store
         self.retry_selection = options.retry_selection
         self._only = options.only
+        self._unmatched, self._names = set(options.only), set[str]()  # patterns; ids and tags, for the nearest one
         self._requests_left = options.limit
         self.backlog = backlog
         self._on_step = on_step
@@ -58,7 +69,7 @@ class ItemReconciler:
         self._store_is_empty: bool | None = None  # asked with the first new sample
 
     def reconcile(self) -> Reconciliation:
-        """Raises ManifestError with everything that is wrong with the manifest."""
+        """Raises ManifestError with everything that is wrong with the manifest, UsageError when `--only` names nothing in it."""
         with contextlib.closing(self._unrecorded):
             return self._reconcile()
 
@@ -66,6 +77,8 @@ class ItemReconciler:
         for item, known in self.items_with_known():
             if not required_keys(item, 1):
                 self._reconcile_item(item, known)
+        if self._unmatched:
+            raise UsageError(no_match_message(min(self._unmatched), sorted(self._names)))
         if self.manifest.ids_others_need:
             self.walk_dependents()
         for lane in self.reader.chunk_lanes() if self.reader is not None else ():
@@ -109,6 +122,10 @@ class ItemReconciler:
         self.record(item, steps)
 
     def selects(self, item: Item) -> bool:
+        if self._unmatched:
+            self._unmatched = {pattern for pattern in self._unmatched if not is_selected(item, (pattern,))}
+            if len(self._names) < NEAREST_OF:
+                self._names |= {item.id, *(f"tag:{tag}" for tag in item.tags)}
         return not self._only or is_selected(item, self._only)
 
     def is_over_limit(self, key: str) -> bool:

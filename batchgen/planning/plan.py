@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -343,3 +344,10 @@ def matches_selection(item_id: str, tags: Sequence[str], patterns: Sequence[str]
     return not patterns or any(
         pattern[4:] in tags if pattern.startswith("tag:") else fnmatchcase(item_id, pattern) for pattern in patterns
     )
+
+
+def no_match_message(pattern: str, names: Sequence[str]) -> str:
+    """names: what `--only` could have named: ids, and tags with their `tag:`."""
+    near = get_close_matches(pattern, names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`batchgen plan --all` lists the ids"
+    return f"--only {pattern!r} matches no item of the manifest; {hint}"

@@ -427,3 +427,21 @@ def test_a_damaged_ledger_is_said_and_left_alone(batchgen, job, folder):
     with contextlib.closing(sqlite3.connect(ledger)) as connection, pytest.raises(sqlite3.DatabaseError):
         connection.execute("PRAGMA user_version")
     assert batchgen("status", str(job)).code == 5
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("only", "says"),
+    [
+        (["--only", "mgu"], "--only 'mgu' matches no item of the manifest; did you mean mug?"),
+        (
+            ["--only", "mug", "--only", "tag:none"],
+            "--only 'tag:none' matches no item of the manifest; `batchgen plan --all`",
+        ),
+    ],
+)
+def test_a_selection_that_matches_nothing_is_an_error_that_names_the_nearest(batchgen, write, command, only, says):
+    manifest = str(write({"mug": "A mug", "jug": "A jug"}))
+    answer = batchgen(command, manifest, "--emulate", *only)
+    assert (answer.code, says in answer.err) == (2, True), answer.err
+    assert batchgen(command, manifest, "--emulate", "--only", "m*").code == 0

@@ -54,7 +54,7 @@ async def test_summary_and_status_say_what_happened_where_and_what_to_do(bench, 
     bench.vendor.goes_bad("a web page")
     _, err, code = await said(await start(bench, "run", *arguments, "--yes", **environ))
     assert code == 4
-    assert "2 × download_failed: 127.0.0.1: the picture's link answered 200, but the bytes are no picture" in err
+    assert "2 × download_failed: 127.0.0.1: the picture's link answered 200, but the bytes are not an image" in err
     assert "(tried 7 times)" in err
     assert "the picture is paid for: run again to download it at no charge" in err
     assert "fetches what is paid for and still behind its link" in err
