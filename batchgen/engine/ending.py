@@ -47,6 +47,7 @@ async def end_run(
         seconds=time.time() - started,
         kept=reconciliation.kept,
         moved=len(reconciliation.moves),
+        left_out=reconciliation.left_out + reconciliation.over_limit,
         counts=reader.counts(),
         attempts=reader.attempts(ledger.run_id),
         made=ending.made,

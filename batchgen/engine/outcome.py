@@ -182,8 +182,9 @@ class Outcome:
     """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
 
     usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
-    billed without a picture. left: wanted and not tried. exposed_ms: median and largest time from the last byte of an answer
-    to its durable record, when a crash would have lost it; None without an answer.
+    billed without a picture. left: wanted and not tried; left_out: without a picture, by --only or --limit. exposed_ms: median
+    and largest time from the last byte of an answer to its durable record, when a crash would have lost it; None without an
+    answer.
     """
 
     run_id: int
@@ -207,6 +208,7 @@ class Outcome:
     forecast: Forecast
     parked: Mapping[str, float] = field(default_factory=dict)
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
+    left_out: int = 0
     submitted: int = 0  # samples that are in batches at the vendor's
     unsubmitted: int = 0  # samples for which no batch could be made yet
     saved_usd: float = 0.0  # against the same requests sent one by one

@@ -96,6 +96,7 @@ class Reconciler(ItemReconciler):
         by_n = self.match(item, known)
         numbers = range(1, item.count + 1)
         if not self.selects(item):
+            self.leave_out(item, by_n)
             if item.id in self.manifest.ids_others_need:
                 self._states.update({sample_key(item.id, n): self._existing_state(item.id, n) for n in numbers})
             return

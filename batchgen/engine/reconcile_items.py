@@ -7,7 +7,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from batchgen.engine.outcome import RunOptions
 from batchgen.engine.reconciliation import Reconciliation
@@ -106,7 +106,7 @@ class ItemReconciler:
     def _reconcile_item(self, item: Item, known: Sequence[KnownSample]) -> None:
         self.reconciliation.items += 1
         if not self.selects(item):
-            self.match(item, known)
+            self.leave_out(item, self.match(item, known))
             return
         wire = wire_facts(item, [self.manifest.references.digest(path) for path in item.references])
         sample_fingerprint = fingerprint(wire)
@@ -127,6 +127,10 @@ class ItemReconciler:
             if len(self._names) < NEAREST_OF:
                 self._names |= {item.id, *(f"tag:{tag}" for tag in item.tags)}
         return not self._only or is_selected(item, self._only)
+
+    def leave_out(self, item: Item, known: Mapping[int, KnownSample]) -> None:
+        made = sum(entry.state == "succeeded" for n, entry in known.items() if n <= item.count)
+        self.reconciliation.left_out += item.count - made
 
     def is_over_limit(self, key: str) -> bool:
         return self._scheduled is not None and key not in self._scheduled
@@ -257,8 +261,9 @@ class ItemReconciler:
         max_images = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
         groups = group_into_requests([step.sample for step in steps], max_images)
         if self._requests_left is not None:
-            groups = groups[: max(0, self._requests_left)]
+            groups, beyond = groups[: max(0, self._requests_left)], groups[max(0, self._requests_left) :]
             self._requests_left -= len(groups)
+            self.reconciliation.left_out += sum(group.images for group in beyond)
         for other in others if groups else ():
             self.reconciliation.open_fallback_lane(other, max(groups, key=lambda group: group.images))
         for group in groups:

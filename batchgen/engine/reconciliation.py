@@ -38,6 +38,7 @@ class Reconciliation:
     blocked: int = 0  # of the skipped ones: what they need has failed
     over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
     items: int = 0
+    left_out: int = 0  # samples without a picture that --only or --limit leaves out
     wanted: int = 0  # samples to ask for
     submitted: int = 0  # samples that are in batches of earlier runs
     online: Counter[Reason] = field(default_factory=Counter)  # requests that no batch can have, by reason

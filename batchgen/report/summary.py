@@ -83,13 +83,14 @@ def headline(summary: view.RunSummary) -> str:
         return f"{job}: stopped, {_stop_text(summary)}; {formatting.count(images.made, 'image')} made{waiting}{files}"
     if out:
         return f"{job}: {formatting.count(out, 'image')} {where}, {images.made:,} made{files}"
+    left_out = f", {images.left_out:,} left out by --only or --limit" if images.left_out else ""
     if not images.made and not missing and not images.left:
         nothing = "nothing to ask for" if files else "nothing to do"
-        return f"{job}: {nothing}, {formatting.count(images.kept, 'image')} kept{files}"
+        return f"{job}: {nothing}, {formatting.count(images.kept, 'image')} kept{left_out}{files}"
     if not missing and not images.left:
         derivatives, discrepancies = _missing_files_text(summary.derivatives), _discrepancy_text(summary.discrepancies)
-        done = "" if derivatives or summary.waiting or discrepancies else "all done, "
-        return f"{job}: {done}{formatting.count(images.made, 'image')} made{files}"
+        done = "" if derivatives or summary.waiting or discrepancies or images.left_out else "all done, "
+        return f"{job}: {done}{formatting.count(images.made, 'image')} made{left_out}{files}"
     return f"{job}: {formatting.count(images.made, 'image')} made, {max(missing, images.left):,} not"
 
 

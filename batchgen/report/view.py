@@ -278,12 +278,13 @@ class JobStatus(JobView):
 
 @dataclass(frozen=True, slots=True)
 class ImageCounts:
-    """left: wanted and not tried."""
+    """left: wanted and not tried; left_out: without a picture, by --only or --limit."""
 
     made: int
     kept: int
     moved: int
     left: int
+    left_out: int
 
 
 @dataclass(frozen=True, slots=True)

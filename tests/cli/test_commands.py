@@ -102,7 +102,7 @@ def test_validate_json_has_the_problems_too(batchgen, write):
 def test_run_json_is_alone_on_stdout_and_tells_all(batchgen, write):
     answer = batchgen("run", str(write({"mug": "A mug", "bad": REFUSED})), "--emulate", "--json")
     facts = answer.json
-    assert facts["images"] == {"made": 1, "kept": 0, "moved": 0, "left": 0}
+    assert facts["images"] == {"made": 1, "kept": 0, "moved": 0, "left": 0, "left_out": 0}
     assert (facts["exit_code"], facts["emulated"], facts["newest"]) == (3, True, ["mug.jpg"])
     assert facts["reasons"][0]["remedy"].startswith("soften the prompt")
     assert 0 < facts["exposed_ms"]["median"] == facts["exposed_ms"]["largest"]  # of the one picture
@@ -445,3 +445,13 @@ def test_a_selection_that_matches_nothing_is_an_error_that_names_the_nearest(bat
     answer = batchgen(command, manifest, "--emulate", *only)
     assert (answer.code, says in answer.err) == (2, True), answer.err
     assert batchgen(command, manifest, "--emulate", "--only", "m*").code == 0
+
+
+def test_what_only_and_limit_leave_out_is_said_of_the_manifest(batchgen, write):
+    manifest = str(write({"mug": "A mug", "jug": "A jug", "cup": "A cup"}))
+    answer = batchgen("run", manifest, "--emulate", "--limit", "1")
+    assert "job: 1 image made, 2 left out by --only or --limit" in answer.err and "all done" not in answer.err
+    answer = batchgen("run", manifest, "--emulate", "--only", "mug", "--json")
+    assert (answer.code, answer.json["images"]["kept"], answer.json["images"]["left_out"]) == (0, 1, 2)
+    assert "nothing to do, 1 image kept, 2 left out by --only or --limit" in answer.err
+    assert "all done, 2 images made" in batchgen("run", manifest, "--emulate").err

@@ -78,7 +78,7 @@ async def assert_whole(bench: Bench) -> None:
     assert {path.name for path in out.iterdir()} == {*pictures, "results.jsonl", ".batchgen"}
     assert list((out / ".batchgen" / "spool").iterdir()) == []
     requests = await bench.requests()
-    assert (await run_to_the_end(bench))["images"] == {"made": 0, "kept": ITEMS, "moved": 0, "left": 0}
+    assert (await run_to_the_end(bench))["images"] == {"made": 0, "kept": ITEMS, "moved": 0, "left": 0, "left_out": 0}
     assert await bench.requests() == requests
 
 
