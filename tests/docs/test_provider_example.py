@@ -16,6 +16,7 @@ from PIL import Image
 
 import batchgen
 from batchgen.errors import ManifestError
+from batchgen.providers import registry
 from tests.docs.pages import blocks, page
 from tests.support.marked_key import KEY
 
@@ -35,6 +36,9 @@ def package(monkeypatch):
     ((group, names),) = tomllib.loads(blocks(page("providers"), "toml")[0])["project"]["entry-points"].items()
     found = EntryPoints([EntryPoint(name, value, group) for name, value in names.items()])
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found.select(group=group))
+    registry.installed.cache_clear()  # read once in a process
+    yield
+    registry.installed.cache_clear()
 
 
 async def test_it_makes_the_picture_that_the_page_asks_for(package, tmp_path):
