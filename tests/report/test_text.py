@@ -136,26 +136,27 @@ BEHIND = [ReasonView("download_failed", 1, "", "")]
 SUMMARY = RunSummary(
     job="shop", manifest="", folder="shop", own_folder=False, emulated=False, stopped_by="", exit_code=0, message="", remedy="",
     bucket="", waiting=0, cluster=None, discrepancies=DiscrepancyView(), reasons=[], uncertain=[], outages=[], requests={},
-    account=billing_check(0, 0, []), usd=MoneyView.of(Money()), images=ImageCounts(0, 0, 0, 0), samples={}, parked={},
+    account=billing_check(0, 0, []), usd=MoneyView.of(Money()), images=ImageCounts(0, 0, 0, 0, 0), samples={}, parked={},
     batches=BatchTotals(0, 0, 0.0, []), derivatives=DerivativeView(), run_id=1, seconds=1.0, exposed_ms=None, engine="online",
     results="", limit=LimitView("nothing", "", 0.0, None), stopped_models={}, flagged=[], flagged_total=0, newest=[],
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("told", "text"), [
-    ({"images": ImageCounts(0, 4, 0, 0)}, "shop: nothing to do, 4 images kept"),
-    ({"images": ImageCounts(4, 0, 0, 0)}, "shop: all done, 4 images made"),
-    ({"images": ImageCounts(4, 0, 0, 0), "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
-    ({"images": ImageCounts(0, 4, 0, 0), "derivatives": DerivativeView(made=12)},
+    ({"images": ImageCounts(0, 4, 0, 0, 0)}, "shop: nothing to do, 4 images kept"),
+    ({"images": ImageCounts(4, 0, 0, 0, 0)}, "shop: all done, 4 images made"),
+    ({"images": ImageCounts(3, 0, 0, 0, 34)}, "shop: 3 images made, 34 left out by --only or --limit"),
+    ({"images": ImageCounts(4, 0, 0, 0, 0), "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
+    ({"images": ImageCounts(0, 4, 0, 0, 0), "derivatives": DerivativeView(made=12)},
      "shop: nothing to ask for, 4 images kept, 12 files made of them"),
-    ({"images": ImageCounts(2, 0, 0, 0), "derivatives": DerivativeView(made=1, failed=1)},
+    ({"images": ImageCounts(2, 0, 0, 0, 0), "derivatives": DerivativeView(made=1, failed=1)},
      "shop: 2 images made, 1 file made of them, 1 file could not be made"),
     ({"derivatives": DerivativeView(finished=False)}, "shop: nothing to ask for, 0 images kept, files of them are missing"),
-    ({"images": ImageCounts(1, 0, 0, 9), "stopped_by": "budget"}, "shop: stopped, the budget is used up; 1 image made"),
-    ({"images": ImageCounts(4, 0, 0, 0), "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
-    ({"images": ImageCounts(0, 4, 0, 0), "discrepancies": DiscrepancyView(changed_total=2)},
+    ({"images": ImageCounts(1, 0, 0, 9, 0), "stopped_by": "budget"}, "shop: stopped, the budget is used up; 1 image made"),
+    ({"images": ImageCounts(4, 0, 0, 0, 0), "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
+    ({"images": ImageCounts(0, 4, 0, 0, 0), "discrepancies": DiscrepancyView(changed_total=2)},
      "shop: nothing to ask for, 4 images kept, 2 files changed"),
-    ({"images": ImageCounts(4, 0, 0, 0), "discrepancies": DiscrepancyView(missing_total=1)},
+    ({"images": ImageCounts(4, 0, 0, 0, 0), "discrepancies": DiscrepancyView(missing_total=1)},
      "shop: 4 images made, 1 file missing"),
 ])  # fmt: skip
 def test_the_headline_says_how_it_went(told, text):
