@@ -15,7 +15,6 @@ from click import Choice, FloatRange, IntRange, Option
 
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import SettingsError
-from batchgen.ledger.location import ledger_url, validated_url
 from batchgen.manifest.addresses import ALLOWED_VARIABLE
 from batchgen.schedule.timer_spec import TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
 from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
@@ -142,12 +141,16 @@ def _set_later_ok(ctx: click.Context, param: click.Parameter, value: bool) -> bo
 
 def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
+        from batchgen.ledger.location import validated_url  # a quarter of what `--help` takes, which needs no ledger
+
         set_ledger_url(validated_url(value, "--ledger"))
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
 
 
 def _load_job_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
+    from batchgen.ledger.location import ledger_url  # the same
+
     with contextlib.suppress(SettingsError):
         settings = Settings.load(Path(value).absolute().parent)
         ctx.ensure_object(Invocation).hide_passwords(settings)
