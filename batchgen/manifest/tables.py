@@ -73,7 +73,7 @@ def _row(names: list[str], cells: list[str], number: int) -> dict[str, Any]:
         if name:
             if why := text_problem(cell):
                 raise RowError(number, f"{name} {why}")
-            row[name] = DuplicateColumn(name) if name in row else cell or EmptyCell()
+            row[name] = DuplicateColumn(name) if name in row else cell if cell.strip() else EmptyCell()
     return row
 
 
@@ -83,17 +83,16 @@ def _ragged_error(ragged: list[tuple[int, int]], wanted: int) -> RowError:
     if others := [str(number) for number, _ in ragged[1:]]:
         shown = ", ".join(others[:NAMED_AT_MOST])
         more = f" and {len(others) - NAMED_AT_MOST:,} more" if len(others) > NAMED_AT_MOST else ""
-        message += f"; so do not match: line{'' if len(others) == 1 else 's'} {shown}{more}"
+        message += f"; the same is wrong with line{'' if len(others) == 1 else 's'} {shown}{more}"
     hint = '; put a cell that holds the separator in "double quotes"' if cells > wanted else ""
     return RowError(first, message + hint)
 
 
 def text_lines(texts: Iterator[str], separator: str | None) -> Iterator[Line]:
     """The lines of a CSV file. separator: None to find it out from the first line. Raises RowError."""
-    first = next((text for text in texts if text.strip()), "")
-    started = 1
+    started, first = next(((number, text) for number, text in enumerate(texts, 1) if text.strip()), (1, ""))
     if found := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):
-        separator, first, started = found[1], "", 2
+        separator, first, started = found[1], "", started + 1
     reader = csv.reader(
         itertools.chain([first] if first else [], texts), delimiter=separator or _separator_of(first), strict=True
     )

@@ -151,6 +151,11 @@ def test_lines_are_counted_after_a_line_that_names_the_separator(folder):
     assert [i.origin for i in rows(folder, "sep=;\nsku;title\na;mug\n")] == ["rows.csv:3"]
 
 
+@pytest.mark.parametrize("text", ["\n\nsku,title\n\na,mug\n", "\n\nsep=;\nsku;title\na;mug\n"])
+def test_lines_are_counted_from_the_first_even_when_it_is_blank(folder, text):
+    assert [i.origin for i in rows(folder, text)] == ["rows.csv:5"]
+
+
 def test_blank_rows_of_a_spreadsheet_make_no_item(folder):
     made = rows(folder, ",\nsku,title\na,mug\n,\n  , \nb,bowl\n,\n")
     assert [(i.id, i.origin) for i in made] == [("a", "rows.csv:3"), ("b", "rows.csv:6")]
@@ -172,7 +177,7 @@ def test_a_title_that_two_columns_have_is_complained_about_where_it_is_used(fold
 def test_every_row_of_a_wrong_length_is_named_at_once(folder):
     folder.write("sku,title\na,mug, large\nb,bowl\nc\nd,cup, small\n", "rows.csv")
     said = folder.complaint(TABLE)
-    assert "rows.csv:2: has 3 cells, the header has 2; so do not match: lines 4, 5" in said
+    assert "rows.csv:2: has 3 cells, the header has 2; the same is wrong with lines 4, 5" in said
     assert 'in "double quotes"' in said
 
 
@@ -181,8 +186,9 @@ def test_a_missing_column_is_answered_with_those_that_there_are(folder):
     assert "'title' is not defined; defined here: colour, id, index, run, sku" in folder.complaint(TABLE)
 
 
-def test_an_empty_cell_in_the_middle_of_a_text_is_a_mistake(folder):
-    folder.write("sku,title\na,mug\nb,\n", "rows.csv")
+@pytest.mark.parametrize("cell", ["", "  "])
+def test_an_empty_cell_in_the_middle_of_a_text_is_a_mistake(folder, cell):
+    folder.write(f"sku,title\na,mug\nb,{cell}\n", "rows.csv")
     said = folder.complaint(TABLE)
     assert "prompt: the cell 'title' is empty; if that is meant, write {{ title | default('', true) }}" in said
     assert "row rows.csv:3" in said
