@@ -26,6 +26,7 @@ class Catalogue:
     def __init__(self, profiles: Iterable[Profile]) -> None:
         self._by_id = {profile.id: profile for profile in profiles}
         self._id_by_alias = {alias: profile.id for profile in self._by_id.values() for alias in profile.aliases}
+        self._meant_by: dict[str, str | None] = {}
 
     def __iter__(self) -> Iterator[Profile]:
         return iter(self._by_id.values())
@@ -49,8 +50,11 @@ class Catalogue:
 
     def misspelt(self, name: str) -> str | None:
         """The known id or alias that differs from this name in one or two letters. A model of another number is another model."""
-        near = [known for known in self.suggestions(name) if _letters(known) != _letters(name)]
-        return next((known for known in near if _edits(known, name) <= (1 if len(name) < 6 else 2)), None)
+        if name not in self._meant_by:  # looked for once, however many items have it
+            near = [known for known in self.suggestions(name) if _letters(known) != _letters(name)]
+            most = 1 if len(name) < 6 else 2
+            self._meant_by[name] = next((known for known in near if _edits(known, name) <= most), None)
+        return self._meant_by[name]
 
     def with_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> Catalogue:
         """With the `models:` of a manifest on top; a name nobody knows adds a model. A status that is given holds, whatever

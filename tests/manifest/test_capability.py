@@ -7,6 +7,7 @@ import json
 import pytest
 
 from batchgen.manifest import open_manifest
+from batchgen.profiles.catalogue import Catalogue
 from batchgen.providers.gemini import HARM_CATEGORIES, HARM_THRESHOLDS
 
 LITE = "gemini-3.1-flash-lite-image"
@@ -263,3 +264,11 @@ def test_a_key_in_a_wire_value_is_refused_and_not_repeated(folder, value):
 )
 def test_a_name_as_vendors_write_them_is_taken(folder, name):
     assert len(folder.items(f"items: [{{id: a, prompt: p, model: {json.dumps(name)}}}]\n")) == 1
+
+
+def test_what_an_unknown_model_may_mean_is_looked_for_once_and_not_for_every_item(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Catalogue, "suggestions", lambda _, name: asked.append(name) or [])
+    text = "items: [{id: 'a{{ n }}', prompt: p, model: vendor/paint, matrix: {n: [1, 2, 3, 4, 5, 6]}}]"
+    assert len(folder.items(text)) == 6
+    assert len(asked) <= 2  # once for the warning, once for the spelling
