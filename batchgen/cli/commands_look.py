@@ -57,22 +57,22 @@ REPORT = Command(
         ),
         option(
             "--contact-sheet [FILE]",
-            "In place of the page one picture of all, .jpg, .png or .webp; default: contact-sheet.jpg in the folder.",
+            "In place of the page, one picture of all images: .jpg, .png or .webp; default: contact-sheet.jpg in the folder.",
             "sheet",
             is_flag=False,
             flag_value="",
             type=IMAGE_FILE,
         ),
         option("--columns", "Of the contact sheet.", type=IntRange(1, 60), default=6),
-        option("--cell PX", "Side of a picture on the contact sheet.", type=IntRange(48, 1024), default=240),
+        option("--cell PX", "Side of an image on the contact sheet.", type=IntRange(48, 1024), default=240),
         *(ONLY, json_option()),
     ),
     """Write a gallery of JOB, a manifest or a job folder: report.html, which works from disk and from any static host.
 
     \b
-    It shows every picture, prompt, setting, cost and attempt, and what the vendor said where an image is missing;
+    It shows every image, prompt, setting, cost and attempt, and what the vendor said where an image is missing;
     filter, search, compare, pick (space) and reject (x), and save a manifest that makes the rejected again.
-    Thumbnails are inside the page; full pictures are linked, so leave it beside them. It loads nothing from the network.
+    Thumbnails are inside the page; full images are linked, so leave it beside them. It loads nothing from the network.
 
     \b
     Examples:

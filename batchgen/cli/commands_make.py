@@ -81,7 +81,7 @@ POST = Command(
         ),
         json_option(),
     ),
-    """Make what `post:` asks for and is not there, of the pictures that JOB, a manifest or a job folder, has.
+    """Make what `post:` asks for and is not there, of the images that JOB, a manifest or a job folder, has.
 
     Every run does so by itself. Nothing is sent and no key is needed; what the manifest no longer asks for is removed.
 

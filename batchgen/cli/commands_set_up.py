@@ -139,7 +139,7 @@ WORKER = Command(
         option("--health-file FILE", "Touched every few seconds while the worker lives.", type=click.Path()),
         *(QUIET, *LOG),
     ),
-    """Make the pictures that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
+    """Make the images that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
 
     The files of `post:` are made too, in processes. It needs the API keys (not for those files), and the job's folder
     under the same path, or a bucket as output. Any number of workers share
