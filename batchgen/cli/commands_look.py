@@ -8,7 +8,7 @@ from click import Choice, IntRange
 from batchgen.cli.options import FOLDER, JOB, LEDGER, ONLY, Command, json_option, option
 
 JOBS = click.Argument(["jobs"], nargs=-1, type=click.Path(), metavar="[JOB]...")
-IMAGE_FILE = click.Path(dir_okay=False)
+OUTPUT_FILE = click.Path(dir_okay=False)
 
 STATUS = Command(
     "status",
@@ -53,7 +53,7 @@ REPORT = Command(
     (
         *JOB,
         option(
-            "-o, --output FILE", "Where to; default: report.html in the folder of the job.", "target", type=IMAGE_FILE
+            "-o, --output FILE", "Where to; default: report.html in the folder of the job.", "target", type=OUTPUT_FILE
         ),
         option(
             "--contact-sheet [FILE]",
@@ -61,7 +61,7 @@ REPORT = Command(
             "sheet",
             is_flag=False,
             flag_value="",
-            type=IMAGE_FILE,
+            type=OUTPUT_FILE,
         ),
         option("--columns", "Of the contact sheet.", type=IntRange(1, 60), default=6),
         option("--cell PX", "Side of an image on the contact sheet.", type=IntRange(48, 1024), default=240),

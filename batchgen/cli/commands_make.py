@@ -122,7 +122,7 @@ CANCEL = Command(
     (*JOB, FOLDER, json_option()),
     """Withdraw what `run --engine cluster` has submitted and no worker has begun; what is in flight is finished.
 
-    JOB is a manifest or a job folder. Running it again submits what is still missing.
+    JOB is a manifest or a job folder. Running the job again submits what is still missing.
 
     \b
     Examples:
