@@ -103,6 +103,30 @@ class Request:
     timeout_s: float = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer, of any status, as a codec reads it.
+
+    body: as it came; but each string of base64 in it that is longer than 64 KB was decoded to a file while it arrived, and so
+    was the whole of a body that is an image by its Content-Type, which then is empty here. files: paths of these, by number.
+    A codec passes what stands in such a string's place to `decode_image`, and need not know which of the two it is.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    files: tuple[str, ...] = ()
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def header(self, name: str) -> str | None:
+        """A header whatever its casing (RFC 9110, 5.1)."""
+        name = name.lower()
+        return next((value for key, value in self.headers.items() if key.lower() == name), None)
+
+
 Role = Literal["image", "draft", "thought"]
 # Endings of the files beside a picture, its own ending replaced: text, thoughts, sources, the search's suggestions. The
 # last parts differ from each other and from a picture's, so that no two items can mean the same file.

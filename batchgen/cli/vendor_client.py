@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from batchgen.errors import (
 from batchgen.profiles.catalogue import unknown_profile
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsListing
+from batchgen.providers.credentials import Credentials
 from batchgen.providers.listings import (
     Balance,
     Deprecation,
@@ -51,7 +52,7 @@ class VendorAccess:
 
     provider: str
     url: str
-    auth: tuple[str, str] = field(repr=False)
+    credentials: Credentials
 
     @property
     def listing(self) -> Listing:
@@ -73,8 +74,8 @@ def vendor_accesses(settings: Settings) -> list[VendorAccess]:
         access = settings.access(endpoint)
         key, url = access.key, base_url_of(endpoint, access)
         if key is not None or is_loopback(urlsplit(url).hostname or ""):
-            auth = codec.auth_header(key.secret.reveal() if key else "local")
-            found.append(VendorAccess(endpoint.name, url, auth))
+            credentials = codec.credentials(key.secret.reveal() if key else "local")
+            found.append(VendorAccess(endpoint.name, url, credentials))
     return found
 
 
@@ -132,17 +133,17 @@ class VendorClient:
 
     async def _get(self, account: VendorAccess, request: Request, *, with_key: bool = True) -> bytes:
         try:
-            status, headers, body = await self._transport.request(
-                account.url, request, account.auth if with_key else None, max_bytes=ANSWER_MAX_BYTES
+            response = await self._transport.request(
+                account.url, request, account.credentials if with_key else None, max_bytes=ANSWER_MAX_BYTES
             )
         except (ConnectFailed, Unanswered) as error:
             raise SettingsError(f"{account.url} does not answer: {error.message}") from None
         except Malformed as error:
             raise SettingsError(f"{account.url}: {error.message}") from None
-        self.date = headers.get("Date")
-        if status != 200:
-            raise account.listing.read_error(status, headers, body)
-        return body
+        self.date = response.header("Date")
+        if response.status != 200:
+            raise account.listing.read_error(response)
+        return response.body
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,10 @@ from batchgen.os_errors import machine_refusal
 from batchgen.planning.batchable import is_batch
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import Provider, SupportsConversations
-from batchgen.records import DECODED_PREFIX, Item, Reply, Sample, Usage
+from batchgen.records import DECODED_PREFIX, Item, Reply, Response, Sample, Usage
 from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 from batchgen.store.unparsed import save_answer
-
-Answer = tuple[int, Mapping[str, str], bytes]  # status, headers and envelope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,20 +102,17 @@ def bugs_as_unreadable(
         raise Unreadable(message, http_status=200, usage=usage) from error
 
 
-def read_reply(
-    store: Store, codec: Provider, attempt: int, answer: Answer, lifted: Sequence[str], *, turn: int
-) -> Reply:
-    """lifted: the files that long strings of the answer were decoded to, by number; turn: of its item, 0 without a conversation.
+def read_reply(store: Store, codec: Provider, attempt: int, response: Response, *, turn: int) -> Reply:
+    """turn: of its item, 0 without a conversation.
 
     Raises ProviderError, also for a bug of the codec; StoreError and OSError when the disk refuses the turn.
     """
-    status, headers, envelope = answer
     with bugs_as_unreadable(ProviderError):
-        reply = codec.read(status, headers, envelope)
+        reply = codec.read(response)
         _ = reply.links  # what a codec of somebody else's answers need not be a reply
     if turn:
         with bugs_as_unreadable(ProviderError, StoreError, OSError):
-            save_turn(store, codec, attempt, envelope, lifted)
+            save_turn(store, codec, attempt, response)
     return reply
 
 
@@ -125,23 +120,23 @@ def keep_or_discard(
     store: Store,
     attempt: int,
     error: ProviderError,
-    answer: Answer,
+    response: Response,
     spooled: Sequence[SpoolFile],
     facts: Mapping[str, Any],
 ) -> None:
     """An answer that became no picture is kept when it was paid for, and perhaps is a picture to other eyes than ours:
     unreadable, or said to hold none though long data came. Else what was lifted from it goes."""
     is_unread = isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))
-    if 200 <= answer[0] < 300 and is_unread:
-        save_answer(store, attempt, answer, spooled, facts)
+    if response.is_success and is_unread:
+        save_answer(store, attempt, response, spooled, facts)
     else:
         discard_files(spooled)
 
 
-def save_turn(store: Store, codec: Provider, attempt: int, envelope: bytes, lifted: Sequence[str]) -> None:
+def save_turn(store: Store, codec: Provider, attempt: int, response: Response) -> None:
     """Durable before the picture is recorded. Raises Malformed when something in the turn is not base64, StoreError."""
     if isinstance(codec, SupportsConversations):
-        model_turn = _restore_base64(codec.turn(envelope), lifted)
+        model_turn = _restore_base64(codec.turn(response.body), response.files)
         store.save_turn(attempt, json.dumps(model_turn, ensure_ascii=False, separators=(",", ":")).encode())
 
 

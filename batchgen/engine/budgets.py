@@ -96,9 +96,8 @@ class JobBudgets:
     def _quota_and_account(self, lane: str) -> tuple[str, str]:
         """Of the lane's quota and account."""
         route = self._routes[lane]
-        secret = route.auth[1] if route.auth else ""
-        quota = quota_key(route.profile.provider, route.base_url, secret, route.profile.id)
-        return quota, account_key(route.base_url, secret)
+        quota = quota_key(route.profile.provider, route.base_url, route.account, route.profile.id)
+        return quota, account_key(route.base_url, route.account)
 
     async def release_worker(self, worker: str) -> None:
         """The ledger has settled all that this worker had in flight, and it will never settle anything itself."""

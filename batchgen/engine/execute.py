@@ -30,7 +30,7 @@ from batchgen.errors import (
     StoreError,
 )
 from batchgen.http.answer import HttpAnswer
-from batchgen.records import Reply, Sample
+from batchgen.records import Reply, Response, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
 from batchgen.store.spool import discard_files
@@ -164,9 +164,8 @@ class Execution:
         sample, codec = attempt.sample, self._context.routes[lane].codec
         with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
             envelope = answer.envelope()
-        lifted = [file.path for file in in_flight.spooled]
-        came = (answer.status, answer.headers, envelope)
-        reply = read_reply(self._context.store, codec, attempt.id, came, lifted, turn=sample.item.turn)
+        response = Response(answer.status, answer.headers, envelope, tuple(file.path for file in in_flight.spooled))
+        reply = read_reply(self._context.store, codec, attempt.id, response, turn=sample.item.turn)
         if not reply.links:
             return reply, self._attempts.settle(attempt, reply, in_flight.spooled)
         with bugs_as_unreadable(StoreError, OSError):
@@ -181,7 +180,7 @@ class Execution:
             await self._reference_inputs.forget_uploads(prepared.inputs, error)
         answer, spooled = in_flight.answer, in_flight.spooled
         if answer is not None and answer.is_decoded and 200 <= answer.status < 300:
-            came = (answer.status, answer.redacted_headers(), answer.envelope())
+            came = Response(answer.status, answer.redacted_headers(), answer.envelope())
             facts = request_facts(sample)
             await self._context.in_thread(
                 lambda: keep_or_discard(self._context.store, in_flight.attempt, error, came, spooled, facts)

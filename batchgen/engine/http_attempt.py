@@ -74,7 +74,7 @@ class Exchange:
             return in_flight.spooled[-1]
 
         sending = self._transport.send(
-            route.base_url, request, route.auth, on_sent=sent, open_sink=open_sink, signatures=signatures
+            route.base_url, request, route.credentials, on_sent=sent, open_sink=open_sink, signatures=signatures
         )
         lost = Unanswered("the run was interrupted while the request was in flight", reason="interrupted")
         with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):

@@ -152,7 +152,7 @@ class ReferenceInputs:
             mime_type=picture.mime_type,
             open=lambda: collection.open_unchanged(picture.path),
         )
-        to = Destination(route.codec.files, route.base_url, route.auth)
+        to = Destination(route.codec.files, route.base_url, route.credentials)
         min_lifetime_s = BATCH_UPLOAD_LIFETIME_S if route.batch else 0.0
         return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file, min_lifetime_s=min_lifetime_s))
 

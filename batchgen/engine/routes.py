@@ -14,6 +14,7 @@ from batchgen.planning.batchable import batch_lane
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import Provider, SupportsBatches
+from batchgen.providers.credentials import Credentials
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Sample
 from batchgen.scheduling.blame import Upstream
@@ -23,7 +24,7 @@ from batchgen.settings import Access, Settings, environment, is_loopback
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a lane's requests go. auth: header name and value, never shown; loopback: the server is on this machine.
+    """Where a lane's requests go. credentials: None where none are needed; loopback: the server is on this machine.
 
     batch: they go as lines of a file, through the API's batch endpoint.
     """
@@ -31,15 +32,19 @@ class Route:
     profile: Profile
     codec: Provider
     base_url: str
-    auth: tuple[str, str] | None
+    credentials: Credentials | None
     loopback: bool
     batch: bool = False
 
     @property
     def upstream(self) -> Upstream:
         """Whose account and whose host answers its requests."""
-        account = account_key(self.base_url, self.auth[1] if self.auth else "")
-        return Upstream(account, urlsplit(self.base_url).netloc)
+        return Upstream(account_key(self.base_url, self.account), urlsplit(self.base_url).netloc)
+
+    @property
+    def account(self) -> str:
+        """As its credentials name it, which may be a secret."""
+        return self.credentials.account if self.credentials else ""
 
 
 def lane_key(provider: str, model: str) -> str:
@@ -91,8 +96,8 @@ def open_routes(
             raise SettingsError(
                 f"no API key for {profile.id}: set {names} (or {names.split(' ')[0]}_FILE), or try it with --emulate"
             )
-        auth = codec_class.auth_header(key.secret.reveal() if key else "local")
-        route = Route(profile, codec_class(profile), url, auth, loopback)
+        credentials = codec_class.credentials(key.secret.reveal() if key else "local")
+        route = Route(profile, codec_class(profile), url, credentials, loopback)
         routes[lane_key(profile.provider, profile.id)] = route
         if isinstance(route.codec, SupportsBatches):
             routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ import aiohttp
 import pybase64
 
 from batchgen.errors import ConnectFailed, Malformed, Unanswered
-from batchgen.http.base64_stream import NO_DECODING_BYTES, THRESHOLD_BYTES, StreamingBase64Decoder
+from batchgen.http.base64_stream import NO_DECODING_BYTES, THRESHOLD_BYTES, BodyDecoder, StreamingBase64Decoder
 from batchgen.http.proxies import Proxy
 from batchgen.settings import SECRET_MIN_CHARS
 
@@ -30,22 +30,22 @@ class HttpAnswer:
     received_s: when the last byte was in, seconds of `time.monotonic()`.
     """
 
-    __slots__ = ("_decoder", "_rest", "_secret", "headers", "received_s", "status")
+    __slots__ = ("_decoder", "_rest", "_secrets", "headers", "received_s", "status")
 
     def __init__(
         self,
         status: int,
         headers: Mapping[str, str],
         rest: bytes,
-        decoder: StreamingBase64Decoder | None,
-        secret: str = "",
+        decoder: BodyDecoder | None,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.received_s = time.monotonic()
         self.status = status
         self.headers = headers
         self._rest = rest
         self._decoder = decoder
-        self._secret = secret
+        self._secrets = secrets
 
     def envelope(self) -> bytes:
         """The body without its long strings, and without our key should the server have echoed it; the same every time.
@@ -57,7 +57,7 @@ class HttpAnswer:
                 self._decoder.feed(self._rest)
                 self._rest = self._decoder.close()
         self._decoder = None  # what is left holds no long string
-        return redact_key(self._rest, self._secret)
+        return redact_keys(self._rest, self._secrets)
 
     @property
     def is_decoded(self) -> bool:
@@ -67,22 +67,23 @@ class HttpAnswer:
     def redacted_headers(self) -> dict[str, str]:
         """Without our key, should the server have echoed it."""
         return {
-            name: redact_key(value.encode(errors="replace"), self._secret).decode(errors="replace")
+            name: redact_keys(value.encode(errors="replace"), self._secrets).decode(errors="replace")
             for name, value in self.headers.items()
         }
 
 
-def redact_key(body: bytes, key: str) -> bytes:
-    """`body` with the key taken out as it is, in base64, in hex and percent-encoded.
+def redact_keys(body: bytes, keys: Sequence[str]) -> bytes:
+    """`body` with the keys taken out as it is, in base64, in hex and percent-encoded.
 
     Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
     """
-    if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
-        return body
-    plain = key.encode()
-    for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
-        if form in body:
-            body = body.replace(form, b"[key]")
+    for key in keys:
+        if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
+            continue
+        plain = key.encode()
+        for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
+            if form in body:
+                body = body.replace(form, b"[key]")
     return body
 
 

@@ -43,6 +43,32 @@ class NullSink:
         pass
 
 
+class BodyDecoder(Protocol):
+    """What takes the body of an answer as it arrives. `close` gives what a codec reads of it."""
+
+    @property
+    def has_input(self) -> bool: ...
+
+    def feed(self, data: bytes) -> None: ...
+
+    def close(self) -> bytes: ...
+
+
+class ImageBodyDecoder:
+    """A body that is an image itself: all of it goes to file number 0, and nothing is left to read."""
+
+    has_input = True
+
+    def __init__(self, open_sink: Callable[[int], Sink]) -> None:
+        self._sink = open_sink(0)
+
+    def feed(self, data: bytes) -> None:
+        self._sink.write(data)
+
+    def close(self) -> bytes:
+        return b""
+
+
 class StreamingBase64Decoder:
     """Feed chunks, then `close()` for the envelope. Not thread-safe; one call at a time. Both raise Malformed(too_large).
 

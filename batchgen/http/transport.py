@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from batchgen import __version__
@@ -32,14 +33,15 @@ from batchgen.http.answer import (
     no_answer_error,
     read_body,
     read_error_body,
-    redact_key,
+    redact_keys,
     too_large_error,
     with_http_status,
 )
-from batchgen.http.base64_stream import Sink, StreamingBase64Decoder
+from batchgen.http.base64_stream import BodyDecoder, ImageBodyDecoder, Sink, StreamingBase64Decoder
 from batchgen.http.proxies import Proxy, proxy_for
 from batchgen.http.time_limit import TimeLimit
-from batchgen.records import Request
+from batchgen.providers.credentials import Credentials
+from batchgen.records import Request, Response
 from batchgen.settings import environment, is_loopback
 from batchgen.store.spool import disk_error
 
@@ -84,7 +86,7 @@ class Transport:
         self,
         base_url: str,
         request: Request,
-        auth: tuple[str, str] | None,
+        credentials: Credentials | None,
         *,
         on_sent: Callable[[], None],
         open_sink: Callable[[int], Sink],
@@ -98,17 +100,31 @@ class Transport:
         BadRequest as `request_url`.
         """
         url, sent = request_url(base_url, request.path), _send_context(base_url, on_sent)
-        headers = {"Content-Type": "application/json", **_headers(request, auth)}
+        headers, secrets = await self._headers(request, credentials)
+        headers.setdefault("Content-Type", "application/json")
         try:
             async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                 if not 200 <= response.status < 300:
                     body = await read_error_body(response)
-                    return HttpAnswer(response.status, response.headers, body, None, _key_of(auth))
-                return await self._receive(
-                    response, StreamingBase64Decoder(open_sink, signatures=signatures), _key_of(auth)
-                )
+                    return HttpAnswer(response.status, response.headers, body, None, secrets)
+                decoder = _body_decoder(response, open_sink, signatures=signatures)
+                return await self._receive(response, decoder, secrets)
         except NETWORK_ERRORS as error:
             raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+
+    async def _headers(
+        self, request: Request, credentials: Credentials | None
+    ) -> tuple[CIMultiDict[str], tuple[str, ...]]:
+        """The request's own, those that let it in, and its length, without which a body in pieces would be sent in chunks; and
+        what of them is secret: a key may have a word before it."""
+        headers = CIMultiDict(request.headers)
+        if request.body:
+            headers["Content-Length"] = str(len(request.body))
+        if credentials is None:
+            return headers, ()
+        added = await credentials.headers(request, lambda base_url, asked: self.request(base_url, asked, None))
+        headers.update(added)
+        return headers, tuple(value.split()[-1] for value in added.values() if value.strip())
 
     def _open_request(
         self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
@@ -126,8 +142,8 @@ class Transport:
         )
 
     async def upload(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None, upload_url: str = ""
-    ) -> tuple[int, Mapping[str, str], bytes]:
+        self, base_url: str, request: Request, credentials: Credentials | None, upload_url: str = ""
+    ) -> Response:
         """One step of an upload, as `request`. Raises UploadFailed.
 
         upload_url: the address that the server gave for this upload, which stands for the request's path and the key.
@@ -135,42 +151,42 @@ class Transport:
         try:
             if upload_url:
                 return await self._request(checked_upload_url(base_url, upload_url), request, None)
-            return await self.request(base_url, request, auth)
+            return await self.request(base_url, request, credentials)
         except (ConnectFailed, Unanswered, Malformed) as error:
             raise UploadFailed(f"the upload broke off: {error.message}") from None
 
     async def request(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None, *, max_bytes: int = ERROR_MAX_BYTES
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """A short answer: status, headers and body, without our key should the server have echoed it.
+        self, base_url: str, request: Request, credentials: Credentials | None, *, max_bytes: int = ERROR_MAX_BYTES
+    ) -> Response:
+        """A short answer, without our key should the server have echoed it.
 
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `request_url`.
         """
-        return await self._request(request_url(base_url, request.path), request, auth, max_bytes)
+        return await self._request(request_url(base_url, request.path), request, credentials, max_bytes)
 
     async def _request(
-        self, url: URL, request: Request, auth: tuple[str, str] | None, max_bytes: int = ERROR_MAX_BYTES
-    ) -> tuple[int, Mapping[str, str], bytes]:
+        self, url: URL, request: Request, credentials: Credentials | None, max_bytes: int = ERROR_MAX_BYTES
+    ) -> Response:
         sent = _send_context(str(url))
-        headers = _headers(request, auth)
+        headers, secrets = await self._headers(request, credentials)
         try:
             async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
-                body = redact_key(await read_body(response, max_bytes), _key_of(auth))
-                return response.status, response.headers, body
+                body = redact_keys(await read_body(response, max_bytes), secrets)
+                return Response(response.status, response.headers, body)
         except NETWORK_ERRORS as error:
             raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
 
     async def download(
-        self, base_url: str, request: Request, auth: tuple[str, str] | None, file: IO[bytes]
-    ) -> tuple[int, Mapping[str, str], bytes]:
+        self, base_url: str, request: Request, credentials: Credentials | None, file: IO[bytes]
+    ) -> Response:
         """A long answer into `file`, from where that ends when the server continues there, else from its start.
 
-        Answers status, headers, and the body of a refusal. Raises DownloadFailed when it breaks off, `file` being good as
+        Answers with the body of a refusal alone. Raises DownloadFailed when it breaks off, `file` being good as
         far as it goes, BadRequest as `request_url`.
         """
         url = request_url(base_url, request.path)
-        headers = _headers(request, auth)
+        headers, secrets = await self._headers(request, credentials)
         context = _send_context(base_url)
         try:
             async with (
@@ -178,8 +194,8 @@ class Transport:
                 self._open_request(url, request, headers, context) as response,
             ):
                 if response.status not in (200, 206):
-                    body = redact_key(await read_body(response, ERROR_MAX_BYTES), _key_of(auth))
-                    return response.status, response.headers, body
+                    body = redact_keys(await read_body(response, ERROR_MAX_BYTES), secrets)
+                    return Response(response.status, response.headers, body)
                 at = _range_start(response.headers.get("Content-Range", "")) if response.status == 206 else 0
                 if at > file.tell():
                     raise DownloadFailed("the server continues a file beyond where it was asked to")
@@ -190,14 +206,14 @@ class Transport:
                     limit.restart()
                     for piece in decompressor.feed(chunk):
                         await self._run_in_thread(_write, file, piece)
-                return response.status, response.headers, b""
+                return Response(response.status, response.headers, b"")
         except NETWORK_ERRORS as error:
             raise DownloadFailed(f"the download broke off: {describe_network_error(error, context.proxy)}") from None
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
     async def _receive(
-        self, response: aiohttp.ClientResponse, decoder: StreamingBase64Decoder, secret: str
+        self, response: aiohttp.ClientResponse, decoder: BodyDecoder, secrets: Sequence[str]
     ) -> HttpAnswer:
         held: list[bytes] = []
         held_bytes = total = 0
@@ -213,7 +229,7 @@ class Transport:
                     data, held, held_bytes = b"".join(held), [], 0
                     with with_http_status(response.status):
                         await self._run_in_thread(decoder.feed, data)
-        return HttpAnswer(response.status, response.headers, b"".join(held), decoder, secret)
+        return HttpAnswer(response.status, response.headers, b"".join(held), decoder, secrets)
 
     async def _run_in_thread(self, call: Callable[..., None], *args: object) -> None:
         """Ends when the thread does, also when it is cancelled: what it writes to is closed next."""
@@ -305,11 +321,6 @@ class Transport:
         return self._links[public]
 
 
-def _key_of(auth: tuple[str, str] | None) -> str:
-    """The key in a header's value, which may have a word before it."""
-    return auth[1].split()[-1] if auth else ""
-
-
 def _write(file: IO[bytes], data: bytes) -> None:
     """Raises StoreError: a full disk is not the network's fault."""
     try:
@@ -318,10 +329,12 @@ def _write(file: IO[bytes], data: bytes) -> None:
         raise disk_error(error, str(file.name)) from error
 
 
-def _headers(request: Request, auth: tuple[str, str] | None) -> dict[str, str]:
-    """The request's own, its key, and its length, without which a body in pieces would be sent in chunks."""
-    length = {"Content-Length": str(len(request.body))} if request.body else {}
-    return {**request.headers, **length, **dict([auth] if auth else [])}
+def _body_decoder(
+    response: aiohttp.ClientResponse, open_sink: Callable[[int], Sink], *, signatures: bool
+) -> BodyDecoder:
+    if response.content_type.startswith("image/"):
+        return ImageBodyDecoder(open_sink)
+    return StreamingBase64Decoder(open_sink, signatures=signatures)
 
 
 def _body(request: Request) -> bytes | AsyncIterator[memoryview]:

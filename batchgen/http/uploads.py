@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -16,12 +16,13 @@ from batchgen.errors import InputRejected, UploadFailed
 from batchgen.http.addresses import checked_upload_url
 from batchgen.http.single_flight import SingleFlight
 from batchgen.http.transport import Transport
+from batchgen.records import Request, Response
 from batchgen.safe_open import create_private_file
 from batchgen.scheduling.quota_terms import account_key
 
 if TYPE_CHECKING:
+    from batchgen.providers.credentials import Credentials
     from batchgen.providers.remote import FileCodec, RemoteFile
-    from batchgen.records import Request
 
 FILE_NAME = "uploads.sqlite"
 PIECE_BYTES = 8 * 1024 * 1024  # the official SDKs' and the granularity that the API asks for
@@ -40,16 +41,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Whose store it is. auth: header name and value, never shown."""
+    """Whose store it is."""
 
     files: FileCodec
     base_url: str
-    auth: tuple[str, str] | None
+    credentials: Credentials | None
 
     @property
     def owner(self) -> str:
         """Server and a short hash of the key."""
-        return account_key(self.base_url, self.auth[1] if self.auth else "")
+        return account_key(self.base_url, self.credentials.account if self.credentials else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,14 +124,14 @@ class Uploader:
     ) -> tuple[str, int]:
         """An address for the pieces, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
         url, granularity = destination.files.read_start(
-            *await self._send_step(destination, destination.files.start(mime_type, size_bytes, name))
+            await self._send_step(destination, destination.files.start(mime_type, size_bytes, name))
         )
         checked_upload_url(destination.base_url, url)  # before it is remembered
         return url, granularity
 
     async def received_bytes(self, destination: Destination, url: str) -> int:
         """How much of an upload that broke off has arrived, in bytes. Raises ProviderError when it cannot be gone on with."""
-        return destination.files.read_offset(*await self._send_step(destination, destination.files.query_offset(), url))
+        return destination.files.read_offset(await self._send_step(destination, destination.files.query_offset(), url))
 
     async def resume_upload(
         self, destination: Destination, file: IO[bytes], url: str, granularity: int = 1, offset_bytes: int = 0
@@ -153,7 +154,7 @@ class Uploader:
             last = offset + len(data) >= size_bytes
             try:
                 request = destination.files.upload_piece(data, offset, last=last)
-                remote = destination.files.read_piece(*await self._send_step(destination, request, url), last=last)
+                remote = destination.files.read_piece(await self._send_step(destination, request, url), last=last)
             except UploadFailed:
                 if (faults := faults + 1) > MAX_RESUMES:
                     raise
@@ -173,17 +174,15 @@ class Uploader:
             waited_s += wait_s
             wait_s = min(POLL_MAX_S, wait_s * 1.5)
             remote = destination.files.read_file(
-                *await self._send_step(destination, destination.files.get_file(remote.name))
+                await self._send_step(destination, destination.files.get_file(remote.name))
             )
         if remote.state == "FAILED":
             raise InputRejected("the vendor could not process an uploaded reference")
         return remote
 
-    async def _send_step(
-        self, destination: Destination, request: Request, url: str = ""
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    async def _send_step(self, destination: Destination, request: Request, url: str = "") -> Response:
         """url: an address that the server gave, which stands for the key."""
-        return await self._transport.upload(destination.base_url, request, destination.auth, url)
+        return await self._transport.upload(destination.base_url, request, destination.credentials, url)
 
     # --- the memory on disk
 

@@ -17,7 +17,8 @@ from batchgen.endpoint import Endpoint
 from batchgen.errors import BadRequest, NoImage, ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import error_words, read_error
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_picture, malformed_error
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_image, malformed_error
+from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.listings import (
     Balance,
     Deprecation,
@@ -31,7 +32,7 @@ from batchgen.providers.listings import (
 )
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
 from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
-from batchgen.records import DECODED_PREFIX, Inputs, Item, Reply, ReplyImage, Request, Sample, Usage
+from batchgen.records import DECODED_PREFIX, Inputs, Item, Reply, ReplyImage, Request, Response, Sample, Usage
 
 PROMPT_CHARS = 10_000
 INLINE_PREFIXES = ("data:", DECODED_PREFIX)  # how a `url` begins that is the picture itself
@@ -175,9 +176,9 @@ class AimlApi:
         return MAPPABLE & named | {"extra"}
 
     @staticmethod
-    def auth_header(key: str) -> tuple[str, str]:
+    def credentials(key: str) -> Credentials:
         """RFC 6750, 2.1."""
-        return "Authorization", f"Bearer {key}"
+        return KeyHeader("Authorization", f"Bearer {key}")
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item
@@ -216,29 +217,31 @@ class AimlApi:
             "search": True if item.search else None,
         }
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def read(self, response: Response) -> Reply:
         try:
-            answer = Answer.model_validate_json(body)
+            answer = Answer.model_validate_json(response.body)
         except ValidationError as error:
-            if not 200 <= status < 300:
-                raise read_error(status, headers, body) from None
-            raise not_the_api_error(status, headers, body) or malformed_error(status, body, error) from None
+            if not response.is_success:
+                raise read_error(response) from None
+            raise not_the_api_error(response) or malformed_error(response.status, error) from None
         try:
-            return self._reply(answer, status, headers, body)
+            return self._reply(answer, response)
         except ProviderError as error:
             error.usage = _usage(answer)
             raise
 
-    def _reply(self, answer: Answer, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        if not 200 <= status < 300:  # success is 200 in their schema and 201 in their prose
-            raise read_error(status, headers, body)
+    def _reply(self, answer: Answer, response: Response) -> Reply:
+        if not response.is_success:  # success is 200 in their schema and 201 in their prose
+            raise read_error(response)
         pictures = answer.data or answer.images or []
         images = tuple(image for image in map(_image, pictures) if image is not None)
         links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE_PREFIXES))
         if not images and not links:
-            if error_words(body):  # an error in the clothes of a success
-                raise read_error(status, headers, body)
-            raise foreign_json_error(answer, body, status) or NoImage("the answer holds no picture", http_status=status)
+            if error_words(response.body):  # an error in the clothes of a success
+                raise read_error(response)
+            raise foreign_json_error(answer, response) or NoImage(
+                "the answer holds no picture", http_status=response.status
+            )
         rewritten = _rewritten_prompts(pictures)
         return Reply(
             images=images,
@@ -258,7 +261,7 @@ def _field_names(profile: Profile) -> Mapping[str, str | None]:
 
 def _image(entry: ImageEntry) -> ReplyImage | None:
     inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith(INLINE_PREFIXES) else None)
-    return decode_picture(inline, entry.mime_type or entry.content_type) if inline else None
+    return decode_image(inline, entry.mime_type or entry.content_type) if inline else None
 
 
 def _rewritten_prompts(pictures: list[ImageEntry]) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ errors/aimlapi-problem-types.yml (live bodies of 2026-08-30); platform.openai.co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from batchgen.errors import (
@@ -32,6 +31,7 @@ from batchgen.providers.server_faults import (
     not_the_api_error,
     server_fault,
 )
+from batchgen.records import Response
 
 HOUR_S = 3600.0
 OUT_OF_CREDITS = re.compile(
@@ -49,20 +49,19 @@ NO_MODEL = re.compile(r"model_not_found|model .{0,80}(does not exist|not found)"
 MAINTENANCE = re.compile(r"under maintenance", re.IGNORECASE)
 
 
-def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+def read_error(response: Response) -> ProviderError:
     """The error an answer amounts to. A status below 400 gives way to the body's own. Never raises."""
-    value = parse_json(body)
-    words = error_words(body)
-    if not words and (other := not_the_api_error(status, headers, body)) is not None:
+    status, words = response.status, error_words(response.body)
+    if not words and (other := not_the_api_error(response)) is not None:
         return other
-    said = words or markup_text(body)
+    said = words or markup_text(response.body)
     if status < 400:
-        status = _status(value) or status
+        status = _status(parse_json(response.body)) or status
     message = clean_line(said) or f"HTTP {status} without a body"
-    delay_s = hinted_delay_s(headers, message=message)
+    delay_s = hinted_delay_s(response, message=message)
     if status == 429 and GOOGLE_MESSAGE.search(said):
         return google_errors.classify(google_errors.GoogleError(status, message, delay_s=delay_s, raw_message=said))
-    is_proxy_page = status >= 500 and is_markup(headers, body)  # whose page says nothing about the prompt
+    is_proxy_page = status >= 500 and is_markup(response)  # whose page says nothing about the prompt
     kind, reason = (None, None) if is_proxy_page else _error_class(status, said)
     if kind is None:
         return server_fault(status, message, delay_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import pybase64
@@ -20,7 +19,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from batchgen.errors import Malformed, NotJson
-from batchgen.records import DECODED_PREFIX, ReplyImage, Role
+from batchgen.records import DECODED_PREFIX, ReplyImage, Response, Role
 from batchgen.sanitize import redact_likely_keys
 
 MESSAGE_MAX_CHARS = 500
@@ -51,7 +50,7 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 LENIENT = WrapValidator(_or_none)  # what cannot be read is None: no oddity beside a picture may cost the picture
 
 
-def malformed_error(status: int, body: bytes, error: ValidationError) -> Malformed:
+def malformed_error(status: int, error: ValidationError) -> Malformed:
     """Why a 2xx body is not an answer: not JSON (or nested too deeply), or JSON of another shape."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
@@ -60,7 +59,7 @@ def malformed_error(status: int, body: bytes, error: ValidationError) -> Malform
     return Malformed(f"{clean_line(place)}: {clean_line(first['msg'])}", reason="malformed", http_status=status)
 
 
-def decode_picture(data: str, mime_type: str | None, role: Role = "image") -> ReplyImage:
+def decode_image(data: str, mime_type: str | None, role: Role = "image") -> ReplyImage:
     """The picture in a base64 string, or the number of the string the transport decoded to disk already.
 
     A `data:` URL counts as its base64. Raises Malformed.
@@ -82,6 +81,14 @@ def decode_picture(data: str, mime_type: str | None, role: Role = "image") -> Re
     return ReplyImage(mime_type or "", data=decoded, role=role)
 
 
+def image_body(response: Response) -> ReplyImage:
+    """The image that is the whole body of an answer. Raises Malformed when there is none."""
+    if not response.files and not response.body:
+        raise Malformed("the answer is empty", reason="empty_answer", http_status=response.status)
+    mime_type = (response.header("content-type") or "").partition(";")[0].strip()
+    return ReplyImage(mime_type, decoded=0) if response.files else ReplyImage(mime_type, data=response.body)
+
+
 def parse_json(body: bytes) -> Any:
     """The JSON value of an error body, None when it is none."""
     try:
@@ -98,11 +105,10 @@ def clean_line(text: str, limit: int = MESSAGE_MAX_CHARS) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def is_markup(headers: Mapping[str, str], body: bytes) -> bool:
+def is_markup(response: Response) -> bool:
     """Whether a body is markup: an API of ours answers in JSON."""
-    return (get_header(headers, "content-type") or "").lower().startswith("text/html") or body[
-        :200
-    ].lstrip().startswith(b"<")
+    said = response.header("content-type") or ""
+    return said.lower().startswith("text/html") or response.body[:200].lstrip().startswith(b"<")
 
 
 def markup_text(body: bytes) -> str:
@@ -110,8 +116,3 @@ def markup_text(body: bytes) -> str:
     text = body[:20_000].decode("utf-8", errors="replace")
     title = MARKUP_TITLE.search(text)
     return clean_line(MARKUP_TAG.sub(" ", title.group(1) if title else text))
-
-
-def get_header(headers: Mapping[str, str], name: str) -> str | None:
-    """A header whatever its casing (RFC 9110, 5.1). name: lower case."""
-    return next((value for key, value in headers.items() if key.lower() == name), None)

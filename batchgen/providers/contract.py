@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
-from batchgen.records import Inputs, Reply, Request, Sample
+from batchgen.providers.credentials import Credentials
+from batchgen.records import Inputs, Reply, Request, Response, Sample
 
 if TYPE_CHECKING:
     from batchgen.providers.listings import Listing
@@ -33,13 +34,13 @@ class Provider(Protocol):
         """The request for a sample, without credentials. Raises BadRequest when it cannot be written at all."""
         ...
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        """The usable answer in a response of any status, or the ProviderError it amounts to; no other exception."""
+    def read(self, response: Response) -> Reply:
+        """The usable answer in a response, or the ProviderError it amounts to; no other exception."""
         ...
 
     @staticmethod
-    def auth_header(key: str) -> tuple[str, str]:
-        """Name and value of the one header that carries the key; it never stands in a URL."""
+    def credentials(key: str) -> Credentials:
+        """What lets requests in with this key; mostly a `KeyHeader`. It never stands in a URL."""
         ...
 
 

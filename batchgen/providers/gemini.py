@@ -17,6 +17,7 @@ from pydantic import OnErrorOmit, TypeAdapter
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel
+from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.gemini_answer import Answer, read_reply
 from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.providers.gemini_files import GeminiFiles
@@ -24,7 +25,7 @@ from batchgen.providers.google_errors import error_in_success, parse_answer, rea
 from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
 from batchgen.providers.remote import BatchCodec, FileCodec
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder, turn_placeholder
-from batchgen.records import Inputs, Item, Reply, Request, Sample
+from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
 
 ENDPOINT = Endpoint(
     name="gemini",
@@ -113,9 +114,9 @@ class GoogleCodec:
         return cls.encoded
 
     @staticmethod
-    def auth_header(key: str) -> tuple[str, str]:
+    def credentials(key: str) -> Credentials:
         """The header form of the key; `?key=` would leak it into the logs of every proxy."""
-        return "x-goog-api-key", key
+        return KeyHeader("x-goog-api-key", key)
 
 
 class Gemini(GoogleCodec):
@@ -157,11 +158,11 @@ class Gemini(GoogleCodec):
         said: Mapping[str, Any] = json.loads(envelope)["candidates"][0]["content"]
         return said
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        answer = parse_answer(Answer, status, headers, body)
+    def read(self, response: Response) -> Reply:
+        answer = parse_answer(Answer, response)
         if answer.error and not answer.candidates:
-            raise error_in_success(answer.error, status, headers)
-        return read_reply(answer, status, headers)
+            raise error_in_success(answer.error, response)
+        return read_reply(answer, response)
 
 
 def json_headers(timeout_s: float) -> dict[str, str]:

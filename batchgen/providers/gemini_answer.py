@@ -22,9 +22,9 @@ from batchgen.errors import (
     ProviderError,
     Refused,
 )
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_picture, get_header
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_image
 from batchgen.providers.grounding import query_count
-from batchgen.records import DECODED_PREFIX, Reply, ReplyImage, Role, Usage
+from batchgen.records import DECODED_PREFIX, Reply, ReplyImage, Response, Role, Usage
 
 
 class Blob(AnswerModel):
@@ -97,16 +97,16 @@ SPECIAL_FINISH_REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
 }
 
 
-def read_reply(answer: Answer, status: int, headers: Mapping[str, str]) -> Reply:
+def read_reply(answer: Answer, response: Response) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
     candidates = answer.candidates or []
-    usage = _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, headers)
+    usage = _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, response)
     if usage is not None:
         usage = replace(usage, queries=sum(query_count(c.grounding_metadata or {}) for c in candidates))
     try:
         images, notes = _images(candidates)
         if not any(image.role == "image" for image in images):
-            raise _no_image_error(answer, status)
+            raise _no_image_error(answer, response.status)
     except ProviderError as error:
         error.usage = usage  # prompt, thoughts and text may be billed without a picture
         raise
@@ -150,12 +150,12 @@ def read_usage(usage: UsageMetadata | None) -> Usage | None:
     )
 
 
-def _with_service_tier(usage: Usage | None, said: UsageMetadata | None, headers: Mapping[str, str]) -> Usage | None:
+def _with_service_tier(usage: Usage | None, said: UsageMetadata | None, response: Response) -> Usage | None:
     """With the tier that served: as the usage says, else the header (ai.google.dev/gemini-api/docs/priority-inference).
 
     Usage that is not said at all stays unknown, so that its cost is an estimate.
     """
-    named = (said.service_tier if said else None) or get_header(headers, "x-gemini-service-tier") or ""
+    named = (said.service_tier if said else None) or response.header("x-gemini-service-tier") or ""
     tier = named.lower().removeprefix("service_tier_")
     return replace(usage, tier=tier) if usage is not None and tier in SERVICE_TIERS else usage
 
@@ -198,7 +198,7 @@ def _images(candidates: list[Candidate]) -> tuple[tuple[ReplyImage, ...], tuple[
     for number, (blob, thought) in enumerate(found):
         role: Role = "thought" if thought else "image" if number == last else "draft"
         try:
-            images.append(decode_picture(blob.data or "", blob.mime_type, role))
+            images.append(decode_image(blob.data or "", blob.mime_type, role))
         except Malformed as error:
             if role == "image":
                 raise

@@ -15,8 +15,8 @@ from urllib.parse import quote
 from batchgen.errors import Malformed, ProviderError
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, parse_json
 from batchgen.providers.google_errors import error_member, parse_answer, read_error
-from batchgen.providers.remote import BatchState, Headers, RemoteBatch
-from batchgen.records import Request
+from batchgen.providers.remote import BatchState, RemoteBatch
+from batchgen.records import Request, Response
 
 TIMEOUT_S = 120.0
 LIST_PAGE_SIZE = 100
@@ -108,27 +108,29 @@ class GeminiBatch:
         path = f"/download/{self._version}/{quote(file, safe='/')}:download?alt=media"
         return Request(method="GET", path=path, body=b"", headers=headers, timeout_s=TIMEOUT_S)
 
-    def read_batch(self, status: int, headers: Headers, body: bytes) -> RemoteBatch:
+    def read_batch(self, response: Response) -> RemoteBatch:
         """The answer to `create` and `look`. Raises ProviderError."""
-        return _remote(parse_answer(Operation, status, headers, body))
+        return _remote(parse_answer(Operation, response))
 
-    def is_missing(self, status: int, body: bytes) -> bool:
+    def is_missing(self, response: Response) -> bool:
         """Whether the answer to `look` says that there is no such batch: in the API's own words, not by a page of a proxy."""
-        return status == 404 and error_member(parse_json(body)) is not None
+        return response.status == 404 and error_member(parse_json(response.body)) is not None
 
-    def read_list(self, status: int, headers: Headers, body: bytes) -> tuple[list[RemoteBatch], str]:
+    def read_list(self, response: Response) -> tuple[list[RemoteBatch], str]:
         """Batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
-        page = parse_answer(Listing, status, headers, body)
+        page = parse_answer(Listing, response)
         return [_remote(one) for one in page.operations or page.batches or ()], page.next_page_token or ""
 
-    def check_removed(self, status: int, headers: Headers, body: bytes) -> None:
+    def check_removed(self, response: Response) -> None:
         """The answer to `cancel` and `delete`; what is not there any more is no fault. Raises ProviderError."""
-        no_file = status == 403 and b"may not exist" in body  # of a file that has gone by itself, after two days
-        if not 200 <= status < 300 and status != 404 and not no_file:
-            raise read_error(status, headers, body)
+        no_file = (
+            response.status == 403 and b"may not exist" in response.body
+        )  # of a file that has gone by itself, after two days
+        if not response.is_success and response.status != 404 and not no_file:
+            raise read_error(response)
 
-    def read_error(self, status: int, headers: Headers, body: bytes) -> ProviderError:
-        return read_error(status, headers, body)
+    def read_error(self, response: Response) -> ProviderError:
+        return read_error(response)
 
     def _request(self, method: str, path: str, body: bytes = b"") -> Request:
         headers = {"Content-Type": "application/json"} if method == "POST" else {}

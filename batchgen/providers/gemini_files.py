@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from batchgen.errors import ServerFault, UploadFailed
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.google_errors import read_error
-from batchgen.providers.remote import FileState, Headers, RemoteFile
-from batchgen.records import Request
+from batchgen.providers.remote import FileState, RemoteFile
+from batchgen.records import Request, Response
 
 FILE_LIFETIME_S = 48 * 3600.0
 TIMEOUT_S = 120.0
@@ -54,12 +54,13 @@ class GeminiFiles:
             method="POST", path=f"/upload/{self._version}/files", body=body, headers=headers, timeout_s=TIMEOUT_S
         )
 
-    def read_start(self, status: int, headers: Headers, body: bytes) -> tuple[str, int]:
+    def read_start(self, response: Response) -> tuple[str, int]:
         """Where the pieces go, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
-        _check_success(status, headers, body)
-        url, granularity = headers.get("X-Goog-Upload-URL", ""), headers.get("X-Goog-Upload-Chunk-Granularity", "")
+        _check_success(response)
+        url = response.header("X-Goog-Upload-URL") or ""
+        granularity = response.header("X-Goog-Upload-Chunk-Granularity") or ""
         if not url:
-            raise UploadFailed("the answer to the start of an upload names no address", http_status=status)
+            raise UploadFailed("the answer to the start of an upload names no address", http_status=response.status)
         return url, int(granularity) if granularity.isascii() and granularity.isdecimal() else 1
 
     def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
@@ -74,39 +75,39 @@ class GeminiFiles:
         """How much has arrived? To the address of `started`."""
         return Request(method="POST", path="", body=b"", headers={"X-Goog-Upload-Command": "query"}, timeout_s=30.0)
 
-    def read_offset(self, status: int, headers: Headers, body: bytes) -> int:
+    def read_offset(self, response: Response) -> int:
         """The answer to `query`, in bytes. Raises ProviderError."""
-        _check_success(status, headers, body)
-        size = headers.get("X-Goog-Upload-Size-Received", "")
-        if headers.get("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
-            raise UploadFailed("the upload cannot be continued", http_status=status)
+        _check_success(response)
+        size = response.header("X-Goog-Upload-Size-Received") or ""
+        if response.header("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
+            raise UploadFailed("the upload cannot be continued", http_status=response.status)
         return int(size)
 
-    def read_piece(self, status: int, headers: Headers, body: bytes, *, last: bool) -> RemoteFile | None:
+    def read_piece(self, response: Response, *, last: bool) -> RemoteFile | None:
         """The answer to a piece: the file after the last one. Raises ProviderError."""
-        _check_success(status, headers, body)
+        _check_success(response)
         if not last:
             return None
-        if headers.get("X-Goog-Upload-Status") != "final":
-            raise UploadFailed("the upload was not taken as complete", http_status=status)
-        return _remote(_read(UploadAnswer, body).file)
+        if response.header("X-Goog-Upload-Status") != "final":
+            raise UploadFailed("the upload was not taken as complete", http_status=response.status)
+        return _remote(_read(UploadAnswer, response.body).file)
 
     def get_file(self, name: str) -> Request:
         return Request(method="GET", path=f"/{self._version}/{quote(name)}", body=b"", timeout_s=30.0)
 
-    def read_file(self, status: int, headers: Headers, body: bytes) -> RemoteFile:
+    def read_file(self, response: Response) -> RemoteFile:
         """The answer to `look`. Raises ProviderError."""
-        _check_success(status, headers, body)
-        return _remote(_read(File, body))
+        _check_success(response)
+        return _remote(_read(File, response.body))
 
 
-def _check_success(status: int, headers: Headers, body: bytes) -> None:
+def _check_success(response: Response) -> None:
     """Faults of a server are faults of the upload here: nothing can have been billed."""
-    if 200 <= status < 300:
+    if response.is_success:
         return
-    error = read_error(status, headers, body)
-    if isinstance(error, ServerFault) or status == 404:
-        raise UploadFailed(error.message, retry_after_s=error.retry_after_s, http_status=status)
+    error = read_error(response)
+    if isinstance(error, ServerFault) or response.status == 404:
+        raise UploadFailed(error.message, retry_after_s=error.retry_after_s, http_status=response.status)
     raise error
 
 

@@ -46,6 +46,7 @@ from batchgen.providers.server_faults import (
     not_the_api_error,
     server_fault,
 )
+from batchgen.records import Response
 
 E = TypeVar("E", bound=AnswerModel)
 
@@ -93,39 +94,39 @@ class GoogleError:
         return any(word in message for word in words)
 
 
-def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+def read_error(response: Response) -> ProviderError:
     """The error an answer with this status amounts to. Never raises."""
-    value = parse_json(body)
-    error = error_member(value)
+    status = response.status
+    error = error_member(parse_json(response.body))
     if error is not None:
-        return classify(parse_error(error, status, headers))
-    if (other := not_the_api_error(status, headers, body)) is not None:
+        return classify(parse_error(error, response))
+    if (other := not_the_api_error(response)) is not None:
         return other
-    said = markup_text(body)  # HTML and plain text come from proxies and Google's front end
+    said = markup_text(response.body)  # HTML and plain text come from proxies and Google's front end
     message = f"HTTP {status}: {said}" if said else f"HTTP {status} without a body"
-    raw = "" if status >= 500 and is_markup(headers, body) else said  # a proxy's page says nothing about the prompt
-    return classify(GoogleError(status, clean_line(message), delay_s=hinted_delay_s(headers), raw_message=raw))
+    raw = "" if status >= 500 and is_markup(response) else said  # a proxy's page says nothing about the prompt
+    return classify(GoogleError(status, clean_line(message), delay_s=hinted_delay_s(response), raw_message=raw))
 
 
-def parse_answer(kind: type[E], status: int, headers: Mapping[str, str], body: bytes) -> E:
+def parse_answer(kind: type[E], response: Response) -> E:
     """A 2xx body as `kind`. Raises the ProviderError of any other status, and of a body that is no such answer."""
-    if not 200 <= status < 300:
-        raise read_error(status, headers, body)
+    if not response.is_success:
+        raise read_error(response)
     try:
-        answer = kind.model_validate_json(body)
+        answer = kind.model_validate_json(response.body)
     except ValidationError as error:
-        inner = error_member(parse_json(body))
+        inner = error_member(parse_json(response.body))
         if inner is not None:
-            raise classify(parse_error(inner, status, headers)) from None
-        raise not_the_api_error(status, headers, body) or malformed_error(status, body, error) from None
-    if (other := foreign_json_error(answer, body, status)) is not None:
+            raise classify(parse_error(inner, response)) from None
+        raise not_the_api_error(response) or malformed_error(response.status, error) from None
+    if (other := foreign_json_error(answer, response)) is not None:
         raise other
     return answer
 
 
-def error_in_success(error: Any, status: int, headers: Mapping[str, str]) -> ProviderError:
+def error_in_success(error: Any, response: Response) -> ProviderError:
     """The `error` member a gateway put into a 200."""
-    return classify(parse_error(error_member({"error": error}) or {}, status, headers))
+    return classify(parse_error(error_member({"error": error}) or {}, response))
 
 
 def error_member(value: Any) -> Mapping[str, Any] | None:
@@ -140,12 +141,12 @@ def error_member(value: Any) -> Mapping[str, Any] | None:
     return error if isinstance(error, dict) else None
 
 
-def parse_error(error: Mapping[str, Any], http_status: int, headers: Mapping[str, str]) -> GoogleError:
-    """An `error` member taken apart. http_status below 400: the error's own code counts."""
+def parse_error(error: Mapping[str, Any], response: Response) -> GoogleError:
+    """An `error` member taken apart. With a status below 400 the error's own code counts."""
     details = [entry for entry in _list(error.get("details")) if isinstance(entry, dict)]
     message = _text(error.get("message"))
     extra = " ".join(dict.fromkeys(words for words in _explanations(details) if words not in message))
-    status = http_status if http_status >= 400 else _http_status(error.get("code"))
+    status = response.status if response.status >= 400 else _http_status(error.get("code"))
     raw = f"{message} {extra}".strip()
     return GoogleError(
         status=status,
@@ -153,7 +154,7 @@ def parse_error(error: Mapping[str, Any], http_status: int, headers: Mapping[str
         rpc_status=_text(error.get("status")),
         reasons=frozenset(_text(detail.get("reason")) for detail in _details_of_kind(details, "ErrorInfo")),
         violations=(*_entries(details, "QuotaFailure", "violations"), *_metadata_violations(details)),
-        delay_s=hinted_delay_s(headers, _details_of_kind(details, "RetryInfo"), message),
+        delay_s=hinted_delay_s(response, _details_of_kind(details, "RetryInfo"), message),
         raw_message=raw[: 4 * MESSAGE_MAX_CHARS],
     )
 

@@ -5,17 +5,16 @@ Sources: ai.google.dev/gemini-api/docs/imagen; requests as sent by google-genai 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import OnErrorOmit
 
 from batchgen.errors import NoImage, Refused
-from batchgen.providers.answer_body import AnswerModel, clean_line, decode_picture
+from batchgen.providers.answer_body import AnswerModel, clean_line, decode_image
 from batchgen.providers.gemini import GoogleCodec, json_headers
 from batchgen.providers.google_errors import error_in_success, parse_answer
 from batchgen.providers.request_body import deep_merged, encode_body, given
-from batchgen.records import Inputs, Item, Reply, Request, Sample
+from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
 
 ENCODED = frozenset(("count", "aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt", "extra"))
 
@@ -50,11 +49,11 @@ class Imagen(GoogleCodec):
             timeout_s=timeout_s,
         )
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        answer = parse_answer(Answer, status, headers, body)
+    def read(self, response: Response) -> Reply:
+        answer = parse_answer(Answer, response)
         if answer.error and not answer.predictions:
-            raise error_in_success(answer.error, status, headers)
-        return _reply(answer, status)
+            raise error_in_success(answer.error, response)
+        return _reply(answer, response.status)
 
 
 def _parameters(item: Item, images: int) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def _parameters(item: Item, images: int) -> dict[str, Any]:
 def _reply(answer: Answer, status: int) -> Reply:
     """One picture per sample, in order. `{}` is how an answer looks in which everything was filtered."""
     predictions = answer.predictions or []
-    images = tuple(decode_picture(p.bytes_base64_encoded, p.mime_type) for p in predictions if p.bytes_base64_encoded)
+    images = tuple(decode_image(p.bytes_base64_encoded, p.mime_type) for p in predictions if p.bytes_base64_encoded)
     filtered = tuple(clean_line(p.rai_filtered_reason) for p in predictions if p.rai_filtered_reason)
     if images:
         return Reply(images=images, filtered=filtered)

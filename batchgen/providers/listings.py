@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from batchgen.errors import ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import clean_line, malformed_error
-from batchgen.records import Request
+from batchgen.records import Request, Response
 
 _ID_CHARS = 200
 TIMEOUT_S = 20
@@ -78,7 +78,7 @@ class Listing:
 
     models: Callable[[str], Request]
     read_models: Callable[[bytes], tuple[list[ListedModel], str]]
-    read_error: Callable[[int, Mapping[str, str], bytes], ProviderError]
+    read_error: Callable[[Response], ProviderError]
     balance: Page[Balance] | None = None
     deprecations: Page[list[Deprecation]] | None = None
     listed_for: str = "for this key"
@@ -114,4 +114,4 @@ def read_listing(kind: TypeAdapter[T], body: bytes) -> T:
     try:
         return kind.validate_json(body)
     except ValidationError as error:
-        raise malformed_error(200, body, error) from None
+        raise malformed_error(200, error) from None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from batchgen.errors import ProviderError
-from batchgen.records import Request
+from batchgen.records import Request, Response
 
 FileState = Literal["PROCESSING", "ACTIVE", "FAILED"]
 BatchState = Literal["pending", "running", "succeeded", "failed", "cancelled", "expired"]
 ENDED_STATES: frozenset[BatchState] = frozenset({"succeeded", "failed", "cancelled", "expired"})
-Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,25 +43,25 @@ class FileCodec(Protocol):
 
     def start(self, mime_type: str, size_bytes: int, display_name: str) -> Request: ...
 
-    def read_start(self, status: int, headers: Headers, body: bytes) -> tuple[str, int]:
+    def read_start(self, response: Response) -> tuple[str, int]:
         """Where the pieces go, and of what all but the last must be a multiple, in bytes."""
         ...
 
     def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request: ...
 
-    def read_piece(self, status: int, headers: Headers, body: bytes, *, last: bool) -> RemoteFile | None:
+    def read_piece(self, response: Response, *, last: bool) -> RemoteFile | None:
         """The file, after the last piece."""
         ...
 
     def query_offset(self) -> Request: ...
 
-    def read_offset(self, status: int, headers: Headers, body: bytes) -> int:
+    def read_offset(self, response: Response) -> int:
         """How much has arrived, in bytes."""
         ...
 
     def get_file(self, name: str) -> Request: ...
 
-    def read_file(self, status: int, headers: Headers, body: bytes) -> RemoteFile: ...
+    def read_file(self, response: Response) -> RemoteFile: ...
 
 
 class BatchCodec(Protocol):
@@ -92,18 +90,18 @@ class BatchCodec(Protocol):
 
     def download(self, file: str, offset_bytes: int = 0) -> Request: ...
 
-    def read_batch(self, status: int, headers: Headers, body: bytes) -> RemoteBatch: ...
+    def read_batch(self, response: Response) -> RemoteBatch: ...
 
-    def is_missing(self, status: int, body: bytes) -> bool:
+    def is_missing(self, response: Response) -> bool:
         """Whether the API itself says that there is no such batch."""
         ...
 
-    def read_list(self, status: int, headers: Headers, body: bytes) -> tuple[list[RemoteBatch], str]:
+    def read_list(self, response: Response) -> tuple[list[RemoteBatch], str]:
         """Batches, newest first, and the token of the next page, empty on the last."""
         ...
 
-    def check_removed(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def check_removed(self, response: Response) -> None: ...
 
-    def read_error(self, status: int, headers: Headers, body: bytes) -> ProviderError:
+    def read_error(self, response: Response) -> ProviderError:
         """What an answer without the file that was to be downloaded amounts to."""
         ...

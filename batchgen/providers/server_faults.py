@@ -20,7 +20,8 @@ from batchgen.errors import (
     ServerFaultMaybeBilled,
     TierRefused,
 )
-from batchgen.providers.answer_body import clean_line, get_header, is_markup, markup_text
+from batchgen.providers.answer_body import clean_line, is_markup, markup_text
+from batchgen.records import Response
 
 # Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
 # that say that the origin was not reached. 520 and 524 are not among them: the origin had the request.
@@ -52,25 +53,26 @@ DELAY_IN_MESSAGE = re.compile(
 DELAY_MAX_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more than that is nonsense
 
 
-def not_the_api_error(status: int, headers: Mapping[str, str], body: bytes) -> NotTheApi | None:
+def not_the_api_error(response: Response) -> NotTheApi | None:
     """The error when something else than the API has answered: a page, a redirect, a proxy. Nothing of it is billed."""
+    status, body = response.status, response.body
     if 300 <= status < 400:
-        to = urlsplit(get_header(headers, "location") or "").netloc
+        to = urlsplit(response.header("location") or "").netloc
         message = f"HTTP {status}: a redirect{f' to {clean_line(to)}' if to else ''}, which is not followed"
         return NotTheApi(message, reason="redirect", http_status=status)
-    if (200 <= status < 300 or status in PROXY_STATUSES) and is_markup(headers, body):
+    if (response.is_success or status in PROXY_STATUSES) and is_markup(response):
         return NotTheApi(f"a web page (HTTP {status}): {markup_text(body)}", http_status=status)
     if status in (407, 511):
         return NotTheApi(f"HTTP {status}: {markup_text(body) or 'a proxy or login page'}", http_status=status)
     return None
 
 
-def foreign_json_error(answer: BaseModel, body: bytes, status: int) -> NotJson | None:
+def foreign_json_error(answer: BaseModel, response: Response) -> NotJson | None:
     """The error when a JSON object of a 2xx has fields, but none that the API's answers have. Whoever answered may have made a
     picture, so it counts as maybe billed."""
-    if answer.model_fields_set or body.strip() == b"{}":
+    if answer.model_fields_set or response.body.strip() == b"{}":
         return None
-    return NotJson("JSON that is not an answer of this API", reason="not_the_api", http_status=status)
+    return NotJson("JSON that is not an answer of this API", reason="not_the_api", http_status=response.status)
 
 
 def server_fault(status: int, message: str, retry_after_s: float | None) -> ProviderError:
@@ -107,7 +109,7 @@ def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
 
 
 def hinted_delay_s(
-    headers: Mapping[str, str], retry_infos: Sequence[Mapping[str, Any]] = (), message: str = ""
+    response: Response, retry_infos: Sequence[Mapping[str, Any]] = (), message: str = ""
 ) -> float | None:
     """Seconds the server asks for, None when it does not or asks for nonsense.
 
@@ -118,7 +120,7 @@ def hinted_delay_s(
         if delay_s is not None:
             return delay_s
     delay_s = _message_delay_s(message)
-    return delay_s if delay_s is not None else _retry_after_s(headers)
+    return delay_s if delay_s is not None else _retry_after_s(response)
 
 
 def _plausible(delay_s: float) -> float | None:
@@ -142,12 +144,12 @@ def _message_delay_s(message: str) -> float | None:
     return _plausible(int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds)
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    value = (get_header(headers, "retry-after") or "").strip()
+def _retry_after_s(response: Response) -> float | None:
+    value = (response.header("retry-after") or "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
         return _plausible(float(value))
     try:  # a date is measured against the server's own clock, so that ours does not matter
         until = parsedate_to_datetime(value)
-        return _plausible((until - parsedate_to_datetime(get_header(headers, "date") or "")).total_seconds())
+        return _plausible((until - parsedate_to_datetime(response.header("date") or "")).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.records import Response
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
 from batchgen.store.store import Store
 
@@ -27,34 +28,30 @@ SECRET_HEADERS = frozenset({"set-cookie", "set-cookie2", "authorization", "proxy
 
 @dataclass(frozen=True, slots=True)
 class UnparsedAnswer:
-    """facts: of the request it answers. files: its lifted strings, decoded, by number."""
+    """facts: of the request it answers."""
 
-    status: int
-    headers: Mapping[str, str]
-    envelope: bytes
-    files: tuple[str, ...]
+    response: Response
     facts: Mapping[str, Any]
 
 
 def save_answer(
     store: Store,
     attempt: int,
-    answer: tuple[int, Mapping[str, str], bytes],
+    response: Response,
     lifted: Sequence[SpoolFile],
     facts: Mapping[str, Any],
 ) -> None:
-    """Durable when it returns. answer: status, headers and envelope. Raises StoreError.
+    """Durable when it returns. Raises StoreError.
 
     `answer.json` is written last before the lifted files move: whoever finds it can finish what was begun.
     """
     folder = store.plain_folder(os.path.join(STATE_FOLDER, UNPARSED_FOLDER), 0o700)
     part = store.plain_folder(os.path.join(STATE_FOLDER, UNPARSED_FOLDER, f"{attempt}{PARTIAL_SUFFIX}"), 0o700)
-    status, headers, envelope = answer
-    kept = {name: value for name, value in headers.items() if name.lower() not in SECRET_HEADERS}
-    head = {"status": status, "headers": kept, "lifted": len(lifted), "facts": dict(facts)}
+    kept = {name: value for name, value in response.headers.items() if name.lower() not in SECRET_HEADERS}
+    head = {"status": response.status, "headers": kept, "lifted": len(lifted), "facts": dict(facts)}
     for file in lifted:
         file.sync()
-    for name, data in ((ENVELOPE, envelope), (ANSWER, json.dumps(head).encode())):
+    for name, data in ((ENVELOPE, response.body), (ANSWER, json.dumps(head).encode())):
         file = SpoolFile(part, name)
         file.write(data)
         file.sync()
@@ -103,7 +100,8 @@ def load_answer(root: str, attempt: int) -> UnparsedAnswer:
     folder = Path(_folder(root), str(attempt))
     head = json.loads((folder / ANSWER).read_bytes())
     files = tuple(str(folder / str(k)) for k in range(head["lifted"]))
-    return UnparsedAnswer(head["status"], head["headers"], (folder / ENVELOPE).read_bytes(), files, head["facts"])
+    response = Response(head["status"], head["headers"], (folder / ENVELOPE).read_bytes(), files)
+    return UnparsedAnswer(response, head["facts"])
 
 
 def delete_answer(root: str, attempt: int) -> None:

@@ -10,6 +10,7 @@ from batchgen.cli.vendor_client import VendorAccess, VendorClient
 from batchgen.errors import ProviderError
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.aimlapi import read_balance, read_deprecations, read_models
+from batchgen.providers.credentials import KeyHeader
 from batchgen.providers.gemini import read_model_page
 from batchgen.providers.listings import ListedModel, find_deprecation
 from tests.support.http_server import serving
@@ -209,7 +210,7 @@ async def feed():
         return web.Response(status=said["status"], text=said["body"], content_type="application/json")
 
     async with serving(answer) as url:
-        yield VendorAccess("aimlapi", url, ("Authorization", f"Bearer {KEY}")), said, asked
+        yield VendorAccess("aimlapi", url, KeyHeader("Authorization", f"Bearer {KEY}")), said, asked
 
 
 async def test_the_feed_is_asked_for_without_the_key(feed):
@@ -231,7 +232,7 @@ async def test_a_server_without_the_feed_withdraws_nothing(feed, body):
 async def test_a_vendor_that_has_no_feed_is_not_asked(feed):
     account, _, asked = feed
     async with VendorClient() as lists:
-        assert await lists.deprecations(VendorAccess("gemini", account.url, account.auth)) == []
+        assert await lists.deprecations(VendorAccess("gemini", account.url, account.credentials)) == []
     assert asked == []
 
 
@@ -287,7 +288,7 @@ async def strange():
         return web.json_response(page | ({} if "pageToken" in request.query else {"nextPageToken": "a&b"}))
 
     async with serving(answer) as url:
-        yield lambda key: VendorAccess("gemini", url, ("x-goog-api-key", key)), asked
+        yield lambda key: VendorAccess("gemini", url, KeyHeader("x-goog-api-key", key)), asked
 
 
 async def test_all_pages_are_read(strange):
@@ -306,7 +307,7 @@ async def test_a_redirect_never_gets_the_key(strange):
 
 
 def test_an_account_does_not_show_its_key():
-    assert "secret" not in repr(VendorAccess("gemini", "https://example.com", ("x-goog-api-key", "secret")))
+    assert "secret" not in repr(VendorAccess("gemini", "https://example.com", KeyHeader("x-goog-api-key", "secret")))
 
 
 def test_googles_pages_give_image_models_and_the_next_token():

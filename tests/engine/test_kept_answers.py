@@ -243,7 +243,7 @@ async def test_a_bug_in_lifting_an_answer_fails_that_item_alone(tmp_path, monkey
 
 def test_headers_of_a_kept_answer_hold_no_key():
     key = "MARKED-KEY-12345"
-    assert key not in str(HttpAnswer(200, {"X-Echo": f"for {key}"}, b"", None, key).redacted_headers())
+    assert key not in str(HttpAnswer(200, {"X-Echo": f"for {key}"}, b"", None, [key]).redacted_headers())
 
 
 async def test_words_that_cost_money_count_against_the_budget(bench):

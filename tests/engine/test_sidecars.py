@@ -193,8 +193,8 @@ async def test_an_answer_that_is_read_later_has_beside_its_picture_what_was_aske
 async def test_a_thought_that_is_no_whole_picture_costs_nothing_but_itself(bench, monkeypatch):
     real = Gemini.read
 
-    def with_broken_thoughts(codec, status, headers, body):
-        reply = real(codec, status, headers, body)
+    def with_broken_thoughts(codec, response):
+        reply = real(codec, response)
         broken = (ReplyImage("image/png", data=b"junk", role="thought"), ReplyImage("", decoded=99, role="thought"))
         return replace(reply, images=(*broken, *reply.images), usage=None)
 

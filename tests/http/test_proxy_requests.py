@@ -17,6 +17,7 @@ from aiohttp import web
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import ConnectFailed, DownloadFailed, SettingsError
 from batchgen.http.transport import Transport
+from batchgen.providers.credentials import KeyHeader
 from batchgen.records import Request
 from batchgen.report.notify import send_heartbeat
 from tests.support.command_line import environment
@@ -74,7 +75,7 @@ async def transport() -> AsyncIterator[Transport]:
 async def send(transport: Transport, url: str = f"https://{HOST}", sent: list[int] | None = None):
     marks: list[int] = [] if sent is None else sent
     return await transport.send(
-        url, REQUEST, ("x-goog-api-key", KEY), on_sent=lambda: marks.append(1), open_sink=lambda _: Discard()
+        url, REQUEST, KeyHeader("x-goog-api-key", KEY), on_sent=lambda: marks.append(1), open_sink=lambda _: Discard()
     )
 
 

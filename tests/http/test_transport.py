@@ -31,8 +31,9 @@ from batchgen.errors import (
 )
 from batchgen.http import transport as transport_module
 from batchgen.http.addresses import check_link, request_url
-from batchgen.http.answer import STEP_BYTES, Decompressor, HttpAnswer, redact_key
+from batchgen.http.answer import STEP_BYTES, Decompressor, HttpAnswer, redact_keys
 from batchgen.http.transport import Transport
+from batchgen.providers.credentials import KeyHeader
 from batchgen.records import Request
 from batchgen.settings import check_base_url
 from tests.support.http_server import Discard, serving, speaking
@@ -52,7 +53,7 @@ async def send(transport: Transport, url: str, request: Request = REQUEST, sent:
     return await transport.send(
         url,
         request,
-        ("x-goog-api-key", "SECRET-KEY-123"),
+        KeyHeader("x-goog-api-key", "SECRET-KEY-123"),
         on_sent=lambda: marks.append(1),
         open_sink=lambda _: Discard(),
     )
@@ -351,7 +352,7 @@ async def test_nothing_that_sends_goes_where_a_path_would_lead_it(transport, tmp
         return web.json_response({})
 
     request = Request(method="POST", path=path, body=b"", timeout_s=5.0)
-    key = ("x-goog-api-key", "SECRET-KEY-123")
+    key = KeyHeader("x-goog-api-key", "SECRET-KEY-123")
     async with serving(never) as url:
         with pytest.raises(BadRequest):
             await send(transport, url, request)
@@ -384,7 +385,7 @@ async def test_an_address_granted_for_an_upload_stands_for_the_key(transport):
 
     request = Request(method="POST", path="", body=b"picture", timeout_s=5.0)
     async with serving(look) as url:
-        await transport.upload(url, request, ("x-goog-api-key", "SECRET-KEY-123"), f"{url}/upload?id=a%2Fb")
+        await transport.upload(url, request, KeyHeader("x-goog-api-key", "SECRET-KEY-123"), f"{url}/upload?id=a%2Fb")
     assert (seen[0].raw_path, "x-goog-api-key" in seen[0].headers) == ("/upload?id=a%2Fb", False)
 
 
@@ -433,8 +434,8 @@ def test_a_base_url_over_https_or_to_this_machine_is_taken(url):
 
 
 def test_only_whole_keys_are_taken_out_of_an_answer_and_placeholders_are_left():
-    assert redact_key(b'{"m": "key AIzaSyExample99"}', "AIzaSyExample99") == b'{"m": "key [key]"}'
-    assert redact_key(b"local", "local") == b"local"
+    assert redact_keys(b'{"m": "key AIzaSyExample99"}', ["AIzaSyExample99"]) == b'{"m": "key [key]"}'
+    assert redact_keys(b"local", ["local"]) == b"local"
 
 
 def whole(text: str) -> bytes:
@@ -528,7 +529,7 @@ async def test_an_answer_that_comes_compressed_though_nobody_asked_for_it_is_rea
     received: list[bytes] = []
     async with serving(packed) as url:
         answer = await send(transport, url)
-        _, _, asked = await transport.request(url, REQUEST, None)
+        asked = (await transport.request(url, REQUEST, None)).body
         await transport.download_link(f"{url}/a.png", received.append, max_bytes=len(body), api_url=url)
     assert answer.envelope() == asked == b"".join(received) == body
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from batchgen.errors import BadRequest, KeyRejected, Malformed, NoImage, OutputRefused, ProviderError, Refused
-from batchgen.records import DECODED_PREFIX, ReplyImage, Usage
+from batchgen.records import DECODED_PREFIX, ReplyImage, Response, Usage
 
 JPEG_START = b"\xff\xd8\xff\xe0\x00\x10"
 
@@ -28,7 +28,7 @@ def aiml(codec):
 
 
 def read(codec, body):
-    return codec.read(200, {}, body if isinstance(body, bytes) else json.dumps(body).encode())
+    return codec.read(Response(200, {}, body if isinstance(body, bytes) else json.dumps(body).encode()))
 
 
 def one(part=None, **candidate):
@@ -77,7 +77,7 @@ def test_thoughts_and_text_are_kept_apart(gemini):
 )
 def test_the_tier_that_served_is_what_the_usage_says_and_else_the_header(gemini, said, headers, tier):
     body = {**one(IMAGE), "usageMetadata": {"promptTokenCount": 1, **said}}
-    assert gemini.read(200, headers, json.dumps(body).encode()).usage.tier == tier
+    assert gemini.read(Response(200, headers, json.dumps(body).encode())).usage.tier == tier
 
 
 def test_the_ids_of_a_recorded_answer_are_kept(gemini, answer):
@@ -295,7 +295,7 @@ def test_aiml_may_name_its_list_images(aiml, answer):
 
 
 def test_aiml_success_may_be_201(aiml, answer):
-    assert len(aiml.read(201, {}, answer("aiml_base64.json")).images) == 2
+    assert len(aiml.read(Response(201, {}, answer("aiml_base64.json"))).images) == 2
 
 
 @pytest.mark.parametrize("spent", [float("nan"), float("inf"), -1])
@@ -375,5 +375,5 @@ def test_an_answer_of_gemini_without_a_picture_says_what_it_used(gemini, candida
 def test_an_error_of_aiml_says_what_it_used(aiml, status):
     body = {"message": "no", "data": [], "meta": {"usage": {"credits_used": 84000, "usd_spent": 0.042}}}
     with pytest.raises(ProviderError) as caught:
-        aiml.read(status, {}, json.dumps(body).encode())
+        aiml.read(Response(status, {}, json.dumps(body).encode()))
     assert caught.value.usage == Usage(credits=84000, usd=0.042)

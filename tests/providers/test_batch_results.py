@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from batchgen.providers.batch_results import answer_lines, without_answers
 from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.records import Response
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -55,7 +56,7 @@ def test_answers_become_lines_wherever_they_stand_and_however_they_are_written(p
 def test_an_operation_that_holds_its_answers_names_itself_as_their_place(place):
     for answers, name in (([{"response": {}}], "batches/a"), ([], "")):
         body = json.dumps(operation(place, answers)).encode()
-        assert GeminiBatch("v1", "m").read_batch(200, {}, body).results_file == name
+        assert GeminiBatch("v1", "m").read_batch(Response(200, {}, body)).results_file == name
 
 
 def test_of_the_same_answers_at_two_places_one_list_is_taken():

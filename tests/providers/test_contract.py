@@ -20,7 +20,7 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.providers import gemini_answer, registry
 from batchgen.providers.reasons import REMEDIES
-from batchgen.records import Inputs, Reply
+from batchgen.records import Inputs, Reply, Response
 
 MODELS = {"gemini": "pro", "imagen": "imagen", "aimlapi": "aiml-imagen-4"}
 PICTURE = {
@@ -39,7 +39,7 @@ def made(name):
 def outcome(name, status, body) -> Reply | ProviderError:
     """A reply or a ProviderError; anything else fails the test that asked."""
     try:
-        return made(name).read(status, {}, body)
+        return made(name).read(Response(status, {}, body))
     except ProviderError as error:
         assert error.reason in REMEDIES, error.reason
         assert error.message and error.message.isprintable() and len(error.message) <= 600

@@ -25,6 +25,7 @@ from batchgen.errors import (
 )
 from batchgen.providers.google_errors import classify, parse_error
 from batchgen.providers.server_faults import hinted_delay_s
+from batchgen.records import Response
 
 
 def google(code, message, rpc_status="", *details):
@@ -42,7 +43,7 @@ def violation(quota_id, **facts):
 def failure(codec, status, body, headers=None) -> ProviderError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(ProviderError) as caught:
-        codec.read(status, headers or {}, raw)
+        codec.read(Response(status, headers or {}, raw))
     return caught.value
 
 
@@ -368,7 +369,9 @@ def test_a_message_is_one_short_line_without_control_characters(codec, model):
     ],
 )
 def test_a_delay_is_found_wherever_it_stands_and_nonsense_is_not_one(headers, infos, message, delay_s):
-    assert hinted_delay_s(headers, infos, message) == (pytest.approx(delay_s) if delay_s is not None else None)
+    assert hinted_delay_s(Response(429, headers, b""), infos, message) == (
+        pytest.approx(delay_s) if delay_s is not None else None
+    )
 
 
 def aiml(message, status="400"):

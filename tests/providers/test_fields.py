@@ -21,6 +21,7 @@ from batchgen.planning.fingerprint import wire_facts
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsConversations
+from batchgen.providers.credentials import KeyHeader
 from batchgen.providers.registry import BUILT_IN, endpoint_of, provider_class, provider_for
 from batchgen.records import Inputs, ReferenceImage, Reply, ReplyImage, Request, Sample
 from batchgen.settings import Settings
@@ -52,12 +53,12 @@ class Foreign:
     def build(self, sample, inputs):
         return Request(method="POST", path="/paint", body=json.dumps({"text": sample.item.prompt}).encode())
 
-    def read(self, status, headers, body):
-        return Reply(images=(ReplyImage("image/png", body),))
+    def read(self, response):
+        return Reply(images=(ReplyImage("image/png", response.body),))
 
     @staticmethod
-    def auth_header(key):
-        return "X-Key", key
+    def credentials(key):
+        return KeyHeader("X-Key", key)
 
 
 class Declaring(Foreign):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from batchgen.errors import KeyRejected, Malformed, ProviderError, RateLimited
 from batchgen.providers.batch_results import read_result_line
 from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.records import Response
 
 BATCH = GeminiBatch("v1", "gemini-nano-banana-2.1")
 
@@ -21,7 +22,7 @@ def body(**facts: Any) -> bytes:
 
 
 def seen(**facts: Any) -> Any:
-    return BATCH.read_batch(200, {}, body(**facts))
+    return BATCH.read_batch(Response(200, {}, body(**facts)))
 
 
 # --- asked
@@ -105,21 +106,21 @@ def test_a_name_that_would_lead_elsewhere_is_refused(name):
 
 def test_a_list_has_pages_and_may_be_empty():
     page = {"operations": [{"name": "batches/a", "metadata": {"displayName": "x"}}], "nextPageToken": "t"}
-    batches, token = BATCH.read_list(200, {}, json.dumps(page).encode())
+    batches, token = BATCH.read_list(Response(200, {}, json.dumps(page).encode()))
     assert ([batch.display_name for batch in batches], token) == (["x"], "t")
-    assert BATCH.read_list(200, {}, b"{}") == ([], "")
+    assert BATCH.read_list(Response(200, {}, b"{}")) == ([], "")
 
 
 def test_errors_are_those_of_any_call(answer):
     with pytest.raises(KeyRejected):
-        BATCH.read_batch(400, {}, answer("400_bad_key.json"))
+        BATCH.read_batch(Response(400, {}, answer("400_bad_key.json")))
     # The create of a batch for which there is no room carried only help, no quota (langchain4j#3942).
     full = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "Resource has been exhausted."}}
     with pytest.raises(RateLimited):
-        BATCH.read_batch(429, {}, json.dumps(full).encode())
-    BATCH.check_removed(404, {}, b"")
+        BATCH.read_batch(Response(429, {}, json.dumps(full).encode()))
+    BATCH.check_removed(Response(404, {}, b""))
     with pytest.raises(ProviderError):
-        BATCH.check_removed(500, {}, b"")
+        BATCH.check_removed(Response(500, {}, b""))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_errors_are_those_of_any_call(answer):
     ],
 )
 def test_a_batch_is_missing_in_the_words_of_the_api_and_not_of_a_proxy(status, body, is_missing):
-    assert BATCH.is_missing(status, body) is is_missing
+    assert BATCH.is_missing(Response(status, {}, body)) is is_missing
 
 
 # --- lines of the results
@@ -166,8 +167,8 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(NA
 @given(VALUES)
 def test_whatever_is_in_an_answer_is_read_or_malformed(value):
     for call in (
-        lambda data: BATCH.read_batch(200, {}, data),
-        lambda data: BATCH.read_list(200, {}, data),
+        lambda data: BATCH.read_batch(Response(200, {}, data)),
+        lambda data: BATCH.read_list(Response(200, {}, data)),
         read_result_line,
     ):
         try:

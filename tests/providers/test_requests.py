@@ -283,9 +283,10 @@ def test_the_same_sample_gives_the_same_bytes(codec, sample_of, model):
 
 @MODELS
 def test_the_key_has_one_header_and_no_other_place(codec, sample_of, model):
-    name, value = codec(model).auth_header("SECRET")
+    credentials = codec(model).credentials("SECRET")
     request = codec(model).build(sample_of(), NONE)
-    assert "SECRET" in value and name not in request.headers and "key=" not in request.path
+    assert "SECRET" in credentials.value and credentials.name not in request.headers and "key=" not in request.path
+    assert "SECRET" not in repr(credentials)
 
 
 def _strings(value):

@@ -14,7 +14,7 @@ from batchgen.errors import ProviderError
 from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
-from batchgen.records import Inputs
+from batchgen.records import Inputs, Response
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import in_memory_samples
@@ -38,7 +38,7 @@ async def test_a_hidden_limit_costs_at_most_three_refusals_in_three_windows(tmp_
 async def drive_all(url: str, model: str, folder: Path, count: int) -> int:
     """Send `count` requests declared at more than the server allows; pictures made."""
     codec = provider_for(load_catalogue().resolve(model))
-    auth, store = codec.auth_header("k"), Store(folder)
+    credentials, store = codec.credentials("k"), Store(folder)
     store.prepare()
     samples = [("m", make_sample(f"a{n}", model=load_catalogue().resolve(model).id)) for n in range(count)]
     policy = RetryPolicy(base_s=0.1, cap_s=1.0)
@@ -58,11 +58,11 @@ async def drive_all(url: str, model: str, folder: Path, count: int) -> int:
                     answer = await transport.send(
                         url,
                         codec.build(ticket.sample, Inputs()),
-                        auth,
+                        credentials,
                         on_sent=lambda: dispatcher.sent(ticket),
                         open_sink=lambda k: store.spool_file(attempt, k),
                     )
-                    codec.read(answer.status, answer.headers, answer.envelope())
+                    codec.read(Response(answer.status, answer.headers, answer.envelope()))
                 except ProviderError as error:
                     dispatcher.failed(ticket, error)
                 else:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchgen.errors import ImageError, StoreError
+from batchgen.records import Response
 from batchgen.store.check import ImageInfo, check_bytes, check_file, mismatch_flags
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import SpoolFile
@@ -292,7 +293,7 @@ def test_a_kept_answer_holds_no_cookie_and_comes_back_as_it_was(tmp_path):
     store.prepare()
     file = store.spool_file(7, 0)
     file.write(b"picture")
-    save_answer(store, 7, (200, {"Set-Cookie": "session=1", "Date": "today"}, b'{"a": 1}'), [file], {"n": 1})
+    save_answer(store, 7, Response(200, {"Set-Cookie": "session=1", "Date": "today"}, b'{"a": 1}'), [file], {"n": 1})
     answer = load_answer(store.root, 7)
     assert (answer.status, answer.headers, answer.envelope) == (200, {"Date": "today"}, b'{"a": 1}')
     assert Path(answer.files[0]).read_bytes() == b"picture"

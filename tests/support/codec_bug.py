@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from batchgen.records import Reply
+from batchgen.records import Reply, Response
 
-Read = Callable[[Any, int, Mapping[str, str], bytes], Reply]
+Read = Callable[[Any, Response], Reply]
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, codec: type[Any], times: int, error: Exception) -> None:
@@ -17,10 +17,10 @@ def plant(monkeypatch: pytest.MonkeyPatch, codec: type[Any], times: int, error: 
     real: Read = codec.read
     left = [times]
 
-    def read(self: Any, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
-        if status == 200 and left[0] > 0:
+    def read(self: Any, response: Response) -> Reply:
+        if response.status == 200 and left[0] > 0:
             left[0] -= 1
             raise error
-        return real(self, status, headers, body)
+        return real(self, response)
 
     monkeypatch.setattr(codec, "read", read)

@@ -21,7 +21,7 @@ from batchgen.http.base64_stream import NullSink
 from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
-from batchgen.records import Request
+from batchgen.records import Request, Response
 
 REQUEST = Request(method="POST", path="/", body=b"{}", timeout_s=60.0)
 
@@ -34,18 +34,20 @@ async def send(transport: Transport, url: str) -> None:
     answer = await transport.send(
         url, REQUEST, None, on_sent=lambda: None, open_sink=NullSink, signatures=url.endswith("signatures")
     )
-    provider_for(load_catalogue().resolve("gemini-3-pro-image")).read(answer.status, answer.headers, answer.envelope())
+    provider_for(load_catalogue().resolve("gemini-3-pro-image")).read(
+        Response(answer.status, answer.headers, answer.envelope())
+    )
 
 
 async def ask(transport: Transport, url: str) -> str:
-    status, *_ = await transport.request(url, REQUEST, None)
-    return str(status)
+    answer = await transport.request(url, REQUEST, None)
+    return str(answer.status)
 
 
 async def download(transport: Transport, url: str) -> str:
     with tempfile.TemporaryFile() as file:
-        status, *_ = await transport.download(url, REQUEST, None, file)
-    return str(status)
+        answer = await transport.download(url, REQUEST, None, file)
+    return str(answer.status)
 
 
 async def fetch(transport: Transport, url: str) -> None:

@@ -189,7 +189,7 @@ class ChunkSubmitter:
         context, codec = self._context, self._context.codec(chunk.lane)
         chunk = await context.chunks.mark_asked(chunk)
         try:
-            batch = codec.read_batch(*await context.ask(chunk.lane, codec.create(chunk.name, chunk.input_file)))
+            batch = codec.read_batch(await context.ask(chunk.lane, codec.create(chunk.name, chunk.input_file)))
         except (ConnectFailed, NotTheApi):
             await context.chunks.update(chunk, step="uploaded")
             raise
@@ -211,8 +211,8 @@ class ChunkSubmitter:
         if chunk.id in self._file_checked:
             return False
         self._file_checked.add(chunk.id)
-        status, _, _ = await self._context.ask(chunk.lane, self._context.codec(chunk.lane).get_batch(chunk.input_file))
-        return status in (403, 404)
+        found = await self._context.ask(chunk.lane, self._context.codec(chunk.lane).get_batch(chunk.input_file))
+        return found.status in (403, 404)
 
     async def reconcile(self, chunk: Chunk) -> Chunk:
         """Of a chunk that was asked for and never heard of: does its batch exist? Raises ProviderError."""
@@ -226,7 +226,7 @@ class ChunkSubmitter:
     async def _find_batch(self, chunk: Chunk) -> RemoteBatch | None:
         codec, page = self._context.codec(chunk.lane), ""
         for _ in range(MAX_PAGES):
-            batches, page = codec.read_list(*await self._context.ask(chunk.lane, codec.list_batches(page)))
+            batches, page = codec.read_list(await self._context.ask(chunk.lane, codec.list_batches(page)))
             for batch in batches:
                 if batch.display_name == chunk.name:
                     return batch

@@ -22,7 +22,7 @@ from batchgen.planning.batchable import BatchMode, BatchOptions
 from batchgen.profiles.price import estimate_usd
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.remote import BatchCodec
-from batchgen.records import Request, Sample
+from batchgen.records import Request, Response, Sample
 from batchgen.scheduling.window import SharedQuota
 
 CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
@@ -53,14 +53,14 @@ class BatchContext:
     def codec(self, lane: str) -> BatchCodec:
         return cast(SupportsBatches, self.routes[lane].codec).batch
 
-    async def ask(self, lane: str, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+    async def ask(self, lane: str, request: Request) -> Response:
         """Raises ConnectFailed, Unanswered, Malformed."""
         route = self.routes[lane]
-        return await self.run.transport.request(route.base_url, request, route.auth)
+        return await self.run.transport.request(route.base_url, request, route.credentials)
 
     def destination(self, lane: str) -> Destination:
         route = self.routes[lane]
-        return Destination(cast(SupportsBatches, route.codec).files, route.base_url, route.auth)
+        return Destination(cast(SupportsBatches, route.codec).files, route.base_url, route.credentials)
 
     def price_usd(self, sample: Sample, lane: str) -> float | None:
         """USD at the batch price, estimated."""

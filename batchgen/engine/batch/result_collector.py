@@ -27,7 +27,7 @@ from batchgen.engine.settle import SettledReply
 from batchgen.errors import BatchgenError, BatchLost, BatchLostMaybeBilled, DownloadFailed, Malformed, ProviderError
 from batchgen.events import BatchCollected
 from batchgen.ledger.chunks import Chunk, ChunkRequest
-from batchgen.records import Reply
+from batchgen.records import Reply, Response
 from batchgen.safe_open import private_opener
 from batchgen.scheduling.retry import backoff_s
 from batchgen.store.spool import NO_FOLLOW, SpoolFile, discard_files, sync_folder
@@ -125,12 +125,12 @@ class ResultCollector:
     async def _download_rest(self, chunk: Chunk, file: IO[bytes], name: str) -> None:
         context, route = self._context, self._context.routes[chunk.lane]
         request = context.codec(chunk.lane).download(name, file.tell())
-        status, headers, body = await context.run.transport.download(route.base_url, request, route.auth, file)
-        if status == 416:  # asked from its end on: all of it is here
+        response = await context.run.transport.download(route.base_url, request, route.credentials, file)
+        if response.status == 416:  # asked from its end on: all of it is here
             return
-        if status not in (200, 206):
-            error = context.codec(chunk.lane).read_error(status, headers, body)
-            raise DownloadFailed(f"its results could not be fetched: {error.message}", http_status=status)
+        if response.status not in (200, 206):
+            error = context.codec(chunk.lane).read_error(response)
+            raise DownloadFailed(f"its results could not be fetched: {error.message}", http_status=response.status)
 
     # --- collected: every request of the chunk has ended
 
@@ -217,13 +217,13 @@ class ResultCollector:
         except ProviderError:
             discard_files(spooled)
             raise
-        came = (answer.status, dict[str, str](), answer.body)
+        response = Response(answer.status, {}, answer.body, tuple(file.path for file in spooled))
         try:
-            reply = read_reply(store, codec, attempt.id, came, [file.path for file in spooled], turn=turn)
+            reply = read_reply(store, codec, attempt.id, response, turn=turn)
             with bugs_as_unreadable(BatchgenError, OSError):
                 settled_reply = context.pipeline.attempts.settle(attempt, reply, spooled)
         except ProviderError as error:
-            keep_or_discard(store, attempt.id, error, came, spooled, sent.facts)
+            keep_or_discard(store, attempt.id, error, response, spooled, sent.facts)
             raise
         return reply, settled_reply
 
@@ -261,7 +261,7 @@ class ResultCollector:
         for name in dict.fromkeys((chunk.input_file, chunk.results_file, chunk.batch)):
             try:
                 if name:
-                    codec.check_removed(*await context.ask(chunk.lane, codec.delete(name)))
+                    codec.check_removed(await context.ask(chunk.lane, codec.delete(name)))
             except ProviderError as error:
                 context.run.note(f"{name} could not be deleted at the vendor's: {error.message}")
                 return chunk

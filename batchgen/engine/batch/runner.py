@@ -19,6 +19,7 @@ from batchgen.events import BatchUpdated, LaneStopped
 from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
 from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_lane, poll_delay_s
 from batchgen.providers.remote import ENDED_STATES
+from batchgen.records import Response
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import Reserved
 
@@ -211,16 +212,16 @@ class BatchRunner:
         if self._outstanding.fallen_back and chunk.id not in self._cancelled:
             await self._cancel(chunk)
         try:
-            status, headers, body = await context.ask(chunk.lane, codec.get_batch(chunk.batch))
+            response = await context.ask(chunk.lane, codec.get_batch(chunk.batch))
         except Malformed as error:
             if error.reason != "too_large":
                 raise
-            status, headers, body = 200, {}, await self._collector.read_status(chunk)  # so long with its answers alone
-        if codec.is_missing(status, body):
+            response = Response(200, {}, await self._collector.read_status(chunk))  # so long with its answers alone
+        if codec.is_missing(response):
             return await self._keep_waiting(chunk, MISSING_BATCH_GRACE_S) or await context.chunks.update(
                 chunk, step="ended", state="gone"
             )
-        seen = codec.read_batch(status, headers, body)
+        seen = codec.read_batch(response)
         if (seen.state, seen.succeeded, seen.failed) != (chunk.state, chunk.succeeded, chunk.failed):
             context.run.emit(
                 BatchUpdated(
@@ -340,7 +341,7 @@ class BatchRunner:
     async def _cancel(self, chunk: Chunk) -> None:
         codec = self._context.codec(chunk.lane)
         with contextlib.suppress(ProviderError):  # tried again at the next look
-            codec.check_removed(*await self._context.ask(chunk.lane, codec.cancel(chunk.batch)))
+            codec.check_removed(await self._context.ask(chunk.lane, codec.cancel(chunk.batch)))
             self._cancelled.add(chunk.id)
 
 

@@ -72,14 +72,13 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
         profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
         with bugs_as_unreadable(ProviderError, UsageError):
             codec = provider_for(profile)
-            came = (kept.status, kept.headers, kept.envelope)
-            reply = read_reply(store, codec, number, came, kept.files, turn=kept.facts["turn"])
+            reply = read_reply(store, codec, number, kept.response, turn=kept.facts["turn"])
         if reply.links:
             for k, image in enumerate(reply.images):  # where `links.settle_downloaded` finds them
-                _copy(store, number, k, image.data or kept.files[image.decoded or 0]).sync()
+                _copy(store, number, k, image.data or kept.response.files[image.decoded or 0]).sync()
             ledger.links_recovered(number, reply, kept.facts)
             return True
-        spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.files)]
+        spooled += [_copy(store, number, k, path) for k, path in enumerate(kept.response.files)]
         settle(ledger, store, AnsweredAttempt.from_record(attempt, profile, kept.facts), reply, spooled)
     except (ProviderError, UsageError, OSError, ValueError, KeyError) as error:
         discard_files(spooled)

@@ -84,7 +84,9 @@ async def test_a_link_is_fetched_by_a_run_that_has_no_key_for_its_vendor_and_ref
 def test_links_of_a_vendor_need_no_key_and_an_api_without_an_address_has_no_route():
     profile = load_catalogue().resolve(MODEL)
     routes = link_routes([profile, replace(profile, provider="nobody")], Settings({}), None)
-    assert {lane: (route.auth, route.loopback) for lane, route in routes.items()} == {f"aimlapi/{MODEL}": (None, False)}
+    assert {lane: (route.credentials, route.loopback) for lane, route in routes.items()} == {
+        f"aimlapi/{MODEL}": (None, False)
+    }
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
