@@ -43,10 +43,8 @@ class Problem:
 
 
 class ManifestError(UsageError):
-    """All that is wrong with a manifest, at once. Nothing was sent.
-
-    problems: in the order of the file, capped by the reader; total: how many there were.
-    """
+    """All that is wrong with a manifest, at once. Nothing was sent. problems: in the order of the file, capped by the reader;
+    total: how many there were."""
 
     def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
         self.problems = tuple(problems)
@@ -70,8 +68,7 @@ class LedgerError(SettingsError):
 
 
 class LedgerGone(LedgerError):
-    """The file that was opened does not stand under its name any more: what is written into it would be lost at its end.
-    kept: paths of pictures that came after it had gone, and stand under their names."""
+    """The file that was opened is gone from its name: what is written into it would be lost. kept: paths of later pictures."""
 
     def __init__(self, message: str, kept: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -281,10 +278,8 @@ class InputRejected(ProviderError):
 
 
 class FileGone(ProviderError):
-    """An uploaded reference is no longer there for this key: uploaded and asked for once more, then final.
-
-    files: their names at the vendor's, empty when it does not say which.
-    """
+    """An uploaded reference is no longer there for this key: uploaded and asked for once more, then final. files: their names
+    at the vendor's, empty when it does not say which."""
 
     retryable = True
     budget = "input"
@@ -324,11 +319,9 @@ class ReferenceLinkRefused(ReferenceLinkFailed):
 
 
 class TierRefused(NotReached):
-    """The service tier that was asked for is not to be had; the request is sent once more at the standard tier.
+    """The service tier that was asked for is not to be had (503 is one of its forms): sent once more at the standard tier.
 
-    permanent: not for want of capacity but because this key or model does not have the tier. 503 is one of its forms, and
-    says nothing about the model at its standard tier.
-    """
+    permanent: not for want of capacity but because this key or model does not have the tier."""
 
     budget = "tier"
     reason = "tier_refused"
@@ -374,8 +367,15 @@ class HeldUncertain(Unanswered):
     retryable = False
 
 
+class JobFailed(ProviderError):
+    """A job that the vendor took has ended without an image, by a fault of its own. It may have been billed."""
+
+    suspects, budget, reason = ("lane",), "attempts", "job_failed"
+    retryable = maybe_billed = True
+
+
 class BatchLost(ProviderError):
-    """A batch ended without an answer to this request, and none can have been made: asked for once more."""
+    """A batch or a job ended without an answer to this request, and none can have been made: asked for once more."""
 
     retryable = True
     budget = "uncertain"
@@ -383,15 +383,14 @@ class BatchLost(ProviderError):
 
 
 class BatchLostMaybeBilled(BatchLost):
-    """The same of a batch that says it has answered more requests than its results hold."""
+    """The same of a batch that answered more than its results hold, or of a job that its vendor has forgotten."""
 
     maybe_billed = True
     outcome = "uncertain"
 
 
 class DownloadFailed(ProviderError):
-    """The picture exists at the vendor's link but could not be fetched whole. It is paid for, so it is fetched again, in this
-    run and by the next ones, and never generated again."""
+    """The picture exists at the vendor's link but could not be fetched whole: paid for, so fetched again by every run."""
 
     maybe_billed = True
     reason = "download_failed"

@@ -127,6 +127,28 @@ class Response:
         return next((value for key, value in self.headers.items() if key.lower() == name), None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingJob:
+    """A job that an API has taken and answers later. It is durable before it is waited for, and never asked for again.
+
+    id: as its vendor names it. state: what its codec needs to ask about it, such as addresses that an answer gave.
+    poll_after_s: how long it is not worth asking.
+    """
+
+    id: str
+    state: Mapping[str, str] = field(default_factory=dict)
+    poll_after_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedJob:
+    """A job in its vendor's list. input: as of `SupportsJobList.job_input`; created_at: UTC seconds."""
+
+    job: PendingJob
+    input: str
+    created_at: float
+
+
 Role = Literal["image", "draft", "thought"]
 # Endings of the files beside a picture, its own ending replaced: text, thoughts, sources, the search's suggestions. The
 # last parts differ from each other and from a picture's, so that no two items can mean the same file.

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pybase64
 
@@ -18,8 +18,8 @@ from batchgen.ledger.requests import OpenAttempt
 from batchgen.os_errors import machine_refusal
 from batchgen.planning.batchable import is_batch
 from batchgen.profiles.profile import Profile
-from batchgen.providers.contract import Provider, SupportsConversations
-from batchgen.records import DECODED_PREFIX, Item, Reply, Response, Sample, Usage
+from batchgen.providers.contract import Provider, SupportsConversations, SupportsJobs
+from batchgen.records import DECODED_PREFIX, Item, PendingJob, Reply, Response, Sample, Usage
 from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 from batchgen.store.unparsed import save_answer
@@ -102,13 +102,29 @@ def bugs_as_unreadable(
         raise Unreadable(message, http_status=200, usage=usage) from error
 
 
-def read_reply(store: Store, codec: Provider, attempt: int, response: Response, *, turn: int) -> Reply:
-    """turn: of its item, 0 without a conversation.
+def read_reply(
+    store: Store, codec: Provider, attempt: int, response: Response, *, turn: int, job: PendingJob | None = None
+) -> Reply:
+    """As `read_answer`, of an answer that cannot be a job."""
+    found = read_answer(store, codec, attempt, response, turn=turn, job=job)
+    if isinstance(found, PendingJob):
+        raise Malformed("the answer is a job, where an image was due", http_status=response.status)
+    return found
+
+
+def read_answer(
+    store: Store, codec: Provider, attempt: int, response: Response, *, turn: int, job: PendingJob | None = None
+) -> Reply | PendingJob:
+    """turn: of its item, 0 without a conversation. job: that was asked about, when this is no answer to the request itself.
 
     Raises ProviderError, also for a bug of the codec; StoreError and OSError when the disk refuses the turn.
     """
     with bugs_as_unreadable(ProviderError):
-        reply = codec.read(response)
+        reply = codec.read(response) if job is None else cast(SupportsJobs, codec).read_poll(job, response)
+        if isinstance(reply, PendingJob):
+            if not isinstance(codec, SupportsJobs):
+                raise TypeError(f"{type(codec).__name__} cannot ask about a job")
+            return reply
         _ = reply.links  # what a codec of somebody else's answers need not be a reply
     if turn:
         with bugs_as_unreadable(ProviderError, StoreError, OSError):

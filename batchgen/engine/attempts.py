@@ -9,8 +9,9 @@ follows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from batchgen.engine.answer import AnsweredAttempt
 from batchgen.engine.context import RunContext
@@ -23,7 +24,7 @@ from batchgen.events import AttemptFailed, AttemptStarted, Notice, SampleEnded, 
 from batchgen.ledger.results import ResultsFile
 from batchgen.os_errors import machine_refusal
 from batchgen.providers.contract import SupportsConversations
-from batchgen.records import Inputs, Reply, Request, Sample, sample_key
+from batchgen.records import EMPTY_MAPPING, Inputs, Reply, Request, Sample, sample_key
 from batchgen.scheduling.retry import RetryState
 from batchgen.store.spool import SpoolFile
 
@@ -83,9 +84,18 @@ class AttemptRecorder:
         self._results = results
         self._dependents = dependents
 
-    async def begin(self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = "") -> int:
-        """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is."""
-        attempt = await self._ledger.attempt_started(sample, lane, number, estimate_usd, sent_as)
+    async def begin(
+        self,
+        sample: Sample,
+        lane: str,
+        number: int,
+        estimate_usd: float | None,
+        sent_as: str = "",
+        facts: Mapping[str, Any] = EMPTY_MAPPING,
+    ) -> int:
+        """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is;
+        facts: what finding its job again needs."""
+        attempt = await self._ledger.attempt_started(sample, lane, number, estimate_usd, sent_as, facts)
         self._emit(
             AttemptStarted(
                 at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number, sent_as=sent_as

@@ -12,6 +12,7 @@ from batchgen.engine.batch.runner import BatchRunner
 from batchgen.engine.context import Broadcast, open_context
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivative_runner import DerivativeRunner
+from batchgen.engine.earlier_jobs import EarlierJobs
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.pipeline import Pipeline, open_pipeline
@@ -23,12 +24,13 @@ from batchgen.settings import state_folder
 
 @dataclass(frozen=True, slots=True)
 class OnlineParts:
-    """batches: not yet at work. derivatives: hear of each picture."""
+    """batches, jobs: not yet at work. derivatives: hear of each picture."""
 
     dispatcher: Dispatcher
     pipeline: Pipeline
     batches: BatchRunner
     derivatives: DerivativeRunner
+    jobs: EarlierJobs
 
 
 @asynccontextmanager
@@ -60,7 +62,14 @@ async def open_online_parts(
         outstanding = OutstandingBatches(survey.backlog, dispatcher, lanes)
         dependents = Dependents(survey.backlog, ledger, store, manifest.references, outstanding.backlog_grew)
         pipeline = await stack.enter_async_context(
-            open_pipeline(context, dispatcher, dependents, state.results, hold_uncertain=request.options.hold_uncertain)
+            open_pipeline(
+                context,
+                dispatcher,
+                dependents,
+                state.results,
+                hold_uncertain=request.options.hold_uncertain,
+                wait_for_jobs=request.options.batches.wait,
+            )
         )
         await stack.enter_async_context(derivatives)
         batches = BatchRunner(
@@ -74,4 +83,5 @@ async def open_online_parts(
                 quota_logs=quota_logs,
             )
         )
-        yield OnlineParts(dispatcher, pipeline, batches, derivatives)
+        jobs = EarlierJobs(ledger, survey.backlog, dispatcher, pipeline.execution)
+        yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs)

@@ -76,7 +76,7 @@ async def _drive(
         cancel_in_flight=execution.cancel_in_flight,
     )
     with stopping if watching else nullcontext():
-        async with parts.batches, polling_shared_state(dispatcher) if remote else nullcontext():
+        async with parts.batches, parts.jobs, polling_shared_state(dispatcher) if remote else nullcontext():
             await engine.drive(dispatcher, execution.execute)
         if dispatcher.shared_quota_error is not None:
             pipeline.stopper.storage_failed(dispatcher.shared_quota_error)

@@ -17,8 +17,8 @@ from batchgen.ledger.runs import ParkedLane
 from batchgen.manifest import Limits
 from batchgen.planning.plan import LaneLoad
 from batchgen.scheduling.breaker import Breaker
-from batchgen.scheduling.decision import DispatchLimits
-from batchgen.scheduling.dispatcher import Dispatcher, DispatchObserver, LaneTerms
+from batchgen.scheduling.decision import DispatchLimits, DispatchObserver, LaneTerms
+from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Lane
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import SampleSource

@@ -18,6 +18,7 @@ from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.execute import Execution
 from batchgen.engine.failures import FailureRecorder
+from batchgen.engine.jobs import JobPolls
 from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.settle import place_recorded
 from batchgen.engine.stopping import RunStopper
@@ -120,7 +121,13 @@ class Pipeline:
 
 @asynccontextmanager
 async def open_pipeline(
-    context: RunContext, dispatcher: Dispatcher, dependents: Dependents, results: ResultsFile, *, hold_uncertain: bool
+    context: RunContext,
+    dispatcher: Dispatcher,
+    dependents: Dependents,
+    results: ResultsFile,
+    *,
+    hold_uncertain: bool,
+    wait_for_jobs: bool = True,
 ) -> AsyncIterator[Pipeline]:
     async with AsyncExitStack() as stack:
         reference_inputs = await stack.enter_async_context(ReferenceInputs(dependents, context))
@@ -128,5 +135,6 @@ async def open_pipeline(
         attempts = AttemptRecorder(context, results, dependents)
         failures = FailureRecorder(context, dispatcher, attempts, hold_uncertain=hold_uncertain)
         stopper = RunStopper(context, dispatcher)
-        execution = Execution(context, dispatcher, attempts, reference_inputs, failures, stopper)
+        polls = JobPolls(dispatcher, wait=wait_for_jobs)
+        execution = Execution(context, dispatcher, attempts, reference_inputs, failures, stopper, polls)
         yield Pipeline(reference_inputs, attempts, execution, deferred_uploads, stopper)

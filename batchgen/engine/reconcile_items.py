@@ -16,7 +16,7 @@ from batchgen.engine.routes import lane_key
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.samples import WITH_WORKERS
+from batchgen.ledger.samples import AT_VENDOR, WITH_WORKERS
 from batchgen.manifest import Manifest
 from batchgen.planning.batchable import batch_lane, online_only_reason
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
@@ -34,6 +34,7 @@ from batchgen.records import Item, KnownSample, Sample, required_keys, sample_ke
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
+SUBMITTED_REASONS = {AT_VENDOR: ReasonKind.AT_VENDOR, WITH_WORKERS: ReasonKind.WITH_WORKERS}
 NEAREST_OF = 10_000  # names among which one near to a mistyped `--only` is looked for
 
 
@@ -81,7 +82,7 @@ class ItemReconciler:
             raise UsageError(no_match_message(min(self._unmatched), sorted(self._names)))
         if self.manifest.ids_others_need:
             self.walk_dependents()
-        for lane in self.reader.chunk_lanes() if self.reader is not None else ():
+        for lane in [*self.reader.chunk_lanes(), *self.reader.job_lanes()] if self.reader is not None else ():
             self.reconciliation.open_lanes_of(lane.partition("/")[2])  # whatever the manifest says now
         if self.reader is not None and self._matched_samples < self.reader.current_count():
             self.reconciliation.removed = list(self._removed_samples(self.reader))
@@ -142,8 +143,7 @@ class ItemReconciler:
     def decide(self, sample: Sample, entry: KnownSample | None) -> Step:
         item, n = sample.item, sample.n
         if entry is not None and entry.state == "submitted":
-            with_workers = entry.reason == WITH_WORKERS
-            return Step(sample, "skip", Reason(ReasonKind.WITH_WORKERS if with_workers else ReasonKind.IN_A_BATCH))
+            return Step(sample, "skip", Reason(SUBMITTED_REASONS.get(entry.reason, ReasonKind.IN_A_BATCH)))
         changed = lambda: changed_fields(self.reader.wire(item.id, n), sample.wire) if self.reader else []  # noqa: E731
         action, reason = choose_action(entry, sample.fingerprint, self.retry_selection, self.store.has_file, changed)
         if action == "generate" and self._name_is_taken(sample, entry):
@@ -180,7 +180,7 @@ class ItemReconciler:
         for step in steps:
             if step.action == "keep":
                 self.reconciliation.kept += 1
-            elif step.reason.kind in (ReasonKind.IN_A_BATCH, ReasonKind.WITH_WORKERS):
+            elif step.reason.kind in (ReasonKind.IN_A_BATCH, *SUBMITTED_REASONS.values()):
                 self._note_submitted(step)
             elif step.action != "generate":
                 if step.move is not None:

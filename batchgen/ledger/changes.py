@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchgen.ledger.database import Connection, upsert_sql
@@ -49,14 +49,14 @@ def dump_usage(usage: Usage | None) -> str | None:
 @dataclass(frozen=True, slots=True)
 class IntendedRequest:
     """A request that is about to be sent. number: which one of its sample it is; sent_as: how it departs from its item, in
-    words; facts: what settling its answer needs, for one whose answer comes another day."""
+    words; facts: what settling its answer needs, for one whose answer may come another day."""
 
     sample: Sample
     lane: str
     number: int
     estimate_usd: float | None
     sent_as: str = ""
-    facts: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def insert_attempt(
@@ -86,7 +86,7 @@ def insert_attempt(
                 item.filename,
             ),
             *(at, request.estimate_usd, request.sent_as or None, chunk),
-            *(None if request.facts is None else json.dumps(request.facts), worker),
+            *(json.dumps(request.facts) if request.facts else None, worker),
         ),
     )
     for n in range(sample.n, sample.n + sample.images):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -63,13 +61,12 @@ _COLUMNS = ", ".join(field.name for field in fields(Chunk))
 
 @dataclass(frozen=True, slots=True)
 class ChunkRequest:
-    """One request of a chunk. number: which attempt of its sample; facts: what settling its answer needs to know."""
+    """One request of a chunk. number: which attempt of its sample."""
 
     attempt: OpenAttempt
     chunk: int
     number: int
     ended: bool
-    facts: Mapping[str, Any]
 
 
 class ChunkQueries(BaseReader):
@@ -84,10 +81,9 @@ class ChunkQueries(BaseReader):
         return self._chunks("step = 'collected' ORDER BY id")
 
     def chunk_lanes(self) -> list[str]:
-        """Lanes with something at the vendor's, or on its way there."""
-        return [
-            lane for (lane,) in self._query("SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')")
-        ]
+        """Lanes with a batch at the vendor's, or on its way there."""
+        sql = "SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')"
+        return [lane for (lane,) in self._query(sql)]
 
     def chunk(self, number: int) -> Chunk:
         return self._chunks("id = ?", number)[0]
@@ -99,14 +95,12 @@ class ChunkQueries(BaseReader):
 
     def chunk_request(self, number: int) -> ChunkRequest | None:
         """The request that an attempt's number names; None when there is none, or it went out by itself."""
-        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS}, chunk, number, outcome, facts FROM attempt WHERE id = ? AND chunk IS NOT NULL"
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS}, chunk, number, outcome FROM attempt WHERE id = ? AND chunk IS NOT NULL"
         row = next(iter(self._query(sql, number)), None)
         if row is None:
             return None
-        *attempt, chunk, which, outcome, facts = row
-        return ChunkRequest(
-            open_attempt_from_row(tuple(attempt)), chunk, which, outcome is not None, json.loads(facts or "{}")
-        )
+        *attempt, chunk, which, outcome = row
+        return ChunkRequest(open_attempt_from_row(tuple(attempt)), chunk, which, outcome is not None)
 
     def unanswered_ids(self, chunk: int, after: int, max_count: int) -> list[int]:
         """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""

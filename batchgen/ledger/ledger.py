@@ -31,9 +31,10 @@ from batchgen.ledger.location import LedgerServer, open_for_writing
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE_REASON, OpenAttempt
+from batchgen.ledger.samples import AT_VENDOR
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 from batchgen.ledger.writer import Writer
-from batchgen.records import EMPTY_MAPPING, Reply, Sample
+from batchgen.records import EMPTY_MAPPING, PendingJob, Reply, Sample
 
 UPSERT_META = upsert_sql("meta", ("key", "value"), ("key",))
 UPSERT_LANE = upsert_sql("lane", ("key", "parked_until", "message"), ("key",))
@@ -108,15 +109,48 @@ class Ledger:
     # --- an attempt: intended, sent, ended
 
     async def attempt_started(
-        self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = ""
+        self,
+        sample: Sample,
+        lane: str,
+        number: int,
+        estimate_usd: float | None,
+        sent_as: str = "",
+        facts: Mapping[str, Any] = EMPTY_MAPPING,
     ) -> int:
         """Record that a request is about to be sent; durable before this returns. Answers the attempt's number.
 
-        sent_as: how the request departs from its item, in words.
+        sent_as: how the request departs from its item, in words. facts: what finding its job again needs.
         """
         at = time.time()
-        request = IntendedRequest(sample, lane, number, estimate_usd, sent_as)
+        request = IntendedRequest(sample, lane, number, estimate_usd, sent_as, facts)
         return await self.writer.write(lambda db: insert_attempt(db, self.run_id, request, at))
+
+    def job_taken(self, attempt: int, sample: Sample, job: PendingJob, facts: Mapping[str, Any]) -> None:
+        """The API answers later, or the job has another question to ask by now: durable before it is waited for.
+
+        facts: of the request, as `answer.request_facts` gives them.
+        """
+        at, item_id = time.time(), sample.item.id
+        rows = [(AT_VENDOR, at, item_id, n, sample.fingerprint) for n in range(sample.n, sample.n + sample.images)]
+        sql = (
+            "UPDATE sample SET state = 'submitted', reason = ?, updated_at = ? WHERE item_id = ? AND n = ?"
+            " AND fingerprint = ? AND state = 'running'"
+        )
+
+        def change(db: Connection) -> None:
+            values = (json.dumps(dataclasses.asdict(job)), json.dumps(facts), attempt)
+            db.execute(
+                "UPDATE attempt SET job = ?, facts = ?, sent_at = coalesce(sent_at, started_at) WHERE id = ?", values
+            )
+            db.executemany(sql, rows)
+
+        self._write_now(change)
+
+    async def adopt_job(self, attempt: int) -> None:
+        """What it brings and costs counts for this run, which waits for its end, whichever had sent it."""
+        await self.writer.write(
+            lambda db: db.execute("UPDATE attempt SET run_id = ? WHERE id = ?", (self.run_id, attempt))
+        )
 
     def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
         """The answer is a link: durable before the download starts, so that a crash never generates again.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
-from batchgen.records import Usage, sample_key
+from batchgen.records import PendingJob, Usage, sample_key
 
 IN_BATCH_REASON = "in a batch"
 MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
@@ -16,7 +16,7 @@ MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed
 UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
 # For `open_attempt_from_row`.
-OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links"
+OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
 BILLED_SQL = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 LATEST_IMAGE_SQL = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
@@ -60,7 +60,8 @@ class LinkedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class OpenAttempt:
-    """A request that was recorded and whose end was not. answer: what came, when its pictures are behind links."""
+    """A request that was recorded and whose end was not. answer: what came, when its pictures are behind links; job: what
+    came when its API answers later; facts: what settling its answer needs to know."""
 
     id: int
     item_id: str
@@ -72,6 +73,8 @@ class OpenAttempt:
     started_at: float
     estimate_usd: float | None
     answer: LinkedAnswer | None = None
+    job: PendingJob | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def links(self) -> Mapping[int, str]:
@@ -98,9 +101,9 @@ class SurplusRequest:
 
 class AttemptQueries(BaseReader):
     def attempts(self, run_id: int | None = None) -> dict[str, int]:
-        """Requests by outcome; `open` for those not ended, `submitted` for those of them that lie in a batch."""
+        """Requests by outcome; `open` for those not ended, `submitted` for those of them whose API answers later."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
-        unended = "CASE WHEN chunk IS NULL THEN 'open' ELSE 'submitted' END"
+        unended = "CASE WHEN chunk IS NULL AND job IS NULL THEN 'open' ELSE 'submitted' END"
         return dict(
             self._query(f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1", *values)
         )
@@ -114,6 +117,16 @@ class AttemptQueries(BaseReader):
         sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
         rows = self._query(sql)
         return [open_attempt_from_row(row) for row in rows]
+
+    def job_lanes(self) -> list[str]:
+        """Lanes of requests that their API has taken and not answered yet."""
+        sql = "SELECT DISTINCT lane FROM attempt WHERE outcome IS NULL AND job IS NOT NULL"
+        return [lane for (lane,) in self._query(sql)]
+
+    def job_ids(self) -> list[str]:
+        """As their vendors name them, of all jobs that were ever taken."""
+        sql = "SELECT job FROM attempt WHERE job IS NOT NULL"
+        return [str(json.loads(job)["id"]) for (job,) in self._query(sql)]
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""
@@ -228,9 +241,13 @@ class AttemptQueries(BaseReader):
 
 def open_attempt_from_row(row: tuple[Any, ...]) -> OpenAttempt:
     """row: OPEN_ATTEMPT_COLUMNS."""
-    attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links = row
-    answer = parse_linked_answer(links) if links else None
-    return OpenAttempt(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, answer)
+    attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts = row
+    return OpenAttempt(
+        *(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd),
+        answer=parse_linked_answer(links) if links else None,
+        job=PendingJob(**json.loads(job)) if job else None,
+        facts=json.loads(facts or "{}"),
+    )
 
 
 def parse_linked_answer(text: str) -> LinkedAnswer:

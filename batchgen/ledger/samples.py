@@ -18,6 +18,7 @@ RESULT_COLUMNS = (
     "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
     "made_fingerprint"
 )
+AT_VENDOR = "at_vendor"  # as the reason of a sample that is submitted: its API has taken the request and answers later
 WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
 
 

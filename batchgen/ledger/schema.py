@@ -13,7 +13,7 @@ from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
 from batchgen.store.spool import file_identity
 
-VERSION = 6
+VERSION = 7
 FILE_NAME = "ledger.sqlite"
 OUTAGES_META_PREFIX = "outages "  # in `meta`, before a worker's name or nothing: what was down in the last run, as JSON
 COOLING_META_PREFIX = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
@@ -69,7 +69,8 @@ CREATE TABLE attempt (
   started_at REAL NOT NULL, sent_at REAL, ended_at REAL,
   outcome TEXT, reason TEXT, message TEXT, http_status INTEGER, maybe_billed INTEGER,
   estimate_usd REAL, usd REAL, usd_source TEXT, usage TEXT, reply_id TEXT, model_version TEXT, links TEXT,
-  sent_as TEXT, beside TEXT, chunk INTEGER, facts TEXT, worker TEXT);
+  sent_as TEXT, beside TEXT, chunk INTEGER, facts TEXT, worker TEXT,
+  job TEXT);
 CREATE INDEX attempt_open ON attempt (id) WHERE outcome IS NULL;
 CREATE INDEX attempt_recent ON attempt (lane, started_at);
 CREATE INDEX attempt_of_run ON attempt (run_id);
@@ -87,16 +88,18 @@ CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEX
 
 # What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
 # pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON; worker: who
-# sent it, when that was not the run itself; stamp: of the placed file, NULL when it was never read.
+# sent it, when that was not the run itself; stamp: of the placed file, NULL when it was never read;
+# job: that its API has taken and answers later, JSON.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
     2: DERIVATIVE_DDL,
     3: f"ALTER TABLE attempt ADD COLUMN chunk INTEGER; ALTER TABLE attempt ADD COLUMN facts TEXT; {CHUNK_DDL}",
     4: f"ALTER TABLE attempt ADD COLUMN worker TEXT; DROP INDEX attempt_doubtful; {DOUBTFUL_INDEX_DDL}",
     5: "ALTER TABLE image ADD COLUMN stamp TEXT;",
+    6: "ALTER TABLE attempt ADD COLUMN job TEXT;",
 }
 _ADDED_COLUMNS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
-    "attempt": {1: ("sent_as", "beside"), 3: ("chunk", "facts"), 4: ("worker",)},
+    "attempt": {1: ("sent_as", "beside"), 3: ("chunk", "facts"), 4: ("worker",), 6: ("job",)},
     "image": {5: ("stamp",)},
 }  # columns by table and by the version before
 

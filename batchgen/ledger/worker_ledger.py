@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from batchgen.errors import Fenced
 from batchgen.ledger import work_queue
@@ -20,7 +20,7 @@ from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_att
 from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.writer import Writer
 from batchgen.planning.reason_text import blocked_message
-from batchgen.records import Sample, sample_key
+from batchgen.records import EMPTY_MAPPING, Sample, sample_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,13 @@ class FencedLedger(Ledger):
     # --- its attempts
 
     async def attempt_started(
-        self, sample: Sample, lane: str, number: int, estimate_usd: float | None, sent_as: str = ""
+        self,
+        sample: Sample,
+        lane: str,
+        number: int,
+        estimate_usd: float | None,
+        sent_as: str = "",
+        facts: Mapping[str, Any] = EMPTY_MAPPING,
     ) -> int:
         """Raises Fenced when the sample is another's by now, or the submission has stopped or no room for it in its budget."""
         at = time.time()
@@ -174,7 +180,7 @@ class FencedLedger(Ledger):
             ).fetchone()
             if room is None:
                 return "budget"
-            request = IntendedRequest(sample, lane, number, estimate_usd, sent_as)
+            request = IntendedRequest(sample, lane, number, estimate_usd, sent_as, facts)
             return insert_attempt(db, self.run_id, request, at, worker=self.worker)
 
         answer = await self.writer.write(change)

@@ -29,6 +29,7 @@ class ReasonKind(StrEnum):
     OTHER_FILE = auto()
     # At work elsewhere.
     IN_A_BATCH = auto()
+    AT_VENDOR = auto()
     WITH_WORKERS = auto()
     # Samples that need pictures of others, which `Reason.others` names.
     NEW_AFTER = auto()

@@ -33,6 +33,7 @@ _TEXTS: Mapping[ReasonKind, str] = {
     ReasonKind.RESTORED: "brought back by verify --repair: taken by its id, only prompt and model could be compared",
     ReasonKind.OTHER_FILE: "another file has its name",
     ReasonKind.IN_A_BATCH: "in a batch at the vendor's",
+    ReasonKind.AT_VENDOR: "its job is at the vendor's",
     ReasonKind.WITH_WORKERS: "with the cluster's workers",
     ReasonKind.LATER_TURN: "a turn after the first needs the answer before it",
 }

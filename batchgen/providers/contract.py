@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.credentials import Credentials
-from batchgen.records import Inputs, Reply, Request, Response, Sample
+from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
 
 if TYPE_CHECKING:
     from batchgen.providers.listings import Listing
@@ -34,8 +34,8 @@ class Provider(Protocol):
         """The request for a sample, without credentials. Raises BadRequest when it cannot be written at all."""
         ...
 
-    def read(self, response: Response) -> Reply:
-        """The usable answer in a response, or the ProviderError it amounts to; no other exception."""
+    def read(self, response: Response) -> Reply | PendingJob:
+        """The usable answer in a response, a job to ask about, or the ProviderError it amounts to; no other exception."""
         ...
 
     @staticmethod
@@ -71,6 +71,41 @@ class SupportsConversations(Provider, Protocol):
     @staticmethod
     def turn(envelope: bytes) -> Mapping[str, Any]:
         """What the model said, exactly, to be sent back in the next turn. envelope: of an answer that `read` took."""
+        ...
+
+
+@runtime_checkable
+class SupportsJobs(Provider, Protocol):
+    """A codec of an API that takes a job and answers later: its `read` gives a PendingJob."""
+
+    def poll(self, job: PendingJob) -> Request:
+        """The question how a job stands, which costs nothing."""
+        ...
+
+    def read_poll(self, job: PendingJob, response: Response) -> Reply | PendingJob:
+        """The answer to it: what was made, or the job as it stands now, perhaps with another question to ask.
+
+        Raises JobFailed, Refused, OutputRefused, NoImage, InputRejected, BadRequest or BatchLost when the job has ended without
+        an image. Any other ProviderError is about the asking,
+        and the same job is asked about again.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsJobList(SupportsJobs, Protocol):
+    """A codec of an API that lists the jobs of late: one whose answer was lost is found again by what it was asked for."""
+
+    def job_input(self, request: Request) -> str:
+        """What a request of `build` asks for, as the list says it of the job that it became: the same text for both."""
+        ...
+
+    def list_jobs(self, since: float, page: str) -> Request:
+        """since: UTC seconds. page: the token that the page before gave, "" for the first."""
+        ...
+
+    def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
+        """Jobs, and the token of the next page, "" after the last. Raises a ProviderError."""
         ...
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchgen.records import Sample
-from batchgen.scheduling.lane import Lane
+from batchgen.scheduling.blame import Upstream
+from batchgen.scheduling.breaker import Breaker
+from batchgen.scheduling.lane import MAX_JOBS, Lane
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.stop_reason import StopKind, StopReason
+from batchgen.scheduling.window import QuotaDenied, SharedQuota, Window
 
 
 # What `decide` can answer.
@@ -53,6 +56,28 @@ class Progress:
 
     in_flight: bool  # its answer is not in
     sent: bool = False  # its headers have left
+    is_job: bool = False  # the API has taken it and answers later
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTerms:
+    """What paces a lane: its quota, the log of starts and money of all processes, and whose account and host answer it. One
+    without `upstream` is alone with its own. max_jobs: requests that its API may have taken and not answered."""
+
+    window: Window | None = None
+    shared_quota: SharedQuota | None = None
+    upstream: Upstream | None = None
+    max_jobs: int = MAX_JOBS
+
+
+class DispatchObserver:
+    """Hears of what a dispatcher finds out by itself; this one minds nothing."""
+
+    def quota_denied(self, lane: str, why: QuotaDenied) -> None:
+        """The shared log makes a lane wait for money or after the refusals of others, or parks it."""
+
+    def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
+        """A breaker has opened, its probe has failed, or it has closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +139,12 @@ class DispatchState:
 
     def decide(self, now_s: float) -> Decision:
         """What a free worker should do at `now_s`, once the lanes have been refilled. Changes nothing."""
-        waits = self.external_samples > 0 or any(lane.waiting for lane in self.lanes.values())
+        waits = self.external_samples + self.jobs > 0 or any(lane.waiting for lane in self.lanes.values())
         if waits and not self.stop_reason and (reached := self._limit_reached(now_s)):  # what is done is not cut short
             return Stop(reached)
         lanes = self.open_lanes()
         if not lanes:
-            if self.external_samples and not self.stop_reason:
+            if self.external_samples + self.jobs and not self.stop_reason:
                 return Wait(self.limits.deadline_s)
             return Wait(None) if self.unfinished else Drained()
         if not self.has_room:
@@ -147,11 +172,16 @@ class DispatchState:
         return len(self.progress)
 
     @property
+    def jobs(self) -> int:
+        """Tickets whose requests an API has taken and answers later."""
+        return sum(lane.jobs for lane in self.lanes.values())
+
+    @property
     def has_room(self) -> bool:
         return (
             not self.shared_budget_full
             and self.in_flight < self.limits.concurrency
-            and self.unfinished - self.in_flight < self.limits.max_storing
+            and self.unfinished - self.in_flight - self.jobs < self.limits.max_storing
         )
 
     def open_lanes(self) -> list[Lane]:

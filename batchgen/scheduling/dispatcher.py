@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 from batchgen.errors import LedgerError, ProviderError
 from batchgen.records import Sample
-from batchgen.scheduling.blame import FaultAttribution, Upstream, breakers_by_lane
-from batchgen.scheduling.breaker import Breaker
+from batchgen.scheduling.blame import FaultAttribution, breakers_by_lane
 from batchgen.scheduling.decision import (
     Decision,
     DispatchLimits,
+    DispatchObserver,
     DispatchState,
     Drained,
     GiveUp,
+    LaneTerms,
     Progress,
     Start,
     Stop,
@@ -37,32 +37,10 @@ from batchgen.scheduling.window import (
     Parked,
     QuotaDenied,
     Reserved,
-    SharedQuota,
-    Window,
 )
 
 SHARED_POLL_S = 0.5  # between two looks at what other processes say of a lane
 OUTAGE_FALLBACK_AFTER_S = 60.0  # after which samples with a fallback for outages go on there
-
-
-@dataclass(frozen=True, slots=True)
-class LaneTerms:
-    """What paces a lane: its quota, the log of starts and money of all processes, and whose account and host answer it. One
-    without `upstream` is alone with its own."""
-
-    window: Window | None = None
-    shared_quota: SharedQuota | None = None
-    upstream: Upstream | None = None
-
-
-class DispatchObserver:
-    """Hears of what a dispatcher finds out by itself; this one minds nothing."""
-
-    def quota_denied(self, lane: str, why: QuotaDenied) -> None:
-        """The shared log makes a lane wait for money or after the refusals of others, or parks it."""
-
-    def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
-        """A breaker has opened, its probe has failed, or it has closed."""
 
 
 class Dispatcher(DispatchState):
@@ -90,7 +68,7 @@ class Dispatcher(DispatchState):
     ) -> None:
         breakers = breakers_by_lane({key: terms.upstream for key, terms in lanes.items()})
         opened = {
-            key: Lane(key, terms.window, breakers[key], terms.shared_quota, backlog_count=source.backlog_count(key))
+            key: Lane(key, terms.window, breakers[key], terms.shared_quota, terms.max_jobs, source.backlog_count(key))
             for key, terms in lanes.items()
         }
         super().__init__(opened, limits, estimate_usd, external_samples)
@@ -101,6 +79,7 @@ class Dispatcher(DispatchState):
         rng = rng or random.Random()
         self._retries = RetryDecider(limits.policy, limits.same_error_limit, rng)
         self.fault_attribution = FaultAttribution(self.lanes, self._observer.breaker_changed, rng)
+        self.stopping = asyncio.Event()
         self._waiter: asyncio.Future[None] | None = None
         self._settled_count = 0
         self._ticket_numbers = itertools.count(1)
@@ -126,7 +105,9 @@ class Dispatcher(DispatchState):
                         return ticket
                 case GiveUp(lane_key):
                     pending = self.lanes[lane_key].exhausted.popleft()
-                    return self._issue(Ticket(pending, next(self._ticket_numbers), exhausted=True), in_flight=False)
+                    number = next(self._ticket_numbers)
+                    self.progress[number] = Progress(in_flight=False)
+                    return Ticket(pending, number, exhausted=True)
                 case Wait(until_s):
                     await self._sleep(None if until_s is None else until_s - now_s)
                 case Stop(reason):
@@ -138,10 +119,6 @@ class Dispatcher(DispatchState):
         for lane in self.open_lanes() if self.has_room else ():
             lane.refill(self._source, now_s)
         return self.decide(now_s)
-
-    def _issue(self, ticket: Ticket, *, in_flight: bool) -> Ticket:
-        self.progress[ticket.number] = Progress(in_flight)
-        return ticket
 
     async def _start_if_quota_allows(self, lane: Lane, now_s: float) -> Ticket | None:
         """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
@@ -275,6 +252,29 @@ class Dispatcher(DispatchState):
         self.lanes[ticket.lane].unconfirmed.pop(ticket.number, None)
         self._wake()
 
+    def job_taken(self, ticket: Ticket) -> None:
+        """The API has taken the request and answers later: it holds no place in flight, and its money stays reserved."""
+        self.received(ticket)
+        self.progress[ticket.number].is_job = True
+        self.lanes[ticket.lane].jobs += 1
+        self._wake()
+
+    def resume_job(self, sample: Sample, lane: str, usd: float | None, *, unwanted: bool) -> Ticket:
+        """For a request that an earlier run has sent, and its API has taken. usd, unwanted: as of `Ticket`."""
+        reserved_usd = (usd or 0.0) * self.lanes[lane].reservation_factor
+        ticket = Ticket(
+            Pending(sample, lane),
+            next(self._ticket_numbers),
+            usd=usd,
+            reserved_usd=reserved_usd,
+            started_s=_now_s(),
+            unwanted=unwanted,
+        )
+        self.budget.reserved_usd += reserved_usd
+        self.progress[ticket.number] = Progress(in_flight=False, sent=True, is_job=True)
+        self.lanes[lane].jobs += 1
+        return ticket
+
     def succeeded(self, ticket: Ticket, usd: float | None) -> None:
         """A picture exists. usd: what it cost by usage; None keeps the reservation as spent."""
         lane = self.lanes[ticket.lane]
@@ -305,7 +305,7 @@ class Dispatcher(DispatchState):
             self.stop(StopReason(StopKind.ERROR, error.reason, error.message))
         stopping = bool(self.stop_reason)
         retry_decision = self._retries.decide(lane, ticket, pending, error, now_s, stopping=stopping)
-        if isinstance(retry_decision, GivenUp) and not self.stop_reason:
+        if isinstance(retry_decision, GivenUp) and not self.stop_reason and not ticket.unwanted:
             retry_decision = self.fallbacks.move_one(lane, ticket.sample, error)
         if not lane.accepts_work:
             self.fallbacks.empty_closed(lane)
@@ -356,6 +356,7 @@ class Dispatcher(DispatchState):
         for breaker in lane.breakers:
             breaker.ended_without_evidence(ticket.started_s)  # unless what is known of it says more
         progress = self.progress.pop(ticket.number, None)
+        lane.jobs -= progress is not None and progress.is_job
         was_sent = progress is not None and progress.sent
         self.budget.settle(ticket.reserved_usd, usd or 0.0)
         self.shared_budget_full = False
@@ -379,6 +380,7 @@ class Dispatcher(DispatchState):
     def stop(self, reason: StopReason) -> None:
         """Start nothing more; what is in flight goes on. The first reason stays."""
         self.stop_reason = self.stop_reason or reason
+        self.stopping.set()
         self._wake()
 
     def untried_count(self) -> int:

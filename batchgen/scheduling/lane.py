@@ -29,6 +29,7 @@ from batchgen.scheduling.window import SharedQuota, Window
 RESERVATION_FACTOR = 1.15
 UNCONFIRMED_S = 1.0  # within which a refusal has come back; an answer takes longer
 MAX_UNCONFIRMED = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
+MAX_JOBS = 100  # of a lane at once, where its profile names no limit
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
 
@@ -48,7 +49,8 @@ class Ticket:
 
     number: of this ticket in its run. usd: estimated, None when the price is unknown; reserved_usd: the estimate and some
     more, for usage often comes out higher. stamp_s, quota_slot: its start in the window of this process and in the log of
-    all of them; used_before: requests in that window when it was admitted. started_s: when it was given out.
+    all of them; used_before: requests in that window when it was admitted. started_s: when it was given out. unwanted: for an
+    image that the manifest does not ask for any more, so that nothing is sent again.
     """
 
     pending: Pending
@@ -60,6 +62,7 @@ class Ticket:
     used_before: int = 0
     reserved_usd: float = 0.0
     started_s: float = 0.0
+    unwanted: bool = False
 
     @property
     def sample(self) -> Sample:
@@ -86,14 +89,16 @@ class Lane:
     window: Window | None
     breakers: tuple[Breaker, ...]  # its own, its account's and its host's
     shared_quota: SharedQuota | None = None
+    max_jobs: int = MAX_JOBS
+    backlog_count: int = 0  # in the backlog
     ready: deque[Pending] = field(default_factory=deque)
     delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # heap by not-before
     undecided: list[Pending] = field(
         default_factory=list
     )  # without an attempt left, should their failures be their own
     exhausted: deque[Pending] = field(default_factory=deque)  # to be given up
-    backlog_count: int = 0  # in the backlog
     in_flight: int = 0
+    jobs: int = 0  # requests that its API has taken and answers later
     last_start_number: int = 0
     cooled_until_s: float = 0.0
     quota_full_until_s: float = 0.0  # other processes have used the quota up
@@ -175,6 +180,8 @@ class Lane:
 
     def earliest_start_s(self, now_s: float) -> float:
         """When it may start its next sample: cooldown, quota, breakers, and the first not-before if nothing is ready."""
+        if self.jobs + self.in_flight >= self.max_jobs:
+            return math.inf  # until one of them ends
         earliest_start_s = max(now_s, self.cooled_until_s, self.quota_full_until_s, self.spend_full_until_s)
         earliest_start_s = max(earliest_start_s, *(breaker.earliest_start_s(now_s) for breaker in self.breakers))
         if not self.ready:

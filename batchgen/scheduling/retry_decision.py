@@ -27,6 +27,8 @@ class RetryDecider:
         self, lane: Lane, failed: Ticket, pending: Pending, error: ProviderError, now_s: float, *, stopping: bool
     ) -> RetryDecision:
         """pending: the sample as it would wait for its next request."""
+        if failed.unwanted:
+            return GivenUp()
         if error.scope == "run":
             return self._release(lane, pending)
         if isinstance(error, DailyQuotaReached) or (

@@ -173,7 +173,7 @@ async def test_a_crash_while_an_answer_is_put_by_leaves_it_whole_or_undone(tmp_p
         assert await bench.requests() == 1
         whole = not place.endswith("SpoolFile")
         assert kept(bench) == whole
-        assert [len(load_answer(out, attempt).files) for attempt in unparsed_attempts(out)] == [1] * whole
+        assert [len(load_answer(out, attempt).response.files) for attempt in unparsed_attempts(out)] == [1] * whole
         assert list((tmp_path / "out" / ".batchgen" / "spool").iterdir()) == []
 
 

@@ -297,7 +297,7 @@ def test_codes_in_words_are_understood(codec):
     ("code", "kind"), [(8, RateLimited), (13, ServerFaultMaybeBilled), (3, BadRequest), (14, ServerFault)]
 )
 def test_a_numeric_rpc_code_of_a_batch_line_has_its_class(code, kind):
-    assert type(classify(parse_error({"code": code, "message": "x"}, 0, {}))) is kind
+    assert type(classify(parse_error({"code": code, "message": "x"}, Response(0, {}, b"")))) is kind
 
 
 @pytest.mark.parametrize("secret", ["api_key:AIzaSyD-0123456789abcdefghijklmnopqrstu", "api_key:short"])

@@ -294,9 +294,9 @@ def test_a_kept_answer_holds_no_cookie_and_comes_back_as_it_was(tmp_path):
     file = store.spool_file(7, 0)
     file.write(b"picture")
     save_answer(store, 7, Response(200, {"Set-Cookie": "session=1", "Date": "today"}, b'{"a": 1}'), [file], {"n": 1})
-    answer = load_answer(store.root, 7)
-    assert (answer.status, answer.headers, answer.envelope) == (200, {"Date": "today"}, b'{"a": 1}')
-    assert Path(answer.files[0]).read_bytes() == b"picture"
+    response = load_answer(store.root, 7).response
+    assert (response.status, response.headers, response.body) == (200, {"Date": "today"}, b'{"a": 1}')
+    assert Path(response.files[0]).read_bytes() == b"picture"
     assert unparsed_attempts(store.root) == [7]
     delete_answer(store.root, 7)
     assert unparsed_attempts(store.root) == []

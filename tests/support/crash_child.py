@@ -1,7 +1,8 @@
 """Runs a job and dies the hard way just before or after the k-th call of one function.
 
 `crash_child MANIFEST OUT URL MODULE:NAME K [OPTIONS]`. `MODULE:NAME!` dies when the call has returned, awaited where it can be.
-OPTIONS, JSON: engine; requests of a batch; piece_bytes of uploads; ledger; wait; pause_s between tries of a link.
+OPTIONS, JSON: engine; codec: `NAME MODULE CLASS`; requests of a batch; piece_bytes of uploads; ledger; wait; pause_s between
+tries of a link.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import batchgen
 from batchgen.engine import http_attempt
 from batchgen.http import uploads
 from batchgen.planning.batchable import BatchOptions, ChunkLimits
+from batchgen.providers import registry
 
 
 def die_at(place: str, k: int) -> None:
@@ -53,6 +55,9 @@ def die_at(place: str, k: int) -> None:
 def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     """The engine, and the run's options."""
     said = json.loads(text)
+    if codec := said.get("codec"):
+        name, module, attribute = codec.split()
+        registry.BUILT_IN = {**registry.BUILT_IN, name: (module, attribute)}
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
     http_attempt.FIRST_RETRY_DELAY_S = said.get("pause_s", http_attempt.FIRST_RETRY_DELAY_S)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()

@@ -13,8 +13,8 @@ from batchgen.errors import (
     ProviderError,
     RateLimited,
 )
-from batchgen.scheduling.decision import DispatchLimits
-from batchgen.scheduling.dispatcher import Dispatcher, DispatchObserver, LaneTerms
+from batchgen.scheduling.decision import DispatchLimits, DispatchObserver, LaneTerms
+from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import SampleSource, in_memory_samples

@@ -188,7 +188,7 @@ class ResultCollector:
         seen.add(number)
         if sent.ended:
             return  # settled by a run that was stopped in between
-        attempt = AnsweredAttempt.from_record(sent.attempt, context.routes[chunk.lane].profile, sent.facts)
+        attempt = AnsweredAttempt.from_record(sent.attempt, context.routes[chunk.lane].profile, sent.attempt.facts)
         # Its line may stand in the results already.
         attempt = replace(attempt, sample=replace(attempt.sample, known=True))
         try:
@@ -223,7 +223,7 @@ class ResultCollector:
             with bugs_as_unreadable(BatchgenError, OSError):
                 settled_reply = context.pipeline.attempts.settle(attempt, reply, spooled)
         except ProviderError as error:
-            keep_or_discard(store, attempt.id, error, response, spooled, sent.facts)
+            keep_or_discard(store, attempt.id, error, response, spooled, sent.attempt.facts)
             raise
         return reply, settled_reply
 
@@ -249,7 +249,7 @@ class ResultCollector:
                 if sent is not None:
                     error = kind(words, reason=reason)
                     again = await self._outcomes.record_failure(
-                        sent, chunk.lane, sample_from_facts(sent.attempt, sent.facts), error
+                        sent, chunk.lane, sample_from_facts(sent.attempt, sent.attempt.facts), error
                     )
                     counts.again, counts.ended = counts.again + again, counts.ended + (not again)
 

@@ -55,7 +55,7 @@ def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
     """Requests that were sent and whose end was not recorded. Answers how many are uncertain now.
 
     Whole pictures in the spool are adopted, their usage unknown and their price estimated. Answers with a link stay open
-    to be fetched. The rest is uncertain: it may have been billed.
+    to be fetched, and so do jobs, to be asked about. The rest is uncertain: it may have been billed.
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
@@ -66,6 +66,8 @@ def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
             continue
         stranded = store.recover_stranded(attempt.id, attempt.started_at)
         if not adopt_spooled(ledger, store, attempt, note, "temporary folder" if stranded else "spool"):
+            if attempt.job is not None:
+                continue
             uncertain += 1
             message = "the run ended while the request was in flight"
             ledger.end_without_picture(attempt, "uncertain", "interrupted", message)

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from batchgen.engine.batch.context import resume_unsent_chunks
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.links import fetch_pending_links, settle_downloaded
+from batchgen.engine.lost_jobs import JOB_INPUT, LostJobs
 from batchgen.engine.recovery.open_attempts import finish_moves, settle_open_attempts
 from batchgen.engine.recovery.replay import read_kept_answers
 from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
-from batchgen.engine.routes import link_routes
+from batchgen.engine.routes import link_routes, open_routes
 from batchgen.http.transport import Transport
 from batchgen.ledger.location import read_pointer
+from batchgen.records import lane_model
 
 
 async def recover(request: RunRequest, state: JobState) -> bool:
@@ -26,6 +28,7 @@ async def recover(request: RunRequest, state: JobState) -> bool:
     finish_moves(ledger, store, note)
     repairs = read_kept_answers(ledger, store, catalogue, note) > 0 or repairs
     settle_downloaded(ledger, store, catalogue, ledger.reader.open_attempts())
+    await _find_lost_jobs(request, state)
     settle_open_attempts(ledger, store, note)
     ledger.flush()  # placing is not waited for
     resume_unsent_chunks(ledger, store.root, request.options.batches.batch_mode, note)
@@ -34,6 +37,23 @@ async def recover(request: RunRequest, state: JobState) -> bool:
     await _fetch_links(request, state)
     ledger.flush()
     return repairs
+
+
+async def _find_lost_jobs(request: RunRequest, state: JobState) -> None:
+    """Jobs that an earlier run has asked for, and whose answers it did not record. Raises SettingsError without a key."""
+    lost = [
+        attempt for attempt in state.ledger.reader.open_attempts() if JOB_INPUT in attempt.facts and not attempt.job
+    ]
+    if lost:
+        catalogue, options = request.job.manifest.catalogue, request.options
+        models = {lane_model(attempt.lane) for attempt in lost}
+        routes, _ = open_routes(map(catalogue.resolve, models), request.job.settings, options.emulator_url)
+        with ThreadPoolExecutor(1) as executor:
+            async with Transport(1, executor) as transport:
+                for lane, route in routes.items():
+                    of_lane = [attempt for attempt in lost if attempt.lane == lane]
+                    for item in await LostJobs(state.ledger, transport).find(route, of_lane):
+                        request.note(f"attempt {item}: the job of an interrupted run was found again at its vendor")
 
 
 async def _fetch_links(request: RunRequest, state: JobState) -> None:

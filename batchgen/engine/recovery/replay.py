@@ -72,7 +72,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
         profile = catalogue.resolve(attempt.lane.split("/", 1)[1])
         with bugs_as_unreadable(ProviderError, UsageError):
             codec = provider_for(profile)
-            reply = read_reply(store, codec, number, kept.response, turn=kept.facts["turn"])
+            reply = read_reply(store, codec, number, kept.response, turn=kept.facts["turn"], job=attempt.job)
         if reply.links:
             for k, image in enumerate(reply.images):  # where `links.settle_downloaded` finds them
                 _copy(store, number, k, image.data or kept.response.files[image.decoded or 0]).sync()

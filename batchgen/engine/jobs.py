@@ -1,0 +1,88 @@
+"""Jobs that an API has taken and answers later: asked about beside everything else, holding no place in flight, until they end;
+and those that an earlier run has left, taken up where it stood. None is ever asked for again because a question failed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+
+from batchgen.errors import (
+    BadRequest,
+    BatchLost,
+    BatchLostMaybeBilled,
+    InputRejected,
+    JobFailed,
+    Malformed,
+    NoImage,
+    OutputRefused,
+    ProviderError,
+    Refused,
+    Unreadable,
+)
+from batchgen.records import PendingJob
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.retry import backoff_s
+from batchgen.scheduling.stop_reason import StopKind, StopReason
+
+# These say how a job has ended; any other error of a question about it is about the asking.
+JOB_ENDS = (Refused, OutputRefused, NoImage, InputRejected, BadRequest, Unreadable, JobFailed, BatchLost)
+POLLS_PER_S = 4.0  # of all jobs of a lane together
+FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
+MAX_MALFORMED = 5  # answers in a row that are no answers; the last one is believed
+GIVE_UP_AFTER_S = 2 * 86400.0  # no vendor keeps a result longer that a run may still have to wait for
+
+
+class JobLeft(Exception):
+    """The run ends before the job does: the next one asks about it."""
+
+
+@dataclass(slots=True)
+class JobProgress:
+    """How often in a row the question about a job has failed. started_at: of its request, UTC seconds."""
+
+    lane: str
+    started_at: float
+    failures: int = 0
+
+    def absorb(self, error: ProviderError) -> None:
+        """Count a failed question. Raises the error when it is how the job has ended."""
+        self.failures += 1
+        if isinstance(error, JOB_ENDS) or (isinstance(error, Malformed) and self.failures >= MAX_MALFORMED):
+            raise error
+        if time.time() - self.started_at > GIVE_UP_AFTER_S:
+            raise BatchLostMaybeBilled(f"the job has not ended after two days: {error.message}", reason="job_lost")
+
+
+class JobPolls:
+    """When to ask about each job: as often as its API wants, and all of a lane together no more than `POLLS_PER_S`."""
+
+    def __init__(self, dispatcher: Dispatcher, *, wait: bool) -> None:
+        """wait: whether the run waits for jobs at all."""
+        self._dispatcher = dispatcher
+        self._wait = wait
+        self._waiting = Counter[str]()
+        self._rng = random.Random()
+
+    async def wait_turn(self, job: PendingJob, progress: JobProgress) -> None:
+        """Returns when the job may be asked about. Raises JobLeft when the run stops first."""
+        self._waiting[progress.lane] += 1
+        try:
+            delay_s = max(job.poll_after_s, self._waiting[progress.lane] / POLLS_PER_S)
+            if progress.failures:
+                delay_s += backoff_s(progress.failures - 1, FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S, self._rng)
+            if self._wait and not self._dispatcher.stop_reason:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._dispatcher.stopping.wait(), delay_s)
+            if not self._wait or self._dispatcher.stop_reason:
+                raise JobLeft
+        finally:
+            self._waiting[progress.lane] -= 1
+
+    def stop_if_nobody_may_ask(self, error: ProviderError) -> None:
+        """A key or an account that is refused ends the run; the job stays."""
+        if error.scope == "run":
+            self._dispatcher.stop(StopReason(StopKind.ERROR, error.reason, error.message))

@@ -1,0 +1,177 @@
+"""Jobs that an API takes and answers later: each bought once, whatever happens while it is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+import batchgen
+from batchgen.ledger.reader import Reader
+from batchgen.planning.batchable import BatchOptions
+from batchgen.providers import registry
+from tests.support.crash import exit_code
+from tests.support.easel import MODELS, Studio, drawn, serving
+
+CODEC = "easel tests.support.easel Easel"
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch):
+    name, *where = CODEC.split()
+    monkeypatch.setattr(registry, "BUILT_IN", {**registry.BUILT_IN, name: tuple(where)})
+
+
+@pytest.fixture
+async def studio():
+    async with serving(Studio()) as found:
+        yield found
+
+
+class JobBench:
+    def __init__(self, studio: Studio, folder: Path) -> None:
+        self.studio, self.folder, self.out = studio, folder, folder / "out"
+
+    def write(self, *prompts: str) -> Path:
+        items = [{"id": f"i{n}", "prompt": prompt, "model": "easel-1"} for n, prompt in enumerate(prompts)]
+        manifest = self.folder / "job.yaml"
+        manifest.write_text(json.dumps({"models": MODELS, "limits": {"concurrency": 3}, "items": items}))
+        return manifest
+
+    async def run(self, *prompts: str, wait: bool = True, **options):
+        job = batchgen.load(self.write(*prompts), output=self.out, emulate=True, environ={})
+        batches = BatchOptions(wait=wait)
+        return await batchgen.run(
+            job, options=batchgen.RunOptions(emulator_url=self.studio.url, batches=batches, **options)
+        )
+
+    async def child(self, *prompts: str, place: str = "-", k: int = 0) -> int:
+        arguments = [
+            str(self.write(*prompts)),
+            str(self.out),
+            self.studio.url,
+            place,
+            str(k),
+            json.dumps({"codec": CODEC}),
+        ]
+        return await asyncio.to_thread(exit_code, arguments)
+
+    def pictures(self) -> dict[str, bytes]:
+        return {path.stem: path.read_bytes() for path in self.out.glob("*.png")}
+
+    def states(self) -> dict[str, int]:
+        with Reader.open(self.out) as reader:
+            return dict(reader.counts())
+
+
+@pytest.fixture
+def bench(studio, tmp_path):
+    return JobBench(studio, tmp_path)
+
+
+PROMPTS = [f"thing {n}" for n in range(8)]
+MADE = {f"i{n}": drawn(prompt) for n, prompt in enumerate(PROMPTS)}
+
+
+async def test_jobs_are_waited_for_in_no_place_in_flight(bench, studio):
+    studio.seconds = 1.0
+    outcome = await bench.run(*PROMPTS)
+    assert (outcome.exit_code, outcome.made, outcome.estimated_usd) == (0, 8, pytest.approx(0.24))
+    assert bench.pictures() == MADE
+    assert (len(studio.jobs), studio.max_open) == (8, 8)  # with three in flight at most
+    assert await bench.run(*PROMPTS) and len(studio.jobs) == 8
+
+
+async def test_a_question_that_fails_is_asked_again_and_the_job_is_not(bench, studio):
+    studio.faults = [503, "reset", 500, 503]
+    outcome = await bench.run("a fox")
+    assert (outcome.exit_code, len(studio.jobs), studio.faults) == (0, 1, [])
+    assert bench.pictures() == {"i0": drawn("a fox")}
+
+
+@pytest.mark.parametrize(
+    ("ends", "exit_code", "jobs", "state"),
+    [
+        (["drawn"], 0, 1, "succeeded"),
+        (["refused"], 4, 1, "refused"),
+        (["failed"], 0, 2, "succeeded"),
+        (["failed"] * 9, 4, None, "failed"),
+        (["lost"], 0, 2, "succeeded"),
+        (["lost", "lost"], 4, 2, "uncertain"),
+    ],
+)
+async def test_a_job_ends_as_its_api_says(bench, studio, ends, exit_code, jobs, state):
+    studio.seconds, studio.ends = 0.0, {"a fox": ends}
+    outcome = await bench.run("a fox")
+    assert (outcome.exit_code, bench.states()) == (exit_code, {state: 1})
+    assert jobs is None or len(studio.jobs) == jobs
+
+
+async def test_without_waiting_jobs_are_left_and_the_next_run_collects_them(bench, studio):
+    studio.seconds = 0.5
+    outcome = await bench.run(*PROMPTS, wait=False)
+    assert (outcome.exit_code, outcome.submitted, bench.states()) == (9, 8, {"submitted": 8})
+    outcome = await bench.run(*PROMPTS)
+    assert (outcome.exit_code, outcome.made, len(studio.jobs)) == (0, 8, 8)
+    assert bench.pictures() == MADE
+
+
+async def test_a_deadline_leaves_jobs_where_they_are(bench, studio):
+    studio.seconds = 30.0
+    outcome = await bench.run("a fox", deadline=time.time() + 1.0)
+    assert (outcome.exit_code, bench.states()) == (7, {"submitted": 1})
+    studio.jobs["1"]["due"] = 0.0
+    assert (await bench.run("a fox")).exit_code == 0
+    assert len(studio.jobs) == 1
+
+
+async def test_a_key_that_is_refused_ends_the_run_and_not_the_job(bench, studio):
+    studio.faults = [401]
+    outcome = await bench.run("a fox")
+    assert (outcome.exit_code, bench.states()) == (5, {"submitted": 1})
+    assert (await bench.run("a fox")).exit_code == 0
+    assert len(studio.jobs) == 1
+
+
+async def test_a_prompt_that_was_changed_meanwhile_is_asked_for_and_the_old_image_kept(bench, studio):
+    assert (await bench.run("a fox", wait=False)).exit_code == 9
+    outcome = await bench.run("a hare")
+    assert (outcome.exit_code, bench.pictures(), len(studio.jobs)) == (0, {"i0": drawn("a hare")}, 2)
+    kept = [path.read_bytes() for path in bench.out.rglob("*.png") if path.parent != bench.out]
+    assert kept == [drawn("a fox")]
+
+
+async def test_a_job_that_failed_in_a_later_run_is_bought_again_there(bench, studio):
+    studio.ends = {"a fox": ["failed"]}
+    assert (await bench.run("a fox", wait=False)).exit_code == 9
+    outcome = await bench.run("a fox")
+    assert (outcome.exit_code, len(studio.jobs)) == (0, 2)
+    assert bench.pictures() == {"i0": drawn("a fox")}
+
+
+STEPS = [
+    ("batchgen.ledger.ledger:Ledger.job_taken", 1),
+    ("batchgen.ledger.ledger:Ledger.job_taken", 5),
+    ("batchgen.ledger.ledger:Ledger.job_taken!", 1),
+    ("batchgen.ledger.ledger:Ledger.job_taken!", 8),
+    ("batchgen.engine.jobs:JobPolls.wait_turn", 6),
+    ("batchgen.engine.attempts:AttemptRecorder.settle", 2),
+    ("batchgen.engine.attempts:AttemptRecorder.settle!", 2),
+    ("batchgen.ledger.ledger:Ledger.attempt_succeeded!", 3),
+    ("batchgen.ledger.ledger:Ledger.record_placed", 3),
+]
+
+
+@pytest.mark.parametrize(("place", "k"), STEPS)
+async def test_a_process_that_dies_at_any_step_buys_no_recorded_job_twice(bench, studio, place, k):
+    assert await bench.child(*PROMPTS, place=place, k=k) == 9
+    with Reader.open(bench.out) as reader:
+        lost = sum(attempt.job is None for attempt in reader.open_attempts())
+    assert await bench.child(*PROMPTS) == 0
+    assert bench.pictures() == MADE
+    assert (
+        len(studio.jobs) <= 8 + lost
+    )  # those whose answer had not been recorded are uncertain, and asked for once more
