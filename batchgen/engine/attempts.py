@@ -9,13 +9,13 @@ follows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from batchgen.engine.answer import AnsweredAttempt
+from batchgen.engine.answer import AnsweredAttempt, request_facts
 from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
+from batchgen.engine.lost_jobs import job_facts
 from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.routes import Route
 from batchgen.engine.settle import SettledReply, late_message, result_of, settle
@@ -24,7 +24,7 @@ from batchgen.events import AttemptFailed, AttemptStarted, Notice, SampleEnded, 
 from batchgen.ledger.results import ResultsFile
 from batchgen.os_errors import machine_refusal
 from batchgen.providers.contract import SupportsConversations
-from batchgen.records import EMPTY_MAPPING, Inputs, Reply, Request, Sample, sample_key
+from batchgen.records import Inputs, Reply, Request, Sample, sample_key
 from batchgen.scheduling.retry import RetryState
 from batchgen.store.spool import SpoolFile
 
@@ -91,10 +91,12 @@ class AttemptRecorder:
         number: int,
         estimate_usd: float | None,
         sent_as: str = "",
-        facts: Mapping[str, Any] = EMPTY_MAPPING,
+        request: Request | None = None,
     ) -> int:
-        """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is;
-        facts: what finding its job again needs."""
+        """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is.
+        request: None when there is none to send, or nobody could find its job again."""
+        facts = job_facts(self._context.routes[lane].codec, request) if request is not None else {}
+        facts = {**request_facts(sample), **facts} if facts else {}
         attempt = await self._ledger.attempt_started(sample, lane, number, estimate_usd, sent_as, facts)
         self._emit(
             AttemptStarted(

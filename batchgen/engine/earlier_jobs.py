@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from batchgen.engine.answer import sample_from_facts
+from batchgen.engine.answer import AnsweredAttempt, sample_from_facts
+from batchgen.engine.context import RunContext
 from batchgen.engine.execute import Execution
 from batchgen.engine.routes import lane_key
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.records import Sample, sample_key
+from batchgen.records import PendingJob, Sample, sample_key
 from batchgen.scheduling.dispatcher import Dispatcher
 
 
@@ -19,17 +19,17 @@ class EarlierJobs:
     """An async context manager: its jobs are taken up when it is entered, and have ended, or are left to the next run, when it
     is left."""
 
-    def __init__(self, ledger: Ledger, backlog: Backlog, dispatcher: Dispatcher, execution: Execution) -> None:
-        self._ledger = ledger
+    def __init__(self, context: RunContext, backlog: Backlog, dispatcher: Dispatcher, execution: Execution) -> None:
+        self._context = context
         self._backlog = backlog
         self._dispatcher = dispatcher
         self._execution = execution
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> EarlierJobs:
-        for taken in self._ledger.reader.open_attempts():
+        for taken in self._context.ledger.reader.open_attempts():
             if taken.job is not None and taken.lane in self._dispatcher.lanes:
-                self._tasks.append(asyncio.ensure_future(self._resume(taken)))
+                self._tasks.append(asyncio.ensure_future(self._resume(taken, taken.job)))
         await asyncio.sleep(0)  # each has its ticket before the dispatcher can find that nothing is left
         return self
 
@@ -38,23 +38,25 @@ class EarlierJobs:
         for error in filter(None, ends):
             raise error
 
-    async def _resume(self, taken: OpenAttempt) -> None:
-        keys = [sample_key(taken.item_id, n) for n in range(taken.n, taken.n + taken.images)]
-        wanted = [sample for key in keys if (sample := self._backlog.take_submitted(key)) is not None]
+    async def _resume(self, taken: OpenAttempt, job: PendingJob) -> None:
+        wanted = self._take_wanted(taken)
         asked_for = next((sample for sample in wanted if sample.fingerprint == taken.fingerprint), None)
         sample = sample_from_facts(taken, taken.facts)
         if asked_for is not None:
-            sample = replace(asked_for, n=taken.n, images=taken.images)
+            sample, wanted = replace(asked_for, n=taken.n, images=taken.images), []
         ticket = self._dispatcher.resume_job(sample, taken.lane, taken.estimate_usd, unwanted=asked_for is None)
-        await self._ledger.adopt_job(taken.id)
-        await self._execution.resume(ticket, taken)
-        if asked_for is None:
-            self._ask_again(wanted)
+        self._dispatcher.adjust_external(len(wanted))
+        await self._context.ledger.adopt_job(taken.id)
+        profile = self._context.routes[taken.lane].profile
+        attempt = replace(AnsweredAttempt.from_record(taken, profile, taken.facts), sample=sample)
+        await self._execution.resume(ticket, attempt, job, taken.started_at)
+        for other in wanted:  # the manifest has changed since: the job's image was paid for, and is not this one
+            lane = lane_key(other.item.provider, other.item.model)
+            self._backlog.add(lane, [other])
+            self._dispatcher.backlog_grew(lane)
+        self._dispatcher.adjust_external(-len(wanted))
 
-    def _ask_again(self, samples: list[Sample]) -> None:
-        """The manifest has changed since: the job's image was paid for, and is not the one that is wanted."""
-        for sample in samples:
-            lane = lane_key(sample.item.provider, sample.item.model)
-            self._backlog.add(lane, [sample])
-            if lane in self._dispatcher.lanes:
-                self._dispatcher.backlog_grew(lane)
+    def _take_wanted(self, taken: OpenAttempt) -> list[Sample]:
+        """What the manifest asks for today of the samples that the job was for."""
+        keys = [sample_key(taken.item_id, n) for n in range(taken.n, taken.n + taken.images)]
+        return [sample for key in keys if (sample := self._backlog.take_submitted(key)) is not None]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from batchgen.engine.answer import sample_from_facts
 from batchgen.engine.routes import Route
@@ -13,7 +14,7 @@ from batchgen.errors import BatchgenError
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.providers.contract import SupportsJobList
+from batchgen.providers.contract import Provider, SupportsJobList
 from batchgen.records import ListedJob, PendingJob, Request
 
 CLOCK_MARGIN_S = 120.0  # by which a vendor's clock may be behind
@@ -22,9 +23,9 @@ LOOKS, LOOK_DELAY_S = 3, 2.0  # for a job that was submitted just now
 JOB_INPUT = "job_input"  # among the facts of a request
 
 
-def job_facts(route: Route, request: Request) -> dict[str, str]:
+def job_facts(codec: Provider, request: Request) -> dict[str, Any]:
     """What has to be known of a request to find its job again; empty where its vendor has no list."""
-    return {JOB_INPUT: route.codec.job_input(request)} if isinstance(route.codec, SupportsJobList) else {}
+    return {JOB_INPUT: codec.job_input(request)} if isinstance(codec, SupportsJobList) else {}
 
 
 def match_jobs(

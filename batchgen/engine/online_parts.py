@@ -83,5 +83,5 @@ async def open_online_parts(
                 quota_logs=quota_logs,
             )
         )
-        jobs = EarlierJobs(ledger, survey.backlog, dispatcher, pipeline.execution)
+        jobs = EarlierJobs(context, survey.backlog, dispatcher, pipeline.execution)
         yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs)

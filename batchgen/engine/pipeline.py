@@ -19,6 +19,7 @@ from batchgen.engine.dependents import Dependents
 from batchgen.engine.execute import Execution
 from batchgen.engine.failures import FailureRecorder
 from batchgen.engine.jobs import JobPolls
+from batchgen.engine.receive import Receiver
 from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.settle import place_recorded
 from batchgen.engine.stopping import RunStopper
@@ -115,6 +116,7 @@ class Pipeline:
     reference_inputs: ReferenceInputs
     attempts: AttemptRecorder
     execution: Execution
+    receiver: Receiver
     deferred_uploads: DeferredUploads
     stopper: RunStopper
 
@@ -135,6 +137,6 @@ async def open_pipeline(
         attempts = AttemptRecorder(context, results, dependents)
         failures = FailureRecorder(context, dispatcher, attempts, hold_uncertain=hold_uncertain)
         stopper = RunStopper(context, dispatcher)
-        polls = JobPolls(dispatcher, wait=wait_for_jobs)
-        execution = Execution(context, dispatcher, attempts, reference_inputs, failures, stopper, polls)
-        yield Pipeline(reference_inputs, attempts, execution, deferred_uploads, stopper)
+        receiver = Receiver(context, dispatcher, attempts, JobPolls(dispatcher, wait=wait_for_jobs))
+        execution = Execution(context, dispatcher, attempts, reference_inputs, failures, stopper, receiver)
+        yield Pipeline(reference_inputs, attempts, execution, receiver, deferred_uploads, stopper)

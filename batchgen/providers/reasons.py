@@ -91,6 +91,9 @@ REMEDIES: Mapping[str, str] = {
     "link_gone": "the picture was paid for and its link is dead: `retry --failed --reason link_gone` buys it again",
     "link_refused": "the picture is paid for, but its link is not safe to follow: `retry --failed --reason link_refused` buys it again",
     "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
+    # jobs that an API has taken and answers later
+    "job_failed": "the vendor's message says why; run again",
+    "job_lost": "the vendor does not know the job any more; possibly billed: run again",
     # batches
     "batch_lost": _BATCH,
     "batch_expired": _BATCH,

@@ -155,7 +155,9 @@ async def test_ten_are_named_and_the_others_counted(bench):
 async def test_what_an_older_ledger_knows_no_time_of_is_read_once(bench, read):
     await bench.run(THREE)
     with closing(sqlite3.connect(ledger_path(bench.folder / "out"))) as db, db:
-        db.executescript("ALTER TABLE image DROP COLUMN stamp; PRAGMA user_version=5;")
+        db.executescript(
+            "ALTER TABLE image DROP COLUMN stamp; ALTER TABLE attempt DROP COLUMN job; PRAGMA user_version=5;"
+        )
     edit(bench.folder / "out" / "i1.jpg")
     outcome = await bench.run(THREE)
     assert (outcome.exit_code, outcome.discrepancies.changed, len(read)) == (5, ("i1.jpg",), 3)

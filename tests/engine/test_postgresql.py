@@ -103,6 +103,7 @@ async def older(bench, database):
         server.execute(f"SET search_path = {schema}")
         server.execute("ALTER TABLE image DROP COLUMN stamp")
         server.execute("ALTER TABLE attempt DROP COLUMN worker")
+        server.execute("ALTER TABLE attempt DROP COLUMN job")
         server.execute("DROP INDEX attempt_doubtful")
         server.execute("CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed = 1")
         server.execute("UPDATE batchgen.job SET version = 4")

@@ -17,15 +17,15 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
-online outcome routes dependents answer job
+online outcome routes dependents answer job jobs
 recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding cluster.queue cluster.reference_bundle
-context reconciliation spooled_reply pacing cluster.session cluster.stop cluster.dependents
+context reconciliation spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor
 attempts budgets derivative_runner http_attempt preflight reconcile recovery.repair_files remote_engine
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
-stopping links cluster.submit
+stopping links cluster.submit receive
 execute cluster.orphan_recovery cluster.submit_derivatives
-pipeline cluster.engine cluster.previous_attempts
+pipeline cluster.engine cluster.previous_attempts earlier_jobs
 batch.context cluster.sample_parts
 batch.outcomes cluster.sample_session
 batch.chunk_submitter cluster.worker

@@ -22,7 +22,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import HistoryReader, Reader
-from batchgen.records import ImageFile, Reply, Usage
+from batchgen.records import ImageFile, PendingJob, Reply, Usage
 from tests.support.samples import make_sample, receipt_of
 
 FLAGGED = ("size",)
@@ -36,6 +36,7 @@ UNORDERED = {
     "maybe_usd_by_model",
     "all_sidecar_texts",
     "chunk_lanes",
+    "job_lanes",
     "recorded_files",
     "unwanted_derivatives",
 }
@@ -48,6 +49,8 @@ READER: dict[str, tuple[Any, ...]] = {
     "billed_request_count": (),
     "chunk": (1,),
     "chunk_lanes": (),
+    "job_lanes": (),
+    "job_ids": (),
     "chunk_usd": (1,),
     "cooling_lanes": (),
     "counts": (),
@@ -261,6 +264,10 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     )
     assert [dict(each.links) for each in ledger.reader.open_attempts() if each.id == partly] == [{1: "https://a/e"}]
     ledger.end_without_picture(ledger.reader.attempt(partly), "failed", "link_gone", "410")
+    taken = await ledger.attempt_started(make_sample("o"), "gemini/o", 1, 0.05, facts={"job_input": "o's"})
+    ledger.job_taken(taken, make_sample("o"), PendingJob(id="7", state={"at": "/jobs/7?"}), {"item": "o"})
+    await ledger.adopt_job(taken)
+    assert ledger.reader.attempt(taken).job == PendingJob(id="7", state={"at": "/jobs/7?"})
     ledger.park("gemini/m", 9.5, "too much")
     ledger.park("gemini/n", 9.5, "too much")
     ledger.unpark("gemini/n")

@@ -22,7 +22,8 @@ from tests.support.paths import ROOT
 TABLES = (ROOT / "tests" / "support" / "ledger_version_1.sql").read_text()
 
 
-WITHOUT_STAMPS = "ALTER TABLE image DROP COLUMN stamp;"  # of version 5
+WITHOUT_JOBS = "ALTER TABLE attempt DROP COLUMN job;"  # of version 6
+WITHOUT_STAMPS = f"{WITHOUT_JOBS} ALTER TABLE image DROP COLUMN stamp;"  # of version 5
 WITHOUT_WORKERS = f"{WITHOUT_STAMPS} ALTER TABLE attempt DROP COLUMN worker;"  # of version 4
 WITHOUT_CHUNKS = (
     f"{WITHOUT_WORKERS} DROP INDEX attempt_of_chunk; DROP TABLE chunk; ALTER TABLE attempt DROP COLUMN chunk;"
@@ -168,6 +169,7 @@ async def test_a_ledger_of_version_5_on_a_server_is_brought_up_to_date_too(bench
     server = PostgreSQL(database, SHARED_SCHEMA)
     schema = server.execute("SELECT schema FROM batchgen.job").fetchone()[0]
     server.execute(f"ALTER TABLE {schema}.image DROP COLUMN stamp")
+    server.execute(f"ALTER TABLE {schema}.attempt DROP COLUMN job")
     server.execute("UPDATE batchgen.job SET version = 5")
     with Reader.open(folder) as reader:
         assert [each.stamp for each in reader.current_pictures()] == [None]

@@ -47,6 +47,7 @@ WORDS = {
     ): "brought back by verify --repair: taken by its id, only prompt and model could be compared",
     Reason(ReasonKind.OTHER_FILE): "another file has its name",
     Reason(ReasonKind.IN_A_BATCH): "in a batch at the vendor's",
+    Reason(ReasonKind.AT_VENDOR): "its job is at the vendor's",
     Reason(ReasonKind.WITH_WORKERS): "with the cluster's workers",
     Reason(ReasonKind.NEW_AFTER, others=("a", "b#2")): "new, after @a, @b#2",
     Reason(ReasonKind.CHANGED_AFTER, others=("a",)): "changed: @a",

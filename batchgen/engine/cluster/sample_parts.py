@@ -75,7 +75,7 @@ async def open_parts(
         pipeline = await stack.enter_async_context(
             open_pipeline(context, lanes.dispatcher, dependents, NoResultsFile(), hold_uncertain=hold)
         )
-        exchange = pipeline.execution.exchange
+        exchange = pipeline.receiver.exchange
         yield SampleParts(
             ledger=ledger,
             store=store,
