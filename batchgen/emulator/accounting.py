@@ -7,7 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain, count
-from typing import Any, Literal
+from typing import Any
 
 _DAY_S = 86_400.0
 _KEPT = 100_000
@@ -15,9 +15,9 @@ _KEPT = 100_000
 
 @dataclass(frozen=True, slots=True)
 class QuotaExceeded:
-    """retry_s: until the oldest request leaves the window."""
+    """window: "Minute" or "Day". retry_s: until the oldest request leaves the window."""
 
-    window: Literal["Minute", "Day"]
+    window: str
     limit: int
     retry_s: float
 
@@ -32,26 +32,22 @@ class Quotas:
 
     def admit(self, key: str, model: str, now_s: float, *, rpm: int, rpd: int) -> QuotaExceeded | None:
         """None when the request may pass and is counted; a limit of 0 means none."""
-        day, minute = self._starts_s[key, model, "Day"], self._starts_s[key, model, "Minute"]
-        exceeded = self._exceeded(day, "Day", _DAY_S, rpd, now_s)
-        exceeded = exceeded or self._exceeded(minute, "Minute", self._minute_s, rpm, now_s)
+        exceeded: QuotaExceeded | None = None
+        counted: list[deque[float]] = []
+        for window, length_s, limit in (("Day", _DAY_S, rpd), ("Minute", self._minute_s, rpm)):
+            if not limit:
+                continue
+            starts_s = self._starts_s[key, model, window]
+            while starts_s and starts_s[0] <= now_s - length_s:
+                starts_s.popleft()
+            if exceeded is None and len(starts_s) >= limit:
+                # Requests beyond the limit may be in the log when rejected ones count too.
+                exceeded = QuotaExceeded(window, limit, max(0.001, starts_s[-limit] + length_s - now_s))
+            counted.append(starts_s)
         if exceeded is None or self._rejected_counts:
-            for starts_s, limit in ((day, rpd), (minute, rpm)):
-                if limit:
-                    starts_s.append(now_s)
+            for starts_s in counted:
+                starts_s.append(now_s)
         return exceeded
-
-    @staticmethod
-    def _exceeded(
-        starts_s: deque[float], window: Literal["Minute", "Day"], length_s: float, limit: int, now_s: float
-    ) -> QuotaExceeded | None:
-        while starts_s and starts_s[0] <= now_s - length_s:
-            starts_s.popleft()
-        if not limit or len(starts_s) < limit:
-            return None
-        # Requests beyond the limit may be in the log when rejected ones count too.
-        frees_s = starts_s[len(starts_s) - limit] + length_s
-        return QuotaExceeded(window, limit, max(0.001, frees_s - now_s))
 
     def clear(self) -> None:
         self._starts_s.clear()
@@ -72,11 +68,12 @@ class RequestRecord:
 
 
 @dataclass(slots=True)
-class _Totals:
+class Statistics:
     """requests: arrivals; answered: answers of any status sent; billed: requests that the vendor would charge.
 
-    uploads: files that arrived whole; uploaded_bytes: what was taken for them, and for those that did not.
     billed and billed_images have requests and batch lines alike, everything else that counts has requests only.
+    uploads: files that arrived whole; uploaded_bytes: what was taken for them, and for those that did not.
+    created: batches per display name; answered_keys: lines of batches answered, per key; lines: their records.
     """
 
     minute_s: float = 60.0
@@ -90,12 +87,6 @@ class _Totals:
     uploaded_bytes: int = 0
     in_flight: int = 0
     max_in_flight: int = 0
-
-
-@dataclass(slots=True)
-class Statistics(_Totals):
-    """created: batches per display name; answered_keys: lines of batches answered, per key; lines: their records."""
-
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=_KEPT))
     created: Counter[str] = field(default_factory=Counter)
     answered_keys: Counter[str] = field(default_factory=Counter)
@@ -103,7 +94,7 @@ class Statistics(_Totals):
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def clear(self) -> None:
-        """Start anew; requests in flight stay counted as such."""
+        """Everything counts from zero again; requests in flight stay counted as such."""
         fresh = Statistics(self.minute_s, in_flight=self.in_flight, max_in_flight=self.in_flight)
         for one in fields(self):
             setattr(self, one.name, getattr(fresh, one.name))
@@ -156,8 +147,9 @@ class Statistics(_Totals):
         return max((position - first for position, first in enumerate(before, 1)), default=0)
 
     def as_json(self) -> dict[str, Any]:
+        counts = {one.name: getattr(self, one.name) for one in fields(self)}
         return {
-            **{one.name: getattr(self, one.name) for one in fields(_Totals)},
+            **{name: value for name, value in counts.items() if isinstance(value, (int, float))},
             "batches_created": self.created.total(),
             "batch_lines": self.answered_keys.total(),
             "max_per_minute": {name: self.max_per_minute(name) for name in sorted({one.model for one in self.records})},

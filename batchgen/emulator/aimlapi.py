@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -135,20 +136,16 @@ def known_key(request: web.Request) -> str:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     key = key.strip()
     if key.startswith("nocredits"):
-        raise _no_credits(request.path)
+        raise _error(*_ERRORS["credits"], request.path)
     if scheme.lower() != "bearer" or not key or key.startswith(("bad", "leaked")):
         where = "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
         raise _error(401, f"This request requires a valid API key. {where}", request.path)
     return key
 
 
-def _no_credits(path: str = PATH) -> ApiError:
-    advice = "Please top up your balance or update your payment method to continue: https://aimlapi.com/app/billing/"
-    return _error(403, f"You've run out of credits. {advice}", path)
-
-
 _BUSY = "Please, try again later."
-_FAULT_ERRORS: Mapping[str, tuple[int, str]] = {
+_TOP_UP = "Please top up your balance or update your payment method to continue: https://aimlapi.com/app/billing/"
+_ERRORS: Mapping[str, tuple[int, str]] = {  # by fault
     "429": (429, "Too Many Requests"),
     "429bare": (429, "Too Many Requests"),
     "429day": (429, "Free-tier limit: You've reached your free limit for the hour. Please try again later."),
@@ -157,20 +154,15 @@ _FAULT_ERRORS: Mapping[str, tuple[int, str]] = {
     "503": (503, f"Something wrong with the server. {_BUSY}"),
     "504": (504, "Generation timeout"),
     "maintenance": (500, f"The model is under maintenance. {_BUSY}"),
+    "credits": (403, f"You've run out of credits. {_TOP_UP}"),
 }
-
-
-def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
-    if fault == "credits":
-        return _no_credits()
-    return _error(*_FAULT_ERRORS[fault]) if fault in _FAULT_ERRORS else None
 
 
 _API = Api(
     key=known_key,
     too_large=lambda limit_bytes: _error(413, "request entity too large"),
-    over_quota=lambda model, over: _error(429, "Too Many Requests"),
-    error=_error_of,
+    over_quota=lambda model, over: _error(*_ERRORS["429"]),
+    error=lambda fault, job: _error(*_ERRORS[fault]) if fault in _ERRORS else None,
     refused=partial(_error, 400),
     headers={},
 )
@@ -211,23 +203,19 @@ def parse(body: bytes, options: EmulatorOptions) -> AimlSpec:
         request = json.loads(body)
     except ValueError as error:
         raise _error(400, f"Unexpected token in JSON: {error}") from None
-    if not isinstance(request, dict):
-        raise _invalid("Expected object")
-    problem = _problem(tuple(OFFERS), request.get("model"))
-    if problem:
-        raise _invalid(problem)
+    _require(isinstance(request, dict), "Expected object")
+    unknown = _problem(tuple(OFFERS), request.get("model"))
+    _require(not unknown, str(unknown))
     if _withdrawn(request["model"], options):
         raise _gone(request["model"])
-    offer = OFFERS[request["model"]]
-    prompt = request.get("prompt")
-    if not isinstance(prompt, str) or not prompt:
-        raise _invalid("Required: prompt")
-    if offer.prompt_characters and len(prompt) > offer.prompt_characters:
-        raise _invalid(f"String must contain at most {offer.prompt_characters} character(s)")
+    offer, prompt = OFFERS[request["model"]], request.get("prompt")
+    most = offer.prompt_characters
+    _require(isinstance(prompt, str) and prompt, "Required: prompt")
+    _require(not most or len(prompt) <= most, f"String must contain at most {most} character(s)")
     given = {name: request[name] for name in offer.fields if request.get(name) is not None}
     for name, value in given.items():
-        if problem := offer.fields[name](value):
-            raise _invalid(f"{name}: {problem}")
+        problem = offer.fields[name](value)
+        _require(not problem, f"{name}: {problem}")
     size = given.get("resolution", "1K")
     return AimlSpec(
         model=offer.model,
@@ -244,51 +232,48 @@ def parse(body: bytes, options: EmulatorOptions) -> AimlSpec:
     )
 
 
-def _invalid(problem: str) -> ApiError:
-    return _error(400, f"Body validation error!\n{problem}")
+def _require(holds: Any, problem: str) -> None:
+    """Raises ApiError as the validator words it."""
+    if not holds:
+        raise _error(400, f"Body validation error!\n{problem}")
 
 
 def _compose(job: Job[AimlSpec], links: Links) -> Answer:
     """Pictures by link (the default) or base64, in the variants that AIML's pages show; 201 where its prose says so."""
-    shapes: Mapping[str | None, Shape] = {"data_shape": "data", "images_shape": "images"}
+    shapes: dict[str | None, Shape] = {"data_shape": "data", "images_shape": "images"}
+    shape = shapes.get(job.fault, job.spec.shape)
     references = tuple(_reference(url) for url in job.spec.links)
-    spec = replace(job.spec, references=references, shape=shapes.get(job.fault, job.spec.shape))
-    job = replace(job, spec=spec)
+    job = replace(job, spec=replace(job.spec, references=references, shape=shape))
     if job.fault in ("no_image", "empty"):
         nothing = None if job.fault == "no_image" else [{"url": None, "b64_json": None}]
         return Answer(body=as_json({"data": nothing, "meta": None}))
-    pictures = [job.paint(index) for index in range(spec.count)]
-    credits_used = _CREDITS_A_PICTURE * spec.count
+    pictures = [job.paint(index) for index in range(job.spec.count)]
+    credits_used = _CREDITS_A_PICTURE * len(pictures)
     usage: dict[str, float] = {"credits_used": credits_used, "usd_spent": credits_used / _CREDITS_A_USD}
     if job.fault == "tokens_used":  # the name that examples of some pages have
         usage = {"tokens_used": credits_used}
-    body: dict[str, Any] = {spec.shape: [_entry(job, data, links) for data in pictures], "meta": {"usage": usage}}
-    if spec.shape == "images":
+    body: dict[str, Any] = {shape: [_entry(job, data, links) for data in pictures], "meta": {"usage": usage}}
+    if shape == "images":
         body["description"] = ""
-    return Answer(
-        body=as_json(body),
-        status=201 if job.fault == "201" else 200,
-        billed_images=spec.count,
-        sha256=tuple(map(sha256, pictures)),
-    )
+    status = 201 if job.fault == "201" else 200
+    hashes = tuple(map(sha256, pictures))
+    return Answer(body=as_json(body), status=status, billed_images=len(pictures), sha256=hashes)
 
 
 def _reference(url: str) -> str:
     """The hash of a picture sent along. Data URLs are decoded, links to loopback fetched; any other link is taken by
     its name, because nothing this server does leaves the machine. Raises ApiError 400, in words of ours.
     """
+    data: bytes | None = None
     if url.startswith("data:"):
-        try:
-            data: bytes | None = base64.b64decode(url.partition(";base64,")[2], validate=True)
-        except binascii.Error:
-            data = None
+        with suppress(binascii.Error):
+            data = base64.b64decode(url.partition(";base64,")[2], validate=True)
     elif is_loopback(urlsplit(url).hostname or ""):
         data = fetch(url)
     else:
         return sha256(url.encode())
-    if data is None or picture_size(data) is None:
-        raise _invalid("image_urls: the image could not be loaded")
-    return sha256(data)
+    _require(data is not None and picture_size(data), "image_urls: the image could not be loaded")
+    return sha256(data or b"")
 
 
 def _entry(job: Job[AimlSpec], data: bytes, links: Links) -> dict[str, Any]:
@@ -318,9 +303,11 @@ def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     offered = [
         name for name in OFFERS if (not options.models or name in options.models) and not _withdrawn(name, options)
     ]
-    entries = [(name, "image", "Google", PATH) for name in offered]
-    entries += [("flux/kontext-max/text-to-image", "image", "Flux", PATH)]
-    entries += [("o3-mini", "chat-completion", "Open AI", "/v1/chat/completions")]
+    entries = [
+        *((name, "image", "Google", PATH) for name in offered),
+        ("flux/kontext-max/text-to-image", "image", "Flux", PATH),
+        ("o3-mini", "chat-completion", "Open AI", "/v1/chat/completions"),
+    ]
     return [
         {"id": name, "type": kind, "info": {"name": name, "developer": maker}, "features": [], "endpoints": [path]}
         for name, kind, maker, path in entries

@@ -48,33 +48,46 @@ class ApiError(Exception):
 
 
 def answering(
-    call: Callable[[web.Request], Any],
-    headers: Mapping[str, str],
-    error_headers: Mapping[str, str] | None = None,
+    call: Callable[[web.Request], Any], headers: Mapping[str, str], error_headers: Mapping[str, str] | None = None
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """A handler of aiohttp for a call without pictures, awaited if need be, that returns JSON, an Answer or a response
-    that is sent already. ApiError is answered, and Cut ends the connection. error_headers: of client errors only.
+    that is sent already; ApiError is answered. error_headers: of client errors only.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            try:
-                answer = call(request)
-                if isawaitable(answer):
-                    answer = await answer
-            except ApiError as error:
-                answer = error.answer
-                if error_headers and answer.status < 500:
-                    answer = replace(answer, headers=error_headers)
-            if isinstance(answer, web.StreamResponse):
-                return answer
-            if not isinstance(answer, Answer):
-                answer = Answer(body=as_json(answer))
-            return await send(request, replace(answer, headers={**headers, **answer.headers}))
-        except (Cut, ConnectionError):
-            return cut(request)
+            answer = call(request)
+            if isawaitable(answer):
+                answer = await answer
+        except ApiError as error:
+            more = error_headers if error_headers and error.answer.status < 500 else {}
+            answer = replace(error.answer, headers=more)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        if not isinstance(answer, Answer):
+            answer = Answer(body=as_json(answer))
+        return await send(request, replace(answer, headers={**headers, **answer.headers}))
 
     return handle
+
+
+@web.middleware
+async def endings(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Around every handler: Cut ends the connection with a TCP reset, and paths that do not exist get the plain HTML
+    page that Google's front end sends, not JSON.
+    """
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPNotFound:
+        text = "<!DOCTYPE html>\n<title>Error 404 (Not Found)!!1</title>\n<p><b>404.</b> That's an error.\n"
+        return web.Response(status=404, text=text, content_type="text/html")
+    except (Cut, ConnectionError):
+        if request.transport is not None:
+            if socket := request.transport.get_extra_info("socket"):
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            request.transport.abort()
+        return web.Response()
+    return response
 
 
 async def read_body(request: web.Request, limit_bytes: int, too_large: Callable[[int], ApiError]) -> bytes:
@@ -109,20 +122,14 @@ async def send(
     return response
 
 
-def cut(request: web.Request) -> web.StreamResponse:
-    """Close with a TCP reset and no answer."""
-    transport = request.transport
-    if transport is not None:
-        if socket := transport.get_extra_info("socket"):
-            socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-    return web.Response()
-
-
 def as_json(value: Any, *, compact: bool = False) -> bytes:
     """Indented as the vendors' servers send it."""
     form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
     return json.dumps(value, ensure_ascii=False, **form).encode("utf-8", "replace")
+
+
+def without_none(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def timestamp(at_s: float, timespec: str = "microseconds") -> str:

@@ -6,17 +6,16 @@ import asyncio
 import json
 import time
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batchgen.emulator import google
 from batchgen.emulator.accounting import RequestRecord
-from batchgen.emulator.answers import random_id, timestamp
+from batchgen.emulator.answers import random_id, timestamp, without_none
 from batchgen.emulator.files import StoredFile
-from batchgen.emulator.gemini_response import text_tokens
-from batchgen.emulator.models import Model
+from batchgen.emulator.models import Model, text_tokens
 from batchgen.emulator.options import BatchOptions
 
 _TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
@@ -52,23 +51,20 @@ def read_input(path: Path) -> BatchInput:
             if line.strip():
                 starts.append(at)
                 try:
-                    value = json.loads(line)
-                    wrong = "" if isinstance(value, dict) else "expected an object"
+                    tokens += _tokens(json.loads(line))
                 except ValueError as error:
-                    wrong = str(error)
-                if not wrong:
-                    tokens += _tokens(value.get("request"))
-                elif not problem:
-                    problem = f"line {len(starts)}: {wrong}"
+                    problem = problem or f"line {len(starts)}: {error}"
             at += len(line)
     return BatchInput(path, starts, tokens, problem if starts else "it holds no request")
 
 
-def _tokens(request: Any) -> int:
+def _tokens(line: Any) -> int:
     """An estimate of ours: what the vendor counts as enqueued is not documented beyond "tokens"."""
-    if not isinstance(request, dict) or not isinstance(request.get("contents"), list):
-        return 0
-    contents = [one for one in request["contents"] if isinstance(one, dict)]
+    if not isinstance(line, dict):
+        raise ValueError("expected an object")
+    request = line.get("request")
+    contents = request.get("contents") if isinstance(request, dict) else None
+    contents = [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []
     texts = [part.get("text") for one in contents for part in one.get("parts") or [] if isinstance(part, dict)]
     return sum(text_tokens(text) if isinstance(text, str) else _PICTURE_TOKENS for text in texts)
 
@@ -94,7 +90,6 @@ class Batch:
     updated_s: float = field(default_factory=time.time)
     ended_s: float | None = None
     succeeded: int = 0
-    failed: int = 0
     error: dict[str, Any] | None = None
     results: StoredFile | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,13 +99,8 @@ class Batch:
     def total(self) -> int:
         return len(self.input.starts)
 
-    @property
-    def done(self) -> int:
-        return self.succeeded + self.failed
-
     def count(self, line: Line) -> None:
         self.succeeded += line.succeeded
-        self.failed += not line.succeeded
         self.records.append(line.record)
         self.updated_s = time.time()
 
@@ -134,7 +124,7 @@ class Batch:
         named: whether it names its results. Lists carry none (dg/ai-access); that this holds for the names of files
         too is an assumption.
         """
-        output = self._output() if named else None
+        output = self._output(self.results) if named and self.results else None
         state = f"{options.states.upper()}_STATE_{self.state}"
         found: dict[str, Any] = {"name": f"batches/{self.id}", "metadata": self._metadata(state)}
         if output is not None and "metadata" in options.places:
@@ -144,46 +134,42 @@ class Batch:
             found["state"] = state
             if output is not None:
                 found["dest"] = output.get("inlinedResponses") or {"fileName": output["responsesFile"]}
-        if self.ended_s is None:
-            return found
-        found["done"] = True
-        if self.error is not None:
-            found["error"] = self.error
-        elif output is not None and "response" in options.places:
-            found["response"] = {"@type": f"{_TYPE}Output", **output}
+        if self.ended_s is not None:
+            found["done"] = True
+            if self.error is not None:
+                found["error"] = self.error
+            elif output is not None and "response" in options.places:
+                found["response"] = {"@type": f"{_TYPE}Output", **output}
         return found
 
-    def _output(self) -> dict[str, Any] | None:
+    def _output(self, results: StoredFile) -> dict[str, Any]:
         """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
-        if self.results is None:
-            return None
         if not self.inline:
-            return {"responsesFile": f"files/{self.results.id}"}
-        with self.results.path.open("rb") as file:
+            return {"responsesFile": f"files/{results.id}"}
+        with results.path.open("rb") as file:
             return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
 
     def _metadata(self, state: str) -> dict[str, Any]:
         """Counts are int64, which JSON has as text, and are absent when they are 0."""
+        done = len(self.records)
         counts = {
             "requestCount": self.total,
             "successfulRequestCount": self.succeeded,
-            "failedRequestCount": self.failed,
-            "pendingRequestCount": self.total - self.done,
+            "failedRequestCount": done - self.succeeded,
+            "pendingRequestCount": self.total - done,
         }
-        found = {
-            "@type": _TYPE,
-            "model": f"models/{self.model.id}",
-            "displayName": self.display_name,
-            "inputConfig": {"fileName": self.source} if self.source else None,
-            "createTime": timestamp(self.created_s),
-            "endTime": None if self.ended_s is None else timestamp(self.ended_s),
-            "updateTime": timestamp(self.updated_s),
-            "batchStats": {name: str(count) for name, count in counts.items() if count},
-            "state": state,
-            "name": f"batches/{self.id}",
-            "priority": self.priority or None,
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        return {"@type": _TYPE} | without_none(
+            model=f"models/{self.model.id}",
+            displayName=self.display_name,
+            inputConfig={"fileName": self.source} if self.source else None,
+            createTime=timestamp(self.created_s),
+            endTime=None if self.ended_s is None else timestamp(self.ended_s),
+            updateTime=timestamp(self.updated_s),
+            batchStats={name: str(count) for name, count in counts.items() if count},
+            state=state,
+            name=f"batches/{self.id}",
+            priority=self.priority or None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +181,7 @@ class Line:
     record: RequestRecord
     fault: str | None = None
     succeeded: bool = False
+    crossed: bool = False
 
 
 class Results:
@@ -203,29 +190,24 @@ class Results:
     def __init__(self, file: StoredFile, *, inline: bool) -> None:
         self.file = file
         self._inline = inline
-        self._held: tuple[Any, Line] | None = None
+        self._held: Line | None = None
         file.path.touch()
 
     def put(self, line: Line) -> None:
         if line.fault == "line_missing":
             return
-        key = line.key
-        if self._held is not None:
-            held_key, held = self._held
-            if "line_crossed" in (line.fault, held.fault) and held_key == held.key:
-                key, held_key = held_key, key
-            self._write(held_key, held)
-        self._held = (key, line)
+        held = self._held
+        if held and "line_crossed" in (line.fault, held.fault) and not held.crossed:
+            self._held, line = replace(held, key=line.key), replace(line, key=held.key, crossed=held.key != line.key)
+        self.write_held()
+        self._held = line
 
-    def close(self) -> None:
-        if self._held is not None:
-            self._write(*self._held)
-            self._held = None
-
-    def _write(self, key: Any, line: Line) -> None:
+    def write_held(self) -> None:
         """Which member of a line comes first is not documented: both are met."""
-        if line.fault == "line_unknown_key":
-            key = f"unknown-{key}"
+        line, self._held = self._held, None
+        if line is None:
+            return
+        key = f"unknown-{line.key}" if line.fault == "line_unknown_key" else line.key
         members = [line.body]
         if key is not None and line.fault != "line_keyless":
             name = b'"metadata":' if self._inline else b'"key":'

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -49,27 +50,50 @@ class Batches:
         self._loop = asyncio.get_running_loop()
 
     def routes(self) -> list[web.RouteDef]:
-        one = google.VERSION + "/batches/{batch:[^:/]+}"
-        calls = (
-            ("POST", google.VERSION + "/models/{model:[^:/]+}:{method:batchGenerateContent}", self._create),
-            ("GET", f"{google.VERSION}/batches", self._listing),
-            ("GET", one, self._get),
-            ("POST", f"{one}:cancel", self._cancel),
-            ("DELETE", one, self._delete),
-        )
-        found = [web.route(method, path, answering(call, google.HEADERS)) for method, path, call in calls]
-        return [*found, web.get("/_emulator/batches", self._counted)]
+        every, one = google.VERSION + "/batches", google.VERSION + "/batches/{batch:[^:/]+}"
+        create = google.VERSION + "/models/{model:[^:/]+}:{method:batchGenerateContent}"
+        return [
+            web.post(create, answering(self._create, google.HEADERS)),
+            web.get(every, answering(self._listing, google.HEADERS)),
+            web.get(one, self._about("get", self._get)),
+            web.post(f"{one}:cancel", self._about("cancel", self._cancel)),
+            web.delete(one, self._about("delete", self._delete)),
+            web.get("/_emulator/batches", self._counted),
+        ]
+
+    def _about(self, method: str, act: Callable[[web.Request, Batch], Awaitable[Any]]) -> Any:
+        """The handler of a call about one batch. 404 for batches of another key too is an assumption."""
+
+        async def call(request: web.Request) -> Any:
+            key = google.known_key(request)
+            batch = self._batches.get(request.match_info["batch"])
+            if batch is None or batch.key != key:
+                raise google.no_such_entity()
+            fault = self._fault(method, batch.id, batch.display_name)
+            answer = await act(request, batch)
+            if fault == "lost":
+                raise Cut
+            return answer
+
+        return answering(call, google.HEADERS)
+
+    def _fault(self, method: str, subject: str = "", display_name: str = "") -> str | None:
+        if problem := unknown_marker(display_name, BATCH_KNOWN, "the Batch API"):
+            raise google.error(400, problem)
+        return google.call_fault(self._faults, method, subject, display_name)
 
     async def _create(self, request: web.Request) -> dict[str, Any]:
-        options = self._pipeline.options
-        body = await read_body(request, options.max_request_bytes, google.API.too_large)
-        model, key = google.admitted(request, GEMINI, options)
+        body = await read_body(request, self._pipeline.options.max_request_bytes, google.API.too_large)
+        model, key = google.admitted(request, GEMINI, self._pipeline.options)
         given = google.read_fields(body, CREATE_BATCH).get("batch", {})
         fault = self._fault("create", display_name=str(given.get("displayName", "")))
         batch = await self._made(key, model, given)
         self._batches[batch.id] = batch
         self._statistics.created[batch.display_name] += 1
-        self._start(batch)
+        end = self._faults.take(frozenset(BATCH_ENDS), display_name=batch.display_name)
+        task = asyncio.create_task(self._run(batch, BATCH_ENDS[end] if end else _ORDINARY_END))
+        task.add_done_callback(lambda _: self._running.pop(batch.id, None))
+        self._running[batch.id] = batch, task
         if fault == "lost":
             raise Cut
         return batch.operation(self._options)
@@ -80,7 +104,12 @@ class Batches:
         if bool(source) == bool(requests):  # the wording is ours
             raise google.error(400, "* GenerateContentBatch.input_config: one of file_name and requests is needed.\n")
         found = await asyncio.to_thread(self._input, key, source, requests)
-        batch = Batch(
+        others = [one for one in self._batches.values() if one.key == key and one.ended_s is None]
+        tokens = sum(one.input.tokens for one in others if one.model.id == model.id) + found.tokens
+        if len(others) >= self._options.most_at_once or 0 < self._options.enqueued_tokens < tokens:
+            found.path.unlink()
+            raise google.enqueued_exhausted()  # for too many batches as for too many tokens, which is an assumption
+        return Batch(
             key=key,
             model=model,
             display_name=str(given.get("displayName", "")),
@@ -89,8 +118,6 @@ class Batches:
             input=found,
             inline=not source or len(found.starts) <= self._options.inline_most,
         )
-        self._check_limits(batch)
-        return batch
 
     def _input(self, key: str, source: str, requests: list[Any]) -> BatchInput:
         """A batch keeps its input: that the file may be deleted once it is created is an assumption."""
@@ -101,16 +128,7 @@ class Batches:
             path.write_bytes(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
         return read_input(path)
 
-    def _check_limits(self, batch: Batch) -> None:
-        """Raises ApiError 429, for too many batches at once as for too many tokens, which is an assumption."""
-        others = [one for one in self._batches.values() if one.key == batch.key and one.ended_s is None]
-        tokens = sum(one.input.tokens for one in others if one.model.id == batch.model.id) + batch.input.tokens
-        if len(others) >= self._options.most_at_once or 0 < self._options.enqueued_tokens < tokens:
-            batch.input.path.unlink()
-            raise google.enqueued_exhausted()
-
-    async def _get(self, request: web.Request) -> Answer:
-        batch, _ = self._found(request, "get")
+    async def _get(self, request: web.Request, batch: Batch) -> Answer:
         mask = google.field_mask(request.query.get("fields", ""))
 
         def encoded(named: bool) -> bytes:
@@ -133,38 +151,20 @@ class Batches:
         page = google.page_of("operations", found, request.query, default=10, most=100)
         return google.masked(page, google.field_mask(request.query.get("fields", "")))
 
-    async def _cancel(self, request: web.Request) -> dict[str, Any]:
+    async def _cancel(self, _: web.Request, batch: Batch) -> dict[str, Any]:
         """Returns when the batch has ended: tobert/kaibo#8 saw cancelled batches end at once.
 
         Cancelling what has ended changes nothing, an assumption after google.longrunning's "best effort".
         """
-        batch, fault = self._found(request, "cancel")
         batch.stop.set()
         if batch.id in self._running:
             await asyncio.wait([self._running[batch.id][1]])
-        return _empty(fault)
+        return {}
 
-    def _delete(self, request: web.Request) -> dict[str, Any]:
+    async def _delete(self, _: web.Request, batch: Batch) -> dict[str, Any]:
         """Not a cancel, as google.longrunning says: it runs on. Its files stay, an assumption."""
-        batch, fault = self._found(request, "delete")
         self._batches.pop(batch.id, None)
-        return _empty(fault)
-
-    def _found(self, request: web.Request, method: str) -> tuple[Batch, str | None]:
-        """The batch, and a fault that is still to come. Raises Cut and ApiError.
-
-        404 for batches of another key too is an assumption.
-        """
-        key = google.known_key(request)
-        batch = self._batches.get(request.match_info["batch"])
-        if batch is None or batch.key != key:
-            raise google.no_such_entity()
-        return batch, self._fault(method, batch.id, batch.display_name)
-
-    def _fault(self, method: str, subject: str = "", display_name: str = "") -> str | None:
-        if problem := unknown_marker(display_name, BATCH_KNOWN, "the Batch API"):
-            raise google.error(400, problem)
-        return google.call_fault(self._faults, method, subject, display_name)
+        return {}
 
     async def _counted(self, request: web.Request) -> web.Response:
         """For tests: how often each display name was created and each key answered, and what became of the batches."""
@@ -187,17 +187,9 @@ class Batches:
 
     # What becomes of a batch: it waits, its lines are answered little by little into its results, it ends.
 
-    def _start(self, batch: Batch) -> None:
-        name = self._faults.take(frozenset(BATCH_ENDS), display_name=batch.display_name)
-        task = asyncio.create_task(self._run(batch, BATCH_ENDS[name] if name else _ORDINARY_END))
-        task.add_done_callback(lambda _: self._running.pop(batch.id, None))
-        self._running[batch.id] = batch, task
-
     async def _run(self, batch: Batch, end: BatchEnd) -> None:
         path = self._files.path(f"results-{batch.id}")
-        file = StoredFile(
-            id=f"batch-{batch.id}", key=batch.key, mime="application/jsonl", path=path, source="GENERATED"
-        )
+        file = StoredFile(id=f"batch-{batch.id}", key=batch.key, mime="application/jsonl", path=path, generated=True)
         results = Results(file, inline=batch.inline)
         never_starts = not end.state and not end.share
         over = await self._wait(batch, self._options.life_s if never_starts else self._options.pending_s)
@@ -207,10 +199,10 @@ class Batches:
             over = await self._answer_lines(batch, results, limit)
         if not over and not end.state:
             over = await self._wait(batch, self._options.life_s)
-        await self._loop.run_in_executor(self._thread, results.close)
+        await self._loop.run_in_executor(self._thread, results.write_held)
         keeps = end.share > 0 and not batch.input.problem
         if over:
-            keeps = over == "CANCELLED" and self._options.keeps_cancelled and batch.done > 0
+            keeps = over == "CANCELLED" and self._options.keeps_cancelled and len(batch.records) > 0
         batch.input.path.unlink(missing_ok=True)
         if keeps:
             batch.results = file
@@ -268,7 +260,7 @@ class Batches:
         try:
             given = google.read_fields(value, BATCH_LINE).get("request")
             if not isinstance(given, dict):
-                raise gemini.bad_argument("contents", "contents is not specified")
+                given = {}  # refused as a request without contents is
             find_file = partial(self._files.at_uri, batch.key)
             spec = gemini.parse(given, batch.model, self._pipeline.options, find_file, stream="line")
             record.prompt = spec.prompt
@@ -280,18 +272,8 @@ class Batches:
                     raise error
             answer = self._endpoint.compose(job)
         except ApiError as error:
-            return replace(line, body=b'"error":' + _status(error))
+            body = json.loads(error.answer.body)["error"]
+            status = json.dumps(google.rpc_status(body["status"], body["message"]), ensure_ascii=False)
+            return replace(line, body=b'"error":' + status.encode("utf-8", "replace"))
         record.billed_images, record.sha256 = answer.billed_images, answer.sha256
         return replace(line, body=b'"response":' + answer.body, succeeded=True)
-
-
-def _empty(fault: str | None) -> dict[str, Any]:
-    if fault == "lost":
-        raise Cut
-    return {}
-
-
-def _status(error: ApiError) -> bytes:
-    body = json.loads(error.answer.body)["error"]
-    status = google.rpc_status(body["status"], body["message"])
-    return json.dumps(status, ensure_ascii=False).encode("utf-8", "replace")

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 from aiohttp import web
 
 from batchgen.emulator import google
-from batchgen.emulator.answers import Answer, Cut, answering, as_json, random_id, read_body, timestamp
+from batchgen.emulator.answers import Answer, Cut, answering, as_json, random_id, read_body, timestamp, without_none
 from batchgen.emulator.faults import CALL_FAULTS, FILE_KNOWN, UPLOAD_FAULTS, markers, unknown_marker
 from batchgen.emulator.google_schemas import UPLOAD_FILE
 from batchgen.emulator.pictures import picture_size
@@ -42,7 +42,7 @@ class StoredFile:
     key: str
     mime: str
     path: Path
-    source: Literal["UPLOADED", "GENERATED"]
+    generated: bool = False
     display_name: str = ""
     announced_bytes: int = 0
     size_bytes: int = 0
@@ -71,25 +71,23 @@ class StoredFile:
     def as_json(self, request: web.Request) -> dict[str, Any]:
         """ai.google.dev/api/files. Recorded hashes are base64 of the hex text."""
         origin, version = f"{request.scheme}://{request.host}", request.match_info["version"]
-        found: dict[str, Any] = {"name": f"files/{self.id}"}
-        if self.display_name:
-            found["displayName"] = self.display_name
-        found |= {
-            "mimeType": self.mime,
-            "sizeBytes": str(self.size_bytes),
-            "createTime": timestamp(self.created_s),
-            "updateTime": timestamp(self.ready_s),
-            "expirationTime": timestamp(self.expires_s),
-            "sha256Hash": base64.b64encode(self.sha256.encode()).decode(),
-            "uri": f"{origin}/{version}/files/{self.id}",
-            "state": self.state,
-            "source": self.source,
-        }
-        if self.source == "GENERATED":  # the documents name the field; the path is that of their own download
-            found["downloadUri"] = f"{origin}/download/{version}/files/{self.id}:download?alt=media"
-        if found["state"] == "FAILED":  # the documents name the field and show no example
-            found["error"] = google.rpc_status("INTERNAL", "The file could not be processed.")
-        return found
+        state = self.state
+        return without_none(
+            name=f"files/{self.id}",
+            displayName=self.display_name or None,
+            mimeType=self.mime,
+            sizeBytes=str(self.size_bytes),
+            createTime=timestamp(self.created_s),
+            updateTime=timestamp(self.ready_s),
+            expirationTime=timestamp(self.expires_s),
+            sha256Hash=base64.b64encode(self.sha256.encode()).decode(),
+            uri=f"{origin}/{version}/files/{self.id}",
+            state=state,
+            source="GENERATED" if self.generated else "UPLOADED",
+            # The documents name these fields; the path is that of their own download, and of an error is no example.
+            downloadUri=f"{origin}/download/{version}/files/{self.id}:download?alt=media" if self.generated else None,
+            error=google.rpc_status("INTERNAL", "The file could not be processed.") if state == "FAILED" else None,
+        )
 
 
 class Files:
@@ -114,10 +112,10 @@ class Files:
         final = partial(answering, headers=google.HEADERS, error_headers=_FINAL)
         download = answering(self._download, google.HEADERS)
         return [
-            web.route("POST", f"/upload{every}", final(self._upload)),
-            web.route("GET", every, final(self._listing)),
-            web.route("GET", one, final(self._get)),
-            web.route("DELETE", one, final(self._delete)),
+            web.post(f"/upload{every}", final(self._upload)),
+            web.get(every, final(self._listing)),
+            web.get(one, final(lambda request: self._found(request).as_json(request))),
+            web.delete(one, final(self._delete)),
             web.get(f"{one}:download", download),
             web.get(f"/download{one}:download", download),
         ]
@@ -136,7 +134,7 @@ class Files:
         if whole.mime.startswith("image/"):
             whole.pixels = picture_size(whole.path)
         whole.created_s = whole.ready_s = time.time()
-        if whole.source == "UPLOADED":
+        if not whole.generated:
             whole.ready_s += self._options.file_processing_s
         whole.expires_s = whole.created_s + self._options.file_life_s
         with self._lock:
@@ -149,16 +147,14 @@ class Files:
         """
         found = self._unexpired().get(file_id)
         if found is None or found.key != key:
-            text = f"You do not have permission to access the File {file_id} or it may not exist."
-            raise google.error(403, text)
+            raise google.error(403, f"You do not have permission to access the File {file_id} or it may not exist.")
         return found
 
     def find_active(self, key: str, file_id: str) -> StoredFile:
         """Raises ApiError, 400 while it is processed: known from public issues; the documents only say to wait."""
         found = self.find(key, file_id)
-        if found.state != "ACTIVE":
-            text = f"The File {found.id} is not in an ACTIVE state and usage is not allowed."
-            raise google.error(400, text, status="FAILED_PRECONDITION")
+        problem = f"The File {found.id} is not in an ACTIVE state and usage is not allowed."
+        google.require(found.state == "ACTIVE", problem, "FAILED_PRECONDITION")
         return found
 
     def at_uri(self, key: str, uri: str) -> StoredFile | None:
@@ -189,31 +185,32 @@ class Files:
         if "start" in commands:
             return await self._start(request)
         upload = self._uploads.get(request.query.get("upload_id", ""))
-        if upload and "query" in commands and self._files.get(upload.id) is upload:
-            # A client whose answer was lost: known of Google's upload protocol in general, not of this API.
-            return _finished(request, upload)
-        if upload is None or upload.expires_s:  # the wording is ours
+        # A query of what is whole, of a client whose answer was lost: known of Google's upload protocol in general.
+        known = upload and (not upload.expires_s or ("query" in commands and self._files.get(upload.id) is upload))
+        if upload is None or not known:  # the wording is ours
             raise google.error(404, "Upload not found, or it has already been finalized.")
         if "query" not in commands:
-            if not commands & {"upload", "finalize"}:
-                raise google.error(400, "X-Goog-Upload-Command: expected start, upload, finalize or query.")
+            commanded = commands & {"upload", "finalize"}
+            google.require(commanded, "X-Goog-Upload-Command: expected start, upload, finalize or query.")
             if "upload" in commands:
                 await self._take(request, upload, last="finalize" in commands)
             if "finalize" in commands:
-                return await self._finalize(request, upload)
+                await self._finalize(upload)
+        if upload.expires_s:
+            return Answer(body=as_json({"file": upload.as_json(request)}), headers=_FINAL)
         received = str(upload.size_bytes)
         return Answer(headers={"X-Goog-Upload-Status": "active", "X-Goog-Upload-Size-Received": received})
 
     async def _start(self, request: web.Request) -> Answer:
         key = google.known_key(request)
         headers = request.headers
-        if headers.get("X-Goog-Upload-Protocol", "").lower() != "resumable":
-            raise google.error(400, "emulator: the upload protocol has to be resumable.")
+        protocol = headers.get("X-Goog-Upload-Protocol", "").lower()
+        google.require(protocol == "resumable", "emulator: the upload protocol has to be resumable.")
         body = await read_body(request, _START_BYTES, google.API.too_large)
         given = google.read_fields(body or b"{}", UPLOAD_FILE).get("file", {})
         size = headers.get("X-Goog-Upload-Header-Content-Length", "")
-        if not size.isdecimal():  # a length that is not known beforehand: not documented for this API
-            raise google.error(400, "X-Goog-Upload-Header-Content-Length: expected a number of bytes.")
+        # A length that is not known beforehand: not documented for this API.
+        google.require(size.isdecimal(), "X-Goog-Upload-Header-Content-Length: expected a number of bytes.")
         mime = str(given.get("mimeType") or headers.get("X-Goog-Upload-Header-Content-Type", ""))
         upload_id = secrets.token_urlsafe(24)
         upload = StoredFile(
@@ -221,7 +218,6 @@ class Files:
             key=key,
             mime=mime or "application/octet-stream",
             path=self.path(upload_id),
-            source="UPLOADED",
             display_name=str(given.get("displayName", "")),
             announced_bytes=int(size),
         )
@@ -229,42 +225,41 @@ class Files:
         self._uploads[upload_id] = upload
         upload.path.touch()
         url = f"{request.scheme}://{request.host}{request.path}?upload_id={upload_id}&upload_protocol=resumable"
-        answer = {
+        sent = {
             "X-Goog-Upload-URL": url,
             "X-Goog-Upload-Control-URL": url,
             "X-Goog-Upload-Chunk-Granularity": str(self._options.upload_granularity_bytes),
             "X-Goog-Upload-Status": "active",
         }
-        return Answer(headers=answer)
+        return Answer(headers=sent)
 
     def _check(self, upload: StoredFile) -> None:
         """Raises ApiError. ai.google.dev/api/files has these rules; their wording is ours."""
-        if problem := unknown_marker(upload.display_name, FILE_KNOWN, "the Files API"):
-            raise google.error(400, problem)
-        if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", upload.id):
-            raise google.error(400, "* File.name: may hold up to 40 lowercase letters, digits and inner dashes.\n")
+        problem = unknown_marker(upload.display_name, FILE_KNOWN, "the Files API")
+        google.require(not problem, problem)
+        named = re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", upload.id)
+        google.require(named, "* File.name: may hold up to 40 lowercase letters, digits and inner dashes.\n")
         if upload.id in self._files:
             raise google.error(409, f"Requested entity already exists: files/{upload.id}", status="ALREADY_EXISTS")
-        if upload.announced_bytes > _MOST_BYTES:
-            raise google.error(400, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
+        small = upload.announced_bytes <= _MOST_BYTES
+        google.require(small, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
 
     async def _take(self, request: web.Request, upload: StoredFile, *, last: bool) -> None:
         """One piece onto the disk as it comes; what arrived before a cut stays. The wordings are ours."""
         # By the file's display name, whose attempts count over all uploads of its key, or by option.
         by_name = self._faults.take(UPLOAD_FAULTS, f"{upload.key} {upload.display_name}", upload.display_name)
         fault = (by_name or self._faults.take(CALL_FAULTS["upload"] - {"upload_lost"}) or "").removeprefix("upload_")
-        if request.headers.get("X-Goog-Upload-Offset") != str(upload.size_bytes):
-            raise google.error(400, f"X-Goog-Upload-Offset: the next byte expected is {upload.size_bytes}.")
-        length = request.content_length or 0
-        if upload.size_bytes + length > upload.announced_bytes:
-            raise google.error(400, f"More bytes than the {upload.announced_bytes} that were announced.")
+        offset, length = request.headers.get("X-Goog-Upload-Offset"), request.content_length or 0
+        next_byte, announced = upload.size_bytes, upload.announced_bytes
         granularity = self._options.upload_granularity_bytes
-        if not last and length % granularity:
-            raise google.error(400, f"A piece that is not the last holds a multiple of {granularity} bytes.")
+        google.require(offset == str(next_byte), f"X-Goog-Upload-Offset: the next byte expected is {next_byte}.")
+        google.require(next_byte + length <= announced, f"More bytes than the {announced} that were announced.")
+        aligned = last or not length % granularity
+        google.require(aligned, f"A piece that is not the last holds a multiple of {granularity} bytes.")
         if fault in ("500", "503"):
             await request.read()
             raise google.error(int(fault), "The service is currently unavailable.")
-        left = length // 2 if fault == "reset" else upload.announced_bytes - upload.size_bytes
+        left = length // 2 if fault == "reset" else announced - next_byte
         async for piece in request.content.iter_chunked(_PIECE_BYTES):
             taken = piece[:left]
             upload.append(taken)
@@ -273,23 +268,19 @@ class Files:
             if not left and fault == "reset":
                 raise Cut
 
-    async def _finalize(self, request: web.Request, upload: StoredFile) -> Answer:
-        if upload.size_bytes != upload.announced_bytes:  # the wording is ours
-            raise google.error(400, f"Expected {upload.announced_bytes} bytes, received {upload.size_bytes}.")
+    async def _finalize(self, upload: StoredFile) -> None:
+        received, announced = upload.size_bytes, upload.announced_bytes  # the wording is ours
+        google.require(received == announced, f"Expected {announced} bytes, received {received}.")
         await asyncio.to_thread(self.add, upload)
         self._statistics.uploads += 1
         if self._faults.take(frozenset({"upload_lost"})):
             raise Cut
-        return _finished(request, upload)
 
     def _listing(self, request: web.Request) -> dict[str, Any]:
         """Newest first, 10 a page by default, at most 100."""
         key = google.known_key(request)
         found = [one.as_json(request) for one in reversed(self._unexpired().values()) if one.key == key]
         return google.page_of("files", found, request.query, default=10, most=100)
-
-    def _get(self, request: web.Request) -> dict[str, Any]:
-        return self._found(request).as_json(request)
 
     def _delete(self, request: web.Request) -> dict[str, Any]:
         found = self._found(request)
@@ -303,11 +294,10 @@ class Files:
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         stored = self._found(request)
-        if stored.source != "GENERATED":  # documented; the wording is ours
-            text = f"The File {stored.id} cannot be downloaded: only generated files can."
-            raise google.error(400, text, status="FAILED_PRECONDITION")
-        if request.query.get("alt") != "media":
-            raise google.error(400, "emulator: alt=media is what makes it a download.")
+        problem = f"The File {stored.id} cannot be downloaded: only generated files can."  # the wording is ours
+        google.require(stored.generated, problem, "FAILED_PRECONDITION")
+        media = request.query.get("alt") == "media"
+        google.require(media, "emulator: alt=media is what makes it a download.")
         fault = google.call_fault(self._faults, "download", stored.id)
         if fault == "empty":
             return web.Response(headers=google.HEADERS)
@@ -351,7 +341,3 @@ class Files:
         if "Range" in request.headers and start >= stop:
             raise google.error(416, "The requested range is not satisfiable.", status="OUT_OF_RANGE")
         return start, stop
-
-
-def _finished(request: web.Request, stored: StoredFile) -> Answer:
-    return Answer(body=as_json({"file": stored.as_json(request)}), headers=_FINAL)

@@ -1,23 +1,26 @@
-"""generateContent: from the request's JSON to what is asked for, in the server's own checks and wordings."""
+"""generateContent: from the request's JSON, in the server's own checks and wordings, to the answer as it was recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from aiohttp import web
 
 from batchgen.emulator import google
-from batchgen.emulator.answers import ApiError, clean
-from batchgen.emulator.faults import GEMINI_FAULTS
+from batchgen.emulator.answers import JSON_TYPE, Answer, as_json, clean, without_none
+from batchgen.emulator.faults import GEMINI_FAULTS, without_markers
 from batchgen.emulator.files import Files, StoredFile
-from batchgen.emulator.gemini_response import GeminiSpec, Stream, compose, is_served, text_tokens
 from batchgen.emulator.google_schemas import GENERATE_CONTENT, RATIO_NAMES, SIZE_NAMES
-from batchgen.emulator.models import GEMINI, Model
+from batchgen.emulator.models import GEMINI, Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256
-from batchgen.emulator.pipeline import Endpoint
+from batchgen.emulator.pipeline import Endpoint, Job, Spec
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
@@ -27,6 +30,27 @@ _REFERENCE_TOKENS = {"LOW": 280, "MEDIUM": 560, "HIGH": 1120, "ULTRA_HIGH": 2240
 _NOT_DATA = {"thought", "thoughtSignature", "partMetadata", "mediaResolution", "videoMetadata"}
 FindFile = Callable[[str], StoredFile | None]  # by its URI; None for a link to elsewhere; raises ApiError
 Content = dict[str, Any]
+# streamGenerateContent with and without alt=sse; a line of a batch's results
+Stream = Literal["", "sse", "array", "line"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeminiSpec(Spec):
+    """modalities: upper case. interim: pictures shown among the thoughts. prompt_tokens: of all text, earlier turns and
+    what the model said in them included. reference_tokens: of each picture sent along; thought_tokens: on average.
+
+    search: which searches the googleSearch tool may do, empty without the tool. tier: the one it is served at.
+    """
+
+    modalities: tuple[str, ...]
+    include_thoughts: bool
+    interim: int
+    prompt_tokens: int
+    reference_tokens: int
+    thought_tokens: int
+    search: tuple[str, ...]
+    tier: str
+    stream: Stream
 
 
 def endpoint(options: EmulatorOptions, files: Files) -> Endpoint:
@@ -35,7 +59,7 @@ def endpoint(options: EmulatorOptions, files: Files) -> Endpoint:
         stream: Stream = ""
         if request.match_info["method"] == "streamGenerateContent":
             stream = "sse" if request.query.get("alt") == "sse" else "array"
-        return parse(body, model, options, partial(files.at_uri, key), stream=stream)
+        return parse(body, model, options, functools.partial(files.at_uri, key), stream=stream)
 
     return Endpoint(api=google.API, faults=GEMINI_FAULTS, parse=parse_request, compose=compose)
 
@@ -51,12 +75,12 @@ def parse(
     if model.signs and options.signature_bytes:
         _check_signatures(contents, options.signature_bytes, find_file)
     config = request.get("generationConfig", {})
-    ratio, size = _ratio_and_size(config, model, options)
+    ratio, size = _ratio_and_size(config, model)
     thinking = config.get("thinkingConfig", {})
     level = thinking.get("thinkingLevel", "THINKING_LEVEL_UNSPECIFIED")
-    if level not in ("THINKING_LEVEL_UNSPECIFIED", *model.thinking):
-        named = f" {level}" if model.thinking else ""
-        raise google.error(400, f"Thinking level{named} is not supported for this model.")
+    named = f" {level}" if model.thinking else ""
+    thinks = level in ("THINKING_LEVEL_UNSPECIFIED", *model.thinking)
+    google.require(thinks, f"Thinking level{named} is not supported for this model.")
     include_thoughts = bool(thinking.get("includeThoughts")) and bool(model.thinking)
     prompts = [_text(content) for content in contents if content.get("role", "user") in ("user", "")]
     said = [part for one in (request.get("systemInstruction", {}), *contents) for part in one.get("parts") or ()]
@@ -88,25 +112,22 @@ def _text(content: Content) -> str:
     return clean("\n".join(part["text"] for part in content["parts"] if part.get("text")))
 
 
-def bad_argument(field: str, message: str) -> ApiError:
-    return google.error(400, f"* GenerateContentRequest.{field}: {message}\n")
+def require(holds: Any, field: str, message: str) -> None:
+    google.require(holds, f"* GenerateContentRequest.{field}: {message}\n")
 
 
 def _check_contents(contents: list[Content]) -> None:
-    if not contents:
-        raise bad_argument("contents", "contents is not specified")
+    require(contents, "contents", "contents is not specified")
     for at, content in enumerate(contents):
-        if content.get("role", "user") not in ("user", "model", "function", ""):
-            raise google.error(400, "Please use a valid role: user, model.")
+        role = content.get("role", "user")
+        google.require(role in ("user", "model", "function", ""), "Please use a valid role: user, model.")
         parts = content.setdefault("parts", [])
-        if not parts:
-            raise bad_argument(f"contents[{at}].parts", "contents.parts must not be empty.")
+        require(parts, f"contents[{at}].parts", "contents.parts must not be empty.")
         for number, part in enumerate(parts):
-            if not set(part) - _NOT_DATA:
-                where = f"contents[{at}].parts[{number}].data"
-                raise bad_argument(where, "required oneof field 'data' must have one initialized field")
-    if contents[-1].get("role") == "model":  # known from public issues
-        raise google.error(400, "Please ensure that multiturn requests end with a user turn or a function response.")
+            where = f"contents[{at}].parts[{number}].data"
+            require(set(part) - _NOT_DATA, where, "required oneof field 'data' must have one initialized field")
+    ends = "Please ensure that multiturn requests end with a user turn or a function response."
+    google.require(contents[-1].get("role") != "model", ends)  # known from public issues
 
 
 def _check_signatures(contents: list[Content], length_bytes: int, find_file: FindFile) -> None:
@@ -116,81 +137,71 @@ def _check_signatures(contents: list[Content], length_bytes: int, find_file: Fin
     wording is known of pictures only; a text that lost its signature is refused likewise, and a signature on a part it
     did not come on is, which is stricter than anything documented.
     """
+    page = "https://ai.google.dev/gemini-api/docs/thought-signatures#model-behavior"
     for position, content in enumerate(contents, 1):
-        if content.get("role") != "model":
-            continue
         visible = [(number, part) for number, part in enumerate(content["parts"], 1) if not part.get("thought")]
-        for number, part in visible:
+        for number, part in visible if content.get("role") == "model" else ():
             signature = part.get("thoughtSignature")
-            image = "inlineData" in part or "fileData" in part
-            if not signature and (image or number == visible[0][0]):
-                page = "https://ai.google.dev/gemini-api/docs/thought-signatures#model-behavior"
-                where = f"in content position {position}, part position {number}"
-                kind = "Image" if image else "Text"
-                text = f"{kind} part is missing a thought_signature {where}. Please refer to {page} for more details."
-                raise google.error(400, text)
-            if signature and not is_served(signature, _signed_content(part, find_file), length_bytes):
-                raise google.error(400, "Thought signature is not valid.")
+            kind = "Image" if "inlineData" in part or "fileData" in part else "Text"
+            where = f"in content position {position}, part position {number}"
+            text = f"{kind} part is missing a thought_signature {where}. Please refer to {page} for more details."
+            google.require(signature or (kind == "Text" and number != visible[0][0]), text)
+            if signature:
+                served = is_served(signature, _signed_content(part, find_file), length_bytes)
+                google.require(served, "Thought signature is not valid.")
 
 
 def _signed_content(part: dict[str, Any], find_file: FindFile) -> bytes:
-    """What `gemini_response` signs: a text itself, a picture by its hash, whichever way it comes back."""
-    if "inlineData" in part:
-        return sha256(part["inlineData"].get("data", b"")).encode()
+    """What is signed: a text itself, a picture by its hash, whichever way it comes back."""
+    found = _picture(part, find_file)
+    return found[0].encode() if found else str(part.get("text", "")).encode("utf-8", "replace")
+
+
+def _picture(part: dict[str, Any], find_file: FindFile) -> tuple[str, str, bytes | StoredFile | None] | None:
+    """Hash, MIME type and the picture itself, None for a link to elsewhere, which is taken by its name and never
+    fetched; None for a part that is no picture. A file counts as its bytes do.
+    """
     if "fileData" in part:
-        stored = find_file(part["fileData"].get("fileUri", ""))
-        return stored.sha256.encode() if stored else b""
-    return str(part.get("text", "")).encode("utf-8", "replace")
+        uri, mime = part["fileData"].get("fileUri", ""), part["fileData"].get("mimeType", "")
+        stored = find_file(uri)
+        return (stored.sha256, mime or stored.mime, stored) if stored else (sha256(uri.encode()), mime, None)
+    if "inlineData" in part:
+        data = part["inlineData"].get("data", b"")
+        return sha256(data), part["inlineData"].get("mimeType", ""), data
+    return None
 
 
 def _references(contents: list[Content], model: Model, find_file: FindFile) -> tuple[tuple[str, ...], str | None]:
-    """Hashes of all pictures sent along, and the ratio nearest to the last one's. A file counts as its bytes do."""
-    hashes: list[str] = []
-    ratio = None
-    for part in (part for content in contents for part in content["parts"]):
-        if "fileData" in part:
-            mime, uri = part["fileData"].get("mimeType"), part["fileData"].get("fileUri", "")
-            stored = find_file(uri)
-            if stored is None:  # a link to elsewhere is taken by its name and never fetched
-                hashes.append(sha256(uri.encode()))
-                continue
-            size = _checked(mime or stored.mime, stored.pixels)
-            hashes.append(stored.sha256)
-        elif "inlineData" in part:
-            mime, data = part["inlineData"].get("mimeType", ""), part["inlineData"].get("data", b"")
-            size = _checked(mime, picture_size(data) if mime in _STILL else None)
-            hashes.append(sha256(data))
-        else:
-            continue
-        ratio = model.nearest_ratio(*size) if size else ratio
-    return tuple(hashes), ratio
+    """Hashes of all pictures sent along, and the ratio nearest to the last one's."""
+    pictures = [found for one in contents for part in one["parts"] if (found := _picture(part, find_file))]
+    sizes = [_size(mime, picture) for _, mime, picture in pictures if picture is not None]
+    known = [size for size in sizes if size]
+    return tuple(one[0] for one in pictures), model.nearest_ratio(*known[-1]) if known else None
 
 
-def _checked(mime: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The pixel size where the emulator can decode the format. Raises ApiError for what is not a picture."""
+def _size(mime: str, picture: bytes | StoredFile) -> tuple[int, int] | None:
+    """In pixels, where the emulator can decode the format. Raises ApiError for what is not a picture."""
     if mime.startswith(_TAKEN_AS_IS):
         return None
-    if mime not in _STILL:
-        raise google.error(400, f"Unsupported MIME type: {mime}")
-    if size is None:
-        raise google.error(400, f"Unable to process input image. {google.TROUBLESHOOTING}")
+    google.require(mime in _STILL, f"Unsupported MIME type: {mime}")
+    size = picture.pixels if isinstance(picture, StoredFile) else picture_size(picture)
+    google.require(size, f"Unable to process input image. {google.TROUBLESHOOTING}")
     return size
 
 
-def _ratio_and_size(config: dict[str, Any], model: Model, options: EmulatorOptions) -> tuple[str | None, str]:
-    """None without a ratio. An unknown size is 1K without a word (firebase/genkit#4891); a bad ratio is a 400."""
+def _ratio_and_size(config: dict[str, Any], model: Model) -> tuple[str | None, str]:
+    """None without a ratio. An unknown size is 1K without a word (firebase/genkit#4891); a bad ratio is a 400.
+
+    gemini-nano-banana-2.1 refuses 512 (public reports disagree).
+    """
     image = config.get("imageConfig", {})
     wanted = config.get("responseFormat", {}).get("image", {})
     ratio = image.get("aspectRatio") or RATIO_NAMES.get(wanted.get("aspectRatio", ""))
     size = image.get("imageSize") or SIZE_NAMES.get(wanted.get("imageSize", ""), "1K")
-    field = "generation_config.image_config"
-    if ratio and ratio not in model.ratios:
-        names = ", ".join(f"'{one}'" for one in model.ratios)
-        raise bad_argument(f"{field}.aspect_ratio", f"aspect_ratio must be one of {names}")
-    if size == "512" and model.id == "gemini-nano-banana-2.1":
-        if not options.serve_512:
-            raise bad_argument(f"{field}.image_size", "image_size must be one of '1K', '2K', '4K'")
-        return ratio, "512"
+    field, names = "generation_config.image_config", ", ".join(f"'{one}'" for one in model.ratios)
+    require(not ratio or ratio in model.ratios, f"{field}.aspect_ratio", f"aspect_ratio must be one of {names}")
+    refused = size == "512" and model.id == "gemini-nano-banana-2.1"
+    require(not refused, f"{field}.image_size", "image_size must be one of '1K', '2K', '4K'")
     return ratio, size if size in model.sizes else "1K"
 
 
@@ -214,10 +225,174 @@ def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
     asked = next((tool["googleSearch"] for tool in tools if "googleSearch" in tool), None)
     if asked is None:
         return ()
-    if not model.search:
-        raise google.error(400, "Search Grounding is not supported.")
+    google.require(model.search, "Search Grounding is not supported.")
     types = asked.get("searchTypes", {})
     wanted = [kind for kind in ("web", "image") if f"{kind}Search" in types] or ["web"]
-    if not set(wanted) <= set(model.search):  # not documented what happens then
-        raise google.error(400, "Image Search Grounding is not supported.")
+    supported = set(wanted) <= set(model.search)  # not documented what happens otherwise
+    google.require(supported, "Image Search Grounding is not supported.")
     return tuple(wanted)
+
+
+_BLOCKED_RATING = {"category": "HARM_CATEGORY_HATE_SPEECH", "probability": "LOW", "blocked": True}
+
+
+def compose(job: Job[GeminiSpec]) -> Answer:
+    spec = job.spec
+    digest = hashlib.sha256(json.dumps([spec.prompt, spec.model.id, job.n, job.attempt]).encode()).digest()
+    candidate = _Candidate(job)
+    response: dict[str, Any] = {}
+    if job.fault == "block":
+        response["promptFeedback"] = {"blockReason": "PROHIBITED_CONTENT"}
+    else:
+        response["candidates"] = [{**candidate.filled(), "index": 0}]
+    response["usageMetadata"] = _usage(candidate, digest)
+    response["modelVersion"] = spec.model.id
+    response["responseId"] = base64.urlsafe_b64encode(digest[:17]).decode().rstrip("=")
+    body = as_json([response] if spec.stream == "array" else response, compact=spec.stream == "line")
+    if spec.stream == "sse":
+        body = b"data: " + json.dumps(response, ensure_ascii=False).encode("utf-8", "replace") + b"\r\n\r\n"
+    return Answer(
+        body=body,
+        content_type="text/event-stream" if spec.stream == "sse" else JSON_TYPE,
+        billed_images=candidate.billed,
+        sha256=tuple(candidate.hashes),
+        headers={"x-gemini-service-tier": spec.tier},
+    )
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """The one candidate of an answer, as it is put together. hashes: of all its pictures, billed or not."""
+
+    job: Job[GeminiSpec]
+    hashes: list[str] = field(default_factory=list)
+    text: str = ""
+    billed: int = 0
+
+    def filled(self) -> dict[str, Any]:
+        spec, fault = self.job.spec, self.job.fault
+        if fault in google.REFUSALS:
+            reason, message = google.REFUSALS[fault]
+            return without_none(
+                content={"role": "model"} if fault == "prohibited" else {},
+                finishReason=reason,
+                finishMessage=message or None,
+                safetyRatings=[_BLOCKED_RATING] if fault == "safety" else None,
+            )
+        body: dict[str, Any] = {"content": {"parts": list(self._parts()), "role": "model"}, "finishReason": "STOP"}
+        if spec.search and self.billed:
+            body["groundingMetadata"] = _grounding(without_markers(spec.prompt)[:100], spec.search)
+        return body
+
+    def _parts(self) -> Iterator[dict[str, Any]]:
+        spec, fault = self.job.spec, self.job.fault
+        if spec.include_thoughts:
+            yield {"text": "**Planning the picture**\n\nComposition, light, then type.", "thought": True}
+        if "IMAGE" not in spec.modalities or fault == "text_only":
+            yield self._text("I can describe that picture, but there is none in this answer.")
+            return
+        # Interim pictures are not billed and carry no signature.
+        for index in range(2 if fault == "thought_images" else spec.interim):
+            yield self._image(1 + index) | {"thought": True}
+        if "TEXT" in spec.modalities:
+            turn = f"Turn {spec.turn}, drawn on those before. " if spec.turn > 1 else ""
+            yield self._text(f"{turn}Here is the picture you asked for.")
+        # Several pictures in one candidate are each billed; the last one is final.
+        for index in (1, 2, 0) if fault == "many_images" else (0,):
+            yield self._signed(self._image(index), self.hashes[-1])
+            self.billed += 1
+
+    def _text(self, text: str) -> dict[str, Any]:
+        self.text = text
+        return self._signed({"text": text}, text)
+
+    def _image(self, index: int) -> dict[str, Any]:
+        data = self.job.paint(index)
+        self.hashes.append(sha256(data))
+        return {"inlineData": {"mimeType": self.job.mime, "data": self.job.in_base64(data)}}
+
+    def _signed(self, part: dict[str, Any], content: str) -> dict[str, Any]:
+        """content: the text, or the picture's hash."""
+        if self.job.spec.model.signs and self.job.options.signature_bytes:
+            part["thoughtSignature"] = _signature(content.encode(), self.job.options.signature_bytes)
+        return part
+
+
+def _grounding(query: str, search: Sequence[str]) -> dict[str, Any]:
+    """Recorded for the web; image search as ai.google.dev describes it: imageSearchQueries and chunks with `image`.
+
+    Two queries for one question, as in the example of ai.google.dev/gemini-api/docs/google-search; each is billed.
+    """
+    site = {"title": "example.com", "uri": "https://example.com/emulated"}
+    image = {"sourceUri": "https://example.com/emulated-gallery", "imageUri": "https://example.com/emulated.jpg"}
+    image |= {"title": "Emulated picture", "domain": "example.com"}
+    return without_none(
+        webSearchQueries=[query, f"about {query}"] if "web" in search else None,
+        imageSearchQueries=[query] if "image" in search else None,
+        groundingChunks=[{kind: chunk} for kind, chunk in (("web", site), ("image", image)) if kind in search],
+        searchEntryPoint={"renderedContent": '<div class="container">Emulated search suggestions</div>'},
+    )
+
+
+def _usage(candidate: _Candidate, digest: bytes) -> dict[str, Any]:
+    """usageMetadata, in the proportions of recorded answers. total = prompt + candidates + thoughts + tool use.
+
+    Thoughts vary as much as the two recorded ones of 3-pro. Recorded answers of Gemini 3 have 88 to 630 candidate
+    tokens more than the details add up to; they are billed as text. Answers without a picture have no
+    candidatesTokensDetails (recorded), refusals no candidates.
+    """
+    spec, images = candidate.job.spec, candidate.billed
+    thoughts = round(spec.thought_tokens * (0.7 + 0.6 * digest[0] / 255)) if candidate.job.fault != "block" else 0
+    overhead = 88 + digest[1] * (630 - 88) // 255 if images and spec.model.signs else 0
+    tool = 61 if spec.search and images else 0
+    references = [_tokens("IMAGE", len(spec.references) * spec.reference_tokens)] if spec.references else []
+    prompt = [_tokens("TEXT", spec.prompt_tokens), *references]
+    image_tokens = images * spec.model.tokens.get(spec.size, 1120)
+    candidates = image_tokens + text_tokens(candidate.text) + overhead
+    prompt_tokens = sum(one["tokenCount"] for one in prompt)
+    return without_none(
+        promptTokenCount=prompt_tokens,
+        candidatesTokenCount=candidates or None,
+        totalTokenCount=prompt_tokens + candidates + thoughts + tool,
+        promptTokensDetails=prompt,
+        candidatesTokensDetails=[_tokens("IMAGE", image_tokens)] if images else None,
+        toolUsePromptTokenCount=tool or None,
+        toolUsePromptTokensDetails=[_tokens("TEXT", tool)] if tool else None,
+        thoughtsTokenCount=thoughts or None,
+        serviceTier=spec.tier,
+    )
+
+
+def _tokens(modality: str, count: int) -> dict[str, Any]:
+    return {"modality": modality, "tokenCount": count}
+
+
+# Thought signatures: opaque bytes that a client has to send back unchanged, each with the part it came on.
+
+_MARK = b"batchgen emulator thought signature "
+_DIGEST_BYTES = 30  # mark and digest together are a multiple of 3, so that their base64 stands by itself
+# ai.google.dev/gemini-api/docs/thought-signatures, for turns that another model wrote.
+_WAIVERS = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
+_WAIVED = frozenset(
+    raw
+    for word in _WAIVERS
+    for raw in (word.encode(), base64.b64decode(word.replace("_", "/") + "=" * (-len(word) % 4)))
+)
+
+
+@functools.lru_cache(maxsize=4)
+def _filler(length_bytes: int) -> str:
+    """Base64 of bytes that do not compress; the same for every part, so that it is made once."""
+    blocks = (hashlib.sha512(number.to_bytes(8, "big")).digest() for number in range(length_bytes // 64 + 1))
+    return base64.b64encode(b"".join(blocks)[:length_bytes]).decode("ascii")
+
+
+def _signature(content: bytes, length_bytes: int) -> str:
+    """Of one part: its text, or the sha256 of its picture. At least 66 bytes long before base64."""
+    head = _MARK + hashlib.sha256(content).digest()[:_DIGEST_BYTES]
+    return base64.b64encode(head).decode("ascii") + _filler(max(0, length_bytes - len(head)))
+
+
+def is_served(value: bytes, content: bytes, length_bytes: int) -> bool:
+    """Whether the signature came on this very part, or is one of the two documented words that waive the check."""
+    return value in _WAIVED or base64.b64encode(value).decode("ascii") == _signature(content, length_bytes)

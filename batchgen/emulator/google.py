@@ -12,9 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
-from batchgen.emulator.answers import ApiError, Cut, as_json
+from batchgen.emulator.answers import ApiError, Cut, as_json, without_none
 from batchgen.emulator.faults import CALL_FAULTS, CallFaults
-from batchgen.emulator.google_schemas import Schema, Violation, read
+from batchgen.emulator.google_schemas import Schema, Violation, read, violation
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pipeline import Api, Job
@@ -38,10 +38,14 @@ _FREE_HINT_S = 26.66
 
 
 def error(code: int, message: str, details: Sequence[Any] = (), status: str | None = None) -> ApiError:
-    body: dict[str, Any] = {"code": code, "message": message, "status": status or _STATUS[code]}
-    if details:
-        body["details"] = list(details)
-    return ApiError(code, as_json({"error": body}))
+    found = without_none(code=code, message=message, status=status or _STATUS[code], details=list(details) or None)
+    return ApiError(code, as_json({"error": found}))
+
+
+def require(holds: Any, message: str, status: str = "INVALID_ARGUMENT") -> None:
+    """Raises ApiError 400 unless it holds."""
+    if not holds:
+        raise error(400, message, status=status)
 
 
 def rpc_status(code: str, message: str) -> dict[str, Any]:
@@ -50,9 +54,8 @@ def rpc_status(code: str, message: str) -> dict[str, Any]:
 
 
 def bad_fields(*violations: Violation) -> ApiError:
-    found = [{**({"field": one.field} if one.field else {}), "description": one.description} for one in violations]
-    message = "\n".join(one.description for one in violations)
-    return error(400, message, [{"@type": _RPC + "BadRequest", "fieldViolations": found}])
+    message = "\n".join(one["description"] for one in violations)
+    return error(400, message, [{"@type": _RPC + "BadRequest", "fieldViolations": violations}])
 
 
 def unknown_model(request: web.Request) -> ApiError:
@@ -124,8 +127,11 @@ EXHAUSTED = "Resource has been exhausted (e.g. check quota)."
 OVERLOADED = (
     "This model is currently experiencing high demand. Spikes in demand are usually temporary. Please try again later."
 )
+_SPEND_CAP = "Please go to AI Studio at https://ai.studio/spend to manage your project spend cap."
 _TOO_LATE = "Deadline expired before operation could complete."
-_SERVER_ERRORS = {
+_MESSAGES = {  # by fault; one of them is drawn
+    "429spend": (f"Your project has exceeded its monthly spending cap. {_SPEND_CAP}",),
+    "429bare": (EXHAUSTED,),
     "408": (_TOO_LATE,),
     "500": (f"An internal error has occurred. {TROUBLESHOOTING}", "Internal error encountered."),
     "503": ("The model is overloaded. Please try again later.", OVERLOADED),
@@ -133,8 +139,8 @@ _SERVER_ERRORS = {
 }
 
 
-def server_error(code: str, draw: random.Random) -> ApiError:
-    return error(int(code), draw.choice(_SERVER_ERRORS[code]))
+def _drawn(fault: str, draw: random.Random) -> ApiError:
+    return error(int(fault[:3]), draw.choice(_MESSAGES[fault]))
 
 
 def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
@@ -146,12 +152,7 @@ def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
             return over_quota(model, options.rpd_of(model) or 250, _DAY_HINT_S, window="Day")
         case "429limit0":
             return over_quota(model, 0, _FREE_HINT_S)
-        case "429spend":
-            where = "Please go to AI Studio at https://ai.studio/spend to manage your project spend cap."
-            return error(429, f"Your project has exceeded its monthly spending cap. {where}")
-        case "429bare":
-            return error(429, EXHAUSTED)
-    return server_error(fault, job.draw) if fault in _SERVER_ERRORS else None
+    return _drawn(fault, job.draw) if fault in _MESSAGES else None
 
 
 def call_fault(faults: CallFaults, method: str, subject: str = "", display_name: str = "") -> str | None:
@@ -168,8 +169,35 @@ def call_fault(faults: CallFaults, method: str, subject: str = "", display_name:
         case "html":
             raise ApiError(200, b"<!DOCTYPE html>\n<title>Sign in</title>\n<p>Sign in to go on.\n", "text/html")
         case "500" | "503":
-            raise server_error(kind, random.Random(0))
+            raise _drawn(kind, random.Random(0))
     return kind
+
+
+_CODE = "Support code: 42876398."
+_NOT_SHOWN = "Unable to show the generated image"
+# finishReason and finishMessage of candidates without a picture. Sources: bodies in BerriAI/litellm#20357 and public
+# relay documents; the enum is that of google-genai 3.4.0.
+REFUSALS: dict[str, tuple[str, str]] = {
+    "safety": ("SAFETY", ""),
+    "image_safety": (
+        "IMAGE_SAFETY",
+        f"{_NOT_SHOWN}. The prompt could not be submitted as it contains sensitive words that violate Google's "
+        f"Responsible AI practices. {_CODE}",
+    ),
+    "prohibited": (
+        "IMAGE_PROHIBITED_CONTENT",
+        f"{_NOT_SHOWN} due to interests of third-party content providers. Please edit your prompt. {_CODE}",
+    ),
+    "no_image": ("NO_IMAGE", f"{_NOT_SHOWN}. The model did not generate one."),
+    "image_other": (
+        "IMAGE_OTHER",
+        f"{_NOT_SHOWN}. The model could not generate the image based on the prompt provided. "
+        "You will not be charged for this request. Try rephrasing the prompt.",
+    ),
+    "max_tokens": ("MAX_TOKENS", ""),
+    "empty": ("STOP", ""),
+    "missing_signature": ("MISSING_THOUGHT_SIGNATURE", ""),  # in the enum; nothing public says when
+}
 
 
 # Keys: what a test can choose by the first letters of its key.
@@ -267,23 +295,19 @@ def read_fields(value: bytes | dict[str, Any], schema: Schema) -> dict[str, Any]
     Raises ApiError 400 for what is no JSON object, for fields that the API does not know, and for values it does not
     take.
     """
+    reason = "Root element must be a message."
     if isinstance(value, bytes):
-        value = _load_json(value)
+        try:
+            value = json.loads(value)
+        except ValueError as problem:
+            reason = f"Parser error: {problem}"
+    if not isinstance(value, dict):
+        raise bad_fields(violation("", f"Invalid JSON payload received. {reason}"))
     violations: list[Violation] = []
     found: dict[str, Any] = read(schema, value, "", violations)
     if violations:
         raise bad_fields(*violations)
     return found
-
-
-def _load_json(body: bytes) -> dict[str, Any]:
-    try:
-        value, reason = json.loads(body), "Root element must be a message."
-    except ValueError as problem:
-        value, reason = None, f"Parser error: {problem}"
-    if not isinstance(value, dict):
-        raise bad_fields(Violation("", f"Invalid JSON payload received. {reason}"))
-    return value
 
 
 def page_of(name: str, found: Sequence[Any], query: Mapping[str, str], default: int, most: int) -> dict[str, Any]:
@@ -297,7 +321,7 @@ def page_of(name: str, found: Sequence[Any], query: Mapping[str, str], default: 
 def _query_number(query: Mapping[str, str], name: str) -> int:
     text = query.get(name) or "0"
     if not text.isdecimal():
-        raise bad_fields(Violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\""))
+        raise bad_fields(violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\""))
     return int(text)
 
 
@@ -324,7 +348,7 @@ def field_mask(text: str) -> Mask:
         else:
             bad = bad or sign not in "./"
     if bad or len(groups) > 1:
-        raise bad_fields(Violation("fields", f"Invalid field selection {text}"))
+        raise bad_fields(violation("fields", f"Invalid field selection {text}"))
     return mask
 
 

@@ -28,12 +28,11 @@ class Scalar:
 Schema = Scalar | dict[str, Any] | list[Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One entry of google.rpc.BadRequest.fieldViolations; field is empty for the top level."""
+Violation = dict[str, str]  # one entry of google.rpc.BadRequest.fieldViolations; without `field` for the top level
 
-    field: str
-    description: str
+
+def violation(field: str, description: str) -> Violation:
+    return {"field": field, "description": description} if field else {"description": description}
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +70,7 @@ def _read_message(fields: dict[str, Any], value: Any, path: str, violations: lis
         if name not in names:
             where = f" at '{path}'" if path else ""
             text = f'Invalid JSON payload received. Unknown name "{name}"{where}: Cannot find field.'
-            violations.append(Violation(path, text))
+            violations.append(violation(path, text))
         elif inner is not None:
             known = names[name]
             below = f"{path}.{_snake(known)}" if path else _snake(known)
@@ -82,9 +81,9 @@ def _read_message(fields: dict[str, Any], value: Any, path: str, violations: lis
 def _invalid(path: str, kind: str, value: Any) -> Violation:
     if kind == " (TYPE_BYTES)" and isinstance(value, str):
         shown = value if len(value) <= 60 else value[:60] + "..."
-        return Violation(path, f"Invalid value at '{path}'{kind}, Base64 decoding failed for \"{shown}\"")
+        return violation(path, f"Invalid value at '{path}'{kind}, Base64 decoding failed for \"{shown}\"")
     shown = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return Violation(path, f"Invalid value at '{path}'{kind}, {shown[:200]}")
+    return violation(path, f"Invalid value at '{path}'{kind}, {shown[:200]}")
 
 
 def _exactly(kind: type[Any], value: Any) -> Any:

@@ -40,20 +40,17 @@ def _parse(body: bytes, model: Model) -> ImagenSpec:
     request = google.read_fields(body, PREDICT)
     instances = request.get("instances") or [{}]
     prompt = clean(instances[0].get("prompt") or "")
-    if not prompt:
-        raise google.error(400, "Image generation failed with the following error: The prompt is empty.")
+    google.require(prompt, "Image generation failed with the following error: The prompt is empty.")
     given = request.get("parameters", {})
     output = given.get("outputOptions", {})
     mime, ratio = output.get("mimeType", "image/png"), given.get("aspectRatio", "1:1")
-    if not 1 <= given.get("sampleCount", 1) <= 4:
-        raise google.error(400, "sampleCount must be between 1 and 4 (inclusive).")
-    if ratio not in model.ratios:
-        raise google.error(400, f"aspectRatio {ratio} is not supported. Supported values: {', '.join(model.ratios)}.")
     people = given.get("personGeneration", "allow_adult")
-    if people.upper() not in ("DONT_ALLOW", "ALLOW_ADULT", "ALLOW_ALL"):
-        raise google.error(400, f"personGeneration {people} is not supported.")
-    if mime not in ("image/png", "image/jpeg"):
-        raise google.error(400, f"outputOptions.mimeType {mime} is not supported.")
+    allowed = ("DONT_ALLOW", "ALLOW_ADULT", "ALLOW_ALL")
+    google.require(1 <= given.get("sampleCount", 1) <= 4, "sampleCount must be between 1 and 4 (inclusive).")
+    supported = f"Supported values: {', '.join(model.ratios)}."
+    google.require(ratio in model.ratios, f"aspectRatio {ratio} is not supported. {supported}")
+    google.require(people.upper() in allowed, f"personGeneration {people} is not supported.")
+    google.require(mime in ("image/png", "image/jpeg"), f"outputOptions.mimeType {mime} is not supported.")
     size = given.get("sampleImageSize", "1K").upper()  # Google's own notebook writes "1k"
     return ImagenSpec(
         model=model,
@@ -75,13 +72,11 @@ def _compose(job: Job[ImagenSpec]) -> Answer:
         return Answer(body=as_json({}))
     filtered = job.fault == "rai_filtered"
     pictures = [job.paint(index) for index in range(spec.count - filtered)]
-    predictions: list[dict[str, Any]] = [
-        {"mimeType": job.mime, "bytesBase64Encoded": job.in_base64(data)} for data in pictures
-    ]
+    predictions = [{"mimeType": job.mime, "bytesBase64Encoded": job.in_base64(data)} for data in pictures]
     if filtered and spec.rai_reason:
         predictions.append({"raiFilteredReason": _RAI_REASON})
     if spec.safety_attributes:
-        attributes = {"categories": ["Violence", "Porn"], "scores": [0.1, 0.1]}
+        attributes: Any = {"categories": ["Violence", "Porn"], "scores": [0.1, 0.1]}
         predictions.append({"safetyAttributes": attributes, "contentType": "Positive Prompt"})
     body = as_json({"predictions": predictions} if predictions else {})
     return Answer(body=body, billed_images=len(pictures), sha256=tuple(map(sha256, pictures)))

@@ -86,6 +86,11 @@ class Model:
         return min(self.ratios, key=distance)
 
 
+def text_tokens(text: str) -> int:
+    """About four characters a token (ai.google.dev/gemini-api/docs/tokens)."""
+    return (len(text) + 3) // 4
+
+
 # Recorded answers of 3-pro: 174 and 337 thoughts, whatever level was asked for.
 _PRO = Model(
     id="gemini-3-pro-image",

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from batchgen.emulator.faults import BATCH_KNOWN, KNOWN, check_batch_fault
 
 Span = tuple[float, float]
+ValueT = TypeVar("ValueT")
 OptionsT = TypeVar("OptionsT")
 RESULT_PLACES = ("metadata", "response", "dest")
 _DAY_S = 24 * 3600.0
@@ -20,8 +21,7 @@ def _flag(default: Any, flag: str, meaning: str, value: str = "", *, named: Call
     """A field and the flag that sets it. The flag can be repeated where the default is () or `named` is given.
 
     value: what the help calls it, or all it may be, as `a|b`; seconds and numbers need none. named: reads the value of
-    `NAME=VALUE`; the field is a dict, or has a value for all AI models (`VALUE`) and a second field `…_by_model` for
-    some (`MODEL=VALUE`).
+    `NAME=VALUE`; without a name, "" is meant.
     """
 
     def entry(text: str) -> tuple[str, Any]:
@@ -39,10 +39,8 @@ def _flag(default: Any, flag: str, meaning: str, value: str = "", *, named: Call
     elif isinstance(default, (int, float)):
         more = {"type": type(default), "metavar": "S" if isinstance(default, float) else "N"}
         meaning += f" (default {default:g})" if isinstance(default, float) else f" (default {default})"
-    elif isinstance(default, tuple):
-        more["type"] = lambda text: tuple(text.split(","))
     else:
-        more["type"] = int
+        more["type"] = int if default is None else lambda text: tuple(text.split(","))
     defaults: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
     return field(**defaults, metadata={"flag": flag, "more": {**more, "help": meaning}})
 
@@ -57,17 +55,21 @@ def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, options
 
 def from_flags(options: type[OptionsT], arguments: argparse.Namespace, **given: Any) -> OptionsT:
     """Raises ValueError with a sentence for the user."""
-    names = [one.name for one in fields(options)]  # type: ignore[arg-type]  # every options class is a dataclass
-    for name in names:
-        value: Any = getattr(arguments, f"{options.__name__}.{name}", None)
-        if isinstance(value, list):
-            value = dict(value) if isinstance(value[0], tuple) else tuple(value)
-        if f"{name}_by_model" in names and value:
-            given[f"{name}_by_model"] = value
-            value = value.pop("", None)
-        if value is not None:
+    for dest, value in vars(arguments).items():
+        kind, _, name = dest.partition(".")
+        if kind == options.__name__:
+            if isinstance(value, list):
+                value = dict(value) if isinstance(value[0], tuple) else tuple(value)
             given[name] = value
     return options(**given)
+
+
+def _of(model: str, value: ValueT | Mapping[str, ValueT], default: ValueT) -> ValueT:
+    return value.get(model, value.get("", default)) if isinstance(value, Mapping) else value
+
+
+def _each(value: ValueT | Mapping[str, ValueT]) -> list[ValueT]:
+    return list(value.values()) if isinstance(value, Mapping) else [value]
 
 
 def _span(text: str) -> Span:
@@ -89,7 +91,7 @@ class BatchOptions:
     enqueued_tokens: for each (key, AI model), over batches that have not ended.
     most_at_once: batches of one key that have not ended (100 by the documents).
     inline_most: one report, not confirmed (maximhq/bifrost#3951).
-    ranges: downloads obey a Range header, an assumption; otherwise they begin anew, which HTTP allows.
+    ranges: downloads obey a Range header, an assumption; otherwise they start over, which HTTP allows.
     """
 
     pending_s: float = _flag(0.5, "--batch-pending", "seconds until a batch runs")
@@ -135,28 +137,23 @@ class EmulatorOptions:
     """How the emulator behaves. Everything random is drawn from `seed`, the prompt and the attempt, never from the
     order of arrival, so that two runs of one manifest meet the same latencies and faults.
 
-    latency_s: least and most.
-    rpm, rpd: for each (key, AI model); rpm None = 60 for flash-class and 15 for pro-class AI models; 0 = no limit.
+    latency_s: least and most. Like the quotas: for all AI models, or by name with "" for all others.
+    rpm, rpd: for each (key, AI model).
     minute_s: length of the sliding minute, for tests with little time.
     fault_delay_s: the RetryInfo of a 429 that a fault asks for.
     signature_bytes: before base64 (recorded answers of the vendor carry about 0.8 MB).
-    serve_512: `gemini-nano-banana-2.1` takes "512" (public reports disagree).
-    models: the only AI models that are listed, and of Google's that keys may use; empty for all.
     tiers: what a serviceTier meets: 400 not offered, 429 or 503 no capacity, 200 served as standard.
     file_processing_s: how long an uploaded file is PROCESSING before it is ACTIVE.
     upload_granularity_bytes: pieces of an upload, but the last, are multiples of it.
     """
 
-    latency_s: tuple[float, float] = _flag(
+    latency_s: tuple[float, float] | Mapping[str, Span] = _flag(
         (0.3, 0.9), "--latency", "seconds an answer takes (default 0.3-0.9)", "[MODEL=]A-B", named=_span
     )
-    latency_s_by_model: Mapping[str, Span] = field(default_factory=dict)
-    rpm: int | None = _flag(
+    rpm: int | Mapping[str, int] | None = _flag(
         None, "--rpm", "requests per minute; 0 = no limit (default 60, pro models 15)", "[MODEL=]N", named=int
     )
-    rpm_by_model: Mapping[str, int] = field(default_factory=dict)
-    rpd: int = _flag(0, "--rpd", "requests per day; 0 = no limit (default)", "[MODEL=]N", named=int)
-    rpd_by_model: Mapping[str, int] = field(default_factory=dict)
+    rpd: int | Mapping[str, int] = _flag(0, "--rpd", "requests per day; 0 = no limit (default)", "[MODEL=]N", named=int)
     minute_s: float = 60.0
     rejected_counts: bool = _flag(False, "--count-rejected", "requests answered 429 use up quota too")
     faults: Mapping[str, float] = _flag(
@@ -171,7 +168,6 @@ class EmulatorOptions:
     picture_px: int | None = _flag(None, "--picture-px", "longest side of every picture", "N")
     signature_bytes: int = _flag(2048, "--signature-bytes", "size of thought signatures")
     serve_retired: bool = _flag(True, "--no-retired", "answer 404 for AI models that the vendor has shut down")
-    serve_512: bool = False
     max_request_bytes: int = 20 * 1024 * 1024
     models: tuple[str, ...] = _flag((), "--model", "the only AI models that keys may use (default all)", "ID")
     credit: int = _flag(1_000_000_000, "--credit", "credits of an AIML account before its first picture")
@@ -194,10 +190,10 @@ class EmulatorOptions:
         for tier, status in self.tiers.items():
             if tier not in ("flex", "priority") or status not in (200, 400, 429, 503):
                 raise ValueError(f"tier {tier}={status}: expected flex or priority, and 200, 400, 429 or 503")
-        for least_s, most_s in (self.latency_s, *self.latency_s_by_model.values()):
+        for least_s, most_s in _each(self.latency_s):
             if not 0 <= least_s <= most_s:
                 raise ValueError(f"latency {least_s}-{most_s}: expected 0 <= least <= most")
-        if min(self.rpm or 0, self.rpd, *self.rpm_by_model.values(), *self.rpd_by_model.values()) < 0:
+        if min(*_each(self.rpm or 0), *_each(self.rpd)) < 0:
             raise ValueError("a quota cannot be negative; 0 means no limit")
 
     @property
@@ -206,12 +202,12 @@ class EmulatorOptions:
         return 64 if self.picture_px is None and self.picture == "tiny" else self.picture_px
 
     def latency_of(self, model: str) -> Span:
-        return self.latency_s_by_model.get(model, self.latency_s)
+        return _of(model, self.latency_s, (0.3, 0.9))
 
     def rpm_of(self, model: str) -> int:
         """Requests per minute for this AI model; 0 = no limit."""
-        every = self.rpm if self.rpm is not None else 15 if "pro" in model or "ultra" in model else 60
-        return self.rpm_by_model.get(model, every)
+        usual = 15 if "pro" in model or "ultra" in model else 60
+        return usual if self.rpm is None else _of(model, self.rpm, usual)
 
     def rpd_of(self, model: str) -> int:
-        return self.rpd_by_model.get(model, self.rpd)
+        return _of(model, self.rpd, 0)

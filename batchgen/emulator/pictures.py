@@ -9,14 +9,13 @@ import hashlib
 import io
 import json
 import textwrap
-import urllib.request
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
@@ -73,6 +72,22 @@ def _has_glyph(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) 
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
+@functools.lru_cache(maxsize=64)
+def _without_glyph(letters: frozenset[str]) -> frozenset[str]:
+    """Those that the best font for these letters lacks."""
+    font = _font(20, letters)
+    return frozenset(letter for letter in letters if not _has_glyph(font, letter))
+
+
+def _drawable(title: str) -> str:
+    """The title in letters that can be drawn: no boxes in place of the others, but how many they are."""
+    missing = _without_glyph(frozenset(letter for letter in title if not letter.isascii()))
+    kept = "".join(letter for letter in title if letter not in missing)
+    if len(kept) == len(title):
+        return title or "(no prompt)"
+    return f"(no font here for {len(title) - len(kept)} of {len(title)} characters) {' '.join(kept.split())}".rstrip()
+
+
 def _digest(picture: Picture) -> bytes:
     facts = [picture.prompt, picture.model, picture.index, picture.seed, list(picture.references), picture.nonce]
     facts += [list(picture.history)] if picture.history else []
@@ -118,7 +133,7 @@ def _letter(image: Image.Image, picture: Picture) -> None:
     else:
         draw.rectangle((0, height - bar, width // 3, height), fill=(255, 196, 61))
     if min(width, height) >= 160:
-        text, size_px = _fit(picture.title or "(no prompt)", width - 2 * margin, height - bar - 2 * margin)
+        text, size_px = _fit(_drawable(picture.title), width - 2 * margin, height - bar - 2 * margin)
         font = _font(size_px, frozenset(letter for letter in text if not letter.isascii()))
         shadow = max(1, size_px // 24)
         for offset, fill in ((shadow, (0, 0, 0)), (0, (255, 255, 255))):
@@ -127,13 +142,8 @@ def _letter(image: Image.Image, picture: Picture) -> None:
 
 
 def _comment(picture: Picture) -> str:
-    facts = {
-        "emulated": True,
-        "n": picture.n,
-        "index": picture.index,
-        "model": picture.model,
-        "prompt": picture.prompt[:_COMMENT_CHARACTERS],
-    }
+    facts = {"emulated": True, "n": picture.n, "index": picture.index, "model": picture.model}
+    facts["prompt"] = picture.prompt[:_COMMENT_CHARACTERS]
     if picture.history:
         facts["turn"] = len(picture.history) + 1
     if picture.references:
@@ -190,6 +200,28 @@ def picture_size(source: bytes | Path) -> tuple[int, int] | None:
         return None
 
 
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def fetch(url: str) -> bytes | None:
+    """The bytes behind a link whose host is loopback, None if they cannot be had. Blocks: for worker threads.
+
+    `http.client` knows no proxy and follows no redirect, which could lead anywhere.
+    """
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError, HTTPException, ValueError):
+        with contextlib.closing(HTTPConnection(parts.hostname or "", parts.port, timeout=10)) as connection:
+            connection.request("GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/")
+            response = connection.getresponse()
+            data = response.read(_MOST_FETCHED_BYTES + 1)
+        return data if response.status == 200 and len(data) <= _MOST_FETCHED_BYTES else None
+    return None
+
+
 @dataclass(slots=True)
 class Link:
     """failures_left: how often it still answers 404."""
@@ -204,7 +236,7 @@ class Links:
     """The newest pictures by name, up to a fixed number of bytes. Filled from worker threads."""
 
     def __init__(self) -> None:
-        self._links: OrderedDict[str, Link] = OrderedDict()
+        self._links: dict[str, Link] = {}
         self._bytes = 0
         self._lock = Lock()
 
@@ -213,8 +245,7 @@ class Links:
             self._links[name] = link
             self._bytes += len(link.data)
             while self._bytes > _KEPT_BYTES and len(self._links) > 1:
-                _, oldest = self._links.popitem(last=False)
-                self._bytes -= len(oldest.data)
+                self._bytes -= len(self._links.pop(next(iter(self._links))).data)
 
     def take(self, name: str) -> Link | None:
         """The picture, or None for 404; counts down the failures asked for."""
@@ -228,30 +259,3 @@ class Links:
         with self._lock:
             self._links.clear()
             self._bytes = 0
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead anywhere: it is an error."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def fetch(url: str) -> bytes | None:
-    """The bytes behind a link whose host is loopback; None if they cannot be had. Blocks: for worker threads."""
-    try:
-        with _OPENER.open(url, timeout=10) as response:
-            data: bytes = response.read(_MOST_FETCHED_BYTES + 1)
-    except (OSError, ValueError):
-        return None
-    return data if len(data) <= _MOST_FETCHED_BYTES else None

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -16,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from aiohttp import web
 
 from batchgen.emulator.accounting import QuotaExceeded, Quotas, RequestRecord, Statistics
-from batchgen.emulator.answers import PIECES, Answer, ApiError, Cut, cut, read_body, send
+from batchgen.emulator.answers import PIECES, Answer, ApiError, Cut, read_body, send
 from batchgen.emulator.faults import CallFaults, fault_for, unknown_marker, without_markers
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
@@ -173,10 +174,7 @@ class Pipeline:
             answer = replace(answer, headers={**endpoint.api.headers, **answer.headers})
             # Counted just before the last byte, so that a client that has its answer is never seen as still in flight.
             return await send(request, answer, partial(self.statistics.leave, record, answer.status))
-        except (Cut, ConnectionError):
-            self.statistics.lost(record)
-            return cut(request)
-        except BaseException:  # cancelled, or a bug: it is in flight no longer
+        except BaseException:  # cut, cancelled, or a bug: it is in flight no longer
             self.statistics.lost(record)
             raise
 
@@ -222,10 +220,9 @@ class Pipeline:
     async def _take_time(self, job: Job[Any], request: web.Request, api: Api) -> None:
         """The latency; a client's X-Server-Timeout ends it early with 504, as google-genai documents the header."""
         delay_s = job.draw.uniform(*self.options.latency_of(job.spec.model.id))
-        try:
+        limit_s = float("inf")
+        with suppress(ValueError):
             limit_s = float(request.headers.get("X-Server-Timeout") or "inf")
-        except ValueError:
-            limit_s = float("inf")
         await self._pause(min(delay_s, limit_s))
         if delay_s > limit_s and (late := api.error("504", job)):
             raise late
@@ -234,12 +231,14 @@ class Pipeline:
         """Raises Cut when the server closes meanwhile."""
         if delay_s <= 0:
             return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._closing.wait()
-        except TimeoutError:
-            return
-        raise Cut
+            raise Cut
+
+    async def drip(self) -> None:
+        """Waits between the pieces of a slow answer, which takes `drip_s` in all. Raises Cut."""
+        await self._pause(self.options.drip_s / PIECES)
 
     async def _finish(self, endpoint: Endpoint, job: Job[Any], record: RequestRecord) -> Answer:
         if page := _PAGES.get(job.fault or ""):
@@ -257,7 +256,3 @@ class Pipeline:
 
     async def _threaded(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._loop.run_in_executor(self._threads, function, *arguments)
-
-    async def drip(self) -> None:
-        """Waits between the pieces of a slow answer, which takes `drip_s` in all. Raises Cut."""
-        await self._pause(self.options.drip_s / PIECES)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from batchgen.emulator import aimlapi, gemini, google, imagen
 from batchgen.emulator.accounting import Statistics
-from batchgen.emulator.answers import Answer, answering
+from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
 from batchgen.emulator.files import Files
 from batchgen.emulator.models import GEMINI, IMAGEN
@@ -59,19 +59,18 @@ class _Server:
 
     def model_list(self, request: web.Request) -> dict[str, Any]:
         google.known_key(request)
-        return google.page_of("models", self.models(), request.query, default=50, most=1000)
+        return google.page_of("models", list(self.models().values()), request.query, default=50, most=1000)
 
     def model_one(self, request: web.Request) -> dict[str, Any]:
         google.known_key(request)
-        name = request.match_info["model"]
-        for model in self.models():
-            if model["name"] == f"models/{name}":
-                return model
-        raise google.unknown_model(request)
+        found = self.models().get(f"models/{request.match_info['model']}")
+        if found is None:
+            raise google.unknown_model(request)
+        return found
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> dict[str, dict[str, Any]]:
         entries = google.listed(GEMINI, ["generateContent", "countTokens", "batchGenerateContent"], self.options)
-        return entries + google.listed(IMAGEN, ["predict"], self.options)
+        return {one["name"]: one for one in entries + google.listed(IMAGEN, ["predict"], self.options)}
 
     def aiml_balance(self, request: web.Request) -> dict[str, Any]:
         aimlapi.known_key(request)
@@ -97,17 +96,6 @@ class _Server:
         self.links.clear()
         self.files.clear()
         return web.json_response({})
-
-
-@web.middleware
-async def _google_404(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Paths that do not exist get the plain HTML page that Google's front end sends, not JSON."""
-    try:
-        response: web.StreamResponse = await handler(request)
-    except web.HTTPNotFound:
-        text = "<!DOCTYPE html>\n<title>Error 404 (Not Found)!!1</title>\n<p><b>404.</b> That's an error.\n"
-        return web.Response(status=404, text=text, content_type="text/html")
-    return response
 
 
 class RunningEmulator:
@@ -145,7 +133,7 @@ async def serve(
         raise ValueError(f"{host} can be reached from other machines; allow_remote must be set for that")
     server = _Server(options or EmulatorOptions())
     # Bodies are read and bounded by the handlers themselves.
-    app = web.Application(middlewares=[_google_404], client_max_size=0)
+    app = web.Application(middlewares=[endings], client_max_size=0)
     app.add_routes(server.routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()

@@ -47,10 +47,11 @@ def test_an_unknown_fault_is_a_wrong_command_line(capsys):
 
 
 def test_values_are_for_all_models_or_for_one():
-    arguments = ["--latency", "0.3-0.9", "--latency", "a=2", "--rpm", "a=60", "--fault", "503=0.05"]
+    arguments = ["--latency", "0.1-0.9", "--latency", "a=2", "--rpm", "a=9", "--rpd", "7", "--fault", "503=0.05"]
     options = options_from(parser().parse_args(arguments))
-    found = (options.latency_of("a"), options.latency_of("b"), options.rpm_of("a"), options.faults)
-    assert found == ((2, 2), (0.3, 0.9), 60, {"503": 0.05})
+    found = [(options.latency_of(model), options.rpm_of(model), options.rpd_of(model)) for model in ("a", "b-pro")]
+    assert found == [((2, 2), 9, 7), ((0.1, 0.9), 15, 7)]
+    assert options.faults == {"503": 0.05}
 
 
 def test_a_short_life_of_files_and_a_refused_tier_are_options():

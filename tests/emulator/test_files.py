@@ -133,7 +133,7 @@ async def test_an_upload_that_was_cut_goes_on_from_what_arrived(start, client):
     emulator = await start()
     data = picture()
     url = await begin(client, emulator, len(data), displayName="fox [[fault:reset*1]]")
-    with pytest.raises(aiohttp.ClientError):
+    with pytest.raises(aiohttp.ClientConnectionError):
         await command(client, url, data)
     _, _, headers = await command(client, url, Command="query")
     received = int(headers["X-Goog-Upload-Size-Received"])

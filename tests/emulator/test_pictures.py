@@ -88,6 +88,18 @@ def test_any_prompt_can_be_painted(prompt):
     assert image.size == (256, 256)
 
 
+@pytest.mark.parametrize(
+    "title, drawn",
+    [
+        ("A \U0010fffd cat", "(no font here for 1 of 7 characters) A cat"),
+        ("\U0010fffd\U0010fffc", "(no font here for 2 of 2 characters)"),
+    ],
+)
+def test_what_no_font_has_is_counted_and_not_drawn_as_boxes(title, drawn):
+    pixels = [Image.open(io.BytesIO(render(picture(title=one)))).tobytes() for one in (title, drawn)]
+    assert pixels[0] == pixels[1]
+
+
 def test_a_smaller_picture_keeps_its_shape():
     assert scaled((1376, 768), 64) == (64, 36)
 

@@ -74,7 +74,7 @@ def test_a_delay_is_spoken_as_the_servers_message_has_it(duration_s, text):
 
 
 async def test_a_refused_request_carries_delay_limit_and_quota_id(start, client):
-    emulator = await start(rpm_by_model={"gemini-nano-banana-2.1": 1})
+    emulator = await start(rpm={"gemini-nano-banana-2.1": 1})
     await client.draw(emulator)
     status, answer = await client.draw(emulator)
     _, failure, retry = answer["error"]["details"]
