@@ -132,10 +132,11 @@ def handling_stop_signals(on_signal: Callable[[int], None]) -> Iterator[list[int
 
 
 def _stopping_message(dispatcher: Dispatcher) -> str:
-    if dispatcher.external_samples and not dispatcher.in_flight:
-        return "what is in batches goes on at the vendor's, and a later run collects it"
+    out = "in batches" if dispatcher.external_samples else "with the vendor as jobs" if dispatcher.jobs else ""
+    if out and not dispatcher.in_flight:
+        return f"what is {out} goes on there, and a later run collects it"
     words = f"finishing {dispatcher.in_flight} in flight; once more to give them up"
-    return f"{words}; what is in batches stays there" if dispatcher.external_samples else words
+    return f"{words}; what is {out} stays there" if out else words
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:
