@@ -12,6 +12,7 @@ from batchgen.cli.models import is_retired
 from batchgen.cli.vendor_client import VendorAccess, VendorClient, listing_of, vendor_accesses
 from batchgen.engine.cluster import queue
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError, UsageError
+from batchgen.ledger import lease
 from batchgen.ledger.location import SHARED_SCHEMA, ledger_url
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.server_url import redacted
@@ -223,28 +224,24 @@ def _check_queue(database: PostgreSQL) -> Iterator[Finding]:
     if database.execute("SELECT to_regclass(?)", (f"{SHARED_SCHEMA}.worker",)).fetchone()[0] is None:
         yield Finding("ok", "queue", "not there yet: the first worker or `run --engine cluster` makes it")
         return
-    try:
-        newest = queue.latest_version()
-    except UsageError as error:
-        yield Finding("fail", "queue", str(error), "pip install 'batchgen[cluster]'")
+    version = queue.schema_version(database)
+    if queue.is_newer(version):
+        says = f"its tables are of a newer version of batchgen ({version})"
+        yield Finding("fail", "queue", says, "pip install --upgrade 'batchgen[cluster]'")
         return
-    made = queue.schema_version(database) or queue.OLDEST_VERSION
-    if made > newest:
-        newer = f"its tables are of a newer procrastinate ({made})"
-        yield Finding("fail", "queue", newer, "pip install --upgrade 'batchgen[cluster]'")
-    else:
-        later = "" if made == newest else "; the next worker brings them up to date"
-        yield Finding("ok", "queue", f"tables of procrastinate's {made}{later}")
+    if version != queue.VERSION:
+        says = "its tables are of an earlier version; the next worker or run takes over what waits in them"
+        yield Finding("ok", "queue", says)
+        return
+    yield Finding("ok", "queue", "its tables are those of this version")
     yield _check_workers(database, queue.STALE_S)
 
 
 def _check_workers(database: PostgreSQL, stale_s: float) -> Finding:
     rows = database.execute(
-        f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {queue.SERVER_NOW} - ? ORDER BY name", (stale_s,)
+        f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {lease.SERVER_NOW} - ? ORDER BY name", (stale_s,)
     ).fetchall()
-    waiting = database.execute(
-        f"SELECT count(*) FROM {queue.SCHEMA}.procrastinate_jobs WHERE status IN ('todo', 'doing')"
-    ).fetchone()[0]
+    waiting = lease.waiting_count(database)
     says = f"{formatting.count(len(rows), 'worker')} alive, {formatting.count(waiting, 'sample')} in the queue"
     if waiting and not rows:
         return Finding("warn", "workers", says, "start `batchgen worker` on a machine that reaches the server")

@@ -225,12 +225,11 @@ class PostgreSQL:
             self.execute(_TERMINATE_OWN_SESSION, (self._application, str(number)))
             time.sleep(0.05)
 
-    def execute_script(self, text: str) -> None:
-        """Statements of somebody else, as they stand, all of them or none. Raises LedgerError."""
+    def wait_for_notification(self, timeout_s: float) -> bool:
+        """Whether one has come on a channel that this connection listens to. Raises LedgerError."""
         connection = self._connection
         try:
-            with connection.transaction():
-                connection.execute(text)
+            return any(connection.notifies(timeout=timeout_s, stop_after=1))
         except load_psycopg().Error as error:
             raise _database_error(error, connection) from error
 

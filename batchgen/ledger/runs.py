@@ -118,7 +118,11 @@ class RunQueries(BaseReader):
         """None for a job that was never handed over."""
         if not self.has_work_table():
             return None
-        sql = "SELECT coalesce(sum(images), 0), coalesce(sum(images) FILTER (WHERE claim <> ''), 0) FROM work"
+        found = (
+            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('work') AND attname IN ('worker', 'claim')"
+        )
+        (worker,) = self._row(found)  # claim: as long as no worker of this version has been here
+        sql = f"SELECT coalesce(sum(images), 0), coalesce(sum(images) FILTER (WHERE {worker} <> ''), 0) FROM work"
         samples, taken = next(self._query(sql))
         alive = f"SELECT count(*) FROM {SHARED_SCHEMA}.worker WHERE at > extract(epoch FROM clock_timestamp()) - ?"
         workers = next(self._query(alive, WORKER_SILENT_AFTER_S))[0]

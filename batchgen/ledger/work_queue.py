@@ -16,17 +16,19 @@ from batchgen.records import Derivative, Post, Sample, sample_key
 
 DERIVATIVES_LANE = "post"  # no model's: these are of a provider and a model
 
-# missing: how many of the samples it needs are not made yet; claim: of the worker that has it, empty while nobody has.
-# body: a sample, or what is to be made of a picture; then images is 0. due_done: files, by run.
+# missing: how many of the samples it needs are not made yet; worker: that has it, empty while nobody has; ready_at: UTC seconds
+# by the server's clock before which nobody takes it up. body: a sample, or what is to be made of a picture; then images is 0.
+# due_done: files, by run.
 TABLES_DDL = """
 CREATE TABLE IF NOT EXISTS submission (
   run_id INTEGER PRIMARY KEY, facts TEXT NOT NULL, budget_usd REAL, spent_usd REAL NOT NULL DEFAULT 0, deadline REAL,
   stopped_by TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', made_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS work (
   id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, key TEXT NOT NULL UNIQUE, lane TEXT NOT NULL, priority INTEGER NOT NULL,
-  missing INTEGER NOT NULL, claim TEXT NOT NULL DEFAULT '', body TEXT NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL,
-  images INTEGER NOT NULL);
+  missing INTEGER NOT NULL, worker TEXT NOT NULL DEFAULT '', body TEXT NOT NULL, item_id TEXT NOT NULL, n INTEGER NOT NULL,
+  images INTEGER NOT NULL, ready_at REAL NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS work_of ON work (item_id);
+CREATE INDEX IF NOT EXISTS work_in_turn ON work (lane, priority DESC, id) WHERE missing = 0;
 CREATE TABLE IF NOT EXISTS stopped_lane (run_id INTEGER NOT NULL, lane TEXT NOT NULL, reason TEXT NOT NULL,
   PRIMARY KEY (run_id, lane));
 CREATE TABLE IF NOT EXISTS need (key TEXT NOT NULL, work_id INTEGER NOT NULL, PRIMARY KEY (key, work_id));
@@ -146,7 +148,7 @@ def insert_derivatives(db: Connection, run_id: int, orders: Sequence[DerivativeO
     db.executemany(
         "INSERT INTO work (run_id, key, lane, priority, missing, body, item_id, n, images) VALUES (?, ?, ?, 0, ?, ?, ?, ?, 0)"
         " ON CONFLICT (key) DO UPDATE SET run_id = excluded.run_id, missing = excluded.missing, body = excluded.body,"
-        f" claim = ''{unless_same}",
+        f" worker = '', ready_at = 0{unless_same}",
         [(run_id, o.key, DERIVATIVES_LANE, int(awaited), _dump_post(o.post), o.item_id, o.n) for o in orders],
     )
     sql = "INSERT INTO need SELECT ?, id FROM work WHERE key = ? ON CONFLICT DO NOTHING"
@@ -176,16 +178,17 @@ def submitted_samples(db: Connection) -> list[tuple[str, int]]:
     return [(item_id, n) for item_id, n in db.execute(sql).fetchall()]
 
 
-def release_dependents(db: Connection, keys: Iterable[str]) -> list[int]:
-    """These samples have their pictures: the work that waited for nothing else, by number."""
-    ready: list[int] = []
+def release_dependents(db: Connection, keys: Iterable[str]) -> bool:
+    """These samples have their pictures. Whether there is work that waited for nothing else."""
+    ready = False
     for key in keys:
         rows = db.execute(
-            "UPDATE work SET missing = missing - 1 WHERE id IN (SELECT work_id FROM need WHERE key = ?) RETURNING id, missing",
+            "UPDATE work SET missing = missing - 1 WHERE id IN (SELECT work_id FROM need WHERE key = ?) RETURNING missing",
             (key,),
         ).fetchall()
-        db.execute("DELETE FROM need WHERE key = ?", (key,))
-        ready += [number for number, missing in rows if not missing]
+        if rows:
+            db.execute("DELETE FROM need WHERE key = ?", (key,))
+        ready = ready or any(not missing for (missing,) in rows)
     return ready
 
 

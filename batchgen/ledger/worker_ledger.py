@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from batchgen.errors import Fenced
-from batchgen.ledger import work_queue
+from batchgen.ledger import lease, work_queue
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.changes import IntendedRequest, end_attempt, insert_attempt, insert_blocked
 from batchgen.ledger.database import Connection, placeholders
@@ -35,6 +35,10 @@ class ClaimedSample:
     unreported_end: tuple[str, str] | None
     uncertain_count: int
 
+    @property
+    def key(self) -> str:
+        return self.sample.key
+
 
 class FencedLedger(Ledger):
     """What begins an attempt asks, in its own transaction, whether the sample is still this worker's.
@@ -42,16 +46,7 @@ class FencedLedger(Ledger):
     A request starts only under the worker's claim and within the submission's budget.
     """
 
-    def __init__(
-        self,
-        url: str,
-        schema: str,
-        run_id: int,
-        worker: str,
-        *,
-        defer: Callable[[Connection, Sequence[int]], None] = lambda db, numbers: None,
-    ) -> None:
-        """defer: puts work, by number, into the queue, in the transaction that made it ready."""
+    def __init__(self, url: str, schema: str, run_id: int, worker: str) -> None:
         self.schema = schema
         self.worker = worker
         self.run_id = run_id
@@ -61,59 +56,62 @@ class FencedLedger(Ledger):
         except BaseException:
             self.reader.close()
             raise
-        self._defer = defer
 
     # --- having work
 
-    async def claim(self, key: str) -> ClaimedSample | None:
-        """Take a sample that the queue has handed out; None when there is nothing to do about it any more."""
+    async def claim(self, lane: str, max_count: int, keys: Collection[str], stale_s: float) -> list[ClaimedSample]:
+        """Take samples whose turn it is. keys, stale_s: as `lease.Holder` takes them."""
 
-        def change(db: Connection) -> ClaimedSample | None:
-            if (row := self._claim(db, key)) is None:
-                return None
-            lane, body, *_ = row
-            sample = load_sample(body)
-            rows = db.execute(
-                f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome IS NULL ORDER BY id",
-                (sample.item.id, sample.n, self.run_id),
-            ).fetchall()
-            uncertain = db.execute(
-                "SELECT count(*) FROM attempt WHERE item_id = ? AND n = ? AND run_id = ? AND outcome = 'uncertain'",
-                (sample.item.id, sample.n, self.run_id),
-            ).fetchone()[0]
-            return ClaimedSample(
-                sample, lane, tuple(map(open_attempt_from_row, rows)), self._unreported_end(db, sample), uncertain
-            )
+        def change(db: Connection) -> list[ClaimedSample]:
+            rows = self._claim(db, lane, max_count, keys, stale_s)
+            return self._with_history(db, [(row.lane, load_sample(row.body)) for row in rows])
 
-        return cast("ClaimedSample | None", await self.writer.write(change))
+        return await self.writer.write(change)
 
-    async def claim_derivatives(self, key: str) -> DerivativeOrder | None:
-        """The same for the derivatives of a picture."""
+    async def claim_derivatives(self, max_count: int, keys: Collection[str], stale_s: float) -> list[DerivativeOrder]:
+        """The same for the derivatives of pictures."""
 
-        def change(db: Connection) -> DerivativeOrder | None:
-            if (row := self._claim(db, key)) is None:
-                return None
-            _, body, item_id, n = row
-            return DerivativeOrder(item_id, n, work_queue.load_post(body))
+        def change(db: Connection) -> list[DerivativeOrder]:
+            rows = self._claim(db, work_queue.DERIVATIVES_LANE, max_count, keys, stale_s)
+            return [DerivativeOrder(row.item_id, row.n, work_queue.load_post(row.body)) for row in rows]
 
-        return cast("DerivativeOrder | None", await self.writer.write(change))
+        return await self.writer.write(change)
 
-    def _claim(self, db: Connection, key: str) -> tuple[str, str, str, int] | None:
-        sql = "UPDATE work SET claim = ? WHERE key = ? AND run_id = ? AND missing = 0 RETURNING lane, body, item_id, n"
-        return cast("tuple[str, str, str, int] | None", db.execute(sql, (self.worker, key, self.run_id)).fetchone())
+    def _claim(
+        self, db: Connection, lane: str, max_count: int, keys: Collection[str], stale_s: float
+    ) -> list[lease.ClaimedRow]:
+        return lease.claim(db, lease.Holder(self.worker, keys, stale_s), self.run_id, lane, max_count)
+
+    def _with_history(self, db: Connection, samples: Sequence[tuple[str, Sample]]) -> list[ClaimedSample]:
+        """With what this submission has already asked for them."""
+        names = [sample.item.id for _, sample in samples]
+        rows = db.execute(
+            f"SELECT {OPEN_ATTEMPT_COLUMNS}, outcome FROM attempt WHERE run_id = ? AND item_id IN ({placeholders(names)}) ORDER BY id",
+            (self.run_id, *names),
+        ).fetchall()
+        asked: dict[tuple[str, int], list[tuple[OpenAttempt, str | None]]] = {}
+        for *columns, outcome in rows:
+            attempt = open_attempt_from_row(tuple(columns))
+            asked.setdefault((attempt.item_id, attempt.n), []).append((attempt, outcome))
+        claimed = []
+        for lane, sample in samples:
+            before = asked.get((sample.item.id, sample.n), [])
+            still_open = tuple(attempt for attempt, outcome in before if outcome is None)
+            end = self._unreported_end(db, sample) if before else None
+            uncertain_count = sum(outcome == "uncertain" for _, outcome in before)
+            claimed.append(ClaimedSample(sample, lane, still_open, end, uncertain_count))
+        return claimed
 
     def _unreported_end(self, db: Connection, sample: Sample) -> tuple[str, str] | None:
         row = db.execute(
-            "SELECT s.state, s.reason FROM sample s WHERE s.item_id = ? AND s.n = ? AND s.state IN ('refused', 'failed',"
-            " 'uncertain') AND EXISTS (SELECT 1 FROM attempt a WHERE a.item_id = s.item_id AND a.n = s.n AND a.run_id = ?)",
-            (sample.item.id, sample.n, self.run_id),
+            "SELECT state, reason FROM sample WHERE item_id = ? AND n = ? AND state IN ('refused', 'failed', 'uncertain')",
+            (sample.item.id, sample.n),
         ).fetchone()
         return None if row is None else (row[0], row[1])
 
-    async def release(self, key: str) -> None:
-        """Back to whoever takes it up next."""
-        sql = "UPDATE work SET claim = '' WHERE key = ? AND claim = ?"
-        await self.writer.write(lambda db: db.execute(sql, (key, self.worker)))
+    async def release(self, key: str, delay_s: float) -> None:
+        """Back to whoever takes it up next, and not before so many seconds have passed."""
+        await self.writer.write(lambda db: lease.release(db, self.worker, key, delay_s))
 
     async def cancel(self, sample: Sample) -> None:
         """It is not to be made in this submission any more, unless another worker has it."""
@@ -125,8 +123,7 @@ class FencedLedger(Ledger):
         await self.writer.write(change)
 
     def _holds_claim(self, db: Connection, key: str) -> bool:
-        row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (key,)).fetchone()
-        return row is not None and row[0] == self.worker
+        return lease.holds(db, self.worker, key)
 
     def submission_status(self) -> work_queue.SubmissionStatus:
         return work_queue.submission_status(self.reader._connection, self.run_id)
@@ -144,7 +141,7 @@ class FencedLedger(Ledger):
         waited for them, which it answers with reasons. Nothing of it when another worker has them by now."""
 
         def change(db: Connection) -> list[tuple[Sample, str]]:
-            row = db.execute("SELECT claim FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
+            row = db.execute("SELECT worker FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
             if row is not None and row[0] != self.worker:
                 return []
             blocked = _block_dependents(db, [(key, blocked_message(key, state, reason)) for key in keys])
@@ -219,7 +216,8 @@ class FencedLedger(Ledger):
         rows = db.execute(sql, (item_id, n, n + images)).fetchall()
         ends = [(sample_key(item_id, number), state, reason) for number, state, reason in rows]
         made = [key for key, state, _ in ends if state == "succeeded"]
-        self._defer(db, work_queue.release_dependents(db, made))
+        if work_queue.release_dependents(db, made):
+            lease.notify(db)
         without = [
             (key, blocked_message(key, state, reason)) for key, state, reason in ends if state in ("refused", "failed")
         ]

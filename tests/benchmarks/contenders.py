@@ -62,7 +62,6 @@ def ours_ledger(task: dict[str, Any]) -> Prepared:
 def ours_cluster(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --engine cluster --no-wait`: submits. Pictures are as small as here."""
     ours_ledger(task)
-    import_module("procrastinate")
     import_module("batchgen.engine.reconcile").expected_bytes = lambda _: 4096
     from batchgen.cli.main import run_command_line
 

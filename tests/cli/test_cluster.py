@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from batchgen.engine.cluster import queue
+from batchgen.ledger.lease import SERVER_NOW
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.postgresql import PostgreSQL
 from tests.docs.pages import blocks, page
 from tests.support.fork_server import PYTHON
 from tests.support.postgres import PASSWORD, running
+from tests.support.work import job
 
 GIVEN = ("--at", "01:30", "--", "--engine", "cluster")
 
@@ -46,18 +48,19 @@ def test_doctor_looks_at_the_server_that_is_named_and_writes_nothing_there(batch
 def test_doctor_counts_workers_and_what_waits_for_one(batchgen, database, monkeypatch):
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
     server = PostgreSQL(database, SHARED_SCHEMA)
-    queue.migrate(server)
+    queue.migrate(database)
     assert checks(batchgen("doctor", "--json"))["workers"] == ("ok", "0 workers alive, 0 samples in the queue")
-    server.execute_script(
-        f"SET LOCAL search_path = {queue.SCHEMA};"
-        " INSERT INTO procrastinate_jobs (queue_name, task_name, args) VALUES ('a', 'b', '{}')"
-    )
+    job(database, "a", ("x", 0, 1)).close()
     assert checks(batchgen("doctor", "--json"))["workers"][0] == "warn"
     server.execute(
-        f"INSERT INTO {SHARED_SCHEMA}.worker VALUES ('w1', 'h', 1, 5, 0, {queue.SERVER_NOW}), ('gone', 'h', 1, 5, 0, 0)"
+        f"INSERT INTO {SHARED_SCHEMA}.worker VALUES ('w1', 'h', 1, 5, 0, {SERVER_NOW}), ('gone', 'h', 1, 5, 0, 0)"
     )
     assert checks(batchgen("doctor", "--json"))["workers"] == ("ok", "1 worker alive, 1 sample in the queue: w1")
-    server.execute(f"UPDATE {SHARED_SCHEMA}.queue_tables SET version = '99'")
+    server.execute(
+        f"UPDATE {SHARED_SCHEMA}.queue_tables SET version = '03.04.00_50_post_add_retry_failed_job_procedure'"
+    )
+    assert "earlier version" in checks(batchgen("doctor", "--json"))["queue"][1]
+    server.execute(f"UPDATE {SHARED_SCHEMA}.queue_tables SET version = 'batchgen 99'")
     assert checks(batchgen("doctor", "--json"))["queue"][0] == "fail"
     server.close()
 

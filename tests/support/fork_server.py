@@ -41,7 +41,7 @@ READ_AT_START = re.compile(
 ONLY_WITH_EXEC = ("preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")  # arguments of Popen
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")  # as Popen names their ends
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): a process whose parent has ended becomes a child of this one
-HEAVY = ("aiohttp.web", "jinja2", "obstore.store", "procrastinate", "psycopg", "structlog", "PIL.Image")
+HEAVY = ("aiohttp.web", "jinja2", "obstore.store", "psycopg", "structlog", "PIL.Image")
 
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 _parameters = inspect.signature(_execute_child)

@@ -19,7 +19,7 @@ HEARTBEAT_S, STALE_S = 0.25, 1.5
 def main(die: str, *options: str) -> int:
     queue.HEARTBEAT_S, queue.STALE_S = HEARTBEAT_S, STALE_S
     http_attempt.FIRST_RETRY_DELAY_S = 0.001
-    worker.POLL_S = worker.RESTART_DELAY_S = 0.3
+    worker.POLL_S = 0.3
     for module in (worker, session, sample_session, derivative_session):
         module.RETRY_DELAY_S = 1.0
     if step := json.loads(die):

@@ -9,7 +9,8 @@ import time
 
 from batchgen.derivatives.diff import DerivativeDiff, DerivativeDiffer, RenderTask
 from batchgen.derivatives.render_process import RenderProcess, in_thread, render_derivatives
-from batchgen.engine.cluster.queue import STALE_S, Requeue
+from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.queue import Requeue
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, WorkerContext, open_submitted_store
 from batchgen.engine.derivative_runner import MIN_FREE_BYTES
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow
@@ -37,9 +38,9 @@ class RenderPool:
 
     async def render(self, due: RenderTask, store: Store) -> list[DerivativeRow]:
         """Raises Requeue when somebody has to take it up later."""
-        # The queue gives out as many at once as there are, but for the moment after it was away.
+        # As many are claimed at once as there are, but for the moment in which one is given back.
         if self._abandoned or not self._idle:
-            raise Requeue(time.time() + (0.0 if self._abandoned else 1.0))
+            raise Requeue(0.0 if self._abandoned else 1.0)
         process = self._idle.pop()
         task = asyncio.create_task(render_derivatives(process, due, store))
         self._tasks.add(task)
@@ -48,7 +49,7 @@ class RenderPool:
         except asyncio.CancelledError:
             await process.close()  # else its answer would be the next task's
             if self._abandoned:
-                raise Requeue(time.time()) from None
+                raise Requeue(0.0) from None
             raise
         finally:
             self._tasks.discard(task)
@@ -65,7 +66,7 @@ class RenderPool:
             await process.close()
 
 
-class DerivativeSession(Session):
+class DerivativeSession(Session[DerivativeOrder]):
     """Needs no key."""
 
     def __init__(self, worker: WorkerContext, schema: str, run_id: int, facts: Submission, pool: RenderPool) -> None:
@@ -83,27 +84,27 @@ class DerivativeSession(Session):
         self._pool = pool
         self._note = worker.note
 
-    async def _process(self, key: str) -> None:
+    async def _claim(self, lane: str, max_count: int) -> list[DerivativeOrder]:
+        return await self.ledger.claim_derivatives(max_count, self.keys, queue.STALE_S)
+
+    async def _process(self, order: DerivativeOrder) -> None:
         """All files of one picture."""
-        order = await self.ledger.claim_derivatives(key)
-        if order is None:
-            return
         await self._wait_until_placed(order)
         if self._store.free_bytes() < MIN_FREE_BYTES:
             self._note("the disk is nearly full: derivatives wait for room")
-            raise Requeue(time.time() + RETRY_DELAY_S)
+            raise Requeue(RETRY_DELAY_S)
         found = await in_thread(lambda: self._diff(order))
         rows = [row for due in found.due for row in await self._pool.render(due, self._store)]
         removed = await in_thread(lambda: self._differ.remove(found.stale))
-        await self.ledger.record_derivatives(key, rows, found.stale, found.touched, removed=removed)
+        await self.ledger.record_derivatives(order.key, rows, found.stale, found.touched, removed=removed)
 
     async def _wait_until_placed(self, order: DerivativeOrder) -> None:
         """The picture was recorded before it was moved to its name. Raises Requeue while it may still be."""
         give_up_s = time.monotonic() + PLACEMENT_GRACE_S
         while (at := await in_thread(lambda: self.ledger.unplaced_since(order.item_id, order.n))) is not None:
             if time.monotonic() > give_up_s:
-                if time.time() - at < STALE_S:
-                    raise Requeue(time.time() + 1.0)
+                if time.time() - at < queue.STALE_S:
+                    raise Requeue(1.0)
                 return  # its worker is gone: the next run moves it
             await asyncio.sleep(POLL_S)
 

@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 from batchgen import __version__
+from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.monitor import ClusterMonitor
 from batchgen.engine.cluster.orphan_recovery import recover_after_workers
 from batchgen.engine.cluster.reference_bundle import ReferencePacker
-from batchgen.engine.cluster.submit import DerivativePlan, migrate_queue, plan_derivatives, submit
+from batchgen.engine.cluster.submit import DerivativePlan, plan_derivatives, submit
 from batchgen.engine.outcome import RunEnding
 from batchgen.engine.remote_engine import RemoteRun
 from batchgen.engine.stopping import handling_stop_signals
@@ -34,7 +35,7 @@ class ClusterEngine:
             raise UsageError(
                 f"{run.store.root} has its ledger in a file, which workers cannot reach: choose another --output"
             )
-        await asyncio.to_thread(migrate_queue, run.url)
+        await asyncio.to_thread(queue.migrate, run.url)
         emulated = run.options.emulator_url is not None
         plan = await asyncio.to_thread(
             lambda: plan_derivatives(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)

@@ -24,6 +24,7 @@ from batchgen.events import (
 )
 from batchgen.ledger import work_queue
 from batchgen.ledger.derivatives import DerivativeReader
+from batchgen.ledger.lease import WORKER_IS_ALIVE
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
 from batchgen.ledger.postgresql import PostgreSQL
@@ -32,7 +33,6 @@ from batchgen.records import sample_key
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 POLL_S = 0.5
-REPAIR_EVERY_S = 60.0  # between looks for work that the queue has lost
 NO_WORKER_GRACE_S = 5.0  # after which it is said that no worker is there
 
 _STARTED_COLUMNS = "id, item_id, n, lane, number, coalesce(sent_as, ''), started_at"
@@ -52,7 +52,6 @@ class ClusterMonitor:
         self._parked: dict[str, float] = {}
         self._cooling: dict[str, float] = {}
         self._since = time.time()
-        self._repaired_s = time.monotonic()
         self._no_worker_since_s: float | None = None
         self._noted_pending = False
         row = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
@@ -86,12 +85,9 @@ class ClusterMonitor:
     def _poll(self) -> tuple[int, bool, int]:
         """(samples left in the queue, whether all of them wait for a quota of another day or for those that do, pictures
         whose derivatives are in the queue)."""
-        self._db.transact([lambda db: stop_expired(db, self._db.schema)])
-        if time.monotonic() - self._repaired_s > REPAIR_EVERY_S:
-            self._repaired_s = time.monotonic()
-            self._db.transact([lambda db: queue.defer_ready(db, self._db.schema)])
+        self._db.transact([stop_expired])
         rows = self._rows(
-            "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE claim <> '')"
+            "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE worker <> '')"
             " FROM work WHERE images > 0 GROUP BY lane"
         )
         left = sum(images for _, images, _, _ in rows)
@@ -111,7 +107,7 @@ class ClusterMonitor:
         """Pictures that workers who are alive have recorded and are about to move to their names."""
         sql = (
             "SELECT count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id"
-            f" JOIN {SHARED_SCHEMA}.worker w ON w.name = a.worker AND {queue.WORKER_IS_ALIVE} WHERE i.placed = 0"
+            f" JOIN {SHARED_SCHEMA}.worker w ON w.name = a.worker AND {WORKER_IS_ALIVE} WHERE i.placed = 0"
         )
         return int(self._rows(sql, queue.STALE_S)[0][0])
 
@@ -195,7 +191,7 @@ class ClusterMonitor:
 
     def _note_if_no_worker(self, left: int, pictures: int) -> None:
         alive, derive = self._rows(
-            f"SELECT count(*), coalesce(sum(post_processes), 0) FROM {SHARED_SCHEMA}.worker w WHERE {queue.WORKER_IS_ALIVE}",
+            f"SELECT count(*), coalesce(sum(post_processes), 0) FROM {SHARED_SCHEMA}.worker w WHERE {WORKER_IS_ALIVE}",
             queue.STALE_S,
         )[0]
         if (alive or not left) and (derive or not pictures):

@@ -91,17 +91,14 @@ def _settle_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) 
 def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:
     """What a run does for those who died, before it looks at how things stand. Requests that no queue knows of any more
     are as if a run had sent them."""
-    ledger = FencedLedger(
-        url, schema, 0, f"run {os.getpid()}", defer=lambda db, numbers: queue.defer(db, schema, numbers)
-    )
+    ledger = FencedLedger(url, schema, 0, f"run {os.getpid()}")
     try:
         if not ledger.reader.has_work_table():
             return
+        queue.migrate(url)
         adopt_orphans(ledger, store, catalogue, note)
-        ledger.writer.submit(lambda db: stop_expired(db, schema)).result()
+        ledger.writer.submit(stop_expired).result()
         ledger.unassign_open_attempts()
-        if put_back := ledger.writer.submit(lambda db: queue.defer_ready(db, schema)).result():
-            note(f"{put_back} piece(s) of work had fallen out of the queue and are in it again")
     finally:
         ledger.close()
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from batchgen.engine.cluster.dependents import NoResultsFile, QueuedDependents
 from batchgen.engine.cluster.orphan_recovery import take_and_adopt_spool
 from batchgen.engine.cluster.previous_attempts import PreviousAttempts
-from batchgen.engine.cluster.queue import defer
 from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
 from batchgen.engine.cluster.sample_lanes import LaneEvents, SampleLanes, Terms, open_lanes, terms_of
 from batchgen.engine.cluster.session import WorkerContext, open_submitted_store, unlock_spool
@@ -47,9 +46,7 @@ async def open_parts(
     async with AsyncExitStack() as stack:
         name = re.sub(r"[^\w.-]", "_", worker.name)
         store = await asyncio.to_thread(open_submitted_store, worker, facts, schema, f"{SPOOL}-{name}-{run_id}")
-        ledger = await asyncio.to_thread(
-            FencedLedger, worker.url, schema, run_id, worker.name, defer=lambda db, numbers: defer(db, schema, numbers)
-        )
+        ledger = await asyncio.to_thread(FencedLedger, worker.url, schema, run_id, worker.name)
         stack.callback(ledger.close)
         terms = terms_of(facts, worker)
         lock = await asyncio.to_thread(take_and_adopt_spool, ledger, store, terms.catalogue, worker.note)

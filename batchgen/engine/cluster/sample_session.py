@@ -19,6 +19,7 @@ from batchgen.engine.pacing import polling_shared_state
 from batchgen.errors import Fenced, LedgerError
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.work_queue import Submission
+from batchgen.ledger.worker_ledger import ClaimedSample
 from batchgen.records import Sample, sample_key
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.stop_reason import StopKind, StopReason
@@ -37,7 +38,7 @@ async def open_sample_session(
         return SampleSession(worker, facts.name, parts, stack.pop_all())
 
 
-class SampleSession(Session):
+class SampleSession(Session[ClaimedSample]):
     def __init__(self, worker: WorkerContext, job: str, parts: SampleParts, closing_stack: AsyncExitStack) -> None:
         """closing_stack: closes the parts. Needs a running loop, where the lanes are driven from now on."""
         super().__init__(parts.ledger)
@@ -69,9 +70,7 @@ class SampleSession(Session):
             self._requeue_at(key, now + (RETRY_DELAY_S if reason.kind in (StopKind.DISK, StopKind.BUG) else 0.0))
 
     async def _stop_submission(self, reason: str, message: str) -> None:
-        await self.ledger.writer.write(
-            lambda db: stop_submission(db, self.ledger.schema, self.ledger.run_id, reason, message)
-        )
+        await self.ledger.writer.write(lambda db: stop_submission(db, self.ledger.run_id, reason, message))
 
     async def poll(self) -> None:
         """What others have found out: the submission was stopped, its time is up, or a lane answers nobody."""
@@ -81,10 +80,7 @@ class SampleSession(Session):
             await asyncio.to_thread(adopt_orphans, self.ledger, parts.store, parts.terms.catalogue, self._worker.note)
         if self.idle or self.closing:
             return
-        submission_status = await asyncio.to_thread(self.ledger.submission_status)
-        if submission_status.deadline_passed:
-            await self._stop_submission("deadline", "")
-        elif not submission_status.stopped_by:
+        if not await self._stopped():
             for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
                 self._stop_lane(lane, reason)
             return
@@ -98,7 +94,7 @@ class SampleSession(Session):
 
     @property
     def closing(self) -> bool:
-        return self._dispatch_task.done() or bool(self._dispatcher.stop_reason)
+        return super().closing or self._dispatch_task.done() or bool(self._dispatcher.stop_reason)
 
     def stop(self, reason: StopReason) -> None:
         self._dispatcher.stop(reason)
@@ -120,10 +116,22 @@ class SampleSession(Session):
 
     # --- one sample
 
-    async def _process(self, key: str) -> None:
-        claim = await self.ledger.claim(key)
-        if claim is None or await self._withdraw_if_stopped(claim.sample):
-            return
+    async def _claim(self, lane: str, max_count: int) -> list[ClaimedSample]:
+        """None when nothing more of the submission may start: its time is up, or it was stopped."""
+        claimed = await self.ledger.claim(lane, max_count, self.keys, queue.STALE_S)
+        if claimed and await self._stopped():
+            for each in claimed:
+                await self.ledger.cancel(each.sample)
+            return []
+        return claimed
+
+    async def _stopped(self) -> bool:
+        status = await asyncio.to_thread(self.ledger.submission_status)
+        if status.deadline_passed:
+            await self._stop_submission("deadline", "")
+        return status.deadline_passed or bool(status.stopped_by)
+
+    async def _process(self, claim: ClaimedSample) -> None:
         end = await self._parts.previous_attempts.resolve(claim)
         for name in await self.ledger.workers_without_open_attempts(claim.open_attempts):
             await self._parts.lanes.budgets.release_worker(name)
@@ -140,22 +148,9 @@ class SampleSession(Session):
         until = await self._dispatch_sample(lane, sample)
         if until is None:
             return
-        if not self._dispatcher.lanes[lane].stopped and not await self._stopped_by():
-            raise Requeue(until)
+        if not self._dispatcher.lanes[lane].stopped and not await self._stopped():
+            raise Requeue(until - time.time())
         await self.ledger.cancel(sample)
-
-    async def _stopped_by(self) -> str:
-        return (await asyncio.to_thread(self.ledger.submission_status)).stopped_by
-
-    async def _withdraw_if_stopped(self, sample: Sample) -> bool:
-        """Whether nothing more of the submission may start: its budget or time is used up, or it was stopped."""
-        submission_status = await asyncio.to_thread(self.ledger.submission_status)
-        if submission_status.deadline_passed:
-            await self._stop_submission("deadline", "")
-        elif not submission_status.stopped_by:
-            return False
-        await self.ledger.cancel(sample)
-        return True
 
     def _unpark_if_due(self, key: str) -> None:
         """A lane whose quota is free again."""

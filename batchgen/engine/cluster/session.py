@@ -6,9 +6,10 @@ import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -27,6 +28,7 @@ from batchgen.store.store import Store, open_store
 
 LOCK_SUFFIX = ".lock"
 RETRY_DELAY_S = 30.0  # before work is taken up again whose worker cannot do it
+CLOSING_DELAY_S = 1.0  # before what a session was given at its end is taken up again
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,44 +107,57 @@ def unlock_spool(store: Store, lock: FileLock) -> None:
     lock.release()
 
 
-class Session(ABC):
-    """`process` for each piece of work that the queue hands out, `poll` now and then, `close` at the end."""
+class Work(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Session(ABC, Generic[W]):
+    """`claim` when there is room, `process` for each piece of work that it brought, `poll` now and then, `close` at the end."""
 
     def __init__(self, ledger: FencedLedger) -> None:
         self.ledger = ledger
         self.last_used_s = time.monotonic()
-        self._keys: set[str] = set()  # of the work that this worker is at, from claim to end
+        self.keys: set[str] = set()  # of the work that this worker is at, from claim to end
 
-    async def process(self, key: str) -> None:
-        """Returns when the work needs nobody any more. Raises Requeue when it has to go back into the queue."""
-        if self.closing:
-            raise Requeue(time.time() + 1.0)
-        if key in self._keys:
-            raise Requeue(time.time() + RETRY_DELAY_S)  # given out twice: what is under way decides
-        self._keys.add(key)
+    async def claim(self, lane: str, max_count: int) -> Sequence[W]:
+        """Work of this submission that is this worker's from here on; each piece of it is to be processed. Raises LedgerError."""
+        claimed = await self._claim(lane, max_count)
+        self.keys.update(work.key for work in claimed)
+        return claimed
+
+    @abstractmethod
+    async def _claim(self, lane: str, max_count: int) -> Sequence[W]: ...
+
+    async def process(self, work: W) -> None:
+        """Returns when the work needs nobody any more or has gone back into the queue, where it goes whatever is raised."""
         try:
-            await self._process(key)
-        except Requeue:
-            await self.ledger.release(key)
+            if self.closing:
+                raise Requeue(CLOSING_DELAY_S)
+            await self._process(work)
+        except Requeue as again:
+            await self.ledger.release(work.key, again.delay_s)
+        except Exception:
+            await self.ledger.release(work.key, RETRY_DELAY_S)
             raise
         finally:
-            self._keys.discard(key)
+            self.keys.discard(work.key)
             self.last_used_s = time.monotonic()
 
     @abstractmethod
-    async def _process(self, key: str) -> None: ...
-
-    def is_processing(self, key: str) -> bool:
-        return key in self._keys
+    async def _process(self, work: W) -> None: ...
 
     @property
     def idle(self) -> bool:
-        return not self._keys
+        return not self.keys
 
     @property
     def closing(self) -> bool:
-        """Whether it can make nothing more: what it is given goes to a new one."""
-        return False
+        """Whether it can make nothing more: what there is goes to a new one."""
+        return self.ledger.writer.broken is not None
 
     async def poll(self) -> None:
         """Look for what others have found out."""

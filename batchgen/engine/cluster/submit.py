@@ -11,12 +11,11 @@ from batchgen.derivatives.diff import CHUNK, DerivativeDiffer
 from batchgen.derivatives.specification import UNFINISHED_PREFIX
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.derivative_session import derivative_spool
-from batchgen.ledger import work_queue
+from batchgen.ledger import lease, work_queue
 from batchgen.ledger.database import Change, Connection
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import SHARED_SCHEMA, open_schema
-from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest import Manifest
 from batchgen.planning.plan import is_selected
@@ -26,26 +25,11 @@ from batchgen.store.store import Store
 NO_RUN = 0  # what is submitted without a run
 
 
-def migrate_queue(url: str) -> None:
-    """The queue's own tables. Raises LedgerError, UsageError."""
-    server = PostgreSQL(url, SHARED_SCHEMA, "batchgen submits")
-    try:
-        queue.migrate(server)
-    finally:
-        server.close()
-
-
 def submit(url: str, schema: str, change: Change) -> None:
-    """All or nothing: what `change` writes into the job's tables, and all of it that may begin into the queue. Raises LedgerError."""
-
-    def define(db: Connection) -> None:
-        for statement in to_postgresql_ddl(work_queue.TABLES_DDL).split(";"):
-            if statement.strip():
-                db.execute(statement)
-
+    """All or nothing: what `change` writes into the job's tables, and workers hear of it. Raises LedgerError."""
     database = open_schema(url, schema)
     try:
-        database.transact([define, change, lambda db: queue.defer_ready(db, schema)])
+        database.transact([queue.create_work_tables, change, lambda db: lease.announce(db, schema)])
     finally:
         database.close()
 
@@ -113,7 +97,7 @@ def plan_derivatives(
 def _delete_unfinished(ledger: Ledger, store: Store) -> None:
     """Half files of workers that are gone."""
     rows = ledger.reader._query(
-        f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {queue.SERVER_NOW} - ?", queue.STALE_S
+        f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {lease.SERVER_NOW} - ?", queue.STALE_S
     )
     alive = {derivative_spool(name) for (name,) in rows}
     for folder in (store.folder / STATE_FOLDER).glob(derivative_spool("*")):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batchgen import __version__
+from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.monitor import ClusterMonitor
-from batchgen.engine.cluster.submit import NO_RUN, migrate_queue, plan_derivatives, submit_derivatives
+from batchgen.engine.cluster.submit import NO_RUN, plan_derivatives, submit_derivatives
 from batchgen.engine.outcome import DerivativeCounts
 from batchgen.errors import UsageError
 from batchgen.events import Event, Notice
@@ -36,7 +37,7 @@ async def submit_and_wait(
         pass
     has_result_lines(folder)  # a user's own results.jsonl is never written over
     url = server_address(folder, None) or ""
-    await asyncio.to_thread(migrate_queue, url)
+    await asyncio.to_thread(queue.migrate, url)
     await asyncio.to_thread(_submit, manifest, folder, only, url, location)
     ledger = Ledger(folder)
 

@@ -50,6 +50,7 @@ async def test_what_a_killed_worker_had_in_flight_is_uncertain_and_the_rest_is_m
 
 
 PLACES = [
+    "batchgen.ledger.lease:claim!",
     "batchgen.ledger.worker_ledger:FencedLedger.claim!",
     "batchgen.ledger.worker_ledger:FencedLedger.attempt_started",
     "batchgen.engine.http_attempt:Transport.send",
@@ -57,8 +58,8 @@ PLACES = [
     "batchgen.ledger.worker_ledger:FencedLedger._on_attempt_end!",
     "batchgen.engine.settle:move_into_place",
     "batchgen.ledger.worker_ledger:FencedLedger.record_placed!",
-    "procrastinate.manager:JobManager.finish_job",
-    "procrastinate.manager:JobManager.finish_job!",
+    "batchgen.engine.cluster.sample_session:SampleSession._mark_done",
+    "batchgen.engine.cluster.sample_session:SampleSession._mark_done!",
 ]
 
 
@@ -86,19 +87,16 @@ def both_busy(cluster):
 
 
 def jobs(cluster):
-    """Keys in the queue, with repetitions."""
+    """Keys in the queue."""
     with cluster.reader() as reader:
-        sql = (
-            "SELECT args ->> 'key' FROM batchgen_queue.procrastinate_jobs WHERE status IN ('todo', 'doing') ORDER BY 1"
-        )
-        return [key for (key,) in reader._query(sql)]
+        return [key for (key,) in reader._query("SELECT key FROM work ORDER BY 1")]
 
 
 @pytest.mark.parametrize(
     "place",
     [
         "batchgen.ledger.work_queue:insert_samples!",
-        "batchgen.engine.cluster.queue:defer",
+        "batchgen.ledger.lease:announce",
         "batchgen.engine.cluster.engine:ClusterMonitor",
     ],
 )
@@ -222,13 +220,11 @@ def came(cluster, name):
         )[0]
 
 
-async def test_what_a_living_worker_has_in_flight_stays_its_own_whatever_the_queue_thinks_of_it(slow_fleet):
+async def test_what_a_living_worker_has_in_flight_stays_its_own_for_longer_than_a_dead_ones(slow_fleet):
     fleet = slow_fleet
     await fleet.submit(items(*"abcde"))
     fleet.impatient()
     await fleet.until_sent("w1", 5)
-    with fleet.reader() as reader:
-        reader._connection.execute("DELETE FROM batchgen_queue.procrastinate_workers")
     fleet.impatient()
     outcome = await asyncio.wait_for(fleet.watch(items(*"abcde")), 40.0)
     assert (outcome.exit_code, await fleet.requests(), account(fleet)) == (0, 5, {"succeeded": 5})

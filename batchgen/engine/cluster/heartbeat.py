@@ -1,0 +1,101 @@
+"""A worker among those of its server: under a name of its own, heard of every few seconds, and woken when there is work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from batchgen.engine.cluster import queue
+from batchgen.errors import LedgerError
+from batchgen.ledger.lease import CHANNEL, SERVER_NOW, WORKER_IS_ALIVE
+from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger.postgresql import PostgreSQL
+
+LISTEN_S = 0.5  # at a time, so that the end of a worker need not wait for longer
+_SAY = (
+    f"INSERT INTO {SHARED_SCHEMA}.worker AS w VALUES (?, ?, ?, ?, {SERVER_NOW}, {SERVER_NOW}, ?) ON CONFLICT (name) DO UPDATE"
+    " SET host = excluded.host, pid = excluded.pid, concurrency = excluded.concurrency, at = excluded.at,"
+    f" post_processes = excluded.post_processes WHERE (w.host = excluded.host AND w.pid = excluded.pid) OR NOT ({WORKER_IS_ALIVE})"
+    " RETURNING name"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What others may know of a worker."""
+
+    name: str
+    concurrency: int
+    post_processes: int
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+
+def register(server: PostgreSQL, wanted: Member, note: Callable[[str], None]) -> Member:
+    """Under a name that no other living worker has: what is claimed in it is this one's. Raises LedgerError."""
+    member = wanted
+    while not _say(server, member):
+        member = replace(wanted, name=f"{wanted.name}-{secrets.token_hex(2)}")
+        note(f"a worker named {wanted.name} is at work, or was moments ago: this one goes by {member.name}")
+    return member
+
+
+def unregister(server: PostgreSQL, member: Member) -> None:
+    """What it has claimed is free from here on."""
+    with contextlib.suppress(LedgerError):
+        server.execute(f"DELETE FROM {SHARED_SCHEMA}.worker WHERE name = ?", (member.name,))
+
+
+async def keep_alive(url: str, member: Member, wake: Callable[[], None]) -> None:
+    """Until it is cancelled. A connection and a thread of its own: nothing that takes long makes this worker look dead.
+
+    wake: called when the server says that there is work. Behind a pooler it may never say so.
+    """
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "heartbeat")
+    connection: PostgreSQL | None = None
+    said_s = -math.inf
+    try:
+        while True:
+            try:
+                if connection is None:
+                    name = f"batchgen heart {member.name}"
+                    connection = await loop.run_in_executor(thread, queue.open_server, url, name)
+                if time.monotonic() - said_s >= queue.HEARTBEAT_S:
+                    await loop.run_in_executor(thread, _say_and_listen, connection, member)
+                    said_s = time.monotonic()
+                if await loop.run_in_executor(thread, connection.wait_for_notification, _listen_s()):
+                    wake()
+            except (
+                LedgerError
+            ):  # a new one is tried at this pace, where one that comes back by itself waits longer each time
+                if connection is not None:
+                    thread.submit(connection.close)
+                connection, said_s = None, -math.inf
+                await asyncio.sleep(queue.HEARTBEAT_S)
+    finally:
+        if connection is not None:
+            thread.submit(connection.close)
+        thread.shutdown(wait=False)
+
+
+def _listen_s() -> float:
+    return min(LISTEN_S, queue.HEARTBEAT_S)
+
+
+def _say_and_listen(connection: PostgreSQL, member: Member) -> None:
+    _say(connection, member)
+    connection.execute(f"LISTEN {CHANNEL}")  # each time: one that came back by itself listens to nothing
+
+
+def _say(connection: PostgreSQL, member: Member) -> bool:
+    """Whether the name is this worker's."""
+    values = (member.name, member.host, member.pid, member.concurrency, member.post_processes, queue.STALE_S)
+    return connection.execute(_SAY, values).fetchone() is not None

@@ -1,0 +1,170 @@
+"""Who holds a piece of the cluster's work: claimed in blocks by a worker that is alive, given back, and free again when it falls silent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from batchgen.ledger.database import Connection, placeholders
+from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger.work_queue import DERIVATIVES_LANE
+
+# id: in the order in which jobs came. A row stands while a job has work in the lane, and may outlast it.
+QUEUE_DDL = f"""
+CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.queue (
+  id INTEGER PRIMARY KEY, schema TEXT NOT NULL, lane TEXT NOT NULL, UNIQUE (schema, lane));
+CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.worker (
+  name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
+  at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
+"""
+CHANNEL = "batchgen_work"  # on which workers hear that there is some; what is not heard is found by looking
+SERVER_NOW = "extract(epoch FROM clock_timestamp())"
+# While the server was away nobody could be heard of. ?: seconds of silence after which a worker is taken for dead.
+WORKER_IS_ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {SERVER_NOW} - ?"
+SOON_S = 600.0  # work that waits for longer is none to wait for
+# The values are those of `Holder.values`.
+_FREE = (
+    f"k.missing = 0 AND k.ready_at <= {SERVER_NOW} AND (k.worker = '' OR (k.worker = ? AND k.key <> ALL(?::text[]))"
+    f" OR (k.worker <> ? AND NOT EXISTS (SELECT 1 FROM {SHARED_SCHEMA}.worker w WHERE w.name = k.worker AND {WORKER_IS_ALIVE})))"
+)
+_IN_TURN = "ORDER BY k.priority DESC, k.id"
+
+
+class Holder(NamedTuple):
+    """A worker that looks for work. keys: what it is at in a job: what else is claimed in its name was lost on the way.
+    stale_s: of silence, after which another is taken for dead."""
+
+    worker: str
+    keys: Collection[str]
+    stale_s: float
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        return (self.worker, list(self.keys), self.worker, self.stale_s)
+
+
+class WaitingWork(NamedTuple):
+    """Where the next free piece of work is: its job, its run, its lane."""
+
+    schema: str
+    run_id: int
+    lane: str
+
+
+class ClaimedRow(NamedTuple):
+    lane: str
+    body: str
+    item_id: str
+    n: int
+
+
+def announce(db: Connection, schema: str) -> None:
+    """Let all workers know of a job's work, which the transaction under way has changed."""
+    # Not DO NOTHING: whoever takes an empty lane off the list waits for this, or this for them.
+    db.execute(
+        f"INSERT INTO {SHARED_SCHEMA}.queue (schema, lane) SELECT DISTINCT ?, lane FROM {schema}.work"
+        " ON CONFLICT (schema, lane) DO UPDATE SET lane = excluded.lane",
+        (schema,),
+    )
+    notify(db)
+
+
+def notify(db: Connection) -> None:
+    """Wake workers that have nothing to do, once the transaction is durable."""
+    db.execute("SELECT pg_notify(?, '')", (CHANNEL,))
+
+
+def next_work(
+    db: Connection,
+    holder: Holder,
+    keys: Mapping[str, Collection[str]],
+    full: Collection[str],
+    closed: Collection[tuple[str, int, bool]],
+) -> list[WaitingWork]:
+    """Of each job and lane the piece of work whose turn it is, in the order in which they are to be claimed.
+
+    keys: by schema, what the holder is at, in place of its own. full: lanes that it has no room for; closed: what it can make
+    nothing of now: schema, run, and whether derivatives or samples of it.
+    """
+    listed = _listed(db, full)
+    values: list[object] = []
+    for schema, lane in listed:
+        kind = lane == DERIVATIVES_LANE
+        runs = [run_id for job, run_id, of_derivatives in closed if (job, of_derivatives) == (schema, kind)]
+        values += [lane, runs, *holder._replace(keys=keys.get(schema, ())).values]
+    sql = " UNION ALL ".join(
+        f"(SELECT {place}, k.run_id, k.priority FROM {schema}.work k"
+        f" WHERE k.lane = ? AND k.run_id <> ALL(?::bigint[]) AND {_FREE} {_IN_TURN} LIMIT 1)"
+        for place, (schema, _) in enumerate(listed)
+    )
+    rows = db.execute(sql, values).fetchall() if listed else []
+    rows.sort(key=lambda row: (-row[2], row[0]))
+    return [WaitingWork(listed[place][0], run_id, listed[place][1]) for place, run_id, _ in rows]
+
+
+def claim(db: Connection, holder: Holder, run_id: int, lane: str, max_count: int) -> list[ClaimedRow]:
+    """So much free work of a run is the worker's from here on, those first whose turn it is."""
+    rows = db.execute(
+        f"WITH free AS MATERIALIZED (SELECT k.id FROM work k WHERE k.run_id = ? AND k.lane = ? AND {_FREE} {_IN_TURN}"
+        " LIMIT ? FOR UPDATE OF k SKIP LOCKED) UPDATE work SET worker = ? FROM free WHERE work.id = free.id"
+        " RETURNING work.priority, work.id, lane, body, item_id, n",
+        (run_id, lane, *holder.values, max_count, holder.worker),
+    ).fetchall()
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    return [ClaimedRow(*row[2:]) for row in rows]
+
+
+def release(db: Connection, worker: str, key: str, delay_s: float) -> None:
+    """Back to whoever takes it up next, and that in so many seconds, whatever the worker's clock says."""
+    db.execute(
+        f"UPDATE work SET worker = '', ready_at = {SERVER_NOW} + ? WHERE key = ? AND worker = ?", (delay_s, key, worker)
+    )
+    if delay_s <= 0:
+        notify(db)
+
+
+def holds(db: Connection, worker: str, key: str) -> bool:
+    """Whether the work is still this worker's; it stays so until the transaction ends."""
+    row = db.execute("SELECT worker FROM work WHERE key = ? FOR UPDATE", (key,)).fetchone()
+    return row is not None and row[0] == worker
+
+
+def has_work(db: Connection, without: Collection[str]) -> bool:
+    """Whether anything is being made, or may be soon. without: lanes that do not count."""
+    found = (
+        "(SELECT 1 FROM {schema}.work k WHERE k.lane = ? AND k.missing = 0"
+        f" AND (k.worker <> '' OR k.ready_at < {SERVER_NOW} + {SOON_S}) LIMIT 1)"
+    )
+    return bool(_in_all_jobs(db, found, without))
+
+
+def waiting_count(db: Connection) -> int:
+    """Pieces of work that wait for nothing but a worker, or are with one."""
+    found = "(SELECT count(*) FROM {schema}.work k WHERE k.lane = ? AND k.missing = 0)"
+    return sum(count for (count,) in _in_all_jobs(db, found, ()))
+
+
+def forget_empty_lanes(db: Connection) -> None:
+    """Jobs and lanes that have no work any more leave the list of those where workers look for some."""
+    rows = db.execute(
+        f"SELECT id, schema, lane, to_regclass(schema || '.work')::text FROM {SHARED_SCHEMA}.queue FOR UPDATE SKIP LOCKED"
+    ).fetchall()
+    for number, schema, lane, table in rows:
+        # In a statement of its own, which sees what was submitted until the row was locked.
+        there = table and db.execute(f"SELECT 1 FROM {schema}.work WHERE lane = ? LIMIT 1", (lane,)).fetchone()
+        if not there:
+            db.execute(f"DELETE FROM {SHARED_SCHEMA}.queue WHERE id = ?", (number,))
+
+
+def _in_all_jobs(db: Connection, query: str, without: Collection[str]) -> Sequence[Any]:
+    listed = _listed(db, without)
+    sql = " UNION ALL ".join(query.format(schema=schema) for schema, _ in listed)
+    return db.execute(sql, [lane for _, lane in listed]).fetchall() if listed else ()
+
+
+def _listed(db: Connection, without: Collection[str]) -> list[tuple[str, str]]:
+    """(schema, lane) of all jobs, the oldest first. A schema may have been dropped by hand."""
+    sql = f"SELECT schema, lane FROM {SHARED_SCHEMA}.queue WHERE to_regclass(schema || '.work') IS NOT NULL"
+    if without:
+        sql += f" AND lane NOT IN ({placeholders(tuple(without))})"
+    return [(schema, lane) for schema, lane in db.execute(f"{sql} ORDER BY id", tuple(without)).fetchall()]
