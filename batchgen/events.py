@@ -76,6 +76,11 @@ class RunStarted(Event):
     emulated: Annotated[bool, Logged("A local emulator answers: no picture is real.")] = False
     samples: Annotated[dict[str, int], Logged("Pictures to make, by model.", "wanted", schema=_COUNTS)]
     kept: Annotated[int, _count("Pictures that were there already.")]
+    left_out: Annotated[
+        dict[str, int],
+        Logged("Images that the manifest asks for and this run does not make, by why: limit, only, not_asked.",
+               schema=_COUNTS, left_out=True),
+    ] = field(default_factory=dict)  # fmt: skip
     usd: Annotated[float | None, ESTIMATE]
     known_usd: float = 0.0
     unpriced: Unpriced = 0
@@ -156,6 +161,16 @@ class LaneCooled(Event):
     seconds: Annotated[float, Logged("How long the model waits.", "wait_s", "s")]
     reason: Reason
     rpm: Annotated[float | None, Logged("Requests a minute from now on; null: none declared.", unit="rate")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneWaiting(Event):
+    """A model starts nothing until then, for a reason of its own: quota, spend, cooling, outage or backoff."""
+
+    log_name: ClassVar[str] = "lane.waiting"
+    model: Model
+    until: Annotated[float, Logged("UTC.", unit="utc")]
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ STATUS = Command(
     (
         *(*JOB, FOLDER, json_option()),
         option("--collect", "First collect what batches have brought; nothing is asked for."),
+        option(
+            "--billing", "What was billed: by model, by run, uncertain, and for what reason; earlier runs included."
+        ),
         option("--watch", "Again and again while a run lasts; Ctrl-C leaves, the run goes on."),
     ),
     """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
@@ -27,6 +30,7 @@ STATUS = Command(
       batchgen status catalog.yaml
       batchgen status catalog/ --json
       batchgen status catalog.yaml --watch
+      batchgen status catalog.yaml --billing
     """,
 )
 HISTORY = Command(

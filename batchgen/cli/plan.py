@@ -17,6 +17,7 @@ from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.summary import BINDING_WORDS
+from batchgen.report.totals import LEFT_OUT_WORDS
 
 BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
 
@@ -89,6 +90,7 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     kept = [f"{reconciliation.kept:,} kept"]
     kept += [f"{len(reconciliation.moves):,} moved, no cost"] if reconciliation.moves else []
     kept += [f"{reconciliation.skipped:,} left as they are"] if reconciliation.skipped else []
+    kept += [f"{number:,} {LEFT_OUT_WORDS[why]}" for why, number in reconciliation.untried.items()]
     kept += [f"{len(reconciliation.removed):,} no longer in the manifest"] if reconciliation.removed else []
     name = shown.job.manifest.name + (" EMULATED" if shown.job.emulated else "")
     out.line(f"{name}: {formatting.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")
@@ -98,13 +100,15 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
         out.line(f"derive {formatting.count(found.derivatives, 'file')} to make of the pictures, at most")
     if not forecast.images:
         return
-    out.line(f"cost   {_cost(found)}")
+    emulated = " at the vendor's prices; the emulator bills nothing" if shown.job.emulated else ""
+    out.line(f"cost   {_cost(found)}{emulated}")
     for line in _caveats(found):
         out.line(f"       {line}")
     for line in _engine_lines(found):
         out.line(f"way    {line}")
     if online is None:
-        out.line(f"time   {formatting.duration(forecast.seconds)} at best, estimated")
+        vendor = " for the vendor; the emulator is faster" if shown.job.emulated else ""
+        out.line(f"time   {formatting.duration(forecast.seconds)} at best, estimated{vendor}")
     else:
         out.line(
             f"time   {BATCH_TIME_NOTE}; what goes online {formatting.duration(forecast.seconds)} at best, estimated"
@@ -186,6 +190,8 @@ def plan_json(shown: ShownPlan) -> dict[str, Any]:
         "all_online": None if shown.online is None else _online_json(shown.online.forecast),
         "online_because": _counts_by_text(reconciliation.online),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
+        "manifest_images": reconciliation.images,
+        "left_out": dict(reconciliation.untried),
         "kept": reconciliation.kept,
         "moved": len(reconciliation.moves),
         "removed": len(reconciliation.removed),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -81,7 +80,7 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
         with ExitStack() as stack:
             observers = _observers(invocation, job, arguments, stack)
             outcome = batchgen.run_sync(job, observers=observers, options=options, engine=arguments.engine)
-        summary = _summary(job, outcome, arguments.engine)
+        summary = _summary(job, outcome, arguments)
         post_run.report_end(job, summary)
         if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
             show_summary(invocation.err, summary)
@@ -140,12 +139,10 @@ def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArgument
     return observers
 
 
-def _summary(job: batchgen.Job, outcome: batchgen.Outcome, engine: str) -> RunSummary:
-    default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
-    manifest = os.path.abspath(job.manifest.path)
+def _summary(job: batchgen.Job, outcome: batchgen.Outcome, arguments: RunArguments) -> RunSummary:
+    retried = arguments.selection.states if arguments.selection is not None else ()
     with Reader.open(job.folder) as reader:
-        own_folder = job.folder != default_folder
-        return read_summary(outcome, reader, job.manifest.name, manifest, engine, own_folder=own_folder)
+        return read_summary(outcome, reader, job, arguments.engine, tuple(retried))
 
 
 def post_command(

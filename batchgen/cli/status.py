@@ -12,18 +12,20 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.errors import UsageError
 from batchgen.report import formatting, view
+from batchgen.report.billing import BillingView, billing_blocks, load_billing
 from batchgen.report.console import Console
+from batchgen.report.money_text import money_lines
 from batchgen.report.queries import load_status
 from batchgen.report.summary import (
     batch_lines,
     cluster_lines,
-    money_lines,
     parked_lines,
     problem_blocks,
     show_block,
     stop_lines,
     waiting_line,
 )
+from batchgen.report.totals import STATE_WORDS, manifest_lines, state_counts_text, totals_text
 from batchgen.report.view import JobStatus, LastRun, MoneyView, OpenRequest
 
 STATE_COLUMNS = (
@@ -46,8 +48,10 @@ NARROW = 80  # below this a table of states does not fit
 
 
 def status_command(
-    invocation: Invocation, job: str, output: str | None, as_json: bool, collect: bool, watch: bool
+    invocation: Invocation, job: str, output: str | None, as_json: bool, collect: bool, watch: bool, billing: bool
 ) -> None:
+    if watch and billing:
+        raise UsageError("--watch shows how a run goes on: ask for --billing without it")
     if watch and as_json:
         raise UsageError("--watch is for people: ask for --json again and again")
     if collect:
@@ -55,6 +59,9 @@ def status_command(
 
         collect_batches(invocation, job, output)
     found = find_job(job, output)
+    if billing:
+        show_billing(invocation, load_billing(found.folder), as_json=as_json)
+        return
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
             watch_status(invocation.out, found.folder)
@@ -69,6 +76,16 @@ def status_command(
         invocation.out.line(f"There is an emulated job too: batchgen status {found.emulated_folder}", "dim")
 
 
+def show_billing(invocation: Invocation, found: BillingView, *, as_json: bool) -> None:
+    """By model and by run, and why more was billed than there are images."""
+    if as_json:
+        invocation.out.json(view.as_json(found))
+        return
+    invocation.out.line(f"{found.job}{' EMULATED' if found.emulated else ''}: what was billed", "bold")
+    for label, lines in billing_blocks(found):
+        show_block(invocation.out, label, lines)
+
+
 def watch_status(out: Console, folder: Path) -> None:
     """Until no run lasts any more. A terminal is drawn anew every two seconds; elsewhere a line now and then."""
     printed_at = -math.inf
@@ -79,8 +96,7 @@ def watch_status(out: Console, folder: Path) -> None:
             show_status(out, status)
         elif not status.running or now_s - printed_at >= LINE_INTERVAL_S:
             printed_at = now_s
-            made = formatting.join_counts(status.samples) or "nothing yet"
-            out.line(f"{made}; {_spent(status.usd)}; {last_run(status.run)}")
+            out.line(f"{totals_text(status.totals)}; {_spent(status.usd)}; {last_run(status.run)}")
         if not status.running:
             return
         time.sleep(REFRESH_S)
@@ -96,8 +112,7 @@ def _spent(usd: MoneyView) -> str:
 
 def show_status(out: Console, status: JobStatus) -> None:
     """The same as `--json`, for people."""
-    made = status.samples.get("succeeded", 0)
-    out.line(f"{status.job}: {made:,} of {formatting.count(status.total, 'sample')} made", "bold")
+    out.line(f"{status.job}: {totals_text(status.totals)}", "bold")
     if status.emulated:
         out.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
     _show_counts(out, status.by_model)
@@ -106,6 +121,8 @@ def show_status(out: Console, status: JobStatus) -> None:
 
 
 def _blocks(status: JobStatus) -> Iterator[tuple[str, Sequence[str]]]:
+    if lines := manifest_lines(status.totals, status.manifest):
+        yield "manifest", lines
     yield "last run", [last_run(status.run)]
     if status.run is not None:
         yield from stop_lines(status.run)
@@ -144,10 +161,10 @@ def _show_counts(out: Console, by_model: Mapping[str, Mapping[str, int]]) -> Non
         return
     if out.columns < NARROW:
         for model, counts in sorted(by_model.items()):
-            out.line(f"{model}: {formatting.join_counts(counts)}")
+            out.line(f"{model}: {state_counts_text(counts)}")
         return
     rows = [(model, *(f"{counts.get(state, 0):,}" for state in states)) for model, counts in sorted(by_model.items())]
-    out.table(("model", *states), rows, right=range(1, len(states) + 1))
+    out.table(("model", *(STATE_WORDS.get(state, state) for state in states)), rows, right=range(1, len(states) + 1))
 
 
 def last_run(run: LastRun | None) -> str:

@@ -117,6 +117,7 @@ def begin_run(request: RunRequest, opened: OpenedRun, *, remote: bool) -> None:
     else:
         wanted, kept = reconciliation.wanted, reconciliation.kept
         ledger.run_started(os.getpid(), socket.gethostname(), __version__, wanted, kept)
+    ledger.manifest_read(reconciliation.totals(request.job.manifest.path, request.options.limit))
     note_other_manifest(request, ledger.reader.meta("manifest"))
     compacted = ledger.reader.meta("results_tidy") == "yes"
     ledger.set_meta(

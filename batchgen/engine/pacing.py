@@ -11,7 +11,16 @@ from functools import partial
 
 from batchgen.engine.outcome import RunOptions
 from batchgen.engine.routes import Route, reserved_usd
-from batchgen.events import Event, LaneCooled, LaneParked, Outage, OutageEnded, OutageProbeFailed, OutageStarted
+from batchgen.events import (
+    Event,
+    LaneCooled,
+    LaneParked,
+    LaneWaiting,
+    Outage,
+    OutageEnded,
+    OutageProbeFailed,
+    OutageStarted,
+)
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.runs import ParkedLane
 from batchgen.manifest import Limits
@@ -19,7 +28,7 @@ from batchgen.planning.plan import LaneLoad
 from batchgen.scheduling.breaker import Breaker
 from batchgen.scheduling.decision import DispatchLimits, DispatchObserver, LaneTerms
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Lane
+from batchgen.scheduling.lane import Lane, LaneWait
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.window import MARGIN_S, NotBefore, Parked, QuotaDenied, SharedQuota, Window, daily_quota_reset
@@ -123,6 +132,11 @@ class Pacing(DispatchObserver):
             parking = ParkedLane.by_declared_rpd(daily_quota_reset(now, None), why.rpd)
         self.ledger.park(lane, parking.until, parking.message)
         self.emit(LaneParked(at=now, model=model, until=parking.until, message=parking.message))
+
+    def lane_waits(self, lane: str, wait: LaneWait, now_s: float) -> None:
+        now = time.time()
+        until = now + wait.until_s - now_s
+        self.emit(LaneWaiting(at=now, model=self.loads[lane].model, until=until, reason=wait.reason))
 
     def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
         now, now_s = time.time(), asyncio.get_running_loop().time()

@@ -92,7 +92,7 @@ class Reconciler(ItemReconciler):
 
     def _plan_item(self, item: Item, known: Sequence[KnownSample]) -> None:
         """An item whose needs have all been judged."""
-        self.reconciliation.items += 1
+        self.reconciliation.add_item(item)
         by_n = self.match(item, known)
         numbers = range(1, item.count + 1)
         if not self.selects(item):
@@ -101,7 +101,7 @@ class Reconciler(ItemReconciler):
                 self._states.update({sample_key(item.id, n): self._existing_state(item.id, n) for n in numbers})
             return
         steps = [self._decide_with_needs(item, n, by_n.get(n)) for n in numbers]
-        self.record(item, steps)
+        self.record(item, steps, by_n)
         for step in steps:
             dependency = self._state_of(step, by_n.get(step.sample.n))
             if step.action == "generate":
@@ -122,7 +122,9 @@ class Reconciler(ItemReconciler):
         else:
             step = Step(sample, *_action_after_pending(entry, states, self.retry_selection))
         if step.action == "generate" and self._turn_is_lost(sample, states):
-            return Step(sample, "skip", Reason(ReasonKind.TURN_LOST, (previous_turn_id(item),)))
+            reason = Reason(ReasonKind.TURN_LOST, (previous_turn_id(item),))
+            self._note_blocked(sample, entry, reason)
+            return Step(sample, "skip", reason)
         return step
 
     def _sample_with_needs(
@@ -137,11 +139,22 @@ class Reconciler(ItemReconciler):
     def _step_without_needs(self, item: Item, n: int, entry: KnownSample | None, reason: Reason) -> Step:
         """A sample that needs what will not be there: blocked when that failed, else only left for another time."""
         sample = Sample(item=item, n=n, fingerprint="", wire=wire_facts(item), known=entry is not None)
-        if _is_blocked(reason) and self.backlog is not None and not self.retry_selection.explicit:
+        if reason.root.kind is ReasonKind.BEYOND_LIMIT:
+            self.reconciliation.over_limit += 1
+            self.reconciliation.leave_out("limit", entry, outdated=not self.retry_selection.fresh)
+        elif self.retry_selection.explicit:
+            self.reconciliation.leave_out("not_asked", entry)
+        else:
+            self._note_blocked(sample, entry, reason)
+        return Step(sample, "skip", reason)
+
+    def _note_blocked(self, sample: Sample, entry: KnownSample | None, reason: Reason) -> None:
+        """That it waits, and for what. A picture that it has stays its own while nothing of what it needs has failed."""
+        if self.backlog is None or self.retry_selection.explicit:
+            return
+        if _is_blocked(reason) or entry is None or entry.state != "succeeded":
             self.backlog.add_blocked(sample, reason_text(reason))
             self.reconciliation.blocked += 1
-        self.reconciliation.over_limit += reason.root.kind is ReasonKind.BEYOND_LIMIT
-        return Step(sample, "skip", reason)
 
     def _turn_is_lost(self, sample: Sample, states: Mapping[str, DependencyState]) -> bool:
         """Whether the conversation cannot go on, for what the model said before is not kept."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from batchgen.engine.outcome import RunOptions
@@ -21,6 +22,7 @@ from batchgen.manifest import Manifest
 from batchgen.planning.batchable import batch_lane, online_only_reason
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
 from batchgen.planning.plan import (
+    RETRY_STATES,
     Move,
     Step,
     choose_action,
@@ -28,6 +30,7 @@ from batchgen.planning.plan import (
     is_selected,
     no_match_message,
     remake_too_old,
+    unmatched_reason_problem,
 )
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
@@ -58,6 +61,7 @@ class ItemReconciler:
         self._only = options.only
         self._unmatched, self._names = set(options.only), set[str]()  # patterns; ids and tags, for the nearest one
         self._requests_left = options.limit
+        self._ends = Counter[tuple[str, str]]()  # reason and state of samples that a retry may name
         self.backlog = backlog
         self._on_step = on_step
         self._batch_mode = options.batches.batch_mode
@@ -82,6 +86,8 @@ class ItemReconciler:
             raise UsageError(no_match_message(min(self._unmatched), sorted(self._names)))
         if self.manifest.ids_others_need:
             self.walk_dependents()
+        if problem := unmatched_reason_problem(self.retry_selection, self._ends):
+            raise UsageError(problem)
         for lane in [*self.reader.chunk_lanes(), *self.reader.job_lanes()] if self.reader is not None else ():
             self.reconciliation.open_lanes_of(lane.partition("/")[2])  # whatever the manifest says now
         if self.reader is not None and self._matched_samples < self.reader.current_count():
@@ -105,7 +111,7 @@ class ItemReconciler:
                 yield item, known_samples.get(item.id, ())
 
     def _reconcile_item(self, item: Item, known: Sequence[KnownSample]) -> None:
-        self.reconciliation.items += 1
+        self.reconciliation.add_item(item)
         if not self.selects(item):
             self.leave_out(item, self.match(item, known))
             return
@@ -120,7 +126,7 @@ class ItemReconciler:
             self.decide(Sample(item=item, n=n, fingerprint=sample_fingerprint, wire=wire, known=n in by_n), by_n.get(n))
             for n in range(1, item.count + 1)
         ]
-        self.record(item, steps)
+        self.record(item, steps, by_n)
 
     def selects(self, item: Item) -> bool:
         if self._unmatched:
@@ -132,6 +138,8 @@ class ItemReconciler:
     def leave_out(self, item: Item, known: Mapping[int, KnownSample]) -> None:
         made = sum(entry.state == "succeeded" for n, entry in known.items() if n <= item.count)
         self.reconciliation.left_out += item.count - made
+        for n in range(1, item.count + 1):
+            self.reconciliation.leave_out("only", known.get(n), outdated=False)
 
     def is_over_limit(self, key: str) -> bool:
         return self._scheduled is not None and key not in self._scheduled
@@ -175,8 +183,10 @@ class ItemReconciler:
         received_at = self.reader.received_at(sample.item.id, sample.n, sample.fingerprint) if self.reader else 0.0
         return 0.0 < received_at < self._now - max_age_s
 
-    def record(self, item: Item, steps: Sequence[Step]) -> None:
+    def record(self, item: Item, steps: Sequence[Step], by_n: Mapping[int, KnownSample]) -> None:
         """What costs nothing at once, then the requests for the rest."""
+        if self.retry_selection.reasons:
+            self._ends.update((known.reason, known.state) for known in by_n.values() if known.state in RETRY_STATES)
         for step in steps:
             if step.action == "keep":
                 self.reconciliation.kept += 1
@@ -188,8 +198,10 @@ class ItemReconciler:
                     self.reconciliation.adopted += step.reason.kind is ReasonKind.RESTORED
                 else:
                     self.reconciliation.skipped += 1
+                    if step.reason.kind is ReasonKind.NOT_ASKED_FOR or not step.reason.asked_for:
+                        self.reconciliation.leave_out("not_asked", by_n.get(step.sample.n))
                 self._report_step(step, 1)
-        self._schedule_requests(item, [step for step in steps if step.action == "generate"])
+        self._schedule_requests(item, [step for step in steps if step.action == "generate"], by_n)
 
     def _note_submitted(self, step: Step) -> None:
         sample = step.sample
@@ -252,7 +264,7 @@ class ItemReconciler:
         was, item = json.loads(reader.wire(sample.item.id, sample.n) or "{}"), sample.item
         return (was.get("model") or item.model, was.get("prompt") or item.prompt) == (item.model, item.prompt)
 
-    def _schedule_requests(self, item: Item, steps: Sequence[Step]) -> None:
+    def _schedule_requests(self, item: Item, steps: Sequence[Step], by_n: Mapping[int, KnownSample]) -> None:
         if not steps:
             return
         profile = self.reconciliation.profile(item.model)
@@ -263,7 +275,9 @@ class ItemReconciler:
         if self._requests_left is not None:
             groups, beyond = groups[: max(0, self._requests_left)], groups[max(0, self._requests_left) :]
             self._requests_left -= len(groups)
-            self.reconciliation.left_out += sum(group.images for group in beyond)
+            for n in [group.n + k for group in beyond for k in range(group.images)]:
+                self.reconciliation.left_out += 1
+                self.reconciliation.leave_out("limit", by_n.get(n), outdated=not self.retry_selection.fresh)
         for other in others if groups else ():
             self.reconciliation.open_fallback_lane(other, max(groups, key=lambda group: group.images))
         for group in groups:

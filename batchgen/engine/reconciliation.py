@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from batchgen.engine.routes import lane_key
 from batchgen.events import RunStarted
+from batchgen.ledger.runs import ManifestTotals
 from batchgen.manifest import Limits
+from batchgen.manifest.file_version import FileVersion
 from batchgen.planning.batchable import batch_lane
 from batchgen.planning.plan import Forecast, LaneLoad, Move, expected_bytes, forecast
 from batchgen.planning.reason import Reason
@@ -17,7 +20,9 @@ from batchgen.profiles.price import estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
-from batchgen.records import Sample
+from batchgen.records import Item, KnownSample, Sample
+
+_UNTRIED = ("wanted", "superseded")  # states of samples that stand as if nobody had ever asked for them
 
 
 @dataclass(slots=True)
@@ -38,13 +43,31 @@ class Reconciliation:
     blocked: int = 0  # of the skipped ones: what they need has failed
     over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
     items: int = 0
+    images: int = 0  # that the manifest asks for
     left_out: int = 0  # samples without a picture that --only or --limit leaves out
+    untried: Counter[str] = field(default_factory=Counter)  # as `ManifestTotals.left_out`
+    outdated: int = 0  # as in `ManifestTotals`
     wanted: int = 0  # samples to ask for
     submitted: int = 0  # samples that are in batches of earlier runs
     online: Counter[Reason] = field(default_factory=Counter)  # requests that no batch can have, by reason
     online_only: list[tuple[str, Reason]] = field(default_factory=list)  # (sample, why no batch can have it)
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
     _has_batch: dict[str, bool] = field(default_factory=dict)  # by AI model
+
+    def add_item(self, item: Item) -> None:
+        self.items += 1
+        self.images += item.count
+
+    def leave_out(self, why: str, known: KnownSample | None, *, outdated: bool = True) -> None:
+        """A sample that this run is not to make. outdated: whether a picture that it has is one of an earlier version."""
+        if known is None or known.state in _UNTRIED:
+            self.untried[why] += 1
+        elif known.state == "succeeded" and outdated:
+            self.outdated += 1
+
+    def totals(self, manifest: Path, limit: int | None) -> ManifestTotals:
+        """manifest: the file that was read."""
+        return ManifestTotals(self.images, dict(self.untried), self.outdated, limit, FileVersion.of(manifest))
 
     def profile(self, model: str) -> Profile:
         profile = self.profiles.get(model)
@@ -109,6 +132,7 @@ class Reconciliation:
             run_id=run_id,
             job=job,
             kept=self.kept,
+            left_out=dict(self.untried),
             usd=run_forecast.usd,
             known_usd=run_forecast.known_usd,
             unpriced=run_forecast.unpriced,

@@ -31,6 +31,7 @@ from batchgen.ledger.location import LedgerServer, open_for_writing
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE_REASON, OpenAttempt
+from batchgen.ledger.runs import MANIFEST_FACTS, ManifestTotals
 from batchgen.ledger.samples import AT_VENDOR
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 from batchgen.ledger.writer import Writer
@@ -99,12 +100,23 @@ class Ledger:
         return self.run_id
 
     def run_ended(self, exit_code: int, stopped_by: str, summary: dict[str, Any]) -> None:
-        self._write_now(
-            lambda db: db.execute(
-                "UPDATE run SET ended_at = ?, exit_code = ?, stopped_by = ?, summary = ? WHERE id = ?",
-                (time.time(), exit_code, stopped_by, json.dumps(summary), self.run_id),
+        def change(db: Connection) -> None:
+            self._add_to_summary(db, summary)
+            db.execute(
+                "UPDATE run SET ended_at = ?, exit_code = ?, stopped_by = ? WHERE id = ?",
+                (time.time(), exit_code, stopped_by, self.run_id),
             )
-        )
+
+        self._write_now(change)
+
+    def manifest_read(self, totals: ManifestTotals) -> None:
+        """What the manifest asks for, as this run has read it."""
+        self._write_now(lambda db: self._add_to_summary(db, {MANIFEST_FACTS: dataclasses.asdict(totals)}))
+
+    def _add_to_summary(self, db: Connection, facts: Mapping[str, Any]) -> None:
+        (before,) = db.execute("SELECT coalesce(summary, '{}') FROM run WHERE id = ?", (self.run_id,)).fetchone()
+        summary = json.dumps({**json.loads(before), **facts})
+        db.execute("UPDATE run SET summary = ? WHERE id = ?", (summary, self.run_id))
 
     # --- an attempt: intended, sent, ended
 

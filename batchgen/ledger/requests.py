@@ -18,6 +18,16 @@ LATE_REASON = "late"  # the reason of a request whose sample had its picture fro
 # For `open_attempt_from_row`.
 OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
 BILLED_SQL = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
+MONEY_COLUMNS = (  # the fields of `Money`
+    "coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
+    " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"
+    " coalesce(sum(usd) FILTER (WHERE usd_source = 'guess'), 0),"
+    f" count(*) FILTER (WHERE {UNPRICED_SQL}),"
+    f" coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE_BILLED_SQL}), 0), count(*) FILTER (WHERE {MAYBE_BILLED_SQL}),"
+    f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL),"
+    """ count(*) FILTER (WHERE usd_source IN ('usage', 'guess') AND usage LIKE '%"queries"%')"""
+)
+_COUNTED_SQL = "(outcome IS NOT NULL OR maybe_billed <> 0)"
 LATEST_IMAGE_SQL = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
     " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
@@ -166,19 +176,18 @@ class AttemptQueries(BaseReader):
         return dict(rows)
 
     def money(self, run_id: int | None = None) -> Money:
-        where, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
-        sql = (
-            "SELECT coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
-            " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"
-            " coalesce(sum(usd) FILTER (WHERE usd_source = 'guess'), 0),"
-            f" count(*) FILTER (WHERE {UNPRICED_SQL}),"
-            f" coalesce(sum(estimate_usd) FILTER (WHERE {MAYBE_BILLED_SQL}), 0), count(*) FILTER (WHERE {MAYBE_BILLED_SQL}),"
-            f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL),"
-            """ count(*) FILTER (WHERE usd_source IN ('usage', 'guess') AND usage LIKE '%"queries"%')"""
-            f" FROM attempt WHERE (outcome IS NOT NULL OR maybe_billed <> 0) {where}"
-        )
-        row = self._row(sql, *values)
-        return Money(*row)
+        where, values = _of_run("run_id", run_id)
+        return Money(*self._row(f"SELECT {MONEY_COLUMNS} FROM attempt a WHERE {_COUNTED_SQL} {where}", *values))
+
+    def money_by_model(self) -> dict[str, Money]:
+        """Of all runs."""
+        sql = f"SELECT {MODEL_SQL}, {MONEY_COLUMNS} FROM attempt a WHERE {_COUNTED_SQL} GROUP BY 1 ORDER BY 1"
+        return {model: Money(*amounts) for model, *amounts in self._query(sql)}
+
+    def money_by_run(self) -> dict[int, tuple[int, Money]]:
+        """Of each run its requests that have ended, and their money."""
+        sql = f"SELECT run_id, count(*), {MONEY_COLUMNS} FROM attempt a WHERE {_COUNTED_SQL} GROUP BY 1 ORDER BY 1"
+        return {run_id: (requests, Money(*amounts)) for run_id, requests, *amounts in self._query(sql)}
 
     def spent_since(self, at: float, lanes: Sequence[str] | None = None) -> float:
         """USD of requests begun since then: charged, estimated, and what may have been billed without a picture.
@@ -215,16 +224,21 @@ class AttemptQueries(BaseReader):
         )
         return self._query(sql)
 
-    def billed_request_count(self) -> int:
-        """Requests that were billed, may have been, or are not settled."""
-        return int(self._row(f"SELECT count(*) FROM attempt a WHERE {BILLED_SQL}")[0])
+    def billed_request_count(self, run_id: int | None = None) -> int:
+        """Requests that were billed, may have been, or are not settled; of one run or of all."""
+        where, values = _of_run("a.run_id", run_id)
+        return int(self._row(f"SELECT count(*) FROM attempt a WHERE {BILLED_SQL} {where}", *values)[0])
 
-    def picture_request_count(self) -> int:
+    def picture_request_count(self, run_id: int | None = None) -> int:
         """Requests that hold the latest picture of a sample."""
-        return int(self._row(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST_IMAGE_SQL}")[0])
+        if run_id is None:
+            return int(self._row(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST_IMAGE_SQL}")[0])
+        holds = f"EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL})"
+        return int(self._row(f"SELECT count(*) FROM attempt a WHERE a.run_id = ? AND {holds}", run_id)[0])
 
-    def surplus_requests(self) -> Iterator[SurplusRequest]:
+    def surplus_requests(self, run_id: int | None = None) -> Iterator[SurplusRequest]:
         """Those of the billed ones that do not, in the order in which they were sent."""
+        where, values = _of_run("a.run_id", run_id)
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
         sql = (
@@ -233,10 +247,15 @@ class AttemptQueries(BaseReader):
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
             f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL FROM attempt a WHERE {BILLED_SQL}"
-            f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL}) ORDER BY a.id"
+            f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL}) {where} ORDER BY a.id"
         )
-        rows = self._stream_query(sql)
+        rows = self._stream_query(sql, *values)
         return (SurplusRequest(sample_key(item_id, n), *facts) for item_id, n, *facts in rows)
+
+
+def _of_run(column: str, run_id: int | None) -> tuple[str, tuple[int, ...]]:
+    """A further condition, and what is bound in it; none for all runs."""
+    return ("", ()) if run_id is None else (f"AND {column} = ?", (run_id,))
 
 
 def open_attempt_from_row(row: tuple[Any, ...]) -> OpenAttempt:

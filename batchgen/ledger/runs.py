@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from batchgen.events import Outage
 from batchgen.ledger.database import BaseReader
@@ -15,6 +15,7 @@ from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 WORKER_SILENT_AFTER_S = 30.0  # a worker that has not been heard of for so long is taken for dead
 MAX_RUNS_SEARCHED = 100  # one that was killed has no end
 ALL_RUNS = 2**31 - 1
+MANIFEST_FACTS = "manifest"  # in a run's summary
 _DECLARED_RPD = "the requests a day that the manifest declares are used up: "
 
 
@@ -45,12 +46,39 @@ class RunRow:
     stopped_by: str
     wanted: int  # samples that the run meant to ask for
     kept: int
-    summary: str = "{}"  # JSON, of its end
+    summary: str = "{}"  # JSON: what it read in its manifest, and how it ended
 
     @property
     def message(self) -> str:
         """Why it stopped, in words."""
         return str(json.loads(self.summary).get("message", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestTotals:
+    """What the manifest asked for when a run read it. images: all of it; left_out: those that were never tried and that this
+    run was not to make, by why: limit, only or not_asked (of a retry). outdated: images of an earlier version of their item
+    that it was not to make either. limit: of --limit. file: the version that was read, as `FileVersion` has it, None for
+    a manifest that is no file."""
+
+    images: int
+    left_out: Mapping[str, int]
+    outdated: int
+    limit: int | None
+    file: tuple[int, int, str] | None
+
+    @classmethod
+    def from_record(cls, facts: Mapping[str, Any]) -> Self:
+        """facts: as the run's summary holds them."""
+        return cls(**{**facts, "file": tuple(facts["file"]) if facts["file"] else None})
+
+
+class ReadManifest(NamedTuple):
+    """Which run read the manifest last, and what it found. at: UTC seconds."""
+
+    run_id: int
+    at: float
+    totals: ManifestTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +136,13 @@ class RunQueries(BaseReader):
         sql = "SELECT summary FROM run WHERE summary IS NOT NULL ORDER BY id DESC LIMIT ?"
         found = (json.loads(text).get("discrepancies") for (text,) in self._query(sql, MAX_RUNS_SEARCHED))
         return next(filter(None, found), None)
+
+    def last_read_manifest(self) -> ReadManifest | None:
+        """None when no run noted it: those of earlier versions did not."""
+        for run in self.runs(MAX_RUNS_SEARCHED):
+            if facts := json.loads(run.summary).get(MANIFEST_FACTS):
+                return ReadManifest(run.id, run.started_at, ManifestTotals.from_record(facts))
+        return None
 
     def last_success_at(self) -> float | None:
         """UTC seconds at which a run last ended with exit code 0."""

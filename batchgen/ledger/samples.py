@@ -121,6 +121,11 @@ class SampleQueries(BaseReader):
         rows = self._query(sql, max_count)
         return [(reason, number, message) for reason, number, message in rows]
 
+    def blocked_samples(self, max_count: int) -> list[tuple[str, str]]:
+        """(key, what it waits for in words) of samples that need the picture of another one."""
+        sql = "SELECT item_id, n, message FROM sample WHERE state = 'blocked' ORDER BY id LIMIT ?"
+        return [(sample_key(item_id, n), message) for item_id, n, message in self._query(sql, max_count)]
+
     def uncertain_samples(self, max_count: int) -> list[tuple[str, float | None]]:
         """(key, USD that may have been charged, None unknown) of samples whose request was never answered."""
         sql = (

@@ -17,6 +17,7 @@ WINDOW_S = 60.5  # of a quota by the minute, with its margin
 Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
 FINAL_REASONS = frozenset(PAID_FOR_TEXTS)
+RETRY_STATES = ("failed", "refused", "uncertain")  # what `retry` may name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def choose_action(
     if known.fingerprint != fingerprint:
         fields = () if retry_selection.explicit else tuple(changed_fields())
         return _generate_if_asked(Reason(ReasonKind.CHANGED, fields), retry_selection)
-    if known.state in ("failed", "refused", "uncertain"):
+    if known.state in RETRY_STATES:
         return _retry_action(known, retry_selection)
     if retry_selection.explicit:
         return "skip", Reason(ReasonKind.NOT_ASKED_FOR)
@@ -351,3 +352,17 @@ def no_match_message(pattern: str, names: Sequence[str]) -> str:
     near = get_close_matches(pattern, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`batchgen plan --all` lists the ids"
     return f"--only {pattern!r} matches no item of the manifest; {hint}"
+
+
+def unmatched_reason_problem(selection: RetrySelection, ends: Mapping[tuple[str, str], int]) -> str | None:
+    """Why a `--reason` matches nothing; None when each matches. ends: images that could have been named, by reason and state."""
+    unmatched = selection.reasons - {reason for reason, state in ends if state in selection.states}
+    if not unmatched:
+        return None
+    reason, reasons = min(unmatched), dict.fromkeys(reason for reason, _ in ends)
+    if not ends:
+        return f"--reason {reason!r} matches no image: none has failed, was refused or is uncertain"
+    near = [name for name in get_close_matches(reason, reasons, n=1, cutoff=0.5) if name != reason]
+    hint = f"; did you mean {near[0]}?" if near else "."
+    found = ", ".join(f"{name} ({number:,} {state})" for (name, state), number in sorted(ends.items()))
+    return f"--reason {reason!r} matches no image{hint} The reasons in this job are: {found}"

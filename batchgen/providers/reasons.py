@@ -57,6 +57,8 @@ REMEDIES: Mapping[str, str] = {
     "too_many_tool_calls": "leave out `search:` for this item",
     "finish_reason_unspecified": _RETRY_LATER,
     "unknown_finish_reason": "see the message; a newer batchgen may know this reason",
+    # what is never sent
+    "blocked": "make the image that it needs: run without --only, or retry it; what waits is made along with it",
     # an answer that breaks the protocol
     "malformed": _ANSWER,
     "not_json": _ANSWER,

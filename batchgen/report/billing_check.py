@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import IN_BATCH_REASON, LATE_REASON, SurplusRequest
+from batchgen.report import formatting
 
 MAX_LISTED = 10
+UNBALANCED = "the requests that were billed do not balance: this is a bug in batchgen, please report it"
 KIND_LABELS = {
     "maybe_twice": "possibly billed twice",
-    "maybe_once": "possibly billed without a picture",
+    "maybe_once": "possibly billed without an image",
     "again": "bought again",
-    "no_picture": "billed without a picture",
+    "no_picture": "billed without an image",
     "open": "not settled yet",
     "link": "paid for and still behind a link",
     "batch": "in batches",
@@ -62,38 +64,35 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
     return "unexplained", "bought twice in one run without a cause"
 
 
-def read_billing(reader: Reader) -> BillingCheck:
-    """Requests of all runs."""
-    return billing_check(reader.billed_request_count(), reader.picture_request_count(), reader.surplus_requests())
+def read_billing(reader: Reader, run_id: int | None = None, max_listed: int | None = MAX_LISTED) -> BillingCheck:
+    """Requests of one run, or of all. max_listed: of each kind; None: all."""
+    counts = reader.billed_request_count(run_id), reader.picture_request_count(run_id)
+    return billing_check(*counts, reader.surplus_requests(run_id), max_listed)
 
 
-def billing_check(billed: int, wanted: int, beyond: Iterable[SurplusRequest]) -> BillingCheck:
+def billing_check(
+    billed: int, wanted: int, beyond: Iterable[SurplusRequest], max_listed: int | None = MAX_LISTED
+) -> BillingCheck:
     """Pure."""
     counts: dict[str, int] = {}
     listed: list[BillingEntry] = []
     for request in beyond:
         kind, cause = classify_request(request)
         counts[kind] = counts.get(kind, 0) + 1
-        if kind == "unexplained" or sum(entry.kind == kind for entry in listed) < MAX_LISTED:
+        if kind == "unexplained" or max_listed is None or counts[kind] <= max_listed:
             listed.append(BillingEntry(request.key, kind, cause))
     holds = billed == wanted + sum(counts.values()) and "unexplained" not in counts
     return BillingCheck(billed, wanted, counts, listed, holds)
 
 
-def billing_lines(found: BillingCheck) -> list[str]:
-    """For people; empty when every request was a wanted one."""
-    counts = found.beyond
-    if found.holds and not counts:
-        return []
-    terms = [f"{found.wanted:,} wanted"]
-    terms += [f"{number:,} {KIND_LABELS.get(kind, kind)}" for kind, number in counts.items()]
-    lines = [f"billed {found.billed:,} {'=' if found.holds else '≠'} {' + '.join(terms)} (requests, all runs)"]
-    if not found.holds:
-        lines.append("these do not balance: this is a bug in batchgen, please report it")
-    for kind, number in counts.items():
-        if kind == "batch":
-            continue
-        entries = [f"{entry.id} ({entry.cause})" for entry in found.listed if entry.kind == kind]
-        more = f", … and {number - len(entries):,} more" if number > len(entries) else ""
-        lines.append(f"    {KIND_LABELS.get(kind, kind)}: {', '.join(entries)}{more}")
-    return lines
+def balance_text(found: BillingCheck) -> str:
+    """`12 requests billed: 9 for images, 3 billed without an image`."""
+    terms = [f"{found.wanted:,} for images"]
+    terms += [f"{number:,} {KIND_LABELS.get(kind, kind)}" for kind, number in found.beyond.items()]
+    return f"{formatting.count(found.billed, 'request')} billed: {', '.join(terms)}"
+
+
+def billing_lines(of_run: BillingCheck, of_all: BillingCheck) -> list[str]:
+    """One line on what the last run was billed for, none when it was all for images; and a second when it does not balance."""
+    lines = [f"{balance_text(of_run)}; `batchgen status --billing` has the details"] if of_run.beyond else []
+    return lines if of_all.holds else [*lines, UNBALANCED]

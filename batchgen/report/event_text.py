@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchgen import events
 from batchgen.errors import BREAKER_SCOPES
 from batchgen.events import Event, Outage
 from batchgen.report import formatting
 from batchgen.report.console import Console
-from batchgen.report.run_progress import RunProgress
+from batchgen.report.run_progress import ModelProgress, RunProgress
+from batchgen.report.totals import LEFT_OUT_WORDS
 from batchgen.report.view import OutageView
 from batchgen.sanitize import short_message
 
 STATUS_INTERVAL_S = 30.0
 MAX_ENDED_LINES = 10  # samples without an image that are named one by one; the summary counts the others
 MAX_NOTES = 20
+LONG_IN_FLIGHT_S = 30.0  # from which on it is said for how long
+WAIT_WORDS = {
+    "quota": "waiting for its quota of requests per minute",
+    "spend": "waiting for its quota of spending",
+    "cooling": "cooling down after a 429",
+    "outage": "waiting for the next probe",
+    "backoff": "backing off after a failure",
+}
 Line = tuple[str, str]  # text, style
 
 
@@ -51,6 +60,8 @@ class EventLines:
                 yield f"{event.model}: {event.batch} collected: {made}{rest}, {usd}", ""
             case events.LaneCooled():
                 yield from self._lane_cooled(event)
+            case events.LaneWaiting(reason="quota" | "backoff") if event.until - event.at >= STATUS_INTERVAL_S:
+                yield f"{event.model}: {wait_text(event.reason, event.until, event.at)}", "dim"
             case events.LaneParked():
                 until, why = formatting.local_time(event.until, event.at), short_message(event.message)
                 yield f"{event.model}: parked until {until}, its daily quota is used up: {why}", "yellow"
@@ -167,22 +178,44 @@ def started_line(event: events.RunStarted) -> str:
     """The first line of a run."""
     wanted = sum(event.samples.values())
     emulated = " EMULATED" if event.emulated else ""
+    left_out = left_out_text(event.left_out)
     if not wanted:
-        return f"{event.job}{emulated}: nothing to ask for, {formatting.count(event.kept, 'image')} kept"
+        return f"{event.job}{emulated}: nothing to ask for, {formatting.count(event.kept, 'image')} kept{left_out}"
     known_usd = event.usd or event.known_usd
-    estimate = f", estimated {formatting.total_usd(known_usd, event.unpriced)}"
+    at_the = " at the vendor's prices" if event.emulated else ""
+    estimate = f", estimated {formatting.total_usd(known_usd, event.unpriced)}{at_the}"
     if event.usd is None and not event.known_usd:
         estimate = ", price unknown"
-    time_s = f", at best {formatting.duration(event.eta_s)}" if event.eta_s is not None else ""
-    return f"{event.job}{emulated}: run {event.run_id}, {formatting.count(wanted, 'image')} to make, {event.kept:,} kept{estimate}{time_s}"
+    # The forecast knows the vendor's latency, not the emulator's.
+    known = event.eta_s is not None and not event.emulated
+    time_s = f", at best {formatting.duration(event.eta_s or 0.0)}" if known else ""
+    images = f"{formatting.count(wanted, 'image')} to make, {event.kept:,} kept{left_out}"
+    return f"{event.job}{emulated}: run {event.run_id}, {images}{estimate}{time_s}"
+
+
+def in_flight_text(progress: RunProgress | ModelProgress, now: float) -> str:
+    """How many requests are on their way, and since when, once that is long."""
+    oldest_s = progress.oldest_s(now)
+    since = f", the oldest for {formatting.duration(oldest_s)}" if oldest_s >= LONG_IN_FLIGHT_S else ""
+    return f"{progress.in_flight} in flight{since}"
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Behind the images of a run: those of its manifest that it does not make. Empty when there are none."""
+    return "".join(f", {number:,} {LEFT_OUT_WORDS[why]}" for why, number in left_out.items())
 
 
 def status_line(run_progress: RunProgress, now: float) -> str:
     """How a run stands, in one line."""
     left = run_progress.remaining_s(now)
     spent = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
-    parts = [f"{run_progress.done:,} of {run_progress.wanted:,}", f"{run_progress.in_flight} in flight", spent]
+    parts = [f"{run_progress.done:,} of {run_progress.wanted:,}", in_flight_text(run_progress, now), spent]
     parts += [f"{outage.name} {outage_status(outage, now)}" for outage in run_progress.outages.values()]
+    parts += [
+        f"{name} {wait_text(model.waiting_for, model.waiting_until, now)}"
+        for name, model in run_progress.models.items()
+        if model.waiting_until > now and model.done < model.wanted and not run_progress.outage_for(name)
+    ]
     if run_progress.batches:
         answered, asked = (sum(part) for part in zip(*run_progress.batches.values(), strict=True))
         batches = formatting.count(len(run_progress.batches), "batch", "batches")
@@ -192,6 +225,11 @@ def status_line(run_progress: RunProgress, now: float) -> str:
     if left is not None and not run_progress.stopping:
         parts.append(f"about {formatting.duration(left)} left")
     return f"{run_progress.job}: " + ", ".join(parts)
+
+
+def wait_text(reason: str, until: float, now: float) -> str:
+    """What a model waits for. reason: as `LaneWaiting` has it; until: UTC seconds."""
+    return f"{WAIT_WORDS[reason]} until {formatting.local_time(until, now)}"
 
 
 def outage_started(outage: Outage) -> str:

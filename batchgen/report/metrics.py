@@ -62,6 +62,12 @@ METRICS = {
     "batchgen_samples": MetricDefinition(
         "gauge", ("job", "model", "state"), "How the job stands: wanted pictures by state, such as succeeded or failed."
     ),
+    "batchgen_manifest_images": MetricDefinition(
+        "gauge", ("job",), "Images that the manifest asks for, as the last run read it."
+    ),
+    "batchgen_left_out_images": MetricDefinition(
+        "gauge", ("job", "by"), "Images of the manifest that the last run did not try; by: limit, only or not_asked."
+    ),
     "batchgen_run_exit_code": MetricDefinition("gauge", ("job",), "Exit code of the last run that ended."),
     "batchgen_run_duration_seconds": MetricDefinition(
         "gauge", ("job",), "Of the run that goes on, else of the last that ended."
@@ -101,6 +107,10 @@ def ledger_values(reader: Reader) -> Iterator[MetricValue]:
     for model, states in reader.counts_by_model().items():
         for state, samples in states.items():
             yield "batchgen_samples", (model, state), samples
+    if (found := reader.last_read_manifest()) is not None:
+        yield "batchgen_manifest_images", (), found.totals.images
+        for why, images in found.totals.left_out.items():
+            yield "batchgen_left_out_images", (why,), images
     if (success_at := reader.last_success_at()) is not None:
         yield "batchgen_last_success_timestamp_seconds", (), success_at
 

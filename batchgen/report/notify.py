@@ -31,7 +31,7 @@ _NOTIFY_EVENTS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "pa
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
 _INCLUDED_BLOCKS = {
     *("stopped", "down", "images", "changed", "missing", "derived", "money", "why"),
-    *("uncertain", "parked", "unlike", "folder", "next"),
+    *("blocked", "uncertain", "parked", "unlike", "folder", "next"),
 }
 MISSING_LIBRARY = "messages need the library apprise: pip install 'batchgen[notify]'"
 

@@ -14,10 +14,10 @@ from rich.live_render import LiveRender
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from batchgen.events import Event, Outage
+from batchgen.events import Event
 from batchgen.report import formatting
 from batchgen.report.console import Console
-from batchgen.report.event_text import EventLines, outage_status
+from batchgen.report.event_text import EventLines, in_flight_text, left_out_text, outage_status, wait_text
 from batchgen.report.run_progress import ModelProgress, RunProgress
 from batchgen.scheduling.stop_reason import StopKind
 
@@ -43,7 +43,7 @@ def draw(
     for name, shown in names.items():
         model = run_progress.models[name]
         shown.truncate(name_width, overflow="ellipsis", pad=True)
-        lines += _model(model, _notes(model, run_progress.outage_for(name), now), shown, digits, width)
+        lines += _model(model, _notes(run_progress, name, now), shown, digits, width)
     if len(run_progress.models) > MAX_MODELS:
         lines.append(Text(f"… and {len(run_progress.models) - MAX_MODELS} more models", "dim"))
     lines.append(_foot(run_progress, now, width))
@@ -64,6 +64,8 @@ def _head(run_progress: RunProgress, fit: Callable[[str], str]) -> Text:
         head.append((" EMULATED", "bold yellow"))
     if run_progress.kept:
         head.append((f" · {run_progress.kept:,} kept", "dim"))
+    if run_progress.left_out:
+        head.append((f" · {left_out_text(run_progress.left_out).removeprefix(', ')}", "dim"))
     return Text.assemble(*head)
 
 
@@ -96,8 +98,9 @@ def _bar(model: ModelProgress, width: int) -> Text:
     return Text.assemble(("━" * made, "green"), ("━" * ended, "yellow"), ("─" * (width - made - ended), "dim"))
 
 
-def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Part]:
+def _notes(run_progress: RunProgress, name: str, now: float) -> list[Part]:
     """What keeps the model busy or back, the most telling first."""
+    model, outage = run_progress.models[name], run_progress.outage_for(name)
     notes: list[Part] = []
     if model.stopped:
         notes.append((f"stopped: {model.stopped}", "red"))
@@ -107,15 +110,26 @@ def _notes(model: ModelProgress, outage: Outage | None, now: float) -> list[Part
         notes.append((outage_status(outage, now), "yellow"))
     elif model.cooling_until > now:
         notes.append((f"cooling until {formatting.local_time(model.cooling_until, now)}", "yellow"))
+    elif model.waiting_until > now and model.done < model.wanted:
+        notes.append((wait_text(model.waiting_for, model.waiting_until, now), "yellow"))
     if model.open:
-        notes.append((f"{len(model.open)} in flight", ""))
+        notes.append((in_flight_text(model, now), ""))
     elif not notes and model.done < model.wanted:
-        notes.append(("waiting for quota or backoff", "dim"))
+        notes.append((_idle_text(run_progress), "dim"))
     if model.ended:
         notes.append((f"{model.ended:,} not made", "yellow"))
     if model.retries:
         notes.append((formatting.count(model.retries, "retry", "retries"), "dim"))
     return notes
+
+
+def _idle_text(run_progress: RunProgress) -> str:
+    """Why a model has nothing in flight though nothing of its own keeps it back."""
+    if run_progress.batches:
+        return f"{formatting.count(len(run_progress.batches), 'batch', 'batches')} out, not answered yet"
+    if run_progress.in_flight:
+        return f"waiting for {formatting.count(run_progress.in_flight, 'request')} in flight"
+    return "preparing the next request"
 
 
 def _foot(run_progress: RunProgress, now: float, width: int) -> Text:
@@ -124,6 +138,10 @@ def _foot(run_progress: RunProgress, now: float, width: int) -> Text:
         return Text(f"stopping ({stop.slug}): finishing {run_progress.in_flight} in flight{again}", "yellow")
     left = run_progress.remaining_s(now)
     time_left = "time left not known yet" if left is None else f"about {formatting.duration(left)} left"
+    if run_progress.done >= run_progress.wanted:
+        time_left = "all answered; placing and checking the files"
+    elif run_progress.emulated and left is not None:
+        time_left += " for the emulator"
     spent = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
     if run_progress.estimate_usd is not None:
         of_estimate = f"{spent} of about {formatting.usd(run_progress.estimate_usd)}"

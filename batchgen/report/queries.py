@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,14 +16,17 @@ from batchgen.records import lane_model, sample_key
 from batchgen.report import view
 from batchgen.report.billing_check import read_billing
 from batchgen.report.liveness import is_alive_in, run_state
+from batchgen.report.totals import read_totals
 from batchgen.report.view import UtcTime, utc_time, view_of
 from batchgen.store.unparsed import unparsed_attempts, unparsed_bytes
 
 if TYPE_CHECKING:
+    from batchgen.engine.job import Job
     from batchgen.engine.outcome import DerivativeCounts, Outcome
 
 MAX_REASONS = 3
 MAX_UNCERTAIN = 10
+MAX_BLOCKED = 10
 MAX_NEWEST = 5
 MAX_FAILURES = 5
 NOT_MADE_STATES = ("refused", "failed", "uncertain")
@@ -39,17 +42,17 @@ def load_status(folder: Path) -> view.JobStatus:
 def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> view.JobStatus:
     """alive: whether the process of the last run still runs, None when that cannot be seen from here."""
     bucket, found = reader.meta("store") or "", reader.last_discrepancies()
-    samples, run = reader.counts(), reader.last_run()
+    samples, run, manifest = reader.counts(), reader.last_run(), reader.meta("manifest") or ""
+    totals = read_totals(reader, samples, manifest)
     return view.JobStatus(
-        **_common(reader),
+        **_common(reader, samples, totals, run.id if run else None),
         job=reader.meta("name") or os.path.basename(folder),
-        manifest=reader.meta("manifest") or "",
+        manifest=manifest,
         folder=folder,
         bucket=bucket,
         waiting=len(reader.unplaced()) if bucket else 0,
         discrepancies=view.DiscrepancyView() if found is None else view.DiscrepancyView(**found),
         emulated=reader.meta("emulated") == "yes",
-        samples=samples,
         requests=reader.attempts(),
         usd=view.MoneyView.of(reader.money()),
         by_model=reader.counts_by_model(),
@@ -63,35 +66,31 @@ def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> 
         },
         unread=view.UnreadAnswers(len(unparsed_attempts(folder)), unparsed_bytes(folder)),
         run=_last_run(run, alive) if run else None,
-        total=_total(samples, run),
+        total=totals.images,
     )
 
 
-def _total(samples: Mapping[str, int], run: RunRow | None) -> int:
-    """The ledger has no row yet for what was not tried."""
-    seen = sum(number for state, number in samples.items() if state != "superseded")
-    return max(seen, run.wanted + run.kept) if run else seen
-
-
 def read_summary(
-    outcome: Outcome, reader: Reader, job: str, manifest: str, engine: str, *, own_folder: bool
+    outcome: Outcome, reader: Reader, job: Job, engine: str, retried: Sequence[str] = ()
 ) -> view.RunSummary:
-    """own_folder: whether it is another folder than the manifest's default."""
+    """retried: as the summary has it."""
+    samples, manifest = dict(outcome.counts), os.path.abspath(job.manifest.path)
+    default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     limit, stopped_by = outcome.forecast.limit, outcome.stopped_by
     return view_of(
         view.RunSummary,
         outcome,
-        **_common(reader),
-        job=job,
+        **_common(reader, samples, read_totals(reader, samples, manifest), outcome.run_id),
+        job=job.manifest.name,
         manifest=manifest,
         discrepancies=view.DiscrepancyView(**outcome.discrepancies.listed),
-        samples=dict(outcome.counts),
         requests=dict(outcome.attempts),
         usd=view.MoneyView.of(reader.money(outcome.run_id)),
         remedy=REMEDIES.get(stopped_by, ""),
         seconds=round(outcome.seconds, 3),
         exposed_ms=outcome.exposed_ms and view.ExposedView(*(round(ms, 1) for ms in outcome.exposed_ms)),
-        own_folder=own_folder,
+        own_folder=job.folder != default_folder,
+        retried=sorted(retried),
         engine=engine,
         results=os.path.join(outcome.folder, "results.jsonl"),
         images=view_of(view.ImageCounts, outcome),
@@ -160,12 +159,16 @@ def read_derivatives(counts: DerivativeCounts, reader: Reader) -> view.Derivativ
     return view_of(view.DerivativeView, counts, failures=[view.FailedDerivative(*failure) for failure in failures])
 
 
-def _common(reader: Reader) -> dict[str, Any]:
-    """What is read alike for a status and for a summary, as fields of a JobView."""
+def _common(reader: Reader, samples: Mapping[str, int], totals: view.TotalsView, run_id: int | None) -> dict[str, Any]:
+    """What is read alike for a status and for a summary, as fields of a JobView. run_id: of the last run."""
     return {
+        "samples": samples,
+        "totals": totals,
         "cluster": reader.queue_status(),
         "uncertain": [view.UncertainSample(key, usd) for key, usd in reader.uncertain_samples(MAX_UNCERTAIN)],
+        "blocked": [view.BlockedSample(*found) for found in reader.blocked_samples(MAX_BLOCKED)],
         "account": read_billing(reader),
+        "account_of_run": read_billing(reader, run_id or 0),
         "outages": _outages(reader),
         "reasons": [
             view.ReasonView(reason, number, message, REMEDIES.get(reason, ""))

@@ -14,6 +14,7 @@ from batchgen.events import (
     LaneCooled,
     LaneParked,
     LaneStopped,
+    LaneWaiting,
     Outage,
     OutageEnded,
     RunEnded,
@@ -33,7 +34,9 @@ class ModelProgress:
     made: int = 0
     ended: int = 0
     retries: int = 0
-    open: set[int] = field(default_factory=set)  # attempts in flight
+    open: dict[int, float] = field(default_factory=dict)  # attempts in flight, and since when
+    waiting_until: float = 0.0
+    waiting_for: str = ""  # as `LaneWaiting.reason`
     cooling_until: float = 0.0
     parked_until: float = 0.0
     stopped: str = ""
@@ -41,6 +44,14 @@ class ModelProgress:
     @property
     def done(self) -> int:
         return self.made + self.ended
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.open)
+
+    def oldest_s(self, now: float) -> float:
+        """For how long the oldest attempt has been in flight."""
+        return now - min(self.open.values(), default=now)
 
 
 @dataclass(slots=True)
@@ -51,6 +62,7 @@ class RunProgress:
     run_id: int = 0
     emulated: bool = False
     kept: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)  # as `RunStarted` has it
     started_at: float = 0.0
     estimate_usd: float | None = None
     eta_s: float | None = None
@@ -75,14 +87,14 @@ class RunProgress:
             case BatchCollected():
                 self.batches.pop(event.batch, None)
             case AttemptStarted():
-                self._model(event.model).open.add(event.attempt)
+                self._model(event.model).open[event.attempt] = event.at
             case AttemptFailed():
                 model = self._model(event.model)
-                model.open.discard(event.attempt)
+                model.open.pop(event.attempt, None)
                 model.retries += event.retry_in_s is not None
             case SampleSucceeded():
                 model = self._model(event.model)
-                model.open.discard(event.attempt)
+                model.open.pop(event.attempt, None)
                 model.made += 1
                 self.usd += event.usd or 0.0
                 self.unpriced += event.usd is None
@@ -90,6 +102,9 @@ class RunProgress:
                 self._model(event.model).ended += 1
             case LaneCooled():
                 self._model(event.model).cooling_until = event.at + event.seconds
+            case LaneWaiting():
+                model = self._model(event.model)
+                model.waiting_until, model.waiting_for = event.until, event.reason
             case LaneParked():
                 self._model(event.model).parked_until = event.until
             case LaneStopped():
@@ -106,6 +121,7 @@ class RunProgress:
     def _started(self, event: RunStarted) -> None:
         self.job, self.run_id, self.emulated = event.job, event.run_id, event.emulated
         self.kept, self.started_at, self.estimate_usd, self.eta_s = event.kept, event.at, event.usd, event.eta_s
+        self.left_out = event.left_out
         for model, wanted in event.samples.items():
             self._model(model).wanted = wanted
 
@@ -130,13 +146,17 @@ class RunProgress:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(model.open) for model in self.models.values())
+        return sum(model.in_flight for model in self.models.values())
+
+    def oldest_s(self, now: float) -> float:
+        """For how long the oldest attempt has been in flight."""
+        return max((model.oldest_s(now) for model in self.models.values()), default=0.0)
 
     def remaining_s(self, now: float) -> float | None:
         """Seconds to go for the models that are neither parked nor stopped; None while not known, as in an outage.
 
-        The slower of the forecast, which knows quota and cap, and of the pace so far. An emulator answers faster than
-        the forecast's latencies, so there the pace alone counts.
+        The slowest of the forecast, which knows quota and cap, of the pace so far, and of what a model waits for now. An
+        emulator answers faster than the forecast's latencies, so there the forecast does not count.
         """
         if self.outages:
             return None
@@ -144,8 +164,7 @@ class RunProgress:
         left, elapsed = sum(model.wanted - model.done for model in moving), now - self.started_at
         if left <= 0:
             return 0.0
-        pace_s = elapsed / self.done * left if self.done else None
-        if self.emulated or self.eta_s is None:
-            return pace_s
-        forecast_s = max(0.0, self.eta_s - elapsed)
-        return max(forecast_s, pace_s or 0.0) or None
+        pace_s = elapsed / self.done * left if self.done else 0.0
+        wait_s = max(model.waiting_until - now if model.done < model.wanted else 0.0 for model in moving)
+        forecast_s = 0.0 if self.emulated or self.eta_s is None else self.eta_s - elapsed
+        return max(forecast_s, pace_s, wait_s, 0.0) or None

@@ -9,21 +9,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batchgen.errors import LINK_PENDING_REASONS
 from batchgen.ledger.runs import QueueStatus
-from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.reason_text import reason_text
+from batchgen.providers.reasons import REMEDIES
 from batchgen.report import formatting, view
 from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
 from batchgen.report.event_text import ongoing_outage, outage_summary
+from batchgen.report.money_text import money_lines
+from batchgen.report.totals import WITH_WORKERS, manifest_lines, totals_text
 from batchgen.sanitize import short_message
 from batchgen.scheduling.stop_reason import StopReason
 
-NOT_MADE_STATES = ("refused", "failed", "uncertain", "blocked", "wanted", "running")
-LIST_BLOCKS = ("why", "uncertain", "newest", "unlike", "next")  # lists in Markdown, the others rows of a table
+OUT_STATES = frozenset({"submitted", "with_workers"})
+RETRIED_WORDS = {"failed": "failed", "refused": "was refused", "uncertain": "is uncertain"}
+LIST_BLOCKS = (
+    "why",
+    "blocked",
+    "uncertain",
+    "newest",
+    "unlike",
+    "next",
+)  # lists in Markdown, the others rows of a table
 _MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 LABEL_COLUMNS = 10
 MAX_BATCHES = 10
-WITH_WORKERS = reason_text(Reason(ReasonKind.WITH_WORKERS))
 STOP_REASONS = {
     "budget": "the budget is used up",
     "deadline": "the time is up",
@@ -67,31 +75,28 @@ def show_block(console: Console, label: str, lines: Sequence[str]) -> None:
 
 
 def headline(summary: view.RunSummary) -> str:
-    """One line that says how it went."""
-    images, samples, derived = summary.images, summary.samples, summary.derivatives.made
+    """One line that says how it went: the totals are the manifest's, not the run's."""
+    totals, now, derived = summary.totals, summary.images.made, summary.derivatives.made
+    nothing_asked = not summary.requests and not now
+    made = "" if nothing_asked or now == totals.made else f" ({f'{now:,}' if now else 'none'} in this run)"
     files = f", {formatting.count(derived, 'file')} made of them" if derived else ""
     files += _missing_files_text(summary.derivatives)
     files += f", {summary.waiting:,} not in the bucket yet" if summary.waiting else ""
     files += _discrepancy_text(summary.discrepancies)
-    out, where = summary.batches.submitted, "in batches"
-    if summary.cluster is not None and summary.cluster.samples:
-        out, where = summary.cluster.samples, WITH_WORKERS
-    missing = sum(samples.get(state, 0) for state in NOT_MADE_STATES)
-    job = summary.job
+    return f"{summary.job}: {_verdict(summary, nothing_asked, files)}{totals_text(totals, made + files)}"
+
+
+def _verdict(summary: view.RunSummary, nothing_asked: bool, files: str) -> str:
+    """What is said before the totals. files: what is said of those."""
     if summary.stopped_by:
-        waiting = f", {out:,} {where}" if out else ""
-        return f"{job}: stopped, {_stop_text(summary)}; {formatting.count(images.made, 'image')} made{waiting}{files}"
-    if out:
-        return f"{job}: {formatting.count(out, 'image')} {where}, {images.made:,} made{files}"
-    left_out = f", {images.left_out:,} left out by --only or --limit" if images.left_out else ""
-    if not images.made and not missing and not images.left:
-        nothing = "nothing to ask for" if files else "nothing to do"
-        return f"{job}: {nothing}, {formatting.count(images.kept, 'image')} kept{left_out}{files}"
-    if not missing and not images.left:
-        derivatives, discrepancies = _missing_files_text(summary.derivatives), _discrepancy_text(summary.discrepancies)
-        done = "" if derivatives or summary.waiting or discrepancies or images.left_out else "all done, "
-        return f"{job}: {done}{formatting.count(images.made, 'image')} made{left_out}{files}"
-    return f"{job}: {formatting.count(images.made, 'image')} made, {max(missing, images.left):,} not"
+        return f"stopped, {_stop_text(summary)}; "
+    if summary.retried and nothing_asked:
+        found = sum(summary.samples.get(state, 0) for state in summary.retried)
+        states = " or ".join(RETRIED_WORDS[state] for state in summary.retried)
+        return "nothing to retry in this selection: " if found else f"nothing to retry, no image {states}: "
+    if summary.totals.complete and summary.exit_code == 0:
+        return "nothing to do: " if nothing_asked and not files else "all done: "
+    return "nothing to ask for: " if nothing_asked and not summary.totals.not_made.keys() & OUT_STATES else ""
 
 
 def _stop_text(summary: view.RunSummary) -> str:
@@ -121,6 +126,8 @@ def _discrepancy_text(found: view.DiscrepancyView) -> str:
 def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
     """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
     yield from stop_lines(summary)
+    if lines := manifest_lines(summary.totals, summary.manifest):
+        yield "manifest", lines
     yield "images", [_images(summary)]
     if summary.waiting:
         yield "waiting", [waiting_line(summary)]
@@ -187,11 +194,13 @@ def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]
 def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
     """What went wrong and what helps; the same for a closing run and for `status`."""
     yield from discrepancy_lines(job.discrepancies)
-    if lines := [line for reason in job.reasons for line in _reason(reason)]:
+    if lines := [line for reason in job.reasons if reason.reason != "blocked" for line in _reason(reason)]:
         yield "why", lines
+    if job.blocked:
+        yield "blocked", _blocked(job)
     if job.uncertain:
         yield "uncertain", _uncertain(job)
-    if lines := billing_lines(job.account):
+    if lines := billing_lines(job.account_of_run, job.account):
         yield "account", lines
     if job.outages:
         yield "down", [outage_summary(outage) for outage in job.outages]
@@ -245,42 +254,6 @@ def _images(summary: view.RunSummary) -> str:
     return " · ".join(parts)
 
 
-def money_lines(usd: view.MoneyView, *, emulated: bool) -> list[str]:
-    """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
-    charged = "that a vendor would have charged" if emulated else "charged, by the usage that the vendor reported"
-    parts = [f"{formatting.usd(usd.spent)} {charged}"] if usd.spent else []
-    if usd.estimated:
-        parts.append(f"{formatting.usd(usd.estimated)} estimated ({_why_estimated(usd)})")
-    if unpriced := usd.requests_of_unknown_price:
-        parts.append(f"{'' if parts else 'unknown: '}{formatting.count(unpriced, 'request')} of unknown price")
-    if usd.maybe_billed_requests:
-        parts.append(_maybe_billed(usd, "maybe billed on top" if parts else "maybe billed"))
-    if not parts:
-        parts = [f"{formatting.usd(0)} charged"]
-    if usd.searched_requests:
-        requests = formatting.count(usd.searched_requests, "request")
-        parts.append(f"searches in {requests} are priced in full; some may have been free (monthly allowance)")
-    return parts
-
-
-def _why_estimated(usd: view.MoneyView) -> str:
-    guess = "the price of the service tier is a guess"
-    if usd.guessed >= usd.estimated:
-        return guess
-    return f"no usage was reported, or {guess}" if usd.guessed else "no usage was reported"
-
-
-def _maybe_billed(usd: view.MoneyView, words: str) -> str:
-    """For requests that brought no image."""
-    requests = formatting.count(usd.maybe_billed_requests, "request")
-    if usd.maybe_billed is None:
-        return f"an unknown amount {words} ({requests} that brought no image)"
-    unpriced = usd.maybe_billed_of_unknown_price
-    rest = f", {unpriced:,} of them of unknown price" if unpriced else ""
-    amount = formatting.usd(usd.maybe_billed)
-    return f"{amount} {words}, an estimate ({requests} that brought no image{rest})"
-
-
 def _time(summary: view.RunSummary) -> str:
     best = summary.limit.seconds_at_best
     at_best = f" (forecast: {formatting.duration(best)} at best)" if best and not summary.emulated else ""
@@ -301,6 +274,13 @@ def _uncertain(job: view.JobView) -> list[str]:
     return [head, *lines, *_more(len(lines), total)]
 
 
+def _blocked(job: view.JobView) -> list[str]:
+    total = job.totals.not_made.get("blocked", len(job.blocked))
+    head = f"{formatting.count(total, 'image')} {'waits' if total == 1 else 'wait'} for an image that is not there:"
+    lines = [f"    {sample.id}  {short_message(sample.message)}" for sample in job.blocked]
+    return [head, *lines, *_more(len(lines), total), f"    → {REMEDIES['blocked']}"]
+
+
 def _flagged(summary: view.RunSummary) -> list[str]:
     head = f"{formatting.count(summary.flagged_total, 'image')} kept though not as asked for:"
     lines = [f"    {image.path}  ({', '.join(image.flags)})" for image in summary.flagged]
@@ -314,6 +294,8 @@ def next_steps(summary: view.RunSummary) -> list[str]:
     engine = "" if summary.engine == "online" else f" --engine {summary.engine}"
     run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if summary.emulated else "")
     match summary.exit_code:
+        case 0 if left_out := sum(summary.totals.left_out.values()) + summary.totals.outdated:
+            return [f"{run} makes the {formatting.count(left_out, 'image')} left out"]
         case 3 | 4:
             return _steps_after_failures(summary, run, f"batchgen retry {manifest}{output}")
         case 5 if summary.waiting:

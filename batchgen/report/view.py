@@ -5,65 +5,17 @@ A field's name is its key in the JSON of `status`, `run`, `history` and the dash
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import Self
 
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import QueueStatus
 from batchgen.report import formatting
 from batchgen.report.billing_check import BillingCheck
+from batchgen.report.view_json import Sparse, UtcTime, as_json, utc_time, view_of
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-V = TypeVar("V", bound="DataclassInstance")
-
-
-class UtcTime(float):
-    """UTC seconds since 1970; in JSON text such as `2026-11-21T02:53:51Z`."""
-
-    @property
-    def iso(self) -> str:
-        return str(formatting.utc_iso(self))
-
-    @property
-    def ago_s(self) -> float:
-        return max(0.0, time.time() - self)
-
-
-def utc_time(at: float | None) -> UtcTime | None:
-    return None if at is None else UtcTime(at)
-
-
-class Sparse:
-    """A view whose JSON leaves out each field that has its default: a page has thousands of them."""
-
-    __slots__ = ()
-
-
-def as_json(value: Any) -> Any:
-    """A view, or a part of one, as plain JSON data. A named tuple is a row without names: a page has thousands of those."""
-    if isinstance(value, str | int | None):
-        return value
-    if isinstance(value, UtcTime):
-        return value.iso
-    if is_dataclass(value):
-        found = [(field.name, getattr(value, field.name), field.default) for field in fields(value)]
-        sparse = isinstance(value, Sparse)
-        return {name: as_json(each) for name, each, default in found if not (sparse and each == default)}
-    if isinstance(value, Mapping):
-        return {name: as_json(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(each) for each in value]
-    return value
-
-
-def view_of(kind: type[V], facts: Any, /, **others: Any) -> V:
-    """A view whose fields are what a row, or another view, has by the same names, but for `others`."""
-    same = (field.name for field in fields(kind) if field.name not in others)
-    return kind(**{name: getattr(facts, name) for name in same}, **others)
+__all__ = ["Sparse", "UtcTime", "as_json", "utc_time", "view_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +66,37 @@ class DiscrepancyView:
 class UncertainSample:
     id: str
     maybe_usd: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalsView:
+    """What the manifest asks for, as a run read it, and how far it is made. images: all of it; not_made: by state; left_out: by
+    why, limit, only or not_asked; outdated: made for an earlier version of their item and left out; not_in_manifest: what the
+    ledger has besides. read_by_run: 0 when only what was tried is known; manifest: same | changed | gone | unknown since."""
+
+    images: int
+    made: int
+    not_made: Mapping[str, int]
+    not_tried: int
+    not_in_manifest: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    limit: int | None = None
+    outdated: int = 0
+    read_by_run: int = 0
+    read_at: UtcTime | None = None
+    manifest: str = "unknown"
+
+    @property
+    def complete(self) -> bool:
+        return self.made == self.images
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedSample:
+    """One that needs the image of another item. message: which one, and why that is not there."""
+
+    id: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +221,8 @@ class RunView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView:
     """What every view of a job shows. samples and requests: how many, by state and by outcome; account: requests of all runs
-    that were or may have been billed, and what each was for; cluster: what is with workers, None for a job that never was."""
+    that were or may have been billed, and what each was for; account_of_run: of the last run; cluster: what is with workers,
+    None for a job that never was."""
 
     job: str
     manifest: str
@@ -248,11 +232,14 @@ class JobView:
     discrepancies: DiscrepancyView
     emulated: bool
     samples: Mapping[str, int]
+    totals: TotalsView
     requests: Mapping[str, int]
     usd: MoneyView
     cluster: QueueStatus | None
     uncertain: Sequence[UncertainSample]
+    blocked: Sequence[BlockedSample]
     account: BillingCheck
+    account_of_run: BillingCheck
     outages: Sequence[OutageView]
     reasons: Sequence[ReasonView]
 
@@ -344,8 +331,9 @@ class FlaggedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary(JobView):
-    """How a run ended. usd and requests: this run's; samples: the job's as it is now. own_folder: whether it is another folder
-    than the manifest's default, so that `--output` has to be typed again."""
+    """How a run ended. usd, requests and account_of_run: this run's; samples: the job's as it is now. own_folder: whether it is
+    another folder than the manifest's default, so that `--output` has to be typed again. retried: the states that it was to
+    ask for again, of a `retry` alone."""
 
     run_id: int
     exit_code: int
@@ -366,3 +354,4 @@ class RunSummary(JobView):
     flagged: Sequence[FlaggedImage]
     flagged_total: int
     newest: Sequence[str]
+    retried: Sequence[str] = ()

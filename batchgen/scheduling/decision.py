@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batchgen.records import Sample
 from batchgen.scheduling.blame import Upstream
 from batchgen.scheduling.breaker import Breaker
-from batchgen.scheduling.lane import MAX_JOBS, Lane
+from batchgen.scheduling.lane import MAX_JOBS, Lane, LaneWait
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import QuotaDenied, SharedQuota, Window
@@ -75,6 +75,9 @@ class DispatchObserver:
 
     def quota_denied(self, lane: str, why: QuotaDenied) -> None:
         """The shared log makes a lane wait for money or after the refusals of others, or parks it."""
+
+    def lane_waits(self, lane: str, wait: LaneWait, now_s: float) -> None:
+        """A lane has something to start, and a place for it, and waits all the same."""
 
     def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
         """A breaker has opened, its probe has failed, or it has closed."""

@@ -109,6 +109,9 @@ class Dispatcher(DispatchState):
                     self.progress[number] = Progress(in_flight=False)
                     return Ticket(pending, number, exhausted=True)
                 case Wait(until_s):
+                    for lane in self.open_lanes() if self.has_room else ():
+                        if (wait := lane.unreported_wait(now_s)) is not None:
+                            self._observer.lane_waits(lane.key, wait, now_s)
                     await self._sleep(None if until_s is None else until_s - now_s)
                 case Stop(reason):
                     self.stop(reason)

@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from batchgen.errors import (
     BadRequest,
@@ -30,6 +31,7 @@ RESERVATION_FACTOR = 1.15
 UNCONFIRMED_S = 1.0  # within which a refusal has come back; an answer takes longer
 MAX_UNCONFIRMED = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
 MAX_JOBS = 100  # of a lane at once, where its profile names no limit
+REPORTED_WAIT_S = 2.0  # from which on a wait is worth telling
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
 
@@ -81,6 +83,13 @@ class Ticket:
         return self.pending.error
 
 
+class LaneWait(NamedTuple):
+    """reason: quota, spend, cooling, outage or backoff; until_s: infinite when only something in flight can end it."""
+
+    reason: str
+    until_s: float
+
+
 @dataclass(slots=True)
 class Lane:
     """The samples of one AI model under its quota. `until` values are loop seconds."""
@@ -104,6 +113,7 @@ class Lane:
     quota_full_until_s: float = 0.0  # other processes have used the quota up
     spend_full_until_s: float = 0.0  # the USD of ten minutes are spent
     spend_wait_reported_until_s: float = 0.0  # that the lane is short was said
+    reported_wait: LaneWait | None = None
     reservation_factor: float = (
         RESERVATION_FACTOR  # reserved / estimated; no less than any request has turned out to cost
     )
@@ -193,6 +203,28 @@ class Lane:
         if unsure and len(self.unconfirmed) >= max_unconfirmed:  # a limit that nobody told us refuses so many at most
             earliest_start_s = max(earliest_start_s, list(self.unconfirmed.values())[-max_unconfirmed] + UNCONFIRMED_S)
         return max(earliest_start_s, self.window.earliest_start_s(now_s))
+
+    def waits_for(self, now_s: float) -> LaneWait:
+        """What keeps its next start back the longest."""
+        quota_s = now_s if self.window is None else self.window.earliest_start_s(now_s)
+        starts_s = {
+            "cooling": self.cooled_until_s,
+            "quota": max(self.quota_full_until_s, quota_s),
+            "spend": self.spend_full_until_s,
+            "outage": max(breaker.earliest_start_s(now_s) for breaker in self.breakers),
+            "backoff": now_s if self.ready else self.delayed[0][0] if self.delayed else math.inf,
+        }
+        return LaneWait(*max(starts_s.items(), key=lambda start: start[1]))
+
+    def unreported_wait(self, now_s: float) -> LaneWait | None:
+        """What it waits for, the first time that this is asked of the wait; None also for a short one, and for one without an end."""
+        wait, before = self.waits_for(now_s), self.reported_wait
+        if math.isinf(wait.until_s) or wait.until_s - now_s < REPORTED_WAIT_S:
+            return None
+        if before is not None and before.reason == wait.reason and abs(before.until_s - wait.until_s) < REPORTED_WAIT_S:
+            return None
+        self.reported_wait = wait
+        return wait
 
     def cool_down(
         self, ticket: Ticket, error: RateLimited, now_s: float, policy: RetryPolicy, rng: random.Random

@@ -55,7 +55,9 @@ def test_any_later_run_collects_and_says_what_was_saved(batchgen, submitted):
     path, _ = submitted
     answer = batchgen("run", str(path), "--engine", "batch", "--yes")
     assert answer.code == 0, answer.err
-    assert "collected: 2 images" in answer.err and "saved" in answer.err and "all done, 2 images made" in answer.err
+    assert (
+        "collected: 2 images" in answer.err and "saved" in answer.err and "all done: 2 of 2 images made" in answer.err
+    )
 
 
 def test_later_ok_takes_batches_that_are_out_for_no_failure(batchgen, emulator, write):

@@ -183,7 +183,9 @@ def test_retry_finds_manifest_and_emulator_by_the_folder(batchgen, job, folder):
 
 
 def test_retry_by_another_reason_asks_for_nothing(batchgen, job):
-    assert batchgen("retry", str(job), "--reason", "recitation", "--json").json["requests"] == {}
+    sent = batchgen("status", str(job), "--json").json["requests"]
+    assert batchgen("retry", str(job), "--reason", "recitation").code == 2
+    assert batchgen("status", str(job), "--json").json["requests"] == sent
 
 
 def test_retry_without_a_choice_is_a_wrong_command_line(batchgen, job):
@@ -450,8 +452,144 @@ def test_a_selection_that_matches_nothing_is_an_error_that_names_the_nearest(bat
 def test_what_only_and_limit_leave_out_is_said_of_the_manifest(batchgen, write):
     manifest = str(write({"mug": "A mug", "jug": "A jug", "cup": "A cup"}))
     answer = batchgen("run", manifest, "--emulate", "--limit", "1")
-    assert "job: 1 image made, 2 left out by --only or --limit" in answer.err and "all done" not in answer.err
+    assert "job: 1 of 3 images made; 2 left out by --limit 1" in answer.err and "all done" not in answer.err
+    assert (
+        "run 1, 1 image to make, 0 kept, 2 left out by --limit" in answer.err
+        and "makes the 2 images left out" in answer.err
+    )
     answer = batchgen("run", manifest, "--emulate", "--only", "mug", "--json")
     assert (answer.code, answer.json["images"]["kept"], answer.json["images"]["left_out"]) == (0, 1, 2)
-    assert "nothing to do, 1 image kept, 2 left out by --only or --limit" in answer.err
-    assert "all done, 2 images made" in batchgen("run", manifest, "--emulate").err
+    assert "job: nothing to ask for: 1 of 3 images made; 2 left out by --only" in answer.err
+    assert "all done: 3 of 3 images made (2 in this run)" in batchgen("run", manifest, "--emulate").err
+
+
+def test_status_says_the_manifests_totals_and_how_far_to_trust_them(batchgen, write):
+    manifest = write({"mug": "A mug", "jug": "A jug", "cup": "A cup"})
+    batchgen("run", str(manifest), "--emulate", "--limit", "1", "-q")
+    folder = str(manifest.with_name("job.emulated"))
+    found = batchgen("status", folder, "--json").json
+    assert found["totals"] | {"read_at": ""} == {
+        "images": 3, "made": 1, "not_made": {}, "not_tried": 0, "not_in_manifest": 0, "left_out": {"limit": 2}, "limit": 1,
+        "outdated": 0, "read_by_run": 1, "read_at": "", "manifest": "same",
+    }  # fmt: skip
+    assert found["total"] == 3
+    assert "job: 1 of 3 images made; 2 left out by --limit 1" in batchgen("status", folder).out
+    text = manifest.read_text()
+    manifest.write_text(text)  # saved again as it was
+    assert batchgen("status", folder, "--json").json["totals"]["manifest"] == "same"
+    manifest.write_text(text.replace("A cup", "A cap"))
+    assert "job.yaml has changed since run 1 read it" in batchgen("status", folder).out
+    manifest.unlink()
+    assert "job.yaml is gone: the totals are as run 1 read it" in batchgen("status", folder).out
+
+
+def test_what_the_manifest_no_longer_has_is_said_apart(batchgen, write):
+    manifest = write({"mug": "A mug", "jug": "A jug"})
+    batchgen("run", str(manifest), "--emulate", "-q")
+    write({"mug": "A mug"})
+    answer = batchgen("run", str(manifest), "--emulate")
+    assert "job: nothing to do: 1 of 1 image made" in answer.err and "1 image no longer in the manifest" in answer.err
+    status = batchgen("status", str(manifest.with_name("job.emulated")))
+    assert "job: 1 of 1 image made" in status.out and "not in the manifest" in status.out.splitlines()[2]
+
+
+def test_images_of_an_earlier_prompt_that_limit_leaves_out_do_not_count_as_made(batchgen, write):
+    manifest = str(write({"mug": "A mug", "jug": "A jug", "cup": "A cup"}))
+    batchgen("run", manifest, "--emulate", "-q")
+    write({"mug": "A red mug", "jug": "A red jug", "cup": "A cup"})
+    answer = batchgen("run", manifest, "--emulate", "--limit", "1", "--json")
+    assert (answer.json["totals"]["made"], answer.json["totals"]["outdated"]) == (2, 1)
+    assert "job: 2 of 3 images made (1 in this run); 1 to be made again" in answer.err
+    again = batchgen("run", manifest, "--emulate", "--fresh", "--limit", "1", "--json")
+    assert again.json["totals"]["made"] == 3  # nothing has become outdated by asking for it again
+
+
+WAITING = [
+    ("mug", "[[fault:safety]] A mug"),
+    ("snow", "The mug in snow"),
+    ("cup", "A cup"),
+    ("rain", "The cup in rain"),
+]
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    """A manifest of which `snow` needs the mug, that is refused, and `rain` needs the cup."""
+    lines = [f"  - id: {key}\n    prompt: '{prompt}'" for key, prompt in WAITING]
+    lines[1] += "\n    references: ['@mug']"
+    lines[3] += "\n    references: ['@cup']"
+    path = tmp_path / "job.yaml"
+    path.write_text("version: 1\nitems:\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_what_waits_for_an_image_that_is_not_there_is_blocked_and_says_for_which(batchgen, waiting):
+    answer = batchgen("run", waiting, "--emulate", "--only", "rain", "--json")
+    assert (answer.code, answer.json["totals"]["not_made"]) == (3, {"blocked": 1})
+    assert answer.json["blocked"] == [{"id": "rain", "message": "needs @cup, which is not made and not selected"}]
+    assert "job: nothing to ask for: 0 of 4 images made; 1 blocked, 3 left out by --only" in answer.err
+    assert "1 image waits for an image that is not there" in answer.err and "run without --only" in answer.err
+    answer = batchgen("run", waiting, "--emulate")
+    assert (answer.code, "job: 2 of 4 images made; 1 refused, 1 blocked" in answer.err) == (3, True), answer.err
+    assert (
+        "snow  needs @mug, which was refused (safety)" in batchgen("status", waiting.replace(".yaml", ".emulated")).out
+    )
+
+
+def test_what_is_beyond_the_limit_with_what_it_needs_is_left_out_and_not_blocked(batchgen, waiting):
+    answer = batchgen("run", waiting, "--emulate", "--only", "cup", "--only", "rain", "--limit", "1", "--json")
+    assert answer.json["totals"]["left_out"] == {"only": 2, "limit": 1}
+    again = batchgen(
+        "run", waiting, "--emulate", "--fresh", "--only", "cup", "--only", "rain", "--limit", "1", "--json"
+    )
+    assert (again.json["totals"]["made"], again.json["totals"]["outdated"]) == (1, 0)
+
+
+def test_a_retry_of_nothing_says_what_there_is(batchgen, waiting):
+    batchgen("run", waiting, "--emulate", "--limit", "1")  # the mug is refused
+    folder = waiting.replace(".yaml", ".emulated")
+    answer = batchgen("retry", folder, "--failed")
+    assert (answer.code, "job: nothing to retry, no image failed: 0 of 4 images made; 1 refused" in answer.err) == (
+        0,
+        True,
+    )
+    assert "3 not asked for" in answer.err and "nothing to do" not in answer.err
+    for reasons, says in (
+        (["--reason", "saftey"], "--reason 'saftey' matches no image; did you mean safety? The reasons in this job are"),
+        (["--refused", "--reason", "nonsense"], "--reason 'nonsense' matches no image. The reasons in this job are: safety (1 refused)"),
+        (["--failed", "--reason", "safety"], "--reason 'safety' matches no image. The reasons in this job are: safety (1 refused)"),
+    ):  # fmt: skip
+        answer = batchgen("retry", folder, *reasons)
+        assert (answer.code, says in answer.err) == (2, True), answer.err
+    assert batchgen("status", folder, "--json").json["run"]["id"] == 2  # nothing was begun
+
+
+def test_what_was_billed_is_one_line_of_the_last_run_and_the_details_on_request(batchgen, write):
+    manifest = str(write({"mug": "[[fault:reset*1]] A mug", "jug": "A jug"}))
+    first = batchgen("run", manifest, "--emulate", "--json")
+    account = [line for line in first.err.splitlines() if line.startswith("account")]
+    assert account == [
+        "account   3 requests billed: 2 for images, 1 possibly billed twice; `batchgen status --billing` has the details"
+    ]
+    assert first.json["account_of_run"] == first.json["account"]
+    folder = manifest.replace(".yaml", ".emulated")
+    batchgen("run", manifest, "--emulate", "--fresh", "--only", "jug")
+    assert "account" not in batchgen("status", folder).out  # the last run was billed for nothing else
+    found = batchgen("status", folder, "--billing")
+    for words in (
+        "requests  4 requests billed: 2 for images",
+        "by model  ",
+        "by run    run 2, ",
+        "possibly billed twice:",
+        "mug  ",
+    ):
+        assert words in found.out
+    facts = batchgen("status", folder, "--billing", "--json").json
+    assert [run["run"] for run in facts["by_run"]] == [2, 1]
+    assert sum(run["usd"]["spent"] for run in facts["by_run"]) == pytest.approx(facts["usd"]["spent"])
+    assert sum(each["spent"] for each in facts["by_model"].values()) == pytest.approx(facts["usd"]["spent"])
+    assert {(entry["id"], entry["kind"]) for entry in facts["account"]["listed"]} == {
+        ("mug", "maybe_twice"),
+        ("jug", "again"),
+    }
+    assert batchgen("status", folder, "--billing", "--watch").code == 2

@@ -19,7 +19,7 @@ def test_0_when_there_is_nothing_to_do(batchgen, write):
     manifest = str(write({"a": "A mug"}))
     batchgen("run", manifest, "--emulate")
     again = batchgen("run", manifest, "--emulate")
-    assert (again.code, "nothing to do, 1 image kept" in again.err) == (0, True)
+    assert (again.code, "nothing to do: 1 of 1 image made" in again.err) == (0, True)
 
 
 @pytest.fixture

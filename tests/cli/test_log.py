@@ -138,7 +138,7 @@ def test_a_text_log_has_the_same_names_and_the_lines_for_people_stay(batchgen, w
     answer = batchgen("run", str(write({"mug": "A mug"})), "--emulate", "--log-file", "run.log")
     told = [line.split()[2] for line in (tmp_path / "run.log").read_text().splitlines()]
     assert told == ["run.started", "attempt.started", "sample.ended", "run.ended"]
-    assert "1 image made" in answer.err
+    assert "1 of 1 image made" in answer.err
 
 
 def test_a_log_file_that_cannot_be_written_to_is_an_error_before_anything_is_sent(batchgen, write, tmp_path):

@@ -21,7 +21,7 @@ def test_the_summary_is_appended_as_markdown(batchgen, write, tmp_path):
     page.write_text("before\n")
     batchgen("run", str(write({"mug": "A mug", "bad": REFUSED})), "--emulate", "--summary", str(page))
     text = page.read_text()
-    assert text.startswith("before\n### job: 1 image made, 1 not\n")
+    assert text.startswith("before\n### job: 1 of 2 images made; 1 refused\n")
     assert "| images | 1 made · 0 kept · 1 refused |" in text
     assert "that a vendor would have charged |" in text
     for label in ("why", "newest", "next"):
@@ -117,7 +117,7 @@ def test_a_watch_without_a_terminal_is_a_line_and_ends_with_the_run(batchgen, wr
     manifest = str(write({"mug": "A mug"}))
     batchgen("run", manifest, "--emulate")
     answer = batchgen("status", manifest, "--watch")
-    assert (answer.code, bool(re.match(r"1 succeeded; 0\.0\d USD; run 1 ended ", answer.out))) == (0, True)
+    assert (answer.code, bool(re.match(r"1 of 1 image made; 0\.0\d USD; run 1 ended ", answer.out))) == (0, True)
     assert (answer.out.count("\n"), "\x1b" in answer.out) == (1, False)
 
 

@@ -73,7 +73,7 @@ def night(batchgen, write, receiver, monkeypatch):
 def test_a_night_of_which_some_failed_is_told_in_one_message(night, receiver):
     assert night({"mug": "A mug", "bad": REFUSED}).code == 3
     (message,) = receiver.messages
-    assert message["title"] == "batchgen: job: 1 image made, 1 not"
+    assert message["title"] == "batchgen: job: 1 of 2 images made; 1 refused"
     lines = message["message"].splitlines()
     assert ("images: 1 made · 0 kept · 1 refused" in lines, len(lines) <= 10) == (True, True)
     assert any(line.startswith("why: 1 × safety") for line in lines)
@@ -83,7 +83,7 @@ def test_a_good_night_is_silent_unless_success_is_asked_for(night, receiver):
     assert night({"mug": "A mug"}).code == 0
     assert receiver.messages == []
     night({"mug": "A mug"}, more=", on: [success]")
-    assert [message["title"] for message in receiver.messages] == ["batchgen: job: nothing to do, 1 image kept"]
+    assert [message["title"] for message in receiver.messages] == ["batchgen: job: nothing to do: 1 of 1 image made"]
 
 
 def test_who_asks_for_nothing_is_told_nothing(night, receiver):

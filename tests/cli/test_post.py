@@ -14,7 +14,7 @@ def test_plan_run_status_and_verify_tell_of_them(batchgen, write):
     assert (answer.code, answer.json["derivatives"]) == (
         0, {"made": 4, "skipped": 2, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
     )  # fmt: skip
-    assert "2 images made, 4 files made of them" in answer.err
+    assert "2 of 2 images made, 4 files made of them" in answer.err
     assert "4 made · 2 left out, larger than their picture" in answer.err
     assert batchgen("plan", manifest, "--emulate", "--json").json["derivatives"] == 0
     assert "web: 2 made, 2 skipped" in batchgen("status", manifest).out
@@ -40,7 +40,7 @@ def test_post_makes_what_is_missing_and_verify_says_what_is(batchgen, write, tmp
 def test_a_second_run_with_only_derivatives_to_make_says_so(batchgen, write):
     batchgen("run", str(write({"a": "x"})), "--emulate", "-q")
     answer = batchgen("run", str(write({"a": "x"}, HEAD)), "--emulate")
-    assert "job: nothing to ask for, 1 image kept, 2 files made of them" in answer.err
+    assert "job: all done: 1 of 1 image made, 2 files made of them" in answer.err
 
 
 def test_post_without_a_manifest_or_a_job_says_what_to_do(batchgen, write, tmp_path):

@@ -22,6 +22,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import HistoryReader, Reader
+from batchgen.ledger.runs import ManifestTotals
 from batchgen.records import ImageFile, PendingJob, Reply, Usage
 from tests.support.samples import make_sample, receipt_of
 
@@ -70,12 +71,15 @@ READER: dict[str, tuple[Any, ...]] = {
     "recorded_files": (),
     "last_ended_run": (),
     "last_run": (),
+    "last_read_manifest": (),
     "last_success_at": (),
     "received_at": ("a", 1, "fp-a"),
     "image_count_of_run": (1,),
     "maybe_usd_by_model": (),
     "meta": ("name",),
     "money": (1,),
+    "money_by_model": (),
+    "money_by_run": (),
     "max_accepted_per_minute": ("gemini/m", 0.0),
     "newest_paths": (1, 9),
     "open_attempts": (),
@@ -104,6 +108,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "unanswered_ids": (1, 0, 9),
     "uncertain_samples": (9,),
     "uncleaned_chunks": (),
+    "blocked_samples": (9,),
     "unplaced": (),
     "unpriced_count_since": (0.0,),
     "usd_by_lane": (1,),
@@ -177,6 +182,7 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
         Reply(usage=Usage(image_tokens=9), text="it's 100 % ? \\ '\u00e9'"),
     )
     ledger.run_started(1, "host", "0", wanted=9, kept=1)
+    ledger.manifest_read(ManifestTotals(12, {"limit": 2}, 1, 9, (3, 5, "ab")))
     ledger.set_meta(name="it's ?", manifest="m.yaml")
     a, b, c, d, e = (make_sample(name) for name in ("a", "\u00e9", "c", "d", "e"))
     first = await ledger.attempt_started(a, "gemini/m", 1, 0.05, "smaller")

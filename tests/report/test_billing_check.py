@@ -40,13 +40,14 @@ def test_every_request_beyond_the_wanted_ones_has_its_kind(request_, kind):
 
 
 def test_books_without_anything_beyond_say_nothing():
-    assert billing_lines(billing_check(200, 200, [])) == []
+    found = billing_check(200, 200, [])
+    assert billing_lines(found, found) == []
 
 
 def test_books_that_do_not_balance_are_called_a_bug():
     for found in (billing_check(201, 200, []), billing_check(201, 200, [MADE])):
         assert not found.holds
-        assert "bug" in "".join(billing_lines(found))
+        assert "bug" in "".join(billing_lines(found, found))
 
 
 async def test_a_job_with_faults_an_edit_and_a_fresh_run_balances_and_lists_what_was_beyond(tmp_path):
@@ -55,9 +56,14 @@ async def test_a_job_with_faults_an_edit_and_a_fresh_run_balances_and_lists_what
         await bench.run(items("a", "[[fault:half_image*1]] b", "[[fault:reset*1]] c"))
         await bench.run(items("a, at night", "[[fault:half_image*1]] b", "[[fault:reset*1]] c"))
         with batchgen.Ledger.open(tmp_path / "out") as ledger:
-            found = read_billing(ledger)
+            found, last = read_billing(ledger), read_billing(ledger, 2)
         assert (found.billed, found.wanted, found.holds) == (6, 3, True)
         assert {(entry.id, entry.kind) for entry in found.listed} == {
             ("i0", "again"), ("i1", "again"), ("i2", "maybe_twice"),
         }  # fmt: skip
-        assert billing_lines(found)[0].startswith("billed 6 = 3 wanted + ")
+        assert (last.billed, last.wanted, last.beyond, last.holds) == (1, 1, {}, True)
+        assert billing_lines(last, found) == []  # of earlier runs only `status --billing` speaks
+        assert (
+            len(billing_lines(found, found)) == 1
+            and "6 requests billed: 3 for images, " in billing_lines(found, found)[0]
+        )

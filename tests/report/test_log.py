@@ -45,6 +45,7 @@ def test_no_name_ever_changes():
         "SampleEnded": "sample.ended",
         "LaneCooled": "lane.cooled",
         "LaneParked": "lane.parked",
+        "LaneWaiting": "lane.waiting",
         "LaneStopped": "lane.stopped",
         "OutageStarted": "outage.started",
         "OutageProbeFailed": "outage.probe_failed",

@@ -9,10 +9,12 @@ import pytest
 from batchgen.events import (
     AttemptFailed,
     AttemptStarted,
+    BatchSubmitted,
     Event,
     LaneCooled,
     LaneParked,
     LaneStopped,
+    LaneWaiting,
     Notice,
     RunStarted,
     SampleEnded,
@@ -142,6 +144,52 @@ def test_what_holds_a_model_back_is_said(event, words):
     assert words in text_of(board(started(pro=10), event), 120)[1]
 
 
+def waiting(reason: str, until: float, at: float = 0.0) -> LaneWaiting:
+    return LaneWaiting(at=at, model="pro", until=until, reason=reason)
+
+
+@pytest.mark.parametrize(("events", "words"), [
+    ([waiting("quota", 60.0)], "waiting for its quota of requests per minute until "),
+    ([waiting("backoff", 60.0)], "backing off after a failure until "),
+    ([waiting("spend", 60.0), attempt(1)], "waiting for its quota of spending until "),
+    ([BatchSubmitted(at=0, model="pro", batch="b", requests=9, usd=None)], "1 batch out, not answered yet"),
+    ([], "preparing the next request"),
+])  # fmt: skip
+def test_a_model_that_starts_nothing_says_what_it_waits_for(events, words):
+    line = text_of(board(started(pro=10), *events), 160)[1]
+    assert (words in line, "1 in flight" in line) == (True, len(events) == 2), line
+
+
+def test_a_model_without_a_place_in_flight_waits_for_the_requests_of_another():
+    folded = board(started(pro=10, flash=10), attempt(1), attempt(2))
+    assert "waiting for 2 requests in flight" in text_of(folded, 120)[2]
+
+
+def test_a_wait_that_is_over_or_of_nothing_more_to_make_is_no_longer_shown():
+    assert "quota" not in text_of(board(started(pro=10), waiting("quota", 5.0)), 120, now=7.0)[1]
+    assert "quota" not in text_of(board(started(pro=1), waiting("quota", 60.0), made(1)), 120)[1]
+
+
+def test_a_request_that_takes_long_says_for_how_long():
+    folded = board(started(pro=10), attempt(1, at=0.0), attempt(2, at=50.0))
+    assert "2 in flight, the oldest for 1 min" in text_of(folded, 120, now=60.0)[1]
+    assert "the oldest" not in text_of(folded, 120, now=20.0)[1]
+
+
+def test_time_left_is_never_shorter_than_what_is_waited_for():
+    folded = board(started(pro=10, emulated=True), *[made(n) for n in range(9)], waiting("quota", 60.0))
+    assert folded.remaining_s(10.0) == 50.0
+
+
+def test_time_left_of_an_emulated_run_is_called_the_emulators():
+    assert "left for the emulator" in text_of(board(started(pro=10, emulated=True), made(1)), 120)[-1]
+    assert "emulator" not in text_of(board(started(pro=10), made(1)), 120)[-1]
+
+
+def test_when_all_is_answered_the_foot_says_what_is_still_done():
+    assert text_of(board(started(pro=1), made(1)), 120)[-1].startswith("all answered; placing and checking the files")
+
+
 def test_a_cooldown_that_is_over_is_no_longer_shown():
     folded = board(started(pro=10), LaneCooled(at=1.0, model="pro", seconds=5, reason="r"))
     assert "cooling" not in text_of(folded, 120, now=7.0)[1]
@@ -162,6 +210,24 @@ def test_stopping_says_how_many_are_still_in_flight():
 def test_plain_lines_say_how_it_stands_every_thirty_seconds():
     lines = told(started(pro=100), *[made(n, at=n * 10.0) for n in range(1, 10)])
     assert [line.split(",")[0] for line in lines[1:]] == ["shop: 3 of 100", "shop: 6 of 100", "shop: 9 of 100"]
+
+
+def test_a_long_wait_is_a_line_of_its_own_for_nothing_else_comes_meanwhile():
+    lines = told(
+        started(pro=9), waiting("quota", 60.0, at=1.0), waiting("quota", 5.0, at=2.0), waiting("cooling", 99.0, at=3.0)
+    )
+    assert [line.startswith("pro: waiting for its quota of requests per minute until ") for line in lines[1:]] == [True]
+
+
+def test_the_first_line_of_an_emulated_run_forecasts_the_vendors_prices_and_no_time():
+    (line,) = told(started(pro=9, emulated=True))
+    assert line.endswith(" at the vendor's prices") and "at best" not in line
+
+
+def test_what_a_run_leaves_out_of_its_manifest_is_said_at_once():
+    event = RunStarted(at=0, run_id=1, job="shop", samples={"pro": 3}, kept=0, usd=1, eta_s=1, left_out={"limit": 34})
+    assert "3 images to make, 0 kept, 34 left out by --limit" in told(event)[0]
+    assert "34 left out by --limit" in text_of(board(event), 120)[0]
 
 
 def test_one_episode_of_cooling_is_one_line():

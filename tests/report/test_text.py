@@ -23,6 +23,7 @@ from batchgen.report.view import (
     MoneyView,
     ReasonView,
     RunSummary,
+    TotalsView,
     UtcTime,
 )
 from batchgen.sanitize import ascii_only, display_width, printable_json, sanitize, short_message, truncate
@@ -139,27 +140,58 @@ SUMMARY = RunSummary(
     account=billing_check(0, 0, []), usd=MoneyView.of(Money()), images=ImageCounts(0, 0, 0, 0, 0), samples={}, parked={},
     batches=BatchTotals(0, 0, 0.0, []), derivatives=DerivativeView(), run_id=1, seconds=1.0, exposed_ms=None, engine="online",
     results="", limit=LimitView("nothing", "", 0.0, None), stopped_models={}, flagged=[], flagged_total=0, newest=[],
+    account_of_run=billing_check(0, 0, []), blocked=[],
+    totals=TotalsView(images=0, made=0, not_made={}, not_tried=0, not_in_manifest=0, read_by_run=1),
 )  # fmt: skip
 
 
+def totals(made: int, images: int, **facts) -> TotalsView:
+    return TotalsView(
+        **{"not_made": {}, "not_tried": 0, "not_in_manifest": 0, "read_by_run": 1, **facts}, made=made, images=images
+    )
+
+
+SENT = {"succeeded": 3}
+
+
 @pytest.mark.parametrize(("told", "text"), [
-    ({"images": ImageCounts(0, 4, 0, 0, 0)}, "shop: nothing to do, 4 images kept"),
-    ({"images": ImageCounts(4, 0, 0, 0, 0)}, "shop: all done, 4 images made"),
-    ({"images": ImageCounts(3, 0, 0, 0, 34)}, "shop: 3 images made, 34 left out by --only or --limit"),
-    ({"images": ImageCounts(4, 0, 0, 0, 0), "samples": {"refused": 2}}, "shop: 4 images made, 2 not"),
-    ({"images": ImageCounts(0, 4, 0, 0, 0), "derivatives": DerivativeView(made=12)},
-     "shop: nothing to ask for, 4 images kept, 12 files made of them"),
-    ({"images": ImageCounts(2, 0, 0, 0, 0), "derivatives": DerivativeView(made=1, failed=1)},
-     "shop: 2 images made, 1 file made of them, 1 file could not be made"),
-    ({"derivatives": DerivativeView(finished=False)}, "shop: nothing to ask for, 0 images kept, files of them are missing"),
-    ({"images": ImageCounts(1, 0, 0, 9, 0), "stopped_by": "budget"}, "shop: stopped, the budget is used up; 1 image made"),
-    ({"images": ImageCounts(4, 0, 0, 0, 0), "waiting": 3}, "shop: 4 images made, 3 not in the bucket yet"),
-    ({"images": ImageCounts(0, 4, 0, 0, 0), "discrepancies": DiscrepancyView(changed_total=2)},
-     "shop: nothing to ask for, 4 images kept, 2 files changed"),
-    ({"images": ImageCounts(4, 0, 0, 0, 0), "discrepancies": DiscrepancyView(missing_total=1)},
-     "shop: 4 images made, 1 file missing"),
+    ({"totals": totals(4, 4)}, "shop: nothing to do: 4 of 4 images made"),
+    ({"totals": totals(4, 4), "images": ImageCounts(4, 0, 0, 0, 0), "requests": SENT}, "shop: all done: 4 of 4 images made"),
+    ({"totals": totals(4, 4), "images": ImageCounts(3, 1, 0, 0, 0), "requests": SENT},
+     "shop: all done: 4 of 4 images made (3 in this run)"),
+    ({"totals": totals(3, 37, left_out={"limit": 34}, limit=3), "images": ImageCounts(3, 0, 0, 0, 34), "requests": SENT},
+     "shop: 3 of 37 images made; 34 left out by --limit 3"),
+    ({"totals": totals(3, 37, left_out={"only": 34})}, "shop: nothing to ask for: 3 of 37 images made; 34 left out by --only"),
+    ({"totals": totals(4, 6, not_made={"refused": 2}), "images": ImageCounts(4, 0, 0, 0, 0), "requests": SENT, "exit_code": 3},
+     "shop: 4 of 6 images made; 2 refused"),
+    ({"totals": totals(4, 6, not_made={"refused": 2}), "requests": {"refused": 2}, "exit_code": 4},
+     "shop: 4 of 6 images made (none in this run); 2 refused"),
+    ({"totals": totals(3, 6, not_made={"blocked": 1, "running": 1}, not_tried=1), "requests": SENT, "exit_code": 3},
+     "shop: 3 of 6 images made (none in this run); 1 blocked, 1 sent and not answered yet, 1 not tried"),
+    ({"totals": totals(5, 6, outdated=1, limit=2), "images": ImageCounts(2, 3, 0, 0, 1), "requests": SENT},
+     "shop: 5 of 6 images made (2 in this run); 1 to be made again"),
+    ({"totals": totals(0, 6, not_made={"submitted": 6}), "exit_code": 9}, "shop: 0 of 6 images made; 6 in batches"),
+    ({"totals": totals(0, 6, not_made={"with_workers": 6}), "exit_code": 9},
+     "shop: 0 of 6 images made; 6 with the cluster's workers"),
+    ({"totals": totals(4, 4), "retried": ["failed"]}, "shop: nothing to retry, no image failed: 4 of 4 images made"),
+    ({"totals": totals(3, 37, left_out={"not_asked": 34}), "retried": ["refused", "uncertain"]},
+     "shop: nothing to retry, no image was refused or is uncertain: 3 of 37 images made; 34 not asked for"),
+    ({"totals": totals(4, 4), "derivatives": DerivativeView(made=12)},
+     "shop: all done: 4 of 4 images made, 12 files made of them"),
+    ({"totals": totals(2, 2), "images": ImageCounts(2, 0, 0, 0, 0), "derivatives": DerivativeView(made=1, failed=1),
+      "requests": SENT, "exit_code": 3}, "shop: 2 of 2 images made, 1 file made of them, 1 file could not be made"),
+    ({"totals": totals(1, 1), "derivatives": DerivativeView(finished=False), "exit_code": 3},
+     "shop: nothing to ask for: 1 of 1 image made, files of them are missing"),
+    ({"totals": totals(1, 10, not_tried=9), "images": ImageCounts(1, 0, 0, 9, 0), "stopped_by": "budget", "requests": SENT},
+     "shop: stopped, the budget is used up; 1 of 10 images made; 9 not tried"),
+    ({"totals": totals(4, 4), "images": ImageCounts(4, 0, 0, 0, 0), "waiting": 3, "requests": SENT, "exit_code": 5},
+     "shop: 4 of 4 images made, 3 not in the bucket yet"),
+    ({"totals": totals(4, 4), "discrepancies": DiscrepancyView(changed_total=2), "exit_code": 5},
+     "shop: nothing to ask for: 4 of 4 images made, 2 files changed"),
+    ({"totals": totals(4, 4), "images": ImageCounts(4, 0, 0, 0, 0), "discrepancies": DiscrepancyView(missing_total=1),
+      "requests": SENT, "exit_code": 3}, "shop: 4 of 4 images made, 1 file missing"),
 ])  # fmt: skip
-def test_the_headline_says_how_it_went(told, text):
+def test_the_headline_says_what_is_made_of_the_manifest(told, text):
     assert headline(replace(SUMMARY, **told)) == text
 
 

@@ -18,17 +18,17 @@ from batchgen.report.view import JobStatus, MoneyView, Parked, RunSummary, UtcTi
 # Programs of others read these: add to a list, never take from it.
 JOB = {
     "job", "manifest", "folder", "bucket", "waiting", "discrepancies", "emulated", "samples", "requests", "usd", "cluster",
-    "uncertain", "account", "outages", "reasons", "batches", "derivatives", "parked",
+    "uncertain", "account", "account_of_run", "outages", "reasons", "batches", "derivatives", "parked", "totals", "blocked",
 }  # fmt: skip
 STATUS = JOB | {"by_model", "in_flight", "unread", "run", "total"}
 RUN = JOB | {
     "run_id", "exit_code", "stopped_by", "message", "remedy", "seconds", "exposed_ms", "own_folder", "engine", "results",
-    "images", "limit", "stopped_models", "flagged", "flagged_total", "newest",
+    "images", "limit", "stopped_models", "flagged", "flagged_total", "newest", "retried",
 }  # fmt: skip
 HISTORY = {
     "job", "folder", "emulated", "run", "state", "began", "ended", "seconds", "made", "not_made", "usd", "exit_code", "stopped_by",
 }  # fmt: skip
-CARD = STATUS | {"id", "action", "files", "lanes", "budgets", "left_s", "trouble", "nights", "at"}
+CARD = STATUS | {"id", "action", "files", "words", "lanes", "budgets", "left_s", "trouble", "nights", "at"}
 MONEY = {
     "spent", "estimated", "guessed", "requests_of_unknown_price", "maybe_billed", "maybe_billed_requests",
     "maybe_billed_of_unknown_price", "searched_requests",

@@ -273,3 +273,21 @@ def test_a_lane_that_has_not_failed_is_not_stopped_with_one_that_has(run):
         StopReason(StopKind.STALLED),
         ["slow0", "slow1", "slow2"],
     )
+
+
+def test_a_lane_that_may_start_nothing_says_for_what_and_until_when(run):
+    waits = []
+    script = {"m0": [ServerFault("503", retry_after_s=30.0)]}
+    night = run(drive({"m": 61}, StubServer(latency_s=1.0, script=script, quota=60), rpm={"m": 60}, concurrency=60,
+                      on_lane_waits=lambda *wait: waits.append(wait)))  # fmt: skip
+    assert len(night.done) == 61
+    lane, (reason, until_s), now_s = waits[0]
+    assert (lane, reason) == ("m", "quota") and until_s - now_s == pytest.approx(60.5, abs=1.5)
+    assert len({(wait.reason, round(wait.until_s)) for _, wait, _ in waits}) == len(waits) < 6  # each once
+
+
+def test_a_lane_whose_samples_are_all_in_backoff_says_so(run):
+    waits = []
+    script = {f"m{n}": [ServerFault("503", retry_after_s=30.0)] for n in range(2)}
+    run(drive({"m": 2}, StubServer(latency_s=1.0, script=script), on_lane_waits=lambda *wait: waits.append(wait)))
+    assert {wait.reason for _, wait, _ in waits} == {"backoff"} and len(waits) <= 2  # one for each sample at most

@@ -77,13 +77,14 @@ def make_dispatcher(
     windows: Mapping[str, Window | None], source: SampleSource, *, estimate_usd: Callable[..., float] = lambda _: 0.0,
     external_samples: int = 0, rng: random.Random | None = None, shared_quotas: Mapping[str, Any] = {},
     upstream_of: Mapping[str, Any] = {}, on_quota_denied: Callable[..., None] = lambda *_: None,
-    on_breaker: Callable[..., None] = lambda *_: None, **limits: Any,
+    on_breaker: Callable[..., None] = lambda *_: None, on_lane_waits: Callable[..., None] = lambda *_: None, **limits: Any,
 ) -> Dispatcher:  # fmt: skip
     """A dispatcher out of single facts; limits: as `DispatchLimits` has them."""
 
     class Observer(DispatchObserver):
         quota_denied = staticmethod(on_quota_denied)
         breaker_changed = staticmethod(on_breaker)
+        lane_waits = staticmethod(on_lane_waits)
 
     terms = {
         lane: LaneTerms(window, shared_quotas.get(lane), upstream_of.get(lane)) for lane, window in windows.items()

@@ -18,6 +18,7 @@ from batchgen.report.gallery_data import ManifestInfo
 from batchgen.report.liveness import run_state
 from batchgen.report.queries import read_lanes, read_run, read_status
 from batchgen.report.summary import STOP_REASONS
+from batchgen.report.totals import totals_text
 from batchgen.report.view import JobStatus, LaneView, RunView, view_of
 from batchgen.scheduling.window import period_start
 
@@ -96,11 +97,13 @@ class ProblemCard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCard(JobStatus):
     """How a job stands, its manifest without a folder and of what is out the first only. id: in addresses; files: what `post:`
-    asks for, by state; left_s: to the end of the run, None while that is not known; at: UTC seconds."""
+    asks for, by state; words: how much of the manifest is made; left_s: to the end of the run, None while
+    that is not known; at: UTC seconds."""
 
     id: str
     action: RetryView | None
     files: Mapping[str, int]
+    words: str
     lanes: Sequence[LaneView]
     budgets: Sequence[BudgetView]
     left_s: float | None
@@ -135,6 +138,7 @@ def card_of(
         id=location.id,
         action=action,
         files=derivative_counts(status.derivatives),
+        words=totals_text(status.totals),
         lanes=[lane for lane in lanes if lane.busy],
         budgets=budgets(ledger, manifest_info, last, now, emulated=status.emulated),
         left_s=remaining_s(ledger, last, now) if last is not None and status.running else None,

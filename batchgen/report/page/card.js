@@ -1,5 +1,5 @@
 // One job's card, on the overview and on its own page, and the two things it may do.
-const EXITS = { 0: ["good", "done"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "too much failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 9: ["busy", "in batches"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
+const EXITS = { 0: ["good", "nothing failed"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "too much failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 9: ["busy", "in batches"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
 const BAR = [["succeeded", "good"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
 const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
@@ -20,10 +20,11 @@ function standing(card) {
   if (run.state === "running") return ["busy", "running"];
   if (run.state === "died") return ["bad", "died"];
   if (run.state === "unknown") return ["warn", `on ${run.host}`];
+  if (run.exit_code === 0) return card.totals.made === card.totals.images ? ["good", "done"] : ["warn", "partly made"];
   return EXITS[run.exit_code] || ["bad", `exit ${run.exit_code}`];
 }
 function progress(card) {
-  const made = card.samples.succeeded || 0, total = card.total;
+  const made = card.totals.made, total = card.totals.images;
   const parts = BAR.filter(([state]) => card.samples[state]).map(([state, tone]) => {
     const part = make("span", { class: `part ${tone}`, title: `${number(card.samples[state])} ${state}` });
     part.style.width = `${(100 * card.samples[state]) / Math.max(1, total)}%`;
@@ -31,9 +32,13 @@ function progress(card) {
   });
   const rest = BAR.slice(1).filter(([state]) => card.samples[state]).map(([state, tone]) => make("span", { class: `tone ${tone}` }, `${number(card.samples[state])} ${state}`));
   return [
-    make("p", { class: "made" }, make("b", {}, number(made)), ` of ${plural(total, "picture")}`, ...rest),
+    make("p", { class: "made" }, make("b", {}, number(made)), ` of ${plural(total, "picture")}`, ...rest, ...untried(card)),
     make("div", { class: "progress", role: "img", "aria-label": `${made} of ${total} made` }, ...parts),
   ];
+}
+function untried({ totals }) {
+  const words = { limit: `left out by --limit ${totals.limit ?? ""}`, only: "left out by --only", not_asked: "not asked for" };
+  return Object.entries(totals.left_out).map(([why, images]) => make("span", { class: "tone soft" }, `${number(images)} ${words[why]}`));
 }
 const ticking = (at, before, past) => make("span", { class: "tick", "data-at": at, "data-before": before, "data-past": past });
 function tick(element) {

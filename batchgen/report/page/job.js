@@ -61,7 +61,7 @@ listen(() => `events?at=${mark_}`, {
     card_ = told;
     ahead = told.at - Date.now() / 1000;
     renew(panel.firstElementChild, drawJob(card_, { full: true }));
-    document.title = `${card_.run?.state === "running" ? `${card_.samples.succeeded || 0}/${card_.total} · ` : ""}${card_.job} · batchgen`;
+    document.title = `${card_.run?.state === "running" ? `${card_.totals.made}/${card_.totals.images} · ` : ""}${card_.job} · batchgen`;
   },
   samples: take,
 });
