@@ -118,7 +118,7 @@ class Item:
     references: tuple[str, ...] = _asked(
         "Pictures to send along: files beside the manifest or objects in a bucket, s3://bucket/name, gs:// or az:// "
         "(globs are expanded, sorted), https links, or @id and @id#n for the picture of another item, which is then "
-        "made first. PNG, JPEG, WebP, GIF, HEIC or HEIF, up to 100 MB each.",
+        "made first. PNG, JPEG, WebP, GIF, HEIC, HEIF, AVIF, TIFF or BMP, up to 100 MB each.",
         "picture",
         default=(),
         max_length=100,

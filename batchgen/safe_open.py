@@ -14,26 +14,30 @@ class UnsafePathError(ValueError):
     """Why a path is not read."""
 
 
-def resolve_inside(folder: str, path: str) -> str:
-    """The real path of an existing regular file inside `folder`. Raises UnsafePathError.
+class MissingFileError(UnsafePathError):
+    """Nothing is there."""
 
-    folder: a real path. `~` and `$NAME` mean nothing here: they are characters.
+
+def resolve_inside(folder: str, path: str, named: str = "the manifest's folder") -> str:
+    """The real path of an existing regular file inside `folder`. Raises UnsafePathError, MissingFileError.
+
+    folder: a real path; named: what a message calls it. `~` and `$NAME` mean nothing here: they are characters.
     """
     if "\x00" in path:
         raise UnsafePathError("holds a NUL character")
     if os.path.isabs(path) or os.path.splitdrive(path)[0] or path.startswith(("/", "\\")):
-        raise UnsafePathError("must be relative to the manifest's folder")
+        raise UnsafePathError(f"must be relative to {named}")
     if ".." in path.replace("\\", "/").split("/"):
-        raise UnsafePathError("must stay inside the manifest's folder")
+        raise UnsafePathError(f"must stay inside {named}")
     try:
         real = os.path.realpath(os.path.join(folder, path), strict=True)
         mode = os.stat(real).st_mode
     except FileNotFoundError:
-        raise UnsafePathError("there is no such file") from None
+        raise MissingFileError("there is no such file") from None
     except (OSError, ValueError) as error:
         raise UnsafePathError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not real.startswith(folder.rstrip(os.sep) + os.sep):
-        raise UnsafePathError("is a link out of the manifest's folder")
+        raise UnsafePathError(f"is a link out of {named}")
     if not stat.S_ISREG(mode):
         raise UnsafePathError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
     return real

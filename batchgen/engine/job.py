@@ -13,6 +13,7 @@ from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url
 from batchgen.profiles.profile import Profile
 from batchgen.providers import registry
+from batchgen.references.folders import AllowedFolders
 from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceSource
 from batchgen.references.remote import RemoteReferences
 from batchgen.settings import Settings, state_folder
@@ -61,7 +62,12 @@ def load(
             return DisabledRemoteReferences(UNTRUSTED_ADDRESS)
         return RemoteReferences(state_folder(settings), warn)
 
-    manifest = open_manifest(path, allow_retired=allow_retired, remote_references=remote_references)
+    manifest = open_manifest(
+        path,
+        allow_retired=allow_retired,
+        remote_references=remote_references,
+        allowed_folders=AllowedFolders.load(settings),
+    )
     if output is not None and not bucket:
         folder = Path(output).absolute()
     else:

@@ -19,12 +19,12 @@ from batchgen.errors import DownloadFailed, FileGone, ReferenceLinkFailed, Refer
 from batchgen.http.single_flight import SingleFlight
 from batchgen.http.uploads import Destination, Upload
 from batchgen.manifest.addresses import is_object_url
-from batchgen.manifest.capability import CONVERTIBLE, accepts_mime_type
 from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
+from batchgen.references.redraw import Redrawing, Redrawn, redraw, redrawing
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.check import is_truncated, to_png
+from batchgen.store.check import is_truncated
 from batchgen.store.job_folder import SPOOL
 from batchgen.store.spool import SpoolFile
 
@@ -131,12 +131,14 @@ class ReferenceInputs:
                 await self._single_flight.do(name, lambda: self._download_link(name, route.base_url)),
             )
         picture = collection.identify(path)
-        if accepts_mime_type(route.profile, picture.mime_type):
+        try:
+            instead = redrawing(picture, route.profile)
+        except UsageError as error:
+            raise UsageError(f"{name} {error}") from None
+        if instead is None:
             return LocalReference(collection, picture)
-        if picture.mime_type not in CONVERTIBLE:
-            raise UsageError(f"{name} is {picture.mime_type}, which {route.profile.id} does not take")
         path = await self._single_flight.do(
-            (collection, path), lambda: self._convert_to_png(name, LocalReference(collection, picture), route)
+            (collection, path, instead.kind), lambda: self._redraw(name, LocalReference(collection, picture), instead)
         )
         return LocalReference(self._prepared, self._prepared.identify(path))
 
@@ -213,12 +215,13 @@ class ReferenceInputs:
         self._prepared_paths[address] = path
         return path
 
-    async def _convert_to_png(self, name: str, source: LocalReference, route: Route) -> str:
-        if (ready := self._prepared_paths.get(f"png of {source.picture.path}")) is not None:
+    async def _redraw(self, name: str, source: LocalReference, instead: Redrawing) -> str:
+        made = f"{instead.kind} of {source.picture.path}"
+        if (ready := self._prepared_paths.get(made)) is not None:
             return ready
-        path = self._path_for(f"png of {source.picture.path}")
+        path = self._path_for(made)
         try:
-            await asyncio.to_thread(_convert, source, path)
+            await asyncio.to_thread(_draw, source, path, instead.kind)
         except (
             OSError,
             SyntaxError,
@@ -226,14 +229,12 @@ class ReferenceInputs:
             Image.DecompressionBombError,
             Image.DecompressionBombWarning,
         ) as error:
-            raise UsageError(f"{name} could not be converted to PNG: {error}") from None
-        was = source.picture.mime_type.removeprefix("image/")
-        frame = " (of several frames the first)" if was == "gif" else ""
-        self._note(f"{name}: sent as PNG{frame}, for {route.profile.id} does not take {was}")
-        self._prepared_paths[f"png of {source.picture.path}"] = path
+            raise UsageError(f"{name} could not be converted to {instead.kind}: {error}") from None
+        self._note(f"{name}: {instead.why}")
+        self._prepared_paths[made] = path
         return path
 
 
-def _convert(source: LocalReference, path: str) -> None:
+def _draw(source: LocalReference, path: str, kind: Redrawn) -> None:
     with source.collection.open_unchanged(source.picture.path) as file:
-        to_png(file, path)
+        redraw(file, path, kind)

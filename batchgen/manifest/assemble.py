@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from batchgen.manifest import capability, schema
 from batchgen.manifest.diagnostics import Diagnostics, text_problem
 from batchgen.manifest.expand import ExpandError, Expansion, combinations, has_template
-from batchgen.manifest.names import PLAIN_ID, default_id
+from batchgen.manifest.names import PLAIN_ID, DefaultIds
 from batchgen.manifest.rows import read_rows
 from batchgen.manifest.sources import FieldPath, Position, RawEntry
 from batchgen.manifest.tables import RowError
-from batchgen.manifest.validate_item import EntryContext, EntryDiagnostics, ItemValidator, Values
+from batchgen.manifest.validate_item import EntryContext, EntryDiagnostics, ItemValidator, ParsedEntry, Values
 from batchgen.records import Item
 
 _PATTERNS_MAX = 1024
@@ -52,7 +52,8 @@ class _EntryPattern:
 class EntryPatterns:
     """The good entries seen lately, by what they have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, default_ids: DefaultIds) -> None:
+        self._default_ids = default_ids
         self._patterns: dict[tuple[Any, ...], _EntryPattern] = {}
 
     def make(self, entry: dict[str, Any], origin: str) -> Item | None:
@@ -64,7 +65,7 @@ class EntryPatterns:
         if type(prompt) is not str or not prompt or prompt.isspace() or "{" in prompt or "\x00" in prompt:
             return None
         if item_id is None:
-            item_id = default_id(prompt)
+            item_id = self._default_ids.of(prompt)
         elif type(item_id) is not str or PLAIN_ID.fullmatch(item_id) is None:
             return None
         pattern = self._patterns.get(_pattern_key(rest, seed is not _ABSENT))
@@ -100,7 +101,8 @@ class Assembler:
 
     def __init__(self, context: EntryContext) -> None:
         self._context = context
-        self._patterns = EntryPatterns()
+        self._default_ids = DefaultIds()
+        self._patterns = EntryPatterns(self._default_ids)
         self._origin = f"{context.file}:"
         self._may_learn_patterns = (
             not has_template(dict(context.defaults)) and not {"filename", "prompt"} & context.defaults.keys()
@@ -112,12 +114,18 @@ class Assembler:
 
     def items(self, raw: RawEntry, locate: Callable[[FieldPath], Position], diagnostics: Diagnostics) -> Iterator[Item]:
         """The items of any entry, after every check. What is wrong goes to `diagnostics`, and makes no item."""
-        report = EntryDiagnostics(diagnostics, locate)
+        report = EntryDiagnostics(diagnostics, locate, self._context.locate_default)
         entry: dict[str, Any] = raw.entry
         if not _has_known_fields(entry, report) or (expansion := self._expansion(entry, report)) is None:
             return
         fields = {name: value for name, value in entry.items() if name not in schema.EXPANSION_NAMES}
         learns = self._may_learn_patterns and len(fields) == len(entry)
+        switch = entry.get("templates")
+        literal = (self._context.templates if switch is None else switch) in ("off", False)
+        if literal and any(entry.get(name) is not None for name in schema.EXPANSION_NAMES if name != "templates"):
+            report(("templates",), "off would make the same item again and again; write `templates: on` here")
+            return
+        parsed = ParsedEntry(fields, literal, f"{self._origin}{raw.line}", self._default_ids, report)
         rows = _RowVariables(self._context, entry["from"]) if entry.get("from") is not None else None
         index = 0
         try:
@@ -128,9 +136,7 @@ class Assembler:
                     report(("id",), f"is the same for every item; put a variable into it, such as {{{{ {variable} }}}}")
                     return
                 at = rows.position() if rows is not None else ""
-                for item in ItemValidator(self._context, fields, {"index": index, **values}, report, at).items(
-                    at or f"{self._origin}{raw.line}"
-                ):
+                for item in ItemValidator(self._context, parsed, {"index": index, **values}, at).items():
                     if learns:
                         self._remember(entry, item)
                     yield item
@@ -146,7 +152,7 @@ class Assembler:
             return _NO_EXPANSION
         try:
             schema.Expansions.model_validate(given)
-            expansion = Expansion(**{name: value for name, value in given.items() if name != "from"})
+            expansion = Expansion(**{name: value for name, value in given.items() if name not in ("from", "templates")})
             expansion.check(self._context.max_items)
         except ValidationError as error:
             for path, message in schema.validation_problems(error):
@@ -162,7 +168,7 @@ class Assembler:
         return None if report.reported else expansion
 
     def _remember(self, entry: Mapping[str, Any], item: Item) -> None:
-        profile = self._context.profile(item.model)
+        profile = self._context.models.profile(item.model)
         self._patterns.remember(entry, item, profile.prompt_max_chars, capability.seed_max(profile))
 
 

@@ -10,7 +10,9 @@ from batchgen.item import SENT_FIELDS
 from batchgen.profiles.profile import SUPPORTABLE, Profile
 from batchgen.providers import contract, registry
 
-CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})  # to PNG, where a model needs it
+# To PNG, where a model does not take them; the second ones also where nothing is known of what it takes.
+_ALWAYS_CONVERTED = frozenset({"image/avif", "image/tiff", "image/bmp"})
+CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"}) | _ALWAYS_CONVERTED
 # Fields with a choice of values, and the fact of a profile that names them.
 _CHOICES = {
     "image_size": "sizes",
@@ -83,7 +85,9 @@ def _check_facts(profile: Profile, fields: Mapping[str, Any], others: Iterable[P
 
 
 def accepts_mime_type(profile: Profile, mime_type: str) -> bool:
-    return not profile.reference_mime_types or mime_type in profile.reference_mime_types
+    if not profile.reference_mime_types:
+        return mime_type not in _ALWAYS_CONVERTED
+    return mime_type in profile.reference_mime_types
 
 
 class SizedPicture(Protocol):
@@ -105,7 +109,10 @@ def check_references(profile: Profile, pictures: Sequence[SizedPicture]) -> Iter
     for picture in pictures:
         if not accepts_mime_type(profile, picture.mime_type) and picture.mime_type not in CONVERTIBLE:
             names = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)
-            yield "references", f"{picture.path!r} is {picture.mime_type}; {profile.id} takes {names}"
+            yield (
+                "references",
+                f"{picture.path!r} is {picture.mime_type}; {profile.id} takes {names}; save it as PNG or JPEG",
+            )
     if isinstance(registry.provider_for(profile), contract.SupportsUploads):
         return  # what does not fit into a request is uploaded
     body_bytes = sum(4 * ((picture.bytes + 2) // 3) for picture in pictures)

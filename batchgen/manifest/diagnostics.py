@@ -4,30 +4,62 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from batchgen.errors import ManifestError, Problem
 
 PROBLEMS_MAX = 20
+_ITEMS_SHOWN = 4  # of one mistake
+_KINDS_MAX = 2000  # told apart from one another, after which each counts for itself
 # Google API keys ("AIza…", and "AQ.…" since 2025) and the "sk-…" form that most other vendors use.
 API_KEY_PATTERN = re.compile(r"(?<![A-Za-z0-9])(?:AIza[0-9A-Za-z_-]{30,}|AQ\.[0-9A-Za-z_-]{30,}|sk-[0-9A-Za-z_-]{16,})")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 USERINFO_PATTERN = re.compile(r"//[^/\s]*@")  # of an address: a name and perhaps a password
 
 
 class Diagnostics:
-    """All problems of one reading. Keeps the first twenty and counts the rest: a million bad lines fit."""
+    """All problems of one reading, one for each mistake, however many items it hits. Keeps the first twenty and counts the
+    rest: a million bad lines fit."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.total = 0
-        self.problems: list[Problem] = []  # in the order they were found
+        self._found: list[Problem] = []  # in the order they were found
+        self._numbers: dict[tuple[tuple[int, int], str, str], int] = {}  # of mistakes
+        self._hits: Counter[int] = Counter()  # by number: items that have it
+        self._items: dict[int, list[str]] = {}  # the first of them, where a message has to say where they are
 
-    def add(self, position: tuple[int, int], field: str, message: str) -> None:
-        """position: line and column, from 1; 0 where there is none."""
-        self.total += 1
-        if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(Problem(self.file, position[0], position[1], field, message))
+    def add(self, position: tuple[int, int], field: str, message: str, *, item: str = "", kind: str = "") -> None:
+        """position: line and column, from 1; 0 where there is none.
+
+        item: where the item is that has it, if that is elsewhere. kind: of the mistake, the same for all messages that tell of
+        one at this place; default the message.
+        """
+        number = self._numbers.get((position, field, kind or message), self.total)
+        if number == self.total:
+            if len(self._numbers) < _KINDS_MAX:
+                self._numbers[position, field, kind or message] = number
+            self.total += 1
+            if number < PROBLEMS_MAX:
+                self._found.append(Problem(self.file, position[0], position[1], field, message))
+        if number < PROBLEMS_MAX:
+            self._hits[number] += 1
+            shown = self._items.setdefault(number, [])
+            if item and item not in shown and len(shown) < _ITEMS_SHOWN:
+                shown.append(item)
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [self._with_items(number, problem) for number, problem in enumerate(self._found)]
+
+    def _with_items(self, number: int, problem: Problem) -> Problem:
+        shown = self._items.get(number, [])
+        more = self._hits[number] - max(1, len(shown))
+        words = [*shown, *([f"and {more:,} more item{'s' * (more > 1)}"] if more else [])]
+        return replace(problem, message=f"{problem.message} ({', '.join(words)})") if words else problem
 
     def raise_if_any(self) -> None:
         if self.total:
@@ -37,6 +69,11 @@ class Diagnostics:
 def fatal_error(file: str, message: str, position: tuple[int, int] = (0, 0)) -> ManifestError:
     """The one problem that makes reading on pointless."""
     return ManifestError([Problem(file, position[0], position[1], "", message)])
+
+
+def without_values(message: str) -> str:
+    """What is the same in messages that differ in the values they quote."""
+    return _QUOTED.sub("", message)
 
 
 def looks_like_key(text: str) -> bool:

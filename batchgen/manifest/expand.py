@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchgen.manifest.diagnostics import safe_repr
+
 Values = dict[str, Any]
 INTEGER_FIELDS = frozenset(("count", "seed", "priority"))
 NUMBER_FIELDS = frozenset(("temperature",))
@@ -110,6 +112,16 @@ def has_template(value: Any) -> bool:
     if isinstance(value, dict):
         return any(has_template(key) or has_template(inner) for key, inner in value.items())
     return isinstance(value, list) and any(map(has_template, value))
+
+
+def dropped_comment(text: str) -> str | None:
+    """What to say of a `{# … #}` in a text, which is not sent; None without one."""
+    if "{#" not in text:
+        return None
+    from batchgen.manifest.templates import AS_TEXT, comment_in  # late for the reason below
+
+    comment = comment_in(text)
+    return None if comment is None else f"{safe_repr(comment)} is a comment of the template and not sent; {AS_TEXT}"
 
 
 def render_field(name: str, value: Any, variables: Mapping[str, Any]) -> Any:

@@ -10,8 +10,11 @@ import os
 import re
 import unicodedata
 
+from batchgen.manifest.seen import SeenTexts
+
 STEM_MAX_BYTES = 200
 SLUG_MAX_CHARS = 48
+DIGEST_MIN_CHARS = 8
 _RESERVED = r"(?!(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(?:\.|\s*$))"
 _ID = re.compile(_RESERVED + r"\w[\w.-]{0,99}", re.IGNORECASE)
 PLAIN_ID = re.compile(
@@ -74,13 +77,38 @@ def fold_case(stem: str) -> str:
     return stem.lower() if stem.isascii() else unicodedata.normalize("NFC", stem.casefold())
 
 
-def default_id(prompt: str) -> str:
-    """A slug of the prompt and eight digits of its hash: readable, and the same on every run."""
+class DefaultIds:
+    """Ids of items that have none, in the order of one reading.
+
+    Where two prompts have the same slug and hash, the later one's hash is lengthened: what comes later renames nothing that was
+    there before.
+    """
+
+    def __init__(self) -> None:
+        self._ids = SeenTexts()
+        self._prompts = SeenTexts()  # with their ids
+
+    def of(self, prompt: str) -> str:
+        """The same for the same prompt, however often it comes."""
+        for digits in range(DIGEST_MIN_CHARS, 65, 4):
+            made = default_id(prompt, digits)
+            own = f"{made} {prompt}"
+            if made not in self._ids:
+                self._ids.add(made)
+                self._prompts.add(own)
+                break
+            if own in self._prompts:
+                break
+        return made
+
+
+def default_id(prompt: str, digits: int = DIGEST_MIN_CHARS) -> str:
+    """A slug of the prompt and some digits of its hash: readable, and the same on every run."""
     plain = unicodedata.normalize("NFKD", prompt[:200]).encode("ascii", "ignore").decode().lower()
     slug = _NOT_SLUG.sub("-", plain).strip("-")
     if len(slug) > SLUG_MAX_CHARS:
         slug = slug[: SLUG_MAX_CHARS + 1].rpartition("-")[0] or slug[:SLUG_MAX_CHARS]
-    digest = hashlib.sha256(prompt.encode(errors="replace")).hexdigest()[:8]
+    digest = hashlib.sha256(prompt.encode(errors="replace")).hexdigest()[:digits]
     return f"{slug or 'prompt'}-{digest}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -17,49 +16,43 @@ from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url, se
 from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.dependency_graph import DependencyGraph
 from batchgen.manifest.diagnostics import (
-    API_KEY_PATTERN,
     Diagnostics,
     iter_strings,
     looks_like_key,
     safe_name,
-    safe_repr,
     text_problem,
 )
-from batchgen.manifest.names import fold_case, sample_stem
+from batchgen.manifest.duplicates import Duplicates
+from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.schedule_section import Schedule
 from batchgen.manifest.schema import Limits
-from batchgen.manifest.sources import ManifestSource, RawEntry, open_source
+from batchgen.manifest.sources import FieldPath, ManifestSource, Position, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
-from batchgen.profiles.fields import FactError
-from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Post
+from batchgen.references.folders import AllowedFolders, is_below
 from batchgen.references.local import References, RemoteReferenceSource
 
-_BUCKETS = 256
 Warn = Callable[[str], None]
-
-
-def no_retired_models(profile: Profile) -> bool:
-    """No retired model may be used: the requests go to the vendor."""
-    return False
 
 
 def open_manifest(
     path: str | os.PathLike[str],
     *,
-    allow_retired: Callable[[Profile], bool] = no_retired_models,
+    allow_retired: AllowRetired = no_retired_models,
     variables: Mapping[str, Any] | None = None,
     remote_references: Callable[[Warn], RemoteReferenceSource] | None = None,
+    allowed_folders: AllowedFolders | None = None,
 ) -> Manifest:
     """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
 
     allow_retired: whether a shut-down model may be used, because its requests do not go to the vendor.
     variables: take the place of the manifest's `vars` of the same name. remote_references: makes the one who looks for references in
-    buckets, and is told how to warn; without, nothing is known of them.
+    buckets, and is told how to warn; without, nothing is known of them. allowed_folders: which `reference_folders` may be read.
     """
-    manifest = Manifest(os.fspath(path), allow_retired, variables or {}, remote_references)
+    allowed = allowed_folders or AllowedFolders()
+    manifest = Manifest(os.fspath(path), allow_retired, variables or {}, remote_references, allowed)
     if manifest.header_has_problems:
         for _ in manifest.items():
             pass
@@ -72,31 +65,35 @@ class Manifest:
     def __init__(
         self,
         path: str,
-        allow_retired: Callable[[Profile], bool],
+        allow_retired: AllowRetired,
         variables: Mapping[str, Any],
-        remote_references: Callable[[Warn], RemoteReferenceSource] | None = None,
+        remote_references: Callable[[Warn], RemoteReferenceSource] | None,
+        allowed_folders: AllowedFolders,
     ) -> None:
         self.path = Path(path)
         self.folder = Path(os.path.abspath(path)).parent
         self.warnings: list[str] = []
         self.catalogue: Catalogue = load_catalogue()
         self._source: ManifestSource = open_source(path)
-        self._profiles: dict[str, Profile] = {}
         self._header_problems: list[tuple[tuple[int, int], str, str]] = []
         self._read_header()
-        self.references = References(self.folder, remote_references=remote_references and remote_references(self._warn))
+        self.references = References(
+            self.folder,
+            further_folders=self._further_folders(allowed_folders),
+            remote_references=remote_references and remote_references(self._warn),
+        )
         limit = self.limits.max_items
         self._max_items = self._source.default_max_items if limit is None else limit
         self._context = EntryContext(
             file=path,
             defaults=self._defaults,
             variables={"run": _run_variables(), **self._variables, **variables},
-            catalogue=self.catalogue,
+            models=Models(self.catalogue, allow_retired, self._warn),
             references=self.references,
-            allow_retired=allow_retired,
-            profile=self._resolve_profile,
             warn=self._warn,
             max_items=limit or 10_000,
+            templates=self._templates,
+            locate_default=self._locate_default,
         )
 
     name: str
@@ -123,7 +120,7 @@ class Manifest:
         diagnostics = Diagnostics(str(self.path))
         for position, field, message in self._header_problems:
             diagnostics.add(position, field, message)
-        ids, stems = DuplicateFinder(), DuplicateFinder()
+        duplicates = Duplicates(str(self.path))
         is_empty = True
         dependencies = DependencyGraph()
         for item, raw in self._read_items(diagnostics):
@@ -132,14 +129,13 @@ class Manifest:
                 self.has_derivatives = True
             if item.references or item.turn > 1:
                 dependencies.add(item, raw)
-            ids.add(item.id)
-            stems.add(fold_case(item.filename))
-            for n in range(2, item.count + 1):
-                stems.add(fold_case(sample_stem(item.filename, n)))
+            duplicates.add(item)
             yield item
         if is_empty and not diagnostics.total:
             diagnostics.add((0, 0), "", "has no items")
-        self._report_duplicates(ids.repeated_hashes(), stems.repeated_hashes(), diagnostics)
+        for found in duplicates.find(self._read_items(Diagnostics(str(self.path)))):
+            position = self._source.position(found.raw, (found.field,))
+            diagnostics.add(position, found.field, found.message, item=found.row, kind=found.kind)
         if dependencies:
             dependencies.check(item for item, _ in self._read_items(Diagnostics(str(self.path))))
             for raw, message in dependencies.problems():
@@ -162,50 +158,10 @@ class Manifest:
                 remaining -= 1
                 yield each, raw
 
-    def _report_duplicates(self, ids: frozenset[int], stems: frozenset[int], diagnostics: Diagnostics) -> None:
-        """Read everything once more, but keep only what may have come twice."""
-        if not ids and not stems:
-            return
-        first_ids: dict[str, str] = {}
-        first_stems: dict[str, tuple[str, str]] = {}
-        for item, raw in self._read_items(Diagnostics(str(self.path))):
-            if hash(item.id) in ids:
-                if item.id in first_ids:
-                    message = f"{item.id!r} is already used at {first_ids[item.id]}"
-                    diagnostics.add(self._source.position(raw, ("id",)), "id", self._with_row(message, item, raw))
-                    continue
-                first_ids[item.id] = item.origin
-            for n in range(1, item.count + 1):
-                stem = sample_stem(item.filename, n)
-                if hash(fold_case(stem)) in stems:
-                    other, origin = first_stems.setdefault(fold_case(stem), (item.id, item.origin))
-                    if other != item.id:
-                        field = "filename" if "filename" in raw.entry else "id"
-                        message = f"the file {stem!r} is also written by {other!r} at {origin}"
-                        diagnostics.add(self._source.position(raw, (field,)), field, self._with_row(message, item, raw))
-
-    def _with_row(self, message: str, item: Item, raw: RawEntry) -> str:
-        return message if item.origin == f"{self.path}:{raw.line}" else f"{message} (row {item.origin})"
-
-    def _resolve_profile(self, name: str) -> Profile:
-        profile = self._profiles.get(name)
-        if profile is None:
-            profile = self._profiles[name] = self.catalogue.resolve(name)
-            self._warn_about(name, profile)
-        return profile
-
-    def _warn_about(self, name: str, profile: Profile) -> None:
-        if profile.status == "unknown":
-            suggestion = self.catalogue.suggestions(name)
-            hint = f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
-            self._warn(
-                f"{safe_repr(name)} is not a known model{hint}: nothing about it is checked, its price is unknown"
-            )
-        elif profile.status == "deprecated":
-            when = f" and will be shut down on {profile.shutdown}" if profile.shutdown else ""
-            instead = f"; use {profile.replacement}" if profile.replacement else ""
-            note = f" ({profile.note})" if profile.note else ""
-            self._warn(f"{profile.id} is deprecated{when}{instead}{note}")
+    def _locate_default(self, path: FieldPath) -> tuple[Position, FieldPath]:
+        """Of a field that the head gives to all items: `post` stands in it also outside of `defaults`."""
+        path = path if path[0] == "post" and "post" in self._header.entry else ("defaults", *path)
+        return self._source.position(self._header, path), path
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:
@@ -220,6 +176,8 @@ class Manifest:
             self._defaults.setdefault("post", header.model_dump(exclude_none=True)["post"])
         self.post = post_record(header.defaults.post if header.defaults and header.defaults.post else header.post)
         self._variables = header.vars or {}
+        self._reference_folders = header.reference_folders or []
+        self._templates, self._header = header.templates or "on", raw
         self.limits, self.notify, self.schedule = header.limits, header.notify, header.schedule
         if self.notify is not None and any(map(secrets_in, self.notify.addresses)):
             self._warn(
@@ -236,11 +194,11 @@ class Manifest:
             self.output = Path(os.path.abspath(self.folder / header.output))
         self._check_header_values(raw)
         self.models = header.models or {}
-        for name, facts in self.models.items():
-            try:
-                self.catalogue = self.catalogue.with_overrides({name: facts})
-            except FactError as error:
-                self._report(raw, ("models", *error.path), API_KEY_PATTERN.sub("…", error.message))
+        self.catalogue, wrong = declare_models(self.catalogue, self.models)
+        for path, message in wrong:
+            self._report(raw, ("models", *path), message)
+        for (line, column), field, message in self._source.warnings:
+            self._warn(f"{self.path}:{line}:{column}: {field}: {message}")
         self._header_problems += [((p.line, p.column), p.field, p.message) for p in diagnostics.problems]
 
     def _valid_header(self, raw: RawEntry) -> schema.Header:
@@ -253,6 +211,17 @@ class Manifest:
                 for path, message in schema.validation_problems(error):
                     self._report(raw, path, message)
                     _remove_path(entry, path)
+
+    def _further_folders(self, allowed: AllowedFolders) -> list[str]:
+        """`reference_folders` as real paths, without those that may not be read."""
+        folders = []
+        for index, named in enumerate(self._reference_folders):
+            folder = os.path.realpath(self.folder / named)
+            if not is_below(folder, os.path.realpath(self.folder)) and (why := allowed.problem(folder)):
+                self._report(self._header, ("reference_folders", index), f"{named!r} {why}")
+            else:
+                folders.append(folder)
+        return folders
 
     def _check_header_values(self, raw: RawEntry) -> None:
         for name in self._variables:
@@ -284,24 +253,3 @@ def _remove_path(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
         entry[first] = {name: value for name, value in entry[first].items() if name != path[1]}
     else:
         entry.pop(first, None)
-
-
-class DuplicateFinder:
-    """Which of a million strings came twice, in eight bytes each: hashes, and the strings only for the few suspects. Split into
-    buckets so that looking for repeats needs memory for one bucket at a time."""
-
-    def __init__(self) -> None:
-        self._buckets = [array("q") for _ in range(_BUCKETS)]
-
-    def add(self, text: str) -> None:
-        value = hash(text)
-        self._buckets[value & 255].append(value)
-
-    def repeated_hashes(self) -> frozenset[int]:
-        """Hashes that came more than once: of the same string, or (hardly ever) of two."""
-        twice: set[int] = set()
-        for bucket in self._buckets:
-            once: set[int] = set()
-            if len(set(bucket)) != len(bucket):
-                twice.update(value for value in bucket if value in once or once.add(value))  # type: ignore[func-returns-value]
-        return frozenset(twice)

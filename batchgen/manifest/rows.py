@@ -10,7 +10,8 @@ from typing import IO, Any
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.manifest.sources import LINE_MAX_BYTES, LineError, decode_line, format_problem, parse_line, read_lines
 from batchgen.manifest.tables import Line, RowError, cell_text, table_rows, text_lines
-from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
+from batchgen.references.nearest import nearest_name
+from batchgen.safe_open import MissingFileError, UnsafePathError, open_regular, resolve_inside
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
 SHEET_MAX_BYTES = 500_000_000  # of a .xlsx file's parts, unpacked
@@ -24,7 +25,8 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
     try:
         file = open_regular(resolve_inside(folder, name))
     except UnsafePathError as problem:
-        raise RowError(0, f"{safe_repr(name)} {problem}") from None
+        meant = nearest_name(folder, name) if isinstance(problem, MissingFileError) else ""
+        raise RowError(0, f"{safe_repr(name)} {problem}{meant}") from None
     with file:
         if wrong := format_problem(file, suffix):
             raise RowError(1, wrong)

@@ -83,9 +83,20 @@ class Limits(Strict):
         return tier if tier is not None and provider in tier.providers else None
 
 
-class Expansions(Strict):
-    """How one entry becomes many."""
+def _switch(value: Any) -> Any:
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
+
+Templates = Annotated[Literal["on", "off"] | None, BeforeValidator(_switch)]
+TEMPLATES = Field(
+    None, description="off takes text as it is written, braces included; default on.", examples=["on", "off"]
+)
+
+
+class Expansions(Strict):
+    """How one entry becomes many, and how its texts are read."""
+
+    templates: Templates = TEMPLATES
     matrix: dict[str, list[Any]] | None = Field(None, description="Every combination of these values, as variables.")
     zip: dict[str, list[Any]] | None = Field(None, description="Equally long lists, taken side by side.")
     include: list[Variables] | None = Field(None, description="Adds variables to combinations, or combinations.")
@@ -155,7 +166,14 @@ class Header(Strict):
     )
     defaults: ItemFields | None = Field(None, description="For every item that does not say otherwise.")
     vars: Variables | None = Field(None, description="Variables for all templates.")
+    templates: Templates = TEMPLATES
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
+    reference_folders: list[Text] | None = Field(
+        None,
+        max_length=20,
+        description="Folders elsewhere to find references in; your own settings must allow them.",
+        examples=[["/photos/2026"]],
+    )
     notify: Notify | None = Field(None, description="Who gets a message when a run has ended.")
     schedule: Annotated[Schedule | None, BeforeValidator(accept_bare_time)] = Field(
         None, description="When the daemon runs it: a time of day, or more.", examples=["01:30"]
@@ -201,6 +219,8 @@ def no_secrets() -> str:
 def unknown_field(name: str, known: frozenset[str]) -> str:
     if name.lower().replace("-", "_") in SECRET_NAMES:
         return no_secrets()
+    if " " in name.strip():
+        return "unknown field; if it is part of a text, put the whole text in quotes"
     suggestion = did_you_mean(name, known)
     return f"unknown field{suggestion}" if suggestion else f"unknown field; there are {', '.join(sorted(known))}"
 
@@ -243,7 +263,8 @@ def _message(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "int_type" | "int_from_float" | "int_parsing":
             return f"must be a whole number{got}"
         case "bool_type":
-            return f"must be true or false{got}"
+            meant = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(str(value).lower())
+            return f"must be true or false{got}" + (f"; write {meant}" if meant else "")
         case "float_type" | "finite_number":
             return f"must be a number{got}"
         case "list_type":

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple, NoReturn, Protocol
 
 from batchgen.manifest import yaml_text
 from batchgen.manifest.diagnostics import Diagnostics, fatal_error, safe_name, safe_repr
+from batchgen.manifest.yaml_slips import spacing_problem
 from batchgen.safe_open import UnsafePathError, open_regular
 
 LINE_MAX_BYTES = 1_000_000
@@ -167,6 +168,7 @@ class ManifestSource(Protocol):
     """One format of a manifest."""
 
     default_max_items: int | None  # how many items there may be when the manifest does not say
+    warnings: list[tuple[Position, str, str]]  # of its text: position, field, message
 
     def header(self, diagnostics: Diagnostics) -> RawEntry: ...
     def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]: ...
@@ -216,7 +218,7 @@ class YamlSource:
         if len(data) > YAML_MAX_BYTES:
             raise fatal_error(path, f"has more than {YAML_MAX_BYTES / 1e6:g} MB; use JSONL, one item to a line")
         try:
-            self._document, self._problems = yaml_text.load(data.decode())
+            self._document, self._problems, self.warnings = yaml_text.load(data.decode())
         except UnicodeDecodeError as error:
             before = data[: error.start]
             column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
@@ -226,8 +228,11 @@ class YamlSource:
         if self._document is None:
             raise fatal_error(path, "is empty; `batchgen init` writes a manifest to start from")
         if not isinstance(self._document, dict):
-            hint = "; put `items:` above it" if isinstance(self._document, list) else ""
+            hint = "; put `items:` above it" if isinstance(self._document, list) else "; begin with `items:`"
             raise fatal_error(path, f"must be a mapping with `items`, not {safe_repr(self._document)}{hint}", (1, 1))
+        if "items" not in self._document and "prompt" in self._document:
+            position = yaml_text.position_at(self._document, ("prompt",))
+            raise fatal_error(path, "an item outside of `items`: write `items:` above it and `- ` before it", position)
 
     def header(self, diagnostics: Diagnostics) -> RawEntry:
         for position, field, message in self._problems:
@@ -238,20 +243,33 @@ class YamlSource:
         items = self._document.get("items")
         if not isinstance(items, yaml_text.Sequence):
             position = yaml_text.position_at(self._document, ("items",))
-            diagnostics.add(
-                position, "items", f"must be a list, not {safe_repr(items)}" if items is not None else "is missing"
-            )
+            hint = '; write `items:` and below it, for each item, `- prompt: "…"`'
+            message = "is missing" if items is None else f"must be a list, not {safe_repr(items)}"
+            diagnostics.add(position, "items", message + hint)
             return
+        before: Any = None
         for entry, position in zip(items, items.marks, strict=True):
             if isinstance(entry, dict):
                 yield RawEntry(position[0], entry, "")
             else:
-                hint = "; write `- prompt: …`" if isinstance(entry, str) else ""
-                diagnostics.add(position, "items", f"an item must be a mapping of fields, not {safe_repr(entry)}{hint}")
+                diagnostics.add(
+                    position, "items", f"an item must be a mapping of fields{_why_not_fields(entry, before)}"
+                )
+            before = entry
 
     def position(self, raw: RawEntry, path: FieldPath) -> Position:
         # The header is a copy without `items`; the document itself holds its marks.
         return yaml_text.position_at(raw.entry if hasattr(raw.entry, "position") else self._document, path)
+
+
+def _why_not_fields(entry: Any, before: Any) -> str:
+    """before: the item before it."""
+    if isinstance(entry, str) and (slip := spacing_problem(entry)) is not None:
+        return f", not {safe_repr(entry)}: {slip[1]}"
+    if isinstance(before, dict) and before and list(before.values())[-1] is None:
+        key = safe_name(list(before)[-1])
+        return f", not {safe_repr(entry)}; if it belongs to `{key}:` above, indent it further than `{key}:`"
+    return f", not {safe_repr(entry)}" + ("; write `- prompt: …`" if isinstance(entry, str) else "")
 
 
 class JsonlSource:
@@ -262,6 +280,7 @@ class JsonlSource:
     def __init__(self, path: str) -> None:
         self._path = path
         self._header_line = 0
+        self.warnings: list[tuple[Position, str, str]] = []
 
     def header(self, diagnostics: Diagnostics) -> RawEntry:
         for raw in self._objects(Diagnostics(self._path)):  # a line that is wrong is said when the entries are read

@@ -22,6 +22,7 @@ from batchgen.manifest.tables import DuplicateColumn, EmptyCell
 
 TEMPLATE_MAX_CHARS = 100_000
 TEXT_MAX_CHARS = 1_000_000
+AS_TEXT = "for braces as text write {% raw %}…{% endraw %} around them, or `templates: off`"
 LISTED_AT_MOST = 20  # variables in a message
 _INTEGER_MAX_BITS = 4096
 _UNDEFINED = re.compile(r"^'([^']*)' is undefined")
@@ -67,10 +68,20 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     return text
 
 
+def comment_in(source: str) -> str | None:
+    """The first comment of a template, which is not sent; None also where the template is broken."""
+    try:
+        tokens = list(_environment.lex(source))
+    except TemplateSyntaxError:
+        return None
+    return next((f"{{#{text}#}}" for _, kind, text in tokens if kind == "comment"), None)
+
+
 def _undefined_message(message: str, variables: Mapping[str, Any]) -> str:
     if found := _UNDEFINED.match(message):
         known = ", ".join(sorted(map(str, itertools.islice(variables, LISTED_AT_MOST)))) or "none"
-        return f"the variable {found[1]!r} is not defined{did_you_mean(found[1], variables)}; defined here: {known}"
+        meant = did_you_mean(found[1], variables)
+        return f"the variable {found[1]!r} is not defined{meant}; defined here: {known}; {AS_TEXT}"
     return f"the template fails: {message[:200]}"
 
 
@@ -91,7 +102,7 @@ def _compile(source: str) -> tuple[Template, tuple[str, ...]]:
         ]
         return Template.from_code(_environment, _environment.compile(tree), {}), tuple(dict.fromkeys(printed))
     except TemplateSyntaxError as error:
-        raise TemplateError(f"the template is broken: {error.message}") from None
+        raise TemplateError(f"the template is broken: {error.message}; {AS_TEXT}") from None
     except (RecursionError, MemoryError, SyntaxError):
         raise TemplateError("the template is nested too deeply") from None
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from batchgen.errors import UsageError
-from batchgen.item import COUNT_MAX, Item
+from batchgen.item import Item
 from batchgen.manifest import capability, names, schema
-from batchgen.manifest.addresses import is_object_url
-from batchgen.manifest.diagnostics import Diagnostics, iter_strings, looks_like_key, safe_name, safe_repr, text_problem
-from batchgen.manifest.expand import ExpandError, has_template, render_field
+from batchgen.manifest.diagnostics import (
+    Diagnostics,
+    iter_strings,
+    looks_like_key,
+    safe_name,
+    safe_repr,
+    text_problem,
+    without_values,
+)
+from batchgen.manifest.expand import ExpandError, dropped_comment, has_template, render_field
 from batchgen.manifest.fields import ItemFields, item_values
+from batchgen.manifest.item_references import find_references
+from batchgen.manifest.models import Models, UnusableModelError
+from batchgen.manifest.names import DefaultIds
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.sources import FieldPath, Position
-from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue
-from batchgen.profiles.fields import model_name_problem
 from batchgen.profiles.profile import Profile
-from batchgen.providers.registry import provider_class
-from batchgen.records import reference_key
-from batchgen.references.local import BadReferenceError, ReferencePicture, References, link_problem
+from batchgen.references.local import ReferencePicture, References
 from batchgen.scheduling.fallback import DEFAULT_FALLBACK_CAUSES
 
 _PROMPT_FIELDS = ("prompt", "system", "negative_prompt", "no_image_suffix")
@@ -37,12 +42,14 @@ class EntryContext:
     file: str
     defaults: Mapping[str, Any]
     variables: Mapping[str, Any]
-    catalogue: Catalogue
+    models: Models
     references: References
-    allow_retired: Callable[[Profile], bool]
-    profile: Callable[[str], Profile]  # of a model's name; warns once of one that is unknown or deprecated
     warn: Callable[[str], None]
     max_items: int | None
+    templates: str  # on or off, where an entry does not say
+    locate_default: Callable[
+        [FieldPath], tuple[Position, FieldPath]
+    ]  # of a field of `defaults`: place and path in the head
 
 
 @dataclass(slots=True)
@@ -51,32 +58,49 @@ class EntryDiagnostics:
 
     diagnostics: Diagnostics
     locate: Callable[[FieldPath], Position]
-    reported: set[tuple[FieldPath, str]] = field(default_factory=set)
+    locate_default: Callable[[FieldPath], tuple[Position, FieldPath]]
+    reported: bool = False
 
-    def __call__(self, path: FieldPath, message: str) -> None:
-        if (path, message) not in self.reported:
-            self.reported.add((path, message))
-            name = "".join(f"[{step}]" if isinstance(step, int) else f".{safe_name(step)}" for step in path)
-            self.diagnostics.add(self.locate(path), name.removeprefix("."), message)
+    def __call__(
+        self, path: FieldPath, message: str, *, item: str = "", kind: str = "", is_default: bool = False
+    ) -> None:
+        """is_default: what is wrong stands in the head. The others are those of `Diagnostics.add`."""
+        self.reported = True
+        position, path = self.locate_default(path) if is_default else (self.locate(path), path)
+        name = "".join(f"[{step}]" if isinstance(step, int) else f".{safe_name(step)}" for step in path)
+        self.diagnostics.add(position, name.removeprefix("."), message, item=item, kind=kind)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEntry:
+    """An entry without what makes many of it. literal: its braces are text. origin: `file:line`."""
+
+    fields: Values
+    literal: bool
+    origin: str
+    default_ids: DefaultIds
+    report: EntryDiagnostics
 
 
 class ItemValidator:
-    """One item on its way through the checks."""
+    """One item on its way through the checks. row: `file:line` of the row that it is made of, empty without one."""
 
-    def __init__(
-        self, context: EntryContext, entry: Values, values: Values, report: EntryDiagnostics, row: str
-    ) -> None:
+    def __init__(self, context: EntryContext, entry: ParsedEntry, values: Values, row: str) -> None:
         self._context = context
-        self._entry = entry
+        self._entry = entry.fields
+        self._parsed = entry
         self._variables: Values = {**self._context.variables, **values}
-        self._report = report
         self._row = row
-        self._failed = False
+        self._reported: set[tuple[FieldPath, str]] = set()
         self._turns: list[str] = []
 
-    def items(self, origin: str) -> list[Item]:
+    @property
+    def _failed(self) -> bool:
+        return bool(self._reported)
+
+    def items(self) -> list[Item]:
         """The item, or one for each turn of a conversation; none when something is wrong."""
-        base = self._build_item(origin)
+        base = self._build_item(self._row or self._parsed.origin)
         if base is None or not self._turns:
             return [] if base is None else [base]
         return [
@@ -100,7 +124,7 @@ class ItemValidator:
         filename = self._check_names(item_id, checked.filename) if item_id is not None else ""
         if self._failed and checked.model is None and "model" in {**self._context.defaults, **self._entry}:
             return None  # which model was meant is not known, so nothing can be said about what it can do
-        profile = self._resolve_profile(checked.model or DEFAULT_MODEL)
+        profile = self._resolve_profile(checked.model)
         if profile is not None:
             self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
         pictures = self._find_references(profile, checked.references or [])
@@ -121,15 +145,25 @@ class ItemValidator:
         asked = {**item_values(checked), **resolved}
         return Item(id=names.to_nfc(item_id), provider=profile.provider, origin=origin, **asked)
 
-    def _report_field(self, path: FieldPath, message: str) -> None:
-        """Names the row too when the field's value came out of it."""
-        self._failed = True
-        value = self._entry.get(str(path[0]), self._context.defaults.get(str(path[0])))
-        self._report(path, f"{message} (row {self._row})" if self._row and has_template(value) else message)
+    def _report_field(self, path: FieldPath, message: str, *, in_row: bool = True) -> None:
+        """Names the row too when the field's value came out of it. in_row: it may have."""
+        if (path, message) in self._reported:
+            return
+        self._reported.add((path, message))
+        name = str(path[0])
+        is_default = name not in self._entry and name in self._context.defaults
+        value = self._entry.get(name, self._context.defaults.get(name))
+        of_row = in_row and bool(self._row) and has_template(value)
+        line = f"line {self._parsed.origin.rpartition(':')[2]}"
+        item = f"row {self._row}" if of_row or (is_default and self._row) else line if is_default else ""
+        kind = without_values(message) if of_row and name != "references" else ""
+        self._parsed.report(path, message, item=item, kind=kind, is_default=is_default)
 
     def _render_fields(self) -> Values:
         """All fields with their templates rendered, `id` first, so that the others may use it."""
         merged = {**self._context.defaults, **self._entry}
+        if not self._parsed.literal:
+            self._warn_of_comments(merged)
         fields: Values = {}
         if merged.get("id") is not None:
             fields["id"] = self._render_value("id", merged)
@@ -140,7 +174,7 @@ class ItemValidator:
             merged["prompt"] = None
             turns = self._render_value("turns", merged)
             if "id" not in fields and isinstance(turns, list) and turns and isinstance(turns[0], str):
-                fields["id"] = self._variables["id"] = names.default_id(turns[0])
+                fields["id"] = self._variables["id"] = self._parsed.default_ids.of(turns[0])
         else:
             merged.pop("turns", None)
             self._render_prompt(fields, merged)
@@ -157,18 +191,19 @@ class ItemValidator:
         else:
             fields["prompt"] = prompt
         if "id" not in fields and "prompt" in fields and isinstance(prompt, str):
-            fields["id"] = self._variables["id"] = names.default_id(prompt)
+            fields["id"] = self._variables["id"] = self._parsed.default_ids.of(prompt)
 
     def _render_value(self, name: str, merged: Mapping[str, Any]) -> Any:
         """A template that gives nothing, as an empty cell does, leaves the default."""
+        if self._parsed.literal:
+            return merged.get(name)
         try:
             value = render_field(name, merged.get(name), self._variables)
             if value == "" and name not in ("id", "prompt") and has_template(merged[name]):
                 default = self._context.defaults.get(name) if name in self._entry else None
                 return render_field(name, default, self._variables) or None
         except ExpandError as problem:
-            self._failed = True
-            (self._report_field if problem.in_row else self._report)((name,), problem.message)
+            self._report_field((name,), problem.message, in_row=problem.in_row)
             return None
         return value
 
@@ -192,9 +227,17 @@ class ItemValidator:
                     elif looks_like_key(text):
                         self._report_key(path)
 
+    def _warn_of_comments(self, merged: Values) -> None:
+        """`{# … #}` in a prompt, which is not sent."""
+        for name in (*_PROMPT_FIELDS, "turns"):
+            for _, text in iter_strings(merged.get(name)):
+                if (why := dropped_comment(text)) is not None:
+                    line, column = self._parsed.report.locate((name,))
+                    self._context.warn(f"{self._context.file}:{line}:{column}: {name}: {why}")
+
     def _report_key(self, path: FieldPath) -> None:
         if path[0] in _PROMPT_FIELDS:
-            position = self._row or f"{self._context.file}:{self._report.locate(path)[0]}"
+            position = self._row or f"{self._context.file}:{self._parsed.report.locate(path)[0]}"
             self._context.warn(f"{position}: {path[0]}: holds what looks like an API key, and would be sent as text")
         elif path[0] == "extra":
             self._report_field(path[:1], f"holds what looks like an API key; {schema.no_secrets()}")
@@ -218,33 +261,17 @@ class ItemValidator:
             self._report_field(("filename",), "comes without an extension: what the picture is decides it")
         return stem
 
-    def _resolve_profile(self, name: str, path: FieldPath = ("model",)) -> Profile | None:
-        """None when no request could be made for it."""
-        if problem := model_name_problem(name):
-            self._report_field(path, f"{safe_repr(name)}: a model's name {problem}")
-            return None
-        profile = self._context.profile(name)
-        if profile.status == "unknown" and (meant := self._context.catalogue.misspelt(name)):
-            declare = f"if there is such a model, declare it: `models: {{{name}: {{…}}}}` at the head"
-            self._report_field(path, f"{safe_repr(name)} is not a known model (did you mean {meant!r}?); {declare}")
-            return None
+    def _resolve_profile(self, name: str | None, path: FieldPath = ("model",)) -> Profile | None:
+        """None when nothing is known of it."""
         try:
-            provider_class(profile.provider)
-        except UsageError as missing:
-            self._report_field(path, f"{profile.id}: {missing}")
-            return None
-        if profile.status == "retired" and not self._context.allow_retired(profile):
-            when = f" on {profile.shutdown}" if profile.shutdown else ""
-            instead = f"use {profile.replacement}, or " if profile.replacement else ""
-            override = f"`models: {{{profile.id}: {{status: live}}}}` at the head"
-            self._report_field(
-                path, f"{profile.id} was shut down{when}; {instead}if it still works for you, add {override}"
-            )
-        return profile
+            return self._context.models.usable(name)
+        except UnusableModelError as problem:
+            self._report_field(path, str(problem))
+            return problem.profile
 
     def _check_capabilities(self, profile: Profile, fields: Values) -> None:
         requested = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
-        for name, message in capability.check(profile, requested, self._context.catalogue):
+        for name, message in capability.check(profile, requested, self._context.models.catalogue):
             self._report_field((name,), message)
 
     def _fallback_lanes(
@@ -268,35 +295,14 @@ class ItemValidator:
             lanes[f"{other.provider}/{other.id}"] = None
         return tuple(lanes)
 
-    def _item_reference(self, path: FieldPath, name: str) -> ReferencePicture | None:
-        """The picture of another item, of which nothing is known yet; whether there is such an item is seen at the end."""
-        item_id, mark, n = name[1:].partition("#")
-        if why := names.id_problem(item_id):
-            self._report_field(path, f"{safe_repr(item_id)} {why}; write @id, or @id#2 for its second sample")
-        elif mark and not (n.isascii() and n.isdigit() and 0 < int(n[:9]) <= COUNT_MAX):
-            self._report_field(path, f"{safe_repr(name)}: what follows '#' is the number of a sample, from 1")
-        else:
-            return ReferencePicture("@" + reference_key(name), "image/png", 0)
-        return None
-
     def _find_references(self, profile: Profile | None, wanted: list[str]) -> dict[str, ReferencePicture]:
         """By real path, so that the same picture is sent once."""
         pictures: dict[str, ReferencePicture] = {}
-        for index, name in enumerate(wanted):
-            path: FieldPath = ("references", index)
-            if name.startswith("@"):
-                if (picture := self._item_reference(path, name)) is not None:
-                    pictures[picture.path] = picture
-            elif "://" in name[:12] and not is_object_url(name):
-                if (problem := link_problem(name)) is None:
-                    pictures[name] = ReferencePicture(name, "image/png", 0)  # of which nothing is known yet
-                else:
-                    self._report_field(path, f"{safe_repr(name)}: {problem}")
+        for index, found in find_references(self._context.references, wanted):
+            if isinstance(found, str):
+                self._report_field(("references", index), found)
             else:
-                try:
-                    pictures.update((picture.path, picture) for picture in self._context.references.find(name))
-                except BadReferenceError as bad:
-                    self._report_field(path, str(bad))
+                pictures.update((picture.path, picture) for picture in found)
         for name, message in (
             capability.check_references(profile, list(pictures.values())) if profile and pictures else ()
         ):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from batchgen.manifest import yaml_slips
 from batchgen.manifest.diagnostics import safe_name, safe_repr
 
 DEPTH_MAX = 64
@@ -23,6 +24,13 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+# Fields and variables that hold prose, in which a # is rarely meant as a comment; two spaces and `# ` mean one.
+_PROSE = frozenset(
+    ("prompt", "turns", "system", "negative_prompt", "no_image_suffix", "vars", "matrix", "zip", "include")
+)
+_CUT = re.compile(r"(?![ \t]{2,}# )[ \t]+(#.*)")
+_NOT_A_KEY = re.compile(rf"^-|[{yaml_slips.ODD_SPACES}]")  # or one with a slip in its line
+_CUT_SHOWN_CHARS = 40
 _TEXT_TAGS = frozenset(("!", "tag:yaml.org,2002:str"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -72,22 +80,32 @@ class YamlError(Exception):
         self.message = message
 
 
-def load(text: str) -> tuple[Any, list[tuple[Position, str, str]]]:
-    """The document, and the problems that did not stop the reading: (place, field, message).
+class Document(NamedTuple):
+    """What a text holds, and the problems and warnings that did not stop the reading: (place, field, message)."""
 
-    Raises YamlError. Nothing but plain data ever comes out.
-    """
+    value: Any
+    problems: list[tuple[Position, str, str]]
+    warnings: list[tuple[Position, str, str]]
+
+
+def load(text: str) -> Document:
+    """Raises YamlError. Nothing but plain data ever comes out."""
     # A colon-space inside a flow "16:9" is no trouble; a BOM is, for column 1.
-    builder = _Builder(text.removeprefix("\ufeff"))
+    text = text.removeprefix("\ufeff")
+    builder = _Builder(text)
     try:
-        return builder.document(), builder.problems
+        return Document(builder.document(), builder.problems, builder.warnings)
     except yaml.MarkedYAMLError as error:
+        if slip := yaml_slips.explain(text, error, builder.last_scalar):
+            raise YamlError(slip[0], f"not YAML: {slip[1]}") from None
         mark = error.problem_mark or error.context_mark
         position = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         parts = [part for part in (error.context, error.problem) if part]
         raise YamlError(position, "not YAML: " + ", ".join(parts)) from None
     except yaml.reader.ReaderError as error:
-        raise YamlError((0, 0), f"not YAML: {error.reason}") from None
+        raise YamlError(
+            _position_of_index(text, text.find(chr(error.character))), f"not YAML: {error.reason}"
+        ) from None
     except yaml.YAMLError as error:
         raise YamlError((0, 0), f"not YAML: {safe_name(error)}") from None
 
@@ -108,6 +126,10 @@ def position_at(value: Any, path: tuple[str | int, ...]) -> Position:
 class _Builder:
     def __init__(self, text: str) -> None:
         self.problems: list[tuple[Position, str, str]] = []
+        self.warnings: list[tuple[Position, str, str]] = []
+        self.last_scalar: Any = None
+        self._lines = text.splitlines()
+        self._unused_anchors: dict[str, Position] = {}  # of texts that are not in quotes
         self._loader = _Loader(text)
         self._anchors: dict[str, tuple[Any, int]] = {}  # name -> value and how many nodes it holds
         self._nodes = 0
@@ -120,8 +142,11 @@ class _Builder:
             if loader.check_event(yaml.StreamEndEvent):
                 return None
             loader.get_event()  # the document's start
-            value = self._node(loader.get_event(), 0)
+            value = self._node(loader.get_event(), 0, "")
             loader.get_event()  # the document's end
+            for name, position in self._unused_anchors.items():
+                message = f"nothing uses the anchor &{safe_name(name)}; {yaml_slips.begins_with('&')}"
+                self.problems.append((position, "", message))
             if not loader.check_event(yaml.StreamEndEvent):
                 mark = loader.get_event().start_mark
                 raise YamlError((mark.line + 1, mark.column + 1), "one document to a manifest, here a second starts")
@@ -129,7 +154,8 @@ class _Builder:
         finally:
             loader.dispose()
 
-    def _node(self, event: Any, depth: int) -> Any:
+    def _node(self, event: Any, depth: int, field: str) -> Any:
+        """field: the nearest one above that holds prose, else the one that the node belongs to."""
         position = (event.start_mark.line + 1, event.start_mark.column + 1)
         if depth > DEPTH_MAX:
             raise YamlError(position, f"nested deeper than {DEPTH_MAX} levels")
@@ -138,22 +164,40 @@ class _Builder:
         before = self._nodes
         self._nodes += 1
         if event.tag is not None and event.tag not in _TEXT_TAGS:
-            self.problems.append((position, "", f"tags are not read: {safe_name(event.tag)}"))
+            message = f"tags are not read: {safe_name(event.tag)}; {yaml_slips.begins_with('!')}"
+            self.problems.append((position, "", message))
         value: Any
         if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event, position)
+            self._look_for_slips(event, position, field)
         elif isinstance(event, yaml.SequenceStartEvent):
-            value = self._sequence(position, depth)
+            value = self._sequence(position, depth, field)
         else:
-            value = self._mapping(position, depth)
+            value = self._mapping(event, depth, field)
         if event.anchor is not None:
             self._anchors[event.anchor] = (value, self._nodes - before)
         return value
 
+    def _look_for_slips(self, event: Any, position: Position, field: str) -> None:
+        """What is good YAML and hardly what its author meant."""
+        self.last_scalar = event
+        if event.style:
+            return
+        if event.anchor is not None and event.value:
+            self._unused_anchors[event.anchor] = position
+        if field in _PROSE and (cut := _CUT.match(self._lines[event.end_mark.line], event.end_mark.column)):
+            rest = cut[1] if len(cut[1]) <= _CUT_SHOWN_CHARS else cut[1][: _CUT_SHOWN_CHARS - 1] + "…"
+            message = f"{safe_repr(rest)} is a comment and not part of the text; if it is meant, put the text in quotes"
+            self.warnings.append(((event.end_mark.line + 1, cut.start(1) + 1), field, message))
+
     def _alias(self, name: str | None, position: Position) -> Any:
         # libyaml's parser does not check aliases; an anchor that is still open is missing here too, so nothing recurs.
         if name is None or name not in self._anchors:
-            raise YamlError(position, f"the alias *{safe_name(name)} has no finished anchor before it")
+            raise YamlError(
+                position,
+                f"the alias *{safe_name(name)} has no finished anchor before it; {yaml_slips.begins_with('*')}",
+            )
+        self._unused_anchors.pop(name, None)
         value, nodes = self._anchors[name]
         self._nodes += nodes
         self._alias_nodes += nodes
@@ -164,7 +208,12 @@ class _Builder:
     def _scalar(self, event: Any, position: Position) -> Any:
         text: str = event.value
         if event.style or event.tag in _TEXT_TAGS:  # quoted, or said to be text
+            if event.tag == "!" and not event.style and " " in text:
+                self.problems.append((position, "", yaml_slips.begins_with("!")))
             return text
+        if len(text) > 1 and text[0] == "“" and text[-1] == "”":
+            self.problems.append((position, "", "“ and ” are not YAML's quotes: write \" in their place"))
+            return text[1:-1]
         if text in _NULL:
             return None
         if text in _BOOL:
@@ -184,7 +233,7 @@ class _Builder:
             return None
         return text if number is None else _as_written(number, text)
 
-    def _sequence(self, position: Position, depth: int) -> Sequence:
+    def _sequence(self, position: Position, depth: int, field: str) -> Sequence:
         value = Sequence()
         value.position, value.marks = position, []
         while True:
@@ -192,32 +241,62 @@ class _Builder:
             if isinstance(event, yaml.SequenceEndEvent):
                 return value
             value.marks.append((event.start_mark.line + 1, event.start_mark.column + 1))
-            value.append(self._node(event, depth + 1))
+            value.append(self._node(event, depth + 1, field))
 
-    def _mapping(self, position: Position, depth: int) -> Mapping:
+    def _mapping(self, start: Any, depth: int, field: str) -> Any:
+        """A mapping; a template that is not in quotes is one in YAML, and comes as the text that was meant."""
         value = Mapping()
-        value.position, value.marks = position, {}
+        value.position, value.marks = (start.start_mark.line + 1, start.start_mark.column + 1), {}
         merged: list[tuple[Any, Position]] = []
+        problem_count = len(self.problems)
         while True:
             event = self._loader.get_event()
             if isinstance(event, yaml.MappingEndEvent):
                 break
             at = (event.start_mark.line + 1, event.start_mark.column + 1)
             merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and not event.style
-            key = self._node(event, depth + 1)
-            inner = self._node(self._loader.get_event(), depth + 1)
+            key = self._key(event, depth, at)
+            inner = self._node(self._loader.get_event(), depth + 1, field if field in _PROSE else str(key))
             if merge:
                 merged.append((inner, at))
+            elif isinstance(key, Mapping) and start.flow_style and at == (value.position[0], value.position[1] + 1):
+                del self.problems[problem_count:]
+                return self._bare_template(value.position)
             elif not isinstance(key, str):
                 self.problems.append((at, "", f"a name must be text, not {safe_repr(key)}; put it in quotes"))
             elif key in value:
                 first = value.marks[key][0]
                 self.problems.append((at, safe_name(key), f"given twice in the same mapping, first in line {first}"))
+            elif inner is None and start.flow_style and not self._has_colon(event.end_mark):
+                self.problems.append((at, "", yaml_slips.without_value(safe_name(key))))
             else:
                 value[key], value.marks[key] = inner, at
         for inner, at in merged:
             self._merge(value, inner, at)
         return value
+
+    def _key(self, event: Any, depth: int, at: Position) -> Any:
+        """Raises YamlError where the spaces before it are none to YAML, which makes of all that follows another document."""
+        if isinstance(event, yaml.ScalarEvent) and not event.style and _NOT_A_KEY.search(event.value):
+            slip = yaml_slips.spacing_problem(self._lines[at[0] - 1])
+            if slip is not None:
+                raise YamlError((at[0], slip[0] + 1), f"not YAML: {slip[1]}")
+        return self._node(event, depth + 1, "")
+
+    def _has_colon(self, mark: Any) -> bool:
+        """Whether a colon follows the key of a flow mapping that ends there, or perhaps does in the next line."""
+        return self._lines[mark.line][mark.column :].lstrip()[:1] in ("", ":")
+
+    def _bare_template(self, position: Position) -> str:
+        """The text that was meant, up to the end of its line. The rest of the mapping is read over."""
+        depth = 1
+        event: Any = None
+        while depth:
+            event = self._loader.get_event()
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        self.problems.append((position, "", yaml_slips.begins_with("{{")))
+        end = event.end_mark.column if event.end_mark.line == position[0] - 1 else None
+        return self._lines[position[0] - 1][position[1] - 1 : end]
 
     def _merge(self, value: Mapping, inner: Any, at: Position) -> None:
         """`<<: *name`: what is not given here is taken from there. Source: yaml.org/type/merge.html."""
@@ -228,6 +307,11 @@ class _Builder:
             for key, mark in other.marks.items():
                 if key not in value:
                     value[key], value.marks[key] = other[key], mark
+
+
+def _position_of_index(text: str, index: int) -> Position:
+    before = text[: max(0, index)]
+    return before.count("\n") + 1, index - before.rfind("\n")
 
 
 def _as_written(number: int | float, text: str) -> int | float:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -21,9 +22,11 @@ from batchgen.errors import UsageError
 from batchgen.http.single_flight import SingleFlight
 from batchgen.manifest.addresses import is_object_url
 from batchgen.records import ReferenceImage
-from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
+from batchgen.references.folders import is_below
+from batchgen.references.nearest import nearest_name
+from batchgen.references.picture_head import TYPE_BYTES, must_be_redrawn, picture_type
+from batchgen.safe_open import MissingFileError, UnsafePathError, open_regular, resolve_inside
 from batchgen.settings import is_loopback
-from batchgen.store.sniff import sniff
 
 FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
 LINK_MAX_CHARS = 2000
@@ -31,7 +34,7 @@ PIECE_BYTES = 1 << 20
 CACHE_MAX_BYTES = 64_000_000
 GLOB_MAX_FILES = 100
 _CACHE_MAX_ENTRIES = 65_536
-_HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
+_KINDS = "PNG, JPEG, WebP, GIF, HEIC, HEIF, AVIF, TIFF or BMP"
 
 
 class BadReferenceError(ValueError):
@@ -40,11 +43,12 @@ class BadReferenceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ReferencePicture:
-    """A file that is a picture by its first bytes."""
+    """A file that is a picture by its first bytes. redraw: it is not sent as it is, whatever the model takes."""
 
     path: str
     mime_type: str
     bytes: int
+    redraw: bool = False
 
 
 def is_link(name: str) -> bool:
@@ -107,6 +111,7 @@ class DisabledRemoteReferences:
 class References:
     """References below one folder, and those in buckets. Safe to use from several threads.
 
+    further_folders: real paths, looked into for what is not in the first, in this order.
     remote_references: who looks into buckets; without, nothing is known of what lies there, as of links.
     """
 
@@ -114,11 +119,13 @@ class References:
         self,
         folder: str | os.PathLike[str],
         *,
+        further_folders: Sequence[str] = (),
         remote_references: RemoteReferenceSource | None = None,
         file_max_bytes: int = FILE_MAX_BYTES,
         cache_max_bytes: int = CACHE_MAX_BYTES,
     ) -> None:
         self.folder = os.path.realpath(folder)
+        self._folders = (self.folder, *further_folders)
         self.remote_references = remote_references
         self._file_max_bytes = file_max_bytes
         self._cache_max_bytes = cache_max_bytes
@@ -138,7 +145,7 @@ class References:
                 if self.remote_references is None
                 else self.remote_references.find(name)
             )
-        if glob.has_magic(name) and not os.path.lexists(os.path.join(self.folder, name)):
+        if glob.has_magic(name) and not any(os.path.lexists(os.path.join(folder, name)) for folder in self._folders):
             return self._find_glob(name)
         return [self._check(name)]
 
@@ -208,10 +215,10 @@ class References:
         if (known := self._identified.get(path)) is not None:
             return known
         with self.open(path) as file:
-            head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
-        if (mime_type := picture_type(head)) is None:
-            raise UsageError(f"{path}: is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
-        return self._remember(ReferencePicture(path, mime_type, size_bytes))
+            picture = _inspect(file, path)
+        if picture is None:
+            raise UsageError(f"{path}: is not a picture ({_KINDS}) by its content")
+        return self._remember(picture)
 
     def open_unchanged(self, path: str) -> IO[bytes]:
         """The file at its start, hashed again. Raises UsageError when it is not the one that was hashed before."""
@@ -238,7 +245,7 @@ class References:
         before = self._digests.get(path)
         if before not in (None, self._remember_digest(path, hashlib.sha256(data).hexdigest())):
             raise UsageError(f"{path}: the reference changed while the run was going; run again")
-        mime_type = picture_type(data[:16])
+        mime_type = picture_type(data[:TYPE_BYTES])
         if mime_type is None:
             raise UsageError(f"{path}: is no longer a picture")
         image = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
@@ -248,9 +255,12 @@ class References:
     def _find_glob(self, pattern: str) -> list[ReferencePicture]:
         if os.path.isabs(pattern) or ".." in pattern.replace("\\", "/").split("/"):
             raise BadReferenceError(f"{pattern!r} must stay inside the manifest's folder")
-        matches = glob.iglob(pattern, root_dir=self.folder, recursive=True)
-        names = sorted(itertools.islice(matches, GLOB_MAX_FILES + 1))
-        if not names:
+        names: list[str] = []
+        for folder in self._folders:
+            matches = glob.iglob(pattern, root_dir=folder, recursive=True)
+            if names := sorted(itertools.islice(matches, GLOB_MAX_FILES + 1)):
+                break
+        else:
             raise BadReferenceError(f"{pattern!r} matches no file")
         if len(names) > GLOB_MAX_FILES:
             raise BadReferenceError(f"{pattern!r} matches more than {GLOB_MAX_FILES} files")
@@ -260,25 +270,47 @@ class References:
         if (known := self._pictures.get(name)) is not None:
             return known
         try:
-            real = resolve_inside(self.folder, name)
+            real = self._resolve(name)
             with open_regular(real) as file:
-                head, size_bytes = file.read(16), os.fstat(file.fileno()).st_size
+                size_bytes = os.fstat(file.fileno()).st_size
+                picture = _inspect(file, real)
+        except MissingFileError as problem:
+            raise BadReferenceError(f"{name!r}: {problem}{self._what_was_meant(name)}") from None
         except UnsafePathError as problem:
-            raise BadReferenceError(f"{name!r} {problem}") from None
+            remedy = "; for others name theirs in `reference_folders` at the head" if os.path.isabs(name) else ""
+            raise BadReferenceError(f"{name!r} {problem}{remedy}") from None
         if size_bytes > self._file_max_bytes:
             max_size = f"{self._file_max_bytes / 1e6:g} MB"
             raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {max_size}")
-        if (mime_type := picture_type(head)) is None:
-            raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
-        picture = self._pictures[name] = self._remember(ReferencePicture(real, mime_type, size_bytes))
+        if picture is None:
+            raise BadReferenceError(f"{name!r} is not a picture ({_KINDS}) by its content")
+        self._pictures[name] = self._remember(picture)
         if len(self._pictures) > _CACHE_MAX_ENTRIES:
             self._pictures.popitem(last=False)
         return picture
 
+    def _resolve(self, name: str) -> str:
+        """The real path of a file in the first folder that has one of this name. Raises UnsafePathError."""
+        if os.path.isabs(name) and "\x00" not in name:
+            real = os.path.realpath(name)
+            for folder in self._folders[1:]:
+                if is_below(real, folder):
+                    return resolve_inside(folder, os.path.relpath(real, folder), folder)
+        for n, folder in enumerate(self._folders):
+            with suppress(MissingFileError):
+                return resolve_inside(folder, name, folder if n else "the manifest's folder")
+        raise MissingFileError("there is no such file")
+
+    def _what_was_meant(self, name: str) -> str:
+        if not name.isprintable():
+            return "; in double quotes \\ begins an escape: write / in a path, or use single quotes"
+        return next((meant for folder in self._folders if (meant := nearest_name(folder, name))), "")
+
     def open(self, path: str) -> IO[bytes]:
         """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""
+        folder = next((each for each in self._folders if is_below(path, each)), self.folder)
         try:
-            return open_regular(resolve_inside(self.folder, os.path.relpath(path, self.folder)))
+            return open_regular(resolve_inside(folder, os.path.relpath(path, folder)))
         except UnsafePathError as problem:
             raise UsageError(f"{path}: the reference {problem}") from None
 
@@ -306,18 +338,15 @@ class References:
                 self._cached_bytes -= len(self._encoded.popitem(last=False)[1].base64)
 
 
+def _inspect(file: IO[bytes], path: str) -> ReferencePicture | None:
+    mime_type = picture_type(file.read(TYPE_BYTES))
+    if mime_type is None:
+        return None
+    return ReferencePicture(path, mime_type, os.fstat(file.fileno()).st_size, must_be_redrawn(file, mime_type))
+
+
 def _sha256(file: IO[bytes]) -> str:
     digest = hashlib.sha256()
     while piece := file.read(PIECE_BYTES):
         digest.update(piece)
     return digest.hexdigest()
-
-
-def picture_type(head: bytes) -> str | None:
-    """MIME type by the first 16 bytes, None for anything else (SVG is text, and never accepted).
-
-    HEIF on top of what the store takes. Source: ISO/IEC 23008-12 10.
-    """
-    if (kind := sniff(head)) is not None:
-        return f"image/{kind}"
-    return _HEIF_BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None

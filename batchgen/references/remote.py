@@ -20,7 +20,8 @@ from batchgen.errors import SettingsError, StoreError, UsageError
 from batchgen.manifest.addresses import glob_prefix, match_keys, split_object_url
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.references.listings import MAX_LISTED, Listings, TooManyObjectsError
-from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, ReferencePicture, picture_type
+from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, ReferencePicture
+from batchgen.references.picture_head import picture_type
 from batchgen.safe_open import create_private_file, private_opener
 from batchgen.settings import environment
 from batchgen.store.blobs import BlobInfo, BucketUnavailable
@@ -145,7 +146,9 @@ class RemoteReferences:
             most = f"{self._file_max_bytes / 1e6:g} MB"
             raise BadReferenceError(f"{name!r} has {found.bytes / 1e6:.1f} MB, a reference at most {most}")
         if not mime_type:
-            raise BadReferenceError(f"{name!r} is not a picture (PNG, JPEG, WebP, HEIC, HEIF or GIF) by its content")
+            raise BadReferenceError(
+                f"{name!r} is not a picture (PNG, JPEG, WebP, GIF, HEIC, HEIF, AVIF, TIFF or BMP) by its content"
+            )
         return ReferencePicture(f"{bucket.objects.url}/{key}", mime_type, found.bytes)
 
     def _bucket(self, url: str) -> ReferenceBucket:

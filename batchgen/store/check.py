@@ -8,12 +8,11 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from PIL import Image
 
 from batchgen.errors import ImageError
-from batchgen.safe_open import private_opener
 from batchgen.store.sniff import HEAD_BYTES, Format, sniff
 
 MAX_PIXELS = 150_000_000  # eight times a 4K picture; more is a bomb or a mistake
@@ -190,12 +189,3 @@ def is_truncated(path: str) -> bool:
     except ImageError as error:
         return error.reason == "truncated"
     return False
-
-
-def to_png(source: IO[bytes], path: str) -> None:
-    """The first frame, under its name when it is whole. Raises what Pillow raises."""
-    with Image.open(source) as image:
-        has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-        with open(f"{path}.part", "wb", opener=private_opener) as part:
-            image.convert("RGBA" if has_alpha else "RGB").save(part, "PNG", compress_level=1)
-    os.rename(f"{path}.part", path)

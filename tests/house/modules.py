@@ -31,6 +31,7 @@ FLOORS: dict[str, list[str]] = {
         *["http", "references", "store", "derivatives", "ledger"],
         # a manifest is read here
         *["manifest.read", "manifest.sources", "manifest.rows", "manifest.assemble", "manifest.validate_item"],
+        *["manifest.duplicates", "manifest.item_references"],
     ],
     "motion": ["engine", "api"],
     "views": ["report", "schedule", "daemon", "cli", "__main__"],

@@ -237,7 +237,7 @@ NAMES = [
     ("text", "place"),
     [
         ("items:\n  - {{id: a, prompt: p, model: {0}}}\n", "2:24: model"),
-        ("defaults: {{model: {0}}}\nitems:\n  - {{id: a, prompt: p}}\n", "3:5: model"),
+        ("defaults: {{model: {0}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:12: defaults.model"),
         ("items:\n  - {{id: a, prompt: p, fallback: [pro, {0}]}}\n", "2:40: fallback[1]"),
         ("models: {{{0}: {{rpm: 5}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:10: models."),
         ("models: {{flash: {{wire: {{model: {0}}}}}}}\nitems:\n  - {{id: a, prompt: p}}\n", "1:25: models.flash.wire.model"),

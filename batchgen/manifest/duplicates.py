@@ -1,0 +1,78 @@
+"""Ids and file names that come twice in a manifest: found in one reading by their hashes, told by another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchgen.item import Item
+from batchgen.manifest.names import fold_case, sample_stem
+from batchgen.manifest.seen import DuplicateFinder
+from batchgen.manifest.sources import RawEntry
+
+Read = Iterable[tuple[Item, RawEntry]]  # the items of one reading, each with its entry
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """raw: the entry of the second of two. row: where that item's row is, if it has one. kind: as in `Diagnostics.add`."""
+
+    raw: RawEntry
+    field: str
+    message: str
+    row: str
+    kind: str
+
+
+class Duplicates:
+    """Memory grows by sixteen bytes an item, and with what came twice."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._ids, self._stems = DuplicateFinder(), DuplicateFinder()
+
+    def add(self, item: Item) -> None:
+        self._ids.add(item.id)
+        self._stems.add(fold_case(item.filename))
+        for n in range(2, item.count + 1):
+            self._stems.add(fold_case(sample_stem(item.filename, n)))
+
+    def find(self, again: Read) -> Iterator[Duplicate]:
+        """again: everything once more, of which only what may have come twice is kept."""
+        ids, stems = self._ids.repeated_hashes(), self._stems.repeated_hashes()
+        if not ids and not stems:
+            return
+        first_ids: dict[str, tuple[Item, RawEntry]] = {}
+        first_stems: dict[str, tuple[Item, RawEntry]] = {}
+        for item, raw in again:
+            if hash(item.id) in ids and (first := first_ids.setdefault(item.id, (item, raw)))[0] is not item:
+                yield self._duplicate("id", f"{item.id!r} is already used", (item, raw), first)
+                continue
+            for n in range(1, item.count + 1):
+                stem = sample_stem(item.filename, n)
+                if hash(fold_case(stem)) in stems:
+                    first = first_stems.setdefault(fold_case(stem), (item, raw))
+                    if first[0].id != item.id:
+                        field = "filename" if "filename" in raw.entry else "id"
+                        message = f"the file {stem!r} is also written by {first[0].id!r}"
+                        yield self._duplicate(field, message, (item, raw), first)
+
+    def _duplicate(
+        self, field: str, message: str, second: tuple[Item, RawEntry], first: tuple[Item, RawEntry]
+    ) -> Duplicate:
+        (item, raw), (other, other_raw) = second, first
+        row = "" if item.origin == f"{self._file}:{raw.line}" else f"row {item.origin}"
+        is_same_entry = raw.entry is other_raw.entry
+        if is_same_entry and not row:
+            message += f" in this entry; put {_distinguishing_variables(raw.entry, field)} into it"
+        else:
+            message += f" at {other.origin}"
+        return Duplicate(raw, field, message, row, "duplicate" if is_same_entry else "")
+
+
+def _distinguishing_variables(entry: Mapping[str, Any], field: str) -> str:
+    """What to put into a field of an entry, so that its items differ: the axes that are not in it yet."""
+    template = str(entry.get(field))
+    unused = [name for kind in ("matrix", "zip") for name in entry.get(kind) or () if name not in template]
+    return "-".join(f"{{{{ {name} }}}}" for name in unused or ["index"])

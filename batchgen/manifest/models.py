@@ -1,0 +1,92 @@
+"""The AI models that a manifest names: which are meant, and why one cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from batchgen.errors import UsageError
+from batchgen.manifest.diagnostics import API_KEY_PATTERN, safe_repr
+from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue
+from batchgen.profiles.fields import FactError, model_name_problem
+from batchgen.profiles.profile import Profile
+from batchgen.providers.registry import provider_class
+
+AllowRetired = Callable[[Profile], bool]
+
+
+def no_retired_models(profile: Profile) -> bool:
+    """No retired model may be used: the requests go to the vendor."""
+    return False
+
+
+def declare_models(
+    catalogue: Catalogue, declared: Mapping[str, Any]
+) -> tuple[Catalogue, list[tuple[tuple[str | int, ...], str]]]:
+    """The catalogue with what a manifest says of models on top, and what is wrong with that: paths and messages."""
+    wrong: list[tuple[tuple[str | int, ...], str]] = []
+    for name, facts in declared.items():
+        try:
+            catalogue = catalogue.with_overrides({name: facts})
+        except FactError as error:
+            wrong.append((tuple(error.path), API_KEY_PATTERN.sub("…", error.message)))
+    return catalogue, wrong
+
+
+class UnusableModelError(ValueError):
+    """Why no request could be made for a model. profile: what is known of it all the same, None when nothing is."""
+
+    def __init__(self, message: str, profile: Profile | None = None) -> None:
+        super().__init__(message)
+        self.profile = profile
+
+
+class Models:
+    """Profiles by the names that the manifest has for them; warns once of a model that is unknown or deprecated."""
+
+    def __init__(self, catalogue: Catalogue, allow_retired: AllowRetired, warn: Callable[[str], None]) -> None:
+        self.catalogue = catalogue
+        self._allow_retired = allow_retired
+        self._warn = warn
+        self._profiles: dict[str, Profile] = {}
+
+    def profile(self, name: str) -> Profile:
+        profile = self._profiles.get(name)
+        if profile is None:
+            profile = self._profiles[name] = self.catalogue.resolve(name)
+            self._warn_about(name, profile)
+        return profile
+
+    def usable(self, name: str | None) -> Profile:
+        """name: None for the default. Raises UnusableModelError."""
+        name = name or DEFAULT_MODEL
+        if problem := model_name_problem(name):
+            raise UnusableModelError(f"{safe_repr(name)}: a model's name {problem}")
+        profile = self.profile(name)
+        if profile.status == "unknown" and (meant := self.catalogue.misspelt(name)):
+            declare = f"if there is such a model, declare it: `models: {{{name}: {{…}}}}` at the head"
+            raise UnusableModelError(f"{safe_repr(name)} is not a known model (did you mean {meant!r}?); {declare}")
+        try:
+            provider_class(profile.provider)
+        except UsageError as missing:
+            raise UnusableModelError(f"{profile.id}: {missing}") from None
+        if profile.status == "retired" and not self._allow_retired(profile):
+            when = f" on {profile.shutdown}" if profile.shutdown else ""
+            instead = f"use {profile.replacement}, or " if profile.replacement else ""
+            override = f"`models: {{{profile.id}: {{status: live}}}}` at the head"
+            message = f"{profile.id} was shut down{when}; {instead}if it still works for you, add {override}"
+            raise UnusableModelError(message, profile)
+        return profile
+
+    def _warn_about(self, name: str, profile: Profile) -> None:
+        if profile.status == "unknown":
+            suggestion = self.catalogue.suggestions(name)
+            hint = f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
+            self._warn(
+                f"{safe_repr(name)} is not a known model{hint}: nothing about it is checked, its price is unknown"
+            )
+        elif profile.status == "deprecated":
+            when = f" and will be shut down on {profile.shutdown}" if profile.shutdown else ""
+            instead = f"; use {profile.replacement}" if profile.replacement else ""
+            note = f" ({profile.note})" if profile.note else ""
+            self._warn(f"{profile.id} is deprecated{when}{instead}{note}")
