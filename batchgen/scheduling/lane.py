@@ -190,7 +190,7 @@ class Lane:
 
     def earliest_start_s(self, now_s: float) -> float:
         """When it may start its next sample: cooldown, quota, breakers, and the first not-before if nothing is ready."""
-        if self.jobs + self.in_flight >= self.max_jobs:
+        if self.jobs and self.jobs + self.in_flight >= self.max_jobs:
             return math.inf  # until one of them ends
         earliest_start_s = max(now_s, self.cooled_until_s, self.quota_full_until_s, self.spend_full_until_s)
         earliest_start_s = max(earliest_start_s, *(breaker.earliest_start_s(now_s) for breaker in self.breakers))
