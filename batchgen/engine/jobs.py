@@ -60,10 +60,8 @@ class JobProgress:
 class JobPolls:
     """When to ask about each job: as often as its API wants, and all of a lane together no more than `POLLS_PER_S`."""
 
-    def __init__(self, dispatcher: Dispatcher, *, wait: bool) -> None:
-        """wait: whether the run waits for jobs at all."""
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._wait = wait
         self._waiting = Counter[str]()
         self._rng = random.Random()
 
@@ -74,10 +72,11 @@ class JobPolls:
             delay_s = max(job.poll_after_s, self._waiting[progress.lane] / POLLS_PER_S)
             if progress.failures:
                 delay_s += backoff_s(progress.failures - 1, FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S, self._rng)
-            if self._wait and not self._dispatcher.stop_reason:
+            wait = self._dispatcher.limits.wait_for_jobs
+            if wait and not self._dispatcher.stop_reason:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._dispatcher.stopping.wait(), delay_s)
-            if not self._wait or self._dispatcher.stop_reason:
+            if not wait or self._dispatcher.stop_reason:
                 raise JobLeft
         finally:
             self._waiting[progress.lane] -= 1

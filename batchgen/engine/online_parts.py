@@ -62,14 +62,7 @@ async def open_online_parts(
         outstanding = OutstandingBatches(survey.backlog, dispatcher, lanes)
         dependents = Dependents(survey.backlog, ledger, store, manifest.references, outstanding.backlog_grew)
         pipeline = await stack.enter_async_context(
-            open_pipeline(
-                context,
-                dispatcher,
-                dependents,
-                state.results,
-                hold_uncertain=request.options.hold_uncertain,
-                wait_for_jobs=request.options.batches.wait,
-            )
+            open_pipeline(context, dispatcher, dependents, state.results, hold_uncertain=request.options.hold_uncertain)
         )
         await stack.enter_async_context(derivatives)
         batches = BatchRunner(

@@ -94,6 +94,7 @@ class Pacing(DispatchObserver):
             budget_usd=options.max_usd if options.max_usd is not None else self.limits.budget_usd,
             deadline_s=None if options.deadline is None else now_s + max(0.0, options.deadline - time.time()),
             stall_s=options.stall_limit_s,
+            wait_for_jobs=options.batches.wait,
         )
         dispatcher = Dispatcher(
             lanes,

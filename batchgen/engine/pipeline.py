@@ -123,13 +123,7 @@ class Pipeline:
 
 @asynccontextmanager
 async def open_pipeline(
-    context: RunContext,
-    dispatcher: Dispatcher,
-    dependents: Dependents,
-    results: ResultsFile,
-    *,
-    hold_uncertain: bool,
-    wait_for_jobs: bool = True,
+    context: RunContext, dispatcher: Dispatcher, dependents: Dependents, results: ResultsFile, *, hold_uncertain: bool
 ) -> AsyncIterator[Pipeline]:
     async with AsyncExitStack() as stack:
         reference_inputs = await stack.enter_async_context(ReferenceInputs(dependents, context))
@@ -137,6 +131,6 @@ async def open_pipeline(
         attempts = AttemptRecorder(context, results, dependents)
         failures = FailureRecorder(context, dispatcher, attempts, hold_uncertain=hold_uncertain)
         stopper = RunStopper(context, dispatcher)
-        receiver = Receiver(context, dispatcher, attempts, JobPolls(dispatcher, wait=wait_for_jobs))
+        receiver = Receiver(context, dispatcher, attempts, JobPolls(dispatcher))
         execution = Execution(context, dispatcher, attempts, reference_inputs, failures, stopper, receiver)
         yield Pipeline(reference_inputs, attempts, execution, receiver, deferred_uploads, stopper)

@@ -89,7 +89,8 @@ class DispatchLimits:
 
     concurrency: requests in flight at most. max_storing: answers being checked and written at most, besides those in flight.
     same_error_limit: this many different samples in a row with the same 4xx stop the lane. deadline_s: loop seconds.
-    stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never.
+    stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never. wait_for_jobs:
+    else what an API has taken is left to the next run.
     """
 
     concurrency: int
@@ -99,6 +100,7 @@ class DispatchLimits:
     budget_usd: float | None = None
     deadline_s: float | None = None
     stall_s: float | None = None
+    wait_for_jobs: bool = True
 
 
 class RunBudget:
