@@ -3,49 +3,170 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import replace
+from datetime import datetime, timedelta
 from importlib import import_module
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
-from batchgen.engine.job import Job, load
+from batchgen.engine.job import Job, Results, load
 from batchgen.engine.online import Engine
-from batchgen.engine.outcome import BATCH_MODES, Outcome, RunOptions
-from batchgen.engine.plan import Plan, plan
+from batchgen.engine.outcome import BATCH_MODES, RunOptions
+from batchgen.engine.plan import Plan
+from batchgen.engine.plan import plan as plan_job
 from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.engine.run import run_job
 from batchgen.errors import UsageError
 from batchgen.events import Observer
+from batchgen.manifest.diagnostics import did_you_mean
+from batchgen.planning.plan import RetrySelection, Step
+from batchgen.report.outcome import Outcome
 
-__all__ = ["Job", "Plan", "load", "load_engine", "plan", "run", "run_sync"]
+__all__ = ["RunKeywords", "load", "load_engine", "plan", "run", "run_sync"]
 ENGINES = {
     **dict.fromkeys(("online", *BATCH_MODES), "batchgen.engine.online:OnlineEngine"),
     "cluster": "batchgen.engine.cluster.engine:ClusterEngine",
 }
+T = TypeVar("T")
+
+
+class RunKeywords(TypedDict, total=False):
+    """The command line's options under its names, for `plan`, `run` and `run_sync`. Each goes before the same in `options`.
+
+    only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_cost: USD. fresh: everything once more. retry:
+    states to take up again. on_uncertain: whether a request that was never answered is repeated. until: start nothing after it;
+    max_duration: seconds, unless it is a timedelta.
+    """
+
+    only: str | Iterable[str]
+    limit: int
+    concurrency: int
+    max_cost: float
+    fresh: bool
+    retry: Iterable[Literal["failed", "refused", "uncertain"]]
+    on_uncertain: Literal["retry", "hold"]
+    until: datetime
+    max_duration: float | timedelta
+
+
+def plan(
+    job: Job,
+    *,
+    options: RunOptions | None = None,
+    engine: str = "online",
+    on_step: Callable[[Step], None] | None = None,
+    **keywords: Unpack[RunKeywords],
+) -> Plan:
+    """What `run` with the same options would do: nothing is sent and nothing is written.
+
+    on_step: hears of every sample that is not simply kept, in the order of the manifest. Raises ManifestError, LedgerError,
+    UsageError.
+    """
+    return plan_job(job, options=_run_options(options, keywords), on_step=on_step, engine=engine)
 
 
 async def run(
-    job: Job, *, observers: Sequence[Observer] = (), options: RunOptions | None = None, engine: str = "online"
+    job: Job,
+    *,
+    options: RunOptions | None = None,
+    engine: str = "online",
+    observers: Sequence[Observer] = (),
+    **keywords: Unpack[RunKeywords],
 ) -> Outcome:
     """Make what is missing. Returns when everything has ended one way or another; cancelling it cancels the run.
 
-    An emulated job starts a server of its own on loopback unless the options name one. Raises ManifestError,
-    SettingsError, StoreError, LedgerError, JobLocked, UsageError.
+    engine: online, batch, auto or cluster. observers: each hears every event. An emulated job starts a server of its own on
+    loopback unless the options name one. Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked, UsageError.
     """
-    options = (options or RunOptions()).for_engine(engine)
+    options = _run_options(options, keywords).for_engine(engine)
     driver = load_engine(engine)
     if job.emulated and options.emulator_url is None:
         from batchgen.emulator import EmulatorOptions, serve  # no other job needs a server
 
         async with await serve(EmulatorOptions()) as emulator:
-            return await run_job(job, replace(options, emulator_url=emulator.base_url), driver, observers)
-    return await run_job(job, options, driver, observers)
+            figures = await run_job(job, replace(options, emulator_url=emulator.base_url), driver, observers)
+    else:
+        figures = await run_job(job, options, driver, observers)
+    return Outcome.of(figures, Results(job, options.ledger))
 
 
 def run_sync(
-    job: Job, *, observers: Sequence[Observer] = (), options: RunOptions | None = None, engine: str = "online"
+    job: Job,
+    *,
+    options: RunOptions | None = None,
+    engine: str = "online",
+    observers: Sequence[Observer] = (),
+    **keywords: Unpack[RunKeywords],
 ) -> Outcome:
-    """`run` for callers without an event loop."""
-    return asyncio.run(run(job, observers=observers, options=options, engine=engine))
+    """`run` for callers that are not coroutines. Where an event loop runs already, as in a notebook, the run has a thread of
+    its own, in which the observers are called too. Ctrl-C cancels it."""
+    running = run(job, observers=observers, options=options, engine=engine, **keywords)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(running)
+    return _run_in_thread(running)
+
+
+def _run_in_thread(running: Coroutine[Any, Any, T]) -> T:
+    """What it returns or raises. Waits until it has ended, also after Ctrl-C."""
+    outcome, started = Future[T](), Future[Callable[[], object]]()
+
+    async def start() -> T:
+        task, loop = asyncio.ensure_future(running), asyncio.get_running_loop()
+        started.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await task
+
+    def work() -> None:
+        try:
+            outcome.set_result(asyncio.run(start()))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(work,), name="batchgen run")
+    thread.start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        started.result()()
+        raise
+    finally:
+        thread.join()
+
+
+def _run_options(options: RunOptions | None, keywords: RunKeywords) -> RunOptions:
+    """Raises TypeError for a keyword that there is not, UsageError for a value that cannot be."""
+    known = RunKeywords.__annotations__
+    if unknown := next((name for name in keywords if name not in known), None):
+        hint = did_you_mean(unknown, known) or f"; there are {', '.join(known)}"
+        raise TypeError(f"there is no option {unknown!r}{hint}")
+    asked: dict[str, Any] = {name: value for name, value in keywords.items() if name in ("limit", "concurrency")}
+    if "only" in keywords:
+        only = keywords["only"]
+        asked["only"] = (only,) if isinstance(only, str) else tuple(only)
+    if "max_cost" in keywords:
+        asked["max_usd"] = keywords["max_cost"]
+    if keywords.keys() & {"fresh", "retry", "on_uncertain"}:
+        hold = keywords.get("on_uncertain") == "hold"
+        states = frozenset(keywords["retry"]) if "retry" in keywords else None
+        asked["retry_selection"] = RetrySelection.of(states, fresh=keywords.get("fresh", False), hold_uncertain=hold)
+        asked["hold_uncertain"] = hold
+    if keywords.keys() & {"until", "max_duration"}:
+        asked["deadline"] = _deadline(keywords)
+    return replace(options or RunOptions(), **asked)
+
+
+def _deadline(keywords: RunKeywords) -> float:
+    """The earlier of the two, in UTC seconds."""
+    most = keywords.get("max_duration")
+    seconds = most.total_seconds() if isinstance(most, timedelta) else most
+    latest = None if seconds is None else time.time() + seconds
+    until = keywords["until"].timestamp() if "until" in keywords else None
+    return min(at for at in (until, latest) if at is not None)
 
 
 def load_engine(name: str) -> Engine | RemoteEngine:

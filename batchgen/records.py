@@ -227,11 +227,16 @@ class ImageFile:
 SampleState = Literal[
     "wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked", "superseded"
 ]
+# Of what the manifest has not given up.
+CURRENT_STATES = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a sample stands, as `status`, `export` and `results.jsonl` tell it."""
+    """How a sample stands, as `status`, `export` and `results.jsonl` tell it. files: its image first; empty without one.
+    usd: what it cost, None when that is unknown. folder: where the paths of its files begin, or the address of the bucket;
+    empty when only the ledger was read.
+    """
 
     id: str
     n: int
@@ -250,6 +255,33 @@ class Result:
     text: str = ""
     sidecars: tuple[str, ...] = ()  # paths of what stands beside its picture
     derivatives: tuple[str, ...] = ()  # paths of what was made of it
+    folder: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its `id`, with `#2` and so on for the further images of an item."""
+        return sample_key(self.id, self.n)
+
+    @property
+    def image(self) -> ImageFile | None:
+        return next((file for file in self.files if file.role == "image"), None)
+
+    @property
+    def path(self) -> str | None:
+        """Where its image is, below `folder`; None without one."""
+        if self.image is None:
+            return None
+        return f"{self.folder}/{self.image.path}" if self.folder else self.image.path
+
+    @property
+    def width(self) -> int | None:
+        """Pixels."""
+        return self.image.width if self.image else None
+
+    @property
+    def height(self) -> int | None:
+        """Pixels."""
+        return self.image.height if self.image else None
 
 
 class KnownSample(NamedTuple):

@@ -13,12 +13,10 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.errors import StoreError
 from batchgen.ledger.reader import Reader
-from batchgen.records import Result, sample_key
+from batchgen.records import CURRENT_STATES, Result
 from batchgen.report import formatting
 from batchgen.sanitize import printable_json, redact_secrets, sanitize
 
-# All but what the manifest has given up.
-EXPORTED_STATES = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
 # What a spreadsheet takes for the start of a formula (OWASP, CSV injection).
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -30,7 +28,7 @@ def export_command(invocation: Invocation, job: str, form: str, target: str) -> 
     with Reader.open(folder) as reader:
         texts = (
             redact_secrets(line, secrets)
-            for line in lines(row(result) for result in reader.results_by_item(EXPORTED_STATES))
+            for line in lines(row(result) for result in reader.results_by_item(CURRENT_STATES))
         )
         if target == "-":
             invocation.out.stream.writelines(_encodable(texts, invocation.out.stream))
@@ -41,16 +39,16 @@ def export_command(invocation: Invocation, job: str, form: str, target: str) -> 
 
 def row(result: Result) -> dict[str, Any]:
     """A sample in flat fields. file and what belongs to it are null until there is an image."""
-    image = next((file for file in result.files if file.role == "image"), None)
+    image = result.image
     return {
-        "key": sample_key(result.id, result.n),
+        "key": result.key,
         "id": result.id,
         "n": result.n,
         "state": result.state,
         "model": result.model,
         "file": image.path if image else None,
-        "width": image.width if image else None,
-        "height": image.height if image else None,
+        "width": result.width,
+        "height": result.height,
         "format": image.format if image else None,
         "bytes": image.bytes if image else None,
         "sha256": image.sha256 if image else None,

@@ -68,6 +68,8 @@ def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
         recorded, emulated = reader.meta("manifest"), reader.meta("emulated") == "yes"
     if not Path(job).is_dir():
         return job, emulated
+    if recorded == "":
+        raise UsageError(f"{folder} was made by a Python program, from data and no manifest: run that program again")
     if recorded is None:
         raise UsageError(
             f"{folder} does not say which manifest it was made from: name the manifest, with --output {folder}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from batchgen.api import Job
+import batchgen
 from batchgen.cli.error_report import as_known_error
 from batchgen.cli.invocation import Invocation
 from batchgen.errors import BatchgenError, JobLocked, ManifestError, SettingsError, UsageError
@@ -43,7 +43,7 @@ class PostRun:
             notify.check_library()
             self._add_addresses(addresses, Settings.load(Path(manifest).absolute().parent))
 
-    def configure(self, job: Job) -> None:
+    def configure(self, job: batchgen.Job) -> None:
         """From now on it is known what the manifest wants to be told."""
         wanted = job.manifest.notify
         if wanted is None:
@@ -96,7 +96,7 @@ class PostRun:
                 self._send(*notify.failure_message(name, text))
             raise
 
-    def report_end(self, job: Job, summary: RunSummary) -> None:
+    def report_end(self, job: batchgen.Job, summary: RunSummary) -> None:
         self._append(summary_markdown(summary, self._invocation.err.fit))
         if self._addresses:
             self._notify(job, summary)
@@ -105,7 +105,7 @@ class PostRun:
         if problem := notify.send_heartbeat(self._heartbeat):
             self._warn(f"no heartbeat was sent: {problem}")
 
-    def _notify(self, job: Job, summary: RunSummary) -> None:
+    def _notify(self, job: batchgen.Job, summary: RunSummary) -> None:
         folder, today = job.folder, datetime.now(UTC).date()
         notified = _read_notified(folder)
         profiles = [job.manifest.catalogue.resolve(model) for model in _models(folder)]

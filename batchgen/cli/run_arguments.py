@@ -60,8 +60,7 @@ class RunArguments:
         """By default what is uncertain is taken up too, unless it is held."""
         if self.selection is not None:
             return self.selection
-        states = frozenset({"failed"} if self.hold_uncertain else {"failed", "uncertain"})
-        return RetrySelection(states=states if self.retry_states is None else self.retry_states, fresh=self.fresh)
+        return RetrySelection.of(self.retry_states, fresh=self.fresh, hold_uncertain=self.hold_uncertain)
 
     def deadline(self, now: float) -> float | None:
         """The earlier of --until and --max-duration, in UTC seconds."""

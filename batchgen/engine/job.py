@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from batchgen.errors import UsageError
@@ -11,8 +15,10 @@ from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, led
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url
+from batchgen.manifest.data import DataSource, ManifestData
 from batchgen.profiles.profile import Profile
 from batchgen.providers import registry
+from batchgen.records import CURRENT_STATES, Result
 from batchgen.references.folders import AllowedFolders
 from batchgen.references.local import DisabledRemoteReferences, RemoteReferenceSource
 from batchgen.references.remote import RemoteReferences
@@ -35,24 +41,37 @@ class Job:
     emulated: bool = False
     bucket: str = ""  # where its pictures live, when not in the folder
 
+    def __repr__(self) -> str:
+        kind = "emulated job" if self.emulated else "job"
+        return f"<{kind} {self.manifest.name} in {self.bucket or self.folder}>"
+
+    @property
+    def results(self) -> Results:
+        """How each of its samples stands, as far as it has run."""
+        return Results(self)
+
 
 def load(
-    path: str | Path,
+    source: str | os.PathLike[str] | ManifestData,
     *,
-    output: str | Path | None = None,
+    output: str | os.PathLike[str] | None = None,
+    name: str | None = None,
     emulate: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Job:
-    """Open a manifest. Its head is read and checked now, its items when it is planned or run.
+    """Open a manifest: the path of a file, or data, which is a mapping as in a file, or a list of items or of prompts.
 
-    output: the folder for pictures and ledger; default what the manifest says, else NAME beside it, and NAME.emulated
-    when emulate is set. The address of a bucket, there or in the manifest, takes the pictures, and the folder is NAME
-    beside the manifest; an emulated job uses a bucket only when `output` names it. environ: instead of the process's
-    environment. Raises ManifestError, SettingsError, UsageError.
+    A file's head is read and checked now, its items when it is planned or run. output: the folder for pictures and ledger;
+    default what the manifest says, else NAME beside it, and NAME.emulated when emulate is set. The address of a bucket, there
+    or in the manifest, takes the pictures, and the folder is NAME beside the manifest; an emulated job uses a bucket only when
+    `output` names it. name: of data, which has no file to be named after; its folder is NAME in the current folder, where its
+    relative paths begin too. environ: instead of the process's environment. Raises ManifestError, SettingsError, UsageError.
     """
-    path = Path(path)
-    bucket = _bucket_address(output) if isinstance(output, str) else ""
-    settings = Settings.load(path.absolute().parent, environ)
+    output = None if output is None else os.fspath(output)
+    bucket = _bucket_address(output) if output is not None else ""
+    opened = _file_or_data(source, name, None if bucket else output)
+    folder = Path.cwd() if isinstance(opened, DataSource) else opened.absolute().parent
+    settings = Settings.load(folder, environ)
 
     def allow_retired(profile: Profile) -> bool:
         return emulate or not _is_asked_itself(profile.provider, settings)
@@ -63,7 +82,7 @@ def load(
         return RemoteReferences(state_folder(settings), warn)
 
     manifest = open_manifest(
-        path,
+        opened,
         allow_retired=allow_retired,
         remote_references=remote_references,
         allowed_folders=AllowedFolders.load(settings),
@@ -77,6 +96,26 @@ def load(
         elif not bucket:
             bucket = manifest.bucket
     return Job(manifest, folder, settings, emulate, bucket or last_location(folder))
+
+
+def _file_or_data(source: object, name: str | None, output: str | None) -> Path | DataSource:
+    """Raises UsageError for what is neither, and for data that says nowhere which folder it is for."""
+    if isinstance(source, str | os.PathLike):
+        if name is not None:
+            raise UsageError("name= is for data; a file says its own: `name:` in its head")
+        return Path(source)
+    if not isinstance(source, Mapping | Sequence) or isinstance(source, bytes):
+        kind = type(source).__name__
+        raise UsageError(f"load takes the path of a manifest, a mapping, or a list of items or of prompts, not {kind}")
+    head = source if isinstance(source, Mapping) else {}
+    place = output or head.get("output")
+    if not name and not head.get("name"):
+        if not isinstance(place, str) or has_url_scheme(place):
+            raise UsageError(
+                "data has no file to be named after: give name=, for a folder here, or output=, for any other"
+            )
+        name = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.abspath(place))).lstrip("-.")[:100]
+    return DataSource(source, name)
 
 
 def _is_asked_itself(provider: str, settings: Settings) -> bool:
@@ -103,12 +142,56 @@ def _bucket_address(output: str) -> str:
         raise UsageError(f"--output: {error}") from None
 
 
-def open_reader(job: Job) -> Reader | None:
-    """Of what is known so far; of a job that a server knows, even when this folder is new."""
-    url = ledger_url(job.settings)
+def open_reader(job: Job, url: str | None = None) -> Reader | None:
+    """Of what is known so far; of a job that a server knows, even when this folder is new. url: of that server, by default
+    what the job's settings say."""
+    url = url or ledger_url(job.settings)
     if has_ledger(job.folder):
         return Reader.open(job.folder, url)
     if url is None:
         return None
     kept = open_registered(LedgerServer(url, job.manifest.name, job_identity(job.bucket or str(job.folder))))
     return None if kept is None else Reader(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The samples of a job, an item's beside each other. They are read from its ledger whenever they are asked for, so they
+    take no memory and are those of now. ledger: address of the server that has it, where the settings do not say."""
+
+    job: Job
+    ledger: str | None = None
+
+    def __iter__(self) -> Iterator[Result]:
+        return self.in_states(CURRENT_STATES)
+
+    def in_states(self, states: Sequence[str]) -> Iterator[Result]:
+        """Only those: `in_states(("failed", "refused"))`. Raises LedgerError."""
+        opened = open_reader(self.job, self.ledger)
+        if opened is None:
+            return
+        folder = self.job.bucket or str(self.job.folder)
+        with closing(opened) as reader:
+            for result in reader.results_by_item(states):
+                yield replace(result, folder=folder)
+
+    def __len__(self) -> int:
+        return sum(self.counts().values())
+
+    def counts(self) -> Mapping[str, int]:
+        """How many there are in each state."""
+        opened = open_reader(self.job, self.ledger)
+        if opened is None:
+            return {}
+        with closing(opened) as reader:
+            return {state: number for state, number in reader.counts().items() if state in CURRENT_STATES}
+
+    def __getitem__(self, index: int) -> Result:
+        number = len(self)
+        if not -number <= index < number:
+            raise IndexError(f"there are {number:,} results")
+        return next(islice(self, index % number, None))
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{number:,} {state}" for state, number in self.counts().items())
+        return f"<results of {self.job.manifest.name}: {states or 'none yet'}>"

@@ -36,7 +36,8 @@ class RunRequest:
 
     @property
     def manifest_path(self) -> str:
-        return os.path.abspath(self.job.manifest.path)
+        """Empty for one that is no file."""
+        return "" if self.job.manifest.is_data else os.path.abspath(self.job.manifest.path)
 
     def note(self, message: str) -> None:
         self.emit(Notice(at=time.time(), message=message))

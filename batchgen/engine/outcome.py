@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from batchgen.errors import UsageError
 from batchgen.events import RunEnded
 from batchgen.planning.batchable import BatchMode, BatchOptions
-from batchgen.planning.plan import Forecast, RetrySelection
+from batchgen.planning.plan import RETRY_STATES, Forecast, RetrySelection
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 STALL_S = 1800.0
@@ -21,7 +22,11 @@ MAX_LISTED = 10  # discrepancies of each kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the command line or a caller asks of one run. None: as the manifest says."""
+    """What the command line or a caller asks of one run, or of its plan. None: as the manifest says.
+
+    only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_usd: stop before more is spent. hold_uncertain: leave
+    requests that were never answered as they are. Raises UsageError for a value that cannot be.
+    """
 
     retry_selection: RetrySelection = field(default_factory=RetrySelection)
     only: tuple[str, ...] = ()
@@ -37,6 +42,18 @@ class RunOptions:
         None  # address of the PostgreSQL server that has it; None: BATCHGEN_LEDGER, else the job folder
     )
     install_signal_handlers: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.only, str):
+            raise UsageError(f"only: must be a tuple of patterns, not the text {self.only!r}")
+        for name in ("limit", "concurrency", "max_usd"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name}: must be more than 0, not {value}")
+        if unknown := self.retry_selection.states.difference(RETRY_STATES):
+            raise UsageError(
+                f"retry: there is no state {', '.join(sorted(unknown))}; there are {', '.join(RETRY_STATES)}"
+            )
 
     def for_engine(self, engine: str) -> RunOptions:
         """With what an engine sends in batches."""

@@ -32,6 +32,12 @@ class Plan:
     warnings: tuple[str, ...] = ()
     derivatives: int = 0
 
+    def __repr__(self) -> str:
+        known = self.forecast.known_usd
+        unpriced = f", {self.forecast.unpriced:,} requests of unknown price" if self.forecast.unpriced else ""
+        kept = self.reconciliation.kept
+        return f"<plan: {self.forecast.images:,} images to make, {kept:,} kept; {known:.2f} USD estimated{unpriced}>"
+
 
 def plan(
     job: Job,

@@ -4,6 +4,7 @@ whether they fit. A job whose ledger is missing, or knows less than what lies th
 from __future__ import annotations
 
 import os
+import shlex
 from itertools import islice
 
 from batchgen.engine.job_state import RunRequest
@@ -134,4 +135,6 @@ def _has_receipts(manifest: Manifest, store: Store) -> bool:
 
 
 def _verify_command(manifest: Manifest, store: Store) -> str:
+    if manifest.is_data:
+        return shlex.quote(store.root)
     return verify_arguments(str(manifest.path), store.url or store.root, manifest.bucket or str(manifest.output))

@@ -13,7 +13,7 @@ from typing import Any
 
 from batchgen.errors import StoreError
 from batchgen.ledger.samples import SampleQueries
-from batchgen.records import Result, Sample
+from batchgen.records import CURRENT_STATES, Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
 RESULTS_FILE = "results.jsonl"
@@ -137,11 +137,10 @@ class ResultsFile:
         for a user's own file."""
         has_result_lines(self._path.parent)
         temporary = self._path.with_name(f".{RESULTS_FILE}.new")  # always the same, so that a crash leaves none behind
-        states = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
         try:
             fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
-                for samples in group_by_item(self._reader.results_by_item(states)):
+                for samples in group_by_item(self._reader.results_by_item(CURRENT_STATES)):
                     file.write(json.dumps(item_line(samples), ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(fd)

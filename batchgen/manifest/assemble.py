@@ -103,14 +103,14 @@ class Assembler:
         self._context = context
         self._default_ids = DefaultIds()
         self._patterns = EntryPatterns(self._default_ids)
-        self._origin = f"{context.file}:"
+        self._place = context.place
         self._may_learn_patterns = (
             not has_template(dict(context.defaults)) and not {"filename", "prompt"} & context.defaults.keys()
         )
 
     def item_from_pattern(self, raw: RawEntry) -> Item | None:
         """The item of an entry like an earlier one; None: `items` has to look at it."""
-        return self._patterns.make(raw[1], f"{self._origin}{raw[0]}")
+        return self._patterns.make(raw[1], self._place(raw[0]))
 
     def items(self, raw: RawEntry, locate: Callable[[FieldPath], Position], diagnostics: Diagnostics) -> Iterator[Item]:
         """The items of any entry, after every check. What is wrong goes to `diagnostics`, and makes no item."""
@@ -125,7 +125,7 @@ class Assembler:
         if literal and any(entry.get(name) is not None for name in schema.EXPANSION_NAMES if name != "templates"):
             report(("templates",), "off would make the same item again and again; write `templates: on` here")
             return
-        parsed = ParsedEntry(fields, literal, f"{self._origin}{raw.line}", self._default_ids, report)
+        parsed = ParsedEntry(fields, literal, self._place(raw.line), self._default_ids, report)
         rows = _RowVariables(self._context, entry["from"]) if entry.get("from") is not None else None
         index = 0
         try:

@@ -61,6 +61,10 @@ class Diagnostics:
         words = [*shown, *([f"and {more:,} more item{'s' * (more > 1)}"] if more else [])]
         return replace(problem, message=f"{problem.message} ({', '.join(words)})") if words else problem
 
+    def place(self, line: int) -> str:
+        """Where an entry stands, as a message names it."""
+        return f"{self.file}:{line}"
+
     def raise_if_any(self) -> None:
         if self.total:
             raise ManifestError(sorted(self.problems, key=lambda p: (p.line, p.column)), self.total)

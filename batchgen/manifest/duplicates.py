@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,9 @@ class Duplicate:
 class Duplicates:
     """Memory grows by sixteen bytes an item, and with what came twice."""
 
-    def __init__(self, file: str) -> None:
-        self._file = file
+    def __init__(self, place: Callable[[int], str]) -> None:
+        """place: of a line, as a message names it."""
+        self._place = place
         self._ids, self._stems = DuplicateFinder(), DuplicateFinder()
 
     def add(self, item: Item) -> None:
@@ -62,7 +63,7 @@ class Duplicates:
         self, field: str, message: str, second: tuple[Item, RawEntry], first: tuple[Item, RawEntry]
     ) -> Duplicate:
         (item, raw), (other, other_raw) = second, first
-        row = "" if item.origin == f"{self._file}:{raw.line}" else f"row {item.origin}"
+        row = "" if item.origin == self._place(raw.line) else f"row {item.origin}"
         is_same_entry = raw.entry is other_raw.entry
         if is_same_entry and not row:
             message += f" in this entry; put {_distinguishing_variables(raw.entry, field)} into it"

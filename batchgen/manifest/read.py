@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from batchgen.manifest import schema
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url, secrets_in
 from batchgen.manifest.assemble import Assembler
+from batchgen.manifest.data import DATA_NAME, DataDiagnostics, DataSource
 from batchgen.manifest.dependency_graph import DependencyGraph
 from batchgen.manifest.diagnostics import (
     Diagnostics,
@@ -38,7 +39,7 @@ Warn = Callable[[str], None]
 
 
 def open_manifest(
-    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | DataSource,
     *,
     allow_retired: AllowRetired = no_retired_models,
     variables: Mapping[str, Any] | None = None,
@@ -47,12 +48,13 @@ def open_manifest(
 ) -> Manifest:
     """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
 
+    source: a path, or data, whose relative paths begin at the current folder.
     allow_retired: whether a shut-down model may be used, because its requests do not go to the vendor.
     variables: take the place of the manifest's `vars` of the same name. remote_references: makes the one who looks for references in
     buckets, and is told how to warn; without, nothing is known of them. allowed_folders: which `reference_folders` may be read.
     """
     allowed = allowed_folders or AllowedFolders()
-    manifest = Manifest(os.fspath(path), allow_retired, variables or {}, remote_references, allowed)
+    manifest = Manifest(source, allow_retired, variables or {}, remote_references, allowed)
     if manifest.header_has_problems:
         for _ in manifest.items():
             pass
@@ -64,17 +66,21 @@ class Manifest:
 
     def __init__(
         self,
-        path: str,
+        source: str | os.PathLike[str] | DataSource,
         allow_retired: AllowRetired,
         variables: Mapping[str, Any],
         remote_references: Callable[[Warn], RemoteReferenceSource] | None,
         allowed_folders: AllowedFolders,
     ) -> None:
+        self.is_data = isinstance(source, DataSource)
+        path = DATA_NAME if isinstance(source, DataSource) else os.fspath(source)
+        self._new_diagnostics = DataDiagnostics if self.is_data else partial(Diagnostics, path)
+        self._place = self._new_diagnostics().place
         self.path = Path(path)
         self.folder = Path(os.path.abspath(path)).parent
         self.warnings: list[str] = []
         self.catalogue: Catalogue = load_catalogue()
-        self._source: ManifestSource = open_source(path)
+        self._source: ManifestSource = source if isinstance(source, DataSource) else open_source(path)
         self._header_problems: list[tuple[tuple[int, int], str, str]] = []
         self._read_header()
         self.references = References(
@@ -85,7 +91,7 @@ class Manifest:
         limit = self.limits.max_items
         self._max_items = self._source.default_max_items if limit is None else limit
         self._context = EntryContext(
-            file=path,
+            place=self._place,
             defaults=self._defaults,
             variables={"run": _run_variables(), **self._variables, **variables},
             models=Models(self.catalogue, allow_retired, self._warn),
@@ -117,10 +123,10 @@ class Manifest:
         So the items are the manifest only when the iteration ended well. Memory does not grow with the number of items
         but for sixteen bytes each, which find ids and file names that come twice.
         """
-        diagnostics = Diagnostics(str(self.path))
+        diagnostics = self._new_diagnostics()
         for position, field, message in self._header_problems:
             diagnostics.add(position, field, message)
-        duplicates = Duplicates(str(self.path))
+        duplicates = Duplicates(self._place)
         is_empty = True
         dependencies = DependencyGraph()
         for item, raw in self._read_items(diagnostics):
@@ -133,11 +139,11 @@ class Manifest:
             yield item
         if is_empty and not diagnostics.total:
             diagnostics.add((0, 0), "", "has no items")
-        for found in duplicates.find(self._read_items(Diagnostics(str(self.path)))):
+        for found in duplicates.find(self._read_items(self._new_diagnostics())):
             position = self._source.position(found.raw, (found.field,))
             diagnostics.add(position, found.field, found.message, item=found.row, kind=found.kind)
         if dependencies:
-            dependencies.check(item for item, _ in self._read_items(Diagnostics(str(self.path))))
+            dependencies.check(item for item, _ in self._read_items(self._new_diagnostics()))
             for raw, message in dependencies.problems():
                 diagnostics.add(self._source.position(raw, ("references",)), "references", message)
         self.ids_others_need = dependencies.ids()
@@ -168,7 +174,7 @@ class Manifest:
             self.warnings.append(message)
 
     def _read_header(self) -> None:
-        diagnostics = Diagnostics(str(self.path))
+        diagnostics = self._new_diagnostics()
         raw = self._source.header(diagnostics)
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}

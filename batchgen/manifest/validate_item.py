@@ -39,7 +39,7 @@ Values = dict[str, Any]
 class EntryContext:
     """What holds for all entries of one manifest. max_items bounds one entry's expansion."""
 
-    file: str
+    place: Callable[[int], str]  # of a line, as a message names it
     defaults: Mapping[str, Any]
     variables: Mapping[str, Any]
     models: Models
@@ -233,11 +233,12 @@ class ItemValidator:
             for _, text in iter_strings(merged.get(name)):
                 if (why := dropped_comment(text)) is not None:
                     line, column = self._parsed.report.locate((name,))
-                    self._context.warn(f"{self._context.file}:{line}:{column}: {name}: {why}")
+                    at = f"{self._context.place(line)}:{column}" if column else self._context.place(line)
+                    self._context.warn(f"{at}: {name}: {why}")
 
     def _report_key(self, path: FieldPath) -> None:
         if path[0] in _PROMPT_FIELDS:
-            position = self._row or f"{self._context.file}:{self._parsed.report.locate(path)[0]}"
+            position = self._row or self._context.place(self._parsed.report.locate(path)[0])
             self._context.warn(f"{position}: {path[0]}: holds what looks like an API key, and would be sent as text")
         elif path[0] == "extra":
             self._report_field(path[:1], f"holds what looks like an API key; {schema.no_secrets()}")

@@ -55,6 +55,13 @@ class RetrySelection:
     explicit: bool = False  # the user named the states: final reasons included, nothing else is started
     fresh: bool = False
 
+    @classmethod
+    def of(cls, states: frozenset[str] | None, *, fresh: bool = False, hold_uncertain: bool = False) -> RetrySelection:
+        """As `--retry`, `--fresh` and `--on-uncertain` say it. states: None is what has failed, and what is uncertain unless
+        that is held."""
+        usual = frozenset({"failed"} if hold_uncertain else {"failed", "uncertain"})
+        return cls(states=usual if states is None else states, fresh=fresh)
+
     def names(self, known: KnownSample) -> bool:
         """Whether it takes up a sample that ended like this."""
         return known.state in self.states and (not self.reasons or known.reason in self.reasons)

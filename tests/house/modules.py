@@ -30,11 +30,11 @@ FLOORS: dict[str, list[str]] = {
     "edges": [
         *["http", "references", "store", "derivatives", "ledger"],
         # a manifest is read here
-        *["manifest.read", "manifest.sources", "manifest.rows", "manifest.assemble", "manifest.validate_item"],
-        *["manifest.duplicates", "manifest.item_references"],
+        *["manifest.read", "manifest.sources", "manifest.data", "manifest.rows", "manifest.assemble"],
+        *["manifest.validate_item", "manifest.duplicates", "manifest.item_references"],
     ],
-    "motion": ["engine", "api"],
-    "views": ["report", "schedule", "daemon", "cli", "__main__"],
+    "motion": ["engine"],
+    "views": ["report", "schedule", "daemon", "api", "cli", "__main__"],
 }
 
 

@@ -18,6 +18,7 @@ from batchgen.errors import BatchgenError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.planning.plan import RETRY_STATES as RETRY_STATES
 from batchgen.report.dashboard.job_card import JobLocation, RetryView
 from batchgen.report.liveness import process_state, read_lock_holder
 from batchgen.safe_open import UnsafePathError, open_regular
@@ -25,7 +26,6 @@ from batchgen.store.spool import NO_FOLLOW
 
 LOG_NAME = "dashboard.log"  # in .batchgen/, what the run that a page began has said
 TAIL_BYTES = 4000
-RETRY_STATES = ("failed", "refused", "uncertain")
 # The interpreter and the batchgen that serve the page. The working folder is no place to import from.
 CHILD_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
 ForecastRetry = Callable[[JobLocation, frozenset[str]], dict[str, Any]]
