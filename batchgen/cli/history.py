@@ -16,7 +16,7 @@ from batchgen.report import formatting, view
 from batchgen.report.console import Console
 from batchgen.report.liveness import process_state
 from batchgen.report.queries import read_run
-from batchgen.report.summary import STOP_REASONS
+from batchgen.report.run_end import stop_words
 from batchgen.report.view import MoneyView, RunView
 
 MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
@@ -104,5 +104,5 @@ def _money(usd: MoneyView) -> str:
 def _end_text(run: RunView) -> str:
     if run.state != "ended":
         return run.state
-    why = f", {STOP_REASONS.get(run.stopped_by, run.stopped_by)}" if run.stopped_by else ""
+    why = f", {stop_words(run.stopped_by)}" if run.stopped_by else ""
     return f"exit {run.exit_code}{why}"

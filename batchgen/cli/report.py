@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from batchgen.manifest.post_section import post_fields
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Post
 from batchgen.report import contact_sheet, formatting, gallery
-from batchgen.report.gallery_data import ManifestInfo, gallery_page
+from batchgen.report.gallery_data import ManifestInfo, gallery_page, is_elsewhere
 from batchgen.report.thumbnails import Thumbnails
 from batchgen.settings import state_folder
 from batchgen.store.store import open_store_of
@@ -49,15 +50,15 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
     with HistoryReader.open(folder) as ledger:
-        page, pictures = gallery_page(
-            ledger, folder, manifest_info(ledger.meta("manifest") or "", invocation), time.time()
-        )
+        info = manifest_info(ledger.meta("manifest") or "", invocation)
+        page, (pictures, references) = gallery_page(ledger, folder, info, time.time())
         store = open_store_of(folder, ledger)
-    thumbnails = Thumbnails(folder, store=store)
+    thumbnails, of_references = Thumbnails(folder, source=store), Thumbnails(folder, source=references)
+    small = chain(thumbnails.all(pictures), of_references.all((sha256, sha256) for sha256 in references.paths))
     # Of a bucket: the page finds full pictures once it lies there too.
-    link_folder = path.parent if store.url else folder
+    links = gallery.LinkFolders(path.parent if store.url else folder, info.folder)
     secrets = sorted(invocation.secrets, key=len, reverse=True)
-    size = gallery.write_gallery(path, page, thumbnails.all(pictures), link_folder, secrets)
+    size = gallery.write_gallery(path, page, small, links, secrets)
     seconds = time.monotonic() - started_s
     if options.as_json:
         facts = {"report": str(path), "samples": len(page.samples), "thumbnails": len(pictures)}
@@ -141,9 +142,7 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
 def unfingerprinted_fields(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
     """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest, which asks
     for `post` where an item says nothing else."""
-    named = [
-        name if name[:1] == "@" or "://" in name[:8] else os.path.relpath(name, folder) for name in item.references
-    ]
+    named = [name if is_elsewhere(name) else os.path.relpath(name, folder) for name in item.references]
     wanted = {
         "references": [name.replace(os.sep, "/") if name[:1] != "@" else name for name in named],
         "service_tier": item.service_tier,

@@ -127,6 +127,13 @@ def _column_list(row: type[Any], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{name}" for name in row._fields)
 
 
+_PLACED_PICTURES = (
+    f"SELECT {_column_list(PictureRow, 'i.').replace('i.made_at', 'a.ended_at')}"
+    " FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id WHERE i.placed = 1"
+)
+_NEWEST_FIRST = "ORDER BY i.attempt_id DESC, i.k"
+
+
 class HistoryReader(Reader):
     """A reader whose answers are all of the moment of its first question, while a run may go on writing."""
 
@@ -177,12 +184,12 @@ class HistoryReader(Reader):
     def pictures(self, item_ids: Sequence[str] | None = None) -> Iterator[PictureRow]:
         """Every picture that has its place, drafts, thoughts and earlier versions included, the newest of a sample first."""
         where, ids = _in_condition("AND i.item_id", item_ids)
-        columns = _column_list(PictureRow, "i.").replace("i.made_at", "a.ended_at")
-        sql = (
-            f"SELECT {columns} FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id"
-            f" WHERE i.placed = 1 {where} ORDER BY i.attempt_id DESC, i.k"
-        )
-        return map(PictureRow._make, self._stream_query(sql, *ids))
+        return map(PictureRow._make, self._stream_query(f"{_PLACED_PICTURES} {where} {_NEWEST_FIRST}", *ids))
+
+    def newest_pictures(self, max_count: int) -> list[PictureRow]:
+        """The images that were made last, the newest first, without drafts and thoughts."""
+        sql = f"{_PLACED_PICTURES} AND i.role = 'image' {_NEWEST_FIRST} LIMIT ?"
+        return list(map(PictureRow._make, self._query(sql, max_count)))
 
     def derivatives(self, item_ids: Sequence[str] | None = None) -> Iterator[DerivativeFileRow]:
         """What `post:` has made, by path."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import pybase64
@@ -31,16 +31,25 @@ HEAD_BYTES = 20_000  # the title stands in them, however long the job's name
 THUMBNAILS_PER_SCRIPT = 100  # in one script element, which the page decodes when one of them comes into view
 
 
+class LinkFolders(NamedTuple):
+    """Where the images lie, and the references: the manifest's folder, None when it is not known."""
+
+    images: Path
+    references: Path | None
+
+
 def write_gallery(
-    target: Path, page: PageView, thumbnails: Iterable[bytes], folder: Path, secrets: Sequence[str]
+    target: Path, page: PageView, thumbnails: Iterable[bytes], folders: LinkFolders, secrets: Sequence[str]
 ) -> int:
     """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError, also when
     a file of somebody else's stands there."""
     refuse_to_overwrite(target, _is_page)
     temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
+    manifest_base = link_base(target, folders.references) if folders.references else None
+    page = replace(page, base=link_base(target, folders.images), manifest_base=manifest_base)
     try:
         with open(temp_path, "x", encoding="utf-8", newline="\n") as file:
-            file.writelines(render_gallery(replace(page, base=link_base(target, folder)), thumbnails, secrets))
+            file.writelines(render_gallery(page, thumbnails, secrets))
             size = file.tell()
         os.replace(temp_path, target)
     except OSError as error:
@@ -95,7 +104,8 @@ class PageParts:
         )
 
 
-GALLERY = PageParts(styles=("gallery",), bodies=("gallery",), scripts=("elements", "gallery"))
+GALLERY_SCRIPTS = ("elements", "gallery", "viewer", "export", "runs", "start")
+GALLERY = PageParts(styles=("gallery",), bodies=("gallery",), scripts=GALLERY_SCRIPTS)
 
 
 def render_document(parts: PageParts, title: str, facts_text: str, thumbnails: Iterable[bytes] = ()) -> Iterator[str]:

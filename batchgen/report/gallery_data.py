@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.records import lane_model
+from batchgen.report.reference_files import ReferenceFiles
 from batchgen.report.run_statistics import RunStatistics, run_statistics
 from batchgen.report.sidecar_files import SidecarFiles, SourcesView, sidecar_files
 from batchgen.report.view import Sparse, view_of
@@ -144,14 +145,17 @@ class SamplesView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageView(SamplesView):
     """All that a page begins with. beside: the way from the manifest to the pictures, conversations and post: what a manifest
-    that asks again needs. key: of the picks that a browser keeps. base: what stands before a picture's path in a link. nights:
-    None where the page asks for them."""
+    that asks again needs. key: of the picks that a browser keeps. base, manifest_base: what stands in a link before the path of
+    an image and of a reference. references: thumbnails of reference files, by SHA-256; a live page asks by that. nights: None
+    where the page asks for them."""
 
     beside: str | None = None
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     post: JsonObject | None = None
     key: str
     base: str = ""
+    manifest_base: str | None = None
+    references: Mapping[str, int] = field(default_factory=dict)
     nights: Sequence[RunStatistics] | None = None
 
 
@@ -197,10 +201,17 @@ class AttemptIndex:
         return [run_statistics(run, of_run[run.id], rpm, manifest_info.concurrency) for run in runs]
 
 
+class ThumbnailFiles(NamedTuple):
+    """What a page shows small, numbered from 0: (path, sha256) of images, then the reference files by their SHA-256."""
+
+    pictures: Sequence[tuple[str, str]]
+    references: ReferenceFiles
+
+
 def gallery_page(
     ledger: HistoryReader, folder: Path, manifest_info: ManifestInfo, now: float
-) -> tuple[PageView, Sequence[tuple[str, str]]]:
-    """The page, and (path, sha256) of its thumbnails by the number that its pictures name. now: UTC seconds."""
+) -> tuple[PageView, ThumbnailFiles]:
+    """The page, and the files of its thumbnails. now: UTC seconds."""
     ledger.snapshot()
     thumbnails, settings, attempts = ValueIndex(), ValueIndex(), AttemptIndex(ledger.attempts_after())
 
@@ -211,8 +222,10 @@ def gallery_page(
     samples, nights = list(builder.build(ledger)), attempts.nights(ledger, manifest_info)
     first = [folder.name, *(night.start for night in nights[:1])]
     key = hashlib.sha256(repr(first).encode()).hexdigest()[:12]
-    page = page_view(ledger, folder, builder, now, key=key, samples=samples, nights=nights[-MAX_RUNS:])
-    return page, thumbnails.values
+    references = {sha256: len(thumbnails.values) + number for number, sha256 in enumerate(builder.references)}
+    more = {"key": key, "samples": samples, "nights": nights[-MAX_RUNS:], "references": references}
+    page = page_view(ledger, folder, builder, now, **more)
+    return page, ThumbnailFiles(thumbnails.values, ReferenceFiles(manifest_info.folder, builder.references))
 
 
 def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: float, **more: Any) -> PageView:
@@ -259,13 +272,15 @@ def _by_sample(rows: Iterable[R]) -> Mapping[SampleKey, Sequence[R]]:
 
 @dataclass(frozen=True, slots=True)
 class SampleBuilder:
-    """Makes the views of samples. thumbnail: how the page will ask for one."""
+    """Makes the views of samples. thumbnail: how the page will ask for one. references: paths of the files that were sent along,
+    from the manifest's folder, by SHA-256; filled as samples are made."""
 
     files: SidecarFiles
     manifest_info: ManifestInfo
     settings: ValueIndex
     thumbnail: Callable[[PictureRow], int | str]
     attempts: AttemptIndex
+    references: dict[str, str] = field(default_factory=dict)
 
     def build(self, ledger: HistoryReader, item_ids: Sequence[str] | None = None) -> Iterator[SampleView]:
         """In the order of the manifest. item_ids: these items alone."""
@@ -278,6 +293,7 @@ class SampleBuilder:
         wire = _parse_object(row.wire)
         prompt = wire.pop("prompt", "")
         wire.pop("v", None)
+        self._note_references(row.item_id, wire.get("references", ()))
         attempts = self.attempts.of((row.item_id, row.n))
         last = next((a for a in reversed(attempts) if a.outcome == "succeeded" and a.ended_at), None)
         served_by = lane_model(last.lane) if last else None
@@ -305,6 +321,26 @@ class SampleBuilder:
                 MadeFile(file.path, file.width, file.height, file.bytes, file.sha256[:12]) for file in made
             ),
         )
+
+    def _note_references(self, item_id: str, digests: Sequence[str]) -> None:
+        """Names are the manifest's of today, digests those of the request: they belong together while there are as many. Of a
+        manifest that cannot be read there are no names; previews may be kept all the same."""
+        names = self.manifest_info.unfingerprinted.get(item_id, {}).get("references") or [""] * len(digests)
+        if len(names) == len(digests):
+            pairs = zip(digests, names, strict=True)
+            self.references.update(
+                {sha: name for sha, name in pairs if not is_elsewhere(name) and not is_elsewhere(sha)}
+            )
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether a reference is another item's image, a link or in a bucket, and no file beside the manifest."""
+    return name.startswith("@") or "://" in name[:8]
+
+
+def thumbnail_path(picture: PictureRow) -> str:
+    """Of a picture by its number in the ledger. What follows the `?` changes with the picture, so browsers may keep it."""
+    return f"{picture.attempt_id}-{picture.k}?{picture.sha256[:12]}"
 
 
 def _parse_object(text: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from batchgen.ledger.reader import AttemptRow
 from batchgen.ledger.runs import RunRow
 from batchgen.planning.batchable import is_batch
 from batchgen.records import lane_model
+from batchgen.report.run_end import exit_words, stop_words
 from batchgen.report.view import view_of
 
 MAX_POINTS = 120
@@ -68,12 +69,13 @@ class Verdict:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
     """start: UTC seconds. sent, in_flight: a figure for every `step_s` from then on; cap: requests in flight that are allowed,
-    rpm: requests a minute, None when not known. outcomes: the most frequent first."""
+    rpm: requests a minute, None when not known. outcomes: the most frequent first. end: how it ended, in words."""
 
     id: int
     ended: float | None
     exit_code: int | None
     stopped_by: str
+    end: str
     start: float
     step_s: int
     sent: Mapping[str, Sequence[float]]
@@ -101,6 +103,7 @@ def run_statistics(run: RunRow, attempts: Rows, rpm: RequestsPerMinute, concurre
         RunStatistics,
         run,
         ended=run.ended_at,
+        end=stop_words(run.stopped_by) or exit_words(run.exit_code),
         start=start_s,
         step_s=step_s,
         sent={model: per_minute(rows, start_s, step_s, points) for model, rows in by_model.items()},

@@ -15,6 +15,7 @@ from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
 from batchgen.report.event_text import ongoing_outage, outage_summary
 from batchgen.report.money_text import money_lines
+from batchgen.report.run_end import stop_words
 from batchgen.report.totals import WITH_WORKERS, manifest_lines, totals_text
 from batchgen.sanitize import short_message
 from batchgen.scheduling.stop_reason import StopReason
@@ -32,20 +33,6 @@ LIST_BLOCKS = (
 _MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 LABEL_COLUMNS = 10
 MAX_BATCHES = 10
-STOP_REASONS = {
-    "budget": "the budget is used up",
-    "deadline": "the time is up",
-    "stalled": "nothing succeeded any more",
-    "cancelled": "it was cancelled",
-    "SIGINT": "interrupted (SIGINT)",
-    "SIGTERM": "asked to stop (SIGTERM)",
-    "SIGHUP": "the terminal went away (SIGHUP)",
-    "key_rejected": "the API key was rejected",
-    "location_unsupported": "the API does not serve this location",
-    "account_restricted": "the vendor has restricted this account",
-    "billing": "the vendor stopped billing this account",
-    "disk": "could not write to the disk or the ledger",
-}
 BINDING_WORDS = {
     "budget": "the budget",
     "deadline": "the deadline",
@@ -101,7 +88,7 @@ def _verdict(summary: view.RunSummary, nothing_asked: bool, files: str) -> str:
 
 def _stop_text(summary: view.RunSummary) -> str:
     """What ended the run; an outage says more than the limit that it ran into."""
-    words = STOP_REASONS.get(summary.stopped_by, summary.stopped_by)
+    words = stop_words(summary.stopped_by)
     down = ongoing_outage(summary.outages) if summary.stopped_by in ("stalled", "deadline") else None
     if down is None:
         return str(words)
@@ -185,7 +172,7 @@ def batch_lines(batches: Sequence[view.BatchView]) -> Iterator[tuple[str, list[s
 def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]]:
     if cluster is None or not (cluster.samples or cluster.stopped_by):
         return
-    why = f"stopped: {STOP_REASONS.get(cluster.stopped_by, cluster.stopped_by)}" if cluster.stopped_by else ""
+    why = f"stopped: {stop_words(cluster.stopped_by)}" if cluster.stopped_by else ""
     words = f"{formatting.count(cluster.samples, 'sample')} {WITH_WORKERS}, {cluster.taken:,} of them taken up"
     alive = f"{formatting.count(cluster.workers, 'worker')} alive"
     yield "cluster", ["; ".join(filter(None, [words if cluster.samples else "", why, alive]))]

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from PIL import Image
 
@@ -29,12 +29,20 @@ FOLDER = "thumbnails"
 _large = threading.Lock()
 
 
+class PictureSource(Protocol):
+    """Where pictures are."""
+
+    def open(self, path: str, /) -> IO[bytes]:
+        """Raises OSError where there is none."""
+        ...
+
+
 class Thumbnails:
     """Of one job folder. made: how many were not there yet."""
 
-    def __init__(self, job_folder: Path, threads: int | None = None, store: Store | None = None) -> None:
-        """store: where the pictures are, when not in the folder."""
-        self._store = store or Store(job_folder)
+    def __init__(self, job_folder: Path, threads: int | None = None, source: PictureSource | None = None) -> None:
+        """source: where the pictures are, when not in the folder."""
+        self._source = source or Store(job_folder)
         self._cache = job_folder / STATE_FOLDER / FOLDER
         self._threads = threads or min(4, os.cpu_count() or 1)
         self.made = 0
@@ -55,7 +63,7 @@ class Thumbnails:
         cached = self._cache / sha256[:2] / f"{sha256}.webp"
         with contextlib.suppress(OSError):
             return cached.read_bytes()
-        small = shrink_stored(self._store, path)
+        small = shrink_stored(self._source, path)
         if small:
             self.made += 1
             with contextlib.suppress(OSError):  # a folder that cannot be written is shown all the same
@@ -63,10 +71,10 @@ class Thumbnails:
         return small
 
 
-def shrink_stored(store: Store, path: str, side: int = THUMBNAIL_SIDE_PX) -> bytes:
+def shrink_stored(source: PictureSource, path: str, side: int = THUMBNAIL_SIDE_PX) -> bytes:
     """As `shrink`, wherever the picture is. Raises BucketUnavailable."""
     try:
-        with store.open(path) as picture:
+        with source.open(path) as picture:
             return shrink(picture, side)
     except OSError:
         return b""

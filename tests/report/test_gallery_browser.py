@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import batchgen
 from batchgen.cli.main import run_command_line
 from batchgen.records import Item
 from tests.benchmarks import long_job
-from tests.support.browser import CHROMIUM, focused, keys, picture, playwright, until
+from tests.support.browser import (
+    CHROMIUM,
+    contrast_faults,
+    focused,
+    keys,
+    layout_faults,
+    picture,
+    playwright,
+    until,
+)
 from tests.support.fork_server import PYTHON
 from tests.support.gallery_job import MARKUP, make_family, make_job
 
@@ -61,12 +72,14 @@ def browser(gallery: Path, family: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page, from disk unless a host is named; at the end nothing came from elsewhere, and the console is empty."""
+    """Open a page, from disk unless a host is named; at the end nothing came from elsewhere, and the console is empty but for
+    what is expected."""
     contexts: list[Any] = []
     seen: list[str] = []
     places = ["file://", "data:", "blob:"]
 
-    def opened(path: Path, host: str = "", **options: Any) -> Any:
+    def opened(path: Path, host: str = "", expected: tuple[str, ...] = (), **options: Any) -> Any:
+        places.extend(expected)
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
         contexts.append(context)
         context.on("request", lambda request: seen.append(request.url))
@@ -403,3 +416,195 @@ def test_an_item_that_waits_for_another_is_not_put_into_the_vendors_mouth(visit,
     tab.click('[data-key="snow"] .open')
     told = tab.inner_text("#details").lower()
     assert ("why it was not asked for" in told, "vendor said" in told) == (True, False)
+
+
+def family_page(family: Path) -> Path:
+    return family.parent / "family.emulated" / "report.html"
+
+
+def figures(tab: Any) -> list[str]:
+    kinds: list[str] = tab.eval_on_selector_all("#stage figure", "all => all.map((f) => f.dataset.kind)")
+    return kinds
+
+
+def test_references_stand_beside_the_image_and_small_on_its_card_until_they_are_switched_off(visit, family):
+    tab = visit(family_page(family))
+    inset = '[data-key="snow"] .inset'
+    until(tab, f"document.querySelector('{inset} img')?.naturalWidth > 0")
+    assert tab.inner_text(inset) == "+1"
+    assert tab.locator('[data-key="mug"] .inset').count() == 0
+    tab.click('[data-key="snow"] .open')
+    assert figures(tab) == ["image", "reference", "reference"]
+    until(tab, "[...document.querySelectorAll('#stage img')].filter((i) => i.complete && i.naturalWidth).length === 3")
+    sources = tab.eval_on_selector_all("#stage [data-kind=reference] img", "all => all.map((i) => i.src)")
+    assert [source.rsplit("/", 2)[1:] for source in sources] == [
+        ["family.emulated", "mug.jpg"],
+        ["photos", "a%20b.png"],
+    ]
+    assert tab.locator("#stage figcaption b").all_inner_texts()[1:] == ["reference @mug", "reference photos/a b.png"]
+    tab.keyboard.press("r")
+    assert figures(tab) == ["image"]
+    tab.keyboard.press("c")  # one sample is compared with what it was made from
+    assert figures(tab) == ["image", "reference", "reference"]
+    tab.keyboard.press("Escape")
+    assert not tab.is_visible(inset)
+    tab.reload()
+    assert not tab.is_visible(inset)
+    tab.click("#insets")
+    assert tab.is_visible(inset)
+
+
+def test_a_reference_that_was_not_sent_is_gone_or_has_changed_is_said(visit, family, tmp_path):
+    tab = visit(family_page(family))
+    tab.click('[data-key="waits"] .open')
+    assert "reference @gone" in tab.inner_text("#stage")
+    assert "It has not been made" in tab.inner_text("#stage")
+    photo, manifest = tmp_path / "p.png", tmp_path / "job.yaml"
+    photo.write_bytes((family.parent / "photos" / "a b.png").read_bytes())
+    manifest.write_text("items: [{id: snow, prompt: y, references: [p.png]}]\n")
+    assert command("run", str(manifest), "--emulate", "--quiet").returncode == 0
+    page = tmp_path / "job.emulated" / "report.html"
+    shutil.copy(family.parent / "family.emulated" / "mug.jpg", photo)
+    assert command("report", str(manifest)).returncode == 0
+    tab = visit(page, expected=("console: Failed to load resource: net::ERR_FILE_NOT_FOUND",))
+    assert tab.inner_text(".inset") == "reference: no preview"  # it is not the one that was sent
+    photo.unlink()
+    tab.click(".card .open")
+    until(tab, "document.querySelector('#stage [data-kind=reference] .missing')")
+    assert "The file is not there, or has changed since" in tab.inner_text("#stage")
+    assert command("report", str(manifest)).returncode == 0  # the manifest is not valid any more
+    tab.reload()
+    tab.click(".card .open")
+    assert "reference 1" in tab.inner_text("#stage")
+    assert "so the file is not known" in tab.inner_text("#stage")
+
+
+def test_stars_are_given_by_keys_and_clicks_kept_sorted_by_and_exported(visit, gallery):
+    tab = visit(gallery)
+    tab.keyboard.press("Home")
+    tab.keyboard.press("2")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("5")
+    tab.keyboard.press("Space")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("3")
+    tab.keyboard.press("0")
+    tab.click('[data-key="lamp"] .open')
+    tab.click('#stars [data-star="4"]')
+    assert tab.eval_on_selector_all("#stars button", "all => all.map((b) => b.ariaPressed)") == ["true"] * 4 + ["false"]
+    tab.keyboard.press("Escape")
+    tab.reload()
+    assert tab.inner_text("#count") == "10 of 10 · 1 picked, 3 with stars"
+    assert tab.inner_text('[data-key="mug"] .stars') == "★2"
+    tab.select_option("#sort", "stars")
+    assert keys(tab)[:3] == ["poster", "lamp", "mug"]
+    tab.select_option("#pick", "stars")
+    assert len(keys(tab)) == 3
+    tab.click("#export")
+    with tab.expect_download() as download:
+        tab.click("#save-json")
+    picks = json.loads(Path(download.value.path()).read_text())
+    assert [(entry["id"], entry["stars"]) for entry in picks["picked"]] == [("poster", 5)]
+    assert [(entry["id"], entry["stars"]) for entry in picks["undecided"]] == [("mug", 2), ("lamp", 4)]
+
+
+def test_slider_and_keys_change_the_size_which_is_kept_and_the_focused_card_stays_in_place(visit, gallery):
+    tab = visit(gallery, viewport={"width": 900, "height": 500})
+    width = "document.querySelector('.card').offsetWidth"
+    first = tab.evaluate(width)
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("End")
+    before = tab.locator('[data-key="chair"]').bounding_box()["y"]
+    for key in "+++":
+        tab.keyboard.press(key)
+    larger = tab.evaluate(width)
+    assert larger > first * 1.3
+    assert focused(tab) == "chair"
+    assert abs(tab.locator('[data-key="chair"]').bounding_box()["y"] - before) < larger
+    assert tab.evaluate("(b => b.top >= 0 && b.top < innerHeight)(document.activeElement.getBoundingClientRect())")
+    tab.reload()
+    assert tab.evaluate(width) == larger
+    tab.focus("#size")
+    for _ in range(60):
+        tab.keyboard.press("ArrowLeft")
+    assert tab.evaluate(width) < first
+    assert layout_faults(tab) == []
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_the_first_pick_does_not_move_the_grid(visit, gallery, width):
+    tab = visit(gallery, viewport={"width": width, "height": 800})
+    before = tab.locator('[data-key="lamp"]').bounding_box()
+    tab.click('[data-key="mug"] .pick')
+    tab.keyboard.press("4")
+    tab.click('[data-key="poster"] .reject')
+    assert tab.inner_text("#count") == "10 of 10 · 1 picked, 1 rejected, 1 with stars"
+    assert tab.locator('[data-key="lamp"]').bounding_box() == before
+
+
+def test_a_phone_shows_images_first_and_filters_on_demand(visit, gallery):
+    tab = visit(gallery, viewport={"width": 390, "height": 844})
+    assert tab.locator('[data-key="mug"]').bounding_box()["y"] < 844 * 0.3
+    assert not tab.is_visible("#model")
+    tab.click("#more")
+    tab.select_option("#model", "gemini-3-pro-image")
+    assert keys(tab) == ["poster", "poster#2", "poster#3"]
+
+
+ODD = """\
+name: a-very-long-name-of-a-job-that-goes-on-and-on-until-it-is-wider-than-any-phone-could-ever-be-in-one
+limits: {concurrency: 8}
+items:
+  - {id: one-very-long-identifier-of-a-product-in-the-warehouse-0000001, prompt: short, references: [p.png], tags: [shop]}
+  - {id: كوب-قهوة, prompt: "كوب قهوة من الخزف على طاولة خشبية في ضوء الصباح"}
+  - {id: emoji, prompt: "A vase 🏺 with 😀 faces, 日本語のテキスト"}
+  - {id: endless, prompt: "ENDLESS"}
+  - {id: refused, prompt: "[[fault:prohibited]] A hard one"}
+  - {id: lost, prompt: "[[fault:empty]] A dull one"}
+  - {id: versions, prompt: Three, count: 31, references: [p.png, "@emoji"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Galleries by their number of images: none made for want of budget, one, and 37 with names and prompts of all sorts."""
+    found = {}
+    one = "items: [{id: mug, prompt: A mug}]\n"
+    odd = ODD.replace("ENDLESS", f"{'a-word-that-never-ends' * 12} {'and a long text ' * 200}")
+    for number, text, *more in ((0, one, "--max-cost", "0.0001"), (1, one), (37, odd)):
+        folder = tmp_path_factory.mktemp(f"pages-{number}")
+        Image.new("RGB", (40, 20), "teal").save(folder / "p.png")
+        (folder / "job.yaml").write_text(text)
+        command("run", str(folder / "job.yaml"), "--emulate", "--quiet", *more)
+        assert command("report", str(folder / "job.yaml")).returncode == 0
+        (found[number],) = folder.glob("*.emulated/report.html")
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_nothing_sticks_out_overprints_or_is_hard_to_read_at_any_width(visit, pages, width, scheme):
+    for number, page in pages.items():
+        tab = visit(page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+        faults = {}
+
+        def look(name: str, tab: Any = tab, faults: dict[str, list[str]] = faults) -> None:
+            faults[name] = layout_faults(tab) + contrast_faults(tab)
+
+        assert len(keys(tab)) >= min(number, 10)
+        look("grid")
+        for key in ("lost", "versions#2", "endless") if number == 37 else ("mug",) if number else ():
+            tab.evaluate(f"at = shown.findIndex((sample) => keyOf(sample) === '{key}'), view()")
+            look(f"viewer of {key}")
+            tab.keyboard.press("c")
+            look(f"comparison of {key}")
+            tab.keyboard.press("Escape")
+        for button in ("#export", "#help"):
+            tab.click(button)
+            look(button)
+            tab.keyboard.press("Escape")
+        tab.fill("#search", "nothing has this")
+        look("no match")
+        tab.click("#show-nights")
+        look("runs")
+        assert {name: found for name, found in faults.items() if found} == {}, number

@@ -41,3 +41,47 @@ def picture(tab: Any) -> tuple[str, bool]:
         "(() => { const i = document.querySelector('#stage img'); return [i.src, i.naturalWidth]; })()"
     )
     return name.rsplit("/", 1)[1], wide > 0
+
+
+SEEN_TEXT = Path(__file__).with_name("seen_text.js").read_text()
+
+
+def seen_text(tab: Any) -> list[dict[str, Any]]:
+    """Each text with its colour, what is behind it and its boxes."""
+    found: list[dict[str, Any]] = tab.evaluate(SEEN_TEXT)
+    return found
+
+
+def layout_faults(tab: Any) -> list[str]:
+    """Text that sticks out of the window at a side or lies on other text, and a page that scrolls sideways."""
+    wide = tab.viewport_size["width"]
+    boxes = [(node, each["text"], box) for node, each in enumerate(seen_text(tab)) for box in each["boxes"]]
+    assert boxes
+    faults = [f"sticks out: {text}" for _, text, box in boxes if box["left"] < -1 or box["right"] > wide + 1]
+    if tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        faults.append("the page scrolls sideways")
+    for number, (node, text, one) in enumerate(boxes):
+        for other_node, other_text, other in boxes[number + 1 :]:
+            across = min(one["right"], other["right"]) - max(one["left"], other["left"])
+            down = min(one["bottom"], other["bottom"]) - max(one["top"], other["top"])
+            if node != other_node and across > 1.5 and down > 4:  # lines may touch
+                faults.append(f"overprint: {text} / {other_text}")
+    return faults
+
+
+def contrast_faults(tab: Any, least: float = 4.5) -> list[str]:
+    """Text that is hard to read. Source: WCAG 2.2, 1.4.3; what is disabled is exempt."""
+
+    def luminance(colour: list[float]) -> float:
+        parts = [value / 255 for value in colour[:3]]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    faults = []
+    for each in seen_text(tab):
+        if each["backdrop"] is None or each["disabled"]:
+            continue
+        dark, light = sorted((luminance(each["colour"]), luminance(each["backdrop"])))
+        if (ratio := (light + 0.05) / (dark + 0.05)) < least:
+            faults.append(f"{ratio:.1f}: {each['text']}")
+    return faults

@@ -21,6 +21,7 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.planning.plan import RETRY_STATES as RETRY_STATES
 from batchgen.report.dashboard.job_card import JobLocation, RetryView
 from batchgen.report.liveness import process_state, read_lock_holder
+from batchgen.report.run_end import exit_words
 from batchgen.safe_open import UnsafePathError, open_regular
 from batchgen.store.spool import NO_FOLLOW
 
@@ -72,7 +73,9 @@ class Actions:
         if child is None:
             return None
         code = child.process.poll()
-        return RetryView(states=child.states, pid=child.process.pid, exit_code=code, log=_tail(child.log))
+        return RetryView(
+            states=child.states, pid=child.process.pid, exit_code=code, end=exit_words(code), log=_tail(child.log)
+        )
 
 
 def last_run(location: JobLocation) -> RunRow | None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from batchgen.errors import LedgerError
 from batchgen.ledger.quota_store import read_spent
@@ -14,15 +15,16 @@ from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import RunRow
 from batchgen.records import lane_model, sample_key
-from batchgen.report.gallery_data import ManifestInfo
+from batchgen.report.gallery_data import ManifestInfo, thumbnail_path
 from batchgen.report.liveness import run_state
 from batchgen.report.queries import read_lanes, read_run, read_status
-from batchgen.report.summary import STOP_REASONS
+from batchgen.report.run_end import exit_words, stop_words
 from batchgen.report.totals import totals_text
 from batchgen.report.view import JobStatus, LaneView, RunView, view_of
 from batchgen.scheduling.window import period_start
 
 MAX_RUNS = 14
+MAX_NEWEST = 6
 MAX_IN_FLIGHT = 10
 MAX_BATCHES = 10
 
@@ -42,8 +44,9 @@ class JobLocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightView(RunView):
-    """why: what stopped it, in words."""
+    """In words, end: how it ended; why: what stopped it."""
 
+    end: str
     why: str
 
 
@@ -71,13 +74,21 @@ class FailureView:
     at: float | None
 
 
+class NewestImage(NamedTuple):
+    """thumbnail: as its page asks for it."""
+
+    id: str
+    thumbnail: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryView:
-    """What became of the last retry that was begun on the page. log: the end of what it said."""
+    """What became of the last retry that was begun on the page. end: in words; log: the end of what it said."""
 
     states: Sequence[str]
     pid: int
     exit_code: int | None
+    end: str
     log: str
 
 
@@ -97,13 +108,14 @@ class ProblemCard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCard(JobStatus):
     """How a job stands, its manifest without a folder and of what is out the first only. id: in addresses; files: what `post:`
-    asks for, by state; words: how much of the manifest is made; left_s: to the end of the run, None while
-    that is not known; at: UTC seconds."""
+    asks for, by state; words: how much of the manifest is made; newest: images, the newest first; left_s: to the end of the run,
+    None while that is not known; at: UTC seconds."""
 
     id: str
     action: RetryView | None
     files: Mapping[str, int]
     words: str
+    newest: Sequence[NewestImage]
     lanes: Sequence[LaneView]
     budgets: Sequence[BudgetView]
     left_s: float | None
@@ -127,6 +139,7 @@ def card_of(
 ) -> JobCard:
     """alive: as `is_process_alive` says it. ended_runs: remembered from card to card; now: UTC seconds."""
     status, last = read_status(ledger, str(location.folder), now, alive), ledger.last_run()
+    newest = ledger.newest_pictures(MAX_NEWEST)
     in_flight = Counter(request.model for request in status.in_flight)
     lanes = read_lanes(ledger, status.by_model, in_flight, status.running, now)
     return view_of(
@@ -139,6 +152,7 @@ def card_of(
         action=action,
         files=derivative_counts(status.derivatives),
         words=totals_text(status.totals),
+        newest=[NewestImage(sample_key(each.item_id, each.n), thumbnail_path(each)) for each in newest],
         lanes=[lane for lane in lanes if lane.busy],
         budgets=budgets(ledger, manifest_info, last, now, emulated=status.emulated),
         left_s=remaining_s(ledger, last, now) if last is not None and status.running else None,
@@ -205,7 +219,8 @@ def _night(ledger: HistoryReader, run: RunRow, state: str, known: EndedRuns) -> 
     key = (run.id, run.ended_at)
     if key in known:
         return known[key]
-    night = read_run(NightView, ledger, run, state, why=STOP_REASONS.get(run.stopped_by, run.stopped_by))
+    end, why = exit_words(run.exit_code), stop_words(run.stopped_by)
+    night = read_run(NightView, ledger, run, state, end=end, why=why)
     if run.ended_at is not None:
         known[key] = night
     return night

@@ -14,6 +14,7 @@ from typing import IO
 
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.reader import HistoryReader
+from batchgen.report.reference_files import ReferenceFiles
 from batchgen.report.thumbnails import Thumbnails
 from batchgen.safe_open import UnsafePathError, resolve_inside
 from batchgen.store.blobs import BucketUnavailable
@@ -79,10 +80,23 @@ def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
     try:
         if not store.properties.remote:
             resolve_inside(os.path.realpath(folder), path)
-        small = Thumbnails(folder, store=store).thumbnail(path, sha256)
+        small = Thumbnails(folder, source=store).thumbnail(path, sha256)
     except (UnsafePathError, BucketUnavailable):
         return None
     return small if sniff(small[:HEAD_BYTES]) == "webp" else None
+
+
+def open_reference(files: ReferenceFiles, sha256: str) -> OpenPicture | None:
+    """None unless the file is there as it was sent, and a picture that a browser shows."""
+    try:
+        return _sniff_type(files.open(sha256), sha256)
+    except OSError:
+        return None
+
+
+def reference_thumbnail(folder: Path, files: ReferenceFiles, sha256: str) -> bytes | None:
+    """As `thumbnail`."""
+    return Thumbnails(folder, source=files).thumbnail(sha256, sha256) or None
 
 
 def _locate(folder: Path, find: Callable[[HistoryReader], tuple[str, str] | None]) -> tuple[Store, str, str] | None:

@@ -21,12 +21,12 @@ from batchgen.report.dashboard import actions, pictures
 from batchgen.report.dashboard.guard import BODY_MAX_BYTES, RequestGuard, add_headers, error_response
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.watched_job import Live, WatchedJob
-from batchgen.report.gallery import PageParts, render_document, safe_json
+from batchgen.report.gallery import GALLERY_SCRIPTS, PageParts, render_document, safe_json
 from batchgen.sanitize import redact_secrets
 
 STYLES = ("gallery", "dashboard")
 OVERVIEW_PAGE = PageParts(STYLES, ("overview", "confirm"), ("elements", "card", "overview"), live=True)
-JOB_PAGE = PageParts(STYLES, ("job", "gallery", "confirm"), ("elements", "gallery", "card", "job"), live=True)
+JOB_PAGE = PageParts(STYLES, ("job", "gallery", "confirm"), (*GALLERY_SCRIPTS, "card", "job"), live=True)
 IMMUTABLE_CACHE = "private, max-age=86400, immutable"  # their addresses change with them
 SAMPLE_NUMBER = re.compile(r"[0-9]{1,9}")
 GZIP_ABOVE_BYTES = 10_000
@@ -60,6 +60,8 @@ class Dashboard:
         get("/jobs/{job}/nights", self.nights)
         get(r"/jobs/{job}/pictures/{attempt:\d{1,18}}-{k:\d{1,9}}", self.picture)
         get(r"/jobs/{job}/thumbnails/{attempt:\d{1,18}}-{k:\d{1,9}}", self.thumbnail)
+        get("/jobs/{job}/references/{sha:[0-9a-f]{64}}", self.reference)
+        get("/jobs/{job}/thumbnails/{sha:[0-9a-f]{64}}", self.reference_thumbnail)
         get("/jobs/{job}/derivatives/{sha:[0-9a-f]{12}}", self.derivative)
         if not self.read_only:
             get("/jobs/{job}/prospect", self.forecast_retry)
@@ -167,7 +169,17 @@ class Dashboard:
         self, request: web.Request, missing: str, find: Callable[..., pictures.OpenPicture | None], *named: int | str
     ) -> web.StreamResponse:
         folder = (await self._watch(request)).location.folder
-        found = await self.hub.in_picture_thread(find, folder, *named)
+        return await self._answer(request, missing, await self.hub.in_picture_thread(find, folder, *named))
+
+    async def reference(self, request: web.Request) -> web.StreamResponse:
+        """A file that was sent along, by its SHA-256: only what the job's own manifest names is ever found."""
+        files = await self.hub.in_reader_thread((await self._watch(request)).references)
+        found = await self.hub.in_picture_thread(pictures.open_reference, files, request.match_info["sha"])
+        return await self._answer(request, "the reference is not there, or has changed since", found)
+
+    async def _answer(
+        self, request: web.Request, missing: str, found: pictures.OpenPicture | None
+    ) -> web.StreamResponse:
         if found is None:
             raise web.HTTPNotFound(reason=missing)
         with closing(found.file):
@@ -197,10 +209,14 @@ class Dashboard:
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         folder = (await self._watch(request)).location.folder
-        small = await self.hub.in_picture_thread(pictures.thumbnail, folder, *_picture_number(request))
-        if small is None:
-            raise web.HTTPNotFound(reason="there is no preview")
-        return web.Response(body=small, content_type="image/webp", headers={"Cache-Control": IMMUTABLE_CACHE})
+        return _thumbnail(await self.hub.in_picture_thread(pictures.thumbnail, folder, *_picture_number(request)))
+
+    async def reference_thumbnail(self, request: web.Request) -> web.Response:
+        watch = await self._watch(request)
+        files, sha = await self.hub.in_reader_thread(watch.references), request.match_info["sha"]
+        return _thumbnail(
+            await self.hub.in_picture_thread(pictures.reference_thumbnail, watch.location.folder, files, sha)
+        )
 
     async def forecast_retry(self, request: web.Request) -> web.Response:
         states = frozenset(request.query.get("states", "").split(",")) & set(actions.RETRY_STATES)
@@ -249,6 +265,12 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise web.HTTPBadRequest(reason="an object is wanted")
     return found
+
+
+def _thumbnail(small: bytes | None) -> web.Response:
+    if small is None:
+        raise web.HTTPNotFound(reason="there is no preview")
+    return web.Response(body=small, content_type="image/webp", headers={"Cache-Control": IMMUTABLE_CACHE})
 
 
 async def _page(request: web.Request, parts: PageParts, title: str, facts_text: str) -> web.StreamResponse:

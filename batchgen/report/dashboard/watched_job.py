@@ -14,7 +14,7 @@ from pathlib import Path
 
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in, server_snapshot_id, verify_arguments
-from batchgen.ledger.reader import HistoryReader, PictureRow
+from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
@@ -29,8 +29,10 @@ from batchgen.report.gallery_data import (
     SampleView,
     ValueIndex,
     page_view,
+    thumbnail_path,
 )
 from batchgen.report.liveness import is_alive_in
+from batchgen.report.reference_files import ReferenceFiles
 from batchgen.report.run_statistics import RunStatistics
 from batchgen.report.sidecar_files import sidecar_files
 from batchgen.report.view import view_of
@@ -92,6 +94,7 @@ class Feed:
         self._location, self._manifest_info = location, manifest_info
         self._samples: dict[SampleKey, tuple[int, SampleView]] = {}  # with the number of its last change
         self._attempts, self._settings = AttemptIndex(), ValueIndex()
+        self._references: dict[str, str] = {}
         self._last_attempt = 0
         self._open: set[int] = set()
         self._since = 0.0
@@ -110,7 +113,9 @@ class Feed:
         items = self._changed(ledger, reload_all=state != self._run or not self._samples)
         self._run, self._since = state, now
         files = sidecar_files(ledger, self._location.folder)
-        builder = SampleBuilder(files, self._manifest_info, self._settings, thumbnail_path, self._attempts)
+        builder = SampleBuilder(
+            files, self._manifest_info, self._settings, thumbnail_path, self._attempts, self._references
+        )
         changed = {}
         for sample in builder.build(ledger, items):
             if (known := self._samples.get((sample.id, sample.n))) is None or known[1] != sample:
@@ -147,13 +152,13 @@ class Feed:
         missed = [sample for at, sample in self._samples.values() if at > int(number)]
         return view_of(SamplesView, self._page, samples=missed)
 
+    @property
+    def references(self) -> ReferenceFiles:
+        """As they are now: another thread may read them."""
+        return ReferenceFiles(self._manifest_info.folder, dict(self._references))
+
     def nights(self, ledger: HistoryReader) -> list[RunStatistics]:
         return self._attempts.nights(ledger, self._manifest_info)[-MAX_RUNS:]
-
-
-def thumbnail_path(picture: PictureRow) -> str:
-    """Of a picture by its number in the ledger. What follows the `?` changes with the picture, so browsers may keep it."""
-    return f"{picture.attempt_id}-{picture.k}?{picture.sha256[:12]}"
 
 
 class WatchedJob:
@@ -254,6 +259,12 @@ class WatchedJob:
         if self._feed is None:
             return self.version, card, mark, None
         return self.version, card, self._feed.mark, self._feed.since(mark)
+
+    def references(self) -> ReferenceFiles:
+        """Those that a page of this job may show."""
+        if self._feed is None:
+            self.refresh(samples=True)
+        return self._feed.references if self._feed else ReferenceFiles(None, {})
 
     def nights(self) -> Sequence[RunStatistics]:
         self.refresh(samples=True)

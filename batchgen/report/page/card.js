@@ -1,5 +1,7 @@
 // One job's card, on the overview and on its own page, and the two things it may do.
-const EXITS = { 0: ["good", "nothing failed"], 1: ["bad", "ended by a bug"], 2: ["bad", "could not begin"], 3: ["warn", "some not made"], 4: ["bad", "too much failed"], 5: ["bad", "needs a person"], 6: ["warn", "budget used up"], 7: ["warn", "time was up"], 8: ["warn", "daily quota used up"], 9: ["busy", "in batches"], 129: ["soft", "stopped"], 130: ["soft", "stopped"], 143: ["soft", "stopped"] };
+const TONES = { 0: "good", 3: "warn", 6: "warn", 7: "warn", 8: "warn", 9: "busy", 129: "soft", 130: "soft", 143: "soft" };
+const MARKS = { good: "✓", warn: "!", bad: "✕", busy: "…", soft: "■" };
+const toneOf = (run) => (run.state === "running" ? "busy" : run.state === "died" ? "bad" : run.state === "unknown" ? "warn" : TONES[run.exit_code] || "bad");
 const BAR = [["succeeded", "good"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
 const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
@@ -17,11 +19,9 @@ function standing(card) {
   const run = card.run;
   if (card.problem) return card.begun ? ["bad", "cannot be read"] : ["soft", "not begun"];
   if (!run) return ["soft", "not begun"];
-  if (run.state === "running") return ["busy", "running"];
-  if (run.state === "died") return ["bad", "died"];
-  if (run.state === "unknown") return ["warn", `on ${run.host}`];
-  if (run.exit_code === 0) return card.totals.made === card.totals.images ? ["good", "done"] : ["warn", "partly made"];
-  return EXITS[run.exit_code] || ["bad", `exit ${run.exit_code}`];
+  const words_ = { running: "running", died: "died", unknown: `on ${run.host}` }[run.state];
+  if (run.exit_code === 0 && !words_ && card.totals.made !== card.totals.images) return ["warn", "partly made"];
+  return [toneOf(run), words_ || card.nights.at(-1)?.end || "ended"];
 }
 function progress(card) {
   const made = card.totals.made, total = card.totals.images;
@@ -32,7 +32,7 @@ function progress(card) {
   });
   const rest = BAR.slice(1).filter(([state]) => card.samples[state]).map(([state, tone]) => make("span", { class: `tone ${tone}` }, `${number(card.samples[state])} ${state}`));
   return [
-    make("p", { class: "made" }, make("b", {}, number(made)), ` of ${plural(total, "picture")}`, ...rest, ...untried(card)),
+    make("p", { class: "made" }, make("b", {}, number(made)), ` of ${plural(total, "image")}`, ...rest, ...untried(card)),
     make("div", { class: "progress", role: "img", "aria-label": `${made} of ${total} made` }, ...parts),
   ];
 }
@@ -72,32 +72,39 @@ function timeOf(card) {
   if (run.state === "running") return `run ${run.id} since ${clock.format(began * 1000)}, ${ago(nowS() - began)}${card.left_s == null ? "" : `; about ${ago(card.left_s)} to go at this pace`}`;
   if (run.state === "died") return `run ${run.id} died without an end, begun ${since}; run it again: what was paid for is found again`;
   if (run.state === "unknown") return `run ${run.id} began ${since}, on ${run.host}; whether it lives cannot be seen here`;
-  const last = card.nights[card.nights.length - 1];
-  return `run ${run.id} ended ${ago(nowS() - fromIso(run.ended_at))} ago with exit code ${run.exit_code}${last?.why ? `: ${last.why}` : ""}`;
+  const last = card.nights.at(-1);
+  return `run ${run.id} ended ${ago(nowS() - fromIso(run.ended_at))} ago${last ? `: ${last.why || last.end}` : ""}`;
 }
 function nightCell(night) {
-  const [tone, words] = night.state === "running" ? ["busy", "goes on"] : night.state === "died" ? ["bad", "died"] : night.state === "unknown" ? ["warn", "goes on elsewhere"] : EXITS[night.exit_code] || ["bad", ""];
-  const sign = { running: "▶", died: "†", unknown: "?" }[night.state] || String(night.exit_code);
-  const told = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${money(night.usd)}, ${night.state === "ended" ? `exit ${night.exit_code}, ` : ""}${words}`;
-  return make("li", { class: `night ${tone}`, title: told, "aria-label": told }, sign);
+  const tone = toneOf(night), words_ = { running: "goes on", died: "died", unknown: "goes on elsewhere" }[night.state] || night.why || night.end;
+  const mark_ = { running: "▶", died: "†", unknown: "?" }[night.state] || MARKS[tone];
+  const label = `Run ${night.run}, ${date(fromIso(night.began))}${night.seconds == null ? "" : `, ${ago(night.seconds)}`}: ${number(night.made)} made, ${money(night.usd)}, ${words_}`;
+  return make("li", { class: `night ${tone}`, title: label, "aria-label": label }, mark_);
+}
+// The newest images, each leads to the job's page.
+function newest(card) {
+  return make("a", { class: "newest", href: `/jobs/${card.id}/`, "aria-label": `The newest images of ${card.job}` },
+    ...card.newest.map(([name, small]) => make("img", { src: `/jobs/${card.id}/thumbnails/${small}`, alt: name, title: name, loading: "lazy", width: 88, height: 88 })));
 }
 function row(name, ...content) {
   return [make("dt", {}, name), make("dd", {}, ...content)];
 }
 function made(files) {
-  return `${plural(files.made || 0, "file")} made of the pictures${files.failed ? ` · ${number(files.failed)} could not be made` : ""}`;
+  return `${plural(files.made || 0, "file")} made of the images${files.failed ? ` · ${number(files.failed)} could not be made` : ""}`;
 }
-function drawJob(card, { full = false } = {}) {
+// folder: on a card beside others of the same name, what tells it apart.
+function drawJob(card, { full = false, folder = "" } = {}) {
   latest.set(card.id, card);
-  const [tone, words_] = standing(card), name = make("h2", {}, full ? "How it stands" : make("a", { href: `/jobs/${card.id}/` }, card.job));
+  const [tone, words_] = standing(card), name = make("h2", {}, full ? "Status" : make("a", { href: `/jobs/${card.id}/`, dir: "auto" }, card.job));
   const head = make("div", { class: "head" }, name, card.emulated && !full ? make("span", { class: "chip emu" }, "EMULATED") : null, make("span", { class: `chip ${tone}` }, words_));
-  const article = make("article", { class: `job ${tone}`, "data-job": card.id, "aria-label": card.job }, head);
+  const article = make("article", { class: `job ${tone}`, "data-job": card.id, "aria-label": card.job }, head, folder ? make("p", { class: "folder" }, folder) : null);
   if (card.problem) {
     article.append(make("p", { class: card.begun ? "problem" : "soft" }, card.problem), make("p", { class: "soft folder" }, card.folder));
     return article;
   }
   const lasts = ["running", "unknown"].includes(card.run?.state);
   article.append(...progress(card));
+  if (!full && card.newest.length) article.append(newest(card));
   const list = make("dl", { class: "facts" });
   if (card.lanes.length) list.append(...row("Models", make("ul", { class: "lanes" }, ...card.lanes.map((lane) => laneLine(lane, lasts)))));
   if (card.files.made || card.files.failed) list.append(...row("Files", made(card.files)));
@@ -110,14 +117,15 @@ function drawJob(card, { full = false } = {}) {
   if (card.trouble) list.append(...row("Last error", make("div", { class: "trouble" }, `${card.trouble.id}, ${card.trouble.reason || card.trouble.outcome}${card.trouble.status ? ` (HTTP ${card.trouble.status})` : ""}: `, make("q", {}, card.trouble.message || "no words"))));
   if (full && card.in_flight.length) list.append(...row("In flight", make("ul", { class: "lanes" }, ...card.in_flight.map((entry) => make("li", {}, entry.id, make("span", { class: "soft" }, `${ago(nowS() - fromIso(entry.since))}${entry.to_fetch ? ", answered, to be fetched" : ""}`))))));
   if (full) list.append(...row("Folder", make("span", { class: "folder" }, card.folder)));
-  if (card.nights.length) list.append(...row("Nights", make("ol", { class: "nights", "aria-label": "Last runs, the newest last" }, ...card.nights.map(nightCell))));
-  article.append(list);
+  if (card.nights.length) list.append(...row("Runs", make("ol", { class: "nights", "aria-label": "Last runs, the newest last" }, ...card.nights.map(nightCell))));
+  // On a phone the images come first: what else is known of the job is a touch away.
+  article.append(full ? make("details", { class: "more", open: innerWidth > 760 }, make("summary", {}, "Details"), list) : list);
   if (card.action) article.append(actionLog(card.action, full));
   if (facts.live.csrf) (full ? head : article).append(...buttons(card));
   return article;
 }
 function actionLog(action, full) {
-  const words_ = action.exit_code == null ? `Taking up ${action.states.join(", ")} again: process ${action.pid}` : `Took up ${action.states.join(", ")} again: exit code ${action.exit_code}`;
+  const words_ = action.exit_code == null ? `Retrying ${action.states.join(", ")}: process ${action.pid}` : `Retried ${action.states.join(", ")}: ${action.end}`;
   return make("details", { class: "log", open: full && action.exit_code !== 0 }, make("summary", {}, words_), make("pre", { tabindex: 0 }, action.log || "It has said nothing yet."));
 }
 const againOf = (card) => Object.keys(AGAIN).filter((state) => card.samples[state]);
@@ -161,7 +169,7 @@ function askStop(card) {
 function askRetry(card) {
   const states = againOf(card);
   const boxes = states.map((state) => make("label", { class: "choice" }, make("input", { type: "checkbox", value: state, checked: state === "failed" || states.length === 1, onchange: () => forecast(card) }), ` ${number(card.samples[state])} ${AGAIN[state]}`));
-  ask(`Retry ${card.job}?`, "Each picture that is asked for again is paid for again. The run goes on when this page or the dashboard is closed; its budgets hold.", "Retry", () => post(`/jobs/${card.id}/retry`, { states: chosenStates() }), boxes);
+  ask(`Retry ${card.job}?`, "Each image that is asked for again is paid for again. The run goes on when this page or the dashboard is closed; its budgets hold.", "Retry", () => post(`/jobs/${card.id}/retry`, { states: chosenStates() }), boxes);
   forecast(card);
 }
 const chosenStates = () => [...$("confirm-choices").querySelectorAll("input:checked")].map((box) => box.value);
@@ -169,17 +177,17 @@ let asked_ = 0;
 async function forecast(card) {
   const states = chosenStates(), mine = (asked_ += 1), line = $("confirm-prospect");
   $("confirm-yes").disabled = !states.length;
-  line.textContent = states.length ? "Reckoning what it costs…" : "Choose what to take up again.";
+  line.textContent = states.length ? "Estimating what it costs…" : "Choose what to retry.";
   if (!states.length) return;
   try {
     const answer = await fetch(`/jobs/${card.id}/prospect?states=${states.join(",")}`), told_ = await answer.json();
     if (mine !== asked_) return;
     if (!answer.ok) throw new Error(told_.error);
     const price = told_.emulated ? "nothing billed (emulated)" : `estimated ${inAll(told_.known_usd, told_.unpriced)}`;
-    line.textContent = told_.images ? `${plural(told_.images, "picture")}, ${price}.` : "The manifest asks for none of these any more: run it instead.";
+    line.textContent = told_.images ? `${plural(told_.images, "image")}, ${price}.` : "The manifest asks for none of these any more: run it instead.";
     $("confirm-yes").disabled = !told_.images;
   } catch (error) {
-    if (mine === asked_) line.textContent = `What it costs cannot be told: ${error.message}`;
+    if (mine === asked_) line.textContent = `What it costs is not known: ${error.message}`;
   }
 }
 $("confirm-no").addEventListener("click", () => $("confirm").close());
@@ -197,6 +205,18 @@ $("confirm-form").addEventListener("submit", async (event) => {
   }
 });
 
+// What changes while a button is pressed waits for its release, so that no click is lost to something that moved.
+let pressed = false;
+const waiting = [];
+function release() {
+  pressed = false;
+  setTimeout(() => { while (!pressed && waiting.length) waiting.shift()(); }); // after the click
+}
+addEventListener("pointerdown", () => { pressed = true; }, true);
+for (const name of ["pointerup", "pointercancel"]) addEventListener(name, release, true);
+addEventListener("blur", release); // of the window
+addEventListener("pointermove", (event) => { if (pressed && !event.buttons) release(); }, true);
+
 // What the server tells: only while the page is to be seen, and again by itself after a fault
 function listen(address, handlers) {
   let source = null, again = 0;
@@ -209,7 +229,10 @@ function listen(address, handlers) {
       told_("not connected, trying again", "bad");
       if (source?.readyState === EventSource.CLOSED) again = setTimeout(open, 3000);
     };
-    for (const [name, handle] of Object.entries(handlers)) source.addEventListener(name, (event) => handle(JSON.parse(event.data), event.lastEventId));
+    for (const [name, handle] of Object.entries(handlers)) source.addEventListener(name, (event) => {
+      waiting.push(() => handle(JSON.parse(event.data), event.lastEventId));
+      if (!pressed) release();
+    });
   }
   function close() {
     clearTimeout(again);

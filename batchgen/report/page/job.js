@@ -2,9 +2,10 @@
 let mark_ = facts.live.at, card_ = facts.card;
 const byKey = new Map(samples.map((sample) => [keyOf(sample), sample]));
 const late = new Set();
-const panel = make("section", { id: "live", "aria-label": "How it stands" });
+const panel = make("section", { id: "live", "aria-label": "Status" });
 document.querySelector("header").after(panel);
 panel.append(drawJob(card_, { full: true }));
+matchMedia("(min-width: 761px)").addEventListener("change", ({ matches }) => panel.querySelector(".more")?.toggleAttribute("open", matches));
 ahead = facts.at - Date.now() / 1000;
 
 function inOrder() {
@@ -14,11 +15,12 @@ function inOrder() {
 function settle(changed) {
   inOrder();
   offerFilters();
+  showReferences();
   update(changed);
 }
 function take(told, mark) {
   const { samples: fresh, ...rest } = told, epoch = mark_.split("-")[0], changed = new Set();
-  if (mark.split("-")[0] !== epoch) { samples.length = 0; byKey.clear(); } // another start of the server, or another ledger
+  if (mark.split("-")[0] !== epoch) { samples.length = 0; byKey.clear(); byItem.clear(); } // another start of the server, or another ledger
   mark_ = mark;
   Object.assign(facts, rest);
   for (const entry of fresh) {

@@ -16,7 +16,16 @@ import pytest
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.records import Result
-from tests.support.browser import CHROMIUM, focused, keys, picture, playwright, until
+from tests.support.browser import (
+    CHROMIUM,
+    contrast_faults,
+    focused,
+    keys,
+    layout_faults,
+    picture,
+    playwright,
+    until,
+)
 from tests.support.fork_server import PYTHON
 from tests.support.gallery_job import MARKUP, make_family, make_job
 from tests.support.paths import ROOT
@@ -78,11 +87,12 @@ def home(made: Path, spawn: Any, tmp_path_factory: pytest.TempPathFactory) -> st
 
 @pytest.fixture
 def visit(browser: Any, spawn: Any) -> Iterator[Callable[..., Any]]:
-    """Open an address, or the overview of jobs that are served for it; at the end nothing came from elsewhere, and the console is empty."""
+    """Open an address, or the overview of jobs that are served for it; at the end nothing came from elsewhere, and the
+    console is empty but for what is expected."""
     contexts: list[Any] = []
     amiss: list[str] = []
 
-    def opened(place: Path | str, *argv: str, **options: Any) -> Any:
+    def opened(place: Path | str, *argv: str, expected: str = "", **options: Any) -> Any:
         address = place
         if isinstance(place, Path):
             address = spawn("serve", str(place), "--port", "0", *argv).stdout.readline().strip()
@@ -92,7 +102,7 @@ def visit(browser: Any, spawn: Any) -> Iterator[Callable[..., Any]]:
         context.on("request", lambda request: request.url.startswith(own) or amiss.append(request.url))
         tab = context.new_page()
         tab.set_default_timeout(30_000)
-        tab.on("console", lambda message: amiss.append(f"console: {message.text}"))
+        tab.on("console", lambda message: message.text == expected or amiss.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: amiss.append(f"error: {error}"))
         tab.on("dialog", lambda dialog: (amiss.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         tab.goto(address)
@@ -111,12 +121,12 @@ def open_job(tab: Any) -> None:
 
 def test_the_overview_tells_how_each_job_stands_and_leads_to_its_pictures(visit, home):
     tab = visit(home)
-    assert tab.inner_text(".job .chip:not(.emu)") == "some not made"
+    assert tab.inner_text(".job .chip:not(.emu)") == "some images not made"
     assert tab.inner_text(".made").split() == [
         "7",
         "of",
         "10",
-        "pictures",
+        "images",
         "1",
         "refused",
         "1",
@@ -124,8 +134,8 @@ def test_the_overview_tells_how_each_job_stands_and_leads_to_its_pictures(visit,
         "1",
         "uncertain",
     ]
-    assert tab.locator(".night").all_inner_texts() == ["3", "3"]
-    assert "exit 3" in tab.locator(".night").first.get_attribute("aria-label")
+    assert tab.locator(".night").all_inner_texts() == ["!", "!"]
+    assert "some images not made" in tab.locator(".night").first.get_attribute("aria-label")
     assert "Nothing has run here yet" in tab.inner_text(".job:nth-child(2)")
     open_job(tab)
     assert keys(tab)[:4] == ["mug", "poster", "poster#2", "poster#3"]
@@ -199,9 +209,13 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     until(tab, "document.querySelectorAll('.card img').length > 0")
     succeeded = "Number(document.querySelector('#states .succeeded small').textContent)"
     before = tab.evaluate(succeeded)
-    tab.evaluate(
-        "document.querySelector('.card [title=\"Pick\"]').click()"
-    )  # no picture may come while a mouse is down
+    tab.select_option("#sort", "newest")  # each new image moves all others
+    box = tab.locator(".card .pick").first.bounding_box()
+    tab.mouse.move(box["x"] + 9, box["y"] + 9)
+    tab.mouse.down()
+    until(tab, "waiting.length > 0")  # images have come while the button is down
+    tab.mouse.up()
+    until(tab, "document.querySelector('#count').textContent.endsWith('1 picked')")
     until(tab, f"{succeeded} > {before}")  # on a slow machine there are more than fit into the grid by now
     until(tab, "[...document.querySelectorAll('.card.succeeded')].every((card) => card.querySelector('img'))")
     assert tab.inner_text("#count").endswith("1 picked")
@@ -228,19 +242,19 @@ def test_retry_says_what_it_costs_and_its_log_is_on_the_page(visit, made, tmp_pa
     tab = visit(tmp_path / "job.yaml")
     open_job(tab)
     tab.click("[data-do=retry]")
-    until(tab, "document.querySelector('#confirm-prospect').textContent.startsWith('1 picture, nothing billed')")
+    until(tab, "document.querySelector('#confirm-prospect').textContent.startsWith('1 image, nothing billed')")
     tab.uncheck("#confirm input[value=failed]")
     assert tab.is_disabled("#confirm-yes")
     tab.check("#confirm input[value=refused]")
-    until(tab, "document.querySelector('#confirm-prospect').textContent.startsWith('1 picture')")
+    until(tab, "document.querySelector('#confirm-prospect').textContent.startsWith('1 image')")
     tab.keyboard.press("Escape")
     assert not tab.is_visible("#confirm")
     tab.click("[data-do=retry]")
     until(tab, "!document.querySelector('#confirm-yes').disabled")
     tab.click("#confirm-yes")
-    until(tab, "document.querySelector('.log summary')?.textContent.includes('exit code 4')")
+    until(tab, "document.querySelector('.log summary')?.textContent.endsWith('too much failed')")
     assert "no_image" in tab.inner_text(".log pre")
-    until(tab, "[...document.querySelectorAll('.night')].map((n) => n.textContent).join() === '3,3,4'")
+    until(tab, "[...document.querySelectorAll('.night')].map((n) => n.textContent).join() === '!,!,✕'")
 
 
 def test_the_token_is_asked_for_once_and_read_only_shows_no_button_that_changes_anything(visit, made):
@@ -279,7 +293,7 @@ def test_a_price_that_nobody_knows_is_unknown_on_every_page(visit, unpriced):
     pages = [card, told]
     open_job(tab)
     pages.append(tab.inner_text("#totals"))
-    assert "unknown (1 picture of unknown price)" in pages[-1]
+    assert "unknown (1 image of unknown price)" in pages[-1]
     tab.click("#show-nights")
     until(tab, "document.querySelector('#nights svg')")
     pages.append(tab.inner_text("#nights"))
@@ -317,3 +331,68 @@ def test_a_page_that_lost_its_server_says_so_and_goes_on_with_the_next(browser, 
     until(tab, "document.getElementById('link').textContent === 'live'")
     assert len(keys(tab)) == 10
     tab.close()
+
+
+def test_running_and_failed_jobs_come_first_with_their_newest_images_and_jobs_of_one_name_are_told_apart(
+    visit, spawn, made, tmp_path
+):
+    for place in ("alpha", "beta"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "night.yaml").write_text(f"items: [{{id: {place}, prompt: A mug}}]\n")
+        run = spawn("run", str(tmp_path / place / "night.yaml"), "--emulate", "--quiet")
+        assert run.wait(60) == 0
+    tab = visit(tmp_path / "alpha", str(tmp_path / "beta"), str(made))
+    assert tab.locator(".job h2").all_inner_texts() == ["night", "night", "night"]
+    chips = tab.locator(".job .chip:not(.emu)").all_inner_texts()
+    assert chips == ["some images not made", "done", "done"]
+    folders = tab.locator(".job > .folder").all_inner_texts()
+    assert [Path(folder).parts[-2] for folder in folders[1:]] == ["alpha", "beta"]
+    assert len(set(folders)) == 3
+    until(tab, "[...document.querySelectorAll('.newest img')].every((i) => i.complete && i.naturalWidth > 0)")
+    assert tab.locator(".job:nth-child(1) .newest img").count() == 6
+    assert tab.get_attribute(".job:nth-child(2) .newest img", "alt") == "alpha"
+    slow = MANIFEST + "".join(f"  - {{id: i{number}, prompt: A mug}}\n" for number in range(60))
+    (tmp_path / "beta" / "slow.yaml").write_text(slow)
+    spawn("run", str(tmp_path / "beta" / "slow.yaml"), "--emulate", "--quiet")
+    until(tab, "document.querySelector('.job:first-child .chip.busy')?.textContent === 'running'")
+    assert tab.inner_text(".job:first-child h2") == "slow"
+
+
+def test_references_are_served_by_their_hash_while_the_file_is_as_it_was_sent(visit, family):
+    missing = "Failed to load resource: the server responded with a status of 404 (Not Found)"
+    tab = visit(family, expected=missing)
+    open_job(tab)
+    until(tab, "document.querySelector('[data-key=\"snow\"] .inset img')?.naturalWidth > 0")
+    tab.click('[data-key="snow"] .open')
+    until(tab, "[...document.querySelectorAll('#stage img')].filter((i) => i.complete && i.naturalWidth).length === 3")
+    address = tab.get_attribute("#stage figure:last-child a", "href")
+    asked = "(address) => fetch(address, { cache: 'no-store' }).then((answer) => answer.status)"
+    assert address.startswith("references/")
+    assert tab.evaluate(asked, address) == 200
+    photo = family.parent / "photos" / "a b.png"
+    kept = photo.read_bytes()
+    photo.write_bytes(kept + b"x")
+    try:
+        assert tab.evaluate(asked, address) == 404
+    finally:
+        photo.write_bytes(kept)
+    assert tab.evaluate(asked, f"references/{'0' * 64}") == 404
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_nothing_sticks_out_overprints_or_is_hard_to_read_at_any_width(visit, home, width, scheme):
+    tab = visit(home, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    faults = {"overview": layout_faults(tab) + contrast_faults(tab)}
+    open_job(tab)
+    if width < 760:
+        tab.click("#live summary")
+    faults["job"] = layout_faults(tab) + contrast_faults(tab)
+    tab.click("[data-do=retry]")
+    until(tab, "!document.querySelector('#confirm-yes').disabled")
+    faults["question"] = layout_faults(tab) + contrast_faults(tab)
+    tab.keyboard.press("Escape")
+    tab.click(".top a")
+    tab.click(".job:nth-child(2) h2 a")
+    faults["not begun"] = layout_faults(tab) + contrast_faults(tab)
+    assert {name: found for name, found in faults.items() if found} == {}

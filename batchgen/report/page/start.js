@@ -1,0 +1,33 @@
+// Begin
+function total() {
+  const current = samples.filter((sample) => sample.state !== "superseded");
+  const made = current.filter((sample) => sample.state === "succeeded");
+  const sums = made.reduce((sum, sample) => {
+    if (sample.usd == null) sum.unknown += 1;
+    else { sum.usd += sample.usd; if (["estimate", "guess"].includes(sample.usd_source)) sum.estimated += sample.usd; }
+    return sum;
+  }, { usd: 0, estimated: 0, unknown: 0 });
+  const price = facts.emulated ? "nothing billed" : `${inAll(sums.usd, sums.unknown, "image")} for these images${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}`;
+  return `${made.length.toLocaleString("en")} of ${plural(Math.max(current.length, facts.wanted), "image")} made · ${price} · as of ${date(facts.at)}`;
+}
+function head() {
+  $("job").textContent = facts.job;
+  $("totals").textContent = total();
+  $("emulated").hidden = !facts.emulated;
+  document.body.classList.toggle("emulating", facts.emulated);
+}
+head();
+$("size").value = taste.size;
+setUpFilters();
+showReferences();
+filter();
+let asked = false;
+const soon = () => { if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); }); } };
+addEventListener("scroll", soon, { passive: true });
+let wide = innerWidth;
+addEventListener("resize", () => {
+  if (wide === innerWidth) { soon(); return; } // a phone's address bar comes and goes
+  wide = innerWidth;
+  if ($("pictures").hidden) drawNights(); else redraw();
+});
+document.addEventListener("DOMContentLoaded", redraw); // by now all thumbnails are there
