@@ -65,12 +65,16 @@ def test_the_post_of_the_manual_is_valid(tmp_path):
 
 def test_the_python_of_the_manual_runs(tmp_path):
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.emulated"))
-    code = blocks(page("python"), "python")[0].replace("jobs/catalog.yaml", "jobs/prompts.jsonl")
+    code = "\n".join(blocks(page("python"), "python")).replace("jobs/catalog.yaml", "jobs/prompts.jsonl")
+    environment = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state")}
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert re.search(r"^0 13 0\.\d+", answer.stdout, re.MULTILINE)
+    assert len(re.findall(r"^\S+ \S+\.(?:jpg|png) \d+ \d+ 0\.\d+$", answer.stdout, re.MULTILINE)) == 13
+    assert {path.name for path in (tmp_path / "posters").glob("*.jpg")} == {"poster-paris.jpg", "poster-tokyo.jpg"}
+    assert "missing.yaml 0  there is no such file" in answer.stdout
 
 
 def test_the_table_of_log_events_is_that_of_the_log():
