@@ -136,14 +136,15 @@ def keep_or_discard(
     store: Store,
     attempt: int,
     error: ProviderError,
-    response: Response,
+    response: Response | None,
     spooled: Sequence[SpoolFile],
     facts: Mapping[str, Any],
 ) -> None:
     """An answer that became no picture is kept when it was paid for, and perhaps is a picture to other eyes than ours:
-    unreadable, or said to hold none though long data came. Else what was lifted from it goes."""
+    unreadable, or said to hold none though long data came. Else what was lifted from it goes. response: None when there is no
+    whole answer."""
     is_unread = isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))
-    if response.is_success and is_unread:
+    if response is not None and response.is_success and is_unread:
         save_answer(store, attempt, response, spooled, facts)
     else:
         discard_files(spooled)

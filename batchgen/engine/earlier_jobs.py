@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from batchgen.engine.answer import AnsweredAttempt, sample_from_facts
+from batchgen.engine.answer import sample_from_facts
 from batchgen.engine.context import RunContext
 from batchgen.engine.execute import Execution
 from batchgen.engine.routes import lane_key
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.records import PendingJob, Sample, sample_key
+from batchgen.records import Sample, sample_key
 from batchgen.scheduling.dispatcher import Dispatcher
 
 
@@ -29,7 +29,7 @@ class EarlierJobs:
     async def __aenter__(self) -> EarlierJobs:
         for taken in self._context.ledger.reader.open_attempts():
             if taken.job is not None and taken.lane in self._dispatcher.lanes:
-                self._tasks.append(asyncio.ensure_future(self._resume(taken, taken.job)))
+                self._tasks.append(asyncio.ensure_future(self._resume(taken)))
         await asyncio.sleep(0)  # each has its ticket before the dispatcher can find that nothing is left
         return self
 
@@ -38,18 +38,15 @@ class EarlierJobs:
         for error in filter(None, ends):
             raise error
 
-    async def _resume(self, taken: OpenAttempt, job: PendingJob) -> None:
+    async def _resume(self, taken: OpenAttempt) -> None:
         wanted = self._take_wanted(taken)
         asked_for = next((sample for sample in wanted if sample.fingerprint == taken.fingerprint), None)
         sample = sample_from_facts(taken, taken.facts)
         if asked_for is not None:
             sample, wanted = replace(asked_for, n=taken.n, images=taken.images), []
-        ticket = self._dispatcher.resume_job(sample, taken.lane, taken.estimate_usd, unwanted=asked_for is None)
+        _, waiting = self._execution.take_up(taken, sample, unwanted=asked_for is None)
         self._dispatcher.adjust_external(len(wanted))
-        await self._context.ledger.adopt_job(taken.id)
-        profile = self._context.routes[taken.lane].profile
-        attempt = replace(AnsweredAttempt.from_record(taken, profile, taken.facts), sample=sample)
-        await self._execution.resume(ticket, attempt, job, taken.started_at)
+        await waiting
         for other in wanted:  # the manifest has changed since: the job's image was paid for, and is not this one
             lane = lane_key(other.item.provider, other.item.model)
             self._backlog.add(lane, [other])

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 from batchgen.engine.answer import AnsweredAttempt, keep_or_discard, request_facts
 from batchgen.engine.attempts import AttemptRecorder, PreparedRequest, adjust_after_tries, prepare
@@ -30,10 +32,10 @@ from batchgen.errors import (
     ProviderError,
     StoreError,
 )
-from batchgen.records import Inputs, PendingJob, Response, Sample
+from batchgen.ledger.requests import OpenAttempt
+from batchgen.records import Inputs, Response, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
-from batchgen.store.spool import discard_files
 
 
 class Execution:
@@ -71,12 +73,23 @@ class Execution:
         ledger says that the sample is another's by now."""
         await self._guard(ticket, self._attempt(ticket))
 
-    async def resume(self, ticket: Ticket, attempt: AnsweredAttempt, job: PendingJob, started_at: float) -> None:
-        """Wait for a job that an earlier run has left, as `execute` does for a new one. started_at: UTC seconds."""
-        in_flight = InFlight(attempt.id)
-        in_flight.sent_at = started_at
-        receiving = self._receiver.finish_job(attempt, in_flight, job, JobProgress(ticket.lane, started_at))
-        await self._guard(ticket, self._settle_received(ticket, attempt, in_flight, receiving))
+    def take_up(
+        self, taken: OpenAttempt, sample: Sample, *, unwanted: bool = False
+    ) -> tuple[Ticket, Coroutine[Any, Any, None]]:
+        """The ticket for a request that its API has as a job, which an earlier run or another worker has left, and the wait
+        for it, as `execute` does for a new one. unwanted: as of `Ticket`."""
+        ticket = self._dispatcher.resume_job(sample, taken.lane, taken.estimate_usd, unwanted=unwanted)
+        return ticket, self._guard(ticket, self._finish_earlier(ticket, taken))
+
+    async def _finish_earlier(self, ticket: Ticket, taken: OpenAttempt) -> None:
+        if taken.job is not None:
+            await self._context.ledger.adopt_job(taken.id)
+            in_flight, profile = InFlight(taken.id), self._context.routes[ticket.lane].profile
+            in_flight.sent_at = taken.started_at
+            attempt = replace(AnsweredAttempt.from_record(taken, profile, taken.facts), sample=ticket.sample)
+            progress = JobProgress(ticket.lane, taken.started_at)
+            receiving = self._receiver.finish_job(attempt, in_flight, taken.job, progress)
+            await self._settle_received(ticket, attempt, in_flight, receiving)
 
     async def _guard(self, ticket: Ticket, work: Awaitable[None]) -> None:
         try:
@@ -170,12 +183,10 @@ class Execution:
         if isinstance(error, FileGone) and inputs is not None:
             await self._reference_inputs.forget_uploads(inputs, error)
         answer, spooled = in_flight.answer, in_flight.spooled
+        came = None
         if answer is not None and answer.is_decoded and 200 <= answer.status < 300:
             came = Response(answer.status, answer.redacted_headers(), answer.envelope())
-            facts = request_facts(sample)
-            await self._context.in_thread(
-                lambda: keep_or_discard(self._context.store, in_flight.attempt, error, came, spooled, facts)
-            )
-        else:
-            discard_files(spooled)
+        await self._context.in_thread(
+            lambda: keep_or_discard(self._context.store, in_flight.attempt, error, came, spooled, request_facts(sample))
+        )
         await self._failures.record(ticket, sample, in_flight.attempt, error, in_flight.sent_at)

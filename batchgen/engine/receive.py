@@ -47,7 +47,7 @@ class Receiver:
         self._dispatcher = dispatcher
         self._attempts = attempts
         self._polls = polls
-        self._lost_jobs = LostJobs(context.ledger, context.transport)
+        self.lost_jobs = LostJobs(context.ledger, context.transport)
 
     async def send(self, ticket: Ticket, attempt: AnsweredAttempt, in_flight: InFlight, request: Request) -> Settled:
         """Send a request once, and wait for what comes of it. Raises JobLeft, ProviderError, StoreError, LedgerError."""
@@ -61,7 +61,7 @@ class Receiver:
                 signatures=attempt.sample.item.turn > 0,
             )
         except Unanswered as error:
-            received = None if error.reason == "interrupted" else await self._lost_jobs.find_one(route, attempt.id)
+            received = None if error.reason == "interrupted" else await self.lost_jobs.find_one(route, attempt.id)
             if received is None:
                 raise
         else:

@@ -161,7 +161,9 @@ class Ledger:
     async def adopt_job(self, attempt: int) -> None:
         """What it brings and costs counts for this run, which waits for its end, whichever had sent it."""
         await self.writer.write(
-            lambda db: db.execute("UPDATE attempt SET run_id = ? WHERE id = ?", (self.run_id, attempt))
+            lambda db: db.execute(
+                "UPDATE attempt SET run_id = ?, worker = ? WHERE id = ?", (self.run_id, self.worker or None, attempt)
+            )
         )
 
     def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:

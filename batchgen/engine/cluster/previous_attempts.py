@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
-from batchgen.engine.http_attempt import Exchange
 from batchgen.engine.links import fetch_attempt_links
+from batchgen.engine.receive import Receiver
 from batchgen.engine.recovery.open_attempts import settle_by_receipt
 from batchgen.engine.routes import Route
 from batchgen.errors import DownloadFailed
@@ -23,7 +24,7 @@ class PreviousAttempts:
         ledger: FencedLedger,
         store: Store,
         catalogue: Catalogue,
-        exchange: Exchange,
+        receiver: Receiver,
         routes: Mapping[str, Route],
         note: Callable[[str], None],
         hold_uncertain: bool,
@@ -32,20 +33,24 @@ class PreviousAttempts:
         self._ledger = ledger
         self._store = store
         self._catalogue = catalogue
-        self._exchange = exchange
+        self._exchange, self._lost_jobs = receiver.exchange, receiver.lost_jobs
         self._routes = routes
         self._note = note
 
-    async def resolve(self, claimed: ClaimedSample) -> tuple[str, str] | None:
-        """(state, reason) when the sample has come to its end; None when it has to be asked for.
+    async def resolve(self, claimed: ClaimedSample) -> tuple[str, str] | OpenAttempt | None:
+        """(state, reason) when the sample has come to its end; its request when the API has taken that as a job, to be asked
+        about; None when it has to be asked for.
 
-        Never sent costs nothing. What was sent and has no end is looked for: behind the link of its answer, else in the
-        spools that no worker has any more. What is found nowhere is uncertain: it is asked for once more, or held.
+        Never sent costs nothing. What was sent and has no end is looked for: behind the link of its answer, in the spools that
+        no worker has any more, in its vendor's list of jobs. What is found nowhere is uncertain: it is asked for once more, or
+        held.
         """
         end, uncertain_count = claimed.unreported_end, claimed.uncertain_count
         for attempt in claimed.open_attempts:
             if (found := await self._find_result(attempt)) is not None:
                 end = found
+            elif (taken := await self._find_job(attempt)) is not None:
+                return taken
             elif await self._ledger.give_up(attempt):
                 end = ("uncertain", "interrupted")
                 uncertain_count += 1
@@ -65,6 +70,13 @@ class PreviousAttempts:
                 return "failed", error.reason
             return "succeeded", ""
         return ("succeeded", "") if await asyncio.to_thread(self._recover_stored, attempt) else None
+
+    async def _find_job(self, attempt: OpenAttempt) -> OpenAttempt | None:
+        number, found = attempt.id, cast("OpenAttempt | None", attempt)
+        if attempt.job is None and (route := self._routes.get(attempt.lane)) is not None:
+            await self._lost_jobs.find(route, [attempt])
+            found = await asyncio.to_thread(lambda: self._ledger.reader.attempt(number))
+        return found if found is not None and found.job is not None else None
 
     def _recover_stored(self, attempt: OpenAttempt) -> bool:
         """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""

@@ -72,7 +72,7 @@ async def open_parts(
         pipeline = await stack.enter_async_context(
             open_pipeline(context, lanes.dispatcher, dependents, NoResultsFile(), hold_uncertain=hold)
         )
-        exchange = pipeline.receiver.exchange
+        receiver = pipeline.receiver
         yield SampleParts(
             ledger=ledger,
             store=store,
@@ -84,6 +84,6 @@ async def open_parts(
             dependents=dependents,
             pipeline=pipeline,
             previous_attempts=PreviousAttempts(
-                ledger, store, terms.catalogue, exchange, terms.routes, worker.note, hold
+                ledger, store, terms.catalogue, receiver, terms.routes, worker.note, hold
             ),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import cast
 
@@ -135,7 +136,7 @@ class SampleSession(Session[ClaimedSample]):
         end = await self._parts.previous_attempts.resolve(claim)
         for name in await self.ledger.workers_without_open_attempts(claim.open_attempts):
             await self._parts.lanes.budgets.release_worker(name)
-        if end is not None:
+        if isinstance(end, tuple):
             state, reason = end
             if state != "succeeded":
                 await self._block_dependents(claim.sample, state, reason)
@@ -145,7 +146,7 @@ class SampleSession(Session[ClaimedSample]):
         sample = await asyncio.to_thread(self._parts.unpacker.unpack, claim.sample)
         if sample.item.references or sample.item.turn > 1:
             sample = await asyncio.to_thread(self._parts.dependents.with_fingerprint, sample)
-        until = await self._dispatch_sample(lane, sample)
+        until = await self._dispatch_sample(lane, sample, None if end is None else self._execution.take_up(end, sample))
         if until is None:
             return
         if not self._dispatcher.lanes[lane].stopped and not await self._stopped():
@@ -158,23 +159,32 @@ class SampleSession(Session[ClaimedSample]):
         if lane.parked and self.ledger.reader.parked().get(key, (0.0, ""))[0] <= time.time():
             lane.parked = False
 
-    async def _dispatch_sample(self, lane: str, sample: Sample) -> float | None:
-        """None when the sample has come to its end, else UTC seconds before which nobody is to take it up."""
+    async def _dispatch_sample(
+        self, lane: str, sample: Sample, resumed: tuple[Ticket, Awaitable[None]] | None
+    ) -> float | None:
+        """None when the sample has come to its end, else UTC seconds before which nobody is to take it up. resumed: the wait
+        for the job that it is at its API."""
         waiting = self._waiting[sample.key] = asyncio.get_running_loop().create_future()
-        self._parts.source.add(lane, sample)
-        self._dispatcher.backlog_grew(lane)
-        self._return_queued()
         try:
+            if resumed is None:
+                self._parts.source.add(lane, sample)
+                self._dispatcher.backlog_grew(lane)
+                self._return_queued()
+            else:
+                await self._carry_out(*resumed)
             return cast("float | None", await waiting)
         finally:
             self._waiting.pop(sample.key, None)
             self._parts.events.ended_keys.difference_update(_sample_keys(sample))
 
     async def _execute(self, ticket: Ticket) -> None:
+        await self._carry_out(ticket, self._execution.execute(ticket))
+
+    async def _carry_out(self, ticket: Ticket, work: Awaitable[None]) -> None:
         key = ticket.sample.key
         self._in_flight_keys.add(key)
         try:
-            await self._execution.execute(ticket)
+            await work
         except Fenced as fenced:
             if fenced.reason == "budget":
                 await self._stop_submission("budget", "")
