@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from tests.support.s3_server import Gate
 
 pytest_plugins = ["tests.support.marked_key"]
+
+# Some machines forbid Python to keep compiled modules. The suite starts hundreds of interpreters and rewrites its own
+# modules in each of its processes: without them, every one compiles all of it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 # Rooms whose tests wait for processes, servers and a browser, the slowest first.
@@ -57,6 +63,16 @@ def pytest_configure() -> None:
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these Python ignores, and gives back
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+def pytest_collection() -> None:
+    """What is imported and collected stays: the garbage collector need not look at it, now or after each test."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.house.modules import PATHS, circles, graph, imports_of
+from tests.house.modules import PATHS, circles, graph, imports_of, tree
 
 # Classes with several kinds behind one interface, and the rooms that may ask which kind it is.
 KINDS = {
@@ -33,7 +33,7 @@ def lines(name: str) -> int:
 
 
 def nodes(name: str) -> Iterator[ast.AST]:
-    yield from ast.walk(ast.parse(source(name)))
+    yield from ast.walk(tree(PATHS[name]))
 
 
 def own_imports(name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,16 @@ def module_name(path: Path) -> str:
 PATHS = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"}
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """The file's syntax, parsed once for all tests. Nobody changes it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports_of(path: Path) -> tuple[Import, ...]:
     """Every import of ours anywhere in a file."""
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), late=False, for_types=False)
+    return tuple(_imports(tree(path), late=False, for_types=False))
 
 
 def _imports(parent: ast.AST, *, late: bool, for_types: bool) -> Iterator[Import]:

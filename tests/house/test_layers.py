@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.house import figures
-from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of
+from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of, tree
 
 EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
 STARTS_EMULATOR = {"api", "cli.emulate"}
@@ -118,7 +118,7 @@ def test_the_environment_is_read_in_one_place():
     found = {
         name
         for name, path in PATHS.items()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and ast.unparse(node) in readers
     }
     assert found <= {"settings"}
@@ -140,10 +140,9 @@ KNOW_PROVIDERS = ("providers", "profiles", EMULATOR)
 
 @pytest.mark.parametrize("module", [name for name in OURS if name.split(".")[0] not in KNOW_PROVIDERS])
 def test_no_provider_has_a_name_outside_of_its_codec_and_its_facts(module):
-    tree = ast.parse(OURS[module].read_text(encoding="utf-8"))
     named = [
         (node.lineno, name)  # type: ignore[attr-defined]
-        for node in ast.walk(tree)
+        for node in ast.walk(tree(OURS[module]))
         for name in _names(node)
         if any(provider in name.lower().replace("/gemini-api/", "") for provider in PROVIDERS)  # an address of a source
     ]

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.house.modules import PATHS
+from tests.house.modules import PATHS, tree
 
 DROPPED = re.compile(
     r"\bamiss\b|\banew\b(?!`)|\bchoose of\b|\btold to stop\b|\bfor whoever\b|\btaken? up again\b"
@@ -19,9 +19,9 @@ GITHUB_INPUT = re.compile(r"inputs\.anew")
 
 def texts(module: str) -> list[str]:
     """Every string in a module that is a sentence and no docstring."""
-    tree = ast.parse(PATHS[module].read_text(encoding="utf-8"))
-    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in alone]
+    nodes = list(ast.walk(tree(PATHS[module])))
+    alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    found = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in alone]
     return [node.value for node in found if isinstance(node.value, str) and " " in node.value]
 
 
