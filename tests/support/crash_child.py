@@ -52,12 +52,17 @@ def die_at(place: str, k: int) -> None:
     setattr(owner, name, awaited if late and inspect.iscoroutinefunction(real) else wrapped)
 
 
+def add_codec(codec: str) -> None:
+    """codec: `NAME MODULE CLASS`."""
+    name, module, attribute = codec.split()
+    registry.BUILT_IN = {**registry.BUILT_IN, name: (module, attribute)}
+
+
 def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     """The engine, and the run's options."""
     said = json.loads(text)
     if codec := said.get("codec"):
-        name, module, attribute = codec.split()
-        registry.BUILT_IN = {**registry.BUILT_IN, name: (module, attribute)}
+        add_codec(codec)
     uploads.PIECE_BYTES = said.get("piece_bytes", uploads.PIECE_BYTES)
     http_attempt.FIRST_RETRY_DELAY_S = said.get("pause_s", http_attempt.FIRST_RETRY_DELAY_S)
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
