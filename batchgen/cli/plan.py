@@ -11,6 +11,7 @@ import batchgen
 from batchgen.cli.commands_make import PLAN_ROWS
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.run_arguments import RunArguments, load_job
+from batchgen.engine.plan import check
 from batchgen.planning.plan import Forecast, LaneLoad, Step
 from batchgen.planning.reason import Reason
 from batchgen.planning.reason_text import reason_text
@@ -64,10 +65,7 @@ def plan_command(invocation: Invocation, manifest: str, *, show_all: bool, **opt
 
 def validate_command(invocation: Invocation, manifest: str, as_json: bool) -> None:
     job = load_job(invocation, manifest)
-    items = samples = 0
-    for item in job.manifest.items():
-        items += 1
-        samples += item.count
+    items, samples = check(job)
     warnings = [*job.settings.warnings, *job.manifest.warnings]
     for warning in warnings:
         invocation.err.line(f"warning: {warning}", "yellow")

@@ -11,15 +11,18 @@ from batchgen.derivatives.diff import DerivativeForecast, missing_derivatives
 from batchgen.engine.budgets import remaining_budget
 from batchgen.engine.job import Job, open_reader
 from batchgen.engine.outcome import RunOptions
-from batchgen.engine.preflight import refuse_lost_pictures, refuse_lost_results, refuse_online_only
+from batchgen.engine.preflight import refuse_lost_pictures, refuse_lost_results, refuse_online_only, refuse_unstartable
 from batchgen.engine.reconcile import Reconciler
 from batchgen.engine.reconciliation import Reconciliation
-from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
-from batchgen.planning.plan import Forecast, Step, spend_rate_problem
+from batchgen.planning.plan import Forecast, Step
+from batchgen.planning.repeats import repeats_note
+from batchgen.records import Sample
 from batchgen.scheduling.window import quota_day_start
 from batchgen.store.store import Store, open_store, refuse_other_location
+
+REPEATS_LOOKED_FOR_MAX = 100_000  # items, beyond which two more readings would take too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,24 @@ def plan(
                 sent = reader.sent_count_since(lane, quota_day_start(time.time())) if reader else 0
                 load.rpd_left = max(0, load.rpd - sent)
     refuse_online_only(reconciliation)
-    if (never := spend_rate_problem(list(reconciliation.loads.values()))) is not None:
-        raise UsageError(never)
+    refuse_unstartable(reconciliation)
+    notes = [] if reconciliation.items > REPEATS_LOOKED_FOR_MAX else [repeats_note(job.manifest.items)]
     run_forecast = reconciliation.forecast(options.concurrency or job.manifest.limits.concurrency, *budget)
-    return Plan(reconciliation, run_forecast, tuple(job.manifest.warnings), files)
+    return Plan(reconciliation, run_forecast, (*job.manifest.warnings, *filter(None, notes)), files)
+
+
+def check(job: Job) -> tuple[int, int]:
+    """Items and samples of a manifest that nothing of a plan refuses, as far as neither network nor ledger is needed.
+
+    Raises ManifestError, UsageError.
+    """
+    wanted = Reconciliation(job.manifest.limits, job.manifest.catalogue)
+    for item in job.manifest.items():
+        wanted.items += 1
+        for n in range(1, item.count + 1):
+            wanted.add_request(Sample(item=item, n=n, fingerprint="", wire=""), batch=False)
+    refuse_unstartable(wanted)
+    return wanted.items, wanted.wanted
 
 
 def _reconcile(

@@ -54,11 +54,16 @@ def refuse_online_only(reconciliation: Reconciliation) -> None:
         )
 
 
+def refuse_unstartable(reconciliation: Reconciliation) -> None:
+    """Of requests that would wait for ever. Raises UsageError."""
+    if (never := spend_rate_problem(list(reconciliation.loads.values()))) is not None:
+        raise UsageError(never)
+
+
 def _check_price(reconciliation: Reconciliation, limits: Limits, max_usd: float | None) -> None:
     """Raises UsageError when a budget cannot be kept."""
+    refuse_unstartable(reconciliation)
     loads = list(reconciliation.loads.values())
-    if (never := spend_rate_problem(loads)) is not None:
-        raise UsageError(never)
     unknown = ", ".join(dict.fromkeys(load.model for load in loads if load.price_unknown))
     if unknown and (max_usd is not None or limits.has_budget):
         raise UsageError(

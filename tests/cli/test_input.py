@@ -191,3 +191,20 @@ def test_a_folder_elsewhere_that_the_user_allows_is_used(batchgen, manifest, els
     monkeypatch.setenv("BATCHGEN_REFERENCE_FOLDERS", str(elsewhere.parent))
     answer = batchgen("run", manifest(from_elsewhere(elsewhere), "jobs/job.yaml"), "--emulate")
     assert answer.code == 0, answer.err
+
+
+# --- what a plan points out or refuses
+
+
+def test_the_same_request_under_two_ids_is_pointed_out_by_plan_and_blocks_nothing(batchgen, manifest):
+    items = "[{id: a, prompt: p}, {id: b, prompt: p}, {id: c, prompt: p, model: pro}, {id: d, prompt: q}]"
+    answer = batchgen("plan", manifest(f"items: {items}\n"), "--json")
+    (warning,) = answer.json["warnings"]
+    assert (answer.code, warning.startswith("1 item asks for the same as another")) == (0, True)
+    assert "settings: a = b; `count`" in warning
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_a_request_that_could_never_start_is_refused_before_a_plan_is_made(batchgen, manifest, command):
+    answer = batchgen(command, manifest("limits: {usd_per_10_min: 0.001}\nitems: [{id: a, prompt: p}]\n"))
+    assert (answer.code, "it could never start: raise limits: usd_per_10_min" in answer.err) == (2, True)
