@@ -98,7 +98,7 @@ async def test_what_a_run_raises_inside_a_running_loop_is_raised(make):
 
 
 INTERRUPTED = """
-import asyncio, os, signal, threading, batchgen
+import asyncio, os, signal, threading, time, batchgen
 job = batchgen.load([f"mug {n}" for n in range(40)], name="mugs", emulate=True)
 
 def interrupt(event):
@@ -110,6 +110,9 @@ async def cell():
     try:
         batchgen.run_sync(job, observers=[interrupt])
     except KeyboardInterrupt:
+        latest = time.monotonic() + 10  # the emulator's threads end when they have drawn what they are at
+        while threading.active_count() > 1 and time.monotonic() < latest:
+            time.sleep(0.01)
         print("interrupted", [each.name for each in threading.enumerate()])
     print(job.results.counts()["succeeded"], batchgen.run_sync(job, limit=1).exit_code)
 

@@ -163,7 +163,7 @@ def test_a_watch_of_the_status_ends_when_its_reader_goes_away(redirected, write,
     run = redirected("", "run", str(manifest))
     until(lambda: states(manifest.with_suffix("")) == {"running": 1})
     watch = redirected("", "status", str(manifest), "--watch")
-    assert "1 running" in watch.stdout.readline()
+    assert "1 sent and not answered yet" in watch.stdout.readline()
     watch.stdout.close()
     run.kill()  # which is news
     assert (watch.wait(20), watch.stderr.read()) == (141, "")

@@ -28,7 +28,7 @@ RUN = JOB | {
 HISTORY = {
     "job", "folder", "emulated", "run", "state", "began", "ended", "seconds", "made", "not_made", "usd", "exit_code", "stopped_by",
 }  # fmt: skip
-CARD = STATUS | {"id", "action", "files", "words", "lanes", "budgets", "left_s", "trouble", "nights", "at"}
+CARD = STATUS | {"id", "action", "files", "words", "lanes", "budgets", "left_s", "trouble", "nights", "newest", "at"}
 MONEY = {
     "spent", "estimated", "guessed", "requests_of_unknown_price", "maybe_billed", "maybe_billed_requests",
     "maybe_billed_of_unknown_price", "searched_requests",
@@ -36,14 +36,14 @@ MONEY = {
 
 
 SAMPLES = {"job", "manifest", "emulated", "at", "wanted", "settings", "providers", "samples"}
-PAGE = SAMPLES | {"beside", "conversations", "post", "key", "base", "nights"}
+PAGE = SAMPLES | {"beside", "conversations", "post", "key", "base", "nights", "references", "manifest_base"}
 SAMPLE = {
     "id", "n", "place", "state", "model", "prompt", "settings", "at", "tags", "usd", "usd_source", "reason", "message", "text",
     "seconds", "served_by", "tier", "attempts", "pictures", "sources", "files", "thoughts", "asks", "derivatives",
 }  # fmt: skip
 NIGHT = {
     "id", "ended", "exit_code", "stopped_by", "start", "step_s", "sent", "in_flight", "cap", "rpm", "latency", "money", "outcomes",
-    "verdict",
+    "verdict", "end",
 }  # fmt: skip
 
 
